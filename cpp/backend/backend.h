@@ -1,0 +1,118 @@
+// The operations of a transformer on one device: tensors in, tensors out, eager, in order.
+//
+// Numeric contract (DESIGN.md): every operation treats its tokens independently and accumulates in an order that depends
+// on neither the number of threads nor the number of tokens in the call.  FloatViews are [n_tokens, width] and point into
+// memory that this backend allocated.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/tensor.h"
+
+namespace hrun {
+
+// Memory of a backend; `data` is an address of the device.
+class DeviceBuffer {
+ public:
+  virtual ~DeviceBuffer() = default;
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
+// A weight matrix in whatever layout the backend's kernels want.
+class DeviceTensor {
+ public:
+  virtual ~DeviceTensor() = default;
+  FormatId format = 0;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  size_t bytes = 0;  // on the device
+};
+
+struct MatmulTarget {
+  const DeviceTensor* weights;  // [rows, cols]
+  FloatView y;                  // [n_tokens, rows]
+};
+
+// Pairs that a rotary embedding turns: (2i, 2i+1), as GGUF stores llama, or (i, i + n_rot/2).
+enum class RopeStyle : uint8_t { interleaved, halves };
+
+struct Rope {
+  RopeStyle style;
+  int n_rot;                 // leading values of each head that are turned
+  const float* cos;          // [n_positions, n_rot / 2] on the device, already multiplied by the attention factor
+  const float* sin;
+};
+
+// Keys and values of one layer.  Layout of each: [kv_head][position][head_dim].
+struct KVLayer {
+  void* k = nullptr;
+  void* v = nullptr;
+  FormatId k_format = 0;  // F16 or F32
+  FormatId v_format = 0;
+  int64_t capacity = 0;   // positions
+  int n_kv_heads = 0;
+  int k_dim = 0;          // per head
+  int v_dim = 0;
+};
+
+struct AttentionShape {
+  int n_heads;
+  float scale;            // of q . k
+};
+
+// How a matmul with a rotated format is done; all give the same result up to rounding.
+enum class RotatedMatmul : uint8_t {
+  activation,        // rotate and quantize the activation, exact integer dot products (the fast way)
+  activation_float,  // rotate the activation, stay in fp32 (reference)
+  weight,            // inverse transform of the decoded weights in the tile load, unrotated fp32 activation (the paper's)
+};
+
+struct BackendOptions {
+  std::string device = "auto";  // "auto", "cpu"
+  int n_threads = 0;            // 0: the physical cores this process may use
+  std::string cpu_tier;         // empty: HRUN_CPU_TIER, else the best the CPU has
+  RotatedMatmul rotated_matmul = RotatedMatmul::activation;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string description() const = 0;  // "cpu, tier avx2, 2 threads"
+  virtual int n_threads() const = 0;
+
+  // Throws OutOfMemoryError naming `purpose`, the need and what is free.
+  virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes, std::string_view purpose) = 0;
+  virtual void write(DeviceBuffer& to, size_t offset, std::span<const uint8_t> from) = 0;
+  virtual void read(const void* from, std::span<uint8_t> to) = 0;
+
+  // The only place that may repack weights.  The view must stay valid as long as the tensor (a mapped file).
+  virtual std::unique_ptr<DeviceTensor> upload(const TensorView& view) = 0;
+
+  // out[t] = row tokens[t] of the table, in the original basis.
+  virtual void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) = 0;
+  // out = x / sqrt(mean(x^2) + eps) * weight
+  virtual void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) = 0;
+  // y = x W^T for several matrices that share an input: the input is rotated and quantized once per kind.
+  virtual void matmul(std::span<const MatmulTarget> targets, FloatView x) = 0;
+  // x[t, head] is turned by position first_position + t.
+  virtual void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) = 0;
+  virtual void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) = 0;
+  // Causal: query t sees positions 0 .. first_position + t.  q, out: [n_tokens, n_heads * head_dim].
+  virtual void attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
+                         FloatView out) = 0;
+  virtual void silu_mul(FloatView gate, FloatView up, FloatView out) = 0;  // out = gate * sigmoid(gate) * up
+  virtual void add(FloatView x, FloatView y) = 0;                          // x += y
+  virtual void add_bias(FloatView x, const DeviceTensor& bias) = 0;        // x[t] += bias
+};
+
+// The backends of this build, best first for "auto".  Throws DeviceError, naming what exists.
+std::unique_ptr<Backend> make_backend(const BackendOptions& options);
+
+}  // namespace hrun

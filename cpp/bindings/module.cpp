@@ -1,0 +1,15 @@
+// hrun._core: translation between C++ and Python, nothing else.  One init function per topic.
+#include <nanobind/nanobind.h>
+
+namespace nb = nanobind;
+
+namespace hrun::bindings {
+void init_errors(nb::module_& m);
+void init_formats(nb::module_& m);
+}  // namespace hrun::bindings
+
+NB_MODULE(_core, m) {
+  m.attr("__version__") = HRUN_VERSION;
+  hrun::bindings::init_errors(m);
+  hrun::bindings::init_formats(m);
+}

@@ -1,0 +1,37 @@
+// THE list of weight formats.  Adding a format is its header and its name here.
+#pragma once
+
+#include <array>
+#include <span>
+#include <string_view>
+
+#include "formats/floats.h"
+#include "formats/format.h"
+#include "formats/legacy.h"
+#include "formats/rotation.h"
+
+namespace hrun {
+
+template <AnyFormat... F>
+struct FormatList {
+  static constexpr size_t kSize = sizeof...(F);
+
+  // Calls f.template operator()<Format>() for the format with this id; false if there is none.
+  template <class Function>
+  static constexpr bool visit(FormatId id, Function&& f) {
+    return ((F::kId == id && (f.template operator()<F>(), true)) || ...);
+  }
+  template <class Function>
+  static constexpr void for_each(Function&& f) {
+    (f.template operator()<F>(), ...);
+  }
+};
+
+using Formats = FormatList<F32, F16, BF16, Q8_0>;
+
+std::span<const FormatInfo> formats();
+const FormatInfo* find_format(FormatId id);                // null if unknown
+const FormatInfo* find_format(std::string_view name);      // case-insensitive; null if unknown
+std::string format_names(bool only_encodable = false);     // "f32, f16, ..." for messages
+
+}  // namespace hrun
