@@ -1,0 +1,70 @@
+#include "model/rope_table.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/math64.h"
+
+namespace hrun {
+namespace {
+
+constexpr double kTwoPi = 6.283185307179586476925;
+
+// YaRN (Peng et al. 2023): the pair whose wavelength makes `rotations` turns in the original context.
+double yarn_pair(const HyperParams& p, double rotations) {
+  const auto n_rot = static_cast<double>(p.n_rot);
+  return n_rot * math64::log(p.rope_original_ctx / (rotations * kTwoPi)) / (2 * math64::log(p.rope_base));
+}
+
+}  // namespace
+
+std::vector<double> rope_frequencies(const HyperParams& p, std::span<const float> factors) {
+  const auto pairs = static_cast<size_t>(p.n_rot / 2);
+  std::vector<double> frequency(pairs);
+  double low = 0, high = 0;
+  if (p.rope_scaling == RopeScaling::yarn) {
+    low = std::max(0.0, std::floor(yarn_pair(p, p.yarn_beta_fast)));
+    high = std::min(static_cast<double>(p.n_rot - 1), std::ceil(yarn_pair(p, p.yarn_beta_slow)));
+  }
+  for (size_t i = 0; i < pairs; ++i) {
+    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(p.n_rot);
+    double f = math64::pow(p.rope_base, exponent);
+    if (!factors.empty()) f /= static_cast<double>(factors[i]);
+    switch (p.rope_scaling) {
+      case RopeScaling::none:
+      case RopeScaling::llama3:  // already in the factors
+        break;
+      case RopeScaling::linear:
+        f /= p.rope_factor;
+        break;
+      case RopeScaling::yarn: {
+        // Fast pairs keep their frequency, slow ones are interpolated, with a linear ramp between.
+        const double ramp = std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
+        f = f * (1 - ramp) + f / p.rope_factor * ramp;
+        break;
+      }
+    }
+    frequency[i] = f;
+  }
+  return frequency;
+}
+
+RopeTable make_rope_table(const HyperParams& p, std::span<const float> factors, int64_t n_positions) {
+  const std::vector<double> frequency = rope_frequencies(p, factors);
+  double magnitude = p.rope_attn_factor;
+  if (p.rope_scaling == RopeScaling::yarn && p.rope_factor > 1) magnitude *= 1 + 0.1 * math64::log(p.rope_factor);
+  RopeTable table;
+  const size_t size = frequency.size() * static_cast<size_t>(n_positions);
+  table.cos.reserve(size);
+  table.sin.reserve(size);
+  for (int64_t position = 0; position < n_positions; ++position)
+    for (const double f : frequency) {
+      double c, s;
+      math64::cos_sin(static_cast<double>(position) * f, c, s);
+      table.cos.push_back(static_cast<float>(c * magnitude));
+      table.sin.push_back(static_cast<float>(s * magnitude));
+    }
+  return table;
+}
+
+}  // namespace hrun

@@ -1,0 +1,22 @@
+// Cosines and sines of the rotary embedding for every position, with the frequency scalings.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/plan.h"
+
+namespace hrun {
+
+struct RopeTable {
+  std::vector<float> cos;  // [n_positions, n_rot / 2]
+  std::vector<float> sin;
+};
+
+// Angular frequency per pair, [n_rot / 2], scaling included; `factors` are those of rope_freqs.weight, or empty.
+std::vector<double> rope_frequencies(const HyperParams& params, std::span<const float> factors);
+
+RopeTable make_rope_table(const HyperParams& params, std::span<const float> factors, int64_t n_positions);
+
+}  // namespace hrun
