@@ -1,35 +1,105 @@
-// GGML's 32-wide formats: Q8_0 (and, beside it, Q4_0, Q4_1, Q5_0, Q5_1).
+// GGML's 32-wide formats with one fp16 scale per block: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0.
+//
+//   q4_0  d, 16 bytes of codes               w = d * (q - 8)
+//   q4_1  d, m, 16 bytes                     w = d * q + m
+//   q5_0  d, 32 fifth bits, 16 bytes         w = d * (q - 16)
+//   q5_1  d, m, 32 fifth bits, 16 bytes      w = d * q + m
+//   q8_0  d, 32 int8 codes                   w = d * q
+//
+// Byte i of the 4-bit codes holds weight i (low half) and weight i + 16 (high half); bit i of the fifth bits is weight i's.
 #pragma once
-
-#include <cmath>
 
 #include "formats/format.h"
 
 namespace hrun {
 
-// fp16 scale, 32 int8 codes: weight = d * q.
-struct Q8_0 : WholeBlocks<32, 34> {
-  static constexpr FormatId kId = 8;
-  static constexpr std::string_view kName = "q8_0";
-  static constexpr Activation kActivation = Activation::kInt8x32;
-  static constexpr bool kHasOffset = false;
+// codes[i] and codes[i + 16] from the halves of 16 bytes.
+HRUN_HD void unpack_nibbles(const uint8_t* bytes, int8_t* codes) {
+  for (int i = 0; i < 16; ++i) codes[i] = static_cast<int8_t>(bytes[i] & 15);
+  for (int i = 0; i < 16; ++i) codes[i + 16] = static_cast<int8_t>(bytes[i] >> 4);
+}
 
-  static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
-    out.scale = load_fp16(block);
-    for (int i = 0; i < 32; ++i) out.codes[i] = static_cast<int8_t>(block[2 + i]);
+// Adds 16 to the codes whose bit in the 4 bytes at `bits` is set.
+HRUN_HD void add_fifth_bits(const uint8_t* bits, int8_t* codes) {
+  for (int k = 0; k < 4; ++k)
+    for (int i = 0; i < 8; ++i) codes[8 * k + i] = static_cast<int8_t>(codes[8 * k + i] | (((bits[k] >> i) & 1) << 4));
+}
+
+template <size_t kBytes>
+struct LegacyBlock : WholeBlocks<32, kBytes> {
+  static constexpr Activation kActivation = Activation::kInt8x32;
+
+ protected:
+  static HRUN_HD void set_scale(float d, IntBlock& out) {
+    out.scale = d;
     out.group_scale[0] = out.group_scale[1] = 1;
   }
-
-  static void encode_row(const float* w, const float*, int64_t cols, uint8_t* out) {
-    for (int64_t b = 0; b < cols; b += 32, out += kBlockBytes) {
-      float amax = 0;
-      for (int i = 0; i < 32; ++i) amax = std::fmax(amax, std::fabs(w[b + i]));
-      const float d = amax / 127.0f;
-      const float id = d != 0 ? 1.0f / d : 0.0f;
-      store_fp16(out, d);
-      for (int i = 0; i < 32; ++i) out[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::roundf(w[b + i] * id)));
-    }
+  // w = d * q + m is an offset of -m; negation is exact.
+  static HRUN_HD void set_minimum(float m, IntBlock& out) {
+    out.offset = -m;
+    out.group_offset[0] = out.group_offset[1] = 1;
   }
+};
+
+struct Q4_0 : LegacyBlock<18> {
+  static constexpr FormatId kId = 2;
+  static constexpr std::string_view kName = "q4_0";
+  static constexpr bool kHasOffset = false;
+  static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
+    set_scale(load_fp16(block), out);
+    unpack_nibbles(block + 2, out.codes);
+    for (int i = 0; i < 32; ++i) out.codes[i] = static_cast<int8_t>(out.codes[i] - 8);
+  }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
+};
+
+struct Q4_1 : LegacyBlock<20> {
+  static constexpr FormatId kId = 3;
+  static constexpr std::string_view kName = "q4_1";
+  static constexpr bool kHasOffset = true;
+  static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
+    set_scale(load_fp16(block), out);
+    set_minimum(load_fp16(block + 2), out);
+    unpack_nibbles(block + 4, out.codes);
+  }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
+};
+
+struct Q5_0 : LegacyBlock<22> {
+  static constexpr FormatId kId = 6;
+  static constexpr std::string_view kName = "q5_0";
+  static constexpr bool kHasOffset = false;
+  static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
+    set_scale(load_fp16(block), out);
+    unpack_nibbles(block + 6, out.codes);
+    add_fifth_bits(block + 2, out.codes);
+    for (int i = 0; i < 32; ++i) out.codes[i] = static_cast<int8_t>(out.codes[i] - 16);
+  }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
+};
+
+struct Q5_1 : LegacyBlock<24> {
+  static constexpr FormatId kId = 7;
+  static constexpr std::string_view kName = "q5_1";
+  static constexpr bool kHasOffset = true;
+  static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
+    set_scale(load_fp16(block), out);
+    set_minimum(load_fp16(block + 2), out);
+    unpack_nibbles(block + 8, out.codes);
+    add_fifth_bits(block + 4, out.codes);
+  }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
+};
+
+struct Q8_0 : LegacyBlock<34> {
+  static constexpr FormatId kId = 8;
+  static constexpr std::string_view kName = "q8_0";
+  static constexpr bool kHasOffset = false;
+  static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
+    set_scale(load_fp16(block), out);
+    for (int i = 0; i < 32; ++i) out.codes[i] = static_cast<int8_t>(block[2 + i]);
+  }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 }  // namespace hrun

@@ -7,6 +7,10 @@
 
 #include "formats/floats.h"
 #include "formats/format.h"
+#include "formats/iq3.h"
+#include "formats/iq4.h"
+#include "formats/itq3_s.h"
+#include "formats/k_quants.h"
 #include "formats/legacy.h"
 #include "formats/rotation.h"
 
@@ -27,7 +31,12 @@ struct FormatList {
   }
 };
 
-using Formats = FormatList<F32, F16, BF16, Q8_0>;
+using Formats = FormatList<
+    F32, F16, BF16,
+    Q4_0, Q4_1, Q5_0, Q5_1, Q8_0,
+    Q2_K, Q3_K, Q4_K, Q5_K, Q6_K,
+    IQ4_NL, IQ4_XS, IQ3_XXS, IQ3_S,
+    ITQ3_S>;
 
 std::span<const FormatInfo> formats();
 const FormatInfo* find_format(FormatId id);                // null if unknown

@@ -1,0 +1,128 @@
+// GGML's 256-wide formats with integer scales per group ("k-quants"): Q2_K, Q3_K, Q4_K, Q5_K, Q6_K.
+//
+//   q2_k   84 bytes  scales[16] (low half: scale, high half: minimum), codes[64], d, dmin     w = d * s * q - dmin * m
+//   q3_k  110 bytes  third bits[32], codes[64], scales[12] (16 of 6 bits, minus 32), d        w = d * (s - 32) * (q - 4)
+//   q4_k  144 bytes  d, dmin, scales[12] (8 scales and 8 minima of 6 bits), codes[128]        w = d * s * q - dmin * m
+//   q5_k  176 bytes  d, dmin, scales[12], fifth bits[32], codes[128]                          w = d * s * q - dmin * m
+//   q6_k  210 bytes  low bits[128], high bits[64], int8 scales[16], d                         w = d * s * (q - 32)
+//
+// Groups are 16 weights (q2_k, q3_k, q6_k) or 32 (q4_k, q5_k).
+#pragma once
+
+#include "formats/format.h"
+
+namespace hrun {
+
+// 2-bit codes of 256 weights: byte i of half h holds the weights 128 h + 32 k + i at bits 2k.
+HRUN_HD void unpack_pairs(const uint8_t* bytes, int8_t* codes) {
+  for (int h = 0; h < 2; ++h)
+    for (int k = 0; k < 4; ++k)
+      for (int i = 0; i < 32; ++i) codes[128 * h + 32 * k + i] = static_cast<int8_t>((bytes[32 * h + i] >> (2 * k)) & 3);
+}
+
+// 4-bit codes of 256 weights: byte i of quarter c holds the weights 64 c + i (low half) and 64 c + 32 + i (high half).
+HRUN_HD void unpack_halves(const uint8_t* bytes, int8_t* codes) {
+  for (int c = 0; c < 4; ++c) {
+    for (int i = 0; i < 32; ++i) codes[64 * c + i] = static_cast<int8_t>(bytes[32 * c + i] & 15);
+    for (int i = 0; i < 32; ++i) codes[64 * c + 32 + i] = static_cast<int8_t>(bytes[32 * c + i] >> 4);
+  }
+}
+
+// The 8 scales and 8 minima of 6 bits in 12 bytes, each for two groups of 16: bytes 0-3 hold the scales 0-3 and bytes 4-7
+// the minima 0-3 in their low six bits; bytes 8-11 hold the low four bits of the scales 4-7 and, above them, of the
+// minima 4-7, whose top two bits sit at the top of bytes 0-3 and 4-7.
+HRUN_HD void unpack_scales_and_minima(const uint8_t* bytes, int16_t* scale, int16_t* minimum) {
+  for (int k = 0; k < 4; ++k) {
+    scale[2 * k] = scale[2 * k + 1] = static_cast<int16_t>(bytes[k] & 63);
+    minimum[2 * k] = minimum[2 * k + 1] = static_cast<int16_t>(bytes[4 + k] & 63);
+    scale[8 + 2 * k] = scale[8 + 2 * k + 1] = static_cast<int16_t>((bytes[8 + k] & 15) | ((bytes[k] >> 6) << 4));
+    minimum[8 + 2 * k] = minimum[8 + 2 * k + 1] = static_cast<int16_t>((bytes[8 + k] >> 4) | ((bytes[4 + k] >> 6) << 4));
+  }
+}
+
+template <size_t kBytes>
+struct KBlock : WholeBlocks<256, kBytes> {
+  static constexpr Activation kActivation = Activation::kInt8x256;
+};
+
+struct Q2_K : KBlock<84> {
+  static constexpr FormatId kId = 10;
+  static constexpr std::string_view kName = "q2_k";
+  static constexpr bool kHasOffset = true;
+  static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
+    for (int g = 0; g < 16; ++g) out.group_scale[g] = static_cast<int16_t>(block[g] & 15);
+    for (int g = 0; g < 16; ++g) out.group_offset[g] = static_cast<int16_t>(block[g] >> 4);
+    unpack_pairs(block + 16, out.codes);
+    out.scale = load_fp16(block + 80);
+    out.offset = load_fp16(block + 82);
+  }
+};
+
+struct Q3_K : KBlock<110> {
+  static constexpr FormatId kId = 11;
+  static constexpr std::string_view kName = "q3_k";
+  static constexpr bool kHasOffset = false;
+  static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
+    unpack_pairs(block + 32, out.codes);
+    // A set third bit means no subtraction: q - 4 = low + 4 * bit - 4.
+    for (int k = 0; k < 8; ++k)
+      for (int i = 0; i < 32; ++i)
+        out.codes[32 * k + i] = static_cast<int8_t>(out.codes[32 * k + i] + 4 * ((block[i] >> k) & 1) - 4);
+    // Group g: low four bits in half g / 8 of byte g % 8, high two bits at bit 2 (g / 4) of byte 8 + g % 4.
+    const uint8_t* scales = block + 96;
+    for (int g = 0; g < 16; ++g) {
+      const int low = (scales[g % 8] >> (4 * (g / 8))) & 15, high = (scales[8 + g % 4] >> (2 * (g / 4))) & 3;
+      out.group_scale[g] = static_cast<int16_t>((low | (high << 4)) - 32);
+    }
+    out.scale = load_fp16(block + 108);
+  }
+};
+
+struct Q4_K : KBlock<144> {
+  static constexpr FormatId kId = 12;
+  static constexpr std::string_view kName = "q4_k";
+  static constexpr bool kHasOffset = true;
+  static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
+    out.scale = load_fp16(block);
+    out.offset = load_fp16(block + 2);
+    unpack_scales_and_minima(block + 4, out.group_scale, out.group_offset);
+    unpack_halves(block + 16, out.codes);
+  }
+};
+
+struct Q5_K : KBlock<176> {
+  static constexpr FormatId kId = 13;
+  static constexpr std::string_view kName = "q5_k";
+  static constexpr bool kHasOffset = true;
+  static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
+    out.scale = load_fp16(block);
+    out.offset = load_fp16(block + 2);
+    unpack_scales_and_minima(block + 4, out.group_scale, out.group_offset);
+    unpack_halves(block + 48, out.codes);
+    const uint8_t* fifth = block + 16;  // bit k of byte i belongs to weight 32 k + i
+    for (int k = 0; k < 8; ++k)
+      for (int i = 0; i < 32; ++i)
+        out.codes[32 * k + i] = static_cast<int8_t>(out.codes[32 * k + i] | (((fifth[i] >> k) & 1) << 4));
+  }
+};
+
+struct Q6_K : KBlock<210> {
+  static constexpr FormatId kId = 14;
+  static constexpr std::string_view kName = "q6_k";
+  static constexpr bool kHasOffset = false;
+  static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
+    // Weight 128 h + 64 v + 32 u + i: low four bits in half v of byte 64 h + 32 u + i, high two bits at 2 (2 v + u) of
+    // byte 32 h + i.
+    for (int h = 0; h < 2; ++h)
+      for (int k = 0; k < 4; ++k)
+        for (int i = 0; i < 32; ++i) {
+          const int low = (block[64 * h + 32 * (k & 1) + i] >> (4 * (k >> 1))) & 15;
+          const int high = (block[128 + 32 * h + i] >> (2 * k)) & 3;
+          out.codes[128 * h + 32 * k + i] = static_cast<int8_t>((low | (high << 4)) - 32);
+        }
+    for (int g = 0; g < 16; ++g) out.group_scale[g] = static_cast<int8_t>(block[192 + g]);
+    out.scale = load_fp16(block + 208);
+  }
+};
+
+}  // namespace hrun
