@@ -72,6 +72,7 @@ struct IQ3_S : WholeBlocks<256, 110> {
       }
     }
   }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 }  // namespace hrun

@@ -14,6 +14,7 @@ struct ITQ3_S : WholeBlocks<256, 110> {
   static constexpr Activation kActivation = Activation::kRotated;
   static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int n, IntBlock& out) { IQ3_S::unpack(block, n, out); }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 }  // namespace hrun

@@ -1,0 +1,203 @@
+// Least-squares searches for the scales and codes of a block: what the encoders of the quantized formats share.
+//
+// Every search minimises sum_i importance[i] * (weight[i] - decoded[i])^2 over one block.  A search yields the block's
+// integer view (format.h); the format then only packs it.  The method is the same throughout: try some scales per group,
+// round, fit the scale by least squares, round again; then choose the integer scales against the fp16 scale that will
+// really be stored, and refit that one.  Plain host code, compiled once; nothing here is on a matmul's path.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "formats/format.h"
+
+namespace hrun::search {
+
+// A block to encode, scaled by a power of two so that its largest magnitude lies in [0.5, 1): sums of squares neither
+// overflow nor vanish, and scaling back is exact.
+struct Target {
+  int n = 0;
+  int exponent = 0;            // weight = x * 2^exponent
+  bool zero = true;            // all weights are 0: x and exponent are not set
+  std::array<float, kMaxBlock> x;
+  std::array<float, kMaxBlock> importance;  // relative: mean 1 over the block
+
+  Target(const float* weights, const float* column_importance, int count) : n(count) {
+    float largest = 0;
+    for (int i = 0; i < n; ++i) largest = std::fmax(largest, std::fabs(weights[i]));
+    zero = largest == 0;
+    if (zero) return;
+    std::frexp(largest, &exponent);
+    for (int i = 0; i < n; ++i) x[static_cast<size_t>(i)] = std::ldexp(weights[i], -exponent);
+    double sum = 0;
+    if (column_importance)
+      for (int i = 0; i < n; ++i) sum += column_importance[i];
+    // Columns that the calibration never excited still get a little, so that no scale is left undetermined.
+    constexpr double kFloor = 1e-5;
+    for (int i = 0; i < n; ++i)
+      importance[static_cast<size_t>(i)] = sum > 0 ? static_cast<float>(column_importance[i] / sum * n + kFloor) : 1.0f;
+  }
+
+  // The scale nearest to `s` that an fp16 field can hold, both in units of x.  A scale too small for fp16 becomes the
+  // smallest one: the integer scales below can make up for it.
+  float storable(float s) const {
+    if (s == 0) return 0;
+    float stored = fp16_to_fp32(fp32_to_fp16(std::ldexp(s, exponent)));
+    if (stored == 0) stored = 0x1p-24f;
+    return std::ldexp(std::copysign(stored, s), -exponent);
+  }
+  // In units of the weights, exact for a storable scale.
+  float unscaled(float s) const { return std::ldexp(s, exponent); }
+};
+
+// Integer codes kLow ... kHigh.
+template <int kLow, int kHigh>
+struct IntegerLevels {
+  static constexpr float kReach = kHigh > -kLow ? kHigh : -kLow;  // largest magnitude
+  static constexpr bool kMirrored = kLow != -kHigh;               // a negative scale gives other levels
+  // Trial scales put the largest weight at kReach * kFirstTrial ... kReach * kLastTrial.
+  static constexpr float kFirstTrial = 1 - 0.5f / kReach;
+  static constexpr float kLastTrial = kReach > 16 ? 1.05f : kReach > 8 ? 1.2f : 1.5f;
+  static constexpr int kTrials = 16;
+
+  // q[i] = the level nearest to x[i] * inverse.
+  static void nearest(const float* x, const float*, float inverse, int n, float* q) {
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    for (int i = 0; i < n; ++i) {
+      float v = x[i] * inverse;
+      v = v < kLow ? kLow : v;
+      v = v > kHigh ? kHigh : v;
+      q[i] = (v + kRound) - kRound;
+    }
+  }
+};
+
+// The sums that least squares needs: error(s) = xx - 2 s xq + s^2 qq.
+struct Fit {
+  float xq = 0, qq = 0;
+  float scale() const { return qq > 0 ? xq / qq : 0.0f; }
+  float gain() const { return qq > 0 ? xq * xq / qq : 0.0f; }  // what the best scale takes off the error
+};
+
+inline Fit fit(const float* x, const float* importance, const float* q, int n) {
+  Fit f;
+  for (int i = 0; i < n; ++i) {
+    f.xq += importance[i] * x[i] * q[i];
+    f.qq += importance[i] * q[i] * q[i];
+  }
+  return f;
+}
+
+inline float error(const float* x, const float* importance, const float* q, int n, float scale, float offset = 0) {
+  float sum = 0;
+  for (int i = 0; i < n; ++i) {
+    const float e = x[i] - (scale * q[i] - offset);
+    sum += importance[i] * e * e;
+  }
+  return sum;
+}
+
+// The real scale with which the levels L fit x best; 0 for zeros.
+template <class L>
+float best_scale(const float* x, const float* importance, int n) {
+  float largest = 0;
+  for (int i = 0; i < n; ++i) largest = std::fmax(largest, std::fabs(x[i]));
+  if (largest == 0) return 0;
+  float q[kMaxBlock];
+  float best_gain = 0, best = 0;
+  const auto consider = [&](float inverse) {
+    if (!std::isfinite(inverse)) return false;
+    L::nearest(x, importance, inverse, n, q);
+    const Fit f = fit(x, importance, q, n);
+    if (!(f.gain() > best_gain)) return false;
+    best_gain = f.gain();
+    best = f.scale();
+    return true;
+  };
+  for (int side = 0; side <= static_cast<int>(L::kMirrored); ++side)
+    for (int k = 0; k < L::kTrials; ++k) {
+      const float reach = L::kFirstTrial + (L::kLastTrial - L::kFirstTrial) * static_cast<float>(k) / (L::kTrials - 1);
+      consider((side ? -1.0f : 1.0f) * L::kReach * reach / largest);
+    }
+  for (int round = 0; round < 3 && best != 0 && consider(1.0f / best); ++round) {
+  }
+  return best;
+}
+
+// The integer scales kLow, kLow + kStep, ..., kHigh of groups.
+template <int kLowest, int kHighest, int kStepping>
+struct ScaleSet {
+  static constexpr int kLow = kLowest, kHigh = kHighest, kStep = kStepping;
+  // The scale of largest magnitude, to which the strongest group is mapped.
+  static constexpr int kExtreme = kHigh >= -kLow ? kHigh : kLow;
+  static int nearest(float v) {
+    const float steps = std::clamp((v - kLow) / kStep, 0.0f, static_cast<float>((kHigh - kLow) / kStep));
+    return kLow + kStep * static_cast<int>(steps + 0.5f);
+  }
+};
+
+// The integer view of an encoded block; `offset` and `group_offset` only for the affine search.
+struct Encoded {
+  float scale = 0, offset = 0;  // representable in fp16
+  std::array<int8_t, kMaxBlock> codes{};
+  std::array<int, kMaxGroups> group_scale{}, group_offset{};  // per group of the search, not per 16
+};
+
+// weight = scale * group_scale[g] * code, codes from L, group scales from S, groups of kGroupSize weights.
+template <class L, class S, int kGroupSize>
+void scaled(const Target& t, Encoded& out) {
+  constexpr int kGroups = kMaxBlock / kGroupSize;
+  out = {};
+  float ideal[kGroups] = {}, extreme = 0;
+  if (!t.zero)
+    for (int g = 0; g < kGroups; ++g) {
+      ideal[g] = best_scale<L>(&t.x[g * kGroupSize], &t.importance[g * kGroupSize], kGroupSize);
+      if (std::fabs(ideal[g]) > std::fabs(extreme)) extreme = ideal[g];
+    }
+  // A block of zeros still needs codes that the format can pack.
+  float q[kMaxBlock] = {}, best_q[kMaxBlock], zeros[kMaxBlock] = {};
+  L::nearest(zeros, zeros, 0, kMaxBlock, best_q);
+  out.group_scale.fill(S::nearest(0));
+  if (extreme != 0) {
+    float best_error = error(t.x.data(), t.importance.data(), zeros, t.n, 0);
+    float d = extreme / S::kExtreme;
+    std::array<int, kMaxGroups> scales{};
+    for (int round = 0; round < 3; ++round) {
+      d = t.storable(d);
+      float total = 0;
+      Fit all;
+      for (int g = 0; g < kGroups; ++g) {
+        const float *x = &t.x[g * kGroupSize], *importance = &t.importance[g * kGroupSize];
+        const int middle = S::nearest(ideal[g] / d);
+        float group_error = HUGE_VALF, trial[kGroupSize];
+        for (int s = std::max(S::kLow, middle - S::kStep); s <= std::min(S::kHigh, middle + S::kStep); s += S::kStep) {
+          const float scale = d * static_cast<float>(s);
+          L::nearest(x, importance, s ? 1.0f / scale : 0.0f, kGroupSize, trial);
+          const float e = error(x, importance, trial, kGroupSize, scale);
+          if (e < group_error) {
+            group_error = e;
+            scales[g] = s;
+            std::copy_n(trial, kGroupSize, q + g * kGroupSize);
+          }
+        }
+        total += group_error;
+        const Fit f = fit(x, importance, q + g * kGroupSize, kGroupSize);
+        all.xq += f.xq * static_cast<float>(scales[g]);
+        all.qq += f.qq * static_cast<float>(scales[g] * scales[g]);
+      }
+      if (total < best_error) {
+        best_error = total;
+        out.scale = t.unscaled(d);
+        out.group_scale = scales;
+        std::copy_n(q, kMaxBlock, best_q);
+      }
+      const float refit = t.storable(all.scale());
+      if (refit == 0 || refit == d) break;
+      d = refit;
+    }
+  }
+  for (int i = 0; i < kMaxBlock; ++i) out.codes[i] = static_cast<int8_t>(best_q[i]);
+}
+
+}  // namespace hrun::search
