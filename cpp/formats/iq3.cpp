@@ -103,7 +103,7 @@ const QuadIndex& iq3_s_index() {
 }
 
 struct Iq3sLevels {
-  static constexpr float kReach = 15;
+  static constexpr float kReach = 15, kLeast = 1;  // kLeast: weights of equal magnitude are all coded 1
   static constexpr bool kMirrored = false;
   static constexpr float kFirstTrial = 0.8f, kLastTrial = 1.2f;
   static constexpr int kTrials = 11;

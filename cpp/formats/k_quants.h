@@ -56,6 +56,7 @@ struct Q2_K : KBlock<84> {
     out.scale = load_fp16(block + 80);
     out.offset = load_fp16(block + 82);
   }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q3_K : KBlock<110> {
@@ -76,6 +77,7 @@ struct Q3_K : KBlock<110> {
     }
     out.scale = load_fp16(block + 108);
   }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q4_K : KBlock<144> {
@@ -88,6 +90,7 @@ struct Q4_K : KBlock<144> {
     unpack_scales_and_minima(block + 4, out.group_scale, out.group_offset);
     unpack_halves(block + 16, out.codes);
   }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q5_K : KBlock<176> {
@@ -104,6 +107,7 @@ struct Q5_K : KBlock<176> {
       for (int i = 0; i < 32; ++i)
         out.codes[32 * k + i] = static_cast<int8_t>(out.codes[32 * k + i] | (((fifth[i] >> k) & 1) << 4));
   }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q6_K : KBlock<210> {
@@ -123,6 +127,7 @@ struct Q6_K : KBlock<210> {
     for (int g = 0; g < 16; ++g) out.group_scale[g] = static_cast<int8_t>(block[192 + g]);
     out.scale = load_fp16(block + 208);
   }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 }  // namespace hrun

@@ -120,6 +120,7 @@ float best_scale(const float* x, const float* importance, int n) {
       const float reach = L::kFirstTrial + (L::kLastTrial - L::kFirstTrial) * static_cast<float>(k) / (L::kTrials - 1);
       consider((side ? -1.0f : 1.0f) * L::kReach * reach / largest);
     }
+  if constexpr (requires { L::kLeast; }) consider(L::kLeast / largest);
   for (int round = 0; round < 3 && best != 0 && consider(1.0f / best); ++round) {
   }
   return best;
@@ -196,6 +197,168 @@ void scaled(const Target& t, Encoded& out) {
       if (refit == 0 || refit == d) break;
       d = refit;
     }
+  }
+  for (int i = 0; i < kMaxBlock; ++i) out.codes[i] = static_cast<int8_t>(best_q[i]);
+}
+
+// weight = scale * code in one group, the scale in fp16: the 32-wide formats.
+template <class L>
+void single(const Target& t, Encoded& out) {
+  out = {};
+  float q[kMaxBlock];
+  if (t.zero) {
+    L::nearest(std::array<float, kMaxBlock>{}.data(), nullptr, 0, t.n, q);
+  } else {
+    const float d = t.storable(best_scale<L>(t.x.data(), t.importance.data(), t.n));
+    L::nearest(t.x.data(), t.importance.data(), d != 0 ? 1.0f / d : 0.0f, t.n, q);
+    out.scale = t.unscaled(d);
+  }
+  for (int i = 0; i < t.n; ++i) out.codes[i] = static_cast<int8_t>(q[i]);
+}
+
+// A group as a line: x = scale * q - offset, q = 0 ... highest.
+struct Line {
+  float scale = 0, offset = 0;
+};
+
+// The sums over x, q and 1 that fit a line by least squares.
+struct LineFit {
+  double x1 = 0, xq = 0, q1 = 0, qq = 0, one = 0;
+
+  void add(const float* x, const float* importance, const float* q, int n) {
+    float sx1 = 0, sxq = 0, sq1 = 0, sqq = 0, s1 = 0;
+    for (int i = 0; i < n; ++i) {
+      const float w = importance[i], wq = w * q[i];
+      sx1 += w * x[i];
+      sxq += wq * x[i];
+      sq1 += wq;
+      sqq += wq * q[i];
+      s1 += w;
+    }
+    add_scaled(1, 1, {sx1, sxq, sq1, sqq, s1});
+  }
+  // Adds the sums of a group whose q counts `scale` times and whose 1 counts `offset` times.
+  void add_scaled(double scale, double offset, const LineFit& f) {
+    x1 += offset * f.x1;
+    xq += scale * f.xq;
+    q1 += scale * offset * f.q1;
+    qq += scale * scale * f.qq;
+    one += offset * offset * f.one;
+  }
+  // The best line; with `only_down` its offset is not negative.
+  Line solve(bool only_down) const {
+    const double determinant = qq * one - q1 * q1;
+    if (determinant > 1e-9 * qq * one) {
+      const double scale = (xq * one - x1 * q1) / determinant, offset = (xq * q1 - x1 * qq) / determinant;
+      if (!only_down || offset >= 0) return {static_cast<float>(scale), static_cast<float>(offset)};
+    }
+    return {qq > 0 ? static_cast<float>(xq / qq) : 0.0f, 0.0f};
+  }
+};
+
+inline void nearest_on_line(const float* x, Line line, int n, int highest, float* q) {
+  const float inverse = line.scale != 0 ? 1.0f / line.scale : 0.0f;
+  constexpr float kRound = 12582912.0f;
+  for (int i = 0; i < n; ++i) {
+    float v = (x[i] + line.offset) * inverse;
+    v = v < 0 ? 0 : v;
+    v = v > static_cast<float>(highest) ? static_cast<float>(highest) : v;
+    q[i] = (v + kRound) - kRound;
+  }
+}
+
+// The line that fits best with codes 0 ... highest.
+inline Line best_line(const float* x, const float* importance, int n, int highest, bool only_down) {
+  float low = x[0], high = x[0];
+  for (int i = 1; i < n; ++i) {
+    low = std::fmin(low, x[i]);
+    high = std::fmax(high, x[i]);
+  }
+  if (only_down) low = std::fmin(low, 0.0f);
+  float best_error = HUGE_VALF;
+  Line best;
+  float q[kMaxBlock];
+  const auto consider = [&](Line line) {
+    if (!(line.scale > 0)) return Line{};
+    nearest_on_line(x, line, n, highest, q);
+    LineFit f;
+    f.add(x, importance, q, n);
+    const Line fitted = f.solve(only_down);
+    const float e = error(x, importance, q, n, fitted.scale, fitted.offset);
+    if (!(e < best_error)) return Line{};
+    best_error = e;
+    best = fitted;
+    return fitted;
+  };
+  // Trial ranges: the extremes, and both ends pulled in by up to a good step.
+  const float step = (high - low) / static_cast<float>(highest);
+  constexpr int kTrials = 12;
+  for (int k = 0; k < kTrials; ++k) {
+    const float cut = step * (-0.3f + 1.8f * static_cast<float>(k) / (kTrials - 1)) / (highest > 7 ? 1.0f : 2.0f);
+    consider({(high - low - 2 * cut) / static_cast<float>(highest), only_down ? std::fmax(-low - cut, 0.0f) : -low - cut});
+  }
+  for (int round = 0; round < 4; ++round)
+    if (consider(best).scale == 0) break;
+  if (best_error == HUGE_VALF) best = {0, only_down ? 0.0f : -low};  // all values equal
+  return best;
+}
+
+// weight = scale * group_scale[g] * code - offset * group_offset[g] with codes 0 ... kHighest and group scales and
+// offsets 0 ... kScaleMax: the affine k-quants.
+template <int kHighest, int kScaleMax, int kGroupSize>
+void affine(const Target& t, Encoded& out) {
+  constexpr int kGroups = kMaxBlock / kGroupSize;
+  out = {};
+  if (t.zero) return;
+  Line ideal[kGroups], shared;
+  for (int g = 0; g < kGroups; ++g) {
+    ideal[g] = best_line(&t.x[g * kGroupSize], &t.importance[g * kGroupSize], kGroupSize, kHighest, true);
+    shared.scale = std::fmax(shared.scale, ideal[g].scale / kScaleMax);
+    shared.offset = std::fmax(shared.offset, ideal[g].offset / kScaleMax);
+  }
+  float q[kMaxBlock] = {}, best_q[kMaxBlock] = {};
+  float best_error = error(t.x.data(), t.importance.data(), q, t.n, 0);
+  std::array<int, kMaxGroups> scales{}, offsets{};
+  for (int round = 0; round < 4; ++round) {
+    shared = {t.storable(shared.scale), t.storable(shared.offset)};
+    if (!(shared.scale > 0)) break;
+    float total = 0;
+    LineFit all;
+    for (int g = 0; g < kGroups; ++g) {
+      const float *x = &t.x[g * kGroupSize], *importance = &t.importance[g * kGroupSize];
+      const auto nearest = [](float v, float unit) {
+        return unit > 0 ? static_cast<int>(std::clamp(v / unit, 0.0f, static_cast<float>(kScaleMax)) + 0.5f) : 0;
+      };
+      const int s_middle = nearest(ideal[g].scale, shared.scale), m_middle = nearest(ideal[g].offset, shared.offset);
+      float group_error = HUGE_VALF, trial[kGroupSize];
+      for (int s = std::max(0, s_middle - 1); s <= std::min(kScaleMax, s_middle + 1); ++s)
+        for (int m = std::max(0, m_middle - 1); m <= std::min(kScaleMax, m_middle + 1); ++m) {
+          const Line line{shared.scale * static_cast<float>(s), shared.offset * static_cast<float>(m)};
+          nearest_on_line(x, line, kGroupSize, kHighest, trial);
+          const float e = error(x, importance, trial, kGroupSize, line.scale, line.offset);
+          if (e < group_error) {
+            group_error = e;
+            scales[g] = s;
+            offsets[g] = m;
+            std::copy_n(trial, kGroupSize, q + g * kGroupSize);
+          }
+        }
+      total += group_error;
+      LineFit f;
+      f.add(x, importance, q + g * kGroupSize, kGroupSize);
+      all.add_scaled(scales[g], offsets[g], f);
+    }
+    if (total < best_error) {
+      best_error = total;
+      out.scale = t.unscaled(shared.scale);
+      out.offset = t.unscaled(shared.offset);
+      out.group_scale = scales;
+      out.group_offset = offsets;
+      std::copy_n(q, kMaxBlock, best_q);
+    }
+    const Line refit = all.solve(true);
+    if (t.storable(refit.scale) == shared.scale && t.storable(refit.offset) == shared.offset) break;
+    shared = refit;
   }
   for (int i = 0; i < kMaxBlock; ++i) out.codes[i] = static_cast<int8_t>(best_q[i]);
 }
