@@ -13,6 +13,7 @@
 #include "formats/k_quants.h"
 #include "formats/legacy.h"
 #include "formats/rotation.h"
+#include "formats/rtq.h"
 
 namespace hrun {
 
@@ -36,7 +37,7 @@ using Formats = FormatList<
     Q4_0, Q4_1, Q5_0, Q5_1, Q8_0,
     Q2_K, Q3_K, Q4_K, Q5_K, Q6_K,
     IQ4_NL, IQ4_XS, IQ3_XXS, IQ3_S,
-    ITQ3_S>;
+    ITQ3_S, RTQ3>;
 
 std::span<const FormatInfo> formats();
 const FormatInfo* find_format(FormatId id);                // null if unknown
