@@ -1,0 +1,85 @@
+"""hrun: language models in rotated low-bit formats, on one's own machine.
+
+    from hrun import Runtime
+    with Runtime("model.gguf") as rt:
+        print(rt.generate("Once upon a time", max_tokens=64, seed=1).text)
+
+Importing the package loads the C++ core only; numpy, the tokenizer and the rest come with their first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hrun._core import __version__
+from hrun.errors import (
+    ArgumentError,
+    Cancelled,
+    ChatTemplateError,
+    ContextOverflowError,
+    ConversionError,
+    DeviceError,
+    Error,
+    GenerationError,
+    ModelFileError,
+    OutOfMemoryError,
+    UnsupportedModelError,
+)
+
+if TYPE_CHECKING:
+    from hrun.runtime import Generation, Piece, Runtime, Timings
+    from hrun.tokenizer import Tokenizer
+
+_LAZY = {
+    "Generation": "hrun.runtime",
+    "Piece": "hrun.runtime",
+    "Runtime": "hrun.runtime",
+    "Timings": "hrun.runtime",
+    "Tokenizer": "hrun.tokenizer",
+}
+
+__all__ = [
+    "ArgumentError",
+    "Cancelled",
+    "ChatTemplateError",
+    "ContextOverflowError",
+    "ConversionError",
+    "DeviceError",
+    "Error",
+    "Generation",
+    "GenerationError",
+    "ModelFileError",
+    "OutOfMemoryError",
+    "Piece",
+    "Runtime",
+    "Timings",
+    "Tokenizer",
+    "UnsupportedModelError",
+    "__version__",
+    "demo_model_path",
+]
+
+
+def demo_model_path() -> Path:
+    """The GGUF file that comes with hrun: installed beside the package, or ``models/`` of a source tree.
+
+    Raises ModelFileError if this installation has none.
+    """
+    package = Path(__file__).resolve().parent
+    places = [package / "models" / "demo.gguf", package.parents[1] / "models" / "demo.gguf"]
+    for place in places:
+        if place.is_file():
+            return place
+    raise ModelFileError(f"this installation has no demo model (looked at {places[0]} and {places[1]}); name one with -m")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'hrun' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,10 @@
+"""``python -m hrun`` is the command ``hrun``."""
+
+from __future__ import annotations
+
+import sys
+
+from hrun.cli.chat import main
+
+if __name__ == "__main__":
+    sys.exit(main())
