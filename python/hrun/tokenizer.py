@@ -1,0 +1,284 @@
+"""Text to token ids and back, from what a GGUF file holds.
+
+The rules come from ``tokenizer.huggingface.json`` where the file has it, else from the ``tokenizer.ggml.*`` keys:
+byte-level BPE ("gpt2") by its named pre-tokenizer, or SentencePiece BPE ("llama").  The bytes of each token always
+come from ``tokenizer.ggml.tokens``, so a stream of tokens is a stream of bytes whatever the rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hrun.errors import ArgumentError, ModelFileError, UnsupportedModelError, printable
+
+if TYPE_CHECKING:
+    from hrun._core import GGUFFile
+
+# tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+
+# Control tokens that end a generation whatever the file says of them: converters have named only one of them, and not
+# always the one that ends a turn.
+END_NAMES = frozenset({
+    "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>",
+    "<|eot|>", "<|return|>", "<|call|>", "<|END_OF_TURN_TOKEN|>", "<EOT>", "<eos>", "<｜end▁of▁sentence｜>",
+})  # fmt: skip
+
+
+class Rules(Protocol):
+    """How text becomes ids.  ``encode`` recognises control tokens only if ``special`` is set."""
+
+    def encode(self, text: str, special: bool) -> list[int]: ...
+
+
+class Tokenizer:
+    """The vocabulary and rules of one model; immutable, and safe to use from several threads.
+
+    Attributes: ``n_vocab``; ``bos_id``, ``eos_id``, ``unknown_id`` (None if the model has none); ``end_ids``, every id
+    that ends a generation; ``adds_bos``, ``adds_eos``: what ``encode(add_special=True)`` adds; ``chat_template``.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any], path: str) -> None:
+        self.path = path
+        reader = _Reader(metadata, path)
+        self.model = reader.string("tokenizer.ggml.model", "")
+        self.tokens = reader.strings("tokenizer.ggml.tokens")
+        if not self.tokens:
+            raise ModelFileError(f"{path}: tokenizer.ggml.tokens is missing or empty; the file has no vocabulary")
+        self.n_vocab = len(self.tokens)
+        types = reader.numbers("tokenizer.ggml.token_type", int, self.n_vocab)
+        self.types = types or [NORMAL] * self.n_vocab
+        self._bytes = _token_bytes(self.tokens, self.types, self.model)
+
+        def special(name: str) -> int | None:
+            return reader.token_id(f"tokenizer.ggml.{name}_token_id", self.n_vocab)
+
+        self.bos_id = special("bos")
+        self.eos_id = special("eos")
+        self.unknown_id = special("unknown")
+        ends = {special("eos"), special("eot"), special("eom")} - {None}
+        ends |= {i for i, kind in enumerate(self.types) if kind == CONTROL and self.tokens[i] in END_NAMES}
+        self.end_ids: frozenset[int] = frozenset(ends)  # type: ignore[arg-type]
+        pre = reader.string("tokenizer.ggml.pre", "default")
+        self.adds_bos = self.bos_id is not None and reader.boolean(
+            "tokenizer.ggml.add_bos_token", self.model == "llama" or pre in _ADDS_BOS
+        )
+        self.adds_eos = self.eos_id is not None and reader.boolean("tokenizer.ggml.add_eos_token", False)
+        self.adds_space = self.model == "llama" and reader.boolean("tokenizer.ggml.add_space_prefix", True)
+        self.chat_template: str | None = reader.string("tokenizer.chat_template", "") or None
+
+        # Control tokens in text, the longest first; a character after the guard is never the start of one.
+        self._control = {
+            text: i for i, (text, kind) in enumerate(zip(self.tokens, self.types)) if kind == CONTROL and text
+        }
+        self._rules = self._make_rules(reader, pre)
+
+    @classmethod
+    def from_gguf(cls, source: str | Path | GGUFFile) -> Tokenizer:
+        """From a path or an open file; files that hold a vocabulary and no weights will do.
+
+        Raises ModelFileError for a damaged vocabulary, UnsupportedModelError for a kind that hrun does not know.
+        """
+        if isinstance(source, (str, Path)):
+            from hrun._core import GGUFFile
+
+            source = GGUFFile(str(source))
+        return cls(source.metadata, source.path)
+
+    def _make_rules(self, reader: _Reader, pre: str) -> Rules:
+        json_text = reader.string("tokenizer.huggingface.json", "")
+        if json_text:
+            from hrun.tokenizer_rules import huggingface_rules
+
+            return huggingface_rules(json_text, self.n_vocab, self.path)
+        if self.model == "gpt2":
+            from hrun.tokenizer_rules import byte_level_rules
+
+            merges = reader.strings("tokenizer.ggml.merges")
+            return byte_level_rules(self.tokens, self.types, merges, pre, self.path)
+        if self.model == "llama":
+            from hrun.sentencepiece import SentencePieceRules
+
+            scores = reader.numbers("tokenizer.ggml.scores", float, self.n_vocab)
+            if scores is None:
+                raise ModelFileError(f"{self.path}: tokenizer.ggml.scores is missing")
+            return SentencePieceRules(self.tokens, self.types, scores, self.adds_space, self.unknown_id, self.path)
+        found = f"'{printable(self.model)}'" if self.model else "missing"
+        raise UnsupportedModelError(
+            f"{self.path}: tokenizer.ggml.model is {found}; known are 'gpt2' and 'llama', and any file with "
+            "tokenizer.huggingface.json"
+        )
+
+    # ---- text to ids
+
+    def encode(self, text: str, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        """Token ids of ``text``.
+
+        ``add_special`` adds BOS and EOS where the model asks for them.  Without ``parse_special`` the text of a control
+        token, like ``<|im_end|>``, is text: what a user typed cannot end a turn.
+        """
+        if not isinstance(text, str):
+            raise ArgumentError(f"text must be a string, got {type(text).__name__}")
+        ids = self._rules.encode(_whole_characters(text), parse_special)
+        return self._with_ends(ids) if add_special else ids
+
+    def encode_guarded(self, text: str, guard: str) -> list[int]:
+        """Token ids of text with control tokens, in which those marked by :meth:`guard` are plain text."""
+        text = _whole_characters(text)
+        if not guard or guard not in text:
+            return self._rules.encode(text, True)
+        ids: list[int] = []
+        at = 0
+        for found in re.finditer(f"(?<!{re.escape(guard)})(?:{self._control_pattern()})", text):
+            ids += self._rules.encode(text[at : found.start()].replace(guard, ""), False)
+            ids.append(self._control[found.group()])
+            at = found.end()
+        return ids + self._rules.encode(text[at:].replace(guard, ""), False)
+
+    def guard(self, text: str, guard: str) -> str:
+        """``text`` with the character ``guard`` before every character of every control token written in it."""
+        if not self._control:
+            return text
+        return re.sub(self._control_pattern(), lambda found: "".join(guard + c for c in found.group()), text)
+
+    def _control_pattern(self) -> str:
+        return "|".join(re.escape(t) for t in sorted(self._control, key=len, reverse=True)) or "(?!)"
+
+    def _with_ends(self, ids: list[int]) -> list[int]:
+        head = [self.bos_id] if self.adds_bos and self.bos_id is not None else []
+        tail = [self.eos_id] if self.adds_eos and self.eos_id is not None else []
+        return head + ids + tail
+
+    # ---- ids to text
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one token stands for; a control token stands for its own name."""
+        return self._bytes[self._checked(token)]
+
+    def is_control(self, token: int) -> bool:
+        """Is it a mark such as BOS or the end of a turn, rather than text?"""
+        return self.types[self._checked(token)] in (CONTROL, UNKNOWN)
+
+    def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
+        """The concatenated bytes of the tokens; without the leading space that a SentencePiece model added."""
+        kept = [t for t in ids if not (self.is_control(t) and skip_special)]
+        parts = [self.token_bytes(t) for t in kept]
+        first = next((i for i, t in enumerate(kept) if not self.is_control(t)), None)
+        if self.adds_space and first is not None and all(t == self.bos_id for t in kept[:first]):
+            parts[first] = parts[first].removeprefix(b" ")
+        return b"".join(parts)
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """The text of the tokens; each maximal ill-formed part of the bytes becomes one U+FFFD."""
+        return self.decode_bytes(ids, skip_special).decode("utf-8", "replace")
+
+    def _checked(self, token: int) -> int:
+        if isinstance(token, bool) or not hasattr(token, "__index__"):
+            raise ArgumentError(f"a token id must be an integer, got {type(token).__name__}")
+        number = token.__index__()
+        if not 0 <= number < self.n_vocab:
+            raise ArgumentError(f"token id {number} is outside the vocabulary of {self.n_vocab} tokens")
+        return number
+
+
+# Pre-tokenizers whose models expect BOS where the file does not say.
+_ADDS_BOS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"})
+
+
+class _Reader:
+    """Typed access to the metadata; errors name the file, the key, what was found and what was expected."""
+
+    def __init__(self, metadata: Mapping[str, Any], path: str) -> None:
+        self._metadata = metadata
+        self._path = path
+
+    def _typed(self, key: str, kind: type, name: str, fallback: Any) -> Any:
+        value = self._metadata.get(key)
+        if value is None:
+            return fallback
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            shown = "a string that is not UTF-8" if isinstance(value, bytes) else type(value).__name__
+            raise ModelFileError(f"{self._path}: {key} is {shown}, expected {name}")
+        return value
+
+    def string(self, key: str, fallback: str) -> str:
+        return self._typed(key, str, "a string", fallback)
+
+    def boolean(self, key: str, fallback: bool) -> bool:
+        return self._typed(key, bool, "a boolean", fallback)
+
+    def strings(self, key: str) -> list[str]:
+        values = list(self._typed(key, list, "an array of strings", []))
+        for i, value in enumerate(values):
+            if isinstance(value, bytes):
+                values[i] = value.decode("utf-8", "replace")
+            elif not isinstance(value, str):
+                raise ModelFileError(f"{self._path}: {key} is no array of strings, entry {i} is {type(value).__name__}")
+        return values
+
+    def numbers(self, key: str, kind: Callable[[Any], Any], count: int) -> list[Any] | None:
+        value = self._metadata.get(key)
+        if value is None:
+            return None
+        if not hasattr(value, "__len__") or isinstance(value, (str, bytes, dict)):
+            raise ModelFileError(f"{self._path}: {key} is {type(value).__name__}, expected an array of numbers")
+        if len(value) < count:
+            raise ModelFileError(f"{self._path}: {key} has {len(value)} entries, the vocabulary has {count}")
+        out = []
+        for i, item in enumerate(value[:count]):
+            if isinstance(item, (str, bytes, list, bool)) or item != item:
+                raise ModelFileError(f"{self._path}: {key}, entry {i} is {item!r}, expected a number")
+            out.append(kind(item))
+        return out
+
+    def token_id(self, key: str, n_vocab: int) -> int | None:
+        value = self._typed(key, int, "an integer", None)
+        # Some converters wrote the largest unsigned number, or -1, for "none".
+        if value is None or value in (-1, 0xFFFFFFFF):
+            return None
+        if not 0 <= value < n_vocab:
+            raise ModelFileError(f"{self._path}: {key} is {value}, the vocabulary has {n_vocab} tokens")
+        return value
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The character that stands for each byte in byte-level vocabularies: itself where it prints, else 256 onwards."""
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in set(printing)]
+    return {chr(b): b for b in printing} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def _token_bytes(tokens: Sequence[str], types: Sequence[int], model: str) -> list[bytes]:
+    if model == "gpt2":
+        table = byte_alphabet()
+        out = []
+        for token, kind in zip(tokens, types):
+            plain = kind in (CONTROL, USER_DEFINED, UNKNOWN)
+            try:
+                out.append(token.encode() if plain else bytes([table[c] for c in token]))
+            except KeyError:  # a token that was added in plain text
+                out.append(token.encode())
+        return out
+    hexadecimal = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+    out = []
+    for token, kind in zip(tokens, types):
+        found = hexadecimal.fullmatch(token) if kind == BYTE else None
+        if found:
+            out.append(bytes([int(found[1], 16)]))
+        elif kind in (CONTROL, UNKNOWN):
+            out.append(token.encode())
+        else:
+            out.append(token.replace("▁", " ").encode())
+    return out
+
+
+def _whole_characters(text: str) -> str:
+    """Lone surrogates, as a terminal or a JSON file may hold, become U+FFFD; everything else is kept."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
