@@ -185,7 +185,7 @@ class Tokenizer:
 
 
 # Pre-tokenizers whose models expect BOS where the file does not say.
-_ADDS_BOS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"})
+_ADDS_BOS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"})
 
 
 class _Reader:
