@@ -2,32 +2,9 @@
 
 #include <cstdint>
 
+#include "base/utf8.h"
+
 namespace hrun {
-namespace {
-
-// Length of the valid UTF-8 sequence at the start of `text` (1 to 4), or 0.
-size_t utf8_length(std::string_view text) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0u; };
-  const auto tail = [&](size_t i) { return (byte(i) & 0xc0u) == 0x80u; };
-  const unsigned b = byte(0);
-  if (b < 0x80) return 1;
-  if (b >= 0xc2 && b < 0xe0) return tail(1) ? 2 : 0;
-  if (b >= 0xe0 && b < 0xf0) {
-    if (!tail(1) || !tail(2)) return 0;
-    if (b == 0xe0 && byte(1) < 0xa0) return 0;
-    if (b == 0xed && byte(1) >= 0xa0) return 0;
-    return 3;
-  }
-  if (b >= 0xf0 && b < 0xf5) {
-    if (!tail(1) || !tail(2) || !tail(3)) return 0;
-    if (b == 0xf0 && byte(1) < 0x90) return 0;
-    if (b == 0xf4 && byte(1) >= 0x90) return 0;
-    return 4;
-  }
-  return 0;
-}
-
-}  // namespace
 
 std::string printable(std::string_view text, size_t limit) {
   static constexpr char kHex[] = "0123456789abcdef";

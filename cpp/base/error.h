@@ -16,7 +16,7 @@ namespace hrun {
 template <class... Args>
 std::string format(std::string_view pattern, const Args&... args) {
   std::ostringstream out;
-  const auto put = [&](const auto& arg) {
+  [[maybe_unused]] const auto put = [&](const auto& arg) {
     const size_t at = pattern.find("{}");
     out << pattern.substr(0, at);
     if (at == std::string_view::npos) {

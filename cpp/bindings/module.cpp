@@ -6,10 +6,12 @@ namespace nb = nanobind;
 namespace hrun::bindings {
 void init_errors(nb::module_& m);
 void init_formats(nb::module_& m);
+void init_gguf(nb::module_& m);
 }  // namespace hrun::bindings
 
 NB_MODULE(_core, m) {
   m.attr("__version__") = HRUN_VERSION;
   hrun::bindings::init_errors(m);
   hrun::bindings::init_formats(m);
+  hrun::bindings::init_gguf(m);
 }

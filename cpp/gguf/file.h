@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "base/tensor.h"
 #include "gguf/value.h"
 
@@ -59,9 +60,20 @@ class File {
   std::string_view get_string(std::string_view key) const;
   std::optional<std::string_view> find_string(std::string_view key) const;
   std::vector<std::string_view> get_strings(std::string_view key) const;  // an array of strings
+  const Array& get_array(std::string_view key) const;
+  const Array& get_array(std::string_view key, Type element) const;
+
+  // Throws ModelFileError: "cannot load 'PATH': " and the formatted rest.
+  template <class... Args>
+  [[noreturn]] void fail(std::string_view pattern, const Args&... args) const {
+    throw_model_file_error(format(pattern, args...));
+  }
+
+  struct State;  // gguf/state.h
 
  private:
-  struct State;
+  [[noreturn]] void throw_model_file_error(const std::string& what) const;
+  const Entry& require(std::string_view key) const;
   explicit File(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "backend/backend.h"
@@ -17,6 +18,8 @@ enum class Role : uint8_t {
   count,
 };
 inline constexpr Role kFirstLayerRole = Role::attn_norm;
+
+constexpr bool is_layer_role(Role role) { return role >= kFirstLayerRole; }
 
 // A tensor's sizes in terms of the hyper-parameters.
 enum class Dim : uint8_t { one, embd, vocab, ff, q /* heads * head_dim */, k /* kv heads * head_dim */, v, q_out /* heads * value dim */, half_rot };
@@ -46,5 +49,7 @@ struct ModelDescription {
 
 std::span<const ModelDescription* const> architectures();
 const ModelDescription* find_architecture(std::string_view name);  // null if unknown
+std::string_view role_name(Role role);                             // "attn_q"
+std::string layer_name(std::string_view pattern, int64_t layer);   // "blk.{}.attn_q.weight" with the layer's number
 
 }  // namespace hrun

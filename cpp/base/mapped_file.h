@@ -1,0 +1,27 @@
+// A regular file mapped read-only.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace hrun {
+
+class MappedFile {
+ public:
+  // Throws ModelFileError for whatever is not a readable regular file with at least one byte, and for a file whose size
+  // changes while it is being opened.  Never blocks on a FIFO and never opens a device.
+  static MappedFile open(const std::string& path);
+
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+
+  std::span<const uint8_t> bytes() const { return bytes_; }
+
+ private:
+  explicit MappedFile(std::span<const uint8_t> bytes) : bytes_(bytes) {}
+  std::span<const uint8_t> bytes_;
+};
+
+}  // namespace hrun

@@ -1,0 +1,333 @@
+// GGUF files, read and written, and the plan of a model.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+
+#include "base/error.h"
+#include "bindings/path.h"
+#include "formats/list.h"
+#include "gguf/file.h"
+#include "gguf/verify.h"
+#include "gguf/writer.h"
+#include "model/plan.h"
+
+namespace nb = nanobind;
+
+namespace hrun::bindings {
+namespace {
+
+using gguf::Type;
+
+// A tensor of a file that stays open as long as the tensor is referenced.
+struct PyTensor {
+  nb::object file;
+  const gguf::TensorInfo* info;
+
+  const gguf::File& owner() const { return nb::cast<const gguf::File&>(file); }
+};
+
+// ---- GGUF to Python
+
+nb::object text_object(std::string_view text) {
+  PyObject* decoded = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "strict");
+  if (decoded) return nb::steal(decoded);
+  PyErr_Clear();
+  return nb::bytes(text.data(), text.size());
+}
+
+nb::object to_python(const gguf::Value& value) {
+  return std::visit(
+      [](const auto& v) -> nb::object {
+        using T = std::decay_t<decltype(v)>;
+        if constexpr (std::is_same_v<T, std::string_view>) {
+          return text_object(v);
+        } else if constexpr (std::is_same_v<T, gguf::Array>) {
+          nb::list out;
+          if (v.element() == Type::string) v.for_each_string([&](std::string_view s) { out.append(text_object(s)); });
+          else v.for_each([&](const gguf::Value& element) { out.append(to_python(element)); });
+          return out;
+        } else {
+          return nb::cast(v);
+        }
+      },
+      value);
+}
+
+std::string type_text(const gguf::Entry& entry) {
+  if (const auto* array = std::get_if<gguf::Array>(&entry.value)) return format("array<{}>", type_name(array->element()));
+  return std::string(type_name(entry.type));
+}
+
+// Built on the first access and kept with the object: a vocabulary is 100,000 strings.
+nb::object metadata(nb::handle self) {
+  if (nb::hasattr(self, "_metadata")) return self.attr("_metadata");
+  nb::dict out;
+  for (const gguf::Entry& entry : nb::cast<const gguf::File&>(self).metadata()) out[text_object(entry.key)] = to_python(entry.value);
+  self.attr("_metadata") = out;
+  return out;
+}
+
+nb::list tensors(nb::object self) {
+  nb::list out;
+  for (const gguf::TensorInfo& info : nb::cast<const gguf::File&>(self).tensors()) out.append(PyTensor{self, &info});
+  return out;
+}
+
+nb::tuple shape(const PyTensor& tensor) {
+  nb::list dims;
+  for (int d = 0; d < tensor.info->n_dims; ++d) dims.append(tensor.info->dims[d]);
+  return nb::tuple(dims);
+}
+
+nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>> data(const PyTensor& tensor) {
+  const auto bytes = tensor.owner().data(*tensor.info);
+  return {bytes.data(), {bytes.size()}, tensor.file};
+}
+
+std::string_view format_name(const PyTensor& tensor) { return find_format(tensor.info->format)->name; }
+
+// ---- Python to GGUF
+
+// Text, or the bytes that a reader gave where the file's were not UTF-8.  The view lives as long as `value`.
+std::string_view text_view(nb::handle value, const std::string& key) {
+  Py_ssize_t size = 0;
+  if (PyUnicode_Check(value.ptr())) {
+    const char* text = PyUnicode_AsUTF8AndSize(value.ptr(), &size);
+    if (text) return {text, static_cast<size_t>(size)};
+    PyErr_Clear();
+    throw ArgumentError("key '{}': the string cannot be encoded as UTF-8", printable(key));
+  }
+  if (PyBytes_Check(value.ptr())) return {PyBytes_AS_STRING(value.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(value.ptr()))};
+  throw ArgumentError("key '{}': expected str or bytes, got {}", printable(key), nb::type_name(value.type()).c_str());
+}
+
+gguf::Value scalar_value(nb::handle value, Type type, const std::string& key) {
+  const auto wrong = [&](std::string_view expected) {
+    throw ArgumentError("key '{}' of type {}: expected {}, got {}", printable(key), type_name(type), expected, nb::type_name(value.type()).c_str());
+  };
+  if (type == Type::string) return text_view(value, key);
+  if (type == Type::boolean) {
+    if (!PyBool_Check(value.ptr())) wrong("bool");
+    return value.ptr() == Py_True;
+  }
+  if (gguf::is_float(type)) {
+    const double number = PyFloat_AsDouble(value.ptr());
+    if (number == -1 && PyErr_Occurred()) {
+      PyErr_Clear();
+      wrong("a number");
+    }
+    return number;
+  }
+  // NumPy integers are not int, but know how to become one.
+  if (PyBool_Check(value.ptr())) wrong("an integer");
+  const nb::object index = nb::steal(PyNumber_Index(value.ptr()));
+  if (!index.is_valid()) {
+    PyErr_Clear();
+    wrong("an integer");
+  }
+  int overflow = 0;
+  const long long number = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  if (overflow == 0) return static_cast<int64_t>(number);
+  const unsigned long long big = overflow > 0 ? PyLong_AsUnsignedLongLong(index.ptr()) : 0;
+  if (overflow < 0 || PyErr_Occurred()) {
+    PyErr_Clear();
+    throw ArgumentError("key '{}': the value does not fit type {}", printable(key), type_name(type));
+  }
+  return static_cast<uint64_t>(big);
+}
+
+Type require_type(std::string_view name, const std::string& key) {
+  if (const auto type = gguf::find_type(name); type && *type != Type::array) return *type;
+  throw ArgumentError("key '{}': unknown type '{}'; known: u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, bool, string, array<...>",
+                      printable(key), printable(name));
+}
+
+void add(gguf::Writer& writer, const std::string& key, const std::string& type, nb::object value) {
+  constexpr std::string_view kOpen = "array<";
+  if (std::string_view(type).substr(0, kOpen.size()) != kOpen || type.back() != '>') {
+    const Type known = require_type(type, key);
+    writer.add(key, known, scalar_value(value, known, key));
+    return;
+  }
+  const Type element = require_type(std::string_view(type).substr(kOpen.size(), type.size() - kOpen.size() - 1), key);
+  std::vector<uint8_t> bytes;
+  uint64_t size = 0;
+  for (nb::handle item : nb::iter(value)) {
+    append_scalar(bytes, element, scalar_value(item, element, key), key);
+    ++size;
+  }
+  writer.add(key, Type::array, gguf::Array(element, size, bytes));
+}
+
+void add_tensor(gguf::Writer& writer, const std::string& name, const std::vector<uint64_t>& dims, const std::string& format_name) {
+  const FormatInfo* info = find_format(std::string_view(format_name));
+  if (!info) throw ArgumentError("tensor '{}': unknown format '{}'; known: {}", printable(name), printable(format_name), format_names());
+  writer.add_tensor(name, dims, info->id);
+}
+
+using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
+
+void write_tensor(gguf::Writer& writer, const std::string& name, Bytes data) {
+  nb::gil_scoped_release release;
+  writer.write_tensor(name, {data.data(), data.size()});
+}
+
+// ---- Plans
+
+struct PyPlan {
+  std::string architecture;
+  nb::dict params;
+  std::vector<std::string> warnings;
+};
+
+std::string_view scaling_name(RopeScaling scaling) {
+  constexpr std::string_view kNames[] = {"none", "linear", "llama3", "yarn"};
+  return kNames[static_cast<size_t>(scaling)];
+}
+
+PyPlan make_plan(nb::handle path) {
+  const std::string name = path_argument(path);
+  const auto [plan, bits] = [&] {
+    nb::gil_scoped_release release;
+    const gguf::File file = gguf::File::open(name);
+    const ModelPlan checked = plan_model(file);
+    return std::pair(std::pair(checked.params, checked.description), std::pair(checked.tied_head, checked.warnings));
+  }();
+  const auto& [p, description] = plan;
+  PyPlan out;
+  out.architecture = std::string(description->name);
+  out.warnings = bits.second;
+  const auto put = [&](const char* key, auto value) { out.params[key] = value; };
+  put("n_layers", p.n_layers);
+  put("n_embd", p.n_embd);
+  put("n_vocab", p.n_vocab);
+  put("n_ff", p.n_ff);
+  put("n_heads", p.n_heads);
+  put("n_kv_heads", p.n_kv_heads);
+  put("k_dim", p.k_dim);
+  put("v_dim", p.v_dim);
+  put("n_ctx_train", p.n_ctx_train);
+  put("rms_eps", p.rms_eps);
+  put("n_rot", p.n_rot);
+  put("rope_base", p.rope_base);
+  put("rope_scaling", nb::cast(scaling_name(p.rope_scaling)));
+  put("rope_factor", p.rope_factor);
+  put("rope_attn_factor", p.rope_attn_factor);
+  put("rope_original_ctx", p.rope_original_ctx);
+  put("yarn_beta_fast", p.yarn_beta_fast);
+  put("yarn_beta_slow", p.yarn_beta_slow);
+  put("tied_head", bits.first);
+  return out;
+}
+
+std::string_view transform_name(Transform transform) {
+  constexpr std::string_view kNames[] = {"none", "interleave_q_heads", "interleave_k_heads"};
+  return kNames[static_cast<size_t>(transform)];
+}
+
+std::vector<std::string> strings(std::span<const std::string_view> views) { return {views.begin(), views.end()}; }
+
+void init_reader(nb::module_& m) {
+  nb::class_<PyTensor>(m, "TensorInfo", "A tensor of a GGUFFile, which it keeps open.")
+      .def_prop_ro("name", [](const PyTensor& t) { return text_object(t.info->name); })
+      .def_prop_ro("shape", &shape, "GGUF order: shape[0] is the row length")
+      .def_prop_ro("format", &format_name)
+      .def_prop_ro("format_id", [](const PyTensor& t) { return t.info->format; })
+      .def_prop_ro("file_format_id", [](const PyTensor& t) { return t.info->file_format; },
+                   "the id in the file; differs for ITQ3_S files of the public fork")
+      .def_prop_ro("n_bytes", [](const PyTensor& t) { return t.info->bytes; })
+      .def_prop_ro("offset", [](const PyTensor& t) { return t.info->offset; }, "in bytes from the start of the file")
+      .def_prop_ro("data", &data, "uint8 [n_bytes], read-only, the mapped file itself")
+      .def("verify", [](const PyTensor& t) {
+        const gguf::File& file = t.owner();
+        nb::gil_scoped_release release;
+        gguf::verify(file, *t.info);
+      }, "Decodes every value; raises ModelFileError where one is NaN or infinite.")
+      .def("__repr__", [](const PyTensor& t) {
+        return format("<tensor '{}' {} {}>", printable(t.info->name), nb::repr(shape(t)).c_str(), format_name(t));
+      });
+
+  nb::class_<gguf::File>(m, "GGUFFile", nb::dynamic_attr(),
+                         "A GGUF file (version 2 or 3), mapped and checked. Raises ModelFileError, UnsupportedModelError.")
+      .def("__init__", [](gguf::File* self, nb::handle path) {
+        const std::string name = path_argument(path);
+        nb::gil_scoped_release release;
+        new (self) gguf::File(gguf::File::open(name));
+      }, nb::arg("path"))
+      .def_prop_ro("path", [](const gguf::File& f) { return path_object(f.path()); })
+      .def_prop_ro("version", &gguf::File::version)
+      .def_prop_ro("alignment", &gguf::File::alignment)
+      .def_prop_ro("metadata", &metadata, "dict: key -> int, float, bool, str, list of these, or bytes where text is not UTF-8")
+      .def_prop_ro("metadata_types", [](const gguf::File& f) {
+        nb::dict out;
+        for (const gguf::Entry& entry : f.metadata()) out[text_object(entry.key)] = type_text(entry);
+        return out;
+      }, "dict: key -> 'u32', 'string', 'array<string>', ...")
+      .def_prop_ro("tensors", &tensors)
+      .def_prop_ro("file_bytes", &gguf::File::file_bytes)
+      .def_prop_ro("unused_bytes", &gguf::File::unused_bytes, "after the last tensor and its padding")
+      .def("__repr__", [](const gguf::File& f) {
+        return format("<GGUF file '{}', {} tensors, {} bytes>", printable(f.path()), f.tensors().size(), f.file_bytes());
+      });
+}
+
+void init_writer(nb::module_& m) {
+  nb::class_<gguf::Writer>(m, "GGUFWriter",
+                           "Streams a GGUF file (version 3) to `path`: add, add_tensor, then write_tensor in the same order, then finish. "
+                           "Raises ConversionError for what the file system refuses, ArgumentError for wrong use.")
+      .def("__init__", [](gguf::Writer* self, nb::handle path, uint32_t alignment) { new (self) gguf::Writer(path_argument(path), alignment); },
+           nb::arg("path"), nb::arg("alignment") = 32)
+      .def("add", &add, nb::arg("key"), nb::arg("type"), nb::arg("value"), "type as in GGUFFile.metadata_types")
+      .def("add_tensor", &add_tensor, nb::arg("name"), nb::arg("shape"), nb::arg("format"), "shape in GGUF order, shape[0] the row length")
+      .def("write_tensor", &write_tensor, nb::arg("name"), nb::arg("data"), "uint8, exactly the declared bytes")
+      .def("finish", &gguf::Writer::finish, nb::call_guard<nb::gil_scoped_release>(), "Pads, flushes to the disk, closes.")
+      .def("abort", &gguf::Writer::abort, "Closes and removes the file; harmless after finish.")
+      .def_prop_ro("file_bytes", &gguf::Writer::file_bytes, "size of the finished file, as declared so far")
+      .def("__enter__", [](nb::object self) { return self; })
+      .def("__exit__", [](gguf::Writer& w, nb::handle type, nb::handle, nb::handle) {
+        if (type.is_none()) w.finish();
+        else w.abort();
+      }, nb::arg("type").none(), nb::arg("value").none(), nb::arg("traceback").none());
+}
+
+void init_plan(nb::module_& m) {
+  nb::class_<PyPlan>(m, "Plan", "What plan_model found: the model is sound and hrun can run it.")
+      .def_ro("architecture", &PyPlan::architecture)
+      .def_prop_ro("params", [](const PyPlan& p) { return p.params; })
+      .def_ro("warnings", &PyPlan::warnings);
+  m.def("plan_model", &make_plan, nb::arg("path"),
+        "Checks hyper-parameters, tensors and tokenizer without loading. Raises ModelFileError, UnsupportedModelError.");
+
+  nb::class_<TensorRule>(m, "TensorRule", "A tensor of an architecture, in GGUF and in Hugging Face checkpoints.")
+      .def_prop_ro("role", [](const TensorRule& r) { return std::string(role_name(r.role)); })
+      .def_prop_ro("gguf_name", [](const TensorRule& r) { return std::string(r.gguf_name); }, "'{}' stands for the layer")
+      .def_prop_ro("hf_name", [](const TensorRule& r) { return std::string(r.hf_name); }, "'' if Hugging Face has none")
+      .def_prop_ro("per_layer", [](const TensorRule& r) { return is_layer_role(r.role); })
+      .def_prop_ro("vector", [](const TensorRule& r) { return r.rows == Dim::one; }, "one row; stored as plain floats")
+      .def_ro("required", &TensorRule::required)
+      .def_prop_ro("transform", [](const TensorRule& r) { return std::string(transform_name(r.transform)); });
+  nb::class_<ModelDescription>(m, "Architecture", "An architecture that hrun runs, from the C++ list.")
+      .def_prop_ro("name", [](const ModelDescription& d) { return std::string(d.name); })
+      .def_prop_ro("hf_classes", [](const ModelDescription& d) { return strings(d.hf_classes); })
+      .def_prop_ro("rope", [](const ModelDescription& d) { return d.rope == RopeStyle::interleaved ? "interleaved" : "halves"; })
+      .def_prop_ro("tensors", [](const ModelDescription& d) { return std::vector<TensorRule>(d.tensors.begin(), d.tensors.end()); });
+  m.def("architectures", [] {
+    std::vector<ModelDescription> all;
+    for (const ModelDescription* d : architectures()) all.push_back(*d);
+    return all;
+  }, "The architectures that hrun runs.");
+}
+
+}  // namespace
+
+void init_gguf(nb::module_& m) {
+  init_reader(m);
+  init_writer(m);
+  init_plan(m);
+}
+
+}  // namespace hrun::bindings

@@ -1,0 +1,13 @@
+// Files that people hand to a GGUF reader by accident.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace hrun::gguf {
+
+// A sentence on what a file that does not start with "GGUF" is, and what to do about it.
+std::string describe_foreign(std::span<const uint8_t> data);
+
+}  // namespace hrun::gguf

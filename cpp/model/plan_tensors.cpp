@@ -1,0 +1,130 @@
+// Tensors by role: present where required, of the shapes that the hyper-parameters say.
+#include <cmath>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "formats/list.h"
+#include "model/plan_parts.h"
+
+namespace hrun::planning {
+namespace {
+
+int64_t size_of(Dim dim, const HyperParams& p) {
+  switch (dim) {
+    case Dim::one: return 1;
+    case Dim::embd: return p.n_embd;
+    case Dim::vocab: return p.n_vocab;
+    case Dim::ff: return p.n_ff;
+    case Dim::q: return p.n_heads * p.k_dim;
+    case Dim::k: return p.n_kv_heads * p.k_dim;
+    case Dim::v: return p.n_kv_heads * p.v_dim;
+    case Dim::q_out: return p.n_heads * p.v_dim;
+    case Dim::half_rot: return p.n_rot / 2;
+  }
+  return 0;
+}
+
+std::string shape_text(const gguf::TensorInfo& t) {
+  std::string out;
+  for (int d = 0; d < t.n_dims; ++d) out += format("{}{}", d ? ", " : "", t.dims[d]);
+  return out;
+}
+
+void check_shape(const gguf::File& file, const gguf::TensorInfo& t, const TensorRule& rule, const HyperParams& p) {
+  const auto cols = static_cast<uint64_t>(size_of(rule.cols, p)), rows = static_cast<uint64_t>(size_of(rule.rows, p));
+  if (t.dims[0] == cols && t.dims[1] == rows && t.dims[2] == 1 && t.dims[3] == 1) return;
+  const std::string name = printable(t.name), expected = rule.rows == Dim::one ? format("[{}]", cols) : format("[{}, {}]", cols, rows);
+  if (t.bytes == 0) file.fail("tensor '{}' is empty (shape [{}]), expected {}", name, shape_text(t), expected);
+  if (rule.role == Role::token_embd && t.dims[0] == cols)
+    file.fail("tensor '{}' has {} rows but the vocabulary has {} tokens", name, t.dims[1], rows);
+  const bool transposed = t.dims[0] == rows && t.dims[1] == cols && t.dims[2] == 1 && t.dims[3] == 1;
+  file.fail("tensor '{}' has shape [{}], the metadata says {}{}", name, shape_text(t), expected,
+            transposed ? "; it looks transposed" : "");
+}
+
+// Vectors (norms, biases, factors) act on every token and are small: they must be plain floats, and finite.
+void check_vector(const gguf::File& file, const gguf::TensorInfo& t, Role role) {
+  const FormatInfo* info = find_format(t.format);
+  if (!info || !info->is_float)
+    file.fail("tensor '{}' has format {}, must be f32, f16 or bf16", printable(t.name), info ? info->name : "?");
+  const std::span<const uint8_t> bytes = file.data(t);
+  for (uint64_t i = 0; i < t.dims[0]; ++i) {
+    float value;
+    info->decode_row(bytes.data() + i * info->block_bytes, 1, &value);
+    if (!std::isfinite(value)) file.fail("tensor '{}': value {} is {}, must be finite", printable(t.name), i, value);
+    if (role == Role::rope_freqs && !(value > 0)) file.fail("tensor '{}': value {} is {}, must be positive", printable(t.name), i, value);
+  }
+}
+
+const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule, const std::string& name, const HyperParams& p) {
+  const gguf::TensorInfo* tensor = file.find_tensor(name);
+  if (!tensor) return nullptr;
+  check_shape(file, *tensor, rule, p);
+  if (rule.rows == Dim::one) check_vector(file, *tensor, rule.role);
+  return tensor;
+}
+
+[[noreturn]] void fail_missing(const gguf::File& file, const TensorRule& rule, const std::string& name, int64_t n_layers) {
+  if (!is_layer_role(rule.role)) file.fail("tensor '{}' is missing", name);
+  int64_t present = 0;
+  for (int64_t l = 0; l < n_layers; ++l) present += file.find_tensor(layer_name(rule.gguf_name, l)) != nullptr;
+  file.fail("tensor '{}' is missing ({} of {} layers have it)", name, present, n_layers);
+}
+
+// Tensors of a layer that hrun runs and whose names say that they take part in the computation.
+bool changes_the_result(std::string_view name, int64_t n_layers) {
+  if (name.substr(0, 4) != "blk.") return name == "output.bias" || name == "output_norm.bias" || name == "token_embd_norm.weight";
+  const size_t dot = name.find('.', 4);
+  if (dot == std::string_view::npos || dot == 4 || dot > 4 + 6) return false;
+  int64_t layer = 0;
+  for (const char c : name.substr(4, dot - 4)) {
+    if (c < '0' || c > '9') return false;
+    layer = layer * 10 + (c - '0');
+  }
+  if (layer >= n_layers) return false;
+  const std::string_view rest = name.substr(dot + 1);
+  for (const std::string_view part : {".bias", "_norm", "_exps", "_shexp", "sinks", "ssm_", "_gate_inp", "attn_qkv", "scale"})
+    if (rest.find(part) != std::string_view::npos) return true;
+  return false;
+}
+
+void report_unused(const gguf::File& file, const std::unordered_set<const gguf::TensorInfo*>& used, ModelPlan& plan) {
+  std::string names;
+  int64_t count = 0;
+  for (const gguf::TensorInfo& t : file.tensors()) {
+    if (used.count(&t)) continue;
+    if (changes_the_result(t.name, plan.params.n_layers))
+      unsupported(file, "tensor '{}' is not part of architecture '{}' as hrun knows it; running without it would give wrong results",
+                  printable(t.name), plan.description->name);
+    if (++count <= 5) names += format("{}{}", count > 1 ? ", " : "", printable(t.name));
+  }
+  if (count > 0) plan.warnings.push_back(format("{} tensor{} not used: {}{}", count, count > 1 ? "s are" : " is", names, count > 5 ? ", ..." : ""));
+}
+
+}  // namespace
+
+void place_tensors(const gguf::File& file, ModelPlan& plan) {
+  const HyperParams& p = plan.params;
+  const auto n_roles = static_cast<size_t>(Role::count);
+  plan.globals.assign(n_roles, nullptr);
+  plan.layers.clear();
+  // A file that claims 512 layers and has none fails at its first tensor, before the table is built.
+  std::unordered_set<const gguf::TensorInfo*> used;
+  const auto put = [&](const TensorRule& rule, const std::string& name, std::vector<const gguf::TensorInfo*>& table) {
+    const gguf::TensorInfo* tensor = place(file, rule, name, p);
+    if (!tensor && rule.required) fail_missing(file, rule, name, p.n_layers);
+    if (tensor) used.insert(tensor);
+    table[static_cast<size_t>(rule.role)] = tensor;
+  };
+  for (const TensorRule& rule : plan.description->tensors)
+    if (!is_layer_role(rule.role)) put(rule, std::string(rule.gguf_name), plan.globals);
+  for (int64_t l = 0; l < p.n_layers; ++l) {
+    auto& layer = plan.layers.emplace_back(n_roles, nullptr);
+    for (const TensorRule& rule : plan.description->tensors)
+      if (is_layer_role(rule.role)) put(rule, layer_name(rule.gguf_name, l), layer);
+  }
+  plan.tied_head = plan.global(Role::output) == nullptr;
+  report_unused(file, used, plan);
+}
+
+}  // namespace hrun::planning
