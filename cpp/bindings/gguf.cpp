@@ -241,7 +241,7 @@ void init_reader(nb::module_& m) {
                    "the id in the file; differs for ITQ3_S files of the public fork")
       .def_prop_ro("n_bytes", [](const PyTensor& t) { return t.info->bytes; })
       .def_prop_ro("offset", [](const PyTensor& t) { return t.info->offset; }, "in bytes from the start of the file")
-      .def_prop_ro("data", &data, "uint8 [n_bytes], read-only, the mapped file itself")
+      .def_prop_ro("data", &data, nb::rv_policy::reference, "uint8 [n_bytes], read-only, the mapped file itself")
       .def("verify", [](const PyTensor& t) {
         const gguf::File& file = t.owner();
         nb::gil_scoped_release release;

@@ -34,7 +34,7 @@ struct HyperParams {
   double rope_base = 10000;
   RopeScaling rope_scaling = RopeScaling::none;
   double rope_factor = 1;
-  double rope_attn_factor = 1;      // multiplies cos and sin
+  double rope_attn_factor = 1;      // multiplies cos and sin, beside YaRN's own 1 + 0.1 ln(factor)
   double rope_original_ctx = 0;     // yarn
   double yarn_beta_fast = 32, yarn_beta_slow = 1;
   // llama3 scaling reaches a GGUF as the tensor rope_freqs.weight: factors by which each frequency is divided.

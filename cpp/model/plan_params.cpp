@@ -1,7 +1,6 @@
 // Hyper-parameters: every key that changes what a model computes is read, range-checked, or refused.
 #include <algorithm>
 #include <array>
-#include <cmath>
 
 #include "base/error.h"
 #include "model/plan_parts.h"
@@ -104,7 +103,7 @@ void read_rope(const Keys& keys, HyperParams& p) {
   const gguf::File& file = keys.file();
   p.n_rot = keys.count_or("rope.dimension_count", p.k_dim, 2, static_cast<uint64_t>(p.k_dim));
   if (p.n_rot % 2 != 0) file.fail("key '{}' is {}, must be even and at most {}", keys.key("rope.dimension_count"), p.n_rot, p.k_dim);
-  p.rope_base = keys.number_or("rope.freq_base", 10000, 1, 1e15);
+  p.rope_base = keys.number_or("rope.freq_base", 10000, 2, 1e15);
 
   const std::string type_key = keys.key("rope.scaling.type");
   std::string_view type = file.find_string(type_key).value_or("none");
@@ -129,10 +128,9 @@ void read_rope(const Keys& keys, HyperParams& p) {
   p.rope_original_ctx = static_cast<double>(keys.count_or("rope.scaling.original_context_length", p.n_ctx_train, 1, kMaxContext));
   p.yarn_beta_fast = keys.number_or("rope.scaling.yarn_beta_fast", 32, 1e-3, kMaxFactor);
   p.yarn_beta_slow = keys.number_or("rope.scaling.yarn_beta_slow", 1, 1e-3, kMaxFactor);
-  // YaRN's temperature (arXiv 2309.00071, eq. 22) as a factor of cos and sin; the keys only adjust it.
-  const double attn = keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor) *
-                      keys.number_or("rope.scaling.yarn_attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
-  p.rope_attn_factor = attn * (1 + 0.1 * std::log(std::max(p.rope_factor, 1.0)));
+  // YaRN's temperature belongs to the rope table; these keys only adjust it.
+  p.rope_attn_factor = keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor) *
+                       keys.number_or("rope.scaling.yarn_attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ constexpr std::array kArchitectures = {&architecture::kLlama};
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {
     "token_embd", "output_norm", "output", "rope_freqs",
     "attn_norm", "attn_q", "attn_k", "attn_v", "attn_q_bias", "attn_k_bias", "attn_v_bias", "attn_output",
-    "ffn_norm", "ffn_gate", "ffn_up", "ffn_down",
+    "attn_output_bias", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down", "ffn_gate_bias", "ffn_up_bias", "ffn_down_bias",
 };
 static_assert(!kRoleNames.back().empty(), "a role without a name");
 

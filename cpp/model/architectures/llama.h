@@ -28,11 +28,15 @@ inline constexpr TensorRule kLlamaTensors[] = {
      Transform::interleave_k_heads},
     {Role::attn_v_bias, "blk.{}.attn_v.bias", "model.layers.{}.self_attn.v_proj.bias", Dim::one, Dim::v, false},
     {Role::attn_output, "blk.{}.attn_output.weight", "model.layers.{}.self_attn.o_proj.weight", Dim::embd, Dim::q_out, true},
+    {Role::attn_output_bias, "blk.{}.attn_output.bias", "model.layers.{}.self_attn.o_proj.bias", Dim::one, Dim::embd, false},
 
     {Role::ffn_norm, "blk.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true},
     {Role::ffn_gate, "blk.{}.ffn_gate.weight", "model.layers.{}.mlp.gate_proj.weight", Dim::ff, Dim::embd, true},
     {Role::ffn_up, "blk.{}.ffn_up.weight", "model.layers.{}.mlp.up_proj.weight", Dim::ff, Dim::embd, true},
     {Role::ffn_down, "blk.{}.ffn_down.weight", "model.layers.{}.mlp.down_proj.weight", Dim::embd, Dim::ff, true},
+    {Role::ffn_gate_bias, "blk.{}.ffn_gate.bias", "model.layers.{}.mlp.gate_proj.bias", Dim::one, Dim::ff, false},
+    {Role::ffn_up_bias, "blk.{}.ffn_up.bias", "model.layers.{}.mlp.up_proj.bias", Dim::one, Dim::ff, false},
+    {Role::ffn_down_bias, "blk.{}.ffn_down.bias", "model.layers.{}.mlp.down_proj.bias", Dim::one, Dim::embd, false},
 };
 
 inline constexpr ModelDescription kLlama = {"llama", kLlamaClasses, RopeStyle::interleaved, kLlamaTensors};
