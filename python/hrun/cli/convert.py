@@ -1,0 +1,174 @@
+"""hrun-convert: a Hugging Face folder or a GGUF file to a GGUF file of a given format.
+
+Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 Ctrl-C, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from hrun import _core
+
+# Options of llama.cpp's tools and of hrun's plan that a later version brings: refused, never ignored.
+_LATER = ("--calibrate", "--imatrix", "--preset", "--target-bpw", "--report")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    from hrun.convert import encodable_formats
+
+    names = encodable_formats()
+    parser = argparse.ArgumentParser(
+        prog="hrun-convert", allow_abbrev=False,
+        description="Convert a Hugging Face folder (safetensors) or a GGUF file to a GGUF file.",
+        epilog="An existing output file is replaced in one step when the new one is complete; until then, and after an error or "
+               "Ctrl-C, it stays as it was.")
+    parser.add_argument("source", metavar="SRC", type=Path, help="Hugging Face folder, or a GGUF file of any format that hrun reads")
+    parser.add_argument("-o", "--output", "--outfile", metavar="OUT", type=Path,
+                        help="file to write (default: the source's name and the type, in the current folder)")
+    parser.add_argument("--type", "--outtype", metavar="TYPE", dest="format", required=True, type=_format_name,
+                        help=f"format of the weights: {', '.join(names)}")
+    parser.add_argument("--tensor-type", metavar="REGEX=TYPE", action="append", default=[], type=_tensor_type,
+                        help="format of the tensors in whose name REGEX is found; may be repeated, the first match wins")
+    parser.add_argument("--token-embedding-type", metavar="TYPE", type=_format_name, help="format of the token embedding")
+    parser.add_argument("--output-tensor-type", metavar="TYPE", type=_format_name, help="format of the output head")
+    parser.add_argument("--pure", action="store_true", help="embedding and head in TYPE too")
+    parser.add_argument("-t", "--threads", metavar="N", type=_thread_count, default=0, help="encoding threads (default: all)")
+    parser.add_argument("--dry-run", action="store_true", help="print the table of tensors and sizes, write nothing")
+    parser.add_argument("-v", "--verbose", action="store_true", help="list every tensor; show where an error came from")
+    for option in _LATER:
+        parser.add_argument(option, nargs="?", action=_NotYet, help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"hrun {_core.__version__}")
+    return parser
+
+
+class _NotYet(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: object, values: object, option: str | None = None) -> NoReturn:
+        parser.error(f"{option} is not available yet in this version")
+
+
+def _format_name(text: str) -> str:
+    from hrun.convert.plan import find_format
+
+    try:
+        return str(find_format(text).name)
+    except _core.ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _tensor_type(text: str) -> tuple[str, str]:
+    pattern, equals, name = text.rpartition("=")
+    if not equals or not pattern:
+        raise argparse.ArgumentTypeError(f"expected REGEX=TYPE, found '{text}'")
+    return pattern, _format_name(name)
+
+
+def _thread_count(text: str) -> int:
+    try:
+        n = int(text)
+    except ValueError:
+        n = -1
+    if not 0 <= n <= 1024:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1024, found '{text}'")
+    return n
+
+
+def default_output(source: Path, name: str, format_name: str) -> Path:
+    """NAME-TYPE.gguf in the current folder; a format at the end of a GGUF source's name is replaced."""
+    if source.is_dir():
+        stem = name
+    else:
+        stem = source.name[: -len(".gguf")] if source.name.lower().endswith(".gguf") else source.name
+        for info in _core.formats():
+            suffix = f"-{info.name}"
+            if stem.lower().endswith(suffix) and len(stem) > len(suffix):
+                stem = stem[: -len(suffix)]
+                break
+    return Path(f"{stem}-{format_name.upper()}.gguf")
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """A progress bar with the time left on stderr's terminal; nothing elsewhere."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.fields[tensor]}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("encode", total=None, tensor="")
+        yield lambda done, total, tensor: bar.update(task, completed=done, total=total, tensor=tensor)
+
+
+class _Terminated(BaseException):
+    """SIGTERM or SIGHUP, unwound like Ctrl-C so that the partial file is removed."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated(number)
+
+
+def _note(text: str) -> None:
+    print(f"hrun-convert: {text}", file=sys.stderr)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """The conversion itself.  Raises hrun.Error and OSError."""
+    from hrun.convert import PlanOptions, check_output, make_plan, open_source, print_plan, write_plan
+    from hrun.convert.table import size_text
+
+    source = open_source(arguments.source)
+    output = arguments.output if arguments.output is not None else default_output(arguments.source, source.name, arguments.format)
+    plan = make_plan(source, PlanOptions(
+        format=arguments.format, tensor_types=arguments.tensor_type, embedding_format=arguments.token_embedding_type,
+        head_format=arguments.output_tensor_type, pure=arguments.pure))
+    for note in source.notes:
+        _note(f"note: {note}")
+    print_plan(plan, sys.stderr, every_tensor=arguments.verbose)
+    replaced = check_output(source, output).exists()
+    if arguments.dry_run:
+        _note(f"dry run: {output} not written" + (" (it exists and would be replaced)" if replaced else ""))
+        return
+    with _progress(quiet=not sys.stderr.isatty()) as progress:
+        size = write_plan(plan, output, arguments.threads, progress)
+    _note(f"{'replaced' if replaced else 'wrote'} {output}, {size_text(size)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    try:
+        run(arguments)
+        return 0
+    except KeyboardInterrupt:
+        _note("interrupted; nothing was written")
+        return 130
+    except _Terminated as stop:
+        _note("terminated; nothing was written")
+        return 128 + stop.number
+    except BrokenPipeError:  # stderr was closed by its reader
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        return 1
+    except (_core.Error, OSError, MemoryError) as error:
+        if arguments.verbose:
+            raise
+        text = str(error) if isinstance(error, _core.Error) else f"{type(error).__name__}: {error}"
+        _note(f"error: {text}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Which tensor gets which format.
+
+The rules, first match wins:
+  1. one-dimensional tensors (norms, biases, tables) are F32;
+  2. `tensor_types`: the first pattern that is found in the tensor's name;
+  3. `embedding_format`, `head_format`;
+  4. without `pure`, embedding and head of a model below 6 bits get the guard format: Q6_K where it can be written, else Q8_0;
+     they are a large part of a small model's error and a small part of a large model's size;
+  5. the format of the file.
+A format that cannot hold the tensor's rows is replaced by the smallest one that can and is at least as wide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hrun import _core
+from hrun._core import ArgumentError
+
+from .folder import shown
+from .source import Source, SourceTensor
+
+_GUARD_FORMATS = ("q6_k", "q8_0")
+_GUARD_BELOW_BITS = 6.0
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """format: name of the file's format.  tensor_types: (regular expression, format name) pairs."""
+
+    format: str
+    tensor_types: Sequence[tuple[str, str]] = ()
+    embedding_format: str | None = None
+    head_format: str | None = None
+    pure: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """reason: why the format is not the file's, "" where it is."""
+
+    tensor: SourceTensor
+    format: Any  # FormatInfo
+    n_bytes: int
+    reason: str = ""
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8.0 * self.n_bytes / self.tensor.n_values
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    source: Source
+    format: Any  # FormatInfo
+    tensors: list[PlannedTensor] = field(default_factory=list)
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(planned.n_bytes for planned in self.tensors)
+
+    @property
+    def n_values(self) -> int:
+        return sum(planned.tensor.n_values for planned in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Of all tensors."""
+        return 8.0 * self.data_bytes / max(1, self.n_values)
+
+    @property
+    def layer_bits_per_weight(self) -> float:
+        """Of all tensors but the embedding and the head."""
+        outside = (self.source.embedding, self.source.head)
+        layers = [p for p in self.tensors if p.tensor.name not in outside]
+        return 8.0 * sum(p.n_bytes for p in layers) / max(1, sum(p.tensor.n_values for p in layers))
+
+    def formats_used(self) -> list[Any]:
+        """FormatInfo of every format in the file, in registry order."""
+        names = {planned.format.name for planned in self.tensors}
+        return [info for info in _core.formats() if info.name in names]
+
+
+def encodable_formats() -> list[str]:
+    """Names of the formats that can be written, in registry order."""
+    return [info.name for info in _core.formats() if info.encodable]
+
+
+def find_format(name: str) -> Any:
+    """FormatInfo of an encodable format, by name in any case.  Raises ArgumentError."""
+    for info in _core.formats():
+        if info.name == name.lower():
+            if info.encodable:
+                return info
+            raise ArgumentError(f"format '{name}' can be read but not written; written are {', '.join(encodable_formats())}")
+    raise ArgumentError(f"unknown format '{shown(name)}'; written are {', '.join(encodable_formats())}")
+
+
+def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
+    """Chooses every tensor's format.  Raises ArgumentError (unknown format, bad or unmatched pattern)."""
+    wanted = find_format(options.format)
+    patterns = [(_compiled(pattern), find_format(name)) for pattern, name in options.tensor_types]
+    guard = _guard_format(wanted)
+    by_role = {}
+    if source.embedding is not None and options.embedding_format is not None:
+        by_role[source.embedding] = find_format(options.embedding_format)
+    if options.head_format is not None:
+        # A tied head is the embedding: asking for a format of the head means that tensor, unless it was named itself.
+        name = source.head if source.head is not None else source.embedding
+        if name is not None:
+            by_role.setdefault(name, find_format(options.head_format))
+    matched: set[int] = set()
+    planned = []
+    for tensor in source.tensors:
+        chosen, reason = wanted, ""
+        if len(tensor.shape) == 1:
+            planned.append(_fitted(tensor, find_format("f32"), "" if wanted.is_float and wanted.name == "f32" else "one-dimensional"))
+            continue
+        index = next((i for i, (pattern, _) in enumerate(patterns) if pattern.search(tensor.name)), None)
+        for i, (pattern, _) in enumerate(patterns):
+            if pattern.search(tensor.name):
+                matched.add(i)
+        if index is not None:
+            chosen, reason = patterns[index][1], f"--tensor-type {patterns[index][0].pattern}"
+        elif tensor.name in by_role:
+            chosen, reason = by_role[tensor.name], "asked for"
+        elif not options.pure and guard is not None and tensor.name in (source.embedding, source.head):
+            chosen, reason = guard, "head" if tensor.name == source.head else "embedding" if source.head else "embedding and head"
+        planned.append(_fitted(tensor, chosen, reason))
+    for i, (pattern, _) in enumerate(patterns):
+        if i not in matched:
+            raise ArgumentError(f"--tensor-type {pattern.pattern}: matches no tensor with more than one dimension")
+    return ConversionPlan(source, wanted, planned)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ArgumentError(f"--tensor-type {shown(pattern)}: not a regular expression: {error}") from None
+
+
+def _guard_format(wanted: Any) -> Any | None:
+    """The format of embedding and head, None where the file's own will do."""
+    if wanted.is_float or wanted.bits_per_weight >= _GUARD_BELOW_BITS:
+        return None
+    by_name = {info.name: info for info in _core.formats() if info.encodable}
+    return next((by_name[name] for name in _GUARD_FORMATS if name in by_name), None)
+
+
+def _fitted(tensor: SourceTensor, wanted: Any, reason: str) -> PlannedTensor:
+    """The tensor in `wanted`, or in the narrowest format that is at least as wide and can hold its rows.
+
+    A plain format is not replaced by a rotated one: the file must stay readable by others.
+    """
+    chosen = wanted
+    if not wanted.row_ok(tensor.cols):
+        fitting = [info for info in _core.formats() if info.encodable and info.row_ok(tensor.cols)
+                   and info.bits_per_weight >= wanted.bits_per_weight and (wanted.rotated or not info.rotated)]
+        chosen = min(fitting, key=lambda info: info.bits_per_weight)
+        reason = f"rows of {tensor.cols} do not fit {wanted.name.upper()}"
+    return PlannedTensor(tensor, chosen, tensor.rows * chosen.row_bytes(tensor.cols), reason)

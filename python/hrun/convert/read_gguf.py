@@ -1,0 +1,72 @@
+"""A GGUF file of any format that hrun reads as a Source: metadata copied, tensors decoded row by row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hrun import _core
+from hrun._core import ModelFileError, UnsupportedModelError
+
+from .folder import shown
+from .source import Entry, Source, SourceTensor
+
+# What describes the coding of the source, not the model; the writer states its own.
+_DROPPED = ("general.file_type", "general.quantization_version", "general.quantized_by", "general.alignment")
+_DROPPED_PREFIXES = ("hrun.format.", "quantize.imatrix.")
+
+
+def read_gguf(path: Path) -> Source:
+    """Opens and validates the file.  Raises ModelFileError, UnsupportedModelError."""
+    file = _core.GGUFFile(str(path))
+    metadata, types = file.metadata, file.metadata_types
+    notes: list[str] = []
+    if not file.tensors:
+        raise ModelFileError(f"{path}: holds no tensors, only metadata")
+    if isinstance(parts := metadata.get("split.count"), int) and parts > 1:
+        raise UnsupportedModelError(f"{path}: is one of {parts} parts of a split model; merge the parts first")
+    try:
+        _core.plan_model(str(path))
+    except UnsupportedModelError as error:
+        notes.append(f"hrun cannot run this model, only convert it: {error}")
+    formats = {info.name: info for info in _core.formats()}
+    requantized = sorted({t.format for t in file.tensors if t.format in formats and not formats[t.format].is_float})
+    if requantized:
+        notes.append(f"the source is already quantized ({', '.join(requantized)}); coding it again adds to its error: "
+                     "convert from the original where you have it")
+    entries = [Entry(key, types[key], value) for key, value in metadata.items()
+               if key not in _DROPPED and not key.startswith(_DROPPED_PREFIXES)]
+    tensors = [_tensor(path, file, info) for info in file.tensors]
+    embedding, head = _roles(metadata.get("general.architecture"))
+    names = {tensor.name for tensor in tensors}
+    name = metadata.get("general.name")
+    return Source(path=path, kind="GGUF file", name=name if isinstance(name, str) else path.stem, metadata=entries,
+                  tensors=tensors, embedding=embedding if embedding in names else None, head=head if head in names else None,
+                  files=[path], notes=notes)
+
+
+def _roles(architecture: Any) -> tuple[str, str]:
+    """Names of the embedding and of the head; an unknown architecture is taken to use the first one's names."""
+    known = _core.architectures()
+    chosen = next((a for a in known if a.name == architecture), known[0])
+    roles = {rule.role: rule.gguf_name for rule in chosen.tensors}
+    return roles["token_embd"], roles["output"]
+
+
+def _tensor(path: Path, file: Any, info: Any) -> SourceTensor:
+    known = {fmt.name: fmt for fmt in _core.formats()}
+    if info.format not in known:
+        raise UnsupportedModelError(f"{path}: tensor '{shown(info.name)}' has the format {shown(info.format)} (id {info.format_id}), "
+                                    f"which hrun does not read; it reads {', '.join(known)}")
+    cols = info.shape[0]
+    row_bytes = known[info.format].row_bytes(cols)
+
+    def read_rows(first: int, last: int) -> npt.NDArray[np.float32]:
+        out: npt.NDArray[np.float32] = _core.decode(info.format, info.data[first * row_bytes : last * row_bytes], last - first, cols)
+        return out
+
+    return SourceTensor(info.name, tuple(info.shape), info.format, read_rows, origin=f"{path}: {shown(info.name)}",
+                        read_bytes=lambda: info.data)

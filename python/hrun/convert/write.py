@@ -1,0 +1,292 @@
+"""Encodes a plan into a GGUF file that appears under its name only when it is complete.
+
+The file is written as NAME.partial-PID beside its destination, validated, flushed to disk and renamed.  Memory holds one
+encoded tensor and a few slices of its rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hrun import _core
+from hrun._core import ArgumentError, ConversionError, UnsupportedModelError
+
+from .folder import shown
+from .plan import ConversionPlan, PlannedTensor
+from .source import Entry, Source
+from .table import size_text
+
+_SLICE_VALUES = 1 << 18  # weights per encoding task: large against the call's cost, small against a tensor
+_SAFE_MAGNITUDE = 1000.0  # below it no scale of any format can leave fp16's range (65504)
+
+Bytes = npt.NDArray[np.uint8]
+Progress = Callable[[int, int, str], None]
+
+
+def check_output(source: Source, output: Path) -> Path:
+    """The real path to write.  Raises ArgumentError for an output that is an input, not a file, or in no folder."""
+    real = Path(os.path.realpath(output))
+    if not real.parent.is_dir():
+        raise ArgumentError(f"{output}: the folder {real.parent} does not exist")
+    try:
+        status = real.stat()
+    except FileNotFoundError:
+        return real
+    except OSError as error:
+        raise ArgumentError(f"{output}: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ArgumentError(f"{output}: exists and is not a regular file")
+    for path in source.files:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.stat(), status):
+                raise ArgumentError(f"{output}: is also read as input ({path}); choose another output")
+    return real
+
+
+def write_plan(plan: ConversionPlan, output: Path, n_threads: int = 0, progress: Progress | None = None) -> int:
+    """Writes the file and returns its size in bytes; an existing file is replaced at the end, in one step.
+
+    progress(weights done, all weights, tensor) is called as slices finish.  n_threads 0: all of the machine's.
+    Raises ArgumentError, ConversionError (weights not finite or beyond the format, full disk), ModelFileError; after an
+    error or KeyboardInterrupt nothing new is in the folder and an old file is untouched.
+    """
+    real = check_output(plan.source, output)
+    clean_stale_partials(real)
+    metadata = file_metadata(plan)
+    _check_free_space(plan, metadata, real)
+    n_threads = n_threads or len(os.sched_getaffinity(0))
+    with _partial_file(real) as partial:
+        try:
+            writer = _core.GGUFWriter(str(partial))
+            try:
+                for entry in metadata:
+                    writer.add(entry.key, entry.type, entry.value)
+                for planned in plan.tensors:
+                    writer.add_tensor(planned.tensor.name, list(planned.tensor.shape), planned.format.name)
+                _write_tensors(plan, writer, n_threads, progress)
+                writer.finish()
+            except BaseException:
+                writer.abort()
+                raise
+            _validate(partial, plan)
+            size = partial.stat().st_size
+            os.replace(partial, real)
+            _sync_folder(real.parent)
+        except OSError as error:
+            raise ConversionError(f"{output}: {error.strerror or error}; nothing was written") from error
+    return size
+
+
+def _write_tensors(plan: ConversionPlan, writer: object, n_threads: int, progress: Progress | None) -> None:
+    done, total = 0, plan.n_values
+
+    def advance(n: int, name: str) -> None:
+        nonlocal done
+        done += n
+        if progress is not None:
+            progress(done, total, name)
+
+    with _encoders(n_threads) as pool:
+        for planned in plan.tensors:
+            writer.write_tensor(planned.tensor.name, _encode_tensor(planned, pool, n_threads, advance))  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _encoders(n_threads: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="hrun-encode")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: int, advance: Callable[[int, str], None]) -> Bytes:
+    """All blocks of the tensor, uint8 [n_bytes], encoded in slices of rows by the pool."""
+    tensor, info = planned.tensor, planned.format
+    as_is = tensor.read_bytes() if tensor.read_bytes is not None and tensor.format == info.name else None
+    out = as_is if as_is is not None else np.empty(planned.n_bytes, np.uint8)
+    row_bytes = info.row_bytes(tensor.cols)
+    step = max(tensor.row_step, _SLICE_VALUES // tensor.cols // tensor.row_step * tensor.row_step)
+
+    def encode(first: int, last: int) -> int:
+        weights = tensor.read_rows(first, last)
+        largest = _largest_magnitude(planned, weights, first)
+        if as_is is None:
+            blocks = _core.encode(info.name, weights, tensor=tensor.name)
+            if largest > _SAFE_MAGNITUDE:
+                _check_range(planned, blocks, last - first, largest)
+            out[first * row_bytes : last * row_bytes] = blocks
+        return (last - first) * tensor.cols
+
+    running: deque[Future[int]] = deque()
+    try:
+        for first in range(0, tensor.rows, step):
+            if len(running) > 2 * n_threads:  # bounds the slices in memory
+                advance(running.popleft().result(), tensor.name)
+            running.append(pool.submit(encode, first, min(first + step, tensor.rows)))
+        while running:
+            advance(running.popleft().result(), tensor.name)
+    except BaseException:
+        for future in running:
+            future.cancel()
+        raise
+    return out
+
+
+def _largest_magnitude(planned: PlannedTensor, weights: npt.NDArray[np.float32], first_row: int) -> float:
+    """max |w| of the slice.  Raises ConversionError that names the first weight that is not finite."""
+    if weights.size == 0:
+        return 0.0
+    low, high = float(weights.min()), float(weights.max())  # NaN if any is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        row, col = np.argwhere(~np.isfinite(weights))[0]
+        raise ConversionError(f"{planned.tensor.origin}: tensor '{shown(planned.tensor.name)}': value {col} of row {first_row + row} "
+                              f"is {weights[row, col]}; weights must be finite")
+    return max(-low, high)
+
+
+def _check_range(planned: PlannedTensor, blocks: Bytes, rows: int, largest: float) -> None:
+    decoded = _core.decode(planned.format.name, blocks, rows, planned.tensor.cols)
+    if not np.isfinite(decoded).all():
+        raise ConversionError(f"{planned.tensor.origin}: tensor '{shown(planned.tensor.name)}' has weights up to {largest:g}, beyond "
+                              f"the range of {planned.format.name.upper()}; use F32 or BF16 for it (--tensor-type)")
+
+
+def file_metadata(plan: ConversionPlan) -> list[Entry]:
+    """The source's metadata and what describes this file's coding."""
+    entries = list(plan.source.metadata)
+    entries.append(Entry("general.file_type", "u32", _file_type(plan)))
+    entries.append(Entry("general.quantization_version", "u32", 2))
+    entries.append(Entry("general.quantized_by", "string", f"hrun {getattr(_core, '__version__', '')}".strip()))
+    for info in plan.formats_used():
+        if info.rotated:
+            entries += [
+                Entry(f"hrun.format.{info.name}.version", "u32", 1),
+                Entry(f"hrun.format.{info.name}.id", "u32", info.id),
+                Entry(f"hrun.format.{info.name}.block", "u32", info.block_values),
+                Entry(f"hrun.format.{info.name}.block_bytes", "u32", info.block_bytes),
+                Entry(f"hrun.format.{info.name}.rotation", "string", "hadamard"),
+                Entry(f"hrun.format.{info.name}.rotation_block", "u32", 256),
+                Entry(f"hrun.format.{info.name}.rotation_tail", "array<u32>", [128, 64, 32]),
+                Entry(f"hrun.format.{info.name}.signs", "string", "splitmix64" if info.signed_rotation else "none"),
+            ]
+    return entries
+
+
+def _file_type(plan: ConversionPlan) -> int:
+    """llama.cpp's number for files mostly in this format; our formats' own ids, which no other program knows, for ours."""
+    from gguf import LlamaFileType
+
+    name = plan.format.name.upper()
+    for candidate in (f"ALL_{name}", f"MOSTLY_{name}", f"MOSTLY_{name}_S"):
+        if candidate in LlamaFileType.__members__:
+            return int(LlamaFileType[candidate])
+    return int(plan.format.id) if plan.format.rotated else int(LlamaFileType.GUESSED)
+
+
+def _check_free_space(plan: ConversionPlan, metadata: list[Entry], real: Path) -> None:
+    header = sum(_value_bytes(entry) + len(entry.key) + 16 for entry in metadata) + 128 * len(plan.tensors)
+    needed = plan.data_bytes + 32 * len(plan.tensors) + header
+    free = shutil.disk_usage(real.parent).free
+    if needed > free:
+        raise ConversionError(f"{real}: not enough room: the file takes {size_text(needed)}, {size_text(free)} are free in {real.parent}")
+
+
+def _value_bytes(entry: Entry) -> int:
+    values = entry.value if isinstance(entry.value, list) else [entry.value]
+    return sum(8 + len(v) * (1 if isinstance(v, bytes) else 3) if isinstance(v, (str, bytes)) else 8 for v in values)
+
+
+def _validate(partial: Path, plan: ConversionPlan) -> None:
+    """Reads the finished file back as a model, unless the source itself was of a kind that hrun does not run."""
+    try:
+        _core.plan_model(str(partial))
+    except UnsupportedModelError:
+        if plan.source.kind != "GGUF file":
+            raise
+
+
+_active: set[Path] = set()  # partial files of this process
+
+
+@contextlib.contextmanager
+def _partial_file(real: Path) -> Iterator[Path]:
+    """The temporary path, empty and locked for as long as this process lives; whatever is there on leaving is removed."""
+    partial = real.with_name(f"{real.name}.partial-{os.getpid()}")
+    if partial in _active:
+        raise ArgumentError(f"{real}: is already being written by this process")
+    try:
+        fd = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise ConversionError(f"{partial}: cannot be created: {error.strerror}") from None
+    _active.add(partial)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: the process id has to do
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield partial
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+        os.close(fd)
+        _active.discard(partial)
+
+
+def clean_stale_partials(real: Path) -> None:
+    """Removes what conversions to the same name left behind when their process was killed."""
+    pattern = re.compile(re.escape(real.name) + r"\.partial-(\d{1,9})")
+    for entry in os.scandir(real.parent):
+        match = pattern.fullmatch(entry.name)
+        if match and Path(entry.path) not in _active and not _is_alive(int(match[1])) and not _is_locked(entry.path):
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # ours would be in _active: an earlier process had this number
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_locked(path: str) -> bool:
+    """Does a living process hold the file's lock, perhaps in another container, where process ids differ?"""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError:  # some network file systems cannot; the rename itself has happened
+        pass
+    finally:
+        os.close(fd)
