@@ -90,6 +90,7 @@ void init_formats(nb::module_& m) {
       .def_ro("id", &FormatInfo::id, "GGML type id, or 0x48520000 + n for our own")
       .def_ro("block_values", &FormatInfo::block_values)
       .def_ro("block_bytes", &FormatInfo::block_bytes)
+      .def_ro("version", &FormatInfo::version, "of the format's definition; written into each file of our own formats")
       .def_ro("is_float", &FormatInfo::is_float)
       .def_ro("encodable", &FormatInfo::encodable, "can hrun write it?")
       .def_prop_ro("rotated", [](const FormatInfo& f) { return is_rotated(f.activation); })

@@ -140,6 +140,7 @@ struct FormatInfo {
   int block_values;
   size_t block_bytes;
   Activation activation;
+  int version;                // kVersion of formats that may change, written into each file; else 1
   bool has_offset;
   bool is_float;
   bool encodable;

@@ -39,6 +39,8 @@ constexpr FormatInfo describe() {
   info.block_values = F::kBlockValues;
   info.block_bytes = F::kBlockBytes;
   info.activation = F::kActivation;
+  info.version = 1;
+  if constexpr (requires { F::kVersion; }) info.version = F::kVersion;
   if constexpr (QuantizedFormat<F>) info.has_offset = F::kHasOffset;
   info.is_float = FloatFormat<F>;
   info.row_ok = [](int64_t cols) { return F::row_ok(cols); };

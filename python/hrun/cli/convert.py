@@ -147,23 +147,25 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+    verbose = False
     try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _terminate)
+        arguments = build_parser().parse_args(argv)
+        verbose = arguments.verbose
         run(arguments)
         return 0
     except KeyboardInterrupt:
-        _note("interrupted; nothing was written")
+        _note("interrupted")
         return 130
     except _Terminated as stop:
-        _note("terminated; nothing was written")
+        _note("terminated")
         return 128 + stop.number
     except BrokenPipeError:  # stderr was closed by its reader
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         return 1
     except (_core.Error, OSError, MemoryError) as error:
-        if arguments.verbose:
+        if verbose:
             raise
         text = str(error) if isinstance(error, _core.Error) else f"{type(error).__name__}: {error}"
         _note(f"error: {text}")

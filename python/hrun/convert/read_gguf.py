@@ -33,13 +33,13 @@ def read_gguf(path: Path) -> Source:
     except UnsupportedModelError as error:
         notes.append(f"hrun cannot run this model, only convert it: {error}")
     formats = {info.name: info for info in _core.formats()}
-    requantized = sorted({t.format for t in file.tensors if t.format in formats and not formats[t.format].is_float})
+    requantized = sorted({t.format for t in file.tensors if not formats[t.format].is_float})
     if requantized:
         notes.append(f"the source is already quantized ({', '.join(requantized)}); coding it again adds to its error: "
                      "convert from the original where you have it")
     entries = [Entry(key, types[key], value) for key, value in metadata.items()
                if key not in _DROPPED and not key.startswith(_DROPPED_PREFIXES)]
-    tensors = [_tensor(path, file, info) for info in file.tensors]
+    tensors = [_tensor(path, info, formats[info.format]) for info in file.tensors]
     embedding, head = _roles(metadata.get("general.architecture"))
     names = {tensor.name for tensor in tensors}
     name = metadata.get("general.name")
@@ -56,13 +56,9 @@ def _roles(architecture: Any) -> tuple[str, str]:
     return roles["token_embd"], roles["output"]
 
 
-def _tensor(path: Path, file: Any, info: Any) -> SourceTensor:
-    known = {fmt.name: fmt for fmt in _core.formats()}
-    if info.format not in known:
-        raise UnsupportedModelError(f"{path}: tensor '{shown(info.name)}' has the format {shown(info.format)} (id {info.format_id}), "
-                                    f"which hrun does not read; it reads {', '.join(known)}")
+def _tensor(path: Path, info: Any, format_info: Any) -> SourceTensor:
     cols = info.shape[0]
-    row_bytes = known[info.format].row_bytes(cols)
+    row_bytes = format_info.row_bytes(cols)
 
     def read_rows(first: int, last: int) -> npt.NDArray[np.float32]:
         out: npt.NDArray[np.float32] = _core.decode(info.format, info.data[first * row_bytes : last * row_bytes], last - first, cols)

@@ -173,7 +173,7 @@ def file_metadata(plan: ConversionPlan) -> list[Entry]:
     for info in plan.formats_used():
         if info.rotated:
             entries += [
-                Entry(f"hrun.format.{info.name}.version", "u32", 1),
+                Entry(f"hrun.format.{info.name}.version", "u32", info.version),
                 Entry(f"hrun.format.{info.name}.id", "u32", info.id),
                 Entry(f"hrun.format.{info.name}.block", "u32", info.block_values),
                 Entry(f"hrun.format.{info.name}.block_bytes", "u32", info.block_bytes),
@@ -227,19 +227,21 @@ def _partial_file(real: Path) -> Iterator[Path]:
     partial = real.with_name(f"{real.name}.partial-{os.getpid()}")
     if partial in _active:
         raise ArgumentError(f"{real}: is already being written by this process")
-    try:
-        fd = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise ConversionError(f"{partial}: cannot be created: {error.strerror}") from None
+    fd = -1
     _active.add(partial)
     try:
+        try:
+            fd = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise ConversionError(f"{partial}: cannot be created: {error.strerror}") from None
         with contextlib.suppress(OSError):  # a file system without locks: the process id has to do
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield partial
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             partial.unlink()
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
         _active.discard(partial)
 
 
