@@ -229,6 +229,11 @@ std::string_view transform_name(Transform transform) {
   return kNames[static_cast<size_t>(transform)];
 }
 
+std::string_view dim_name(Dim dim) {
+  constexpr std::string_view kNames[] = {"one", "embd", "vocab", "ff", "q", "k", "v", "q_out", "half_rot"};
+  return kNames[static_cast<size_t>(dim)];
+}
+
 std::vector<std::string> strings(std::span<const std::string_view> views) { return {views.begin(), views.end()}; }
 
 void init_reader(nb::module_& m) {
@@ -308,6 +313,8 @@ void init_plan(nb::module_& m) {
       .def_prop_ro("hf_name", [](const TensorRule& r) { return std::string(r.hf_name); }, "'' if Hugging Face has none")
       .def_prop_ro("per_layer", [](const TensorRule& r) { return is_layer_role(r.role); })
       .def_prop_ro("vector", [](const TensorRule& r) { return r.rows == Dim::one; }, "one row; stored as plain floats")
+      .def_prop_ro("rows", [](const TensorRule& r) { return std::string(dim_name(r.rows)); }, "name of the length, e.g. \"embd\"")
+      .def_prop_ro("cols", [](const TensorRule& r) { return std::string(dim_name(r.cols)); })
       .def_ro("required", &TensorRule::required)
       .def_prop_ro("transform", [](const TensorRule& r) { return std::string(transform_name(r.transform)); });
   nb::class_<ModelDescription>(m, "Architecture", "An architecture that hrun runs, from the C++ list.")

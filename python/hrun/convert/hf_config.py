@@ -113,6 +113,8 @@ class HFConfig:
     rope_base: float
     rope: RopeScaling
     tied: bool
+    attention_bias: bool
+    mlp_bias: bool
 
     def metadata(self, arch: str) -> list[Entry]:
         """llama.cpp's keys for this architecture."""
@@ -178,7 +180,8 @@ def read_config(path: str, values: dict[str, Any]) -> HFConfig:
         n_layers=config.integer("num_hidden_layers", high=65535), n_embd=n_embd, n_ff=config.integer("intermediate_size"),
         n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, n_vocab=config.integer("vocab_size"), n_ctx=n_ctx,
         rms_eps=config.number("rms_norm_eps", default=1e-6), rope_base=rope_base, rope=rope,
-        tied=config.boolean("tie_word_embeddings", False))
+        tied=config.boolean("tie_word_embeddings", False), attention_bias=config.boolean("attention_bias", False),
+        mlp_bias=config.boolean("mlp_bias", False))
 
 
 def _read_rope(config: ConfigObject, head_dim: int, n_ctx: int) -> tuple[float, RopeScaling]:

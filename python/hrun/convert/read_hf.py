@@ -146,14 +146,15 @@ def _tensors(architecture: Any, config: HFConfig, stored: Stored, path: Path, no
                 out.append(_computed(gguf_name, config.rope.factors))
             return
         hf_name = rule.hf_name.replace("{}", str(layer))
-        tied_head = rule.role == "output" and config.tied
-        if hf_name not in stored or tied_head:
-            if tied_head and hf_name in stored:
+        if rule.role == "output" and config.tied:
+            if hf_name in stored:
                 used.add(hf_name)
                 notes.append(f"'{hf_name}' left out: the head is tied to the embedding ('tie_word_embeddings')")
-            elif rule.required or (rule.role == "output" and not config.tied):
-                raise ModelFileError(f"{path}: tensor '{hf_name}' is missing")
             return
+        if not (rule.required or _asked_for(rule.role, config)):
+            return  # if the file has it all the same, it is refused below
+        if hf_name not in stored:
+            raise ModelFileError(f"{path}: tensor '{hf_name}' is missing")
         used.add(hf_name)
         out.append(_stored(rule, gguf_name, stored[hf_name], sizes, config))
 
@@ -170,6 +171,13 @@ def _tensors(architecture: Any, config: HFConfig, stored: Stored, path: Path, no
         raise UnsupportedModelError(f"{stored[left[0]][0].shown_path}: tensor '{shown(left[0])}'{more} has no place in the "
                                     f"architecture '{architecture.name}' with {config.n_layers} layers")
     return out
+
+
+def _asked_for(role: str, config: HFConfig) -> bool:
+    """Does the configuration ask for this tensor, which the architecture leaves open?"""
+    if role.endswith("_bias"):
+        return config.attention_bias if role.startswith("attn_") else config.mlp_bias
+    return role == "output" and not config.tied
 
 
 def _computed(name: str, values: Floats) -> SourceTensor:
