@@ -107,7 +107,8 @@ struct Iq3sLevels {
   static constexpr bool kMirrored = false;
   static constexpr float kFirstTrial = 0.8f, kLastTrial = 1.2f;
   static constexpr int kTrials = 11;
-  static void nearest(const float* x, const float* importance, float inverse, int n, float* q) {
+  template <int n>
+  static void nearest(const float* x, const float* importance, float inverse, float* q) {
     const QuadIndex& index = iq3_s_index();
     for (int i = 0; i < n; i += 4) {
       float v[4];

@@ -14,13 +14,20 @@ struct Iq4Levels {
   static constexpr float kFirstTrial = 0.8f, kLastTrial = 1.1f;
   static constexpr int kTrials = 16;
   // Counts the midpoints below each value: branch-free, and vectorizable where a search tree is not.
-  static void nearest(const float* x, const float*, float inverse, int n, float* q) {
+  template <int n>
+  static void nearest(const float* x, const float*, float inverse, float* q) {
     const int8_t* levels = iq4_levels();
-    for (int i = 0; i < n; ++i) q[i] = levels[0];
-    for (int k = 1; k < 16; ++k) {
-      const float middle = 0.5f * static_cast<float>(levels[k - 1] + levels[k]);
-      const auto gap = static_cast<float>(levels[k] - levels[k - 1]);
-      for (int i = 0; i < n; ++i) q[i] += x[i] * inverse > middle ? gap : 0.0f;
+    constexpr int kLanes = 8;
+    for (int first = 0; first < n; first += kLanes) {
+      float v[kLanes], level[kLanes];
+      for (int i = 0; i < kLanes; ++i) v[i] = x[first + i] * inverse;
+      for (int i = 0; i < kLanes; ++i) level[i] = levels[0];
+      for (int k = 1; k < 16; ++k) {
+        const float middle = 0.5f * static_cast<float>(levels[k - 1] + levels[k]);
+        const auto gap = static_cast<float>(levels[k] - levels[k - 1]);
+        for (int i = 0; i < kLanes; ++i) level[i] += v[i] > middle ? gap : 0.0f;
+      }
+      for (int i = 0; i < kLanes; ++i) q[first + i] = level[i];
     }
   }
 };
@@ -37,7 +44,7 @@ void pack_iq4_codes(const int8_t* codes, uint8_t* bytes) {
 void IQ4_NL::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
   search::Encoded view;
   for (int64_t b = 0; b < cols; b += 32, out += kBlockBytes) {
-    search::single<Iq4Levels>(search::Target(w + b, importance ? importance + b : nullptr, 32), view);
+    search::single<Iq4Levels, 32>(search::Target(w + b, importance ? importance + b : nullptr, 32), view);
     store_fp16(out, view.scale);
     pack_iq4_codes(view.codes.data(), out + 2);
   }

@@ -51,6 +51,24 @@ struct Target {
   float unscaled(float s) const { return std::ldexp(s, exponent); }
 };
 
+// Round to an integer between kLow and kHigh; vectorizable on every CPU.
+template <int kLow, int kHigh>
+float round_within(float v) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  v = v < kLow ? kLow : v;
+  v = v > kHigh ? kHigh : v;
+  return (v + kRound) - kRound;
+}
+
+// sum_i term(i) over i < n in four interleaved partial sums, which compilers may then vectorize.
+template <int n, class Term>
+float sum(Term&& term) {
+  float lane[4] = {};
+  for (int i = 0; i < n; i += 4)
+    for (int k = 0; k < 4; ++k) lane[k] += term(i + k);
+  return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+}
+
 // Integer codes kLow ... kHigh.
 template <int kLow, int kHigh>
 struct IntegerLevels {
@@ -62,14 +80,9 @@ struct IntegerLevels {
   static constexpr int kTrials = 16;
 
   // q[i] = the level nearest to x[i] * inverse.
-  static void nearest(const float* x, const float*, float inverse, int n, float* q) {
-    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    for (int i = 0; i < n; ++i) {
-      float v = x[i] * inverse;
-      v = v < kLow ? kLow : v;
-      v = v > kHigh ? kHigh : v;
-      q[i] = (v + kRound) - kRound;
-    }
+  template <int n>
+  static void nearest(const float* x, const float*, float inverse, float* q) {
+    for (int i = 0; i < n; ++i) q[i] = round_within<kLow, kHigh>(x[i] * inverse);
   }
 };
 
@@ -80,36 +93,31 @@ struct Fit {
   float gain() const { return qq > 0 ? xq * xq / qq : 0.0f; }  // what the best scale takes off the error
 };
 
-inline Fit fit(const float* x, const float* importance, const float* q, int n) {
-  Fit f;
-  for (int i = 0; i < n; ++i) {
-    f.xq += importance[i] * x[i] * q[i];
-    f.qq += importance[i] * q[i] * q[i];
-  }
-  return f;
+template <int n>
+Fit fit(const float* x, const float* importance, const float* q) {
+  return {sum<n>([&](int i) { return importance[i] * q[i] * x[i]; }), sum<n>([&](int i) { return importance[i] * q[i] * q[i]; })};
 }
 
-inline float error(const float* x, const float* importance, const float* q, int n, float scale, float offset = 0) {
-  float sum = 0;
-  for (int i = 0; i < n; ++i) {
+template <int n>
+float error(const float* x, const float* importance, const float* q, float scale, float offset = 0) {
+  return sum<n>([&](int i) {
     const float e = x[i] - (scale * q[i] - offset);
-    sum += importance[i] * e * e;
-  }
-  return sum;
+    return importance[i] * e * e;
+  });
 }
 
 // The real scale with which the levels L fit x best; 0 for zeros.
-template <class L>
-float best_scale(const float* x, const float* importance, int n) {
+template <class L, int n>
+float best_scale(const float* x, const float* importance) {
   float largest = 0;
   for (int i = 0; i < n; ++i) largest = std::fmax(largest, std::fabs(x[i]));
   if (largest == 0) return 0;
-  float q[kMaxBlock];
+  float q[n];
   float best_gain = 0, best = 0;
   const auto consider = [&](float inverse) {
     if (!std::isfinite(inverse)) return false;
-    L::nearest(x, importance, inverse, n, q);
-    const Fit f = fit(x, importance, q, n);
+    L::template nearest<n>(x, importance, inverse, q);
+    const Fit f = fit<n>(x, importance, q);
     if (!(f.gain() > best_gain)) return false;
     best_gain = f.gain();
     best = f.scale();
@@ -153,15 +161,15 @@ void scaled(const Target& t, Encoded& out) {
   float ideal[kGroups] = {}, extreme = 0;
   if (!t.zero)
     for (int g = 0; g < kGroups; ++g) {
-      ideal[g] = best_scale<L>(&t.x[g * kGroupSize], &t.importance[g * kGroupSize], kGroupSize);
+      ideal[g] = best_scale<L, kGroupSize>(&t.x[g * kGroupSize], &t.importance[g * kGroupSize]);
       if (std::fabs(ideal[g]) > std::fabs(extreme)) extreme = ideal[g];
     }
   // A block of zeros still needs codes that the format can pack.
   float q[kMaxBlock] = {}, best_q[kMaxBlock], zeros[kMaxBlock] = {};
-  L::nearest(zeros, zeros, 0, kMaxBlock, best_q);
+  L::template nearest<kMaxBlock>(zeros, zeros, 0, best_q);
   out.group_scale.fill(S::nearest(0));
   if (extreme != 0) {
-    float best_error = error(t.x.data(), t.importance.data(), zeros, t.n, 0);
+    float best_error = error<kMaxBlock>(t.x.data(), t.importance.data(), zeros, 0);
     float d = extreme / S::kExtreme;
     std::array<int, kMaxGroups> scales{};
     for (int round = 0; round < 3; ++round) {
@@ -174,8 +182,8 @@ void scaled(const Target& t, Encoded& out) {
         float group_error = HUGE_VALF, trial[kGroupSize];
         for (int s = std::max(S::kLow, middle - S::kStep); s <= std::min(S::kHigh, middle + S::kStep); s += S::kStep) {
           const float scale = d * static_cast<float>(s);
-          L::nearest(x, importance, s ? 1.0f / scale : 0.0f, kGroupSize, trial);
-          const float e = error(x, importance, trial, kGroupSize, scale);
+          L::template nearest<kGroupSize>(x, importance, s ? 1.0f / scale : 0.0f, trial);
+          const float e = error<kGroupSize>(x, importance, trial, scale);
           if (e < group_error) {
             group_error = e;
             scales[g] = s;
@@ -183,7 +191,7 @@ void scaled(const Target& t, Encoded& out) {
           }
         }
         total += group_error;
-        const Fit f = fit(x, importance, q + g * kGroupSize, kGroupSize);
+        const Fit f = fit<kGroupSize>(x, importance, q + g * kGroupSize);
         all.xq += f.xq * static_cast<float>(scales[g]);
         all.qq += f.qq * static_cast<float>(scales[g] * scales[g]);
       }
@@ -201,22 +209,23 @@ void scaled(const Target& t, Encoded& out) {
   for (int i = 0; i < kMaxBlock; ++i) out.codes[i] = static_cast<int8_t>(best_q[i]);
 }
 
-// weight = scale * code in one group, the scale in fp16: the 32-wide formats.
-template <class L>
+// weight = scale * code in one group of n, the scale in fp16: the 32-wide formats.
+template <class L, int n>
 void single(const Target& t, Encoded& out) {
   out = {};
-  float q[kMaxBlock];
+  float q[n];
   if (t.zero) {
-    L::nearest(std::array<float, kMaxBlock>{}.data(), nullptr, 0, t.n, q);
+    const float zeros[n] = {};
+    L::template nearest<n>(zeros, zeros, 0, q);
   } else {
-    const float d = t.storable(best_scale<L>(t.x.data(), t.importance.data(), t.n));
-    L::nearest(t.x.data(), t.importance.data(), d != 0 ? 1.0f / d : 0.0f, t.n, q);
+    const float d = t.storable(best_scale<L, n>(t.x.data(), t.importance.data()));
+    L::template nearest<n>(t.x.data(), t.importance.data(), d != 0 ? 1.0f / d : 0.0f, q);
     out.scale = t.unscaled(d);
   }
-  for (int i = 0; i < t.n; ++i) out.codes[i] = static_cast<int8_t>(q[i]);
+  for (int i = 0; i < n; ++i) out.codes[i] = static_cast<int8_t>(q[i]);
 }
 
-// A group as a line: x = scale * q - offset, q = 0 ... highest.
+// A group as a line: x = scale * q - offset, q = 0 ... kHighest.
 struct Line {
   float scale = 0, offset = 0;
 };
@@ -225,17 +234,11 @@ struct Line {
 struct LineFit {
   double x1 = 0, xq = 0, q1 = 0, qq = 0, one = 0;
 
-  void add(const float* x, const float* importance, const float* q, int n) {
-    float sx1 = 0, sxq = 0, sq1 = 0, sqq = 0, s1 = 0;
-    for (int i = 0; i < n; ++i) {
-      const float w = importance[i], wq = w * q[i];
-      sx1 += w * x[i];
-      sxq += wq * x[i];
-      sq1 += wq;
-      sqq += wq * q[i];
-      s1 += w;
-    }
-    add_scaled(1, 1, {sx1, sxq, sq1, sqq, s1});
+  template <int n>
+  static LineFit of(const float* x, const float* w, const float* q) {
+    return {sum<n>([&](int i) { return w[i] * x[i]; }), sum<n>([&](int i) { return w[i] * q[i] * x[i]; }),
+            sum<n>([&](int i) { return w[i] * q[i]; }), sum<n>([&](int i) { return w[i] * q[i] * q[i]; }),
+            sum<n>([&](int i) { return w[i]; })};
   }
   // Adds the sums of a group whose q counts `scale` times and whose 1 counts `offset` times.
   void add_scaled(double scale, double offset, const LineFit& f) {
@@ -256,19 +259,15 @@ struct LineFit {
   }
 };
 
-inline void nearest_on_line(const float* x, Line line, int n, int highest, float* q) {
+template <int kHighest, int n>
+void nearest_on_line(const float* x, Line line, float* q) {
   const float inverse = line.scale != 0 ? 1.0f / line.scale : 0.0f;
-  constexpr float kRound = 12582912.0f;
-  for (int i = 0; i < n; ++i) {
-    float v = (x[i] + line.offset) * inverse;
-    v = v < 0 ? 0 : v;
-    v = v > static_cast<float>(highest) ? static_cast<float>(highest) : v;
-    q[i] = (v + kRound) - kRound;
-  }
+  for (int i = 0; i < n; ++i) q[i] = round_within<0, kHighest>((x[i] + line.offset) * inverse);
 }
 
-// The line that fits best with codes 0 ... highest.
-inline Line best_line(const float* x, const float* importance, int n, int highest, bool only_down) {
+// The line that fits best with codes 0 ... kHighest.
+template <int kHighest, int n>
+Line best_line(const float* x, const float* importance, bool only_down) {
   float low = x[0], high = x[0];
   for (int i = 1; i < n; ++i) {
     low = std::fmin(low, x[i]);
@@ -277,25 +276,23 @@ inline Line best_line(const float* x, const float* importance, int n, int highes
   if (only_down) low = std::fmin(low, 0.0f);
   float best_error = HUGE_VALF;
   Line best;
-  float q[kMaxBlock];
+  float q[n];
   const auto consider = [&](Line line) {
     if (!(line.scale > 0)) return Line{};
-    nearest_on_line(x, line, n, highest, q);
-    LineFit f;
-    f.add(x, importance, q, n);
-    const Line fitted = f.solve(only_down);
-    const float e = error(x, importance, q, n, fitted.scale, fitted.offset);
+    nearest_on_line<kHighest, n>(x, line, q);
+    const Line fitted = LineFit::of<n>(x, importance, q).solve(only_down);
+    const float e = error<n>(x, importance, q, fitted.scale, fitted.offset);
     if (!(e < best_error)) return Line{};
     best_error = e;
     best = fitted;
     return fitted;
   };
   // Trial ranges: the extremes, and both ends pulled in by up to a good step.
-  const float step = (high - low) / static_cast<float>(highest);
+  const float step = (high - low) / kHighest;
   constexpr int kTrials = 12;
   for (int k = 0; k < kTrials; ++k) {
-    const float cut = step * (-0.3f + 1.8f * static_cast<float>(k) / (kTrials - 1)) / (highest > 7 ? 1.0f : 2.0f);
-    consider({(high - low - 2 * cut) / static_cast<float>(highest), only_down ? std::fmax(-low - cut, 0.0f) : -low - cut});
+    const float cut = step * (-0.3f + 1.8f * static_cast<float>(k) / (kTrials - 1)) / (kHighest > 7 ? 1.0f : 2.0f);
+    consider({(high - low - 2 * cut) / kHighest, only_down ? std::fmax(-low - cut, 0.0f) : -low - cut});
   }
   for (int round = 0; round < 4; ++round)
     if (consider(best).scale == 0) break;
@@ -312,12 +309,12 @@ void affine(const Target& t, Encoded& out) {
   if (t.zero) return;
   Line ideal[kGroups], shared;
   for (int g = 0; g < kGroups; ++g) {
-    ideal[g] = best_line(&t.x[g * kGroupSize], &t.importance[g * kGroupSize], kGroupSize, kHighest, true);
+    ideal[g] = best_line<kHighest, kGroupSize>(&t.x[g * kGroupSize], &t.importance[g * kGroupSize], true);
     shared.scale = std::fmax(shared.scale, ideal[g].scale / kScaleMax);
     shared.offset = std::fmax(shared.offset, ideal[g].offset / kScaleMax);
   }
   float q[kMaxBlock] = {}, best_q[kMaxBlock] = {};
-  float best_error = error(t.x.data(), t.importance.data(), q, t.n, 0);
+  float best_error = error<kMaxBlock>(t.x.data(), t.importance.data(), q, 0);
   std::array<int, kMaxGroups> scales{}, offsets{};
   for (int round = 0; round < 4; ++round) {
     shared = {t.storable(shared.scale), t.storable(shared.offset)};
@@ -334,8 +331,8 @@ void affine(const Target& t, Encoded& out) {
       for (int s = std::max(0, s_middle - 1); s <= std::min(kScaleMax, s_middle + 1); ++s)
         for (int m = std::max(0, m_middle - 1); m <= std::min(kScaleMax, m_middle + 1); ++m) {
           const Line line{shared.scale * static_cast<float>(s), shared.offset * static_cast<float>(m)};
-          nearest_on_line(x, line, kGroupSize, kHighest, trial);
-          const float e = error(x, importance, trial, kGroupSize, line.scale, line.offset);
+          nearest_on_line<kHighest, kGroupSize>(x, line, trial);
+          const float e = error<kGroupSize>(x, importance, trial, line.scale, line.offset);
           if (e < group_error) {
             group_error = e;
             scales[g] = s;
@@ -344,9 +341,7 @@ void affine(const Target& t, Encoded& out) {
           }
         }
       total += group_error;
-      LineFit f;
-      f.add(x, importance, q + g * kGroupSize, kGroupSize);
-      all.add_scaled(scales[g], offsets[g], f);
+      all.add_scaled(scales[g], offsets[g], LineFit::of<kGroupSize>(x, importance, q + g * kGroupSize));
     }
     if (total < best_error) {
       best_error = total;
