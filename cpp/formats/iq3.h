@@ -50,6 +50,7 @@ struct IQ3_XXS : WholeBlocks<256, 98> {
                     out.codes + 32 * k + 8 * j);
     }
   }
+  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct IQ3_S : WholeBlocks<256, 110> {

@@ -1,8 +1,11 @@
-// Encoders of the 32-wide formats.  Without importance they round as GGML's reference encoders do, bit for bit.
+// Encoders of the 32-wide formats.  Without importance they round as GGML's reference encoders do, bit for bit; with it,
+// the 4- and 5-bit ones search for the scale that fits best.  Q8_0 is so fine that importance does not matter.
 #include "formats/legacy.h"
 
 #include <algorithm>
 #include <cmath>
+
+#include "formats/scale_search.h"
 
 namespace hrun {
 namespace {
@@ -41,11 +44,8 @@ float round_symmetric(const float* w, int half, int* q) {
   return d;
 }
 
-struct Line {
-  float d, m;
-};
-
-Line round_affine(const float* w, int highest, int* q) {
+// d = range / highest, m = the lowest value.
+search::Line round_affine(const float* w, int highest, int* q) {
   float low = w[0], high = w[0];
   for (int i = 1; i < 32; ++i) {
     low = std::fmin(low, w[i]);
@@ -54,47 +54,73 @@ Line round_affine(const float* w, int highest, int* q) {
   const float d = (high - low) / static_cast<float>(highest);
   const float inverse = reciprocal(d);
   for (int i = 0; i < 32; ++i) q[i] = truncate_to((w[i] - low) * inverse + 0.5f, highest);
-  return {d, low};
+  return {d, -low};
+}
+
+// Codes 0 ... 2 half - 1 and the scale of one block: weight = scale * (q - half).
+template <int kHalf>
+float encode_symmetric(const float* w, const float* importance, int* q) {
+  if (!importance) return round_symmetric(w, kHalf, q);
+  search::Encoded view;
+  search::single<search::IntegerLevels<-kHalf, kHalf - 1>, 32>(search::Target(w, importance, 32), view);
+  for (size_t i = 0; i < 32; ++i) q[i] = view.codes[i] + kHalf;
+  return view.scale;
+}
+
+// Codes 0 ... kHighest and the line of one block: weight = scale * q - offset.
+template <int kHighest>
+search::Line encode_affine(const float* w, const float* importance, int* q) {
+  if (!importance) return round_affine(w, kHighest, q);
+  search::Encoded view;
+  search::single_line<kHighest, 32>(search::Target(w, importance, 32), view);
+  for (size_t i = 0; i < 32; ++i) q[i] = view.codes[i];
+  return {view.scale, view.offset};
+}
+
+// Calls encode(weights, importance, block) for each block of a row.
+template <size_t kBytes, class Encode>
+void for_each_block(const float* w, const float* importance, int64_t cols, uint8_t* out, Encode encode) {
+  for (int64_t b = 0; b < cols; b += 32, out += kBytes) encode(w + b, importance ? importance + b : nullptr, out);
 }
 
 }  // namespace
 
-void Q4_0::encode_row(const float* w, const float*, int64_t cols, uint8_t* out) {
-  for (int64_t b = 0; b < cols; b += 32, out += kBlockBytes) {
+void Q4_0::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  for_each_block<kBlockBytes>(w, importance, cols, out, [](const float* x, const float* imp, uint8_t* block) {
     int q[32];
-    store_fp16(out, round_symmetric(w + b, 8, q));
-    pack_nibbles(q, out + 2);
-  }
+    store_fp16(block, encode_symmetric<8>(x, imp, q));
+    pack_nibbles(q, block + 2);
+  });
 }
 
-void Q4_1::encode_row(const float* w, const float*, int64_t cols, uint8_t* out) {
-  for (int64_t b = 0; b < cols; b += 32, out += kBlockBytes) {
+void Q4_1::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  for_each_block<kBlockBytes>(w, importance, cols, out, [](const float* x, const float* imp, uint8_t* block) {
     int q[32];
-    const Line line = round_affine(w + b, 15, q);
-    store_fp16(out, line.d);
-    store_fp16(out + 2, line.m);
-    pack_nibbles(q, out + 4);
-  }
+    const search::Line line = encode_affine<15>(x, imp, q);
+    store_fp16(block, line.scale);
+    store_fp16(block + 2, -line.offset);
+    pack_nibbles(q, block + 4);
+  });
 }
 
-void Q5_0::encode_row(const float* w, const float*, int64_t cols, uint8_t* out) {
-  for (int64_t b = 0; b < cols; b += 32, out += kBlockBytes) {
+void Q5_0::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  for_each_block<kBlockBytes>(w, importance, cols, out, [](const float* x, const float* imp, uint8_t* block) {
     int q[32];
-    store_fp16(out, round_symmetric(w + b, 16, q));
-    pack_fifth_bits(q, out + 2);
-    pack_nibbles(q, out + 6);
-  }
+    store_fp16(block, encode_symmetric<16>(x, imp, q));
+    pack_fifth_bits(q, block + 2);
+    pack_nibbles(q, block + 6);
+  });
 }
 
-void Q5_1::encode_row(const float* w, const float*, int64_t cols, uint8_t* out) {
-  for (int64_t b = 0; b < cols; b += 32, out += kBlockBytes) {
+void Q5_1::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  for_each_block<kBlockBytes>(w, importance, cols, out, [](const float* x, const float* imp, uint8_t* block) {
     int q[32];
-    const Line line = round_affine(w + b, 31, q);
-    store_fp16(out, line.d);
-    store_fp16(out + 2, line.m);
-    pack_fifth_bits(q, out + 4);
-    pack_nibbles(q, out + 8);
-  }
+    const search::Line line = encode_affine<31>(x, imp, q);
+    store_fp16(block, line.scale);
+    store_fp16(block + 2, -line.offset);
+    pack_fifth_bits(q, block + 4);
+    pack_nibbles(q, block + 8);
+  });
 }
 
 void Q8_0::encode_row(const float* w, const float*, int64_t cols, uint8_t* out) {

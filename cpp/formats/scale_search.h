@@ -300,6 +300,20 @@ Line best_line(const float* x, const float* importance, bool only_down) {
   return best;
 }
 
+// weight = scale * code - offset in one group of n, both in fp16: the affine 32-wide formats.
+template <int kHighest, int n>
+void single_line(const Target& t, Encoded& out) {
+  out = {};
+  if (t.zero) return;
+  Line line = best_line<kHighest, n>(t.x.data(), t.importance.data(), false);
+  line = {t.storable(line.scale), t.storable(line.offset)};
+  float q[n];
+  nearest_on_line<kHighest, n>(t.x.data(), line, q);
+  out.scale = t.unscaled(line.scale);
+  out.offset = t.unscaled(line.offset);
+  for (int i = 0; i < n; ++i) out.codes[i] = static_cast<int8_t>(q[i]);
+}
+
 // weight = scale * group_scale[g] * code - offset * group_offset[g] with codes 0 ... kHighest and group scales and
 // offsets 0 ... kScaleMax: the affine k-quants.
 template <int kHighest, int kScaleMax, int kGroupSize>
