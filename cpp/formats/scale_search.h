@@ -213,15 +213,15 @@ void scaled(const Target& t, Encoded& out) {
 template <class L, int n>
 void single(const Target& t, Encoded& out) {
   out = {};
+  const float zeros[n] = {};
   float q[n];
-  if (t.zero) {
-    const float zeros[n] = {};
-    L::template nearest<n>(zeros, zeros, 0, q);
-  } else {
-    const float d = t.storable(best_scale<L, n>(t.x.data(), t.importance.data()));
-    L::template nearest<n>(t.x.data(), t.importance.data(), d != 0 ? 1.0f / d : 0.0f, q);
-    out.scale = t.unscaled(d);
-  }
+  const float d = t.zero ? 0.0f : t.storable(best_scale<L, n>(t.x.data(), t.importance.data()));
+  if (d != 0) L::template nearest<n>(t.x.data(), t.importance.data(), 1.0f / d, q);
+  // fp16 may have no scale small enough.
+  const bool better_than_zeros = d != 0 && error<n>(t.x.data(), t.importance.data(), q, d) <
+                                               error<n>(t.x.data(), t.importance.data(), zeros, 0);
+  if (better_than_zeros) out.scale = t.unscaled(d);
+  else L::template nearest<n>(zeros, zeros, 0, q);
   for (int i = 0; i < n; ++i) out.codes[i] = static_cast<int8_t>(q[i]);
 }
 
@@ -296,7 +296,7 @@ Line best_line(const float* x, const float* importance, bool only_down) {
   }
   for (int round = 0; round < 4; ++round)
     if (consider(best).scale == 0) break;
-  if (best_error == HUGE_VALF) best = {0, only_down ? 0.0f : -low};  // all values equal
+  if (best_error == HUGE_VALF) best = {0, -low};  // all values equal
   return best;
 }
 
@@ -307,8 +307,12 @@ void single_line(const Target& t, Encoded& out) {
   if (t.zero) return;
   Line line = best_line<kHighest, n>(t.x.data(), t.importance.data(), false);
   line = {t.storable(line.scale), t.storable(line.offset)};
-  float q[n];
+  float q[n], zeros[n] = {};
   nearest_on_line<kHighest, n>(t.x.data(), line, q);
+  const auto error_of = [&](const float* codes, Line l) {
+    return error<n>(t.x.data(), t.importance.data(), codes, l.scale, l.offset);
+  };
+  if (!(error_of(q, line) < error_of(zeros, {}))) return;  // fp16 may have no scale small enough
   out.scale = t.unscaled(line.scale);
   out.offset = t.unscaled(line.offset);
   for (int i = 0; i < n; ++i) out.codes[i] = static_cast<int8_t>(q[i]);
@@ -332,7 +336,7 @@ void affine(const Target& t, Encoded& out) {
   std::array<int, kMaxGroups> scales{}, offsets{};
   for (int round = 0; round < 4; ++round) {
     shared = {t.storable(shared.scale), t.storable(shared.offset)};
-    if (!(shared.scale > 0)) break;
+    if (!(shared.scale > 0 || shared.offset > 0)) break;
     float total = 0;
     LineFit all;
     for (int g = 0; g < kGroups; ++g) {
