@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <cstring>
 #include <memory>
 
@@ -73,9 +74,13 @@ nb::ndarray<nb::numpy, uint8_t> encode(const std::string& name, Floats weights, 
   {
     nb::gil_scoped_release release;
     for (int64_t i = 0; i < rows * cols; ++i)
-      if ((float_to_bits(w[i]) & 0x7f800000u) == 0x7f800000u)
-        throw ConversionError("tensor '{}': value {} of row {} is {}; weights must be finite", printable(tensor), i % cols,
-                              i / cols, w[i]);
+      if (!(std::fabs(w[i]) <= f.max_weight))
+        throw ConversionError("tensor '{}': value {} of row {} is {}; {} holds finite weights of magnitude up to {}",
+                              printable(tensor), i % cols, i / cols, w[i], f.name, f.max_weight);
+    for (int64_t i = 0; per_column && i < cols; ++i)
+      if (!(per_column[i] >= 0 && std::isfinite(per_column[i])))
+        throw ConversionError("tensor '{}': the importance of column {} is {}; it must be finite and not negative",
+                              printable(tensor), i, per_column[i]);
     for (int64_t r = 0; r < rows; ++r)
       f.encode_row(w + r * cols, per_column, cols, out.get() + static_cast<size_t>(r) * row_bytes);
   }
@@ -93,6 +98,7 @@ void init_formats(nb::module_& m) {
       .def_ro("version", &FormatInfo::version, "of the format's definition; written into each file of our own formats")
       .def_ro("is_float", &FormatInfo::is_float)
       .def_ro("encodable", &FormatInfo::encodable, "can hrun write it?")
+      .def_ro("max_weight", &FormatInfo::max_weight, "largest magnitude that encode() takes")
       .def_prop_ro("rotated", [](const FormatInfo& f) { return is_rotated(f.activation); })
       .def_prop_ro("signed_rotation", [](const FormatInfo& f) { return f.activation == Activation::kRotatedSigned; })
       .def_prop_ro("activation_block",
@@ -119,7 +125,8 @@ void init_formats(nb::module_& m) {
         "Blocks to float32 [rows, cols]; own_basis leaves rotated formats rotated. Raises ArgumentError.");
   m.def("encode", &encode, nb::arg("format"), nb::arg("weights"), nb::arg("importance") = nb::none(),
         nb::arg("tensor") = "",
-        "float32 [rows, cols] to blocks, uint8 [rows * row_bytes]. Raises ArgumentError, ConversionError (NaN, infinity).");
+        "float32 [rows, cols] to blocks, uint8 [rows * row_bytes]. Raises ArgumentError, and ConversionError "
+        "for NaN, infinity and values beyond max_weight.");
   m.def("rotation_signs", [](int64_t cols) {
     auto out = std::make_unique<float[]>(static_cast<size_t>(cols));
     for (int64_t c = 0; c < cols; ++c) out[static_cast<size_t>(c)] = rotation_sign(c);

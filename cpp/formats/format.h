@@ -86,8 +86,8 @@ concept FloatFormat = AnyFormat<F> && requires(const uint8_t* value) {
 
 // A format that hrun writes has
 //   encode_row(weights, importance, cols, out)
-// weights: `cols` finite floats in the original basis (a rotated format rotates them itself); importance: E[x^2] per
-// column or null; out: row_bytes(cols) bytes.
+// weights: `cols` floats of magnitude at most kMaxWeight (by default fp16's largest value) in the original basis (a rotated
+// format rotates them itself); importance: E[x^2] per column, finite and not negative, or null; out: row_bytes(cols) bytes.
 template <class F>
 concept EncodableFormat = AnyFormat<F> && requires(const float* w, int64_t cols, uint8_t* out) {
   F::encode_row(w, w, cols, out);
@@ -144,6 +144,7 @@ struct FormatInfo {
   bool has_offset;
   bool is_float;
   bool encodable;
+  float max_weight;  // largest magnitude that encode_row takes; beyond it, fp16 values or scales would overflow
   bool (*row_ok)(int64_t cols);
   size_t (*row_bytes)(int64_t cols);
   // One row to floats in the original basis (inverse-rotated where the format is rotated).

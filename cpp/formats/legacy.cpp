@@ -34,8 +34,8 @@ void pack_fifth_bits(const int* q, uint8_t* bytes) {
 
 // d = -(the value of largest magnitude) / half: that value gets code 0, which reaches one step further than the highest.
 float round_symmetric(const float* w, int half, int* q) {
-  float largest = 0;
-  for (int i = 0; i < 32; ++i)
+  float largest = w[0];
+  for (int i = 1; i < 32; ++i)
     if (std::fabs(w[i]) > std::fabs(largest)) largest = w[i];
   const float d = largest / static_cast<float>(-half);
   const float inverse = reciprocal(d);

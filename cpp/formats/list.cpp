@@ -49,6 +49,8 @@ constexpr FormatInfo describe() {
   info.decode_row_own_basis = decode_own_basis<F>;
   if constexpr (EncodableFormat<F>) {
     info.encodable = true;
+    info.max_weight = 65504.0f;
+    if constexpr (requires { F::kMaxWeight; }) info.max_weight = F::kMaxWeight;
     info.encode_row = [](const float* w, const float* importance, int64_t cols, uint8_t* out) {
       F::encode_row(w, importance, cols, out);
     };

@@ -47,6 +47,13 @@ struct Target {
     if (stored == 0) stored = 0x1p-24f;
     return std::ldexp(std::copysign(stored, s), -exponent);
   }
+  // The same, but not smaller: so that integer scales chosen for `s` stay in their range where fp16 is coarse.
+  float storable_above(float s) const {
+    const float stored = std::fabs(storable(s)), wanted = std::fabs(s);
+    const float above = stored < wanted ? std::ldexp(fp16_to_fp32(static_cast<uint16_t>(
+                                              fp32_to_fp16(std::ldexp(stored, exponent)) + 1)), -exponent) : stored;
+    return std::copysign(above, s);
+  }
   // In units of the weights, exact for a storable scale.
   float unscaled(float s) const { return std::ldexp(s, exponent); }
 };
@@ -173,7 +180,7 @@ void scaled(const Target& t, Encoded& out) {
     float d = extreme / S::kExtreme;
     std::array<int, kMaxGroups> scales{};
     for (int round = 0; round < 3; ++round) {
-      d = t.storable(d);
+      d = round == 0 ? t.storable_above(d) : t.storable(d);
       float total = 0;
       Fit all;
       for (int g = 0; g < kGroups; ++g) {
@@ -335,7 +342,8 @@ void affine(const Target& t, Encoded& out) {
   float best_error = error<kMaxBlock>(t.x.data(), t.importance.data(), q, 0);
   std::array<int, kMaxGroups> scales{}, offsets{};
   for (int round = 0; round < 4; ++round) {
-    shared = {t.storable(shared.scale), t.storable(shared.offset)};
+    if (round == 0) shared = {t.storable_above(shared.scale), t.storable_above(shared.offset)};
+    else shared = {t.storable(shared.scale), t.storable(shared.offset)};
     if (!(shared.scale > 0 || shared.offset > 0)) break;
     float total = 0;
     LineFit all;
