@@ -1,2 +1,47 @@
-# The CPU tiers, worst first: name and compiler flags.  kernels.cpp is compiled once for each.
+# The CPU tiers, worst first.  kernels.cpp is compiled once for each; adding a tier is one line here.
+#   hrun_cpu_tier(NAME PROCESSORS FLAGS FEATURES)
+# PROCESSORS: regular expression for CMAKE_SYSTEM_PROCESSOR.  FLAGS: of the compiler.  FEATURES: what the CPU must have, by
+# the names in tiers.cpp.
+set(HRUN_X86 "x86_64|AMD64|amd64")
+set(hrun_tier_declarations "")
+set(hrun_tier_entries "")
+
+function(hrun_cpu_tier name processors flags features)
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(${processors})$")
+    return()
+  endif()
+  separate_arguments(flags)
+  add_library(hrun_kernels_${name} OBJECT ${CMAKE_SOURCE_DIR}/cpp/cpu/kernels.cpp)
+  target_include_directories(hrun_kernels_${name} PRIVATE ${CMAKE_SOURCE_DIR}/cpp)
+  target_compile_definitions(hrun_kernels_${name} PRIVATE HRUN_TIER=kernels_${name})
+  # -O3 for the vectorisation of what is written as plain loops.  The warnings are wrong about arrays of which the first n
+  # entries are written and read, once everything is inlined into one function, and about GCC's own AVX-512 header.
+  target_compile_options(hrun_kernels_${name} PRIVATE ${HRUN_WARNINGS} -Wno-uninitialized -Wno-maybe-uninitialized ${flags}
+                         $<$<NOT:$<CONFIG:Debug>>:-O3>)
+  set(hrun_tier_declarations "${hrun_tier_declarations}const KernelTable& kernels_${name}();\n" PARENT_SCOPE)
+  set(hrun_tier_entries "${hrun_tier_entries}    {\"${name}\", \"${features}\", kernels_${name}},\n" PARENT_SCOPE)
+  set(hrun_tier_objects ${hrun_tier_objects} $<TARGET_OBJECTS:hrun_kernels_${name}> PARENT_SCOPE)
+endfunction()
+
+hrun_cpu_tier(scalar ".*" "" "")
+hrun_cpu_tier(avx2 "${HRUN_X86}" "-mavx2 -mfma -mf16c -mbmi -mbmi2" "avx2 fma f16c bmi1 bmi2")
+hrun_cpu_tier(avx512 "${HRUN_X86}"
+  "-mavx2 -mfma -mf16c -mbmi -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi -mprefer-vector-width=512"
+  "avx2 fma f16c bmi1 bmi2 avx512f avx512bw avx512dq avx512vl avx512vnni avx512vbmi")
+
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/cpu_tier_list.h @ONLY CONTENT
+"// Written by cpp/cpu/tiers.cmake.
+#pragma once
+
+#include \"cpu/tiers.h\"
+
+namespace hrun {
+@hrun_tier_declarations@
+inline constexpr TierEntry kTierList[] = {
+@hrun_tier_entries@};
+}  // namespace hrun
+")
+
 hrun_room(cpu hrun_formats)
+target_sources(hrun_cpu PRIVATE ${hrun_tier_objects})
+target_include_directories(hrun_cpu PRIVATE ${CMAKE_BINARY_DIR}/generated)

@@ -1,0 +1,85 @@
+// The operations of backend.h on the CPU: checks, splitting over threads, scratch; the arithmetic is in the kernels of the
+// tier.  Calls from several threads take turns.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/threads.h"
+#include "cpu/memory.h"
+#include "cpu/tiers.h"
+#include "formats/list.h"
+
+namespace hrun {
+
+// Weights stay where the file is mapped.
+class CpuTensor final : public DeviceTensor {
+ public:
+  const uint8_t* data = nullptr;
+  size_t row_bytes = 0;
+  const FormatInfo* info = nullptr;
+  const FormatKernels* kernels = nullptr;
+  std::vector<float> vector;  // decoded, where there is one row: a norm or a bias
+
+  const uint8_t* row(int64_t r) const { return data + static_cast<size_t>(r) * row_bytes; }
+};
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(const BackendOptions& options);
+
+  std::string description() const override;
+  int n_threads() const override { return pool_.n_threads(); }
+  const CpuTier& tier() const { return tier_; }
+
+  std::unique_ptr<DeviceBuffer> allocate(size_t bytes, std::string_view purpose) override;
+  void write(DeviceBuffer& to, size_t offset, std::span<const uint8_t> from) override;
+  void read(const void* from, std::span<uint8_t> to) override;
+  std::unique_ptr<DeviceTensor> upload(const TensorView& view) override;
+
+  void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) override;
+  void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
+  void matmul(std::span<const MatmulTarget> targets, FloatView x) override;
+  void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) override;
+  void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) override;
+  void attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
+                 FloatView out) override;
+  void silu_mul(FloatView gate, FloatView up, FloatView out) override;
+  void add(FloatView x, FloatView y) override;
+  void add_bias(FloatView x, const DeviceTensor& bias) override;
+
+ private:
+  static constexpr int kActivations = static_cast<int>(Activation::kRotatedSigned) + 1;
+
+  // The input of a matmul in the forms its targets want, each made once.
+  struct PreparedInput {
+    QuantizedRows quantized[kActivations];
+    FloatView rotated[kActivations];
+  };
+  struct QuantizedScratch {
+    Scratch codes, scale, sums, rotated;
+  };
+
+  class Turn;  // one operation at a time, in the process that made the threads
+
+  template <class Function>
+  void parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn);
+  const float* signs(int64_t cols);
+  void quantize(FloatView x, Activation kind, QuantizedRows& out);
+  void rotate(FloatView x, Activation kind, FloatView& out);
+  void multiply_panel(const MatmulTarget& target, int64_t first_row, FloatView x, const PreparedInput& input, int worker);
+  void append(void* cache, FormatId format, int64_t capacity, int n_kv_heads, int dim, FloatView x, int64_t first_position);
+
+  const CpuTier& tier_;
+  const KernelTable& kernels_;
+  const RotatedMatmul rotated_matmul_;
+  ThreadPool pool_;
+  std::mutex mutex_;
+  std::vector<float> signs_;
+  QuantizedScratch quantized_[kActivations];
+  std::vector<Scratch> worker_scratch_;  // one per worker
+};
+
+}  // namespace hrun

@@ -1,0 +1,62 @@
+// Norm, rotary embedding, activation function, sums: one token at a time.
+#pragma once
+
+#include "cpu/math.h"
+
+namespace hrun {
+namespace {
+
+// The sum of squares runs in 16 lanes and the fixed tree; square root and divisions are IEEE's.
+void rms_norm_kernel(const float* x, const float* weight, float eps, int64_t n_values, float* out) {
+  Lanes squares = splat(0.0f);
+  for_lanes(n_values, [&](int64_t i, int n) {
+    const Lanes v = load_n(x + i, n);
+    squares = fma(v, v, squares);
+  });
+  const float mean = reduce_add(squares) / static_cast<float>(n_values);
+  const Lanes inverse = splat(1.0f / __builtin_sqrtf(mean + eps));
+  for_lanes(n_values, [&](int64_t i, int n) {
+    store_n(out + i, mul(mul(load_n(x + i, n), inverse), load_n(weight + i, n)), n);
+  });
+}
+
+void rope_kernel(float* x, int n_heads, int64_t head_dim, int n_rot, RopeStyle style, const float* cos, const float* sin) {
+  const int half = n_rot / 2;
+  for (int head = 0; head < n_heads; ++head) {
+    float* const h = x + head * head_dim;
+    if (style == RopeStyle::interleaved) {
+      for (int i = 0; i < half; ++i) {
+        const float a = h[2 * i], b = h[2 * i + 1];
+        h[2 * i] = a * cos[i] - b * sin[i];
+        h[2 * i + 1] = a * sin[i] + b * cos[i];
+      }
+    } else {
+      for (int i = 0; i < half; ++i) {
+        const float a = h[i], b = h[i + half];
+        h[i] = a * cos[i] - b * sin[i];
+        h[i + half] = a * sin[i] + b * cos[i];
+      }
+    }
+  }
+}
+
+void to_fp16_kernel(const float* x, int64_t n_values, uint16_t* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n_values; i += kLanes) store_f16(out + i, load(x + i));
+  for (; i < n_values; ++i) out[i] = fp32_to_fp16(x[i]);
+}
+
+void silu_mul_kernel(const float* gate, const float* up, int64_t n_values, float* out) {
+  for_lanes(n_values, [&](int64_t i, int n) { store_n(out + i, mul(silu(load_n(gate + i, n)), load_n(up + i, n)), n); });
+}
+
+void add_kernel(float* x, const float* y, int64_t n_values) {
+  for_lanes(n_values, [&](int64_t i, int n) { store_n(x + i, add(load_n(x + i, n), load_n(y + i, n)), n); });
+}
+
+void exp_kernel(const float* x, int64_t n_values, float* out) {
+  for_lanes(n_values, [&](int64_t i, int n) { store_n(out + i, exp(load_n(x + i, n)), n); });
+}
+
+}  // namespace
+}  // namespace hrun

@@ -1,0 +1,86 @@
+// The kernels of one CPU tier: what kernels.cpp exports, once per tier, and what cpu_backend.cpp calls.
+//
+// A kernel works on one small piece (a panel of rows, one token) in one thread; splitting the work over threads and all
+// checking is the backend's.  Numeric contract: DESIGN.md, "Numbers that do not move".
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/backend.h"
+#include "formats/format.h"
+
+namespace hrun {
+
+inline constexpr int kLanes = 16;        // of every float reduction, in every tier
+inline constexpr int kPanelRows = 16;    // weight rows per call of a matmul kernel
+inline constexpr int kDecodedRows = 4;   // weight rows that matmul over decoded rows holds at a time
+inline constexpr int kAttentionBlock = 64;  // positions per step of the online softmax, aligned to position 0
+inline constexpr int kAttentionHeads = 4;   // query heads of a group that share loads of K and V
+
+// Activations of a matmul as int8, held in int16.  A block is 32 or 256 columns (less in a row's tail).
+//   x[t, c] ~ scale[t, c / block] * codes[t, c]
+// A block with an infinity or a NaN has codes 0 and scale NaN; one whose largest magnitude is below 127/FLT_MAX counts as 0.
+struct QuantizedRows {
+  int16_t* codes = nullptr;  // [n_tokens, cols]
+  float* scale = nullptr;    // [n_tokens, n_blocks]
+  int16_t* sums = nullptr;   // [n_tokens, ceil(cols / 16)], of the codes of a group
+  int64_t n_tokens = 0;
+  int64_t cols = 0;
+  int64_t n_blocks = 0;
+  int64_t n_groups = 0;
+};
+
+// Up to kPanelRows weight rows as the file holds them.
+struct WeightRows {
+  const uint8_t* data = nullptr;
+  size_t row_bytes = 0;
+  int n_rows = 0;
+  int64_t cols = 0;
+};
+
+struct FormatKernels {
+  // One row to floats, in the original basis or in the format's own.  `signs` holds rotation_sign() per column.
+  void (*decode_row)(const uint8_t* row, int64_t cols, const float* signs, bool own_basis, float* out);
+  // Quantized formats: y[t, r] for all tokens of x.  y points at row 0 of the panel; scratch: kPanelRows floats per token.
+  void (*matmul_int)(const WeightRows& w, const QuantizedRows& x, float* y, int64_t y_stride, float* scratch);
+  // Float formats: the same with fp32 activations.
+  void (*matmul_float)(const WeightRows& w, FloatView x, float* y, int64_t y_stride);
+};
+
+// One token and the query heads of one kv head.
+struct AttentionTask {
+  const float* q;      // [n_heads, k_dim]
+  float* out;          // [n_heads, v_dim]
+  int n_heads;         // at most kAttentionHeads
+  const void* k;       // [position, k_dim]
+  const void* v;       // [position, v_dim]
+  int k_dim, v_dim;
+  int64_t n_positions; // visible
+  float scale;
+};
+
+struct KernelTable {
+  const FormatKernels* formats;  // in the order of formats()
+
+  // Rotates the block of n columns at column `first` in place (rotation.h).
+  void (*rotate_block)(float* x, int64_t first, int n, const float* signs, bool with_signs);
+  // Block `block` of token t of x into `to`; x in the original basis.
+  void (*quantize_block)(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs,
+                         const QuantizedRows& to);
+  // y[t, r] = <x[t], w[r]> over decoded rows [n_rows, cols] that are w_stride apart.
+  void (*matmul_decoded)(const float* w, int64_t w_stride, int n_rows, FloatView x, float* y, int64_t y_stride);
+
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  // One token: n_heads heads of head_dim; cos and sin of its position, n_rot / 2 each.
+  void (*rope)(float* x, int n_heads, int64_t head_dim, int n_rot, RopeStyle style, const float* cos, const float* sin);
+  void (*to_fp16)(const float* x, int64_t n, uint16_t* out);
+  // scratch: kAttentionHeads * (k_dim rounded up to kLanes) floats.  Null where the pair of formats has no kernel.
+  using Attention = void (*)(const AttentionTask& task, float* scratch);
+  Attention (*attention)(FormatId k_format, FormatId v_format);
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*add)(float* x, const float* y, int64_t n);  // x += y
+  void (*exp)(const float* x, int64_t n, float* out);
+};
+
+}  // namespace hrun

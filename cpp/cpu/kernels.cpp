@@ -1,0 +1,51 @@
+// Compiled once per CPU tier (tiers.cmake), with HRUN_TIER naming the one function it exports.
+//
+// Everything else here has internal linkage or is always inlined: a weak symbol would let the linker keep the copy of the
+// highest tier for every CPU.  tests/contracts/test_tier_symbols.py looks for them.
+#include "cpu/attention.h"
+#include "cpu/decode.h"
+#include "cpu/elementwise.h"
+#include "cpu/kernel_table.h"
+#include "cpu/matmul_float.h"
+#include "cpu/matmul_int.h"
+#include "cpu/rotate.h"
+
+namespace hrun {
+namespace {
+
+template <AnyFormat F>
+constexpr FormatKernels format_kernels() {
+  FormatKernels k{};
+  k.decode_row = decode_row_kernel<F>;
+  if constexpr (QuantizedFormat<F>) k.matmul_int = matmul_int_kernel<F>;
+  if constexpr (FloatFormat<F>) k.matmul_float = matmul_float_kernel<F>;
+  return k;
+}
+
+template <class List>
+struct FormatTable;
+template <AnyFormat... F>
+struct FormatTable<FormatList<F...>> {
+  static constexpr FormatKernels kEntries[] = {format_kernels<F>()...};
+};
+
+constexpr KernelTable kTable = {
+    .formats = FormatTable<Formats>::kEntries,
+    .rotate_block = rotate_block_kernel,
+    .quantize_block = quantize_block_kernel,
+    .matmul_decoded = matmul_decoded_kernel,
+    .rms_norm = rms_norm_kernel,
+    .rope = rope_kernel,
+    .to_fp16 = to_fp16_kernel,
+    .attention = find_attention,
+    .silu_mul = silu_mul_kernel,
+    .add = add_kernel,
+    .exp = exp_kernel,
+};
+
+}  // namespace
+
+const KernelTable& HRUN_TIER();
+const KernelTable& HRUN_TIER() { return kTable; }
+
+}  // namespace hrun

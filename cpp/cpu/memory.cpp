@@ -1,0 +1,85 @@
+#include "cpu/memory.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+#include <string>
+
+#include "base/error.h"
+
+namespace hrun {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kUnknown = std::numeric_limits<size_t>::max();
+
+class HostBuffer final : public DeviceBuffer {
+ public:
+  ~HostBuffer() override { std::free(data); }
+};
+
+// The number in a file that holds one ("max" and missing files: unknown).
+size_t number_in(const std::string& path) {
+  std::ifstream file(path);
+  unsigned long long value = 0;
+  return file >> value ? static_cast<size_t>(value) : kUnknown;
+}
+
+size_t machine_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  for (size_t kib = 0; file >> key;) {
+    if (key == "MemAvailable:" && file >> kib) return kib * 1024;
+    file.ignore(256, '\n');
+  }
+  return kUnknown;
+}
+
+size_t control_group_memory() {
+  const size_t limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");
+  if (limit == kUnknown || used == kUnknown) return kUnknown;
+  // The page cache counts as used and is given back on demand.
+  size_t cache = 0;
+  std::ifstream file("/sys/fs/cgroup/memory.stat");
+  std::string key;
+  for (size_t bytes = 0; file >> key >> bytes;)
+    if (key == "inactive_file" || key == "active_file") cache += bytes;
+  const size_t held = used - std::min(used, cache);
+  return limit - std::min(limit, held);
+}
+
+std::string mebibytes(size_t bytes) {
+  return bytes == kUnknown ? "unknown" : std::to_string(bytes >> 20) + " MiB";
+}
+
+}  // namespace
+
+size_t available_memory() { return std::min(machine_memory(), control_group_memory()); }
+
+std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpose) {
+  // Small requests are not worth reading /proc; large ones are checked, because an overcommitting system grants anything.
+  constexpr size_t kChecked = size_t{16} << 20;
+  const size_t padded = std::max(bytes, size_t{1}) + (kAlignment - 1);
+  const bool wraps = padded < bytes;
+  if (!wraps && (bytes < kChecked || bytes <= available_memory())) {
+    auto buffer = std::make_unique<HostBuffer>();
+    buffer->data = std::aligned_alloc(kAlignment, padded / kAlignment * kAlignment);
+    buffer->bytes = bytes;
+    if (buffer->data) return buffer;
+  }
+  throw OutOfMemoryError("{} needs {} of memory; {} is free", purpose, mebibytes(bytes), mebibytes(available_memory()));
+}
+
+void* Scratch::reserve(size_t count, size_t value_bytes, std::string_view purpose) {
+  if (count > std::numeric_limits<size_t>::max() / value_bytes)
+    throw OutOfMemoryError("{} needs {} values of {} bytes, more than can be addressed", purpose, count, value_bytes);
+  const size_t bytes = count * value_bytes;
+  if (!buffer_ || buffer_->bytes < bytes) {
+    buffer_.reset();
+    buffer_ = allocate_host(bytes, purpose);
+  }
+  return buffer_->data;
+}
+
+}  // namespace hrun

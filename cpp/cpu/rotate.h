@@ -1,0 +1,95 @@
+// The rotation of formats/rotation.h in vector registers, and the int8 quantization of activations that follows it.
+#pragma once
+
+#include "cpu/simd.h"
+#include "formats/rotation.h"
+
+namespace hrun {
+namespace {
+
+// Stages 1, 2, 4, 8 inside the registers, the others across them: the order of the reference.
+template <int n>
+HRUN_HD void fwht_fixed(float* x) {
+  constexpr int kRegisters = n / kLanes;
+  Lanes v[kRegisters];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRegisters; ++i) v[i] = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(load(x + i * kLanes)))));
+#pragma GCC unroll 4
+  for (int half = 1; half < kRegisters; half *= 2)
+#pragma GCC unroll 16
+    for (int i = 0; i < kRegisters; ++i)
+      if ((i & half) == 0) {
+        const Lanes a = v[i], b = v[i + half];
+        v[i] = add(a, b);
+        v[i + half] = sub(a, b);
+      }
+  const Lanes scale = splat(fwht_scale(n));
+#pragma GCC unroll 16
+  for (int i = 0; i < kRegisters; ++i) store(x + i * kLanes, mul(v[i], scale));
+}
+
+HRUN_HD void fwht_pieces(float* x, int n) {
+  for (int done = 0; done < n;) {
+    const int piece = rotation_piece(n - done);
+    if (piece == 256) fwht_fixed<256>(x + done);
+    else if (piece == 128) fwht_fixed<128>(x + done);
+    else if (piece == 64) fwht_fixed<64>(x + done);
+    else fwht_fixed<32>(x + done);
+    done += piece;
+  }
+}
+
+HRUN_HD void apply_signs(float* x, const float* signs, int n) {
+  for (int i = 0; i < n; i += kLanes) store(x + i, mul(load(x + i), load(signs + i)));
+}
+
+void rotate_block_kernel(float* x, int64_t first, int n, const float* signs, bool with_signs) {
+  if (with_signs) apply_signs(x, signs + first, n);
+  fwht_pieces(x, n);
+}
+
+HRUN_HD void unrotate_block(float* x, int64_t first, int n, const float* signs, bool with_signs) {
+  fwht_pieces(x, n);
+  if (with_signs) apply_signs(x, signs + first, n);
+}
+
+// d = amax / 127, codes = x / d rounded half to even.  n is a multiple of 16.
+HRUN_HD void quantize(const float* x, int n, int16_t* codes, float* scale, int16_t* sums) {
+  // Compared as integers, infinities and NaN are the largest magnitudes.
+  IntLanes largest = splat_int(0);
+  for (int i = 0; i < n; i += kLanes) largest = max(largest, bit_and(as_int(load(x + i)), splat_int(0x7fffffff)));
+  const auto bits = static_cast<uint32_t>(reduce_max(largest));
+  const bool finite = bits < 0x7f800000u;
+  const float amax = bits_to_float(bits);
+  float inverse = finite && bits != 0 ? 127.0f / amax : 0.0f;
+  if (float_to_bits(inverse) == 0x7f800000u) inverse = 0.0f;  // amax is below 127 / FLT_MAX
+  *scale = !finite ? bits_to_float(0x7fc00000u) : inverse != 0.0f ? amax / 127.0f : 0.0f;
+  for (int i = 0; i < n; i += kLanes) {
+    // |x * inverse| <= 127 (1 + 2^-23), so no code leaves +-127.
+    const IntLanes q = finite ? round_to_int(mul(load(x + i), splat(inverse))) : splat_int(0);
+    store_int16(codes + i, q);
+    sums[i / kGroup] = static_cast<int16_t>(reduce_add(q));
+  }
+}
+
+void quantize_block_kernel(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs,
+                           const QuantizedRows& to) {
+  const int block_values = kind == Activation::kInt8x32 ? 32 : 256;
+  const int64_t first = block * block_values;
+  const int n = static_cast<int>(x.cols - first < block_values ? x.cols - first : block_values);
+  const float* values = x.row(t) + first;
+  alignas(64) float rotated[kRotationBlock];
+  if (is_rotated(kind)) {
+    for (int i = 0; i < n; i += kLanes) {
+      const Lanes v = load(values + i);
+      store(rotated + i, kind == Activation::kRotatedSigned ? mul(v, load(signs + first + i)) : v);
+    }
+    fwht_pieces(rotated, n);
+    values = rotated;
+  }
+  quantize(values, n, to.codes + t * to.cols + first, to.scale + t * to.n_blocks + block,
+           to.sums + t * to.n_groups + first / kGroup);
+}
+
+}  // namespace
+}  // namespace hrun

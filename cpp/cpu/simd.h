@@ -1,0 +1,60 @@
+// Sixteen floats, sixteen int32: the vocabulary of all kernels, in the widest instructions of the tier being compiled.
+//
+// Every function gives the same bits in every tier.  All are always inlined (host_device.h says why).
+#pragma once
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#include "cpu/simd_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "cpu/simd_avx2.h"
+#else
+#include "cpu/simd_scalar.h"
+#endif
+
+namespace hrun {
+namespace {
+
+// The first n (< 16) of 16 values; the others are 0.
+HRUN_HD Lanes load_partial(const float* p, int n) {
+  float padded[kLanes] = {};
+  for (int i = 0; i < n; ++i) padded[i] = p[i];
+  return load(padded);
+}
+
+HRUN_HD void store_partial(float* p, Lanes x, int n) {
+  float all[kLanes];
+  store(all, x);
+  for (int i = 0; i < n; ++i) p[i] = all[i];
+}
+
+// Calls f(i, n) for i = 0, 16, 32, ...: n is 16, less in the last step where n_values is no multiple of it.
+template <class Function>
+HRUN_HD void for_lanes(int64_t n_values, Function&& f) {
+  int64_t i = 0;
+  for (; i + kLanes <= n_values; i += kLanes) f(i, kLanes);
+  if (i < n_values) f(i, static_cast<int>(n_values - i));
+}
+
+HRUN_HD Lanes load_n(const float* p, int n) { return n == kLanes ? load(p) : load_partial(p, n); }
+HRUN_HD void store_n(float* p, Lanes x, int n) { n == kLanes ? store(p, x) : store_partial(p, x, n); }
+
+// Sixteen weights of a float format at `p`, of which n are there.
+template <FloatFormat F>
+HRUN_HD Lanes load_weights(const uint8_t* p, int n) {
+  if (n < kLanes) {
+    float padded[kLanes] = {};
+    for (int i = 0; i < n; ++i) padded[i] = F::widen(p + static_cast<size_t>(i) * F::kBlockBytes);
+    return load(padded);
+  }
+  if constexpr (F::kId == F32::kId) return load_f32(p);
+  else if constexpr (F::kId == F16::kId) return load_f16(p);
+  else if constexpr (F::kId == BF16::kId) return load_bf16(p);
+  else {
+    float values[kLanes];
+    for (int i = 0; i < kLanes; ++i) values[i] = F::widen(p + static_cast<size_t>(i) * F::kBlockBytes);
+    return load(values);
+  }
+}
+
+}  // namespace
+}  // namespace hrun
