@@ -7,6 +7,7 @@ namespace hrun::bindings {
 void init_errors(nb::module_& m);
 void init_formats(nb::module_& m);
 void init_gguf(nb::module_& m);
+void init_cpu(nb::module_& m);
 }  // namespace hrun::bindings
 
 NB_MODULE(_core, m) {
@@ -14,4 +15,5 @@ NB_MODULE(_core, m) {
   hrun::bindings::init_errors(m);
   hrun::bindings::init_formats(m);
   hrun::bindings::init_gguf(m);
+  hrun::bindings::init_cpu(m);
 }
