@@ -58,11 +58,6 @@ class Lease:
                 self._working = False
                 self._changed.notify_all()
 
-    @property
-    def held(self) -> bool:
-        """Does anybody work, or hold a claim?"""
-        return self._holder is not None
-
     def _start(self, user: object) -> None:
         self._holder, self._working, self._thread = user, True, threading.get_ident()
 

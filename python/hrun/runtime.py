@@ -125,8 +125,10 @@ class Runtime:
             raise ArgumentError(f"model_path must be a path, got {type(model_path).__name__}")
         start = time.monotonic()
         self.model_path = Path(model_path) if model_path is not None else demo_model_path()
-        self._file = GGUFFile(str(self.model_path))
-        self.tokenizer = Tokenizer.from_gguf(self._file)
+        metadata = GGUFFile(str(self.model_path)).metadata
+        self.tokenizer = Tokenizer(metadata, str(self.model_path))
+        self._name = metadata.get("general.name")
+        self._sampling = _recommended_sampling(metadata)
         self._model: Model | None = Model.load(
             str(self.model_path), device=device, n_threads=n_threads or 0, rotated_matmul=rotation
         )
@@ -154,15 +156,9 @@ class Runtime:
         return self._model
 
     @property
-    def file(self) -> GGUFFile:
-        """The model's file: metadata and tensors."""
-        return self._file
-
-    @property
     def name(self) -> str:
         """The model's name from its metadata, else its file's."""
-        name = self._file.metadata.get("general.name")
-        return name if isinstance(name, str) and name else self.model_path.stem
+        return self._name if isinstance(self._name, str) and self._name else self.model_path.stem
 
     @property
     def bits_per_weight(self) -> float:
@@ -181,10 +177,7 @@ class Runtime:
     @property
     def recommended_sampling(self) -> dict[str, float]:
         """The sampling parameters that the model's file recommends (general.sampling.*), by hrun's names."""
-        names = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
-        metadata = self._file.metadata
-        found = {name: metadata.get(f"general.sampling.{key}") for key, name in names.items()}
-        return {name: value for name, value in found.items() if isinstance(value, (int, float))}
+        return dict(self._sampling)
 
     # ---- text and tokens
 
@@ -491,6 +484,12 @@ class Runtime:
             raise ContextOverflowError(
                 f"{what} has {len(ids)} tokens, the context holds {self.n_ctx}; shorten it or load the model with a larger n_ctx"
             )
+
+
+def _recommended_sampling(metadata: Mapping[str, Any]) -> dict[str, float]:
+    names = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+    found = {name: metadata.get(f"general.sampling.{key}") for key, name in names.items()}
+    return {name: value for name, value in found.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
 
 
 def _check_messages(messages: Any) -> None:

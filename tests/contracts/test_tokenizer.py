@@ -1,0 +1,232 @@
+"""Tokenizers from GGUF files: the reference cases of the vocabulary files, round trips, control tokens, damaged input."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hrun import ArgumentError, ModelFileError, Tokenizer, UnsupportedModelError
+from hrun._core import GGUFFile
+from hrun.stream import Utf8Decoder
+from hrun.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, byte_alphabet
+
+VOCABULARIES = ["deepseek-coder", "gpt-2", "llama-bpe", "llama-spm", "mpt", "phi-3", "qwen2", "starcoder"]
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_reference_cases(name: str, shared: Path) -> None:
+    path = shared / "vocab" / f"ggml-vocab-{name}.gguf"
+    texts = Path(f"{path}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    wanted = Path(f"{path}.out").read_text().split("\n")
+    tokenizer = Tokenizer.from_gguf(path)
+    assert len(texts) > 40
+    for text, want in zip(texts, wanted):
+        assert tokenizer.encode(text) == [int(t) for t in want.split()], text
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize(("name", "kind"), [("bert-bge", "'bert'"), ("deepseek-llm", "'deepseek-llm'")])
+def test_unknown_kinds_are_named(name: str, kind: str, shared: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=kind) as caught:
+        Tokenizer.from_gguf(shared / "vocab" / f"ggml-vocab-{name}.gguf")
+    assert "known are" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Callable[..., Path]) -> Tokenizer:
+    return Tokenizer.from_gguf(tiny_model())
+
+
+def metadata(tiny_model: Callable[..., Path], **changes: Any) -> dict[str, Any]:
+    changed = dict(GGUFFile(str(tiny_model())).metadata)
+    for key, value in changes.items():
+        full = f"tokenizer.{'huggingface.json' if key == 'json' else 'ggml.' + key}"
+        changed.pop(full, None)
+        if value is not None:
+            changed[full] = value
+    return changed
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60))
+def test_round_trip(tiny: Tokenizer, text: str) -> None:
+    ids = tiny.encode(text)
+    assert tiny.decode(ids) == text
+    assert tiny.decode_bytes(ids) == b"".join(map(tiny.token_bytes, ids))
+    decoder = Utf8Decoder()
+    assert "".join(decoder.feed(tiny.token_bytes(i)) for i in ids) + decoder.flush() == text
+    assert not any(tiny.is_control(i) for i in ids)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="<|im_start>end/ \n", max_size=60))
+def test_both_sources_of_rules_agree(tiny: Tokenizer, tiny_model: Callable[..., Path], text: str) -> None:
+    other = _without_json(tiny_model)
+    assert other.encode(text) == tiny.encode(text)
+    assert other.encode(text, parse_special=True) == tiny.encode(text, parse_special=True)
+
+
+_built: list[Tokenizer] = []
+
+
+def _without_json(tiny_model: Callable[..., Path]) -> Tokenizer:
+    if not _built:
+        _built.append(Tokenizer(metadata(tiny_model, json=None), "built.gguf"))
+    return _built[0]
+
+
+def test_control_tokens_only_where_asked_for(tiny: Tokenizer) -> None:
+    end = tiny.tokens.index("<|im_end|>")
+    text = "a<|im_end|>b"
+    assert end not in tiny.encode(text)
+    assert tiny.decode(tiny.encode(text)) == text
+    assert tiny.encode(text, parse_special=True) == [*tiny.encode("a"), end, *tiny.encode("b")]
+    assert tiny.decode([end]) == "<|im_end|>" and tiny.decode([end], skip_special=True) == ""
+    assert end in tiny.end_ids and tiny.eos_id in tiny.end_ids
+
+
+control_text = st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "<|", "|>", "im_end", "a", "\n", "<|eos|>"]), max_size=8).map("".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(control_text)
+def test_guarded_text_is_plain_text(tiny: Tokenizer, text: str) -> None:
+    """What a user writes is the same tokens inside a template as alone; the template's own control tokens are real."""
+    guard = "\ufdd0"
+    start, end = tiny.tokens.index("<|im_start|>"), tiny.tokens.index("<|im_end|>")
+    ids = tiny.encode_guarded("<|im_start|>" + tiny.guard(text, guard) + "<|im_end|>", guard)
+    assert ids[0] == start and ids[-1] == end
+    assert ids[1:-1] == tiny.encode(text)
+
+
+def test_ends(tiny_model: Callable[..., Path]) -> None:
+    def made(**changes: Any) -> Tokenizer:
+        return Tokenizer(metadata(tiny_model, **changes), "x.gguf")
+
+    plain = made().encode("the")
+    assert made(add_bos_token=True).encode("the", add_special=True) == [made().bos_id, *plain]
+    assert made(add_bos_token=False).encode("the", add_special=True) == plain
+    both = made(add_bos_token=True, add_eos_token=True)
+    assert both.encode("the", add_special=True) == [both.bos_id, *plain, both.eos_id]
+    assert made(bos_token_id=0xFFFFFFFF).bos_id is None
+    assert {7, 8} <= made(eot_token_id=7, eom_token_id=8).end_ids
+
+
+def test_text_that_is_not_unicode(tiny: Tokenizer) -> None:
+    assert tiny.decode(tiny.encode("a\udc80b")) == "a\ufffdb"
+    assert tiny.decode(tiny.encode("\ud83d\ude00")) == "😀"
+    assert tiny.decode(tiny.encode("a\0b")) == "a\0b"
+
+
+def test_ill_formed_bytes(tiny: Tokenizer) -> None:
+    byte = {b: tiny.tokens.index(c) for c, b in byte_alphabet().items()}
+    assert tiny.decode([byte[0xC3]]) == "\ufffd"
+    assert tiny.decode([byte[0xC3], byte[0xA9]]) == "é"
+    assert tiny.decode([byte[0xED], byte[0xA0], byte[0x80]]) == "\ufffd" * 3
+
+
+@pytest.mark.parametrize("token", [-1, 10**6, 2**63, 1.5, "1", None, True])
+def test_bad_ids(tiny: Tokenizer, token: Any) -> None:
+    with pytest.raises(ArgumentError, match="token id"):
+        tiny.decode([token])
+
+
+def test_time_is_linear(tiny: Tokenizer) -> None:
+    start = time.monotonic()
+    assert len(tiny.encode("a" * (1 << 18))) == 1 << 18
+    assert time.monotonic() - start < 10  # about 0.5 s; a quadratic merge would take many minutes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"json": "{"}, "tokenizer.huggingface.json"),
+        ({"json": None, "model": "foo"}, "'foo'"),
+        ({"json": None, "model": None}, "missing"),
+        ({"json": None, "pre": "foo\x1b[2J"}, r"'foo\\x1b\[2J'"),
+        ({"json": None, "merges": None}, "merges is missing"),
+        ({"json": None, "merges": ["ab"]}, "entry 0"),
+        ({"json": None, "merges": ["zz yy"]}, "merges"),
+        ({"json": None, "model": "llama"}, "scores is missing"),
+        ({"json": None, "model": "llama", "scores": [0.0]}, "scores has 1 entries"),
+        ({"json": None, "model": "llama", "scores": [float("nan")] * 300}, "entry 0 is nan"),
+        ({"tokens": None}, "tokens is missing"),
+        ({"tokens": ["a"]}, "tokens"),
+        ({"tokens": [1, 2]}, "no array of strings"),
+        ({"tokens": "abc"}, "expected an array of strings"),
+        ({"token_type": [1]}, "token_type has 1 entries"),
+        ({"bos_token_id": 300}, "bos_token_id is 300"),
+        ({"eos_token_id": -7}, "eos_token_id is -7"),
+        ({"eos_token_id": "x"}, "eos_token_id is str"),
+        ({"add_bos_token": 1}, "add_bos_token is int"),
+    ],
+)
+def test_damaged_vocabularies(tiny_model: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((ModelFileError, UnsupportedModelError), match=message) as caught:
+        Tokenizer(metadata(tiny_model, **changes), "bad.gguf")
+    assert "bad.gguf" in str(caught.value) and str(caught.value).isprintable()
+
+
+# ---- SentencePiece
+
+PIECES = ["▁", "a", "b", "c", "▁a", "ab", "bc", "abc", "▁ab", "aa", "aaa", "é", "▁▁", "<s", ">"]
+
+
+def sentencepiece(seed: int = 0, **changes: Any) -> Tokenizer:
+    pieces = ["<unk>", "<s>", "</s>", "<tool>", *(f"<0x{b:02X}>" for b in range(256)), *PIECES]
+    types = [UNKNOWN, CONTROL, CONTROL, USER_DEFINED, *[BYTE] * 256, *[NORMAL] * len(PIECES)]
+    scores = [random.Random(seed).choice([0.0, -1.0, -2.5, -float(i)]) for i in range(len(pieces))]
+    values: dict[str, Any] = {
+        "model": "llama", "tokens": pieces, "token_type": types, "scores": scores, "bos_token_id": 1, "eos_token_id": 2,
+        "unknown_token_id": 0,
+    }  # fmt: skip
+    return Tokenizer({f"tokenizer.ggml.{k}": v for k, v in (values | changes).items() if v is not None}, "spm.gguf")
+
+
+def slow_merge(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The definition: join the best-scored pair of neighbours, the leftmost of equals, until none is a token."""
+    scores = {t: s for t, s in zip(PIECES, tokenizer._rules._scores[260:])}  # type: ignore[attr-defined]
+    pieces = list(text.replace(" ", "▁"))
+    while True:
+        joins = [(-scores[a + b], i) for i, (a, b) in enumerate(zip(pieces, pieces[1:])) if a + b in scores]
+        if not joins:
+            return pieces
+        i = min(joins)[1]
+        pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="abc é<s>☃", max_size=20), st.integers(0, 5))
+def test_sentencepiece_merges_by_score(text: str, seed: int) -> None:
+    tokenizer = sentencepiece(seed)
+    want: list[int] = []
+    for piece in slow_merge(tokenizer, " " + text) if text else []:
+        known = piece in PIECES
+        want += [260 + PIECES.index(piece)] if known else [4 + b for b in piece.encode()]
+    assert tokenizer.encode(text) == want
+    assert tokenizer.decode(want) == text
+
+
+def test_sentencepiece_control_and_user_tokens() -> None:
+    tokenizer = sentencepiece()
+    assert tokenizer.adds_bos
+    assert tokenizer.encode("a", add_special=True)[0] == 1
+    assert 1 not in tokenizer.encode("<s>") and tokenizer.decode(tokenizer.encode("<s>")) == "<s>"
+    assert tokenizer.encode("<s>a", parse_special=True) == [1, *tokenizer.encode("a")]
+    assert 3 in tokenizer.encode("a<tool>b")
+    assert tokenizer.decode([1, *tokenizer.encode("a b")], skip_special=True) == "a b"
+    assert sentencepiece(add_space_prefix=False).encode("a") == [260 + PIECES.index("a")]
+
+
+def test_sentencepiece_without_bytes() -> None:
+    types = [UNKNOWN, CONTROL, CONTROL, USER_DEFINED, *[NORMAL] * 256, *[NORMAL] * len(PIECES)]
+    assert sentencepiece(token_type=types).encode("☃")[-1] == 0
+    with pytest.raises(ModelFileError, match="neither"):
+        sentencepiece(token_type=types, unknown_token_id=None)
