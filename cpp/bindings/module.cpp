@@ -8,6 +8,7 @@ void init_errors(nb::module_& m);
 void init_formats(nb::module_& m);
 void init_gguf(nb::module_& m);
 void init_cpu(nb::module_& m);
+void init_runtime(nb::module_& m);
 }  // namespace hrun::bindings
 
 NB_MODULE(_core, m) {
@@ -16,4 +17,5 @@ NB_MODULE(_core, m) {
   hrun::bindings::init_formats(m);
   hrun::bindings::init_gguf(m);
   hrun::bindings::init_cpu(m);
+  hrun::bindings::init_runtime(m);
 }

@@ -1,0 +1,257 @@
+#include "runtime/samplers.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "base/math64.h"
+
+namespace hrun {
+namespace {
+
+constexpr double kBig = 1e9;
+
+constexpr SamplerParameter kParameters[] = {
+    {"repeat_penalty", "divide the logits of recent tokens by this; 1 = off", 1.0, 0.01, 100.0, false},
+    {"repeat_last_n", "how many recent tokens the penalties look at; -1 = all, 0 = off", 64, -1, kBig, true},
+    {"frequency_penalty", "subtract this per occurrence among the recent tokens; 0 = off", 0.0, -100.0, 100.0, false},
+    {"presence_penalty", "subtract this once if among the recent tokens; 0 = off", 0.0, -100.0, 100.0, false},
+    {"top_k", "keep the k likeliest tokens; 0 = off", 40, 0, kBig, true},
+    {"top_p", "keep the likeliest tokens that together reach this probability; 1 = off", 0.95, 0.0, 1.0, false},
+    {"min_p", "keep tokens at least this fraction as likely as the likeliest; 0 = off", 0.05, 0.0, 1.0, false},
+    {"temperature", "divide the logits by this; 0 = always the likeliest token", 0.8, 0.0, 1000.0, false},
+};
+
+class Values {
+ public:
+  explicit Values(std::span<const std::pair<std::string_view, double>> given) {
+    for (const auto& [name, value] : given) {
+      const auto* row = std::find_if(std::begin(kParameters), std::end(kParameters),
+                                     [&](const SamplerParameter& p) { return p.name == name; });
+      if (row == std::end(kParameters)) throw ArgumentError("unknown sampling parameter '{}'", printable(name));
+      if (!(value >= row->min && value <= row->max))
+        throw ArgumentError("{} is {}, must be between {} and {}", row->name, value, row->min, row->max);
+      if (row->integer && value != std::floor(value))
+        throw ArgumentError("{} is {}, must be a whole number", row->name, value);
+      values_[name] = value;
+    }
+  }
+  double operator[](std::string_view name) const {
+    if (const auto it = values_.find(name); it != values_.end()) return it->second;
+    for (const SamplerParameter& p : kParameters)
+      if (p.name == name) return p.fallback;
+    return 0;
+  }
+
+ private:
+  std::unordered_map<std::string_view, double> values_;
+};
+
+using Step = std::unique_ptr<SamplerStep>;
+
+// Keskar et al. 2019 (repeat), OpenAI's API (frequency, presence).
+class Penalties : public SamplerStep {
+ public:
+  static Step make(const Values& v) {
+    if (v["repeat_last_n"] == 0) return nullptr;
+    if (v["repeat_penalty"] == 1 && v["frequency_penalty"] == 0 && v["presence_penalty"] == 0) return nullptr;
+    return std::make_unique<Penalties>(v);
+  }
+  explicit Penalties(const Values& v)
+      : last_n_(static_cast<int64_t>(v["repeat_last_n"])), repeat_(static_cast<float>(v["repeat_penalty"])),
+        frequency_(static_cast<float>(v["frequency_penalty"])), presence_(static_cast<float>(v["presence_penalty"])) {}
+
+  void apply(Candidates& c, std::span<const int32_t> history) const override {
+    if (last_n_ > 0 && static_cast<size_t>(last_n_) < history.size())
+      history = history.last(static_cast<size_t>(last_n_));
+    std::unordered_map<int32_t, int> counts;
+    for (const int32_t token : history) ++counts[token];
+    for (const auto& [token, count] : counts) {
+      if (token < 0 || static_cast<size_t>(token) >= c.items.size()) continue;
+      float& logit = c.items[static_cast<size_t>(token)].logit;  // the first step: still in order of ids
+      logit = logit <= 0 ? logit * repeat_ : logit / repeat_;
+      logit -= static_cast<float>(count) * frequency_ + presence_;
+    }
+  }
+
+ private:
+  int64_t last_n_;
+  float repeat_, frequency_, presence_;
+};
+
+class TopK : public SamplerStep {
+ public:
+  static Step make(const Values& v) { return v["top_k"] > 0 ? std::make_unique<TopK>(v) : nullptr; }
+  explicit TopK(const Values& v) : k_(static_cast<size_t>(v["top_k"])) {}
+  void apply(Candidates& c, std::span<const int32_t>) const override { c.keep_best(k_); }
+
+ private:
+  size_t k_;
+};
+
+// Holtzman et al. 2020.
+class TopP : public SamplerStep {
+ public:
+  static Step make(const Values& v) { return v["top_p"] < 1 ? std::make_unique<TopP>(v) : nullptr; }
+  explicit TopP(const Values& v) : p_(v["top_p"]) {}
+  void apply(Candidates& c, std::span<const int32_t>) const override {
+    c.sort();
+    const std::vector<double> p = c.probabilities();
+    double sum = 0;
+    for (size_t i = 0; i < p.size(); ++i) {
+      sum += p[i];
+      if (sum >= p_) {
+        c.items.resize(i + 1);
+        return;
+      }
+    }
+  }
+
+ private:
+  double p_;
+};
+
+// Nguyen et al. 2024.
+class MinP : public SamplerStep {
+ public:
+  static Step make(const Values& v) { return v["min_p"] > 0 ? std::make_unique<MinP>(v) : nullptr; }
+  explicit MinP(const Values& v) : log_p_(math64::log(v["min_p"])) {}
+  void apply(Candidates& c, std::span<const int32_t>) const override {
+    c.sort();
+    const double floor = static_cast<double>(c.items[0].logit) + log_p_;
+    size_t n = 1;
+    while (n < c.items.size() && static_cast<double>(c.items[n].logit) >= floor) ++n;
+    c.items.resize(n);
+  }
+
+ private:
+  double log_p_;
+};
+
+class Temperature : public SamplerStep {
+ public:
+  static Step make(const Values& v) {
+    return v["temperature"] > 0 && v["temperature"] != 1 ? std::make_unique<Temperature>(v) : nullptr;
+  }
+  explicit Temperature(const Values& v) : temperature_(static_cast<float>(v["temperature"])) {}
+  void apply(Candidates& c, std::span<const int32_t>) const override {
+    for (Candidate& item : c.items) item.logit /= temperature_;
+  }
+
+ private:
+  float temperature_;
+};
+
+// The chain, in order.  A new sampler is a class above, a row here and its parameters in the table.
+constexpr Step (*kChain[])(const Values&) = {Penalties::make, TopK::make, TopP::make, MinP::make, Temperature::make};
+
+bool better(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+
+}  // namespace
+
+std::span<const SamplerParameter> sampler_parameters() { return kParameters; }
+
+void Candidates::sort() {
+  if (!sorted) std::sort(items.begin(), items.end(), better);
+  sorted = true;
+}
+
+void Candidates::keep_best(size_t n) {
+  if (n < items.size() && !sorted) {
+    std::nth_element(items.begin(), items.begin() + static_cast<std::ptrdiff_t>(n), items.end(), better);
+    items.resize(n);
+  }
+  sort();
+  if (n < items.size()) items.resize(n);
+}
+
+std::vector<double> Candidates::probabilities() const {
+  float best = -std::numeric_limits<float>::infinity();
+  for (const Candidate& c : items) best = std::max(best, c.logit);
+  std::vector<double> p(items.size());
+  double sum = 0;
+  for (size_t i = 0; i < items.size(); ++i)
+    sum += p[i] = math64::exp(static_cast<double>(items[i].logit) - static_cast<double>(best));
+  for (double& x : p) x /= sum;
+  return p;
+}
+
+Sampler::Sampler(uint64_t seed, std::span<const std::pair<std::string_view, double>> given,
+                 std::vector<std::pair<int32_t, float>> logit_bias)
+    : seed_(seed), state_(0), logit_bias_(std::move(logit_bias)) {
+  const Values values(given);
+  greedy_ = values["temperature"] == 0;
+  for (const auto make : kChain)
+    if (Step step = make(values)) steps_.push_back(std::move(step));
+  for (const auto& [id, bias] : logit_bias_)
+    if (std::isnan(bias) || bias == std::numeric_limits<float>::infinity())
+      throw ArgumentError("the logit bias of token {} is {}, must be finite or -inf", id, bias);
+  // PCG32's seeding: step, add, step.
+  uniform();
+  state_ += seed;
+  uniform();
+}
+
+double Sampler::uniform() {
+  // PCG32 (O'Neill 2014), XSH-RR output.
+  uint32_t words[2];
+  for (uint32_t& word : words) {
+    const uint64_t old = state_;
+    state_ = old * 6364136223846793005ull + 1442695040888963407ull;
+    const auto shifted = static_cast<uint32_t>(((old >> 18u) ^ old) >> 27u);
+    const auto rotation = static_cast<uint32_t>(old >> 59u);
+    word = (shifted >> rotation) | (shifted << ((32 - rotation) & 31));
+  }
+  const uint64_t bits = (static_cast<uint64_t>(words[0]) << 32 | words[1]) >> 11;
+  return static_cast<double>(bits) * 0x1p-53;
+}
+
+Candidates Sampler::candidates(std::span<const float> logits) const {
+  Candidates c;
+  c.items.resize(logits.size());
+  bool any = false;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity())
+      throw GenerationError("logits are not finite: token {} has {} at position {}", i, logits[i], history_.size());
+    c.items[i] = {static_cast<int32_t>(i), logits[i]};
+  }
+  for (const auto& [id, bias] : logit_bias_) {
+    if (id < 0 || static_cast<size_t>(id) >= logits.size())
+      throw ArgumentError("logit_bias names token {}, the vocabulary has {} tokens", id, logits.size());
+    c.items[static_cast<size_t>(id)].logit += bias;
+  }
+  for (const Candidate& item : c.items) any |= std::isfinite(item.logit);
+  if (!any) throw GenerationError("logits are not finite: no token has a probability at position {}", history_.size());
+  for (const auto& step : steps_) step->apply(c, history_);
+  return c;
+}
+
+int32_t Sampler::sample(std::span<const float> logits) {
+  Candidates c = candidates(logits);
+  int32_t token = 0;
+  if (greedy_) {
+    token = std::min_element(c.items.begin(), c.items.end(), better)->id;
+  } else {
+    c.sort();
+    const std::vector<double> p = c.probabilities();
+    double left = uniform();
+    size_t i = 0;
+    while (i + 1 < p.size() && left >= p[i]) left -= p[i++];
+    token = c.items[i].id;
+  }
+  accept(token);
+  return token;
+}
+
+std::vector<std::pair<int32_t, double>> Sampler::probabilities(std::span<const float> logits) const {
+  Candidates c = candidates(logits);
+  c.sort();
+  if (greedy_) c.items.resize(1);
+  const std::vector<double> p = c.probabilities();
+  std::vector<std::pair<int32_t, double>> out;
+  for (size_t i = 0; i < p.size(); ++i) out.emplace_back(c.items[i].id, p[i]);
+  return out;
+}
+
+}  // namespace hrun

@@ -1,0 +1,76 @@
+// From logits to a token: a chain of steps over one candidate list.
+//
+// The chain and its order are llama.cpp's: logit bias, penalties, top-k, top-p, min-p, temperature, draw.  Probabilities
+// are computed in double with our own exp, ties go to the lower id, and the generator is our own: the same seed gives the
+// same tokens on every machine.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace hrun {
+
+struct Candidate {
+  int32_t id;
+  float logit;
+};
+
+// What a step works on.  One canonical state: the order is by id until sort() makes it by falling logit (ties: lower id).
+struct Candidates {
+  std::vector<Candidate> items;
+  bool sorted = false;
+
+  void sort();
+  void keep_best(size_t n);                         // sorts, keeps the n best
+  std::vector<double> probabilities() const;        // softmax over items
+};
+
+// A number that a user can set.  CLI flags, Python keywords, range checks and help text read these rows.
+struct SamplerParameter {
+  std::string_view name;
+  std::string_view help;
+  double fallback;
+  double min, max;
+  bool integer;
+};
+std::span<const SamplerParameter> sampler_parameters();
+
+class SamplerStep {
+ public:
+  virtual ~SamplerStep() = default;
+  virtual void apply(Candidates& candidates, std::span<const int32_t> history) const = 0;
+};
+
+class Sampler {
+ public:
+  // Values by name for the parameters that differ from their fallback.  Throws ArgumentError naming the parameter, the
+  // value and the range; a bias for an id is checked against the vocabulary when sampling.
+  Sampler(uint64_t seed, std::span<const std::pair<std::string_view, double>> values,
+          std::vector<std::pair<int32_t, float>> logit_bias);
+
+  // Draws from the chain and accepts the result.  Throws GenerationError if a logit is NaN or none is finite.
+  int32_t sample(std::span<const float> logits);
+  // Adds a token (of a prompt, say) to the history that the penalties look at.
+  void accept(int32_t token) { history_.push_back(token); }
+  // What sample() would draw from, best first.
+  std::vector<std::pair<int32_t, double>> probabilities(std::span<const float> logits) const;
+  uint64_t seed() const { return seed_; }
+
+ private:
+  Candidates candidates(std::span<const float> logits) const;
+  double uniform();  // [0, 1), PCG32
+
+  uint64_t seed_;
+  uint64_t state_;
+  bool greedy_ = false;
+  std::vector<std::pair<int32_t, float>> logit_bias_;
+  std::vector<std::unique_ptr<SamplerStep>> steps_;
+  std::vector<int32_t> history_;
+};
+
+}  // namespace hrun

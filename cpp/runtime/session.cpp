@@ -1,0 +1,57 @@
+#include "runtime/session.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace hrun {
+namespace {
+
+int64_t context_size(const Model& model, const SessionOptions& options) {
+  if (options.n_ctx < 0) throw ArgumentError("n_ctx is {}, must be at least 1 (or 0 for the model's own)", options.n_ctx);
+  if (options.n_batch < 1) throw ArgumentError("n_batch is {}, must be at least 1", options.n_batch);
+  return options.n_ctx > 0 ? options.n_ctx : model.params().n_ctx_train;
+}
+
+}  // namespace
+
+Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options)
+    : model_(std::move(model)),
+      n_ctx_(context_size(*model_, options)),
+      cache_(*model_, n_ctx_, options.type_k, options.type_v),
+      workspace_(*model_, std::min(options.n_batch, n_ctx_), n_ctx_) {}
+
+void Session::forward(std::span<const int32_t> tokens, Logits which, const std::function<void()>& poll) {
+  const int64_t n_vocab = model_->params().n_vocab;
+  const auto n = static_cast<int64_t>(tokens.size());
+  for (int64_t i = 0; i < n; ++i)
+    if (tokens[static_cast<size_t>(i)] < 0 || tokens[static_cast<size_t>(i)] >= n_vocab)
+      throw ArgumentError("token {} is {}, the vocabulary has {} tokens", i, tokens[static_cast<size_t>(i)], n_vocab);
+  if (n > n_ctx_ - n_past_)
+    throw ContextOverflowError("{} tokens do not fit: the context holds {} and {} are in use", n, n_ctx_, n_past_);
+
+  const int64_t rows = which == Logits::none || n == 0 ? 0 : which == Logits::last ? 1 : n;
+  logits_.resize(static_cast<size_t>(rows * n_vocab));
+  for (int64_t done = 0; done < n;) {
+    const int64_t count = std::min(workspace_.max_tokens(), n - done);
+    const int64_t wanted = which == Logits::all ? count : which == Logits::last && done + count == n ? 1 : 0;
+    float* out = wanted == 0 ? nullptr : logits_.data() + (which == Logits::all ? done * n_vocab : 0);
+    hrun::forward(*model_, workspace_, cache_.layers(), tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
+                  n_past_ + done, wanted, out, poll);
+    done += count;
+  }
+  n_past_ += n;  // only now: an exception above leaves the position where it was
+}
+
+void Session::truncate(int64_t n) {
+  if (n < 0 || n > n_past_) throw ArgumentError("cannot truncate to position {}, the session stands at {}", n, n_past_);
+  n_past_ = n;
+}
+
+std::span<const float> Session::last_logits() const {
+  const auto n_vocab = static_cast<size_t>(model_->params().n_vocab);
+  if (logits_.size() < n_vocab) throw ArgumentError("no logits: the last forward() was asked for none");
+  return std::span<const float>(logits_).last(n_vocab);
+}
+
+}  // namespace hrun

@@ -1,0 +1,55 @@
+// One sequence: a position, its KV cache, and the model that continues it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/forward.h"
+#include "model/model.h"
+#include "runtime/kv_cache.h"
+
+namespace hrun {
+
+struct SessionOptions {
+  int64_t n_ctx = 0;      // 0: what the model was trained with
+  int64_t n_batch = 512;  // tokens per pass; the result does not depend on it
+  std::string type_k = "f16";
+  std::string type_v = "f16";
+};
+
+enum class Logits : uint8_t { none, last, all };
+
+class Session {
+ public:
+  Session(std::shared_ptr<const Model> model, const SessionOptions& options);
+
+  // Appends tokens and computes logits into logits() [rows, n_vocab].  Throws ArgumentError for an id outside the
+  // vocabulary, ContextOverflowError before any work if they do not fit, and whatever `poll` throws (called at least once
+  // per layer and pass); the session then stands where it stood before the call.
+  void forward(std::span<const int32_t> tokens, Logits which, const std::function<void()>& poll = {});
+
+  int64_t n_past() const { return n_past_; }
+  int64_t n_ctx() const { return n_ctx_; }
+  const Model& model() const { return *model_; }
+  // Forgets everything from position n on; n <= n_past().
+  void truncate(int64_t n);
+  size_t memory_bytes() const { return cache_.bytes() + workspace_.bytes(); }
+
+  // Of the last forward(): [n_logit_rows, n_vocab].
+  std::span<const float> logits() const { return logits_; }
+  std::span<const float> last_logits() const;
+
+ private:
+  std::shared_ptr<const Model> model_;
+  int64_t n_ctx_;
+  int64_t n_past_ = 0;
+  KVCache cache_;
+  Workspace workspace_;
+  std::vector<float> logits_;
+};
+
+}  // namespace hrun
