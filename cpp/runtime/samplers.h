@@ -52,6 +52,7 @@ class Sampler {
   // value and the range; a bias for an id is checked against the vocabulary when sampling.
   Sampler(uint64_t seed, std::span<const std::pair<std::string_view, double>> values,
           std::vector<std::pair<int32_t, float>> logit_bias);
+  Sampler(Sampler&&) = default;
 
   // Draws from the chain and accepts the result.  Throws GenerationError if a logit is NaN or none is finite.
   int32_t sample(std::span<const float> logits);
