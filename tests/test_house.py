@@ -1,0 +1,47 @@
+"""The house rules that a script can check."""
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load_tool(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rooms_know_only_what_they_may():
+    assert load_tool("check_layers").violations(ROOT) == []
+
+
+def test_layer_check_can_fail(tmp_path):
+    (tmp_path / "cpp" / "base").mkdir(parents=True)
+    (tmp_path / "cpp" / "base" / "a.h").write_text('#include "model/model.h"\n')
+    assert len(load_tool("check_layers").violations(tmp_path)) == 1
+
+
+def test_no_file_of_a_thousand_lines():
+    suffixes = {".h", ".cpp", ".cu", ".py"}
+    tops = ("cpp", "cuda", "python", "tools", "tests")
+    for path in (p for top in tops for p in (ROOT / top).rglob("*") if p.suffix in suffixes):
+        assert path.read_text(encoding="utf-8").count("\n") < 1000, path
+
+
+def test_nothing_in_the_core_ends_the_process():
+    forbidden = re.compile(r"\b(abort|exit|_exit|terminate|quick_exit)\s*\(|\bassert\s*\(")
+    for path in (ROOT / "cpp").rglob("*"):
+        if path.suffix in {".h", ".cpp"}:
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                code = line.split("//")[0]
+                assert not forbidden.search(code) or "static_assert" in code, f"{path}:{number}: {line}"
+
+
+def test_paths_named_in_the_docs_exist():
+    for doc in ROOT.glob("*.md"):
+        for match in re.findall(r"`((?:cpp|cuda|python|tools|tests|models)/[\w./-]+)`", doc.read_text(encoding="utf-8")):
+            assert (ROOT / match).exists(), f"{doc.name} names {match}"
