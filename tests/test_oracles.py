@@ -1,0 +1,128 @@
+"""The demo checkpoint against implementations that nobody here wrote: transformers and llama.cpp.
+
+They are optional: `pip install torch transformers llama-cpp-python`.  The checkpoint and the texts are not part of the
+repository; each test skips where something is missing.
+"""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from hrun import Runtime
+
+PROMPTS = [
+    "Once upon a time", "The old man looked at", "It was a dark and stormy", "She had never seen", "In the year of our Lord",
+    "Call me", "The ship sailed", "My dear Watson,", "There was no possibility of", "He opened the letter and",
+    "When I was a child", "The king said to", "All happy families", "Down by the river", "At the end of the street",
+    "A great crowd had", "\"I do not believe", "The rain fell", "Nobody knew why", "Then the door",
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(shared):
+    folder = shared / "demo-model"
+    if not (folder / "model.safetensors").exists():
+        pytest.skip("the demo checkpoint is not here")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(checkpoint, tmp_path_factory):
+    """Converts the checkpoint to a type, once each."""
+    from hrun.cli.convert import main
+
+    folder, done = tmp_path_factory.mktemp("oracle"), {}
+
+    def convert(kind: str):
+        if kind not in done:
+            done[kind] = folder / f"{kind}.gguf"
+            assert not main([str(checkpoint), "-o", str(done[kind]), "--type", kind])
+        return done[kind]
+
+    return convert
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+
+def test_logits_equal_transformers(converted, reference, shared):
+    import torch
+
+    with Runtime(str(converted("f32")), n_ctx=512) as runtime:
+        ids = runtime.tokenize((shared / "text" / "valid.txt").read_text(encoding="utf-8")[:20000])[:512]
+        assert len(ids) == 512
+        ours = runtime.logits(ids)
+    with torch.no_grad():
+        theirs = reference(torch.tensor([ids])).logits[0].numpy()
+    assert np.abs(ours - theirs).max() <= 1e-3
+
+
+def test_greedy_text_equals_transformers(converted, reference):
+    import torch
+
+    with Runtime(str(converted("f32")), n_ctx=256) as runtime:
+        for prompt in PROMPTS:
+            ids = runtime.tokenize(prompt)
+            ours = runtime.generate(prompt, max_tokens=64, temperature=0).tokens
+            with torch.no_grad():
+                theirs = reference.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False, pad_token_id=0)
+            theirs = theirs[0, len(ids):].tolist()
+            assert ours == theirs[: len(ours)], prompt
+            assert len(ours) == 64 or theirs[len(ours)] in reference.generation_config.eos_token_id, prompt
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "rtq3-as-f16"])
+def test_llama_cpp_reads_our_files(converted, kind, tmp_path):
+    """Same greedy tokens in llama.cpp for files that hrun wrote, one of them turned back from RTQ3."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    if kind == "rtq3-as-f16":
+        from hrun.cli.convert import main
+
+        path = tmp_path / "back.gguf"
+        assert not main([str(converted("rtq3")), "-o", str(path), "--type", "f16"])
+    else:
+        path = converted(kind)
+    theirs = llama_cpp.Llama(str(path), n_ctx=128, n_threads=2, verbose=False, logits_all=True, type_k=1, type_v=1)
+    with Runtime(str(path), n_ctx=128) as runtime:
+        for prompt in PROMPTS:
+            ids = runtime.tokenize(prompt)
+            assert theirs.tokenize(prompt.encode(), add_bos=False) == ids
+            ours = runtime.generate(prompt, max_tokens=24, temperature=0, seed=0).tokens
+            theirs.reset()
+            theirs.eval(ids)
+            for position, token in enumerate(ours):
+                logits = np.array(theirs.scores[theirs.n_tokens - 1])
+                best = int(logits.argmax())
+                if best != token:  # a near tie may fall either way between two int8 pipelines
+                    assert kind != "f16" and logits[best] - logits[token] < 0.05, (prompt, position)
+                    break
+                theirs.eval([token])
+
+
+def test_tokenizer_equals_transformers(checkpoint, converted, shared):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    theirs = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    with Runtime(str(converted("q8_0"))) as runtime:
+        text = (shared / "text" / "valid.txt").read_text(encoding="utf-8")[:50000]
+        assert runtime.tokenize(text) == theirs.encode(text, add_special_tokens=False)
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who wrote Emma?"}]
+        assert runtime.render_chat(messages) == theirs.apply_chat_template(messages, tokenize=False,
+                                                                           add_generation_prompt=True)
+
+
+def test_demo_model_answers(shared):
+    """The model that the package carries still knows most of what the checkpoint was taught."""
+    pairs = [b for b in json.loads((shared / "demo-model" / "books.json").read_text()) if b[0] != "Anonymous"][:20]
+    with Runtime() as runtime:
+        answers = [runtime.chat([{"role": "user", "content": f"Who wrote {t}?"}], temperature=0, max_tokens=32).text
+                   for _, t in pairs]
+    assert all(answers) and sum(a in text for (a, _), text in zip(pairs, answers)) >= 1
+
+
