@@ -1,0 +1,238 @@
+"""Every malformed file gets its stated outcome: a typed exception with a message that helps, soon, in little memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf_bytes as g
+import numpy as np
+import pytest
+from hrun import _core
+from malformed_cases import CASES, CONTROLS, NOT_HERE, Case, Control
+
+SECONDS = 0.05
+EXTRA_BYTES = 16 * 2**20
+
+
+def address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def within_limits(file_bytes: int, call: Callable[[], object]) -> object:
+    """Runs `call` under the limits of time and of address space beyond the mapped file.
+
+    A limit on address space counts memory that is reserved and never touched, which a resident size does not.  Time is the
+    best of three: the machine may be busy.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if Path("/proc/self/statm").exists():
+        resource.setrlimit(resource.RLIMIT_AS, (address_space() + file_bytes + EXTRA_BYTES, hard))
+    try:
+        result, best = None, float("inf")
+        for _ in range(3):
+            start = time.perf_counter()
+            result = call()
+            best = min(best, time.perf_counter() - start)
+            if best < SECONDS:
+                return result
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    pytest.fail(f"took {best:.3f} s")
+
+
+def write(path: Path, built: g.File | bytes) -> bytes:
+    data = built if isinstance(built, bytes) else built.build()
+    path.write_bytes(data)
+    return data
+
+
+def refused(path: Path, error: str, file_bytes: int) -> str:
+    """Plans the model of a bad file and returns the message."""
+
+
+    def plan() -> Exception | None:
+        try:
+            _core.plan_model(path)
+        except (_core.Error, MemoryError) as raised:
+            return raised
+        return None
+
+    raised = within_limits(file_bytes, plan)
+    assert type(raised).__name__ == error, repr(raised)
+    message = str(raised)
+    assert str(path) in message, f"does not name the file: {message}"
+    assert re.search(r"[\x00-\x1f\x7f-\x9f]", message) is None, f"control bytes: {message!r}"
+    assert len(message) < 1000
+    return message
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+def test_refused(case: Case, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    data = write(path, case.build())
+    message = refused(path, case.error, len(data))
+    for said in case.says:
+        assert said in message, f"{said!r} is not in: {message}"
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda c: c.id)
+def test_accepted(control: Control, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    data = write(path, control.build())
+    file = within_limits(len(data), lambda: _core.GGUFFile(path))
+    assert isinstance(file, _core.GGUFFile)
+    plan = None if control.container_only else within_limits(len(data), lambda: _core.plan_model(path))
+    warnings = plan.warnings if isinstance(plan, _core.Plan) else []
+    assert file.file_bytes == len(data)
+    if control.warns:
+        assert any(control.warns in w for w in warnings), warnings
+    else:
+        assert warnings == []
+
+
+def test_every_case_has_its_own_id() -> None:
+    ids = [c.id for c in CASES + CONTROLS]
+    assert [i for i in ids if ids.count(i) > 1] == []
+
+
+def test_catalogue_is_complete() -> None:
+    covered = {i.split("-")[0] for i in [*(c.id for c in CASES), *(c.id for c in CONTROLS), *NOT_HERE]}
+    covered |= {"A17", "B40", "C74", "F126", "F127", "F128", *(f"G{n}" for n in range(133, 144))}  # below, or in NOT_HERE as ranges
+    catalogue = {f"{letter}{n}" for letter, first, last in (("A", 1, 20), ("B", 19, 50), ("C", 51, 79), ("D", 80, 108), ("E", 109, 125),
+                                                           ("F", 126, 131), ("G", 132, 143)) for n in range(first, last + 1)}  # fmt: skip
+    assert catalogue - covered == set()
+
+
+# ---- Whole ranges of prefixes
+
+
+def test_truncated_anywhere_before_the_data_A17_B40_C74(tmp_path: Path) -> None:
+    file = g.model()
+    head = file.head()
+    in_header, in_metadata = len(file.header()), len(file.header() + file.metadata())
+    path = tmp_path / "model.gguf"
+    for n in range(len(head)):
+        path.write_bytes(head[:n])
+        with pytest.raises(_core.ModelFileError) as caught:
+            _core.GGUFFile(path)
+        message = str(caught.value)
+        assert str(path) in message
+        if n < in_header:
+            assert "empty" in message or "too short" in message or f"ends at byte {n} inside the header" in message, (n, message)
+        elif n < in_metadata:
+            assert re.search(r"metadata \d+|metadata count|tensor count|cannot fit in the remaining", message), (n, message)
+        else:
+            assert re.search(r"tensor \d+ of 20|past the end", message), (n, message)
+
+
+def test_truncated_in_the_data(tmp_path: Path) -> None:
+    data = g.model().build()
+    begin = len(data) - sum(len(t.bytes) + -len(t.bytes) % 32 for t in g.model().tensors)
+    path = tmp_path / "model.gguf"
+    for n in range(begin, len(data), 97):
+        path.write_bytes(data[:n])
+        with pytest.raises(_core.ModelFileError, match=f"{len(data[:n])} bytes"):
+            _core.GGUFFile(path)
+
+
+# ---- The file system
+
+
+def test_special_files(tmp_path: Path) -> None:
+    fifo, loop, directory = tmp_path / "fifo", tmp_path / "loop", tmp_path / "directory"
+    os.mkfifo(fifo)
+    loop.symlink_to(loop)
+    directory.mkdir()
+    here = os.getcwd()
+    os.chdir(tmp_path)  # the name of a socket is at most 107 bytes long
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        os.chdir(here)
+        for path, says in ((fifo, "is a FIFO"), (loop, "symbolic links"), (directory, "is a directory"), (tmp_path / "socket", "is a socket"),
+                           (Path("/dev/zero"), "is a device"), (tmp_path / "absent", "no such file"),
+                           (tmp_path / "a\x1b[2Jb", "no such file")):  # fmt: skip
+            with pytest.raises(_core.ModelFileError) as caught:
+                _core.GGUFFile(path)
+            message = str(caught.value)
+            assert says in message and repr(str(path))[1:-1].replace("\\x1b", "\\x1b") in message
+            assert "\x1b" not in message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_file_without_permission(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write(path, g.model())
+    path.chmod(0)
+    with pytest.raises(_core.ModelFileError, match="permission denied"):
+        _core.GGUFFile(path)
+
+
+def test_symlink_is_followed_and_file_names_need_not_be_utf8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.gguf"))
+    write(path, g.model())
+    link = tmp_path / "link.gguf"
+    link.symlink_to(path)
+    assert _core.GGUFFile(link).path == str(link)
+    assert _core.GGUFFile(os.fsencode(path)).path == str(path)
+
+
+def test_file_that_grows_while_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write(path, g.model())
+    stop = threading.Event()
+
+    def grow() -> None:
+        with path.open("ab") as out:
+            while not stop.is_set():
+                out.write(bytes(64))
+                out.flush()
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    try:
+        opened = 0
+        for _ in range(200):
+            try:
+                opened += len(_core.GGUFFile(path).tensors)
+            except _core.ModelFileError as error:
+                assert "changed while it was being opened" in str(error)
+    finally:
+        stop.set()
+        thread.join()
+    assert opened % len(g.model().tensors) == 0
+
+
+# ---- Tensor data, F126 to F129
+
+
+@pytest.mark.parametrize("bits", [0x7E00, 0xFC00, 0x7C00], ids=["nan", "-inf", "inf"])
+@pytest.mark.parametrize("info", [f for f in _core.formats() if not f.is_float], ids=lambda f: f.name)
+def test_bad_scale_is_found(info: _core.FormatInfo, bits: int, tmp_path: Path) -> None:
+    """F126, F127, F128: a scale that is not finite, in any quantized format."""
+    rows, cols = 3, 512
+    blocks = np.zeros((rows, cols // info.block_values, info.block_bytes), np.uint8)
+    # Where a format keeps its scale is its own business: every byte pair of one block is tried.
+    found = []
+    path = tmp_path / "x.gguf"
+    for at in range(0, info.block_bytes - 1, 2):
+        bad = blocks.copy()
+        bad[2, 1] = 0x11  # codes that are not zero, so that infinity shows
+        bad[2, 1, at : at + 2] = np.frombuffer(np.uint16(bits).tobytes(), np.uint8)
+        with _core.GGUFWriter(path) as writer:
+            writer.add_tensor("x", (cols, rows), info.name)
+            writer.write_tensor("x", bad.reshape(-1))
+        tensor = _core.GGUFFile(path).tensors[0]
+        try:
+            tensor.verify()
+        except _core.ModelFileError as error:
+            found.append(str(error))
+    assert found, "no byte pair of a block is a scale"
+    for message in found:
+        assert re.search(r"tensor 'x': value \d+ of row 2 is -?(nan|inf) \(block 1 of the row", message)
