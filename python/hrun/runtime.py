@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hrun import demo_model_path
 from hrun._core import GGUFFile, Model, Sampler, Session
-from hrun.arguments import checked, checked_bias, checked_ids, checked_sampling
+from hrun.arguments import Rule, checked, checked_bias, checked_ids, checked_sampling
 from hrun.errors import ArgumentError, Cancelled, ChatTemplateError, ContextOverflowError, GenerationError
 from hrun.lease import Lease
 from hrun.stream import StopStrings, Utf8Decoder, validate_stops
@@ -189,22 +189,26 @@ class Runtime:
         """The text of token ids; see :meth:`Tokenizer.decode`."""
         return self.tokenizer.decode(checked_ids("ids", ids, self.tokenizer.n_vocab), skip_special)
 
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
+    def logits(self, ids: Sequence[int], start: int = 0) -> np.ndarray:
         """What follows each prefix of ``ids``: float32 [n_tokens, n_vocab], row i after ids[: i + 1].
 
+        With ``start`` only the rows from that one on: float32 [n_tokens - start, n_vocab].
         Raises ContextOverflowError, ArgumentError, Cancelled.
         """
         import numpy as np
 
         tokens = checked_ids("ids", ids, self.n_vocab)
+        start = Rule(int, 0, len(tokens)).check("start", start)
         self._require_fit(tokens, "ids")
         user = _Job(tokens, "", 0, Sampler(seed=0), [], False)
         self._jobs.add(user)
         try:
             self._acquire(user)
             self._align([], user)
+            for at in range(0, start, self.n_batch):
+                self._forward(tokens[at : min(at + self.n_batch, start)], "none", user)
             rows = []
-            for at in range(0, len(tokens), self.n_batch):
+            for at in range(start, len(tokens), self.n_batch):
                 rows.append(self._forward(tokens[at : at + self.n_batch], "all", user))
             return np.concatenate(rows) if rows else np.empty((0, self.n_vocab), np.float32)
         finally:

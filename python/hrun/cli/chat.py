@@ -1,0 +1,224 @@
+"""hrun: chat with a language model in the terminal, or continue a prompt.
+
+  hrun                       chat with the demo model
+  hrun -m model.gguf         chat with a model
+  hrun -p "Once upon a time" continue a text and exit
+  echo "..." | hrun -n 50    the same, from a pipe
+  hrun -st -p "Hi there"     one answer through the model's chat template
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hrun
+from hrun._core import samplers
+from hrun.cli.common import (
+    EXIT_INTERRUPTED,
+    Parser,
+    add_model_options,
+    add_version,
+    complain,
+    load,
+    run,
+    whole_number,
+)
+
+_FLAGS = {"temperature": ["--temp", "--temperature"]}  # where llama.cpp's name is not the parameter's
+_EPILOG = """\
+Without -p and -f, text from a pipe is the prompt, and a terminal is a chat.  A prompt is continued as plain text and the
+generated text alone is written to stdout; -cnv, -st and -sys pass it through the model's chat template instead.
+In a chat: /help lists the commands, Ctrl-C stops an answer, a second one (or Ctrl-D) leaves.
+Exit code 0; 1 after an error, 2 for a wrong flag, 130 after Ctrl-C."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run("hrun", _main, make_parser(), argv)
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="hrun", description=__doc__, epilog=_EPILOG)
+    add_model_options(parser)
+    add = parser.add_argument
+    add("-hf", "--hf-repo", metavar="USER/MODEL[:QUANT]", help="download the model from Hugging Face (needs huggingface_hub)")
+    add("-c", "--ctx-size", type=whole_number(0), metavar="N", help="context in tokens; 0: the model's (default: the model's, at most 16384)")
+    add("-n", "--predict", "--n-predict", type=whole_number(-2), default=-1, metavar="N", help="tokens to generate; -1 (default) or -2: until the model ends or the context is full")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt (\\n, \\t, \\\\ are understood)")
+    prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a file; - is stdin")
+    system = parser.add_mutually_exclusive_group()
+    system.add_argument("-sys", "--system-prompt", metavar="TEXT", help="the system message of a chat")
+    system.add_argument("-sysf", "--system-prompt-file", metavar="FILE", help="the same from a file")
+    add("--no-escape", dest="escape", action="store_false", help="leave backslashes in -p, -sys and -r alone")
+    add("-e", "--escape", dest="escape", action="store_true", default=True, help=argparse.SUPPRESS)
+    add("-cnv", "--conversation", dest="conversation", action="store_true", default=None, help="chat, with -p as the first message")
+    add("-no-cnv", "--no-conversation", dest="conversation", action="store_false", help="plain text, no chat template")
+    add("-st", "--single-turn", action="store_true", help="exit after one answer")
+    add("-mli", "--multiline-input", action="store_true", help="Enter begins a new line, Alt-Enter sends")
+    add("-r", "--reverse-prompt", action="append", default=[], metavar="TEXT", help="stop before this text; may be repeated")
+    add("-co", "--color", choices=["on", "off", "auto"], default="auto", help="colours in the chat (default auto)")
+    add("--simple-io", action="store_true", help="no line editing in the chat")
+    add("--display-prompt", dest="display_prompt", action="store_true", default=False, help="write the prompt before its continuation")
+    add("--no-display-prompt", dest="display_prompt", action="store_false", help="do not (default)")
+    add("--show-timings", dest="show_timings", action="store_true", default=None, help="speeds and seed on stderr (default in a chat)")
+    add("--no-show-timings", dest="show_timings", action="store_false", help=argparse.SUPPRESS)
+    add("-v", "--verbose", action="store_true", help="what is loaded, on stderr")
+    add_version(parser)
+    group = parser.add_argument_group("sampling", "Defaults are the model file's recommendations, else those shown.")
+    for row in samplers():
+        names = _FLAGS.get(row.name, ["--" + row.name.replace("_", "-")])
+        kind = int if row.type == "int" else float
+        group.add_argument(*names, dest=row.name, type=kind, metavar="N", help=f"{row.help} (default {row.default:g})")
+    group.add_argument("-s", "--seed", type=whole_number(-1, 2**64 - 1), default=-1, metavar="N", help="-1 (default): a new one each time")
+    group.add_argument("-l", "--logit-bias", action="append", default=[], metavar="ID(+/-)BIAS", help="e.g. 15043+1 or 15043-inf; may be repeated")
+    group.add_argument("--ignore-eos", action="store_true", help="never end by itself")
+    return parser
+
+
+def _main(options: argparse.Namespace) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    prompt = _prompt(options)
+    options.logit_bias = dict(_bias(text) for text in options.logit_bias)
+    if options.escape:
+        options.reverse_prompt = [_unescaped(text) for text in options.reverse_prompt]
+    if options.hf_repo:
+        from hrun.cli.hub import download
+
+        options.model = str(download(options.hf_repo))
+    chat = options.conversation
+    if chat is None:
+        chat = prompt is None or options.single_turn or system_message(options) is not None
+    if prompt is None and not chat:
+        return complain("hrun", "no prompt: give -p TEXT or -f FILE")
+    runtime = load(options, options.ctx_size, options.verbose)
+    with runtime:
+        if chat and not options.single_turn and _is_terminal(sys.stdin):
+            from hrun.cli.terminal import Terminal
+
+            return Terminal(runtime, options).run(prompt)
+        return _once(runtime, options, prompt or "", chat)
+
+
+def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat: bool) -> int:
+    """One completion or one answer: the generated text on stdout, all else on stderr."""
+    given = generation_options(runtime, options)
+    pieces: Iterator[Any]
+    if chat:
+        messages = [{"role": "user", "content": prompt}]
+        if system := system_message(options):
+            messages.insert(0, {"role": "system", "content": system})
+        pieces = runtime.chat(messages, stream=True, **given)
+    else:
+        pieces = runtime.generate(prompt, stream=True, parse_special=True, echo=options.display_prompt, **given)
+    terminal = _is_terminal(sys.stdout)
+    last = "\n"
+    try:
+        for piece in pieces:
+            if piece.text:
+                last = piece.text
+                sys.stdout.write(shown(piece.text) if terminal else piece.text)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        if terminal:
+            print()
+        return EXIT_INTERRUPTED
+    if terminal and not last.endswith("\n"):
+        print()
+    if options.show_timings:
+        print(timings_line(piece.generation), file=sys.stderr)
+    return 0
+
+
+def generation_options(runtime: hrun.Runtime, options: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say to :meth:`Runtime.generate`."""
+    given: dict[str, Any] = {
+        "max_tokens": options.predict if options.predict >= 0 else None,
+        "seed": options.seed if options.seed >= 0 else None,
+        "logit_bias": options.logit_bias,
+        "ignore_eos": options.ignore_eos,
+        "stop": options.reverse_prompt,
+    }
+    chosen = {row.name: getattr(options, row.name) for row in samplers()}
+    return given | runtime.recommended_sampling | {name: value for name, value in chosen.items() if value is not None}
+
+
+def system_message(options: argparse.Namespace) -> str | None:
+    """The system message that the flags give, if any."""
+    if options.system_prompt_file:
+        return _read(options.system_prompt_file)
+    text = options.system_prompt
+    return _unescaped(text) if text and options.escape else text
+
+
+def timings_line(generation: hrun.Generation) -> str:
+    """Speeds in tokens per second, and the seed that would repeat the generation."""
+    t = generation.timings
+    cached = f" ({t.cached_tokens} kept)" if t.cached_tokens else ""
+    return (
+        f"[prompt {t.prompt_tokens} tokens{cached}, {t.prompt_tokens_per_second:.1f} t/s | "
+        f"generated {t.generated_tokens} tokens, {t.tokens_per_second:.1f} t/s | {generation.finish_reason} | "
+        f"seed {generation.seed}]"
+    )
+
+
+def shown(text: str) -> str:
+    """Text of a model for a terminal: without the control characters that could command it."""
+    return "".join(c if c.isprintable() or c in "\n\t" or ord(c) >= 0xA0 else "\ufffd" for c in text)
+
+
+def _prompt(options: argparse.Namespace) -> str | None:
+    """From -p, -f or a pipe; None on a terminal.  Never waits for a pipe when the flags give a prompt."""
+    if options.prompt is not None:
+        return _unescaped(options.prompt) if options.escape else options.prompt
+    if options.file is not None:
+        return _read(options.file)
+    return None if sys.stdin is None or _is_terminal(sys.stdin) else _read("-")
+
+
+def _read(path: str) -> str:
+    data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    return data.decode("utf-8", "replace").removesuffix("\n")
+
+
+def _unescaped(text: str) -> str:
+    simple = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
+    out, at = [], 0
+    while at < len(text):
+        following = text[at + 1 : at + 2]
+        if text[at] == "\\" and following in simple and following:
+            out.append(simple[following])
+            at += 2
+        else:
+            out.append(text[at])
+            at += 1
+    return "".join(out)
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """llama.cpp's form: 15043+1, 15043-0.5, 15043-inf."""
+    at = next((i for i, c in enumerate(text) if c in "+-"), -1)
+    try:
+        if at < 1 or math.isnan(value := float(text[at:])):
+            raise ValueError
+        return int(text[:at]), value
+    except ValueError:
+        raise hrun.ArgumentError(f"--logit-bias '{text}' is not of the form ID+BIAS or ID-BIAS, like 15043+1") from None
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return os.isatty(stream.fileno())
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

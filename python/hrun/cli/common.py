@@ -1,0 +1,115 @@
+"""What all commands share: one-line errors, exit codes, quiet ends."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import hrun
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations of flags, and with errors of one line."""
+
+    def __init__(self, **options: object) -> None:
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="version", version=f"hrun {hrun.__version__}")
+
+
+def run(program: str, job: Callable[[argparse.Namespace], int], parser: Parser, argv: Sequence[str] | None) -> int:
+    """Parses and does the job.  Whatever goes wrong ends as one line on stderr and an exit code."""
+    try:
+        return job(parser.parse_args(argv))
+    except SystemExit as end:  # --help, --version and usage errors, so that main() always returns
+        return end.code if isinstance(end.code, int) else EXIT_ERROR if end.code else 0
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has left: nobody to tell
+        silence(sys.stdout)
+        return EXIT_PIPE
+    except (hrun.Error, OSError) as error:
+        return complain(program, str(error))
+    except MemoryError:
+        return complain(program, "out of memory")
+    finally:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            silence(sys.stdout)
+
+
+def complain(program: str, message: str) -> int:
+    """One line on stderr; the exit code of an error."""
+    line = " ".join(message.split())
+    try:
+        print(f"{program}: {line}", file=sys.stderr)
+    except (OSError, ValueError):  # stderr is closed
+        pass
+    return EXIT_ERROR
+
+
+def silence(stream: object) -> None:
+    """Lets a stream whose reader has gone be closed at exit without another error."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())  # type: ignore[attr-defined]
+        os.close(null)
+    except (OSError, ValueError, AttributeError):
+        pass
+
+
+def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+    """An argparse type for integers in a range."""
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{number} is not between {low} and {high}")
+        return number
+
+    return convert
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The flags of every command that runs a model; :func:`load` reads them."""
+    parser.add_argument("-m", "--model", metavar="FILE", help="the GGUF file; default: the demo model that comes with hrun")
+    parser.add_argument("-t", "--threads", type=whole_number(-1, 4096), default=0, metavar="N", help="CPU threads (default: the machine's)")
+    parser.add_argument("-b", "--batch-size", type=whole_number(1, 1 << 16), default=512, metavar="N", help="tokens per pass over the prompt; changes no result (default 512)")
+    parser.add_argument("-ctk", "--cache-type-k", default="f16", metavar="TYPE", help="format of the keys in the cache (default f16)")
+    parser.add_argument("-ctv", "--cache-type-v", default="f16", metavar="TYPE", help="format of the values in the cache (default f16)")
+    parser.add_argument("-dev", "--device", default="auto", metavar="NAME", help="auto or cpu")
+    parser.add_argument("--rotation", default="activation", metavar="WAY", help="how rotated formats are multiplied: activation (default) or weight")
+
+
+def load(options: argparse.Namespace, n_ctx: int | None, verbose: bool = False) -> hrun.Runtime:
+    """The Runtime that the options of :func:`add_model_options` ask for."""
+    return hrun.Runtime(
+        options.model,
+        n_ctx=n_ctx,
+        n_threads=max(options.threads, 0),
+        n_batch=options.batch_size,
+        type_k=options.cache_type_k,
+        type_v=options.cache_type_v,
+        device=options.device,
+        rotation=options.rotation,
+        verbose=verbose,
+    )
