@@ -1,0 +1,94 @@
+// Every quantized format: its integer view keeps the bounds that the exact dot products rely on, for any bytes, and
+// neither decoding nor encoding touches a byte outside the block (the buffers are exact; sanitizers watch).
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+
+#include "formats/list.h"
+
+namespace {
+
+int failures = 0;
+
+// The largest |sum_g scale_g sum_i code_i x_i| and |sum_g offset_g sum_i x_i| over all int8 activations |x| <= 127.
+template <class F>
+void check_bounds(const uint8_t* block, int n) {
+  hrun::IntBlock ints;
+  F::unpack(block, n, ints);
+  int64_t dot = 0, offset = 0;
+  for (int i = 0; i < n; ++i) {
+    const int g = i / hrun::kGroup;
+    dot += std::abs(int64_t{ints.group_scale[g]} * ints.codes[i] * 127);
+    if constexpr (F::kHasOffset) offset += std::abs(int64_t{ints.group_offset[g]} * 127);
+  }
+  const int64_t limit = std::numeric_limits<int32_t>::max();
+  if (dot > limit || offset > limit) {
+    std::printf("%s: a block's integer dot product can reach %lld\n", F::kName.data(), static_cast<long long>(std::max(dot, offset)));
+    ++failures;
+  }
+}
+
+template <class F>
+void check_decoding(std::mt19937& random) {
+  for (int cols = 32; cols <= F::kBlockValues; cols += 32) {
+    if (!F::row_ok(cols)) continue;
+    const size_t bytes = F::row_bytes(cols);
+    const auto block = std::make_unique<uint8_t[]>(bytes);
+    for (int round = 0; round < 2000; ++round) {
+      // Random bytes, every equal byte, and mixtures of the two extremes.
+      for (size_t i = 0; i < bytes; ++i)
+        block[i] = static_cast<uint8_t>(round < 256 ? round : round < 512 ? (random() & 1 ? 0xff : 0x00) : round < 768 ? (random() & 1 ? 0x7f : 0x80) : random());
+      check_bounds<F>(block.get(), cols);
+    }
+  }
+}
+
+template <class F>
+void check_encoding(std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  const float scales[] = {1e-45f, 1e-40f, 1e-30f, 6e-8f, 1e-5f, 1.0f, 1e3f, 1e4f};
+  for (int64_t cols : {32, 96, 256, 288, 512}) {
+    if (!F::row_ok(cols)) continue;
+    const auto n = static_cast<size_t>(cols);
+    const auto w = std::make_unique<float[]>(n), importance = std::make_unique<float[]>(n), decoded = std::make_unique<float[]>(n);
+    const auto row = std::make_unique<uint8_t[]>(F::row_bytes(cols));
+    const hrun::FormatInfo& info = *hrun::find_format(F::kId);
+    for (int round = 0; round < 48; ++round) {
+      const float scale = scales[round % 8];
+      for (size_t i = 0; i < n; ++i) {
+        const float g = normal(random);
+        // Gaussian, ternary, one constant, sparse, or a huge range of magnitudes.
+        const float shapes[] = {g, std::round(g), 1.0f, random() % 32 ? 0.0f : g, std::ldexp(g, -static_cast<int>(random() % 60)), -1.0f};
+        w[i] = scale * shapes[round / 8];
+        importance[i] = random() % 3 ? std::ldexp(1.0f, static_cast<int>(random() % 200) - 100) : 0.0f;
+      }
+      for (const float* weight : {static_cast<const float*>(nullptr), static_cast<const float*>(importance.get())}) {
+        info.encode_row(w.get(), weight, cols, row.get());
+        info.decode_row(row.get(), cols, decoded.get());
+        for (size_t i = 0; i < n; ++i)
+          if (!std::isfinite(decoded[i])) {
+            std::printf("%s: weight %g of a row with scale %g decodes to %g\n", F::kName.data(), w[i], scale, decoded[i]);
+            ++failures;
+            break;
+          }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  std::mt19937 random(1);
+  hrun::Formats::for_each([&]<class F>() {
+    if constexpr (hrun::QuantizedFormat<F>) check_decoding<F>(random);
+    if constexpr (hrun::EncodableFormat<F>) check_encoding<F>(random);
+  });
+  if (failures) std::printf("%d failures\n", failures);
+  return failures != 0;
+}
