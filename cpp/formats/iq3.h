@@ -6,25 +6,17 @@
 // Scales are per 32 weights.  In iq3_xxs the eighth sign of each eight makes the number of minus signs even.
 #pragma once
 
-#include <bit>
 #include <cstring>
 
+#include "formats/bytes.h"
 #include "formats/format.h"
 #include "formats/iq3_grids.h"
 
 namespace hrun {
 
-static_assert(std::endian::native == std::endian::little, "bytes of a grid entry are weights in memory order");
-
-// codes[i] = bit i of `signs` ? -magnitude i : magnitude i, for the 8 weights of two grid entries; byte-parallel.
-HRUN_HD void apply_signs(uint32_t low, uint32_t high, unsigned signs, int8_t* codes) {
-  const uint64_t magnitudes = low | (static_cast<uint64_t>(high) << 32);
-  // Byte i keeps only bit i of the signs; adding 127 carries "not zero" to its top bit.
-  const uint64_t picked = (signs * 0x0101010101010101ull) & 0x8040201008040201ull;
-  const uint64_t one = ((picked + 0x7f7f7f7f7f7f7f7full) >> 7) & 0x0101010101010101ull;
-  // -m = ~m + 1; no byte overflows because 0 < m < 128.
-  const uint64_t signed_bytes = (magnitudes ^ (one * 0xff)) + one;
-  memcpy(codes, &signed_bytes, 8);
+// codes[i] = bit i of `signs` ? -magnitude i : magnitude i, for the 8 weights of two grid entries.
+HRUN_HD void store_signed(uint32_t low, uint32_t high, unsigned signs, int8_t* codes) {
+  store_bytes(codes, negate_where(low | (static_cast<Bytes8>(high) << 32), spread_bits(signs)));
 }
 
 // The eighth sign bit from the other seven.
@@ -46,7 +38,7 @@ struct IQ3_XXS : WholeBlocks<256, 98> {
       memcpy(&word, block + 66 + 4 * k, 4);
       out.group_scale[2 * k] = out.group_scale[2 * k + 1] = static_cast<int16_t>(1 + 2 * (word >> 28));
       for (int j = 0; j < 4; ++j)
-        apply_signs(grid[points[2 * j]], grid[points[2 * j + 1]], with_even_parity((word >> (7 * j)) & 127),
+        store_signed(grid[points[2 * j]], grid[points[2 * j + 1]], with_even_parity((word >> (7 * j)) & 127),
                     out.codes + 32 * k + 8 * j);
     }
   }
@@ -69,7 +61,7 @@ struct IQ3_S : WholeBlocks<256, 110> {
         const int q = 8 * k + 2 * j;
         const unsigned low = points[q] | (((ninth[k] >> (2 * j)) & 1u) << 8);
         const unsigned high = points[q + 1] | (((ninth[k] >> (2 * j + 1)) & 1u) << 8);
-        apply_signs(grid[low], grid[high], signs[4 * k + j], out.codes + 32 * k + 8 * j);
+        store_signed(grid[low], grid[high], signs[4 * k + j], out.codes + 32 * k + 8 * j);
       }
     }
   }

@@ -17,7 +17,7 @@ struct QuadGrid {
 };
 
 template <int kSize>
-constexpr QuadGrid<kSize> expand_quads(const uint16_t (&digits)[kSize], const uint8_t (&levels)[8]) {
+consteval QuadGrid<kSize> expand_quads(const uint16_t (&digits)[kSize], const uint8_t (&levels)[8]) {
   QuadGrid<kSize> out{};
   for (int k = 0; k < kSize; ++k)
     for (int i = 0; i < 4; ++i) out.quad[k] |= static_cast<uint32_t>(levels[(digits[k] >> (4 * i)) & 7]) << (8 * i);

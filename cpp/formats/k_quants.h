@@ -9,24 +9,26 @@
 // Groups are 16 weights (q2_k, q3_k, q6_k) or 32 (q4_k, q5_k).
 #pragma once
 
+#include "formats/bytes.h"
 #include "formats/format.h"
 
 namespace hrun {
 
-// 2-bit codes of 256 weights: byte i of half h holds the weights 128 h + 32 k + i at bits 2k.
-HRUN_HD void unpack_pairs(const uint8_t* bytes, int8_t* codes) {
-  for (int h = 0; h < 2; ++h)
-    for (int k = 0; k < 4; ++k)
-      for (int i = 0; i < 32; ++i) codes[128 * h + 32 * k + i] = static_cast<int8_t>((bytes[32 * h + i] >> (2 * k)) & 3);
+// Bit fields of 256 weights lie in planes of 32: the weights 32 p + i of plane p share the byte i of a run of 32 bytes with
+// the planes next to it, each at its own bits.  The codes are decoded 8 at a time, i = 8 j ... 8 j + 7.
+
+// Codes of 2 bits in 64 bytes: plane p at bits 2 (p % 4) of run p / 4.
+HRUN_HD Bytes8 pair_codes(const uint8_t* bytes, int p, int j) {
+  return two_bits(load_bytes(bytes + 32 * (p / 4) + 8 * j), 2 * (p % 4));
 }
 
-// 4-bit codes of 256 weights: byte i of quarter c holds the weights 64 c + i (low half) and 64 c + 32 + i (high half).
-HRUN_HD void unpack_halves(const uint8_t* bytes, int8_t* codes) {
-  for (int c = 0; c < 4; ++c) {
-    for (int i = 0; i < 32; ++i) codes[64 * c + i] = static_cast<int8_t>(bytes[32 * c + i] & 15);
-    for (int i = 0; i < 32; ++i) codes[64 * c + 32 + i] = static_cast<int8_t>(bytes[32 * c + i] >> 4);
-  }
+// Codes of 4 bits in 128 bytes: plane p at bits 4 (p % 2) of run p / 2.
+HRUN_HD Bytes8 half_codes(const uint8_t* bytes, int p, int j) {
+  return four_bits(load_bytes(bytes + 32 * (p / 2) + 8 * j), 4 * (p % 2));
 }
+
+// Single bits in 32 bytes: plane p at bit p.
+HRUN_HD Bytes8 top_bits(const uint8_t* bytes, int p, int j) { return one_bit(load_bytes(bytes + 8 * j), p); }
 
 // The 8 scales and 8 minima of 6 bits in 12 bytes, each for two groups of 16: bytes 0-3 hold the scales 0-3 and bytes 4-7
 // the minima 0-3 in their low six bits; bytes 8-11 hold the low four bits of the scales 4-7 and, above them, of the
@@ -52,7 +54,8 @@ struct Q2_K : KBlock<84> {
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     for (int g = 0; g < 16; ++g) out.group_scale[g] = static_cast<int16_t>(block[g] & 15);
     for (int g = 0; g < 16; ++g) out.group_offset[g] = static_cast<int16_t>(block[g] >> 4);
-    unpack_pairs(block + 16, out.codes);
+    for (int p = 0; p < 8; ++p)
+      for (int j = 0; j < 4; ++j) store_bytes(out.codes + 32 * p + 8 * j, pair_codes(block + 16, p, j));
     out.scale = load_fp16(block + 80);
     out.offset = load_fp16(block + 82);
   }
@@ -64,11 +67,10 @@ struct Q3_K : KBlock<110> {
   static constexpr std::string_view kName = "q3_k";
   static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
-    unpack_pairs(block + 32, out.codes);
     // A set third bit means no subtraction: q - 4 = low + 4 * bit - 4.
-    for (int k = 0; k < 8; ++k)
-      for (int i = 0; i < 32; ++i)
-        out.codes[32 * k + i] = static_cast<int8_t>(out.codes[32 * k + i] + 4 * ((block[i] >> k) & 1) - 4);
+    for (int p = 0; p < 8; ++p)
+      for (int j = 0; j < 4; ++j)
+        store_bytes(out.codes + 32 * p + 8 * j, minus(pair_codes(block + 32, p, j) | (top_bits(block, p, j) << 2), 4));
     // Group g: low four bits in half g / 8 of byte g % 8, high two bits at bit 2 (g / 4) of byte 8 + g % 4.
     const uint8_t* scales = block + 96;
     for (int g = 0; g < 16; ++g) {
@@ -88,7 +90,8 @@ struct Q4_K : KBlock<144> {
     out.scale = load_fp16(block);
     out.offset = load_fp16(block + 2);
     unpack_scales_and_minima(block + 4, out.group_scale, out.group_offset);
-    unpack_halves(block + 16, out.codes);
+    for (int p = 0; p < 8; ++p)
+      for (int j = 0; j < 4; ++j) store_bytes(out.codes + 32 * p + 8 * j, half_codes(block + 16, p, j));
   }
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
@@ -101,11 +104,9 @@ struct Q5_K : KBlock<176> {
     out.scale = load_fp16(block);
     out.offset = load_fp16(block + 2);
     unpack_scales_and_minima(block + 4, out.group_scale, out.group_offset);
-    unpack_halves(block + 48, out.codes);
-    const uint8_t* fifth = block + 16;  // bit k of byte i belongs to weight 32 k + i
-    for (int k = 0; k < 8; ++k)
-      for (int i = 0; i < 32; ++i)
-        out.codes[32 * k + i] = static_cast<int8_t>(out.codes[32 * k + i] | (((fifth[i] >> k) & 1) << 4));
+    for (int p = 0; p < 8; ++p)
+      for (int j = 0; j < 4; ++j)
+        store_bytes(out.codes + 32 * p + 8 * j, half_codes(block + 48, p, j) | (top_bits(block + 16, p, j) << 4));
   }
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
@@ -115,15 +116,12 @@ struct Q6_K : KBlock<210> {
   static constexpr std::string_view kName = "q6_k";
   static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
-    // Weight 128 h + 64 v + 32 u + i: low four bits in half v of byte 64 h + 32 u + i, high two bits at 2 (2 v + u) of
-    // byte 32 h + i.
-    for (int h = 0; h < 2; ++h)
-      for (int k = 0; k < 4; ++k)
-        for (int i = 0; i < 32; ++i) {
-          const int low = (block[64 * h + 32 * (k & 1) + i] >> (4 * (k >> 1))) & 15;
-          const int high = (block[128 + 32 * h + i] >> (2 * k)) & 3;
-          out.codes[128 * h + 32 * k + i] = static_cast<int8_t>((low | (high << 4)) - 32);
-        }
+    // The low four bits of planes 4h + 2v + u lie at bits 4v of run 2h + u.
+    for (int p = 0; p < 8; ++p)
+      for (int j = 0; j < 4; ++j) {
+        const Bytes8 low = four_bits(load_bytes(block + 64 * (p / 4) + 32 * (p % 2) + 8 * j), 4 * (p % 4 / 2));
+        store_bytes(out.codes + 32 * p + 8 * j, minus(low | (pair_codes(block + 128, p, j) << 4), 32));
+      }
     for (int g = 0; g < 16; ++g) out.group_scale[g] = static_cast<int8_t>(block[192 + g]);
     out.scale = load_fp16(block + 208);
   }

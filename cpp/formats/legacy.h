@@ -9,20 +9,17 @@
 // Byte i of the 4-bit codes holds weight i (low half) and weight i + 16 (high half); bit i of the fifth bits is weight i's.
 #pragma once
 
+#include "formats/bytes.h"
 #include "formats/format.h"
 
 namespace hrun {
 
-// codes[i] and codes[i + 16] from the halves of 16 bytes.
-HRUN_HD void unpack_nibbles(const uint8_t* bytes, int8_t* codes) {
-  for (int i = 0; i < 16; ++i) codes[i] = static_cast<int8_t>(bytes[i] & 15);
-  for (int i = 0; i < 16; ++i) codes[i + 16] = static_cast<int8_t>(bytes[i] >> 4);
-}
+// The 4-bit codes of the weights 8k ... 8k + 7 of 32.
+HRUN_HD Bytes8 codes_of_eight(const uint8_t* bytes, int k) { return four_bits(load_bytes(bytes + 8 * (k % 2)), 4 * (k / 2)); }
 
-// Adds 16 to the codes whose bit in the 4 bytes at `bits` is set.
-HRUN_HD void add_fifth_bits(const uint8_t* bits, int8_t* codes) {
-  for (int k = 0; k < 4; ++k)
-    for (int i = 0; i < 8; ++i) codes[8 * k + i] = static_cast<int8_t>(codes[8 * k + i] | (((bits[k] >> i) & 1) << 4));
+// The same with fifth bits.
+HRUN_HD Bytes8 codes_of_eight(const uint8_t* bytes, const uint8_t* fifth, int k) {
+  return codes_of_eight(bytes, k) | (spread_bits(fifth[k]) << 4);
 }
 
 template <size_t kBytes>
@@ -47,8 +44,7 @@ struct Q4_0 : LegacyBlock<18> {
   static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     set_scale(load_fp16(block), out);
-    unpack_nibbles(block + 2, out.codes);
-    for (int i = 0; i < 32; ++i) out.codes[i] = static_cast<int8_t>(out.codes[i] - 8);
+    for (int k = 0; k < 4; ++k) store_bytes(out.codes + 8 * k, minus(codes_of_eight(block + 2, k), 8));
   }
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
@@ -60,7 +56,7 @@ struct Q4_1 : LegacyBlock<20> {
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     set_scale(load_fp16(block), out);
     set_minimum(load_fp16(block + 2), out);
-    unpack_nibbles(block + 4, out.codes);
+    for (int k = 0; k < 4; ++k) store_bytes(out.codes + 8 * k, codes_of_eight(block + 4, k));
   }
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
@@ -71,9 +67,7 @@ struct Q5_0 : LegacyBlock<22> {
   static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     set_scale(load_fp16(block), out);
-    unpack_nibbles(block + 6, out.codes);
-    add_fifth_bits(block + 2, out.codes);
-    for (int i = 0; i < 32; ++i) out.codes[i] = static_cast<int8_t>(out.codes[i] - 16);
+    for (int k = 0; k < 4; ++k) store_bytes(out.codes + 8 * k, minus(codes_of_eight(block + 6, block + 2, k), 16));
   }
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
@@ -85,8 +79,7 @@ struct Q5_1 : LegacyBlock<24> {
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     set_scale(load_fp16(block), out);
     set_minimum(load_fp16(block + 2), out);
-    unpack_nibbles(block + 8, out.codes);
-    add_fifth_bits(block + 4, out.codes);
+    for (int k = 0; k < 4; ++k) store_bytes(out.codes + 8 * k, codes_of_eight(block + 8, block + 4, k));
   }
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
@@ -97,7 +90,7 @@ struct Q8_0 : LegacyBlock<34> {
   static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     set_scale(load_fp16(block), out);
-    for (int i = 0; i < 32; ++i) out.codes[i] = static_cast<int8_t>(block[2 + i]);
+    memcpy(out.codes, block + 2, 32);
   }
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
