@@ -86,8 +86,9 @@ concept FloatFormat = AnyFormat<F> && requires(const uint8_t* value) {
 
 // A format that hrun writes has
 //   encode_row(weights, importance, cols, out)
-// weights: `cols` floats of magnitude at most kMaxWeight (by default fp16's largest value) in the original basis (a rotated
-// format rotates them itself); importance: E[x^2] per column, finite and not negative, or null; out: row_bytes(cols) bytes.
+// weights: `cols` floats in the original basis (a rotated format rotates them itself), of magnitude at most kMaxWeight if
+// the format has one, else fp16's largest value; importance: E[x^2] per column, finite and not negative, or null; out:
+// row_bytes(cols) bytes.
 template <class F>
 concept EncodableFormat = AnyFormat<F> && requires(const float* w, int64_t cols, uint8_t* out) {
   F::encode_row(w, w, cols, out);

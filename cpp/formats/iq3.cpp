@@ -11,14 +11,14 @@ namespace hrun {
 namespace {
 
 // For each cell of the space of four magnitudes, the grid points that can be nearest to a point of the cell.
-// Cell (c0, c1, c2, c3), 0 to 7 each, is the box of side `step` at c * step; magnitudes beyond the last cell belong to it.
+// Cell (c0, c1, c2, c3), 0 to 7 each, is the box of side `step` at c * step; larger magnitudes belong to the last cell.
 class QuadIndex {
  public:
   QuadIndex(const uint32_t* grid, int size, float step) : size_(size), step_(step) {
     for (int k = 0; k < size; ++k)
       for (int i = 0; i < 4; ++i) points_.push_back(static_cast<float>((grid[k] >> (8 * i)) & 255));
-    point_of_digits_.assign(4096, -1);
-    for (int k = 0; k < size; ++k) point_of_digits_[static_cast<size_t>(cell_of(&points_[4 * k]))] = static_cast<int16_t>(k);
+    point_in_cell_.assign(4096, -1);
+    for (int k = 0; k < size; ++k) point_in_cell_[static_cast<size_t>(cell_of(point(k)))] = static_cast<int16_t>(k);
     for (int cell = 0; cell < 4096; ++cell) {
       first_.push_back(fours_.size());
       list_candidates(cell);
@@ -55,7 +55,7 @@ class QuadIndex {
   int index_of(const int8_t* codes) const {
     float v[4];
     for (int i = 0; i < 4; ++i) v[i] = std::fabs(static_cast<float>(codes[i]));
-    return point_of_digits_[static_cast<size_t>(cell_of(v))];
+    return point_in_cell_[static_cast<size_t>(cell_of(v))];
   }
 
  private:
@@ -110,7 +110,7 @@ class QuadIndex {
   int size_;
   float step_;
   std::vector<float> points_;             // 4 magnitudes each
-  std::vector<int16_t> point_of_digits_;  // cell -> the point inside it, -1 if none
+  std::vector<int16_t> point_in_cell_;  // cell -> the point inside it, -1 if none
   std::vector<size_t> first_;             // cell -> its candidates in fours_
   std::vector<Four> fours_;
 };
@@ -125,7 +125,7 @@ const QuadIndex& iq3_xxs_index() {
   return index;
 }
 
-// Trials: five scales and a fit reach what eleven do.  kLeast: weights of equal magnitude are all coded by the lowest level.
+// Five trial scales and a fit reach what eleven do.  kLeast: weights of equal magnitude are all coded by the lowest level.
 struct Iq3Trials {
   static constexpr bool kMirrored = false;
   static constexpr float kFirstTrial = 0.8f, kLastTrial = 1.2f;

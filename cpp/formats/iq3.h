@@ -1,7 +1,7 @@
 // GGML's 3-bit formats that code the magnitudes of four weights as one point of a fixed grid: IQ3_XXS, IQ3_S.
 //
-//   iq3_xxs   98 bytes  d, points[64], 8 words: 4 x 7 sign bits and, on top, a 4-bit scale s     w = d/4 * (1 + 2s) * (+-g)
-//   iq3_s    110 bytes  d, points[64], ninth bits[8], sign bits[32], 8 scales s of 4 bits        w = d * (1 + 2s) * (+-g)
+//   iq3_xxs   98 bytes  d, points[64], 8 words: 4 x 7 sign bits and, on top, 4-bit scale s     w = d/4 * (1 + 2s) * (+-g)
+//   iq3_s    110 bytes  d, points[64], ninth bits[8], sign bits[32], 8 scales s of 4 bits      w = d * (1 + 2s) * (+-g)
 //
 // Scales are per 32 weights.  In iq3_xxs the eighth sign of each eight makes the number of minus signs even.
 #pragma once

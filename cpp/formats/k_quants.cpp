@@ -13,17 +13,17 @@ using search::Target;
 
 void or_into(uint8_t& byte, int bits) { byte = static_cast<uint8_t>(byte | bits); }
 
-// The inverses of the unpackers in k_quants.h; `bytes` start as zeros.
-void pack_pairs(const int* q, uint8_t* bytes) {
-  for (int h = 0; h < 2; ++h)
-    for (int k = 0; k < 4; ++k)
-      for (int i = 0; i < 32; ++i) or_into(bytes[32 * h + i], (q[128 * h + 32 * k + i] & 3) << (2 * k));
+// The inverses of the functions in k_quants.h; planes are or-ed into bytes that start as zeros.
+void pack_pairs(const std::array<int8_t, 256>& q, uint8_t* bytes) {
+  for (size_t i = 0; i < 256; ++i) or_into(bytes[32 * (i / 128) + i % 32], (q[i] & 3) << (2 * (i / 32 % 4)));
 }
 
-void pack_halves(const int8_t* q, uint8_t* bytes) {
-  for (int c = 0; c < 4; ++c)
-    for (int i = 0; i < 32; ++i)
-      bytes[32 * c + i] = static_cast<uint8_t>((q[64 * c + i] & 15) | ((q[64 * c + 32 + i] & 15) << 4));
+void pack_halves(const std::array<int8_t, 256>& q, uint8_t* bytes) {
+  for (size_t i = 0; i < 256; ++i) or_into(bytes[32 * (i / 64) + i % 32], (q[i] & 15) << (4 * (i / 32 % 2)));
+}
+
+void pack_top_bits(const std::array<int8_t, 256>& q, int shift, uint8_t* bytes) {
+  for (size_t i = 0; i < 256; ++i) or_into(bytes[i % 32], (q[i] >> shift) << (i / 32));
 }
 
 void pack_scales_and_minima(const int* scale, const int* minimum, uint8_t* bytes) {
@@ -50,9 +50,7 @@ void encode_blocks(const float* w, const float* importance, int64_t cols, uint8_
 void Q2_K::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
   encode_blocks<kBlockBytes>(w, importance, cols, out, search::affine<3, 15, 16>, [](const Encoded& v, uint8_t* block) {
     for (size_t g = 0; g < 16; ++g) block[g] = static_cast<uint8_t>(v.group_scale[g] | (v.group_offset[g] << 4));
-    int q[256];
-    std::copy_n(v.codes.begin(), 256, q);
-    pack_pairs(q, block + 16);
+    pack_pairs(v.codes, block + 16);
     store_fp16(block + 80, v.scale);
     store_fp16(block + 82, v.offset);
   });
@@ -62,11 +60,9 @@ void Q3_K::encode_row(const float* w, const float* importance, int64_t cols, uin
   encode_blocks<kBlockBytes>(
       w, importance, cols, out, search::scaled<search::IntegerLevels<-4, 3>, search::ScaleSet<-32, 31, 1>, 16>,
       [](const Encoded& v, uint8_t* block) {
-        int q[256];
-        for (size_t i = 0; i < 256; ++i) {
-          q[i] = v.codes[i] + 4;
-          or_into(block[i % 32], (q[i] >> 2) << (i / 32));
-        }
+        std::array<int8_t, 256> q;
+        for (size_t i = 0; i < 256; ++i) q[i] = static_cast<int8_t>(v.codes[i] + 4);
+        pack_top_bits(q, 2, block);
         pack_pairs(q, block + 32);
         for (size_t g = 0; g < 16; ++g) {
           const int s = v.group_scale[g] + 32;
@@ -82,7 +78,7 @@ void Q4_K::encode_row(const float* w, const float* importance, int64_t cols, uin
     store_fp16(block, v.scale);
     store_fp16(block + 2, v.offset);
     pack_scales_and_minima(v.group_scale.data(), v.group_offset.data(), block + 4);
-    pack_halves(v.codes.data(), block + 16);
+    pack_halves(v.codes, block + 16);
   });
 }
 
@@ -91,8 +87,8 @@ void Q5_K::encode_row(const float* w, const float* importance, int64_t cols, uin
     store_fp16(block, v.scale);
     store_fp16(block + 2, v.offset);
     pack_scales_and_minima(v.group_scale.data(), v.group_offset.data(), block + 4);
-    for (size_t i = 0; i < 256; ++i) or_into(block[16 + i % 32], (v.codes[i] >> 4) << (i / 32));
-    pack_halves(v.codes.data(), block + 48);
+    pack_top_bits(v.codes, 4, block + 16);
+    pack_halves(v.codes, block + 48);
   });
 }
 
@@ -100,13 +96,13 @@ void Q6_K::encode_row(const float* w, const float* importance, int64_t cols, uin
   encode_blocks<kBlockBytes>(
       w, importance, cols, out, search::scaled<search::IntegerLevels<-32, 31>, search::ScaleSet<-128, 127, 1>, 16>,
       [](const Encoded& v, uint8_t* block) {
-        for (int h = 0; h < 2; ++h)
-          for (int k = 0; k < 4; ++k)
-            for (int i = 0; i < 32; ++i) {
-              const int q = v.codes[static_cast<size_t>(128 * h + 32 * k + i)] + 32;
-              or_into(block[64 * h + 32 * (k & 1) + i], (q & 15) << (4 * (k >> 1)));
-              or_into(block[128 + 32 * h + i], (q >> 4) << (2 * k));
-            }
+        std::array<int8_t, 256> high;
+        for (size_t i = 0; i < 256; ++i) {
+          const int q = v.codes[i] + 32;
+          or_into(block[64 * (i / 128) + i % 64], (q & 15) << (4 * (i / 64 % 2)));
+          high[i] = static_cast<int8_t>(q >> 4);
+        }
+        pack_pairs(high, block + 128);
         for (size_t g = 0; g < 16; ++g) block[192 + g] = static_cast<uint8_t>(v.group_scale[g]);
         store_fp16(block + 208, v.scale);
       });

@@ -14,8 +14,8 @@
 
 namespace hrun {
 
-// Bit fields of 256 weights lie in planes of 32: the weights 32 p + i of plane p share the byte i of a run of 32 bytes with
-// the planes next to it, each at its own bits.  The codes are decoded 8 at a time, i = 8 j ... 8 j + 7.
+// Bit fields of 256 weights lie in planes of 32: weight 32 p + i of plane p shares byte i of a run of 32 bytes with the
+// planes next to it, each at its own bits.  The codes are decoded 8 at a time, i = 8 j ... 8 j + 7.
 
 // Codes of 2 bits in 64 bytes: plane p at bits 2 (p % 4) of run p / 4.
 HRUN_HD Bytes8 pair_codes(const uint8_t* bytes, int p, int j) {
@@ -30,15 +30,16 @@ HRUN_HD Bytes8 half_codes(const uint8_t* bytes, int p, int j) {
 // Single bits in 32 bytes: plane p at bit p.
 HRUN_HD Bytes8 top_bits(const uint8_t* bytes, int p, int j) { return one_bit(load_bytes(bytes + 8 * j), p); }
 
-// The 8 scales and 8 minima of 6 bits in 12 bytes, each for two groups of 16: bytes 0-3 hold the scales 0-3 and bytes 4-7
-// the minima 0-3 in their low six bits; bytes 8-11 hold the low four bits of the scales 4-7 and, above them, of the
+// The 8 scales and 8 minima of 6 bits in 12 bytes, each for two groups of 16: bytes 0-3 hold the scales 0-3 and bytes
+// 4-7 the minima 0-3 in their low six bits; bytes 8-11 hold the low four bits of the scales 4-7 and, above them, of the
 // minima 4-7, whose top two bits sit at the top of bytes 0-3 and 4-7.
 HRUN_HD void unpack_scales_and_minima(const uint8_t* bytes, int16_t* scale, int16_t* minimum) {
   for (int k = 0; k < 4; ++k) {
-    scale[2 * k] = scale[2 * k + 1] = static_cast<int16_t>(bytes[k] & 63);
-    minimum[2 * k] = minimum[2 * k + 1] = static_cast<int16_t>(bytes[4 + k] & 63);
-    scale[8 + 2 * k] = scale[8 + 2 * k + 1] = static_cast<int16_t>((bytes[8 + k] & 15) | ((bytes[k] >> 6) << 4));
-    minimum[8 + 2 * k] = minimum[8 + 2 * k + 1] = static_cast<int16_t>((bytes[8 + k] >> 4) | ((bytes[4 + k] >> 6) << 4));
+    const int s = bytes[k], m = bytes[4 + k], low = bytes[8 + k];
+    scale[2 * k] = scale[2 * k + 1] = static_cast<int16_t>(s & 63);
+    minimum[2 * k] = minimum[2 * k + 1] = static_cast<int16_t>(m & 63);
+    scale[8 + 2 * k] = scale[8 + 2 * k + 1] = static_cast<int16_t>((low & 15) | ((s >> 6) << 4));
+    minimum[8 + 2 * k] = minimum[8 + 2 * k + 1] = static_cast<int16_t>((low >> 4) | ((m >> 6) << 4));
   }
 }
 

@@ -6,7 +6,7 @@
 //   q5_1  d, m, 32 fifth bits, 16 bytes      w = d * q + m
 //   q8_0  d, 32 int8 codes                   w = d * q
 //
-// Byte i of the 4-bit codes holds weight i (low half) and weight i + 16 (high half); bit i of the fifth bits is weight i's.
+// Byte i of the 4-bit codes holds weight i (low half) and weight i + 16 (high half); fifth bit i is weight i's.
 #pragma once
 
 #include "formats/bytes.h"
@@ -15,7 +15,9 @@
 namespace hrun {
 
 // The 4-bit codes of the weights 8k ... 8k + 7 of 32.
-HRUN_HD Bytes8 codes_of_eight(const uint8_t* bytes, int k) { return four_bits(load_bytes(bytes + 8 * (k % 2)), 4 * (k / 2)); }
+HRUN_HD Bytes8 codes_of_eight(const uint8_t* bytes, int k) {
+  return four_bits(load_bytes(bytes + 8 * (k % 2)), 4 * (k / 2));
+}
 
 // The same with fifth bits.
 HRUN_HD Bytes8 codes_of_eight(const uint8_t* bytes, const uint8_t* fifth, int k) {

@@ -49,10 +49,11 @@ struct Target {
   }
   // The same, but not smaller: so that integer scales chosen for `s` stay in their range where fp16 is coarse.
   float storable_above(float s) const {
-    const float stored = std::fabs(storable(s)), wanted = std::fabs(s);
-    const float above = stored < wanted ? std::ldexp(fp16_to_fp32(static_cast<uint16_t>(
-                                              fp32_to_fp16(std::ldexp(stored, exponent)) + 1)), -exponent) : stored;
-    return std::copysign(above, s);
+    const float stored = storable(s);
+    if (std::fabs(stored) >= std::fabs(s)) return stored;
+    // The next pattern of the same sign is the next fp16 away from 0.
+    const auto next = static_cast<uint16_t>(fp32_to_fp16(unscaled(stored)) + 1);
+    return std::ldexp(fp16_to_fp32(next), -exponent);
   }
   // In units of the weights, exact for a storable scale.
   float unscaled(float s) const { return std::ldexp(s, exponent); }
@@ -102,7 +103,8 @@ struct Fit {
 
 template <int n>
 Fit fit(const float* x, const float* importance, const float* q) {
-  return {sum<n>([&](int i) { return importance[i] * q[i] * x[i]; }), sum<n>([&](int i) { return importance[i] * q[i] * q[i]; })};
+  return {sum<n>([&](int i) { return importance[i] * q[i] * x[i]; }),
+          sum<n>([&](int i) { return importance[i] * q[i] * q[i]; })};
 }
 
 template <int n>

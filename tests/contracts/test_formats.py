@@ -117,7 +117,10 @@ def test_ids_names_and_sizes_are_ggml_s(f: core.FormatInfo) -> None:
 
 @by_name(OWN)
 def test_own_formats_keep_their_size_law(f: core.FormatInfo) -> None:
-    sizes = {"itq3_s": (256, lambda n: n // 256 * 110), "rtq3": (32, lambda n: n // 256 * 98 + (n % 256 > 0) * (2 + n % 256 * 3 // 8))}
+    sizes = {
+        "itq3_s": (256, lambda n: n // 256 * 110),
+        "rtq3": (32, lambda n: n // 256 * 98 + (n % 256 > 0) * (2 + n % 256 * 3 // 8)),
+    }
     step, row_bytes = sizes[f.name]
     for cols in (32, 64, 96, 128, 224, 256, 288, 512, 896, 4096, 29568):
         assert f.row_ok(cols) == (cols % step == 0)
@@ -163,7 +166,8 @@ def test_decoding_equals_gguf_py_on_any_bytes(f: core.FormatInfo) -> None:
 @pytest.mark.parametrize("name", ["f16", "bf16"])
 def test_every_16_bit_pattern_widens_exactly(name: str) -> None:
     patterns = np.arange(65536, dtype=np.uint16)
-    expected = patterns.view(np.float16).astype(np.float32) if name == "f16" else (patterns.astype(np.uint32) << 16).view(np.float32)
+    widened = {"f16": patterns.view(np.float16).astype(np.float32), "bf16": (patterns.astype(np.uint32) << 16).view(np.float32)}
+    expected = widened[name]
     got = core.decode(name, patterns.view(np.uint8), 1, 65536)[0]
     assert np.array_equal(expected, got, equal_nan=True)
 
@@ -264,7 +268,8 @@ def test_importance_is_heeded_or_at_least_harmless(f: core.FormatInfo) -> None:
     flat = relative_error(w, round_trip(f, w), importance)
     weighted = relative_error(w, round_trip(f, w, importance), importance)
     assert weighted <= flat * (1 + 1e-6)
-    if not (f.is_float or f.rotated or f.name == "q8_0"):  # a rotation spreads importance evenly, the others do not need it
+    # A rotation spreads importance evenly; floats and 8 bits do not need it.
+    if not (f.is_float or f.rotated or f.name == "q8_0"):
         assert weighted <= 0.85 * flat
         # Only ratios matter, and columns that were never excited do no harm.
         assert np.array_equal(core.encode(f.name, w, importance), core.encode(f.name, w, np.float32(2**20) * importance))

@@ -28,7 +28,7 @@ void check_bounds(const uint8_t* block, int n) {
   }
   const int64_t limit = std::numeric_limits<int32_t>::max();
   if (dot > limit || offset > limit) {
-    std::printf("%s: a block's integer dot product can reach %lld\n", F::kName.data(), static_cast<long long>(std::max(dot, offset)));
+    std::printf("%s: a block's integer dot product can reach %g\n", F::kName.data(), static_cast<double>(std::max(dot, offset)));
     ++failures;
   }
 }
@@ -40,9 +40,11 @@ void check_decoding(std::mt19937& random) {
     const size_t bytes = F::row_bytes(cols);
     const auto block = std::make_unique<uint8_t[]>(bytes);
     for (int round = 0; round < 2000; ++round) {
-      // Random bytes, every equal byte, and mixtures of the two extremes.
-      for (size_t i = 0; i < bytes; ++i)
-        block[i] = static_cast<uint8_t>(round < 256 ? round : round < 512 ? (random() & 1 ? 0xff : 0x00) : round < 768 ? (random() & 1 ? 0x7f : 0x80) : random());
+      // All bytes equal, mixtures of two extremes, then random bytes.
+      for (size_t i = 0; i < bytes; ++i) {
+        const unsigned r = random();
+        block[i] = static_cast<uint8_t>(round < 256 ? round : round < 512 ? 0 - (r & 1) : round < 768 ? 0x7f + (r & 1) : r);
+      }
       check_bounds<F>(block.get(), cols);
     }
   }
@@ -55,15 +57,17 @@ void check_encoding(std::mt19937& random) {
   for (int64_t cols : {32, 96, 256, 288, 512}) {
     if (!F::row_ok(cols)) continue;
     const auto n = static_cast<size_t>(cols);
-    const auto w = std::make_unique<float[]>(n), importance = std::make_unique<float[]>(n), decoded = std::make_unique<float[]>(n);
+    const auto w = std::make_unique<float[]>(n), importance = std::make_unique<float[]>(n);
+    const auto decoded = std::make_unique<float[]>(n);
     const auto row = std::make_unique<uint8_t[]>(F::row_bytes(cols));
     const hrun::FormatInfo& info = *hrun::find_format(F::kId);
     for (int round = 0; round < 48; ++round) {
       const float scale = scales[round % 8];
       for (size_t i = 0; i < n; ++i) {
         const float g = normal(random);
-        // Gaussian, ternary, one constant, sparse, or a huge range of magnitudes.
-        const float shapes[] = {g, std::round(g), 1.0f, random() % 32 ? 0.0f : g, std::ldexp(g, -static_cast<int>(random() % 60)), -1.0f};
+        // Gaussian, small integers, constants, mostly zeros, magnitudes over 60 octaves.
+        const float sparse = random() % 32 ? 0.0f : g, ranging = std::ldexp(g, -static_cast<int>(random() % 60));
+        const float shapes[] = {g, std::round(g), 1.0f, sparse, ranging, -1.0f};
         w[i] = scale * shapes[round / 8];
         importance[i] = random() % 3 ? std::ldexp(1.0f, static_cast<int>(random() % 200) - 100) : 0.0f;
       }
