@@ -80,7 +80,8 @@ class PySession {
             int64_t n_batch)
       : session_(model, SessionOptions{n_ctx, n_batch, type_k, type_v}) {}
 
-  nb::ndarray<nb::numpy, float> forward(const std::vector<int32_t>& tokens, const std::string& which) {
+  // None where no logits are wanted: an empty array would import numpy for nothing.
+  std::optional<nb::ndarray<nb::numpy, float>> forward(const std::vector<int32_t>& tokens, const std::string& which) {
     const Logits mode = which == "last" ? Logits::last : which == "all" ? Logits::all : Logits::none;
     if (mode == Logits::none && which != "none")
       throw ArgumentError("logits is '{}', must be last, all or none", printable(which));
@@ -95,6 +96,7 @@ class PySession {
         if (cancelled_) throw Cancelled("cancelled while evaluating {} tokens", tokens.size());
         poll();
       });
+      if (mode == Logits::none) return std::nullopt;
       n_vocab = static_cast<size_t>(session_.model().params().n_vocab);
       n = session_.logits().size();
       out = std::make_unique<float[]>(n);
@@ -202,7 +204,7 @@ void init_runtime(nb::module_& m) {
       .def(nb::init<std::shared_ptr<Model>, int64_t, const std::string&, const std::string&, int64_t>(), "model"_a,
            "n_ctx"_a = 0, "type_k"_a = "f16", "type_v"_a = "f16", "n_batch"_a = 512)
       .def("forward", &PySession::forward, "tokens"_a, "logits"_a = "last",
-           "Append tokens; float32 [1 | n | 0, n_vocab]. Raises ContextOverflowError before any work, Cancelled, "
+           "Append tokens; float32 [1, n_vocab], [n, n_vocab] or None. Raises ContextOverflowError before any work, Cancelled, "
            "KeyboardInterrupt; the session then stands where it stood.")
       .def("next", &PySession::next, "tokens"_a, "sampler"_a, "forward(tokens) and sample from the last row.")
       .def("truncate", &PySession::truncate, "n"_a, "Forget everything from position n on.")

@@ -438,7 +438,7 @@ class Runtime:
         finally:
             self._lease.pause(job)
 
-    def _forward(self, tokens: list[int], logits: str, job: _Job) -> np.ndarray:
+    def _forward(self, tokens: list[int], logits: str, job: _Job) -> np.ndarray | None:
         if job.cancelled:
             raise Cancelled("cancelled")
         rows = self._session_or_closed().forward(tokens, logits=logits)
@@ -453,9 +453,9 @@ class Runtime:
         session = self._session_or_closed()
         # An interrupt may have come between the session's step and ours; the shorter of the two accounts is true.
         have = self._in_session[: session.n_past]
-        most = min(len(have), len(tokens) - 1)
+        most = max(min(len(have), len(tokens) - 1), 0)
         if have[:most] == tokens[:most]:
-            shared = max(most, 0)
+            shared = most
         else:
             shared = next(i for i in range(most) if have[i] != tokens[i])
         session.truncate(shared)
