@@ -278,6 +278,11 @@ void init_cpu(nb::module_& m) {
   m.def("default_thread_count", &default_thread_count, "Physical cores this process may use.");
 
   nb::module_ t = m.def_submodule("testing", "Single kernels, for tests: float32 arrays in, fresh arrays out.");
+  t.def("tier_names", [] {
+    std::vector<std::string> names;
+    for (const CpuTier& tier : cpu_tiers()) names.emplace_back(tier.name);
+    return names;
+  }, "All tiers of this build, whatever the CPU and the environment.");
   t.def("matmul", &matmul, nb::arg("tier"), nb::arg("format"), nb::arg("weights"), nb::arg("rows"), nb::arg("x"),
         nb::arg("way") = "activation", nb::arg("n_threads") = 1, nb::arg("repeat") = 1, "y [n_tokens, rows]");
   t.def("quantize_activations", &quantize_activations, nb::arg("tier"), nb::arg("kind"), nb::arg("x"),

@@ -97,6 +97,7 @@ void init_formats(nb::module_& m) {
       .def_ro("block_bytes", &FormatInfo::block_bytes)
       .def_ro("version", &FormatInfo::version, "of the format's definition; written into each file of our own formats")
       .def_ro("is_float", &FormatInfo::is_float)
+      .def_ro("has_offset", &FormatInfo::has_offset, "does a block subtract offsets from its weights?")
       .def_ro("encodable", &FormatInfo::encodable, "can hrun write it?")
       .def_ro("max_weight", &FormatInfo::max_weight, "largest magnitude that encode() takes")
       .def_prop_ro("rotated", [](const FormatInfo& f) { return is_rotated(f.activation); })

@@ -11,6 +11,9 @@
 //   block dot = fma(scale * dx, float(sum_g group_scale[g] * sum_i codes[i] * x[i]), acc)          exact int32 inside
 //               fma(-(offset * dx), float(sum_g group_offset[g] * sum_i x[i]), acc)                 only if kHasOffset
 //
+// Kernels rely on |codes[i] * group_scale[g]| < 2^15 and on block sums of 127 times that, and of 127 * group_offset, being
+// below 2^31, whatever the bytes.
+//
 // A *float* format (F32, F16, BF16) is a widening to fp32.
 //
 // To add a format: one header with a struct that satisfies the concept below, its name in list.h.  Everything else

@@ -1,0 +1,214 @@
+"""The operations beside the matrix product, in every CPU tier: norm, rotary embedding, attention, activation function."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import numeric_contract as contract
+from hrun import _core as core
+
+kernels = core.testing
+TIERS = [t.name for t in core.cpu_tiers() if t.available]
+EPS = 2.0**-24
+
+by_tier = pytest.mark.parametrize("tier", TIERS)
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and bool(((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all())
+
+
+@by_tier
+def test_rms_norm_gives_the_bits_of_the_contract(tier: str) -> None:
+    rng = np.random.default_rng(1)
+    for n, cols in ((1, 1), (3, 7), (2, 16), (5, 100), (17, 512)):
+        x = (rng.standard_normal((n, cols)) * 10.0 ** rng.integers(-15, 15, (n, 1))).astype(np.float32)
+        weight = rng.standard_normal(cols, dtype=np.float32)
+        padded = np.pad(x, ((0, 0), (0, -cols % 16))).reshape(n, -1, 16)
+        lanes = np.zeros((n, 16), np.float32)
+        for i in range(padded.shape[1]):
+            lanes = contract.fma(padded[:, i], padded[:, i], lanes)
+        mean = contract.tree_sum(lanes) / np.float32(cols)
+        inverse = np.float32(1) / np.sqrt(mean + np.float32(1e-5))
+        want = (x * inverse[:, None]) * weight
+        got = kernels.rms_norm(tier, x, weight, 1e-5)
+        assert same_bits(got, want), (n, cols)
+        # And the definition, in float64: the sum of squares rounds cols / 16 + 4 times, the rest six times.
+        exact = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + float(np.float32(1e-5))) * weight
+        assert (np.abs(got - exact) <= (cols / 16 + 10) * EPS * np.abs(exact)).all()
+
+
+@by_tier
+def test_exp_is_accurate_to_two_units_in_the_last_place(tier: str) -> None:
+    x = np.concatenate([np.linspace(-104, 89, 400_001), np.linspace(-1, 1, 100_001)]).astype(np.float32)
+    got = kernels.exp(tier, x).astype(np.float64)
+    want = np.exp(x.astype(np.float64))
+    representable = want <= np.finfo(np.float32).max
+    unit = np.maximum(np.spacing(np.where(representable, want, 1).astype(np.float32)).astype(np.float64), 2.0**-149)
+    error = np.abs(got - want) / unit
+    assert error[representable].max() <= 2.0
+    assert np.isinf(got[want > float(np.finfo(np.float32).max) * (1 + 1e-6)]).all()
+
+
+@by_tier
+def test_exp_of_special_values(tier: str) -> None:
+    x = np.array([0.0, -0.0, -np.inf, np.inf, np.nan, -200, -1e38, 1e38, 89.5, 1e-40], np.float32)
+    got = kernels.exp(tier, x)
+    want = np.array([1, 1, 0, np.inf, np.nan, 0, 0, np.inf, np.inf, 1], np.float32)
+    assert same_bits(got, want)
+
+
+def test_exp_gives_the_same_bits_in_every_tier() -> None:
+    bits = np.random.default_rng(2).integers(0, 2**32, 200_000, dtype=np.uint32)
+    x = np.concatenate([bits.view(np.float32), np.linspace(-110, 95, 100_003).astype(np.float32)])
+    want = kernels.exp("scalar", x)
+    for tier in TIERS:
+        assert same_bits(kernels.exp(tier, x), want), tier
+
+
+@by_tier
+def test_silu_mul(tier: str) -> None:
+    rng = np.random.default_rng(3)
+    for n, cols in ((1, 1), (3, 17), (2, 512)):
+        gate = (rng.standard_normal((n, cols)) * 8).astype(np.float32)
+        up = rng.standard_normal((n, cols), dtype=np.float32)
+        got = kernels.silu_mul(tier, gate, up)
+        assert same_bits(got, kernels.silu_mul("scalar", gate, up))
+        g = gate.astype(np.float64)
+        exact = g / (1 + np.exp(-g)) * up
+        # exp is within 2 ulp (4 EPS) of the true value; a sum, a division, a product follow.
+        assert (np.abs(got - exact) <= 8 * EPS * np.abs(exact) + 1e-44).all()
+    extreme = np.array([[-1e30, -200, -88, 88, 200, 1e30]], np.float32)
+    got = kernels.silu_mul(tier, extreme, np.ones_like(extreme))
+    assert np.isfinite(got).all() and (got[0, :2] == 0).all() and (got[0, 3:] == extreme[0, 3:]).all()
+
+
+@by_tier
+@pytest.mark.parametrize("style", ["interleaved", "halves"])
+def test_rope_gives_the_bits_of_the_contract(tier: str, style: str) -> None:
+    rng = np.random.default_rng(4)
+    for head_dim, n_rot, n_heads in ((64, 64, 3), (10, 6, 2), (128, 32, 1)):
+        n, first, half = 5, 3, n_rot // 2
+        x = rng.standard_normal((n, n_heads * head_dim), dtype=np.float32)
+        angle = rng.uniform(0, 6, (n + first, half))
+        cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+        want = x.copy().reshape(n, n_heads, head_dim)
+        low, high = (slice(0, n_rot, 2), slice(1, n_rot, 2)) if style == "interleaved" else (slice(0, half), slice(half, n_rot))
+        a, b = want[..., low].copy(), want[..., high].copy()
+        c, s = cos[first:, None, :], sin[first:, None, :]
+        want[..., low], want[..., high] = a * c - b * s, a * s + b * c
+        got = kernels.rope(tier, x, n_heads, cos, sin, style, first)
+        assert same_bits(got, want.reshape(n, -1)), (head_dim, n_rot)
+
+
+@by_tier
+def test_bias_and_fp16(tier: str) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((3, 37), dtype=np.float32)
+    bias = rng.standard_normal(37, dtype=np.float32)
+    assert same_bits(kernels.add_bias(tier, x, bias), x + bias)
+    # Every half, the middle of every gap, and the neighbours of those.
+    halves = np.arange(0x7C01, dtype=np.uint16).view(np.float16).astype(np.float32)
+    with np.errstate(over="ignore"):
+        middle = np.append((halves[:-1] + halves[1:]) / 2, np.float32(65520))
+        values = np.concatenate([halves, middle, np.nextafter(middle, np.float32(np.inf)), np.nextafter(middle, np.float32(0))])
+        values = np.concatenate([values, -values])
+        want = values.astype(np.float16)
+    assert (kernels.to_fp16(tier, values) == want.view(np.uint16)).all()
+
+
+def attention_in_float64(q: np.ndarray, k: np.ndarray, v: np.ndarray, n_heads: int, n_kv_heads: int, scale: float):
+    """(outputs, bound on the error of float32) of causal attention, [n, n_heads * v_dim].
+
+    A score s is a dot product over d dimensions: d / 16 fma, 4 additions and a product round it by at most
+    (d / 16 + 6) EPS sum|q k| scale.  Its exponential moves by as much, relatively, and by 5 EPS |s - max| more for the
+    rounded difference, plus 4 EPS for exp itself and 4 EPS per block of 64 for the rescaling.  Weights that are each off by
+    rho move a weighted mean of |v| by at most 2 rho / (1 - rho); the sums over positions add one EPS per position.
+    """
+    n, group = len(q), n_heads // n_kv_heads
+    q, k, v = (a.astype(np.float64) for a in (q, k, v))
+    dim, v_dim = k.shape[1] // n_kv_heads, v.shape[1] // n_kv_heads
+    out, bound = np.zeros((n, n_heads * v_dim)), np.zeros((n, n_heads * v_dim))
+    for h in range(n_heads):
+        qh = q[:, h * dim : (h + 1) * dim]
+        kv = h // group
+        kh, vh = k[:, kv * dim : (kv + 1) * dim], v[:, kv * v_dim : (kv + 1) * v_dim]
+        visible = np.tril(np.ones((n, n), bool))
+        s = np.where(visible, qh @ kh.T * scale, -np.inf)
+        sizes = (np.abs(qh) @ np.abs(kh).T * abs(scale)).max(axis=1)
+        top = s.max(axis=1)
+        p = np.exp(s - top[:, None])
+        p /= p.sum(axis=1, keepdims=True)
+        spread = (top - np.where(visible, s, np.inf).min(axis=1)).clip(max=104)
+        rho = ((dim / 16 + 6) * 2 * sizes + 5 * spread + 4 + 4 * (n / 64 + 1)) * EPS
+        part = slice(h * v_dim, (h + 1) * v_dim)
+        out[:, part] = p @ vh
+        bound[:, part] = (2 * rho / (1 - rho) + (n + 4) * EPS)[:, None] * (p @ np.abs(vh)) + 1e-37
+    return out, bound
+
+
+SHAPES = [(1, 1, 16, 16), (4, 2, 64, 64), (3, 3, 20, 20), (8, 1, 32, 48), (6, 1, 128, 128)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("formats", [("f16", "f16"), ("f32", "f32"), ("f16", "f32"), ("f32", "f16")], ids=str)
+def test_attention(shape: tuple[int, int, int, int], formats: tuple[str, str]) -> None:
+    n_heads, n_kv_heads, k_dim, v_dim = shape
+    rng = np.random.default_rng(6)
+    n = 150  # three blocks of positions, the last one short
+    q = rng.standard_normal((n, n_heads * k_dim), dtype=np.float32) * 2
+    k = rng.standard_normal((n, n_kv_heads * k_dim), dtype=np.float32)
+    v = rng.standard_normal((n, n_kv_heads * v_dim), dtype=np.float32)
+    k[70] *= 8  # a late, larger maximum: what was summed before is scaled down
+    rounded = [a.astype(np.float16).astype(np.float32) if f == "f16" else a for a, f in zip((k, v), formats)]
+    scale = float(np.float32(1 / np.sqrt(k_dim)))
+    want, bound = attention_in_float64(q, *rounded, n_heads, n_kv_heads, scale)
+    reference = None
+    for tier in TIERS:
+        for n_threads, chunk in ((1, n), (2, n), (1, 1), (3, 7), (2, 64)) if tier != "scalar" else ((1, n), (2, 7)):
+            got = kernels.attention(tier, q, k, v, n_heads, n_kv_heads, scale, *formats, chunk, n_threads)
+            if reference is None:
+                reference = got
+                assert (np.abs(got - want) <= bound).all(), float((np.abs(got - want) / bound).max())
+            assert same_bits(got, reference), (tier, n_threads, chunk)
+
+
+@by_tier
+def test_attention_with_far_apart_scores(tier: str) -> None:
+    """Scores hundreds apart: the smaller weights vanish without a NaN; a NaN or an infinity in q does not stay hidden."""
+    n, dim = 130, 16
+    q, k, v = np.ones((n, dim), np.float32), np.zeros((n, dim), np.float32), np.zeros((n, dim), np.float32)
+    k[:, 0] = np.linspace(-2000, 2000, n)  # ever larger
+    v[:, 0] = np.arange(n)
+    out = kernels.attention(tier, q, k, v, 1, 1, 1.0, "f32", "f32")
+    assert np.isfinite(out).all()
+    np.testing.assert_allclose(out[:, 0], np.arange(n), rtol=1e-5)
+    down = kernels.attention(tier, q, k[::-1].copy(), v, 1, 1, 1.0, "f32", "f32")
+    np.testing.assert_allclose(down[:, 0], 0, atol=1e-5)
+    for bad in (np.nan, np.inf):
+        q[3, 1] = bad
+        k[:, 1] = 1
+        spoiled = kernels.attention(tier, q, k, v, 1, 1, 1.0, "f32", "f32")
+        assert np.isnan(spoiled[3]).all() and np.isfinite(spoiled[4:]).all()
+
+
+def test_other_cache_formats_are_refused() -> None:
+    x = np.zeros((2, 32), np.float32)
+    with pytest.raises(core.UnsupportedModelError, match="f16 or f32"):
+        kernels.attention(TIERS[0], x, x, x, 1, 1, 1.0, "bf16", "bf16")
+
+
+def test_the_environment_forces_a_tier(monkeypatch: pytest.MonkeyPatch) -> None:
+    for tier in TIERS:
+        monkeypatch.setenv("HRUN_CPU_TIER", tier)
+        assert [t.name for t in core.cpu_tiers() if t.active] == [tier]
+    monkeypatch.delenv("HRUN_CPU_TIER")
+    assert [t.name for t in core.cpu_tiers() if t.active] == TIERS[-1:]
+    monkeypatch.setenv("HRUN_CPU_TIER", "abacus")
+    with pytest.raises(core.DeviceError, match="abacus.*HRUN_CPU_TIER.*scalar"):
+        core.cpu_tiers()
+    for t in [t for t in core.testing.tier_names() if t not in TIERS]:
+        monkeypatch.setenv("HRUN_CPU_TIER", t)
+        with pytest.raises(core.DeviceError, match="lacks"):
+            core.cpu_tiers()

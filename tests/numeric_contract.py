@@ -1,0 +1,122 @@
+"""The numeric contract of the CPU kernels, restated in NumPy.
+
+These functions give the bits that every CPU tier must produce: float32 throughout, in the order that DESIGN.md fixes.
+Integers are exact.  They share no code with the kernels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+LANES = 16
+GROUP = 16
+
+
+def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """float32 a * b + c with one rounding, element by element.
+
+    The product of two float32 is exact in float64.  The sum is rounded there to odd (Boldo and Melquiond, "Emulation of
+    FMA and correctly rounded sums", 2008), after which rounding to float32 is the correct one.
+    """
+    p = np.asarray(a, np.float32).astype(np.float64) * np.asarray(b, np.float32).astype(np.float64)
+    c = np.asarray(c, np.float32).astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        s = np.atleast_1d(p + c)
+        part = s - p
+        error = (p - (s - part)) + (c - part)  # what the rounding of the sum lost, exactly
+        bits = s.view(np.int64)
+        fix = np.isfinite(s) & (error != 0) & (bits & 1 == 0)
+        s = np.where(fix, (bits + np.where((error > 0) == (s > 0), 1, -1)).view(np.float64), s)
+        return s.astype(np.float32).reshape(np.broadcast(p, c).shape)
+
+
+def tree_sum(lanes: np.ndarray) -> np.ndarray:
+    """float32 sum over the last axis of 16 lanes: lane l takes lane l + 8, then l + 4, l + 2, l + 1."""
+    for half in (8, 4, 2, 1):
+        lanes = lanes[..., :half] + lanes[..., half : 2 * half]
+    return lanes[..., 0]
+
+
+def float_dot(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """x [n, cols] times w [rows, cols] transposed: 16 running fma sums, zeros beyond the end, then the tree."""
+    padding = (0, -x.shape[1] % LANES)
+    x = np.pad(x, ((0, 0), padding)).reshape(x.shape[0], 1, -1, LANES)
+    w = np.pad(w, ((0, 0), padding)).reshape(1, w.shape[0], -1, LANES)
+    acc = np.zeros((x.shape[0], w.shape[1], LANES), np.float32)
+    for i in range(x.shape[2]):
+        acc = fma(x[:, :, i], w[:, :, i], acc)
+    return tree_sum(acc)
+
+
+def rotation_pieces(cols: int) -> list[tuple[int, int]]:
+    """(first column, length) of the transforms of a row: 256s, then 128, 64, 32 for the tail."""
+    pieces, first = [], 0
+    while first < cols:
+        size = next(s for s in (256, 128, 64, 32) if s <= cols - first)
+        pieces.append((first, size))
+        first += size
+    return pieces
+
+
+def rotate(x: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
+    """float32 [n, cols]: butterflies of distance 1, 2, 4, ... and one multiplication by 1/sqrt(size)."""
+    x = x.astype(np.float32) if signs is None else (x * signs).astype(np.float32)
+    out = np.empty_like(x)
+    for first, size in rotation_pieces(x.shape[1]):
+        z = x[:, first : first + size]
+        half = 1
+        while half < size:
+            pairs = z.reshape(len(x), -1, 2, half)
+            z = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2).reshape(len(x), size)
+            half *= 2
+        out[:, first : first + size] = z * np.float32(1 / np.sqrt(size))
+    return out
+
+
+def blocks_of(cols: int, block: int) -> list[slice]:
+    return [slice(i, min(i + block, cols)) for i in range(0, cols, block)]
+
+
+def quantize(x: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """(codes int64 [n, cols], scale float32 [n, blocks]); a block that is not finite has codes 0 and scale NaN."""
+    codes = np.zeros(x.shape, np.int64)
+    scale = np.zeros((x.shape[0], -(-x.shape[1] // block)), np.float32)
+    for b, columns in enumerate(blocks_of(x.shape[1], block)):
+        part = x[:, columns]
+        finite = np.isfinite(part).all(axis=1)
+        amax = np.abs(np.where(finite[:, None], part, 0)).max(axis=1).astype(np.float32)
+        with np.errstate(divide="ignore", over="ignore"):
+            inverse = np.where(amax > 0, np.float32(127) / amax, np.float32(0)).astype(np.float32)
+        used = finite & (inverse > 0) & np.isfinite(inverse)
+        scaled = np.where(used[:, None], part, 0) * np.where(used, inverse, 0)[:, None].astype(np.float32)
+        codes[:, columns] = np.rint(scaled.astype(np.float32)).astype(np.int64)
+        scale[:, b] = np.where(finite, np.where(used, amax / np.float32(127), 0), np.nan)
+    return codes, scale
+
+
+def integer_matmul(
+    codes: np.ndarray,
+    scale: np.ndarray,
+    weights: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    block: int,
+    has_offset: bool,
+) -> np.ndarray:
+    """float32 [n, rows] from quantized activations and the integer view of the weights (hrun._core.testing.unpack).
+
+    Block sums are exact integers; per block, in column order, one fma with scale * activation scale, and one more with
+    minus offset * activation scale for formats that have an offset.
+    """
+    w_codes, group_scale, group_offset, w_scale, w_offset = weights
+    scaled = w_codes.astype(np.int64) * np.repeat(group_scale.astype(np.int64), GROUP, axis=1)
+    offsets = np.repeat(group_offset.astype(np.int64), GROUP, axis=1)
+    acc = np.zeros((codes.shape[0], w_codes.shape[0]), np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for b, columns in enumerate(blocks_of(codes.shape[1], block)):
+            sums = codes[:, columns] @ scaled[:, columns].T
+            assert np.abs(sums).max() < 2**31
+            acc = fma(w_scale[None, :, b] * scale[:, b, None], sums.astype(np.float32), acc)
+            if has_offset:
+                sums = codes[:, columns] @ offsets[:, columns].T
+                assert np.abs(sums).max() < 2**31
+                acc = fma(-(w_offset[None, :, b] * scale[:, b, None]), sums.astype(np.float32), acc)
+    return acc
