@@ -68,6 +68,42 @@ def test_options_reach_the_plan(folder: Path, tmp_path: Path) -> None:
     assert {t.name: t.format for t in _core.GGUFFile(str(output)).tensors}["token_embd.weight"] == "f16"
 
 
+def test_the_name_of_the_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([str(folder), "--type", "bf16", "--model-name", "Some/Name"]) == 0
+    assert _core.GGUFFile("Some-Name-BF16.gguf").metadata["general.name"] == "Some/Name"
+
+
+def test_a_terminal_shows_a_bar_that_goes_away(folder: Path, tmp_path: Path) -> None:
+    import pty
+    import threading
+
+    controller, terminal = pty.openpty()
+    seen = bytearray()
+
+    def listen() -> None:
+        try:
+            while chunk := os.read(controller, 4096):
+                seen.extend(chunk)
+        except OSError:  # the other side is closed
+            pass
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    package = Path(_core.__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(package), "TERM": "xterm", "COLUMNS": "120"}
+    environment.pop("NO_COLOR", None)
+    done = subprocess.run([sys.executable, "-m", "hrun.cli.convert", str(folder), "-o", str(tmp_path / "out.gguf"), "--type", "f16"],
+                          stdout=subprocess.PIPE, stderr=terminal, stdin=subprocess.DEVNULL, env=environment, timeout=120)
+    os.close(terminal)
+    listener.join()
+    os.close(controller)
+    assert done.returncode == 0 and done.stdout == b""
+    text = seen.decode()
+    assert "blk.*.ffn_up.weight" in text and "bits per weight" in text and "100%" in text and "\x1b[" in text
+    assert text.rstrip().splitlines()[-1].endswith("kB")  # the note about the file is the last thing
+
+
 def test_dry_run_opens_nothing_for_writing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.chmod(tmp_path, 0o555)
     try:
@@ -185,13 +221,13 @@ print(json.dumps(counts))
 
 
 @pytest.mark.parametrize(("mode", "trials", "codes"), [
-    ("SIGINT", 24, {130, 0}), ("SIGTERM", 12, {143, 0}), ("SIGKILL", 24, {-9, 0}), ("FSIZE", 12, {1})])
+    ("SIGINT", 24, {130, 0}), ("SIGTERM", 12, {143, -15, 0}), ("SIGKILL", 24, {-9, 0}), ("FSIZE", 12, {1})])
 def test_interruptions_leave_the_old_file_or_the_new_one(mode: str, trials: int, codes: set[int], folder: Path, tmp_path: Path) -> None:
     done = run_python(TRIALS, folder, tmp_path / "out.gguf", mode, trials)
     assert done.returncode == 0, done.stderr[-2000:]
     counts = {int(code): n for code, n in json.loads(done.stdout).items()}
     assert set(counts) <= codes and sum(counts.values()) == trials
-    assert counts.get(min(codes - {0}), 0) >= trials // 3, counts  # most trials did interrupt something
+    assert trials - counts.get(0, 0) >= trials // 3, counts  # many trials did interrupt something
 
 
 AUDIT = """

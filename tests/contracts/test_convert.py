@@ -281,6 +281,23 @@ def test_a_link_as_output_stays_a_link(tiny: TinyLlama, tmp_path: Path) -> None:
     assert (tmp_path / "out.gguf").is_symlink() and (tmp_path / "elsewhere" / "real.gguf").read_bytes()[:4] == b"GGUF"
 
 
+def test_the_demo_model_is_current(shared: Path) -> None:
+    """Made by the tables of RTQ3 as they are now, from the checkpoint as it is now."""
+    demo = _core.GGUFFile(str(Path(__file__).resolve().parents[2] / "models" / "demo.gguf"))
+    source = {t.name: t for t in open_source(shared / "demo-model").tensors}
+    tensors = {t.name: t for t in demo.tensors}
+    assert source.keys() == tensors.keys()
+    for name in ("blk.0.attn_q.weight", "blk.3.ffn_down.weight", "token_embd.weight"):
+        values = source[name].read_rows(0, 64)
+        info = tensors[name]
+        got = _core.decode(info.format, info.data[: info.n_bytes * 64 // source[name].rows], 64, info.shape[0])
+        np.testing.assert_array_less(np.square(got - values).sum() / np.square(values).sum(), 0.03 if "blk" in name else 0.001)
+    for info in _core.formats():
+        version = demo.metadata.get(f"hrun.format.{info.name}.version")
+        assert version in (None, info.version), f"made with version {version} of {info.name}: make it again (models/README.md)"
+    assert demo.metadata["general.name"] == "hrun demo" and "hrun.format.rtq3.version" in demo.metadata
+
+
 # --- inputs that are wrong, hostile or not supported -------------------------------------------------------------------
 
 small = dict(layers=1, embd=32, heads=2, kv_heads=1, head_dim=16, ff=32)

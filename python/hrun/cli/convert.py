@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--token-embedding-type", metavar="TYPE", type=_format_name, help="format of the token embedding")
     parser.add_argument("--output-tensor-type", metavar="TYPE", type=_format_name, help="format of the output head")
     parser.add_argument("--pure", action="store_true", help="embedding and head in TYPE too")
+    parser.add_argument("--model-name", metavar="NAME", help="name of the model in the file (default: the source's)")
     parser.add_argument("-t", "--threads", metavar="N", type=_thread_count, default=0, help="encoding threads (default: all)")
     parser.add_argument("--dry-run", action="store_true", help="print the table of tensors and sizes, write nothing")
     parser.add_argument("-v", "--verbose", action="store_true", help="list every tensor; show where an error came from")
@@ -83,7 +84,7 @@ def _thread_count(text: str) -> int:
 def default_output(source: Path, name: str, format_name: str) -> Path:
     """NAME-TYPE.gguf in the current folder; a format at the end of a GGUF source's name is replaced."""
     if source.is_dir():
-        stem = name
+        stem = name.replace("/", "-").replace("\0", "")
     else:
         stem = source.name[: -len(".gguf")] if source.name.lower().endswith(".gguf") else source.name
         for info in _core.formats():
@@ -103,10 +104,12 @@ def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.fields[tensor]}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    from hrun.convert.folder import shown
+
+    columns = (TextColumn("{task.fields[tensor]}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("encode", total=None, tensor="")
-        yield lambda done, total, tensor: bar.update(task, completed=done, total=total, tensor=tensor)
+        yield lambda done, total, tensor: bar.update(task, completed=done, total=total, tensor=shown(tensor, 40))
 
 
 class _Terminated(BaseException):
@@ -116,8 +119,17 @@ class _Terminated(BaseException):
         self.number = number
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated(number)
+@contextmanager
+def _unwinding_on_termination() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _note(text: str) -> None:
@@ -130,6 +142,8 @@ def run(arguments: argparse.Namespace) -> None:
     from hrun.convert.table import size_text
 
     source = open_source(arguments.source)
+    if arguments.model_name is not None:
+        source = source.renamed(arguments.model_name)
     output = arguments.output if arguments.output is not None else default_output(arguments.source, source.name, arguments.format)
     plan = make_plan(source, PlanOptions(
         format=arguments.format, tensor_types=arguments.tensor_type, embedding_format=arguments.token_embedding_type,
@@ -149,11 +163,10 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     verbose = False
     try:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _terminate)
         arguments = build_parser().parse_args(argv)
         verbose = arguments.verbose
-        run(arguments)
+        with _unwinding_on_termination():
+            run(arguments)
         return 0
     except KeyboardInterrupt:
         _note("interrupted")

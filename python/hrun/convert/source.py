@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, Union
 
@@ -79,3 +79,8 @@ class Source:
     head: str | None
     files: list[Path]
     notes: list[str] = field(default_factory=list)
+
+    def renamed(self, name: str) -> Source:
+        """The same model under another general.name."""
+        entries = [entry for entry in self.metadata if entry.key != "general.name"]
+        return replace(self, name=name, metadata=[*entries, Entry("general.name", "string", name)])
