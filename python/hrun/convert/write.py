@@ -29,7 +29,6 @@ from .source import Entry, Source
 from .table import size_text
 
 _SLICE_VALUES = 1 << 18  # weights per encoding task: large against the call's cost, small against a tensor
-_SAFE_MAGNITUDE = 1000.0  # below it no scale of any format can leave fp16's range (65504)
 
 Bytes = npt.NDArray[np.uint8]
 Progress = Callable[[int, int, str], None]
@@ -122,12 +121,9 @@ def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: 
 
     def encode(first: int, last: int) -> int:
         weights = tensor.read_rows(first, last)
-        largest = _largest_magnitude(planned, weights, first)
+        _check_weights(planned, weights, first)
         if as_is is None:
-            blocks = _core.encode(info.name, weights, tensor=tensor.name)
-            if largest > _SAFE_MAGNITUDE:
-                _check_range(planned, blocks, last - first, largest)
-            out[first * row_bytes : last * row_bytes] = blocks
+            out[first * row_bytes : last * row_bytes] = _core.encode(info.name, weights, tensor=tensor.name)
         return (last - first) * tensor.cols
 
     running: deque[Future[int]] = deque()
@@ -145,23 +141,17 @@ def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: 
     return out
 
 
-def _largest_magnitude(planned: PlannedTensor, weights: npt.NDArray[np.float32], first_row: int) -> float:
-    """max |w| of the slice.  Raises ConversionError that names the first weight that is not finite."""
-    if weights.size == 0:
-        return 0.0
-    low, high = float(weights.min()), float(weights.max())  # NaN if any is
-    if not (np.isfinite(low) and np.isfinite(high)):
-        row, col = np.argwhere(~np.isfinite(weights))[0]
-        raise ConversionError(f"{planned.tensor.origin}: tensor '{shown(planned.tensor.name)}': value {col} of row {first_row + row} "
-                              f"is {weights[row, col]}; weights must be finite")
-    return max(-low, high)
-
-
-def _check_range(planned: PlannedTensor, blocks: Bytes, rows: int, largest: float) -> None:
-    decoded = _core.decode(planned.format.name, blocks, rows, planned.tensor.cols)
-    if not np.isfinite(decoded).all():
-        raise ConversionError(f"{planned.tensor.origin}: tensor '{shown(planned.tensor.name)}' has weights up to {largest:g}, beyond "
-                              f"the range of {planned.format.name.upper()}; use F32 or BF16 for it (--tensor-type)")
+def _check_weights(planned: PlannedTensor, weights: npt.NDArray[np.float32], first_row: int) -> None:
+    """Raises ConversionError that names the first weight that is not finite or beyond the format's range."""
+    limit = planned.format.max_weight
+    if weights.size == 0 or (weights.min() >= -limit and weights.max() <= limit):  # false if any is NaN
+        return
+    row, col = np.argwhere(~(np.abs(weights) <= limit))[0]
+    found = weights[row, col]
+    why = (f"{planned.format.name.upper()} holds magnitudes up to {limit:.6g}; give the tensor another format (--tensor-type)"
+           if np.isfinite(found) else "weights must be finite")
+    raise ConversionError(f"{planned.tensor.origin}: tensor '{shown(planned.tensor.name)}': value {col} of row {first_row + row} is "
+                          f"{found:g}; {why}")
 
 
 def file_metadata(plan: ConversionPlan) -> list[Entry]:
