@@ -7,14 +7,14 @@ namespace {
 
 template <class R>
 const TrellisCode& trellis_code() {
-  struct alignas(32) Values {
-    std::array<float, size_t{1} << R::kWindowBits> of_window;
-    Values() {
-      for (uint32_t w = 0; w < of_window.size(); ++w) of_window[w] = static_cast<float>(R::value(w));
-    }
-  };
-  static const Values kValues;
-  static const TrellisCode kCode{R::kCodeBits, R::kWindowBits, kValues.of_window.data(), R::Tables::kRms};
+  static const auto kLevels = [] {
+    std::array<float, size_t{1} << (R::kCodeBits * R::kMemory)> levels{};
+    for (uint32_t i = 0; i < levels.size(); ++i)  // the oldest code 0, so that `newest xor oldest` is the newest
+      levels[i] = static_cast<float>(R::level(i & ((1u << R::kCodeBits) - 1), i >> R::kCodeBits));
+    return levels;
+  }();
+  static const TrellisCode kCode{R::kCodeBits, R::kMemory, kLevels.data(), R::Tables::kLevelRms,
+                                 R::Tables::kGaussianError};
   return kCode;
 }
 

@@ -1,12 +1,17 @@
 // RTQ: rotated trellis codes, hrun's own formats of k bits per weight.
 //
 // A block of 256 rotated weights (rotation.h, signs on) is an fp16 scale d and 256 codes c_t of k bits, code t at bits
-// kt .. kt+k-1 of a little-endian bit stream.  Weight t is d * z_t with the int8 sum of small tables
+// kt .. kt+k-1 of a little-endian bit stream.  Weight t is d * z_t with a sum of m small integer tables
 //
-//   z_t = T_0[c_t] + T_1[c_(t-1)] + ... + T_(m-1)[c_(t-m+1)]          codes before the block are 0
+//   z_t = T_0[c_t xor c_(t-m)] + T_1[c_(t-1)] + ... + T_(m-1)[c_(t-m+1)]          codes before the block are 0
 //
-// so decoding is random access and costs one byte shuffle per table.  A tail of n columns (a multiple of 32) is one
-// short block of 2 + k n / 8 bytes with one scale and one code path; only its rotation is done in pieces.
+// so decoding is random access and costs one byte shuffle per table.  That the first table reads the newest code xor the
+// oldest costs one more instruction and is worth as much as a table of 2^(k(m+1)) free entries: both the paths that
+// leave a state and those that meet in one are as far apart as the largest table allows.  |z_t| <= 63, so z_t + 64 is an
+// unsigned 7-bit value, as x86's u8 x s8 multiplications want it.
+//
+// A tail of n columns (a multiple of 32) is one short block of 2 + k n / 8 bytes with one scale and one code path; only
+// its rotation is done in pieces.
 //
 // The tables were trained for N(0,1) by tools/experiments/train_rtq.py.  They are the format: files depend on them, and
 // kVersion, stored in each file, changes with them.
@@ -17,21 +22,23 @@
 
 namespace hrun {
 
-// The tables of k bits per weight, in 8-bit integers; kRms is the rms of z over a well coded Gaussian block.
+// The tables of k bits per weight.  kLevelRms: rms of z over a Gaussian block coded at its best scale; kGaussianError:
+// relative squared error of such a block.  Both only steer the encoder.
 template <int k>
 struct RtqTables;
 
 template <>
 struct RtqTables<3> {
   static constexpr int kCount = 3;
-  static constexpr float kRms = 38.0f;
-  static HRUN_HD int entry(int table, int code) {
+  static constexpr float kLevelRms = 19.4f;
+  static constexpr double kGaussianError = 0.0195;
+  static HRUN_HD int entry(int table, int index) {
     static constexpr int8_t kTables[kCount][8] = {
-        {36, -36, -2, -57, 17, -17, 14, 60},
-        {-9, -10, 12, 13, -22, 3, 17, -8},
-        {17, -10, 3, 20, -44, -26, 39, -13},
+        {-9, 30, -17, 4, -3, -30, 16, 10},
+        {6, -5, 11, -4, 0, -12, -19, 21},
+        {-7, 5, 1, -4, -7, 12, -2, 1},
     };
-    return kTables[table][code];
+    return kTables[table][index];
   }
 };
 
@@ -46,7 +53,8 @@ struct Rtq {
 
   using Tables = RtqTables<k>;
   static constexpr int kCodeBits = k;
-  static constexpr int kWindowBits = k * Tables::kCount;  // bits of the stream that a weight depends on
+  static constexpr int kMemory = Tables::kCount;  // earlier codes that a weight depends on: m
+  static constexpr int kLargestLevel = 63;
 
   static constexpr bool row_ok(int64_t cols) { return cols > 0 && cols % 32 == 0; }
   static constexpr size_t row_bytes(int64_t cols) {
@@ -54,10 +62,11 @@ struct Rtq {
     return static_cast<size_t>(cols / kBlockValues) * kBlockBytes + (tail != 0 ? 2 + tail * k / 8 : 0);
   }
 
-  // The value of a window of codes, the newest in the lowest k bits.
-  static HRUN_HD int value(uint32_t window) {
-    int z = 0;
-    for (int i = 0; i < Tables::kCount; ++i) z += Tables::entry(i, static_cast<int>(window >> (k * i)) & ((1 << k) - 1));
+  // z of a code and the m codes before it, `before`, the newest of them in the lowest k bits.
+  static HRUN_HD int level(uint32_t code, uint32_t before) {
+    constexpr uint32_t kCodeMask = (1u << k) - 1;
+    int z = Tables::entry(0, static_cast<int>(code ^ (before >> (k * (kMemory - 1)))));
+    for (int i = 1; i < kMemory; ++i) z += Tables::entry(i, static_cast<int>((before >> (k * (i - 1))) & kCodeMask));
     return z;
   }
 
@@ -71,10 +80,11 @@ struct Rtq {
 
   static HRUN_HD void unpack(const uint8_t* block, int n, IntBlock& out) {
     out.scale = load_fp16(block);
-    uint32_t window = 0;
+    uint32_t before = 0;
     for (int t = 0; t < n; ++t) {
-      window = ((window << k) | code_at(block + 2, t)) & ((1u << kWindowBits) - 1);
-      out.codes[t] = static_cast<int8_t>(value(window));
+      const uint32_t code = code_at(block + 2, t);
+      out.codes[t] = static_cast<int8_t>(level(code, before));
+      before = ((before << k) | code) & ((1u << (k * kMemory)) - 1);
     }
     for (int g = 0; g < n / kGroup; ++g) out.group_scale[g] = 1;
   }

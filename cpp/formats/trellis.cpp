@@ -1,8 +1,12 @@
+// Viterbi's algorithm over the states of a sliding-window code, a least-squares block scale around it.
+//
+// Costs are int32 so that every instruction set finds the same path.  The squared error of a step, in units of 1/64 of a
+// squared integer level, has its lowest k bits replaced by the number of the predecessor, so that one `min` finds the
+// cheapest predecessor and remembers which it was.
 #include "formats/trellis.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -12,89 +16,96 @@
 namespace hrun {
 namespace {
 
-constexpr int kLanes = 8;
-typedef float Floats __attribute__((vector_size(4 * kLanes)));
-typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
-typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+constexpr float kLevelUnits = 8.0f;    // error units per level, before squaring
+constexpr float kFarthest = 896.0f;    // levels; with a level of at most 127 a step costs less than (1023 * 8)^2 < 2^26
+constexpr int32_t kUnreachable = 1 << 28;  // more than `memory` steps can cost; 2^28 + 16 steps of 2^26 stay below 2^31
+constexpr int kStepsPerRebase = 16;
 
-// A vector type as a template argument loses its alignment, a struct keeps it.
-struct alignas(sizeof(Floats)) CostGroup {
-  Floats v;
+// One lane per newest code: 4, 8 or 16 lanes.
+template <int k>
+struct Lanes {
+  static constexpr int kCodes = 1 << k;
+  typedef int32_t Ints __attribute__((vector_size(4 * kCodes)));
+  typedef float Floats __attribute__((vector_size(4 * kCodes)));
 };
 
+// Working memory of one row's searches.
 struct Scratch {
-  std::vector<CostGroup> cost, next;  // per state, kLanes states together
-  std::vector<Bytes> choice;       // [value][state]: the oldest code of the best window that ends in this state
-  explicit Scratch(const TrellisCode& code)
-      : cost(n_groups(code)), next(n_groups(code)), choice(n_groups(code) * kMaxBlock) {}
-  static size_t n_groups(const TrellisCode& code) { return (size_t{1} << (code.window_bits - code.code_bits)) / kLanes; }
+  std::vector<int32_t> cost, next;  // [state]
+  std::vector<float> values;        // [state], times kLevelUnits
+  std::vector<uint32_t> choice;     // [step][group / 4][lane], byte group % 4: the oldest code of the best window
+  explicit Scratch(const TrellisCode& code) : cost(n_states(code)), next(cost.size()), values(cost.size()) {
+    choice.resize(kMaxBlock * cost.size() / 4);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = code.values[i] * kLevelUnits;
+  }
+  static size_t n_states(const TrellisCode& code) { return size_t{1} << (code.code_bits * code.memory); }
 };
 
-// Costs of the predecessors of the states 8g .. 8g+7: state s follows from state s >> k of each oldest code.
+// The cheapest path for x[0..n) levels from state 0; writes codes[0..n).
 template <int k>
-inline __attribute__((always_inline)) void spread(const float* old, size_t g, Floats& out) {
-  if constexpr (k >= 3) {
-    out = Floats{} + old[g >> (k - 3)];
-  } else {
-    const float a = old[2 * g], b = old[2 * g + 1];
-    out = Floats{a, a, a, a, b, b, b, b};
-  }
-}
+inline __attribute__((always_inline)) void search_body(const float* x, int n, Scratch& scratch, uint8_t* codes) {
+  using Ints = typename Lanes<k>::Ints;
+  using Floats = typename Lanes<k>::Floats;
+  constexpr int kCodes = 1 << k;
+  constexpr int32_t kCodeMask = kCodes - 1;
+  const size_t n_states = scratch.cost.size(), n_groups = n_states / kCodes;  // group: the middle codes of a window
+  const size_t groups_per_oldest = n_groups / kCodes;  // a group's highest code is the oldest of the states it leads to
+  const float* values = scratch.values.data();
+  int32_t* cost = scratch.cost.data();
+  int32_t* next = scratch.next.data();
+  // Every cost carries in its lowest bits the oldest code of its state.
+  for (size_t s = 0; s < n_states; ++s) cost[s] = (s == 0 ? 0 : kUnreachable) | static_cast<int32_t>(s / n_groups);
 
-// The cheapest path for x[0..n) from state 0; codes[0..n).
-template <int k>
-inline __attribute__((always_inline)) void search_body(const TrellisCode& code, const float* x, int n, Scratch& scratch,
-                                                       uint8_t* codes) {
-  const size_t n_groups = scratch.cost.size(), n_states = n_groups * kLanes, n_before = n_states >> k;
-  const Floats* values = reinterpret_cast<const Floats*>(code.values);
-  std::fill(scratch.cost.begin(), scratch.cost.end(), CostGroup{Floats{} + std::numeric_limits<float>::max()});
-  scratch.cost[0].v[0] = 0;
-  CostGroup* cost = scratch.cost.data();
-  CostGroup* next = scratch.next.data();
   for (int t = 0; t < n; ++t) {
-    const Floats target = Floats{} + x[t];
-    const float* old = reinterpret_cast<const float*>(cost);
-    Bytes* choice = scratch.choice.data() + static_cast<size_t>(t) * n_groups;
-    for (size_t g = 0; g < n_groups; ++g) {
-      Floats before;
-      spread<k>(old, g, before);
-      Floats error = target - values[g];
-      Floats best = error * error + before;
-      Ints oldest = {};
-      for (int p = 1; p < (1 << k); ++p) {
-        spread<k>(old + static_cast<size_t>(p) * n_before, g, before);
-        error = target - values[static_cast<size_t>(p) * n_groups + g];
-        const Floats candidate = error * error + before;
-        const Ints less = candidate < best;
-        best = less ? candidate : best;
-        oldest = less ? Ints{} + p : oldest;
+    const Floats target = Floats{} + std::clamp(x[t], -kFarthest, kFarthest) * kLevelUnits;
+    uint32_t* choice = scratch.choice.data() + static_cast<size_t>(t) * (n_states / 4);
+    int32_t rebase = 0;
+    if (t % kStepsPerRebase == 0 && t != 0) rebase = *std::min_element(cost, cost + n_states) & ~kCodeMask;
+    for (size_t quad = 0; quad < n_groups; quad += 4) {
+      Ints chosen = {};
+      for (size_t g = quad; g < quad + 4; ++g) {
+        Floats level;
+        __builtin_memcpy(&level, values + g * kCodes, sizeof level);
+        const Floats error = target - level;
+        const Ints step = (__builtin_convertvector(error * error, Ints) & ~kCodeMask) - rebase;
+        Ints best = step + cost[g];
+        Ints lanes;
+        for (int i = 0; i < kCodes; ++i) lanes[i] = i;
+#pragma GCC unroll 16
+        for (int p = 1; p < kCodes; ++p) {  // newest xor oldest code selects the level
+          const Ints candidate = __builtin_shuffle(step, lanes ^ p) + cost[static_cast<size_t>(p) * n_groups + g];
+          best = candidate < best ? candidate : best;
+        }
+        chosen |= (best & kCodeMask) << static_cast<int>(8 * (g - quad));
+        const Ints stored = (best & ~kCodeMask) | static_cast<int32_t>(g / groups_per_oldest);
+        __builtin_memcpy(next + g * kCodes, &stored, sizeof stored);
       }
-      next[g].v = best;
-      choice[g] = __builtin_convertvector(oldest, Bytes);
+      __builtin_memcpy(choice + quad / 4 * kCodes, &chosen, sizeof chosen);
     }
     std::swap(cost, next);
   }
-  const float* final_cost = reinterpret_cast<const float*>(cost);
-  size_t state = static_cast<size_t>(std::min_element(final_cost, final_cost + n_states) - final_cost);
-  const uint8_t* chosen = reinterpret_cast<const uint8_t*>(scratch.choice.data());
+
+  size_t state = static_cast<size_t>(std::min_element(cost, cost + n_states) - cost);
   for (int t = n - 1; t >= 0; --t) {
-    codes[t] = static_cast<uint8_t>(state & ((1u << k) - 1));
-    state = (chosen[static_cast<size_t>(t) * n_states + state] * n_states + state) >> k;
+    const size_t newest = state & kCodeMask, group = state >> k;
+    codes[t] = static_cast<uint8_t>(newest);
+    const uint32_t four = scratch.choice[static_cast<size_t>(t) * (n_states / 4) + group / 4 * kCodes + newest];
+    const size_t oldest = (four >> (8 * (group % 4))) & kCodeMask;
+    state = oldest * n_groups + group;
   }
 }
 
-using Search = void (*)(const TrellisCode&, const float*, int, Scratch&, uint8_t*);
+using Search = void (*)(const float* x, int n, Scratch& scratch, uint8_t* codes);
 
 template <int k>
-void search_baseline(const TrellisCode& code, const float* x, int n, Scratch& scratch, uint8_t* codes) {
-  search_body<k>(code, x, n, scratch, codes);
+void search_baseline(const float* x, int n, Scratch& scratch, uint8_t* codes) {
+  search_body<k>(x, n, scratch, codes);
 }
 
 #if defined(__x86_64__)
 template <int k>
-__attribute__((target("avx2"))) void search_avx2(const TrellisCode& code, const float* x, int n, Scratch& scratch,
-                                                 uint8_t* codes) {
-  search_body<k>(code, x, n, scratch, codes);
+__attribute__((target("avx2"))) void search_avx2(const float* x, int n, Scratch& scratch, uint8_t* codes) {
+  search_body<k>(x, n, scratch, codes);
 }
 #endif
 
@@ -111,13 +122,15 @@ Search search_for(int code_bits) {
   return kSearches[code_bits - 2];
 }
 
-// The value of each code of a block, in units of the scale.
+// The level of each code of a block.
 void reconstruct(const TrellisCode& code, const uint8_t* codes, int n, float* z) {
-  const uint32_t mask = (1u << code.window_bits) - 1;
-  uint32_t window = 0;
+  const int k = code.code_bits;
+  const uint32_t group_mask = (1u << (k * (code.memory - 1))) - 1, code_mask = (1u << k) - 1;
+  uint32_t state = 0;  // the last `memory` codes, the newest lowest
   for (int t = 0; t < n; ++t) {
-    window = ((window << code.code_bits) | codes[t]) & mask;
-    z[t] = code.values[window];
+    const uint32_t group = state & group_mask, oldest = state >> (k * (code.memory - 1));
+    z[t] = code.values[(group << k) | (codes[t] ^ oldest)];
+    state = (group << k) | (codes[t] & code_mask);
   }
 }
 
@@ -130,55 +143,80 @@ void pack(const uint8_t* codes, int n, int code_bits, uint8_t* out) {
   }
 }
 
-constexpr float kLargestHalf = 65504.0f;
+// The nearest fp16 that can be a scale: finite, and a larger magnitude saturates.
+float round_to_half(double value) { return fp16_to_fp32(fp32_to_fp16(static_cast<float>(std::min(value, 65504.0)))); }
 
-float round_to_half(float value) { return fp16_to_fp32(fp32_to_fp16(std::min(value, kLargestHalf))); }
+// A scale and codes of one block, and their squared error.
+struct Coding {
+  float scale = 0;
+  double error = 0;
+  uint8_t codes[kMaxBlock] = {};
+};
 
-// Codes one block of rotated weights: a path search at a scale, then the least-squares scale of that path, and again.
-void encode_block(const TrellisCode& code, Search search, const float* x, int n, Scratch& scratch, uint8_t* out) {
-  constexpr int kRounds = 3;
-  double energy = 0;
-  for (int t = 0; t < n; ++t) energy += static_cast<double>(x[t]) * x[t];
-  float d = round_to_half(static_cast<float>(std::sqrt(energy / n)) / code.rms);
-  uint8_t codes[kMaxBlock], best_codes[kMaxBlock] = {};
-  float scaled[kMaxBlock], z[kMaxBlock];
-  float best_d = 0;
-  double best_error = energy;
-  for (int round = 0; round < kRounds && d > 0; ++round) {
-    const float inverse = 1.0f / d;
-    for (int t = 0; t < n; ++t) scaled[t] = x[t] * inverse;
-    search(code, scaled, n, scratch, codes);
-    reconstruct(code, codes, n, z);
-    double error = 0, xz = 0, zz = 0;
-    for (int t = 0; t < n; ++t) {
-      const double e = static_cast<double>(x[t]) - static_cast<double>(d) * z[t];
-      error += e * e;
-      xz += static_cast<double>(x[t]) * z[t];
-      zz += static_cast<double>(z[t]) * z[t];
-    }
-    if (error >= best_error) break;
-    best_error = error;
-    best_d = d;
-    std::copy(codes, codes + n, best_codes);
-    const float refined = round_to_half(static_cast<float>(xz / zz));
-    if (refined == d) break;
-    d = refined;
+class BlockCoder {
+ public:
+  BlockCoder(const TrellisCode& code, const float* x, int n, Scratch& scratch)
+      : code_(code), search_(search_for(code.code_bits)), x_(x), n_(n), scratch_(scratch) {
+    for (int t = 0; t < n; ++t) energy_ += static_cast<double>(x[t]) * x[t];
+    best_.error = energy_;  // all zero
   }
-  store_fp16(out, best_d);
-  pack(best_codes, n, code.code_bits, out + 2);
-}
+
+  // Searches from the scale that suits a Gaussian block; where that leaves much more error than a Gaussian block has,
+  // the values cluster, and other scales may put levels on the clusters.
+  const Coding& run(double gaussian_error) {
+    const double start = std::sqrt(energy_ / n_) / static_cast<double>(code_.rms);
+    refine(start);
+    if (best_.error > 1.2 * gaussian_error * energy_)
+      for (const double factor : {0.7, 0.8, 0.9, 1.1, 1.25, 1.5}) refine(start * factor);
+    return best_;
+  }
+
+ private:
+  // A path search, then again at the least-squares scale of its path.
+  void refine(double start) {
+    float d = round_to_half(start);
+    for (int round = 0; round < 2 && d > 0; ++round) {
+      Coding coding;
+      float levels[kMaxBlock], z[kMaxBlock];
+      for (int t = 0; t < n_; ++t) levels[t] = x_[t] / d;
+      search_(levels, n_, scratch_, coding.codes);
+      reconstruct(code_, coding.codes, n_, z);
+      double xz = 0, zz = 0;
+      for (int t = 0; t < n_; ++t) {
+        xz += static_cast<double>(x_[t]) * z[t];
+        zz += static_cast<double>(z[t]) * z[t];
+      }
+      if (!(xz > 0)) return;
+      d = round_to_half(xz / zz);
+      coding.scale = d;
+      const double s = d;
+      coding.error = energy_ - 2 * s * xz + s * s * zz;
+      if (coding.error < best_.error) best_ = coding;
+    }
+  }
+
+  const TrellisCode& code_;
+  const Search search_;
+  const float* x_;
+  const int n_;
+  Scratch& scratch_;
+  double energy_ = 0;
+  Coding best_;
+};
 
 }  // namespace
 
 void encode_trellis_row(const TrellisCode& code, const float* weights, int64_t cols, uint8_t* out) {
-  const Search search = search_for(code.code_bits);
   Scratch scratch(code);
   float x[kMaxBlock];
   for (int64_t first = 0; first < cols; first += kMaxBlock) {
     const int n = static_cast<int>(std::min<int64_t>(kMaxBlock, cols - first));
     std::copy(weights + first, weights + first + n, x);
     rotate_block(x, first, n, true);
-    encode_block(code, search, x, n, scratch, out);
+    BlockCoder coder(code, x, n, scratch);
+    const Coding& coding = coder.run(code.error);
+    store_fp16(out, coding.scale);
+    pack(coding.codes, n, code.code_bits, out + 2);
     out += 2 + n * code.code_bits / 8;
   }
 }

@@ -5,13 +5,17 @@
 
 namespace hrun {
 
-// A sliding-window code: value t of a block depends on the last window_bits bits of its code stream, in which code t is
-// the newest and the codes before the block are 0.
+// A sliding-window code of k-bit codes c_t: value t of a block is
+//
+//   z_t = values[(c_(t-1), ..., c_(t-m+1)), c_t xor c_(t-m)]                      codes before the block are 0
+//
+// with the middle codes of the window in the high bits of the index, c_(t-1) the lowest of them.
 struct TrellisCode {
   int code_bits;       // k = 2, 3 or 4
-  int window_bits;     // the newest code is in the lowest k bits of a window
-  const float* values; // [1 << window_bits], 32-byte aligned, in units of the block's scale
-  float rms;           // of the decoded values of a Gaussian source coded at the best scale
+  int memory;          // m >= 2: the search keeps 2^(k m) states
+  const float* values; // [1 << (k m)] integers of at most 127 in magnitude, in units of the block's scale
+  float rms;           // of the decoded values of a Gaussian block coded at its best scale
+  double error;        // relative squared error of such a block
 };
 
 // `weights`: one row of `cols` finite values, a multiple of 32, in the original basis; rotated here (signed rotation).
