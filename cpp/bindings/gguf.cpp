@@ -290,12 +290,12 @@ void init_writer(nb::module_& m) {
       .def("add_tensor", &add_tensor, nb::arg("name"), nb::arg("shape"), nb::arg("format"), "shape in GGUF order, shape[0] the row length")
       .def("write_tensor", &write_tensor, nb::arg("name"), nb::arg("data"), "uint8, exactly the declared bytes")
       .def("finish", &gguf::Writer::finish, nb::call_guard<nb::gil_scoped_release>(), "Pads, flushes to the disk, closes.")
-      .def("abort", &gguf::Writer::abort, "Closes and removes the file; harmless after finish.")
+      .def("abort", &gguf::Writer::discard, "Closes and removes the file; harmless after finish.")
       .def_prop_ro("file_bytes", &gguf::Writer::file_bytes, "size of the finished file, as declared so far")
       .def("__enter__", [](nb::object self) { return self; })
       .def("__exit__", [](gguf::Writer& w, nb::handle type, nb::handle, nb::handle) {
         if (type.is_none()) w.finish();
-        else w.abort();
+        else w.discard();
       }, nb::arg("type").none(), nb::arg("value").none(), nb::arg("traceback").none());
 }
 

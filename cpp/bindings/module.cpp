@@ -12,6 +12,8 @@ void init_runtime(nb::module_& m);
 }  // namespace hrun::bindings
 
 NB_MODULE(_core, m) {
+  // At exit Python does not release what modules and test collectors still hold; that is no leak worth a page of text.
+  nb::set_leak_warnings(false);
   m.attr("__version__") = HRUN_VERSION;
   hrun::bindings::init_errors(m);
   hrun::bindings::init_formats(m);

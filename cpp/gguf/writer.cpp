@@ -100,13 +100,13 @@ Writer::Writer(std::string path, uint32_t alignment) : path_(std::move(path)), a
   try {
     if (alignment_ != kDefaultAlignment) add(kAlignmentKey, Type::u32, Value(uint64_t{alignment_}));
   } catch (...) {
-    abort();
+    discard();
     throw;
   }
 }
 
 Writer::~Writer() {
-  if (!finished_) abort();
+  if (!finished_) discard();
 }
 
 void Writer::fail_errno(std::string_view what, int error) const {
@@ -114,7 +114,7 @@ void Writer::fail_errno(std::string_view what, int error) const {
 }
 
 void Writer::require_declaring(std::string_view what) const {
-  if (fd_ < 0) throw ArgumentError("cannot add {}: '{}' is finished or aborted", what, printable(path_, kShownPathBytes));
+  if (fd_ < 0) throw ArgumentError("cannot add {}: '{}' is finished or discarded", what, printable(path_, kShownPathBytes));
   if (header_written_) throw ArgumentError("cannot add {}: the header of '{}' is written already", what, printable(path_, kShownPathBytes));
 }
 
@@ -243,7 +243,7 @@ void Writer::write_header() {
 }
 
 void Writer::write_tensor(std::string_view name, std::span<const uint8_t> data) {
-  if (fd_ < 0) throw ArgumentError("tensor '{}': '{}' is finished or aborted", printable(name), printable(path_, kShownPathBytes));
+  if (fd_ < 0) throw ArgumentError("tensor '{}': '{}' is finished or discarded", printable(name), printable(path_, kShownPathBytes));
   if (next_ >= tensors_.size()) throw ArgumentError("tensor '{}': all {} declared tensors are written", printable(name), tensors_.size());
   const Declared& expected = tensors_[next_];
   if (name != expected.name)
@@ -258,7 +258,7 @@ void Writer::write_tensor(std::string_view name, std::span<const uint8_t> data) 
 
 void Writer::finish() {
   if (finished_) return;
-  if (fd_ < 0) throw ArgumentError("'{}' was aborted", printable(path_, kShownPathBytes));
+  if (fd_ < 0) throw ArgumentError("'{}' was discarded", printable(path_, kShownPathBytes));
   if (next_ < tensors_.size())
     throw ArgumentError("'{}': {} of {} tensors are missing, the next is '{}'", printable(path_, kShownPathBytes), tensors_.size() - next_,
                         tensors_.size(), printable(tensors_[next_].name));
@@ -270,7 +270,7 @@ void Writer::finish() {
   if (::close(fd) != 0 && errno != EINTR) fail_errno("cannot close", errno);
 }
 
-void Writer::abort() noexcept {
+void Writer::discard() noexcept {
   if (fd_ < 0) return;
   // Remove only what this writer created: a regular file, and still the one under that name.
   struct stat ours {}, named {};

@@ -23,7 +23,7 @@ class Writer {
   explicit Writer(std::string path, uint32_t alignment = 32);
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
-  ~Writer();  // abort(), unless finished
+  ~Writer();  // discard(), unless finished
 
   // The value must fit `type`.  An Array's bytes are copied as they are, so entries of a File can be passed on.
   void add(std::string_view key, Type type, const Value& value);
@@ -34,7 +34,7 @@ class Writer {
   // Writes what is left of the header and padding, flushes to the disk, closes.
   void finish();
   // Closes and removes the file.  Harmless after finish() and twice.
-  void abort() noexcept;
+  void discard() noexcept;
 
   const std::string& path() const { return path_; }
   uint64_t file_bytes() const;  // of the finished file, as declared so far

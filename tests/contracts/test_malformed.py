@@ -29,7 +29,7 @@ def within_limits(file_bytes: int, call: Callable[[], object]) -> object:
     """Runs `call` under the limits of time and of address space beyond the mapped file.
 
     A limit on address space counts memory that is reserved and never touched, which a resident size does not.  Time is the
-    best of three: the machine may be busy.
+    processor's, and the best of three: the machine may be busy.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if Path("/proc/self/statm").exists():
@@ -37,9 +37,9 @@ def within_limits(file_bytes: int, call: Callable[[], object]) -> object:
     try:
         result, best = None, float("inf")
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             result = call()
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
             if best < SECONDS:
                 return result
     finally:
