@@ -272,6 +272,26 @@ def test_nothing_in_the_folder_is_executed(tmp_path: Path) -> None:
     assert opened and not [name for name in opened if name.endswith((".py", ".bin", ".pyc"))], opened
 
 
+MEMORY = """
+import resource, sys
+from hrun.cli.convert import main
+import hrun.convert.read_hf, hrun.convert.read_gguf, tokenizers, gguf
+source, output, kind = sys.argv[1:4]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert main([source, "-o", output, "--type", kind, "-t", "2"]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+    # 53 MB of weights in tensors of at most 3 MB, from a folder and from a GGUF file.
+    folder = TinyLlama(tmp_path / "hf", layers=6, embd=512, ff=1536, heads=8, kv_heads=2, head_dim=64, dtype="F32").path
+    for source, output, kind in (("hf", "a.gguf", "f32"), ("a.gguf", "b.gguf", "q8_0"), ("a.gguf", "c.gguf", "f16")):
+        done = run_python(MEMORY, folder.parent / source, tmp_path / output, kind)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert int(done.stdout) < 25_000, f"{source} to {kind}: {done.stdout.strip()} kB more than before"
+
+
 def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     done = run_python("import runpy, sys; sys.argv[0] = 'hrun-convert'; runpy.run_module('hrun.cli.convert', run_name='__main__')",
                       tmp_path, "--type", "q8_0")

@@ -235,6 +235,7 @@ def test_rope_scalings(tmp_path: Path) -> None:
                                "scaling.yarn_beta_fast": 16.0}
     keys, _ = scaled(yarn | {"attention_factor": 2.0})
     assert keys["scaling.attn_factor"] == pytest.approx(2.0 / (0.1 * math.log(4) + 1))
+    assert "scaling.yarn_attn_factor" not in keys  # readers multiply the two
     keys, _ = scaled(None, rope_theta=..., rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 77.0})
     assert keys == {"dimension_count": 64, "freq_base": 77.0, "scaling.type": "linear", "scaling.factor": 2.0}
     for kind in ("dynamic", "longrope", "nonsense"):

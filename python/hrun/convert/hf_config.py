@@ -245,7 +245,7 @@ def _rope_yarn(scaling: ConfigObject, base: float, head_dim: int, n_ctx: int) ->
     elif scaling.has("mscale") and scaling.has("mscale_all_dim"):
         wanted = mscale(scaling.number("mscale")) / mscale(scaling.number("mscale_all_dim"))
     if abs(wanted - mscale(1.0)) > 1e-9:
-        entries += [Entry(f"rope.scaling.{key}", "f32", wanted / mscale(1.0)) for key in ("attn_factor", "yarn_attn_factor")]
+        entries.append(Entry("rope.scaling.attn_factor", "f32", wanted / mscale(1.0)))
     if scaling.has("beta_fast"):
         entries.append(Entry("rope.scaling.yarn_beta_fast", "f32", scaling.number("beta_fast")))
     if scaling.has("beta_slow"):

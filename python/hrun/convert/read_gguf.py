@@ -11,6 +11,7 @@ import numpy.typing as npt
 from hrun import _core
 from hrun._core import ModelFileError, UnsupportedModelError
 
+from .data_file import DataFile
 from .folder import shown
 from .source import Entry, Source, SourceTensor
 
@@ -39,7 +40,8 @@ def read_gguf(path: Path) -> Source:
                      "convert from the original where you have it")
     entries = [Entry(key, types[key], value) for key, value in metadata.items()
                if key not in _DROPPED and not key.startswith(_DROPPED_PREFIXES)]
-    tensors = [_tensor(path, info, formats[info.format]) for info in file.tensors]
+    data = DataFile(path, str(path))
+    tensors = [_tensor(path, data, info, formats[info.format]) for info in file.tensors]
     embedding, head = _roles(metadata.get("general.architecture"))
     names = {tensor.name for tensor in tensors}
     name = metadata.get("general.name")
@@ -56,13 +58,14 @@ def _roles(architecture: Any) -> tuple[str, str]:
     return roles["token_embd"], roles["output"]
 
 
-def _tensor(path: Path, info: Any, format_info: Any) -> SourceTensor:
-    cols = info.shape[0]
+def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTensor:
+    cols, offset, n_bytes, format_name = info.shape[0], info.offset, info.n_bytes, info.format
     row_bytes = format_info.row_bytes(cols)
 
     def read_rows(first: int, last: int) -> npt.NDArray[np.float32]:
-        out: npt.NDArray[np.float32] = _core.decode(info.format, info.data[first * row_bytes : last * row_bytes], last - first, cols)
+        blocks = data.read(offset + first * row_bytes, ((last - first) * row_bytes,), np.uint8)
+        out: npt.NDArray[np.float32] = _core.decode(format_name, blocks, last - first, cols)
         return out
 
-    return SourceTensor(info.name, tuple(info.shape), info.format, read_rows, origin=f"{path}: {shown(info.name)}",
-                        read_bytes=lambda: info.data)
+    return SourceTensor(info.name, tuple(info.shape), format_name, read_rows, origin=f"{path}: {shown(info.name)}",
+                        read_bytes=lambda: data.read(offset, (n_bytes,), np.uint8))

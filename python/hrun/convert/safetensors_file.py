@@ -1,7 +1,6 @@
 """A safetensors file: the header checked by the `safetensors` library, the data read in slices of rows.
 
-The library's NumPy face has no bf16 and maps the file, where truncation by another process kills the reader; reading with
-pread needs only the offsets and turns a short file into an error.
+The library's NumPy face has no bf16 and maps the file; see data_file.py for why that is not wanted.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from hrun._core import ModelFileError, UnsupportedModelError
 
+from .data_file import DataFile
 from .folder import PICKLE_SENTENCE, looks_like_pickle, shown
 
 _HEADER_LIMIT = 100_000_000  # bytes, the library's own limit
@@ -75,12 +75,7 @@ class SafetensorsFile:
             if name != "__metadata__":
                 first, last = entry["data_offsets"]
                 self.tensors[name] = StoredTensor(name, entry["dtype"], tuple(entry["shape"]), start + first, last - first)
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-
-    def __del__(self) -> None:
-        fd = getattr(self, "_fd", None)
-        if fd is not None:
-            os.close(fd)
+        self._data = DataFile(path, shown_path)
 
     def format_of(self, tensor: StoredTensor) -> str:
         """hrun's name of the tensor's number type.  Raises UnsupportedModelError for types that hold no weights."""
@@ -92,16 +87,7 @@ class SafetensorsFile:
     def read_rows(self, tensor: StoredTensor, first: int, last: int, cols: int) -> npt.NDArray[np.float32]:
         """Rows first to last of the tensor seen as [n, cols], float32 [last - first, cols].  Thread-safe."""
         dtype = _DTYPES[tensor.dtype][0]
-        raw = np.empty((last - first, cols), dtype)
-        view = memoryview(raw).cast("B")
-        offset = tensor.offset + first * cols * dtype.itemsize
-        done = 0
-        while done < len(view):
-            n = os.preadv(self._fd, [view[done:]], offset + done)
-            if n == 0:
-                raise ModelFileError(f"{self.shown_path}: ends at byte {offset + done}, inside tensor '{shown(tensor.name)}'; "
-                                     "was it changed while being read?")
-            done += n
+        raw = self._data.read(tensor.offset + first * cols * dtype.itemsize, (last - first, cols), dtype)
         if tensor.dtype == "F32":
             return raw
         if tensor.dtype == "BF16":
