@@ -1,6 +1,7 @@
 #include "cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "base/error.h"
@@ -114,8 +115,27 @@ std::unique_ptr<DeviceTensor> CpuBackend::upload(const TensorView& view) {
   if (view.rows == 1) {
     tensor->vector.resize(static_cast<size_t>(view.cols));
     tensor->kernels->decode_row(view.data, view.cols, signs(view.cols), false, tensor->vector.data());
+  } else if (tensor->kernels->pack_panel) {
+    pack(*tensor);
   }
   return tensor;
+}
+
+void CpuBackend::pack(CpuTensor& tensor) {
+  const int64_t n_panels = (tensor.rows + kPanelRows - 1) / kPanelRows;
+  tensor.panel_bytes = tensor.kernels->packed_panel_bytes(tensor.cols);
+  tensor.packed = allocate_host(tensor.panel_bytes * static_cast<size_t>(n_panels), "the repacked weights");
+  std::atomic<bool> fits = true;
+  parallel(n_panels, kPanelRows * tensor.cols, [&](int64_t p, int) {
+    const int rows = static_cast<int>(std::min<int64_t>(kPanelRows, tensor.rows - p * kPanelRows));
+    auto* panel = static_cast<uint8_t*>(tensor.packed->data) + static_cast<size_t>(p) * tensor.panel_bytes;
+    if (!tensor.kernels->pack_panel(tensor.row(p * kPanelRows), tensor.row_bytes, rows, tensor.cols, panel)) fits = false;
+  });
+  if (!fits) tensor.packed.reset();  // odd numbers: the general kernel reads the file's layout
+}
+
+bool CpuBackend::uses_packed(const CpuTensor& tensor) const {
+  return tensor.packed && (!is_rotated(tensor.info->activation) || rotated_matmul_ == RotatedMatmul::activation);
 }
 
 void CpuBackend::embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) {
@@ -153,6 +173,25 @@ void CpuBackend::quantize(FloatView x, Activation kind, QuantizedRows& out) {
   });
 }
 
+void CpuBackend::quantize_packed(FloatView x, Activation kind, PackedActivations& out) {
+  const char* purpose = "the quantized input of a matmul";
+  QuantizedScratch& scratch = quantized_[static_cast<int>(kind)];
+  const auto n = static_cast<size_t>(x.rows);
+  out.n_tokens = x.rows;
+  out.stride = round_up(x.cols, 64);
+  out.n_blocks = (x.cols + activation_block(kind) - 1) / activation_block(kind);
+  out.n_units = round_up(x.cols, 64) / 32;
+  out.codes = scratch.packed_codes.get<int8_t>(n * static_cast<size_t>(out.stride), purpose);
+  out.scale = scratch.packed_scale.get<float>(n * static_cast<size_t>(out.n_blocks), purpose);
+  out.block_sums = scratch.block_sums.get<int32_t>(n * static_cast<size_t>(out.n_blocks), purpose);
+  out.sums16 = scratch.sums16.get<int16_t>(n * 2 * static_cast<size_t>(out.n_units), purpose);
+  out.sums32 = scratch.sums32.get<int16_t>(n * static_cast<size_t>(out.n_units), purpose);
+  const float* sign = signs(x.cols);
+  parallel(x.rows * out.n_blocks, activation_block(kind), [&](int64_t i, int) {
+    kernels_.quantize_packed(x, i / out.n_blocks, i % out.n_blocks, kind, sign, out);
+  });
+}
+
 void CpuBackend::rotate(FloatView x, Activation kind, FloatView& out) {
   const size_t count = static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols);
   out = {quantized_[static_cast<int>(kind)].rotated.get<float>(count, "the rotated input of a matmul"), x.rows, x.cols, x.cols};
@@ -163,6 +202,17 @@ void CpuBackend::rotate(FloatView x, Activation kind, FloatView& out) {
       kernels_.rotate_block(out.row(t) + first, first, static_cast<int>(std::min<int64_t>(kRotationBlock, x.cols - first)), sign,
                             kind == Activation::kRotatedSigned);
   });
+}
+
+void CpuBackend::multiply_packed(const MatmulTarget& target, int64_t first_panel, const PreparedInput& input, int worker) {
+  const CpuTensor& w = on_cpu(*target.weights);
+  const PackedActivations& x = input.packed[static_cast<int>(w.info->activation)];
+  const int64_t n_panels = (w.rows + kPanelRows - 1) / kPanelRows;
+  const PackedWeights weights{static_cast<const uint8_t*>(w.packed->data), w.panel_bytes, w.rows, w.cols};
+  float* const scratch = worker_scratch_[static_cast<size_t>(worker)].get<float>(
+      static_cast<size_t>(x.n_tokens) * kPackedPanels * kPanelRows, "the sums of a matmul");
+  w.kernels->matmul_packed(weights, first_panel, static_cast<int>(std::min<int64_t>(kPackedPanels, n_panels - first_panel)), x,
+                           target.y.data, target.y.stride, scratch);
 }
 
 // Sixteen rows of one target for all tokens.
@@ -200,24 +250,37 @@ void CpuBackend::multiply_panel(const MatmulTarget& target, int64_t first_row, F
 void CpuBackend::matmul(std::span<const MatmulTarget> targets, FloatView x) {
   const Turn turn(*this);
   PreparedInput input;
-  bool prepared[kActivations] = {};
-  int64_t n_panels = 0;
+  bool prepared[kActivations] = {}, prepared_packed[kActivations] = {};
+  int64_t n_tasks = 0;
+  const auto tasks_of = [](const CpuTensor& w) {
+    const int64_t rows = w.packed ? kPackedPanels * kPanelRows : kPanelRows;
+    return (w.rows + rows - 1) / rows;
+  };
   for (const MatmulTarget& target : targets) {
     const CpuTensor& w = on_cpu(*target.weights);
     require(w.cols == x.cols && target.y.rows == x.rows && target.y.cols == w.rows, "matmul",
             "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
-    n_panels += (w.rows + kPanelRows - 1) / kPanelRows;
+    n_tasks += tasks_of(w);
     const Activation kind = w.info->activation;
-    if (w.info->is_float || std::exchange(prepared[static_cast<int>(kind)], true)) continue;
-    if (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation) quantize(x, kind, input.quantized[static_cast<int>(kind)]);
-    else if (rotated_matmul_ == RotatedMatmul::activation_float) rotate(x, kind, input.rotated[static_cast<int>(kind)]);
+    const auto k = static_cast<size_t>(kind);
+    if (w.info->is_float || std::exchange((uses_packed(w) ? prepared_packed : prepared)[k], true)) continue;
+    if (uses_packed(w)) quantize_packed(x, kind, input.packed[k]);
+    else if (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation) quantize(x, kind, input.quantized[k]);
+    else if (rotated_matmul_ == RotatedMatmul::activation_float) rotate(x, kind, input.rotated[k]);
   }
   signs(x.cols);  // grown here, because the workers only read
-  parallel(n_panels, kPanelRows * x.cols, [&](int64_t panel, int worker) {
+  parallel(n_tasks, kPanelRows * x.cols, [&](int64_t task, int worker) {
     for (const MatmulTarget& target : targets) {
-      const int64_t panels = (target.weights->rows + kPanelRows - 1) / kPanelRows;
-      if (panel < panels) return multiply_panel(target, panel * kPanelRows, x, input, worker);
-      panel -= panels;
+      const CpuTensor& w = on_cpu(*target.weights);
+      if (task >= tasks_of(w)) {
+        task -= tasks_of(w);
+        continue;
+      }
+      if (uses_packed(w)) return multiply_packed(target, task * kPackedPanels, input, worker);
+      const int64_t rows = w.packed ? kPackedPanels * kPanelRows : kPanelRows;
+      for (int64_t row = task * rows; row < std::min((task + 1) * rows, w.rows); row += kPanelRows)
+        multiply_panel(target, row, x, input, worker);
+      return;
     }
   });
 }

@@ -14,13 +14,15 @@
 
 namespace hrun {
 
-// Weights stay where the file is mapped.
+// Weights stay where the file is mapped; where the tier has a kernel for it, matmul reads a repacked copy (packed.h).
 class CpuTensor final : public DeviceTensor {
  public:
   const uint8_t* data = nullptr;
   size_t row_bytes = 0;
   const FormatInfo* info = nullptr;
   const FormatKernels* kernels = nullptr;
+  std::unique_ptr<DeviceBuffer> packed;
+  size_t panel_bytes = 0;
   std::vector<float> vector;  // decoded, where there is one row: a norm or a bias
 
   const uint8_t* row(int64_t r) const { return data + static_cast<size_t>(r) * row_bytes; }
@@ -56,10 +58,12 @@ class CpuBackend final : public Backend {
   // The input of a matmul in the forms its targets want, each made once.
   struct PreparedInput {
     QuantizedRows quantized[kActivations];
+    PackedActivations packed[kActivations];
     FloatView rotated[kActivations];
   };
   struct QuantizedScratch {
     Scratch codes, scale, sums, rotated;
+    Scratch packed_codes, packed_scale, block_sums, sums16, sums32;
   };
 
   class Turn;  // one operation at a time, in the process that made the threads
@@ -68,7 +72,11 @@ class CpuBackend final : public Backend {
   void parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn);
   const float* signs(int64_t cols);
   void quantize(FloatView x, Activation kind, QuantizedRows& out);
+  void quantize_packed(FloatView x, Activation kind, PackedActivations& out);
+  void pack(CpuTensor& tensor);
+  bool uses_packed(const CpuTensor& tensor) const;
   void rotate(FloatView x, Activation kind, FloatView& out);
+  void multiply_packed(const MatmulTarget& target, int64_t first_panel, const PreparedInput& input, int worker);
   void multiply_panel(const MatmulTarget& target, int64_t first_row, FloatView x, const PreparedInput& input, int worker);
   void append(void* cache, FormatId format, int64_t capacity, int n_kv_heads, int dim, FloatView x, int64_t first_position);
 

@@ -39,6 +39,28 @@ struct WeightRows {
   int64_t cols = 0;
 };
 
+// Activations for packed weights (packed.h): int8, in the order that the codes of the format are packed in.
+struct PackedActivations {
+  int8_t* codes = nullptr;        // [n_tokens, stride]
+  float* scale = nullptr;         // [n_tokens, n_blocks]
+  int32_t* block_sums = nullptr;  // [n_tokens, n_blocks], of the codes
+  int16_t* sums16 = nullptr;      // [n_tokens, 2 * n_units], of 16 columns; only in natural order
+  int16_t* sums32 = nullptr;      // [n_tokens, n_units], of 32 columns; only in natural order
+  int64_t n_tokens = 0;
+  int64_t stride = 0;             // cols rounded up to 64
+  int64_t n_blocks = 0;
+  int64_t n_units = 0;            // cols / 32, rounded up to an even number
+};
+
+// A tensor in panels of 16 rows.
+struct PackedWeights {
+  const uint8_t* data = nullptr;
+  size_t panel_bytes = 0;
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+inline constexpr int kPackedPanels = 2;  // per call of a packed matmul, at most
+
 struct FormatKernels {
   // One row to floats, in the original basis or in the format's own.  `signs` holds rotation_sign() per column.
   void (*decode_row)(const uint8_t* row, int64_t cols, const float* signs, bool own_basis, float* out);
@@ -46,6 +68,13 @@ struct FormatKernels {
   void (*matmul_int)(const WeightRows& w, const QuantizedRows& x, float* y, int64_t y_stride, float* scratch);
   // Float formats: the same with fp32 activations.
   void (*matmul_float)(const WeightRows& w, FloatView x, float* y, int64_t y_stride);
+  // Null where the tier has no kernel for packed weights of this format.
+  size_t (*packed_panel_bytes)(int64_t cols);
+  bool (*pack_panel)(const uint8_t* rows, size_t row_bytes, int n_rows, int64_t cols, uint8_t* panel);
+  // Rows of panels first_panel .. first_panel + n_panels - 1 of all tokens; y points at row 0 of the tensor.
+  // scratch: kPackedPanels * kPanelRows floats per token, 64-aligned.
+  void (*matmul_packed)(const PackedWeights& w, int64_t first_panel, int n_panels, const PackedActivations& x, float* y,
+                        int64_t y_stride, float* scratch);
 };
 
 // One token and the query heads of one kv head.
@@ -68,6 +97,9 @@ struct KernelTable {
   // Block `block` of token t of x into `to`; x in the original basis.
   void (*quantize_block)(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs,
                          const QuantizedRows& to);
+  // The same for packed weights; null where the tier has none.
+  void (*quantize_packed)(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs,
+                          const PackedActivations& to);
   // y[t, r] = <x[t], w[r]> over decoded rows [n_rows, cols] that are w_stride apart.
   void (*matmul_decoded)(const float* w, int64_t w_stride, int n_rows, FloatView x, float* y, int64_t y_stride);
 

@@ -5,6 +5,7 @@
 #include "cpu/attention.h"
 #include "cpu/decode.h"
 #include "cpu/elementwise.h"
+#include "cpu/fast.h"
 #include "cpu/kernel_table.h"
 #include "cpu/matmul_float.h"
 #include "cpu/matmul_int.h"
@@ -19,6 +20,12 @@ constexpr FormatKernels format_kernels() {
   k.decode_row = decode_row_kernel<F>;
   if constexpr (QuantizedFormat<F>) k.matmul_int = matmul_int_kernel<F>;
   if constexpr (FloatFormat<F>) k.matmul_float = matmul_float_kernel<F>;
+  if constexpr (kHasPackedKernels)
+    if constexpr (PackableFormat<F>) {
+      k.packed_panel_bytes = [](int64_t cols) { return PanelLayout<F>::panel_bytes(cols); };
+      k.pack_panel = pack_panel_kernel<F>;
+      k.matmul_packed = matmul_packed_kernel<F>;
+    }
   return k;
 }
 
@@ -33,6 +40,7 @@ constexpr KernelTable kTable = {
     .formats = FormatTable<Formats>::kEntries,
     .rotate_block = rotate_block_kernel,
     .quantize_block = quantize_block_kernel,
+    .quantize_packed = quantize_packed_kernel,
     .matmul_decoded = matmul_decoded_kernel,
     .rms_norm = rms_norm_kernel,
     .rope = rope_kernel,

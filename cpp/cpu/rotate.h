@@ -72,13 +72,13 @@ HRUN_HD void quantize(const float* x, int n, int16_t* codes, float* scale, int16
   }
 }
 
-void quantize_block_kernel(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs,
-                           const QuantizedRows& to) {
+// Block `block` of token t, rotated where the kind says so: its number of columns, and where its values are.
+HRUN_HD int load_block(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs, float* rotated,
+                       const float*& values) {
   const int block_values = kind == Activation::kInt8x32 ? 32 : 256;
   const int64_t first = block * block_values;
   const int n = static_cast<int>(x.cols - first < block_values ? x.cols - first : block_values);
-  const float* values = x.row(t) + first;
-  alignas(64) float rotated[kRotationBlock];
+  values = x.row(t) + first;
   if (is_rotated(kind)) {
     for (int i = 0; i < n; i += kLanes) {
       const Lanes v = load(values + i);
@@ -87,8 +87,43 @@ void quantize_block_kernel(FloatView x, int64_t t, int64_t block, Activation kin
     fwht_pieces(rotated, n);
     values = rotated;
   }
+  return n;
+}
+
+void quantize_block_kernel(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs,
+                           const QuantizedRows& to) {
+  alignas(64) float rotated[kRotationBlock];
+  const float* values;
+  const int n = load_block(x, t, block, kind, signs, rotated, values);
+  const int64_t first = values == rotated ? block * kRotationBlock : values - x.row(t);
   quantize(values, n, to.codes + t * to.cols + first, to.scale + t * to.n_blocks + block,
            to.sums + t * to.n_groups + first / kGroup);
+}
+
+// The signed rotation's formats are packed in the order `segments` (packed.h), all others in natural order.
+void quantize_packed_kernel(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs,
+                            const PackedActivations& to) {
+  alignas(64) float rotated[kRotationBlock];
+  alignas(64) int16_t codes[kRotationBlock];
+  int16_t sums[kRotationBlock / kGroup];
+  const float* values;
+  const int n = load_block(x, t, block, kind, signs, rotated, values);
+  const int64_t first = block * (kind == Activation::kInt8x32 ? 32 : 256);
+  quantize(values, n, codes, to.scale + t * to.n_blocks + block, sums);
+  int8_t* const out = to.codes + t * to.stride + first;
+  int32_t total = 0;
+  for (int g = 0; g < n / kGroup; ++g) total += sums[g];
+  to.block_sums[t * to.n_blocks + block] = total;
+  if (kind == Activation::kRotatedSigned) {
+    const int steps = n / 4;
+    for (int s = 0; s < steps; ++s)
+      for (int j = 0; j < 4; ++j) out[4 * s + j] = static_cast<int8_t>(codes[j * steps + s]);
+    return;
+  }
+  for (int i = 0; i < n; ++i) out[i] = static_cast<int8_t>(codes[i]);
+  for (int g = 0; g < n / kGroup; ++g) to.sums16[t * 2 * to.n_units + first / kGroup + g] = sums[g];
+  for (int g = 0; g < n / 32; ++g)
+    to.sums32[t * to.n_units + first / 32 + g] = static_cast<int16_t>(sums[2 * g] + sums[2 * g + 1]);
 }
 
 }  // namespace

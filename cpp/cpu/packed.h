@@ -1,0 +1,197 @@
+// Panels: how weights are repacked on upload for the kernels that stream them.
+//
+// A panel is 16 rows.  Its columns go in units of 32; a unit is 8 vectors of 64 bytes, vector s holding for each row the 4
+// columns that one 32-bit dot-product step takes: byte 4 row + j.  Codes are unsigned (code + bias), as the u8 x s8
+// instructions want them; the bias is taken off again with the exact sums of the activations.
+//
+//   nibble  256 bytes a unit  vectors 2i (low half) and 2i + 1 (high half) share 64 bytes; 16 levels by table
+//   six     384 bytes         nibbles as above, then two vectors of high bits, 2 bits each of vectors 0..3 and 4..7
+//   byte    512 bytes         as they are
+//   rtq3    192 bytes         three vectors: bits 0-2 and 3-5 are the codes of steps (0,1), (2,3), (4,5); the spare bits 6-7
+//                             together hold those of steps 6 and 7
+//
+// In the order `natural`, step s of a block takes columns 4s .. 4s + 3.  In the order `segments`, the block is cut into four
+// equal segments and step s takes column s of each: then byte lane j of successive vectors is one stretch of the trellis,
+// and the earlier codes that a weight depends on lie in the vectors before.
+//
+// A panel in memory: for each block its meta (fp16 scales of 16 rows, fp16 offsets, int8 group scales [group][row], uint8
+// group offsets [pair of groups][row][2]), then, 64-aligned, the units of all blocks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/kernel_table.h"
+#include "formats/list.h"
+
+namespace hrun {
+
+inline constexpr int kUnit = 32;         // columns
+inline constexpr int kUnitVectors = 8;   // of 64 bytes
+
+enum class PackedCodes : uint8_t { none, nibble, six, byte, rtq3 };
+
+// How a format is packed.  To make a format fast: one specialisation here.
+template <class F>
+struct PackRule {
+  static constexpr PackedCodes kCodes = PackedCodes::none;
+};
+
+template <PackedCodes codes, int scale_columns, int bias>
+struct PackedAs {
+  static constexpr PackedCodes kCodes = codes;
+  static constexpr int kScaleColumns = scale_columns;  // 16 or 32; 0: one scale per block
+  static constexpr int kBias = bias;                   // of the unsigned codes
+};
+
+// level(i): the code that nibble i stands for.
+template <int scale_columns, int bias, int first>
+struct ConsecutiveNibbles : PackedAs<PackedCodes::nibble, scale_columns, bias> {
+  static constexpr int level(int i) { return first + i; }
+};
+
+template <> struct PackRule<Q4_0> : ConsecutiveNibbles<0, 8, -8> {};
+template <> struct PackRule<Q4_1> : ConsecutiveNibbles<0, 0, 0> {};
+template <> struct PackRule<Q5_0> : PackedAs<PackedCodes::six, 0, 16> {};
+template <> struct PackRule<Q5_1> : PackedAs<PackedCodes::six, 0, 0> {};
+template <> struct PackRule<Q8_0> : PackedAs<PackedCodes::byte, 0, 128> {};
+template <> struct PackRule<Q2_K> : ConsecutiveNibbles<16, 0, 0> {};
+template <> struct PackRule<Q3_K> : ConsecutiveNibbles<16, 4, -4> {};
+template <> struct PackRule<Q4_K> : ConsecutiveNibbles<32, 0, 0> {};
+template <> struct PackRule<Q5_K> : PackedAs<PackedCodes::six, 32, 0> {};
+template <> struct PackRule<Q6_K> : PackedAs<PackedCodes::six, 16, 32> {};
+struct OddNibbles : PackedAs<PackedCodes::nibble, 32, 15> {
+  static constexpr int level(int i) { return 2 * i - 15; }  // +-1, +-3, ..., +-15: the grid of IQ3_S holds no others
+};
+template <> struct PackRule<IQ3_S> : OddNibbles {};
+template <> struct PackRule<ITQ3_S> : OddNibbles {};
+struct Iq4Nibbles {
+  static HRUN_HD int level(int i) { return iq4_levels()[i]; }
+};
+template <> struct PackRule<IQ4_NL> : PackedAs<PackedCodes::nibble, 0, 128>, Iq4Nibbles {};
+template <> struct PackRule<IQ4_XS> : PackedAs<PackedCodes::nibble, 32, 128>, Iq4Nibbles {};
+template <> struct PackRule<RTQ3> : PackedAs<PackedCodes::rtq3, 0, RTQ3::kLargestLevel + 1> {};
+
+template <class F>
+concept PackableFormat = QuantizedFormat<F> && PackRule<F>::kCodes != PackedCodes::none;
+
+constexpr size_t unit_bytes(PackedCodes codes) {
+  return codes == PackedCodes::nibble ? 256 : codes == PackedCodes::six ? 384 : codes == PackedCodes::byte ? 512 : 192;
+}
+
+// Where things are in a panel of format F.
+template <PackableFormat F>
+struct PanelLayout {
+  using Rule = PackRule<F>;
+  static constexpr int kScaleColumns = Rule::kScaleColumns == 0 ? F::kBlockValues : Rule::kScaleColumns;
+  static constexpr bool kGroups = Rule::kScaleColumns != 0;
+  static constexpr int kGroupCount = F::kBlockValues / kScaleColumns;
+  static constexpr size_t kScaleBytes = 2 * kPanelRows;
+  static constexpr size_t kOffsetAt = kScaleBytes;
+  static constexpr size_t kGroupScaleAt = kOffsetAt + (F::kHasOffset ? kScaleBytes : 0);
+  static constexpr size_t kGroupOffsetAt = kGroupScaleAt + (kGroups ? kGroupCount * kPanelRows : 0);
+  static constexpr size_t kMetaBytes = kGroupOffsetAt + (kGroups && F::kHasOffset ? kGroupCount * kPanelRows : 0);
+  static constexpr size_t kUnitBytes = unit_bytes(Rule::kCodes);
+
+  static constexpr size_t codes_at(int64_t cols) {
+    return (static_cast<size_t>(n_blocks<F>(cols)) * kMetaBytes + 63) / 64 * 64;
+  }
+  static constexpr size_t panel_bytes(int64_t cols) {
+    return codes_at(cols) + static_cast<size_t>(cols / kUnit) * kUnitBytes;
+  }
+};
+
+namespace {
+
+HRUN_HD void pack_nibbles(const uint8_t* values, uint8_t* unit) {
+  for (int i = 0; i < 4; ++i)
+    for (int k = 0; k < 64; ++k)
+      unit[64 * i + k] = static_cast<uint8_t>((values[128 * i + k] & 15) | (values[128 * i + 64 + k] << 4));
+}
+
+// values: 8 vectors of unsigned codes of 64 bytes.
+template <PackedCodes codes>
+HRUN_HD void pack_unit(const uint8_t* values, uint8_t* unit) {
+  if constexpr (codes == PackedCodes::nibble) pack_nibbles(values, unit);
+  if constexpr (codes == PackedCodes::byte) memcpy(unit, values, 512);
+  if constexpr (codes == PackedCodes::six) {
+    pack_nibbles(values, unit);
+    for (int k = 0; k < 128; ++k) {
+      const uint8_t* v = values + (k / 64) * 256 + k % 64;
+      unit[256 + k] = static_cast<uint8_t>((v[0] >> 4) | ((v[64] >> 4) << 2) | ((v[128] >> 4) << 4) | ((v[192] >> 4) << 6));
+    }
+  }
+  if constexpr (codes == PackedCodes::rtq3) {
+    for (int k = 0; k < 64; ++k) {
+      const auto w = [&](int s) { return static_cast<unsigned>(values[64 * s + k]); };
+      unit[k] = static_cast<uint8_t>(w(0) | (w(1) << 3) | ((w(6) & 3) << 6));
+      unit[64 + k] = static_cast<uint8_t>(w(2) | (w(3) << 3) | ((w(6) >> 2) << 6) | ((w(7) & 1) << 7));
+      unit[128 + k] = static_cast<uint8_t>(w(4) | (w(5) << 3) | ((w(7) >> 1) << 6));
+    }
+  }
+}
+
+// The unsigned codes of a block of n columns, by column.
+template <PackableFormat F>
+HRUN_HD void unsigned_codes(const uint8_t* block, int n, const IntBlock& ints, uint8_t* out) {
+  using Rule = PackRule<F>;
+  if constexpr (Rule::kCodes == PackedCodes::rtq3) {
+    for (int t = 0; t < n; ++t) out[t] = static_cast<uint8_t>(F::code_at(block + 2, t));
+  } else if constexpr (Rule::kCodes == PackedCodes::nibble) {
+    uint8_t nibble[256] = {};
+    for (int i = 0; i < 16; ++i) nibble[static_cast<uint8_t>(static_cast<int8_t>(Rule::level(i)))] = static_cast<uint8_t>(i);
+    for (int i = 0; i < n; ++i) out[i] = nibble[static_cast<uint8_t>(ints.codes[i])];
+  } else {
+    for (int i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(ints.codes[i] + Rule::kBias);
+  }
+}
+
+// Packs rows (at most 16; missing ones become zeros) of `cols` columns into a panel.  False if a number does not fit the
+// layout, which only odd files bring about: the tensor then stays as it is.
+template <PackableFormat F>
+bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_t cols, uint8_t* panel) {
+  using Layout = PanelLayout<F>;
+  constexpr PackedCodes kCodes = PackRule<F>::kCodes;
+  memset(panel, 0, Layout::panel_bytes(cols));
+  uint8_t* unit = panel + Layout::codes_at(cols);
+  alignas(64) uint8_t vectors[kMaxBlock / 4 * 64];
+  for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {
+    const int n = block_length<F>(cols, b), steps = n / 4;
+    uint8_t* meta = panel + static_cast<size_t>(b) * Layout::kMetaBytes;
+    memset(vectors, 0, sizeof vectors);
+    for (int r = 0; r < n_rows; ++r) {
+      const uint8_t* block = rows + static_cast<size_t>(r) * row_bytes + static_cast<size_t>(b) * F::kBlockBytes;
+      IntBlock ints;
+      F::unpack(block, n, ints);
+      const auto put_half = [&](size_t at, float value) {
+        store_fp16(meta + at + 2 * static_cast<size_t>(r), value);
+        return float_to_bits(load_fp16(meta + at + 2 * static_cast<size_t>(r))) == float_to_bits(value);
+      };
+      if (!put_half(0, ints.scale)) return false;
+      if constexpr (F::kHasOffset)
+        if (!put_half(Layout::kOffsetAt, ints.offset)) return false;
+      if constexpr (Layout::kGroups)
+        for (int g = 0; g < Layout::kGroupCount; ++g) {
+          const int from = g * Layout::kScaleColumns / kGroup;
+          if (ints.group_scale[from] < -128 || ints.group_scale[from] > 127) return false;
+          meta[Layout::kGroupScaleAt + static_cast<size_t>(g * kPanelRows + r)] = static_cast<uint8_t>(ints.group_scale[from]);
+          if constexpr (F::kHasOffset) {
+            if (ints.group_offset[from] < 0 || ints.group_offset[from] > 255) return false;
+            meta[Layout::kGroupOffsetAt + static_cast<size_t>(g / 2 * 2 * kPanelRows + 2 * r + g % 2)] =
+                static_cast<uint8_t>(ints.group_offset[from]);
+          }
+        }
+      uint8_t codes[kMaxBlock];
+      unsigned_codes<F>(block, n, ints, codes);
+      for (int i = 0; i < n; ++i) {
+        const int step = kCodes == PackedCodes::rtq3 ? i % steps : i / 4, lane = kCodes == PackedCodes::rtq3 ? i / steps : i % 4;
+        vectors[64 * step + 4 * r + lane] = codes[i];
+      }
+    }
+    for (int u = 0; u < n / kUnit; ++u, unit += Layout::kUnitBytes) pack_unit<kCodes>(vectors + 512 * u, unit);
+  }
+  return true;
+}
+
+}  // namespace
+}  // namespace hrun
