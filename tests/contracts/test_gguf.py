@@ -411,3 +411,23 @@ def test_architectures_describe_their_tensors() -> None:
     for rule in llama.tensors:
         assert ("{}" in rule.gguf_name) == rule.per_layer
         assert rule.hf_name == "" or ("{}" in rule.hf_name) == rule.per_layer
+
+
+VOCABULARIES = ["deepseek-coder", "deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "mpt", "phi-3", "qwen2", "starcoder"]
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_real_vocabularies_are_sound(shared: Path, tmp_path: Path, name: str) -> None:
+    """A check that is too strict would refuse models that people have: nothing is wrong here but the absence of tensors."""
+    source = _core.GGUFFile(shared / "vocab" / f"ggml-vocab-{name}.gguf")
+    path = tmp_path / "x.gguf"
+    with _core.GGUFWriter(path) as writer:
+        writer.add("general.architecture", "string", "llama")
+        for key in ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count"):
+            writer.add(f"llama.{key}", "u32", 1 if key.endswith("count") else 32)
+        writer.add("llama.attention.layer_norm_rms_epsilon", "f32", 1e-5)
+        for key, value in source.metadata.items():
+            if key.startswith("tokenizer."):
+                writer.add(key, source.metadata_types[key], value)
+    with pytest.raises(_core.ModelFileError, match="'token_embd.weight' is missing"):
+        _core.plan_model(path)
