@@ -240,3 +240,40 @@ def test_bad_scale_is_found(info: _core.FormatInfo, bits: int, tmp_path: Path) -
     assert found, "no byte pair of a block is a scale"
     for message in found:
         assert re.search(r"tensor 'x\d+': value \d+ of row 2 is -?(nan|inf) \(block 1 of the row", message)
+
+
+# ---- Loading
+
+
+def test_loading_refuses_what_planning_refuses(tmp_path: Path) -> None:
+    """Nothing reaches a backend before the whole file passed: the same error, from the same place."""
+    path = tmp_path / "model.gguf"
+    for case in CASES:
+        write(path, case.build())
+        outcomes = []
+        for call in (_core.plan_model, _core.Model.load):
+            with pytest.raises(_core.Error) as caught:
+                call(str(path))
+            outcomes.append((type(caught.value), str(caught.value)))
+        assert outcomes[0] == outcomes[1], case.id
+
+
+def test_data_at_odd_addresses_gives_the_same_logits(tmp_path: Path) -> None:
+    """general.alignment may be 1: no kernel may rely on more."""
+    logits = []
+    for alignment in (32, 1):
+        rng = np.random.default_rng(0)
+        file = g.model()
+        if alignment == 1:
+            file.set("general.alignment", "u32", 1).set("general.name", "string", "odd")
+            file.alignment = 1
+        for tensor in file.tensors:
+            weights = rng.standard_normal(tensor.dims[::-1] if len(tensor.dims) > 1 else (1, *tensor.dims)).astype(np.float32)
+            tensor.data = _core.encode("f32" if tensor.format == g.F32 else "q8_0", weights).tobytes()
+        path = tmp_path / f"{alignment}.gguf"
+        write(path, file)
+        if alignment == 1:
+            assert {t.offset % 2 for t in _core.GGUFFile(path).tensors} == {1}
+        session = _core.Session(_core.Model.load(str(path)), 16)
+        logits.append(session.forward(np.arange(8, dtype=np.int32), "all"))
+    assert np.isfinite(logits[0]).all() and np.array_equal(logits[0], logits[1])
