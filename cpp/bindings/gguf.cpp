@@ -47,8 +47,10 @@ nb::object to_python(const gguf::Value& value) {
           return text_object(v);
         } else if constexpr (std::is_same_v<T, gguf::Array>) {
           nb::list out;
-          if (v.element() == Type::string) v.for_each_string([&](std::string_view s) { out.append(text_object(s)); });
-          else v.for_each([&](const gguf::Value& element) { out.append(to_python(element)); });
+          if (v.element() == Type::string)
+            v.for_each_string([&](std::string_view s) { out.append(text_object(s)); });
+          else
+            v.for_each([&](const gguf::Value& element) { out.append(to_python(element)); });
           return out;
         } else {
           return nb::cast(v);
@@ -58,7 +60,8 @@ nb::object to_python(const gguf::Value& value) {
 }
 
 std::string type_text(const gguf::Entry& entry) {
-  if (const auto* array = std::get_if<gguf::Array>(&entry.value)) return format("array<{}>", type_name(array->element()));
+  if (const auto* array = std::get_if<gguf::Array>(&entry.value))
+    return format("array<{}>", type_name(array->element()));
   return std::string(type_name(entry.type));
 }
 
@@ -66,7 +69,8 @@ std::string type_text(const gguf::Entry& entry) {
 nb::object metadata(nb::handle self) {
   if (nb::hasattr(self, "_metadata")) return self.attr("_metadata");
   nb::dict out;
-  for (const gguf::Entry& entry : nb::cast<const gguf::File&>(self).metadata()) out[text_object(entry.key)] = to_python(entry.value);
+  for (const gguf::Entry& entry : nb::cast<const gguf::File&>(self).metadata())
+    out[text_object(entry.key)] = to_python(entry.value);
   self.attr("_metadata") = out;
   return out;
 }
@@ -101,13 +105,15 @@ std::string_view text_view(nb::handle value, const std::string& key) {
     PyErr_Clear();
     throw ArgumentError("key '{}': the string cannot be encoded as UTF-8", printable(key));
   }
-  if (PyBytes_Check(value.ptr())) return {PyBytes_AS_STRING(value.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(value.ptr()))};
+  if (PyBytes_Check(value.ptr()))
+    return {PyBytes_AS_STRING(value.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(value.ptr()))};
   throw ArgumentError("key '{}': expected str or bytes, got {}", printable(key), nb::type_name(value.type()).c_str());
 }
 
 gguf::Value scalar_value(nb::handle value, Type type, const std::string& key) {
   const auto wrong = [&](std::string_view expected) {
-    throw ArgumentError("key '{}' of type {}: expected {}, got {}", printable(key), type_name(type), expected, nb::type_name(value.type()).c_str());
+    throw ArgumentError("key '{}' of type {}: expected {}, got {}", printable(key), type_name(type), expected,
+                        nb::type_name(value.type()).c_str());
   };
   if (type == Type::string) return text_view(value, key);
   if (type == Type::boolean) {
@@ -142,8 +148,9 @@ gguf::Value scalar_value(nb::handle value, Type type, const std::string& key) {
 
 Type require_type(std::string_view name, const std::string& key) {
   if (const auto type = gguf::find_type(name); type && *type != Type::array) return *type;
-  throw ArgumentError("key '{}': unknown type '{}'; known: u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, bool, string, array<...>",
-                      printable(key), printable(name));
+  throw ArgumentError(
+      "key '{}': unknown type '{}'; known: u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, bool, string, array<...>",
+      printable(key), printable(name));
 }
 
 void add(gguf::Writer& writer, const std::string& key, const std::string& type, nb::object value) {
@@ -163,9 +170,12 @@ void add(gguf::Writer& writer, const std::string& key, const std::string& type, 
   writer.add(key, Type::array, gguf::Array(element, size, bytes));
 }
 
-void add_tensor(gguf::Writer& writer, const std::string& name, const std::vector<uint64_t>& dims, const std::string& format_name) {
+void add_tensor(gguf::Writer& writer, const std::string& name, const std::vector<uint64_t>& dims,
+                const std::string& format_name) {
   const FormatInfo* info = find_format(std::string_view(format_name));
-  if (!info) throw ArgumentError("tensor '{}': unknown format '{}'; known: {}", printable(name), printable(format_name), format_names());
+  if (!info)
+    throw ArgumentError("tensor '{}': unknown format '{}'; known: {}", printable(name), printable(format_name),
+                        format_names());
   writer.add_tensor(name, dims, info->id);
 }
 
@@ -242,61 +252,87 @@ void init_reader(nb::module_& m) {
       .def_prop_ro("shape", &shape, "GGUF order: shape[0] is the row length")
       .def_prop_ro("format", &format_name)
       .def_prop_ro("format_id", [](const PyTensor& t) { return t.info->format; })
-      .def_prop_ro("file_format_id", [](const PyTensor& t) { return t.info->file_format; },
-                   "the id in the file; differs for ITQ3_S files of the public fork")
+      .def_prop_ro(
+          "file_format_id", [](const PyTensor& t) { return t.info->file_format; },
+          "the id in the file; differs for ITQ3_S files of the public fork")
       .def_prop_ro("n_bytes", [](const PyTensor& t) { return t.info->bytes; })
-      .def_prop_ro("offset", [](const PyTensor& t) { return t.info->offset; }, "in bytes from the start of the file")
+      .def_prop_ro(
+          "offset", [](const PyTensor& t) { return t.info->offset; }, "in bytes from the start of the file")
       .def_prop_ro("data", &data, nb::rv_policy::reference, "uint8 [n_bytes], read-only, the mapped file itself")
-      .def("verify", [](const PyTensor& t) {
-        const gguf::File& file = t.owner();
-        nb::gil_scoped_release release;
-        gguf::verify(file, *t.info);
-      }, "Decodes every value; raises ModelFileError where one is NaN or infinite.")
+      .def(
+          "verify",
+          [](const PyTensor& t) {
+            const gguf::File& file = t.owner();
+            nb::gil_scoped_release release;
+            gguf::verify(file, *t.info);
+          },
+          "Decodes every value; raises ModelFileError where one is NaN or infinite.")
       .def("__repr__", [](const PyTensor& t) {
         return format("<tensor '{}' {} {}>", printable(t.info->name), nb::repr(shape(t)).c_str(), format_name(t));
       });
 
-  nb::class_<gguf::File>(m, "GGUFFile", nb::dynamic_attr(),
-                         "A GGUF file (version 2 or 3), mapped and checked. Raises ModelFileError, UnsupportedModelError.")
-      .def("__init__", [](gguf::File* self, nb::handle path) {
-        const std::string name = path_argument(path);
-        nb::gil_scoped_release release;
-        new (self) gguf::File(gguf::File::open(name));
-      }, nb::arg("path"))
+  nb::class_<gguf::File>(
+      m, "GGUFFile", nb::dynamic_attr(),
+      "A GGUF file (version 2 or 3), mapped and checked. Raises ModelFileError, UnsupportedModelError.")
+      .def(
+          "__init__",
+          [](gguf::File* self, nb::handle path) {
+            const std::string name = path_argument(path);
+            nb::gil_scoped_release release;
+            new (self) gguf::File(gguf::File::open(name));
+          },
+          nb::arg("path"))
       .def_prop_ro("path", [](const gguf::File& f) { return path_object(f.path()); })
       .def_prop_ro("version", &gguf::File::version)
       .def_prop_ro("alignment", &gguf::File::alignment)
-      .def_prop_ro("metadata", &metadata, "dict: key -> int, float, bool, str, list of these, or bytes where text is not UTF-8")
-      .def_prop_ro("metadata_types", [](const gguf::File& f) {
-        nb::dict out;
-        for (const gguf::Entry& entry : f.metadata()) out[text_object(entry.key)] = type_text(entry);
-        return out;
-      }, "dict: key -> 'u32', 'string', 'array<string>', ...")
+      .def_prop_ro("metadata", &metadata,
+                   "dict: key -> int, float, bool, str, list of these, or bytes where text is not UTF-8")
+      .def_prop_ro(
+          "metadata_types",
+          [](const gguf::File& f) {
+            nb::dict out;
+            for (const gguf::Entry& entry : f.metadata()) out[text_object(entry.key)] = type_text(entry);
+            return out;
+          },
+          "dict: key -> 'u32', 'string', 'array<string>', ...")
       .def_prop_ro("tensors", &tensors)
       .def_prop_ro("file_bytes", &gguf::File::file_bytes)
       .def_prop_ro("unused_bytes", &gguf::File::unused_bytes, "after the last tensor and its padding")
       .def("__repr__", [](const gguf::File& f) {
-        return format("<GGUF file '{}', {} tensors, {} bytes>", printable(f.path()), f.tensors().size(), f.file_bytes());
+        return format("<GGUF file '{}', {} tensors, {} bytes>", printable(f.path()), f.tensors().size(),
+                      f.file_bytes());
       });
 }
 
 void init_writer(nb::module_& m) {
-  nb::class_<gguf::Writer>(m, "GGUFWriter",
-                           "Streams a GGUF file (version 3) to `path`: add, add_tensor, then write_tensor in the same order, then finish. "
-                           "Raises ConversionError for what the file system refuses, ArgumentError for wrong use.")
-      .def("__init__", [](gguf::Writer* self, nb::handle path, uint32_t alignment) { new (self) gguf::Writer(path_argument(path), alignment); },
-           nb::arg("path"), nb::arg("alignment") = 32)
+  nb::class_<gguf::Writer>(
+      m, "GGUFWriter",
+      "Streams a GGUF file (version 3) to `path`: add, add_tensor, then write_tensor in the same order, then finish. "
+      "Raises ConversionError for what the file system refuses, ArgumentError for wrong use.")
+      .def(
+          "__init__",
+          [](gguf::Writer* self, nb::handle path, uint32_t alignment) {
+            new (self) gguf::Writer(path_argument(path), alignment);
+          },
+          nb::arg("path"), nb::arg("alignment") = 32)
       .def("add", &add, nb::arg("key"), nb::arg("type"), nb::arg("value"), "type as in GGUFFile.metadata_types")
-      .def("add_tensor", &add_tensor, nb::arg("name"), nb::arg("shape"), nb::arg("format"), "shape in GGUF order, shape[0] the row length")
+      .def("add_tensor", &add_tensor, nb::arg("name"), nb::arg("shape"), nb::arg("format"),
+           "shape in GGUF order, shape[0] the row length")
       .def("write_tensor", &write_tensor, nb::arg("name"), nb::arg("data"), "uint8, exactly the declared bytes")
-      .def("finish", &gguf::Writer::finish, nb::call_guard<nb::gil_scoped_release>(), "Pads, flushes to the disk, closes.")
+      .def("finish", &gguf::Writer::finish, nb::call_guard<nb::gil_scoped_release>(),
+           "Pads, flushes to the disk, closes.")
       .def("abort", &gguf::Writer::discard, "Closes and removes the file; harmless after finish.")
       .def_prop_ro("file_bytes", &gguf::Writer::file_bytes, "size of the finished file, as declared so far")
       .def("__enter__", [](nb::object self) { return self; })
-      .def("__exit__", [](gguf::Writer& w, nb::handle type, nb::handle, nb::handle) {
-        if (type.is_none()) w.finish();
-        else w.discard();
-      }, nb::arg("type").none(), nb::arg("value").none(), nb::arg("traceback").none());
+      .def(
+          "__exit__",
+          [](gguf::Writer& w, nb::handle type, nb::handle, nb::handle) {
+            if (type.is_none())
+              w.finish();
+            else
+              w.discard();
+          },
+          nb::arg("type").none(), nb::arg("value").none(), nb::arg("traceback").none());
 }
 
 void init_plan(nb::module_& m) {
@@ -304,29 +340,41 @@ void init_plan(nb::module_& m) {
       .def_ro("architecture", &PyPlan::architecture)
       .def_prop_ro("params", [](const PyPlan& p) { return p.params; })
       .def_ro("warnings", &PyPlan::warnings);
-  m.def("plan_model", &make_plan, nb::arg("path"),
-        "Checks hyper-parameters, tensors and tokenizer without loading. Raises ModelFileError, UnsupportedModelError.");
+  m.def(
+      "plan_model", &make_plan, nb::arg("path"),
+      "Checks hyper-parameters, tensors and tokenizer without loading. Raises ModelFileError, UnsupportedModelError.");
 
   nb::class_<TensorRule>(m, "TensorRule", "A tensor of an architecture, in GGUF and in Hugging Face checkpoints.")
       .def_prop_ro("role", [](const TensorRule& r) { return std::string(role_name(r.role)); })
-      .def_prop_ro("gguf_name", [](const TensorRule& r) { return std::string(r.gguf_name); }, "'{}' stands for the layer")
-      .def_prop_ro("hf_name", [](const TensorRule& r) { return std::string(r.hf_name); }, "'' if Hugging Face has none")
+      .def_prop_ro(
+          "gguf_name", [](const TensorRule& r) { return std::string(r.gguf_name); }, "'{}' stands for the layer")
+      .def_prop_ro(
+          "hf_name", [](const TensorRule& r) { return std::string(r.hf_name); }, "'' if Hugging Face has none")
       .def_prop_ro("per_layer", [](const TensorRule& r) { return is_layer_role(r.role); })
-      .def_prop_ro("vector", [](const TensorRule& r) { return r.rows == Dim::one; }, "one row; stored as plain floats")
-      .def_prop_ro("rows", [](const TensorRule& r) { return std::string(dim_name(r.rows)); }, "name of the length, e.g. \"embd\"")
+      .def_prop_ro(
+          "vector", [](const TensorRule& r) { return r.rows == Dim::one; }, "one row; stored as plain floats")
+      .def_prop_ro(
+          "rows", [](const TensorRule& r) { return std::string(dim_name(r.rows)); },
+          "name of the length, e.g. \"embd\"")
       .def_prop_ro("cols", [](const TensorRule& r) { return std::string(dim_name(r.cols)); })
       .def_ro("required", &TensorRule::required)
       .def_prop_ro("transform", [](const TensorRule& r) { return std::string(transform_name(r.transform)); });
   nb::class_<ModelDescription>(m, "Architecture", "An architecture that hrun runs, from the C++ list.")
       .def_prop_ro("name", [](const ModelDescription& d) { return std::string(d.name); })
       .def_prop_ro("hf_classes", [](const ModelDescription& d) { return strings(d.hf_classes); })
-      .def_prop_ro("rope", [](const ModelDescription& d) { return d.rope == RopeStyle::interleaved ? "interleaved" : "halves"; })
-      .def_prop_ro("tensors", [](const ModelDescription& d) { return std::vector<TensorRule>(d.tensors.begin(), d.tensors.end()); });
-  m.def("architectures", [] {
-    std::vector<ModelDescription> all;
-    for (const ModelDescription* d : architectures()) all.push_back(*d);
-    return all;
-  }, "The architectures that hrun runs.");
+      .def_prop_ro(
+          "rope", [](const ModelDescription& d) { return d.rope == RopeStyle::interleaved ? "interleaved" : "halves"; })
+      .def_prop_ro("tensors", [](const ModelDescription& d) {
+        return std::vector<TensorRule>(d.tensors.begin(), d.tensors.end());
+      });
+  m.def(
+      "architectures",
+      [] {
+        std::vector<ModelDescription> all;
+        for (const ModelDescription* d : architectures()) all.push_back(*d);
+        return all;
+      },
+      "The architectures that hrun runs.");
 }
 
 }  // namespace

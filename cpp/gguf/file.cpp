@@ -63,14 +63,16 @@ uint64_t File::unused_bytes() const {
 
 const Entry* File::find(std::string_view key) const {
   const auto& order = state_->entries_by_key;
-  const auto at = std::lower_bound(order.begin(), order.end(), key, [&](uint32_t i, std::string_view k) { return state_->entries[i].key < k; });
+  const auto at = std::lower_bound(order.begin(), order.end(), key,
+                                   [&](uint32_t i, std::string_view k) { return state_->entries[i].key < k; });
   if (at == order.end() || state_->entries[*at].key != key) return nullptr;
   return &state_->entries[*at];
 }
 
 const TensorInfo* File::find_tensor(std::string_view name) const {
   const auto& order = state_->tensors_by_name;
-  const auto at = std::lower_bound(order.begin(), order.end(), name, [&](uint32_t i, std::string_view n) { return state_->tensors[i].name < n; });
+  const auto at = std::lower_bound(order.begin(), order.end(), name,
+                                   [&](uint32_t i, std::string_view n) { return state_->tensors[i].name < n; });
   if (at == order.end() || state_->tensors[*at].name != name) return nullptr;
   return &state_->tensors[*at];
 }
@@ -109,11 +111,14 @@ const Entry& File::require(std::string_view key) const {
 uint64_t File::get_uint(std::string_view key) const {
   const Entry& entry = require(key);
   if (const auto* value = std::get_if<uint64_t>(&entry.value)) return *value;
-  if (const auto* value = std::get_if<int64_t>(&entry.value); value && *value >= 0) return static_cast<uint64_t>(*value);
+  if (const auto* value = std::get_if<int64_t>(&entry.value); value && *value >= 0)
+    return static_cast<uint64_t>(*value);
   fail("key '{}' is {}, must be an unsigned integer", printable(key), describe(entry));
 }
 
-uint64_t File::get_uint_or(std::string_view key, uint64_t fallback) const { return find(key) ? get_uint(key) : fallback; }
+uint64_t File::get_uint_or(std::string_view key, uint64_t fallback) const {
+  return find(key) ? get_uint(key) : fallback;
+}
 
 double File::get_float(std::string_view key) const {
   const Entry& entry = require(key);

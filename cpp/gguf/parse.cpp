@@ -20,8 +20,8 @@ constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 8 + 4 + 8;
 // Smallest storage of any format is above one bit per weight, so a tensor of more values than bits cannot be there.
 constexpr uint64_t kMaxValuesPerByte = 8;
 
-constexpr uint32_t kQ1_0 = 41;                        // GGML's meaning of the id ...
-constexpr FormatId kItq3S = kOwnFormats + 1;          // ... and that of the public ITQ3_S fork, under our id
+constexpr uint32_t kQ1_0 = 41;                          // GGML's meaning of the id ...
+constexpr FormatId kItq3S = kOwnFormats + 1;            // ... and that of the public ITQ3_S fork, under our id
 constexpr uint64_t kQ1_0Values = 128, kQ1_0Bytes = 18;  // fp16 scale and 128 bits
 
 class Parser {
@@ -45,7 +45,8 @@ class Parser {
   }
   template <class... Args>
   [[noreturn]] void unsupported(std::string_view pattern, const Args&... args) const {
-    throw UnsupportedModelError("cannot load '{}': {}", printable(state_.path, kShownPathBytes), format(pattern, args...));
+    throw UnsupportedModelError("cannot load '{}': {}", printable(state_.path, kShownPathBytes),
+                                format(pattern, args...));
   }
   [[noreturn]] void fail_truncated(const std::string& where) const {
     fail("the file ends at byte {} inside {}; the download may be incomplete", in_.size(), where);
@@ -53,10 +54,12 @@ class Parser {
 
   // Where the parser is, for messages; only built when something is wrong.
   std::string entry_name(uint64_t i) const {
-    return current_.empty() ? format("metadata {} of {}", i, n_entries_) : format("metadata {} ('{}')", i, printable(current_));
+    return current_.empty() ? format("metadata {} of {}", i, n_entries_)
+                            : format("metadata {} ('{}')", i, printable(current_));
   }
   std::string tensor_name(uint64_t i) const {
-    return current_.empty() ? format("tensor {} of {}", i, n_tensors_) : format("tensor {} of {} ('{}')", i, n_tensors_, printable(current_));
+    return current_.empty() ? format("tensor {} of {}", i, n_tensors_)
+                            : format("tensor {} of {} ('{}')", i, n_tensors_, printable(current_));
   }
 
   template <class T>
@@ -93,11 +96,15 @@ void Parser::header() {
   if (read<uint32_t>(where) != kMagic) fail("{}", describe_foreign(state_.bytes));
   state_.version = read<uint32_t>(where);
   if (state_.version != 0 && (state_.version & 0xffffu) == 0)
-    unsupported("this is a big-endian GGUF file (version {} with its bytes reversed, at byte 4); expected little-endian: convert the model again for a little-endian machine",
-                __builtin_bswap32(state_.version));
+    unsupported(
+        "this is a big-endian GGUF file (version {} with its bytes reversed, at byte 4); expected little-endian: "
+        "convert the model again for a little-endian machine",
+        __builtin_bswap32(state_.version));
   if (state_.version == 0) fail("GGUF version 0 (at byte 4) does not exist, expected 2 or 3");
-  if (state_.version == 1) unsupported("GGUF version 1 (at byte 4) is not supported, expected 2 or 3; convert the original model again");
-  if (state_.version > 3) unsupported("GGUF version {} (at byte 4) is newer than this hrun, which reads 2 and 3", state_.version);
+  if (state_.version == 1)
+    unsupported("GGUF version 1 (at byte 4) is not supported, expected 2 or 3; convert the original model again");
+  if (state_.version > 3)
+    unsupported("GGUF version {} (at byte 4) is newer than this hrun, which reads 2 and 3", state_.version);
   n_tensors_ = read<uint64_t>(where);
   n_entries_ = read<uint64_t>(where);
   if (n_tensors_ > in_.remaining() / kMinTensorBytes)
@@ -109,8 +116,8 @@ void Parser::header() {
 std::string_view Parser::text(uint64_t length, std::string_view what, auto&& where) {
   const uint64_t at = in_.position();
   if (const auto bytes = in_.take(length)) return as_text(*bytes);
-  fail("{}: {} of {} bytes at byte {} runs past the end of the file ({} bytes); the download may be incomplete", where(), what,
-       length, at, in_.size());
+  fail("{}: {} of {} bytes at byte {} runs past the end of the file ({} bytes); the download may be incomplete",
+       where(), what, length, at, in_.size());
 }
 
 void Parser::entry(uint64_t i) {
@@ -123,7 +130,8 @@ void Parser::entry(uint64_t i) {
   if (length > kMaxKeyBytes && length <= in_.remaining())
     fail("metadata {}: key at byte {} is {} bytes long, limit {}", i, at, length, kMaxKeyBytes);
   const std::string_view key = text(length, "key", where);
-  if (key.find('\0') != std::string_view::npos) fail("metadata {}: key '{}' at byte {} contains a zero byte", i, printable(key), at);
+  if (key.find('\0') != std::string_view::npos)
+    fail("metadata {}: key '{}' at byte {} contains a zero byte", i, printable(key), at);
   if (!is_utf8(key)) fail("metadata {}: key '{}' at byte {} is not valid UTF-8", i, printable(key), at);
   current_ = key;
 
@@ -160,16 +168,19 @@ Value Parser::array(uint64_t i) {
   const uint64_t at = in_.position();
   const auto element_id = read<uint32_t>(where);
   if (element_id >= kTypeCount)
-    fail("key '{}': unknown array element type {} at byte {}, must be 0 to {}", printable(current_), element_id, at, kTypeCount - 1);
+    fail("key '{}': unknown array element type {} at byte {}, must be 0 to {}", printable(current_), element_id, at,
+         kTypeCount - 1);
   const auto element = static_cast<Type>(element_id);
   if (element == Type::array)
-    unsupported("key '{}': nested arrays (at byte {}) are not supported, expected an array of numbers, bools or strings", printable(current_), at);
+    unsupported(
+        "key '{}': nested arrays (at byte {}) are not supported, expected an array of numbers, bools or strings",
+        printable(current_), at);
   const auto size = read<uint64_t>(where);
   const uint64_t begin = in_.position();
   const std::optional<uint64_t> least = checked_mul(size, type_bytes(element));
   if (!least || *least > in_.remaining())
-    fail("key '{}': array of {} {} at byte {} cannot fit in the remaining {} bytes; the download may be incomplete", printable(current_), size,
-         type_name(element), at, in_.remaining());
+    fail("key '{}': array of {} {} at byte {} cannot fit in the remaining {} bytes; the download may be incomplete",
+         printable(current_), size, type_name(element), at, in_.remaining());
   if (element == Type::string) {
     for (uint64_t k = 0; k < size; ++k) {
       const auto length = in_.read<uint64_t>();
@@ -181,7 +192,8 @@ Value Parser::array(uint64_t i) {
     if (element == Type::boolean)
       for (uint64_t k = 0; k < size; ++k)
         if (const uint8_t byte = in_.read_at<uint8_t>(begin + k).value_or(0); byte > 1)
-          fail("key '{}': boolean {} at byte {} is {}, must be 0 or 1", printable(current_), k, begin + k, unsigned{byte});
+          fail("key '{}': boolean {} at byte {} is {}, must be 0 or 1", printable(current_), k, begin + k,
+               unsigned{byte});
   }
   return Array(element, size, state_.bytes.subspan(begin, in_.position() - begin));
 }
@@ -191,7 +203,8 @@ void Parser::index_entries() {
   order.resize(state_.entries.size());
   std::iota(order.begin(), order.end(), 0u);
   const auto key = [&](uint32_t i) { return state_.entries[i].key; };
-  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return std::pair(key(a), a) < std::pair(key(b), b); });
+  std::sort(order.begin(), order.end(),
+            [&](uint32_t a, uint32_t b) { return std::pair(key(a), a) < std::pair(key(b), b); });
   for (size_t k = 1; k < order.size(); ++k)
     if (key(order[k - 1]) == key(order[k]))
       fail("key '{}' appears twice (metadata {} and {})", printable(key(order[k])), order[k - 1], order[k]);
@@ -226,7 +239,8 @@ void Parser::tensor(uint64_t i) {
   TensorInfo info{};
   info.name = name;
   const auto n_dims = read<uint32_t>(where);
-  if (n_dims == 0 || n_dims > kMaxDims) fail("tensor '{}': {} dimensions, must be 1 to {}", printable(name), n_dims, kMaxDims);
+  if (n_dims == 0 || n_dims > kMaxDims)
+    fail("tensor '{}': {} dimensions, must be 1 to {}", printable(name), n_dims, kMaxDims);
   info.n_dims = static_cast<int>(n_dims);
   std::fill(std::begin(info.dims), std::end(info.dims), 1u);
   for (uint32_t d = 0; d < n_dims; ++d) {
@@ -245,7 +259,8 @@ void Parser::index_tensors() {
   order.resize(state_.tensors.size());
   std::iota(order.begin(), order.end(), 0u);
   const auto name = [&](uint32_t i) { return state_.tensors[i].name; };
-  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return std::pair(name(a), a) < std::pair(name(b), b); });
+  std::sort(order.begin(), order.end(),
+            [&](uint32_t a, uint32_t b) { return std::pair(name(a), a) < std::pair(name(b), b); });
   for (size_t k = 1; k < order.size(); ++k)
     if (name(order[k - 1]) == name(order[k]))
       fail("tensor '{}' appears twice (tensors {} and {})", printable(name(order[k])), order[k - 1], order[k]);
@@ -257,8 +272,8 @@ std::string Parser::shape(const TensorInfo& tensor) const {
   return out + "]";
 }
 
-// Id 41 is Q1_0 in GGML and ITQ3_S in the public fork.  Tensors lie one after the other, so the distance to the next one
-// tells which; behind the last one there may be other bytes, so it decides only where it is alone.
+// Id 41 is Q1_0 in GGML and ITQ3_S in the public fork.  Tensors lie one after the other, so the distance to the next
+// one tells which; behind the last one there may be other bytes, so it decides only where it is alone.
 bool Parser::is_itq3s_fork(const std::vector<uint32_t>& by_offset) const {
   const FormatInfo* fork = find_format(kItq3S);
   if (!fork) return false;
@@ -294,16 +309,19 @@ void Parser::size_tensor(TensorInfo& t, bool fork) const {
   if (!info) {
     const UnreadFormat unread = find_unread_format(t.format);
     if (unread.kind == UnreadFormat::Kind::removed)
-      fail("tensor '{}': format {} ({}) was removed from GGUF; convert the original model again", name, t.format, unread.name);
+      fail("tensor '{}': format {} ({}) was removed from GGUF; convert the original model again", name, t.format,
+           unread.name);
     if (unread.kind == UnreadFormat::Kind::known)
-      unsupported("tensor '{}': format {} ({}) cannot be read by this hrun; it reads {}", name, t.format, unread.name, format_names());
+      unsupported("tensor '{}': format {} ({}) cannot be read by this hrun; it reads {}", name, t.format, unread.name,
+                  format_names());
     fail("tensor '{}': unknown format {}; hrun reads {}", name, t.format, format_names());
   }
   uint64_t values = 1;
   const bool empty = std::find(std::begin(t.dims), std::end(t.dims), 0u) != std::end(t.dims);
   for (const uint64_t dim : t.dims) {
     const auto product = checked_mul(values, empty ? 0 : dim);
-    if (!product || *product > static_cast<uint64_t>(INT64_MAX)) fail("tensor '{}': shape {} is too large", name, shape(t));
+    if (!product || *product > static_cast<uint64_t>(INT64_MAX))
+      fail("tensor '{}': shape {} is too large", name, shape(t));
     values = *product;
   }
   if (empty) {
@@ -311,10 +329,12 @@ void Parser::size_tensor(TensorInfo& t, bool fork) const {
     return;
   }
   if (values / kMaxValuesPerByte > in_.size())
-    fail("tensor '{}': shape {} is too large for a file of {} bytes; the download may be incomplete", name, shape(t), in_.size());
+    fail("tensor '{}': shape {} is too large for a file of {} bytes; the download may be incomplete", name, shape(t),
+         in_.size());
   const auto cols = static_cast<int64_t>(t.dims[0]);
   if (!info->row_ok(cols))
-    fail("tensor '{}': row of {} values does not fit format {}, whose blocks hold {}", name, cols, info->name, info->block_values);
+    fail("tensor '{}': row of {} values does not fit format {}, whose blocks hold {}", name, cols, info->name,
+         info->block_values);
   // values <= 8 * file size, so neither this product nor row_bytes() can wrap; checked all the same.
   const auto bytes = checked_mul(info->row_bytes(cols), values / t.dims[0]);
   if (!bytes) fail("tensor '{}': shape {} is too large", name, shape(t));
@@ -333,15 +353,18 @@ void Parser::place_tensors() {
     size_tensor(t, fork);
     const std::string_view name = t.name;
     if (t.offset % state_.alignment != 0)
-      fail("tensor '{}': data offset {} is not a multiple of {} (general.alignment)", printable(name), t.offset, state_.alignment);
+      fail("tensor '{}': data offset {} is not a multiple of {} (general.alignment)", printable(name), t.offset,
+           state_.alignment);
     const auto begin = checked_add(state_.data_begin, t.offset);
     const auto end = begin ? checked_add(*begin, t.bytes) : std::nullopt;
     if (!begin || (t.bytes == 0 ? *begin > checked_align(in_.size(), state_.alignment) : *begin > in_.size()))
-      fail("tensor '{}': data offset {} is outside the file ({} bytes); the download may be incomplete", printable(name), t.offset,
-           in_.size());
+      fail("tensor '{}': data offset {} is outside the file ({} bytes); the download may be incomplete",
+           printable(name), t.offset, in_.size());
     if (!end || (*end > in_.size() && t.bytes != 0))
-      fail("tensor '{}': its {} bytes of data start at byte {} and end after the file, which has {} bytes; the download may be incomplete, get it again",
-           printable(name), t.bytes, *begin, in_.size());
+      fail(
+          "tensor '{}': its {} bytes of data start at byte {} and end after the file, which has {} bytes; the download "
+          "may be incomplete, get it again",
+          printable(name), t.bytes, *begin, in_.size());
     t.offset = *begin;
     state_.data_end = std::max(state_.data_end, *end);
   }

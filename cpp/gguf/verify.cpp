@@ -18,8 +18,8 @@ void verify(const File& file, const TensorInfo& tensor) {
     info->decode_row_own_basis(view.data + static_cast<size_t>(r) * view.row_bytes, view.cols, row.data());
     for (int64_t c = 0; c < view.cols; ++c)
       if (const float value = row[static_cast<size_t>(c)]; !std::isfinite(value))
-        file.fail("tensor '{}': value {} of row {} is {} (block {} of the row, format {}), must be finite", printable(tensor.name), c, r, value,
-                  c / info->block_values, info->name);
+        file.fail("tensor '{}': value {} of row {} is {} (block {} of the row, format {}), must be finite",
+                  printable(tensor.name), c, r, value, c / info->block_values, info->name);
   }
 }
 

@@ -82,7 +82,8 @@ bool append_value(std::vector<uint8_t>& out, Type type, const Value& value) {
 }  // namespace
 
 void append_scalar(std::vector<uint8_t>& out, Type type, const Value& value, std::string_view key) {
-  if (!append_value(out, type, value)) throw ArgumentError("key '{}': the value does not fit type {}", printable(key), type_name(type));
+  if (!append_value(out, type, value))
+    throw ArgumentError("key '{}': the value does not fit type {}", printable(key), type_name(type));
 }
 
 std::vector<uint8_t> encode_strings(std::span<const std::string_view> strings) {
@@ -94,7 +95,8 @@ std::vector<uint8_t> encode_strings(std::span<const std::string_view> strings) {
 Writer::Writer(std::string path, uint32_t alignment) : path_(std::move(path)), alignment_(alignment) {
   if (alignment == 0 || alignment > kMaxAlignment || (alignment & (alignment - 1)) != 0)
     throw ArgumentError("alignment is {}, must be a power of two, at most {}", alignment, kMaxAlignment);
-  if (path_.empty() || path_.find('\0') != std::string::npos) throw ArgumentError("'{}' is not a path", printable(path_, kShownPathBytes));
+  if (path_.empty() || path_.find('\0') != std::string::npos)
+    throw ArgumentError("'{}' is not a path", printable(path_, kShownPathBytes));
   fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd_ < 0) fail_errno("cannot create", errno);
   try {
@@ -110,12 +112,16 @@ Writer::~Writer() {
 }
 
 void Writer::fail_errno(std::string_view what, int error) const {
-  throw ConversionError("{} '{}': {} (errno {})", what, printable(path_, kShownPathBytes), std::generic_category().message(error), error);
+  throw ConversionError("{} '{}': {} (errno {})", what, printable(path_, kShownPathBytes),
+                        std::generic_category().message(error), error);
 }
 
 void Writer::require_declaring(std::string_view what) const {
-  if (fd_ < 0) throw ArgumentError("cannot add {}: '{}' is finished or discarded", what, printable(path_, kShownPathBytes));
-  if (header_written_) throw ArgumentError("cannot add {}: the header of '{}' is written already", what, printable(path_, kShownPathBytes));
+  if (fd_ < 0)
+    throw ArgumentError("cannot add {}: '{}' is finished or discarded", what, printable(path_, kShownPathBytes));
+  if (header_written_)
+    throw ArgumentError("cannot add {}: the header of '{}' is written already", what,
+                        printable(path_, kShownPathBytes));
 }
 
 void Writer::add(std::string_view key, Type type, const Value& value) {
@@ -136,13 +142,15 @@ void Writer::add(std::string_view key, Type type, const Value& value) {
   append(bytes, static_cast<uint32_t>(type));
   if (type == Type::array) {
     const auto* array = std::get_if<Array>(&value);
-    if (!array || array->element() == Type::array) throw ArgumentError("key '{}': expected an array of numbers, bools or strings", shown);
+    if (!array || array->element() == Type::array)
+      throw ArgumentError("key '{}': expected an array of numbers, bools or strings", shown);
     append(bytes, static_cast<uint32_t>(array->element()));
     append<uint64_t>(bytes, array->size());
     bytes.insert(bytes.end(), array->bytes().begin(), array->bytes().end());
   } else {
     const auto* text = std::get_if<std::string_view>(&value);
-    if (text && text->find('\0') != std::string_view::npos) throw ArgumentError("key '{}': the string contains a zero byte", shown);
+    if (text && text->find('\0') != std::string_view::npos)
+      throw ArgumentError("key '{}': the string contains a zero byte", shown);
     append_scalar(bytes, type, value, key);
   }
   metadata_.insert(metadata_.end(), bytes.begin(), bytes.end());
@@ -153,11 +161,14 @@ void Writer::add(std::string_view key, Type type, const Value& value) {
 void Writer::add_tensor(std::string_view name, std::span<const uint64_t> dims, FormatId id) {
   const std::string shown = printable(name);
   require_declaring(format("tensor '{}'", shown));
-  const bool controls = std::any_of(name.begin(), name.end(), [](char c) { return static_cast<uint8_t>(c) < 0x20 || c == 0x7f; });
+  const bool controls =
+      std::any_of(name.begin(), name.end(), [](char c) { return static_cast<uint8_t>(c) < 0x20 || c == 0x7f; });
   if (name.empty() || name.size() > kMaxNameBytes || controls || !is_utf8(name))
-    throw ArgumentError("'{}' is not a tensor name: it must be 1 to {} bytes of UTF-8 without control bytes", shown, kMaxNameBytes);
+    throw ArgumentError("'{}' is not a tensor name: it must be 1 to {} bytes of UTF-8 without control bytes", shown,
+                        kMaxNameBytes);
   if (names_.count(std::string(name))) throw ArgumentError("tensor '{}' is declared twice", shown);
-  if (dims.empty() || dims.size() > kMaxDims) throw ArgumentError("tensor '{}': {} dimensions, must be 1 to {}", shown, dims.size(), kMaxDims);
+  if (dims.empty() || dims.size() > kMaxDims)
+    throw ArgumentError("tensor '{}': {} dimensions, must be 1 to {}", shown, dims.size(), kMaxDims);
   const FormatInfo* info = find_format(id);
   if (!info) throw ArgumentError("tensor '{}': unknown format {}; known: {}", shown, id, format_names());
 
@@ -166,16 +177,19 @@ void Writer::add_tensor(std::string_view name, std::span<const uint64_t> dims, F
   uint64_t values = 1;
   for (const uint64_t dim : dims) {
     const auto product = checked_mul(values, dim);
-    if (!product || *product == 0 || *product > kMaxValues) throw ArgumentError("tensor '{}': dimension {} makes it empty or too large", shown, dim);
+    if (!product || *product == 0 || *product > kMaxValues)
+      throw ArgumentError("tensor '{}': dimension {} makes it empty or too large", shown, dim);
     values = *product;
   }
   const auto cols = static_cast<int64_t>(dims[0]);
   if (!info->row_ok(cols))
-    throw ArgumentError("tensor '{}': row of {} values does not fit format {}, whose blocks hold {}", shown, cols, info->name, info->block_values);
+    throw ArgumentError("tensor '{}': row of {} values does not fit format {}, whose blocks hold {}", shown, cols,
+                        info->name, info->block_values);
   const auto bytes = checked_mul(info->row_bytes(cols), values / dims[0]);
   const auto padded = bytes ? checked_align(*bytes, alignment_) : std::nullopt;
   const auto total = padded ? checked_add(data_bytes_, *padded) : std::nullopt;
-  if (!total || *total > static_cast<uint64_t>(INT64_MAX) / 2) throw ArgumentError("tensor '{}' makes the file too large", shown);
+  if (!total || *total > static_cast<uint64_t>(INT64_MAX) / 2)
+    throw ArgumentError("tensor '{}' makes the file too large", shown);
 
   append_text(table_, name);
   append(table_, static_cast<uint32_t>(dims.size()));
@@ -201,10 +215,11 @@ void Writer::reserve_space() {
     error = ::fallocate(fd_, 0, 0, static_cast<off_t>(file_bytes())) == 0 ? 0 : errno;
   } while (error == EINTR);
   if (error == ENOSPC || error == EDQUOT || error == EFBIG) {
-    struct statvfs fs {};
+    struct statvfs fs{};
     const uint64_t available = ::fstatvfs(fd_, &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
-    throw ConversionError("cannot write '{}': {} (errno {}): the file needs {} bytes, {} are free", printable(path_, kShownPathBytes),
-                          std::generic_category().message(error), error, file_bytes(), available);
+    throw ConversionError("cannot write '{}': {} (errno {}): the file needs {} bytes, {} are free",
+                          printable(path_, kShownPathBytes), std::generic_category().message(error), error,
+                          file_bytes(), available);
   }
 #endif
 }
@@ -243,11 +258,15 @@ void Writer::write_header() {
 }
 
 void Writer::write_tensor(std::string_view name, std::span<const uint8_t> data) {
-  if (fd_ < 0) throw ArgumentError("tensor '{}': '{}' is finished or discarded", printable(name), printable(path_, kShownPathBytes));
-  if (next_ >= tensors_.size()) throw ArgumentError("tensor '{}': all {} declared tensors are written", printable(name), tensors_.size());
+  if (fd_ < 0)
+    throw ArgumentError("tensor '{}': '{}' is finished or discarded", printable(name),
+                        printable(path_, kShownPathBytes));
+  if (next_ >= tensors_.size())
+    throw ArgumentError("tensor '{}': all {} declared tensors are written", printable(name), tensors_.size());
   const Declared& expected = tensors_[next_];
   if (name != expected.name)
-    throw ArgumentError("tensor '{}' is written out of order, expected '{}'", printable(name), printable(expected.name));
+    throw ArgumentError("tensor '{}' is written out of order, expected '{}'", printable(name),
+                        printable(expected.name));
   if (data.size() != expected.bytes)
     throw ArgumentError("tensor '{}' has {} bytes, {} were declared", printable(name), data.size(), expected.bytes);
   write_header();
@@ -260,10 +279,11 @@ void Writer::finish() {
   if (finished_) return;
   if (fd_ < 0) throw ArgumentError("'{}' was discarded", printable(path_, kShownPathBytes));
   if (next_ < tensors_.size())
-    throw ArgumentError("'{}': {} of {} tensors are missing, the next is '{}'", printable(path_, kShownPathBytes), tensors_.size() - next_,
-                        tensors_.size(), printable(tensors_[next_].name));
+    throw ArgumentError("'{}': {} of {} tensors are missing, the next is '{}'", printable(path_, kShownPathBytes),
+                        tensors_.size() - next_, tensors_.size(), printable(tensors_[next_].name));
   write_header();
-  if (::fsync(fd_) != 0 && errno != EINVAL && errno != EROFS) fail_errno("cannot flush", errno);  // EINVAL: not a disk file
+  if (::fsync(fd_) != 0 && errno != EINVAL && errno != EROFS)
+    fail_errno("cannot flush", errno);  // EINVAL: not a disk file
   const int fd = fd_;
   fd_ = -1;
   finished_ = true;
@@ -273,11 +293,12 @@ void Writer::finish() {
 void Writer::discard() noexcept {
   if (fd_ < 0) return;
   // Remove only what this writer created: a regular file, and still the one under that name.
-  struct stat ours {}, named {};
+  struct stat ours{}, named{};
   const bool known = ::fstat(fd_, &ours) == 0 && S_ISREG(ours.st_mode);
   ::close(fd_);
   fd_ = -1;
-  if (known && ::lstat(path_.c_str(), &named) == 0 && named.st_dev == ours.st_dev && named.st_ino == ours.st_ino) ::unlink(path_.c_str());
+  if (known && ::lstat(path_.c_str(), &named) == 0 && named.st_dev == ours.st_dev && named.st_ino == ours.st_ino)
+    ::unlink(path_.c_str());
 }
 
 }  // namespace hrun::gguf

@@ -33,7 +33,8 @@ std::string shape_text(const gguf::TensorInfo& t) {
 void check_shape(const gguf::File& file, const gguf::TensorInfo& t, const TensorRule& rule, const HyperParams& p) {
   const auto cols = static_cast<uint64_t>(size_of(rule.cols, p)), rows = static_cast<uint64_t>(size_of(rule.rows, p));
   if (t.dims[0] == cols && t.dims[1] == rows && t.dims[2] == 1 && t.dims[3] == 1) return;
-  const std::string name = printable(t.name), expected = rule.rows == Dim::one ? format("[{}]", cols) : format("[{}, {}]", cols, rows);
+  const std::string name = printable(t.name),
+                    expected = rule.rows == Dim::one ? format("[{}]", cols) : format("[{}, {}]", cols, rows);
   if (t.bytes == 0) file.fail("tensor '{}' is empty (shape [{}]), expected {}", name, shape_text(t), expected);
   if (rule.role == Role::token_embd && t.dims[0] == cols)
     file.fail("tensor '{}' has {} rows but the vocabulary has {} tokens", name, t.dims[1], rows);
@@ -52,11 +53,13 @@ void check_vector(const gguf::File& file, const gguf::TensorInfo& t, Role role) 
     float value;
     info->decode_row(bytes.data() + i * info->block_bytes, 1, &value);
     if (!std::isfinite(value)) file.fail("tensor '{}': value {} is {}, must be finite", printable(t.name), i, value);
-    if (role == Role::rope_freqs && !(value > 0)) file.fail("tensor '{}': value {} is {}, must be positive", printable(t.name), i, value);
+    if (role == Role::rope_freqs && !(value > 0))
+      file.fail("tensor '{}': value {} is {}, must be positive", printable(t.name), i, value);
   }
 }
 
-const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule, const std::string& name, const HyperParams& p) {
+const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule, const std::string& name,
+                              const HyperParams& p) {
   const gguf::TensorInfo* tensor = file.find_tensor(name);
   if (!tensor) return nullptr;
   check_shape(file, *tensor, rule, p);
@@ -64,7 +67,8 @@ const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule, co
   return tensor;
 }
 
-[[noreturn]] void fail_missing(const gguf::File& file, const TensorRule& rule, const std::string& name, int64_t n_layers) {
+[[noreturn]] void fail_missing(const gguf::File& file, const TensorRule& rule, const std::string& name,
+                               int64_t n_layers) {
   if (!is_layer_role(rule.role)) file.fail("tensor '{}' is missing", name);
   int64_t present = 0;
   for (int64_t l = 0; l < n_layers; ++l) present += file.find_tensor(layer_name(rule.gguf_name, l)) != nullptr;
@@ -73,7 +77,8 @@ const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule, co
 
 // Tensors of a layer that hrun runs and whose names say that they take part in the computation.
 bool changes_the_result(std::string_view name, int64_t n_layers) {
-  if (name.substr(0, 4) != "blk.") return name == "output.bias" || name == "output_norm.bias" || name == "token_embd_norm.weight";
+  if (name.substr(0, 4) != "blk.")
+    return name == "output.bias" || name == "output_norm.bias" || name == "token_embd_norm.weight";
   const size_t dot = name.find('.', 4);
   if (dot == std::string_view::npos || dot == 4 || dot > 4 + 6) return false;
   int64_t layer = 0;
@@ -83,7 +88,8 @@ bool changes_the_result(std::string_view name, int64_t n_layers) {
   }
   if (layer >= n_layers) return false;
   const std::string_view rest = name.substr(dot + 1);
-  for (const std::string_view part : {".bias", "_norm", "_exps", "_shexp", "sinks", "ssm_", "_gate_inp", "attn_qkv", "scale"})
+  for (const std::string_view part :
+       {".bias", "_norm", "_exps", "_shexp", "sinks", "ssm_", "_gate_inp", "attn_qkv", "scale"})
     if (rest.find(part) != std::string_view::npos) return true;
   return false;
 }
@@ -94,11 +100,15 @@ void report_unused(const gguf::File& file, const std::unordered_set<const gguf::
   for (const gguf::TensorInfo& t : file.tensors()) {
     if (used.count(&t)) continue;
     if (changes_the_result(t.name, plan.params.n_layers))
-      unsupported(file, "tensor '{}' is not part of architecture '{}' as hrun knows it; running without it would give wrong results",
-                  printable(t.name), plan.description->name);
+      unsupported(
+          file,
+          "tensor '{}' is not part of architecture '{}' as hrun knows it; running without it would give wrong results",
+          printable(t.name), plan.description->name);
     if (++count <= 5) names += format("{}{}", count > 1 ? ", " : "", printable(t.name));
   }
-  if (count > 0) plan.warnings.push_back(format("{} tensor{} not used: {}{}", count, count > 1 ? "s are" : " is", names, count > 5 ? ", ..." : ""));
+  if (count > 0)
+    plan.warnings.push_back(
+        format("{} tensor{} not used: {}{}", count, count > 1 ? "s are" : " is", names, count > 5 ? ", ..." : ""));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The tokenizer's metadata.  Tokenization happens outside of the core, which sees ids; what is checked here is that no id,
-// length or index in the file can lead anyone astray.
+// The tokenizer's metadata.  Tokenization happens outside of the core, which sees ids; what is checked here is that no
+// id, length or index in the file can lead anyone astray.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -11,8 +11,9 @@
 namespace hrun::planning {
 namespace {
 
-constexpr std::string_view kTokens = "tokenizer.ggml.tokens", kTypes = "tokenizer.ggml.token_type", kScores = "tokenizer.ggml.scores",
-                           kMerges = "tokenizer.ggml.merges", kModel = "tokenizer.ggml.model";
+constexpr std::string_view kTokens = "tokenizer.ggml.tokens", kTypes = "tokenizer.ggml.token_type",
+                           kScores = "tokenizer.ggml.scores", kMerges = "tokenizer.ggml.merges",
+                           kModel = "tokenizer.ggml.model";
 
 // gpt2: byte-level pairs with a list of merges.  llama: SentencePiece pairs ranked by score, with byte tokens.
 constexpr std::string_view kModels[] = {"gpt2", "llama"};
@@ -28,8 +29,10 @@ class TokenIndex {
     slots_.assign(slots, kEmpty);
     for (uint32_t id = 0; id < tokens.size(); ++id) {
       uint32_t& slot = find_slot(tokens[id]);
-      if (slot == kEmpty) slot = id;
-      else if (n_duplicates_++ == 0) first_duplicate_ = id;
+      if (slot == kEmpty)
+        slot = id;
+      else if (n_duplicates_++ == 0)
+        first_duplicate_ = id;
     }
   }
   bool contains(std::string_view text) { return find_slot(text) != kEmpty; }
@@ -55,7 +58,8 @@ class TokenIndex {
 
 std::vector<std::string_view> read_tokens(const gguf::File& file) {
   const gguf::Array& array = file.get_array(kTokens, gguf::Type::string);
-  if (array.size() == 0 || array.size() > kMaxVocab) file.fail("key '{}' has {} tokens, must be 1 to {}", kTokens, array.size(), kMaxVocab);
+  if (array.size() == 0 || array.size() > kMaxVocab)
+    file.fail("key '{}' has {} tokens, must be 1 to {}", kTokens, array.size(), kMaxVocab);
   std::vector<std::string_view> tokens = file.get_strings(kTokens);
   for (size_t id = 0; id < tokens.size(); ++id)
     if (tokens[id].size() > kMaxTokenBytes)
@@ -68,7 +72,10 @@ int byte_of(std::string_view text) {
   if (text.size() != 6 || text.substr(0, 3) != "<0x" || text[5] != '>') return -1;
   int value = 0;
   for (const char c : text.substr(3, 2)) {
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    const int digit = c >= '0' && c <= '9'   ? c - '0'
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                             : -1;
     if (digit < 0) return -1;
     value = value * 16 + digit;
   }
@@ -76,7 +83,8 @@ int byte_of(std::string_view text) {
 }
 
 void require_size(const gguf::File& file, std::string_view key, const gguf::Array& array, size_t n_tokens) {
-  if (array.size() != n_tokens) file.fail("key '{}' has {} entries, the vocabulary has {} tokens", key, array.size(), n_tokens);
+  if (array.size() != n_tokens)
+    file.fail("key '{}' has {} entries, the vocabulary has {} tokens", key, array.size(), n_tokens);
 }
 
 void check_types(const gguf::File& file, const std::vector<std::string_view>& tokens, bool needs_bytes) {
@@ -88,11 +96,15 @@ void check_types(const gguf::File& file, const std::vector<std::string_view>& to
   std::array<bool, 256> seen{};
   size_t id = 0;
   array.for_each([&](const gguf::Value& value) {
-    const int64_t type = std::holds_alternative<int64_t>(value) ? std::get<int64_t>(value) : static_cast<int64_t>(std::get<uint64_t>(value));
-    if (type < kUndefined || type > kByte) file.fail("key '{}': token {} has the unknown type {}, must be 0 to 6", kTypes, id, type);
+    const int64_t type = std::holds_alternative<int64_t>(value) ? std::get<int64_t>(value)
+                                                                : static_cast<int64_t>(std::get<uint64_t>(value));
+    if (type < kUndefined || type > kByte)
+      file.fail("key '{}': token {} has the unknown type {}, must be 0 to 6", kTypes, id, type);
     if (type == kByte) {
       const int byte = byte_of(tokens[id]);
-      if (byte < 0) file.fail("key '{}': token {} '{}' is marked as a byte but is not <0x00> to <0xFF>", kTokens, id, printable(tokens[id]));
+      if (byte < 0)
+        file.fail("key '{}': token {} '{}' is marked as a byte but is not <0x00> to <0xFF>", kTokens, id,
+                  printable(tokens[id]));
       seen[static_cast<size_t>(byte)] = true;
     }
     ++id;
@@ -121,16 +133,19 @@ void check_merges(const gguf::File& file, TokenIndex& index) {
   for (size_t i = 0; i < merges.size(); ++i) {
     const std::string_view merge = merges[i];
     const size_t space = merge.find(' ');
-    if (space == 0 || space == std::string_view::npos || space + 1 == merge.size() || merge.find(' ', space + 1) != std::string_view::npos)
+    if (space == 0 || space == std::string_view::npos || space + 1 == merge.size() ||
+        merge.find(' ', space + 1) != std::string_view::npos)
       file.fail("key '{}': merge {} '{}' is not 'left right'", kMerges, i, printable(merge));
     const std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);
     joined.assign(left).append(right);
     for (const std::string_view part : {left, right, std::string_view(joined)})
-      if (!index.contains(part)) file.fail("key '{}': merge {} '{}': '{}' is not a token", kMerges, i, printable(merge), printable(part));
+      if (!index.contains(part))
+        file.fail("key '{}': merge {} '{}': '{}' is not a token", kMerges, i, printable(merge), printable(part));
   }
   const TokenIndex unique(merges);
   if (unique.n_duplicates() > 0)
-    file.fail("key '{}': merge {} '{}' appears twice", kMerges, unique.first_duplicate(), printable(merges[unique.first_duplicate()]));
+    file.fail("key '{}': merge {} '{}' appears twice", kMerges, unique.first_duplicate(),
+              printable(merges[unique.first_duplicate()]));
 }
 
 void check_special_ids(const gguf::File& file, size_t n_tokens) {
@@ -147,7 +162,8 @@ void check_special_ids(const gguf::File& file, size_t n_tokens) {
 
 }  // namespace
 
-int64_t check_tokenizer(const gguf::File& file, const ModelDescription& description, std::vector<std::string>& warnings) {
+int64_t check_tokenizer(const gguf::File& file, const ModelDescription& description,
+                        std::vector<std::string>& warnings) {
   const std::string_view model = file.get_string(kModel);
   if (std::find(std::begin(kModels), std::end(kModels), model) == std::end(kModels))
     unsupported(file, "key '{}' is '{}', which is not supported (supported: gpt2, llama)", kModel, printable(model));
@@ -158,8 +174,9 @@ int64_t check_tokenizer(const gguf::File& file, const ModelDescription& descript
   check_scores(file, tokens.size(), pieces);
   TokenIndex index(tokens);
   if (index.n_duplicates() > 0)
-    warnings.push_back(format("{} token{} the same text as an earlier one (the first: {}); the lowest id encodes it", index.n_duplicates(),
-                              index.n_duplicates() > 1 ? "s have" : " has", index.first_duplicate()));
+    warnings.push_back(format("{} token{} the same text as an earlier one (the first: {}); the lowest id encodes it",
+                              index.n_duplicates(), index.n_duplicates() > 1 ? "s have" : " has",
+                              index.first_duplicate()));
   if (pairs) check_merges(file, index);
   check_special_ids(file, tokens.size());
 
@@ -167,7 +184,8 @@ int64_t check_tokenizer(const gguf::File& file, const ModelDescription& descript
   if (const uint64_t n = file.get_uint_or(vocab_key, tokens.size()); n != tokens.size())
     file.fail("key '{}' is {}, the vocabulary has {} tokens", vocab_key, n, tokens.size());
   if (const gguf::Entry* e = file.find("tokenizer.chat_template"); e && e->type != gguf::Type::string)
-    warnings.push_back(format("key 'tokenizer.chat_template' has type {}, must be string; it is ignored", type_name(e->type)));
+    warnings.push_back(
+        format("key 'tokenizer.chat_template' has type {}, must be string; it is ignored", type_name(e->type)));
   return static_cast<int64_t>(tokens.size());
 }
 

@@ -1,5 +1,5 @@
-// Random damage to model files.  With clang: clang++ -std=c++20 -fsanitize=fuzzer,address,undefined and this file gives a
-// libFuzzer target; everywhere else main() mutates sound files itself:  test_fuzz_gguf [inputs] [seed]
+// Random damage to model files.  With clang: clang++ -std=c++20 -fsanitize=fuzzer,address,undefined and this file gives
+// a libFuzzer target; everywhere else main() mutates sound files itself:  test_fuzz_gguf [inputs] [seed]
 #include <algorithm>
 #include <cstring>
 #include <exception>
@@ -34,8 +34,26 @@ class Mutator {
   size_t below(size_t n) { return n == 0 ? 0 : std::uniform_int_distribution<size_t>(0, n - 1)(random_); }
 
   uint64_t interesting(size_t size) {
-    const uint64_t values[] = {0, 1, 2, 7, 8, 31, 32, 33, 255, 65535, 65536, size, size - 1, uint64_t{1} << 31, uint64_t{1} << 32, uint64_t{1} << 61,
-                               uint64_t{1} << 63, ~uint64_t{0}, ~uint64_t{0} - 31, random_()};
+    const uint64_t values[] = {0,
+                               1,
+                               2,
+                               7,
+                               8,
+                               31,
+                               32,
+                               33,
+                               255,
+                               65535,
+                               65536,
+                               size,
+                               size - 1,
+                               uint64_t{1} << 31,
+                               uint64_t{1} << 32,
+                               uint64_t{1} << 61,
+                               uint64_t{1} << 63,
+                               ~uint64_t{0},
+                               ~uint64_t{0} - 31,
+                               random_()};
     return values[below(std::size(values))];
   }
 
@@ -49,10 +67,13 @@ class Mutator {
       case 1: bytes[at] = static_cast<uint8_t>(value); break;
       case 2: std::memcpy(&*here, &value, std::min<size_t>(8, bytes.size() - at)); break;
       case 3: std::memcpy(&*here, &value, std::min<size_t>(4, bytes.size() - at)); break;
-      case 4: bytes.erase(here, here + static_cast<ptrdiff_t>(1 + below(std::min<size_t>(40, bytes.size() - at)))); break;
+      case 4:
+        bytes.erase(here, here + static_cast<ptrdiff_t>(1 + below(std::min<size_t>(40, bytes.size() - at))));
+        break;
       case 5: {  // a piece of the file inserted somewhere else: keys, types and lengths in the wrong place
         const size_t from = below(bytes.size()), count = 1 + below(std::min<size_t>(60, bytes.size() - from));
-        const Bytes piece(bytes.begin() + static_cast<ptrdiff_t>(from), bytes.begin() + static_cast<ptrdiff_t>(from + count));
+        const Bytes piece(bytes.begin() + static_cast<ptrdiff_t>(from),
+                          bytes.begin() + static_cast<ptrdiff_t>(from + count));
         bytes.insert(here, piece.begin(), piece.end());
         break;
       }
@@ -68,10 +89,12 @@ class Mutator {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const unsigned long long inputs = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 20000, seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  const unsigned long long inputs = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 20000,
+                           seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
   unsigned long long i = 0;
   try {
-    Mutator mutator({hrun::tiny::model(hrun::tiny::Vocabulary::pairs), hrun::tiny::model(hrun::tiny::Vocabulary::pieces)}, seed);
+    Mutator mutator(
+        {hrun::tiny::model(hrun::tiny::Vocabulary::pairs), hrun::tiny::model(hrun::tiny::Vocabulary::pieces)}, seed);
     for (; i < inputs; ++i) {
       const Bytes bytes = mutator.next();
       LLVMFuzzerTestOneInput(bytes.data(), bytes.size());

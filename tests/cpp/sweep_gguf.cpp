@@ -1,5 +1,6 @@
-// Systematic damage to small model files: every prefix, every byte, every integer, every key and tensor left out.  Under the
-// asan-ubsan preset this is the proof that no such file makes the parser or the plan read out of bounds or overflow.
+// Systematic damage to small model files: every prefix, every byte, every integer, every key and tensor left out. Under
+// the asan-ubsan preset this is the proof that no such file makes the parser or the plan read out of bounds or
+// overflow.
 #include <cstring>
 #include <exception>
 
@@ -53,7 +54,8 @@ Counts integers(const Bytes& sound, size_t head) {
   Counts counts;
   Bytes bytes = sound;
   for (size_t i = 0; i + sizeof(T) <= head; ++i) {
-    for (const uint64_t value : {uint64_t{0}, uint64_t{1}, ~uint64_t{0}, uint64_t{1} << 31, uint64_t{1} << 32, uint64_t{1} << 63, size - 1, size, size + 1}) {
+    for (const uint64_t value : {uint64_t{0}, uint64_t{1}, ~uint64_t{0}, uint64_t{1} << 31, uint64_t{1} << 32,
+                                 uint64_t{1} << 63, size - 1, size, size + 1}) {
       const T field = static_cast<T>(value);
       std::memcpy(bytes.data() + i, &field, sizeof field);
       run(bytes, counts);
@@ -68,7 +70,8 @@ Counts types(const Bytes& sound) {
   Counts counts;
   const gguf::File file = gguf::File::parse(sound, std::string(tiny::kPath));
   for (const gguf::Entry& entry : file.metadata()) {
-    const auto at = static_cast<size_t>(reinterpret_cast<const uint8_t*>(entry.key.data()) + entry.key.size() - sound.data());
+    const auto at =
+        static_cast<size_t>(reinterpret_cast<const uint8_t*>(entry.key.data()) + entry.key.size() - sound.data());
     Bytes bytes = sound;
     for (uint32_t type = 0; type < gguf::kTypeCount; ++type) {
       std::memcpy(bytes.data() + at, &type, sizeof type);
@@ -81,15 +84,18 @@ Counts types(const Bytes& sound) {
 Counts removals(tiny::Vocabulary vocabulary, const Bytes& sound) {
   Counts counts;
   const gguf::File file = gguf::File::parse(sound, std::string(tiny::kPath));
-  const auto without = [&](std::string_view name) { run(tiny::model(vocabulary, [&](std::string_view n) { return n != name; }), counts); };
+  const auto without = [&](std::string_view name) {
+    run(tiny::model(vocabulary, [&](std::string_view n) { return n != name; }), counts);
+  };
   for (const gguf::Entry& entry : file.metadata()) without(entry.key);
   for (const gguf::TensorInfo& tensor : file.tensors()) without(tensor.name);
   return counts;
 }
 
 bool report(const char* sweep, const Counts& counts, bool expected) {
-  std::printf("%-10s %8llu files, %8llu refused by the container, %6llu models%s\n", sweep, static_cast<unsigned long long>(counts.files),
-              static_cast<unsigned long long>(counts.refused), static_cast<unsigned long long>(counts.models), expected ? "" : "  UNEXPECTED");
+  std::printf("%-10s %8llu files, %8llu refused by the container, %6llu models%s\n", sweep,
+              static_cast<unsigned long long>(counts.files), static_cast<unsigned long long>(counts.refused),
+              static_cast<unsigned long long>(counts.models), expected ? "" : "  UNEXPECTED");
   return expected;
 }
 

@@ -22,7 +22,9 @@
 #include "model/plan.h"
 
 // Read by AddressSanitizer: no file of a few kilobytes is worth an allocation of 16 MiB.
-extern "C" __attribute__((visibility("default"), used)) const char* __asan_default_options() { return "max_allocation_size_mb=16"; }
+extern "C" __attribute__((visibility("default"), used)) const char* __asan_default_options() {
+  return "max_allocation_size_mb=16";
+}
 
 namespace hrun::tiny {
 
@@ -42,7 +44,8 @@ inline std::vector<std::string> tokens(Vocabulary vocabulary) {
 inline Bytes model(Vocabulary vocabulary, const Keep& keep = [](std::string_view) { return true; }) {
   using gguf::Type;
   using gguf::Value;
-  const std::string path = (std::filesystem::temp_directory_path() / ("hrun-tiny-" + std::to_string(::getpid()) + ".gguf")).string();
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("hrun-tiny-" + std::to_string(::getpid()) + ".gguf")).string();
   gguf::Writer writer(path);
   const auto add = [&](std::string_view key, Type type, const Value& value) {
     if (keep(key)) writer.add(key, type, value);
@@ -132,7 +135,8 @@ inline Bytes model(Vocabulary vocabulary, const Keep& keep = [](std::string_view
     const auto cols = static_cast<int64_t>(m.dims[0]);
     const std::vector<float> row(m.dims[0], 0.5f);
     Bytes data(format.row_bytes(cols) * rows);
-    for (uint64_t r = 0; r < rows; ++r) format.encode_row(row.data(), nullptr, cols, data.data() + r * format.row_bytes(cols));
+    for (uint64_t r = 0; r < rows; ++r)
+      format.encode_row(row.data(), nullptr, cols, data.data() + r * format.row_bytes(cols));
     writer.write_tensor(m.name, data);
   }
   writer.finish();
@@ -154,9 +158,11 @@ inline size_t head_bytes(const Bytes& bytes) {
 
 // Whoever reads this message has a terminal.
 inline void check_message(std::string_view message) {
-  if (message.find(kPath) == std::string_view::npos) broken("a message that does not name the file: " + std::string(message));
+  if (message.find(kPath) == std::string_view::npos)
+    broken("a message that does not name the file: " + std::string(message));
   for (const char c : message)
-    if (static_cast<uint8_t>(c) < 0x20 || c == 0x7f) broken("a message with control bytes: " + printable(message, 4096));
+    if (static_cast<uint8_t>(c) < 0x20 || c == 0x7f)
+      broken("a message with control bytes: " + printable(message, 4096));
 }
 
 // Reads all that a parsed file offers.
