@@ -78,6 +78,7 @@ class EditingReader:
         keys = KeyBindings()
 
         @keys.add("enter")
+        @keys.add("c-j")  # what was typed ahead, while the terminal was not in raw mode
         def enter(event: KeyPressEvent) -> None:
             buffer = event.current_buffer
             text = buffer.text
@@ -96,10 +97,6 @@ class EditingReader:
                 event.current_buffer.validate_and_handle()
             else:
                 event.current_buffer.insert_text("\n")
-
-        @keys.add("c-j")
-        def control_j(event: KeyPressEvent) -> None:
-            event.current_buffer.insert_text("\n")
 
         self._session: PromptSession[str] = PromptSession(
             ANSI("\x1b[1;32m> \x1b[0m") if colors else PROMPT,

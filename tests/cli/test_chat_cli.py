@@ -1,0 +1,210 @@
+"""The command hrun: one completion, pipes, errors, exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_hrun import command, environment, run_command
+
+import hrun
+from hrun.cli import chat, hub, perplexity
+from hrun.cli import inspect as inspect_cli
+from hrun.cli.chat import main, shown
+
+COMMANDS = ["hrun", "hrun-convert", "hrun-perplexity", "hrun-inspect"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model(tied=False)
+
+
+@pytest.fixture
+def say(model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """say(flags...) runs hrun in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+
+    def run(*flags: object, seed: bool = True) -> tuple[int, str, str]:
+        code = main(["-m", str(model), "-t", "1", *(["-s", "1"] if seed else []), *map(str, flags)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def reference(model: Path, prompt: str, **options: Any) -> str:
+    with hrun.Runtime(model, n_threads=1) as rt:
+        return rt.generate(prompt, **{"seed": 1, "parse_special": True, **options}).text
+
+
+def test_completion(model: Path, say: Any) -> None:
+    want = reference(model, "Once upon", max_tokens=12)
+    assert say("-p", "Once upon", "-n", 12) == (0, want, "")
+    assert say("-p", "Once upon", "-n", 12, "--display-prompt")[1] == "Once upon" + want
+    assert say("-p", "Once upon", "-n", 0) == (0, "", "")
+    code, out, err = say("-p", "Once upon", "-n", 12, "--show-timings")
+    assert (code, out) == (0, want) and "t/s" in err and "seed 1]" in err and err.count("\n") == 1
+
+
+def test_flags_reach_the_generation(model: Path, say: Any) -> None:
+    greedy = reference(model, "a b", max_tokens=8, temperature=0, ignore_eos=True)
+    assert say("-p", "a b", "-n", 8, "--temp", 0, "--ignore-eos")[1] == greedy
+    assert say("-p", "a b", "-n", 8, "--temp", 9, "--top-k", 1, "--ignore-eos")[1] == greedy
+    options = {"temperature": 2.0, "top_k": 0, "top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.3, "repeat_last_n": 8,
+               "presence_penalty": 0.4, "frequency_penalty": 0.2}  # fmt: skip
+    flags = [str(x) for k, v in options.items() for x in ("--" + k.replace("_", "-"), v)]
+    assert say("-p", "a b", "-n", 20, *flags)[1] == reference(model, "a b", max_tokens=20, **options)
+    assert say("-p", "a b", "-n", 4, "-l", "70+1e6")[1] == reference(model, "a b", max_tokens=4, logit_bias={70: 1e6})
+    assert say("-p", "a b", "-n", 20, "--ignore-eos", "-r", greedy[2:4], "--temp", 0)[1] == greedy[:2]
+    assert say("-p", r"a\tb\\n", "-n", 5)[1] == reference(model, "a\tb\\n", max_tokens=5)
+    assert say("-p", r"a\tb", "-n", 5, "--no-escape")[1] == reference(model, r"a\tb", max_tokens=5)
+
+
+def test_no_flag_changes_a_result_that_should_not(say: Any) -> None:
+    want = say("-p", "a b c d e f g h", "-n", 8)
+    for flags in (["-b", 3], ["-t", 2], ["-c", 64], ["--no-display-prompt"], ["-no-cnv"], ["-n", 8]):
+        assert say("-p", "a b c d e f g h", "-n", 8, *flags) == want
+
+
+def test_one_answer(model: Path, say: Any) -> None:
+    with hrun.Runtime(model, n_threads=1) as rt:
+        ask = [{"role": "user", "content": "Hi"}]
+        plain = rt.chat(ask, max_tokens=8, seed=1).text
+        told = rt.chat([{"role": "system", "content": "Be brief."}, *ask], max_tokens=8, seed=1).text
+    assert say("-st", "-p", "Hi", "-n", 8)[1] == plain
+    assert say("-cnv", "-p", "Hi", "-n", 8)[1] == plain  # stdin is no terminal: one answer
+    assert say("-sys", "Be brief.", "-p", "Hi", "-n", 8)[1] == told
+
+
+def test_prompt_from_a_file_and_from_a_pipe(model: Path, say: Any, tmp_path: Path) -> None:
+    want = reference(model, "Once\nupon", max_tokens=6).encode()
+    (tmp_path / "prompt.txt").write_text("Once\nupon\n")
+    assert say("-f", tmp_path / "prompt.txt", "-n", 6)[1].encode() == want
+    flags = ["-m", model, "-t", 1, "-s", 1, "-n", 6]
+    assert run_command("hrun", *flags, input=b"Once\nupon\n").stdout == want
+    assert run_command("hrun", *flags, "-f", "-", input=b"Once\nupon\n").stdout == want
+
+
+def test_a_given_prompt_does_not_wait_for_the_pipe(model: Path) -> None:
+    with subprocess.Popen([*command("hrun"), "-m", model, "-p", "a", "-n", "2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          env=environment()) as process:  # fmt: skip
+        assert process.wait(timeout=60) == 0  # while its stdin is still open
+
+
+def test_input_that_is_not_text(model: Path) -> None:
+    done = run_command("hrun", "-m", model, "-n", 4, "-s", 1, input=b"\xff\xfe\x00abc")
+    assert done.returncode == 0 and done.stdout.decode() is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--frobnicate"], 2, "unrecognized arguments"),
+        (["--temprature", "1"], 2, "unrecognized arguments"),
+        (["-n"], 2, "expected one argument"),
+        (["-n", "many"], 2, "'many' is not a whole number"),
+        (["-n", "-5"], 2, "not between"),
+        (["-c", "-1"], 2, "not between"),
+        (["-p", "a", "-f", "b"], 2, "not allowed with"),
+        (["-p", "a", "--temp", "nan"], 1, "temperature"),
+        (["-p", "a", "--top-p", "7"], 1, "top_p is 7"),
+        (["-p", "a", "-l", "12"], 1, "--logit-bias '12'"),
+        (["-p", "a", "-l", "999999+1"], 1, "logit_bias"),
+        (["-p", "a", "-r", ""], 1, "stop"),
+        (["-p", "a", "-ctk", "q1"], 1, "q1"),
+        (["-p", "a", "--rotation", "up"], 1, "rotation is 'up'"),
+        (["-p", "a", "-dev", "abacus"], 1, "abacus"),
+        (["-p", "a b c d e f g", "-c", "4"], 1, "the context holds 4"),
+        (["-f", "/nonexistent/prompt"], 1, "/nonexistent/prompt"),
+        (["-m", "/nonexistent/model.gguf", "-p", "a"], 1, "/nonexistent/model.gguf"),
+        (["-m", "/dev/null", "-p", "a"], 1, "/dev/null"),
+        (["-m", __file__, "-p", "a"], 1, "GGUF"),
+        (["-hf", "nonsense"], 1, "USER/MODEL"),
+    ],
+)
+def test_errors_are_one_line(flags: list[str], code: int, message: str, say: Any) -> None:
+    got, out, err = say(*flags)
+    assert got == code and message in err
+    assert out == "" and err.count("\n") == 1 and err.startswith("hrun: ")
+
+
+def test_no_prompt(model: Path, say: Any) -> None:
+    # An empty pipe is an empty prompt: the tiny model has BOS and begins with it.
+    assert say("-n", 3)[0] == 0
+    done = run_command("hrun", "-m", model, "-n", 3, stdin=None, preexec_fn=lambda: os.close(0))
+    assert done.returncode in (0, 1) and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_and_version(name: str) -> None:
+    done = run_command(name, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(b"usage: " + name.encode()) and done.stderr == b""
+
+
+def test_help_lists_the_registry() -> None:
+    text = chat.make_parser().format_help()
+    for row in hrun._core.samplers():
+        assert "--" + ("temp" if row.name == "temperature" else row.name.replace("_", "-")) in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for module in (chat, perplexity, inspect_cli):
+        assert module.main(["--version"]) == 0
+        assert capsys.readouterr().out == f"hrun {hrun.__version__}\n"
+
+
+def test_a_reader_that_leaves(model: Path) -> None:
+    with subprocess.Popen([*command("hrun"), "-m", model, "-p", "a", "--ignore-eos", "-t", "1"], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:  # fmt: skip
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(5)
+        process.stdout.close()
+        assert process.wait(timeout=60) in (0, 141)
+        assert process.stderr.read() == b""
+
+
+def test_ctrl_c(tiny_model: Callable[..., Path]) -> None:
+    path = tiny_model(tied=False, n_ctx=1 << 16)
+    with subprocess.Popen([*command("hrun"), "-m", path, "-p", "a", "-c", "0", "--ignore-eos", "-t", "1"], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:  # fmt: skip
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        process.stdout.read()
+        assert process.wait(timeout=60) == 130
+        assert time.monotonic() - start < 10
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("changes", [{"HOME": None}, {"LANG": "C", "LC_ALL": "C"}, {"TERM": None}, {"PYTHONIOENCODING": "ascii"}])
+def test_odd_environments(model: Path, changes: dict[str, str | None], tmp_path: Path) -> None:
+    done = run_command("hrun", "-m", model, "-p", "é", "-n", 8, "-s", 1, env=environment(**changes), cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == b""
+    assert done.stdout.decode() == reference(model, "é", max_tokens=8)
+
+
+def test_generated_text_cannot_command_the_terminal() -> None:
+    assert shown("a\x1b[2Jb\x07\x9b\n\tc é 😀\u200d") == "a\ufffd[2Jb\ufffd\ufffd\n\tc é 😀\u200d"
+
+
+def test_hub_choice() -> None:
+    names = ["README.md", "m-Q8_0.gguf", "m-Q4_K_M.gguf", "m-RTQ3.gguf", "mmproj-m.gguf", "m-BF16-00001-of-00002.gguf"]
+    assert hub.choose(names, "q4_k_m") == "m-Q4_K_M.gguf"
+    assert hub.choose(names, "Q8_0") == "m-Q8_0.gguf"
+    assert hub.choose(names, None) == "m-RTQ3.gguf"
+    assert hub.choose(names, "q5_0") is None and hub.choose(["a.txt"], None) is None
+    assert hub.choose(["odd.gguf"], None) == "odd.gguf"
+
+
+def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch, say: Any) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    code, _, err = say("-hf", "user/model", "-p", "a")
+    assert code == 1 and "huggingface_hub" in err and err.count("\n") == 1
