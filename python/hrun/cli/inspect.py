@@ -137,7 +137,7 @@ def _print(file: GGUFFile, summary: dict[str, Any], found: dict[str, Any], tenso
     if found["plan"]:
         print(f"\nModel: {found['plan']['architecture']}")
         for key, value in found["plan"]["params"].items():
-            print(f"  {key:20} {value}")
+            print(f"  {key:20} {_text(value)}")
     for kind in ("warnings", "errors"):
         for line in found[kind]:
             print(f"\n{kind[:-1]}: {line}")
