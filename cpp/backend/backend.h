@@ -31,7 +31,8 @@ class DeviceTensor {
   FormatId format = 0;
   int64_t rows = 0;
   int64_t cols = 0;
-  size_t bytes = 0;  // on the device
+  size_t bytes = 0;         // that a matmul reads
+  bool holds_copy = false;  // the view's bytes are seldom needed again
 };
 
 struct MatmulTarget {

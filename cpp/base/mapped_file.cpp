@@ -94,4 +94,11 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<uint8_t*>(bytes_.data()), bytes_.size());
 }
 
+void MappedFile::release_pages(size_t offset, size_t length) const {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t begin = (offset + page - 1) / page * page, end = (offset + length) / page * page;
+  // Only advice: the pages are clean and the file is still there.
+  if (begin < end && end <= bytes_.size()) madvise(const_cast<uint8_t*>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
+}
+
 }  // namespace hrun

@@ -18,6 +18,8 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const uint8_t> bytes() const { return bytes_; }
+  // Gives the memory of the whole pages inside [offset, offset + length) back; reading them again reloads them.
+  void release_pages(size_t offset, size_t length) const;
 
  private:
   explicit MappedFile(std::span<const uint8_t> bytes) : bytes_(bytes) {}

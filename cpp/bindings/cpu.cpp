@@ -13,6 +13,7 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "cpu/cpu_backend.h"
+#include "cpu/measure.h"
 #include "cpu/tiers.h"
 #include "formats/list.h"
 
@@ -276,6 +277,11 @@ void init_cpu(nb::module_& m) {
     return all;
   }, "All CPU tiers of this build, worst first. Raises DeviceError if HRUN_CPU_TIER names one that cannot run.");
   m.def("default_thread_count", &default_thread_count, "Physical cores this process may use.");
+  m.def("read_bandwidth", &measure_read_bandwidth, nb::arg("n_threads") = 0, nb::call_guard<nb::gil_scoped_release>(),
+        "Bytes per second that n_threads threads read from memory. Takes a second and 1 GiB; raises OutOfMemoryError.");
+  m.def("int8_peak", &measure_int8_peak, nb::arg("n_threads") = 0, nb::arg("tier") = "",
+        nb::call_guard<nb::gil_scoped_release>(),
+        "Operations per second of the tier's int8 multiply-add on registers, all threads.");
 
   nb::module_ t = m.def_submodule("testing", "Single kernels, for tests: float32 arrays in, fresh arrays out.");
   t.def("tier_names", [] {

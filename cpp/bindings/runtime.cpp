@@ -179,6 +179,8 @@ void init_runtime(nb::module_& m) {
                      for (const auto& t : model.file().tensors()) n += t.dims[0] * t.dims[1] * t.dims[2] * t.dims[3];
                      return n;
                    })
+      .def_prop_ro("bytes_per_token", &Model::bytes_per_token, "Bytes of weights that generating a token reads.")
+      .def_prop_ro("weights_per_token", &Model::weights_per_token)
       .def_prop_ro("bytes", [](const Model& model) {
         uint64_t n = 0;
         for (const auto& t : model.file().tensors()) n += t.bytes;

@@ -131,7 +131,12 @@ void CpuBackend::pack(CpuTensor& tensor) {
     auto* panel = static_cast<uint8_t*>(tensor.packed->data) + static_cast<size_t>(p) * tensor.panel_bytes;
     if (!tensor.kernels->pack_panel(tensor.row(p * kPanelRows), tensor.row_bytes, rows, tensor.cols, panel)) fits = false;
   });
-  if (!fits) tensor.packed.reset();  // odd numbers: the general kernel reads the file's layout
+  if (!fits) {
+    tensor.packed.reset();  // odd numbers: the general kernel reads the file's layout
+    return;
+  }
+  tensor.bytes = tensor.packed->bytes;
+  tensor.holds_copy = true;
 }
 
 bool CpuBackend::uses_packed(const CpuTensor& tensor) const {

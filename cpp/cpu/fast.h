@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/packed.h"
+#include "cpu/simd.h"
 
 #if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
 #include "cpu/fast_avx512.h"
@@ -11,6 +12,21 @@ namespace {
 inline constexpr bool kHasPackedKernels = false;
 template <PackableFormat F>
 void matmul_packed_kernel(const PackedWeights&, int64_t, int, const PackedActivations&, float*, int64_t, float*);
+
+int64_t multiply_registers_kernel(int64_t iterations) {
+  constexpr int kChains = 8;
+  IntLanes sums[kChains];
+  const IntLanes w = splat_int(0x00010003);
+  for (int i = 0; i < kChains; ++i) sums[i] = splat_int(i);
+  for (int64_t n = 0; n < iterations; ++n)
+#pragma GCC unroll 8
+    for (int i = 0; i < kChains; ++i) sums[i] = dot_pairs(sums[i], w, static_cast<int32_t>(n));
+  int32_t total = 0;
+  for (int i = 0; i < kChains; ++i) total += reduce_add(sums[i]);
+  const volatile int32_t used = total;
+  (void)used;
+  return iterations * kChains * kLanes * 2 * 2;
+}
 }  // namespace
 }  // namespace hrun
 #endif

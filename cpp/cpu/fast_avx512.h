@@ -368,6 +368,23 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, int n_panels, 
     }
 }
 
+int64_t multiply_registers_kernel(int64_t iterations) {
+  constexpr int kChains = 16;
+  __m512i sums[kChains];
+#pragma GCC unroll 16
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_set1_epi32(i);
+  for (int64_t n = 0; n < iterations; ++n) {
+    const __m512i x = _mm512_set1_epi32(static_cast<int>(n)), w = _mm512_set1_epi8(3);
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) sums[i] = _mm512_dpbusd_epi32(sums[i], w, x);
+  }
+  __m512i total = sums[0];
+  for (int i = 1; i < kChains; ++i) total = _mm512_add_epi32(total, sums[i]);
+  const volatile int32_t used = _mm512_reduce_add_epi32(total);
+  (void)used;
+  return iterations * kChains * 64 * 2;
+}
+
 // Panels first_panel .. first_panel + n_panels - 1 (at most kTilePanels) for all tokens.
 template <PackableFormat F>
 void matmul_packed_kernel(const PackedWeights& w, int64_t first_panel, int n_panels, const PackedActivations& x, float* y,

@@ -84,6 +84,10 @@ std::span<const uint8_t> File::data(const TensorInfo& tensor) const {
   return *bytes;
 }
 
+void File::release_pages(const TensorInfo& tensor) const {
+  if (state_->map) state_->map->release_pages(tensor.offset, tensor.bytes);
+}
+
 TensorView File::view(const TensorInfo& tensor) const {
   TensorView view;
   view.format = tensor.format;

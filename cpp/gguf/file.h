@@ -48,6 +48,8 @@ class File {
   const TensorInfo* find_tensor(std::string_view name) const;   // null if absent
   std::span<const uint8_t> data(const TensorInfo& tensor) const;  // zero-copy
   TensorView view(const TensorInfo& tensor) const;              // rows = product of dims[1..]
+  // For data that has been copied elsewhere: takes it out of this process's memory, not out of the file.
+  void release_pages(const TensorInfo& tensor) const;
   uint64_t file_bytes() const;
   uint64_t unused_bytes() const;                                // after the last tensor
 

@@ -26,6 +26,7 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
   const auto upload = [&](const gguf::TensorInfo* info) -> std::unique_ptr<DeviceTensor> {
     if (!info) return nullptr;
     auto tensor = model->backend_->upload(model->file_.view(*info));
+    if (tensor->holds_copy) model->file_.release_pages(*info);
     if (progress) progress(++done, total);
     return tensor;
   };
@@ -40,5 +41,30 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
 }
 
 const DeviceTensor& Model::head() const { return *weight(plan_.tied_head ? Role::token_embd : Role::output); }
+
+
+namespace {
+
+template <class Function>
+void for_each_matrix(const Model& model, Function&& fn) {
+  for (int64_t l = 0; l < model.params().n_layers; ++l)
+    for (auto r = static_cast<size_t>(kFirstLayerRole); r < kRoles; ++r)
+      if (const DeviceTensor* w = model.weight(l, static_cast<Role>(r)); w && w->rows > 1) fn(*w);
+  fn(model.head());
+}
+
+}  // namespace
+
+size_t Model::bytes_per_token() const {
+  size_t bytes = 0;
+  for_each_matrix(*this, [&](const DeviceTensor& w) { bytes += w.bytes; });
+  return bytes;
+}
+
+int64_t Model::weights_per_token() const {
+  int64_t weights = 0;
+  for_each_matrix(*this, [&](const DeviceTensor& w) { weights += w.rows * w.cols; });
+  return weights;
+}
 
 }  // namespace hrun

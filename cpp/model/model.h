@@ -28,6 +28,9 @@ class Model {
     return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)].get();
   }
   const DeviceTensor& head() const;
+  // What one token of generation reads and multiplies: the matrices of the layers and the head.
+  size_t bytes_per_token() const;
+  int64_t weights_per_token() const;
 
  private:
   Model(gguf::File file, ModelPlan plan, std::unique_ptr<Backend> backend);

@@ -1,0 +1,16 @@
+// What the machine can do, measured by hrun-bench beside what it does.
+#pragma once
+
+#include <string_view>
+
+namespace hrun {
+
+// Bytes per second that n_threads threads read from memory: the best of several passes over a buffer well above the last-
+// level cache.  Throws OutOfMemoryError.
+double measure_read_bandwidth(int n_threads);
+
+// Integer operations (a product and an addition are two) per second of the int8 multiply-add that the tier's matmul
+// kernels use, all threads on registers only.
+double measure_int8_peak(int n_threads, std::string_view tier);
+
+}  // namespace hrun

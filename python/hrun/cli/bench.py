@@ -1,0 +1,189 @@
+"""hrun-bench: tokens per second of a model, as llama-bench prints them, and how near the machine's limits that is."""
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import platform
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from hrun import _core
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One test of one model. Field names are llama-bench's; those after samples_ts are ours."""
+
+    build_commit: str
+    cpu_info: str
+    backends: str
+    model_filename: str
+    model_type: str
+    model_size: int  # bytes of all tensors
+    model_n_params: int
+    n_batch: int
+    n_threads: int
+    type_k: str
+    type_v: str
+    n_prompt: int
+    n_gen: int
+    n_depth: int
+    test_time: str
+    avg_ns: int
+    stddev_ns: int
+    avg_ts: float
+    stddev_ts: float
+    samples_ns: list[int] = field(repr=False)
+    samples_ts: list[float] = field(repr=False)
+    read_gbs: float | None = None  # weights read per second while generating, GB/s
+    read_peak_gbs: float | None = None  # measured in this process, all threads
+    int8_tops: float | None = None  # operations of the matrix products per second, 1e12
+    int8_peak_tops: float | None = None
+
+    @property
+    def test(self) -> str:
+        name = f"pp{self.n_prompt}" if self.n_prompt else f"tg{self.n_gen}"
+        return name + (f" @ d{self.n_depth}" if self.n_depth else "")
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def time_once(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: int, depth: int) -> int:
+    """Nanoseconds for one prompt of n_prompt tokens, or for n_gen single tokens, after `depth` tokens of context."""
+    n_ctx = max(depth + n_prompt + n_gen, 1)
+    session = _core.Session(model, n_ctx, type_k=args.ctk, type_v=args.ctv, n_batch=args.batch_size)
+    # Any ids will do: the work does not depend on them.
+    tokens = [(i * 7919 + 1) % model.n_vocab for i in range(n_ctx)]
+    if depth:
+        session.forward(tokens[:depth], logits="none")
+    start = time.perf_counter_ns()
+    if n_prompt:
+        session.forward(tokens[depth : depth + n_prompt], logits="last")
+    for i in range(n_gen):
+        session.forward([tokens[depth + i]], logits="last")
+    return time.perf_counter_ns() - start
+
+
+def measure(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: int, depth: int,
+            peaks: tuple[float, float] | None) -> Measurement:
+    """Warm up once, then time args.repetitions runs."""
+    if not args.no_warmup:
+        time_once(model, args, min(n_prompt, 64), min(n_gen, 1), 0)
+    ns = [time_once(model, args, n_prompt, n_gen, depth) for _ in range(args.repetitions)]
+    rates = [1e9 * (n_prompt + n_gen) / n for n in ns]
+    mean = statistics.fmean(rates)
+    ours = {}
+    if peaks:
+        if n_gen:
+            ours = {"read_gbs": model.bytes_per_token * mean / 1e9, "read_peak_gbs": peaks[0]}
+        else:
+            ours = {"int8_tops": 2 * model.weights_per_token * mean / 1e12, "int8_peak_tops": peaks[1]}
+    return Measurement(
+        build_commit=_core.__version__, cpu_info=cpu_name(), backends=model.description, model_filename=str(model.path),
+        model_type=args.model_type, model_size=model.bytes, model_n_params=model.n_params, n_batch=args.batch_size,
+        n_threads=model.n_threads, type_k=args.ctk, type_v=args.ctv, n_prompt=n_prompt, n_gen=n_gen, n_depth=depth,
+        test_time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), avg_ns=round(statistics.fmean(ns)),
+        stddev_ns=round(statistics.stdev(ns)) if len(ns) > 1 else 0, avg_ts=mean,
+        stddev_ts=statistics.stdev(rates) if len(rates) > 1 else 0.0, samples_ns=ns, samples_ts=rates, **ours)
+
+
+def render(rows: list[Measurement], kind: str) -> str:
+    """The table in Markdown, or everything in JSON or CSV."""
+    if kind == "json":
+        return json.dumps([asdict(r) for r in rows], indent=2)
+    if kind == "csv":
+        out = io.StringIO()
+        writer = csv.DictWriter(out, asdict(rows[0]).keys())
+        writer.writeheader()
+        writer.writerows(asdict(r) for r in rows)
+        return out.getvalue().rstrip("\n")
+    head = ["model", "size", "params", "backend", "threads", "test", "t/s", "of the machine's limit"]
+    lines = ["| " + " | ".join(head) + " |", "|---|--:|--:|---|--:|--:|--:|---|"]
+    for r in rows:
+        limit = ""
+        if r.read_gbs is not None:
+            limit = f"{r.read_gbs:.1f} of {r.read_peak_gbs:.1f} GB/s = {100 * r.read_gbs / r.read_peak_gbs:.0f} %"
+        elif r.int8_tops is not None:
+            limit = f"{r.int8_tops:.2f} of {r.int8_peak_tops:.2f} TOPS = {100 * r.int8_tops / r.int8_peak_tops:.0f} %"
+        cells = [r.model_type, f"{r.model_size / 2**20:.2f} MiB", f"{r.model_n_params / 1e6:.2f} M", r.backends,
+                 str(r.n_threads), r.test, f"{r.avg_ts:.2f} ± {r.stddev_ts:.2f}", limit]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def numbers(text: str) -> list[int]:
+    """'512' or '128,512'."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number or a list of numbers") from None
+    if any(v < 0 for v in values):
+        raise argparse.ArgumentTypeError(f"'{text}' has a negative number")
+    return values
+
+
+def model_type(path: str) -> str:
+    """Architecture and the most frequent format by bytes, as 'llama rtq3'."""
+    file = _core.GGUFFile(path)
+    share: dict[str, int] = {}
+    for tensor in file.tensors:
+        share[tensor.format] = share.get(tensor.format, 0) + tensor.n_bytes
+    return f"{file.metadata.get('general.architecture', '?')} {max(share, key=share.get, default='empty')}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    from hrun import demo_model_path
+
+    parser = argparse.ArgumentParser(prog="hrun-bench", description=__doc__)
+    parser.add_argument("-m", "--model", help="GGUF file (default: the demo model)")
+    parser.add_argument("-p", "--n-prompt", type=numbers, default=[512], help="prompt lengths (default: 512; 0: none)")
+    parser.add_argument("-n", "--n-gen", type=numbers, default=[128], help="tokens to generate (default: 128; 0: none)")
+    parser.add_argument("-d", "--n-depth", type=numbers, default=[0], help="tokens of context before the test (default: 0)")
+    parser.add_argument("-b", "--batch-size", type=int, default=512)
+    parser.add_argument("-t", "--threads", type=numbers, default=[0], help="thread counts (default: physical cores)")
+    parser.add_argument("-ctk", default="f16", choices=_core.kv_formats(), help="format of cached keys")
+    parser.add_argument("-ctv", default="f16", choices=_core.kv_formats(), help="format of cached values")
+    parser.add_argument("-r", "--repetitions", type=int, default=5)
+    parser.add_argument("-o", "--output", choices=["md", "json", "csv"], default="md")
+    parser.add_argument("--rotation", default="activation", choices=["activation", "activation-float", "weight"])
+    parser.add_argument("--no-warmup", action="store_true")
+    parser.add_argument("--no-peaks", action="store_true", help="do not measure the machine's read bandwidth and int8 peak")
+    args = parser.parse_args(argv)
+    if args.repetitions < 1 or args.batch_size < 1:
+        parser.error("-r and -b must be at least 1")
+    try:
+        path = args.model or str(demo_model_path())
+        args.model_type = model_type(path)
+        rows = []
+        for threads in args.threads:
+            model = _core.Model.load(path, n_threads=threads, rotated_matmul=args.rotation)
+            peaks = None if args.no_peaks else (_core.read_bandwidth(model.n_threads), _core.int8_peak(model.n_threads))
+            for depth in args.n_depth:
+                rows += [measure(model, args, p, 0, depth, peaks) for p in args.n_prompt if p]
+                rows += [measure(model, args, 0, n, depth, peaks) for n in args.n_gen if n]
+    except _core.Error as error:
+        print(f"hrun-bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(render(rows, args.output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
