@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/rotate.h"
+#include "cpu/unpack.h"
 
 namespace hrun {
 namespace {
@@ -14,12 +15,13 @@ void decode_row_kernel(const uint8_t* row, int64_t cols, const float* signs, boo
       store_n(out + i, load_weights<F>(row + static_cast<size_t>(i) * F::kBlockBytes, n), n);
     });
   } else {
+    const Unpack<F> unpack;
     const int64_t blocks = n_blocks<F>(cols);
     for (int64_t b = 0; b < blocks; ++b) {
       const int n = block_length<F>(cols, b);
       const int64_t first = b * F::kBlockValues;
       IntBlock ints;
-      F::unpack(row + static_cast<size_t>(b) * F::kBlockBytes, n, ints);
+      unpack(row + static_cast<size_t>(b) * F::kBlockBytes, n, ints);
       to_floats<F>(ints, n, out + first);
       if constexpr (is_rotated(F::kActivation))
         if (!own_basis)

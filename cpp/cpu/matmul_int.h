@@ -5,10 +5,10 @@
 // needs no horizontal sum.  The panel is then used by every token of the call.  The block sums are exact integers, so
 // only the order of the floating-point steps is part of the numeric contract: one or two fma per block, in column order.
 //
-// To make a format fast in a tier, specialise PanelDecoder for it in fast_<tier>.h.
+// To make a format faster in a tier, specialise Unpack (unpack.h) for it.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/unpack.h"
 
 namespace hrun {
 namespace {
@@ -22,8 +22,10 @@ struct Panel {
 
 template <QuantizedFormat F>
 struct PanelDecoder {
+  Unpack<F> unpack;
+
   // Block `b`, of n values, of the given rows.  Rows that are missing are zeros.
-  static HRUN_HD void decode(const WeightRows& w, int64_t b, int n, Panel& panel) {
+  HRUN_HD void operator()(const WeightRows& w, int64_t b, int n, Panel& panel) const {
     constexpr int kStride = F::kBlockValues;
     alignas(64) int16_t rows[kPanelRows * kStride];
     alignas(64) int16_t offsets[kPanelRows * 2 * kGroup] = {};  // 16 groups and as many zeros, to fill 16 pairs
@@ -35,11 +37,8 @@ struct PanelDecoder {
         continue;
       }
       IntBlock block;
-      F::unpack(w.data + static_cast<size_t>(r) * w.row_bytes + static_cast<size_t>(b) * F::kBlockBytes, n, block);
-      for (int g = 0; g < n / kGroup; ++g) {
-        const int16_t scale = block.group_scale[g];
-        for (int i = 0; i < kGroup; ++i) row[g * kGroup + i] = static_cast<int16_t>(block.codes[g * kGroup + i] * scale);
-      }
+      unpack(w.data + static_cast<size_t>(r) * w.row_bytes + static_cast<size_t>(b) * F::kBlockBytes, n, block);
+      for (int g = 0; g < n / kGroup; ++g) scale_codes(block.codes + g * kGroup, block.group_scale[g], row + g * kGroup);
       panel.scale[r] = block.scale;
       if constexpr (F::kHasOffset) {
         panel.offset[r] = block.offset;
@@ -111,12 +110,13 @@ template <QuantizedFormat F>
 void matmul_int_kernel(const WeightRows& w, const QuantizedRows& x, float* y, int64_t y_stride, float* acc) {
   for (int64_t i = 0; i < x.n_tokens * kPanelRows; ++i) acc[i] = 0;
   Panel panel;
+  const PanelDecoder<F> decode;
   const int64_t blocks = n_blocks<F>(w.cols);
   for (int64_t b = 0; b < blocks; ++b) {
     const int n = block_length<F>(w.cols, b);
     const int64_t first = b * F::kBlockValues;
-    if (n == F::kBlockValues) PanelDecoder<F>::decode(w, b, F::kBlockValues, panel);  // a constant, for the unrolling
-    else if constexpr (is_rotated(F::kActivation)) PanelDecoder<F>::decode(w, b, n, panel);
+    if (n == F::kBlockValues) decode(w, b, F::kBlockValues, panel);  // a constant, for the unrolling
+    else if constexpr (is_rotated(F::kActivation)) decode(w, b, n, panel);
     int64_t t = 0;
     for (; t + kTokenTile <= x.n_tokens; t += kTokenTile) add_block<kTokenTile, F::kHasOffset>(panel, b, first, n, x, t, acc);
     for (; t < x.n_tokens; ++t) add_block<1, F::kHasOffset>(panel, b, first, n, x, t, acc);

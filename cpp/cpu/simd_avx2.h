@@ -101,6 +101,12 @@ HRUN_HD IntLanes dot_pairs(IntLanes sums, IntLanes w, int32_t x) {
 #endif
 }
 
+// The 16 codes of a group times its scale.
+HRUN_HD void scale_codes(const int8_t* codes, int16_t scale, int16_t* out) {
+  const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_mullo_epi16(wide, _mm256_set1_epi16(scale)));
+}
+
 // Lane l and lane l ^ half become their sum (lower lane) and difference, lower minus upper.
 template <int half>
 HRUN_HD Lanes butterfly(Lanes x) {

@@ -127,6 +127,11 @@ HRUN_HD IntLanes dot_pairs(IntLanes sums, IntLanes w, int32_t x) {
 #endif
 }
 
+// The 16 codes of a group times its scale.
+HRUN_HD void scale_codes(const int8_t* codes, int16_t scale, int16_t* out) {
+  for (int i = 0; i < kGroup; ++i) out[i] = static_cast<int16_t>(codes[i] * scale);
+}
+
 // Lane l and lane l ^ half become their sum (lower lane) and difference, lower minus upper.
 template <int half>
 HRUN_HD Lanes butterfly(Lanes x) {
