@@ -72,7 +72,9 @@ def demo_model_path() -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise ModelFileError(f"this installation has no demo model (looked at {places[0]} and {places[1]}); name one with -m")
+    raise ModelFileError(
+        f"this installation has no demo model (looked at {places[0]} and {places[1]}); name one with -m"
+    )
 
 
 def __getattr__(name: str) -> Any:

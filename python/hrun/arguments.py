@@ -60,7 +60,9 @@ RULES: dict[str, Rule] = {
     "echo": Rule(bool),
 }
 # The sampling parameters come from the C++ registry, with their ranges and defaults.
-SAMPLING: dict[str, Rule] = {row.name: Rule(int if row.type == "int" else float, row.min, row.max) for row in samplers()}
+SAMPLING: dict[str, Rule] = {
+    row.name: Rule(int if row.type == "int" else float, row.min, row.max) for row in samplers()
+}
 
 
 def checked(**values: Any) -> dict[str, Any]:

@@ -85,7 +85,9 @@ class ChatTemplate:
         try:  # also a copy: nothing that the template does reaches the caller's objects
             request = json.dumps({"source": self.source, "variables": given})
         except (TypeError, ValueError, RecursionError) as error:
-            raise ArgumentError(f"messages must be plain JSON values, without cycles: {printable(str(error))}") from error
+            raise ArgumentError(
+                f"messages must be plain JSON values, without cycles: {printable(str(error))}"
+            ) from error
         if self._plain is None or len(request) > PLAIN_REQUEST_CHARACTERS:
             with self._lock:
                 self._worker = self._worker or Worker()
@@ -123,7 +125,9 @@ class Worker:
             if not self._ready:
                 if self._exchange(None, START_SECONDS) is None:
                     code = self._kill()
-                    raise ChatTemplateError(f"cannot be rendered: the child process {sys.executable} did not start ({code})")
+                    raise ChatTemplateError(
+                        f"cannot be rendered: the child process {sys.executable} did not start ({code})"
+                    )
                 self._ready = True
             answer = self._exchange(request.encode() + b"\n", SECONDS)
             if answer is None:
@@ -152,7 +156,9 @@ class Worker:
                 start_new_session=True,  # Ctrl-C in the terminal is for us
                 env={k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")},
             )
-            self._send(json.dumps({"path": [p for p in sys.path if p and p != str(script.parent)]}).encode() + b"\n", None)
+            self._send(
+                json.dumps({"path": [p for p in sys.path if p and p != str(script.parent)]}).encode() + b"\n", None
+            )
         except OSError as error:
             self._kill()
             raise ChatTemplateError(f"cannot be rendered: no child process: {error}") from error
@@ -219,7 +225,9 @@ def _wait(descriptor: int, event: int, seconds: float) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
-_PLAIN_FILTERS = frozenset({"trim", "length", "upper", "lower", "capitalize", "safe", "string", "default", "first", "last"})
+_PLAIN_FILTERS = frozenset(
+    {"trim", "length", "upper", "lower", "capitalize", "safe", "string", "default", "first", "last"}
+)
 _PLAIN_CALLS = frozenset({"raise_exception", "strftime_now"})
 
 

@@ -32,12 +32,13 @@ class Lease:
                 self._start(user)
                 return True
             ticket = object()
-            self._waiting.append(ticket)
             try:
+                self._waiting.append(ticket)
                 while self._waiting[0] is not ticket or not self._free():
                     self._changed.wait(IDLE_SECONDS / 2 if self._holder is not None and not self._working else None)
-            finally:
-                self._waiting.remove(ticket)
+            finally:  # also after Ctrl-C, which may come before the ticket is in the queue
+                if ticket in self._waiting:
+                    self._waiting.remove(ticket)
                 self._changed.notify_all()
             self._start(user)
             return False

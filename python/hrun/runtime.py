@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import time
 import weakref
@@ -245,7 +244,12 @@ class Runtime:
         Raises ArgumentError, ContextOverflowError (before any work), GenerationError.
         """
         given = checked(
-            max_tokens=max_tokens, seed=seed, ignore_eos=ignore_eos, parse_special=parse_special, stream=stream, echo=echo
+            max_tokens=max_tokens,
+            seed=seed,
+            ignore_eos=ignore_eos,
+            parse_special=parse_special,
+            stream=stream,
+            echo=echo,
         )
         tokenizer = self.tokenizer
         if isinstance(prompt, str):
@@ -260,9 +264,13 @@ class Runtime:
         return self._run(ids, text, given, stop, logit_bias, sampling, strip_space=False)
 
     @overload
-    def chat(self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[False] = ..., **options: Any) -> Generation: ...
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[False] = ..., **options: Any
+    ) -> Generation: ...
     @overload
-    def chat(self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **options: Any) -> Iterator[Piece]: ...
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **options: Any
+    ) -> Iterator[Piece]: ...
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -295,7 +303,9 @@ class Runtime:
         tokenizer = self.tokenizer
         if self._template is None:
             if tokenizer.chat_template is None:
-                raise ChatTemplateError(f"{self.model_path} has none (tokenizer.chat_template); generate() continues plain text")
+                raise ChatTemplateError(
+                    f"{self.model_path} has none (tokenizer.chat_template); generate() continues plain text"
+                )
             from hrun.chat_template import ChatTemplate
 
             self._template = ChatTemplate(tokenizer.chat_template)
@@ -358,7 +368,7 @@ class Runtime:
         bias = checked_bias(logit_bias, self.n_vocab)
         if given["ignore_eos"]:
             bias |= dict.fromkeys(self.tokenizer.end_ids, -float("inf"))
-        seed = given["seed"] if given["seed"] is not None else secrets.randbits(32)
+        seed = given["seed"] if given["seed"] is not None else int.from_bytes(os.urandom(4), "little")
         sampler = Sampler(seed=seed, logit_bias=bias or None, **checked_sampling(sampling))
         for token in ids:
             sampler.accept(token)
@@ -486,29 +496,38 @@ class Runtime:
         self._session_or_closed()
         if len(ids) > self.n_ctx:
             raise ContextOverflowError(
-                f"{what} has {len(ids)} tokens, the context holds {self.n_ctx}; shorten it or load the model with a larger n_ctx"
+                f"{what} has {len(ids)} tokens, the context holds {self.n_ctx}; "
+                "shorten it or load the model with a larger n_ctx"
             )
 
 
 def _recommended_sampling(metadata: Mapping[str, Any]) -> dict[str, float]:
     names = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
     found = {name: metadata.get(f"general.sampling.{key}") for key, name in names.items()}
-    return {name: value for name, value in found.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
+    return {
+        name: value for name, value in found.items() if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
 
 
 def _check_messages(messages: Any) -> None:
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-        raise ArgumentError(f"messages must be a list of {{'role': ..., 'content': ...}}, got {type(messages).__name__}")
+        raise ArgumentError(
+            f"messages must be a list of {{'role': ..., 'content': ...}}, got {type(messages).__name__}"
+        )
     if not messages:
         raise ArgumentError("messages is empty")
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
-            raise ArgumentError(f"messages[{i}] must be a mapping with 'role' and 'content', got {type(message).__name__}")
+            raise ArgumentError(
+                f"messages[{i}] must be a mapping with 'role' and 'content', got {type(message).__name__}"
+            )
         if not isinstance(message.get("role"), str):
             raise ArgumentError(f"messages[{i}]['role'] must be a string, got {type(message.get('role')).__name__}")
         content = message.get("content")
         if content is not None and not isinstance(content, (str, list, tuple)):
-            raise ArgumentError(f"messages[{i}]['content'] must be a string or a list of parts, got {type(content).__name__}")
+            raise ArgumentError(
+                f"messages[{i}]['content'] must be a string or a list of parts, got {type(content).__name__}"
+            )
 
 
 def _mapped(value: Any, change: Any, depth: int = 0) -> Any:

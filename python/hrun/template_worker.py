@@ -50,7 +50,9 @@ def make_environment() -> Any:
 
         return datetime.now().strftime(pattern)
 
-    def tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+    def tojson(
+        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    ) -> str:
         # jinja2's own escapes <, > and & for HTML.
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
@@ -146,7 +148,12 @@ def main() -> None:
 
     environment = make_environment()
     try:  # the first compilation and error load the rest
-        render(compile_template(environment, "{% for x in y %}{{ x|tojson }}{% endfor %}{{ strftime_now('%Y') }}{{ 1 + '' }}"), {"y": [1]})
+        render(
+            compile_template(
+                environment, "{% for x in y %}{{ x|tojson }}{% endfor %}{{ strftime_now('%Y') }}{{ 1 + '' }}"
+            ),
+            {"y": [1]},
+        )
     except TypeError as error:
         describe(error)
     compiled: dict[str, Any] = {}

@@ -24,9 +24,7 @@ def _llama3(digits: str) -> str:
 
 def _o200k(tail: str) -> str:
     upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-    return (
-        rf"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+{tail}|[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*{tail}"
-    )
+    return rf"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+{tail}|[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*{tail}"
 
 
 _O200K_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -101,7 +99,9 @@ def byte_level_rules(
     for i, merge in enumerate(merges):
         left, space, right = merge.partition(" ")
         if not (left and space and right):
-            raise ModelFileError(f"{path}: tokenizer.ggml.merges, entry {i} is '{printable(merge)}', expected two parts")
+            raise ModelFileError(
+                f"{path}: tokenizer.ggml.merges, entry {i} is '{printable(merge)}', expected two parts"
+            )
         pairs.append((left, right))
     vocabulary = {token: i for i, token in enumerate(tokens)}
     missing = next((c for c in byte_alphabet() if c not in vocabulary), None)
@@ -109,9 +109,7 @@ def byte_level_rules(
     if missing is not None:  # without it the library drops such bytes silently
         unknown = next((t for t, kind in zip(tokens, types) if kind == UNKNOWN), None)
     try:
-        bpe = models.BPE(
-            vocab=vocabulary, merges=pairs, ignore_merges=pre in _WHOLE_WORDS_FIRST, unk_token=unknown
-        )
+        bpe = models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre in _WHOLE_WORDS_FIRST, unk_token=unknown)
     except Exception as error:
         raise ModelFileError(f"{path}: tokenizer.ggml.merges: {printable(str(error), 300)}") from error
     tokenizer = tokenizers.Tokenizer(bpe)

@@ -67,13 +67,13 @@ class TerminalSession:
                 self._at = found.end()
                 return part
             left = deadline - time.monotonic()
-            assert left > 0, f"waited for {pattern!r}, saw {plain[self._at:]!r}"
+            assert left > 0, f"waited for {pattern!r}, saw {plain[self._at :]!r}"
             if select.select([self._descriptor], [], [], min(left, 1))[0]:
                 try:
                     data = os.read(self._descriptor, 65536)
                 except OSError:
                     data = b""
-                assert data, f"the command ended; waited for {pattern!r}, saw {plain[self._at:]!r}"
+                assert data, f"the command ended; waited for {pattern!r}, saw {plain[self._at :]!r}"
                 self.seen += data.decode("utf-8", "replace")
 
     def wait(self, seconds: float = 30) -> int:

@@ -27,7 +27,9 @@ def model(tiny_model: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def say(model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+def say(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
     """say(flags...) runs hrun in this process: exit code, stdout, stderr."""
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
 
@@ -184,7 +186,9 @@ def test_ctrl_c(tiny_model: Callable[..., Path]) -> None:
         assert process.stderr.read() == b""
 
 
-@pytest.mark.parametrize("changes", [{"HOME": None}, {"LANG": "C", "LC_ALL": "C"}, {"TERM": None}, {"PYTHONIOENCODING": "ascii"}])
+@pytest.mark.parametrize(
+    "changes", [{"HOME": None}, {"LANG": "C", "LC_ALL": "C"}, {"TERM": None}, {"PYTHONIOENCODING": "ascii"}]
+)
 def test_odd_environments(model: Path, changes: dict[str, str | None], tmp_path: Path) -> None:
     done = run_command("hrun", "-m", model, "-p", "é", "-n", 8, "-s", 1, env=environment(**changes), cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == b""

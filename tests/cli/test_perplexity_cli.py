@@ -78,7 +78,9 @@ def test_batch_and_threads_change_nothing(tiny_model: Callable[..., Path], text:
     assert "[2]" in short and "[3]" not in short and short.splitlines()[0] in want[1]
 
 
-def test_divergence_is_the_definition(tiny_model: Callable[..., Path], text: Path, measure: Any, tmp_path: Path) -> None:
+def test_divergence_is_the_definition(
+    tiny_model: Callable[..., Path], text: Path, measure: Any, tmp_path: Path
+) -> None:
     base, other = tiny_model(tied=False), tiny_model(tied=False, format="q8_0")
     assert measure("-m", base, "-f", text, "-c", N_CTX, "--kl-divergence-base", tmp_path / "base.bin")[0] == 0
     assert [p.name for p in tmp_path.iterdir()] == ["base.bin"]
@@ -101,7 +103,9 @@ def test_divergence_is_the_definition(tiny_model: Callable[..., Path], text: Pat
     assert number("Same top p", out) == pytest.approx(same, abs=100 / len(came) + 1e-3)
 
 
-def test_a_model_is_no_distance_from_itself(tiny_model: Callable[..., Path], text: Path, measure: Any, tmp_path: Path) -> None:
+def test_a_model_is_no_distance_from_itself(
+    tiny_model: Callable[..., Path], text: Path, measure: Any, tmp_path: Path
+) -> None:
     model = tiny_model(tied=False)
     measure("-m", model, "-f", text, "-c", N_CTX, "--kl-divergence-base", tmp_path / "b", "--chunks", 3)
     out = measure("-m", model, "--kl-divergence-base", tmp_path / "b", "--kl-divergence")[1]
@@ -130,8 +134,12 @@ def test_errors(tiny_model: Callable[..., Path], text: Path, measure: Any, tmp_p
         assert code == 1 and "base.bin" in err
 
 
-def test_a_failure_leaves_no_file(tiny_model: Callable[..., Path], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_no_file(
+    tiny_model: Callable[..., Path], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hrun.Runtime, "logits", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()))
     model = tiny_model(tied=False)
-    code = main(["-m", str(model), "-f", str(text), "-c", str(N_CTX), "--kl-divergence-base", str(tmp_path / "base.bin")])
+    code = main(
+        ["-m", str(model), "-f", str(text), "-c", str(N_CTX), "--kl-divergence-base", str(tmp_path / "base.bin")]
+    )
     assert code == 130 and list(tmp_path.iterdir()) == []

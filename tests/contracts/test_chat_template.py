@@ -59,11 +59,17 @@ def test_chatml(worker: Worker) -> None:
         ("{{ messages[0]|tojson(indent=1) }}", '{\n "role": "user",\n "content": "Grüße <b>&"\n}'),
         ("{% for m in messages %}{{ loop.index0 % 2 == 0 }}{% endfor %}", "True"),
         ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "1"),
-        ("{% for x in range(9) %}{% if x == 2 %}{% continue %}{% endif %}{% if x == 4 %}{% break %}{% endif %}{{ x }}{% endfor %}", "013"),
+        (
+            "{% for x in range(9) %}{% if x == 2 %}{% continue %}{% endif %}{% if x == 4 %}{% break %}{% endif %}{{ x }}{% endfor %}",
+            "013",
+        ),
         ("{% macro hi(n) -%} hi {{ n }} {%- endmacro %}{{ hi('you') }}", "hi you"),
         ("{{ messages[0].content.split(' ')[0].strip() }}", "Grüße"),
         ("{% for m in messages %}{% generation %}{{ m.content[0] }}{% endgeneration %}{% endfor %}", "G"),
-        ("{{ messages|map(attribute='role')|join(',') }}{{ messages|selectattr('role','equalto','user')|list|length }}", "user1"),
+        (
+            "{{ messages|map(attribute='role')|join(',') }}{{ messages|selectattr('role','equalto','user')|list|length }}",
+            "user1",
+        ),
         ("{{ 2 ** 3 }}{{ '%s-%s' % ('a', 'b') }}{{ 'x' * 3 }}", "8a-bxxx"),
         ("{{ tools is none }}{{ enable_thinking is defined }}", "TrueFalse"),
     ],
@@ -207,7 +213,9 @@ def test_the_child_can_open_no_file_and_start_no_process(worker: Worker) -> None
     assert int(rows["Max address space"]) < 1 << 30
 
 
-@pytest.mark.parametrize(("source", "line"), [("a\nb{{ x.y.z }}", 2), ("\n\n{% if %}", 3), ("{{ raise_exception('no') }}", 1)])
+@pytest.mark.parametrize(
+    ("source", "line"), [("a\nb{{ x.y.z }}", 2), ("\n\n{% if %}", 3), ("{{ raise_exception('no') }}", 1)]
+)
 def test_errors_name_the_line(source: str, line: int, worker: Worker) -> None:
     for prefix in ("", "{% macro m() %}{% endmacro %}"):  # here, and in the child
         with pytest.raises(ChatTemplateError, match=f"line {line}: ") as caught:

@@ -109,7 +109,9 @@ def test_echo_and_timings(rt: Runtime) -> None:
     assert echoed.text == PROMPT + plain.text
     assert "".join(p.text for p in rt.generate(PROMPT, max_tokens=5, seed=1, echo=True, stream=True)) == echoed.text
     t = plain.timings
-    assert t.generated_tokens == len(plain.tokens) == 5 and t.prompt_tokens == len(rt.tokenize(PROMPT, add_special=True))
+    assert t.generated_tokens == len(plain.tokens) == 5 and t.prompt_tokens == len(
+        rt.tokenize(PROMPT, add_special=True)
+    )
     assert t.prompt_seconds > 0 and t.tokens_per_second > 0
 
 
@@ -144,7 +146,10 @@ def test_the_models_end_and_ignore_eos(rt: Runtime) -> None:
 def test_logit_bias(rt: Runtime) -> None:
     always = rt.generate(PROMPT, max_tokens=4, logit_bias={70: 1e6}).tokens
     assert always == [70] * 4
-    assert 70 not in rt.generate(PROMPT, max_tokens=40, seed=1, temperature=50.0, top_k=0, logit_bias={70: -math.inf}).tokens
+    assert (
+        70
+        not in rt.generate(PROMPT, max_tokens=40, seed=1, temperature=50.0, top_k=0, logit_bias={70: -math.inf}).tokens
+    )
 
 
 def test_stop_strings(rt: Runtime) -> None:
@@ -155,7 +160,9 @@ def test_stop_strings(rt: Runtime) -> None:
     cut = rt.generate(PROMPT, max_tokens=40, seed=8, ignore_eos=True, stop=["never", stop])
     assert cut.finish_reason == "stop"
     assert cut.text == whole.text[: whole.text.find(stop)]
-    streamed = "".join(p.text for p in rt.generate(PROMPT, max_tokens=40, seed=8, ignore_eos=True, stop=stop, stream=True))
+    streamed = "".join(
+        p.text for p in rt.generate(PROMPT, max_tokens=40, seed=8, ignore_eos=True, stop=stop, stream=True)
+    )
     assert streamed == cut.text
 
 
@@ -163,7 +170,9 @@ def test_utf8_is_whole_in_every_piece(rt: Runtime) -> None:
     """Random bytes, as a hot random model draws them, and characters of several bytes."""
     euro = rt.tokenize("€")
     assert len(euro) == 3
-    pieces = list(rt.generate(PROMPT, max_tokens=80, seed=1, temperature=100.0, top_k=0, top_p=1.0, min_p=0.0, stream=True))
+    pieces = list(
+        rt.generate(PROMPT, max_tokens=80, seed=1, temperature=100.0, top_k=0, top_p=1.0, min_p=0.0, stream=True)
+    )
     tokens = [p.token for p in pieces if p.token is not None]
     want = rt.tokenizer.decode_bytes(tokens, skip_special=True).decode("utf-8", "replace")
     assert "".join(p.text for p in pieces) == want
@@ -246,7 +255,9 @@ NAMES = [row.name for row in hrun._core.samplers()] + [
 def test_argument_fuzz(rt: Runtime, name: str, value: Any) -> None:
     """Any value of any argument either works, or is refused by a typed error that names the argument."""
     arguments = {"max_tokens": 1, "seed": 1} | {name: value}
-    if name == "max_tokens" and (value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 3)):
+    if name == "max_tokens" and (
+        value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 3)
+    ):
         arguments["stop"] = []
         arguments["logit_bias"] = {next(iter(rt.tokenizer.end_ids)): 1e9}
     try:
@@ -257,7 +268,9 @@ def test_argument_fuzz(rt: Runtime, name: str, value: Any) -> None:
         assert isinstance(error, ValueError)
 
 
-@pytest.mark.parametrize("prompt", [None, 1, 1.5, b"abc", {"a": 1}, ["a"], [1.5], [-1], [10**6], [2**63], [None], [True], object()])
+@pytest.mark.parametrize(
+    "prompt", [None, 1, 1.5, b"abc", {"a": 1}, ["a"], [1.5], [-1], [10**6], [2**63], [None], [True], object()]
+)
 def test_bad_prompts(rt: Runtime, prompt: Any) -> None:
     with pytest.raises(ArgumentError, match="prompt"):
         rt.generate(prompt)
@@ -320,7 +333,10 @@ def test_an_abandoned_stream_does_not_block_others(fresh: Runtime) -> None:
     stream = fresh.generate(PROMPT, max_tokens=50, seed=1, stream=True)
     next(stream)
     with ThreadPoolExecutor(1) as pool:
-        assert len(pool.submit(fresh.generate, PROMPT, max_tokens=3, seed=1, ignore_eos=True).result(timeout=30).tokens) == 3
+        assert (
+            len(pool.submit(fresh.generate, PROMPT, max_tokens=3, seed=1, ignore_eos=True).result(timeout=30).tokens)
+            == 3
+        )
     assert next(stream).token is not None
 
 

@@ -92,7 +92,9 @@ def test_control_tokens_only_where_asked_for(tiny: Tokenizer) -> None:
     assert end in tiny.end_ids and tiny.eos_id in tiny.end_ids
 
 
-control_text = st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "<|", "|>", "im_end", "a", "\n", "<|eos|>"]), max_size=8).map("".join)
+control_text = st.lists(
+    st.sampled_from(["<|im_end|>", "<|im_start|>", "<|", "|>", "im_end", "a", "\n", "<|eos|>"]), max_size=8
+).map("".join)
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,10 +1,10 @@
 """hrun: chat with a language model in the terminal, or continue a prompt.
 
-  hrun                       chat with the demo model
-  hrun -m model.gguf         chat with a model
-  hrun -p "Once upon a time" continue a text and exit
-  echo "..." | hrun -n 50    the same, from a pipe
-  hrun -st -p "Hi there"     one answer through the model's chat template
+hrun                       chat with the demo model
+hrun -m model.gguf         chat with a model
+hrun -p "Once upon a time" continue a text and exit
+echo "..." | hrun -n 50    the same, from a pipe
+hrun -st -p "Hi there"     one answer through the model's chat template
 """
 
 from __future__ import annotations
@@ -46,9 +46,28 @@ def make_parser() -> Parser:
     parser = Parser(prog="hrun", description=__doc__, epilog=_EPILOG)
     add_model_options(parser)
     add = parser.add_argument
-    add("-hf", "--hf-repo", metavar="USER/MODEL[:QUANT]", help="download the model from Hugging Face (needs huggingface_hub)")
-    add("-c", "--ctx-size", type=whole_number(0), metavar="N", help="context in tokens; 0: the model's (default: the model's, at most 16384)")
-    add("-n", "--predict", "--n-predict", type=whole_number(-2), default=-1, metavar="N", help="tokens to generate; -1 (default) or -2: until the model ends or the context is full")
+    add(
+        "-hf",
+        "--hf-repo",
+        metavar="USER/MODEL[:QUANT]",
+        help="download the model from Hugging Face (needs huggingface_hub)",
+    )
+    add(
+        "-c",
+        "--ctx-size",
+        type=whole_number(0),
+        metavar="N",
+        help="context in tokens; 0: the model's (default: the model's, at most 16384)",
+    )
+    add(
+        "-n",
+        "--predict",
+        "--n-predict",
+        type=whole_number(-2),
+        default=-1,
+        metavar="N",
+        help="tokens to generate; -1 (default) or -2: until the model ends or the context is full",
+    )
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt (\\n, \\t, \\\\ are understood)")
     prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a file; - is stdin")
@@ -57,16 +76,42 @@ def make_parser() -> Parser:
     system.add_argument("-sysf", "--system-prompt-file", metavar="FILE", help="the same from a file")
     add("--no-escape", dest="escape", action="store_false", help="leave backslashes in -p, -sys and -r alone")
     add("-e", "--escape", dest="escape", action="store_true", default=True, help=argparse.SUPPRESS)
-    add("-cnv", "--conversation", dest="conversation", action="store_true", default=None, help="chat, with -p as the first message")
+    add(
+        "-cnv",
+        "--conversation",
+        dest="conversation",
+        action="store_true",
+        default=None,
+        help="chat, with -p as the first message",
+    )
     add("-no-cnv", "--no-conversation", dest="conversation", action="store_false", help="plain text, no chat template")
     add("-st", "--single-turn", action="store_true", help="exit after one answer")
     add("-mli", "--multiline-input", action="store_true", help="Enter begins a new line, Alt-Enter sends")
-    add("-r", "--reverse-prompt", action="append", default=[], metavar="TEXT", help="stop before this text; may be repeated")
+    add(
+        "-r",
+        "--reverse-prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="stop before this text; may be repeated",
+    )
     add("-co", "--color", choices=["on", "off", "auto"], default="auto", help="colours in the chat (default auto)")
     add("--simple-io", action="store_true", help="no line editing in the chat")
-    add("--display-prompt", dest="display_prompt", action="store_true", default=False, help="write the prompt before its continuation")
+    add(
+        "--display-prompt",
+        dest="display_prompt",
+        action="store_true",
+        default=False,
+        help="write the prompt before its continuation",
+    )
     add("--no-display-prompt", dest="display_prompt", action="store_false", help="do not (default)")
-    add("--show-timings", dest="show_timings", action="store_true", default=None, help="speeds and seed on stderr (default in a chat)")
+    add(
+        "--show-timings",
+        dest="show_timings",
+        action="store_true",
+        default=None,
+        help="speeds and seed on stderr (default in a chat)",
+    )
     add("--no-show-timings", dest="show_timings", action="store_false", help=argparse.SUPPRESS)
     add("-v", "--verbose", action="store_true", help="what is loaded, on stderr")
     add_version(parser)
@@ -75,8 +120,22 @@ def make_parser() -> Parser:
         names = _FLAGS.get(row.name, ["--" + row.name.replace("_", "-")])
         kind = int if row.type == "int" else float
         group.add_argument(*names, dest=row.name, type=kind, metavar="N", help=f"{row.help} (default {row.default:g})")
-    group.add_argument("-s", "--seed", type=whole_number(-1, 2**64 - 1), default=-1, metavar="N", help="-1 (default): a new one each time")
-    group.add_argument("-l", "--logit-bias", action="append", default=[], metavar="ID(+/-)BIAS", help="e.g. 15043+1 or 15043-inf; may be repeated")
+    group.add_argument(
+        "-s",
+        "--seed",
+        type=whole_number(-1, 2**64 - 1),
+        default=-1,
+        metavar="N",
+        help="-1 (default): a new one each time",
+    )
+    group.add_argument(
+        "-l",
+        "--logit-bias",
+        action="append",
+        default=[],
+        metavar="ID(+/-)BIAS",
+        help="e.g. 15043+1 or 15043-inf; may be repeated",
+    )
     group.add_argument("--ignore-eos", action="store_true", help="never end by itself")
     return parser
 
@@ -110,7 +169,7 @@ def _main(options: argparse.Namespace) -> int:
 def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat: bool) -> int:
     """One completion or one answer: the generated text on stdout, all else on stderr."""
     given = generation_options(runtime, options)
-    pieces: Iterator[Any]
+    pieces: Iterator[hrun.Piece]
     if chat:
         messages = [{"role": "user", "content": prompt}]
         if system := system_message(options):
@@ -120,8 +179,10 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
         pieces = runtime.generate(prompt, stream=True, parse_special=True, echo=options.display_prompt, **given)
     terminal = _is_terminal(sys.stdout)
     last = "\n"
+    generation: hrun.Generation | None = None
     try:
         for piece in pieces:
+            generation = piece.generation
             if piece.text:
                 last = piece.text
                 sys.stdout.write(shown(piece.text) if terminal else piece.text)
@@ -132,8 +193,8 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
         return EXIT_INTERRUPTED
     if terminal and not last.endswith("\n"):
         print()
-    if options.show_timings:
-        print(timings_line(piece.generation), file=sys.stderr)
+    if options.show_timings and generation is not None:
+        print(timings_line(generation), file=sys.stderr)
     return 0
 
 
@@ -161,11 +222,10 @@ def system_message(options: argparse.Namespace) -> str | None:
 def timings_line(generation: hrun.Generation) -> str:
     """Speeds in tokens per second, and the seed that would repeat the generation."""
     t = generation.timings
-    cached = f" ({t.cached_tokens} kept)" if t.cached_tokens else ""
+    kept = f", {t.cached_tokens} kept" if t.cached_tokens else ""
     return (
-        f"[prompt {t.prompt_tokens} tokens{cached}, {t.prompt_tokens_per_second:.1f} t/s | "
-        f"generated {t.generated_tokens} tokens, {t.tokens_per_second:.1f} t/s | {generation.finish_reason} | "
-        f"seed {generation.seed}]"
+        f"[{t.generated_tokens} tokens, {t.tokens_per_second:.1f} t/s | prompt {t.prompt_tokens} tokens{kept}, "
+        f"{t.prompt_tokens_per_second:.1f} t/s | {generation.finish_reason} | seed {generation.seed}]"
     )
 
 

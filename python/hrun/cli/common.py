@@ -91,13 +91,38 @@ def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The flags of every command that runs a model; :func:`load` reads them."""
-    parser.add_argument("-m", "--model", metavar="FILE", help="the GGUF file; default: the demo model that comes with hrun")
-    parser.add_argument("-t", "--threads", type=whole_number(-1, 4096), default=0, metavar="N", help="CPU threads (default: the machine's)")
-    parser.add_argument("-b", "--batch-size", type=whole_number(1, 1 << 16), default=512, metavar="N", help="tokens per pass over the prompt; changes no result (default 512)")
-    parser.add_argument("-ctk", "--cache-type-k", default="f16", metavar="TYPE", help="format of the keys in the cache (default f16)")
-    parser.add_argument("-ctv", "--cache-type-v", default="f16", metavar="TYPE", help="format of the values in the cache (default f16)")
+    parser.add_argument(
+        "-m", "--model", metavar="FILE", help="the GGUF file; default: the demo model that comes with hrun"
+    )
+    parser.add_argument(
+        "-t",
+        "--threads",
+        type=whole_number(-1, 4096),
+        default=0,
+        metavar="N",
+        help="CPU threads (default: the machine's)",
+    )
+    parser.add_argument(
+        "-b",
+        "--batch-size",
+        type=whole_number(1, 1 << 16),
+        default=512,
+        metavar="N",
+        help="tokens per pass over the prompt; changes no result (default 512)",
+    )
+    parser.add_argument(
+        "-ctk", "--cache-type-k", default="f16", metavar="TYPE", help="format of the keys in the cache (default f16)"
+    )
+    parser.add_argument(
+        "-ctv", "--cache-type-v", default="f16", metavar="TYPE", help="format of the values in the cache (default f16)"
+    )
     parser.add_argument("-dev", "--device", default="auto", metavar="NAME", help="auto or cpu")
-    parser.add_argument("--rotation", default="activation", metavar="WAY", help="how rotated formats are multiplied: activation (default) or weight")
+    parser.add_argument(
+        "--rotation",
+        default="activation",
+        metavar="WAY",
+        help="how rotated formats are multiplied: activation (default) or weight",
+    )
 
 
 def load(options: argparse.Namespace, n_ctx: int | None, verbose: bool = False) -> hrun.Runtime:

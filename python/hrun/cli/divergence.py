@@ -111,7 +111,8 @@ def compare(options: argparse.Namespace) -> int:
     with load(options, base.n_ctx) as runtime:
         if runtime.n_vocab != base.n_vocab:
             raise hrun.ArgumentError(
-                f"{printable(options.kl_divergence_base)} is of a vocabulary of {base.n_vocab} tokens, the model has {runtime.n_vocab}"
+                f"{printable(options.kl_divergence_base)} is of a vocabulary of {base.n_vocab} tokens, "
+                f"the model has {runtime.n_vocab}"
             )
         print("chunk             PPL               ln(PPL(Q)/PPL(base))          KL Divergence              Same top p")
         own_estimate, base_estimate = Estimate(), Estimate()

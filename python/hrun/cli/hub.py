@@ -19,7 +19,9 @@ def download(spec: str) -> Path:
     try:
         import huggingface_hub
     except ImportError:
-        raise hrun.Error("-hf needs the package huggingface_hub: pip install 'hrun[hub]', or download the file and use -m") from None
+        raise hrun.Error(
+            "-hf needs the package huggingface_hub: pip install 'hrun[hub]', or download the file and use -m"
+        ) from None
     repository, wish = found.groups()
     try:
         name = choose(huggingface_hub.list_repo_files(repository), wish)
@@ -34,7 +36,9 @@ def download(spec: str) -> Path:
 
 def choose(names: Sequence[str], wish: str | None) -> str | None:
     """The GGUF file that is meant: of the wished type, else of a preferred one, else the first."""
-    models = [n for n in sorted(names) if n.lower().endswith(".gguf") and not re.search(r"mmproj|imatrix|-of-\d+", n.lower())]
+    models = [
+        n for n in sorted(names) if n.lower().endswith(".gguf") and not re.search(r"mmproj|imatrix|-of-\d+", n.lower())
+    ]
 
     def of_type(kind: str) -> str | None:
         pattern = re.compile(rf"(?:^|[-._/]){re.escape(kind.lower())}(?:[-._]|\.gguf$)")

@@ -19,11 +19,15 @@ _SHOWN_CHARACTERS = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="hrun-inspect", description=__doc__, epilog="Exit code 0: hrun can run the file; 1: it cannot.")
+    parser = Parser(
+        prog="hrun-inspect", description=__doc__, epilog="Exit code 0: hrun can run the file; 1: it cannot."
+    )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--json", action="store_true", help="everything as one JSON object")
     parser.add_argument("--no-tensors", action="store_true", help="leave out the table of tensors")
-    parser.add_argument("--check-data", action="store_true", help="also look for NaN and infinity in the weights (reads the whole file)")
+    parser.add_argument(
+        "--check-data", action="store_true", help="also look for NaN and infinity in the weights (reads the whole file)"
+    )
     add_version(parser)
     return run("hrun-inspect", _inspect, parser, argv)
 
@@ -124,16 +128,17 @@ def _print(file: GGUFFile, summary: dict[str, Any], found: dict[str, Any], tenso
         print(f"  {'name':{width}}  {'format':8} {'shape':>20} {'bytes':>14} {'bits/weight':>11}")
         for t in tensors:
             shape = " x ".join(map(str, t["shape"]))
-            print(f"  {printable(t['name'], 64):{width}}  {t['format']:8} {shape:>20} {t['bytes']:14,} {t['bits_per_weight']:11.4f}")
+            sizes = f"{t['format']:8} {shape:>20} {t['bytes']:14,} {t['bits_per_weight']:11.4f}"
+            print(f"  {printable(t['name'], 64):{width}}  {sizes}")
     if summary["formats"]:
         rotated = {f.name for f in formats() if f.rotated}
         print("\nFormats")
-        for name, row in sorted(summary["formats"].items(), key=lambda item: -item[1]["bytes"]):
+        total = {key: sum(row[key] for row in summary["formats"].values()) for key in ("tensors", "weights", "bytes")}
+        by_size = sorted(summary["formats"].items(), key=lambda item: -item[1]["bytes"])
+        for name, row in [*by_size, ("all", total)]:
             bits = 8 * row["bytes"] / row["weights"] if row["weights"] else 0.0
-            note = "  rotated" if name in rotated else ""
-            print(f"  {name:8} {row['tensors']:5} tensors {row['weights']:16,} weights {_size(row['bytes']):>10} {bits:8.4f} bits/weight{note}")
-        print(f"  {'all':8} {sum(r['tensors'] for r in summary['formats'].values()):5} tensors {summary['weights']:16,} weights "
-              f"{_size(summary['tensor_bytes']):>10} {summary['bits_per_weight']:8.4f} bits/weight")  # fmt: skip
+            amounts = f"{row['tensors']:5} tensors {row['weights']:16,} weights {_size(row['bytes']):>10}"
+            print(f"  {name:8} {amounts} {bits:8.4f} bits/weight{'  rotated' if name in rotated else ''}")
     if found["plan"]:
         print(f"\nModel: {found['plan']['architecture']}")
         for key, value in found["plan"]["params"].items():

@@ -32,10 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="hrun-perplexity", description=__doc__, epilog=_EPILOG)
     add_model_options(parser)
     add = parser.add_argument
-    add("-f", "--file", metavar="TEXT", help="the text; not needed with --kl-divergence, whose base file has the tokens")
+    add(
+        "-f", "--file", metavar="TEXT", help="the text; not needed with --kl-divergence, whose base file has the tokens"
+    )
     add("-c", "--ctx-size", type=whole_number(4), default=512, metavar="N", help="tokens per chunk (default 512)")
     add("--chunks", type=whole_number(-1), default=-1, metavar="N", help="score the first N chunks only")
-    add("--kl-divergence-base", "--save-all-logits", metavar="FILE", help="write the probabilities to FILE, or read them with --kl-divergence")
+    add(
+        "--kl-divergence-base",
+        "--save-all-logits",
+        metavar="FILE",
+        help="write the probabilities to FILE, or read them with --kl-divergence",
+    )
     add("--kl-divergence", action="store_true", help="compare with the probabilities in --kl-divergence-base")
     add_version(parser)
     return run("hrun-perplexity", _main, parser, argv)

@@ -19,7 +19,9 @@ class Reader(Protocol):
     def read(self) -> str: ...
 
 
-def make_reader(commands: Sequence[str], settings: Sequence[str], multiline: bool, simple: bool, colors: bool) -> Reader:
+def make_reader(
+    commands: Sequence[str], settings: Sequence[str], multiline: bool, simple: bool, colors: bool
+) -> Reader:
     """A line editor if the terminal allows one."""
     if simple or os.environ.get("TERM", "dumb") == "dumb" or not os.isatty(1):
         return PlainReader()
@@ -97,6 +99,13 @@ class EditingReader:
                 event.current_buffer.validate_and_handle()
             else:
                 event.current_buffer.insert_text("\n")
+
+        @keys.add("c-c")
+        def control_c(event: KeyPressEvent) -> None:
+            if event.current_buffer.text:  # as in a shell: first the line, then the program
+                event.current_buffer.reset()
+            else:
+                event.app.exit(exception=KeyboardInterrupt())
 
         self._session: PromptSession[str] = PromptSession(
             ANSI("\x1b[1;32m> \x1b[0m") if colors else PROMPT,

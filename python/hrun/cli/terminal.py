@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hrun
+from hrun._core import samplers
 from hrun.cli.chat import generation_options, shown, system_message, timings_line
 from hrun.cli.common import EXIT_INTERRUPTED
 from hrun.cli.reader import Reader, make_reader
@@ -41,7 +42,9 @@ class Terminal:
         self.answers = 0
         self.interrupted = False  # Ctrl-C came, and nothing was typed since
         on_terminal = os.isatty(1) and os.environ.get("TERM") != "dumb"
-        self.colors = options.color == "on" or (options.color == "auto" and on_terminal and "NO_COLOR" not in os.environ)
+        self.colors = options.color == "on" or (
+            options.color == "auto" and on_terminal and "NO_COLOR" not in os.environ
+        )
         self.commands: dict[str, Callable[[str], bool | None]] = {
             "/help": self.help, "/?": self.help, "/clear": self.clear, "/regen": self.regenerate, "/save": self.save,
             "/load": self.load, "/set": self.set, "/show": self.show, "/exit": self.leave, "/quit": self.leave,
@@ -129,6 +132,7 @@ class Terminal:
             self.note(timings_line(generation))
             if generation.finish_reason == "length" and settings["max_tokens"] is None:
                 self.note("the context is full; /clear begins anew")
+        self.note("")
         return True
 
     # ---- commands; each returns True to leave
@@ -164,7 +168,12 @@ class Terminal:
         if path.exists() and not _is_saved_chat(path):
             self.note(f"{printable(name)} exists and is no saved chat; choose another name")
             return
-        saved = {"format": _FORMAT, "model": str(self.runtime.model_path), "system": self.system, "messages": self.messages}
+        saved = {
+            "format": _FORMAT,
+            "model": str(self.runtime.model_path),
+            "system": self.system,
+            "messages": self.messages,
+        }
         path.write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         self.note(f"{len(self.messages)} messages written to {printable(str(path))}")
 
@@ -186,7 +195,7 @@ class Terminal:
             return
         if name in ("max_tokens", "seed") and value in ("", "-1", "none"):
             self.settings[name] = None
-        elif name in ("max_tokens", "seed") or name in hrun_sampling():
+        elif name in ("max_tokens", "seed") or name in sampling_defaults():
             from hrun.arguments import RULES, SAMPLING
 
             rule = SAMPLING.get(name) or RULES[name]
@@ -197,12 +206,12 @@ class Terminal:
                 return
             self.settings[name] = rule.check(name, number)
         else:
-            self.note(f"/set knows {', '.join([*hrun_sampling(), 'max_tokens', 'seed', 'system'])}")
+            self.note(f"/set knows {', '.join([*sampling_defaults(), 'max_tokens', 'seed', 'system'])}")
             return
         self.note(f"{name} = {_shown_setting(self.settings[name])}")
 
     def show(self, _: str) -> None:
-        for name, fallback in hrun_sampling().items():
+        for name, fallback in sampling_defaults().items():
             self.note(f"  {name:18} {_shown_setting(self.settings.get(name, fallback))}")
         for name in ("max_tokens", "seed"):
             self.note(f"  {name:18} {_shown_setting(self.settings[name])}")
@@ -217,11 +226,14 @@ class Terminal:
     # ---- what is shown; stdout carries the answers alone
 
     def banner(self) -> str:
-        return f"hrun {hrun.__version__} - {shown(self.runtime.description)}\n/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves"
+        return (
+            f"hrun {hrun.__version__}\n{shown(self.runtime.description)}\n"
+            "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves\n"
+        )
 
     def note(self, text: str) -> None:
         sys.stdout.flush()
-        print(f"\x1b[2m{text}\x1b[0m" if self.colors else text, file=sys.stderr, flush=True)
+        print(f"\x1b[2m{text}\x1b[0m" if self.colors and text else text, file=sys.stderr, flush=True)
 
     def complain(self, error: Exception) -> None:
         line = " ".join(str(error).split())
@@ -229,9 +241,9 @@ class Terminal:
         print(f"\x1b[31m{line}\x1b[0m" if self.colors else line, file=sys.stderr, flush=True)
 
 
-def hrun_sampling() -> dict[str, float]:
+def sampling_defaults() -> dict[str, float]:
     """Names and defaults of the sampling parameters."""
-    return {row.name: row.default for row in hrun._core.samplers()}  # type: ignore[attr-defined]
+    return {row.name: row.default for row in samplers()}
 
 
 def _shown_setting(value: Any) -> str:
