@@ -257,6 +257,20 @@ def test_weights_that_are_not_finite_or_do_not_fit(tmp_path: Path) -> None:
     convert(model.path, tmp_path / "out.gguf", "bf16")
 
 
+def test_without_threads_it_takes_longer(small_folder: TinyLlama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    convert(small_folder.path, tmp_path / "a.gguf", "q8_0")
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        convert(small_folder.path, tmp_path / "b.gguf", "q8_0")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
 def test_output_must_not_be_an_input(tiny: TinyLlama, tmp_path: Path) -> None:
     convert(tiny.path, tmp_path / "a.gguf", "q8_0")
     before = (tmp_path / "a.gguf").read_bytes()
@@ -393,6 +407,7 @@ CASES: dict[str, tuple[Callable[[TinyLlama], None], type[Exception], str]] = {
     "heads odd": (config(num_key_value_heads=3), BAD, "not a multiple"),
     "head dim odd": (config(head_dim=15), BAD, "even"),
     "eps NaN": (config(rms_norm_eps=math.nan), BAD, "'rms_norm_eps' must be a finite number"),
+    "theta huge": (config(rope_theta=1e30), BAD, "'rope_theta' must be a finite number"),
     "theta a list": (config(rope_theta=[1]), BAD, "'rope_theta'"),
     "width wrong": (config(hidden_size=64), BAD, r"shape \[320, 32\]"),
     "vocabulary larger": (config(vocab_size=400), BAD, "embed_tokens"),
@@ -406,6 +421,7 @@ CASES: dict[str, tuple[Callable[[TinyLlama], None], type[Exception], str]] = {
     "rope factor": (config(rope_scaling={"type": "linear", "factor": "2"}), BAD, "'rope_scaling.factor'"),
     "tokenizer missing": (lambda m: (m.path / "tokenizer.json").unlink(), BAD, "tokenizer.json is missing"),
     "tokenizer unigram": (tokenizer(lambda t: t.update(model={"type": "Unigram", "vocab": []})), NO, "Unigram"),
+    "tokenizer prefix": (tokenizer(lambda t: t["model"].update(continuing_subword_prefix="##")), NO, "continuing_subword_prefix"),
     "tokenizer no vocab": (tokenizer(lambda t: t["model"].update(vocab={})), BAD, "tokenizer.json"),
     "tokenizer id a string": (tokenizer(lambda t: t["model"]["vocab"].update(a="7")), BAD, "must be a token id"),
     "tokenizer id huge": (tokenizer(lambda t: t["model"]["vocab"].update(zz=2**40)), BAD, "must be a token id"),

@@ -43,21 +43,21 @@ class ConfigObject:
             raise self.error(key, f"an integer from {low} to {high}")
         return value
 
-    def number(self, key: str, default: float | None = None, low: float = 0.0, exclusive: bool = True) -> float:
-        """A finite number above `low` (or equal to it unless `exclusive`)."""
+    def number(self, key: str, default: float | None = None, low: float = 0.0, exclusive: bool = True, high: float = 1e6) -> float:
+        """A finite number above `low` (or equal to it unless `exclusive`), at most `high`."""
         value = self.values.get(key)
         if value is None and default is not None:
             return default
         if value is None:
             raise ModelFileError(f"{self.path}: '{self._prefix}{key}' is missing")
-        wanted = f"a finite number {'above' if exclusive else 'of at least'} {low:g}"
+        wanted = f"a finite number {'above' if exclusive else 'of at least'} {low:g} and at most {high:g}"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.error(key, wanted)
         try:
             number = float(value)
         except OverflowError:
             raise self.error(key, wanted) from None
-        if not math.isfinite(number) or number > 1e30 or number < low or (exclusive and number == low):
+        if not math.isfinite(number) or number > high or number < low or (exclusive and number == low):
             raise self.error(key, wanted)
         return number
 
@@ -179,7 +179,7 @@ def read_config(path: str, values: dict[str, Any]) -> HFConfig:
     return HFConfig(
         n_layers=config.integer("num_hidden_layers", high=65535), n_embd=n_embd, n_ff=config.integer("intermediate_size"),
         n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, n_vocab=config.integer("vocab_size"), n_ctx=n_ctx,
-        rms_eps=config.number("rms_norm_eps", default=1e-6), rope_base=rope_base, rope=rope,
+        rms_eps=config.number("rms_norm_eps", default=1e-6, low=1e-30, exclusive=False, high=1.0), rope_base=rope_base, rope=rope,
         tied=config.boolean("tie_word_embeddings", False), attention_bias=config.boolean("attention_bias", False),
         mlp_bias=config.boolean("mlp_bias", False))
 
@@ -189,7 +189,7 @@ def _read_rope(config: ConfigObject, head_dim: int, n_ctx: int) -> tuple[float, 
     key = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"
     scaling = config.child(key)
     base_in = scaling if scaling is not None and scaling.has("rope_theta") else config
-    base = base_in.number("rope_theta", default=10000.0, low=1.0)
+    base = base_in.number("rope_theta", default=10000.0, low=2.0, exclusive=False, high=1e15)
     for where in (config, scaling):
         if where is not None and where.number("partial_rotary_factor", default=1.0) != 1.0:
             raise UnsupportedModelError(f"{config.path}: 'partial_rotary_factor' is not 1; partly rotated heads are not supported")

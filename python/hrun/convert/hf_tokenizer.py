@@ -38,10 +38,9 @@ _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """tokens[id] is the text of a token ("" where no token has the id); ids of special tokens by role, e.g. "bos"."""
+    """The tokenizer's metadata, and remarks for the user."""
 
     entries: list[Entry]
-    n_tokens: int
     notes: list[str]
 
 
@@ -62,13 +61,13 @@ def read_tokenizer(folder: ModelFolder, n_vocab: int, config: dict[str, Any]) ->
     reader = _TokenizerJson(path, tokenizer, n_vocab)
     _check_with_library(text, path)
     notes: list[str] = []
-    entries = reader.is_sentencepiece and reader.sentencepiece_entries() or reader.byte_level_entries(notes)
+    entries = reader.sentencepiece_entries() if reader.is_sentencepiece else reader.byte_level_entries(notes)
     entries += _special_ids(reader, settings, generation, ConfigObject(str(folder.path / "config.json"), config))
     entries += _added_by_default(reader, settings)
     entries.append(Entry("tokenizer.huggingface.json", "string", text))
     entries += _chat_templates(folder, settings)
     entries += _sampling(generation)
-    return Vocabulary(entries, len(reader.tokens), notes)
+    return Vocabulary(entries, notes)
 
 
 def _check_with_library(text: str, path: str) -> None:
@@ -94,6 +93,9 @@ class _TokenizerJson:
         kind = model.get("type", "BPE")  # older files leave it out
         if kind != "BPE" or not isinstance(model.get("vocab"), dict):
             raise UnsupportedModelError(f"{path}: 'model.type' is '{shown(kind)}'; only BPE tokenizers are supported")
+        for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+            if model.get(key):
+                raise UnsupportedModelError(f"{path}: 'model.{key}' is not supported")
         self.model = model
         self.vocab = self._vocab(model["vocab"])
         self.added = self._added()

@@ -6,7 +6,7 @@ The rules, first match wins:
   3. `embedding_format`, `head_format`;
   4. without `pure`, embedding and head of a model below 6 bits get the guard format: Q6_K where it can be written, else Q8_0.
      Measured on the demo checkpoint, layers in RTQ3, tied embedding (15 % of the weights) in F16 / Q8_0 / Q6_K / Q5_K / Q4_K /
-     RTQ3: KL divergence 0.0329 / 0.0329 / 0.0332 / 0.0338 / 0.0367 / 0.0515 at 4.99 / 3.88 / 3.59 / 3.43 / 3.29 / 3.07 bits per
+     RTQ3: KL divergence 0.0268 / 0.0269 / 0.0270 / 0.0277 / 0.0310 / 0.0424 at 4.99 / 3.88 / 3.59 / 3.43 / 3.29 / 3.07 bits per
      weight of the file;
   5. the format of the file.
 A format that cannot hold the tensor's rows is replaced by the smallest one that can and is at least as wide.

@@ -131,7 +131,11 @@ def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: 
         for first in range(0, tensor.rows, step):
             if len(running) > 2 * n_threads:  # bounds the slices in memory
                 advance(running.popleft().result(), tensor.name)
-            running.append(pool.submit(encode, first, min(first + step, tensor.rows)))
+            last = min(first + step, tensor.rows)
+            try:
+                running.append(pool.submit(encode, first, last))
+            except RuntimeError:  # the system gives no more threads
+                advance(encode(first, last), tensor.name)
         while running:
             advance(running.popleft().result(), tensor.name)
     except BaseException:
