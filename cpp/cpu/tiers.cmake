@@ -14,10 +14,15 @@ function(hrun_cpu_tier name processors flags features)
   add_library(hrun_kernels_${name} OBJECT ${CMAKE_SOURCE_DIR}/cpp/cpu/kernels.cpp)
   target_include_directories(hrun_kernels_${name} PRIVATE ${CMAKE_SOURCE_DIR}/cpp)
   target_compile_definitions(hrun_kernels_${name} PRIVATE HRUN_TIER=kernels_${name})
-  # -O3 for the vectorisation of what is written as plain loops; under sanitizers it would take minutes for nothing.  The warnings are wrong about arrays of which the first n
-  # entries are written and read, once everything is inlined into one function, and about GCC's own AVX-512 header.
+  # -O3 for the vectorisation of what is written as plain loops; under sanitizers it would take minutes for nothing.
+  set(vectorise "$<$<NOT:$<CONFIG:Debug>>:-O3>")
+  if(HRUN_SANITIZE)  # a list with a comma, which $<BOOL:> does not take
+    set(vectorise "")
+  endif()
+  # The warnings are wrong about arrays of which the first n entries are written and read, once everything is inlined into
+  # one function, and about GCC's own AVX-512 header.
   target_compile_options(hrun_kernels_${name} PRIVATE ${HRUN_WARNINGS} -Wno-uninitialized -Wno-maybe-uninitialized ${flags}
-                         $<$<NOT:$<OR:$<CONFIG:Debug>,$<BOOL:${HRUN_SANITIZE}>>>:-O3>)
+                         ${vectorise})
   set(hrun_tier_declarations "${hrun_tier_declarations}const KernelTable& kernels_${name}();\n" PARENT_SCOPE)
   set(hrun_tier_entries "${hrun_tier_entries}    {\"${name}\", \"${features}\", kernels_${name}},\n" PARENT_SCOPE)
   set(hrun_tier_objects ${hrun_tier_objects} $<TARGET_OBJECTS:hrun_kernels_${name}> PARENT_SCOPE)
