@@ -12,20 +12,43 @@ namespace {
 
 HRUN_HD int round_up_to_lanes(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
+// Dot products of kHeads queries with kKeys keys that are row_bytes apart: sums[head * kKeys + key].
+template <FloatFormat F, int kHeads, int kKeys>
+HRUN_HD void dot_keys(const AttentionTask& task, const float* q, const uint8_t* k, size_t row_bytes,
+                      Lanes (&sums)[kHeads * kKeys]) {
+  const int padded = round_up_to_lanes(task.k_dim);
+#pragma GCC unroll 16
+  for (Lanes& s : sums) s = splat(0.0f);
+  for_lanes(task.k_dim, [&](int64_t i, int count) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kKeys; ++j) {
+      const Lanes key = load_weights<F>(k + static_cast<size_t>(j) * row_bytes + static_cast<size_t>(i) * F::kBlockBytes, count);
+#pragma GCC unroll 4
+      for (int h = 0; h < kHeads; ++h) sums[h * kKeys + j] = fma(load(q + h * padded + i), key, sums[h * kKeys + j]);
+    }
+  });
+}
+
 template <FloatFormat F, int kHeads>
 HRUN_HD void scores_of_block(const AttentionTask& task, const float* q, int64_t first, int n,
                              float (&scores)[kHeads][kAttentionBlock]) {
-  const int padded = round_up_to_lanes(task.k_dim);
   const size_t row_bytes = static_cast<size_t>(task.k_dim) * F::kBlockBytes;
   const uint8_t* k = static_cast<const uint8_t*>(task.k) + static_cast<size_t>(first) * row_bytes;
-  for (int j = 0; j < n; ++j, k += row_bytes) {
-    Lanes acc[kHeads];
-    for (int h = 0; h < kHeads; ++h) acc[h] = splat(0.0f);
-    for_lanes(task.k_dim, [&](int64_t i, int count) {
-      const Lanes key = load_weights<F>(k + static_cast<size_t>(i) * F::kBlockBytes, count);
-      for (int h = 0; h < kHeads; ++h) acc[h] = fma(load(q + h * padded + i), key, acc[h]);
-    });
-    for (int h = 0; h < kHeads; ++h) scores[h][j] = reduce_add(acc[h]) * task.scale;
+  int j = 0;
+  if constexpr (kSixteenSums) {
+    constexpr int kKeys = kLanes / kHeads;
+    for (; j + kKeys <= n; j += kKeys) {
+      Lanes sums[kLanes];
+      dot_keys<F, kHeads, kKeys>(task, q, k + static_cast<size_t>(j) * row_bytes, row_bytes, sums);
+      float scaled[kLanes];
+      store(scaled, mul(reduce_add_16(sums), splat(task.scale)));
+      for (int h = 0; h < kHeads; ++h) memcpy(&scores[h][j], scaled + h * kKeys, kKeys * sizeof(float));
+    }
+  }
+  for (; j < n; ++j) {
+    Lanes sums[kHeads];
+    dot_keys<F, kHeads, 1>(task, q, k + static_cast<size_t>(j) * row_bytes, row_bytes, sums);
+    for (int h = 0; h < kHeads; ++h) scores[h][j] = reduce_add(sums[h]) * task.scale;
   }
 }
 

@@ -10,6 +10,7 @@ namespace hrun {
 namespace {
 
 inline constexpr int kTokenTile = 4;  // 8 registers of sums
+inline constexpr bool kSixteenSums = false;  // registers for sixteen sums at once?
 
 struct Lanes { __m256 lo, hi; };
 struct IntLanes { __m256i lo, hi; };
@@ -48,6 +49,12 @@ HRUN_HD float reduce_add(Lanes x) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+// Lane i of the result is reduce_add(x[i]).
+HRUN_HD Lanes reduce_add_16(const Lanes (&x)[kLanes]) {
+  float sums[kLanes];
+  for (int i = 0; i < kLanes; ++i) sums[i] = reduce_add(x[i]);
+  return load(sums);
 }
 HRUN_HD float first_lane(Lanes x) { return _mm256_cvtss_f32(x.lo); }
 HRUN_HD float reduce_max(Lanes x) {

@@ -10,6 +10,7 @@ namespace hrun {
 namespace {
 
 inline constexpr int kTokenTile = 8;
+inline constexpr bool kSixteenSums = true;  // registers for sixteen sums at once?
 
 struct Lanes { __m512 v; };
 struct IntLanes { __m512i v; };
@@ -40,6 +41,23 @@ HRUN_HD float reduce_add(Lanes x) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+// Lane i of the result is reduce_add(x[i]): the same additions, side by side.
+HRUN_HD Lanes reduce_add_16(const Lanes (&x)[kLanes]) {
+  __m512 eight[8], four[4], two[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {  // x[i] in the lower half, x[i + 8] in the upper
+    eight[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x[i].v, x[i + 8].v, 0x44), _mm512_shuffle_f32x4(x[i].v, x[i + 8].v, 0xee));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {  // the quarters are x[i], x[i + 8], x[i + 4], x[i + 12]
+    four[i] = _mm512_add_ps(_mm512_shuffle_f32x4(eight[i], eight[i + 4], 0x88), _mm512_shuffle_f32x4(eight[i], eight[i + 4], 0xdd));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i)
+    two[i] = _mm512_add_ps(_mm512_shuffle_ps(four[2 * i], four[2 * i + 1], 0x44), _mm512_shuffle_ps(four[2 * i], four[2 * i + 1], 0xee));
+  const __m512 one = _mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xdd));
+  return {_mm512_shuffle_f32x4(one, one, 0xd8)};  // quarters 0, 2, 1, 3
 }
 HRUN_HD float first_lane(Lanes x) { return _mm512_cvtss_f32(x.v); }
 HRUN_HD float reduce_max(Lanes x) {

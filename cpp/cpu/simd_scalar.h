@@ -11,6 +11,7 @@ namespace hrun {
 namespace {
 
 inline constexpr int kTokenTile = 4;  // tokens of a matmul whose sums are held at a time
+inline constexpr bool kSixteenSums = false;  // registers for sixteen sums at once?
 
 typedef float Quad __attribute__((vector_size(16)));
 typedef int32_t IntQuad __attribute__((vector_size(16)));
@@ -76,6 +77,12 @@ HRUN_HD float reduce_max(Lanes x) {
   const auto larger = [](auto a, auto b) { return a > b ? a : b; };
   const Quad four = larger(larger(x.v[0], x.v[2]), larger(x.v[1], x.v[3]));
   return larger(larger(float{four[0]}, float{four[2]}), larger(float{four[1]}, float{four[3]}));
+}
+// Lane i of the result is reduce_add(x[i]).
+HRUN_HD Lanes reduce_add_16(const Lanes (&x)[kLanes]) {
+  float sums[kLanes];
+  for (int i = 0; i < kLanes; ++i) sums[i] = reduce_add(x[i]);
+  return load(sums);
 }
 HRUN_HD float first_lane(Lanes x) { return x.v[0][0]; }
 
