@@ -18,6 +18,7 @@
 #pragma once
 
 #include "formats/format.h"
+#include "formats/lookup.h"
 #include "formats/trellis.h"
 
 namespace hrun {
@@ -31,14 +32,14 @@ template <>
 struct RtqTables<3> {
   static constexpr int kCount = 3;
   static constexpr float kLevelRms = 19.4f;
-  static constexpr double kGaussianError = 0.0195;
-  static HRUN_HD int entry(int table, int index) {
+  static constexpr double kGaussianError = 0.0191;
+  static HRUN_HD const int8_t* table(int i) {
     static constexpr int8_t kTables[kCount][8] = {
-        {-9, 30, -17, 4, -3, -30, 16, 10},
-        {6, -5, 11, -4, 0, -12, -19, 21},
-        {-7, 5, 1, -4, -7, 12, -2, 1},
+        {2, 9, -17, 17, -4, 29, -29, -9},
+        {4, -13, 2, 13, -4, 5, -5, -3},
+        {-2, 3, 8, -8, 19, 6, -7, -20},
     };
-    return kTables[table][index];
+    return kTables[i];
   }
 };
 
@@ -65,28 +66,24 @@ struct Rtq {
   // z of a code and the m codes before it, `before`, the newest of them in the lowest k bits.
   static HRUN_HD int level(uint32_t code, uint32_t before) {
     constexpr uint32_t kCodeMask = (1u << k) - 1;
-    int z = Tables::entry(0, static_cast<int>(code ^ (before >> (k * (kMemory - 1)))));
-    for (int i = 1; i < kMemory; ++i) z += Tables::entry(i, static_cast<int>((before >> (k * (i - 1))) & kCodeMask));
+    int z = Tables::table(0)[code ^ (before >> (k * (kMemory - 1)))];
+    for (int i = 1; i < kMemory; ++i) z += Tables::table(i)[(before >> (k * (i - 1))) & kCodeMask];
     return z;
-  }
-
-  // Code t of the block's stream `codes`.
-  static HRUN_HD uint32_t code_at(const uint8_t* codes, int t) {
-    const int bit = k * t, byte = bit / 8, shift = bit % 8;
-    uint32_t bits = codes[byte];
-    if (shift + k > 8) bits |= static_cast<uint32_t>(codes[byte + 1]) << 8;
-    return (bits >> shift) & ((1u << k) - 1);
   }
 
   static HRUN_HD void unpack(const uint8_t* block, int n, IntBlock& out) {
     out.scale = load_fp16(block);
-    uint32_t before = 0;
-    for (int t = 0; t < n; ++t) {
-      const uint32_t code = code_at(block + 2, t);
-      out.codes[t] = static_cast<int8_t>(level(code, before));
-      before = ((before << k) | code) & ((1u << (k * kMemory)) - 1);
-    }
     for (int g = 0; g < n / kGroup; ++g) out.group_scale[g] = 1;
+    // The codes one per byte behind a run of zeros, so that the codes i steps earlier are the same bytes i places earlier.
+    uint8_t spread[kLookups + kMaxBlock] = {};
+    uint8_t* codes = spread + kLookups;
+    for (int t = 0; t < n; t += 8) store_bytes(reinterpret_cast<int8_t*>(codes + t), spread_codes<k>(block + 2 + t / 8 * k));
+    const auto first = lookup_table(Tables::table(0), 1 << k);
+    for (int t = 0; t < n; t += kLookups) {
+      auto z = look_up(first, load_lookups(codes + t) ^ load_lookups(codes + t - kMemory));
+      for (int i = 1; i < kMemory; ++i) z += look_up(lookup_table(Tables::table(i), 1 << k), load_lookups(codes + t - i));
+      store_lookups(out.codes + t, z);
+    }
   }
 
   // importance is not used: every weight of a block counts alike.

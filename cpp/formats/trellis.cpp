@@ -167,7 +167,7 @@ class BlockCoder {
     const double start = std::sqrt(energy_ / n_) / static_cast<double>(code_.rms);
     refine(start);
     if (best_.error > 1.2 * gaussian_error * energy_)
-      for (const double factor : {0.7, 0.8, 0.9, 1.1, 1.25, 1.5}) refine(start * factor);
+      for (const double factor : {0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0, 3.0, 4.5}) refine(start * factor);
     return best_;
   }
 
