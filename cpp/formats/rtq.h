@@ -41,6 +41,7 @@ struct RtqTables<3> {
     };
     return kTables[i];
   }
+  static HRUN_HD int entry(int i, int index) { return table(i)[index]; }
 };
 
 template <int k, uint32_t kNumber>
@@ -66,9 +67,17 @@ struct Rtq {
   // z of a code and the m codes before it, `before`, the newest of them in the lowest k bits.
   static HRUN_HD int level(uint32_t code, uint32_t before) {
     constexpr uint32_t kCodeMask = (1u << k) - 1;
-    int z = Tables::table(0)[code ^ (before >> (k * (kMemory - 1)))];
-    for (int i = 1; i < kMemory; ++i) z += Tables::table(i)[(before >> (k * (i - 1))) & kCodeMask];
+    int z = Tables::entry(0, static_cast<int>(code ^ (before >> (k * (kMemory - 1)))));
+    for (int i = 1; i < kMemory; ++i) z += Tables::entry(i, static_cast<int>((before >> (k * (i - 1))) & kCodeMask));
     return z;
+  }
+
+  // Code t of the block's stream `codes`.
+  static HRUN_HD uint32_t code_at(const uint8_t* codes, int t) {
+    const int bit = k * t, byte = bit / 8, shift = bit % 8;
+    uint32_t bits = codes[byte];
+    if (shift + k > 8) bits |= static_cast<uint32_t>(codes[byte + 1]) << 8;
+    return (bits >> shift) & ((1u << k) - 1);
   }
 
   static HRUN_HD void unpack(const uint8_t* block, int n, IntBlock& out) {
