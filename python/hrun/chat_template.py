@@ -8,7 +8,7 @@ up.  The child starts while the model loads and is kept for the next answer.
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import json
 import os
 import select
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,44 +112,50 @@ class Worker:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running: list[subprocess.Popen[bytes]] = []  # one, or none
         self._ready = False
+        self._parent = os.getpid()
         self._buffer = bytearray()
+        weakref.finalize(self, _kill, self._running)  # when nobody uses it any more, and at exit
         self._start()
-        atexit.register(self.stop)
 
     def ask(self, request: str) -> dict[str, Any]:
         """One rendering; ChatTemplateError if it is not done in time or the process dies of it."""
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            if not self._ready:
-                if self._exchange(None, START_SECONDS) is None:
-                    code = self._kill()
-                    raise ChatTemplateError(
-                        f"cannot be rendered: the child process {sys.executable} did not start ({code})"
-                    )
-                self._ready = True
-            answer = self._exchange(request.encode() + b"\n", SECONDS)
-            if answer is None:
-                late = self._process is not None and self._process.poll() is None
-                self._kill()
-                raise ChatTemplateError(f"not finished after {SECONDS:g} seconds" if late else "needs too much memory")
-            return answer
+            if os.getpid() != self._parent:  # after fork(): the process belongs to our parent
+                self._running.clear()
+                self._parent = os.getpid()
+            try:
+                return self._answer(request)
+            except BaseException:  # a late reply must not be taken for the next one's, Ctrl-C included
+                _kill(self._running)
+                raise
+
+    def _answer(self, request: str) -> dict[str, Any]:
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        if not self._ready:
+            if self._exchange(None, START_SECONDS) is None:
+                raise ChatTemplateError(f"cannot be rendered: the child process {sys.executable} did not start")
+            self._ready = True
+        answer = self._exchange(request.encode() + b"\n", SECONDS)
+        if answer is None:
+            late = self._process is not None and self._process.poll() is None
+            raise ChatTemplateError(f"not finished after {SECONDS:g} seconds" if late else "needs too much memory")
+        return answer
 
     def stop(self) -> None:
         """End the process; the next ``ask`` would start a new one."""
-        atexit.unregister(self.stop)
         with self._lock:
-            self._kill()
+            _kill(self._running)
 
     def _start(self) -> None:
-        self._kill()
+        _kill(self._running)
         self._ready = False
         self._buffer.clear()
         script = Path(template_worker.__file__)
         try:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", str(script)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -156,11 +163,12 @@ class Worker:
                 start_new_session=True,  # Ctrl-C in the terminal is for us
                 env={k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")},
             )
+            self._running.append(process)
             self._send(
                 json.dumps({"path": [p for p in sys.path if p and p != str(script.parent)]}).encode() + b"\n", None
             )
         except OSError as error:
-            self._kill()
+            _kill(self._running)
             raise ChatTemplateError(f"cannot be rendered: no child process: {error}") from error
 
     def _exchange(self, request: bytes | None, seconds: float) -> dict[str, Any] | None:
@@ -205,18 +213,21 @@ class Worker:
                 return False
         return True
 
-    def _kill(self) -> int | None:
-        process, self._process = self._process, None
-        if process is None:
-            return None
+    @property
+    def _process(self) -> subprocess.Popen[bytes] | None:
+        return self._running[0] if self._running else None
+
+
+def _kill(running: list[subprocess.Popen[bytes]]) -> None:
+    """Ends the process in the list, if there is one, and empties the list."""
+    while running:
+        process = running.pop()
         process.kill()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                try:
+                with contextlib.suppress(OSError):
                     pipe.close()
-                except OSError:
-                    pass
-        return process.wait()
+        process.wait()
 
 
 def _wait(descriptor: int, event: int, seconds: float) -> bool:

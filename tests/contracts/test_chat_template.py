@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,6 +198,26 @@ def test_the_child_lives_on_after_a_refusal_and_comes_back_after_a_kill(worker: 
         with pytest.raises(ChatTemplateError):
             render("{% macro m() %}{% endmacro %}" + source, worker)
         assert render("{% macro m() %}ok{% endmacro %}{{ m() }}", worker) == "ok"
+
+
+def test_the_child_ends_with_its_template() -> None:
+    template = ChatTemplate("{% macro m() %}ok{% endmacro %}{{ m() }}")
+    assert template.render(HELLO) == "ok"
+    assert template._worker is not None and template._worker._process is not None
+    process = template._worker._process
+    del template
+    gc.collect()
+    assert process.poll() is not None
+
+
+def test_an_interrupted_rendering_does_not_shift_the_replies(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("hrun.chat_template._wait", interrupt)
+        worker.ask('{"source": "first", "variables": {}}')
+    assert worker.ask('{"source": "second", "variables": {}}') == {"text": "second"}
 
 
 def test_the_child_can_open_no_file_and_start_no_process(worker: Worker) -> None:

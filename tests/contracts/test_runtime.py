@@ -456,6 +456,26 @@ def test_ctrl_c_leaves_the_runtime_usable(tiny_model: Callable[..., Path]) -> No
     assert done.stdout == "usable\n"
 
 
+def test_other_threads_run_while_the_core_works(tiny_model: Callable[..., Path]) -> None:
+    with Runtime(tiny_model(tied=False, n_ctx=8192), n_ctx=8192, n_threads=1) as runtime:
+        ticks: list[float] = []
+        done = threading.Event()
+
+        def tick() -> None:
+            while not done.is_set():
+                ticks.append(time.monotonic())
+                time.sleep(0.001)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(tick)
+            start = time.monotonic()
+            runtime._session_or_closed().forward([5] * 8000, logits="none")  # one call into the core
+            end = time.monotonic()
+            done.set()
+    inside = [t for t in ticks if start + 0.2 * (end - start) < t < end - 0.2 * (end - start)]
+    assert inside, f"no other thread ran during {end - start:.3f} s"
+
+
 def test_no_threads_are_left(tiny_model: Callable[..., Path]) -> None:
     before = threading.active_count()
     with Runtime(tiny_model(tied=False), n_threads=2) as runtime:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import hrun
+from hrun._core import kv_formats
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -43,8 +44,10 @@ def run(program: str, job: Callable[[argparse.Namespace], int], parser: Parser, 
     except BrokenPipeError:  # the reader of our output has left: nobody to tell
         silence(sys.stdout)
         return EXIT_PIPE
-    except (hrun.Error, OSError) as error:
+    except hrun.Error as error:
         return complain(program, str(error))
+    except OSError as error:
+        return complain(program, f"{error.filename or 'cannot write'}: {error.strerror or error}")
     except MemoryError:
         return complain(program, "out of memory")
     finally:
@@ -110,12 +113,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens per pass over the prompt; changes no result (default 512)",
     )
-    parser.add_argument(
-        "-ctk", "--cache-type-k", default="f16", metavar="TYPE", help="format of the keys in the cache (default f16)"
-    )
-    parser.add_argument(
-        "-ctv", "--cache-type-v", default="f16", metavar="TYPE", help="format of the values in the cache (default f16)"
-    )
+    kinds = ", ".join(kv_formats())
+    for flag, name, what in (("-ctk", "--cache-type-k", "keys"), ("-ctv", "--cache-type-v", "values")):
+        parser.add_argument(
+            flag, name, default="f16", metavar="TYPE", help=f"format of the {what} in the cache: {kinds} (default f16)"
+        )
     parser.add_argument("-dev", "--device", default="auto", metavar="NAME", help="auto or cpu")
     parser.add_argument(
         "--rotation",
