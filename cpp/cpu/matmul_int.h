@@ -20,6 +20,10 @@ struct Panel {
   alignas(64) float offset[kPanelRows];
 };
 
+[[gnu::noinline]] void transpose_block(const int16_t* rows, int64_t stride, int n, int16_t* out) {
+  for (int i = 0; i < n; i += 2 * kLanes) transpose_pairs(rows + i, stride, out + i * kPanelRows);
+}
+
 template <QuantizedFormat F>
 struct PanelDecoder {
   Unpack<F> unpack;
@@ -45,7 +49,7 @@ struct PanelDecoder {
         for (int g = 0; g < n / kGroup; ++g) offsets[r * 2 * kGroup + g] = block.group_offset[g];
       }
     }
-    for (int i = 0; i < n; i += 2 * kLanes) transpose_pairs(rows + i, kStride, panel.weights + i * kPanelRows);
+    transpose_block(rows, kStride, n, panel.weights);
     if constexpr (F::kHasOffset) transpose_pairs(offsets, 2 * kGroup, panel.offsets);
   }
 };
@@ -106,6 +110,15 @@ HRUN_HD void add_block(const Panel& panel, int64_t b, int64_t first, int n, cons
   }
 }
 
+// Shared by the formats, not inlined into the kernel of each: they would take minutes to compile.
+template <bool kHasOffset>
+[[gnu::noinline]] void add_block_to_all(const Panel& panel, int64_t b, int64_t first, int n, const QuantizedRows& x,
+                                        float* acc) {
+  int64_t t = 0;
+  for (; t + kTokenTile <= x.n_tokens; t += kTokenTile) add_block<kTokenTile, kHasOffset>(panel, b, first, n, x, t, acc);
+  for (; t < x.n_tokens; ++t) add_block<1, kHasOffset>(panel, b, first, n, x, t, acc);
+}
+
 template <QuantizedFormat F>
 void matmul_int_kernel(const WeightRows& w, const QuantizedRows& x, float* y, int64_t y_stride, float* acc) {
   for (int64_t i = 0; i < x.n_tokens * kPanelRows; ++i) acc[i] = 0;
@@ -117,9 +130,7 @@ void matmul_int_kernel(const WeightRows& w, const QuantizedRows& x, float* y, in
     const int64_t first = b * F::kBlockValues;
     if (n == F::kBlockValues) decode(w, b, F::kBlockValues, panel);  // a constant, for the unrolling
     else if constexpr (is_rotated(F::kActivation)) decode(w, b, n, panel);
-    int64_t t = 0;
-    for (; t + kTokenTile <= x.n_tokens; t += kTokenTile) add_block<kTokenTile, F::kHasOffset>(panel, b, first, n, x, t, acc);
-    for (; t < x.n_tokens; ++t) add_block<1, F::kHasOffset>(panel, b, first, n, x, t, acc);
+    add_block_to_all<F::kHasOffset>(panel, b, first, n, x, acc);
   }
   for (int64_t t = 0; t < x.n_tokens; ++t)
     for (int r = 0; r < w.n_rows; ++r) y[t * y_stride + r] = acc[t * kPanelRows + r];
