@@ -43,13 +43,13 @@ struct Scratch {
 
 // The cheapest path for x[0..n) levels from state 0; writes codes[0..n).
 template <int k>
-inline __attribute__((always_inline)) void search_body(const float* x, int n, Scratch& scratch, uint8_t* codes) {
+inline __attribute__((always_inline)) void search_body(int memory, const float* x, int n, Scratch& scratch, uint8_t* codes) {
   using Ints = typename Lanes<k>::Ints;
   using Floats = typename Lanes<k>::Floats;
   constexpr int kCodes = 1 << k;
   constexpr int32_t kCodeMask = kCodes - 1;
   const size_t n_states = scratch.cost.size(), n_groups = n_states / kCodes;  // group: the middle codes of a window
-  const size_t groups_per_oldest = n_groups / kCodes;  // a group's highest code is the oldest of the states it leads to
+  const int oldest_shift = k * (memory - 2);  // a group's highest code is the oldest of the states it leads to
   const float* values = scratch.values.data();
   int32_t* cost = scratch.cost.data();
   int32_t* next = scratch.next.data();
@@ -63,21 +63,23 @@ inline __attribute__((always_inline)) void search_body(const float* x, int n, Sc
     if (t % kStepsPerRebase == 0 && t != 0) rebase = *std::min_element(cost, cost + n_states) & ~kCodeMask;
     for (size_t quad = 0; quad < n_groups; quad += 4) {
       Ints chosen = {};
-      for (size_t g = quad; g < quad + 4; ++g) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const size_t g = quad + static_cast<size_t>(i);
         Floats level;
         __builtin_memcpy(&level, values + g * kCodes, sizeof level);
         const Floats error = target - level;
         const Ints step = (__builtin_convertvector(error * error, Ints) & ~kCodeMask) - rebase;
         Ints best = step + cost[g];
         Ints lanes;
-        for (int i = 0; i < kCodes; ++i) lanes[i] = i;
+        for (int c = 0; c < kCodes; ++c) lanes[c] = c;
 #pragma GCC unroll 16
         for (int p = 1; p < kCodes; ++p) {  // newest xor oldest code selects the level
           const Ints candidate = __builtin_shuffle(step, lanes ^ p) + cost[static_cast<size_t>(p) * n_groups + g];
           best = candidate < best ? candidate : best;
         }
-        chosen |= (best & kCodeMask) << static_cast<int>(8 * (g - quad));
-        const Ints stored = (best & ~kCodeMask) | static_cast<int32_t>(g / groups_per_oldest);
+        chosen |= (best & kCodeMask) << (8 * i);
+        const Ints stored = (best & ~kCodeMask) | static_cast<int32_t>(g >> oldest_shift);
         __builtin_memcpy(next + g * kCodes, &stored, sizeof stored);
       }
       __builtin_memcpy(choice + quad / 4 * kCodes, &chosen, sizeof chosen);
@@ -95,17 +97,17 @@ inline __attribute__((always_inline)) void search_body(const float* x, int n, Sc
   }
 }
 
-using Search = void (*)(const float* x, int n, Scratch& scratch, uint8_t* codes);
+using Search = void (*)(int memory, const float* x, int n, Scratch& scratch, uint8_t* codes);
 
 template <int k>
-void search_baseline(const float* x, int n, Scratch& scratch, uint8_t* codes) {
-  search_body<k>(x, n, scratch, codes);
+void search_baseline(int memory, const float* x, int n, Scratch& scratch, uint8_t* codes) {
+  search_body<k>(memory, x, n, scratch, codes);
 }
 
 #if defined(__x86_64__)
 template <int k>
-__attribute__((target("avx2"))) void search_avx2(const float* x, int n, Scratch& scratch, uint8_t* codes) {
-  search_body<k>(x, n, scratch, codes);
+__attribute__((target("avx2"))) void search_avx2(int memory, const float* x, int n, Scratch& scratch, uint8_t* codes) {
+  search_body<k>(memory, x, n, scratch, codes);
 }
 #endif
 
@@ -161,38 +163,36 @@ class BlockCoder {
     best_.error = energy_;  // all zero
   }
 
-  // Searches from the scale that suits a Gaussian block; where that leaves much more error than a Gaussian block has,
-  // the values cluster, and other scales may put levels on the clusters.
-  const Coding& run(double gaussian_error) {
-    const double start = std::sqrt(energy_ / n_) / static_cast<double>(code_.rms);
-    refine(start);
-    if (best_.error > 1.2 * gaussian_error * energy_)
-      for (const double factor : {0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0, 3.0, 4.5}) refine(start * factor);
+  // Tries scales around the one that suits a Gaussian block.  Where they leave much more error than a Gaussian block has,
+  // the values cluster, and scales farther off may put levels on the clusters.
+  const Coding& run() {
+    const double typical = std::sqrt(energy_ / n_) / static_cast<double>(code_.rms);
+    for (const double factor : {0.95, 1.0, 1.05}) try_scale(typical * factor);
+    if (best_.error > 1.2 * code_.error * energy_)
+      for (const double factor : {0.7, 0.8, 0.88, 1.12, 1.25, 1.5, 2.0, 3.0, 4.5}) try_scale(typical * factor);
     return best_;
   }
 
  private:
-  // A path search, then again at the least-squares scale of its path.
-  void refine(double start) {
-    float d = round_to_half(start);
-    for (int round = 0; round < 2 && d > 0; ++round) {
-      Coding coding;
-      float levels[kMaxBlock], z[kMaxBlock];
-      for (int t = 0; t < n_; ++t) levels[t] = x_[t] / d;
-      search_(levels, n_, scratch_, coding.codes);
-      reconstruct(code_, coding.codes, n_, z);
-      double xz = 0, zz = 0;
-      for (int t = 0; t < n_; ++t) {
-        xz += static_cast<double>(x_[t]) * z[t];
-        zz += static_cast<double>(z[t]) * z[t];
-      }
-      if (!(xz > 0)) return;
-      d = round_to_half(xz / zz);
-      coding.scale = d;
-      const double s = d;
-      coding.error = energy_ - 2 * s * xz + s * s * zz;
-      if (coding.error < best_.error) best_ = coding;
+  // The best path at a scale, and then the best scale for that path.
+  void try_scale(double wanted) {
+    const float d = round_to_half(wanted);
+    if (d == 0) return;
+    Coding coding;
+    float levels[kMaxBlock], z[kMaxBlock];
+    for (int t = 0; t < n_; ++t) levels[t] = x_[t] / d;
+    search_(code_.memory, levels, n_, scratch_, coding.codes);
+    reconstruct(code_, coding.codes, n_, z);
+    double xz = 0, zz = 0;
+    for (int t = 0; t < n_; ++t) {
+      xz += static_cast<double>(x_[t]) * z[t];
+      zz += static_cast<double>(z[t]) * z[t];
     }
+    if (!(xz > 0)) return;
+    coding.scale = round_to_half(xz / zz);
+    const double s = coding.scale;
+    coding.error = energy_ - 2 * s * xz + s * s * zz;
+    if (coding.error < best_.error) best_ = coding;
   }
 
   const TrellisCode& code_;
@@ -214,7 +214,7 @@ void encode_trellis_row(const TrellisCode& code, const float* weights, int64_t c
     std::copy(weights + first, weights + first + n, x);
     rotate_block(x, first, n, true);
     BlockCoder coder(code, x, n, scratch);
-    const Coding& coding = coder.run(code.error);
+    const Coding& coding = coder.run();
     store_fp16(out, coding.scale);
     pack(coding.codes, n, code.code_bits, out + 2);
     out += 2 + n * code.code_bits / 8;

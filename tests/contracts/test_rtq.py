@@ -13,11 +13,11 @@ from hrun import _core as core
 ROOT = Path(__file__).parents[2]
 TABLES = json.loads((ROOT / "tools/experiments/rtq_tables.json").read_text())
 ROW_LENGTHS = [32, 64, 96, 128, 224, 288, 896, 29568]
-# Relative error on N(0,1): as promised, as measured (0.0191), and of tails, whose path starts from a fixed state: measured
-# 0.0205 at 32 columns, 0.0198 at 64 and 96, 0.0193 at 128, 0.0188 at 224.
+# Relative error on N(0,1): as promised, as measured (0.0188), and of tails, whose path starts from a fixed state: measured
+# 0.0202 at 32 columns, 0.0196 at 64 and 96, 0.0190 at 128.
 PROMISED_ERROR = 0.0240
-FIGURE = 0.0195
-TAIL_FIGURE = 0.0212
+FIGURE = 0.0192
+TAIL_FIGURE = 0.0210
 
 
 def row_bytes(cols: int) -> int:
@@ -78,10 +78,10 @@ def test_error_on_gaussian_weights() -> None:
 
 
 def test_the_recorded_error_is_that_of_the_encoder() -> None:
-    """The training script's own search and scale fit give the figure that the C++ encoder gives."""
+    """The encoder does what the training script's own search and scale fit do, and tries a few scales more."""
     w = np.random.default_rng(2).standard_normal((256, 1024), dtype=np.float32)
     recorded, noise = TABLES["mse_at_most_63_scale_fitted"]
-    assert abs(block_errors(w).mean() - recorded) < 5 * noise + 0.01 * recorded
+    assert 0.96 * recorded - 5 * noise < block_errors(w).mean() < recorded + 5 * noise
 
 
 def test_heavy_tails_are_gaussian_after_rotation() -> None:
