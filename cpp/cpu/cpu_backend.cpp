@@ -49,6 +49,7 @@ class CpuBackend::Turn {
 
  private:
   std::unique_lock<std::mutex> lock_;
+  DefaultFloatMode mode_;  // of this thread; parallel() sets that of the workers
 };
 
 CpuBackend::CpuBackend(const BackendOptions& options)

@@ -1,4 +1,5 @@
-// Several threads on one CPU backend: results equal those of one thread.  Also refusals of memory.  Also under TSan.
+// Several threads on one CPU backend: results equal those of one thread.  The caller's floating-point mode does not matter.
+// Refusals of memory.  Also under TSan.
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -8,6 +9,10 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "formats/list.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 namespace {
 
@@ -84,6 +89,29 @@ int main() {
     });
   for (auto& t : threads) t.join();
   for (int w : wrong) check(w == 0, "threads that share a backend get what one thread gets");
+
+#if defined(__x86_64__)
+  // A caller that flushes subnormals and rounds up: rows of subnormal weights and all else give the same bits.
+  std::vector<float> w = values(kRows * kCols, 3);
+  for (float& v : w) v *= 0x1p-130f;
+  const auto subnormal = [&] {
+    std::vector<float> x = values(kTokens * kCols, 4), y(kTokens * kRows);
+    const auto tensor = backend->upload({hrun::F32::kId, kRows, kCols, kCols * 4, reinterpret_cast<const uint8_t*>(w.data()), "test"});
+    const hrun::MatmulTarget target{tensor.get(), {y.data(), kTokens, kRows, kRows}};
+    backend->matmul({&target, 1}, {x.data(), kTokens, kCols, kCols});
+    return y;
+  };
+  const std::vector<float> gradual = subnormal();
+  const unsigned mode = _mm_getcsr();
+  constexpr unsigned kFlushAndRoundUp = 0x1f80 | 0x8040 | 0x4000;
+  _mm_setcsr(kFlushAndRoundUp);
+  const std::vector<float> flushed = multiply(*backend, rotated, plain, 1), flushed_subnormal = subnormal();
+  const unsigned after = _mm_getcsr();
+  _mm_setcsr(mode);
+  check(flushed == want && flushed_subnormal == gradual, "the caller's floating-point mode does not change results");
+  check((after & ~0x3fu) == kFlushAndRoundUp, "and is left alone");
+  check(gradual[0] != 0, "a case with subnormals");
+#endif
 
   const std::string memory = message_of<hrun::OutOfMemoryError>([&] { backend->allocate(size_t{1} << 60, "a huge cache"); });
   check(memory.find("a huge cache") != std::string::npos && memory.find("free") != std::string::npos, "out of memory says for what");
