@@ -120,3 +120,53 @@ def integer_matmul(
                 assert np.abs(sums).max() < 2**31
                 acc = fma(-(w_offset[None, :, b] * scale[:, b, None]), sums.astype(np.float32), acc)
     return acc
+
+
+def exp(x: np.ndarray) -> np.ndarray:
+    """float32 e^x: x = n ln 2 + r, a Taylor polynomial of degree 7 in r, then 2^n in two factors."""
+    f32 = np.float32
+    x = np.asarray(x, f32)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        clamped = np.where(x < -104, f32(-104), np.where(x > 89, f32(89), x)).astype(f32)
+        magic = f32(12582912)
+        n = fma(clamped, f32(1.44269504088896341), magic) - magic
+        r = fma(n, f32(2.12194440e-4), fma(n, f32(-0.693359375), clamped))
+        p = np.full_like(x, f32(1 / 5040))
+        for c in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
+            p = fma(p, r, f32(c))
+        whole = np.where(np.isnan(x), 0, n).astype(np.int64)
+        half = whole >> 1
+        return (p * np.ldexp(f32(1), half)) * np.ldexp(f32(1), whole - half)
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
+    """Causal attention of one kv head: q [n, heads, k_dim], k [n, k_dim], v [n, v_dim] -> float32 [n, heads, v_dim].
+
+    Blocks of 64 positions: the largest score so far, one rescaling of the sums, the exponentials added in 16 lanes and the
+    tree, the values added in position order with fma.
+    """
+    n, heads, _ = q.shape
+    scores = float_dot(q.reshape(n * heads, -1), k).reshape(n, heads, n) * np.float32(scale)
+    visible = np.arange(n)[None, :] <= np.arange(n)[:, None]
+    scores = np.where(visible[:, None, :], scores, np.float32(-np.inf))
+    largest = np.full((n, heads), -np.inf, np.float32)
+    total = np.zeros((n, heads), np.float32)
+    acc = np.zeros((n, heads, v.shape[1]), np.float32)
+    for first in range(0, n, 64):
+        block = np.full((n, heads, 64), -np.inf, np.float32)
+        block[:, :, : min(64, n - first)] = scores[:, :, first : first + 64]
+        reached = (np.arange(n) >= first)[:, None]  # tokens before this block do not see it
+        now = np.maximum(largest, block.max(axis=2))
+        with np.errstate(invalid="ignore"):
+            shrink = exp(largest - now)
+        p = exp(block - now[:, :, None])
+        lanes = np.zeros((n, heads, LANES), np.float32)
+        for i in range(0, 64, LANES):
+            lanes = lanes + p[:, :, i : i + LANES]
+        total = np.where(reached, fma(total, shrink, tree_sum(lanes)), total)
+        largest = np.where(reached, now, largest)
+        acc = np.where(reached[:, :, None], acc * (shrink[:, :, None] if first else np.float32(0)), acc)
+        for j in range(first, min(first + 64, n)):
+            added = fma(p[:, :, j - first, None], v[None, None, j], acc)
+            acc = np.where(visible[:, j, None, None], added, acc)
+    return acc / total[:, :, None]
