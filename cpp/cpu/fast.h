@@ -6,10 +6,27 @@
 
 #if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
 #include "cpu/fast_avx512.h"
+#include "cpu/matmul_packed.h"
+namespace hrun {
+namespace {
+inline constexpr bool kHasPackedKernels = true;
+}
+}  // namespace hrun
+#elif defined(__AVX2__)
+#include "cpu/fast_avx2.h"
+#include "cpu/matmul_packed.h"
+namespace hrun {
+namespace {
+inline constexpr bool kHasPackedKernels = true;
+}
+}  // namespace hrun
 #else
 namespace hrun {
 namespace {
+
 inline constexpr bool kHasPackedKernels = false;
+template <PackableFormat F>
+constexpr bool codes_fit() { return false; }
 template <PackableFormat F>
 void matmul_packed_kernel(const PackedWeights&, int64_t, int, const PackedActivations&, float*, int64_t, float*);
 
@@ -27,6 +44,7 @@ int64_t multiply_registers_kernel(int64_t iterations) {
   (void)used;
   return iterations * kChains * kLanes * 2 * 2;
 }
+
 }  // namespace
 }  // namespace hrun
 #endif

@@ -44,10 +44,12 @@ struct PackedAs {
   static constexpr int kBias = bias;                   // of the unsigned codes
 };
 
-// level(i): the code that nibble i stands for.
+// level(i): the code that nibble i stands for; index(code): the nibble.
 template <int scale_columns, int bias, int first>
 struct ConsecutiveNibbles : PackedAs<PackedCodes::nibble, scale_columns, bias> {
   static constexpr int level(int i) { return first + i; }
+  static constexpr int index(int code) { return code - first; }
+  static constexpr int kHighest = first + 15 + bias;  // of the unsigned codes
 };
 
 template <> struct PackRule<Q4_0> : ConsecutiveNibbles<0, 8, -8> {};
@@ -62,11 +64,19 @@ template <> struct PackRule<Q5_K> : PackedAs<PackedCodes::six, 32, 0> {};
 template <> struct PackRule<Q6_K> : PackedAs<PackedCodes::six, 16, 32> {};
 struct OddNibbles : PackedAs<PackedCodes::nibble, 32, 15> {
   static constexpr int level(int i) { return 2 * i - 15; }  // +-1, +-3, ..., +-15: the grid of IQ3_S holds no others
+  static constexpr int index(int code) { return (code + 15) / 2; }
+  static constexpr int kHighest = 30;
 };
 template <> struct PackRule<IQ3_S> : OddNibbles {};
 template <> struct PackRule<ITQ3_S> : OddNibbles {};
 struct Iq4Nibbles {
+  static constexpr int kHighest = 113 + 128;
   static HRUN_HD int level(int i) { return iq4_levels()[i]; }
+  static HRUN_HD int index(int code) {  // they ascend
+    int below = 0;
+    for (int i = 0; i < 15; ++i) below += code > iq4_levels()[i];
+    return below;
+  }
 };
 template <> struct PackRule<IQ4_NL> : PackedAs<PackedCodes::nibble, 0, 128>, Iq4Nibbles {};
 template <> struct PackRule<IQ4_XS> : PackedAs<PackedCodes::nibble, 32, 128>, Iq4Nibbles {};
@@ -136,11 +146,13 @@ template <PackableFormat F>
 HRUN_HD void unsigned_codes(const uint8_t* block, int n, const IntBlock& ints, uint8_t* out) {
   using Rule = PackRule<F>;
   if constexpr (Rule::kCodes == PackedCodes::rtq3) {
-    for (int t = 0; t < n; ++t) out[t] = static_cast<uint8_t>(F::code_at(block + 2, t));
+    const uint8_t* bytes = block + 2;  // the stream of 3-bit codes: eight in three bytes
+    for (int t = 0; t < n; t += 8, bytes += 3) {
+      const uint32_t eight = bytes[0] | (static_cast<uint32_t>(bytes[1]) << 8) | (static_cast<uint32_t>(bytes[2]) << 16);
+      for (int i = 0; i < 8; ++i) out[t + i] = static_cast<uint8_t>((eight >> (3 * i)) & 7);
+    }
   } else if constexpr (Rule::kCodes == PackedCodes::nibble) {
-    uint8_t nibble[256] = {};
-    for (int i = 0; i < 16; ++i) nibble[static_cast<uint8_t>(static_cast<int8_t>(Rule::level(i)))] = static_cast<uint8_t>(i);
-    for (int i = 0; i < n; ++i) out[i] = nibble[static_cast<uint8_t>(ints.codes[i])];
+    for (int i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(Rule::index(ints.codes[i]));
   } else {
     for (int i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(ints.codes[i] + Rule::kBias);
   }
@@ -162,7 +174,8 @@ bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_
     for (int r = 0; r < n_rows; ++r) {
       const uint8_t* block = rows + static_cast<size_t>(r) * row_bytes + static_cast<size_t>(b) * F::kBlockBytes;
       IntBlock ints;
-      F::unpack(block, n, ints);
+      if constexpr (kCodes == PackedCodes::rtq3) ints.scale = load_fp16(block);
+      else F::unpack(block, n, ints);
       const auto put_half = [&](size_t at, float value) {
         store_fp16(meta + at + 2 * static_cast<size_t>(r), value);
         return float_to_bits(load_fp16(meta + at + 2 * static_cast<size_t>(r))) == float_to_bits(value);
@@ -183,9 +196,12 @@ bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_
         }
       uint8_t codes[kMaxBlock];
       unsigned_codes<F>(block, n, ints, codes);
-      for (int i = 0; i < n; ++i) {
-        const int step = kCodes == PackedCodes::rtq3 ? i % steps : i / 4, lane = kCodes == PackedCodes::rtq3 ? i / steps : i % 4;
-        vectors[64 * step + 4 * r + lane] = codes[i];
+      for (int step = 0; step < steps; ++step) {
+        uint8_t* four = vectors + 64 * step + 4 * r;
+        if constexpr (kCodes == PackedCodes::rtq3)
+          for (int lane = 0; lane < 4; ++lane) four[lane] = codes[lane * steps + step];
+        else
+          memcpy(four, codes + 4 * step, 4);
       }
     }
     for (int u = 0; u < n / kUnit; ++u, unit += Layout::kUnitBytes) pack_unit<kCodes>(vectors + 512 * u, unit);
