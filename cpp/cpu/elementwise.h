@@ -58,5 +58,14 @@ void exp_kernel(const float* x, int64_t n_values, float* out) {
   for_lanes(n_values, [&](int64_t i, int n) { store_n(out + i, exp(load_n(x + i, n)), n); });
 }
 
+int64_t read_memory_kernel(const uint8_t* p, size_t n) {
+  IntLanes sums[4] = {splat_int(0), splat_int(0), splat_int(0), splat_int(0)};
+  for (size_t i = 0; i + 256 <= n; i += 256) {
+    for (size_t line = 0; line < 256; line += 64) __builtin_prefetch(p + i + 2048 + line);
+    for (size_t k = 0; k < 4; ++k) sums[k] = add(sums[k], load_pairs(reinterpret_cast<const int16_t*>(p + i + 64 * k)));
+  }
+  return reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+}
+
 }  // namespace
 }  // namespace hrun

@@ -113,6 +113,8 @@ struct KernelTable {
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*add)(float* x, const float* y, int64_t n);  // x += y
   void (*exp)(const float* x, int64_t n, float* out);
+  // For measurements: reads n bytes (a multiple of 256) as fast as it can; the result only keeps the loads alive.
+  int64_t (*read_memory)(const uint8_t* p, size_t n);
   // The tier's int8 (or int16) multiply-add on registers, over and over; returns the number of operations done.
   int64_t (*multiply_registers)(int64_t iterations);
 };

@@ -49,6 +49,7 @@ constexpr KernelTable kTable = {
     .silu_mul = silu_mul_kernel,
     .add = add_kernel,
     .exp = exp_kernel,
+    .read_memory = read_memory_kernel,
     .multiply_registers = multiply_registers_kernel,
 };
 

@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = []
         for threads in args.threads:
             model = _core.Model.load(path, n_threads=threads, rotated_matmul=args.rotation)
-            peaks = None if args.no_peaks else (_core.read_bandwidth(model.n_threads), _core.int8_peak(model.n_threads))
+            peaks = None if args.no_peaks else (_core.read_bandwidth(model.n_threads) / 1e9, _core.int8_peak(model.n_threads) / 1e12)
             for depth in args.n_depth:
                 rows += [measure(model, args, p, 0, depth, peaks) for p in args.n_prompt if p]
                 rows += [measure(model, args, 0, n, depth, peaks) for n in args.n_gen if n]
