@@ -14,7 +14,8 @@ namespace {
 
 inline constexpr int kPartRows = 8;
 inline constexpr int kStreamTokens = 4;  // at most, in the kernel that does not store decoded weights
-inline constexpr int kTileTokens = 4;
+inline constexpr int kTileTokens = 4;      // of the kernel that stores decoded weights
+inline constexpr int kGroupTileTokens = 4;  // of formats with group scales, which need twice the sums
 inline constexpr int kMaxLevel = 127;
 
 struct CodeBytes { __m256i v; };
@@ -54,13 +55,16 @@ HRUN_HD __m256i table_of_16(const uint8_t (&bytes)[16]) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 
+// As in fast_avx512.h.
+struct NoTables {};
 template <class F, PackedCodes codes = PackRule<F>::kCodes>
 struct UnitDecoder;
 
 template <class F>
 struct UnitDecoder<F, PackedCodes::byte> {
+  using Constants = NoTables;
   const uint8_t* unit;
-  HRUN_HD UnitDecoder(const uint8_t* block, int) : unit(block) {}
+  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
 #pragma GCC unroll 8
     for (int i = 0; i < kUnitVectors; ++i) out[i] = load_codes(unit + 64 * i);
@@ -70,14 +74,18 @@ struct UnitDecoder<F, PackedCodes::byte> {
 
 template <class F>
 struct UnitDecoder<F, PackedCodes::nibble> {
+  struct Constants {
+    __m256i table;
+    HRUN_HD Constants() {
+      using Rule = PackRule<F>;
+      uint8_t bytes[16];
+      for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(Rule::level(i) + Rule::kBias);
+      table = table_of_16(bytes);
+    }
+  };
   const uint8_t* unit;
-  __m256i table;
-  HRUN_HD UnitDecoder(const uint8_t* block, int) : unit(block) {
-    using Rule = PackRule<F>;
-    uint8_t bytes[16];
-    for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(Rule::level(i) + Rule::kBias);
-    table = table_of_16(bytes);
-  }
+  const __m256i table;
+  HRUN_HD UnitDecoder(const Constants& c, const uint8_t* block, int) : unit(block), table(c.table) {}
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
@@ -91,8 +99,9 @@ struct UnitDecoder<F, PackedCodes::nibble> {
 
 template <class F>
 struct UnitDecoder<F, PackedCodes::six> {
+  using Constants = NoTables;
   const uint8_t* unit;
-  HRUN_HD UnitDecoder(const uint8_t* block, int) : unit(block) {}
+  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
     const __m256i top = _mm256_set1_epi8(0x30);
     const auto join = [&](__m256i low, __m256i high) { return _mm256_or_si256(low_four_bits(low), _mm256_and_si256(high, top)); };
@@ -114,9 +123,24 @@ struct UnitDecoder<F, PackedCodes::six> {
 // A pair of codes is kept as its two indices.
 template <class F>
 struct UnitDecoder<F, PackedCodes::rtq3> {
+  struct Constants {
+    __m256i table0, table1, table2;  // table1 with the bias
+    HRUN_HD Constants() {
+      using Tables = typename F::Tables;
+      uint8_t t0[16], t1[16], t2[16];
+      for (int i = 0; i < 16; ++i) {
+        t0[i] = static_cast<uint8_t>(Tables::entry(0, i & 7));
+        t1[i] = static_cast<uint8_t>(Tables::entry(1, i & 7) + PackRule<F>::kBias);
+        t2[i] = static_cast<uint8_t>(Tables::entry(2, i & 7));
+      }
+      table0 = table_of_16(t0);
+      table1 = table_of_16(t1);
+      table2 = table_of_16(t2);
+    }
+  };
   const uint8_t* unit;
-  __m256i table0, table1, table2;      // table1 with the bias
-  __m256i low1, high1, high2;          // indices of the pair before, and the upper one of the pair before that
+  const __m256i table0, table1, table2;
+  __m256i low1, high1, high2;  // indices of the pair before, and the upper one of the pair before that
 
   static HRUN_HD __m256i upper(__m256i x) { return low_four_bits(_mm256_srli_epi16(x, 3)); }
   static HRUN_HD __m256i spare(__m256i a, __m256i b, __m256i c) {
@@ -126,17 +150,8 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
   }
   static HRUN_HD __m256i lookup(__m256i table, __m256i index) { return _mm256_shuffle_epi8(table, index); }
 
-  HRUN_HD UnitDecoder(const uint8_t* block, int n) : unit(block) {
-    using Tables = typename F::Tables;
-    uint8_t t0[16], t1[16], t2[16];
-    for (int i = 0; i < 16; ++i) {
-      t0[i] = static_cast<uint8_t>(Tables::entry(0, i & 7));
-      t1[i] = static_cast<uint8_t>(Tables::entry(1, i & 7) + PackRule<F>::kBias);
-      t2[i] = static_cast<uint8_t>(Tables::entry(2, i & 7));
-    }
-    table0 = table_of_16(t0);
-    table1 = table_of_16(t1);
-    table2 = table_of_16(t2);
+  HRUN_HD UnitDecoder(const Constants& tables, const uint8_t* block, int n)
+      : unit(block), table0(tables.table0), table1(tables.table1), table2(tables.table2) {
     const uint8_t* last = block + static_cast<size_t>(n / kUnit - 1) * 192;
     const __m256i c = load_bytes(last + 128), t = spare(load_bytes(last), load_bytes(last + 64), c);
     const auto segment_before = [](__m256i x) { return _mm256_slli_epi32(_mm256_and_si256(x, _mm256_set1_epi8(7)), 8); };

@@ -13,7 +13,8 @@ namespace {
 
 inline constexpr int kPartRows = 16;     // rows of a panel that one register holds
 inline constexpr int kStreamTokens = 8;  // at most, in the kernel that does not store decoded weights
-inline constexpr int kTileTokens = 6;    // of the kernel that stores decoded weights
+inline constexpr int kTileTokens = 12;      // of the kernel that stores decoded weights
+inline constexpr int kGroupTileTokens = 6;  // of formats with group scales, which need twice the sums
 inline constexpr int kMaxLevel = 255;    // of the unsigned codes that dot() takes
 
 struct CodeBytes { __m512i v; };  // [row][4 columns]
@@ -48,14 +49,16 @@ HRUN_HD __m512i load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 // Bits of `a` where mask is 1, else of `b`.
 HRUN_HD __m512i select(__m512i mask, __m512i a, __m512i b) { return _mm512_ternarylogic_epi32(mask, a, b, 0xca); }
 
-// Decoders of the units of a block of n columns, for the rows from `part` bytes on: next() per unit.
+// Tables of a format, made once per call; and decoders of the units of a block of n columns: next() per unit.
+struct NoTables {};
 template <class F, PackedCodes codes = PackRule<F>::kCodes>
 struct UnitDecoder;
 
 template <class F>
 struct UnitDecoder<F, PackedCodes::byte> {
+  using Constants = NoTables;
   const uint8_t* unit;
-  HRUN_HD UnitDecoder(const uint8_t* block, int) : unit(block) {}
+  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
 #pragma GCC unroll 8
     for (int i = 0; i < kUnitVectors; ++i) out[i] = load_codes(unit + 64 * i);
@@ -65,14 +68,18 @@ struct UnitDecoder<F, PackedCodes::byte> {
 
 template <class F>
 struct UnitDecoder<F, PackedCodes::nibble> {
+  struct Constants {
+    __m512i table;  // of 64 entries: vpermb looks at 6 bits, the table ignores the upper two
+    HRUN_HD Constants() {
+      using Rule = PackRule<F>;
+      alignas(64) uint8_t bytes[64];
+      for (int i = 0; i < 64; ++i) bytes[i] = static_cast<uint8_t>(Rule::level(i & 15) + Rule::kBias);
+      table = load_bytes(bytes);
+    }
+  };
   const uint8_t* unit;
-  __m512i table;  // of 64 entries: vpermb looks at 6 bits, the table ignores the upper two
-  HRUN_HD UnitDecoder(const uint8_t* block, int) : unit(block) {
-    using Rule = PackRule<F>;
-    alignas(64) uint8_t bytes[64];
-    for (int i = 0; i < 64; ++i) bytes[i] = static_cast<uint8_t>(Rule::level(i & 15) + Rule::kBias);
-    table = load_bytes(bytes);
-  }
+  const __m512i table;
+  HRUN_HD UnitDecoder(const Constants& c, const uint8_t* block, int) : unit(block), table(c.table) {}
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
@@ -86,8 +93,9 @@ struct UnitDecoder<F, PackedCodes::nibble> {
 
 template <class F>
 struct UnitDecoder<F, PackedCodes::six> {
+  using Constants = NoTables;
   const uint8_t* unit;
-  HRUN_HD UnitDecoder(const uint8_t* block, int) : unit(block) {}
+  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
     const __m512i low = _mm512_set1_epi8(0x0f), six = _mm512_set1_epi8(0x3f);
 #pragma GCC unroll 2
@@ -109,9 +117,24 @@ struct UnitDecoder<F, PackedCodes::six> {
 // neighbours, and even ^ (odd of the pair before) are the indices of T0 for both weights of the pair.
 template <class F>
 struct UnitDecoder<F, PackedCodes::rtq3> {
+  struct Constants {
+    __m512i newest_low, newest_high, earlier;  // T0 by bits 0-2, by bits 3-5; T1[bits 3-5] + T2[bits 0-2] + bias
+    HRUN_HD Constants() {
+      using Tables = typename F::Tables;
+      alignas(64) uint8_t low[64], high[64], two[64];
+      for (int i = 0; i < 64; ++i) {
+        low[i] = static_cast<uint8_t>(Tables::entry(0, i & 7));
+        high[i] = static_cast<uint8_t>(Tables::entry(0, i >> 3));
+        two[i] = static_cast<uint8_t>(Tables::entry(1, i >> 3) + Tables::entry(2, i & 7) + PackRule<F>::kBias);
+      }
+      newest_low = load_bytes(low);
+      newest_high = load_bytes(high);
+      earlier = load_bytes(two);
+    }
+  };
   const uint8_t* unit;
-  __m512i newest_low, newest_high, earlier;  // T0 by bits 0-2, by bits 3-5; T1[bits 3-5] + T2[bits 0-2] + bias
-  __m512i even, odd;                         // of the pair before
+  const __m512i newest_low, newest_high, earlier;
+  __m512i even, odd;  // of the pair before
 
   static HRUN_HD __m512i join(__m512i before, __m512i now) {
     return select(_mm512_set1_epi8(7), _mm512_srli_epi16(before, 3), _mm512_slli_epi16(now, 3));
@@ -121,17 +144,8 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
     return select(_mm512_set1_epi8(15), ab, _mm512_srli_epi16(c, 2));
   }
 
-  HRUN_HD UnitDecoder(const uint8_t* block, int n) : unit(block) {
-    using Tables = typename F::Tables;
-    alignas(64) uint8_t low[64], high[64], two[64];
-    for (int i = 0; i < 64; ++i) {
-      low[i] = static_cast<uint8_t>(Tables::entry(0, i & 7));
-      high[i] = static_cast<uint8_t>(Tables::entry(0, i >> 3));
-      two[i] = static_cast<uint8_t>(Tables::entry(1, i >> 3) + Tables::entry(2, i & 7) + PackRule<F>::kBias);
-    }
-    newest_low = load_bytes(low);
-    newest_high = load_bytes(high);
-    earlier = load_bytes(two);
+  HRUN_HD UnitDecoder(const Constants& tables, const uint8_t* block, int n)
+      : unit(block), newest_low(tables.newest_low), newest_high(tables.newest_high), earlier(tables.earlier) {
     // Before a segment come the last codes of the segment before it, one byte lane down; before the first come zeros.
     const uint8_t* last = block + static_cast<size_t>(n / kUnit - 1) * 192;
     const __m512i a = load_bytes(last), b = load_bytes(last + 64), c = load_bytes(last + 128);

@@ -106,11 +106,12 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const Pac
     token[t] = t < n_tokens ? t : n_tokens - 1;
     total[t] = zero_rows();
   }
+  const typename UnitDecoder<F>::Constants constants;
   const uint8_t* codes = panel + Layout::codes_at(cols) + part * kPartBytes;
   for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {
     const int n = block_length<F>(cols, b);
     const PartMeta meta = part_meta<F>(panel, b, part);
-    UnitDecoder<F> decoder(codes, n);
+    UnitDecoder<F> decoder(constants, codes, n);
     RowInts acc[kTokens][kChains], isum[kTokens];
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
@@ -121,8 +122,8 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const Pac
     for (int u = 0; u < n / kUnit; ++u) {
       CodeBytes w[kUnitVectors];
       decoder.next(w);
-      // A panel is one stream; this far ahead covers the latency of memory at 10 GB/s a core.
-      for (size_t line = 0; line < Layout::kUnitBytes; line += 64) __builtin_prefetch(decoder.unit + 2048 + line);
+      // A panel is one stream; this far ahead covers the latency of memory at 20 GB/s a core.
+      for (size_t line = 0; line < Layout::kUnitBytes; line += 64) __builtin_prefetch(decoder.unit + 4096 + line);
 #pragma GCC unroll 8
       for (int i = 0; i < kUnitVectors; ++i) {
 #pragma GCC unroll 8
@@ -185,7 +186,7 @@ HRUN_HD void multiply_tile(const uint8_t* decoded, const PartMeta (&meta)[kTileR
                            int64_t t, int64_t b, float* acc) {
   using Layout = PanelLayout<F>;
   RowInts isum[kTokens][kTileRegisters], sum[kTokens][kTileRegisters];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int k = 0; k < kTokens; ++k)
 #pragma GCC unroll 2
     for (int p = 0; p < kTileRegisters; ++p) isum[k][p] = all_rows(0);
@@ -193,7 +194,7 @@ HRUN_HD void multiply_tile(const uint8_t* decoded, const PartMeta (&meta)[kTileR
   const uint8_t* w = decoded;
   const int groups = Layout::kGroups ? Layout::kGroupCount : 1, vectors = n / 4 / groups;
   for (int g = 0; g < groups; ++g) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int k = 0; k < kTokens; ++k)
 #pragma GCC unroll 2
       for (int p = 0; p < kTileRegisters; ++p) sum[k][p] = start_of_group<F>(x, t + k, b, g);
@@ -201,7 +202,7 @@ HRUN_HD void multiply_tile(const uint8_t* decoded, const PartMeta (&meta)[kTileR
       CodeBytes weights[kTileRegisters];
 #pragma GCC unroll 2
       for (int p = 0; p < kTileRegisters; ++p) weights[p] = load_codes(w + kPartBytes * p);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int k = 0; k < kTokens; ++k) {
         const RowInts four = four_activations(xs + k * x.stride);
 #pragma GCC unroll 2
@@ -212,12 +213,12 @@ HRUN_HD void multiply_tile(const uint8_t* decoded, const PartMeta (&meta)[kTileR
 #pragma GCC unroll 2
       for (int p = 0; p < kTileRegisters; ++p) {
         const RowInts scale = load_group_scales(meta[p].group_scale + g * kPanelRows);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int k = 0; k < kTokens; ++k) isum[k][p] = add_rows(isum[k][p], multiply_rows(sum[k][p], scale));
       }
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int k = 0; k < kTokens; ++k)
 #pragma GCC unroll 2
     for (int p = 0; p < kTileRegisters; ++p) {
@@ -239,13 +240,14 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     panel[p] = w.data + static_cast<size_t>(wanted < last_panel ? wanted : last_panel) * w.panel_bytes;
   }
   alignas(64) uint8_t decoded[kTileRegisters * kMaxBlock / 4 * kPartBytes];
+  const typename UnitDecoder<F>::Constants constants;
   size_t codes_at = Layout::codes_at(w.cols);
   for (int64_t b = 0; b < n_blocks<F>(w.cols); ++b) {
     const int n = block_length<F>(w.cols, b);
     PartMeta meta[kTileRegisters];
     for (int p = 0; p < kTileRegisters; ++p) {
       meta[p] = part_meta<F>(panel[p], b, p % kPanelParts);
-      UnitDecoder<F> decoder(panel[p] + codes_at + p % kPanelParts * kPartBytes, n);
+      UnitDecoder<F> decoder(constants, panel[p] + codes_at + p % kPanelParts * kPartBytes, n);
       for (int u = 0; u < n / kUnit; ++u) {
         CodeBytes vectors[kUnitVectors];
         decoder.next(vectors);
@@ -256,7 +258,9 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     }
     codes_at += static_cast<size_t>(n / kUnit) * Layout::kUnitBytes;
     int64_t t = 0;
-    for (; t + kTileTokens <= x.n_tokens; t += kTileTokens) multiply_tile<F, kTileTokens>(decoded, meta, n, x, t, b, acc);
+    constexpr int kTokens = Layout::kGroups ? kGroupTileTokens : kTileTokens;
+    for (; t + kTokens <= x.n_tokens; t += kTokens) multiply_tile<F, kTokens>(decoded, meta, n, x, t, b, acc);
+    for (; t + 4 <= x.n_tokens; t += 4) multiply_tile<F, 4>(decoded, meta, n, x, t, b, acc);
     for (; t < x.n_tokens; ++t) multiply_tile<F, 1>(decoded, meta, n, x, t, b, acc);
   }
   for (int64_t t = 0; t < x.n_tokens; ++t)
