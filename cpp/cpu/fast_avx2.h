@@ -61,18 +61,6 @@ template <class F, PackedCodes codes = PackRule<F>::kCodes>
 struct UnitDecoder;
 
 template <class F>
-struct UnitDecoder<F, PackedCodes::byte> {
-  using Constants = NoTables;
-  const uint8_t* unit;
-  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
-  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kUnitVectors; ++i) out[i] = load_codes(unit + 64 * i);
-    unit += 512;
-  }
-};
-
-template <class F>
 struct UnitDecoder<F, PackedCodes::nibble> {
   struct Constants {
     __m256i table;

@@ -17,6 +17,18 @@ inline constexpr int kTileRegisters = 2;  // of rows: panels or parts of one
 inline constexpr int kTilePanels = kTileRegisters * kPartRows / kPanelRows;
 static_assert(kTilePanels >= 1 && kPackedPanels % kTilePanels == 0);
 
+template <class F>
+struct UnitDecoder<F, PackedCodes::byte> {
+  using Constants = NoTables;
+  const uint8_t* unit;
+  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kUnitVectors; ++i) out[i] = load_codes(unit + 64 * i);
+    unit += 512;
+  }
+};
+
 // Can the tier multiply codes of this format exactly?
 template <PackableFormat F>
 constexpr bool codes_fit() {
