@@ -75,6 +75,7 @@ def test_history_across_runs(start: Callable[..., TerminalSession]) -> None:
     first.expect(">")
     first.line("remember me")
     first.expect(ENDED)
+    first.expect(">")  # before the prompt is up, the terminal itself would take the end-of-file
     first.send("\x04")
     assert first.wait() == 0
     second = start()
