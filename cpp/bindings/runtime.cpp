@@ -90,12 +90,7 @@ class PySession {
     {
       nb::gil_scoped_release release;
       const std::lock_guard lock(mutex_);
-      cancelled_ = false;
-      SignalPoll poll;
-      session_.forward(tokens, mode, [&] {
-        if (cancelled_) throw Cancelled("cancelled while evaluating {} tokens", tokens.size());
-        poll();
-      });
+      evaluate(tokens, mode);
       if (mode == Logits::none) return std::nullopt;
       n_vocab = static_cast<size_t>(session_.model().params().n_vocab);
       n = session_.logits().size();
@@ -111,12 +106,7 @@ class PySession {
   int32_t next(const std::vector<int32_t>& tokens, Sampler& sampler) {
     nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
-    cancelled_ = false;
-    SignalPoll poll;
-    session_.forward(tokens, Logits::last, [&] {
-      if (cancelled_) throw Cancelled("cancelled while evaluating {} tokens", tokens.size());
-      poll();
-    });
+    evaluate(tokens, Logits::last);
     return sampler.sample(session_.last_logits());
   }
 
@@ -132,6 +122,16 @@ class PySession {
   const Session& get() const { return session_; }
 
  private:
+  // Without the GIL and with the lock.
+  void evaluate(const std::vector<int32_t>& tokens, Logits which) {
+    cancelled_ = false;
+    SignalPoll poll;
+    session_.forward(tokens, which, [&] {
+      if (cancelled_) throw Cancelled("cancelled while evaluating {} tokens", tokens.size());
+      poll();
+    });
+  }
+
   Session session_;
   std::mutex mutex_;
   std::atomic<bool> cancelled_ = false;

@@ -6,14 +6,11 @@
 
 #if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
 #include "cpu/fast_avx512.h"
-#include "cpu/matmul_packed.h"
-namespace hrun {
-namespace {
-inline constexpr bool kHasPackedKernels = true;
-}
-}  // namespace hrun
 #elif defined(__AVX2__)
 #include "cpu/fast_avx2.h"
+#endif
+
+#if defined(__AVX2__)
 #include "cpu/matmul_packed.h"
 namespace hrun {
 namespace {
