@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 QUOTES = '"""'
@@ -121,7 +123,29 @@ class EditingReader:
         )
 
     def read(self) -> str:
-        return unquoted(self._session.prompt())
+        # Until the editor holds the terminal, and after, Ctrl-C is a signal: raised inside the event loop's start
+        # or end it would leave as some other error.
+        app = self._session.app
+        interrupted = False
+
+        def leave() -> None:
+            if app.is_running and not app.is_done:
+                app.exit(exception=KeyboardInterrupt())
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            nonlocal interrupted
+            interrupted = True
+            if app.is_running and app.loop is not None:
+                app.loop.call_soon_threadsafe(leave)
+
+        before = signal.signal(signal.SIGINT, on_signal)
+        try:
+            text = self._session.prompt(handle_sigint=False, pre_run=lambda: leave() if interrupted else None)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if interrupted:
+            raise KeyboardInterrupt
+        return unquoted(text)
 
 
 def complete(text: str) -> bool:
