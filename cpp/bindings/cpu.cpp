@@ -93,10 +93,12 @@ RotatedMatmul way_named(const std::string& name) {
 
 Activation activation_named(const std::string& name) {
   if (name == "int8x32") return Activation::kInt8x32;
+  if (name == "int8x64") return Activation::kInt8x64;
+  if (name == "int8x128") return Activation::kInt8x128;
   if (name == "int8x256") return Activation::kInt8x256;
   if (name == "rotated") return Activation::kRotated;
   if (name == "rotated_signed") return Activation::kRotatedSigned;
-  throw ArgumentError("unknown kind of activation '{}'; known: int8x32, int8x256, rotated, rotated_signed", printable(name));
+  throw ArgumentError("unknown kind of activation '{}'; known: int8x32, int8x64, int8x128, int8x256, rotated, rotated_signed", printable(name));
 }
 
 std::vector<float> signs(int64_t cols) {
@@ -124,7 +126,7 @@ auto matmul(const std::string& tier, const std::string& format_name, const Bytes
 auto quantize_activations(const std::string& tier, const std::string& kind_name, const Matrix& x) {
   const KernelTable& kernels = *select_cpu_tier(tier).kernels;
   const Activation kind = activation_named(kind_name);
-  const size_t n = x.shape(0), cols = x.shape(1), block = kind == Activation::kInt8x32 ? 32 : 256;
+  const size_t n = x.shape(0), cols = x.shape(1), block = activation_columns(kind);
   if (cols == 0 || cols % 32 != 0) throw ArgumentError("{} columns; expected a multiple of 32", cols);
   const size_t blocks = (cols + block - 1) / block, groups = cols / kGroup;
   Array<int16_t> codes({n, cols}), sums({n, groups});

@@ -104,7 +104,7 @@ void init_formats(nb::module_& m) {
       .def_prop_ro("signed_rotation", [](const FormatInfo& f) { return f.activation == Activation::kRotatedSigned; })
       .def_prop_ro("activation_block",
                    [](const FormatInfo& f) {
-                     return f.activation == Activation::kFloat ? 0 : f.activation == Activation::kInt8x32 ? 32 : 256;
+                     return f.activation == Activation::kFloat ? 0 : activation_columns(f.activation);
                    },
                    "columns per int8 activation scale, 0 for float formats")
       .def_prop_ro("bits_per_weight", &FormatInfo::bits_per_weight)

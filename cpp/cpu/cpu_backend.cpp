@@ -36,8 +36,6 @@ bool same_shape(const FloatView& a, const FloatView& b) { return a.rows == b.row
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-int64_t activation_block(Activation kind) { return kind == Activation::kInt8x32 ? 32 : 256; }
-
 }  // namespace
 
 class CpuBackend::Turn {
@@ -168,13 +166,13 @@ void CpuBackend::quantize(FloatView x, Activation kind, QuantizedRows& out) {
   const auto n = static_cast<size_t>(x.rows);
   out.n_tokens = x.rows;
   out.cols = x.cols;
-  out.n_blocks = (x.cols + activation_block(kind) - 1) / activation_block(kind);
+  out.n_blocks = (x.cols + activation_columns(kind) - 1) / activation_columns(kind);
   out.n_groups = round_up(x.cols, 2 * kGroup) / kGroup;
   out.codes = scratch.codes.get<int16_t>(n * static_cast<size_t>(out.cols), "the quantized input of a matmul");
   out.scale = scratch.scale.get<float>(n * static_cast<size_t>(out.n_blocks), "the quantized input of a matmul");
   out.sums = scratch.sums.get<int16_t>(n * static_cast<size_t>(out.n_groups), "the quantized input of a matmul");
   const float* sign = signs(x.cols);
-  parallel(x.rows * out.n_blocks, activation_block(kind), [&](int64_t i, int) {
+  parallel(x.rows * out.n_blocks, activation_columns(kind), [&](int64_t i, int) {
     kernels_.quantize_block(x, i / out.n_blocks, i % out.n_blocks, kind, sign, out);
   });
 }
@@ -185,7 +183,7 @@ void CpuBackend::quantize_packed(FloatView x, Activation kind, PackedActivations
   const auto n = static_cast<size_t>(x.rows);
   out.n_tokens = x.rows;
   out.stride = round_up(x.cols, 64);
-  out.n_blocks = (x.cols + activation_block(kind) - 1) / activation_block(kind);
+  out.n_blocks = (x.cols + activation_columns(kind) - 1) / activation_columns(kind);
   out.n_units = round_up(x.cols, 64) / 32;
   out.codes = scratch.packed_codes.get<int8_t>(n * static_cast<size_t>(out.stride), purpose);
   out.scale = scratch.packed_scale.get<float>(n * static_cast<size_t>(out.n_blocks), purpose);
@@ -193,7 +191,7 @@ void CpuBackend::quantize_packed(FloatView x, Activation kind, PackedActivations
   out.sums16 = scratch.sums16.get<int16_t>(n * 2 * static_cast<size_t>(out.n_units), purpose);
   out.sums32 = scratch.sums32.get<int16_t>(n * static_cast<size_t>(out.n_units), purpose);
   const float* sign = signs(x.cols);
-  parallel(x.rows * out.n_blocks, activation_block(kind), [&](int64_t i, int) {
+  parallel(x.rows * out.n_blocks, activation_columns(kind), [&](int64_t i, int) {
     kernels_.quantize_packed(x, i / out.n_blocks, i % out.n_blocks, kind, sign, out);
   });
 }
@@ -230,8 +228,8 @@ void CpuBackend::multiply_panel(const MatmulTarget& target, int64_t first_row, F
   float* const y = target.y.data + first_row;
   Scratch& scratch = worker_scratch_[static_cast<size_t>(worker)];
 
-  const bool as_floats = is_rotated(kind) && rotated_matmul_ != RotatedMatmul::activation;
-  if (!w.info->is_float && !as_floats) {
+  const bool as_floats = !w.kernels->matmul_int || (is_rotated(kind) && rotated_matmul_ != RotatedMatmul::activation);
+  if (!as_floats) {
     float* const sums = scratch.get<float>(static_cast<size_t>(x.rows) * kPanelRows, "the sums of a matmul");
     w.kernels->matmul_int(rows, input.quantized[static_cast<int>(kind)], y, target.y.stride, sums);
     return;
@@ -243,7 +241,7 @@ void CpuBackend::multiply_panel(const MatmulTarget& target, int64_t first_row, F
     return;
   }
   const bool own_basis = rotated_matmul_ == RotatedMatmul::activation_float;
-  const FloatView factor = as_floats && own_basis ? input.rotated[static_cast<int>(kind)] : x;
+  const FloatView factor = is_rotated(kind) && own_basis ? input.rotated[static_cast<int>(kind)] : x;
   const int64_t stride = round_up(w.cols, kLanes);
   float* const decoded = scratch.get<float>(static_cast<size_t>(kDecodedRows * stride), "the decoded rows of a matmul");
   for (int r = 0; r < rows.n_rows; r += kDecodedRows) {
@@ -269,7 +267,7 @@ void CpuBackend::matmul(std::span<const MatmulTarget> targets, FloatView x) {
     n_tasks += tasks_of(w);
     const Activation kind = w.info->activation;
     const auto k = static_cast<size_t>(kind);
-    if (w.info->is_float || std::exchange((uses_packed(w) ? prepared_packed : prepared)[k], true)) continue;
+    if (kind == Activation::kFloat || std::exchange((uses_packed(w) ? prepared_packed : prepared)[k], true)) continue;
     if (uses_packed(w)) quantize_packed(x, kind, input.packed[k]);
     else if (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation) quantize(x, kind, input.quantized[k]);
     else if (rotated_matmul_ == RotatedMatmul::activation_float) rotate(x, kind, input.rotated[k]);

@@ -14,6 +14,9 @@ void decode_row_kernel(const uint8_t* row, int64_t cols, const float* signs, boo
     for_lanes(cols, [&](int64_t i, int n) {
       store_n(out + i, load_weights<F>(row + static_cast<size_t>(i) * F::kBlockBytes, n), n);
     });
+  } else if constexpr (DecodedFormat<F>) {
+    for (int64_t b = 0; b < n_blocks<F>(cols); ++b)
+      F::decode(row + static_cast<size_t>(b) * F::kBlockBytes, out + b * F::kBlockValues);
   } else {
     const Unpack<F> unpack;
     const int64_t blocks = n_blocks<F>(cols);

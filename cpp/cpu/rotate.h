@@ -75,7 +75,7 @@ HRUN_HD void quantize(const float* x, int n, int16_t* codes, float* scale, int16
 // Block `block` of token t, rotated where the kind says so: its number of columns, and where its values are.
 HRUN_HD int load_block(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs, float* rotated,
                        const float*& values) {
-  const int block_values = kind == Activation::kInt8x32 ? 32 : 256;
+  const int block_values = activation_columns(kind);
   const int64_t first = block * block_values;
   const int n = static_cast<int>(x.cols - first < block_values ? x.cols - first : block_values);
   values = x.row(t) + first;
@@ -108,7 +108,7 @@ void quantize_packed_kernel(FloatView x, int64_t t, int64_t block, Activation ki
   int16_t sums[kRotationBlock / kGroup];
   const float* values;
   const int n = load_block(x, t, block, kind, signs, rotated, values);
-  const int64_t first = block * (kind == Activation::kInt8x32 ? 32 : 256);
+  const int64_t first = block * activation_columns(kind);
   quantize(values, n, codes, to.scale + t * to.n_blocks + block, sums);
   int8_t* const out = to.codes + t * to.stride + first;
   int32_t total = 0;

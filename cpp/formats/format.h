@@ -14,7 +14,8 @@
 // Kernels rely on |codes[i] * group_scale[g]| < 2^15 and on block sums of 127 times that, and of 127 * group_offset, being
 // below 2^31, whatever the bytes.
 //
-// A *float* format (F32, F16, BF16) is a widening to fp32.
+// A *float* format (F32, F16, BF16) is a widening to fp32.  A *decoded* format is a rule that gives the floats of a block, for
+// what fits neither: matmuls multiply its decoded rows in fp32.
 //
 // To add a format: one header with a struct that satisfies the concept below, its name in list.h.  Everything else
 // (sizes, generic kernels of every tier and backend, Python, CLI choices, tests, tables) enumerates the list.
@@ -39,11 +40,17 @@ inline constexpr int kMaxGroups = kMaxBlock / kGroup;
 enum class Activation : uint8_t {
   kFloat,          // fp32, 16-lane dot product
   kInt8x32,        // int8, one fp32 scale per 32 columns
+  kInt8x64,
+  kInt8x128,
   kInt8x256,       // int8, one fp32 scale per 256 columns
   kRotated,        // H256 per 256 columns (tail: 128/64/32-point pieces), then int8 with one scale per block
   kRotatedSigned,  // the same with the fixed sign per column applied first
 };
 
+// Columns per scale of an int8 activation.
+constexpr int activation_columns(Activation a) {
+  return a == Activation::kInt8x32 ? 32 : a == Activation::kInt8x64 ? 64 : a == Activation::kInt8x128 ? 128 : 256;
+}
 constexpr bool is_rotated(Activation a) { return a == Activation::kRotated || a == Activation::kRotatedSigned; }
 
 // One decoded block: see the head of this file.  Entries beyond the block's length are unspecified.
@@ -86,6 +93,10 @@ template <class F>
 concept FloatFormat = AnyFormat<F> && requires(const uint8_t* value) {
   { F::widen(value) } -> std::same_as<float>;
 };
+
+// A decoded format has decode(block, out), which writes kBlockValues floats.
+template <class F>
+concept DecodedFormat = AnyFormat<F> && requires(const uint8_t* block, float* out) { F::decode(block, out); };
 
 // A format that hrun writes has
 //   encode_row(weights, importance, cols, out)

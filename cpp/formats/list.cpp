@@ -16,6 +16,8 @@ void decode_own_basis(const uint8_t* row, int64_t cols, float* out) {
       IntBlock ints;
       F::unpack(block, n, ints);
       to_floats<F>(ints, n, out + b * F::kBlockValues);
+    } else if constexpr (DecodedFormat<F>) {
+      F::decode(block, out + b * F::kBlockValues);
     } else {
       out[b] = F::widen(block);
     }

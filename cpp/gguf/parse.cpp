@@ -273,11 +273,11 @@ std::string Parser::shape(const TensorInfo& tensor) const {
 }
 
 // Id 41 is Q1_0 in GGML and ITQ3_S in the public fork.  Tensors lie one after the other, so the distance to the next
-// one tells which; behind the last one there may be other bytes, so it decides only where it is alone.
+// one tells which; behind the last one there may be other bytes.  Where padding hides the difference, it is GGML's.
 bool Parser::is_itq3s_fork(const std::vector<uint32_t>& by_offset) const {
   const FormatInfo* fork = find_format(kItq3S);
   if (!fork) return false;
-  bool any = false, as_fork = true, as_ggml = true, last_is_exact = true;
+  bool any = false, as_fork = true, as_ggml = true, last_is_exact = false;
   for (size_t k = 0; k < by_offset.size(); ++k) {
     const TensorInfo& t = state_.tensors[by_offset[k]];
     if (t.file_format != kQ1_0) continue;

@@ -67,8 +67,9 @@ def test_written_metadata_reads_back_here_and_elsewhere(tmp_path_factory: pytest
 
 def test_written_tensors_read_elsewhere(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    shapes = {f.name: (f.block_values * (1 if f.block_values == 256 else 8), 3) for f in GGML_FORMATS}
-    blocks = {f.name: random_blocks(f, 3, shapes[f.name][0], i) for i, f in enumerate(GGML_FORMATS)}
+    shapes = {f.name: (f.block_values * (1 if f.block_values == 256 else 8), 3) for f in GGML_FORMATS
+              if f.name.upper() in gguf.GGMLQuantizationType.__members__}
+    blocks = {f.name: random_blocks(f, 3, shapes[f.name][0], i) for i, f in enumerate(GGML_FORMATS) if f.name in shapes}
     with _core.GGUFWriter(path) as writer:
         writer.add("general.architecture", "string", "llama")
         for name, shape in shapes.items():
@@ -77,6 +78,8 @@ def test_written_tensors_read_elsewhere(tmp_path: Path) -> None:
             writer.write_tensor(f"t.{name}", data)
     there = {t.name: t for t in gguf.GGUFReader(path).tensors}
     for info in GGML_FORMATS:
+        if info.name.upper() not in gguf.GGMLQuantizationType.__members__:  # newer than gguf-py
+            continue
         tensor = there[f"t.{info.name}"]
         assert tensor.tensor_type.value == info.id and tensor.tensor_type.name.lower() == info.name
         assert tuple(tensor.shape.tolist()) == shapes[info.name]
@@ -144,7 +147,8 @@ def test_tensors_from_elsewhere(tmp_path: Path, alignment: int) -> None:
         writer.add_custom_alignment(alignment)
     rng = np.random.default_rng(0)
     arrays = {"f32": rng.standard_normal((3, 5, 7)).astype(np.float32), "f16": rng.standard_normal((2, 9)).astype(np.float16)}
-    blocks = {f.name: random_blocks(f, 4, 256) for f in GGML_FORMATS if not f.is_float}
+    blocks = {f.name: random_blocks(f, 4, 256) for f in GGML_FORMATS
+              if f.block_values > 1 and f.name.upper() in gguf.GGMLQuantizationType.__members__}
     for name, array in arrays.items():
         writer.add_tensor(name, array)
     for name, data in blocks.items():
@@ -215,8 +219,7 @@ def test_id_41_with_the_sizes_of_q1_0_is_not_itq3_s(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     q1_0 = g.File().add_tensor("a", [512, 8], 41, data=bytes(512 * 8 // 128 * 18)).add_tensor("b", [512, 8], 41, data=bytes(576))
     path.write_bytes(q1_0.build())
-    with pytest.raises(_core.UnsupportedModelError, match=r"tensor 'a': format 41 \(q1_0\)"):
-        _core.GGUFFile(path)
+    assert [(t.format, t.n_bytes) for t in _core.GGUFFile(path).tensors] == [("q1_0", 576), ("q1_0", 576)]
 
 
 def test_large_vocabulary_opens_at_once(tmp_path: Path) -> None:
