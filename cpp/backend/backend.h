@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 
+#include "backend/operation_times.h"
 #include "base/tensor.h"
 
 namespace hrun {
@@ -38,6 +39,27 @@ class DeviceTensor {
 struct MatmulTarget {
   const DeviceTensor* weights;  // [rows, cols]
   FloatView y;                  // [n_tokens, rows]
+};
+
+// The input of a matmul: x, or what is made of x on the way, so that it need not be stored in between.
+struct MatmulInput {
+  FloatView x;
+  const DeviceTensor* norm = nullptr;  // x / sqrt(mean(x^2) + eps) * norm
+  float eps = 0;
+  FloatView gate{};                    // if it has data: gate * sigmoid(gate) * x
+
+  MatmulInput(FloatView plain) : x(plain) {}  // implicit: most inputs are nothing else
+  static MatmulInput normed(FloatView x, const DeviceTensor& weight, float eps) {
+    MatmulInput input(x);
+    input.norm = &weight;
+    input.eps = eps;
+    return input;
+  }
+  static MatmulInput gated(FloatView gate, FloatView up) {
+    MatmulInput input(up);
+    input.gate = gate;
+    return input;
+  }
 };
 
 // Pairs that a rotary embedding turns: (2i, 2i+1), as GGUF stores llama, or (i, i + n_rot/2).
@@ -101,7 +123,8 @@ class Backend {
   // out = x / sqrt(mean(x^2) + eps) * weight
   virtual void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) = 0;
   // y = x W^T for several matrices that share an input: the input is rotated and quantized once per kind.
-  virtual void matmul(std::span<const MatmulTarget> targets, FloatView x) = 0;
+  // The bits are those of rms_norm() or silu_mul() followed by a plain matmul.
+  virtual void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
   // x[t, head] is turned by position first_position + t.
   virtual void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) = 0;
   virtual void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) = 0;
@@ -111,6 +134,10 @@ class Backend {
   virtual void silu_mul(FloatView gate, FloatView up, FloatView out) = 0;  // out = gate * sigmoid(gate) * up
   virtual void add(FloatView x, FloatView y) = 0;                          // x += y
   virtual void add_bias(FloatView x, const DeviceTensor& bias) = 0;        // x[t] += bias
+
+  // Switches the measurement on, from zero, or off.
+  virtual void time_operations(bool on) = 0;
+  virtual OperationTimes operation_times() = 0;
 };
 
 // The backends of this build, best first for "auto".  Throws DeviceError, naming what exists.

@@ -1,12 +1,14 @@
 // The CPU tiers, and the kernels one by one for the contract tests (hrun._core.testing).
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -108,7 +110,7 @@ std::vector<float> signs(int64_t cols) {
 }
 
 auto matmul(const std::string& tier, const std::string& format_name, const Bytes& data, int64_t rows, const Matrix& x,
-            const std::string& way, int n_threads, int repeat) {
+            const std::string& way, int n_threads, int repeat, std::optional<Vector> norm, float eps, std::optional<Matrix> gate) {
   const auto cols = static_cast<int64_t>(x.shape(1));
   const TensorView weights = tensor(format_name, data, rows, cols);
   CpuBackend cpu(options(tier, n_threads, way_named(way)));
@@ -116,9 +118,12 @@ auto matmul(const std::string& tier, const std::string& format_name, const Bytes
   Array<float> y({x.shape(0), static_cast<size_t>(rows)});
   const FloatView input{const_cast<float*>(x.data()), static_cast<int64_t>(x.shape(0)), cols, cols};
   const MatmulTarget target{w.get(), view(y)};
+  const auto norm_weight = norm ? cpu.upload(vector_tensor(*norm)) : nullptr;
+  MatmulInput from = norm ? MatmulInput::normed(input, *norm_weight, eps) : MatmulInput(input);
+  if (gate) from.gate = {const_cast<float*>(gate->data()), static_cast<int64_t>(gate->shape(0)), static_cast<int64_t>(gate->shape(1)), static_cast<int64_t>(gate->shape(1))};
   {
     nb::gil_scoped_release release;
-    for (int i = 0; i < repeat; ++i) cpu.matmul({&target, 1}, input);
+    for (int i = 0; i < repeat; ++i) cpu.matmul({&target, 1}, from);
   }
   return y.release();
 }
@@ -136,7 +141,7 @@ auto quantize_activations(const std::string& tier, const std::string& kind_name,
   const FloatView input{const_cast<float*>(x.data()), to.n_tokens, to.cols, to.cols};
   const std::vector<float> sign = signs(to.cols);
   for (int64_t t = 0; t < to.n_tokens; ++t)
-    for (int64_t b = 0; b < to.n_blocks; ++b) kernels.quantize_block(input, t, b, kind, sign.data(), to);
+    for (int64_t b = 0; b < to.n_blocks; ++b) kernels.quantize_block({.x = input}, t, b, kind, sign.data(), to);
   return nb::make_tuple(codes.release(), scale.release(), sums.release());
 }
 
@@ -292,7 +297,9 @@ void init_cpu(nb::module_& m) {
     return names;
   }, "All tiers of this build, whatever the CPU and the environment.");
   t.def("matmul", &matmul, nb::arg("tier"), nb::arg("format"), nb::arg("weights"), nb::arg("rows"), nb::arg("x"),
-        nb::arg("way") = "activation", nb::arg("n_threads") = 1, nb::arg("repeat") = 1, "y [n_tokens, rows]");
+        nb::arg("way") = "activation", nb::arg("n_threads") = 1, nb::arg("repeat") = 1,
+        nb::arg("norm") = nb::none(), nb::arg("eps") = 1e-5f, nb::arg("gate") = nb::none(),
+        "y [n_tokens, rows]; of x, of its norm, or of silu(gate) * x");
   t.def("quantize_activations", &quantize_activations, nb::arg("tier"), nb::arg("kind"), nb::arg("x"),
         "(codes int16 [n, cols], scale [n, blocks], sums int16 [n, cols / 16])");
   t.def("rotate", &rotate, nb::arg("tier"), nb::arg("x"), nb::arg("with_signs"));

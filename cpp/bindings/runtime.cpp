@@ -6,6 +6,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
@@ -179,6 +180,18 @@ void init_runtime(nb::module_& m) {
                      for (const auto& t : model.file().tensors()) n += t.dims[0] * t.dims[1] * t.dims[2] * t.dims[3];
                      return n;
                    })
+      .def("time_operations", [](const Model& model, bool on) { model.backend().time_operations(on); }, "on"_a,
+           nb::call_guard<nb::gil_scoped_release>(), "Measure from zero what each operation of the backend takes, or stop.")
+      .def("operation_times",
+           [](const Model& model) {
+             const OperationTimes times = model.backend().operation_times();
+             std::vector<std::tuple<std::string, double, int64_t>> rows;
+             for (size_t i = 0; i < kOperations; ++i)
+               if (const auto& entry = times.entries[i]; entry.calls)
+                 rows.emplace_back(kOperationNames[i], 1e-9 * static_cast<double>(entry.nanoseconds), entry.calls);
+             return rows;
+           },
+           "[(operation, seconds, calls)] since time_operations(True).")
       .def_prop_ro("bytes_per_token", &Model::bytes_per_token, "Bytes of weights that generating a token reads.")
       .def_prop_ro("weights_per_token", &Model::weights_per_token)
       .def_prop_ro("bytes", [](const Model& model) {

@@ -1,54 +1,12 @@
 #include "cpu/cpu_backend.h"
 
-#include <algorithm>
 #include <atomic>
 #include <cstring>
 
-#include "base/error.h"
+#include "cpu/cpu_backend_parts.h"
 #include "formats/rotation.h"
 
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
-
 namespace hrun {
-namespace {
-
-// Results must not depend on a host program that flushes subnormals or rounds in another direction.
-class DefaultFloatMode {
- public:
-#if defined(__x86_64__)
-  DefaultFloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
-  ~DefaultFloatMode() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
-#endif
-};
-
-const CpuTensor& on_cpu(const DeviceTensor& tensor) { return static_cast<const CpuTensor&>(tensor); }
-
-void require(bool ok, std::string_view operation, std::string_view expected) {
-  if (!ok) throw ArgumentError("{}: expected {}", operation, expected);
-}
-
-bool same_shape(const FloatView& a, const FloatView& b) { return a.rows == b.rows && a.cols == b.cols; }
-
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-}  // namespace
-
-class CpuBackend::Turn {
- public:
-  explicit Turn(CpuBackend& backend) {
-    backend.pool_.require_same_process();  // before the lock, which another thread may have held at the fork
-    lock_ = std::unique_lock(backend.mutex_);
-  }
-
- private:
-  std::unique_lock<std::mutex> lock_;
-  DefaultFloatMode mode_;  // of this thread; parallel() sets that of the workers
-};
 
 CpuBackend::CpuBackend(const BackendOptions& options)
     : tier_(select_cpu_tier(options.cpu_tier)),
@@ -59,19 +17,6 @@ CpuBackend::CpuBackend(const BackendOptions& options)
 
 std::string CpuBackend::description() const {
   return format("cpu, tier {}, {} {}", tier_.name, n_threads(), n_threads() == 1 ? "thread" : "threads");
-}
-
-// fn(task, worker) for each task.  Work that is done before a second thread has woken up stays in this one.
-template <class Function>
-void CpuBackend::parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn) {
-  constexpr int64_t kWorthSharing = 16384, kWorthTaking = 4096;  // values
-  const auto range = [&](int64_t begin, int64_t end, int worker) {
-    const DefaultFloatMode mode;
-    for (int64_t i = begin; i < end; ++i) fn(i, worker);
-  };
-  if (n_tasks < 2 || n_tasks * values_per_task < kWorthSharing) return range(0, n_tasks, 0);
-  const int64_t fair = n_tasks / (8 * n_threads());  // chunks small enough to even out
-  pool_.parallel(n_tasks, std::max({int64_t{1}, fair, kWorthTaking / std::max(values_per_task, int64_t{1})}), range);
 }
 
 const float* CpuBackend::signs(int64_t cols) {
@@ -138,12 +83,8 @@ void CpuBackend::pack(CpuTensor& tensor) {
   tensor.holds_copy = true;
 }
 
-bool CpuBackend::uses_packed(const CpuTensor& tensor) const {
-  return tensor.packed && (!is_rotated(tensor.info->activation) || rotated_matmul_ == RotatedMatmul::activation);
-}
-
 void CpuBackend::embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) {
-  const Turn turn(*this);
+  const Turn turn(*this, Operation::embed);
   const CpuTensor& t = on_cpu(table);
   require(out.cols == t.cols && out.rows == static_cast<int64_t>(tokens.size()), "embed", "out of [n_tokens, columns of the table]");
   for (const int32_t token : tokens)
@@ -155,142 +96,14 @@ void CpuBackend::embed(const DeviceTensor& table, std::span<const int32_t> token
 }
 
 void CpuBackend::rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) {
-  const Turn turn(*this);
+  const Turn turn(*this, Operation::norm);
   const CpuTensor& w = on_cpu(weight);
   require(same_shape(x, out) && w.rows == 1 && w.cols == x.cols, "rms_norm", "x and out of one shape and a weight per column");
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.rms_norm(x.row(t), w.vector.data(), eps, x.cols, out.row(t)); });
 }
 
-void CpuBackend::quantize(FloatView x, Activation kind, QuantizedRows& out) {
-  QuantizedScratch& scratch = quantized_[static_cast<int>(kind)];
-  const auto n = static_cast<size_t>(x.rows);
-  out.n_tokens = x.rows;
-  out.cols = x.cols;
-  out.n_blocks = (x.cols + activation_columns(kind) - 1) / activation_columns(kind);
-  out.n_groups = round_up(x.cols, 2 * kGroup) / kGroup;
-  out.codes = scratch.codes.get<int16_t>(n * static_cast<size_t>(out.cols), "the quantized input of a matmul");
-  out.scale = scratch.scale.get<float>(n * static_cast<size_t>(out.n_blocks), "the quantized input of a matmul");
-  out.sums = scratch.sums.get<int16_t>(n * static_cast<size_t>(out.n_groups), "the quantized input of a matmul");
-  const float* sign = signs(x.cols);
-  parallel(x.rows * out.n_blocks, activation_columns(kind), [&](int64_t i, int) {
-    kernels_.quantize_block(x, i / out.n_blocks, i % out.n_blocks, kind, sign, out);
-  });
-}
-
-void CpuBackend::quantize_packed(FloatView x, Activation kind, PackedActivations& out) {
-  const char* purpose = "the quantized input of a matmul";
-  QuantizedScratch& scratch = quantized_[static_cast<int>(kind)];
-  const auto n = static_cast<size_t>(x.rows);
-  out.n_tokens = x.rows;
-  out.stride = round_up(x.cols, 64);
-  out.n_blocks = (x.cols + activation_columns(kind) - 1) / activation_columns(kind);
-  out.n_units = round_up(x.cols, 64) / 32;
-  out.codes = scratch.packed_codes.get<int8_t>(n * static_cast<size_t>(out.stride), purpose);
-  out.scale = scratch.packed_scale.get<float>(n * static_cast<size_t>(out.n_blocks), purpose);
-  out.block_sums = scratch.block_sums.get<int32_t>(n * static_cast<size_t>(out.n_blocks), purpose);
-  out.sums16 = scratch.sums16.get<int16_t>(n * 2 * static_cast<size_t>(out.n_units), purpose);
-  out.sums32 = scratch.sums32.get<int16_t>(n * static_cast<size_t>(out.n_units), purpose);
-  const float* sign = signs(x.cols);
-  parallel(x.rows * out.n_blocks, activation_columns(kind), [&](int64_t i, int) {
-    kernels_.quantize_packed(x, i / out.n_blocks, i % out.n_blocks, kind, sign, out);
-  });
-}
-
-void CpuBackend::rotate(FloatView x, Activation kind, FloatView& out) {
-  const size_t count = static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols);
-  out = {quantized_[static_cast<int>(kind)].rotated.get<float>(count, "the rotated input of a matmul"), x.rows, x.cols, x.cols};
-  const float* sign = signs(x.cols);
-  parallel(x.rows, x.cols, [&](int64_t t, int) {
-    std::copy(x.row(t), x.row(t) + x.cols, out.row(t));
-    for (int64_t first = 0; first < x.cols; first += kRotationBlock)
-      kernels_.rotate_block(out.row(t) + first, first, static_cast<int>(std::min<int64_t>(kRotationBlock, x.cols - first)), sign,
-                            kind == Activation::kRotatedSigned);
-  });
-}
-
-void CpuBackend::multiply_packed(const MatmulTarget& target, int64_t first_panel, const PreparedInput& input, int worker) {
-  const CpuTensor& w = on_cpu(*target.weights);
-  const PackedActivations& x = input.packed[static_cast<int>(w.info->activation)];
-  const int64_t n_panels = (w.rows + kPanelRows - 1) / kPanelRows;
-  const PackedWeights weights{static_cast<const uint8_t*>(w.packed->data), w.panel_bytes, w.rows, w.cols};
-  float* const scratch = worker_scratch_[static_cast<size_t>(worker)].get<float>(
-      static_cast<size_t>(x.n_tokens) * kPackedPanels * kPanelRows, "the sums of a matmul");
-  w.kernels->matmul_packed(weights, first_panel, static_cast<int>(std::min<int64_t>(kPackedPanels, n_panels - first_panel)), x,
-                           target.y.data, target.y.stride, scratch);
-}
-
-// Sixteen rows of one target for all tokens.
-void CpuBackend::multiply_panel(const MatmulTarget& target, int64_t first_row, FloatView x, const PreparedInput& input,
-                                int worker) {
-  const CpuTensor& w = on_cpu(*target.weights);
-  const Activation kind = w.info->activation;
-  const WeightRows rows{w.row(first_row), w.row_bytes, static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - first_row)), w.cols};
-  float* const y = target.y.data + first_row;
-  Scratch& scratch = worker_scratch_[static_cast<size_t>(worker)];
-
-  const bool as_floats = !w.kernels->matmul_int || (is_rotated(kind) && rotated_matmul_ != RotatedMatmul::activation);
-  if (!as_floats) {
-    float* const sums = scratch.get<float>(static_cast<size_t>(x.rows) * kPanelRows, "the sums of a matmul");
-    w.kernels->matmul_int(rows, input.quantized[static_cast<int>(kind)], y, target.y.stride, sums);
-    return;
-  }
-  // Up to a few tokens it is cheaper to widen the weights again for each than to store them.
-  constexpr int64_t kWidenAgain = 4;
-  if (w.info->is_float && x.rows <= kWidenAgain) {
-    w.kernels->matmul_float(rows, x, y, target.y.stride);
-    return;
-  }
-  const bool own_basis = rotated_matmul_ == RotatedMatmul::activation_float;
-  const FloatView factor = is_rotated(kind) && own_basis ? input.rotated[static_cast<int>(kind)] : x;
-  const int64_t stride = round_up(w.cols, kLanes);
-  float* const decoded = scratch.get<float>(static_cast<size_t>(kDecodedRows * stride), "the decoded rows of a matmul");
-  for (int r = 0; r < rows.n_rows; r += kDecodedRows) {
-    const int n = std::min(kDecodedRows, rows.n_rows - r);
-    for (int i = 0; i < n; ++i) w.kernels->decode_row(w.row(first_row + r + i), w.cols, signs_.data(), own_basis, decoded + i * stride);
-    kernels_.matmul_decoded(decoded, stride, n, factor, y + r, target.y.stride);
-  }
-}
-
-void CpuBackend::matmul(std::span<const MatmulTarget> targets, FloatView x) {
-  const Turn turn(*this);
-  PreparedInput input;
-  bool prepared[kActivations] = {}, prepared_packed[kActivations] = {};
-  int64_t n_tasks = 0;
-  const auto tasks_of = [](const CpuTensor& w) {
-    const int64_t rows = w.packed ? kPackedPanels * kPanelRows : kPanelRows;
-    return (w.rows + rows - 1) / rows;
-  };
-  for (const MatmulTarget& target : targets) {
-    const CpuTensor& w = on_cpu(*target.weights);
-    require(w.cols == x.cols && target.y.rows == x.rows && target.y.cols == w.rows, "matmul",
-            "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
-    n_tasks += tasks_of(w);
-    const Activation kind = w.info->activation;
-    const auto k = static_cast<size_t>(kind);
-    if (kind == Activation::kFloat || std::exchange((uses_packed(w) ? prepared_packed : prepared)[k], true)) continue;
-    if (uses_packed(w)) quantize_packed(x, kind, input.packed[k]);
-    else if (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation) quantize(x, kind, input.quantized[k]);
-    else if (rotated_matmul_ == RotatedMatmul::activation_float) rotate(x, kind, input.rotated[k]);
-  }
-  signs(x.cols);  // grown here, because the workers only read
-  parallel(n_tasks, kPanelRows * x.cols, [&](int64_t task, int worker) {
-    for (const MatmulTarget& target : targets) {
-      const CpuTensor& w = on_cpu(*target.weights);
-      if (task >= tasks_of(w)) {
-        task -= tasks_of(w);
-        continue;
-      }
-      if (uses_packed(w)) return multiply_packed(target, task * kPackedPanels, input, worker);
-      const int64_t rows = w.packed ? kPackedPanels * kPanelRows : kPanelRows;
-      for (int64_t row = task * rows; row < std::min((task + 1) * rows, w.rows); row += kPanelRows)
-        multiply_panel(target, row, x, input, worker);
-      return;
-    }
-  });
-}
-
 void CpuBackend::rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) {
-  const Turn turn(*this);
+  const Turn turn(*this, Operation::rope);
   require(n_heads > 0 && x.cols % n_heads == 0 && rope.n_rot % 2 == 0 && rope.n_rot <= x.cols / n_heads, "rope",
           "whole heads of at least n_rot values");
   const int half = rope.n_rot / 2;
@@ -316,14 +129,14 @@ void CpuBackend::append(void* cache, FormatId format, int64_t capacity, int n_kv
 }
 
 void CpuBackend::kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) {
-  const Turn turn(*this);
+  const Turn turn(*this, Operation::kv_append);
   append(cache.k, cache.k_format, cache.capacity, cache.n_kv_heads, cache.k_dim, k, first_position);
   append(cache.v, cache.v_format, cache.capacity, cache.n_kv_heads, cache.v_dim, v, first_position);
 }
 
 void CpuBackend::attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
                            FloatView out) {
-  const Turn turn(*this);
+  const Turn turn(*this, Operation::attention);
   require(shape.n_heads > 0 && cache.n_kv_heads > 0 && shape.n_heads % cache.n_kv_heads == 0, "attention", "query heads in equal groups per kv head");
   require(q.cols == static_cast<int64_t>(shape.n_heads) * cache.k_dim && out.cols == static_cast<int64_t>(shape.n_heads) * cache.v_dim && q.rows == out.rows,
           "attention", "q of [n_tokens, n_heads * k_dim] and out of [n_tokens, n_heads * v_dim]");
@@ -362,22 +175,33 @@ void CpuBackend::attention(FloatView q, const KVLayer& cache, int64_t first_posi
 }
 
 void CpuBackend::silu_mul(FloatView gate, FloatView up, FloatView out) {
-  const Turn turn(*this);
+  const Turn turn(*this, Operation::gate);
   require(same_shape(gate, up) && same_shape(gate, out), "silu_mul", "three views of one shape");
   parallel(gate.rows, gate.cols, [&](int64_t t, int) { kernels_.silu_mul(gate.row(t), up.row(t), gate.cols, out.row(t)); });
 }
 
 void CpuBackend::add(FloatView x, FloatView y) {
-  const Turn turn(*this);
+  const Turn turn(*this, Operation::add);
   require(same_shape(x, y), "add", "two views of one shape");
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.add(x.row(t), y.row(t), x.cols); });
 }
 
 void CpuBackend::add_bias(FloatView x, const DeviceTensor& bias) {
-  const Turn turn(*this);
+  const Turn turn(*this, Operation::add);
   const CpuTensor& b = on_cpu(bias);
   require(b.rows == 1 && b.cols == x.cols, "add_bias", "one bias per column");
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.add(x.row(t), b.vector.data(), x.cols); });
+}
+
+void CpuBackend::time_operations(bool on) {
+  const Turn turn(*this);
+  times_ = {};
+  times_.on = on;
+}
+
+OperationTimes CpuBackend::operation_times() {
+  const Turn turn(*this);
+  return times_;
 }
 
 }  // namespace hrun

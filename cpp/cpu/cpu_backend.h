@@ -43,7 +43,7 @@ class CpuBackend final : public Backend {
 
   void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) override;
   void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
-  void matmul(std::span<const MatmulTarget> targets, FloatView x) override;
+  void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
   void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) override;
   void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) override;
   void attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
@@ -51,14 +51,19 @@ class CpuBackend final : public Backend {
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;
   void add(FloatView x, FloatView y) override;
   void add_bias(FloatView x, const DeviceTensor& bias) override;
+  void time_operations(bool on) override;
+  OperationTimes operation_times() override;
 
  private:
   static constexpr int kActivations = static_cast<int>(Activation::kRotatedSigned) + 1;
 
   // The input of a matmul in the forms its targets want, each made once.
   struct PreparedInput {
+    ActivationSource source;
+    bool has_quantized[kActivations] = {}, has_packed[kActivations] = {};
     QuantizedRows quantized[kActivations];
     PackedActivations packed[kActivations];
+    FloatView x;  // stored
     FloatView rotated[kActivations];
   };
   struct QuantizedScratch {
@@ -66,18 +71,21 @@ class CpuBackend final : public Backend {
     Scratch packed_codes, packed_scale, block_sums, sums16, sums32;
   };
 
-  class Turn;  // one operation at a time, in the process that made the threads
+  class Turn;
 
   template <class Function>
   void parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn);
   const float* signs(int64_t cols);
-  void quantize(FloatView x, Activation kind, QuantizedRows& out);
-  void quantize_packed(FloatView x, Activation kind, PackedActivations& out);
+  void quantize(const ActivationSource& from, Activation kind, QuantizedRows& out);
+  void quantize_packed(const ActivationSource& from, Activation kind, PackedActivations& out);
   void pack(CpuTensor& tensor);
   bool uses_packed(const CpuTensor& tensor) const;
   void rotate(FloatView x, Activation kind, FloatView& out);
+  ActivationSource source(const MatmulInput& input);
+  FloatView materialise(const MatmulInput& input);
+  void prepare(const MatmulTarget& target, const MatmulInput& from, PreparedInput& input);
   void multiply_packed(const MatmulTarget& target, int64_t first_panel, const PreparedInput& input, int worker);
-  void multiply_panel(const MatmulTarget& target, int64_t first_row, FloatView x, const PreparedInput& input, int worker);
+  void multiply_panel(const MatmulTarget& target, int64_t first_row, const PreparedInput& input, int worker);
   void append(void* cache, FormatId format, int64_t capacity, int n_kv_heads, int dim, FloatView x, int64_t first_position);
 
   const CpuTier& tier_;
@@ -85,7 +93,9 @@ class CpuBackend final : public Backend {
   const RotatedMatmul rotated_matmul_;
   ThreadPool pool_;
   std::mutex mutex_;
+  OperationTimes times_;
   std::vector<float> signs_;
+  Scratch inverse_, input_;
   QuantizedScratch quantized_[kActivations];
   std::vector<Scratch> worker_scratch_;  // one per worker
 };

@@ -7,14 +7,18 @@ namespace hrun {
 namespace {
 
 // The sum of squares runs in 16 lanes and the fixed tree; square root and divisions are IEEE's.
-void rms_norm_kernel(const float* x, const float* weight, float eps, int64_t n_values, float* out) {
+float norm_inverse_kernel(const float* x, float eps, int64_t n_values) {
   Lanes squares = splat(0.0f);
   for_lanes(n_values, [&](int64_t i, int n) {
     const Lanes v = load_n(x + i, n);
     squares = fma(v, v, squares);
   });
   const float mean = reduce_add(squares) / static_cast<float>(n_values);
-  const Lanes inverse = splat(1.0f / __builtin_sqrtf(mean + eps));
+  return 1.0f / __builtin_sqrtf(mean + eps);
+}
+
+void rms_norm_kernel(const float* x, const float* weight, float eps, int64_t n_values, float* out) {
+  const Lanes inverse = splat(norm_inverse_kernel(x, eps, n_values));
   for_lanes(n_values, [&](int64_t i, int n) {
     store_n(out + i, mul(mul(load_n(x + i, n), inverse), load_n(weight + i, n)), n);
   });

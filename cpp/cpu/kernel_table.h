@@ -31,6 +31,14 @@ struct QuantizedRows {
   int64_t n_groups = 0;
 };
 
+// What is quantized: x; or x * inverse[t] * weight, the norm; or silu(gate) * x.
+struct ActivationSource {
+  FloatView x;
+  const float* weight = nullptr;   // [cols]
+  const float* inverse = nullptr;  // [n_tokens]
+  FloatView gate{};
+};
+
 // Up to kPanelRows weight rows as the file holds them.
 struct WeightRows {
   const uint8_t* data = nullptr;
@@ -95,14 +103,15 @@ struct KernelTable {
   // Rotates the block of n columns at column `first` in place (rotation.h).
   void (*rotate_block)(float* x, int64_t first, int n, const float* signs, bool with_signs);
   // Block `block` of token t of x into `to`; x in the original basis.
-  void (*quantize_block)(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs,
+  void (*quantize_block)(const ActivationSource& x, int64_t t, int64_t block, Activation kind, const float* signs,
                          const QuantizedRows& to);
-  // The same for packed weights; null where the tier has none.
-  void (*quantize_packed)(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs,
+  // The same for packed weights.
+  void (*quantize_packed)(const ActivationSource& x, int64_t t, int64_t block, Activation kind, const float* signs,
                           const PackedActivations& to);
   // y[t, r] = <x[t], w[r]> over decoded rows [n_rows, cols] that are w_stride apart.
   void (*matmul_decoded)(const float* w, int64_t w_stride, int n_rows, FloatView x, float* y, int64_t y_stride);
 
+  float (*norm_inverse)(const float* x, float eps, int64_t n);  // 1 / sqrt(mean(x^2) + eps)
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   // One token: n_heads heads of head_dim; cos and sin of its position, n_rot / 2 each.
   void (*rope)(float* x, int n_heads, int64_t head_dim, int n_rot, RopeStyle style, const float* cos, const float* sin);

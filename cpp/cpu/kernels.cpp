@@ -42,6 +42,7 @@ constexpr KernelTable kTable = {
     .quantize_block = quantize_block_kernel,
     .quantize_packed = quantize_packed_kernel,
     .matmul_decoded = matmul_decoded_kernel,
+    .norm_inverse = norm_inverse_kernel,
     .rms_norm = rms_norm_kernel,
     .rope = rope_kernel,
     .to_fp16 = to_fp16_kernel,

@@ -1,7 +1,7 @@
 // The rotation of formats/rotation.h in vector registers, and the int8 quantization of activations that follows it.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/math.h"
 #include "formats/rotation.h"
 
 namespace hrun {
@@ -53,8 +53,29 @@ HRUN_HD void unrotate_block(float* x, int64_t first, int n, const float* signs, 
   if (with_signs) apply_signs(x, signs + first, n);
 }
 
-// d = amax / 127, codes = x / d rounded half to even.  n is a multiple of 16.
-HRUN_HD void quantize(const float* x, int n, int16_t* codes, float* scale, int16_t* sums) {
+// Lanes of the column c of token t.
+HRUN_HD Lanes source_lanes(const ActivationSource& from, int64_t t, int64_t c) {
+  const Lanes x = load(from.x.row(t) + c);
+  if (from.weight) return mul(mul(x, splat(from.inverse[t])), load(from.weight + c));
+  if (from.gate.data) return mul(silu(load(from.gate.row(t) + c)), x);
+  return x;
+}
+
+// Block `block` of token t, rotated where the kind says so: its number of columns (a multiple of 32).
+HRUN_HD int load_block(const ActivationSource& from, int64_t t, int64_t block, Activation kind, const float* signs, float* values) {
+  const int block_values = activation_columns(kind);
+  const int64_t first = block * block_values;
+  const int n = static_cast<int>(from.x.cols - first < block_values ? from.x.cols - first : block_values);
+  for (int i = 0; i < n; i += kLanes) {
+    const Lanes v = source_lanes(from, t, first + i);
+    store(values + i, kind == Activation::kRotatedSigned ? mul(v, load(signs + first + i)) : v);
+  }
+  if (is_rotated(kind)) fwht_pieces(values, n);
+  return n;
+}
+
+// d = amax / 127, codes = x / d rounded half to even.
+HRUN_HD void quantize(const float* x, int n, int8_t* codes, float* scale) {
   // Compared as integers, infinities and NaN are the largest magnitudes.
   IntLanes largest = splat_int(0);
   for (int i = 0; i < n; i += kLanes) largest = max(largest, bit_and(as_int(load(x + i)), splat_int(0x7fffffff)));
@@ -64,63 +85,63 @@ HRUN_HD void quantize(const float* x, int n, int16_t* codes, float* scale, int16
   float inverse = finite && bits != 0 ? 127.0f / amax : 0.0f;
   if (float_to_bits(inverse) == 0x7f800000u) inverse = 0.0f;  // amax is below 127 / FLT_MAX
   *scale = !finite ? bits_to_float(0x7fc00000u) : inverse != 0.0f ? amax / 127.0f : 0.0f;
-  for (int i = 0; i < n; i += kLanes) {
-    // |x * inverse| <= 127 (1 + 2^-23), so no code leaves +-127.
-    const IntLanes q = finite ? round_to_int(mul(load(x + i), splat(inverse))) : splat_int(0);
-    store_int16(codes + i, q);
-    sums[i / kGroup] = static_cast<int16_t>(reduce_add(q));
+  if (!finite) {
+    memset(codes, 0, static_cast<size_t>(n));
+    return;
   }
+  // |x * inverse| <= 127 (1 + 2^-23), so no code leaves +-127.
+  for (int i = 0; i < n; i += kLanes) store_int8(codes + i, round_to_int(mul(load(x + i), splat(inverse))));
 }
 
-// Block `block` of token t, rotated where the kind says so: its number of columns, and where its values are.
-HRUN_HD int load_block(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs, float* rotated,
-                       const float*& values) {
-  const int block_values = activation_columns(kind);
-  const int64_t first = block * block_values;
-  const int n = static_cast<int>(x.cols - first < block_values ? x.cols - first : block_values);
-  values = x.row(t) + first;
-  if (is_rotated(kind)) {
-    for (int i = 0; i < n; i += kLanes) {
-      const Lanes v = load(values + i);
-      store(rotated + i, kind == Activation::kRotatedSigned ? mul(v, load(signs + first + i)) : v);
-    }
-    fwht_pieces(rotated, n);
-    values = rotated;
-  }
-  return n;
-}
-
-void quantize_block_kernel(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs,
+void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind, const float* signs,
                            const QuantizedRows& to) {
-  alignas(64) float rotated[kRotationBlock];
-  const float* values;
-  const int n = load_block(x, t, block, kind, signs, rotated, values);
-  const int64_t first = values == rotated ? block * kRotationBlock : values - x.row(t);
-  quantize(values, n, to.codes + t * to.cols + first, to.scale + t * to.n_blocks + block,
-           to.sums + t * to.n_groups + first / kGroup);
+  alignas(64) float values[kRotationBlock];
+  alignas(64) int8_t codes[kRotationBlock];
+  const int n = load_block(x, t, block, kind, signs, values);
+  quantize(values, n, codes, to.scale + t * to.n_blocks + block);
+  const int64_t first = block * activation_columns(kind);
+  for (int i = 0; i < n; i += kGroup) scale_codes(codes + i, 1, to.codes + t * to.cols + first + i);
+  for (int i = 0; i < n; i += 2 * kGroup) sum_groups(codes + i, to.sums + t * to.n_groups + (first + i) / kGroup);
+}
+
+// Vectors of the compiler, which knows how each processor interleaves them.
+typedef int8_t Bytes8 __attribute__((vector_size(8)));
+typedef int8_t Bytes16 __attribute__((vector_size(16)));
+typedef int16_t Pairs8 __attribute__((vector_size(16)));
+
+// Byte j of step s is byte s of segment j; a segment has a multiple of 8 bytes.
+HRUN_HD void interleave_segments(const int8_t* codes, int steps, int8_t* out) {
+  for (int s = 0; s < steps; s += 8) {
+    Bytes8 segment[4];
+    for (int j = 0; j < 4; ++j) memcpy(&segment[j], codes + j * steps + s, sizeof segment[j]);
+    const auto zip = [](Bytes8 a, Bytes8 b) {
+      return reinterpret_cast<Pairs8>(__builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+    };
+    const Pairs8 low = zip(segment[0], segment[1]), high = zip(segment[2], segment[3]);
+    const Pairs8 first = __builtin_shufflevector(low, high, 0, 8, 1, 9, 2, 10, 3, 11);
+    const Pairs8 second = __builtin_shufflevector(low, high, 4, 12, 5, 13, 6, 14, 7, 15);
+    memcpy(out + 4 * s, &first, sizeof first);
+    memcpy(out + 4 * s + 16, &second, sizeof second);
+  }
 }
 
 // The signed rotation's formats are packed in the order `segments` (packed.h), all others in natural order.
-void quantize_packed_kernel(FloatView x, int64_t t, int64_t block, Activation kind, const float* signs,
+void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind, const float* signs,
                             const PackedActivations& to) {
-  alignas(64) float rotated[kRotationBlock];
-  alignas(64) int16_t codes[kRotationBlock];
-  int16_t sums[kRotationBlock / kGroup];
-  const float* values;
-  const int n = load_block(x, t, block, kind, signs, rotated, values);
+  alignas(64) float values[kRotationBlock];
+  alignas(64) int8_t codes[kRotationBlock];
+  const int n = load_block(x, t, block, kind, signs, values);
+  const bool segments = kind == Activation::kRotatedSigned;
   const int64_t first = block * activation_columns(kind);
-  quantize(values, n, codes, to.scale + t * to.n_blocks + block, sums);
   int8_t* const out = to.codes + t * to.stride + first;
+  int8_t* const in_order = segments ? codes : out;
+  quantize(values, n, in_order, to.scale + t * to.n_blocks + block);
+  int16_t sums[kRotationBlock / kGroup];
+  for (int i = 0; i < n; i += 2 * kGroup) sum_groups(in_order + i, sums + i / kGroup);
   int32_t total = 0;
   for (int g = 0; g < n / kGroup; ++g) total += sums[g];
   to.block_sums[t * to.n_blocks + block] = total;
-  if (kind == Activation::kRotatedSigned) {
-    const int steps = n / 4;
-    for (int s = 0; s < steps; ++s)
-      for (int j = 0; j < 4; ++j) out[4 * s + j] = static_cast<int8_t>(codes[j * steps + s]);
-    return;
-  }
-  for (int i = 0; i < n; ++i) out[i] = static_cast<int8_t>(codes[i]);
+  if (segments) return interleave_segments(codes, n / 4, out);
   for (int g = 0; g < n / kGroup; ++g) to.sums16[t * 2 * to.n_units + first / kGroup + g] = sums[g];
   for (int g = 0; g < n / 32; ++g)
     to.sums32[t * to.n_units + first / 32 + g] = static_cast<int16_t>(sums[2 * g] + sums[2 * g + 1]);

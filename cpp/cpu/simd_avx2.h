@@ -90,9 +90,19 @@ HRUN_HD int32_t reduce_max(IntLanes x) {
 }
 
 HRUN_HD IntLanes round_to_int(Lanes x) { return {_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)}; }
-HRUN_HD void store_int16(int16_t* p, IntLanes x) {
-  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.lo, x.hi), 0xd8);  // packs works per 128 bits
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
+HRUN_HD void store_int8(int8_t* p, IntLanes x) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.lo, x.hi), 0xd8);  // packs works per 128 bits
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+// The sums of two groups of 16 codes.
+HRUN_HD void sum_groups(const int8_t* codes, int16_t* sums) {
+  const __m256i offset = _mm256_set1_epi8(-128);  // as unsigned bytes, 128 larger: eight of them are 1024 more
+  const __m256i bytes = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)), offset);
+  const __m256i eights = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+  const __m128i low = _mm256_castsi256_si128(eights), high = _mm256_extracti128_si256(eights, 1);
+  const __m128i both = _mm_add_epi64(_mm_unpacklo_epi64(low, high), _mm_unpackhi_epi64(low, high));
+  sums[0] = static_cast<int16_t>(_mm_cvtsi128_si32(both) - 2048);
+  sums[1] = static_cast<int16_t>(_mm_extract_epi32(both, 2) - 2048);
 }
 
 HRUN_HD IntLanes load_pairs(const int16_t* p) {

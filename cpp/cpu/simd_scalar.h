@@ -110,8 +110,16 @@ HRUN_HD int32_t reduce_max(IntLanes x) {
 
 // To the nearest integer, ties to even; |x| < 2^22.  Adding 1.5 * 2^23 leaves the integer in the low mantissa bits.
 HRUN_HD IntLanes round_to_int(Lanes x) { return sub(as_int(add(x, splat(12582912.0f))), splat_int(0x4b400000)); }
-HRUN_HD void store_int16(int16_t* p, IntLanes x) {
-  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int16_t>(x.v[i / 4][i % 4]);
+HRUN_HD void store_int8(int8_t* p, IntLanes x) {
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(x.v[i / 4][i % 4]);
+}
+// The sums of two groups of 16 codes.
+HRUN_HD void sum_groups(const int8_t* codes, int16_t* sums) {
+  for (int g = 0; g < 2; ++g) {
+    int sum = 0;
+    for (int i = 0; i < kGroup; ++i) sum += codes[kGroup * g + i];
+    sums[g] = static_cast<int16_t>(sum);
+  }
 }
 
 // Sixteen pairs of int16.

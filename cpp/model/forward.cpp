@@ -40,7 +40,6 @@ Workspace::Workspace(const Model& model, int64_t max_tokens, int64_t n_ctx) : ma
   logit_rows_ = std::clamp<int64_t>((16 << 20) / p.n_vocab, 1, max_tokens);
   const char* what = "the activations of a batch";
   x_ = floats(model, max_tokens, p.n_embd, what);
-  normed_ = floats(model, max_tokens, p.n_embd, what);
   q_ = floats(model, max_tokens, p.n_heads * p.k_dim, what);
   k_ = floats(model, max_tokens, p.n_kv_heads * p.k_dim, what);
   v_ = floats(model, max_tokens, p.n_kv_heads * p.v_dim, what);
@@ -63,7 +62,7 @@ class Decoder {
  public:
   Decoder(const Model& model, Workspace& w, int64_t n_tokens, int64_t first_position)
       : model_(model), backend_(model.backend()), params_(model.params()), w_(w), first_(first_position),
-        x_(first_rows(w.x_, n_tokens)), normed_(first_rows(w.normed_, n_tokens)), n_(n_tokens) {}
+        x_(first_rows(w.x_, n_tokens)), n_(n_tokens) {}
 
   void embed(std::span<const int32_t> tokens) { backend_.embed(*model_.weight(Role::token_embd), tokens, x_); }
 
@@ -77,11 +76,9 @@ class Decoder {
       const int64_t rows = std::min(w_.max_logit_rows(), n_logits - done);
       const int64_t first = n_ - n_logits + done;
       const FloatView tail = {x_.row(first), rows, x_.cols, x_.stride};
-      const FloatView normed = first_rows(normed_, rows);
       const FloatView y = first_rows(w_.logits_, rows);
-      backend_.rms_norm(tail, *model_.weight(Role::output_norm), params_.rms_eps, normed);
       const MatmulTarget target{&model_.head(), y};
-      backend_.matmul({&target, 1}, normed);
+      backend_.matmul({&target, 1}, MatmulInput::normed(tail, *model_.weight(Role::output_norm), params_.rms_eps));
       const size_t bytes = static_cast<size_t>(rows * params_.n_vocab) * sizeof(float);
       backend_.read(y.data, {reinterpret_cast<uint8_t*>(out + done * params_.n_vocab), bytes});
     }
@@ -91,10 +88,9 @@ class Decoder {
   void attention(int64_t l, const KVLayer& cache) {
     const FloatView q = first_rows(w_.q_, n_), k = first_rows(w_.k_, n_), v = first_rows(w_.v_, n_);
     const FloatView mixed = first_rows(w_.attention_, n_), projected = first_rows(w_.projected_, n_);
-    backend_.rms_norm(x_, *model_.weight(l, Role::attn_norm), params_.rms_eps, normed_);
     const MatmulTarget qkv[] = {{model_.weight(l, Role::attn_q), q}, {model_.weight(l, Role::attn_k), k},
                                 {model_.weight(l, Role::attn_v), v}};
-    backend_.matmul(qkv, normed_);
+    backend_.matmul(qkv, normed(l, Role::attn_norm));
     bias(l, Role::attn_q_bias, q);
     bias(l, Role::attn_k_bias, k);
     bias(l, Role::attn_v_bias, v);
@@ -112,17 +108,17 @@ class Decoder {
   void feed_forward(int64_t l) {
     const FloatView gate = first_rows(w_.gate_, n_), up = first_rows(w_.up_, n_);
     const FloatView projected = first_rows(w_.projected_, n_);
-    backend_.rms_norm(x_, *model_.weight(l, Role::ffn_norm), params_.rms_eps, normed_);
     const MatmulTarget gate_up[] = {{model_.weight(l, Role::ffn_gate), gate}, {model_.weight(l, Role::ffn_up), up}};
-    backend_.matmul(gate_up, normed_);
+    backend_.matmul(gate_up, normed(l, Role::ffn_norm));
     bias(l, Role::ffn_gate_bias, gate);
     bias(l, Role::ffn_up_bias, up);
-    backend_.silu_mul(gate, up, gate);
     const MatmulTarget down{model_.weight(l, Role::ffn_down), projected};
-    backend_.matmul({&down, 1}, gate);
+    backend_.matmul({&down, 1}, MatmulInput::gated(gate, up));
     bias(l, Role::ffn_down_bias, projected);
     backend_.add(x_, projected);
   }
+
+  MatmulInput normed(int64_t l, Role role) const { return MatmulInput::normed(x_, *model_.weight(l, role), params_.rms_eps); }
 
   void bias(int64_t l, Role role, FloatView y) {
     if (const DeviceTensor* b = model_.weight(l, role)) backend_.add_bias(y, *b);
@@ -133,7 +129,7 @@ class Decoder {
   const HyperParams& params_;
   Workspace& w_;
   int64_t first_;
-  FloatView x_, normed_;
+  FloatView x_;
   int64_t n_;
 };
 

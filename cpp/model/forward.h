@@ -28,7 +28,7 @@ class Workspace {
   int64_t max_tokens_, logit_rows_;
   size_t bytes_ = 0;
   std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
-  FloatView x_, normed_, q_, k_, v_, attention_, projected_, gate_, up_, logits_;
+  FloatView x_, q_, k_, v_, attention_, projected_, gate_, up_, logits_;
   Rope rope_{};
 };
 

@@ -31,6 +31,14 @@ def test_json(tiny_model, capsys):
     assert rows[1]["avg_ts"] == pytest.approx(sum(rows[1]["samples_ts"]) / 2)
 
 
+def test_shares_of_operations(tiny_model, capsys):
+    (row,) = json.loads(bench(tiny_model, capsys, "-p", "32", "-n", "0", "--ops", "-o", "json"))
+    assert {"quantize", "matmul", "attention"} <= row["operations"].keys()
+    assert sum(row["operations"].values()) == pytest.approx(1) and all(0 <= share < 1 for share in row["operations"].values())
+    assert "| pp32 |" in bench(tiny_model, capsys, "-p", "32", "-n", "0", "--ops").splitlines()[-1]
+    assert json.loads(bench(tiny_model, capsys, "-p", "8", "-n", "0", "-o", "json"))[0]["operations"] is None
+
+
 def test_csv(tiny_model, capsys):
     head, *rows = bench(tiny_model, capsys, "-p", "0", "-n", "2", "-o", "csv").splitlines()
     assert "avg_ts" in head.split(",") and len(rows) == 1

@@ -110,6 +110,23 @@ def test_bits_are_those_of_the_contract(f: core.FormatInfo, tier: str) -> None:
 
 
 @by_format
+@by_tier
+def test_a_norm_or_a_gate_on_the_way_changes_no_bit(f: core.FormatInfo, tier: str) -> None:
+    rng = np.random.default_rng(8)
+    cols, rows = columns(f)[-1], 17
+    data = random_weights(f, rows, cols, rng)
+    for n in (1, 11):
+        x, gate = rng.standard_normal((2, n, cols), dtype=np.float32)
+        weight = rng.standard_normal(cols, dtype=np.float32)
+        stored = {"norm": kernels.rms_norm(tier, x, weight, 1e-5), "gate": kernels.silu_mul(tier, gate, x)}
+        for way in WAYS if f.rotated else WAYS[:1]:
+            normed = kernels.matmul(tier, f.name, data, rows, x, way, norm=weight, eps=1e-5)
+            assert same_bits(normed, kernels.matmul(tier, f.name, data, rows, stored["norm"], way)), way
+            gated = kernels.matmul(tier, f.name, data, rows, x, way, gate=gate, n_threads=2)
+            assert same_bits(gated, kernels.matmul(tier, f.name, data, rows, stored["gate"], way)), way
+
+
+@by_format
 def test_hostile_inputs_give_the_bits_of_the_contract(f: core.FormatInfo) -> None:
     rng = np.random.default_rng(2)
     cols, rows = columns(f)[-1], 3

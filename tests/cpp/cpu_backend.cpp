@@ -54,7 +54,7 @@ std::vector<float> multiply(hrun::Backend& backend, const Matrix& a, const Matri
   std::vector<float> x = values(kTokens * kCols, seed), y(2 * kTokens * kRows);
   const hrun::FloatView ya{y.data(), kTokens, kRows, kRows}, yb{y.data() + kTokens * kRows, kTokens, kRows, kRows};
   const hrun::MatmulTarget targets[] = {{a.tensor.get(), ya}, {b.tensor.get(), yb}};
-  backend.matmul(targets, {x.data(), kTokens, kCols, kCols});
+  backend.matmul(targets, hrun::FloatView{x.data(), kTokens, kCols, kCols});
   backend.silu_mul(ya, yb, ya);
   return y;
 }
@@ -98,7 +98,7 @@ int main() {
     std::vector<float> x = values(kTokens * kCols, 4), y(kTokens * kRows);
     const auto tensor = backend->upload({hrun::F32::kId, kRows, kCols, kCols * 4, reinterpret_cast<const uint8_t*>(w.data()), "test"});
     const hrun::MatmulTarget target{tensor.get(), {y.data(), kTokens, kRows, kRows}};
-    backend->matmul({&target, 1}, {x.data(), kTokens, kCols, kCols});
+    backend->matmul({&target, 1}, hrun::FloatView{x.data(), kTokens, kCols, kCols});
     return y;
   };
   const std::vector<float> gradual = subnormal();

@@ -45,6 +45,7 @@ class Measurement:
     read_peak_gbs: float | None = None  # measured in this process, all threads
     int8_tops: float | None = None  # operations of the matrix products per second, 1e12
     int8_peak_tops: float | None = None
+    operations: dict[str, float] | None = None  # share of the time by operation
 
     @property
     def test(self) -> str:
@@ -63,20 +64,23 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def time_once(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: int, depth: int) -> int:
-    """Nanoseconds for one prompt of n_prompt tokens, or for n_gen single tokens, after `depth` tokens of context."""
+def time_once(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: int, depth: int) -> tuple[int, dict[str, float]]:
+    """Nanoseconds for one prompt of n_prompt tokens, or for n_gen single tokens, after `depth` tokens of context; and, if
+    asked for, the seconds of each operation."""
     n_ctx = max(depth + n_prompt + n_gen, 1)
     session = _core.Session(model, n_ctx, type_k=args.ctk, type_v=args.ctv, n_batch=args.batch_size)
     # Any ids will do: the work does not depend on them.
     tokens = [(i * 7919 + 1) % model.n_vocab for i in range(n_ctx)]
     if depth:
         session.forward(tokens[:depth], logits="none")
+    model.time_operations(args.ops)
     start = time.perf_counter_ns()
     if n_prompt:
         session.forward(tokens[depth : depth + n_prompt], logits="last")
     for i in range(n_gen):
         session.forward([tokens[depth + i]], logits="last")
-    return time.perf_counter_ns() - start
+    ns = time.perf_counter_ns() - start
+    return ns, {name: seconds for name, seconds, _ in model.operation_times()}
 
 
 def measure(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: int, depth: int,
@@ -84,7 +88,8 @@ def measure(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: 
     """Warm up once, then time args.repetitions runs."""
     if not args.no_warmup:
         time_once(model, args, min(n_prompt, 64), min(n_gen, 1), 0)
-    ns = [time_once(model, args, n_prompt, n_gen, depth) for _ in range(args.repetitions)]
+    runs = [time_once(model, args, n_prompt, n_gen, depth) for _ in range(args.repetitions)]
+    ns = [n for n, _ in runs]
     rates = [1e9 * (n_prompt + n_gen) / n for n in ns]
     mean = statistics.fmean(rates)
     ours = {}
@@ -93,6 +98,10 @@ def measure(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: 
             ours = {"read_gbs": model.bytes_per_token * mean / 1e9, "read_peak_gbs": peaks[0]}
         else:
             ours = {"int8_tops": 2 * model.weights_per_token * mean / 1e12, "int8_peak_tops": peaks[1]}
+    if args.ops:
+        total = 1e-9 * sum(ns)
+        shares = {name: sum(seconds.get(name, 0.0) for _, seconds in runs) / total for name in runs[0][1]}
+        ours["operations"] = {**shares, "other": 1.0 - sum(shares.values())}
     return Measurement(
         build_commit=_core.__version__, cpu_info=cpu_name(), backends=model.description, model_filename=str(model.path),
         model_type=args.model_type, model_size=model.bytes, model_n_params=model.n_params, n_batch=args.batch_size,
@@ -123,6 +132,12 @@ def render(rows: list[Measurement], kind: str) -> str:
         cells = [r.model_type, f"{r.model_size / 2**20:.2f} MiB", f"{r.model_n_params / 1e6:.2f} M", r.backends,
                  str(r.n_threads), r.test, f"{r.avg_ts:.2f} ± {r.stddev_ts:.2f}", limit]
         lines.append("| " + " | ".join(cells) + " |")
+    if rows[0].operations is not None:
+        names = list(dict.fromkeys(name for r in rows for name in r.operations or {}))
+        lines += ["", "Share of the time, %:", "", "| " + " | ".join(["test", "threads", *names]) + " |", "|---|" + "--:|" * (len(names) + 1)]
+        for r in rows:
+            shares = [f"{100 * (r.operations or {}).get(name, 0.0):.1f}" for name in names]
+            lines.append("| " + " | ".join([r.test, str(r.n_threads), *shares]) + " |")
     return "\n".join(lines)
 
 
@@ -161,6 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-r", "--repetitions", type=int, default=5)
     parser.add_argument("-o", "--output", choices=["md", "json", "csv"], default="md")
     parser.add_argument("--rotation", default="activation", choices=["activation", "activation-float", "weight"])
+    parser.add_argument("--ops", action="store_true", help="also show the share of each operation in the time")
     parser.add_argument("--no-warmup", action="store_true")
     parser.add_argument("--no-peaks", action="store_true", help="do not measure the machine's read bandwidth and int8 peak")
     args = parser.parse_args(argv)
