@@ -31,6 +31,11 @@ HRUN_HD RowInts multiply_rows(RowInts a, RowInts b) { return {_mm256_mullo_epi32
 HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
   return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(_mm256_maddubs_epi16(w.v, x.v), _mm256_set1_epi16(1)))};
 }
+HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
+  int32_t four;
+  memcpy(&four, x, sizeof four);
+  return dot_codes(sums, w, all_rows(four));
+}
 HRUN_HD RowInts dot_offsets(RowInts sums, const uint8_t* pairs_of_rows, int32_t pair) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs_of_rows));
   return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi32(pair)))};

@@ -1,6 +1,6 @@
 // AVX-512 with VBMI and VNNI for the packed kernels: all 16 rows of a panel in one register.
 //
-// Uops on ports 0 and 5 per 512 weights, without the dot products (8 per token): rtq3 45, nibble 12, six 28, byte 0.
+// Uops on ports 0 and 5 per 512 weights, without the dot products (8 per token): rtq3 41, nibble 12, six 28, byte 0.
 #pragma once
 
 #include <immintrin.h>
@@ -13,7 +13,7 @@ namespace {
 
 inline constexpr int kPartRows = 16;     // rows of a panel that one register holds
 inline constexpr int kStreamTokens = 8;  // at most, in the kernel that does not store decoded weights
-inline constexpr int kTileTokens = 6;      // of the kernel that stores decoded weights
+inline constexpr int kTileTokens = 8;       // of the kernel that stores decoded weights
 inline constexpr int kGroupTileTokens = 6;  // of formats with group scales, which need twice the sums
 inline constexpr int kMaxLevel = 255;    // of the unsigned codes that dot() takes
 
@@ -26,8 +26,16 @@ HRUN_HD void store_codes(uint8_t* p, CodeBytes x) { _mm512_storeu_si512(p, x.v);
 HRUN_HD RowInts all_rows(int32_t x) { return {_mm512_set1_epi32(x)}; }
 HRUN_HD RowInts add_rows(RowInts a, RowInts b) { return {_mm512_add_epi32(a.v, b.v)}; }
 HRUN_HD RowInts multiply_rows(RowInts a, RowInts b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
-// sums + products of each row's four unsigned codes with four int8 activations.
-HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) { return {_mm512_dpbusd_epi32(sums.v, w.v, x.v)}; }
+// sums + products of each row's four unsigned codes with four int8 activations.  In assembly, because GCC 12 copies the sums
+// to another register and back around the intrinsic.
+HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sums.v) : "v"(w.v), "v"(x.v));
+  return sums;
+}
+HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.v) : "v"(w.v), "m"(*reinterpret_cast<const int8_t(*)[4]>(x)));
+  return sums;
+}
 HRUN_HD RowInts dot_offsets(RowInts sums, const uint8_t* pairs_of_rows, int32_t pair) {
   const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs_of_rows));
   return {_mm512_dpwssd_epi32(sums.v, _mm512_cvtepu8_epi16(bytes), _mm512_set1_epi32(pair))};
@@ -101,55 +109,57 @@ struct UnitDecoder<F, PackedCodes::six> {
 };
 
 // Weight s of a lane is T0[c_s ^ c_(s-3)] + T1[c_(s-1)] + T2[c_(s-2)].  Codes come in bytes of two, `even` = (c_2p, c_2p+1)
-// in bits 0-2 and 3-5, and are also joined to `odd` = (c_2p-1, c_2p); then one table of 64 entries gives T1 + T2 of two
+// in bits 0-2 and 3-5, and are also joined to `odd` = (c_2p-1, c_2p) (a table exchanges the halves: one instruction where
+// two shifts would be needed); then one table of 64 entries gives T1 + T2 of two
 // neighbours, and even ^ (odd of the pair before) are the indices of T0 for both weights of the pair.
 template <class F>
 struct UnitDecoder<F, PackedCodes::rtq3> {
   struct Constants {
     __m512i newest_low, newest_high, earlier;  // T0 by bits 0-2, by bits 3-5; T1[bits 3-5] + T2[bits 0-2] + bias
+    __m512i swapped;                           // bits 0-2 and 3-5 exchanged
     HRUN_HD Constants() {
       using Tables = typename F::Tables;
-      alignas(64) uint8_t low[64], high[64], two[64];
+      alignas(64) uint8_t low[64], high[64], two[64], swap[64];
       for (int i = 0; i < 64; ++i) {
         low[i] = static_cast<uint8_t>(Tables::entry(0, i & 7));
         high[i] = static_cast<uint8_t>(Tables::entry(0, i >> 3));
         two[i] = static_cast<uint8_t>(Tables::entry(1, i >> 3) + Tables::entry(2, i & 7) + PackRule<F>::kBias);
+        swap[i] = static_cast<uint8_t>((i >> 3) | ((i & 7) << 3));
       }
       newest_low = load_bytes(low);
       newest_high = load_bytes(high);
       earlier = load_bytes(two);
+      swapped = load_bytes(swap);
     }
   };
   const uint8_t* unit;
-  const __m512i newest_low, newest_high, earlier;
-  __m512i even, odd;  // of the pair before
+  const Constants tables;
+  __m512i even, odd, before;  // of the pair before; `before` is its even with the halves exchanged
 
-  static HRUN_HD __m512i join(__m512i before, __m512i now) {
-    return select(_mm512_set1_epi8(7), _mm512_srli_epi16(before, 3), _mm512_slli_epi16(now, 3));
-  }
   static HRUN_HD __m512i spare(__m512i a, __m512i b, __m512i c) {
     const __m512i ab = select(_mm512_set1_epi8(3), _mm512_srli_epi16(a, 6), _mm512_srli_epi16(b, 4));
     return select(_mm512_set1_epi8(15), ab, _mm512_srli_epi16(c, 2));
   }
+  HRUN_HD __m512i exchange(__m512i pair) const { return _mm512_permutexvar_epi8(pair, tables.swapped); }
+  static HRUN_HD __m512i join(__m512i low, __m512i high) { return select(_mm512_set1_epi8(7), low, high); }
 
-  HRUN_HD UnitDecoder(const Constants& tables, const uint8_t* block, int n)
-      : unit(block), newest_low(tables.newest_low), newest_high(tables.newest_high), earlier(tables.earlier) {
+  HRUN_HD UnitDecoder(const Constants& constants, const uint8_t* block, int n) : unit(block), tables(constants) {
     // Before a segment come the last codes of the segment before it, one byte lane down; before the first come zeros.
     const uint8_t* last = block + static_cast<size_t>(n / kUnit - 1) * 192;
     const __m512i a = load_bytes(last), b = load_bytes(last + 64), c = load_bytes(last + 128);
-    const __m512i t = spare(a, b, c);
-    const __m512i two_codes = _mm512_set1_epi8(0x3f);
-    even = _mm512_slli_epi32(_mm512_and_si512(t, two_codes), 8);
-    odd = _mm512_slli_epi32(_mm512_and_si512(join(c, t), two_codes), 8);
+    const __m512i t = spare(a, b, c), turned = exchange(t);
+    even = _mm512_slli_epi32(t, 8);
+    before = _mm512_slli_epi32(turned, 8);
+    odd = _mm512_slli_epi32(join(exchange(c), turned), 8);
   }
 
   HRUN_HD void pair(__m512i now, CodeBytes& first, CodeBytes& second) {
-    const __m512i newest = _mm512_xor_si512(now, odd);
-    const __m512i joined = join(even, now);
-    first.v = _mm512_add_epi8(_mm512_permutexvar_epi8(newest, newest_low), _mm512_permutexvar_epi8(even, earlier));
-    second.v = _mm512_add_epi8(_mm512_permutexvar_epi8(newest, newest_high), _mm512_permutexvar_epi8(joined, earlier));
+    const __m512i newest = _mm512_xor_si512(now, odd), turned = exchange(now);
+    odd = join(before, turned);
+    first.v = _mm512_add_epi8(_mm512_permutexvar_epi8(newest, tables.newest_low), _mm512_permutexvar_epi8(even, tables.earlier));
+    second.v = _mm512_add_epi8(_mm512_permutexvar_epi8(newest, tables.newest_high), _mm512_permutexvar_epi8(odd, tables.earlier));
     even = now;
-    odd = joined;
+    before = turned;
   }
 
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
