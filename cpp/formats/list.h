@@ -44,7 +44,7 @@ using Formats = FormatList<
     IQ4_NL, IQ4_XS, IQ3_XXS, IQ3_S, IQ2_XXS, IQ2_XS, IQ2_S, IQ1_S, IQ1_M,
     TQ1_0, TQ2_0, Q1_0, Q2_0, MXFP4, NVFP4,
     I8, I16, I32, I64, F64,
-    ITQ3_S, RTQ3>;
+    ITQ3_S, RTQ2, RTQ3, RTQ4>;
 
 std::span<const FormatInfo> formats();
 const FormatInfo* find_format(FormatId id);                // null if unknown

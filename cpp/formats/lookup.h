@@ -21,6 +21,16 @@ HRUN_HD Lookups operator^(const Lookups& a, const Lookups& b) {
   for (int i = 0; i < kLookups; ++i) r.v[i] = a.v[i] ^ b.v[i];
   return r;
 }
+HRUN_HD Lookups operator|(const Lookups& a, const Lookups& b) {
+  Lookups r;
+  for (int i = 0; i < kLookups; ++i) r.v[i] = a.v[i] | b.v[i];
+  return r;
+}
+HRUN_HD Lookups operator<<(const Lookups& a, int bits) {
+  Lookups r;
+  for (int i = 0; i < kLookups; ++i) r.v[i] = static_cast<uint8_t>(a.v[i] << bits);
+  return r;
+}
 HRUN_HD void operator+=(Lookups& a, const Lookups& b) {
   for (int i = 0; i < kLookups; ++i) a.v[i] = static_cast<uint8_t>(a.v[i] + b.v[i]);
 }

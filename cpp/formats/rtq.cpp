@@ -1,20 +1,19 @@
 #include "formats/rtq.h"
 
-#include <array>
+#include <utility>
+#include <vector>
 
 namespace hrun {
 namespace {
 
 template <class R>
 const TrellisCode& trellis_code() {
-  static const auto kLevels = [] {
-    std::array<float, size_t{1} << (R::kCodeBits * R::kMemory)> levels{};
-    for (uint32_t i = 0; i < levels.size(); ++i)  // the oldest code 0, so that `newest xor oldest` is the newest
-      levels[i] = static_cast<float>(R::level(i & ((1u << R::kCodeBits) - 1), i >> R::kCodeBits));
-    return levels;
+  static const TrellisCode kCode = [] {
+    std::vector<float> values(size_t{1} << (R::kCodeBits * (R::kMemory + 1)));
+    for (uint32_t window = 0; window < values.size(); ++window)
+      values[window] = static_cast<float>(R::level(window & ((1u << R::kCodeBits) - 1), window >> R::kCodeBits));
+    return TrellisCode(R::kCodeBits, R::kMemory, std::move(values), R::Tables::kLevelRms, R::Tables::kGaussianError);
   }();
-  static const TrellisCode kCode{R::kCodeBits, R::kMemory, kLevels.data(), R::Tables::kLevelRms,
-                                 R::Tables::kGaussianError};
   return kCode;
 }
 
@@ -25,6 +24,8 @@ void Rtq<k, kNumber>::encode_row(const float* w, const float*, int64_t cols, uin
   encode_trellis_row(trellis_code<Rtq>(), w, cols, out);
 }
 
+template struct Rtq<2, 2>;
 template struct Rtq<3, 3>;
+template struct Rtq<4, 4>;
 
 }  // namespace hrun

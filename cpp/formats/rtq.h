@@ -1,12 +1,15 @@
-// RTQ: rotated trellis codes, hrun's own formats of k bits per weight.
+// RTQ: rotated trellis codes, hrun's own formats of k = 2, 3 or 4 bits per weight.
 //
 // A block of 256 rotated weights (rotation.h, signs on) is an fp16 scale d and 256 codes c_t of k bits, code t at bits
-// kt .. kt+k-1 of a little-endian bit stream.  Weight t is d * z_t with a sum of m small integer tables
+// kt .. kt+k-1 of a little-endian bit stream.  Weight t is d * z_t, and z_t a sum of small integer tables, each read by a
+// few bits of the stream near code t.  With S_j for the bits from code t-j on, upwards (codes before the block are 0):
 //
-//   z_t = T_0[c_t xor c_(t-m)] + T_1[c_(t-1)] + ... + T_(m-1)[c_(t-m+1)]          codes before the block are 0
+//   k = 2   z_t = T_0[S_1 xor 4 c_(t-4)] + T_1[S_3]              4 bits each: two codes, the newer in the upper bits
+//   k = 3   z_t = T_0[S_0 xor c_(t-3)] + T_1[S_1] + T_2[S_2]     3 bits each: one code
+//   k = 4   z_t = T_0[S_0 xor c_(t-2)] + T_1[S_1]                4 bits each: one code
 //
-// so decoding is random access and costs one byte shuffle per table.  That the first table reads the newest code xor the
-// oldest costs one more instruction and is worth as much as a table of 2^(k(m+1)) free entries: both the paths that
+// so decoding is random access and costs one byte shuffle per table.  That the first table reads the newest code xor an
+// old one costs one more instruction and is worth as much as a table over all codes involved: both the paths that
 // leave a state and those that meet in one are as far apart as the largest table allows.  |z_t| <= 63, so z_t + 64 is an
 // unsigned 7-bit value, as x86's u8 x s8 multiplications want it.
 //
@@ -23,18 +26,40 @@
 
 namespace hrun {
 
-// The tables of k bits per weight.  kLevelRms: rms of z over a Gaussian block coded at its best scale; kGaussianError:
-// relative squared error of such a block.  Both only steer the encoder.
+// How a table is read: by `codes` codes from code t - lag on, the newest of them xor code t - xor_lag if that is not 0.
+struct RtqIndex {
+  int codes, lag, xor_lag;
+};
+
+// The code of k bits per weight.  kMemory: earlier codes that a weight depends on.  kLevelRms: rms of z over a Gaussian
+// block coded at its best scale; kGaussianError: relative squared error of such a block; both only steer the encoder.
 template <int k>
 struct RtqTables;
 
 template <>
+struct RtqTables<2> {
+  static constexpr int kCount = 2, kEntries = 16, kMemory = 4;
+  static constexpr float kLevelRms = 23.0f;
+  static constexpr double kGaussianError = 0.0738;
+  static constexpr RtqIndex kIndex[kCount] = {{2, 1, 4}, {2, 3, 0}};
+  static HRUN_HD const int8_t* table(int i) {
+    static constexpr int8_t kTables[kCount][kEntries] = {
+        {46, 28, -26, -25, 15, -12, 6, 20, -24, -47, 27, 4, -2, 7, -7, -9},
+        {-5, -1, -11, 15, 6, 9, -15, -1, 1, -9, 13, -2, 0, 4, 14, -15},
+    };
+    return kTables[i];
+  }
+  static HRUN_HD int entry(int i, int index) { return table(i)[index]; }
+};
+
+template <>
 struct RtqTables<3> {
-  static constexpr int kCount = 3;
+  static constexpr int kCount = 3, kEntries = 8, kMemory = 3;
   static constexpr float kLevelRms = 19.4f;
   static constexpr double kGaussianError = 0.0191;
+  static constexpr RtqIndex kIndex[kCount] = {{1, 0, 3}, {1, 1, 0}, {1, 2, 0}};
   static HRUN_HD const int8_t* table(int i) {
-    static constexpr int8_t kTables[kCount][8] = {
+    static constexpr int8_t kTables[kCount][kEntries] = {
         {2, 9, -17, 17, -4, 29, -29, -9},
         {4, -13, 2, 13, -4, 5, -5, -3},
         {-2, 3, 8, -8, 19, 6, -7, -20},
@@ -43,6 +68,34 @@ struct RtqTables<3> {
   }
   static HRUN_HD int entry(int i, int index) { return table(i)[index]; }
 };
+
+template <>
+struct RtqTables<4> {
+  static constexpr int kCount = 2, kEntries = 16, kMemory = 2;
+  static constexpr float kLevelRms = 17.8f;
+  static constexpr double kGaussianError = 0.005;
+  static constexpr RtqIndex kIndex[kCount] = {{1, 0, 2}, {1, 1, 0}};
+  static HRUN_HD const int8_t* table(int i) {
+    static constexpr int8_t kTables[kCount][kEntries] = {
+        {-4, 2, -24, -7, 10, 4, 18, -1, 33, -10, 7, -38, -19, 23, -14, 13},
+        {0, -22, -3, -10, -5, 8, 3, -8, -13, 6, 2, 10, 29, 6, -1, -6},
+    };
+    return kTables[i];
+  }
+  static HRUN_HD int entry(int i, int index) { return table(i)[index]; }
+};
+
+// The index of table i, from code(lag): the codes `lag` places back, of one weight or, in vectors, of many.
+template <int k, int i, class Code>
+HRUN_HD auto rtq_index(const Code& code) {
+  constexpr RtqIndex kIndex = RtqTables<k>::kIndex[i];
+  constexpr int kNewest = k * (kIndex.codes - 1);
+  auto index = code(kIndex.lag);
+  for (int j = 1; j < kIndex.codes; ++j) index = index | (code(kIndex.lag - j) << (k * j));
+  if constexpr (kIndex.xor_lag == 0) return index;
+  else if constexpr (kNewest == 0) return index ^ code(kIndex.xor_lag);
+  else return index ^ (code(kIndex.xor_lag) << kNewest);
+}
 
 template <int k, uint32_t kNumber>
 struct Rtq {
@@ -55,7 +108,7 @@ struct Rtq {
 
   using Tables = RtqTables<k>;
   static constexpr int kCodeBits = k;
-  static constexpr int kMemory = Tables::kCount;  // earlier codes that a weight depends on: m
+  static constexpr int kMemory = Tables::kMemory;
   static constexpr int kLargestLevel = 63;
 
   static constexpr bool row_ok(int64_t cols) { return cols > 0 && cols % 32 == 0; }
@@ -64,11 +117,12 @@ struct Rtq {
     return static_cast<size_t>(cols / kBlockValues) * kBlockBytes + (tail != 0 ? 2 + tail * k / 8 : 0);
   }
 
-  // z of a code and the m codes before it, `before`, the newest of them in the lowest k bits.
+  // z of a code and the kMemory codes before it, `before`, the newest of them in the lowest k bits.
   static HRUN_HD int level(uint32_t code, uint32_t before) {
-    constexpr uint32_t kCodeMask = (1u << k) - 1;
-    int z = Tables::entry(0, static_cast<int>(code ^ (before >> (k * (kMemory - 1)))));
-    for (int i = 1; i < kMemory; ++i) z += Tables::entry(i, static_cast<int>((before >> (k * (i - 1))) & kCodeMask));
+    const uint32_t window = before << k | code;
+    const auto at = [&](int lag) { return (window >> (k * lag)) & ((1u << k) - 1); };
+    int z = Tables::table(0)[rtq_index<k, 0>(at)] + Tables::table(1)[rtq_index<k, 1>(at)];
+    if constexpr (Tables::kCount == 3) z += Tables::table(2)[rtq_index<k, 2>(at)];
     return z;
   }
 
@@ -87,10 +141,14 @@ struct Rtq {
     uint8_t spread[kLookups + kMaxBlock] = {};
     uint8_t* codes = spread + kLookups;
     for (int t = 0; t < n; t += 8) store_bytes(reinterpret_cast<int8_t*>(codes + t), spread_codes<k>(block + 2 + t / 8 * k));
-    const auto first = lookup_table(Tables::table(0), 1 << k);
+    const Lookups table0 = lookup_table(Tables::table(0), Tables::kEntries);
+    const Lookups table1 = lookup_table(Tables::table(1), Tables::kEntries);
+    const Lookups table2 = lookup_table(Tables::table(Tables::kCount - 1), Tables::kEntries);
     for (int t = 0; t < n; t += kLookups) {
-      auto z = look_up(first, load_lookups(codes + t) ^ load_lookups(codes + t - kMemory));
-      for (int i = 1; i < kMemory; ++i) z += look_up(lookup_table(Tables::table(i), 1 << k), load_lookups(codes + t - i));
+      const auto at = [&](int lag) { return load_lookups(codes + t - lag); };
+      auto z = look_up(table0, rtq_index<k, 0>(at));
+      z += look_up(table1, rtq_index<k, 1>(at));
+      if constexpr (Tables::kCount == 3) z += look_up(table2, rtq_index<k, 2>(at));
       store_lookups(out.codes + t, z);
     }
   }
@@ -99,8 +157,17 @@ struct Rtq {
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
+struct RTQ2 : Rtq<2, 2> {
+  static constexpr std::string_view kName = "rtq2";
+};
 struct RTQ3 : Rtq<3, 3> {
   static constexpr std::string_view kName = "rtq3";
 };
+struct RTQ4 : Rtq<4, 4> {
+  static constexpr std::string_view kName = "rtq4";
+};
+
+template <class F>
+concept RtqFormat = QuantizedFormat<F> && requires { F::Tables::kMemory; };
 
 }  // namespace hrun

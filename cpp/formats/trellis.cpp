@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "formats/format.h"
@@ -21,36 +23,46 @@ constexpr float kFarthest = 896.0f;    // levels; with a level of at most 127 a 
 constexpr int32_t kUnreachable = 1 << 28;  // more than `memory` steps can cost; 2^28 + 16 steps of 2^26 stay below 2^31
 constexpr int kStepsPerRebase = 16;
 
-// One lane per newest code: 4, 8 or 16 lanes.
+// A lane is one newest code: one vector of 4 or 8 lanes, or two of 8, for all codes.
 template <int k>
 struct Lanes {
   static constexpr int kCodes = 1 << k;
-  typedef int32_t Ints __attribute__((vector_size(4 * kCodes)));
-  typedef float Floats __attribute__((vector_size(4 * kCodes)));
+  static constexpr int kLanes = kCodes < 8 ? kCodes : 8;
+  static constexpr int kParts = kCodes / kLanes;
+  typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+  typedef float Floats __attribute__((vector_size(4 * kLanes)));
 };
 
 // Working memory of one row's searches.
 struct Scratch {
   std::vector<int32_t> cost, next;  // [state]
-  std::vector<float> values;        // [state], times kLevelUnits
-  std::vector<uint32_t> choice;     // [step][group / 4][lane], byte group % 4: the oldest code of the best window
-  explicit Scratch(const TrellisCode& code) : cost(n_states(code)), next(cost.size()), values(cost.size()) {
+  std::vector<float> rows;          // of the code, times kLevelUnits
+  std::vector<int32_t> steps;       // [row << k | x][newest code]: cost of a step; 64-aligned from steps_at on
+  int32_t* aligned_steps;
+  std::vector<uint32_t> choice;     // [step][group / 4][newest code], byte group % 4: the oldest code of the best window
+  explicit Scratch(const TrellisCode& code)
+      : cost(code.step.size()), next(cost.size()), rows(code.rows), steps((rows.size() << code.code_bits) + 16) {
     choice.resize(kMaxBlock * cost.size() / 4);
-    for (size_t i = 0; i < values.size(); ++i) values[i] = code.values[i] * kLevelUnits;
+    for (float& value : rows) value *= kLevelUnits;
+    aligned_steps = steps.data() + (64 - reinterpret_cast<uintptr_t>(steps.data()) % 64) % 64 / 4;
   }
-  static size_t n_states(const TrellisCode& code) { return size_t{1} << (code.code_bits * code.memory); }
 };
 
 // The cheapest path for x[0..n) levels from state 0; writes codes[0..n).
 template <int k>
-inline __attribute__((always_inline)) void search_body(int memory, const float* x, int n, Scratch& scratch, uint8_t* codes) {
+inline __attribute__((always_inline)) void search_body(const TrellisCode& code, const float* x, int n, Scratch& scratch,
+                                                       uint8_t* codes) {
   using Ints = typename Lanes<k>::Ints;
   using Floats = typename Lanes<k>::Floats;
-  constexpr int kCodes = 1 << k;
+  constexpr int kCodes = Lanes<k>::kCodes, kLanes = Lanes<k>::kLanes, kParts = Lanes<k>::kParts;
   constexpr int32_t kCodeMask = kCodes - 1;
+  Ints lanes;
+  for (int c = 0; c < kLanes; ++c) lanes[c] = c;
   const size_t n_states = scratch.cost.size(), n_groups = n_states / kCodes;  // group: the middle codes of a window
-  const int oldest_shift = k * (memory - 2);  // a group's highest code is the oldest of the states it leads to
-  const float* values = scratch.values.data();
+  const size_t n_rows = scratch.rows.size() / kCodes;
+  const int oldest_shift = k * (code.memory - 2);  // a group's highest code is the oldest of the states it leads to
+  Ints* const steps = reinterpret_cast<Ints*>(scratch.aligned_steps);
+  const uint16_t* const step_of = code.step.data();
   int32_t* cost = scratch.cost.data();
   int32_t* next = scratch.next.data();
   // Every cost carries in its lowest bits the oldest code of its state.
@@ -61,29 +73,42 @@ inline __attribute__((always_inline)) void search_body(int memory, const float* 
     uint32_t* choice = scratch.choice.data() + static_cast<size_t>(t) * (n_states / 4);
     int32_t rebase = 0;
     if (t % kStepsPerRebase == 0 && t != 0) rebase = *std::min_element(cost, cost + n_states) & ~kCodeMask;
-    for (size_t quad = 0; quad < n_groups; quad += 4) {
-      Ints chosen = {};
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const size_t g = quad + static_cast<size_t>(i);
+    for (size_t r = 0; r < n_rows; ++r) {
+      Ints step[kParts];
+#pragma GCC unroll 2
+      for (int part = 0; part < kParts; ++part) {
         Floats level;
-        __builtin_memcpy(&level, values + g * kCodes, sizeof level);
+        __builtin_memcpy(&level, scratch.rows.data() + r * kCodes + part * kLanes, sizeof level);
         const Floats error = target - level;
-        const Ints step = (__builtin_convertvector(error * error, Ints) & ~kCodeMask) - rebase;
-        Ints best = step + cost[g];
-        Ints lanes;
-        for (int c = 0; c < kCodes; ++c) lanes[c] = c;
-#pragma GCC unroll 16
-        for (int p = 1; p < kCodes; ++p) {  // newest xor oldest code selects the level
-          const Ints candidate = __builtin_shuffle(step, lanes ^ p) + cost[static_cast<size_t>(p) * n_groups + g];
-          best = candidate < best ? candidate : best;
-        }
-        chosen |= (best & kCodeMask) << (8 * i);
-        const Ints stored = (best & ~kCodeMask) | static_cast<int32_t>(g >> oldest_shift);
-        __builtin_memcpy(next + g * kCodes, &stored, sizeof stored);
+        step[part] = (__builtin_convertvector(error * error, Ints) & ~kCodeMask) - rebase;
       }
-      __builtin_memcpy(choice + quad / 4 * kCodes, &chosen, sizeof chosen);
+#pragma GCC unroll 16
+      for (int x_or = 0; x_or < kCodes; ++x_or)
+#pragma GCC unroll 2
+        for (int part = 0; part < kParts; ++part)
+          steps[(r * kCodes + x_or) * kParts + part] =
+              __builtin_shuffle(step[part ^ (x_or / kLanes)], lanes ^ (x_or % kLanes));
     }
+    for (size_t quad = 0; quad < n_groups; quad += 4)
+#pragma GCC unroll 2
+      for (int part = 0; part < kParts; ++part) {
+        Ints chosen = {};
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          const size_t g = quad + static_cast<size_t>(i);
+          Ints best = steps[step_of[g] * kParts + part] + cost[g];
+#pragma GCC unroll 16
+          for (int p = 1; p < kCodes; ++p) {
+            const size_t state = static_cast<size_t>(p) * n_groups + g;
+            const Ints candidate = steps[step_of[state] * kParts + part] + cost[state];
+            best = candidate < best ? candidate : best;
+          }
+          chosen |= (best & kCodeMask) << (8 * i);
+          const Ints stored = (best & ~kCodeMask) | static_cast<int32_t>(g >> oldest_shift);
+          __builtin_memcpy(next + g * kCodes + part * kLanes, &stored, sizeof stored);
+        }
+        __builtin_memcpy(choice + quad / 4 * kCodes + part * kLanes, &chosen, sizeof chosen);
+      }
     std::swap(cost, next);
   }
 
@@ -97,17 +122,17 @@ inline __attribute__((always_inline)) void search_body(int memory, const float* 
   }
 }
 
-using Search = void (*)(int memory, const float* x, int n, Scratch& scratch, uint8_t* codes);
+using Search = void (*)(const TrellisCode& code, const float* x, int n, Scratch& scratch, uint8_t* codes);
 
 template <int k>
-void search_baseline(int memory, const float* x, int n, Scratch& scratch, uint8_t* codes) {
-  search_body<k>(memory, x, n, scratch, codes);
+void search_baseline(const TrellisCode& code, const float* x, int n, Scratch& scratch, uint8_t* codes) {
+  search_body<k>(code, x, n, scratch, codes);
 }
 
 #if defined(__x86_64__)
 template <int k>
-__attribute__((target("avx2"))) void search_avx2(int memory, const float* x, int n, Scratch& scratch, uint8_t* codes) {
-  search_body<k>(memory, x, n, scratch, codes);
+__attribute__((target("avx2"))) void search_avx2(const TrellisCode& code, const float* x, int n, Scratch& scratch, uint8_t* codes) {
+  search_body<k>(code, x, n, scratch, codes);
 }
 #endif
 
@@ -126,13 +151,11 @@ Search search_for(int code_bits) {
 
 // The level of each code of a block.
 void reconstruct(const TrellisCode& code, const uint8_t* codes, int n, float* z) {
-  const int k = code.code_bits;
-  const uint32_t group_mask = (1u << (k * (code.memory - 1))) - 1, code_mask = (1u << k) - 1;
-  uint32_t state = 0;  // the last `memory` codes, the newest lowest
+  const size_t mask = code.values.size() - 1;
+  size_t window = 0;
   for (int t = 0; t < n; ++t) {
-    const uint32_t group = state & group_mask, oldest = state >> (k * (code.memory - 1));
-    z[t] = code.values[(group << k) | (codes[t] ^ oldest)];
-    state = (group << k) | (codes[t] & code_mask);
+    window = (window << code.code_bits | codes[t]) & mask;
+    z[t] = code.values[window];
   }
 }
 
@@ -181,7 +204,7 @@ class BlockCoder {
     Coding coding;
     float levels[kMaxBlock], z[kMaxBlock];
     for (int t = 0; t < n_; ++t) levels[t] = x_[t] / d;
-    search_(code_.memory, levels, n_, scratch_, coding.codes);
+    search_(code_, levels, n_, scratch_, coding.codes);
     reconstruct(code_, coding.codes, n_, z);
     double xz = 0, zz = 0;
     for (int t = 0; t < n_; ++t) {
@@ -205,6 +228,30 @@ class BlockCoder {
 };
 
 }  // namespace
+
+TrellisCode::TrellisCode(int k, int m, std::vector<float> v, float r, double e)
+    : code_bits(k), memory(m), values(std::move(v)), rms(r), error(e), step(size_t{1} << (k * m)) {
+  const size_t codes = size_t{1} << k, groups = step.size() / codes;
+  std::map<std::vector<float>, uint16_t> known;
+  for (size_t group = 0; group < groups; ++group)
+    for (size_t oldest = 0; oldest < codes; ++oldest) {
+      const size_t state = oldest * groups + group;
+      const float* const lanes = values.data() + state * codes;
+      const auto found = known.find(std::vector<float>(lanes, lanes + codes));
+      if (found != known.end()) {
+        step[state] = found->second;
+        continue;
+      }
+      const size_t row = rows.size() / codes;
+      rows.insert(rows.end(), lanes, lanes + codes);
+      step[state] = static_cast<uint16_t>(row << k);
+      for (size_t x = 0; x < codes; ++x) {
+        std::vector<float> reordered(codes);
+        for (size_t c = 0; c < codes; ++c) reordered[c] = lanes[c ^ x];
+        known.emplace(std::move(reordered), static_cast<uint16_t>(row << k | x));
+      }
+    }
+}
 
 void encode_trellis_row(const TrellisCode& code, const float* weights, int64_t cols, uint8_t* out) {
   Scratch scratch(code);

@@ -2,20 +2,30 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace hrun {
 
 // A sliding-window code of k-bit codes c_t: value t of a block is
 //
-//   z_t = values[(c_(t-1), ..., c_(t-m+1)), c_t xor c_(t-m)]                      codes before the block are 0
+//   z_t = values[window]     window = (c_(t-m), ..., c_(t-1), c_t), the newest in the lowest bits; codes before the block are 0
 //
-// with the middle codes of the window in the high bits of the index, c_(t-1) the lowest of them.
+// The search keeps 2^(k m) states.  It is fast where windows that share all but the oldest code share their values, in
+// another order of the newest code.
 struct TrellisCode {
-  int code_bits;       // k = 2, 3 or 4
-  int memory;          // m >= 2: the search keeps 2^(k m) states
-  const float* values; // [1 << (k m)] integers of at most 127 in magnitude, in units of the block's scale
-  float rms;           // of the decoded values of a Gaussian block coded at its best scale
-  double error;        // relative squared error of such a block
+  // values: [1 << k (m + 1)] integers of at most 127 in magnitude, in units of the block's scale; k = 2, 3 or 4, m >= 2.
+  TrellisCode(int code_bits, int memory, std::vector<float> values, float rms, double error);
+
+  int code_bits;  // k
+  int memory;     // m
+  std::vector<float> values;
+  float rms;      // of the decoded values of a Gaussian block coded at its best scale
+  double error;   // relative squared error of such a block
+
+  // The values of a state's windows, one per newest code, are a row of `rows` with its lanes in another order: lane c is
+  // entry c xor x, and step[state] = row << k | x.
+  std::vector<float> rows;
+  std::vector<uint16_t> step;
 };
 
 // `weights`: one row of `cols` finite values, a multiple of 32, in the original basis; rotated here (signed rotation).

@@ -20,8 +20,8 @@ double block_error(const hrun::TrellisCode& code, const uint8_t* block, const fl
     c[static_cast<size_t>(m + bit / k)] |= ((block[2 + bit / 8] >> (bit % 8)) & 1u) << (bit % k);
   double error = 0;
   for (size_t t = static_cast<size_t>(m); t < c.size(); ++t) {
-    uint32_t index = c[t] ^ c[t - static_cast<size_t>(m)];
-    for (int lag = 1; lag < m; ++lag) index |= c[t - static_cast<size_t>(lag)] << (k * lag);
+    uint32_t index = 0;
+    for (int lag = 0; lag <= m; ++lag) index |= c[t - static_cast<size_t>(lag)] << (k * lag);
     const double e = static_cast<double>(x[t - static_cast<size_t>(m)]) - static_cast<double>(hrun::load_fp16(block) * code.values[index]);
     error += e * e;
   }
@@ -33,7 +33,11 @@ bool check(int k, int m, int cols, double limit) {
   std::normal_distribution<float> normal;
   std::vector<float> levels(size_t{1} << (k * m));
   for (float& level : levels) level = std::fmin(std::fmax(std::round(30 * normal(random)), -127.0f), 127.0f);
-  const hrun::TrellisCode code{k, m, levels.data(), 29.0f, limit};
+  // Random levels, read by the newest code xor the oldest and all codes between.
+  std::vector<float> values(levels.size() << k);
+  for (size_t window = 0; window < values.size(); ++window)
+    values[window] = levels[(window & (levels.size() - 1)) ^ (window >> (k * m))];
+  const hrun::TrellisCode code(k, m, std::move(values), 29.0f, limit);
 
   double error = 0, energy = 0;
   for (int row = 0; row < 40; ++row) {

@@ -1,14 +1,14 @@
-"""Trains and compares codes for RTQ3 (cpp/formats/rtq.h): 3 bits per weight, decoded from a sliding window of codes.
+"""Trains and compares the codes of RTQ2, RTQ3 and RTQ4 (cpp/formats/rtq.h), decoded from a sliding window of k-bit codes.
 
 A candidate is a sum of small tables.  Table i of 2^b entries is indexed by b bits, each the exclusive or of some bits of
-the window (the last few 3-bit codes, c0 the newest).  Training alternates a Viterbi search over blocks of 256 N(0,1)
+the window (the last few codes, c0 the newest).  Training alternates a Viterbi search over blocks of 256 N(0,1)
 values (state 0 before the block) with a least-squares fit of all tables together, from many starts with random
 perturbations in between; the sums of small tables have many poor local optima, which is why single Lloyd runs mislead by
 10 %.  Everything is seeded: the same arguments give the same tables on one machine type.
 
-  python tools/experiments/train_rtq.py                   the comparison (README.md has its output)
-  python tools/experiments/train_rtq.py --freeze          train the chosen code, round to int8, write rtq_tables.json
-  python tools/experiments/train_rtq.py --code NAME       one candidate
+  python tools/experiments/train_rtq.py --bits 3            the comparison (README.md has its output)
+  python tools/experiments/train_rtq.py --bits 3 --freeze   train the chosen code, round to int8, enter it in rtq_tables.json
+  python tools/experiments/train_rtq.py --code NAME         one candidate
 
 Needs numpy and a C++ compiler.  Relative MSE is printed with its standard error over blocks.
 """
@@ -21,6 +21,7 @@ import json
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +29,12 @@ import numpy as np
 
 HERE = Path(__file__).parent
 BLOCK = 256
-K = 3
-CHOSEN = "3x8, c0^c3 c1 c2"
+CHOSEN = {2: "2x16, (c0^c4)c1 c2c3", 3: "3x8, c0^c3 c1 c2", 4: "2x16, c0^c2 c1"}
 
 
-def code_bits(*lags: int) -> list[int]:
-    """Masks of the three bits of the exclusive or of the codes c_lag."""
-    return [sum(1 << (K * lag + bit) for lag in lags) for bit in range(K)]
+def code_bits(*lags: int, k: int = 3) -> list[int]:
+    """Masks of the k bits of the exclusive or of the codes c_lag."""
+    return [sum(1 << (k * lag + bit) for lag in lags) for bit in range(k)]
 
 
 def bits(*positions: int) -> list[int]:
@@ -50,11 +50,16 @@ class Candidate:
     name: str
     tables: tuple[list[int], ...]
     start: str = ""
+    k: int = 3
 
     @property
     def window_bits(self) -> int:
         top = max(mask.bit_length() for table in self.tables for mask in table)
-        return max(top, 6)
+        return max(top, 2 * self.k)
+
+    @property
+    def states(self) -> int:
+        return 1 << (self.window_bits - self.k)
 
     def features(self) -> np.ndarray:
         """[1 << window_bits, table entries] one-hot rows: value of a window = features @ entries."""
@@ -70,6 +75,11 @@ def parity(x: np.ndarray) -> np.ndarray:
     for shift in (8, 4, 2, 1):
         x = x ^ (x >> shift)
     return x & 1
+
+
+def of_pairs(name: str, *tables: list[tuple[int, ...]]) -> Candidate:
+    """A code of 2 bits; each table is read by several codes, the last in the lowest bits, each the xor of some lags."""
+    return Candidate(name, tuple([m for lags in reversed(codes) for m in code_bits(*lags, k=2)] for codes in tables), k=2)
 
 
 SUM_OF_THREE = "3x8, c0 c1 c2"
@@ -88,11 +98,31 @@ CANDIDATES = [
     Candidate("3x8, c0 c1 c2^c3", (code_bits(0), code_bits(1), code_bits(2, 3)), SUM_OF_THREE),
     Candidate("3x8, c0^c3 c1 c2", (code_bits(0, 3), code_bits(1), code_bits(2)), SUM_OF_THREE),
     Candidate("3x8, c0^c3 c1 c1^c2", (code_bits(0, 3), code_bits(1), code_bits(1, 2)), SUM_OF_THREE),
+    of_pairs("4x4, c0^c4 c1 c2 c3", [(0, 4)], [(1,)], [(2,)], [(3,)]),
+    of_pairs("3x16, c0c1 c1c2 c2c3", [(0,), (1,)], [(1,), (2,)], [(2,), (3,)]),
+    of_pairs("2x16, (c0^c4)c1 c2c3", [(0, 4), (1,)], [(2,), (3,)]),
+    of_pairs("2x16, (c0^c3)(c1^c4) c1c2", [(0, 3), (1, 4)], [(1,), (2,)]),
+    of_pairs("2x16, (c0^c3)(c1^c4) c2c3", [(0, 3), (1, 4)], [(2,), (3,)]),
+    of_pairs("2x16, (c0^c4)c2 c1c3", [(0, 4), (2,)], [(1,), (3,)]),
+    of_pairs("2x16, (c0^c4)c3 c1c2", [(0, 4), (3,)], [(1,), (2,)]),
+    of_pairs("3x16, (c0^c4)c1 c1c2 c2c3", [(0, 4), (1,)], [(1,), (2,)], [(2,), (3,)]),
+    of_pairs("1x256, (c0^c4)c1c2c3", [(0, 4), (1,), (2,), (3,)]),
+    of_pairs("2x16, (c0^c4)(c1^c5) c2c3", [(0, 4), (1, 5)], [(2,), (3,)]),
+    of_pairs("2x16, (c0^c4)(c1^c5) c1c2", [(0, 4), (1, 5)], [(1,), (2,)]),
+    of_pairs("3x16, (c0^c5)c1 c1c2 c3c4", [(0, 5), (1,)], [(1,), (2,)], [(3,), (4,)]),
+    of_pairs("3x16, (c0^c4)(c1^c5) c2c3 c3c4", [(0, 4), (1, 5)], [(2,), (3,)], [(3,), (4,)]),
+    of_pairs("2x64, (c0^c4)(c1^c5)c1 c2c3c4", [(0, 4), (1, 5), (1,)], [(2,), (3,), (4,)]),
+    Candidate("2x16, c0 c1", (code_bits(0, k=4), code_bits(1, k=4)), k=4),
+    Candidate("2x16, c0^c2 c1", (code_bits(0, 2, k=4), code_bits(1, k=4)), k=4),
+    Candidate("2x16, c0^c2 c1^c2", (code_bits(0, 2, k=4), code_bits(1, 2, k=4)), k=4),
+    Candidate("3x16, c0^c2 c1 halves of both", (code_bits(0, 2, k=4), code_bits(1, k=4), bits(2, 3, 4, 5)), k=4),
+    Candidate("1x256, (c0^c2)c1", (code_bits(0, 2, k=4) + code_bits(1, k=4),), k=4),
+    Candidate("3x16, c0^c3 c1 c2", (code_bits(0, 3, k=4), code_bits(1, k=4), code_bits(2, k=4)), k=4),
 ]
 
 
 def named(name: str) -> Candidate:
-    return next(c for c in CANDIDATES if c.name == name)
+    return next(c for c in CANDIDATES if c.name == name)  # names differ between k
 
 
 class PathSearch:
@@ -107,18 +137,18 @@ class PathSearch:
             self._run = ctypes.CDLL(str(library)).viterbi_stats
         self._run.restype = ctypes.c_double
 
-    def __call__(self, source: np.ndarray, value: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, source: np.ndarray, value: np.ndarray, k: int) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
         """source float32 [blocks, 256], value [windows] -> squared error, count and sum per window, chosen windows."""
         windows = int(value.size)
         padded = np.empty(windows + 16, np.float32)
-        start = (-padded.ctypes.data // 4) % 8  # 32-byte alignment
+        start = (-padded.ctypes.data // 4) % 16  # 64-byte alignment
         aligned = padded[start : start + windows]
         aligned[:] = value
         source = np.ascontiguousarray(source, np.float32)
         count, total = np.zeros(windows), np.zeros(windows)
         chosen = np.zeros(source.shape, np.int32)
         address = [ctypes.c_void_p(a.ctypes.data) for a in (source, aligned, count, total, chosen)]
-        error = self._run(address[0], ctypes.c_int64(source.shape[0]), source.shape[1], address[1],
+        error = self._run(address[0], ctypes.c_int64(source.shape[0]), source.shape[1], address[1], k,
                           windows.bit_length() - 1, *address[2:])
         return error, count, total, chosen
 
@@ -127,12 +157,15 @@ def gaussian(seed: int, blocks: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((blocks, BLOCK)).astype(np.float32)
 
 
+Search = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray, np.ndarray, np.ndarray]]
+
+
 class Trainer:
     def __init__(self, search: PathSearch, candidate: Candidate, effort: float) -> None:
-        self.search = search
+        self.search = lambda source, value: search(source, value, candidate.k)
         self.features = candidate.features()
         self.sizes = [1 << len(t) for t in candidate.tables]
-        big = candidate.window_bits > 9
+        big = candidate.states > 64
         self.small_set = gaussian(1, 48 if big else 96)
         self.large_set = gaussian(2, 256 if big else 512)
         self.start = Trainer(search, named(candidate.start), effort).train() if candidate.start else None
@@ -196,7 +229,7 @@ class Trainer:
         return integers, scale
 
 
-def measure(search: PathSearch, value: np.ndarray, blocks: int, std: float = 1.0, fit_scale: bool = False) -> tuple[float, float]:
+def measure(search: Search, value: np.ndarray, blocks: int, std: float = 1.0, fit_scale: bool = False) -> tuple[float, float]:
     """Relative MSE on fresh N(0, std^2) blocks, and its standard error; fit_scale: two least-squares scale updates."""
     x = gaussian(999, blocks) * np.float32(std)
     scale = np.ones((blocks, 1), np.float32)
@@ -208,22 +241,24 @@ def measure(search: PathSearch, value: np.ndarray, blocks: int, std: float = 1.0
     return float(errors.mean()) / std**2, float(errors.std() / np.sqrt(blocks)) / std**2
 
 
-def compare(search: PathSearch, names: list[str], effort: float) -> None:
+def compare(search: PathSearch, k: int, names: list[str], effort: float) -> None:
     print("| code | window | states | MSE | block scale fitted | source 1.2 x wider | largest value |\n|---|---|---|---|---|---|---|")
     for candidate in CANDIDATES:
-        if names and candidate.name not in names:
+        if candidate.name not in names if names else candidate.k != k:
             continue
         trainer = Trainer(search, candidate, effort)
         value = trainer.features @ trainer.train()
         (mse, noise), (fitted, _), (wide, _) = (
-            measure(search, value, 512), measure(search, value, 512, fit_scale=True), measure(search, value, 512, std=1.2))
-        print(f"| {candidate.name} | {candidate.window_bits} | {1 << (candidate.window_bits - K)} | {mse:.5f} +- {noise:.5f} "
+            measure(trainer.search, value, 512), measure(trainer.search, value, 512, fit_scale=True),
+            measure(trainer.search, value, 512, std=1.2))
+        print(f"| {candidate.name} | {candidate.window_bits} | {candidate.states} | {mse:.5f} +- {noise:.5f} "
               f"| {fitted:.5f} | {wide:.5f} | {np.abs(value).max():.2f} |", flush=True)
 
 
-def freeze(search: PathSearch, effort: float) -> None:
-    candidate = named(CHOSEN)
-    trainer = Trainer(search, candidate, effort)
+def freeze(compiled: PathSearch, k: int, effort: float) -> None:
+    candidate = named(CHOSEN[k])
+    trainer = Trainer(compiled, candidate, effort)
+    search = trainer.search
     entries = trainer.train()
     blocks = 2048
     report: dict[str, object] = {
@@ -237,24 +272,28 @@ def freeze(search: PathSearch, effort: float) -> None:
     source = gaussian(999, blocks)
     z = levels[search(source, levels / scale)[3]]
     report |= {"scale": scale, "level_rms": float(np.sqrt((z**2).mean())), "largest": int(np.abs(levels).max())}
+    report["index_bits"] = [list(masks) for masks in candidate.tables]
     report["tables"] = [t.astype(int).tolist() for t in np.split(integers, np.cumsum(trainer.sizes)[:-1])]
-    text = json.dumps(report, indent=1)
+    path = HERE / "rtq_tables.json"
+    codes = json.loads(path.read_text()) | {f"rtq{k}": report}
+    text = json.dumps(dict(sorted(codes.items())), indent=1)
     text = re.sub(r"\[[\s\d.,e-]+\]", lambda m: " ".join(m.group().split()), text)  # one line per list of numbers
-    (HERE / "rtq_tables.json").write_text(text + "\n")
-    print(text)
+    path.write_text(text + "\n")
+    print(json.dumps(report))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--freeze", action="store_true", help=f"train '{CHOSEN}' and write rtq_tables.json")
+    parser.add_argument("--bits", type=int, choices=sorted(CHOSEN), default=3)
+    parser.add_argument("--freeze", action="store_true", help="train the chosen code and enter it in rtq_tables.json")
     parser.add_argument("--code", action="append", default=[], help="compare only this candidate")
     parser.add_argument("--effort", type=float, default=1.0, help="factor on the number of starts and perturbations")
     args = parser.parse_args()
     search = PathSearch()
     if args.freeze:
-        freeze(search, args.effort)
+        freeze(search, args.bits, args.effort)
     else:
-        compare(search, args.code, args.effort)
+        compare(search, args.bits, args.code, args.effort)
 
 
 if __name__ == "__main__":

@@ -1,43 +1,50 @@
 // Helper of train_rtq.py: the path search over many blocks of a source, and the sums that a Lloyd step needs.
 //
-// A window of `bits` bits holds the newest 3-bit code in its lowest bits; value[window] is the reconstruction.
+// A window of `bits` bits holds the newest code in its lowest k bits; value[window] is the reconstruction.
 #include <cstdint>
 #include <cstring>
 #include <vector>
 
-typedef float f8 __attribute__((vector_size(32)));
-typedef int32_t i8 __attribute__((vector_size(32)));
-typedef int8_t b8 __attribute__((vector_size(8)));
+// One lane per newest code.
+template <int k>
+struct Lanes {
+  typedef float f __attribute__((vector_size(4 << k)));
+  typedef int32_t i __attribute__((vector_size(4 << k)));
+  typedef int8_t b __attribute__((vector_size(1 << k)));
+};
 
-// source: [blocks, length]; value: [1 << bits]; count, sum: [1 << bits], added to; windows: [blocks, length] or null.
-// Returns the squared error.
-extern "C" double viterbi_stats(const float* source, int64_t blocks, int length, const float* value, int bits,
-                                double* count, double* sum, int32_t* windows) {
-  const int n_states = 1 << (bits - 3), n_groups = n_states / 8;
-  std::vector<f8> cost(n_groups), next(n_groups);
-  std::vector<b8> choice(static_cast<size_t>(length) * n_groups);
-  const f8* values = reinterpret_cast<const f8*>(value);
+template <int k>
+static double search(const float* source, int64_t blocks, int length, const float* value, int bits, double* count,
+                     double* sum, int32_t* windows) {
+  using fv = typename Lanes<k>::f;
+  using iv = typename Lanes<k>::i;
+  using bv = typename Lanes<k>::b;
+  constexpr int kCodes = 1 << k;
+  const int n_states = 1 << (bits - k), n_groups = n_states / kCodes;
+  std::vector<fv> cost(n_groups), next(n_groups);
+  std::vector<bv> choice(static_cast<size_t>(length) * n_groups);
+  const fv* values = reinterpret_cast<const fv*>(value);
   double total = 0;
   for (int64_t b = 0; b < blocks; ++b) {
     const float* x = source + b * length;
-    for (auto& c : cost) c = f8{} + 1e30f;
+    for (auto& c : cost) c = fv{} + 1e30f;
     cost[0][0] = 0;
     for (int t = 0; t < length; ++t) {
-      const f8 xt = f8{} + x[t];
+      const fv xt = fv{} + x[t];
       const float* old = reinterpret_cast<const float*>(cost.data());
       for (int g = 0; g < n_groups; ++g) {
-        f8 d = xt - values[g];
-        f8 best = d * d + old[g];
-        i8 arg = {};
-        for (int p = 1; p < 8; ++p) {
+        fv d = xt - values[g];
+        fv best = d * d + old[g];
+        iv arg = {};
+        for (int p = 1; p < kCodes; ++p) {
           d = xt - values[p * n_groups + g];
-          const f8 c = d * d + old[p * n_groups + g];
-          const i8 less = c < best;
+          const fv c = d * d + old[p * n_groups + g];
+          const iv less = c < best;
           best = less ? c : best;
-          arg = less ? i8{} + p : arg;
+          arg = less ? iv{} + p : arg;
         }
         next[g] = best;
-        choice[static_cast<size_t>(t) * n_groups + g] = __builtin_convertvector(arg, b8);
+        choice[static_cast<size_t>(t) * n_groups + g] = __builtin_convertvector(arg, bv);
       }
       cost.swap(next);
     }
@@ -53,8 +60,16 @@ extern "C" double viterbi_stats(const float* source, int64_t blocks, int length,
       count[window] += 1;
       sum[window] += x[t];
       if (windows) windows[b * length + t] = window;
-      state = window >> 3;
+      state = window >> k;
     }
   }
   return total;
+}
+
+// source: [blocks, length]; value: [1 << bits], aligned to 64 bytes; count, sum: [1 << bits], added to; windows: [blocks,
+// length] or null.  Returns the squared error.
+extern "C" double viterbi_stats(const float* source, int64_t blocks, int length, const float* value, int k, int bits,
+                                double* count, double* sum, int32_t* windows) {
+  const auto run = k == 2 ? search<2> : k == 3 ? search<3> : search<4>;
+  return run(source, blocks, length, value, bits, count, sum, windows);
 }
