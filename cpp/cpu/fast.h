@@ -5,9 +5,9 @@
 #include "cpu/simd.h"
 
 #if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
-#include "cpu/fast_avx512.h"
+#include "cpu/fast_avx512_rtq.h"
 #elif defined(__AVX2__)
-#include "cpu/fast_avx2.h"
+#include "cpu/fast_avx2_rtq.h"
 #endif
 
 #if defined(__AVX2__)

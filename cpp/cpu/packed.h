@@ -7,6 +7,8 @@
 //   nibble  256 bytes a unit  vectors 2i (low half) and 2i + 1 (high half) share 64 bytes; 16 levels by table
 //   six     384 bytes         nibbles as above, then two vectors of high bits, 2 bits each of vectors 0..3 and 4..7
 //   byte    512 bytes         as they are
+//   rtq2    128 bytes         two vectors: bits 2j and 2j + 1 are the codes of step 4i + j
+//   rtq4    256 bytes         as nibble: the codes of steps 2i and 2i + 1
 //   rtq3    192 bytes         three vectors: bits 0-2 and 3-5 are the codes of steps (0,1), (2,3), (4,5); the spare bits 6-7
 //                             together hold those of steps 6 and 7
 //
@@ -29,7 +31,7 @@ namespace hrun {
 inline constexpr int kUnit = 32;         // columns
 inline constexpr int kUnitVectors = 8;   // of 64 bytes
 
-enum class PackedCodes : uint8_t { none, nibble, six, byte, rtq3 };
+enum class PackedCodes : uint8_t { none, nibble, six, byte, rtq2, rtq3, rtq4 };
 
 // How a format is packed.  To make a format fast: one specialisation here.
 template <class F>
@@ -80,13 +82,22 @@ struct Iq4Nibbles {
 };
 template <> struct PackRule<IQ4_NL> : PackedAs<PackedCodes::nibble, 0, 128>, Iq4Nibbles {};
 template <> struct PackRule<IQ4_XS> : PackedAs<PackedCodes::nibble, 32, 128>, Iq4Nibbles {};
+template <> struct PackRule<RTQ2> : PackedAs<PackedCodes::rtq2, 0, RTQ2::kLargestLevel + 1> {};
 template <> struct PackRule<RTQ3> : PackedAs<PackedCodes::rtq3, 0, RTQ3::kLargestLevel + 1> {};
+template <> struct PackRule<RTQ4> : PackedAs<PackedCodes::rtq4, 0, RTQ4::kLargestLevel + 1> {};
 
 template <class F>
 concept PackableFormat = QuantizedFormat<F> && PackRule<F>::kCodes != PackedCodes::none;
 
 constexpr size_t unit_bytes(PackedCodes codes) {
-  return codes == PackedCodes::nibble ? 256 : codes == PackedCodes::six ? 384 : codes == PackedCodes::byte ? 512 : 192;
+  switch (codes) {
+    case PackedCodes::rtq2: return 128;
+    case PackedCodes::rtq3: return 192;
+    case PackedCodes::nibble:
+    case PackedCodes::rtq4: return 256;
+    case PackedCodes::six: return 384;
+    default: return 512;
+  }
 }
 
 // Where things are in a panel of format F.
@@ -122,13 +133,19 @@ HRUN_HD void pack_nibbles(const uint8_t* values, uint8_t* unit) {
 // values: 8 vectors of unsigned codes of 64 bytes.
 template <PackedCodes codes>
 HRUN_HD void pack_unit(const uint8_t* values, uint8_t* unit) {
-  if constexpr (codes == PackedCodes::nibble) pack_nibbles(values, unit);
+  if constexpr (codes == PackedCodes::nibble || codes == PackedCodes::rtq4) pack_nibbles(values, unit);
   if constexpr (codes == PackedCodes::byte) memcpy(unit, values, 512);
   if constexpr (codes == PackedCodes::six) {
     pack_nibbles(values, unit);
     for (int k = 0; k < 128; ++k) {
       const uint8_t* v = values + (k / 64) * 256 + k % 64;
       unit[256 + k] = static_cast<uint8_t>((v[0] >> 4) | ((v[64] >> 4) << 2) | ((v[128] >> 4) << 4) | ((v[192] >> 4) << 6));
+    }
+  }
+  if constexpr (codes == PackedCodes::rtq2) {
+    for (int k = 0; k < 128; ++k) {
+      const uint8_t* v = values + (k / 64) * 256 + k % 64;
+      unit[k] = static_cast<uint8_t>(v[0] | (v[64] << 2) | (v[128] << 4) | (v[192] << 6));
     }
   }
   if constexpr (codes == PackedCodes::rtq3) {
@@ -145,12 +162,9 @@ HRUN_HD void pack_unit(const uint8_t* values, uint8_t* unit) {
 template <PackableFormat F>
 HRUN_HD void unsigned_codes(const uint8_t* block, int n, const IntBlock& ints, uint8_t* out) {
   using Rule = PackRule<F>;
-  if constexpr (Rule::kCodes == PackedCodes::rtq3) {
-    const uint8_t* bytes = block + 2;  // the stream of 3-bit codes: eight in three bytes
-    for (int t = 0; t < n; t += 8, bytes += 3) {
-      const uint32_t eight = bytes[0] | (static_cast<uint32_t>(bytes[1]) << 8) | (static_cast<uint32_t>(bytes[2]) << 16);
-      for (int i = 0; i < 8; ++i) out[t + i] = static_cast<uint8_t>((eight >> (3 * i)) & 7);
-    }
+  if constexpr (RtqFormat<F>) {
+    for (int t = 0; t < n; t += 8)
+      store_bytes(reinterpret_cast<int8_t*>(out + t), spread_codes<F::kCodeBits>(block + 2 + t / 8 * F::kCodeBits));
   } else if constexpr (Rule::kCodes == PackedCodes::nibble) {
     for (int i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(Rule::index(ints.codes[i]));
   } else {
@@ -174,7 +188,7 @@ bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_
     for (int r = 0; r < n_rows; ++r) {
       const uint8_t* block = rows + static_cast<size_t>(r) * row_bytes + static_cast<size_t>(b) * F::kBlockBytes;
       IntBlock ints;
-      if constexpr (kCodes == PackedCodes::rtq3) ints.scale = load_fp16(block);
+      if constexpr (RtqFormat<F>) ints.scale = load_fp16(block);
       else F::unpack(block, n, ints);
       const auto put_half = [&](size_t at, float value) {
         store_fp16(meta + at + 2 * static_cast<size_t>(r), value);
@@ -198,7 +212,7 @@ bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_
       unsigned_codes<F>(block, n, ints, codes);
       for (int step = 0; step < steps; ++step) {
         uint8_t* four = vectors + 64 * step + 4 * r;
-        if constexpr (kCodes == PackedCodes::rtq3)
+        if constexpr (RtqFormat<F>)
           for (int lane = 0; lane < 4; ++lane) four[lane] = codes[lane * steps + step];
         else
           memcpy(four, codes + 4 * step, 4);

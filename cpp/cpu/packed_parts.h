@@ -26,7 +26,7 @@ template <PackableFormat F>
 constexpr bool codes_fit() {
   if constexpr (PackRule<F>::kCodes == PackedCodes::byte) return kMaxLevel >= 255;
   else if constexpr (PackRule<F>::kCodes == PackedCodes::six) return kMaxLevel >= 63;
-  else if constexpr (PackRule<F>::kCodes == PackedCodes::rtq3) return kMaxLevel >= F::kLargestLevel + PackRule<F>::kBias;
+  else if constexpr (RtqFormat<F>) return kMaxLevel >= F::kLargestLevel + PackRule<F>::kBias;
   else return kMaxLevel >= PackRule<F>::kHighest;
 }
 
