@@ -18,6 +18,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "runtime/moments.h"
 #include "runtime/samplers.h"
 #include "runtime/session.h"
 
@@ -82,7 +83,8 @@ class PySession {
       : session_(model, SessionOptions{n_ctx, n_batch, type_k, type_v}) {}
 
   // None where no logits are wanted: an empty array would import numpy for nothing.
-  std::optional<nb::ndarray<nb::numpy, float>> forward(const std::vector<int32_t>& tokens, const std::string& which) {
+  std::optional<nb::ndarray<nb::numpy, float>> forward(const std::vector<int32_t>& tokens, const std::string& which,
+                                                       MomentCollector* observer) {
     const Logits mode = which == "last" ? Logits::last : which == "all" ? Logits::all : Logits::none;
     if (mode == Logits::none && which != "none")
       throw ArgumentError("logits is '{}', must be last, all or none", printable(which));
@@ -91,7 +93,7 @@ class PySession {
     {
       nb::gil_scoped_release release;
       const std::lock_guard lock(mutex_);
-      evaluate(tokens, mode);
+      evaluate(tokens, mode, observer);
       if (mode == Logits::none) return std::nullopt;
       n_vocab = static_cast<size_t>(session_.model().params().n_vocab);
       n = session_.logits().size();
@@ -124,13 +126,13 @@ class PySession {
 
  private:
   // Without the GIL and with the lock.
-  void evaluate(const std::vector<int32_t>& tokens, Logits which) {
+  void evaluate(const std::vector<int32_t>& tokens, Logits which, MatmulObserver* observer = nullptr) {
     cancelled_ = false;
     SignalPoll poll;
     session_.forward(tokens, which, [&] {
       if (cancelled_) throw Cancelled("cancelled while evaluating {} tokens", tokens.size());
       poll();
-    });
+    }, observer);
   }
 
   Session session_;
@@ -218,7 +220,7 @@ void init_runtime(nb::module_& m) {
   nb::class_<PySession>(m, "Session", "One sequence: a position and its KV cache. Calls from several threads serialise.")
       .def(nb::init<std::shared_ptr<Model>, int64_t, const std::string&, const std::string&, int64_t>(), "model"_a,
            "n_ctx"_a = 0, "type_k"_a = "f16", "type_v"_a = "f16", "n_batch"_a = 512)
-      .def("forward", &PySession::forward, "tokens"_a, "logits"_a = "last",
+      .def("forward", &PySession::forward, "tokens"_a, "logits"_a = "last", "observer"_a = nb::none(),
            "Append tokens; float32 [1, n_vocab], [n, n_vocab] or None. Raises ContextOverflowError before any work, Cancelled, "
            "KeyboardInterrupt; the session then stands where it stood.")
       .def("next", &PySession::next, "tokens"_a, "sampler"_a, "forward(tokens) and sample from the last row.")

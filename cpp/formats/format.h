@@ -32,6 +32,8 @@
 
 namespace hrun {
 
+struct TrellisCode;  // trellis.h
+
 inline constexpr int kMaxBlock = 256;   // values per block, at most
 inline constexpr int kGroup = 16;       // weights per integer group scale
 inline constexpr int kMaxGroups = kMaxBlock / kGroup;
@@ -167,6 +169,7 @@ struct FormatInfo {
   // The same in the format's own basis; equal to decode_row for formats that are not rotated.
   void (*decode_row_own_basis)(const uint8_t* row, int64_t cols, float* out);
   void (*encode_row)(const float* weights, const float* importance, int64_t cols, uint8_t* out);  // null: read only
+  const TrellisCode& (*trellis)();  // of trellis formats, which can be encoded against second moments (ldlq.h); else null
 
   double bits_per_weight() const { return 8.0 * static_cast<double>(block_bytes) / block_values; }
 };

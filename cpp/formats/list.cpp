@@ -57,6 +57,7 @@ constexpr FormatInfo describe() {
       F::encode_row(w, importance, cols, out);
     };
   }
+  if constexpr (requires { F::trellis(); }) info.trellis = [] () -> const TrellisCode& { return F::trellis(); };
   return info;
 }
 

@@ -24,6 +24,11 @@ void Rtq<k, kNumber>::encode_row(const float* w, const float*, int64_t cols, uin
   encode_trellis_row(trellis_code<Rtq>(), w, cols, out);
 }
 
+template <int k, uint32_t kNumber>
+const TrellisCode& Rtq<k, kNumber>::trellis() {
+  return trellis_code<Rtq>();
+}
+
 template struct Rtq<2, 2>;
 template struct Rtq<3, 3>;
 template struct Rtq<4, 4>;

@@ -155,6 +155,7 @@ struct Rtq {
 
   // importance is not used: every weight of a block counts alike.
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
+  static const TrellisCode& trellis();
 };
 
 struct RTQ2 : Rtq<2, 2> {

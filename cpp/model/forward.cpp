@@ -60,8 +60,8 @@ Workspace::Workspace(const Model& model, int64_t max_tokens, int64_t n_ctx) : ma
 // One pass: names the tensors so that the layer reads like the formula.
 class Decoder {
  public:
-  Decoder(const Model& model, Workspace& w, int64_t n_tokens, int64_t first_position)
-      : model_(model), backend_(model.backend()), params_(model.params()), w_(w), first_(first_position),
+  Decoder(const Model& model, Workspace& w, int64_t n_tokens, int64_t first_position, MatmulObserver* observer)
+      : model_(model), observer_(observer), backend_(model.backend()), params_(model.params()), w_(w), first_(first_position),
         x_(first_rows(w.x_, n_tokens)), n_(n_tokens) {}
 
   void embed(std::span<const int32_t> tokens) { backend_.embed(*model_.weight(Role::token_embd), tokens, x_); }
@@ -78,7 +78,7 @@ class Decoder {
       const FloatView tail = {x_.row(first), rows, x_.cols, x_.stride};
       const FloatView y = first_rows(w_.logits_, rows);
       const MatmulTarget target{&model_.head(), y};
-      backend_.matmul({&target, 1}, MatmulInput::normed(tail, *model_.weight(Role::output_norm), params_.rms_eps));
+      matmul({&target, 1}, MatmulInput::normed(tail, *model_.weight(Role::output_norm), params_.rms_eps));
       const size_t bytes = static_cast<size_t>(rows * params_.n_vocab) * sizeof(float);
       backend_.read(y.data, {reinterpret_cast<uint8_t*>(out + done * params_.n_vocab), bytes});
     }
@@ -90,7 +90,7 @@ class Decoder {
     const FloatView mixed = first_rows(w_.attention_, n_), projected = first_rows(w_.projected_, n_);
     const MatmulTarget qkv[] = {{model_.weight(l, Role::attn_q), q}, {model_.weight(l, Role::attn_k), k},
                                 {model_.weight(l, Role::attn_v), v}};
-    backend_.matmul(qkv, normed(l, Role::attn_norm));
+    matmul(qkv, normed(l, Role::attn_norm));
     bias(l, Role::attn_q_bias, q);
     bias(l, Role::attn_k_bias, k);
     bias(l, Role::attn_v_bias, v);
@@ -100,7 +100,7 @@ class Decoder {
     const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(params_.k_dim)));
     backend_.attention(q, cache, first_, {static_cast<int>(params_.n_heads), scale}, mixed);
     const MatmulTarget output{model_.weight(l, Role::attn_output), projected};
-    backend_.matmul({&output, 1}, mixed);
+    matmul({&output, 1}, mixed);
     bias(l, Role::attn_output_bias, projected);
     backend_.add(x_, projected);
   }
@@ -109,22 +109,28 @@ class Decoder {
     const FloatView gate = first_rows(w_.gate_, n_), up = first_rows(w_.up_, n_);
     const FloatView projected = first_rows(w_.projected_, n_);
     const MatmulTarget gate_up[] = {{model_.weight(l, Role::ffn_gate), gate}, {model_.weight(l, Role::ffn_up), up}};
-    backend_.matmul(gate_up, normed(l, Role::ffn_norm));
+    matmul(gate_up, normed(l, Role::ffn_norm));
     bias(l, Role::ffn_gate_bias, gate);
     bias(l, Role::ffn_up_bias, up);
     const MatmulTarget down{model_.weight(l, Role::ffn_down), projected};
-    backend_.matmul({&down, 1}, MatmulInput::gated(gate, up));
+    matmul({&down, 1}, MatmulInput::gated(gate, up));
     bias(l, Role::ffn_down_bias, projected);
     backend_.add(x_, projected);
   }
 
   MatmulInput normed(int64_t l, Role role) const { return MatmulInput::normed(x_, *model_.weight(l, role), params_.rms_eps); }
 
+  void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) {
+    if (observer_) observer_->matmul_input(targets, x);
+    backend_.matmul(targets, x);
+  }
+
   void bias(int64_t l, Role role, FloatView y) {
     if (const DeviceTensor* b = model_.weight(l, role)) backend_.add_bias(y, *b);
   }
 
   const Model& model_;
+  MatmulObserver* observer_;
   Backend& backend_;
   const HyperParams& params_;
   Workspace& w_;
@@ -134,8 +140,9 @@ class Decoder {
 };
 
 void forward(const Model& model, Workspace& workspace, std::span<const KVLayer> cache, std::span<const int32_t> tokens,
-             int64_t first_position, int64_t n_logits, float* logits, const std::function<void()>& poll) {
-  Decoder decoder(model, workspace, static_cast<int64_t>(tokens.size()), first_position);
+             int64_t first_position, int64_t n_logits, float* logits, const std::function<void()>& poll,
+             MatmulObserver* observer) {
+  Decoder decoder(model, workspace, static_cast<int64_t>(tokens.size()), first_position, observer);
   decoder.embed(tokens);
   for (size_t l = 0; l < cache.size(); ++l) {
     if (poll) poll();

@@ -32,11 +32,19 @@ class Workspace {
   Rope rope_{};
 };
 
+// Sees what every matmul reads, before it runs: its input [n_tokens, cols] on the device, and the matrices that share it.
+class MatmulObserver {
+ public:
+  virtual ~MatmulObserver() = default;
+  virtual void matmul_input(std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
+};
+
 // Runs `tokens` (at most workspace.max_tokens()) at positions first_position, ...; keys and values go to `cache`, one
 // KVLayer per layer.  Logits of the last `n_logits` tokens are written to logits [n_logits, n_vocab], which may be null
 // when n_logits is 0.  `poll` is called before each layer and may throw; the cache then holds garbage beyond
 // first_position, which the next pass overwrites.
 void forward(const Model& model, Workspace& workspace, std::span<const KVLayer> cache, std::span<const int32_t> tokens,
-             int64_t first_position, int64_t n_logits, float* logits, const std::function<void()>& poll);
+             int64_t first_position, int64_t n_logits, float* logits, const std::function<void()>& poll,
+             MatmulObserver* observer = nullptr);
 
 }  // namespace hrun

@@ -21,7 +21,8 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
       cache_(*model_, n_ctx_, options.type_k, options.type_v),
       workspace_(*model_, std::min(options.n_batch, n_ctx_), n_ctx_) {}
 
-void Session::forward(std::span<const int32_t> tokens, Logits which, const std::function<void()>& poll) {
+void Session::forward(std::span<const int32_t> tokens, Logits which, const std::function<void()>& poll,
+                      MatmulObserver* observer) {
   const int64_t n_vocab = model_->params().n_vocab;
   const auto n = static_cast<int64_t>(tokens.size());
   for (int64_t i = 0; i < n; ++i)
@@ -37,7 +38,7 @@ void Session::forward(std::span<const int32_t> tokens, Logits which, const std::
     const int64_t wanted = which == Logits::all ? count : which == Logits::last && done + count == n ? 1 : 0;
     float* out = wanted == 0 ? nullptr : logits_.data() + (which == Logits::all ? done * n_vocab : 0);
     hrun::forward(*model_, workspace_, cache_.layers(), tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
-                  n_past_ + done, wanted, out, poll);
+                  n_past_ + done, wanted, out, poll, observer);
     done += count;
   }
   n_past_ += n;  // only now: an exception above leaves the position where it was

@@ -30,7 +30,8 @@ class Session {
   // Appends tokens and computes logits into logits() [rows, n_vocab].  Throws ArgumentError for an id outside the
   // vocabulary, ContextOverflowError before any work if they do not fit, and whatever `poll` throws (called at least once
   // per layer and pass); the session then stands where it stood before the call.
-  void forward(std::span<const int32_t> tokens, Logits which, const std::function<void()>& poll = {});
+  void forward(std::span<const int32_t> tokens, Logits which, const std::function<void()>& poll = {},
+               MatmulObserver* observer = nullptr);
 
   int64_t n_past() const { return n_past_; }
   int64_t n_ctx() const { return n_ctx_; }

@@ -1,0 +1,524 @@
+// The M-algorithm over the states of a sliding-window code.
+//
+// Survivor i at column t stands for a path of codes; its errors enter the later columns' residuals.  What they add to the
+// next kWindow columns is kept per survivor (`ahead`); what they add beyond is added once per row, when a code is
+// *released*: after kWindow - kRelease columns the code on the best path becomes final and paths that disagree are dropped.
+//
+// All arithmetic is elementwise on floats in a fixed order, without fused operations: every instruction set finds the
+// same path.
+#include "formats/ldlq.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "formats/format.h"
+#include "formats/rotation.h"
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call
+
+namespace hrun {
+namespace {
+
+constexpr int kWindow = 64;    // columns that a survivor's own errors reach
+constexpr int kRelease = 16;   // codes released at a time
+constexpr int kAheadStride = kWindow + kRelease;
+constexpr int kLane = 16;      // floats per vector
+constexpr float kInfinite = std::numeric_limits<float>::infinity();
+static_assert(kWindow + kRelease <= InputFactor::kPadding && kWindow % kRelease == 0 && kMaxBlock % kRelease == 0);
+
+typedef float Floats __attribute__((vector_size(4 * kLane)));
+typedef int32_t Ints __attribute__((vector_size(4 * kLane)));
+
+[[gnu::always_inline]] inline Floats load(const float* p) {
+  Floats v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+[[gnu::always_inline]] inline void store(float* p, Floats v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// The survivors between two columns.
+struct Front {
+  int n = 0;
+  double total = 0;             // cost of the best survivor; `cost` is above it
+  std::vector<float> cost;      // [S]
+  std::vector<uint32_t> state;  // [S]
+  std::vector<float> ahead;     // [S][kAheadStride]: feedback on the next columns; zero from kWindow on
+  explicit Front(int n_slots)
+      : cost(static_cast<size_t>(n_slots) + kLane), state(static_cast<size_t>(n_slots)),
+        ahead(static_cast<size_t>(n_slots) * kAheadStride) {}
+  void copy_from(const Front& other) {
+    n = other.n;
+    total = other.total;
+    std::copy_n(other.cost.begin(), n, cost.begin());
+    std::copy_n(other.state.begin(), n, state.begin());
+    std::copy_n(other.ahead.begin(), static_cast<size_t>(n) * kAheadStride, ahead.begin());
+  }
+};
+
+// How the survivors of a column came about.
+struct Step {
+  std::vector<uint16_t> parent;
+  std::vector<uint8_t> code;
+  std::vector<float> error;
+};
+
+template <int k>
+class RowSearch {
+ public:
+  static constexpr int kCodes = 1 << k;
+  typedef float CodeFloats __attribute__((vector_size(4 * kCodes)));
+  typedef int32_t CodeInts __attribute__((vector_size(4 * kCodes)));
+
+  RowSearch(const TrellisCode& code, const InputFactor& factor, int survivors)
+      : code_(code), factor_(factor), cols_(factor.cols()), slots_(std::clamp(survivors, 1, 4096)),
+        front_(slots_), next_(slots_), start_(slots_), best_end_(slots_) {
+    const size_t n_states = size_t{1} << (k * code.memory);
+    middle_mask_ = (1u << (k * (code.memory - 1))) - 1;
+    oldest_shift_ = k * (code.memory - 1);
+    levels_.resize(n_states * kCodes);
+    for (uint32_t state = 0; state < n_states; ++state)
+      for (uint32_t c = 0; c < kCodes; ++c)
+        levels_[state * kCodes + c] = code.values[((state & middle_mask_) << k) | (c ^ (state >> oldest_shift_))];
+    const size_t n_groups = size_t{middle_mask_} + 1;
+    stamp_.assign(n_groups, -1);
+    slot_.resize(n_groups);
+    const size_t n_candidates = std::min<size_t>(n_groups, static_cast<size_t>(slots_)) * kCodes + kLane;
+    candidate_.resize(n_candidates);
+    from_.resize(n_candidates);
+    touched_.resize(n_groups);
+    steps_.resize(static_cast<size_t>(cols_));
+    for (Step& s : steps_) {
+      s.parent.resize(static_cast<size_t>(slots_));
+      s.code.resize(static_cast<size_t>(slots_));
+      s.error.resize(static_cast<size_t>(slots_));
+    }
+    common_.resize(static_cast<size_t>(cols_ + InputFactor::kPadding));
+    codes_.resize(static_cast<size_t>(cols_));
+    errors_.resize(static_cast<size_t>(cols_));
+  }
+
+  const uint8_t* codes() const { return codes_.data(); }
+
+  // Searches the whole row.  scales[block][candidate]; the one taken goes to chosen[block].  Returns the cost.
+  [[gnu::always_inline]] inline double run(const float* x, const float* offset, const std::vector<std::vector<float>>& scales, float* chosen) {
+    x_ = x;
+    std::copy_n(x, cols_, common_.begin());
+    if (offset)
+      for (int64_t t = 0; t < cols_; ++t) common_[static_cast<size_t>(t)] += offset[t];
+    std::fill(stamp_.begin(), stamp_.end(), -1);
+    stamp_count_ = 0;
+    front_.n = 1;
+    front_.total = 0;
+    front_.cost[0] = 0;
+    std::fill_n(front_.ahead.begin(), kAheadStride, 0.0f);
+    for (int64_t first = 0; first < cols_; first += kMaxBlock) {
+      const int64_t last = std::min(first + kMaxBlock, cols_);
+      const auto& options = scales[static_cast<size_t>(first / kMaxBlock)];
+      if (options.size() == 1) {
+        block(first, last, options[0]);
+        chosen[first / kMaxBlock] = options[0];
+        continue;
+      }
+      start_.copy_from(front_);
+      start_common_ = common_;
+      size_t best = 0;
+      double best_cost = std::numeric_limits<double>::infinity();
+      for (size_t i = 0; i < options.size(); ++i) {
+        if (i > 0) restart();
+        block(first, last, options[i]);
+        if (front_.total < best_cost) {
+          best_cost = front_.total;
+          best = i;
+        }
+      }
+      if (best + 1 != options.size()) {
+        restart();
+        block(first, last, options[best]);
+      }
+      chosen[first / kMaxBlock] = options[best];
+    }
+    finish();
+    return front_.total;
+  }
+
+ private:
+  [[gnu::always_inline]] inline void restart() {
+    front_.copy_from(start_);
+    common_ = start_common_;
+  }
+
+  [[gnu::always_inline]] inline void block(int64_t first, int64_t last, float scale) {
+    std::fill_n(front_.state.begin(), front_.n, 0u);
+    for (int64_t t = first; t < last; ++t) {
+      step(t, scale);
+      if ((t + 1) % kRelease == 0) release(t);
+    }
+  }
+
+  [[gnu::always_inline]] inline void step(int64_t t, float scale) {
+    const float* feedback = factor_.row(t) + t + 1;
+    const float weight = factor_.weight(t), common = common_[static_cast<size_t>(t)], x = x_[t];
+    const int32_t now = stamp_count_++;
+    int n_groups = 0;
+    for (int i = 0; i < front_.n; ++i) {
+      const uint32_t state = front_.state[static_cast<size_t>(i)], group = state & middle_mask_;
+      CodeFloats level;
+      __builtin_memcpy(&level, levels_.data() + size_t{state} * kCodes, sizeof level);
+      const float target = common + front_.ahead[static_cast<size_t>(i) * kAheadStride];
+      const CodeFloats residual = target - level * scale;
+      const CodeFloats cost = front_.cost[static_cast<size_t>(i)] + residual * residual * weight;
+      const CodeInts self = CodeInts{} + i;
+      if (stamp_[group] != now) {
+        stamp_[group] = now;
+        slot_[group] = n_groups;
+        touched_[static_cast<size_t>(n_groups)] = group;
+        __builtin_memcpy(candidate_.data() + n_groups * kCodes, &cost, sizeof cost);
+        __builtin_memcpy(from_.data() + n_groups * kCodes, &self, sizeof self);
+        ++n_groups;
+      } else {
+        float* at = candidate_.data() + slot_[group] * kCodes;
+        int32_t* from = from_.data() + slot_[group] * kCodes;
+        CodeFloats old;
+        CodeInts old_from;
+        __builtin_memcpy(&old, at, sizeof old);
+        __builtin_memcpy(&old_from, from, sizeof old_from);
+        const CodeInts better = cost < old;
+        const CodeFloats kept = better ? cost : old;
+        const CodeInts kept_from = better ? self : old_from;
+        __builtin_memcpy(at, &kept, sizeof kept);
+        __builtin_memcpy(from, &kept_from, sizeof kept_from);
+      }
+    }
+    const int n = n_groups * kCodes;
+    float least, limit;
+    choose(n, least, limit);
+
+    Step& made = steps_[static_cast<size_t>(t)];
+    int out = 0;
+    for (int g = 0; g < n_groups; ++g) {
+      const uint32_t base = touched_[static_cast<size_t>(g)] << k;
+      for (int c = 0; c < kCodes; ++c) {
+        const float cost = candidate_[static_cast<size_t>(g * kCodes + c)];
+        if (cost > limit) continue;
+        if (out == slots_) break;
+        const int parent = from_[static_cast<size_t>(g * kCodes + c)];
+        const auto o = static_cast<size_t>(out), p = static_cast<size_t>(parent);
+        const float error = x - levels_[size_t{front_.state[p]} * kCodes + static_cast<size_t>(c)] * scale;
+        next_.cost[o] = cost - least;
+        next_.state[o] = base | static_cast<uint32_t>(c);
+        made.parent[o] = static_cast<uint16_t>(parent);
+        made.code[o] = static_cast<uint8_t>(c);
+        made.error[o] = error;
+        const float* old = front_.ahead.data() + p * kAheadStride + 1;
+        float* ahead = next_.ahead.data() + o * kAheadStride;
+#pragma GCC unroll 4
+        for (int j = 0; j < kWindow; j += kLane) store(ahead + j, load(old + j) + load(feedback + j) * error);
+        ++out;
+      }
+    }
+    next_.n = out;
+    next_.total = front_.total + static_cast<double>(least);
+    std::swap(front_, next_);
+  }
+
+  // The least of the n candidates, and a limit that at most slots_ of them, and nearly as many, do not exceed.
+  [[gnu::always_inline]] inline void choose(int n, float& least, float& limit) {
+    for (int i = n; i % kLane != 0; ++i) candidate_[static_cast<size_t>(i)] = kInfinite;
+    Floats low = load(candidate_.data());
+    for (int i = kLane; i < n; i += kLane) {
+      const Floats v = load(candidate_.data() + i);
+      low = v < low ? v : low;
+    }
+    least = low[0];
+    for (int l = 1; l < kLane; ++l) least = std::min(least, low[l]);
+    if (n <= slots_) {
+      limit = std::numeric_limits<float>::max();
+      return;
+    }
+    float inside = least, outside = kInfinite, probe = least + spread_;
+    for (int round = 0; round < 16; ++round) {
+      const int count = count_within(n, probe);
+      if (count <= slots_) {
+        inside = probe;
+        if (count >= slots_ - slots_ / 16) break;
+      } else {
+        outside = probe;
+      }
+      probe = outside == kInfinite ? least + 2 * (probe - least) : 0.5f * (inside + outside);
+      if (probe <= inside) break;
+    }
+    limit = inside;
+    if (limit > least) spread_ = limit - least;
+  }
+
+  [[gnu::always_inline]] inline int count_within(int n, float limit) const {
+    Ints count = {};
+    for (int i = 0; i < n; i += kLane) count -= load(candidate_.data() + i) <= limit;
+    int sum = 0;
+    for (int l = 0; l < kLane; ++l) sum += count[l];
+    return sum;
+  }
+
+  [[gnu::always_inline]] inline int best_survivor() const {
+    return static_cast<int>(std::min_element(front_.cost.begin(), front_.cost.begin() + front_.n) - front_.cost.begin());
+  }
+
+  // After column t: the codes of the columns t - kWindow + 1 .. t - kWindow + kRelease become those of the best path.
+  [[gnu::always_inline]] inline void release(int64_t t) {
+    const int64_t last = t - kWindow + kRelease, first = last - kRelease + 1;
+    if (first < 0) return;
+    const int best = best_survivor();
+    ancestor_.resize(static_cast<size_t>(front_.n));
+    for (int i = 0; i < front_.n; ++i) ancestor_[static_cast<size_t>(i)] = static_cast<uint16_t>(i);
+    for (int64_t s = t; s > last; --s) {
+      const uint16_t* parent = steps_[static_cast<size_t>(s)].parent.data();
+      for (uint16_t& a : ancestor_) a = parent[a];
+    }
+    const uint16_t common_ancestor = ancestor_[static_cast<size_t>(best)];
+    drop_others(common_ancestor, t);
+    take(first, last, common_ancestor);
+    for (int64_t s = first; s <= last; ++s) {
+      const int64_t end = factor_.group_end(s);
+      const float* feedback = factor_.row(s);
+      const float error = errors_[static_cast<size_t>(s)];
+      for (int64_t c = s + 1 + kWindow; c < end; c += kLane)
+        store(common_.data() + c, load(common_.data() + c) + load(feedback + c) * error);
+    }
+  }
+
+  // Keeps the survivors that descend from `ancestor`; steps_[t] is renumbered with them.
+  [[gnu::always_inline]] inline void drop_others(uint16_t ancestor, int64_t t) {
+    Step& made = steps_[static_cast<size_t>(t)];
+    int kept = 0;
+    for (int i = 0; i < front_.n; ++i) {
+      if (ancestor_[static_cast<size_t>(i)] != ancestor) continue;
+      if (i != kept) {
+        const auto from = static_cast<size_t>(i), to = static_cast<size_t>(kept);
+        front_.cost[to] = front_.cost[from];
+        front_.state[to] = front_.state[from];
+        made.parent[to] = made.parent[from];
+        made.code[to] = made.code[from];
+        made.error[to] = made.error[from];
+        std::copy_n(front_.ahead.begin() + static_cast<int64_t>(from) * kAheadStride, kAheadStride,
+                    front_.ahead.begin() + static_cast<int64_t>(to) * kAheadStride);
+      }
+      ++kept;
+    }
+    front_.n = kept;
+  }
+
+  // The codes of columns first .. last on the path that is at `survivor` after `last`.
+  [[gnu::always_inline]] inline void take(int64_t first, int64_t last, uint16_t survivor) {
+    for (int64_t s = last; s >= first; --s) {
+      const Step& made = steps_[static_cast<size_t>(s)];
+      codes_[static_cast<size_t>(s)] = made.code[survivor];
+      errors_[static_cast<size_t>(s)] = made.error[survivor];
+      survivor = made.parent[survivor];
+    }
+  }
+
+  [[gnu::always_inline]] inline void finish() {
+    const int64_t released = std::max<int64_t>(0, cols_ / kRelease * kRelease - kWindow + kRelease);
+    take(released, cols_ - 1, static_cast<uint16_t>(best_survivor()));
+  }
+
+  const TrellisCode& code_;
+  const InputFactor& factor_;
+  const int64_t cols_;
+  const int slots_;
+  uint32_t middle_mask_;
+  int oldest_shift_;
+  std::vector<float> levels_;  // [state][code]
+  const float* x_ = nullptr;
+  std::vector<float> common_, start_common_;  // [cols + padding]: targets but for `ahead`
+  Front front_, next_, start_, best_end_;
+  float spread_ = 1;
+  int32_t stamp_count_ = 0;
+  std::vector<int32_t> stamp_, slot_;  // [group of states]: step that last touched it, and its place among the candidates
+  std::vector<uint32_t> touched_;
+  std::vector<float> candidate_;       // [place][code]: least cost of a path to that state
+  std::vector<int32_t> from_;
+  std::vector<Step> steps_;
+  std::vector<uint16_t> ancestor_;
+  std::vector<uint8_t> codes_;
+  std::vector<float> errors_;
+};
+
+void pack(const uint8_t* codes, int64_t n, int code_bits, uint8_t* out) {
+  uint32_t pending = 0;
+  int n_pending = 0;
+  for (int64_t t = 0; t < n; ++t) {
+    pending |= static_cast<uint32_t>(codes[t]) << n_pending;
+    for (n_pending += code_bits; n_pending >= 8; n_pending -= 8, pending >>= 8) *out++ = static_cast<uint8_t>(pending);
+  }
+}
+
+float round_to_half(double value) { return fp16_to_fp32(fp32_to_fp16(static_cast<float>(std::min(value, 65504.0)))); }
+
+// A row coded once: its levels in place of its codes, to fit scales to them.
+class ScaleFit {
+ public:
+  ScaleFit(const TrellisCode& code, const InputFactor& factor) : code_(code), factor_(factor) {}
+
+  // residual[t] += sum_(s <= t) values[s] M[s, t] for s in [first, last)
+  [[gnu::always_inline]] inline void spread(const float* values, int64_t first, int64_t last, float* residual) const {
+    for (int64_t s = first; s < last; ++s) {
+      const float v = values[s - first];
+      residual[s] += v;
+      const float* feedback = factor_.row(s);
+      const int64_t end = factor_.group_end(s);
+      for (int64_t c = s + 1; c < end; c += kLane) store(residual + c, load(residual + c) + load(feedback + c) * v);
+    }
+  }
+
+  // Least squares over the scales of all blocks; rounds them to fp16.  Returns the row's cost.
+  [[gnu::always_inline]] inline double run(const float* x, const float* offset, const uint8_t* codes, float* scales) {
+    const int64_t cols = factor_.cols(), n_blocks = (cols + kMaxBlock - 1) / kMaxBlock;
+    const auto stride = static_cast<size_t>(cols + InputFactor::kPadding);
+    aim_.assign(stride, 0.0f);
+    spread(x, 0, cols, aim_.data());
+    if (offset)
+      for (int64_t t = 0; t < cols; ++t) aim_[static_cast<size_t>(t)] += offset[t];
+    image_.assign(static_cast<size_t>(n_blocks) * stride, 0.0f);
+    for (int64_t b = 0; b < n_blocks; ++b) {
+      const int64_t first = b * kMaxBlock, last = std::min(first + kMaxBlock, cols);
+      float z[kMaxBlock];
+      reconstruct(codes + first, static_cast<int>(last - first), z);
+      spread(z, first, last, image_.data() + static_cast<size_t>(b) * stride);
+    }
+    solve(n_blocks, stride, scales);
+    double cost = 0;
+    for (int64_t t = 0; t < cols; ++t) {
+      double r = aim_[static_cast<size_t>(t)];
+      for (int64_t b = 0; b <= t / kMaxBlock; ++b)
+        r -= static_cast<double>(scales[b]) * image_[static_cast<size_t>(b) * stride + static_cast<size_t>(t)];
+      cost += static_cast<double>(factor_.weight(t)) * r * r;
+    }
+    return cost;
+  }
+
+ private:
+  [[gnu::always_inline]] inline void reconstruct(const uint8_t* codes, int n, float* z) const {
+    const int k = code_.code_bits;
+    const uint32_t middle_mask = (1u << (k * (code_.memory - 1))) - 1;
+    uint32_t state = 0;
+    for (int t = 0; t < n; ++t) {
+      const uint32_t middle = state & middle_mask, oldest = state >> (k * (code_.memory - 1));
+      z[t] = code_.values[(middle << k) | (codes[t] ^ oldest)];
+      state = (middle << k) | codes[t];
+    }
+  }
+
+  // Gauss-Seidel on the normal equations: they are close to diagonal, and a scale that is no help stays as it was.
+  [[gnu::always_inline]] inline void solve(int64_t n_blocks, size_t stride, float* scales) {
+    const auto n = static_cast<size_t>(n_blocks);
+    normal_.assign(n * n, 0.0);
+    right_.assign(n, 0.0);
+    for (size_t t = 0; t < static_cast<size_t>(factor_.cols()); ++t) {
+      const double w = factor_.weight(static_cast<int64_t>(t));
+      const size_t reach = t / kMaxBlock;
+      for (size_t a = 0; a <= reach; ++a) {
+        const double wa = w * static_cast<double>(image_[a * stride + t]);
+        right_[a] += wa * static_cast<double>(aim_[t]);
+        for (size_t b = a; b <= reach; ++b) normal_[a * n + b] += wa * static_cast<double>(image_[b * stride + t]);
+      }
+    }
+    for (int sweep = 0; sweep < 16; ++sweep)
+      for (size_t a = 0; a < n; ++a) {
+        double sum = right_[a];
+        for (size_t b = 0; b < n; ++b)
+          if (b != a) sum -= normal_[std::min(a, b) * n + std::max(a, b)] * static_cast<double>(scales[b]);
+        const double own = normal_[a * n + a];
+        if (own > 0 && sum > 0) scales[a] = sweep < 15 ? static_cast<float>(sum / own) : round_to_half(sum / own);
+      }
+    for (size_t a = 0; a < n; ++a) scales[a] = round_to_half(static_cast<double>(scales[a]));
+  }
+
+  const TrellisCode& code_;
+  const InputFactor& factor_;
+  std::vector<float> aim_, image_;  // x M and the M-images of the blocks' levels
+  std::vector<double> normal_, right_;
+};
+
+template <int k>
+[[gnu::always_inline]] inline double encode_body(const TrellisCode& code, const float* x, const float* offset, const InputFactor& factor,
+                               const LdlqOptions& options, uint8_t* out) {
+  const int64_t cols = factor.cols();
+  const auto n_blocks = static_cast<size_t>((cols + kMaxBlock - 1) / kMaxBlock);
+  std::vector<std::vector<float>> scales(n_blocks);
+  for (size_t b = 0; b < n_blocks; ++b) {
+    const int64_t first = static_cast<int64_t>(b) * kMaxBlock, n = std::min<int64_t>(kMaxBlock, cols - first);
+    double energy = 0;
+    for (int64_t t = 0; t < n; ++t) energy += static_cast<double>(x[first + t]) * static_cast<double>(x[first + t]);
+    const double typical = std::sqrt(energy / static_cast<double>(n)) / static_cast<double>(code.rms);
+    for (const float s : options.scales) scales[b].push_back(round_to_half(typical * static_cast<double>(s)));
+  }
+  RowSearch<k> search(code, factor, options.survivors);
+  ScaleFit fit(code, factor);
+  std::vector<float> chosen(n_blocks), best_scales(n_blocks);
+  std::vector<uint8_t> best_codes;
+  double best = std::numeric_limits<double>::infinity();
+  for (int pass = 0; pass < options.passes; ++pass) {
+    search.run(x, offset, scales, chosen.data());
+    const double cost = fit.run(x, offset, search.codes(), chosen.data());
+    for (size_t b = 0; b < n_blocks; ++b) scales[b].assign(1, chosen[b]);
+    if (!(cost < best)) continue;
+    best = cost;
+    best_scales = chosen;
+    best_codes.assign(search.codes(), search.codes() + cols);
+  }
+  if (best_codes.empty()) best_codes.assign(static_cast<size_t>(cols), 0);  // not finite: scales of 0
+  for (size_t b = 0; b < n_blocks; ++b) {
+    const int64_t first = static_cast<int64_t>(b) * kMaxBlock, n = std::min<int64_t>(kMaxBlock, cols - first);
+    store_fp16(out, best_scales[b]);
+    pack(best_codes.data() + first, n, k, out + 2);
+    out += 2 + n * k / 8;
+  }
+  return best;
+}
+
+using Encode = double (*)(const TrellisCode&, const float*, const float*, const InputFactor&, const LdlqOptions&, uint8_t*);
+
+template <int k>
+double encode_baseline(const TrellisCode& code, const float* x, const float* offset, const InputFactor& factor,
+                       const LdlqOptions& options, uint8_t* out) {
+  return encode_body<k>(code, x, offset, factor, options, out);
+}
+
+#if defined(__x86_64__)
+template <int k>
+__attribute__((target("avx2"))) double encode_avx2(const TrellisCode& code, const float* x, const float* offset,
+                                                   const InputFactor& factor, const LdlqOptions& options, uint8_t* out) {
+  return encode_body<k>(code, x, offset, factor, options, out);
+}
+template <int k>
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))) double encode_avx512(
+    const TrellisCode& code, const float* x, const float* offset, const InputFactor& factor, const LdlqOptions& options,
+    uint8_t* out) {
+  return encode_body<k>(code, x, offset, factor, options, out);
+}
+#endif
+
+template <int k>
+Encode pick() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq"))
+    return encode_avx512<k>;
+  if (__builtin_cpu_supports("avx2")) return encode_avx2<k>;
+#endif
+  return encode_baseline<k>;
+}
+
+}  // namespace
+
+double encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated, const float* offset, const InputFactor& factor,
+                               const LdlqOptions& options, uint8_t* out) {
+  static const Encode kEncoders[] = {pick<2>(), pick<3>(), pick<4>()};
+  return kEncoders[code.code_bits - 2](code, rotated, offset, factor, options, out);
+}
+
+}  // namespace hrun

@@ -1,0 +1,24 @@
+// Encoding of a row by a path search that carries the error feedback: minimises e H e^T (input_moments.h).
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "formats/input_moments.h"
+#include "formats/trellis.h"
+
+namespace hrun {
+
+struct LdlqOptions {
+  int survivors = 16;                  // paths kept at each column; those that meet in a state are merged
+  std::span<const float> scales;       // block scales that are tried, in units of the one that suits a Gaussian block
+  int passes = 1;                      // searches of the row; from the second on, with the scales that fit the last best
+};
+
+// `rotated`: one row in the rotated basis, factor.cols() values, a multiple of 32.  `offset`: what earlier rows' errors add to
+// the residual of each column, or null.  Writes the row's blocks (trellis.h); returns the row's e H e^T with the
+// damping in H.  Deterministic, and the same on every CPU.
+double encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated, const float* offset, const InputFactor& factor,
+                               const LdlqOptions& options, uint8_t* out);
+
+}  // namespace hrun

@@ -1,0 +1,152 @@
+#include "runtime/moments.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "formats/rotation.h"
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call
+
+namespace hrun {
+namespace {
+
+constexpr int kLane = 16;
+typedef float Floats __attribute__((vector_size(4 * kLane)));
+constexpr int kTileRows = 4, kTileVectors = 2, kTileCols = kTileVectors * kLane;
+
+// sums[i][j] += sum_t x[t][i] x[t][j] for i in [i0, i0 + kTileRows), j in [j0, j0 + kTileCols)
+[[gnu::always_inline]] inline void tile_body(const float* x, int64_t n_tokens, int64_t stride, int64_t i0, int64_t j0,
+                                             float* sums, int64_t width) {
+  Floats acc[kTileRows][kTileVectors] = {};
+  for (int64_t t = 0; t < n_tokens; ++t) {
+    const float* row = x + t * stride;
+    Floats right[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) __builtin_memcpy(&right[v], row + j0 + v * kLane, sizeof right[v]);
+#pragma GCC unroll 4
+    for (int i = 0; i < kTileRows; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < kTileVectors; ++v) acc[i][v] += right[v] * row[i0 + i];
+  }
+  for (int i = 0; i < kTileRows; ++i)
+    for (int v = 0; v < kTileVectors; ++v) {
+      float* at = sums + (i0 + i) * width + j0 + v * kLane;
+      Floats old;
+      __builtin_memcpy(&old, at, sizeof old);
+      old += acc[i][v];
+      __builtin_memcpy(at, &old, sizeof old);
+    }
+}
+
+using Tile = void (*)(const float*, int64_t, int64_t, int64_t, int64_t, float*, int64_t);
+
+void tile_baseline(const float* x, int64_t n, int64_t stride, int64_t i0, int64_t j0, float* sums, int64_t width) {
+  tile_body(x, n, stride, i0, j0, sums, width);
+}
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) void tile_avx2(const float* x, int64_t n, int64_t stride, int64_t i0, int64_t j0, float* sums,
+                                               int64_t width) {
+  tile_body(x, n, stride, i0, j0, sums, width);
+}
+__attribute__((target("avx512f,prefer-vector-width=512"))) void tile_avx512(const float* x, int64_t n, int64_t stride, int64_t i0,
+                                                                            int64_t j0, float* sums, int64_t width) {
+  tile_body(x, n, stride, i0, j0, sums, width);
+}
+#endif
+
+Tile pick_tile() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return tile_avx512;
+  if (__builtin_cpu_supports("avx2")) return tile_avx2;
+#endif
+  return tile_baseline;
+}
+
+}  // namespace
+
+MomentCollector::MomentCollector(std::shared_ptr<const Model> model, int64_t block_width, int n_threads)
+    : model_(std::move(model)), block_width_(block_width), pool_(n_threads) {
+  if (block_width < 0 || block_width % kTileCols != 0)
+    throw ArgumentError("blocks of {} columns: must be a multiple of {}, or 0 for the whole width", block_width, kTileCols);
+  const ModelPlan& plan = model_->plan();
+  const auto add_name = [&](const DeviceTensor* weights, const gguf::TensorInfo* info) {
+    if (weights && info) names_.emplace(weights, std::string(info->name));
+  };
+  for (size_t r = 0; r < static_cast<size_t>(Role::count); ++r) {
+    add_name(model_->weight(static_cast<Role>(r)), plan.globals[r]);
+    for (int64_t l = 0; l < model_->params().n_layers; ++l)
+      add_name(model_->weight(l, static_cast<Role>(r)), plan.layers[static_cast<size_t>(l)][r]);
+  }
+}
+
+void MomentCollector::matmul_input(std::span<const MatmulTarget> targets, FloatView x) {
+  const DeviceTensor* first = targets.front().weights;
+  auto [at, is_new] = index_.try_emplace(first, inputs_.size());
+  if (is_new) {
+    MomentInput input;
+    for (const MatmulTarget& target : targets)
+      if (const auto name = names_.find(target.weights); name != names_.end()) input.tensors.push_back(name->second);
+    input.cols = x.cols;
+    input.width = block_width_ == 0 ? x.cols : std::min(block_width_, x.cols);
+    inputs_.push_back(std::move(input));
+  }
+  MomentInput& input = inputs_[at->second];
+  if (input.sums.empty() || x.cols % 32 != 0) return;
+  x_.resize(static_cast<size_t>(x.rows * x.cols));
+  for (int64_t t = 0; t < x.rows; ++t)
+    model_->backend().read(x.row(t), {reinterpret_cast<uint8_t*>(x_.data() + t * x.cols),
+                                      static_cast<size_t>(x.cols) * sizeof(float)});
+  add(input, x.rows);
+}
+
+void MomentCollector::add(MomentInput& input, int64_t n_tokens) {
+  static const Tile kTile = pick_tile();
+  const int64_t cols = input.cols, width = input.width;
+  pool_.parallel(cols, 0, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = 0; t < n_tokens; ++t)
+      for (int64_t c = begin; c < end; ++c) {
+        const double v = x_[static_cast<size_t>(t * cols + c)];
+        input.power[static_cast<size_t>(c)] += v * v;
+        input.peak[static_cast<size_t>(c)] = std::max(input.peak[static_cast<size_t>(c)], std::fabs(v));
+      }
+  });
+  pool_.parallel(n_tokens, 0, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t)
+      for (int64_t c = 0; c < cols; c += kRotationBlock)
+        rotate_block(x_.data() + t * cols + c, c, static_cast<int>(std::min<int64_t>(kRotationBlock, cols - c)), true);
+  });
+  // Strips of the lower triangle of each group, up to the tile that holds the diagonal.
+  const int64_t strips = (cols + kTileCols - 1) / kTileCols;
+  pool_.parallel(strips, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t strip = begin; strip < end; ++strip) {
+      const int64_t first = strip * kTileCols, group = first / width, start = group * width;
+      const int64_t rows_end = std::min({first + kTileCols, cols, start + width}) - start;
+      float* sums = input.sums.data() + group * width * width;
+      for (int64_t i = first - start; i < rows_end; i += kTileRows)
+        for (int64_t j = 0; j <= first - start; j += kTileCols)
+          kTile(x_.data() + start, n_tokens, cols, i, j, sums, width);
+    }
+  });
+  input.n_tokens += n_tokens;
+}
+
+void MomentCollector::select(std::span<const int64_t> indices, std::span<const int64_t> widths) {
+  for (MomentInput& input : inputs_) {
+    input.sums = {};
+    input.n_tokens = 0;
+  }
+  for (size_t i = 0; i < indices.size(); ++i) {
+    if (indices[i] < 0 || indices[i] >= static_cast<int64_t>(inputs_.size()))
+      throw ArgumentError("there is no input {}; {} are known", indices[i], inputs_.size());
+    MomentInput& input = inputs_[static_cast<size_t>(indices[i])];
+    const int64_t width = widths[i] == 0 ? input.cols : std::min(widths[i], input.cols);
+    if (width < 0 || width % kTileCols != 0)
+      throw ArgumentError("blocks of {} columns: must be a multiple of {}, or 0 for the whole width", widths[i], kTileCols);
+    input.width = width;
+    input.sums.assign(input.bytes() / sizeof(float), 0.0f);
+    input.power.assign(static_cast<size_t>(input.cols), 0.0);
+    input.peak.assign(static_cast<size_t>(input.cols), 0.0);
+  }
+}
+
+}  // namespace hrun
