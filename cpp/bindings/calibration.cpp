@@ -125,9 +125,10 @@ void init_calibration(nb::module_& m) {
       .def_ro("cols", &MomentInput::cols)
       .def_ro("width", &MomentInput::width)
       .def_ro("n_tokens", &MomentInput::n_tokens)
-      .def_prop_ro("power", [](const MomentInput& in) { return mean(in.power, in.n_tokens); },
+      .def_prop_ro("power", [](const MomentInput& in) { return mean(in.power, in.n_tokens); }, nb::rv_policy::move,
                    "float64 [cols]: mean square per column, original basis")
-      .def_prop_ro("peak", [](const MomentInput& in) { return mean(in.peak, 1); }, "float64 [cols]: largest magnitude per column")
+      .def_prop_ro("peak", [](const MomentInput& in) { return mean(in.peak, 1); }, nb::rv_policy::move,
+                   "float64 [cols]: largest magnitude per column")
       .def("moments", &moments, "float32 [groups, width, width]: E[x x^T], rotated basis. Raises ArgumentError if not selected.");
   nb::class_<MomentCollector>(m, "MomentCollector", "Sums second moments of a model's matmul inputs; see Session.forward(observer=).")
       .def(nb::init<std::shared_ptr<Model>, int64_t, int>(), "model"_a, "block_width"_a = 0, "n_threads"_a = 0)

@@ -100,6 +100,8 @@ void init_formats(nb::module_& m) {
       .def_ro("has_offset", &FormatInfo::has_offset, "does a block subtract offsets from its weights?")
       .def_ro("encodable", &FormatInfo::encodable, "can hrun write it?")
       .def_ro("max_weight", &FormatInfo::max_weight, "largest magnitude that encode() takes")
+      .def_prop_ro("trellis", [](const FormatInfo& f) { return f.trellis != nullptr; },
+                   "can be encoded against second moments (encode_calibrated)?")
       .def_prop_ro("rotated", [](const FormatInfo& f) { return is_rotated(f.activation); })
       .def_prop_ro("signed_rotation", [](const FormatInfo& f) { return f.activation == Activation::kRotatedSigned; })
       .def_prop_ro("activation_block",

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hrun import _core
 
+if TYPE_CHECKING:
+    from hrun.convert import Calibration, Preset
+
 # Options of llama.cpp's tools and of hrun's plan that a later version brings: refused, never ignored.
-_LATER = ("--calibrate", "--imatrix", "--preset", "--target-bpw", "--report")
+_LATER = ("--target-bpw", "--target-size", "--report")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,6 +46,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pure", action="store_true", help="embedding and head in TYPE too")
     parser.add_argument("--model-name", metavar="NAME", help="name of the model in the file (default: the source's)")
     parser.add_argument("-t", "--threads", metavar="N", type=_thread_count, default=0, help="encoding threads (default: all)")
+    add = parser.add_argument_group("calibration", "Rounding that minimises the error of what the weights compute on text.").add_argument
+    add("--calibrate", metavar="TEXT", type=Path, help="run the model over this text and round against what it sees")
+    add("--calibrate-tokens", metavar="N", type=_token_count, default=65536,
+        help="tokens of it to use, spread over the text, 0 for all (default 65536)")
+    add("--imatrix", metavar="FILE", type=Path, help="use an importance matrix of llama-imatrix instead (weaker)")
+    add("--moments", metavar="FILE", type=Path, help="use what --save-moments wrote instead")
+    add("--save-moments", metavar="FILE", type=Path, help="keep what --calibrate collected")
+    add("--preset", choices=("fast", "normal", "best"),
+        help="fast: no calibration; normal, best: calibrated search (default: normal with calibration, else fast)")
+    add("--memory", metavar="SIZE", type=_size, default=4 << 30,
+        help="memory for calibration, as 800M or 4G (default 4G); less means more passes over the text, or block-diagonal moments")
     parser.add_argument("--dry-run", action="store_true", help="print the table of tensors and sizes, write nothing")
     parser.add_argument("-v", "--verbose", action="store_true", help="list every tensor; show where an error came from")
     for option in _LATER:
@@ -81,6 +96,21 @@ def _thread_count(text: str) -> int:
     return n
 
 
+def _token_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise argparse.ArgumentTypeError(f"expected a number of tokens, found '{text}'")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    """Bytes from 512M, 4G, 1.5GB; at least 64 MB."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    n_bytes = float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()) if match else 0
+    if n_bytes < 64 << 20:
+        raise argparse.ArgumentTypeError(f"expected a size of at least 64M, as 800M or 4G, found '{text}'")
+    return int(n_bytes)
+
+
 def default_output(source: Path, name: str, format_name: str) -> Path:
     """NAME-TYPE.gguf in the current folder; a format at the end of a GGUF source's name is replaced."""
     if source.is_dir():
@@ -109,7 +139,17 @@ def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
     columns = (TextColumn("{task.fields[tensor]}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("encode", total=None, tensor="")
-        yield lambda done, total, tensor: bar.update(task, completed=done, total=total, tensor=shown(tensor, 40))
+        stage = ""
+
+        def report(done: int, total: int, what: str) -> None:
+            nonlocal stage
+            now = what if what.startswith("calibrate") else "encode"
+            if now != stage:  # times of one stage say nothing about the next
+                stage = now
+                bar.reset(task, total=total)
+            bar.update(task, completed=done, total=total, tensor=shown(what, 40))
+
+        yield report
 
 
 class _Terminated(BaseException):
@@ -136,9 +176,24 @@ def _note(text: str) -> None:
     print(f"hrun-convert: {text}", file=sys.stderr)
 
 
+def _calibration(arguments: argparse.Namespace) -> tuple[Calibration, Preset | None]:
+    """What to calibrate with, and how to search; preset None without calibration.  Raises ArgumentError."""
+    from hrun.convert import PRESETS, Calibration
+
+    given = Calibration(arguments.calibrate, arguments.imatrix, arguments.moments, arguments.calibrate_tokens, arguments.memory,
+                        arguments.save_moments)
+    preset = arguments.preset or ("normal" if given.is_given else "fast")
+    if preset == "fast" and given.is_given:
+        raise _core.ArgumentError("--preset fast does not calibrate; leave out the calibration, or choose normal or best")
+    if preset != "fast" and not given.is_given:
+        raise _core.ArgumentError(f"--preset {preset} needs --calibrate TEXT, --imatrix FILE or --moments FILE")
+    return given, PRESETS[preset] if preset != "fast" else None
+
+
 def run(arguments: argparse.Namespace) -> None:
     """The conversion itself.  Raises hrun.Error and OSError."""
-    from hrun.convert import PlanOptions, check_output, make_plan, open_source, print_plan, write_plan
+    from hrun.convert import Encoder, PlanOptions, check_output, make_plan, moment_source, open_source, print_plan, write_plan
+    from hrun.convert.folder import shown
     from hrun.convert.table import size_text
 
     source = open_source(arguments.source)
@@ -155,8 +210,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         _note(f"dry run: {output} not written" + (" (it exists and would be replaced)" if replaced else ""))
         return
-    with _progress(quiet=not sys.stderr.isatty()) as progress:
-        size = write_plan(plan, output, arguments.threads, progress)
+    calibration, preset = _calibration(arguments)
+    trellis = {p.tensor.name for p in plan.tensors if p.format.trellis}
+    with (_progress(quiet=not sys.stderr.isatty()) as progress,
+          moment_source(calibration, source, trellis.__contains__, Path(os.path.realpath(output)).parent, arguments.threads,
+                        progress) as moments):
+        encoder = Encoder(moments, preset)
+        size = write_plan(plan, output, arguments.threads, progress, encoder)
+    if missing := [name for name in encoder.uncalibrated if name in trellis]:
+        _note(f"note: nothing was known about the input of {shown(missing[0])}"
+              + (f" and {len(missing) - 1} more" if len(missing) > 1 else "") + "; coded without calibration")
     _note(f"{'replaced' if replaced else 'wrote'} {output}, {size_text(size)}")
 
 

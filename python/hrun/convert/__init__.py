@@ -11,6 +11,8 @@ from pathlib import Path
 
 from hrun._core import ModelFileError, UnsupportedModelError
 
+from .calibrate import Calibration, moment_source
+from .encoding import PRESETS, Encoder, Preset
 from .folder import PICKLE_SENTENCE, looks_like_pickle
 from .plan import ConversionPlan, PlanOptions, encodable_formats, make_plan
 from .source import Entry, Source, SourceTensor
@@ -18,8 +20,8 @@ from .table import print_plan, summary
 from .write import check_output, write_plan
 
 __all__ = [
-    "ConversionPlan", "Entry", "PlanOptions", "Source", "SourceTensor", "check_output", "encodable_formats", "make_plan",
-    "open_source", "print_plan", "summary", "write_plan",
+    "PRESETS", "Calibration", "ConversionPlan", "Encoder", "Entry", "PlanOptions", "Preset", "Source", "SourceTensor",
+    "check_output", "encodable_formats", "make_plan", "moment_source", "open_source", "print_plan", "summary", "write_plan",
 ]
 
 

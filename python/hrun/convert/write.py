@@ -23,6 +23,7 @@ import numpy.typing as npt
 from hrun import _core
 from hrun._core import ArgumentError, ConversionError, UnsupportedModelError
 
+from .encoding import Encoder
 from .folder import shown
 from .plan import ConversionPlan, PlannedTensor
 from .source import Entry, Source
@@ -54,10 +55,12 @@ def check_output(source: Source, output: Path) -> Path:
     return real
 
 
-def write_plan(plan: ConversionPlan, output: Path, n_threads: int = 0, progress: Progress | None = None) -> int:
+def write_plan(plan: ConversionPlan, output: Path, n_threads: int = 0, progress: Progress | None = None,
+               encoder: Encoder | None = None) -> int:
     """Writes the file and returns its size in bytes; an existing file is replaced at the end, in one step.
 
     progress(weights done, all weights, tensor) is called as slices finish.  n_threads 0: all of the machine's.
+    encoder: how weights are coded, without calibration if None.
     Raises ArgumentError, ConversionError (weights not finite or beyond the format, full disk), ModelFileError; after an
     error or KeyboardInterrupt nothing new is in the folder and an old file is untouched.
     """
@@ -74,7 +77,7 @@ def write_plan(plan: ConversionPlan, output: Path, n_threads: int = 0, progress:
                     writer.add(entry.key, entry.type, entry.value)
                 for planned in plan.tensors:
                     writer.add_tensor(planned.tensor.name, list(planned.tensor.shape), planned.format.name)
-                _write_tensors(plan, writer, n_threads, progress)
+                _write_tensors(plan, writer, n_threads, progress, encoder or Encoder())
                 writer.finish()
             except BaseException:
                 writer.abort()
@@ -88,7 +91,7 @@ def write_plan(plan: ConversionPlan, output: Path, n_threads: int = 0, progress:
     return size
 
 
-def _write_tensors(plan: ConversionPlan, writer: object, n_threads: int, progress: Progress | None) -> None:
+def _write_tensors(plan: ConversionPlan, writer: object, n_threads: int, progress: Progress | None, encoder: Encoder) -> None:
     done, total = 0, plan.n_values
 
     def advance(n: int, name: str) -> None:
@@ -99,7 +102,7 @@ def _write_tensors(plan: ConversionPlan, writer: object, n_threads: int, progres
 
     with _encoders(n_threads) as pool:
         for planned in plan.tensors:
-            writer.write_tensor(planned.tensor.name, _encode_tensor(planned, pool, n_threads, advance))  # type: ignore[attr-defined]
+            writer.write_tensor(planned.tensor.name, _encode_tensor(planned, pool, n_threads, advance, encoder))  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -111,19 +114,25 @@ def _encoders(n_threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: int, advance: Callable[[int, str], None]) -> Bytes:
+def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: int, advance: Callable[[int, str], None],
+                   encoder: Encoder) -> Bytes:
     """All blocks of the tensor, uint8 [n_bytes], encoded in slices of rows by the pool."""
     tensor, info = planned.tensor, planned.format
     as_is = tensor.read_bytes() if tensor.read_bytes is not None and tensor.format == info.name else None
     out = as_is if as_is is not None else np.empty(planned.n_bytes, np.uint8)
     row_bytes = info.row_bytes(tensor.cols)
-    step = max(tensor.row_step, _SLICE_VALUES // tensor.cols // tensor.row_step * tensor.row_step)
+    slice_values = _SLICE_VALUES
+    if as_is is None:
+        encoder.prepare(tensor, info)
+        if encoder.is_slow:
+            slice_values //= 8
+    step = max(tensor.row_step, slice_values // tensor.cols // tensor.row_step * tensor.row_step)
 
     def encode(first: int, last: int) -> int:
         weights = tensor.read_rows(first, last)
         _check_weights(planned, weights, first)
         if as_is is None:
-            out[first * row_bytes : last * row_bytes] = _core.encode(info.name, weights, tensor=tensor.name)
+            out[first * row_bytes : last * row_bytes] = encoder.encode(info, weights, tensor.name)
         return (last - first) * tensor.cols
 
     running: deque[Future[int]] = deque()

@@ -1,0 +1,98 @@
+"""From calibration text, saved moments or an importance matrix to a MomentSource."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hrun import _core
+from hrun._core import ArgumentError, UnsupportedModelError
+
+from .moments import DEFAULT_TOKENS, MomentFile, MomentSource, MomentWriter, Report, TextMoments, spread_chunks
+from .plan import PlanOptions, make_plan
+from .source import Source
+from .write import write_plan
+
+_TEXT_LIMIT = 256 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the user gave; at most one of text, imatrix and moments.
+
+    tokens: how many tokens of the text to use, 0 for all.  memory: bytes for moments.  save: file to write them to.
+    """
+
+    text: Path | None = None
+    imatrix: Path | None = None
+    moments: Path | None = None
+    tokens: int = DEFAULT_TOKENS
+    memory: int = 4 << 30
+    save: Path | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("text", "imatrix", "moments") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ArgumentError("calibration text, an importance matrix and saved moments exclude each other")
+        if self.save is not None and self.text is None:
+            raise ArgumentError("only moments collected from a calibration text can be saved")
+
+    @property
+    def is_given(self) -> bool:
+        return self.text is not None or self.imatrix is not None or self.moments is not None
+
+
+@contextlib.contextmanager
+def float_model(source: Source, folder: Path, n_threads: int = 0) -> Iterator[Path]:
+    """A GGUF of the source that hrun can run: the source's own file, or a temporary one in `folder`."""
+    if source.kind == "GGUF file":
+        _core.plan_model(str(source.path))  # says why it cannot be run
+        yield source.path
+        return
+    formats = {tensor.format for tensor in source.tensors if len(tensor.shape) > 1}
+    float_format = "f16" if formats <= {"f16"} else "bf16" if formats <= {"bf16"} else "f32"
+    with tempfile.TemporaryDirectory(prefix=".hrun-calibration-", dir=folder) as scratch:
+        path = Path(scratch) / "float.gguf"
+        write_plan(make_plan(source, PlanOptions(float_format, pure=True)), path, n_threads)
+        yield path
+
+
+def read_tokens(model: Path, text: Path, wanted: int) -> tuple[list[int], int | None]:
+    """Tokens of the text under the model's tokenizer, about `wanted` of them, and the token that a chunk starts with."""
+    from hrun.tokenizer import Tokenizer
+
+    if text.stat().st_size > _TEXT_LIMIT:
+        raise ArgumentError(f"{text}: larger than {_TEXT_LIMIT >> 20} MiB; calibration needs a few megabytes at most")
+    tokenizer = Tokenizer.from_gguf(str(model))
+    tokens = tokenizer.encode(text.read_bytes().decode("utf-8", "replace"), add_special=False)
+    return spread_chunks(tokens, wanted), tokenizer.bos_id if tokenizer.adds_bos else None
+
+
+@contextlib.contextmanager
+def moment_source(calibration: Calibration, source: Source, wanted: Callable[[str], bool], folder: Path, n_threads: int = 0,
+                  report: Report | None = None) -> Iterator[MomentSource | None]:
+    """The moments as asked for; `wanted` says which tensors will be coded against them.  Raises hrun.Error, OSError."""
+    if calibration.moments is not None:
+        yield MomentFile(calibration.moments)
+    elif calibration.imatrix is not None:
+        from .imatrix import read_imatrix
+
+        yield read_imatrix(calibration.imatrix)
+    elif calibration.text is not None:
+        try:
+            model = float_model(source, folder, n_threads)
+            with model as path:
+                tokens, first = read_tokens(path, calibration.text, calibration.tokens)
+                save = MomentWriter(calibration.save) if calibration.save is not None else None
+                moments = TextMoments(path, tokens, wanted, calibration.memory, n_threads, first_token=first, report=report, save=save)
+                yield moments
+                if save is not None:
+                    for _ in moments.every():
+                        pass
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{source.path}: calibration runs the model, and hrun cannot: {error}") from None
+    else:
+        yield None

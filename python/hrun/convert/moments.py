@@ -1,0 +1,216 @@
+"""Second moments of matmul inputs: what the calibrated encoder minimises against.
+
+A matmul with input x and weights W loses tr(dW H dW^T), H = E[x x^T].  Everything here is in the rotated basis of hrun's own
+formats, except `power` and `peak`, which are per column of the original one.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hrun import _core
+from hrun._core import ArgumentError, ModelFileError
+
+from .folder import shown
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Report = Callable[[int, int, str], None]  # tokens done, tokens in all, what
+
+CHUNK_TOKENS = 512
+DEFAULT_TOKENS = 128 * CHUNK_TOKENS
+BLOCK = 256  # the narrowest diagonal block: the rotation's
+
+
+@dataclass(frozen=True)
+class InputMoments:
+    """One matmul input.
+
+    tensors: GGUF names of the matrices that read it.  values: float32 [groups, width, width], the diagonal blocks of
+    E[x x^T].  power, peak: float64 [cols], mean of x^2 and largest |x| per column of the original basis.
+    """
+
+    tensors: tuple[str, ...]
+    cols: int
+    values: Floats
+    power: Doubles
+    peak: Doubles | None
+    n_tokens: int
+
+    @property
+    def width(self) -> int:
+        return int(self.values.shape[-1])
+
+
+class MomentSource(Protocol):
+    """Where the encoder gets the moments of a tensor's input from; asked in the order of the file's tensors."""
+
+    def of(self, tensor: str) -> InputMoments | None:
+        """None where nothing is known about the tensor."""
+
+
+@dataclass
+class MomentFile:
+    """Moments saved by write_moments(); read one at a time."""
+
+    path: Path
+    _names: dict[str, int] = field(default_factory=dict)
+    _index: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        try:
+            with np.load(self.path, allow_pickle=False) as stored:
+                self._index = json.loads(bytes(stored["index"]).decode())
+            self._names = {name: i for i, entry in enumerate(self._index) for name in entry["tensors"]}
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise ModelFileError(f"{self.path}: not a file of second moments that hrun-convert saved: {shown(error)}") from None
+
+    def of(self, tensor: str) -> InputMoments | None:
+        number = self._names.get(tensor)
+        if number is None:
+            return None
+        entry = self._index[number]
+        try:
+            with np.load(self.path, allow_pickle=False) as stored:
+                values, power, peak = (stored[f"{kind}.{number}"] for kind in ("moments", "power", "peak"))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ModelFileError(f"{self.path}: moments of '{shown(tensor)}' cannot be read: {shown(error)}") from None
+        cols, width = int(entry["cols"]), int(values.shape[-1]) if values.ndim == 3 else 0
+        if (width < 1 or values.shape != (-(-cols // width), width, width) or values.dtype != np.float32 or power.shape != (cols,)):
+            raise ModelFileError(f"{self.path}: moments of '{shown(tensor)}' have the wrong shape {values.shape}")
+        return InputMoments(tuple(entry["tensors"]), cols, values, power.astype(np.float64), peak.astype(np.float64),
+                            int(entry["n_tokens"]))
+
+
+class MomentWriter:
+    """Appends inputs to a zip of arrays that numpy.load reads, one at a time; complete on finish()."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._index = path, list[dict[str, Any]]()
+        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
+
+    def add(self, moments: InputMoments) -> None:
+        number = len(self._index)
+        self._index.append({"tensors": list(moments.tensors), "cols": moments.cols, "n_tokens": moments.n_tokens})
+        peak = moments.peak if moments.peak is not None else np.zeros(0)
+        for kind, values in (("moments", moments.values), ("power", moments.power), ("peak", peak)):
+            self._write(f"{kind}.{number}", values)
+
+    def finish(self) -> None:
+        self._write("index", np.frombuffer(json.dumps(self._index).encode(), np.uint8))
+        self._zip.close()
+
+    def _write(self, name: str, values: npt.NDArray[Any]) -> None:
+        with self._zip.open(f"{name}.npy", "w", force_zip64=True) as out:
+            np.lib.format.write_array(out, np.ascontiguousarray(values), allow_pickle=False)
+
+
+class TextMoments:
+    """Moments collected by running a model over text, in as many passes as the memory asks for.
+
+    A pass sums as many inputs, in the order in which the model uses them, as fit `memory` bytes; asking for an input beyond
+    them runs the next pass.  Inputs whose full matrix would take more than a quarter of the memory are kept as diagonal
+    blocks.  Raises whatever Model.load and forward raise.
+    """
+
+    def __init__(self, model: Path, tokens: Sequence[int], wanted: Callable[[str], bool], memory: int, n_threads: int = 0,
+                 chunk: int = CHUNK_TOKENS, first_token: int | None = None, report: Report | None = None,
+                 save: MomentWriter | None = None) -> None:
+        self._chunks = [list(tokens[i : i + chunk]) for i in range(0, len(tokens) - chunk + 1, chunk)]
+        if not self._chunks:
+            raise ArgumentError(f"the calibration text has {len(tokens)} tokens, at least {chunk} are needed")
+        if first_token is not None:
+            for part in self._chunks:
+                part[0] = first_token
+        self._report, self._save = report, save
+        self._model = _core.Model.load(str(model), n_threads=n_threads)
+        self._session = _core.Session(self._model, chunk, n_batch=chunk)
+        self._collector = _core.MomentCollector(self._model, 0, n_threads)
+        self._session.forward(self._chunks[0][:1], "last", self._collector)
+        self._passes = self._plan(wanted, memory)
+        self._next = 0
+        self._held: dict[str, InputMoments] = {}
+
+    @property
+    def n_passes(self) -> int:
+        return len(self._passes)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(map(len, self._chunks))
+
+    def _plan(self, wanted: Callable[[str], bool], memory: int) -> list[list[tuple[int, int]]]:
+        """Passes of (input number, width)."""
+        passes: list[list[tuple[int, int]]] = []
+        left = 0
+        for number, found in enumerate(self._collector.inputs):
+            if found.cols % 32 or not any(map(wanted, found.tensors)):
+                continue
+            width = found.cols
+            while width > BLOCK and 4 * 4 * width * -(-found.cols // width) * width > memory:
+                width = max(BLOCK, width // 2 // BLOCK * BLOCK)
+            need = 4 * -(-found.cols // width) * width * width
+            # Half of the memory is for the factor of the input that is being encoded, and the model's working memory.
+            if not passes or need > left:
+                passes.append([])
+                left = memory // 2
+            passes[-1].append((number, width))
+            left -= need
+        return passes
+
+    def of(self, tensor: str) -> InputMoments | None:
+        while tensor not in self._held and self._next < len(self._passes):
+            if any(tensor in self._collector.inputs[number].tensors for some in self._passes[self._next :] for number, _ in some):
+                self._run_pass()
+            else:
+                break
+        return self._held.get(tensor)
+
+    def every(self) -> Iterator[InputMoments]:
+        """All inputs, pass by pass."""
+        while self._next < len(self._passes):
+            self._run_pass()
+            yield from {id(moments): moments for moments in self._held.values()}.values()
+
+    def _run_pass(self) -> None:
+        chosen = self._passes[self._next]
+        self._held = {}
+        self._collector.select([number for number, _ in chosen], [width for _, width in chosen])
+        inputs = self._collector.inputs
+        # The head's input exists only where logits are computed.
+        logits = "all" if any(number == len(inputs) - 1 for number, _ in chosen) else "none"
+        what = "calibrate" if self.n_passes == 1 else f"calibrate, pass {self._next + 1} of {self.n_passes}"
+        for done, part in enumerate(self._chunks):
+            if self._report is not None:
+                self._report(done * len(part), self.n_tokens, what)
+            self._session.truncate(0)
+            self._session.forward(part, logits, self._collector)
+        for number, _ in chosen:
+            found = inputs[number]
+            moments = InputMoments(tuple(found.tensors), found.cols, found.moments(), found.power, found.peak, found.n_tokens)
+            if self._save is not None:
+                self._save.add(moments)
+            self._held.update(dict.fromkeys(moments.tensors, moments))
+        self._collector.select([], [])
+        self._next += 1
+        if self._report is not None:
+            self._report(self.n_tokens, self.n_tokens, what)
+        if self._next == self.n_passes and self._save is not None:
+            self._save.finish()
+            self._save = None
+
+
+def spread_chunks(tokens: Sequence[int], wanted: int, chunk: int = CHUNK_TOKENS) -> list[int]:
+    """About `wanted` of the tokens, in whole chunks spread evenly over the text; 0 for all."""
+    n_chunks, n_wanted = len(tokens) // chunk, max(1, wanted // chunk)
+    if wanted <= 0 or n_wanted >= n_chunks:
+        return list(tokens)
+    return [t for i in range(n_wanted) for t in tokens[i * n_chunks // n_wanted * chunk :][:chunk]]
