@@ -74,14 +74,8 @@ class RowSearch {
 
   RowSearch(const TrellisCode& code, const InputFactor& factor, int survivors)
       : code_(code), factor_(factor), cols_(factor.cols()), slots_(std::clamp(survivors, 1, 4096)),
-        front_(slots_), next_(slots_), start_(slots_), best_end_(slots_) {
-    const size_t n_states = size_t{1} << (k * code.memory);
+        front_(slots_), next_(slots_), start_(slots_) {
     middle_mask_ = (1u << (k * (code.memory - 1))) - 1;
-    oldest_shift_ = k * (code.memory - 1);
-    levels_.resize(n_states * kCodes);
-    for (uint32_t state = 0; state < n_states; ++state)
-      for (uint32_t c = 0; c < kCodes; ++c)
-        levels_[state * kCodes + c] = code.values[((state & middle_mask_) << k) | (c ^ (state >> oldest_shift_))];
     const size_t n_groups = size_t{middle_mask_} + 1;
     stamp_.assign(n_groups, -1);
     slot_.resize(n_groups);
@@ -166,7 +160,7 @@ class RowSearch {
     for (int i = 0; i < front_.n; ++i) {
       const uint32_t state = front_.state[static_cast<size_t>(i)], group = state & middle_mask_;
       CodeFloats level;
-      __builtin_memcpy(&level, levels_.data() + size_t{state} * kCodes, sizeof level);
+      __builtin_memcpy(&level, code_.values.data() + size_t{state} * kCodes, sizeof level);
       const float target = common + front_.ahead[static_cast<size_t>(i) * kAheadStride];
       const CodeFloats residual = target - level * scale;
       const CodeFloats cost = front_.cost[static_cast<size_t>(i)] + residual * residual * weight;
@@ -206,7 +200,7 @@ class RowSearch {
         if (out == slots_) break;
         const int parent = from_[static_cast<size_t>(g * kCodes + c)];
         const auto o = static_cast<size_t>(out), p = static_cast<size_t>(parent);
-        const float error = x - levels_[size_t{front_.state[p]} * kCodes + static_cast<size_t>(c)] * scale;
+        const float error = x - code_.values[size_t{front_.state[p]} * kCodes + static_cast<size_t>(c)] * scale;
         next_.cost[o] = cost - least;
         next_.state[o] = base | static_cast<uint32_t>(c);
         made.parent[o] = static_cast<uint16_t>(parent);
@@ -330,11 +324,9 @@ class RowSearch {
   const int64_t cols_;
   const int slots_;
   uint32_t middle_mask_;
-  int oldest_shift_;
-  std::vector<float> levels_;  // [state][code]
   const float* x_ = nullptr;
   std::vector<float> common_, start_common_;  // [cols + padding]: targets but for `ahead`
-  Front front_, next_, start_, best_end_;
+  Front front_, next_, start_;
   float spread_ = 1;
   int32_t stamp_count_ = 0;
   std::vector<int32_t> stamp_, slot_;  // [group of states]: step that last touched it, and its place among the candidates
@@ -402,13 +394,12 @@ class ScaleFit {
 
  private:
   [[gnu::always_inline]] inline void reconstruct(const uint8_t* codes, int n, float* z) const {
-    const int k = code_.code_bits;
-    const uint32_t middle_mask = (1u << (k * (code_.memory - 1))) - 1;
+    const uint32_t state_mask = (1u << (code_.code_bits * code_.memory)) - 1;
     uint32_t state = 0;
     for (int t = 0; t < n; ++t) {
-      const uint32_t middle = state & middle_mask, oldest = state >> (k * (code_.memory - 1));
-      z[t] = code_.values[(middle << k) | (codes[t] ^ oldest)];
-      state = (middle << k) | codes[t];
+      const uint32_t window = (state << code_.code_bits) | codes[t];
+      z[t] = code_.values[window];
+      state = window & state_mask;
     }
   }
 

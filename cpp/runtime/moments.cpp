@@ -79,19 +79,31 @@ MomentCollector::MomentCollector(std::shared_ptr<const Model> model, int64_t blo
   }
 }
 
-void MomentCollector::matmul_input(std::span<const MatmulTarget> targets, FloatView x) {
+FloatView MomentCollector::plain(const MatmulInput& input) {
+  const FloatView& x = input.x;
+  if (!input.norm && !input.gate.data) return x;
+  const size_t bytes = static_cast<size_t>(x.rows * x.cols) * sizeof(float);
+  if (!made_ || made_->bytes < bytes) made_ = model_->backend().allocate(bytes, "the input of a matmul");
+  const FloatView out{static_cast<float*>(made_->data), x.rows, x.cols, x.cols};
+  if (input.norm) model_->backend().rms_norm(x, *input.norm, input.eps, out);
+  else model_->backend().silu_mul(input.gate, x, out);
+  return out;
+}
+
+void MomentCollector::matmul_input(std::span<const MatmulTarget> targets, const MatmulInput& from) {
   const DeviceTensor* first = targets.front().weights;
   auto [at, is_new] = index_.try_emplace(first, inputs_.size());
   if (is_new) {
     MomentInput input;
     for (const MatmulTarget& target : targets)
       if (const auto name = names_.find(target.weights); name != names_.end()) input.tensors.push_back(name->second);
-    input.cols = x.cols;
-    input.width = block_width_ == 0 ? x.cols : std::min(block_width_, x.cols);
+    input.cols = from.x.cols;
+    input.width = block_width_ == 0 ? input.cols : std::min(block_width_, input.cols);
     inputs_.push_back(std::move(input));
   }
   MomentInput& input = inputs_[at->second];
-  if (input.sums.empty() || x.cols % 32 != 0) return;
+  if (input.sums.empty() || input.cols % 32 != 0) return;
+  const FloatView x = plain(from);
   x_.resize(static_cast<size_t>(x.rows * x.cols));
   for (int64_t t = 0; t < x.rows; ++t)
     model_->backend().read(x.row(t), {reinterpret_cast<uint8_t*>(x_.data() + t * x.cols),

@@ -34,7 +34,7 @@ class MomentCollector : public MatmulObserver {
   // block_width: 0 for the full matrix of each input.
   MomentCollector(std::shared_ptr<const Model> model, int64_t block_width, int n_threads);
 
-  void matmul_input(std::span<const MatmulTarget> targets, FloatView x) override;
+  void matmul_input(std::span<const MatmulTarget> targets, const MatmulInput& input) override;
 
   const std::vector<MomentInput>& inputs() const { return inputs_; }
   // Sums these inputs from now on, from zero, and forgets the others' sums.  Throws ArgumentError.
@@ -42,6 +42,7 @@ class MomentCollector : public MatmulObserver {
 
  private:
   void add(MomentInput& input, int64_t n_tokens);
+  FloatView plain(const MatmulInput& input);  // norms and gates carried out
 
   std::shared_ptr<const Model> model_;
   int64_t block_width_;
@@ -49,6 +50,7 @@ class MomentCollector : public MatmulObserver {
   std::unordered_map<const DeviceTensor*, std::string> names_;
   std::unordered_map<const DeviceTensor*, size_t> index_;  // by an input's first matrix
   std::vector<MomentInput> inputs_;
+  std::unique_ptr<DeviceBuffer> made_;
   std::vector<float> x_;  // [tokens][cols]
 };
 

@@ -118,8 +118,8 @@ def test_dry_run_opens_nothing_for_writing(folder: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("arguments", [
-    ["--type", "nonsense"], [], ["--type", "q8_0", "--calibrate", "x.txt"], ["--type", "q8_0", "--imatrix", "x"],
-    ["--type", "q8_0", "--preset", "best"], ["--type", "q8_0", "--target-bpw", "3"], ["--type", "q8_0", "--report", "r.json"],
+    ["--type", "nonsense"], [], ["--type", "q8_0", "--memory", "12"], ["--type", "q8_0", "--calibrate-tokens", "-4"],
+    ["--type", "q8_0", "--preset", "better"], ["--type", "q8_0", "--target-bpw", "3"], ["--type", "q8_0", "--report", "r.json"],
     ["--type", "q8_0", "--threads", "-1"], ["--type", "q8_0", "--tensor-type", "abc"], ["--type", "q8_0", "--tensor-type", "abc=zzz"],
     ["--typ", "q8_0"]])
 def test_wrong_usage(arguments: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,9 +127,34 @@ def test_wrong_usage(arguments: list[str], folder: Path, tmp_path: Path, capsys:
         main([str(folder), "-o", str(tmp_path / "out.gguf"), *arguments])
     assert stop.value.code == 2
     err = capsys.readouterr().err
-    if set(arguments) & {"--calibrate", "--imatrix", "--preset", "--target-bpw", "--report"}:
+    if set(arguments) & {"--target-bpw", "--report"}:
         assert f"{arguments[2]} is not available yet" in err
     assert os.listdir(tmp_path) == []
+
+
+def test_calibration_from_text_and_from_what_it_saved(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 100)
+    out, again, saved = tmp_path / "a.gguf", tmp_path / "b.gguf", tmp_path / "m.npz"
+    assert main([str(folder), "-o", str(out), "--type", "rtq3", "--calibrate", str(text), "--calibrate-tokens", "1024",
+                 "--save-moments", str(saved)]) == 0
+    assert "without calibration" not in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["a.gguf", "m.npz", "text.txt"]
+    assert main([str(folder), "-o", str(again), "--type", "rtq3", "--moments", str(saved), "-t", "1"]) == 0
+    assert out.read_bytes() == again.read_bytes()
+    assert main([str(folder), "-o", str(again), "--type", "rtq3"]) == 0
+    assert out.read_bytes() != again.read_bytes()
+    for arguments, message in ((["--preset", "best"], "needs --calibrate"),
+                               (["--preset", "fast", "--calibrate", str(text)], "does not calibrate"),
+                               (["--imatrix", str(text), "--calibrate", str(text)], "exclude each other"),
+                               (["--imatrix", str(text)], "not an importance matrix"),
+                               (["--moments", str(text)], "not a file of second moments"),
+                               (["--calibrate", str(tmp_path / "none")], "none"),
+                               (["--calibrate", str(saved.with_name("short.txt"))], "short.txt")):
+        assert main([str(folder), "-o", str(again), "--type", "rtq3", *arguments]) == 1
+        err = capsys.readouterr().err
+        assert message in err.splitlines()[-1], err
+    assert sorted(os.listdir(tmp_path)) == ["a.gguf", "b.gguf", "m.npz", "text.txt"]
 
 
 def test_errors_are_one_line_and_exit_1(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

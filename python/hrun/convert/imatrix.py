@@ -130,7 +130,7 @@ def _read_binary(path: Path) -> dict[str, Doubles]:
         name = data[at : at + length].decode("utf-8", "replace")
         at += length
         calls = number(f"the calls of '{shown(name)}'", (1 << 31) - 1)
-        n = number(f"the size of '{shown(name)}'", (len(data) - at) // 4)
+        n = number(f"the size of '{shown(name)}'", max(0, len(data) - at - 4) // 4)
         values = np.frombuffer(data, "<f4", n, at).astype(np.float64)
         at += 4 * n
         if n and calls:
