@@ -142,8 +142,8 @@ def exp(x: np.ndarray) -> np.ndarray:
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
     """Causal attention of one kv head: q [n, heads, k_dim], k [n, k_dim], v [n, v_dim] -> float32 [n, heads, v_dim].
 
-    Blocks of 64 positions: the largest score so far, one rescaling of the sums, the exponentials added in 16 lanes and the
-    tree, the values added in position order with fma.
+    Blocks of 64 positions: the largest score of the block, the exponentials added in 16 lanes and the tree, the values added
+    in position order with fma; then the block is joined to those before, both scaled to the larger maximum.
     """
     n, heads, _ = q.shape
     scores = float_dot(q.reshape(n * heads, -1), k).reshape(n, heads, n) * np.float32(scale)
@@ -156,17 +156,18 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.n
         block = np.full((n, heads, 64), -np.inf, np.float32)
         block[:, :, : min(64, n - first)] = scores[:, :, first : first + 64]
         reached = (np.arange(n) >= first)[:, None]  # tokens before this block do not see it
-        now = np.maximum(largest, block.max(axis=2))
+        top = block.max(axis=2)
+        now = np.maximum(largest, top)
         with np.errstate(invalid="ignore"):
-            shrink = exp(largest - now)
-        p = exp(block - now[:, :, None])
+            before, here = exp(largest - now), exp(top - now)
+            p = exp(block - top[:, :, None])
         lanes = np.zeros((n, heads, LANES), np.float32)
         for i in range(0, 64, LANES):
             lanes = lanes + p[:, :, i : i + LANES]
-        total = np.where(reached, fma(total, shrink, tree_sum(lanes)), total)
+        total = np.where(reached, fma(total, before, tree_sum(lanes) * here), total)
         largest = np.where(reached, now, largest)
-        acc = np.where(reached[:, :, None], acc * (shrink[:, :, None] if first else np.float32(0)), acc)
+        part = np.zeros_like(acc)
         for j in range(first, min(first + 64, n)):
-            added = fma(p[:, :, j - first, None], v[None, None, j], acc)
-            acc = np.where(visible[:, j, None, None], added, acc)
+            part = np.where(visible[:, j, None, None], fma(p[:, :, j - first, None], v[None, None, j], part), part)
+        acc = np.where(reached[:, :, None], fma(acc, before[:, :, None], part * here[:, :, None]), acc)
     return acc / total[:, :, None]

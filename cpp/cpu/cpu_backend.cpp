@@ -147,30 +147,59 @@ void CpuBackend::attention(FloatView q, const KVLayer& cache, int64_t first_posi
     throw UnsupportedModelError("the CPU keeps keys and values as f16 or f32, not as formats {} and {}", cache.k_format, cache.v_format);
 
   const int group = shape.n_heads / cache.n_kv_heads;
-  const int parts = (group + kAttentionHeads - 1) / kAttentionHeads;
-  const int64_t per_token = static_cast<int64_t>(cache.n_kv_heads) * parts;
-  const size_t scratch_values = static_cast<size_t>(kAttentionHeads * round_up(cache.k_dim, kLanes));
-  const int64_t cost = (first_position + q.rows / 2 + 1) * (cache.k_dim + cache.v_dim) * std::min(group, kAttentionHeads);
-  parallel(q.rows * per_token, cost, [&](int64_t task, int worker) {
-    // Late tokens see more positions: they go first, so that no thread ends up alone with a long task.
-    const int64_t t = q.rows - 1 - task / per_token;
-    const int64_t kv_head = task % per_token / parts, part = task % parts;
-    const int64_t head = kv_head * group + part * kAttentionHeads;
+  const int64_t end = first_position + q.rows, n_blocks = (end + kAttentionBlock - 1) / kAttentionBlock;
+  const auto task_of = [&](int64_t kv_head, int64_t first_token, int64_t n_tokens) {
     const auto plane = [&](const void* base, const FormatInfo* info, int dim) {
       return static_cast<const uint8_t*>(base) + static_cast<size_t>(kv_head * cache.capacity * dim) * info->block_bytes;
     };
-    const AttentionTask attention{
-        .q = q.row(t) + head * cache.k_dim,
-        .out = out.row(t) + head * cache.v_dim,
-        .n_heads = static_cast<int>(std::min<int64_t>(kAttentionHeads, group - part * kAttentionHeads)),
+    const int64_t head = kv_head * group;
+    return AttentionTask{
+        .q = {q.row(first_token) + head * cache.k_dim, n_tokens, group * cache.k_dim, q.stride},
+        .out = {out.row(first_token) + head * cache.v_dim, n_tokens, group * cache.v_dim, out.stride},
+        .n_heads = group,
         .k = plane(cache.k, k_info, cache.k_dim),
         .v = plane(cache.v, v_info, cache.v_dim),
         .k_dim = cache.k_dim,
         .v_dim = cache.v_dim,
-        .n_positions = first_position + t + 1,
+        .first_position = first_position + first_token,
         .scale = shape.scale,
+        .first_block = 0,
+        .n_blocks = (first_position + first_token + n_tokens + kAttentionBlock - 1) / kAttentionBlock,
     };
-    kernel(attention, worker_scratch_[static_cast<size_t>(worker)].get<float>(scratch_values, "the queries of a head"));
+  };
+  const auto run = [&](const AttentionTask& task, int worker) {
+    kernel(task, worker_scratch_[static_cast<size_t>(worker)].get<float>(task.scratch_floats(), "the queries of a head"));
+  };
+  // Some tokens together, so that a block of the cache is converted once for all their heads.
+  constexpr int64_t kQueriesTogether = 32, kBlocksTogether = 4;
+  const int64_t span = std::clamp<int64_t>(kQueriesTogether / group, 1, q.rows);
+  const int64_t spans = (q.rows + span - 1) / span, n_tasks = spans * cache.n_kv_heads;
+  const int64_t cost = (first_position + q.rows / 2 + 1) * (cache.k_dim + cache.v_dim) * group * span;
+  if (spans > 1 || n_tasks >= 2 * n_threads() || n_threads() == 1 || n_blocks < 2 * kBlocksTogether) {
+    parallel(n_tasks, cost, [&](int64_t i, int worker) {
+      // Late tokens see more positions: they go first, so that no thread ends up alone with a long task.
+      const int64_t first = (spans - 1 - i / cache.n_kv_heads) * span;
+      run(task_of(i % cache.n_kv_heads, first, std::min(span, q.rows - first)), worker);
+    });
+    return;
+  }
+  // More threads than heads: each takes some blocks of positions, and what they found is joined.
+  const int64_t pieces = (n_blocks + kBlocksTogether - 1) / kBlocksTogether;
+  const int64_t n_queries = q.rows * group, stride = n_queries * (2 + cache.v_dim);
+  float* const partial = partial_.get<float>(static_cast<size_t>(cache.n_kv_heads * n_blocks * stride), "the attention of a long context");
+  parallel(cache.n_kv_heads * pieces, cost / pieces, [&](int64_t i, int worker) {
+    AttentionTask task = task_of(i / pieces, 0, q.rows);
+    task.first_block = i % pieces * kBlocksTogether;
+    task.n_blocks = std::min(kBlocksTogether, n_blocks - task.first_block);
+    task.partial = partial + (i / pieces * n_blocks + task.first_block) * stride;
+    run(task, worker);
+  });
+  parallel(cache.n_kv_heads * n_queries, n_blocks * cache.v_dim, [&](int64_t i, int) {
+    const int64_t query = i % n_queries;
+    const AttentionTask task = task_of(i / n_queries, 0, q.rows);
+    const int64_t seen = (first_position + query / group) / kAttentionBlock + 1;
+    kernels_.join_attention(partial + i / n_queries * n_blocks * stride + query * task.partial_floats(), seen, stride, cache.v_dim,
+                            task.out_of(static_cast<int>(query)));
   });
 }
 

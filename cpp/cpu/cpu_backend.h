@@ -95,7 +95,7 @@ class CpuBackend final : public Backend {
   std::mutex mutex_;
   OperationTimes times_;
   std::vector<float> signs_;
-  Scratch inverse_, input_;
+  Scratch inverse_, input_, partial_;
   QuantizedScratch quantized_[kActivations];
   std::vector<Scratch> worker_scratch_;  // one per worker
 };

@@ -16,7 +16,6 @@ inline constexpr int kLanes = 16;        // of every float reduction, in every t
 inline constexpr int kPanelRows = 16;    // weight rows per call of a matmul kernel
 inline constexpr int kDecodedRows = 4;   // weight rows that matmul over decoded rows holds at a time
 inline constexpr int kAttentionBlock = 64;  // positions per step of the online softmax, aligned to position 0
-inline constexpr int kAttentionHeads = 4;   // query heads of a group that share loads of K and V
 
 // Activations of a matmul as int8, held in int16.  A block is 32 or 256 columns (less in a row's tail).
 //   x[t, c] ~ scale[t, c / block] * codes[t, c]
@@ -85,16 +84,27 @@ struct FormatKernels {
                         int64_t y_stride, float* scratch);
 };
 
-// One token and the query heads of one kv head.
+// Tokens and the query heads of one kv head.  A query is a token and a head: number token * n_heads + head.
 struct AttentionTask {
-  const float* q;      // [n_heads, k_dim]
-  float* out;          // [n_heads, v_dim]
-  int n_heads;         // at most kAttentionHeads
+  FloatView q;         // [n_tokens, n_heads * k_dim]
+  FloatView out;       // [n_tokens, n_heads * v_dim]
+  int n_heads;
   const void* k;       // [position, k_dim]
   const void* v;       // [position, v_dim]
   int k_dim, v_dim;
-  int64_t n_positions; // visible
+  int64_t first_position;         // token t sees the positions 0 .. first_position + t
   float scale;
+  int64_t first_block, n_blocks;  // of kAttentionBlock positions: all, or with `partial` some
+  float* partial = nullptr;       // [block][query][partial_floats()]: largest score, sum, values; then out is not touched
+
+  int n_queries() const { return static_cast<int>(q.rows) * n_heads; }
+  int64_t partial_floats() const { return 2 + v_dim; }
+  float* out_of(int query) const { return out.row(query / n_heads) + query % n_heads * v_dim; }
+  // 64-aligned.
+  size_t scratch_floats() const {
+    const auto lanes = [](int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; };
+    return static_cast<size_t>(2 * lanes(n_queries()) + n_queries() * lanes(k_dim) + kAttentionBlock * (k_dim + v_dim));
+  }
 };
 
 struct KernelTable {
@@ -116,9 +126,11 @@ struct KernelTable {
   // One token: n_heads heads of head_dim; cos and sin of its position, n_rot / 2 each.
   void (*rope)(float* x, int n_heads, int64_t head_dim, int n_rot, RopeStyle style, const float* cos, const float* sin);
   void (*to_fp16)(const float* x, int64_t n, uint16_t* out);
-  // scratch: kAttentionHeads * (k_dim rounded up to kLanes) floats.  Null where the pair of formats has no kernel.
+  // scratch: task.scratch_floats().  Null where the pair of formats has no kernel.
   using Attention = void (*)(const AttentionTask& task, float* scratch);
   Attention (*attention)(FormatId k_format, FormatId v_format);
+  // One query from the partial results of its blocks, which are `stride` floats apart.
+  void (*join_attention)(const float* partial, int64_t n_blocks, int64_t stride, int v_dim, float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*add)(float* x, const float* y, int64_t n);  // x += y
   void (*exp)(const float* x, int64_t n, float* out);

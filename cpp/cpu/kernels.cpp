@@ -47,6 +47,7 @@ constexpr KernelTable kTable = {
     .rope = rope_kernel,
     .to_fp16 = to_fp16_kernel,
     .attention = find_attention,
+    .join_attention = join_attention_kernel,
     .silu_mul = silu_mul_kernel,
     .add = add_kernel,
     .exp = exp_kernel,

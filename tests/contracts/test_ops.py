@@ -184,6 +184,18 @@ def test_attention(shape: tuple[int, int, int, int], formats: tuple[str, str]) -
 
 
 @by_tier
+def test_long_contexts_are_cut_between_threads_without_a_change_of_bits(tier: str) -> None:
+    """Above eight blocks of positions and with more threads than heads, blocks are computed apart and joined."""
+    rng = np.random.default_rng(7)
+    n, n_heads, dim = 700, 3, 20
+    q, k, v = (rng.standard_normal((n, dim * heads), dtype=np.float32) for heads in (n_heads, 1, 1))
+    k[650] *= 9
+    together = kernels.attention(tier, q, k, v, n_heads, 1, 0.3, chunk=n, n_threads=1)
+    assert same_bits(kernels.attention(tier, q, k, v, n_heads, 1, 0.3, chunk=9, n_threads=3), together)
+    assert same_bits(kernels.attention(tier, q, k, v, n_heads, 1, 0.3, chunk=70, n_threads=5), together)
+
+
+@by_tier
 def test_attention_with_far_apart_scores(tier: str) -> None:
     """Scores hundreds apart: the smaller weights vanish without a NaN; a NaN or an infinity in q does not stay hidden."""
     n, dim = 130, 16
