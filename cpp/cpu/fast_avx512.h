@@ -43,6 +43,7 @@ HRUN_HD RowInts dot_offsets(RowInts sums, const uint8_t* pairs_of_rows, int32_t 
 HRUN_HD RowInts load_group_scales(const uint8_t* p) {
   return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
+HRUN_HD RowInts load_ints(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 HRUN_HD RowFloats zero_rows() { return {_mm512_setzero_ps()}; }
 HRUN_HD RowFloats load_rows(const float* p) { return {_mm512_loadu_ps(p)}; }
 HRUN_HD void store_rows(float* p, RowFloats x) { _mm512_storeu_ps(p, x.v); }

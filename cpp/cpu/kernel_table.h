@@ -138,6 +138,8 @@ struct KernelTable {
   int64_t (*read_memory)(const uint8_t* p, size_t n);
   // The tier's int8 (or int16) multiply-add on registers, over and over; returns the number of operations done.
   int64_t (*multiply_registers)(int64_t iterations);
+  // Does the CPU compute what this tier relies on?  Null: nothing that CPUID does not settle.
+  bool (*self_check)();
 };
 
 }  // namespace hrun

@@ -52,7 +52,13 @@ constexpr KernelTable kTable = {
     .add = add_kernel,
     .exp = exp_kernel,
     .read_memory = read_memory_kernel,
+#if defined(__AMX_INT8__)
+    .multiply_registers = multiply_tiles_kernel,
+    .self_check = tiles_compute_right,
+#else
     .multiply_registers = multiply_registers_kernel,
+    .self_check = nullptr,
+#endif
 };
 
 }  // namespace

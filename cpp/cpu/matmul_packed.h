@@ -25,7 +25,7 @@ void matmul_packed_kernel(const PackedWeights& w, int64_t first_panel, int n_pan
 }
 
 // For measurements: the tier's dot product on registers, over and over; the number of operations done.
-int64_t multiply_registers_kernel(int64_t iterations) {
+[[maybe_unused]] int64_t multiply_registers_kernel(int64_t iterations) {
   constexpr int kChains = kPartRows == 16 ? 16 : 8;
   RowInts sums[kChains];
 #pragma GCC unroll 16

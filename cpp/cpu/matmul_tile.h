@@ -2,6 +2,9 @@
 // first-level cache once and multiplied by the tokens tile by tile.
 #pragma once
 
+#include <type_traits>
+
+#include "cpu/matmul_matrix.h"
 #include "cpu/packed_parts.h"
 
 namespace hrun {
@@ -13,6 +16,7 @@ static_assert(kTilePanels >= 1 && kPackedPanels % kTilePanels == 0);
 
 // Block b of the registers of a tile.
 struct TileBlock {
+  static constexpr int kRegisters = kTileRegisters;
   alignas(64) uint8_t codes[kMaxBlock / 4 * kTileRegisters * kPartBytes];  // [vector][register][kPartBytes]
   PartMeta meta[kTileRegisters];
   RowFloats scale[kTileRegisters];
@@ -80,7 +84,7 @@ __attribute__((noinline)) void multiply_tile(const TileBlock& block, int n, cons
 }
 
 // kTilePanels panels from first_panel on.  acc: kTileRegisters * kPartRows floats per token, 64-aligned.
-template <PackableFormat F>
+template <PackableFormat F, class Tiles = MatrixTiles>
 void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedActivations& x, float* y, int64_t y_stride,
                      float* acc) {
   using Layout = PanelLayout<F>;
@@ -92,6 +96,7 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     panel[p] = w.data + static_cast<size_t>(wanted < last_panel ? wanted : last_panel) * w.panel_bytes;
   }
   TileBlock block;
+  [[maybe_unused]] std::conditional_t<matrix_unit_fits<F, Tiles>(), Tiles, NoTiles> tiles;
   const typename UnitDecoder<F>::Constants constants;
   size_t codes_at = Layout::codes_at(w.cols);
   for (int64_t b = 0; b < n_blocks<F>(w.cols); ++b) {
@@ -110,6 +115,8 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     }
     codes_at += static_cast<size_t>(n / kUnit) * Layout::kUnitBytes;
     int64_t t = 0;
+    if constexpr (matrix_unit_fits<F, Tiles>())
+      if (n == F::kBlockValues) t = multiply_by_matrix_unit<F>(tiles, block, x, b, acc);
     constexpr int kTokens = Layout::kGroups ? kGroupTileTokens : kTileTokens;
     for (; t + kTokens <= x.n_tokens; t += kTokens) multiply_tile<F, kTokens>(block, n, x, t, b, acc);
     if constexpr (kTokens > 4)

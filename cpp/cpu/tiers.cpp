@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace hrun {
@@ -46,12 +48,21 @@ uint64_t saved_state() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
+// Linux keeps the large tile registers from processes that have not asked for them; asked once, for all threads
+// (Documentation/arch/x86/xstate.rst).
+bool tile_permission() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+}
+
 bool cpu_has(std::string_view name) {
   for (const Feature& f : kFeatures) {
     if (f.name != name) continue;
     unsigned r[4];
     if (!__get_cpuid_count(f.leaf, f.subleaf, &r[kEax], &r[kEbx], &r[kEcx], &r[kEdx])) return false;
-    return (r[f.reg] >> f.bit & 1u) && (saved_state() & f.state) == f.state;
+    if (!(r[f.reg] >> f.bit & 1u) || (saved_state() & f.state) != f.state) return false;
+    return f.state != kTileState || tile_permission();
   }
   return false;
 }
@@ -81,8 +92,11 @@ std::string available_names() {
 std::span<const CpuTier> cpu_tiers() {
   static const std::vector<CpuTier> tiers = [] {
     std::vector<CpuTier> all;
-    for (const TierEntry& entry : kTierList)
-      all.push_back({entry.name, &entry.kernels(), missing_features(entry.features)});
+    for (const TierEntry& entry : kTierList) {
+      CpuTier tier{entry.name, &entry.kernels(), missing_features(entry.features)};
+      if (tier.available() && tier.kernels->self_check && !tier.kernels->self_check()) tier.missing = "a matrix unit that computes right";
+      all.push_back(std::move(tier));
+    }
     return all;
   }();
   return tiers;
