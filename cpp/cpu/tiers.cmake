@@ -19,10 +19,10 @@ function(hrun_cpu_tier name processors flags features)
   if(HRUN_SANITIZE)  # a list with a comma, which $<BOOL:> does not take
     set(vectorise "")
   endif()
-  # The warnings are wrong about arrays of which the first n entries are written and read, once everything is inlined into
-  # one function, and about GCC's own AVX-512 header.
-  target_compile_options(hrun_kernels_${name} PRIVATE ${HRUN_WARNINGS} -Wno-uninitialized -Wno-maybe-uninitialized ${flags}
-                         ${vectorise})
+  # Kernels do not throw: a handler would bring a weak symbol.  The warnings are wrong about arrays of which the first n
+  # entries are written and read, once everything is inlined into one function, and about GCC's own AVX-512 header.
+  target_compile_options(hrun_kernels_${name} PRIVATE ${HRUN_WARNINGS} -Wno-uninitialized -Wno-maybe-uninitialized
+                         -fno-exceptions ${flags} ${vectorise})
   set(hrun_tier_declarations "${hrun_tier_declarations}const KernelTable& kernels_${name}();\n" PARENT_SCOPE)
   set(hrun_tier_entries "${hrun_tier_entries}    {\"${name}\", \"${features}\", kernels_${name}},\n" PARENT_SCOPE)
   set(hrun_tier_objects ${hrun_tier_objects} $<TARGET_OBJECTS:hrun_kernels_${name}> PARENT_SCOPE)
