@@ -139,7 +139,41 @@ def exp(x: np.ndarray) -> np.ndarray:
         return (p * np.ldexp(f32(1), half)) * np.ldexp(f32(1), whole - half)
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
+def gelu(x: np.ndarray) -> np.ndarray:
+    f32 = np.float32
+    cubic = fma((x * x) * f32(0.044715), x, x)
+    return x / (f32(1) + exp(cubic * f32(-1.5957691216057308)))
+
+
+def clamped_silu(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    f32 = np.float32
+    g, u = np.minimum(f32(7), gate), np.maximum(f32(-7), np.minimum(f32(7), up))
+    return (u + f32(1)) * (g / (f32(1) + exp(g * f32(-1.702))))
+
+
+def soft_cap(x: np.ndarray, cap: float) -> np.ndarray:
+    f32 = np.float32
+    e = exp(f32(2) * (x / f32(cap)))
+    return f32(cap) * (f32(1) - f32(2) / (f32(1) + e))
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+    f32 = np.float32
+    n, cols = x.shape
+    padding = ((0, 0), (0, -cols % LANES))
+    lanes = np.zeros((n, LANES), f32)
+    for part in np.pad(x, padding).reshape(n, -1, LANES).swapaxes(0, 1):
+        lanes = lanes + part
+    centred = x - (tree_sum(lanes) / f32(cols))[:, None]
+    lanes = np.zeros((n, LANES), f32)
+    for part in np.pad(centred, padding).reshape(n, -1, LANES).swapaxes(0, 1):
+        lanes = fma(part, part, lanes)
+    inverse = f32(1) / np.sqrt(tree_sum(lanes) / f32(cols) + f32(eps))
+    return (centred * inverse[:, None]) * weight + bias
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: int = 0, cap: float = 0.0,
+              sinks: np.ndarray | None = None) -> np.ndarray:
     """Causal attention of one kv head: q [n, heads, k_dim], k [n, k_dim], v [n, v_dim] -> float32 [n, heads, v_dim].
 
     Blocks of 64 positions: the largest score of the block, the exponentials added in 16 lanes and the tree, the values added
@@ -147,15 +181,22 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.n
     """
     n, heads, _ = q.shape
     scores = float_dot(q.reshape(n * heads, -1), k).reshape(n, heads, n) * np.float32(scale)
+    if cap:
+        scores = soft_cap(scores, cap)
     visible = np.arange(n)[None, :] <= np.arange(n)[:, None]
+    if window:
+        visible &= np.arange(n)[None, :] > np.arange(n)[:, None] - window
     scores = np.where(visible[:, None, :], scores, np.float32(-np.inf))
     largest = np.full((n, heads), -np.inf, np.float32)
     total = np.zeros((n, heads), np.float32)
+    if sinks is not None:
+        largest, total = np.broadcast_to(sinks.astype(np.float32), (n, heads)), np.ones((n, heads), np.float32)
+    start = np.maximum(0, np.arange(n) + 1 - window) // 64 * 64 if window else np.zeros(n, int)
     acc = np.zeros((n, heads, v.shape[1]), np.float32)
     for first in range(0, n, 64):
         block = np.full((n, heads, 64), -np.inf, np.float32)
         block[:, :, : min(64, n - first)] = scores[:, :, first : first + 64]
-        reached = (np.arange(n) >= first)[:, None]  # tokens before this block do not see it
+        reached = ((np.arange(n) >= first) & (start <= first))[:, None]  # other tokens do not see this block
         top = block.max(axis=2)
         now = np.maximum(largest, top)
         with np.errstate(invalid="ignore"):

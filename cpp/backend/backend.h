@@ -70,6 +70,7 @@ struct Rope {
   int n_rot;                 // leading values of each head that are turned
   const float* cos;          // [n_positions, n_rot / 2] on the device, already multiplied by the attention factor
   const float* sin;
+  int first = 0;             // value of each head with which the turned ones begin
 };
 
 // Keys and values of one layer.  Layout of each: [kv_head][position][head_dim].
@@ -86,7 +87,17 @@ struct KVLayer {
 
 struct AttentionShape {
   int n_heads;
-  float scale;            // of q . k
+  float scale;                          // of q . k
+  int64_t window = 0;                   // positions that a query sees, its own included; 0: all
+  float soft_cap = 0;                   // c: scores s become c tanh(s / c); 0: as they are
+  const DeviceTensor* sinks = nullptr;  // per head: the score of a position without value, part of every softmax
+};
+
+// What stands between the matrices of a feed-forward block.
+enum class Nonlinearity : uint8_t {
+  silu,          // x / (1 + e^-x)
+  gelu,          // the tanh form: x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3)
+  clamped_silu,  // only gated: (1 + clamp(up, -7, 7)) g / (1 + e^-1.702 g), g = min(gate, 7)
 };
 
 // How a matmul with a rotated format is done; all give the same result up to rounding.
@@ -122,18 +133,31 @@ class Backend {
   virtual void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) = 0;
   // out = x / sqrt(mean(x^2) + eps) * weight
   virtual void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) = 0;
+  // out = (x - mean) / sqrt(variance + eps) * weight + bias; bias may be null
+  virtual void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) = 0;
   // y = x W^T for several matrices that share an input: the input is rotated and quantized once per kind.
   // The bits are those of rms_norm() or silu_mul() followed by a plain matmul.
   virtual void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
   // x[t, head] is turned by position first_position + t.
   virtual void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) = 0;
   virtual void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) = 0;
-  // Causal: query t sees positions 0 .. first_position + t.  q, out: [n_tokens, n_heads * head_dim].
+  // Causal: query t sees positions up to first_position + t, from 0 or the start of its window on.
+  // q, out: [n_tokens, n_heads * head_dim].
   virtual void attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
                          FloatView out) = 0;
   virtual void silu_mul(FloatView gate, FloatView up, FloatView out) = 0;  // out = gate * sigmoid(gate) * up
+  virtual void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) = 0;  // out = f(gate) * up
+  virtual void activate(Nonlinearity f, FloatView x, FloatView out) = 0;                // out = f(x)
   virtual void add(FloatView x, FloatView y) = 0;                          // x += y
   virtual void add_bias(FloatView x, const DeviceTensor& bias) = 0;        // x[t] += bias
+  virtual void scale(FloatView x, float factor) = 0;                       // x *= factor
+  virtual void soft_cap(FloatView x, float cap) = 0;                       // x = cap * tanh(x / cap)
+  // Columns of heads: to[t, h * to_step + i] = from[t, h * from_step + i] for i < width; a step of 0 repeats one head.
+  virtual void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) = 0;
+  // out[i] = x[rows[i]]
+  virtual void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) = 0;
+  // out[t] = sum over k of weights[t * n + k] * x[rows[t * n + k]], n per token, in this order.
+  virtual void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) = 0;
 
   // Switches the measurement on, from zero, or off.
   virtual void time_operations(bool on) = 0;

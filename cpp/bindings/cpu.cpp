@@ -226,6 +226,49 @@ auto silu_mul(const std::string& tier, const Matrix& gate, const Matrix& up) {
   return out.release();
 }
 
+Nonlinearity nonlinearity_named(const std::string& name) {
+  if (name == "silu") return Nonlinearity::silu;
+  if (name == "gelu") return Nonlinearity::gelu;
+  if (name == "clamped_silu") return Nonlinearity::clamped_silu;
+  throw ArgumentError("unknown nonlinearity '{}'; known: silu, gelu, clamped_silu", printable(name));
+}
+
+auto gated(const std::string& tier, const std::string& name, const Matrix& gate, const Matrix& up) {
+  CpuBackend cpu(options(tier, 1));
+  Array<float> a = copy(gate), b = copy(up), out({gate.shape(0), gate.shape(1)});
+  cpu.gated(nonlinearity_named(name), view(a), view(b), view(out));
+  return out.release();
+}
+
+auto activate(const std::string& tier, const std::string& name, const Matrix& x) {
+  CpuBackend cpu(options(tier, 1));
+  Array<float> out = copy(x);
+  cpu.activate(nonlinearity_named(name), view(out), view(out));
+  return out.release();
+}
+
+auto layer_norm(const std::string& tier, const Matrix& x, const Vector& weight, const Vector& bias, float eps) {
+  CpuBackend cpu(options(tier, 1));
+  Array<float> values = copy(x), out({x.shape(0), x.shape(1)});
+  const auto w = cpu.upload(vector_tensor(weight)), b = cpu.upload(vector_tensor(bias));
+  cpu.layer_norm(view(values), *w, b.get(), eps, view(out));
+  return out.release();
+}
+
+auto soft_cap(const std::string& tier, const Matrix& x, float cap) {
+  CpuBackend cpu(options(tier, 1));
+  Array<float> out = copy(x);
+  cpu.soft_cap(view(out), cap);
+  return out.release();
+}
+
+auto mix_rows(const std::string& tier, const Matrix& x, const Tokens& rows, const Vector& weights, int64_t n_tokens) {
+  CpuBackend cpu(options(tier, 1));
+  Array<float> values = copy(x), out({static_cast<size_t>(n_tokens), x.shape(1)});
+  cpu.mix_rows(view(values), {rows.data(), rows.size()}, {weights.data(), weights.size()}, view(out));
+  return out.release();
+}
+
 auto add_bias(const std::string& tier, const Matrix& x, const Vector& bias) {
   CpuBackend cpu(options(tier, 1));
   Array<float> out = copy(x);
@@ -248,7 +291,8 @@ auto to_fp16(const std::string& tier, const Vector& x) {
 
 // Appends all keys and values in `chunk`-token steps and attends after each.
 auto attention(const std::string& tier, const Matrix& q, const Matrix& k, const Matrix& v, int n_heads, int n_kv_heads, float scale,
-               const std::string& k_format, const std::string& v_format, int64_t chunk, int n_threads) {
+               const std::string& k_format, const std::string& v_format, int64_t chunk, int n_threads, int64_t window,
+               float cap, const nb::object& sinks) {
   const auto n = static_cast<int64_t>(q.shape(0));
   if (n_heads <= 0 || n_kv_heads <= 0 || chunk <= 0 || k.shape(0) != q.shape(0) || v.shape(0) != q.shape(0))
     throw ArgumentError("attention: heads, a chunk and as many keys and values as queries");
@@ -259,11 +303,13 @@ auto attention(const std::string& tier, const Matrix& q, const Matrix& k, const 
                       static_cast<int>(v.shape(1)) / n_kv_heads};
   Array<float> qs = copy(q), ks = copy(k), vs = copy(v);
   Array<float> out({q.shape(0), static_cast<size_t>(n_heads) * static_cast<size_t>(cache.v_dim)});
+  const auto sink_tensor = sinks.is_none() ? nullptr : cpu.upload(vector_tensor(nb::cast<Vector>(sinks)));
+  const AttentionShape attention_shape{n_heads, scale, window, cap, sink_tensor.get()};
   const auto part = [](const FloatView& all, int64_t first, int64_t rows) { return FloatView{all.row(first), rows, all.cols, all.stride}; };
   for (int64_t first = 0; first < n; first += chunk) {
     const int64_t rows = std::min(chunk, n - first);
     cpu.kv_append(cache, part(view(ks), first, rows), part(view(vs), first, rows), first);
-    cpu.attention(part(view(qs), first, rows), cache, first, {n_heads, scale}, part(view(out), first, rows));
+    cpu.attention(part(view(qs), first, rows), cache, first, attention_shape, part(view(out), first, rows));
   }
   return out.release();
 }
@@ -311,12 +357,18 @@ void init_cpu(nb::module_& m) {
   t.def("rope", &rope, nb::arg("tier"), nb::arg("x"), nb::arg("n_heads"), nb::arg("cos"), nb::arg("sin"), nb::arg("style"),
         nb::arg("first_position") = 0);
   t.def("silu_mul", &silu_mul, nb::arg("tier"), nb::arg("gate"), nb::arg("up"));
+  t.def("layer_norm", &layer_norm, nb::arg("tier"), nb::arg("x"), nb::arg("weight"), nb::arg("bias"), nb::arg("eps"));
+  t.def("gated", &gated, nb::arg("tier"), nb::arg("name"), nb::arg("gate"), nb::arg("up"));
+  t.def("activate", &activate, nb::arg("tier"), nb::arg("name"), nb::arg("x"));
+  t.def("soft_cap", &soft_cap, nb::arg("tier"), nb::arg("x"), nb::arg("cap"));
+  t.def("mix_rows", &mix_rows, nb::arg("tier"), nb::arg("x"), nb::arg("rows"), nb::arg("weights"), nb::arg("n_tokens"));
   t.def("add_bias", &add_bias, nb::arg("tier"), nb::arg("x"), nb::arg("bias"));
   t.def("exp", &exp, nb::arg("tier"), nb::arg("x"));
   t.def("to_fp16", &to_fp16, nb::arg("tier"), nb::arg("x"), "bit patterns, uint16");
   t.def("attention", &attention, nb::arg("tier"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("n_heads"),
         nb::arg("n_kv_heads"), nb::arg("scale"), nb::arg("k_format") = "f16", nb::arg("v_format") = "f16", nb::arg("chunk") = 512,
-        nb::arg("n_threads") = 1, "Causal, from an empty cache filled in steps of `chunk` tokens.");
+        nb::arg("n_threads") = 1, nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, nb::arg("sinks") = nb::none(),
+        "Causal, from an empty cache filled in steps of `chunk` tokens.");
 }
 
 }  // namespace hrun::bindings

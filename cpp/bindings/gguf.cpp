@@ -195,7 +195,7 @@ struct PyPlan {
 };
 
 std::string_view scaling_name(RopeScaling scaling) {
-  constexpr std::string_view kNames[] = {"none", "linear", "llama3", "yarn"};
+  constexpr std::string_view kNames[] = {"none", "linear", "llama3", "yarn", "longrope"};
   return kNames[static_cast<size_t>(scaling)];
 }
 
@@ -221,7 +221,7 @@ PyPlan make_plan(nb::handle path) {
   put("k_dim", p.k_dim);
   put("v_dim", p.v_dim);
   put("n_ctx_train", p.n_ctx_train);
-  put("rms_eps", p.rms_eps);
+  put("rms_eps", p.norm_eps);
   put("n_rot", p.n_rot);
   put("rope_base", p.rope_base);
   put("rope_scaling", nb::cast(scaling_name(p.rope_scaling)));
@@ -232,16 +232,6 @@ PyPlan make_plan(nb::handle path) {
   put("yarn_beta_slow", p.yarn_beta_slow);
   put("tied_head", bits.first);
   return out;
-}
-
-std::string_view transform_name(Transform transform) {
-  constexpr std::string_view kNames[] = {"none", "interleave_q_heads", "interleave_k_heads"};
-  return kNames[static_cast<size_t>(transform)];
-}
-
-std::string_view dim_name(Dim dim) {
-  constexpr std::string_view kNames[] = {"one", "embd", "vocab", "ff", "q", "k", "v", "q_out", "half_rot"};
-  return kNames[static_cast<size_t>(dim)];
 }
 
 std::vector<std::string> strings(std::span<const std::string_view> views) { return {views.begin(), views.end()}; }
@@ -358,7 +348,24 @@ void init_plan(nb::module_& m) {
           "name of the length, e.g. \"embd\"")
       .def_prop_ro("cols", [](const TensorRule& r) { return std::string(dim_name(r.cols)); })
       .def_ro("required", &TensorRule::required)
-      .def_prop_ro("transform", [](const TensorRule& r) { return std::string(transform_name(r.transform)); });
+      .def_prop_ro("transform", [](const TensorRule& r) { return std::string(transform_name(r.transform)); })
+      .def_prop_ro(
+          "slices", [](const TensorRule& r) { return std::string(dim_name(r.slices)); }, "'one': the tensor is one matrix or vector")
+      .def_prop_ro(
+          "where",
+          [](const TensorRule& r) { return r.where == Where::every ? "every" : r.where == Where::dense ? "dense" : "experts"; },
+          "layers that have it")
+      .def_prop_ro(
+          "hf_if", [](const TensorRule& r) { return std::string(r.hf_if); }, "boolean of config.json that says whether it exists");
+  nb::class_<ConfigRule>(m, "ConfigRule", "A metadata key of an architecture, and where config.json has it.")
+      .def_prop_ro("key", [](const ConfigRule& r) { return std::string(r.key); })
+      .def_prop_ro("type",
+                   [](const ConfigRule& r) {
+                     return r.type == ConfigType::integer ? "u32" : r.type == ConfigType::number ? "f32" : "bool";
+                   })
+      .def_prop_ro("hf_key", [](const ConfigRule& r) { return std::string(r.hf_key); })
+      .def_prop_ro("fallback", [](const ConfigRule& r) { return std::string(r.fallback); })
+      .def_prop_ro("map", [](const ConfigRule& r) { return r.map == ConfigMap::same ? "same" : "inverse_root"; });
   nb::class_<ModelDescription>(m, "Architecture", "An architecture that hrun runs, from the C++ list.")
       .def_prop_ro("name", [](const ModelDescription& d) { return std::string(d.name); })
       .def_prop_ro("hf_classes", [](const ModelDescription& d) { return strings(d.hf_classes); })
@@ -366,6 +373,14 @@ void init_plan(nb::module_& m) {
           "rope", [](const ModelDescription& d) { return d.rope == RopeStyle::interleaved ? "interleaved" : "halves"; })
       .def_prop_ro("tensors", [](const ModelDescription& d) {
         return std::vector<TensorRule>(d.tensors.begin(), d.tensors.end());
+      })
+      .def_prop_ro("config", [](const ModelDescription& d) {
+        return std::vector<ConfigRule>(d.config.begin(), d.config.end());
+      })
+      .def_prop_ro("norm", [](const ModelDescription& d) { return d.norm == Norm::rms ? "rms" : "layer"; })
+      .def_prop_ro("rotary", [](const ModelDescription& d) { return d.rotary; })
+      .def_prop_ro("nonlinearity", [](const ModelDescription& d) {
+        return d.nonlinearity == Nonlinearity::silu ? "silu" : d.nonlinearity == Nonlinearity::gelu ? "gelu" : "clamped_silu";
       });
   m.def(
       "architectures",

@@ -6,6 +6,9 @@
 // by exp(before - M) and m, l, o by exp(m - M).  Nothing depends on what else is in the batch, and as a block knows nothing of
 // the others, long contexts can be cut between threads (`partial`) without a change of bits.
 //
+// With a window only the blocks that it touches count, and in its first one the positions from its beginning on; with a soft
+// cap the scaled scores are capped; a sink is the maximum with which a query begins, and its sum is then 1.
+//
 // Queries, of several heads or tokens, go four at a time, so that they share the loads of K and V; where there are more
 // than four, a block is converted to fp32 once for all.
 #pragma once
@@ -68,9 +71,9 @@ HRUN_HD void prefetch_next_block(const uint8_t* row, size_t row_bytes, int n_row
       __builtin_prefetch(row + kAttentionBlock * row_bytes + line);
 }
 
-// Scores of the n positions at k, then -infinity.
+// Scores of the positions begin .. n - 1 of the n at k, else -infinity.
 template <FloatFormat F, int kQueries>
-[[gnu::noinline]] void scores_of_block(int k_dim, float scale, const float* q, const uint8_t* k, int n,
+[[gnu::noinline]] void scores_of_block(int k_dim, float scale, float cap, const float* q, const uint8_t* k, int begin, int n,
                                        float (&scores)[kTileQueries][kAttentionBlock]) {
   const size_t row_bytes = static_cast<size_t>(k_dim) * F::kBlockBytes;
   int j = 0;
@@ -93,8 +96,12 @@ template <FloatFormat F, int kQueries>
     for (int h = 0; h < kQueries; ++h) scores[h][j] = reduce_add(sums[h]) * scale;
   }
   const float none = bits_to_float(0xff800000u);  // -infinity
-  for (int h = 0; h < kQueries; ++h)
+  for (int h = 0; h < kQueries; ++h) {
+    if (cap != 0)
+      for_lanes(n, [&](int64_t i, int count) { store_n(scores[h] + i, soft_cap(load_n(scores[h] + i, count), splat(cap)), count); });
+    for (j = 0; j < begin; ++j) scores[h][j] = none;
     for (j = n; j < kAttentionBlock; ++j) scores[h][j] = none;
+  }
 }
 
 // Scores become exponentials.
@@ -119,14 +126,14 @@ struct ValueTarget {
 
 template <FloatFormat F, int kQueries, int kColumns>
 HRUN_HD void add_values_at(int64_t i, int count, const float (&weights)[kTileQueries][kAttentionBlock], const uint8_t* v,
-                           size_t row_bytes, int n, const ValueTarget& to) {
+                           size_t row_bytes, int begin, int n, const ValueTarget& to) {
   Lanes acc[kQueries][kColumns];
 #pragma GCC unroll 4
   for (int h = 0; h < kQueries; ++h)
 #pragma GCC unroll 4
     for (int c = 0; c < kColumns; ++c) acc[h][c] = splat(0.0f);
-  const uint8_t* at = v + static_cast<size_t>(i) * F::kBlockBytes;
-  for (int j = 0; j < n; ++j, at += row_bytes) {
+  const uint8_t* at = v + static_cast<size_t>(i) * F::kBlockBytes + static_cast<size_t>(begin) * row_bytes;
+  for (int j = begin; j < n; ++j, at += row_bytes) {
     if (i == 0) prefetch_next_block<F>(at, row_bytes, 1);
     Lanes value[kColumns];
 #pragma GCC unroll 4
@@ -153,15 +160,15 @@ HRUN_HD void add_values_at(int64_t i, int count, const float (&weights)[kTileQue
 }
 
 template <FloatFormat F, int kQueries>
-[[gnu::noinline]] void add_values(int v_dim, const float (&weights)[kTileQueries][kAttentionBlock], const uint8_t* v, int n,
+[[gnu::noinline]] void add_values(int v_dim, const float (&weights)[kTileQueries][kAttentionBlock], const uint8_t* v, int begin, int n,
                                   const ValueTarget& to) {
   constexpr int kColumns = kSixteenSums ? 4 : 1;  // 16 sums in registers, or 4
   const size_t row_bytes = static_cast<size_t>(v_dim) * F::kBlockBytes;
   int64_t i = 0;
   for (; i + kColumns * kLanes <= v_dim; i += kColumns * kLanes)
-    add_values_at<F, kQueries, kColumns>(i, kLanes, weights, v, row_bytes, n, to);
-  for (; i + kLanes <= v_dim; i += kLanes) add_values_at<F, kQueries, 1>(i, kLanes, weights, v, row_bytes, n, to);
-  if (i < v_dim) add_values_at<F, kQueries, 1>(i, static_cast<int>(v_dim - i), weights, v, row_bytes, n, to);
+    add_values_at<F, kQueries, kColumns>(i, kLanes, weights, v, row_bytes, begin, n, to);
+  for (; i + kLanes <= v_dim; i += kLanes) add_values_at<F, kQueries, 1>(i, kLanes, weights, v, row_bytes, begin, n, to);
+  if (i < v_dim) add_values_at<F, kQueries, 1>(i, static_cast<int>(v_dim - i), weights, v, row_bytes, begin, n, to);
 }
 
 struct BlockOfCache {
@@ -170,12 +177,19 @@ struct BlockOfCache {
   int64_t first;  // position
 };
 
-// The queries from `query` on, all of which see n positions of the block.
+// Positions of a block that a query sees: begin .. end - 1.
+struct Visible {
+  int begin, end;
+  bool operator==(const Visible&) const = default;
+};
+
+// The queries from `query` on, all of which see the same positions of the block.
 template <FloatFormat K, FloatFormat V, int kQueries>
-HRUN_HD void attend_tile(const AttentionTask& task, const BlockOfCache& block, int query, int n, const float* q,
+HRUN_HD void attend_tile(const AttentionTask& task, const BlockOfCache& block, int query, Visible seen, const float* q,
                          SoftmaxState* states) {
   float(scores)[kTileQueries][kAttentionBlock];
-  scores_of_block<K, kQueries>(task.k_dim, task.scale, q + query * round_up_to_lanes(task.k_dim), block.k, n, scores);
+  scores_of_block<K, kQueries>(task.k_dim, task.scale, task.soft_cap, q + query * round_up_to_lanes(task.k_dim), block.k,
+                               seen.begin, seen.end, scores);
   SoftmaxState here{};
   for (int h = 0; h < kQueries; ++h) softmax_of_block(scores[h], here.largest[h], here.sum[h]);
   ValueTarget to{};
@@ -204,25 +218,26 @@ HRUN_HD void attend_tile(const AttentionTask& task, const BlockOfCache& block, i
     }
     to.factors = &factors;
   }
-  add_values<V, kQueries>(task.v_dim, scores, block.v, n, to);
+  add_values<V, kQueries>(task.v_dim, scores, block.v, seen.begin, seen.end, to);
 }
 
 template <FloatFormat K, FloatFormat V>
 void attend_block(const AttentionTask& task, const BlockOfCache& block, const float* q, SoftmaxState* states) {
+  const auto inside = [](int64_t n) { return static_cast<int>(n < 0 ? 0 : n < kAttentionBlock ? n : kAttentionBlock); };
   const auto visible = [&](int query) {
-    const int64_t n = task.first_position + query / task.n_heads + 1 - block.first;
-    return static_cast<int>(n < 0 ? 0 : n < kAttentionBlock ? n : kAttentionBlock);
+    return Visible{inside(task.first_visible(query) - block.first),
+                   inside(task.first_position + query / task.n_heads + 1 - block.first)};
   };
   int count;
   for (int query = 0; query < task.n_queries(); query += count) {
-    const int n = visible(query);
+    const Visible seen = visible(query);
     count = 1;
-    while (count < kTileQueries && query + count < task.n_queries() && visible(query + count) == n) ++count;
-    if (n == 0) continue;
+    while (count < kTileQueries && query + count < task.n_queries() && visible(query + count) == seen) ++count;
+    if (seen.begin >= seen.end) continue;
     if (count == 3) count = 2;
-    if (count == 4) attend_tile<K, V, 4>(task, block, query, n, q, states);
-    else if (count == 2) attend_tile<K, V, 2>(task, block, query, n, q, states);
-    else attend_tile<K, V, 1>(task, block, query, n, q, states);
+    if (count == 4) attend_tile<K, V, 4>(task, block, query, seen, q, states);
+    else if (count == 2) attend_tile<K, V, 2>(task, block, query, seen, q, states);
+    else attend_tile<K, V, 1>(task, block, query, seen, q, states);
   }
 }
 
@@ -248,6 +263,10 @@ void attention_kernel(const AttentionTask& task, float* scratch) {
   for (int query = 0; query < n_queries; ++query) {
     const float* from = task.q.row(query / task.n_heads) + query % task.n_heads * task.k_dim;
     for_lanes(task.k_dim, [&](int64_t i, int n) { store(q + query * padded + i, load_n(from + i, n)); });
+    if (task.sinks) {
+      states[query / kLanes].largest[query % kLanes] = task.sinks[query % task.n_heads];
+      states[query / kLanes].sum[query % kLanes] = 1;
+    }
     if (!task.partial) memset(task.out_of(query), 0, static_cast<size_t>(task.v_dim) * sizeof(float));
   }
   const int64_t end = task.first_position + task.q.rows;  // of the positions that the last token sees
@@ -272,9 +291,10 @@ void attention_kernel(const AttentionTask& task, float* scratch) {
 }
 
 // The blocks of one query joined, as attention_kernel does without `partial`.
-void join_attention_kernel(const float* partial, int64_t n_blocks, int64_t stride, int v_dim, float* out) {
+void join_attention_kernel(const float* partial, int64_t n_blocks, int64_t stride, int v_dim, const float* sink, float* out) {
   SoftmaxState state{};
-  state.largest[0] = bits_to_float(0xff800000u);  // -infinity
+  state.largest[0] = sink ? *sink : bits_to_float(0xff800000u);  // -infinity
+  state.sum[0] = sink ? 1.0f : 0.0f;
   memset(out, 0, static_cast<size_t>(v_dim) * sizeof(float));
   for (int64_t b = 0; b < n_blocks; ++b, partial += stride) {
     SoftmaxState here{};

@@ -104,12 +104,13 @@ void CpuBackend::rms_norm(FloatView x, const DeviceTensor& weight, float eps, Fl
 
 void CpuBackend::rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) {
   const Turn turn(*this, Operation::rope);
-  require(n_heads > 0 && x.cols % n_heads == 0 && rope.n_rot % 2 == 0 && rope.n_rot <= x.cols / n_heads, "rope",
-          "whole heads of at least n_rot values");
+  require(n_heads > 0 && x.cols % n_heads == 0 && rope.n_rot % 2 == 0 && rope.first >= 0 &&
+              rope.first + rope.n_rot <= x.cols / n_heads,
+          "rope", "whole heads that hold the values to turn");
   const int half = rope.n_rot / 2;
   parallel(x.rows, x.cols, [&](int64_t t, int) {
     const int64_t at = (first_position + t) * half;
-    kernels_.rope(x.row(t), n_heads, x.cols / n_heads, rope.n_rot, rope.style, rope.cos + at, rope.sin + at);
+    kernels_.rope(x.row(t) + rope.first, n_heads, x.cols / n_heads, rope.n_rot, rope.style, rope.cos + at, rope.sin + at);
   });
 }
 
@@ -147,7 +148,14 @@ void CpuBackend::attention(FloatView q, const KVLayer& cache, int64_t first_posi
     throw UnsupportedModelError("the CPU keeps keys and values as f16 or f32, not as formats {} and {}", cache.k_format, cache.v_format);
 
   const int group = shape.n_heads / cache.n_kv_heads;
-  const int64_t end = first_position + q.rows, n_blocks = (end + kAttentionBlock - 1) / kAttentionBlock;
+  require(!shape.sinks || (shape.sinks->rows == 1 && shape.sinks->cols == shape.n_heads), "attention", "one sink per head");
+  const float* const sinks = shape.sinks ? on_cpu(*shape.sinks).vector.data() : nullptr;
+  // The block in which the window of the token at this position begins.
+  const auto first_block_of = [&](int64_t position) {
+    return shape.window > 0 ? std::max<int64_t>(0, position + 1 - shape.window) / kAttentionBlock : 0;
+  };
+  const int64_t end = first_position + q.rows, begin_block = first_block_of(first_position);
+  const int64_t n_blocks = (end + kAttentionBlock - 1) / kAttentionBlock - begin_block;
   const auto task_of = [&](int64_t kv_head, int64_t first_token, int64_t n_tokens) {
     const auto plane = [&](const void* base, const FormatInfo* info, int dim) {
       return static_cast<const uint8_t*>(base) + static_cast<size_t>(kv_head * cache.capacity * dim) * info->block_bytes;
@@ -163,8 +171,12 @@ void CpuBackend::attention(FloatView q, const KVLayer& cache, int64_t first_posi
         .v_dim = cache.v_dim,
         .first_position = first_position + first_token,
         .scale = shape.scale,
-        .first_block = 0,
-        .n_blocks = (first_position + first_token + n_tokens + kAttentionBlock - 1) / kAttentionBlock,
+        .window = shape.window,
+        .soft_cap = shape.soft_cap,
+        .sinks = sinks ? sinks + head : nullptr,
+        .first_block = first_block_of(first_position + first_token),
+        .n_blocks = (first_position + first_token + n_tokens + kAttentionBlock - 1) / kAttentionBlock -
+                    first_block_of(first_position + first_token),
     };
   };
   const auto run = [&](const AttentionTask& task, int worker) {
@@ -174,7 +186,8 @@ void CpuBackend::attention(FloatView q, const KVLayer& cache, int64_t first_posi
   constexpr int64_t kQueriesTogether = 32, kBlocksTogether = 4;
   const int64_t span = std::clamp<int64_t>(kQueriesTogether / group, 1, q.rows);
   const int64_t spans = (q.rows + span - 1) / span, n_tasks = spans * cache.n_kv_heads;
-  const int64_t cost = (first_position + q.rows / 2 + 1) * (cache.k_dim + cache.v_dim) * group * span;
+  const int64_t seen_by_most = std::min(first_position + q.rows / 2 + 1, n_blocks * kAttentionBlock);
+  const int64_t cost = seen_by_most * (cache.k_dim + cache.v_dim) * group * span;
   if (spans > 1 || n_tasks >= 2 * n_threads() || n_threads() == 1 || n_blocks < 2 * kBlocksTogether) {
     parallel(n_tasks, cost, [&](int64_t i, int worker) {
       // Late tokens see more positions: they go first, so that no thread ends up alone with a long task.
@@ -189,17 +202,19 @@ void CpuBackend::attention(FloatView q, const KVLayer& cache, int64_t first_posi
   float* const partial = partial_.get<float>(static_cast<size_t>(cache.n_kv_heads * n_blocks * stride), "the attention of a long context");
   parallel(cache.n_kv_heads * pieces, cost / pieces, [&](int64_t i, int worker) {
     AttentionTask task = task_of(i / pieces, 0, q.rows);
-    task.first_block = i % pieces * kBlocksTogether;
-    task.n_blocks = std::min(kBlocksTogether, n_blocks - task.first_block);
-    task.partial = partial + (i / pieces * n_blocks + task.first_block) * stride;
+    const int64_t first = i % pieces * kBlocksTogether;
+    task.first_block = begin_block + first;
+    task.n_blocks = std::min(kBlocksTogether, n_blocks - first);
+    task.partial = partial + (i / pieces * n_blocks + first) * stride;
     run(task, worker);
   });
   parallel(cache.n_kv_heads * n_queries, n_blocks * cache.v_dim, [&](int64_t i, int) {
     const int64_t query = i % n_queries;
     const AttentionTask task = task_of(i / n_queries, 0, q.rows);
-    const int64_t seen = (first_position + query / group) / kAttentionBlock + 1;
-    kernels_.join_attention(partial + i / n_queries * n_blocks * stride + query * task.partial_floats(), seen, stride, cache.v_dim,
-                            task.out_of(static_cast<int>(query)));
+    const int64_t position = first_position + query / group, first = first_block_of(position);
+    const float* const found = partial + (i / n_queries * n_blocks + first - begin_block) * stride + query * task.partial_floats();
+    kernels_.join_attention(found, position / kAttentionBlock + 1 - first, stride, cache.v_dim,
+                            task.sinks ? task.sinks + query % group : nullptr, task.out_of(static_cast<int>(query)));
   });
 }
 
@@ -220,6 +235,73 @@ void CpuBackend::add_bias(FloatView x, const DeviceTensor& bias) {
   const CpuTensor& b = on_cpu(bias);
   require(b.rows == 1 && b.cols == x.cols, "add_bias", "one bias per column");
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.add(x.row(t), b.vector.data(), x.cols); });
+}
+
+void CpuBackend::layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) {
+  const Turn turn(*this, Operation::norm);
+  const CpuTensor& w = on_cpu(weight);
+  require(same_shape(x, out) && w.rows == 1 && w.cols == x.cols && (!bias || (bias->rows == 1 && bias->cols == x.cols)), "layer_norm",
+          "x and out of one shape, and a weight and a bias per column");
+  const float* const b = bias ? on_cpu(*bias).vector.data() : nullptr;
+  parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.layer_norm(x.row(t), w.vector.data(), b, eps, x.cols, out.row(t)); });
+}
+
+void CpuBackend::gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
+  const Turn turn(*this, Operation::gate);
+  require(same_shape(gate, up) && same_shape(gate, out), "gated", "three views of one shape");
+  parallel(gate.rows, gate.cols, [&](int64_t t, int) { kernels_.gated(f, gate.row(t), up.row(t), gate.cols, out.row(t)); });
+}
+
+void CpuBackend::activate(Nonlinearity f, FloatView x, FloatView out) {
+  const Turn turn(*this, Operation::gate);
+  require(same_shape(x, out) && f != Nonlinearity::clamped_silu, "activate", "two views of one shape, and a function of one value");
+  parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.activate(f, x.row(t), x.cols, out.row(t)); });
+}
+
+void CpuBackend::scale(FloatView x, float factor) {
+  const Turn turn(*this, Operation::add);
+  parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.scale(x.row(t), factor, x.cols); });
+}
+
+void CpuBackend::soft_cap(FloatView x, float cap) {
+  const Turn turn(*this, Operation::add);
+  require(cap > 0, "soft_cap", "a positive cap");
+  parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.soft_cap(x.row(t), cap, x.cols); });
+}
+
+void CpuBackend::copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) {
+  const Turn turn(*this, Operation::add);
+  const auto inside = [&](const FloatView& view, int64_t step) { return step >= 0 && (n_heads - 1) * step + width <= view.cols; };
+  require(n_heads > 0 && from.rows == to.rows && inside(from, from_step) && inside(to, to_step), "copy_heads", "heads inside both views");
+  parallel(from.rows, n_heads * width, [&](int64_t t, int) {
+    for (int h = 0; h < n_heads; ++h) {
+      const float* const head = from.row(t) + h * from_step;
+      std::copy(head, head + width, to.row(t) + h * to_step);
+    }
+  });
+}
+
+void CpuBackend::gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) {
+  const Turn turn(*this, Operation::add);
+  require(out.rows == static_cast<int64_t>(rows.size()) && out.cols == x.cols, "gather_rows", "a row of out per index");
+  for (const int32_t row : rows) require(row >= 0 && row < x.rows, "gather_rows", "rows of x");
+  parallel(out.rows, out.cols, [&](int64_t i, int) {
+    const float* const row = x.row(rows[static_cast<size_t>(i)]);
+    std::copy(row, row + x.cols, out.row(i));
+  });
+}
+
+void CpuBackend::mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) {
+  const Turn turn(*this, Operation::add);
+  require(out.rows > 0 && rows.size() == weights.size() && static_cast<int64_t>(rows.size()) % out.rows == 0 && out.cols == x.cols,
+          "mix_rows", "as many weights as rows, equally many per token");
+  for (const int32_t row : rows) require(row >= 0 && row < x.rows, "mix_rows", "rows of x");
+  const auto per_token = static_cast<int64_t>(rows.size()) / out.rows;
+  parallel(out.rows, out.cols * per_token, [&](int64_t t, int) {
+    std::fill(out.row(t), out.row(t) + out.cols, 0.0f);
+    for (int64_t k = t * per_token; k < (t + 1) * per_token; ++k)
+      kernels_.add_scaled(out.row(t), weights[static_cast<size_t>(k)], x.row(rows[static_cast<size_t>(k)]), x.cols);
+  });
 }
 
 void CpuBackend::time_operations(bool on) {

@@ -43,14 +43,22 @@ class CpuBackend final : public Backend {
 
   void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) override;
   void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
+  void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) override;
   void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
   void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) override;
   void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) override;
   void attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
                  FloatView out) override;
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;
+  void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
+  void activate(Nonlinearity f, FloatView x, FloatView out) override;
   void add(FloatView x, FloatView y) override;
   void add_bias(FloatView x, const DeviceTensor& bias) override;
+  void scale(FloatView x, float factor) override;
+  void soft_cap(FloatView x, float cap) override;
+  void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) override;
+  void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) override;
+  void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) override;
   void time_operations(bool on) override;
   OperationTimes operation_times() override;
 

@@ -54,6 +54,50 @@ void silu_mul_kernel(const float* gate, const float* up, int64_t n_values, float
   for_lanes(n_values, [&](int64_t i, int n) { store_n(out + i, mul(silu(load_n(gate + i, n)), load_n(up + i, n)), n); });
 }
 
+void layer_norm_kernel(const float* x, const float* weight, const float* bias, float eps, int64_t n_values, float* out) {
+  Lanes sum = splat(0.0f);
+  for_lanes(n_values, [&](int64_t i, int n) { sum = add(sum, load_n(x + i, n)); });
+  const auto count = static_cast<float>(n_values);
+  const Lanes mean = splat(reduce_add(sum) / count);
+  Lanes squares = splat(0.0f);
+  for_lanes(n_values, [&](int64_t i, int n) {
+    float centred[kLanes] = {};
+    store_n(centred, sub(load_n(x + i, n), mean), n);
+    squares = fma(load(centred), load(centred), squares);
+  });
+  const Lanes inverse = splat(1.0f / __builtin_sqrtf(reduce_add(squares) / count + eps));
+  for_lanes(n_values, [&](int64_t i, int n) {
+    const Lanes y = mul(mul(sub(load_n(x + i, n), mean), inverse), load_n(weight + i, n));
+    store_n(out + i, bias ? add(y, load_n(bias + i, n)) : y, n);
+  });
+}
+
+void gated_kernel(Nonlinearity f, const float* gate, const float* up, int64_t n_values, float* out) {
+  for_lanes(n_values, [&](int64_t i, int n) {
+    const Lanes g = load_n(gate + i, n), u = load_n(up + i, n);
+    store_n(out + i, f == Nonlinearity::silu ? mul(silu(g), u) : f == Nonlinearity::gelu ? mul(gelu(g), u) : clamped_silu(g, u), n);
+  });
+}
+
+void activate_kernel(Nonlinearity f, const float* x, int64_t n_values, float* out) {
+  for_lanes(n_values, [&](int64_t i, int n) {
+    const Lanes v = load_n(x + i, n);
+    store_n(out + i, f == Nonlinearity::silu ? silu(v) : gelu(v), n);
+  });
+}
+
+void scale_kernel(float* x, float factor, int64_t n_values) {
+  for_lanes(n_values, [&](int64_t i, int n) { store_n(x + i, mul(load_n(x + i, n), splat(factor)), n); });
+}
+
+void soft_cap_kernel(float* x, float cap, int64_t n_values) {
+  for_lanes(n_values, [&](int64_t i, int n) { store_n(x + i, soft_cap(load_n(x + i, n), splat(cap)), n); });
+}
+
+void add_scaled_kernel(float* x, float factor, const float* y, int64_t n_values) {
+  for_lanes(n_values, [&](int64_t i, int n) { store_n(x + i, fma(splat(factor), load_n(y + i, n), load_n(x + i, n)), n); });
+}
+
 void add_kernel(float* x, const float* y, int64_t n_values) {
   for_lanes(n_values, [&](int64_t i, int n) { store_n(x + i, add(load_n(x + i, n), load_n(y + i, n)), n); });
 }

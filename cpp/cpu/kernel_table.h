@@ -92,13 +92,20 @@ struct AttentionTask {
   const void* k;       // [position, k_dim]
   const void* v;       // [position, v_dim]
   int k_dim, v_dim;
-  int64_t first_position;         // token t sees the positions 0 .. first_position + t
+  int64_t first_position;         // token t sees the positions up to first_position + t
   float scale;
+  int64_t window = 0;             // and not more than so many; 0: all
+  float soft_cap = 0;             // 0: none
+  const float* sinks = nullptr;   // [n_heads]
   int64_t first_block, n_blocks;  // of kAttentionBlock positions: all, or with `partial` some
   float* partial = nullptr;       // [block][query][partial_floats()]: largest score, sum, values; then out is not touched
 
   int n_queries() const { return static_cast<int>(q.rows) * n_heads; }
   int64_t partial_floats() const { return 2 + v_dim; }
+  int64_t first_visible(int query) const {
+    const int64_t first = first_position + query / n_heads + 1 - window;
+    return window > 0 && first > 0 ? first : 0;
+  }
   float* out_of(int query) const { return out.row(query / n_heads) + query % n_heads * v_dim; }
   // 64-aligned.
   size_t scratch_floats() const {
@@ -129,8 +136,14 @@ struct KernelTable {
   // scratch: task.scratch_floats().  Null where the pair of formats has no kernel.
   using Attention = void (*)(const AttentionTask& task, float* scratch);
   Attention (*attention)(FormatId k_format, FormatId v_format);
-  // One query from the partial results of its blocks, which are `stride` floats apart.
-  void (*join_attention)(const float* partial, int64_t n_blocks, int64_t stride, int v_dim, float* out);
+  // One query from the partial results of its blocks, which are `stride` floats apart, and its sink or null.
+  void (*join_attention)(const float* partial, int64_t n_blocks, int64_t stride, int v_dim, const float* sink, float* out);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t n, float* out);
+  void (*gated)(Nonlinearity f, const float* gate, const float* up, int64_t n, float* out);
+  void (*activate)(Nonlinearity f, const float* x, int64_t n, float* out);
+  void (*scale)(float* x, float factor, int64_t n);
+  void (*soft_cap)(float* x, float cap, int64_t n);
+  void (*add_scaled)(float* x, float factor, const float* y, int64_t n);  // x = fma(factor, y, x)
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*add)(float* x, const float* y, int64_t n);  // x += y
   void (*exp)(const float* x, int64_t n, float* out);

@@ -35,5 +35,23 @@ HRUN_HD Lanes exp(Lanes x) {
 // x / (1 + e^-x)
 HRUN_HD Lanes silu(Lanes x) { return div(x, add(splat(1.0f), exp(sub(splat(0.0f), x)))); }
 
+// x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3): the tanh form of GELU.
+HRUN_HD Lanes gelu(Lanes x) {
+  const Lanes cubic = fma(mul(mul(x, x), splat(0.044715f)), x, x);
+  return div(x, add(splat(1.0f), exp(mul(cubic, splat(-1.5957691216057308f)))));
+}
+
+// (1 + clamp(up, -7, 7)) g / (1 + e^-1.702 g), g = min(gate, 7)
+HRUN_HD Lanes clamped_silu(Lanes gate, Lanes up) {
+  const Lanes g = min(splat(7.0f), gate), u = max(splat(-7.0f), min(splat(7.0f), up));
+  return mul(add(u, splat(1.0f)), div(g, add(splat(1.0f), exp(mul(g, splat(-1.702f))))));
+}
+
+// c tanh(x / c) = c (1 - 2 / (1 + e^(2 x / c)))
+HRUN_HD Lanes soft_cap(Lanes x, Lanes cap) {
+  const Lanes e = exp(mul(splat(2.0f), div(x, cap)));
+  return mul(cap, sub(splat(1.0f), div(splat(2.0f), add(splat(1.0f), e))));
+}
+
 }  // namespace
 }  // namespace hrun

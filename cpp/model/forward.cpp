@@ -1,148 +1,177 @@
 #include "model/forward.h"
 
 #include <algorithm>
-#include <cmath>
+#include <numeric>
 
-#include "base/error.h"
-#include "formats/list.h"
+#include "model/blocks/experts.h"
+#include "model/blocks/latent_attention.h"
 
 namespace hrun {
 namespace {
 
-FloatView first_rows(const FloatView& view, int64_t rows) { return {view.data, rows, view.cols, view.stride}; }
-
-std::span<const uint8_t> as_bytes(std::span<const float> values) {
-  return {reinterpret_cast<const uint8_t*>(values.data()), values.size_bytes()};
-}
-
-// The factors of rope_freqs.weight, or nothing.
-std::vector<float> rope_factors(const Model& model) {
-  const gguf::TensorInfo* info = model.plan().global(Role::rope_freqs);
-  if (!info) return {};
-  const TensorView view = model.file().view(*info);
-  std::vector<float> factors(static_cast<size_t>(view.cols));
-  find_format(view.format)->decode_row(view.data, view.cols, factors.data());
-  return factors;
-}
-
-}  // namespace
-
-FloatView Workspace::floats(const Model& model, int64_t rows, int64_t cols, const char* what) {
-  const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(cols) * sizeof(float);
-  buffers_.push_back(model.backend().allocate(bytes, what));
-  bytes_ += bytes;
-  return {static_cast<float*>(buffers_.back()->data), rows, cols, cols};
-}
-
-Workspace::Workspace(const Model& model, int64_t max_tokens, int64_t n_ctx) : max_tokens_(max_tokens) {
-  const HyperParams& p = model.params();
-  // At most 64 MiB of logits at a time.
-  logit_rows_ = std::clamp<int64_t>((16 << 20) / p.n_vocab, 1, max_tokens);
-  const char* what = "the activations of a batch";
-  x_ = floats(model, max_tokens, p.n_embd, what);
-  q_ = floats(model, max_tokens, p.n_heads * p.k_dim, what);
-  k_ = floats(model, max_tokens, p.n_kv_heads * p.k_dim, what);
-  v_ = floats(model, max_tokens, p.n_kv_heads * p.v_dim, what);
-  attention_ = floats(model, max_tokens, p.n_heads * p.v_dim, what);
-  projected_ = floats(model, max_tokens, p.n_embd, what);
-  gate_ = floats(model, max_tokens, p.n_ff, what);
-  up_ = floats(model, max_tokens, p.n_ff, what);
-  logits_ = floats(model, logit_rows_, p.n_vocab, "the logits of a batch");
-
-  const RopeTable table = make_rope_table(p, rope_factors(model), n_ctx);
-  const FloatView cos = floats(model, n_ctx, p.n_rot / 2, "the rotary table");
-  model.backend().write(*buffers_.back(), 0, as_bytes(table.cos));
-  const FloatView sin = floats(model, n_ctx, p.n_rot / 2, "the rotary table");
-  model.backend().write(*buffers_.back(), 0, as_bytes(table.sin));
-  rope_ = {model.plan().description->rope, static_cast<int>(p.n_rot), cos.data, sin.data};
-}
-
 // One pass: names the tensors so that the layer reads like the formula.
 class Decoder {
  public:
-  Decoder(const Model& model, Workspace& w, int64_t n_tokens, int64_t first_position, MatmulObserver* observer)
-      : model_(model), observer_(observer), backend_(model.backend()), params_(model.params()), w_(w), first_(first_position),
-        x_(first_rows(w.x_, n_tokens)), n_(n_tokens) {}
+  explicit Decoder(const Pass& pass)
+      : pass_(pass), model_(pass.model), backend_(pass.backend()), params_(pass.params()), w_(pass.work), x_(pass.rows(w_.x)) {}
 
-  void embed(std::span<const int32_t> tokens) { backend_.embed(*model_.weight(Role::token_embd), tokens, x_); }
+  void embed(std::span<const int32_t> tokens) {
+    backend_.embed(*model_.weight(Role::token_embd), tokens, x_);
+    if (params_.embd_scale != 1) backend_.scale(x_, static_cast<float>(params_.embd_scale));
+    if (const DeviceTensor* table = model_.weight(Role::position_embd)) {
+      std::vector<int32_t> positions(tokens.size());
+      std::iota(positions.begin(), positions.end(), static_cast<int32_t>(pass_.first));
+      backend_.embed(*table, positions, pass_.rows(w_.normed));
+      backend_.add(x_, pass_.rows(w_.normed));
+    }
+  }
 
   void layer(int64_t l, const KVLayer& cache) {
-    attention(l, cache);
-    feed_forward(l);
+    const FloatView projected = pass_.rows(w_.projected), fed = pass_.rows(w_.fed);
+    attention(l, cache, projected);
+    finish(l, Role::attn_post_norm, projected);
+    if (model_.description().parallel) {
+      feed_forward(l, Role::attn_norm, Role::attn_norm_bias, fed);
+      backend_.add(x_, projected);
+    } else {
+      backend_.add(x_, projected);
+      feed_forward(l, Role::ffn_norm, Role::ffn_norm_bias, fed);
+    }
+    finish(l, Role::ffn_post_norm, fed);
+    backend_.add(x_, fed);
   }
 
   void logits(int64_t n_logits, float* out) {
     for (int64_t done = 0; done < n_logits; done += w_.max_logit_rows()) {
       const int64_t rows = std::min(w_.max_logit_rows(), n_logits - done);
-      const int64_t first = n_ - n_logits + done;
+      const int64_t first = pass_.n - n_logits + done;
       const FloatView tail = {x_.row(first), rows, x_.cols, x_.stride};
-      const FloatView y = first_rows(w_.logits_, rows);
-      const MatmulTarget target{&model_.head(), y};
-      matmul({&target, 1}, MatmulInput::normed(tail, *model_.weight(Role::output_norm), params_.rms_eps));
+      const FloatView y = first_rows(w_.logits, rows);
+      pass_.multiply(model_.head(), normed(tail, model_.weight(Role::output_norm), model_.weight(Role::output_norm_bias)), y);
+      if (params_.logit_scale != 1) backend_.scale(y, static_cast<float>(params_.logit_scale));
+      if (params_.logit_soft_cap > 0) backend_.soft_cap(y, static_cast<float>(params_.logit_soft_cap));
       const size_t bytes = static_cast<size_t>(rows * params_.n_vocab) * sizeof(float);
       backend_.read(y.data, {reinterpret_cast<uint8_t*>(out + done * params_.n_vocab), bytes});
     }
   }
 
  private:
-  void attention(int64_t l, const KVLayer& cache) {
-    const FloatView q = first_rows(w_.q_, n_), k = first_rows(w_.k_, n_), v = first_rows(w_.v_, n_);
-    const FloatView mixed = first_rows(w_.attention_, n_), projected = first_rows(w_.projected_, n_);
-    const MatmulTarget qkv[] = {{model_.weight(l, Role::attn_q), q}, {model_.weight(l, Role::attn_k), k},
-                                {model_.weight(l, Role::attn_v), v}};
-    matmul(qkv, normed(l, Role::attn_norm));
-    bias(l, Role::attn_q_bias, q);
-    bias(l, Role::attn_k_bias, k);
-    bias(l, Role::attn_v_bias, v);
-    backend_.rope(q, static_cast<int>(params_.n_heads), w_.rope_, first_);
-    backend_.rope(k, static_cast<int>(params_.n_kv_heads), w_.rope_, first_);
-    backend_.kv_append(cache, k, v, first_);
-    const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(params_.k_dim)));
-    backend_.attention(q, cache, first_, {static_cast<int>(params_.n_heads), scale}, mixed);
-    const MatmulTarget output{model_.weight(l, Role::attn_output), projected};
-    matmul({&output, 1}, mixed);
-    bias(l, Role::attn_output_bias, projected);
-    backend_.add(x_, projected);
+  // The input of a block: x, normed where the model has a norm there.
+  MatmulInput normed(FloatView x, const DeviceTensor* weight, const DeviceTensor* bias) {
+    if (!weight) return x;
+    if (model_.description().norm == Norm::rms) return MatmulInput::normed(x, *weight, params_.norm_eps);
+    const FloatView out = first_rows(w_.normed, x.rows);
+    backend_.layer_norm(x, *weight, bias, params_.norm_eps, out);
+    return out;
+  }
+  MatmulInput normed(int64_t l, Role weight, Role bias) { return normed(x_, model_.weight(l, weight), model_.weight(l, bias)); }
+
+  // The same, stored.
+  FloatView stored_normed(int64_t l, Role role, Role bias) {
+    const DeviceTensor* weight = model_.weight(l, role);
+    if (!weight) return x_;
+    if (model_.description().norm == Norm::layer) return normed(l, role, bias).x;
+    const FloatView out = pass_.rows(w_.normed);
+    backend_.rms_norm(x_, *weight, params_.norm_eps, out);
+    return out;
   }
 
-  void feed_forward(int64_t l) {
-    const FloatView gate = first_rows(w_.gate_, n_), up = first_rows(w_.up_, n_);
-    const FloatView projected = first_rows(w_.projected_, n_);
-    const MatmulTarget gate_up[] = {{model_.weight(l, Role::ffn_gate), gate}, {model_.weight(l, Role::ffn_up), up}};
-    matmul(gate_up, normed(l, Role::ffn_norm));
-    bias(l, Role::ffn_gate_bias, gate);
-    bias(l, Role::ffn_up_bias, up);
-    const MatmulTarget down{model_.weight(l, Role::ffn_down), projected};
-    matmul({&down, 1}, MatmulInput::gated(gate, up));
-    bias(l, Role::ffn_down_bias, projected);
-    backend_.add(x_, projected);
+  // What happens to a block's output before it is added.
+  void finish(int64_t l, Role post_norm, FloatView y) {
+    if (const DeviceTensor* weight = model_.weight(l, post_norm)) backend_.rms_norm(y, *weight, params_.norm_eps, y);
+    if (params_.residual_scale != 1) backend_.scale(y, static_cast<float>(params_.residual_scale));
   }
 
-  MatmulInput normed(int64_t l, Role role) const { return MatmulInput::normed(x_, *model_.weight(l, role), params_.rms_eps); }
-
-  void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) {
-    if (observer_) observer_->matmul_input(targets, x);
-    backend_.matmul(targets, x);
+  // Of whole rows, or of each head, as the weight's width says.
+  void norm_heads(int64_t l, Role role, FloatView y, int64_t n_heads) {
+    const DeviceTensor* weight = model_.weight(l, role);
+    if (!weight) return;
+    const int64_t head = y.cols / n_heads;
+    const bool whole = weight->cols == y.cols;
+    for (int64_t h = 0; h < (whole ? 1 : n_heads); ++h) {
+      const FloatView part = whole ? y : columns(y, h * head, head);
+      backend_.rms_norm(part, *weight, params_.norm_eps, part);
+    }
   }
 
-  void bias(int64_t l, Role role, FloatView y) {
-    if (const DeviceTensor* b = model_.weight(l, role)) backend_.add_bias(y, *b);
+  void attention(int64_t l, const KVLayer& cache, FloatView out) {
+    const MatmulInput input = normed(l, Role::attn_norm, Role::attn_norm_bias);
+    if (params_.latent_kv > 0) return latent_attention(pass_, l, input, cache, out);
+    const FloatView q = pass_.rows(w_.q), k = pass_.rows(w_.k), v = pass_.rows(w_.v), mixed = pass_.rows(w_.attention);
+    const auto n_heads = static_cast<int>(params_.n_heads), n_kv_heads = static_cast<int>(params_.n_kv_heads);
+    if (const DeviceTensor* all = model_.weight(l, Role::attn_qkv)) {
+      pass_.multiply(*all, input, pass_.rows(w_.qkv));
+      pass_.add_bias(l, Role::attn_qkv_bias, pass_.rows(w_.qkv));
+    } else {
+      const MatmulTarget qkv[] = {{model_.weight(l, Role::attn_q), q}, {model_.weight(l, Role::attn_k), k},
+                                  {model_.weight(l, Role::attn_v), v}};
+      pass_.multiply(qkv, input);
+      pass_.add_bias(l, Role::attn_q_bias, q);
+      pass_.add_bias(l, Role::attn_k_bias, k);
+      pass_.add_bias(l, Role::attn_v_bias, v);
+    }
+    norm_heads(l, Role::attn_q_norm, q, n_heads);
+    norm_heads(l, Role::attn_k_norm, k, n_kv_heads);
+    const bool has_window = params_.has_window(l);
+    if (model_.description().rotary) {
+      backend_.rope(q, n_heads, w_.rope(has_window), pass_.first);
+      backend_.rope(k, n_kv_heads, w_.rope(has_window), pass_.first);
+    }
+    backend_.kv_append(cache, k, v, pass_.first);
+    const AttentionShape shape{n_heads, static_cast<float>(params_.attn_scale), has_window ? params_.window : 0,
+                               static_cast<float>(params_.attn_soft_cap), model_.weight(l, Role::attn_sinks)};
+    backend_.attention(q, cache, pass_.first, shape, mixed);
+    pass_.multiply(*model_.weight(l, Role::attn_output), mixed, out);
+    pass_.add_bias(l, Role::attn_output_bias, out);
   }
 
+  void feed_forward(int64_t l, Role norm, Role norm_bias, FloatView out) {
+    if (params_.has_experts(l)) return mix_experts(pass_, l, stored_normed(l, norm, norm_bias), out);
+    const FloatView gate = pass_.rows(w_.gate), up = pass_.rows(w_.up);
+    const Nonlinearity f = model_.description().nonlinearity;
+    const MatmulInput input = normed(l, norm, norm_bias);
+    const DeviceTensor* const up_weight = model_.weight(l, Role::ffn_up);
+    const DeviceTensor* const gate_weight = model_.weight(l, Role::ffn_gate);
+    const DeviceTensor* const both = model_.weight(l, Role::ffn_gate_up);
+    if (both) {
+      pass_.multiply(*both, input, pass_.rows(w_.gate_up));
+    } else if (gate_weight) {
+      const MatmulTarget gate_up[] = {{gate_weight, gate}, {up_weight, up}};
+      pass_.multiply(gate_up, input);
+      pass_.add_bias(l, Role::ffn_gate_bias, gate);
+      pass_.add_bias(l, Role::ffn_up_bias, up);
+    } else {
+      pass_.multiply(*up_weight, input, up);
+      pass_.add_bias(l, Role::ffn_up_bias, up);
+    }
+    const DeviceTensor& down = *model_.weight(l, Role::ffn_down);
+    if (!both && !gate_weight) {
+      backend_.activate(f, up, up);
+      pass_.multiply(down, up, out);
+    } else if (f == Nonlinearity::silu) {
+      pass_.multiply(down, MatmulInput::gated(gate, up), out);
+    } else {
+      backend_.gated(f, gate, up, up);
+      pass_.multiply(down, up, out);
+    }
+    pass_.add_bias(l, Role::ffn_down_bias, out);
+  }
+
+  const Pass& pass_;
   const Model& model_;
-  MatmulObserver* observer_;
   Backend& backend_;
   const HyperParams& params_;
   Workspace& w_;
-  int64_t first_;
   FloatView x_;
-  int64_t n_;
 };
+
+}  // namespace
 
 void forward(const Model& model, Workspace& workspace, std::span<const KVLayer> cache, std::span<const int32_t> tokens,
              int64_t first_position, int64_t n_logits, float* logits, const std::function<void()>& poll,
              MatmulObserver* observer) {
-  Decoder decoder(model, workspace, static_cast<int64_t>(tokens.size()), first_position, observer);
+  const Pass pass{model, workspace, static_cast<int64_t>(tokens.size()), first_position, observer};
+  Decoder decoder(pass);
   decoder.embed(tokens);
   for (size_t l = 0; l < cache.size(); ++l) {
     if (poll) poll();

@@ -3,40 +3,47 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <span>
-#include <vector>
 
 #include "model/model.h"
-#include "model/rope_table.h"
+#include "model/workspace.h"
 
 namespace hrun {
-
-// Memory for one pass of at most `max_tokens` tokens, and the rotary table for `n_ctx` positions.
-class Workspace {
- public:
-  Workspace(const Model& model, int64_t max_tokens, int64_t n_ctx);
-
-  int64_t max_tokens() const { return max_tokens_; }
-  int64_t max_logit_rows() const { return logit_rows_; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  friend class Decoder;
-  FloatView floats(const Model& model, int64_t rows, int64_t cols, const char* what);
-
-  int64_t max_tokens_, logit_rows_;
-  size_t bytes_ = 0;
-  std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
-  FloatView x_, q_, k_, v_, attention_, projected_, gate_, up_, logits_;
-  Rope rope_{};
-};
 
 // Sees what every matmul reads, before it runs: its input [n_tokens, cols] on the device, and the matrices that share it.
 class MatmulObserver {
  public:
   virtual ~MatmulObserver() = default;
   virtual void matmul_input(std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
+};
+
+// What the blocks of a layer work with: `n` tokens at positions first, first + 1, ...
+struct Pass {
+  const Model& model;
+  Workspace& work;
+  int64_t n;
+  int64_t first;
+  MatmulObserver* observer = nullptr;
+
+  Backend& backend() const { return model.backend(); }
+  const HyperParams& params() const { return model.params(); }
+  FloatView rows(const FloatView& view) const { return first_rows(view, n); }
+  void multiply(std::span<const MatmulTarget> targets, const MatmulInput& x) const {
+    if (observer) observer->matmul_input(targets, x);
+    backend().matmul(targets, x);
+  }
+  void multiply(const DeviceTensor& weights, const MatmulInput& x, FloatView y) const {
+    const MatmulTarget target{&weights, y};
+    multiply({&target, 1}, x);
+  }
+  // One slice of a tensor, which an observer could not tell from the others.
+  void multiply_slice(const DeviceTensor& weights, FloatView x, FloatView y) const {
+    const MatmulTarget target{&weights, y};
+    backend().matmul({&target, 1}, x);
+  }
+  void add_bias(int64_t layer, Role role, FloatView y) const {
+    if (const DeviceTensor* bias = model.weight(layer, role)) backend().add_bias(y, *bias);
+  }
 };
 
 // Runs `tokens` (at most workspace.max_tokens()) at positions first_position, ...; keys and values go to `cache`, one

@@ -12,6 +12,9 @@
 
 namespace hrun {
 
+// A tensor on the device; one with several slices (experts, heads) is held as so many.
+using Weight = std::vector<std::unique_ptr<DeviceTensor>>;
+
 // Immutable after load and shared between sessions (the backend serialises its own calls).
 class Model {
  public:
@@ -22,24 +25,29 @@ class Model {
   const gguf::File& file() const { return file_; }
   const HyperParams& params() const { return plan_.params; }
   const ModelPlan& plan() const { return plan_; }
+  const ModelDescription& description() const { return *plan_.description; }
   Backend& backend() const { return *backend_; }
-  const DeviceTensor* weight(Role role) const { return globals_[static_cast<size_t>(role)].get(); }
-  const DeviceTensor* weight(int64_t layer, Role role) const {
-    return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)].get();
+  // Null where the model has none.
+  const DeviceTensor* weight(Role role) const { return first(globals_[static_cast<size_t>(role)]); }
+  const DeviceTensor* weight(int64_t layer, Role role) const { return first(slices(layer, role)); }
+  // Of a tensor with slices; empty where the model has none.
+  const Weight& slices(int64_t layer, Role role) const {
+    return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }
   const DeviceTensor& head() const;
-  // What one token of generation reads and multiplies: the matrices of the layers and the head.
+  // What one token of generation reads and multiplies: the matrices of the layers, of the experts that it uses, and the head.
   size_t bytes_per_token() const;
   int64_t weights_per_token() const;
 
  private:
   Model(gguf::File file, ModelPlan plan, std::unique_ptr<Backend> backend);
+  static const DeviceTensor* first(const Weight& weight) { return weight.empty() ? nullptr : weight.front().get(); }
 
   gguf::File file_;
   ModelPlan plan_;
   std::unique_ptr<Backend> backend_;
-  std::vector<std::unique_ptr<DeviceTensor>> globals_;
-  std::vector<std::vector<std::unique_ptr<DeviceTensor>>> layers_;
+  std::vector<Weight> globals_;
+  std::vector<std::vector<Weight>> layers_;
 };
 
 }  // namespace hrun

@@ -16,7 +16,7 @@
 
 namespace hrun {
 
-enum class RopeScaling : uint8_t { none, linear, llama3, yarn };
+enum class RopeScaling : uint8_t { none, linear, llama3, yarn, longrope };
 
 struct HyperParams {
   int64_t n_layers = 0;
@@ -26,9 +26,31 @@ struct HyperParams {
   int64_t n_heads = 0;
   int64_t n_kv_heads = 0;
   int64_t k_dim = 0;        // per head
-  int64_t v_dim = 0;
+  int64_t v_dim = 0;        // with latent attention k_dim and v_dim are those of the cache: latent_kv + n_rot, latent_kv
   int64_t n_ctx_train = 0;
-  float rms_eps = 0;
+  float norm_eps = 0;
+
+  double embd_scale = 1, residual_scale = 1;
+  double logit_scale = 1;           // times
+  double attn_scale = 0;            // of q . k
+  double attn_soft_cap = 0, logit_soft_cap = 0;  // 0: none
+  int64_t window = 0;               // positions that a layer with a window sees; 0: no layer has one
+  int64_t window_period = 0;        // every n-th layer has none; 0: all have it
+  double window_rope_base = 0;      // of the layers with a window, without scaling; 0: as the others
+
+  int64_t n_experts = 0;            // 0: dense
+  int64_t n_experts_used = 0;
+  int64_t n_dense_layers = 0;       // leading layers without experts
+  int64_t n_ff_expert = 0, n_ff_shared = 0;
+  int64_t n_expert_groups = 1, n_expert_groups_used = 1;
+  Gating gating = Gating::softmax;
+  bool experts_normed = true;
+  double experts_scale = 1;
+
+  int64_t latent_q = 0;             // 0: queries are not compressed
+  int64_t latent_kv = 0;            // 0: no latent attention
+  int64_t latent_k_dim = 0;         // per head: nope + n_rot
+  int64_t latent_v_dim = 0;
 
   int64_t n_rot = 0;
   double rope_base = 10000;
@@ -37,7 +59,12 @@ struct HyperParams {
   double rope_attn_factor = 1;      // multiplies cos and sin, beside YaRN's own 1 + 0.1 ln(factor)
   double rope_original_ctx = 0;     // yarn
   double yarn_beta_fast = 32, yarn_beta_slow = 1;
+  bool yarn_truncates = true;
   // llama3 scaling reaches a GGUF as the tensor rope_freqs.weight: factors by which each frequency is divided.
+
+  int64_t nope() const { return latent_k_dim - n_rot; }
+  bool has_window(int64_t layer) const { return window > 0 && (window_period == 0 || (layer + 1) % window_period != 0); }
+  bool has_experts(int64_t layer) const { return n_experts > 0 && layer >= n_dense_layers; }
 };
 
 struct ModelPlan {
@@ -54,6 +81,12 @@ struct ModelPlan {
     return layers[static_cast<size_t>(l)][static_cast<size_t>(role)];
   }
 };
+
+// Does a layer of this model have the tensor?
+bool is_in_layer(const TensorRule& rule, const HyperParams& params, int64_t layer);
+
+// Length of a dimension.
+int64_t size_of(Dim dim, const HyperParams& params);
 
 ModelPlan plan_model(const gguf::File& file);
 

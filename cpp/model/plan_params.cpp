@@ -1,8 +1,11 @@
 // Hyper-parameters: every key that changes what a model computes is read, range-checked, or refused.
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <vector>
 
 #include "base/error.h"
+#include "base/math64.h"
 #include "model/plan_parts.h"
 
 namespace hrun::planning {
@@ -73,27 +76,37 @@ class Keys {
   std::string prefix_;
 };
 
-// Keys that other architectures or later versions of this one use; each is harmless only at its neutral value.
+// Keys that change what some models compute; where the description does not list one it is harmless only at its neutral value.
 struct Neutral {
   std::string_view suffix;
   double value;
 };
-constexpr std::array<Neutral, 10> kNeutral = {{
+constexpr std::array<Neutral, 19> kNeutral = {{
     {"expert_count", 0},
     {"expert_used_count", 0},
     {"expert_shared_count", 0},
+    {"expert_weights_scale", 1},
+    {"expert_group_count", 1},
+    {"expert_group_used_count", 1},
+    {"leading_dense_block_count", 0},
     {"logit_scale", 1},
     {"residual_scale", 1},
     {"embedding_scale", 1},
     {"attention.clamp_kqv", 0},
     {"attention.max_alibi_bias", 0},
+    {"attention.temperature_scale", 0},
+    {"attention.kv_lora_rank", 0},
+    {"attention.q_lora_rank", 0},
     {"rope.scaling.yarn_ext_factor", 1},
+    {"rope.scaling.yarn_log_multiplier", 0},
     {"attn_logit_softcapping", 0},
+    {"final_logit_softcapping", 0},
 }};
 
-void refuse_unknown_maths(const Keys& keys, int64_t n_ctx) {
+void refuse_unknown_maths(const Keys& keys, const ModelDescription& description, int64_t n_ctx) {
   const gguf::File& file = keys.file();
   for (const Neutral& n : kNeutral) {
+    if (description.has_key(n.suffix)) continue;
     const std::string name = keys.key(n.suffix);
     if (const double value = file.get_float_or(name, n.value); value != n.value)
       unsupported(file, "key '{}' is {}, hrun supports only {} for this architecture", name, value, n.value);
@@ -102,18 +115,134 @@ void refuse_unknown_maths(const Keys& keys, int64_t n_ctx) {
     unsupported(file, "key '{}' is false, hrun supports only causal attention", keys.key("attention.causal"));
   // A window as long as the context changes nothing.
   constexpr uint64_t kMaxWindow = 2'147'483'648;
-  if (const int64_t window = keys.count_or("attention.sliding_window", n_ctx, 1, kMaxWindow); window < n_ctx)
+  if (const int64_t window = keys.count_or("attention.sliding_window", n_ctx, 0, kMaxWindow);
+      window > 0 && window < n_ctx && !description.has_key("attention.sliding_window"))
     unsupported(
         file,
         "key '{}' is {}, smaller than the context of {}; hrun does not support sliding windows for this architecture",
         keys.key("attention.sliding_window"), window, n_ctx);
 }
 
+constexpr double kMaxScale = 1e6;
+
+void read_scales(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  const auto listed = [&](std::string_view key, double fallback, double least) {
+    return description.has_key(key) ? keys.number_or(key, fallback, least, kMaxScale) : fallback;
+  };
+  p.embd_scale = listed("embedding_scale", 1, 1e-6) * (description.embd_times_root ? std::sqrt(static_cast<double>(p.n_embd)) : 1.0);
+  p.residual_scale = listed("residual_scale", 1, 1e-6);
+  p.logit_scale = listed("logit_scale", 1, 1e-9);
+  if (description.divides_logits) p.logit_scale = 1 / p.logit_scale;
+  p.attn_soft_cap = listed("attn_logit_softcapping", 0, 0);
+  p.logit_soft_cap = listed("final_logit_softcapping", 0, 0);
+  p.attn_scale = 1.0 / std::sqrt(static_cast<double>(p.latent_kv > 0 ? p.latent_k_dim : p.k_dim));
+  if (description.has_key("attention.scale"))
+    if (const double scale = keys.number_or("attention.scale", 0, 0, kMaxScale); scale != 0) p.attn_scale = scale;
+}
+
+// Layers with a window are given by a period: every n-th layer is without.
+int64_t read_window_period(const Keys& keys, const ModelDescription& description, int64_t n_layers) {
+  constexpr std::string_view kKey = "attention.sliding_window_pattern";
+  const gguf::Entry* entry = keys.file().find(keys.key(kKey));
+  if (!entry || !description.has_key(kKey)) return description.window_period;
+  const auto* array = std::get_if<gguf::Array>(&entry->value);
+  if (!array) {
+    const int64_t period = keys.count(kKey, 0, kMaxLayers);
+    return period;
+  }
+  std::vector<bool> has_window;
+  array->for_each([&](const gguf::Value& value) {
+    const auto* flag = std::get_if<bool>(&value);
+    const auto* number = std::get_if<uint64_t>(&value);
+    const auto* integer = std::get_if<int64_t>(&value);
+    has_window.push_back(flag ? *flag : number ? *number != 0 : integer && *integer != 0);
+  });
+  if (static_cast<int64_t>(has_window.size()) < n_layers)
+    keys.file().fail("key '{}' has {} entries, the model has {} layers", keys.key(kKey), has_window.size(), n_layers);
+  for (int64_t period = 0; period <= n_layers + 1; ++period) {
+    bool same = true;
+    for (int64_t l = 0; l < n_layers; ++l)
+      same = same && has_window[static_cast<size_t>(l)] == (period == 0 || (l + 1) % period != 0);
+    if (same) return period;
+  }
+  unsupported(keys.file(), "key '{}': the layers with a window follow no period", keys.key(kKey));
+}
+
+void read_window(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  constexpr uint64_t kMaxWindow = 2'147'483'648;
+  if (!description.has_key("attention.sliding_window")) return;
+  p.window = keys.count_or("attention.sliding_window", 0, 0, kMaxWindow);
+  if (p.window >= p.n_ctx_train) p.window = 0;
+  p.window_period = read_window_period(keys, description, p.n_layers);
+  if (description.window_rope_base > 0) p.window_rope_base = keys.number_or("rope.freq_base_swa", description.window_rope_base, 2, 1e15);
+}
+
+void read_experts(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  const gguf::File& file = keys.file();
+  constexpr uint64_t kMaxExperts = 65'536;
+  if (!description.has_role(Role::router)) return;
+  p.n_experts = keys.count_or("expert_count", 0, 0, kMaxExperts);
+  const bool optional = description.has_role(Role::ffn_down);  // dense layers exist too
+  if (p.n_experts == 0) {
+    if (!optional) file.fail("key '{}' is 0 or missing, this architecture needs experts", keys.key("expert_count"));
+    if (const int64_t used = keys.count_or("expert_used_count", 0, 0, kMaxExperts); used > 0)
+      file.fail("key '{}' is {}, but the model has no experts (expert_count)", keys.key("expert_used_count"), used);
+    return;
+  }
+  p.n_experts_used = keys.count("expert_used_count", 1, static_cast<uint64_t>(p.n_experts));
+  const bool own_width = description.has_key("expert_feed_forward_length");
+  p.n_ff_expert = own_width ? keys.per_layer("expert_feed_forward_length", p.n_layers, 1, kMaxFeedForward) : p.n_ff;
+  if (description.has_key("leading_dense_block_count"))
+    p.n_dense_layers = keys.count_or("leading_dense_block_count", 0, 0, static_cast<uint64_t>(p.n_layers));
+  if (description.has_key("expert_shared_feed_forward_length"))
+    p.n_ff_shared = keys.count_or("expert_shared_feed_forward_length", p.n_ff, 1, kMaxFeedForward);
+  if (description.has_key("expert_shared_count"))
+    p.n_ff_shared = p.n_ff_expert * keys.count("expert_shared_count", 1, 1024);
+  p.experts_normed = description.has_key("expert_weights_norm")
+                         ? file.get_bool_or(keys.key("expert_weights_norm"), description.experts_normed)
+                         : description.experts_normed;
+  if (description.has_key("expert_weights_scale")) {
+    p.experts_scale = keys.number_or("expert_weights_scale", 1, 0, kMaxScale);
+    if (p.experts_scale == 0) p.experts_scale = 1;
+  }
+  p.gating = description.gating;
+  if (description.has_key("expert_gating_func")) {
+    const int64_t gating = keys.count_or("expert_gating_func", static_cast<int64_t>(description.gating), 0, 255);
+    if (gating > 2) unsupported(file, "key '{}' is {}, hrun supports 1 (softmax) and 2 (sigmoid)", keys.key("expert_gating_func"), gating);
+    p.gating = gating == 2 ? Gating::sigmoid : Gating::softmax;
+  }
+  if (description.has_key("expert_group_count")) {
+    p.n_expert_groups = std::max<int64_t>(1, keys.count_or("expert_group_count", 1, 0, static_cast<uint64_t>(p.n_experts)));
+    p.n_expert_groups_used =
+        std::max<int64_t>(1, keys.count_or("expert_group_used_count", p.n_expert_groups, 0, static_cast<uint64_t>(p.n_expert_groups)));
+    if (p.n_experts % p.n_expert_groups != 0 || p.n_experts / p.n_expert_groups * p.n_expert_groups_used < p.n_experts_used)
+      file.fail("key '{}' is {}: {} experts in such groups, of which {} count, cannot give {}", keys.key("expert_group_count"),
+                p.n_expert_groups, p.n_experts, p.n_expert_groups_used, p.n_experts_used);
+  }
+}
+
+// Latent attention: the sizes of the cache replace those of the heads.
+void read_latent_attention(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  if (!description.has_role(Role::attn_kv_a)) return;
+  const gguf::File& file = keys.file();
+  if (!keys.has("attention.key_length_mla") || !keys.has("attention.value_length_mla"))
+    unsupported(file, "key '{}' is missing: the file is of a time when the latent attention was stored as attn_kv_b; convert the "
+                "original model again, or take a newer file", keys.key("attention.key_length_mla"));
+  p.latent_kv = keys.count("attention.kv_lora_rank", 1, kMaxHeadDim);
+  p.latent_q = keys.count_or("attention.q_lora_rank", 0, 0, kMaxWidth);
+  p.latent_k_dim = keys.count("attention.key_length_mla", 2, kMaxHeadDim);
+  p.latent_v_dim = keys.count("attention.value_length_mla", 1, kMaxHeadDim);
+  p.n_rot = keys.count("rope.dimension_count", 2, static_cast<uint64_t>(p.latent_k_dim - 1));
+  p.n_kv_heads = 1;
+  p.k_dim = p.latent_kv + p.n_rot;
+  p.v_dim = p.latent_kv;
+}
+
 constexpr double kMaxFactor = 1e6;
 
-void read_rope(const Keys& keys, HyperParams& p) {
+void read_rope(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   const gguf::File& file = keys.file();
-  p.n_rot = keys.count_or("rope.dimension_count", p.k_dim, 2, static_cast<uint64_t>(p.k_dim));
+  if (p.latent_kv == 0) p.n_rot = keys.count_or("rope.dimension_count", p.k_dim, 2, static_cast<uint64_t>(p.k_dim));
   if (p.n_rot % 2 != 0)
     file.fail("key '{}' is {}, must be even and at most {}", keys.key("rope.dimension_count"), p.n_rot, p.k_dim);
   p.rope_base = keys.number_or("rope.freq_base", 10000, 2, 1e15);
@@ -127,10 +256,19 @@ void read_rope(const Keys& keys, HyperParams& p) {
   }
   // Checked even where the type is none: a NaN there is a broken file all the same.
   const double factor = keys.number_or("rope.scaling.factor", 1, 1 / kMaxFactor, kMaxFactor);
+  if (const bool has_factors = description.has_role(Role::rope_long); has_factors && (type == "none" || type == "longrope")) {
+    // The factors are tensors; files made by llama.cpp do not name the type.
+    if (type == "longrope") p.rope_scaling = RopeScaling::longrope;
+    p.rope_original_ctx =
+        static_cast<double>(keys.count_or("rope.scaling.original_context_length", p.n_ctx_train, 1, kMaxContext));
+    p.rope_attn_factor = keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
+    return;
+  }
   if (type == "none") return;
   if (type != "linear" && type != "yarn")
     unsupported(file,
-                "key '{}' is '{}', which is not supported (supported: none, linear, yarn; llama3 as rope_freqs.weight)",
+                "key '{}' is '{}', which is not supported (supported: none, linear, yarn; llama3 as rope_freqs.weight; "
+                "longrope for phi3)",
                 type_key, printable(type));
   if (!keys.has("rope.scaling.factor"))
     file.fail("key '{}' is missing, rope scaling '{}' needs it", keys.key("rope.scaling.factor"), printable(type));
@@ -144,9 +282,19 @@ void read_rope(const Keys& keys, HyperParams& p) {
       static_cast<double>(keys.count_or("rope.scaling.original_context_length", p.n_ctx_train, 1, kMaxContext));
   p.yarn_beta_fast = keys.number_or("rope.scaling.yarn_beta_fast", 32, 1e-3, kMaxFactor);
   p.yarn_beta_slow = keys.number_or("rope.scaling.yarn_beta_slow", 1, 1e-3, kMaxFactor);
+  p.yarn_truncates = description.has_key("rope.scaling.yarn_truncate")
+                         ? file.get_bool_or(keys.key("rope.scaling.yarn_truncate"), description.yarn_truncates)
+                         : description.yarn_truncates;
   // YaRN's temperature belongs to the rope table; these keys only adjust it.
   p.rope_attn_factor = keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor) *
                        keys.number_or("rope.scaling.yarn_attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
+  // DeepSeek: the temperature is on the scores, squared, and not on the rotation.  The file holds a tenth of the multiplier.
+  if (description.has_key("rope.scaling.yarn_log_multiplier"))
+    if (const double multiplier = keys.number_or("rope.scaling.yarn_log_multiplier", 0, 0, kMaxFactor); multiplier != 0 && factor > 1) {
+      const double temperature = 1 + multiplier * math64::log(factor);
+      p.attn_scale *= temperature * temperature;
+      p.rope_attn_factor /= 1 + 0.1 * math64::log(factor);
+    }
 }
 
 }  // namespace
@@ -175,9 +323,14 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   if (p.k_dim > static_cast<int64_t>(kMaxHeadDim) || p.k_dim < 2 || p.v_dim > static_cast<int64_t>(kMaxHeadDim))
     file.fail("a head has {} values (embedding_length {} / head_count {}), must be 2 to {}", std::max(p.k_dim, p.v_dim),
               p.n_embd, p.n_heads, kMaxHeadDim);
-  p.rms_eps = static_cast<float>(keys.number("attention.layer_norm_rms_epsilon", 1e-30, 1));
-  refuse_unknown_maths(keys, p.n_ctx_train);
-  read_rope(keys, p);
+  p.norm_eps = static_cast<float>(
+      keys.number(description.norm == Norm::rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", 1e-30, 1));
+  refuse_unknown_maths(keys, description, p.n_ctx_train);
+  read_latent_attention(keys, description, p);
+  read_scales(keys, description, p);
+  read_window(keys, description, p);
+  read_experts(keys, description, p);
+  if (description.rotary) read_rope(keys, description, p);
   return p;
 }
 

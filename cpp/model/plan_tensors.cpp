@@ -6,23 +6,45 @@
 #include "formats/list.h"
 #include "model/plan_parts.h"
 
-namespace hrun::planning {
-namespace {
+namespace hrun {
+
+bool is_in_layer(const TensorRule& rule, const HyperParams& params, int64_t layer) {
+  return rule.where == Where::every || (rule.where == Where::experts) == params.has_experts(layer);
+}
 
 int64_t size_of(Dim dim, const HyperParams& p) {
   switch (dim) {
     case Dim::one: return 1;
     case Dim::embd: return p.n_embd;
     case Dim::vocab: return p.n_vocab;
+    case Dim::ctx: return p.n_ctx_train;
     case Dim::ff: return p.n_ff;
+    case Dim::ff_twice: return 2 * p.n_ff;
+    case Dim::heads: return p.n_heads;
+    case Dim::head: return p.k_dim;
     case Dim::q: return p.n_heads * p.k_dim;
     case Dim::k: return p.n_kv_heads * p.k_dim;
     case Dim::v: return p.n_kv_heads * p.v_dim;
+    case Dim::qkv: return (p.n_heads + p.n_kv_heads) * p.k_dim + p.n_kv_heads * p.v_dim;
     case Dim::q_out: return p.n_heads * p.v_dim;
     case Dim::half_rot: return p.n_rot / 2;
+    case Dim::experts: return p.n_experts;
+    case Dim::ff_expert: return p.n_ff_expert;
+    case Dim::ff_shared: return p.n_ff_shared;
+    case Dim::latent_q: return p.latent_q;
+    case Dim::latent_kv: return p.latent_kv;
+    case Dim::latent_kv_rot: return p.latent_kv + p.n_rot;
+    case Dim::latent_heads: return p.n_heads * p.latent_k_dim;
+    case Dim::nope: return p.nope();
+    case Dim::latent_v: return p.latent_v_dim;
+    case Dim::latent_out: return p.n_heads * p.latent_v_dim;
+    case Dim::count: break;
   }
   return 0;
 }
+
+namespace planning {
+namespace {
 
 std::string shape_text(const gguf::TensorInfo& t) {
   std::string out;
@@ -32,9 +54,12 @@ std::string shape_text(const gguf::TensorInfo& t) {
 
 void check_shape(const gguf::File& file, const gguf::TensorInfo& t, const TensorRule& rule, const HyperParams& p) {
   const auto cols = static_cast<uint64_t>(size_of(rule.cols, p)), rows = static_cast<uint64_t>(size_of(rule.rows, p));
-  if (t.dims[0] == cols && t.dims[1] == rows && t.dims[2] == 1 && t.dims[3] == 1) return;
-  const std::string name = printable(t.name),
-                    expected = rule.rows == Dim::one ? format("[{}]", cols) : format("[{}, {}]", cols, rows);
+  const auto slices = static_cast<uint64_t>(size_of(rule.slices, p));
+  const bool vector = rule.rows == Dim::one;
+  if (t.dims[0] == cols && t.dims[1] == (vector ? slices : rows) && t.dims[2] == (vector ? 1 : slices) && t.dims[3] == 1) return;
+  std::string expected = vector ? format("[{}", cols) : format("[{}, {}", cols, rows);
+  expected += rule.slices == Dim::one ? "]" : format(", {}]", slices);
+  const std::string name = printable(t.name);
   if (t.bytes == 0) file.fail("tensor '{}' is empty (shape [{}]), expected {}", name, shape_text(t), expected);
   if (rule.role == Role::token_embd && t.dims[0] == cols)
     file.fail("tensor '{}' has {} rows but the vocabulary has {} tokens", name, t.dims[1], rows);
@@ -49,7 +74,7 @@ void check_vector(const gguf::File& file, const gguf::TensorInfo& t, Role role) 
   if (!info || !info->is_float)
     file.fail("tensor '{}' has format {}, must be f32, f16 or bf16", printable(t.name), info ? info->name : "?");
   const std::span<const uint8_t> bytes = file.data(t);
-  for (uint64_t i = 0; i < t.dims[0]; ++i) {
+  for (uint64_t i = 0; i < t.dims[0] * t.dims[1]; ++i) {
     float value;
     info->decode_row(bytes.data() + i * info->block_bytes, 1, &value);
     if (!std::isfinite(value)) file.fail("tensor '{}': value {} is {}, must be finite", printable(t.name), i, value);
@@ -67,12 +92,18 @@ const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule, co
   return tensor;
 }
 
-[[noreturn]] void fail_missing(const gguf::File& file, const TensorRule& rule, const std::string& name,
-                               int64_t n_layers) {
+[[noreturn]] void fail_missing(const gguf::File& file, const TensorRule& rule, const std::string& name, const HyperParams& p) {
   if (!is_layer_role(rule.role)) file.fail("tensor '{}' is missing", name);
-  int64_t present = 0;
-  for (int64_t l = 0; l < n_layers; ++l) present += file.find_tensor(layer_name(rule.gguf_name, l)) != nullptr;
-  file.fail("tensor '{}' is missing ({} of {} layers have it)", name, present, n_layers);
+  int64_t present = 0, wanted = 0;
+  for (int64_t l = 0; l < p.n_layers; ++l) {
+    if (!is_in_layer(rule, p, l)) continue;
+    ++wanted;
+    present += file.find_tensor(layer_name(rule.gguf_name, l)) != nullptr;
+  }
+  if ((rule.role == Role::attn_k_b || rule.role == Role::attn_v_b) && present == 0)
+    unsupported(file, "tensor '{}' is missing: the file is of a time when the latent attention was stored as attn_kv_b; convert the "
+                "original model again, or take a newer file", name);
+  file.fail("tensor '{}' is missing ({} of {} layers have it)", name, present, wanted);
 }
 
 // Tensors of a layer that hrun runs and whose names say that they take part in the computation.
@@ -89,9 +120,25 @@ bool changes_the_result(std::string_view name, int64_t n_layers) {
   if (layer >= n_layers) return false;
   const std::string_view rest = name.substr(dot + 1);
   for (const std::string_view part :
-       {".bias", "_norm", "_exps", "_shexp", "sinks", "ssm_", "_gate_inp", "attn_qkv", "scale"})
+       {".bias", "_norm", "_exps", "_shexp", "sinks", "ssm_", "_gate_inp", "attn_qkv", "scale", "_kv_b"})
     if (rest.find(part) != std::string_view::npos) return true;
   return false;
+}
+
+// Tensors of which a model has one kind or another.
+void check_choices(const gguf::File& file, const ModelPlan& plan) {
+  const HyperParams& p = plan.params;
+  const bool has_long = plan.global(Role::rope_long), has_short = plan.global(Role::rope_short);
+  if (has_long != has_short || (p.rope_scaling == RopeScaling::longrope && !has_long))
+    file.fail("tensors 'rope_factors_long.weight' and 'rope_factors_short.weight' belong together, found {}",
+              has_long ? "only the first" : has_short ? "only the second" : "neither");
+  if (p.latent_kv == 0) return;
+  for (int64_t l = 0; l < p.n_layers; ++l) {
+    const bool whole = plan.layer(l, Role::attn_q), parts = plan.layer(l, Role::attn_q_a) && plan.layer(l, Role::attn_q_a_norm) && plan.layer(l, Role::attn_q_b);
+    if (whole == parts || parts != (p.latent_q > 0))
+      file.fail("layer {} must have either tensor '{}' or, with attention.q_lora_rank, attn_q_a, attn_q_a_norm and attn_q_b", l,
+                layer_name("blk.{}.attn_q.weight", l));
+  }
 }
 
 void report_unused(const gguf::File& file, const std::unordered_set<const gguf::TensorInfo*>& used, ModelPlan& plan) {
@@ -122,7 +169,7 @@ void place_tensors(const gguf::File& file, ModelPlan& plan) {
   std::unordered_set<const gguf::TensorInfo*> used;
   const auto put = [&](const TensorRule& rule, const std::string& name, std::vector<const gguf::TensorInfo*>& table) {
     const gguf::TensorInfo* tensor = place(file, rule, name, p);
-    if (!tensor && rule.required) fail_missing(file, rule, name, p.n_layers);
+    if (!tensor && rule.required) fail_missing(file, rule, name, p);
     if (tensor) used.insert(tensor);
     table[static_cast<size_t>(rule.role)] = tensor;
   };
@@ -131,10 +178,12 @@ void place_tensors(const gguf::File& file, ModelPlan& plan) {
   for (int64_t l = 0; l < p.n_layers; ++l) {
     auto& layer = plan.layers.emplace_back(n_roles, nullptr);
     for (const TensorRule& rule : plan.description->tensors)
-      if (is_layer_role(rule.role)) put(rule, layer_name(rule.gguf_name, l), layer);
+      if (is_layer_role(rule.role) && is_in_layer(rule, p, l)) put(rule, layer_name(rule.gguf_name, l), layer);
   }
+  check_choices(file, plan);
   plan.tied_head = plan.global(Role::output) == nullptr;
   report_unused(file, used, plan);
 }
 
-}  // namespace hrun::planning
+}  // namespace planning
+}  // namespace hrun

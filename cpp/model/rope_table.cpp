@@ -23,8 +23,11 @@ std::vector<double> rope_frequencies(const HyperParams& p, std::span<const float
   std::vector<double> frequency(pairs);
   double low = 0, high = 0;
   if (p.rope_scaling == RopeScaling::yarn) {
-    low = std::max(0.0, std::floor(yarn_pair(p, p.yarn_beta_fast)));
-    high = std::min(static_cast<double>(p.n_rot - 1), std::ceil(yarn_pair(p, p.yarn_beta_slow)));
+    low = yarn_pair(p, p.yarn_beta_fast);
+    high = yarn_pair(p, p.yarn_beta_slow);
+    if (p.yarn_truncates) low = std::floor(low), high = std::ceil(high);
+    low = std::max(0.0, low);
+    high = std::min(static_cast<double>(p.n_rot - 1), high);
   }
   for (size_t i = 0; i < pairs; ++i) {
     const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(p.n_rot);
@@ -33,6 +36,7 @@ std::vector<double> rope_frequencies(const HyperParams& p, std::span<const float
     switch (p.rope_scaling) {
       case RopeScaling::none:
       case RopeScaling::llama3:  // already in the factors
+      case RopeScaling::longrope:
         break;
       case RopeScaling::linear:
         f /= p.rope_factor;

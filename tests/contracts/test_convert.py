@@ -238,9 +238,11 @@ def test_rope_scalings(tmp_path: Path) -> None:
     assert "scaling.yarn_attn_factor" not in keys  # readers multiply the two
     keys, _ = scaled(None, rope_theta=..., rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 77.0})
     assert keys == {"dimension_count": 64, "freq_base": 77.0, "scaling.type": "linear", "scaling.factor": 2.0}
-    for kind in ("dynamic", "longrope", "nonsense"):
+    for kind in ("dynamic", "nonsense"):
         with pytest.raises(_core.UnsupportedModelError, match=kind):
             scaled({"rope_type": kind, "factor": 2.0})
+    with pytest.raises(_core.ModelFileError, match="long_factor.*32 positive numbers"):
+        scaled({"rope_type": "longrope", "factor": 2.0})
 
 
 def test_weights_that_are_not_finite_or_do_not_fit(tmp_path: Path) -> None:
@@ -415,7 +417,7 @@ CASES: dict[str, tuple[Callable[[TinyLlama], None], type[Exception], str]] = {
     "classes missing": (config(architectures=None), BAD, "'architectures'"),
     "activation": (config(hidden_act="gelu"), NO, "gelu"),
     "quantized": (config(quantization_config={"quant_method": "gptq"}), NO, "gptq"),
-    "partly rotated": (config(partial_rotary_factor=0.5), NO, "partial_rotary_factor"),
+    "partly rotated": (config(partial_rotary_factor=0.01), NO, "partial_rotary_factor"),
     "untied without head": (config(tie_word_embeddings=False), BAD, "'lm_head.weight' is missing"),
     "rope not an object": (config(rope_scaling="linear"), BAD, "'rope_scaling' must be an object"),
     "rope factor": (config(rope_scaling={"type": "linear", "factor": "2"}), BAD, "'rope_scaling.factor'"),

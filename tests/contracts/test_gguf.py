@@ -403,7 +403,7 @@ def test_models_with_biases_and_a_head_dimension_of_their_own(tiny_model: Callab
 
 def test_architectures_describe_their_tensors() -> None:
     llama = next(a for a in _core.architectures() if a.name == "llama")
-    assert llama.hf_classes == ["LlamaForCausalLM"] and llama.rope == "interleaved"
+    assert llama.hf_classes[0] == "LlamaForCausalLM" and llama.rope == "interleaved"
     rules = {rule.role: rule for rule in llama.tensors}
     assert len(rules) == len(llama.tensors)
     q = rules["attn_q"]
@@ -414,6 +414,24 @@ def test_architectures_describe_their_tensors() -> None:
     for rule in llama.tensors:
         assert ("{}" in rule.gguf_name) == rule.per_layer
         assert rule.hf_name == "" or ("{}" in rule.hf_name) == rule.per_layer
+
+
+def test_descriptions_of_architectures_are_consistent() -> None:
+    everyone = _core.architectures()
+    assert len({a.name for a in everyone}) == len(everyone)
+    classes = [name for a in everyone for name in a.hf_classes]
+    assert len(set(classes)) == len(classes)
+    for architecture in everyone:
+        roles = [rule.role for rule in architecture.tensors]
+        assert len(set(roles)) == len(roles) and len({rule.gguf_name for rule in architecture.tensors}) == len(roles), architecture.name
+        for rule in architecture.tensors:
+            assert ("{}" in rule.gguf_name) == rule.per_layer
+            assert rule.slices == "one" or rule.per_layer
+            for name in filter(None, rule.hf_name.split("|")):
+                stacked = name.count("{}") == 2
+                assert name.count("{}") == rule.per_layer + stacked and (rule.slices == "experts" or not stacked)
+        keys = [rule.key for rule in architecture.config]
+        assert len(set(keys)) == len(keys)
 
 
 VOCABULARIES = ["deepseek-coder", "deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "mpt", "phi-3", "qwen2", "starcoder"]

@@ -148,11 +148,14 @@ def attention_in_float64(q: np.ndarray, k: np.ndarray, v: np.ndarray, n_heads: i
     return out, bound
 
 
-def attention_bits(q: np.ndarray, k: np.ndarray, v: np.ndarray, n_heads: int, n_kv_heads: int, scale: float) -> np.ndarray:
+def attention_bits(q: np.ndarray, k: np.ndarray, v: np.ndarray, n_heads: int, n_kv_heads: int, scale: float, window: int = 0,
+                   cap: float = 0.0, sinks: np.ndarray | None = None) -> np.ndarray:
     n, group = len(q), n_heads // n_kv_heads
+    sinks = None if sinks is None else sinks.reshape(n_kv_heads, group)
     q = q.reshape(n, n_kv_heads, group, -1)
     k, v = k.reshape(n, n_kv_heads, -1), v.reshape(n, n_kv_heads, -1)
-    heads = [contract.attention(q[:, h], k[:, h].copy(), v[:, h].copy(), scale) for h in range(n_kv_heads)]
+    heads = [contract.attention(q[:, h], k[:, h].copy(), v[:, h].copy(), scale, window, cap, None if sinks is None else sinks[h])
+             for h in range(n_kv_heads)]
     return np.concatenate(heads, axis=1).reshape(n, -1)
 
 
@@ -181,6 +184,84 @@ def test_attention(shape: tuple[int, int, int, int], formats: tuple[str, str]) -
                 reference = attention_bits(q, *rounded, n_heads, n_kv_heads, scale)
                 assert (np.abs(got - want) <= bound).all(), float((np.abs(got - want) / bound).max())
             assert same_bits(got, reference), (tier, n_threads, chunk)
+
+
+def attention_variant_in_float64(q, k, v, scale, window, cap, sinks):
+    """One query head per kv head, float64: [n, heads, v_dim]."""
+    n, heads = q.shape[:2]
+    s = np.einsum("qhd,khd->hqk", q.astype(np.float64), k.astype(np.float64)) * scale
+    s = cap * np.tanh(s / cap) if cap else s
+    distance = np.arange(n)[:, None] - np.arange(n)[None, :]
+    s = np.where((distance >= 0) & ((distance < window) if window else True), s, -np.inf)
+    extra = np.full((heads, n, 1), -np.inf) if sinks is None else np.broadcast_to(sinks[:, None, None], (heads, n, 1))
+    s = np.concatenate([s, extra], axis=2)
+    p = np.exp(s - s.max(axis=2, keepdims=True))
+    p = (p / p.sum(axis=2, keepdims=True))[:, :, :-1]
+    return np.einsum("hqk,khd->qhd", p, v.astype(np.float64))
+
+
+@pytest.mark.parametrize(("window", "cap", "with_sinks"), [(20, 0.0, False), (64, 0.0, False), (100, 30.0, True), (0, 5.0, False), (0, 0.0, True), (1, 0.0, True)])
+def test_attention_with_window_soft_cap_and_sinks(window: int, cap: float, with_sinks: bool) -> None:
+    rng = np.random.default_rng(7)
+    n, heads, dim = 150, 3, 32
+    q, k, v = ((rng.standard_normal((n, heads * dim)) * f).astype(np.float32) for f in (2, 1, 1))
+    sinks = np.array([-1.0, 0.5, 40.0], np.float32) if with_sinks else None
+    scale = float(np.float32(1 / np.sqrt(dim)))
+    exact = attention_variant_in_float64(*(a.reshape(n, heads, dim) for a in (q, k, v)), scale, window, cap, sinks).reshape(n, -1)
+    want = attention_bits(q, k, v, heads, heads, scale, window, cap, sinks)
+    np.testing.assert_allclose(want, exact, atol=2e-5)
+    for tier in TIERS:
+        for n_threads, chunk in ((1, n), (2, 7), (1, 1)) if tier != "scalar" else ((2, 7),):
+            got = kernels.attention(tier, q, k, v, heads, heads, scale, "f32", "f32", chunk, n_threads, window, cap, sinks)
+            assert same_bits(got, want), (tier, n_threads, chunk)
+
+
+@by_tier
+def test_layer_norm(tier: str) -> None:
+    rng = np.random.default_rng(8)
+    for n, cols in ((1, 1), (3, 7), (5, 100), (9, 512)):
+        x = (rng.standard_normal((n, cols)) * 10.0 ** rng.integers(-3, 4, (n, 1)) + 5).astype(np.float32)
+        weight, bias = rng.standard_normal((2, cols), dtype=np.float32)
+        got = kernels.layer_norm(tier, x, weight, bias, 1e-5)
+        assert same_bits(got, contract.layer_norm(x, weight, bias, 1e-5)), (n, cols)
+        centred = x - x.astype(np.float64).mean(axis=1, keepdims=True)
+        exact = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5) * weight + bias
+        relative = np.abs(x).max(axis=1, keepdims=True) / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)  # cancellation
+        assert (np.abs(got - exact) <= (cols / 16 + 10) * EPS * (np.abs(weight) * (1 + relative) * 4 + np.abs(exact))).all()
+
+
+@by_tier
+def test_nonlinearities(tier: str) -> None:
+    rng = np.random.default_rng(9)
+    gate = np.concatenate([rng.standard_normal((3, 100)) * 4, np.array([[-1e30, -200, -20, 0, 20, 200, 1e30] * 14 + [7, -7]])]).astype(np.float32)
+    up = (rng.standard_normal(gate.shape) * 5).astype(np.float32)
+    g = gate.astype(np.float64)
+    with np.errstate(over="ignore"):
+        exact_gelu = np.where(np.abs(g) > 50, np.maximum(g, 0), 0.5 * g * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * np.clip(g, -50, 50) ** 3))))
+    gelu = kernels.activate(tier, "gelu", gate)
+    assert same_bits(gelu, contract.gelu(gate))
+    np.testing.assert_allclose(gelu, exact_gelu, rtol=3e-6, atol=1e-7)
+    assert same_bits(kernels.gated(tier, "gelu", gate, up), contract.gelu(gate) * up)
+    assert same_bits(kernels.gated(tier, "silu", gate, up), kernels.silu_mul(tier, gate, up))
+    assert same_bits(kernels.gated(tier, "clamped_silu", gate, up), contract.clamped_silu(gate, up))
+    assert same_bits(kernels.activate(tier, "silu", gate), kernels.silu_mul(tier, gate, np.ones_like(gate)))
+    capped = kernels.soft_cap(tier, gate, 30.0)
+    assert same_bits(capped, contract.soft_cap(gate, 30.0)) and np.abs(capped).max() <= 30
+    np.testing.assert_allclose(capped, 30 * np.tanh(g / 30), rtol=1e-5, atol=1e-5)
+
+
+@by_tier
+def test_mixing_rows_goes_in_order(tier: str) -> None:
+    rng = np.random.default_rng(10)
+    x = rng.standard_normal((6, 37), dtype=np.float32)
+    rows, weights = np.array([5, 0, 3, 3, 1, 2], np.int32), rng.standard_normal(6, dtype=np.float32)
+    want = np.zeros((2, 37), np.float32)
+    for t in range(2):
+        for i in range(3 * t, 3 * t + 3):
+            want[t] = contract.fma(weights[i], x[rows[i]], want[t])
+    assert same_bits(kernels.mix_rows(tier, x, rows, weights, 2), want)
+    with pytest.raises(core.ArgumentError, match="rows of x"):
+        kernels.mix_rows(tier, x, np.array([6, 0], np.int32), weights[:2], 2)
 
 
 @by_tier

@@ -1,253 +1,223 @@
-"""config.json of a Hugging Face model: strict reading, and its translation to GGUF keys."""
+"""config.json of a Hugging Face model, translated to GGUF keys as the architecture's description says."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from hrun._core import ModelFileError, UnsupportedModelError
 
-from .folder import json_type, shown
-from .source import Entry
+from .config_object import ConfigObject
+from .folder import shown
+from .hf_rope import Rope, read_rope
+from .source import Entry, Value
 
-_MAX_INT = 2**31 - 1
-
-
-class ConfigObject:
-    """Typed access to one JSON object; every error names the file and the key.  null counts as absent."""
-
-    def __init__(self, path: str, values: dict[str, Any], prefix: str = "") -> None:
-        self.path = path
-        self.values = values
-        self._prefix = prefix
-
-    def error(self, key: str, wanted: str) -> ModelFileError:
-        value = self.values.get(key)
-        found = json_type(value) if isinstance(value, (dict, list)) or value is None else f"{json_type(value)}: {shown(repr(value), 60)}"
-        return ModelFileError(f"{self.path}: '{self._prefix}{key}' must be {wanted}, found {found}")
-
-    def has(self, key: str) -> bool:
-        return self.values.get(key) is not None
-
-    def integer(self, key: str, default: int | None = None, low: int = 1, high: int = _MAX_INT) -> int:
-        value = self.values.get(key)
-        if value is None and default is not None:
-            return default
-        if value is None:
-            raise ModelFileError(f"{self.path}: '{self._prefix}{key}' is missing")
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise self.error(key, f"an integer from {low} to {high}")
-        return value
-
-    def number(self, key: str, default: float | None = None, low: float = 0.0, exclusive: bool = True, high: float = 1e6) -> float:
-        """A finite number above `low` (or equal to it unless `exclusive`), at most `high`."""
-        value = self.values.get(key)
-        if value is None and default is not None:
-            return default
-        if value is None:
-            raise ModelFileError(f"{self.path}: '{self._prefix}{key}' is missing")
-        wanted = f"a finite number {'above' if exclusive else 'of at least'} {low:g} and at most {high:g}"
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.error(key, wanted)
-        try:
-            number = float(value)
-        except OverflowError:
-            raise self.error(key, wanted) from None
-        if not math.isfinite(number) or number > high or number < low or (exclusive and number == low):
-            raise self.error(key, wanted)
-        return number
-
-    def boolean(self, key: str, default: bool) -> bool:
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.error(key, "true or false")
-        return value
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.values.get(key)
-        if value is None and default is not None:
-            return default
-        if value is None:
-            raise ModelFileError(f"{self.path}: '{self._prefix}{key}' is missing")
-        if not isinstance(value, str):
-            raise self.error(key, "a string")
-        return value
-
-    def child(self, key: str) -> ConfigObject | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            raise self.error(key, "an object")
-        return ConfigObject(self.path, value, f"{self._prefix}{key}.")
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """kind as in GGUF ("none", "linear", "yarn"); llama3's scaling is a table of factors, float32 [n_rot / 2]."""
-
-    kind: str = "none"
-    entries: tuple[Entry, ...] = ()
-    factors: npt.NDArray[np.float32] | None = None
+# Names that config.json has had for the same thing; the first that is there counts.
+_EMBD, _LAYERS, _HEADS, _FF = "hidden_size|n_embd", "num_hidden_layers|n_layer", "num_attention_heads|n_head", "intermediate_size|n_inner"
+_CONTEXT = "max_position_embeddings|n_positions|n_ctx"
+_EPS = {"rms": "rms_norm_eps", "layer": "layer_norm_eps|layer_norm_epsilon|norm_epsilon"}
+_ACTIVATIONS = {
+    "silu": ("silu", "swish"), "clamped_silu": ("silu", "swish"),
+    "gelu": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate"),
+}
+# What hrun does not do, whatever the architecture: key -> the values with which it need not.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "mlp_only_layers": ([],), "decoder_sparse_step": (1,), "moe_layer_freq": (1,), "use_qk_norm": (False,), "use_bidirectional_attention": (False,),
+    "scale_attn_by_inverse_layer_idx": (False,), "scale_attn_weights": (True,), "add_cross_attention": (False,),
+    "swiglu_limit": (7.0,), "swiglu_alpha": (1.702,), "rope_interleave": (True,), "use_parallel_residual": (False,),
+    "scoring_func": ("softmax", "sigmoid"), "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"), "clip_qkv": (),
+}
 
 
 @dataclass(frozen=True)
 class HFConfig:
-    """The hyper-parameters of a decoder, as config.json gives them."""
+    """The hyper-parameters of a decoder: `keys` by their GGUF names without the architecture's prefix.
 
-    n_layers: int
-    n_embd: int
-    n_ff: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    n_vocab: int
-    n_ctx: int
-    rms_eps: float
-    rope_base: float
-    rope: RopeScaling
-    tied: bool
-    attention_bias: bool
-    mlp_bias: bool
+    tied: is the head the embedding?  None where config.json does not say.
+    """
+
+    keys: dict[str, Entry]
+    rope: Rope | None
+    tied: bool | None
+    object: ConfigObject
+
+    def __getitem__(self, key: str) -> int:
+        entry = self.keys.get(key)
+        return int(entry.value) if entry is not None and isinstance(entry.value, (int, float)) else 0
+
+    @property
+    def n_layers(self) -> int:
+        return self["block_count"]
+
+    @property
+    def n_vocab(self) -> int:
+        return self["vocab_size"]
+
+    @property
+    def head_dim(self) -> int:
+        return self["attention.key_length"]
 
     def metadata(self, arch: str) -> list[Entry]:
         """llama.cpp's keys for this architecture."""
+        return [Entry(f"{arch}.{e.key}", e.type, e.value) for e in self.keys.values()]
 
-        def u32(key: str, value: int) -> Entry:
-            return Entry(f"{arch}.{key}", "u32", value)
-
-        def f32(key: str, value: float) -> Entry:
-            return Entry(f"{arch}.{key}", "f32", value)
-
-        return [
-            u32("vocab_size", self.n_vocab),
-            u32("context_length", self.n_ctx),
-            u32("embedding_length", self.n_embd),
-            u32("block_count", self.n_layers),
-            u32("feed_forward_length", self.n_ff),
-            u32("attention.head_count", self.n_heads),
-            u32("attention.head_count_kv", self.n_kv_heads),
-            u32("attention.key_length", self.head_dim),
-            u32("attention.value_length", self.head_dim),
-            f32("attention.layer_norm_rms_epsilon", self.rms_eps),
-            u32("rope.dimension_count", self.head_dim),
-            f32("rope.freq_base", self.rope_base),
-            *(Entry(f"{arch}.{e.key}", e.type, e.value) for e in self.rope.entries),
-        ]
+    def has_experts(self, layer: int) -> bool:
+        return self["expert_count"] > 0 and layer >= self["leading_dense_block_count"]
 
     def sizes(self) -> dict[str, int]:
         """Lengths by the names of the Dim enumeration of the architecture descriptions."""
+        heads, kv_heads, k, v = (self[f"attention.{key}"] for key in ("head_count", "head_count_kv", "key_length", "value_length"))
+        n_rot, experts, ff = self["rope.dimension_count"], self["expert_count"], self["feed_forward_length"]
+        latent_kv, latent_k, latent_v = (self[f"attention.{key}"] for key in ("kv_lora_rank", "key_length_mla", "value_length_mla"))
+        ff_expert = self["expert_feed_forward_length"] or ff
         return {
-            "one": 1, "embd": self.n_embd, "vocab": self.n_vocab, "ff": self.n_ff,
-            "q": self.n_heads * self.head_dim, "k": self.n_kv_heads * self.head_dim, "v": self.n_kv_heads * self.head_dim,
-            "q_out": self.n_heads * self.head_dim, "half_rot": self.head_dim // 2,
+            "one": 1, "embd": self["embedding_length"], "vocab": self.n_vocab, "ctx": self["context_length"], "ff": ff, "ff_twice": 2 * ff,
+            "heads": heads, "head": k, "q": heads * k, "k": kv_heads * k, "v": kv_heads * v, "qkv": (heads + kv_heads) * k + kv_heads * v,
+            "q_out": heads * v, "half_rot": n_rot // 2, "experts": experts, "ff_expert": ff_expert,
+            "ff_shared": self["expert_shared_feed_forward_length"] or ff_expert * self["expert_shared_count"],
+            "latent_q": self["attention.q_lora_rank"], "latent_kv": latent_kv, "latent_kv_rot": latent_kv + n_rot,
+            "latent_heads": heads * latent_k, "nope": latent_k - n_rot, "latent_v": latent_v, "latent_out": heads * latent_v,
         }
 
 
-def read_config(path: str, values: dict[str, Any]) -> HFConfig:
-    """Validates config.json of a plain decoder.  Raises ModelFileError, UnsupportedModelError."""
+def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfig:
+    """Validates config.json against the architecture.  Raises ModelFileError, UnsupportedModelError."""
     config = ConfigObject(path, values)
-    if (quantization := config.child("quantization_config")) is not None:
-        raise UnsupportedModelError(f"{path}: the checkpoint is already quantized (quant_method "
-                                    f"'{shown(quantization.values.get('quant_method'))}'); convert the original")
-    activation = config.text("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        raise UnsupportedModelError(f"{path}: 'hidden_act' is '{shown(activation)}'; only 'silu' is supported")
-    n_embd = config.integer("hidden_size")
-    n_heads = config.integer("num_attention_heads", high=65535)
+    _refuse(config, architecture)
+    keys: dict[str, Entry] = {}
+
+    def put(key: str, kind: str, value: Value) -> None:
+        keys[key] = Entry(key, kind, value)
+
+    defaults = {rule.key: rule.fallback for rule in architecture.config}
+    n_embd = config.integer(config.first_of(_EMBD))
+    n_heads = config.integer(config.first_of(_HEADS), high=65535)
     n_kv_heads = config.integer("num_key_value_heads", default=n_heads, high=65535)
     if n_heads % n_kv_heads != 0:
-        raise ModelFileError(f"{path}: 'num_attention_heads' is {n_heads}, not a multiple of 'num_key_value_heads', {n_kv_heads}")
-    if not config.has("head_dim") and n_embd % n_heads != 0:
-        raise ModelFileError(f"{path}: 'hidden_size' is {n_embd}, not a multiple of 'num_attention_heads', {n_heads}, "
-                             "and there is no 'head_dim'")
-    head_dim = config.integer("head_dim", default=n_embd // n_heads, high=65536)
-    if head_dim % 2 != 0:
-        raise ModelFileError(f"{path}: the head dimension is {head_dim}, rotary embedding needs an even one")
-    n_ctx = config.integer("max_position_embeddings", default=2048)
-    window = config.integer("sliding_window", default=0, low=0)
-    if window and window < n_ctx and config.boolean("use_sliding_window", True):
-        raise UnsupportedModelError(f"{path}: 'sliding_window' is {window}, below 'max_position_embeddings', {n_ctx}; "
-                                    "sliding-window attention is not supported")
-    rope_base, rope = _read_rope(config, head_dim, n_ctx)
-    return HFConfig(
-        n_layers=config.integer("num_hidden_layers", high=65535), n_embd=n_embd, n_ff=config.integer("intermediate_size"),
-        n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, n_vocab=config.integer("vocab_size"), n_ctx=n_ctx,
-        rms_eps=config.number("rms_norm_eps", default=1e-6, low=1e-30, exclusive=False, high=1.0), rope_base=rope_base, rope=rope,
-        tied=config.boolean("tie_word_embeddings", False), attention_bias=config.boolean("attention_bias", False),
-        mlp_bias=config.boolean("mlp_bias", False))
+        raise ModelFileError(f"{path}: '{config.first_of(_HEADS)}' is {n_heads}, not a multiple of 'num_key_value_heads', {n_kv_heads}")
+    n_ctx = config.integer(config.first_of(_CONTEXT), default=2048)
+    ff_key = config.first_of(_FF)
+    put("vocab_size", "u32", config.integer("vocab_size"))
+    put("context_length", "u32", n_ctx)
+    put("embedding_length", "u32", n_embd)
+    put("block_count", "u32", config.integer(config.first_of(_LAYERS), high=65535))
+    put("feed_forward_length", "u32", config.integer(ff_key, default=4 * n_embd if ff_key == "n_inner" or config.has("n_embd") else None))
+    latent = any(rule.role == "attn_kv_a" for rule in architecture.tensors)
+    put("attention.head_count", "u32", n_heads)
+    if latent:
+        head_dim = _put_latent(config, put)
+    else:
+        head_dim = _head_dim(config, n_embd, n_heads, defaults.get("attention.key_length"))
+        put("attention.head_count_kv", "u32", n_kv_heads)
+        put("attention.key_length", "u32", head_dim)
+        put("attention.value_length", "u32", head_dim)
+    eps = config.number(config.first_of(_EPS[architecture.norm]), default=1e-6 if architecture.norm == "rms" else 1e-5, low=1e-30,
+                        exclusive=False, high=1.0)
+    put("attention.layer_norm_rms_epsilon" if architecture.norm == "rms" else "attention.layer_norm_epsilon", "f32", eps)
+    rope = None
+    if architecture.rotary:
+        if head_dim % 2 != 0:
+            raise ModelFileError(f"{path}: the head dimension is {head_dim}, rotary embedding needs an even one")
+        rope = read_rope(config, head_dim, n_ctx, latent)
+        put("rope.dimension_count", "u32", rope.n_rot)
+        put("rope.freq_base", "f32", rope.base)
+        for entry in rope.scaling.entries:
+            if entry.key != "rope.scaling.yarn_truncate" or _lists(architecture, entry.key):
+                put(entry.key, entry.type, entry.value)
+            elif entry.value is False:
+                raise UnsupportedModelError(f"{path}: yarn with 'truncate' false is not supported for '{architecture.name}'")
+    _put_listed(config, architecture, rope, n_ctx, keys)
+    tied = config.boolean("tie_word_embeddings", False) if config.has("tie_word_embeddings") else None
+    return HFConfig(keys, rope, tied, config)
 
 
-def _read_rope(config: ConfigObject, head_dim: int, n_ctx: int) -> tuple[float, RopeScaling]:
-    """The base and the scaling, from `rope_theta` and `rope_scaling` or from the newer `rope_parameters`."""
-    key = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"
-    scaling = config.child(key)
-    base_in = scaling if scaling is not None and scaling.has("rope_theta") else config
-    base = base_in.number("rope_theta", default=10000.0, low=2.0, exclusive=False, high=1e15)
-    for where in (config, scaling):
-        if where is not None and where.number("partial_rotary_factor", default=1.0) != 1.0:
-            raise UnsupportedModelError(f"{config.path}: 'partial_rotary_factor' is not 1; partly rotated heads are not supported")
-    if scaling is None:
-        return base, RopeScaling()
-    kind = scaling.text("rope_type", scaling.text("type", "default"))
-    readers = {"default": _rope_none, "none": _rope_none, "linear": _rope_linear, "llama3": _rope_llama3, "yarn": _rope_yarn}
-    if kind not in readers:
-        raise UnsupportedModelError(f"{config.path}: '{key}' asks for the RoPE scaling '{shown(kind)}'; "
-                                    f"supported are {', '.join(readers)}")
-    return base, readers[kind](scaling, base, head_dim, n_ctx)
+def _lists(architecture: Any, key: str) -> bool:
+    return any(rule.key == key for rule in architecture.config)
 
 
-def _rope_none(scaling: ConfigObject, base: float, head_dim: int, n_ctx: int) -> RopeScaling:
-    return RopeScaling()
+def _refuse(config: ConfigObject, architecture: Any) -> None:
+    """Settings that change what the model computes and that hrun does not follow."""
+    if (quantization := config.child("quantization_config")) is not None:
+        raise UnsupportedModelError(f"{config.path}: the checkpoint is already quantized (quant_method "
+                                    f"'{shown(quantization.values.get('quant_method'))}'); convert the original")
+    key = config.first_of("hidden_activation|hidden_act|activation_function")
+    allowed = _ACTIVATIONS[architecture.nonlinearity]
+    activation = config.text(key, allowed[0])
+    if activation not in allowed and not (architecture.nonlinearity == "gelu" and key == "hidden_act" and activation == "gelu" and "gemma" in architecture.name):
+        raise UnsupportedModelError(f"{config.path}: '{key}' is '{shown(activation)}'; only {' or '.join(repr(a) for a in allowed)} "
+                                    f"is supported for '{architecture.name}'")
+    for key, neutral in _NEUTRAL.items():
+        if config.has(key) and config.values[key] not in neutral:
+            raise UnsupportedModelError(f"{config.path}: '{key}' is {shown(repr(config.values[key]), 60)}, which hrun does not support")
+    if not _lists(architecture, "attention.sliding_window"):
+        n_ctx = config.integer(config.first_of(_CONTEXT), default=2048)
+        window = config.integer("sliding_window", default=0, low=0)
+        if window and window < n_ctx and config.boolean("use_sliding_window", True):
+            raise UnsupportedModelError(f"{config.path}: 'sliding_window' is {window}, below 'max_position_embeddings', {n_ctx}; "
+                                        f"sliding-window attention is not supported for '{architecture.name}'")
 
 
-def _rope_linear(scaling: ConfigObject, base: float, head_dim: int, n_ctx: int) -> RopeScaling:
-    factor = scaling.number("factor")
-    return RopeScaling("linear", (Entry("rope.scaling.type", "string", "linear"), Entry("rope.scaling.factor", "f32", factor)))
+def _head_dim(config: ConfigObject, n_embd: int, n_heads: int, default: str | None) -> int:
+    if not config.has("head_dim") and not default and n_embd % n_heads != 0:
+        raise ModelFileError(f"{config.path}: '{config.first_of(_EMBD)}' is {n_embd}, not a multiple of '{config.first_of(_HEADS)}', "
+                             f"{n_heads}, and there is no 'head_dim'")
+    return config.integer("head_dim", default=int(default) if default else n_embd // n_heads, high=65536)
 
 
-def _rope_llama3(scaling: ConfigObject, base: float, head_dim: int, n_ctx: int) -> RopeScaling:
-    """Llama 3.1: each frequency divided by 1 (short waves), by `factor` (long waves), or by something between."""
-    factor = scaling.number("factor")
-    low = scaling.number("low_freq_factor", default=1.0)
-    high = scaling.number("high_freq_factor", default=4.0)
-    original = scaling.integer("original_max_position_embeddings", default=8192)
-    if high <= low:
-        raise scaling.error("high_freq_factor", f"larger than low_freq_factor, {low:g}")
-    inverse = base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    turns = original * inverse / (2 * math.pi)  # of the wave within the original context
-    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    factors = 1.0 / ((1.0 - smooth) / factor + smooth)
-    return RopeScaling("none", (), factors.astype(np.float32))
+def _put_latent(config: ConfigObject, put: Any) -> int:
+    """Latent attention: the heads of the cache are those of the latent vectors.  Returns the turned part's length."""
+    latent, turned = config.integer("kv_lora_rank"), config.integer("qk_rope_head_dim")
+    put("attention.head_count_kv", "u32", 1)
+    put("attention.key_length", "u32", latent + turned)
+    put("attention.value_length", "u32", latent)
+    put("attention.key_length_mla", "u32", config.integer("qk_nope_head_dim") + turned)
+    return turned
 
 
-def _rope_yarn(scaling: ConfigObject, base: float, head_dim: int, n_ctx: int) -> RopeScaling:
-    """YaRN.  GGUF's readers multiply the attention by 0.1 ln(factor) + 1 themselves; attn_factor is what differs from that."""
-    factor = scaling.number("factor", low=1.0, exclusive=False)
-    original = scaling.integer("original_max_position_embeddings", default=n_ctx)
-    if not scaling.boolean("truncate", True):
-        raise UnsupportedModelError(f"{scaling.path}: yarn with 'truncate' false is not supported")
-    entries = [Entry("rope.scaling.type", "string", "yarn"), Entry("rope.scaling.factor", "f32", factor),
-               Entry("rope.scaling.original_context_length", "u32", original)]
+def _put_listed(config: ConfigObject, architecture: Any, rope: Rope | None, n_ctx: int, keys: dict[str, Entry]) -> None:
+    """The keys that the architecture's description lists."""
+    for rule in architecture.config:
+        if rule.key in keys:
+            continue
+        name = config.first_of(rule.hf_key) if rule.hf_key else ""
+        value: Value | None = None
+        if rule.key == "attention.sliding_window_pattern":
+            value = _window_period(config, keys)
+        elif rule.key == "rope.freq_base_swa" and rope is not None and rope.window_base is not None:
+            value = rope.window_base
+        elif rule.key == "expert_gating_func":
+            sigmoid = config.text("scoring_func", "sigmoid" if config.values.get("model_type") == "deepseek_v3" else "softmax") == "sigmoid"
+            value = 2 if sigmoid else 1
+        elif rule.key.startswith("expert_group") and config.values.get("topk_method") == "greedy":
+            value = None
+        elif name and config.has(name):
+            if rule.type == "u32":
+                value = config.integer(name, low=0)
+            elif rule.type == "bool":
+                value = config.boolean(name, False)
+            else:
+                value = config.number(name, low=-1e6, exclusive=False)
+                if rule.map == "inverse_root":
+                    value = config.number(name) ** -0.5
+        elif rule.fallback:
+            value = rule.fallback == "true" if rule.type == "bool" else float(rule.fallback) if rule.type == "f32" else int(rule.fallback)
+        if rule.key == "attention.sliding_window" and value is not None and (not value or not config.boolean("use_sliding_window", True)):
+            value = None
+        if rule.key == "attention.sliding_window_pattern" and "attention.sliding_window" not in keys:
+            value = None
+        if value is not None:
+            keys[rule.key] = Entry(rule.key, rule.type, value)
 
-    def mscale(multiplier: float) -> float:
-        return 0.1 * multiplier * math.log(factor) + 1.0 if factor > 1 else 1.0
 
-    wanted = mscale(1.0)
-    if scaling.has("attention_factor"):
-        wanted = scaling.number("attention_factor")
-    elif scaling.has("mscale") and scaling.has("mscale_all_dim"):
-        wanted = mscale(scaling.number("mscale")) / mscale(scaling.number("mscale_all_dim"))
-    if abs(wanted - mscale(1.0)) > 1e-9:
-        entries.append(Entry("rope.scaling.attn_factor", "f32", wanted / mscale(1.0)))
-    if scaling.has("beta_fast"):
-        entries.append(Entry("rope.scaling.yarn_beta_fast", "f32", scaling.number("beta_fast")))
-    if scaling.has("beta_slow"):
-        entries.append(Entry("rope.scaling.yarn_beta_slow", "f32", scaling.number("beta_slow")))
-    return RopeScaling("yarn", tuple(entries))
+def _window_period(config: ConfigObject, keys: dict[str, Entry]) -> int | None:
+    """Every n-th layer is without a window; None where config.json leaves that to the architecture."""
+    kinds = config.values.get("layer_types")
+    n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
+    if isinstance(kinds, list) and len(kinds) == n_layers:
+        windows = [kind == "sliding_attention" for kind in kinds]
+        for period in [config.values.get("_sliding_window_pattern"), *range(n_layers + 2)]:
+            if isinstance(period, int) and windows == [period == 0 or (layer + 1) % period != 0 for layer in range(n_layers)]:
+                return period
+        raise UnsupportedModelError(f"{config.path}: 'layer_types': the layers with a window follow no period")
+    name = config.first_of("sliding_window_pattern|_sliding_window_pattern")
+    return config.integer(name, low=0) if config.has(name) else None

@@ -13,7 +13,7 @@ from typing import Any
 from hrun._core import ModelFileError, UnsupportedModelError
 
 from .folder import ModelFolder, json_type, parse_json_object, shown
-from .hf_config import ConfigObject
+from .config_object import ConfigObject
 from .source import Entry, Scalar
 
 _TOKENIZER_LIMIT = 512 << 20  # bytes

@@ -1,7 +1,7 @@
 """Which tensor gets which format.
 
 The rules, first match wins:
-  1. one-dimensional tensors (norms, biases, tables) are F32;
+  1. one-dimensional tensors (norms, biases, tables), biases of experts, routers and learned positions are F32;
   2. `tensor_types`: the first pattern that is found in the tensor's name;
   3. `embedding_format`, `head_format`;
   4. without `pure`, embedding and head of a model below 6 bits get the guard format: Q6_K where it can be written, else Q8_0.
@@ -118,8 +118,9 @@ def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
     planned = []
     for tensor in source.tensors:
         chosen, reason = wanted, ""
-        if len(tensor.shape) == 1:
-            planned.append(_fitted(tensor, find_format("f32"), "" if wanted.is_float and wanted.name == "f32" else "one-dimensional"))
+        if len(tensor.shape) == 1 or tensor.kept:
+            why = "one-dimensional" if len(tensor.shape) == 1 else "small and sensitive"
+            planned.append(_fitted(tensor, find_format("f32"), "" if wanted.name == "f32" else why))
             continue
         index = next((i for i, (pattern, _) in enumerate(patterns) if pattern.search(tensor.name)), None)
         for i, (pattern, _) in enumerate(patterns):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,5 +68,6 @@ def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTe
         out: npt.NDArray[np.float32] = _core.decode(format_name, blocks, last - first, cols)
         return out
 
-    return SourceTensor(info.name, tuple(info.shape), format_name, read_rows, origin=f"{path}: {shown(info.name)}",
+    kept = format_info.is_float and re.search(r"\.bias$|ffn_gate_inp|position_embd", str(info.name)) is not None
+    return SourceTensor(info.name, tuple(info.shape), format_name, read_rows, origin=f"{path}: {shown(info.name)}", kept=kept,
                         read_bytes=lambda: data.read(offset, (n_bytes,), np.uint8))

@@ -7,8 +7,6 @@ descriptions of the core.  Nothing in the folder is executed: no pickles, no rem
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,9 @@ from hrun._core import ModelFileError, UnsupportedModelError
 from .folder import PICKLE_SENTENCE, ModelFolder, json_type, shown
 from .hf_config import HFConfig, read_config
 from .hf_tokenizer import read_tokenizer
-from .safetensors_file import SafetensorsFile, StoredTensor
+from .safetensors_file import SafetensorsFile
 from .source import Entry, Source, SourceTensor
+from .transforms import TRANSFORMS, Stored, Target, plain_shape, stacked
 
 _CONFIG_LIMIT = 64 << 20  # bytes
 _INDEX_LIMIT = 256 << 20
@@ -41,7 +40,7 @@ def read_hf(path: Path) -> Source:
     values = folder.read_json("config.json", _CONFIG_LIMIT)
     config_path = str(path / "config.json")
     architecture = _architecture(values, config_path)
-    config = read_config(config_path, values)
+    config = read_config(config_path, values, architecture)
     stored, files = _stored_tensors(folder)
     vocabulary = read_tokenizer(folder, config.n_vocab, values)
     notes = list(vocabulary.notes)
@@ -91,30 +90,27 @@ def _architecture(values: dict[str, Any], path: str) -> Any:
     raise UnsupportedModelError(f"{path}: architecture '{shown(classes[0])}' is not supported; supported are {known}")
 
 
-Stored = dict[str, tuple[SafetensorsFile, StoredTensor]]
-
-
-def _stored_tensors(folder: ModelFolder) -> tuple[Stored, list[Path]]:
+def _stored_tensors(folder: ModelFolder) -> tuple[dict[str, Stored], list[Path]]:
     """Every tensor of the folder with the file that holds it."""
     if folder.has("model.safetensors.index.json"):
         return _sharded(folder, "model.safetensors.index.json")
     if folder.has("model.safetensors"):
         path = folder.file("model.safetensors")
         file = SafetensorsFile(path, str(folder.path / "model.safetensors"))
-        return {name: (file, tensor) for name, tensor in file.tensors.items()}, [path]
+        return dict(file.tensors), [path]
     if pickles := folder.pickles():
         raise UnsupportedModelError(f"{folder.path / pickles[0]}: {PICKLE_SENTENCE}")
     raise ModelFileError(f"{folder.path}: no weights: neither model.safetensors nor model.safetensors.index.json")
 
 
-def _sharded(folder: ModelFolder, index_name: str) -> tuple[Stored, list[Path]]:
+def _sharded(folder: ModelFolder, index_name: str) -> tuple[dict[str, Stored], list[Path]]:
     index = folder.read_json(index_name, _INDEX_LIMIT)
     path = folder.path / index_name
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFileError(f"{path}: 'weight_map' must be an object with one entry per tensor, found {json_type(weight_map)}")
     shards: dict[str, SafetensorsFile] = {}
-    stored: Stored = {}
+    stored: dict[str, Stored] = {}
     paths = []
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or shard not in shards:
@@ -125,7 +121,7 @@ def _sharded(folder: ModelFolder, index_name: str) -> tuple[Stored, list[Path]]:
             paths.append(resolved)
         if tensor not in shards[shard].tensors:
             raise ModelFileError(f"{path}: tensor '{shown(tensor)}' is not in '{shown(shard)}' as 'weight_map' says")
-        stored[tensor] = (shards[shard], shards[shard].tensors[tensor])
+        stored[tensor] = shards[shard].tensors[tensor]
     for shard, file in shards.items():
         for tensor in file.tensors:
             if weight_map.get(tensor) != shard:
@@ -133,97 +129,95 @@ def _sharded(folder: ModelFolder, index_name: str) -> tuple[Stored, list[Path]]:
     return stored, paths
 
 
-def _tensors(architecture: Any, config: HFConfig, stored: Stored, path: Path, notes: list[str]) -> list[SourceTensor]:
+def _tensors(architecture: Any, config: HFConfig, stored: dict[str, Stored], path: Path, notes: list[str]) -> list[SourceTensor]:
     """The tensors of the description, in its order, each checked for its shape; unknown ones are refused."""
     out: list[SourceTensor] = []
     used: set[str] = set()
     sizes = config.sizes()
 
     def add(rule: Any, layer: int | None) -> None:
-        gguf_name = rule.gguf_name.replace("{}", str(layer))
+        gguf_name = rule.gguf_name.replace("{}", str(layer), 1)
         if not rule.hf_name:
-            if rule.role == "rope_freqs" and config.rope.factors is not None:
-                out.append(_computed(gguf_name, config.rope.factors))
+            factors = config.rope.scaling.factors if config.rope is not None else None
+            if factors is not None and rule.role in factors:
+                out.append(_computed(gguf_name, factors[rule.role]))
             return
-        hf_name = rule.hf_name.replace("{}", str(layer))
+        choices = [[n.replace("{}", str(expert)) for expert in range(sizes[rule.slices])] if "{}" in n else [n]
+                   for n in (name.replace("{}", str(layer), 1) for name in rule.hf_name.split("|"))]
+        names = next((c for c in choices if c[0] in stored), choices[0])
         if rule.role == "output" and config.tied:
-            if hf_name in stored:
-                used.add(hf_name)
-                notes.append(f"'{hf_name}' left out: the head is tied to the embedding ('tie_word_embeddings')")
+            if names[0] in stored:
+                used.add(names[0])
+                notes.append(f"'{names[0]}' left out: the head is tied to the embedding ('tie_word_embeddings')")
             return
-        if not (rule.required or _asked_for(rule.role, config)):
+        if not (rule.required or _asked_for(rule, config, names[0] in stored)):
             return  # if the file has it all the same, it is refused below
-        if hf_name not in stored:
-            raise ModelFileError(f"{path}: tensor '{hf_name}' is missing")
-        used.add(hf_name)
-        out.append(_stored(rule, gguf_name, stored[hf_name], sizes, config))
+        if missing := next((name for name in names if name not in stored), None):
+            raise ModelFileError(f"{path}: tensor '{missing}' is missing")
+        used.update(names)
+        out.append(_tensor(rule, gguf_name, [stored[name] for name in names], sizes))
 
     for rule in architecture.tensors:
         if not rule.per_layer:
             add(rule, None)
     for layer in range(config.n_layers):
         for rule in architecture.tensors:
-            if rule.per_layer:
+            if rule.per_layer and (rule.where == "every" or (rule.where == "experts") == config.has_experts(layer)):
                 add(rule, layer)
-    left = [name for name in stored if name not in used and not _DERIVED.search(name)]
+    left = [name for name in stored if name not in used and not _DERIVED.search(name) and not _beyond(name, config)]
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        raise UnsupportedModelError(f"{stored[left[0]][0].shown_path}: tensor '{shown(left[0])}'{more} has no place in the "
+        raise UnsupportedModelError(f"{stored[left[0]].shown_path}: tensor '{shown(left[0])}'{more} has no place in the "
                                     f"architecture '{architecture.name}' with {config.n_layers} layers")
+    skipped = sum(name not in used and _beyond(name, config) for name in stored)
+    if skipped:
+        notes.append(f"{skipped} tensors of layers beyond the {config.n_layers} of the model (for predicting several tokens at once) left out")
     return out
 
 
-def _asked_for(role: str, config: HFConfig) -> bool:
+_LAYER = re.compile(r"^model\.layers\.(\d+)\.")
+
+
+def _beyond(name: str, config: HFConfig) -> bool:
+    """Layers after the last, for predicting further tokens, that config.json counts apart."""
+    found = _LAYER.search(name)
+    extra = config.object.integer("num_nextn_predict_layers", default=0, low=0)
+    return found is not None and config.n_layers <= int(found[1]) < config.n_layers + extra
+
+
+def _asked_for(rule: Any, config: HFConfig, is_there: bool) -> bool:
     """Does the configuration ask for this tensor, which the architecture leaves open?"""
-    if role.endswith("_bias"):
-        return config.attention_bias if role.startswith("attn_") else config.mlp_bias
-    return role == "output" and not config.tied
+    if rule.role == "output":
+        return config.tied is False or is_there
+    return config.object.boolean(rule.hf_if, False) if rule.hf_if else is_there
 
 
 def _computed(name: str, values: Floats) -> SourceTensor:
     return SourceTensor(name, (values.size,), "f32", lambda first, last: values.reshape(1, -1)[first:last],
-                        origin="computed from config.json")
+                        origin="computed from config.json", kept=True)
 
 
-def _stored(rule: Any, gguf_name: str, where: tuple[SafetensorsFile, StoredTensor], sizes: dict[str, int],
-            config: HFConfig) -> SourceTensor:
-    file, tensor = where
-    rows, cols = sizes[rule.rows], sizes[rule.cols]
-    expected = (cols,) if rule.rows == "one" else (rows, cols)
-    if tensor.shape != expected:
-        raise ModelFileError(f"{file.shown_path}: tensor '{shown(tensor.name)}' has shape {list(tensor.shape)}, "
-                             f"config.json asks for {list(expected)}")
-    format_name = file.format_of(tensor)
-    make = _TRANSFORMS.get(rule.transform)
-    if make is None:
-        raise UnsupportedModelError(f"tensor '{shown(tensor.name)}': unknown transform '{rule.transform}' in the architecture description")
-    shape = tuple(reversed(expected))
-    read, step = make(partial(file.read_rows, tensor), rows, cols, config.head_dim)
-    return SourceTensor(gguf_name, shape, format_name, read, row_step=step, origin=f"{file.shown_path}: {shown(tensor.name)}")
+# Small tensors on which much depends: they stay F32.
+_KEPT = ("router", "shared_router", "position_embd")
 
 
-# A transform turns read(first, last, cols) of the stored tensor into RowReader and row step of the written one.
-Read = Callable[[int, int, int], Floats]
-Made = tuple[Callable[[int, int], Floats], int]
-
-
-def _as_is(read: Read, rows: int, cols: int, head_dim: int) -> Made:
-    return (lambda first, last: read(first, last, cols)), 1
-
-
-def _interleave_heads(read: Read, rows: int, cols: int, head_dim: int) -> Made:
-    """Rows of a head from pairs (i, i + d/2), as Hugging Face rotates them, to (2i, 2i + 1), as GGUF's llama does."""
-    half = head_dim // 2
-
-    if rows == 1:  # a bias: one row of heads * head_dim values
-        return (lambda first, last: np.ascontiguousarray(
-            read(first, last, cols).reshape(-1, 2, half).swapaxes(1, 2)).reshape(last - first, cols)), 1
-    return (lambda first, last: np.ascontiguousarray(
-        read(first, last, cols).reshape(-1, 2, half, cols).swapaxes(1, 2)).reshape(last - first, cols)), head_dim
-
-
-_TRANSFORMS: dict[str, Callable[[Read, int, int, int], Made]] = {
-    "none": _as_is,
-    "interleave_q_heads": _interleave_heads,
-    "interleave_k_heads": _interleave_heads,
-}
+def _tensor(rule: Any, gguf_name: str, parts: list[Stored], sizes: dict[str, int]) -> SourceTensor:
+    rows, cols, slices = sizes[rule.rows], sizes[rule.cols], sizes[rule.slices]
+    if rule.transform not in TRANSFORMS:
+        raise UnsupportedModelError(f"tensor '{shown(parts[0].name)}': unknown transform '{rule.transform}' in the architecture description")
+    shape_of, make = TRANSFORMS[rule.transform]
+    vector, sliced = rule.rows == "one", rule.slices != "one"
+    whole = Target(rows, cols, slices, sliced, vector, sizes)
+    part = Target(rows, cols, 1, False, vector, sizes) if len(parts) > 1 else whole
+    expected = shape_of(part)
+    for stored in parts:
+        shape = stored.shape[1:] if vector and not sliced and stored.shape[:1] == (1,) else stored.shape
+        if shape != expected and not (len(parts) == 1 and sliced and slices == 1 and shape == expected[1:]):
+            raise ModelFileError(f"{stored.shown_path}: tensor '{shown(stored.name)}' has shape {list(stored.shape)}, "
+                                 f"config.json asks for {list(expected)}")
+    made = [make(stored, part) for stored in parts]
+    read = made[0][0] if len(made) == 1 else stacked([reader for reader, _ in made], rows)
+    step = made[0][1]
+    shape_written = tuple(reversed(plain_shape(whole)))
+    return SourceTensor(gguf_name, shape_written, parts[0].format, read, row_step=step,
+                        origin=f"{parts[0].shown_path}: {shown(parts[0].name)}", kept=vector or rule.role in _KEPT)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,28 @@ _DTYPES: dict[str, tuple[np.dtype[Any], str]] = {
 class StoredTensor:
     """shape as in the file ([rows, cols], outermost first); offset in bytes from the start of the file."""
 
+    file: SafetensorsFile = field(repr=False)
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
     n_bytes: int
+
+    @property
+    def shown_path(self) -> str:
+        return self.file.shown_path
+
+    @property
+    def format(self) -> str:
+        """hrun's name of the number type.  Raises UnsupportedModelError for types that hold no weights."""
+        return self.file.format_of(self)
+
+    def rows(self, first: int, last: int, cols: int) -> npt.NDArray[np.float32]:
+        return self.file.read_rows(self, first, last, cols)
+
+    def array(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """The whole tensor, its bytes taken as `dtype`."""
+        return self.file.read_array(self, dtype)
 
 
 class SafetensorsFile:
@@ -74,7 +91,7 @@ class SafetensorsFile:
         for name, entry in table.items():
             if name != "__metadata__":
                 first, last = entry["data_offsets"]
-                self.tensors[name] = StoredTensor(name, entry["dtype"], tuple(entry["shape"]), start + first, last - first)
+                self.tensors[name] = StoredTensor(self, name, entry["dtype"], tuple(entry["shape"]), start + first, last - first)
         self._data = DataFile(path, shown_path)
 
     def format_of(self, tensor: StoredTensor) -> str:
@@ -83,6 +100,9 @@ class SafetensorsFile:
             raise UnsupportedModelError(f"{self.shown_path}: tensor '{shown(tensor.name)}' has type {shown(tensor.dtype)}; "
                                         f"read are {', '.join(_DTYPES)}")
         return _DTYPES[tensor.dtype][1]
+
+    def read_array(self, tensor: StoredTensor, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        return self._data.read(tensor.offset, tensor.shape, dtype)
 
     def read_rows(self, tensor: StoredTensor, first: int, last: int, cols: int) -> npt.NDArray[np.float32]:
         """Rows first to last of the tensor seen as [n, cols], float32 [last - first, cols].  Thread-safe."""

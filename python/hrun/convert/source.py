@@ -35,7 +35,7 @@ class SourceTensor:
 
     shape: GGUF order, shape[0] is the row length.  format: the name of its format in the source.  read_rows: see RowReader;
     slices must start and end at multiples of `row_step`.  read_bytes: the tensor's own blocks, where the source has blocks.
-    origin: file and name in the source, for messages.
+    origin: file and name in the source, for messages.  kept: not to be coded in few bits, whatever the file's format.
     """
 
     name: str
@@ -45,6 +45,7 @@ class SourceTensor:
     origin: str
     row_step: int = 1
     read_bytes: Callable[[], npt.NDArray[np.uint8]] | None = None
+    kept: bool = False
 
     @property
     def cols(self) -> int:

@@ -1,0 +1,46 @@
+// Gemma 2: norms before and after both blocks, GELU gate, windows in every other layer, soft caps on scores and logits.
+//
+// Norms multiply by 1 + weight; GGUF holds the sum.
+#pragma once
+
+#include "model/architectures/parts.h"
+
+namespace hrun::architecture {
+
+inline constexpr std::string_view kGemma2Classes[] = {"Gemma2ForCausalLM"};
+
+inline constexpr std::array kGemmaNorms = {
+    TensorRule{Role::attn_norm, "blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight", Dim::one, Dim::embd, true,
+               Transform::plus_one},
+    TensorRule{Role::attn_post_norm, "blk.{}.post_attention_norm.weight", "model.layers.{}.post_attention_layernorm.weight",
+               Dim::one, Dim::embd, true, Transform::plus_one},
+    TensorRule{Role::ffn_norm, "blk.{}.ffn_norm.weight", "model.layers.{}.pre_feedforward_layernorm.weight", Dim::one, Dim::embd,
+               true, Transform::plus_one},
+    TensorRule{Role::ffn_post_norm, "blk.{}.post_ffw_norm.weight", "model.layers.{}.post_feedforward_layernorm.weight", Dim::one,
+               Dim::embd, true, Transform::plus_one},
+};
+inline constexpr auto kGemmaGlobals = with_transform(kEmbeddingAndHead, Role::output_norm, Role::output_norm, Transform::plus_one);
+
+inline constexpr std::array kGemmaScales = {
+    ConfigRule{"attention.scale", ConfigType::number, "query_pre_attn_scalar", "", ConfigMap::inverse_root},
+    ConfigRule{"final_logit_softcapping", ConfigType::number, "final_logit_softcapping"},
+};
+inline constexpr std::array kGemma2Cap = {
+    ConfigRule{"attn_logit_softcapping", ConfigType::number, "attn_logit_softcapping"},
+};
+
+inline constexpr auto kGemma2Tensors = join(kGemmaGlobals, kGemmaNorms, kAttention, kFeedForward);
+inline constexpr auto kGemma2Keys = join(kAlternatingWindowKeys, kGemmaScales, kGemma2Cap);
+
+inline constexpr ModelDescription kGemma2 = {
+    .name = "gemma2",
+    .hf_classes = kGemma2Classes,
+    .rope = RopeStyle::halves,
+    .tensors = kGemma2Tensors,
+    .config = kGemma2Keys,
+    .nonlinearity = Nonlinearity::gelu,
+    .embd_times_root = true,
+    .window_period = 2,
+};
+
+}  // namespace hrun::architecture

@@ -1,0 +1,166 @@
+#include "model/blocks/experts.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "base/math64.h"
+#include "formats/list.h"
+
+namespace hrun {
+namespace {
+
+double sigmoid(double x) { return 1 / (1 + math64::exp(-x)); }
+
+void softmax(std::span<double> x) {
+  const double top = *std::max_element(x.begin(), x.end());
+  double sum = 0;
+  for (double& v : x) sum += v = math64::exp(v - top);
+  for (double& v : x) v /= sum;
+}
+
+// Keeps the scores of the best groups.  A group counts as its best expert or, with sigmoid gates, its best two.
+void keep_best_groups(const HyperParams& p, std::span<double> scores) {
+  const auto size = static_cast<size_t>(p.n_experts / p.n_expert_groups);
+  std::vector<std::pair<double, size_t>> groups;  // minus the score, so that equal ones keep their order
+  for (size_t g = 0; g < static_cast<size_t>(p.n_expert_groups); ++g) {
+    double first = -std::numeric_limits<double>::infinity(), second = first;
+    for (const double s : scores.subspan(g * size, size)) {
+      second = std::max(second, std::min(first, s));
+      first = std::max(first, s);
+    }
+    groups.emplace_back(p.gating == Gating::sigmoid && size > 1 ? -(first + second) : -first, g);
+  }
+  std::stable_sort(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (size_t i = static_cast<size_t>(p.n_expert_groups_used); i < groups.size(); ++i)
+    for (double& s : scores.subspan(groups[i].second * size, size)) s = -std::numeric_limits<double>::infinity();
+}
+
+std::vector<float> values_of(const Model& model, int64_t l, Role role) {
+  const gguf::TensorInfo* info = model.plan().layer(l, role);
+  if (!info) return {};
+  const TensorView view = model.file().view(*info);
+  std::vector<float> values(static_cast<size_t>(view.cols));
+  find_format(view.format)->decode_row(view.data, view.cols, values.data());
+  return values;
+}
+
+std::vector<float> read_back(Backend& backend, const FloatView& view) {
+  std::vector<float> values(static_cast<size_t>(view.rows * view.cols));
+  backend.read(view.data, {reinterpret_cast<uint8_t*>(values.data()), values.size() * sizeof(float)});
+  return values;
+}
+
+void run_shared(const Pass& pass, int64_t l, FloatView x, FloatView out) {
+  const Model& model = pass.model;
+  const DeviceTensor* const gate_weight = model.weight(l, Role::shared_gate);
+  if (!gate_weight) return;
+  Backend& backend = pass.backend();
+  const FloatView gate = pass.rows(pass.work.shared_gate), up = pass.rows(pass.work.shared_up), shared = pass.rows(pass.work.shared_out);
+  const MatmulTarget gate_up[] = {{gate_weight, gate}, {model.weight(l, Role::shared_up), up}};
+  pass.multiply(gate_up, x);
+  pass.multiply(*model.weight(l, Role::shared_down), MatmulInput::gated(gate, up), shared);
+  if (const DeviceTensor* router = model.weight(l, Role::shared_router)) {
+    const FloatView logit = {pass.work.routed.data, pass.n, 1, 1};
+    pass.multiply(*router, x, logit);
+    std::vector<float> weights = read_back(backend, logit);
+    for (float& weight : weights) weight = static_cast<float>(sigmoid(static_cast<double>(weight)));
+    std::vector<int32_t> rows(weights.size());
+    std::iota(rows.begin(), rows.end(), 0);
+    const FloatView weighted = {pass.work.gathered.data, pass.n, out.cols, out.cols};
+    backend.mix_rows(shared, rows, weights, weighted);
+    return backend.add(out, weighted);
+  }
+  backend.add(out, shared);
+}
+
+}  // namespace
+
+void choose_experts(const HyperParams& p, const float* logits, const float* correction, int32_t* experts, float* weights) {
+  const auto n = static_cast<size_t>(p.n_experts), used = static_cast<size_t>(p.n_experts_used);
+  std::vector<double> scores(logits, logits + n);
+  for (double& s : scores)
+    if (!(s > -1e30 && s < 1e30)) s = -1e30;  // no number: never chosen before one
+  if (p.gating == Gating::softmax) softmax(scores);
+  if (p.gating == Gating::sigmoid)
+    for (double& s : scores) s = sigmoid(s);
+  std::vector<double> chosen_by = scores;
+  if (correction)
+    for (size_t e = 0; e < n; ++e) chosen_by[e] += static_cast<double>(correction[e]);
+  if (p.n_expert_groups > 1) keep_best_groups(p, chosen_by);
+  std::vector<int32_t> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  std::partial_sort(order.begin(), order.begin() + static_cast<int64_t>(used), order.end(), [&](int32_t a, int32_t b) {
+    const double x = chosen_by[static_cast<size_t>(a)], y = chosen_by[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
+  });
+  std::vector<double> w(used);
+  for (size_t k = 0; k < used; ++k) w[k] = scores[static_cast<size_t>(order[k])];
+  if (p.gating == Gating::softmax_of_selected) softmax(w);
+  double sum = 0;
+  for (const double v : w) sum += v;
+  for (size_t k = 0; k < used; ++k) {
+    experts[k] = order[k];
+    weights[k] = static_cast<float>((p.experts_normed ? w[k] / std::max(sum, 1e-20) : w[k]) * p.experts_scale);
+  }
+}
+
+void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out) {
+  const Model& model = pass.model;
+  const HyperParams& p = pass.params();
+  Backend& backend = pass.backend();
+  const auto n = static_cast<size_t>(pass.n), used = static_cast<size_t>(p.n_experts_used);
+
+  const FloatView routed = pass.rows(pass.work.routed);
+  pass.multiply(*model.weight(l, Role::router), x, routed);
+  pass.add_bias(l, Role::router_bias, routed);
+  const std::vector<float> logits = read_back(backend, routed), correction = values_of(model, l, Role::router_correction);
+  std::vector<int32_t> experts(n * used);
+  std::vector<float> weights(n * used);
+  for (size_t t = 0; t < n; ++t)
+    choose_experts(p, logits.data() + t * static_cast<size_t>(p.n_experts), correction.empty() ? nullptr : correction.data(),
+                   experts.data() + t * used, weights.data() + t * used);
+
+  // Slots: the pairs of token and expert, expert by expert.
+  std::vector<int32_t> token_of, slot_of(n * used), by_expert(n * used);
+  std::iota(by_expert.begin(), by_expert.end(), 0);
+  std::stable_sort(by_expert.begin(), by_expert.end(),
+                   [&](int32_t a, int32_t b) { return experts[static_cast<size_t>(a)] < experts[static_cast<size_t>(b)]; });
+  for (size_t s = 0; s < by_expert.size(); ++s) {
+    token_of.push_back(by_expert[s] / static_cast<int32_t>(used));
+    slot_of[static_cast<size_t>(by_expert[s])] = static_cast<int32_t>(s);
+  }
+  const auto n_slots = static_cast<int64_t>(n * used);
+  const FloatView gathered = first_rows(pass.work.gathered, n_slots), gate = first_rows(pass.work.expert_gate, n_slots);
+  const FloatView up = first_rows(pass.work.expert_up, n_slots), mixed = first_rows(pass.work.expert_out, n_slots);
+  backend.gather_rows(x, token_of, gathered);
+
+  const auto part = [](const FloatView& view, int64_t first, int64_t rows) { return FloatView{view.row(first), rows, view.cols, view.stride}; };
+  const auto each_expert = [&](auto&& fn) {
+    for (int64_t first = 0, last; first < n_slots; first = last) {
+      const auto expert = static_cast<size_t>(experts[static_cast<size_t>(by_expert[static_cast<size_t>(first)])]);
+      for (last = first + 1; last < n_slots && static_cast<size_t>(experts[static_cast<size_t>(by_expert[static_cast<size_t>(last)])]) == expert;) ++last;
+      fn(expert, first, last - first);
+    }
+  };
+  const auto add_bias = [&](Role role, size_t expert, FloatView y) {
+    if (const Weight& bias = model.slices(l, role); !bias.empty()) backend.add_bias(y, *bias[expert]);
+  };
+  each_expert([&](size_t e, int64_t first, int64_t rows) {
+    const FloatView g = part(gate, first, rows), u = part(up, first, rows);
+    const MatmulTarget targets[] = {{model.slices(l, Role::experts_gate)[e].get(), g}, {model.slices(l, Role::experts_up)[e].get(), u}};
+    backend.matmul(targets, part(gathered, first, rows));
+    add_bias(Role::experts_gate_bias, e, g);
+    add_bias(Role::experts_up_bias, e, u);
+  });
+  backend.gated(model.description().nonlinearity, gate, up, up);
+  each_expert([&](size_t e, int64_t first, int64_t rows) {
+    pass.multiply_slice(*model.slices(l, Role::experts_down)[e], part(up, first, rows), part(mixed, first, rows));
+    add_bias(Role::experts_down_bias, e, part(mixed, first, rows));
+  });
+  backend.mix_rows(mixed, slot_of, weights, out);
+  run_shared(pass, l, x, out);
+}
+
+}  // namespace hrun

@@ -1,0 +1,104 @@
+#include "model/workspace.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "formats/list.h"
+#include "model/rope_table.h"
+
+namespace hrun {
+namespace {
+
+std::span<const uint8_t> as_bytes(std::span<const float> values) {
+  return {reinterpret_cast<const uint8_t*>(values.data()), values.size_bytes()};
+}
+
+// The factors of a tensor, or nothing.
+std::vector<float> factors_of(const Model& model, Role role) {
+  const gguf::TensorInfo* info = model.plan().global(role);
+  if (!info) return {};
+  const TensorView view = model.file().view(*info);
+  std::vector<float> factors(static_cast<size_t>(view.cols));
+  find_format(view.format)->decode_row(view.data, view.cols, factors.data());
+  return factors;
+}
+
+// Longrope has one set of factors for contexts up to the original length and one beyond.
+std::vector<float> rope_factors(const Model& model, int64_t n_ctx) {
+  const HyperParams& p = model.params();
+  if (!model.plan().global(Role::rope_long)) return factors_of(model, Role::rope_freqs);
+  return factors_of(model, static_cast<double>(n_ctx) > p.rope_original_ctx ? Role::rope_long : Role::rope_short);
+}
+
+}  // namespace
+
+FloatView Workspace::floats(const Model& model, int64_t rows, int64_t cols, const char* what) {
+  const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(cols) * sizeof(float);
+  buffers_.push_back(model.backend().allocate(bytes, what));
+  bytes_ += bytes;
+  return {static_cast<float*>(buffers_.back()->data), rows, cols, cols};
+}
+
+Rope Workspace::make_rope(const Model& model, const HyperParams& p, const std::vector<float>& factors, int64_t n_ctx) {
+  const RopeTable table = make_rope_table(p, factors, n_ctx);
+  const FloatView cos = floats(model, n_ctx, p.n_rot / 2, "the rotary table");
+  model.backend().write(*buffers_.back(), 0, as_bytes(table.cos));
+  const FloatView sin = floats(model, n_ctx, p.n_rot / 2, "the rotary table");
+  model.backend().write(*buffers_.back(), 0, as_bytes(table.sin));
+  return {model.description().rope, static_cast<int>(p.n_rot), cos.data, sin.data};
+}
+
+Workspace::Workspace(const Model& model, int64_t max_tokens, int64_t n_ctx) : max_tokens_(max_tokens) {
+  const HyperParams& p = model.params();
+  const ModelDescription& d = model.description();
+  if (d.has_role(Role::position_embd) && n_ctx > p.n_ctx_train)
+    throw ArgumentError("a context of {} positions: this model has learned positions, and only {} of them", n_ctx, p.n_ctx_train);
+  const char* what = "the activations of a batch";
+  const auto rows = [&](int64_t cols) { return floats(model, max_tokens, cols, what); };
+  x = rows(p.n_embd);
+  normed = rows(p.n_embd);
+  attention = rows(p.n_heads * p.v_dim);
+  projected = rows(p.n_embd);
+  fed = rows(p.n_embd);
+  const int64_t q_cols = p.n_heads * p.k_dim, k_cols = p.n_kv_heads * p.k_dim, v_cols = p.n_kv_heads * p.v_dim;
+  if (d.has_role(Role::attn_qkv)) {
+    qkv = rows(q_cols + k_cols + v_cols);
+    q = columns(qkv, 0, q_cols), k = columns(qkv, q_cols, k_cols), v = columns(qkv, q_cols + k_cols, v_cols);
+  } else if (p.latent_kv > 0) {
+    q = rows(q_cols);
+    latent_q = rows(p.latent_q), latent_q_normed = rows(p.latent_q);
+    latent_heads = rows(p.n_heads * p.latent_k_dim);
+    latent_kv = rows(p.k_dim);
+    latent_out = rows(p.n_heads * p.latent_v_dim);
+  } else {
+    q = rows(q_cols), k = rows(k_cols), v = rows(v_cols);
+  }
+  if (d.has_role(Role::ffn_gate_up)) {
+    gate_up = rows(2 * p.n_ff);
+    gate = columns(gate_up, 0, p.n_ff), up = columns(gate_up, p.n_ff, p.n_ff);
+  } else if (d.has_role(Role::ffn_up)) {
+    gate = rows(p.n_ff), up = rows(p.n_ff);
+  }
+  if (p.n_experts > 0) {
+    const int64_t slots = max_tokens * p.n_experts_used;
+    routed = rows(p.n_experts);
+    gathered = floats(model, slots, p.n_embd, what), expert_out = floats(model, slots, p.n_embd, what);
+    expert_gate = floats(model, slots, p.n_ff_expert, what), expert_up = floats(model, slots, p.n_ff_expert, what);
+    shared_gate = rows(p.n_ff_shared), shared_up = rows(p.n_ff_shared);
+    shared_out = rows(p.n_ff_shared > 0 ? p.n_embd : 0);
+  }
+  // At most 64 MiB of logits at a time.
+  const int64_t logit_rows = std::clamp<int64_t>((16 << 20) / p.n_vocab, 1, max_tokens);
+  logits = floats(model, logit_rows, p.n_vocab, "the logits of a batch");
+  if (!d.rotary) return;
+  rope_ = make_rope(model, p, rope_factors(model, n_ctx), n_ctx);
+  if (p.window > 0 && p.window_rope_base > 0) {
+    HyperParams plain = p;
+    plain.rope_base = p.window_rope_base;
+    plain.rope_scaling = RopeScaling::none;
+    plain.rope_attn_factor = 1;
+    window_rope_ = make_rope(model, plain, {}, n_ctx);
+  }
+}
+
+}  // namespace hrun

@@ -1,0 +1,154 @@
+"""How tensors of a checkpoint become tensors of a GGUF file: stacked, reordered, transposed, taken apart.
+
+A transform gets the stored tensors (one, or one per slice), each with `shape` and `rows(first, last, cols)`, and gives the
+reader of the written rows and the step in which they may be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+class Stored(Protocol):
+    """A tensor of a checkpoint, whatever it is coded in.  shape: outermost first.  format: hrun's name, for the table."""
+
+    name: str
+    shown_path: str
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def format(self) -> str: ...
+
+    def rows(self, first: int, last: int, cols: int) -> Floats:
+        """Rows first to last of the tensor seen as [n, cols], float32 [last - first, cols].  Thread-safe."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is written: `slices` matrices of [rows, cols] (rows 1: vectors); sizes by dimension name."""
+
+    rows: int
+    cols: int
+    slices: int
+    sliced: bool
+    vector: bool
+    sizes: dict[str, int]
+
+
+Reader = Callable[[int, int], Floats]
+Made = tuple[Reader, int]
+Shape = tuple[int, ...]
+
+
+def plain_shape(t: Target) -> Shape:
+    one = (t.cols,) if t.vector else (t.rows, t.cols)
+    return (t.slices, *one) if t.sliced else one
+
+
+def _transposed_shape(t: Target) -> Shape:
+    return (t.slices, t.cols, t.rows) if t.sliced else (t.cols, t.rows)
+
+
+def _paired_transposed_shape(t: Target) -> Shape:
+    return (t.slices, t.cols, 2 * t.rows)
+
+
+def _paired_values_shape(t: Target) -> Shape:
+    return (t.slices, 2 * t.cols) if t.sliced else (2 * t.cols,)
+
+
+def _latent_shape(t: Target) -> Shape:
+    s = t.sizes
+    return (s["heads"] * (s["nope"] + s["latent_v"]), s["latent_kv"])
+
+
+def _as_is(stored: Stored, t: Target) -> Made:
+    return (lambda first, last: stored.rows(first, last, t.cols)), 1
+
+
+def _plus_one(stored: Stored, t: Target) -> Made:
+    return (lambda first, last: stored.rows(first, last, t.cols) + np.float32(1)), 1
+
+
+def _interleave_heads(stored: Stored, t: Target) -> Made:
+    """Rows of a head from pairs (i, i + d/2), as Hugging Face rotates them, to (2i, 2i + 1), as GGUF's llama does."""
+    head_dim, cols = t.sizes["head"], t.cols
+    half = head_dim // 2
+    if t.rows == 1:  # a bias: one row of heads * head_dim values
+        return (lambda first, last: np.ascontiguousarray(
+            stored.rows(first, last, cols).reshape(-1, 2, half).swapaxes(1, 2)).reshape(last - first, cols)), 1
+    return (lambda first, last: np.ascontiguousarray(
+        stored.rows(first, last, cols).reshape(-1, 2, half, cols).swapaxes(1, 2)).reshape(last - first, cols)), head_dim
+
+
+def _per_slice(t: Target, one: Callable[[int], Floats]) -> Made:
+    """Reads whole slices: one(i) is slice i as [rows, cols]."""
+
+    def read(first: int, last: int) -> Floats:
+        parts = [one(i) for i in range(first // t.rows, -(-last // t.rows))]
+        out = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return np.ascontiguousarray(out, dtype=np.float32)
+
+    return read, t.rows
+
+
+def _transpose(stored: Stored, t: Target) -> Made:
+    return _per_slice(t, lambda i: stored.rows(i * t.cols, (i + 1) * t.cols, t.rows).T)
+
+
+def _paired_rows_transposed(odd: int) -> Callable[[Stored, Target], Made]:
+    return lambda stored, t: _per_slice(t, lambda i: stored.rows(i * t.cols, (i + 1) * t.cols, 2 * t.rows).T[odd::2])
+
+
+def _paired_values(odd: int) -> Callable[[Stored, Target], Made]:
+    return lambda stored, t: ((lambda first, last: np.ascontiguousarray(stored.rows(first, last, 2 * t.cols)[:, odd::2])), 1)
+
+
+def _latent_keys(stored: Stored, t: Target) -> Made:
+    step = t.sizes["nope"] + t.sizes["latent_v"]
+    return _per_slice(t, lambda h: stored.rows(h * step, h * step + t.sizes["nope"], t.sizes["latent_kv"]).T)
+
+
+def _latent_values(stored: Stored, t: Target) -> Made:
+    step = t.sizes["nope"] + t.sizes["latent_v"]
+    return _per_slice(t, lambda h: stored.rows(h * step + t.sizes["nope"], (h + 1) * step, t.sizes["latent_kv"]))
+
+
+# By the names of the Transform enumeration: the stored tensor's shape, and the reader.
+TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target], Made]]] = {
+    "none": (plain_shape, _as_is),
+    "interleave_q_heads": (plain_shape, _interleave_heads),
+    "interleave_k_heads": (plain_shape, _interleave_heads),
+    "plus_one": (plain_shape, _plus_one),
+    "transpose": (_transposed_shape, _transpose),
+    "even_rows_transposed": (_paired_transposed_shape, _paired_rows_transposed(0)),
+    "odd_rows_transposed": (_paired_transposed_shape, _paired_rows_transposed(1)),
+    "even_values": (_paired_values_shape, _paired_values(0)),
+    "odd_values": (_paired_values_shape, _paired_values(1)),
+    "latent_keys": (_latent_shape, _latent_keys),
+    "latent_values": (_latent_shape, _latent_values),
+}
+
+
+def stacked(readers: list[Reader], rows: int) -> Reader:
+    """Rows of several tensors of `rows` rows each, one after the other."""
+
+    def read(first: int, last: int) -> Floats:
+        parts = []
+        while first < last:
+            which, at = divmod(first, rows)
+            end = min(last, (which + 1) * rows)
+            parts.append(readers[which](at, at + end - first))
+            first = end
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return read
