@@ -43,3 +43,10 @@ def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
         assert np.array_equal(logits(loaded, ids, chunk), got), chunk
     for tier in TIERS[:-1]:
         assert np.array_equal(logits(_core.Model.load(str(tmp_path / "out.gguf"), cpu_tier=tier, n_threads=2), ids, 64), got), tier
+
+
+def test_readme_lists_the_architectures() -> None:
+    from architecture_table import table
+
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    assert table() in readme, "python tests/architecture_table.py makes the table"

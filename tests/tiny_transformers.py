@@ -56,7 +56,7 @@ TINY: dict[str, Tiny] = {
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}),
     "phi3": Tiny("phi3", "Phi3Config", {"sliding_window": 24}),
     "phi3, long": Tiny("phi3", "Phi3Config", {"original_max_position_embeddings": 32, "rope_parameters": _LONGROPE}),
-    "phi3, short": Tiny("phi3", "Phi3Config", {"original_max_position_embeddings": 200, "rope_parameters": _LONGROPE}),
+    "phi3, short": Tiny("phi3", "Phi3Config", {"max_position_embeddings": 512, "original_max_position_embeddings": 256, "rope_parameters": _LONGROPE}),
     "phi4-mini": Tiny("phi3", "Phi3Config", {"hidden_size": 128, "tie_word_embeddings": True, "rope_parameters": {
         "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}}),
     "olmo2": Tiny("olmo2", "Olmo2Config"),
@@ -65,6 +65,8 @@ TINY: dict[str, Tiny] = {
     "gpt2": Tiny("gpt2", "GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
     "gpt-oss": Tiny("gpt-oss", "GptOssConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 16, "rope_parameters": {
         "rope_type": "yarn", "rope_theta": 150000.0, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 32, "truncate": False}}),
+    "gpt-oss, whole ramp": Tiny("gpt-oss", "GptOssConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 16,
+        "rope_parameters": {"rope_type": "yarn", "rope_theta": 150000.0, "factor": 8.0, "original_max_position_embeddings": 32}}),
     "deepseek2": Tiny("deepseek2", "DeepseekV2Config", {**_LATENT, "n_group": 4, "topk_group": 2, "topk_method": "group_limited_greedy", "routed_scaling_factor": 1.5}),
     "deepseek2, lite": Tiny("deepseek2", "DeepseekV2Config", {**_LATENT, "q_lora_rank": None}),
     "deepseek3": Tiny("deepseek2", "DeepseekV3Config", {**_LATENT, "n_group": 4, "topk_group": 2, "num_nextn_predict_layers": 0, "rope_parameters": {

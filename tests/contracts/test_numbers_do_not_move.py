@@ -64,3 +64,20 @@ def test_prefix_reuse(demo_logits):
 def test_a_difference_would_be_seen(demo_logits):
     tokens, expected = demo_logits
     assert not same_bits(logits(demo_model_path(), [*tokens[:-1], 9]), expected)
+
+
+@pytest.mark.parametrize("name", ["qwen2moe", "gemma2", "gpt-oss", "deepseek3", "phi3, long", "command-r"])
+def test_every_kind_of_block(name, tmp_path):
+    """Experts, windows, sinks, latent attention, fused matrices, parallel blocks, with quantized weights."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from hrun.convert import PlanOptions, make_plan, open_source, write_plan
+    from tiny_transformers import write_checkpoint
+
+    write_checkpoint(name, tmp_path / "hf")
+    path = tmp_path / "out.gguf"
+    write_plan(make_plan(open_source(tmp_path / "hf"), PlanOptions("rtq3")), path)
+    expected = logits(path, TOKENS, tier="scalar")
+    assert np.isfinite(expected).all() and expected.std() > 0
+    for tier in TIERS:
+        for threads, chunk in ((2, 41), (1, 1), (2, 7)):
+            assert same_bits(logits(path, TOKENS, tier=tier, threads=threads, chunk=chunk), expected), (tier, threads, chunk)

@@ -1,0 +1,46 @@
+"""GGUF files of every architecture that hrun writes, read by llama.cpp: the same logits.
+
+Optional: `pip install torch transformers llama-cpp-python`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_transformers import N_VOCAB, TINY, write_checkpoint
+
+from hrun import _core
+from hrun.convert import PlanOptions, make_plan, open_source, write_plan
+
+# Where llama.cpp computes something else than transformers, and hrun follows transformers.
+DIFFERENT = {
+    "mistral": "llama.cpp knows no window for this architecture",
+    "phi3": "llama.cpp leaves out the window",
+    "starcoder2": "llama.cpp leaves out the window",
+    "gemma2": "llama.cpp takes the scale of queries from the sizes",
+    "gemma3": "llama.cpp takes the scale of queries from the sizes",
+    "gpt-oss": "llama.cpp rounds the ends of yarn's ramp to whole pairs",
+    "deepseek2, lite": "llama.cpp tells models without compressed queries by their number of layers",
+    "deepseek2": "llama.cpp ranks groups of experts by their two best",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name not in DIFFERENT])
+def test_llama_cpp_reads_it_alike(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    write_checkpoint(name, tmp_path / "hf")
+    path = tmp_path / "out.gguf"
+    write_plan(make_plan(open_source(tmp_path / "hf"), PlanOptions("f32")), path)
+    ids = np.random.default_rng(5).integers(0, N_VOCAB, 64).tolist()
+    theirs = llama_cpp.Llama(str(path), n_ctx=256, n_batch=64, n_threads=1, logits_all=True, type_k=0, type_v=0, flash_attn=False,
+                             verbose=False)
+    theirs.eval(ids)
+    expected = np.array(theirs.scores[: len(ids)])
+    session = _core.Session(_core.Model.load(str(path)), 256, type_k="f32", type_v="f32")
+    got = session.forward(ids, "all")
+    # llama.cpp's table of GELU has 11 bits.
+    np.testing.assert_allclose(got, expected, rtol=0, atol=0.02)
