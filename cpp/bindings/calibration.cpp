@@ -1,7 +1,6 @@
 // Second moments of matmul inputs, and encoding against them.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -46,7 +45,7 @@ const FormatInfo& require_trellis(const std::string& name) {
   return *f;
 }
 
-std::pair<nb::ndarray<nb::numpy, uint8_t>, nb::ndarray<nb::numpy, double>> encode(
+nb::tuple encode(
     const std::string& name, Floats weights, const InputFactor& factor, int survivors, const std::vector<float>& scales,
     int passes, const std::string& tensor) {
   const FormatInfo& f = require_trellis(name);
@@ -60,7 +59,7 @@ std::pair<nb::ndarray<nb::numpy, uint8_t>, nb::ndarray<nb::numpy, double>> encod
     if (!(s > 0) || !std::isfinite(s)) throw ArgumentError("scale {} is not positive", s);
   const size_t row_bytes = f.row_bytes(cols);
   auto out = std::make_unique<uint8_t[]>(row_bytes * static_cast<size_t>(rows));
-  auto costs = std::make_unique<double[]>(static_cast<size_t>(rows));
+  auto costs = std::make_unique<double[]>(static_cast<size_t>(rows)), energies = std::make_unique<double[]>(static_cast<size_t>(rows));
   {
     nb::gil_scoped_release release;
     LdlqOptions options;
@@ -77,11 +76,14 @@ std::pair<nb::ndarray<nb::numpy, uint8_t>, nb::ndarray<nb::numpy, double>> encod
       std::copy_n(w, cols, x.begin());
       for (int64_t first = 0; first < cols; first += kRotationBlock)
         rotate_block(x.data() + first, first, static_cast<int>(std::min<int64_t>(kRotationBlock, cols - first)), true);
-      costs[static_cast<size_t>(r)] =
+      const RowCost cost =
           encode_trellis_row_ldlq(f.trellis(), x.data(), nullptr, factor, options, out.get() + static_cast<size_t>(r) * row_bytes);
+      costs[static_cast<size_t>(r)] = cost.error;
+      energies[static_cast<size_t>(r)] = cost.energy;
     }
   }
-  return {owned(std::move(out), {row_bytes * static_cast<size_t>(rows)}), owned(std::move(costs), {static_cast<size_t>(rows)})};
+  const auto n = static_cast<size_t>(rows);
+  return nb::make_tuple(owned(std::move(out), {row_bytes * n}), owned(std::move(costs), {n}), owned(std::move(energies), {n}));
 }
 
 nb::ndarray<nb::numpy, double> mean(const std::vector<double>& sums, int64_t n) {
@@ -129,6 +131,11 @@ void init_calibration(nb::module_& m) {
                    "float64 [cols]: mean square per column, original basis")
       .def_prop_ro("peak", [](const MomentInput& in) { return mean(in.peak, 1); }, nb::rv_policy::move,
                    "float64 [cols]: largest magnitude per column")
+      .def("sample", [](const MomentInput& in) {
+             auto out = std::make_unique<float[]>(in.sample.size());
+             std::copy(in.sample.begin(), in.sample.end(), out.get());
+             return owned(std::move(out), {in.sample.size() / static_cast<size_t>(in.cols), static_cast<size_t>(in.cols)});
+           }, "float32 [up to 64, cols]: a few inputs as they are, original basis.")
       .def("moments", &moments, "float32 [groups, width, width]: E[x x^T], rotated basis. Raises ArgumentError if not selected.");
   nb::class_<MomentCollector>(m, "MomentCollector", "Sums second moments of a model's matmul inputs; see Session.forward(observer=).")
       .def(nb::init<std::shared_ptr<Model>, int64_t, int>(), "model"_a, "block_width"_a = 0, "n_threads"_a = 0)
@@ -139,7 +146,7 @@ void init_calibration(nb::module_& m) {
            }, "indices"_a, "widths"_a, "Sum these inputs from zero, as blocks of the given widths (0: all columns).");
   m.def("encode_calibrated", &encode, "format"_a, "weights"_a, "factor"_a, "survivors"_a = 16, "scales"_a, "passes"_a = 1,
         "tensor"_a = "",
-        "float32 [rows, cols] to blocks, uint8 [rows * row_bytes], and each row's output error, float64 [rows]. Raises "
+        "float32 [rows, cols] to blocks, uint8 [rows * row_bytes], and each row's e H e^T and w H w^T, float64 [rows]. Raises "
         "ArgumentError, ConversionError.");
 }
 

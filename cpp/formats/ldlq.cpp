@@ -74,15 +74,16 @@ class RowSearch {
 
   RowSearch(const TrellisCode& code, const InputFactor& factor, int survivors)
       : code_(code), factor_(factor), cols_(factor.cols()), slots_(std::clamp(survivors, 1, 4096)),
-        front_(slots_), next_(slots_), start_(slots_) {
+        front_(slots_), next_(slots_), start_(slots_), best_end_(slots_) {
     middle_mask_ = (1u << (k * (code.memory - 1))) - 1;
     const size_t n_groups = size_t{middle_mask_} + 1;
     stamp_.assign(n_groups, -1);
     slot_.resize(n_groups);
-    const size_t n_candidates = std::min<size_t>(n_groups, static_cast<size_t>(slots_)) * kCodes + kLane;
-    candidate_.resize(n_candidates);
-    from_.resize(n_candidates);
-    touched_.resize(n_groups);
+    const size_t n_places = std::min<size_t>(n_groups, static_cast<size_t>(slots_)) + 1;
+    candidate_.resize(n_places * kCodes + kLane);
+    from_.resize(n_places * kCodes + kLane);
+    kept_.resize(n_places * kCodes + kLane);
+    touched_.resize(n_places);
     steps_.resize(static_cast<size_t>(cols_));
     for (Step& s : steps_) {
       s.parent.resize(static_cast<size_t>(slots_));
@@ -92,6 +93,10 @@ class RowSearch {
     common_.resize(static_cast<size_t>(cols_ + InputFactor::kPadding));
     codes_.resize(static_cast<size_t>(cols_));
     errors_.resize(static_cast<size_t>(cols_));
+    best_steps_.assign(steps_.begin(), steps_.begin() + std::min<int64_t>(kMaxBlock, cols_));
+    best_common_ = common_;
+    best_codes_ = codes_;
+    best_errors_ = errors_;
   }
 
   const uint8_t* codes() const { return codes_.data(); }
@@ -121,17 +126,17 @@ class RowSearch {
       size_t best = 0;
       double best_cost = std::numeric_limits<double>::infinity();
       for (size_t i = 0; i < options.size(); ++i) {
-        if (i > 0) restart();
-        block(first, last, options[i]);
-        if (front_.total < best_cost) {
-          best_cost = front_.total;
-          best = i;
+        if (i > 0) {
+          front_.copy_from(start_);
+          common_ = start_common_;
         }
+        block(first, last, options[i]);
+        if (i > 0 && !(front_.total < best_cost)) continue;
+        best_cost = front_.total;
+        best = i;
+        keep(first, last);
       }
-      if (best + 1 != options.size()) {
-        restart();
-        block(first, last, options[best]);
-      }
+      take_back(first, last);
       chosen[first / kMaxBlock] = options[best];
     }
     finish();
@@ -139,9 +144,24 @@ class RowSearch {
   }
 
  private:
-  [[gnu::always_inline]] inline void restart() {
-    front_.copy_from(start_);
-    common_ = start_common_;
+  // What a search of the block [first, last) left behind: kept, and taken back.  The front and `common_` are exchanged, not
+  // copied: the caller sets both before it searches again.
+  void keep(int64_t first, int64_t last) {
+    exchange(first, last);
+    const int64_t released = std::max<int64_t>(first - kWindow, 0);
+    std::copy(codes_.begin() + released, codes_.begin() + last, best_codes_.begin() + released);
+    std::copy(errors_.begin() + released, errors_.begin() + last, best_errors_.begin() + released);
+  }
+  void take_back(int64_t first, int64_t last) {
+    exchange(first, last);
+    const int64_t released = std::max<int64_t>(first - kWindow, 0);
+    std::copy(best_codes_.begin() + released, best_codes_.begin() + last, codes_.begin() + released);
+    std::copy(best_errors_.begin() + released, best_errors_.begin() + last, errors_.begin() + released);
+  }
+  void exchange(int64_t first, int64_t last) {
+    std::swap(front_, best_end_);
+    std::swap(common_, best_common_);
+    for (int64_t t = first; t < last; ++t) std::swap(steps_[static_cast<size_t>(t)], best_steps_[static_cast<size_t>(t - first)]);
   }
 
   [[gnu::always_inline]] inline void block(int64_t first, int64_t last, float scale) {
@@ -165,26 +185,27 @@ class RowSearch {
       const CodeFloats residual = target - level * scale;
       const CodeFloats cost = front_.cost[static_cast<size_t>(i)] + residual * residual * weight;
       const CodeInts self = CodeInts{} + i;
-      if (stamp_[group] != now) {
-        stamp_[group] = now;
-        slot_[group] = n_groups;
-        touched_[static_cast<size_t>(n_groups)] = group;
-        __builtin_memcpy(candidate_.data() + n_groups * kCodes, &cost, sizeof cost);
-        __builtin_memcpy(from_.data() + n_groups * kCodes, &self, sizeof self);
-        ++n_groups;
-      } else {
-        float* at = candidate_.data() + slot_[group] * kCodes;
-        int32_t* from = from_.data() + slot_[group] * kCodes;
-        CodeFloats old;
-        CodeInts old_from;
-        __builtin_memcpy(&old, at, sizeof old);
-        __builtin_memcpy(&old_from, from, sizeof old_from);
-        const CodeInts better = cost < old;
-        const CodeFloats kept = better ? cost : old;
-        const CodeInts kept_from = better ? self : old_from;
-        __builtin_memcpy(at, &kept, sizeof kept);
-        __builtin_memcpy(from, &kept_from, sizeof kept_from);
-      }
+      // The place after the last is always free: written to before it is known whether it will be taken, so that nothing
+      // depends on a branch that cannot be predicted.
+      const CodeFloats free_costs = CodeFloats{} + kInfinite;
+      __builtin_memcpy(candidate_.data() + n_groups * kCodes, &free_costs, sizeof free_costs);
+      const bool is_new = stamp_[group] != now;
+      const int place = is_new ? n_groups : slot_[group];
+      stamp_[group] = now;
+      slot_[group] = place;
+      touched_[static_cast<size_t>(place)] = group;
+      n_groups += is_new;
+      float* at = candidate_.data() + place * kCodes;
+      int32_t* from = from_.data() + place * kCodes;
+      CodeFloats old;
+      CodeInts old_from;
+      __builtin_memcpy(&old, at, sizeof old);
+      __builtin_memcpy(&old_from, from, sizeof old_from);
+      const CodeInts better = cost < old;
+      const CodeFloats kept = better ? cost : old;
+      const CodeInts kept_from = better ? self : old_from;
+      __builtin_memcpy(at, &kept, sizeof kept);
+      __builtin_memcpy(from, &kept_from, sizeof kept_from);
     }
     const int n = n_groups * kCodes;
     float least, limit;
@@ -192,26 +213,24 @@ class RowSearch {
 
     Step& made = steps_[static_cast<size_t>(t)];
     int out = 0;
-    for (int g = 0; g < n_groups; ++g) {
-      const uint32_t base = touched_[static_cast<size_t>(g)] << k;
-      for (int c = 0; c < kCodes; ++c) {
-        const float cost = candidate_[static_cast<size_t>(g * kCodes + c)];
-        if (cost > limit) continue;
-        if (out == slots_) break;
-        const int parent = from_[static_cast<size_t>(g * kCodes + c)];
-        const auto o = static_cast<size_t>(out), p = static_cast<size_t>(parent);
-        const float error = x - code_.values[size_t{front_.state[p]} * kCodes + static_cast<size_t>(c)] * scale;
-        next_.cost[o] = cost - least;
-        next_.state[o] = base | static_cast<uint32_t>(c);
-        made.parent[o] = static_cast<uint16_t>(parent);
-        made.code[o] = static_cast<uint8_t>(c);
-        made.error[o] = error;
-        const float* old = front_.ahead.data() + p * kAheadStride + 1;
-        float* ahead = next_.ahead.data() + o * kAheadStride;
+    for (int i = 0; i < n; ++i) {  // without a branch
+      kept_[static_cast<size_t>(out)] = i;
+      out += candidate_[static_cast<size_t>(i)] <= limit;
+    }
+    out = std::min(out, slots_);
+    for (int o = 0; o < out; ++o) {
+      const auto j = static_cast<size_t>(o), candidate = static_cast<size_t>(kept_[j]), c = candidate % kCodes;
+      const auto p = static_cast<size_t>(from_[candidate]);
+      const float error = x - code_.values[size_t{front_.state[p]} * kCodes + c] * scale;
+      next_.cost[j] = candidate_[candidate] - least;
+      next_.state[j] = touched_[candidate / kCodes] << k | static_cast<uint32_t>(c);
+      made.parent[j] = static_cast<uint16_t>(p);
+      made.code[j] = static_cast<uint8_t>(c);
+      made.error[j] = error;
+      const float* old = front_.ahead.data() + p * kAheadStride + 1;
+      float* ahead = next_.ahead.data() + j * kAheadStride;
 #pragma GCC unroll 4
-        for (int j = 0; j < kWindow; j += kLane) store(ahead + j, load(old + j) + load(feedback + j) * error);
-        ++out;
-      }
+      for (int l = 0; l < kWindow; l += kLane) store(ahead + l, load(old + l) + load(feedback + l) * error);
     }
     next_.n = out;
     next_.total = front_.total + static_cast<double>(least);
@@ -325,18 +344,19 @@ class RowSearch {
   const int slots_;
   uint32_t middle_mask_;
   const float* x_ = nullptr;
-  std::vector<float> common_, start_common_;  // [cols + padding]: targets but for `ahead`
-  Front front_, next_, start_;
+  std::vector<float> common_, start_common_, best_common_;  // [cols + padding]: targets but for `ahead`
+  Front front_, next_, start_, best_end_;
   float spread_ = 1;
   int32_t stamp_count_ = 0;
   std::vector<int32_t> stamp_, slot_;  // [group of states]: step that last touched it, and its place among the candidates
   std::vector<uint32_t> touched_;
   std::vector<float> candidate_;       // [place][code]: least cost of a path to that state
   std::vector<int32_t> from_;
-  std::vector<Step> steps_;
+  std::vector<int32_t> kept_;          // candidates that survive
+  std::vector<Step> steps_, best_steps_;
   std::vector<uint16_t> ancestor_;
-  std::vector<uint8_t> codes_;
-  std::vector<float> errors_;
+  std::vector<uint8_t> codes_, best_codes_;
+  std::vector<float> errors_, best_errors_;
 };
 
 void pack(const uint8_t* codes, int64_t n, int code_bits, uint8_t* out) {
@@ -367,7 +387,7 @@ class ScaleFit {
   }
 
   // Least squares over the scales of all blocks; rounds them to fp16.  Returns the row's cost.
-  [[gnu::always_inline]] inline double run(const float* x, const float* offset, const uint8_t* codes, float* scales) {
+  [[gnu::always_inline]] inline RowCost run(const float* x, const float* offset, const uint8_t* codes, float* scales) {
     const int64_t cols = factor_.cols(), n_blocks = (cols + kMaxBlock - 1) / kMaxBlock;
     const auto stride = static_cast<size_t>(cols + InputFactor::kPadding);
     aim_.assign(stride, 0.0f);
@@ -382,12 +402,14 @@ class ScaleFit {
       spread(z, first, last, image_.data() + static_cast<size_t>(b) * stride);
     }
     solve(n_blocks, stride, scales);
-    double cost = 0;
+    RowCost cost;
     for (int64_t t = 0; t < cols; ++t) {
       double r = aim_[static_cast<size_t>(t)];
       for (int64_t b = 0; b <= t / kMaxBlock; ++b)
         r -= static_cast<double>(scales[b]) * image_[static_cast<size_t>(b) * stride + static_cast<size_t>(t)];
-      cost += static_cast<double>(factor_.weight(t)) * r * r;
+      cost.error += static_cast<double>(factor_.weight(t)) * r * r;
+      const double whole = aim_[static_cast<size_t>(t)];
+      cost.energy += static_cast<double>(factor_.weight(t)) * whole * whole;
     }
     return cost;
   }
@@ -435,7 +457,7 @@ class ScaleFit {
 };
 
 template <int k>
-[[gnu::always_inline]] inline double encode_body(const TrellisCode& code, const float* x, const float* offset, const InputFactor& factor,
+[[gnu::always_inline]] inline RowCost encode_body(const TrellisCode& code, const float* x, const float* offset, const InputFactor& factor,
                                const LdlqOptions& options, uint8_t* out) {
   const int64_t cols = factor.cols();
   const auto n_blocks = static_cast<size_t>((cols + kMaxBlock - 1) / kMaxBlock);
@@ -451,12 +473,12 @@ template <int k>
   ScaleFit fit(code, factor);
   std::vector<float> chosen(n_blocks), best_scales(n_blocks);
   std::vector<uint8_t> best_codes;
-  double best = std::numeric_limits<double>::infinity();
+  RowCost best{std::numeric_limits<double>::infinity(), 0};
   for (int pass = 0; pass < options.passes; ++pass) {
     search.run(x, offset, scales, chosen.data());
-    const double cost = fit.run(x, offset, search.codes(), chosen.data());
+    const RowCost cost = fit.run(x, offset, search.codes(), chosen.data());
     for (size_t b = 0; b < n_blocks; ++b) scales[b].assign(1, chosen[b]);
-    if (!(cost < best)) continue;
+    if (!(cost.error < best.error)) continue;
     best = cost;
     best_scales = chosen;
     best_codes.assign(search.codes(), search.codes() + cols);
@@ -471,22 +493,22 @@ template <int k>
   return best;
 }
 
-using Encode = double (*)(const TrellisCode&, const float*, const float*, const InputFactor&, const LdlqOptions&, uint8_t*);
+using Encode = RowCost (*)(const TrellisCode&, const float*, const float*, const InputFactor&, const LdlqOptions&, uint8_t*);
 
 template <int k>
-double encode_baseline(const TrellisCode& code, const float* x, const float* offset, const InputFactor& factor,
+RowCost encode_baseline(const TrellisCode& code, const float* x, const float* offset, const InputFactor& factor,
                        const LdlqOptions& options, uint8_t* out) {
   return encode_body<k>(code, x, offset, factor, options, out);
 }
 
 #if defined(__x86_64__)
 template <int k>
-__attribute__((target("avx2"))) double encode_avx2(const TrellisCode& code, const float* x, const float* offset,
+__attribute__((target("avx2"))) RowCost encode_avx2(const TrellisCode& code, const float* x, const float* offset,
                                                    const InputFactor& factor, const LdlqOptions& options, uint8_t* out) {
   return encode_body<k>(code, x, offset, factor, options, out);
 }
 template <int k>
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))) double encode_avx512(
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))) RowCost encode_avx512(
     const TrellisCode& code, const float* x, const float* offset, const InputFactor& factor, const LdlqOptions& options,
     uint8_t* out) {
   return encode_body<k>(code, x, offset, factor, options, out);
@@ -506,7 +528,7 @@ Encode pick() {
 
 }  // namespace
 
-double encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated, const float* offset, const InputFactor& factor,
+RowCost encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated, const float* offset, const InputFactor& factor,
                                const LdlqOptions& options, uint8_t* out) {
   static const Encode kEncoders[] = {pick<2>(), pick<3>(), pick<4>()};
   return kEncoders[code.code_bits - 2](code, rotated, offset, factor, options, out);

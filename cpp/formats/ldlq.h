@@ -15,10 +15,15 @@ struct LdlqOptions {
   int passes = 1;                      // searches of the row; from the second on, with the scales that fit the last best
 };
 
-// `rotated`: one row in the rotated basis, factor.cols() values, a multiple of 32.  `offset`: what earlier rows' errors add to
-// the residual of each column, or null.  Writes the row's blocks (trellis.h); returns the row's e H e^T with the
-// damping in H.  Deterministic, and the same on every CPU.
-double encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated, const float* offset, const InputFactor& factor,
-                               const LdlqOptions& options, uint8_t* out);
+// e H e^T and w H w^T of a row, with the damping in H.
+struct RowCost {
+  double error = 0;
+  double energy = 0;
+};
+
+// `rotated`: one row in the rotated basis, factor.cols() values, a multiple of 32.  `offset`: what other rows' errors add to
+// the residual of each column, or null.  Writes the row's blocks (trellis.h).  Deterministic, and the same on every CPU.
+RowCost encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated, const float* offset, const InputFactor& factor,
+                                const LdlqOptions& options, uint8_t* out);
 
 }  // namespace hrun

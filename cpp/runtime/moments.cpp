@@ -114,6 +114,11 @@ void MomentCollector::matmul_input(std::span<const MatmulTarget> targets, const 
 void MomentCollector::add(MomentInput& input, int64_t n_tokens) {
   static const Tile kTile = pick_tile();
   const int64_t cols = input.cols, width = input.width;
+  // Two tokens of each pass, not of its start, where the first position is unlike all others.
+  if (static_cast<int64_t>(input.sample.size()) < kSampleTokens * cols) {
+    const int64_t first = n_tokens / 2, last = std::min(n_tokens, first + 2);
+    input.sample.insert(input.sample.end(), x_.begin() + first * cols, x_.begin() + last * cols);
+  }
   pool_.parallel(cols, 0, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = 0; t < n_tokens; ++t)
       for (int64_t c = begin; c < end; ++c) {
@@ -156,6 +161,7 @@ void MomentCollector::select(std::span<const int64_t> indices, std::span<const i
       throw ArgumentError("blocks of {} columns: must be a multiple of {}, or 0 for the whole width", widths[i], kTileCols);
     input.width = width;
     input.sums.assign(input.bytes() / sizeof(float), 0.0f);
+    input.sample.clear();
     input.power.assign(static_cast<size_t>(input.cols), 0.0);
     input.peak.assign(static_cast<size_t>(input.cols), 0.0);
   }

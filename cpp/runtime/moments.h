@@ -14,6 +14,8 @@
 
 namespace hrun {
 
+inline constexpr int64_t kSampleTokens = 64;
+
 // One distinct matmul input: the matrices that read it, and sum x x^T over the tokens seen, in the rotated basis
 // (formats/rotation.h, signs on), as diagonal blocks of `width` columns.
 struct MomentInput {
@@ -22,6 +24,7 @@ struct MomentInput {
   int64_t width = 0;
   int64_t n_tokens = 0;
   std::vector<float> sums;  // [groups][width][width]; empty unless selected
+  std::vector<float> sample;        // [up to kSampleTokens][cols]: a few inputs, original basis
   std::vector<double> power, peak;  // [cols]: sum of x^2 and largest |x| in the original basis
   int64_t groups() const { return (cols + width - 1) / width; }
   size_t bytes() const { return static_cast<size_t>(groups() * width * width) * sizeof(float); }

@@ -63,7 +63,7 @@ def test_the_reported_cost_is_that_of_the_decoded_row(name: str, cols: int, widt
     damping = 0.02
     factor = core.InputFactor.make(blocks, cols, damping)
     w = np.random.default_rng(1).standard_normal((3, cols)).astype(np.float32)
-    data, cost = core.encode_calibrated(name, w, factor, 16, [1.0, 1.15], 2)
+    data, cost, energy = core.encode_calibrated(name, w, factor, 16, [1.0, 1.15], 2)
     error = w @ r.T - core.decode(name, data, 3, cols, own_basis=True)
     damped = full_matrix(blocks, cols)
     for g in range(0, cols, width):
@@ -71,6 +71,7 @@ def test_the_reported_cost_is_that_of_the_decoded_row(name: str, cols: int, widt
         damped[at, at] += damping * damped[at, at].mean()
     expected = np.einsum("ri,ij,rj->r", error, damped, error)
     assert np.allclose(cost, expected, rtol=2e-3), (cost, expected)
+    assert np.allclose(energy, np.einsum("ri,ij,rj->r", w @ r.T, damped, w @ r.T), rtol=2e-3)
     # What it is for: much less output error than plain coding has.
     plain = w @ r.T - core.decode(name, core.encode(name, w), 3, cols, own_basis=True)
     gain = 0.95 if cols == 96 else 0.7
@@ -96,9 +97,9 @@ def test_hostile_moments_and_arguments() -> None:
     with pytest.raises(core.ArgumentError):
         core.InputFactor.make(np.zeros((1, 64, 32), np.float32), 64)
     dead = core.InputFactor.make(np.zeros((1, 64, 64), np.float32), 64)  # an input that is always zero
-    data, cost = core.encode_calibrated("rtq3", w, dead, 16, [1.1])
+    data, cost, _ = core.encode_calibrated("rtq3", w, dead, 16, [1.1])
     assert np.isfinite(core.decode("rtq3", data, 2, 64)).all() and np.isfinite(cost).all()
-    data, cost = core.encode_calibrated("rtq3", 0 * w, dead, 16, [1.1])
+    data, cost, _ = core.encode_calibrated("rtq3", 0 * w, dead, 16, [1.1])
     assert not core.decode("rtq3", data, 2, 64).any() and not cost.any()
     for bad in (dict(survivors=0), dict(scales=[]), dict(scales=[-1.0]), dict(passes=0), dict(format="q8_0")):
         arguments = dict(format="rtq3", weights=w, factor=dead, survivors=4, scales=[1.0]) | bad

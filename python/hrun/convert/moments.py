@@ -35,7 +35,8 @@ class InputMoments:
     """One matmul input.
 
     tensors: GGUF names of the matrices that read it.  values: float32 [groups, width, width], the diagonal blocks of
-    E[x x^T].  power, peak: float64 [cols], mean of x^2 and largest |x| per column of the original basis.
+    E[x x^T].  power, peak: float64 [cols], mean of x^2 and largest |x| per column of the original basis.  sample: float32 [some, cols], a few
+    inputs in the original basis; None or empty where there are none.
     """
 
     tensors: tuple[str, ...]
@@ -44,6 +45,7 @@ class InputMoments:
     power: Doubles
     peak: Doubles | None
     n_tokens: int
+    sample: Floats | None = None
 
     @property
     def width(self) -> int:
@@ -80,14 +82,14 @@ class MomentFile:
         entry = self._index[number]
         try:
             with np.load(self.path, allow_pickle=False) as stored:
-                values, power, peak = (stored[f"{kind}.{number}"] for kind in ("moments", "power", "peak"))
+                values, power, peak, sample = (stored[f"{kind}.{number}"] for kind in ("moments", "power", "peak", "sample"))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ModelFileError(f"{self.path}: moments of '{shown(tensor)}' cannot be read: {shown(error)}") from None
         cols, width = int(entry["cols"]), int(values.shape[-1]) if values.ndim == 3 else 0
         if (width < 1 or values.shape != (-(-cols // width), width, width) or values.dtype != np.float32 or power.shape != (cols,)):
             raise ModelFileError(f"{self.path}: moments of '{shown(tensor)}' have the wrong shape {values.shape}")
         return InputMoments(tuple(entry["tensors"]), cols, values, power.astype(np.float64), peak.astype(np.float64),
-                            int(entry["n_tokens"]))
+                            int(entry["n_tokens"]), sample.astype(np.float32).reshape(-1, cols))
 
 
 class MomentWriter:
@@ -101,7 +103,8 @@ class MomentWriter:
         number = len(self._index)
         self._index.append({"tensors": list(moments.tensors), "cols": moments.cols, "n_tokens": moments.n_tokens})
         peak = moments.peak if moments.peak is not None else np.zeros(0)
-        for kind, values in (("moments", moments.values), ("power", moments.power), ("peak", peak)):
+        sample = moments.sample if moments.sample is not None else np.zeros((0, moments.cols), np.float32)
+        for kind, values in (("moments", moments.values), ("power", moments.power), ("peak", peak), ("sample", sample)):
             self._write(f"{kind}.{number}", values)
 
     def finish(self) -> None:
@@ -195,7 +198,8 @@ class TextMoments:
             self._session.forward(part, logits, self._collector)
         for number, _ in chosen:
             found = inputs[number]
-            moments = InputMoments(tuple(found.tensors), found.cols, found.moments(), found.power, found.peak, found.n_tokens)
+            moments = InputMoments(tuple(found.tensors), found.cols, found.moments(), found.power, found.peak, found.n_tokens,
+                                   found.sample())
             if self._save is not None:
                 self._save.add(moments)
             self._held.update(dict.fromkeys(moments.tensors, moments))
