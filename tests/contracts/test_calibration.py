@@ -148,6 +148,7 @@ def test_moments_do_not_depend_on_memory_threads_or_the_way_through_a_file(tiny:
     assert some.n_passes > 1
     for moments in some.every():
         assert np.array_equal(moments.values, whole[moments.tensors].values)
+    some.finish()
     saved = MomentFile(tmp_path / "saved.npz")
     for names, moments in whole.items():
         read = saved.of(names[-1])

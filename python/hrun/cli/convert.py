@@ -11,7 +11,8 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -20,9 +21,6 @@ from hrun import _core
 
 if TYPE_CHECKING:
     from hrun.convert import Calibration, Preset
-
-# Options of llama.cpp's tools and of hrun's plan that a later version brings: refused, never ignored.
-_LATER = ("--target-bpw", "--target-size", "--report")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,8 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("source", metavar="SRC", type=Path, help="Hugging Face folder, or a GGUF file of any format that hrun reads")
     parser.add_argument("-o", "--output", "--outfile", metavar="OUT", type=Path,
                         help="file to write (default: the source's name and the type, in the current folder)")
-    parser.add_argument("--type", "--outtype", metavar="TYPE", dest="format", required=True, type=_format_name,
-                        help=f"format of the weights: {', '.join(names)}")
+    parser.add_argument("--type", "--outtype", metavar="TYPE", dest="format", type=_format_name,
+                        help=f"format of the weights: {', '.join(names)} (needed unless there is a target or a plan)")
     parser.add_argument("--tensor-type", metavar="REGEX=TYPE", action="append", default=[], type=_tensor_type,
                         help="format of the tensors in whose name REGEX is found; may be repeated, the first match wins")
     parser.add_argument("--token-embedding-type", metavar="TYPE", type=_format_name, help="format of the token embedding")
@@ -57,17 +55,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="fast: no calibration; normal, best: calibrated search (default: normal with calibration, else fast)")
     add("--memory", metavar="SIZE", type=_size, default=4 << 30,
         help="memory for calibration, as 800M or 4G (default 4G); less means more passes over the text, or block-diagonal moments")
+    add = parser.add_argument_group("allocation", "Formats tensor by tensor, for the least loss at a size; needs --calibrate.").add_argument
+    add("--target-bpw", metavar="BITS", type=_bits, help="mean bits per weight of the matrices outside embedding and head")
+    add("--target-size", metavar="SIZE", type=_size, help="size of the whole file, embedding and head included, as 800M or 4G")
+    add("--save-plan", metavar="FILE", type=Path, help="keep the allocation and what was measured for it, as JSON")
+    add("--plan", metavar="FILE", type=Path, help="use an allocation that was kept")
+    parser.add_argument("--report", metavar="FILE", type=Path,
+                        help="write a page (HTML) with plots of weights, inputs, errors and the allocation")
+    parser.add_argument("--report-text", metavar="TEXT", type=Path,
+                        help="text on which the report compares the models (default: that of --calibrate)")
     parser.add_argument("--dry-run", action="store_true", help="print the table of tensors and sizes, write nothing")
     parser.add_argument("-v", "--verbose", action="store_true", help="list every tensor; show where an error came from")
-    for option in _LATER:
-        parser.add_argument(option, nargs="?", action=_NotYet, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"hrun {_core.__version__}")
     return parser
-
-
-class _NotYet(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, namespace: object, values: object, option: str | None = None) -> NoReturn:
-        parser.error(f"{option} is not available yet in this version")
 
 
 def _format_name(text: str) -> str:
@@ -96,6 +96,16 @@ def _thread_count(text: str) -> int:
     return n
 
 
+def _bits(text: str) -> float:
+    try:
+        bits = float(text)
+    except ValueError:
+        bits = 0.0
+    if not 1.0 <= bits <= 32.0:
+        raise argparse.ArgumentTypeError(f"expected 1 to 32 bits per weight, found '{text}'")
+    return bits
+
+
 def _token_count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 12):
         raise argparse.ArgumentTypeError(f"expected a number of tokens, found '{text}'")
@@ -103,11 +113,11 @@ def _token_count(text: str) -> int:
 
 
 def _size(text: str) -> int:
-    """Bytes from 512M, 4G, 1.5GB; at least 64 MB."""
+    """Bytes from 512M, 4G, 1.5GB; at least 1 MB."""
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     n_bytes = float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()) if match else 0
-    if n_bytes < 64 << 20:
-        raise argparse.ArgumentTypeError(f"expected a size of at least 64M, as 800M or 4G, found '{text}'")
+    if n_bytes < 1 << 20:
+        raise argparse.ArgumentTypeError(f"expected a size of at least 1M, as 800M or 4G, found '{text}'")
     return int(n_bytes)
 
 
@@ -143,7 +153,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
 
         def report(done: int, total: int, what: str) -> None:
             nonlocal stage
-            now = what if what.startswith("calibrate") else "encode"
+            now = what if what.startswith("calibrate") else what.split()[0] if what.startswith(("measure", "report")) else "encode"
             if now != stage:  # times of one stage say nothing about the next
                 stage = now
                 bar.reset(task, total=total)
@@ -192,42 +202,91 @@ def _calibration(arguments: argparse.Namespace) -> tuple[Calibration, Preset | N
 
 def run(arguments: argparse.Namespace) -> None:
     """The conversion itself.  Raises hrun.Error and OSError."""
-    from hrun.convert import Encoder, PlanOptions, check_output, make_plan, moment_source, open_source, print_plan, write_plan
+    from hrun.convert import Encoder, PlanOptions, check_output, make_plan, open_source, print_plan, write_plan
+    from hrun.convert.allocate import find_allocation, load_allocation
+    from hrun.convert.calibrate import float_model, loss_meter, moment_source
     from hrun.convert.folder import shown
     from hrun.convert.table import size_text
 
+    _check_usage(arguments)
     source = open_source(arguments.source)
     if arguments.model_name is not None:
         source = source.renamed(arguments.model_name)
-    output = arguments.output if arguments.output is not None else default_output(arguments.source, source.name, arguments.format)
-    plan = make_plan(source, PlanOptions(
-        format=arguments.format, tensor_types=arguments.tensor_type, embedding_format=arguments.token_embedding_type,
-        head_format=arguments.output_tensor_type, pure=arguments.pure))
+    wanted = arguments.format or "rtq3"
+    default = default_output(arguments.source, source.name, arguments.format or "mixed")
+    output = arguments.output if arguments.output is not None else default
+    replaced = check_output(source, output).exists()
+    folder = Path(os.path.realpath(output)).parent
+    calibration, preset = _calibration(arguments)
+    options = PlanOptions(
+        format=wanted, tensor_types=arguments.tensor_type, embedding_format=arguments.token_embedding_type,
+        head_format=arguments.output_tensor_type, pure=arguments.pure,
+        allocation=load_allocation(arguments.plan).formats if arguments.plan is not None else {})
     for note in source.notes:
         _note(f"note: {note}")
-    print_plan(plan, sys.stderr, every_tensor=arguments.verbose)
-    replaced = check_output(source, output).exists()
-    if arguments.dry_run:
-        _note(f"dry run: {output} not written" + (" (it exists and would be replaced)" if replaced else ""))
-        return
-    calibration, preset = _calibration(arguments)
-    trellis = {p.tensor.name for p in plan.tensors if p.format.trellis}
-    with (_progress(quiet=not sys.stderr.isatty()) as progress,
-          moment_source(calibration, source, trellis.__contains__, Path(os.path.realpath(output)).parent, arguments.threads,
-                        progress) as moments):
-        encoder = Encoder(moments, preset)
+    has_target = arguments.target_bpw is not None or arguments.target_size is not None
+    trellis = {info.name for info in _core.formats() if info.trellis}
+    plan = make_plan(source, options)
+    calibrated = {p.tensor.name for p in plan.tensors if len(p.tensor.shape) > 1 and (has_target or p.format.name in trellis)}
+    if not has_target:
+        print_plan(plan, sys.stderr, every_tensor=arguments.verbose)
+        if arguments.dry_run:
+            _note(f"dry run: {output} not written" + (" (it exists and would be replaced)" if replaced else ""))
+            return
+    allocation = None
+    with ExitStack() as stack:
+        progress = stack.enter_context(_progress(quiet=not sys.stderr.isatty()))
+        moments = stack.enter_context(moment_source(calibration, source, calibrated.__contains__, folder, arguments.threads, progress))
+        if has_target:
+            with loss_meter(calibration, source, folder, arguments.threads) as meter:
+                allocation = find_allocation(plan, options, arguments.target_bpw, arguments.target_size, moments, meter,
+                                             arguments.threads, progress)
+            plan = make_plan(source, replace(options, allocation=allocation.formats))
+            print_plan(plan, sys.stderr, every_tensor=arguments.verbose)
+            _note(f"allocated {allocation.bits_per_weight:.3f} bits per weight to {len(allocation.formats)} tensors, expected KL "
+                  f"divergence on the calibration text {allocation.loss:.4f}")
+            if arguments.save_plan is not None:
+                allocation.save(arguments.save_plan)
+            if arguments.dry_run:
+                _note(f"dry run: {output} not written" + (" (it exists and would be replaced)" if replaced else ""))
+                return
+        encoder = Encoder(moments, preset, keeps_errors=arguments.report is not None)
         size = write_plan(plan, output, arguments.threads, progress, encoder)
-    if missing := [name for name in encoder.uncalibrated if name in trellis]:
+        if arguments.report is not None:
+            from hrun.convert.report import write_report
+
+            text = arguments.report_text or arguments.calibrate
+            with float_model(source, folder, arguments.threads) as reference:
+                write_report(arguments.report, plan, output, encoder, moments, allocation, reference, text, arguments.threads, progress)
+    if missing := [name for name in encoder.uncalibrated if name in calibrated]:
         _note(f"note: nothing was known about the input of {shown(missing[0])}"
               + (f" and {len(missing) - 1} more" if len(missing) > 1 else "") + "; coded without calibration")
     _note(f"{'replaced' if replaced else 'wrote'} {output}, {size_text(size)}")
+    if arguments.report is not None:
+        _note(f"wrote {arguments.report}")
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    """What argparse cannot say.  Raises ArgumentError."""
+    if arguments.target_bpw is not None and arguments.target_size is not None:
+        raise _core.ArgumentError("--target-bpw and --target-size exclude each other")
+    target = arguments.target_bpw is not None or arguments.target_size is not None
+    if target and arguments.plan is not None:
+        raise _core.ArgumentError("a plan has the formats already; leave out the target, or the plan")
+    if target and arguments.calibrate is None:
+        raise _core.ArgumentError("bits are allocated by measuring the model on text: give --calibrate TEXT")
+    if arguments.save_plan is not None and not target:
+        raise _core.ArgumentError("--save-plan keeps what --target-bpw or --target-size found; give one of them")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     verbose = False
     try:
-        arguments = build_parser().parse_args(argv)
+        parser = build_parser()
+        arguments = parser.parse_args(argv)
         verbose = arguments.verbose
+        if arguments.format is None and arguments.target_bpw is None and arguments.target_size is None and arguments.plan is None:
+            parser.error("the following arguments are required: --type (or a target, or a plan)")
         with _unwinding_on_termination():
             run(arguments)
         return 0

@@ -11,7 +11,8 @@ from pathlib import Path
 from hrun import _core
 from hrun._core import ArgumentError, UnsupportedModelError
 
-from .moments import DEFAULT_TOKENS, MomentFile, MomentSource, MomentWriter, Report, TextMoments, spread_chunks
+from .allocate import LossMeter
+from .moments import CHUNK_TOKENS, DEFAULT_TOKENS, MomentFile, MomentSource, MomentWriter, Report, TextMoments, spread_chunks
 from .plan import PlanOptions, make_plan
 from .source import Source
 from .write import write_plan
@@ -21,7 +22,7 @@ _TEXT_LIMIT = 256 << 20  # bytes
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the user gave; at most one of text, imatrix and moments.
+    """What the user gave; an importance matrix excludes the others, saved moments go before the text.
 
     tokens: how many tokens of the text to use, 0 for all.  memory: bytes for moments.  save: file to write them to.
     """
@@ -34,10 +35,9 @@ class Calibration:
     save: Path | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("text", "imatrix", "moments") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ArgumentError("calibration text, an importance matrix and saved moments exclude each other")
-        if self.save is not None and self.text is None:
+        if self.imatrix is not None and (self.text is not None or self.moments is not None):
+            raise ArgumentError("an importance matrix and calibration text or saved moments exclude each other")
+        if self.save is not None and (self.text is None or self.moments is not None):
             raise ArgumentError("only moments collected from a calibration text can be saved")
 
     @property
@@ -46,9 +46,9 @@ class Calibration:
 
 
 @contextlib.contextmanager
-def float_model(source: Source, folder: Path, n_threads: int = 0) -> Iterator[Path]:
-    """A GGUF of the source that hrun can run: the source's own file, or a temporary one in `folder`."""
-    if source.kind == "GGUF file":
+def float_model(source: Source, folder: Path, n_threads: int = 0, own: bool = False) -> Iterator[Path]:
+    """A GGUF of the source that hrun can run: the source's own file unless `own`, or a temporary one in `folder`."""
+    if source.kind == "GGUF file" and not own:
         _core.plan_model(str(source.path))  # says why it cannot be run
         yield source.path
         return
@@ -72,6 +72,20 @@ def read_tokens(model: Path, text: Path, wanted: int) -> tuple[list[int], int | 
 
 
 @contextlib.contextmanager
+def loss_meter(calibration: Calibration, source: Source, folder: Path, n_threads: int = 0, chunks: int = 8) -> Iterator[LossMeter]:
+    """A LossMeter over a scratch copy of the model and a few chunks of the calibration text.  Raises ArgumentError without one."""
+    if calibration.text is None:
+        raise ArgumentError("bits are allocated by measuring the model on text: give --calibrate TEXT")
+    with float_model(source, folder, n_threads, own=True) as path:
+        tokens, first = read_tokens(path, calibration.text, chunks * CHUNK_TOKENS)
+        parts = [tokens[i : i + CHUNK_TOKENS] for i in range(0, len(tokens), CHUNK_TOKENS)]
+        parts = [part for part in parts if len(part) == CHUNK_TOKENS] or parts[:1]
+        if first is not None:
+            parts = [[first, *part[1:]] for part in parts]
+        yield LossMeter(path, parts, n_threads)
+
+
+@contextlib.contextmanager
 def moment_source(calibration: Calibration, source: Source, wanted: Callable[[str], bool], folder: Path, n_threads: int = 0,
                   report: Report | None = None) -> Iterator[MomentSource | None]:
     """The moments as asked for; `wanted` says which tensors will be coded against them.  Raises hrun.Error, OSError."""
@@ -89,9 +103,7 @@ def moment_source(calibration: Calibration, source: Source, wanted: Callable[[st
                 save = MomentWriter(calibration.save) if calibration.save is not None else None
                 moments = TextMoments(path, tokens, wanted, calibration.memory, n_threads, first_token=first, report=report, save=save)
                 yield moments
-                if save is not None:
-                    for _ in moments.every():
-                        pass
+                moments.finish()
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{source.path}: calibration runs the model, and hrun cannot: {error}") from None
     else:

@@ -119,8 +119,8 @@ class MomentWriter:
 class TextMoments:
     """Moments collected by running a model over text, in as many passes as the memory asks for.
 
-    A pass sums as many inputs, in the order in which the model uses them, as fit `memory` bytes; asking for an input beyond
-    them runs the next pass.  Inputs whose full matrix would take more than a quarter of the memory are kept as diagonal
+    A pass sums as many inputs, in the order in which the model uses them, as fit `memory` bytes; asking for another input runs
+    its pass.  Inputs whose full matrix would take more than a quarter of the memory are kept as diagonal
     blocks.  Raises whatever Model.load and forward raise.
     """
 
@@ -139,7 +139,7 @@ class TextMoments:
         self._collector = _core.MomentCollector(self._model, 0, n_threads)
         self._session.forward(self._chunks[0][:1], "last", self._collector)
         self._passes = self._plan(wanted, memory)
-        self._next = 0
+        self._saved: set[int] = set()
         self._held: dict[str, InputMoments] = {}
 
     @property
@@ -170,27 +170,36 @@ class TextMoments:
         return passes
 
     def of(self, tensor: str) -> InputMoments | None:
-        while tensor not in self._held and self._next < len(self._passes):
-            if any(tensor in self._collector.inputs[number].tensors for some in self._passes[self._next :] for number, _ in some):
-                self._run_pass()
-            else:
-                break
+        if tensor not in self._held:
+            inputs = self._collector.inputs
+            for number, chosen in enumerate(self._passes):
+                if any(tensor in inputs[i].tensors for i, _ in chosen):
+                    self._run_pass(number)
         return self._held.get(tensor)
 
     def every(self) -> Iterator[InputMoments]:
         """All inputs, pass by pass."""
-        while self._next < len(self._passes):
-            self._run_pass()
+        for number in range(self.n_passes):
+            self._run_pass(number)
             yield from {id(moments): moments for moments in self._held.values()}.values()
 
-    def _run_pass(self) -> None:
-        chosen = self._passes[self._next]
+    def finish(self) -> None:
+        """Completes the file that is saved to, with the passes that nobody asked for."""
+        if self._save is not None:
+            for number in range(self.n_passes):
+                if number not in self._saved:
+                    self._run_pass(number)
+            self._save.finish()
+            self._save = None
+
+    def _run_pass(self, pass_number: int) -> None:
+        chosen = self._passes[pass_number]
         self._held = {}
         self._collector.select([number for number, _ in chosen], [width for _, width in chosen])
         inputs = self._collector.inputs
         # The head's input exists only where logits are computed.
         logits = "all" if any(number == len(inputs) - 1 for number, _ in chosen) else "none"
-        what = "calibrate" if self.n_passes == 1 else f"calibrate, pass {self._next + 1} of {self.n_passes}"
+        what = "calibrate" if self.n_passes == 1 else f"calibrate, pass {pass_number + 1} of {self.n_passes}"
         for done, part in enumerate(self._chunks):
             if self._report is not None:
                 self._report(done * len(part), self.n_tokens, what)
@@ -200,16 +209,13 @@ class TextMoments:
             found = inputs[number]
             moments = InputMoments(tuple(found.tensors), found.cols, found.moments(), found.power, found.peak, found.n_tokens,
                                    found.sample())
-            if self._save is not None:
+            if self._save is not None and pass_number not in self._saved:
                 self._save.add(moments)
             self._held.update(dict.fromkeys(moments.tensors, moments))
         self._collector.select([], [])
-        self._next += 1
+        self._saved.add(pass_number)
         if self._report is not None:
             self._report(self.n_tokens, self.n_tokens, what)
-        if self._next == self.n_passes and self._save is not None:
-            self._save.finish()
-            self._save = None
 
 
 def spread_chunks(tokens: Sequence[int], wanted: int, chunk: int = CHUNK_TOKENS) -> list[int]:

@@ -4,18 +4,19 @@ The rules, first match wins:
   1. one-dimensional tensors (norms, biases, tables), biases of experts, routers and learned positions are F32;
   2. `tensor_types`: the first pattern that is found in the tensor's name;
   3. `embedding_format`, `head_format`;
-  4. without `pure`, embedding and head of a model below 6 bits get the guard format: Q6_K where it can be written, else Q8_0.
+  4. `allocation`: formats chosen tensor by tensor for a target size;
+  5. without `pure`, embedding and head of a model below 6 bits get the guard format: Q6_K where it can be written, else Q8_0.
      Measured on the demo checkpoint, layers in RTQ3, tied embedding (15 % of the weights) in F16 / Q8_0 / Q6_K / Q5_K / Q4_K /
      RTQ3: KL divergence 0.0268 / 0.0269 / 0.0270 / 0.0277 / 0.0310 / 0.0424 at 4.99 / 3.88 / 3.59 / 3.43 / 3.29 / 3.07 bits per
      weight of the file;
-  5. the format of the file.
+  6. the format of the file.
 A format that cannot hold the tensor's rows is replaced by the smallest one that can and is at least as wide.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,13 +32,15 @@ _GUARD_BELOW_BITS = 6.0
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """format: name of the file's format.  tensor_types: (regular expression, format name) pairs."""
+    """format: name of the file's format.  tensor_types: (regular expression, format name) pairs.  allocation: formats of
+    single tensors by name (allocate.py)."""
 
     format: str
     tensor_types: Sequence[tuple[str, str]] = ()
     embedding_format: str | None = None
     head_format: str | None = None
     pure: bool = False
+    allocation: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
             chosen, reason = patterns[index][1], f"--tensor-type {patterns[index][0].pattern}"
         elif tensor.name in by_role:
             chosen, reason = by_role[tensor.name], "asked for"
+        elif tensor.name in options.allocation:
+            chosen, reason = find_format(options.allocation[tensor.name]), "allocated"
         elif not options.pure and guard is not None and tensor.name in (source.embedding, source.head):
             chosen, reason = guard, "head" if tensor.name == source.head else "embedding" if source.head else "embedding and head"
         planned.append(_fitted(tensor, chosen, reason))

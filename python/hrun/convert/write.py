@@ -103,6 +103,7 @@ def _write_tensors(plan: ConversionPlan, writer: object, n_threads: int, progres
     with _encoders(n_threads) as pool:
         for planned in plan.tensors:
             writer.write_tensor(planned.tensor.name, _encode_tensor(planned, pool, n_threads, advance, encoder))  # type: ignore[attr-defined]
+        encoder.finish_tensor()
 
 
 @contextlib.contextmanager
@@ -200,11 +201,15 @@ def _file_type(plan: ConversionPlan) -> int:
 
 
 def _check_free_space(plan: ConversionPlan, metadata: list[Entry], real: Path) -> None:
-    header = sum(_value_bytes(entry) + len(entry.key) + 16 for entry in metadata) + 128 * len(plan.tensors)
-    needed = plan.data_bytes + 32 * len(plan.tensors) + header
+    needed = plan.data_bytes + 32 * len(plan.tensors) + header_bytes(metadata, len(plan.tensors))
     free = shutil.disk_usage(real.parent).free
     if needed > free:
         raise ConversionError(f"{real}: not enough room: the file takes {size_text(needed)}, {size_text(free)} are free in {real.parent}")
+
+
+def header_bytes(metadata: list[Entry], n_tensors: int) -> int:
+    """At most what stands before the data of the tensors."""
+    return sum(_value_bytes(entry) + len(entry.key) + 16 for entry in metadata) + 128 * n_tensors
 
 
 def _value_bytes(entry: Entry) -> int:

@@ -1,0 +1,253 @@
+"""Which tensor gets how many bits.
+
+The loss of a quantized model is close to linear in the relative error t^2 of each matrix (the linearity theorem of HIGGS).
+So each tensor gets a coefficient, the KL divergence that its error alone causes on text divided by that error, and each
+format an error on a sample of the tensor's rows; a dynamic programme then finds the formats of least total loss within a
+budget of bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hrun import _core
+from hrun._core import ArgumentError, ModelFileError
+
+from .encoding import Encoder, Preset
+from .folder import parse_json_object, shown
+from .moments import MomentSource
+from .plan import ConversionPlan, PlanOptions
+from .source import SourceTensor
+
+Floats = npt.NDArray[np.float32]
+Report = Callable[[int, int, str], None]
+
+_SAMPLE_ROWS = 48
+_LIMIT = 64 << 20  # bytes of a plan file
+# The search that measures: cheap, and its errors are nearly those of the better ones times a common factor.
+_MEASURING = Preset("measuring", 8, (1.12,), 1, 0.01)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """error: relative squared error of the tensor's output in this format."""
+
+    format: str
+    n_bytes: int
+    error: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """loss_per_error: KL divergence in nats per token, per unit of relative error."""
+
+    tensor: str
+    n_values: int
+    loss_per_error: float
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The chosen format per tensor, with what it was chosen from."""
+
+    budget_bytes: int
+    formats: dict[str, str]
+    loss: float
+    sensitivities: tuple[Sensitivity, ...] = ()
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(c.n_bytes for s in self.sensitivities for c in s.choices if c.format == self.formats[s.tensor])
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8.0 * self.n_bytes / max(1, sum(s.n_values for s in self.sensitivities))
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps({"hrun.allocation": 1, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+
+
+def load_allocation(path: Path) -> Allocation:
+    """What save() wrote, or any JSON object with "formats": {tensor: format}.  Raises ModelFileError, OSError."""
+    if path.stat().st_size > _LIMIT:
+        raise ModelFileError(f"{path}: too large for a plan")
+    try:
+        values = parse_json_object(path.read_text(encoding="utf-8"), str(path))
+        formats = values["formats"]
+        if not isinstance(formats, dict) or not all(isinstance(v, str) for v in formats.values()):
+            raise TypeError("'formats' must be an object of format names")
+        stored = tuple(Sensitivity(s["tensor"], int(s["n_values"]), float(s["loss_per_error"]),
+                                   tuple(Choice(c["format"], int(c["n_bytes"]), float(c["error"])) for c in s["choices"]))
+                       for s in values.get("sensitivities", ()))
+        return Allocation(int(values.get("budget_bytes", 0)), formats, float(values.get("loss", 0.0)), stored)
+    except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{path}: not a plan of hrun-convert: {type(error).__name__}: {shown(error)}") from None
+
+
+def allocate(sensitivities: Sequence[Sensitivity], budget_bytes: int) -> Allocation:
+    """Formats of least total loss in at most `budget_bytes`, exact up to sizes rounded to 1/256 of a mean share.
+
+    Raises ArgumentError where even the smallest formats take more.
+    """
+    least = sum(min(c.n_bytes for c in s.choices) for s in sensitivities)
+    if least > budget_bytes:
+        raise ArgumentError(f"the target leaves {budget_bytes} bytes for {len(sensitivities)} tensors, their smallest formats take {least}")
+    unit = max(1, budget_bytes // (256 * max(1, len(sensitivities))))
+    # Sizes above each tensor's smallest, rounded up: what is affordable stays affordable.
+    n_units = (budget_bytes - least) // unit
+    loss = np.zeros(n_units + 1)
+    taken = np.zeros((len(sensitivities), n_units + 1), np.int16)
+    for row, item in enumerate(sensitivities):
+        base = min(c.n_bytes for c in item.choices)
+        best = np.full(n_units + 1, np.inf)
+        for number, choice in enumerate(item.choices):
+            size = -(-(choice.n_bytes - base) // unit)
+            if size > n_units:
+                continue
+            total = np.full(n_units + 1, np.inf)
+            total[size:] = loss[: n_units + 1 - size] + item.loss_per_error * choice.error
+            better = total < best
+            best[better] = total[better]
+            taken[row, better] = number
+        loss = best
+    formats: dict[str, str] = {}
+    left = n_units
+    for row in range(len(sensitivities) - 1, -1, -1):
+        item = sensitivities[row]
+        choice = item.choices[taken[row, left]]
+        formats[item.tensor] = choice.format
+        left -= -(-(choice.n_bytes - min(c.n_bytes for c in item.choices)) // unit)
+    return Allocation(budget_bytes, formats, float(loss[n_units]), tuple(sensitivities))
+
+
+class LossMeter:
+    """KL divergence of a model with one tensor replaced, from the whole model, on text.
+
+    `path`: a scratch GGUF of float tensors, patched in place and put back.
+    """
+
+    def __init__(self, path: Path, chunks: Sequence[Sequence[int]], n_threads: int = 0) -> None:
+        self._path, self._chunks, self._n_threads = path, chunks, n_threads
+        self._tensors = {t.name: (t.offset, t.n_bytes, t.format, t.shape) for t in _core.GGUFFile(str(path)).tensors}
+        self._reference = self._log_probabilities()
+
+    def _log_probabilities(self) -> list[Floats]:
+        model = _core.Model.load(str(self._path), n_threads=self._n_threads)
+        longest = max(map(len, self._chunks))
+        session = _core.Session(model, longest, n_batch=longest)
+        out = []
+        for chunk in self._chunks:
+            session.truncate(0)
+            rows = session.forward(list(chunk), "all")
+            rows -= rows.max(axis=1, keepdims=True)
+            rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+            out.append(rows)
+        return out
+
+    def loss_with(self, tensor: str, values: Floats) -> float:
+        """Nats per token with `values` [rows, cols] in the tensor's place."""
+        offset, n_bytes, format_name, _ = self._tensors[tensor]
+        patch = np.asarray(_core.encode(format_name, values, tensor=tensor)).tobytes()
+        with open(self._path, "r+b") as file:
+            file.seek(offset)
+            before = file.read(n_bytes)
+            file.seek(offset)
+            file.write(patch)
+        try:
+            changed = self._log_probabilities()
+        finally:
+            with open(self._path, "r+b") as file:
+                file.seek(offset)
+                file.write(before)
+        return float(np.mean([(np.exp(p) * (p - q)).sum(axis=1).mean() for p, q in zip(self._reference, changed)]))
+
+
+def candidates(tensor: SourceTensor, outside: bool) -> list[Any]:
+    """FormatInfo of the formats that a tensor may get; `outside`: embedding or head."""
+    plain = ("q6_k", "q8_0", "f16") if outside else ("q8_0", "f16")
+    return [info for info in _core.formats() if (info.trellis or info.name in plain) and info.encodable and info.row_ok(tensor.cols)]
+
+
+def measure(tensors: Sequence[SourceTensor], outside: Callable[[str], bool], moments: MomentSource | None, meter: LossMeter,
+            n_threads: int, report: Report | None = None) -> list[Sensitivity]:
+    """Sensitivities of the tensors, in their order, which must be the file's."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    out = []
+    with ThreadPoolExecutor(max(1, n_threads)) as pool:
+        for number, tensor in enumerate(tensors):
+            if report is not None:
+                report(number, len(tensors), f"measure {tensor.name}")
+            encoder = Encoder(moments, _MEASURING)
+            infos = candidates(tensor, outside(tensor.name))
+            if not infos:
+                continue
+            sample = _sample_rows(tensor)
+            choices = []
+            for info in infos:
+                encoder.prepare(tensor, info)
+                choices.append(Choice(info.name, tensor.rows * info.row_bytes(tensor.cols), encoder.relative_error(info, sample, tensor.name)))
+            narrow = min(infos, key=lambda info: info.bits_per_weight)
+            encoder.prepare(tensor, narrow)
+            step = max(tensor.row_step, -(-tensor.rows // 64 // tensor.row_step) * tensor.row_step)
+
+            def coded(first: int, info: Any = narrow, tensor: SourceTensor = tensor, encoder: Encoder = encoder, step: int = step) -> Floats:
+                weights = tensor.read_rows(first, min(first + step, tensor.rows))
+                values: Floats = _core.decode(info.name, encoder.encode(info, weights, tensor.name), len(weights), tensor.cols)
+                return values
+
+            values = np.concatenate(list(pool.map(coded, range(0, tensor.rows, step))))
+            loss = meter.loss_with(tensor.name, values)
+            error = next(c.error for c in choices if c.format == narrow.name)
+            out.append(Sensitivity(tensor.name, tensor.n_values, max(loss, 0.0) / max(error, 1e-12), tuple(choices)))
+    return out
+
+
+def _sample_rows(tensor: SourceTensor) -> Floats:
+    """About 48 rows spread over the tensor."""
+    step = tensor.row_step
+    n_pieces = max(1, min(tensor.rows, _SAMPLE_ROWS) // step)
+    firsts = sorted({i * (tensor.rows // step) // n_pieces * step for i in range(n_pieces)})
+    return np.ascontiguousarray(np.concatenate([tensor.read_rows(first, min(first + step, tensor.rows)) for first in firsts]))
+
+
+def find_allocation(plan: ConversionPlan, options: PlanOptions, target_bpw: float | None, target_size: int | None,
+                    moments: MomentSource | None, meter: LossMeter, n_threads: int = 0, report: Report | None = None) -> Allocation:
+    """The allocation for a target, measured.
+
+    target_bpw: mean bits per weight of the matrices outside embedding and head.  target_size: bytes of the whole file.  Tensors
+    whose format the user named keep it.
+    """
+    outside = {name for name in (plan.source.embedding, plan.source.head) if name is not None}
+    fixed_roles = {name for name, given in ((plan.source.embedding, options.embedding_format), (plan.source.head, options.head_format))
+                   if given is not None and name is not None}
+    open_tensors, fixed_bytes = [], 0
+    for planned in plan.tensors:
+        name = planned.tensor.name
+        is_open = (len(planned.tensor.shape) > 1 and name not in fixed_roles and not planned.reason.startswith("--tensor-type")
+                   and (target_size is not None or name not in outside) and bool(candidates(planned.tensor, name in outside)))
+        if is_open:
+            open_tensors.append(planned.tensor)
+        elif target_size is not None:
+            fixed_bytes += planned.n_bytes + 32
+        elif len(planned.tensor.shape) > 1 and name not in outside:
+            fixed_bytes += planned.n_bytes
+    if target_bpw is not None:
+        in_layers = sum(p.tensor.n_values for p in plan.tensors if len(p.tensor.shape) > 1 and p.tensor.name not in outside)
+        budget = int(target_bpw * in_layers / 8) - fixed_bytes
+    else:
+        assert target_size is not None
+        from .write import file_metadata, header_bytes
+
+        budget = target_size - fixed_bytes - header_bytes(file_metadata(plan), len(plan.tensors)) - 32 * len(open_tensors)
+    found = measure(open_tensors, outside.__contains__, moments, meter, n_threads or len(os.sched_getaffinity(0)), report)
+    return allocate(found, budget)
