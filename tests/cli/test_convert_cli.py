@@ -319,3 +319,31 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     done = run_python("import runpy, sys; sys.argv[0] = 'hrun-convert'; runpy.run_module('hrun.cli.convert', run_name='__main__')",
                       tmp_path, "--type", "q8_0")
     assert done.returncode == 1 and "config.json is missing" in done.stderr and done.stdout == ""
+
+
+def test_a_target_is_met_reported_and_its_plan_reused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 100)
+    out, again, plan, page = (tmp_path / name for name in ("a.gguf", "b.gguf", "plan.json", "report.html"))
+    common = [str(folder), "--calibrate", str(text), "--calibrate-tokens", "1024"]
+    assert main([*common, "-o", str(out), "--target-bpw", "3.9", "--save-plan", str(plan), "--report", str(page),
+                 "--tensor-type", "attn_k=q8_0"]) == 0
+    err = capsys.readouterr().err
+    stored = json.loads(plan.read_text())
+    assert "allocated" in err and set(stored["formats"].values()) >= {"rtq3"} and not any("attn_k" in name for name in stored["formats"])
+    tensors = _core.GGUFFile(str(out)).tensors
+    layers = [t for t in tensors if t.name.startswith("blk.") and len(t.shape) == 2]
+    bits = 8 * sum(t.n_bytes for t in layers) / sum(t.shape[0] * t.shape[1] for t in layers)
+    assert 3.3 < bits <= 3.9
+    assert {t.format for t in layers if "attn_k" in t.name} == {"q8_0"}
+    html = page.read_text()
+    assert html.count("<svg") >= 3 and "nan" not in html and "KL divergence" in html and "blk.1.ffn_down.weight" in html
+    assert not any(word in html for word in ("http://", "https://", "<script", "url("))
+    assert main([*common, "-o", str(again), "--plan", str(plan), "--tensor-type", "attn_k=q8_0"]) == 0
+    assert again.read_bytes() == out.read_bytes()
+    assert main([*common, "-o", str(again), "--target-bpw", "1.5"]) == 1
+    assert "smallest formats take" in capsys.readouterr().err
+    plan.write_text("{}")
+    assert main([*common, "-o", str(again), "--plan", str(plan)]) == 1
+    assert "not a plan" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["a.gguf", "b.gguf", "plan.json", "report.html", "text.txt"]

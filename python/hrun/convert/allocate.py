@@ -9,6 +9,7 @@ budget of bytes.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -94,15 +95,17 @@ def load_allocation(path: Path) -> Allocation:
 
 
 def allocate(sensitivities: Sequence[Sensitivity], budget_bytes: int) -> Allocation:
-    """Formats of least total loss in at most `budget_bytes`, exact up to sizes rounded to 1/256 of a mean share.
+    """Formats of least total loss in at most `budget_bytes`: exact, but for sizes rounded up to 2^-16 of the budget where their
+    common divisor is smaller.
 
     Raises ArgumentError where even the smallest formats take more.
     """
     least = sum(min(c.n_bytes for c in s.choices) for s in sensitivities)
     if least > budget_bytes:
         raise ArgumentError(f"the target leaves {budget_bytes} bytes for {len(sensitivities)} tensors, their smallest formats take {least}")
-    unit = max(1, budget_bytes // (256 * max(1, len(sensitivities))))
-    # Sizes above each tensor's smallest, rounded up: what is affordable stays affordable.
+    # Sizes above each tensor's smallest, in units, rounded up: what is found affordable is.
+    unit = math.gcd(*(c.n_bytes - min(d.n_bytes for d in s.choices) for s in sensitivities for c in s.choices)) or 1
+    unit *= -(-(budget_bytes - least) // (unit << 16)) or 1
     n_units = (budget_bytes - least) // unit
     loss = np.zeros(n_units + 1)
     taken = np.zeros((len(sensitivities), n_units + 1), np.int16)

@@ -96,15 +96,18 @@ def moment_source(calibration: Calibration, source: Source, wanted: Callable[[st
 
         yield read_imatrix(calibration.imatrix)
     elif calibration.text is not None:
+        save = MomentWriter(calibration.save) if calibration.save is not None else None
         try:
             model = float_model(source, folder, n_threads)
             with model as path:
                 tokens, first = read_tokens(path, calibration.text, calibration.tokens)
-                save = MomentWriter(calibration.save) if calibration.save is not None else None
                 moments = TextMoments(path, tokens, wanted, calibration.memory, n_threads, first_token=first, report=report, save=save)
                 yield moments
                 moments.finish()
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{source.path}: calibration runs the model, and hrun cannot: {error}") from None
+        finally:
+            if save is not None:
+                save.abandon()
     else:
         yield None

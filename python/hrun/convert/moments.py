@@ -7,6 +7,7 @@ formats, except `power` and `peak`, which are per column of the original one.
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -93,11 +94,13 @@ class MomentFile:
 
 
 class MomentWriter:
-    """Appends inputs to a zip of arrays that numpy.load reads, one at a time; complete on finish()."""
+    """Appends inputs to a zip of arrays that numpy.load reads, one at a time; it
+    appears under its name on finish()."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._index = path, list[dict[str, Any]]()
-        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+        self._zip = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def add(self, moments: InputMoments) -> None:
         number = len(self._index)
@@ -110,6 +113,12 @@ class MomentWriter:
     def finish(self) -> None:
         self._write("index", np.frombuffer(json.dumps(self._index).encode(), np.uint8))
         self._zip.close()
+        self._partial.replace(self._path)
+
+    def abandon(self) -> None:
+        """After finish(), nothing."""
+        self._zip.close()
+        self._partial.unlink(missing_ok=True)
 
     def _write(self, name: str, values: npt.NDArray[Any]) -> None:
         with self._zip.open(f"{name}.npy", "w", force_zip64=True) as out:

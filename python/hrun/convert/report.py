@@ -1,0 +1,186 @@
+"""The data of a conversion report: what rotation does to weights and inputs, what coding costs, and how the model fares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hrun import _core
+from hrun._core import ArgumentError
+
+from .allocate import Allocation
+from .encoding import Encoder
+from .moments import MomentSource
+from .plan import ConversionPlan
+from .source import SourceTensor
+
+Floats = npt.NDArray[np.float32]
+Report = Callable[[int, int, str], None]
+
+BINS = np.linspace(-12, 12, 193)  # in units of the rms of 256 values
+_SAMPLE_ROWS = 64
+_CONTEXT = 512
+
+
+@dataclass
+class Spread:
+    """How values are distributed, in units of the rms of their 256-wide block: counts per bin of BINS, and the largest."""
+
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS.size - 1, np.int64))
+    largest: float = 0.0
+
+    def add(self, blocks: Floats) -> float:
+        """blocks [n, up to 256]; returns their own largest ratio to the rms."""
+        scale = np.sqrt(np.square(blocks, dtype=np.float64).mean(axis=1, keepdims=True))
+        ratios = np.divide(blocks, scale, out=np.zeros_like(blocks, dtype=np.float64), where=scale > 0)
+        self.counts += np.histogram(np.clip(ratios, BINS[0], BINS[-1]), BINS)[0]
+        largest = float(np.abs(ratios).max(initial=0.0))
+        self.largest = max(self.largest, largest)
+        return largest
+
+
+@dataclass(frozen=True)
+class TensorFigures:
+    """outliers: largest value over the rms of its block, as it is and rotated; None where no inputs are known.  error: relative
+    squared error, of the output where calibrated."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    bits_per_weight: float
+    n_bytes: int
+    weight_outliers: tuple[float, float]
+    input_outliers: tuple[float, float] | None
+    error: float | None
+    loss: float | None  # expected KL divergence that this tensor causes, where it was measured
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """On `text`: perplexity of the float model and of the file, and KL divergence in nats."""
+
+    text: str
+    n_tokens: int
+    perplexity: tuple[float, float]
+    divergence: npt.NDArray[np.float64]  # per position
+    same_top: float
+
+
+@dataclass
+class ReportData:
+    name: str
+    output: str
+    n_bytes: int
+    bits_per_weight: float
+    layer_bits_per_weight: float
+    calibrated: bool
+    weights: tuple[Spread, Spread] = field(default_factory=lambda: (Spread(), Spread()))  # as they are, rotated
+    inputs: tuple[Spread, Spread] = field(default_factory=lambda: (Spread(), Spread()))
+    tensors: list[TensorFigures] = field(default_factory=list)
+    comparison: Comparison | None = None
+
+
+def rotated(rows: Floats) -> Floats:
+    """Rows [n, cols] in the rotated basis; columns beyond the last multiple of 256 are left out."""
+    cols = rows.shape[1] // 256 * 256
+    values = (rows[:, :cols] * _core.rotation_signs(rows.shape[1])[:cols]).reshape(-1, 256)
+    half = 1
+    while half < 256:
+        pairs = values.reshape(len(values), -1, 2, half)
+        values = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2).reshape(len(values), 256)
+        half *= 2
+    return np.asarray(values / np.float32(16), np.float32)
+
+
+def _pair(rows: Floats, spreads: tuple[Spread, Spread]) -> tuple[float, float]:
+    cols = rows.shape[1] // 256 * 256
+    if cols == 0 or len(rows) == 0:
+        return 0.0, 0.0
+    return spreads[0].add(rows[:, :cols].reshape(-1, 256)), spreads[1].add(rotated(rows))
+
+
+def _some_rows(tensor: SourceTensor) -> Floats:
+    step = tensor.row_step
+    n = max(1, min(tensor.rows, _SAMPLE_ROWS) // step)
+    firsts = sorted({i * (tensor.rows // step) // n * step for i in range(n)})
+    return np.concatenate([tensor.read_rows(first, min(first + step, tensor.rows)) for first in firsts])
+
+
+def collect(plan: ConversionPlan, output: Path, encoder: Encoder, moments: MomentSource | None, allocation: Allocation | None,
+            report: Report | None = None) -> ReportData:
+    data = ReportData(plan.source.name, str(output), output.stat().st_size, plan.bits_per_weight, plan.layer_bits_per_weight,
+                      moments is not None)
+    losses = {s.tensor: s.loss_per_error * c.error for s in (allocation.sensitivities if allocation else ())
+              for c in s.choices if allocation and c.format == allocation.formats[s.tensor]}
+    matrices = [p for p in plan.tensors if len(p.tensor.shape) > 1]
+    seen: dict[tuple[str, ...], tuple[float, float]] = {}
+    for number, planned in enumerate(matrices):
+        tensor = planned.tensor
+        if report is not None:
+            report(number, len(matrices), f"report {tensor.name}")
+        found = moments.of(tensor.name) if moments is not None else None
+        inputs = None
+        if found is not None and found.sample is not None and len(found.sample):
+            if found.tensors not in seen:
+                seen[found.tensors] = _pair(found.sample, data.inputs)
+            inputs = seen[found.tensors]
+        data.tensors.append(TensorFigures(
+            tensor.name, tensor.shape, planned.format.name, planned.bits_per_weight, planned.n_bytes,
+            _pair(_some_rows(tensor), data.weights), inputs, encoder.errors.get(tensor.name), losses.get(tensor.name)))
+    return data
+
+
+def compare(reference: Path, model: Path, text: Path, n_threads: int = 0, max_chunks: int = 16, report: Report | None = None) -> Comparison:
+    """Both models on the first chunks of the text; the second half of each chunk counts, as in hrun-perplexity."""
+    from hrun.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_gguf(str(reference))
+    tokens = tokenizer.encode(text.read_bytes().decode("utf-8", "replace"), add_special=False)
+    chunks = [tokens[i : i + _CONTEXT] for i in range(0, min(len(tokens), max_chunks * _CONTEXT) - _CONTEXT + 1, _CONTEXT)]
+    if not chunks:
+        raise ArgumentError(f"{text} has {len(tokens)} tokens; the report compares models on chunks of {_CONTEXT}")
+    if tokenizer.adds_bos and tokenizer.bos_id is not None:
+        chunks = [[tokenizer.bos_id, *chunk[1:]] for chunk in chunks]
+    sessions = [_core.Session(_core.Model.load(str(path), n_threads=n_threads), _CONTEXT, n_batch=_CONTEXT) for path in (reference, model)]
+    divergence: list[npt.NDArray[np.float64]] = []
+    nll = np.zeros(2)
+    same = n = 0
+    for number, chunk in enumerate(chunks):
+        if report is not None:
+            report(number, len(chunks), f"report {text.name}")
+        rows = []
+        for session in sessions:
+            session.truncate(0)
+            logits = session.forward(chunk[:-1], "all")[_CONTEXT // 2 :].astype(np.float64)
+            logits -= logits.max(axis=1, keepdims=True)
+            rows.append(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+        came = (range(len(rows[0])), chunk[_CONTEXT // 2 + 1 :])
+        nll -= [row[came].sum() for row in rows]
+        divergence.append((np.exp(rows[0]) * (rows[0] - rows[1])).sum(axis=1))
+        same += int((rows[0].argmax(axis=1) == rows[1].argmax(axis=1)).sum())
+        n += len(rows[0])
+    perplexity = np.exp(nll / n)
+    return Comparison(text.name, n, (float(perplexity[0]), float(perplexity[1])), np.concatenate(divergence), same / n)
+
+
+def write_report(path: Path, plan: ConversionPlan, output: Path, encoder: Encoder, moments: MomentSource | None,
+                 allocation: Allocation | None, reference: Path, text: Path | None, n_threads: int = 0,
+                 report: Report | None = None) -> None:
+    """One self-contained HTML page.  Raises hrun.Error, OSError."""
+    from .report_page import page
+
+    data = collect(plan, output, encoder, moments, allocation, report)
+    if text is not None:
+        data.comparison = compare(reference, output, text, n_threads, report=report)
+    path.write_text(page(data), encoding="utf-8")
+
+
+def kind_of(name: str) -> tuple[str, str]:
+    """Layer and role from a GGUF name: ("3", "ffn_down") from "blk.3.ffn_down.weight", ("", "output") from "output.weight"."""
+    parts: list[Any] = name.removesuffix(".weight").split(".")
+    return (parts[1], ".".join(parts[2:])) if parts[0] == "blk" and len(parts) > 2 else ("", ".".join(parts))

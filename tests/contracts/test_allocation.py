@@ -1,0 +1,50 @@
+"""The dynamic programme of the bit allocation against trying everything."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hrun import ArgumentError, ModelFileError
+from hrun.convert.allocate import Choice, Sensitivity, allocate, load_allocation
+
+
+def problem(n: int, seed: int) -> list[Sensitivity]:
+    random = np.random.default_rng(seed)
+    items = []
+    for i in range(n):
+        n_values = int(random.integers(1, 20)) * 4096
+        choices = tuple(Choice(f"f{bits}", n_values * bits // 8, float(4.0**-bits * random.uniform(0.7, 1.4))) for bits in (2, 3, 4, 8, 16))
+        items.append(Sensitivity(f"t{i}", n_values, float(random.lognormal(0, 2)), choices))
+    return items
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_best_of_all_combinations_is_found(seed: int) -> None:
+    items = problem(5, seed)
+    bits = np.random.default_rng(seed + 100).uniform(2.1, 9)
+    budget = int(sum(item.n_values for item in items) * bits / 8)
+    best = min((sum(i.loss_per_error * c.error for i, c in zip(items, combination)) for combination in
+                itertools.product(*(i.choices for i in items)) if sum(c.n_bytes for c in combination) <= budget))
+    found = allocate(items, budget)
+    loss = sum(i.loss_per_error * c.error for i in items for c in i.choices if c.format == found.formats[i.tensor])
+    assert found.n_bytes <= budget and found.bits_per_weight <= bits and found.loss == pytest.approx(loss)
+    assert loss == pytest.approx(best)
+
+
+def test_the_smallest_and_too_small(tmp_path: Path) -> None:
+    items = problem(6, 3)
+    least = sum(min(c.n_bytes for c in i.choices) for i in items)
+    assert set(allocate(items, least).formats.values()) == {"f2"}
+    assert set(allocate(items, 100 * least).formats.values()) == {"f16"}
+    with pytest.raises(ArgumentError, match=f"smallest formats take {least}"):
+        allocate(items, least - 1)
+    allocate(items, 2 * least).save(tmp_path / "plan.json")
+    assert load_allocation(tmp_path / "plan.json") == allocate(items, 2 * least)
+    for text in ("", "[]", "{}", '{"formats": []}', '{"formats": {"a": 1}}', '{"formats": {"a": "b"}, "sensitivities": [{}]}'):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ModelFileError, match="bad.json"):
+            load_allocation(tmp_path / "bad.json")
