@@ -36,6 +36,8 @@ class DeviceTensor {
   bool holds_copy = false;  // the view's bytes are seldom needed again
 };
 
+enum class TensorUse : uint8_t { any, lookup };  // lookup: embed() alone; matmul() works, but perhaps slowly
+
 struct MatmulTarget {
   const DeviceTensor* weights;  // [rows, cols]
   FloatView y;                  // [n_tokens, rows]
@@ -127,7 +129,8 @@ class Backend {
   virtual void read(const void* from, std::span<uint8_t> to) = 0;
 
   // The only place that may repack weights.  The view must stay valid as long as the tensor (a mapped file).
-  virtual std::unique_ptr<DeviceTensor> upload(const TensorView& view) = 0;
+  virtual std::unique_ptr<DeviceTensor> upload(const TensorView& view, TensorUse use) = 0;
+  std::unique_ptr<DeviceTensor> upload(const TensorView& view) { return upload(view, TensorUse::any); }
 
   // out[t] = row tokens[t] of the table, in the original basis.
   virtual void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) = 0;

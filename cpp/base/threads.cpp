@@ -51,8 +51,14 @@ bool spin_until(bool may_spin, Ready&& ready) {
 // Counts the forks between the first process and this one.
 std::atomic<uint64_t> fork_generation{0};
 
+// Threads of this process that are inside a loop, of all pools: with several, those of one make room for the others.
+std::atomic<int> running{0};
+
 void watch_forks() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { fork_generation.fetch_add(1); });
+  static const int registered = pthread_atfork(nullptr, nullptr, [] {
+    fork_generation.fetch_add(1);
+    running = 0;  // those threads stayed in the parent
+  });
   (void)registered;
 }
 
@@ -78,13 +84,14 @@ int physical_cores_in_mask() {
   return std::max(1, static_cast<int>(cores.size()));
 }
 
-// CPUs that the quota of this control group and those above it allow, rounded up; 0 without a limit.
-int control_group_cpus() {
+}  // namespace
+
+int control_group_cpus(const std::string& proc, const std::string& sys) {
   double limit = 0;
   const auto consider = [&](double quota, double period) {
     if (quota > 0 && period > 0 && (limit == 0 || quota / period < limit)) limit = quota / period;
   };
-  std::ifstream groups("/proc/self/cgroup");
+  std::ifstream groups(proc + "/self/cgroup");
   for (std::string line; std::getline(groups, line);) {  // "id:controllers:/path"; version 2 has "0::/path"
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
@@ -95,10 +102,10 @@ int control_group_cpus() {
     for (int depth = 0; depth < 32; ++depth) {
       double quota = 0, period = 0;
       if (unified) {
-        const std::string max = first_line("/sys/fs/cgroup" + path + "/cpu.max");  // "max 100000" or "50000 100000"
+        const std::string max = first_line(sys + "/fs/cgroup" + path + "/cpu.max");  // "max 100000" or "50000 100000"
         if (std::sscanf(max.c_str(), "%lf %lf", &quota, &period) == 2) consider(quota, period);
       } else {
-        const std::string folder = "/sys/fs/cgroup/" + controllers + path;
+        const std::string folder = sys + "/fs/cgroup/" + controllers + path;
         if (std::sscanf(first_line(folder + "/cpu.cfs_quota_us").c_str(), "%lf", &quota) == 1 &&
             std::sscanf(first_line(folder + "/cpu.cfs_period_us").c_str(), "%lf", &period) == 1)
           consider(quota, period);
@@ -110,10 +117,8 @@ int control_group_cpus() {
   return limit > 0 ? std::max(1, static_cast<int>(std::min(limit + 0.999, 1e6))) : 0;
 }
 
-}  // namespace
-
 int default_thread_count() {
-  const int cores = physical_cores_in_mask(), quota = control_group_cpus();
+  const int cores = physical_cores_in_mask(), quota = control_group_cpus("/proc", "/sys");
   return std::min(kMaxThreads, quota > 0 ? std::min(cores, quota) : cores);
 }
 
@@ -141,6 +146,7 @@ struct ThreadPool::State {
   std::condition_variable wake_workers, wake_caller;
   std::vector<std::thread> threads;
   bool may_spin = true;
+  int most_running = 1;  // beyond this, a worker leaves a loop to others: the cores, or more if this pool was asked for more
   uint64_t generation = 0;
 
   static uint32_t number(uint64_t phase_word) { return static_cast<uint32_t>(phase_word >> 32); }
@@ -178,7 +184,7 @@ struct ThreadPool::State {
     uint32_t last = 0;
     for (;;) {
       const auto ready = [&] { return stop || number(phase.load(std::memory_order_acquire)) != last; };
-      if (!spin_until(may_spin, ready)) {
+      if (!spin_until(may_spin && running.load(std::memory_order_relaxed) < most_running, ready)) {
         // The caller stores `phase`, then reads `sleepers`; here it is the other way round, so one sees the other.
         ++sleepers;
         {
@@ -189,9 +195,11 @@ struct ThreadPool::State {
       }
       if (stop) return;
       last = number(phase.load(std::memory_order_acquire));
-      if (!join(last)) continue;
-      take_chunks(worker);
-      leave();
+      if (running.fetch_add(1, std::memory_order_relaxed) < most_running && join(last)) {
+        take_chunks(worker);
+        leave();
+      }
+      running.fetch_sub(1, std::memory_order_relaxed);
     }
   }
 
@@ -222,6 +230,7 @@ ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
   State* s = state_.get();
   s->generation = fork_generation;
   s->may_spin = n_threads <= cores;  // else a spinning thread keeps a working one off its core
+  s->most_running = std::max(cores, n_threads);
   try {
     s->threads.reserve(static_cast<size_t>(n_threads));
     for (int worker = 1; worker < n_threads; ++worker) s->threads.emplace_back([s, worker] { s->work(worker); });
@@ -267,8 +276,10 @@ void ThreadPool::run(int64_t n_tasks, int64_t chunk, Range range, void* fn) {
   s.failed = false;
   s.phase = (static_cast<uint64_t>(State::number(s.phase) + 1) << 32) | State::kOpen;
   s.wake();
+  running.fetch_add(1, std::memory_order_relaxed);
   s.take_chunks(0);
   s.phase.fetch_and(~State::kOpen);
+  running.fetch_sub(1, std::memory_order_relaxed);
   s.wait_for_workers();
   if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
 }

@@ -1,17 +1,23 @@
 // A pool of persistent workers for short parallel loops.
 //
 // The caller takes part.  Workers spin for some tens of microseconds between loops, then sleep.  A worker that the
-// system did not schedule in time is not waited for: it simply finds no chunk left.
+// system did not schedule in time is not waited for: it simply finds no chunk left.  Pools of one process share the cores: a
+// worker leaves a loop to its caller while as many threads as there are cores are inside loops, of whichever pool.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <type_traits>
 
 namespace hrun {
 
 // Physical cores in this process's affinity mask, at most the CPU quota of its control group, at least 1.
 int default_thread_count();
+
+// CPUs that the quotas of this process's control group and those above it allow, rounded up; 0 without a limit.  proc, sys:
+// where the system mounts those file systems.
+int control_group_cpus(const std::string& proc, const std::string& sys);
 
 inline constexpr int kMaxThreads = 1024;
 

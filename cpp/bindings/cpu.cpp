@@ -2,10 +2,12 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -126,6 +128,28 @@ auto matmul(const std::string& tier, const std::string& format_name, const Bytes
     for (int i = 0; i < repeat; ++i) cpu.matmul({&target, 1}, from);
   }
   return y.release();
+}
+
+// (seconds of the best call, bytes of weights it reads)
+auto time_matmul(const std::string& tier, const std::string& format_name, const Bytes& data, int64_t rows, const Matrix& x,
+                 int n_threads, double seconds) {
+  const auto cols = static_cast<int64_t>(x.shape(1)), n = static_cast<int64_t>(x.shape(0));
+  const TensorView weights = tensor(format_name, data, rows, cols);
+  nb::gil_scoped_release release;
+  CpuBackend cpu(options(tier, n_threads));
+  const auto w = cpu.upload(weights);
+  const auto y = std::make_unique<float[]>(static_cast<size_t>(n * rows));
+  const FloatView input{const_cast<float*>(x.data()), n, cols, cols};
+  const MatmulTarget target{w.get(), {y.get(), n, rows, rows}};
+  const auto start = std::chrono::steady_clock::now();
+  const auto since = [](auto from) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count(); };
+  double best = 1e9;
+  for (int i = 0; i < 3 || since(start) < seconds; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    cpu.matmul({&target, 1}, input);
+    best = std::min(best, since(begin));
+  }
+  return std::pair(best, w->bytes);
 }
 
 auto quantize_activations(const std::string& tier, const std::string& kind_name, const Matrix& x) {
@@ -346,6 +370,10 @@ void init_cpu(nb::module_& m) {
         nb::arg("way") = "activation", nb::arg("n_threads") = 1, nb::arg("repeat") = 1,
         nb::arg("norm") = nb::none(), nb::arg("eps") = 1e-5f, nb::arg("gate") = nb::none(),
         "y [n_tokens, rows]; of x, of its norm, or of silu(gate) * x");
+  t.def("time_matmul", &time_matmul, nb::arg("tier"), nb::arg("format"), nb::arg("weights"), nb::arg("rows"), nb::arg("x"),
+        nb::arg("n_threads") = 0, nb::arg("seconds") = 0.2, "(seconds of the best call, bytes of weights that a call reads)");
+  t.def("barrier_seconds", &measure_barrier, nb::arg("n_threads") = 0, nb::call_guard<nb::gil_scoped_release>(),
+        "Seconds of a loop over all threads in which each does nothing.");
   t.def("quantize_activations", &quantize_activations, nb::arg("tier"), nb::arg("kind"), nb::arg("x"),
         "(codes int16 [n, cols], scale [n, blocks], sums int16 [n, cols / 16])");
   t.def("rotate", &rotate, nb::arg("tier"), nb::arg("x"), nb::arg("with_signs"));

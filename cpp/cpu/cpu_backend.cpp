@@ -37,7 +37,7 @@ void CpuBackend::read(const void* from, std::span<uint8_t> to) {
   if (!to.empty()) std::memcpy(to.data(), from, to.size());
 }
 
-std::unique_ptr<DeviceTensor> CpuBackend::upload(const TensorView& view) {
+std::unique_ptr<DeviceTensor> CpuBackend::upload(const TensorView& view, TensorUse use) {
   const Turn turn(*this);
   const FormatInfo* info = find_format(view.format);
   const std::string name = printable(view.name);
@@ -59,7 +59,7 @@ std::unique_ptr<DeviceTensor> CpuBackend::upload(const TensorView& view) {
   if (view.rows == 1) {
     tensor->vector.resize(static_cast<size_t>(view.cols));
     tensor->kernels->decode_row(view.data, view.cols, signs(view.cols), false, tensor->vector.data());
-  } else if (tensor->kernels->pack_panel) {
+  } else if (tensor->kernels->pack_panel && use == TensorUse::any) {
     pack(*tensor);
   }
   return tensor;
@@ -68,7 +68,7 @@ std::unique_ptr<DeviceTensor> CpuBackend::upload(const TensorView& view) {
 void CpuBackend::pack(CpuTensor& tensor) {
   const int64_t n_panels = (tensor.rows + kPanelRows - 1) / kPanelRows;
   tensor.panel_bytes = tensor.kernels->packed_panel_bytes(tensor.cols);
-  tensor.packed = allocate_host(tensor.panel_bytes * static_cast<size_t>(n_panels), "the repacked weights");
+  tensor.packed = packed_memory_.take(tensor.panel_bytes * static_cast<size_t>(n_panels), "the repacked weights");
   std::atomic<bool> fits = true;
   parallel(n_panels, kPanelRows * tensor.cols, [&](int64_t p, int) {
     const int rows = static_cast<int>(std::min<int64_t>(kPanelRows, tensor.rows - p * kPanelRows));

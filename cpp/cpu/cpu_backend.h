@@ -39,7 +39,8 @@ class CpuBackend final : public Backend {
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes, std::string_view purpose) override;
   void write(DeviceBuffer& to, size_t offset, std::span<const uint8_t> from) override;
   void read(const void* from, std::span<uint8_t> to) override;
-  std::unique_ptr<DeviceTensor> upload(const TensorView& view) override;
+  using Backend::upload;
+  std::unique_ptr<DeviceTensor> upload(const TensorView& view, TensorUse use) override;
 
   void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) override;
   void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
@@ -103,6 +104,7 @@ class CpuBackend final : public Backend {
   std::mutex mutex_;
   OperationTimes times_;
   std::vector<float> signs_;
+  PackedMemory packed_memory_;
   Scratch inverse_, input_, partial_;
   QuantizedScratch quantized_[kActivations];
   std::vector<Scratch> worker_scratch_;  // one per worker

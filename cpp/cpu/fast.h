@@ -8,9 +8,11 @@
 #include "cpu/fast_avx512_rtq.h"
 #elif defined(__AVX2__)
 #include "cpu/fast_avx2_rtq.h"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "cpu/fast_neon_rtq.h"
 #endif
 
-#if defined(__AVX2__)
+#if defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD)
 #include "cpu/matmul_packed.h"
 namespace hrun {
 namespace {

@@ -1,7 +1,7 @@
 // AVX2 for the packed kernels: half a panel, 8 rows, in one register.
 //
-// Without the VNNI instructions a dot product is u8 x s8 to int16 pairs, which saturates above 2 * 127 * 127: only formats
-// whose unsigned codes fit 7 bits are packed.
+// Without the VNNI instructions (AVX-VNNI, the tier avx2vnni) a dot product is u8 x s8 to int16 pairs, which saturates above
+// 2 * 127 * 127: only formats whose unsigned codes fit 7 bits are packed.
 #pragma once
 
 #include <immintrin.h>
@@ -16,7 +16,11 @@ inline constexpr int kPartRows = 8;
 inline constexpr int kStreamTokens = 4;  // at most, in the kernel that does not store decoded weights
 inline constexpr int kTileTokens = 4;      // of the kernel that stores decoded weights
 inline constexpr int kGroupTileTokens = 4;  // of formats with group scales, which need twice the sums
+#if defined(__AVXVNNI__)
+inline constexpr int kMaxLevel = 255;
+#else
 inline constexpr int kMaxLevel = 127;
+#endif
 
 struct CodeBytes { __m256i v; };
 struct RowInts { __m256i v; };
@@ -29,7 +33,11 @@ HRUN_HD RowInts all_rows(int32_t x) { return {_mm256_set1_epi32(x)}; }
 HRUN_HD RowInts add_rows(RowInts a, RowInts b) { return {_mm256_add_epi32(a.v, b.v)}; }
 HRUN_HD RowInts multiply_rows(RowInts a, RowInts b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
 HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
+#if defined(__AVXVNNI__)
+  return {_mm256_dpbusd_avx_epi32(sums.v, w.v, x.v)};
+#else
   return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(_mm256_maddubs_epi16(w.v, x.v), _mm256_set1_epi16(1)))};
+#endif
 }
 HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
   int32_t four;

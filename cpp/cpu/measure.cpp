@@ -24,7 +24,7 @@ double measure_read_bandwidth(int n_threads) {
   constexpr int kPasses = 8;
   const CpuTier& tier = select_cpu_tier();
   ThreadPool pool(n_threads);
-  const auto buffer = allocate_host(kBytes, "the read bandwidth measurement");
+  const auto buffer = allocate_host(kBytes, "the read bandwidth measurement", Pages::huge);
   auto* const data = static_cast<uint8_t*>(buffer->data);
   std::atomic<int64_t> sink = 0;
   constexpr auto kPieces = static_cast<int64_t>(kBytes / kPiece);
@@ -39,6 +39,18 @@ double measure_read_bandwidth(int n_threads) {
       sink += tier.kernels->read_memory(data + static_cast<size_t>(begin) * kPiece, static_cast<size_t>(end - begin) * kPiece);
     });
     best = std::max(best, static_cast<double>(kBytes) / seconds_since(start));
+  }
+  return best;
+}
+
+double measure_barrier(int n_threads) {
+  ThreadPool pool(n_threads);
+  constexpr int kLoops = 2000;
+  double best = 1;
+  for (int batch = 0; batch < 10; ++batch) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < kLoops; ++i) pool.parallel(pool.n_threads(), 1, [](int64_t, int64_t, int) {});
+    best = std::min(best, seconds_since(start) / kLoops);
   }
   return best;
 }

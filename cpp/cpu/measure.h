@@ -9,6 +9,10 @@ namespace hrun {
 // level cache.  Throws OutOfMemoryError.
 double measure_read_bandwidth(int n_threads);
 
+// Seconds of a loop over all threads of a pool of n_threads in which each does nothing: waking, joining, waiting for all.  The
+// best of several batches.
+double measure_barrier(int n_threads);
+
 // Integer operations (a product and an addition are two) per second of the int8 multiply-add that the tier's matmul
 // kernels use, all threads on registers only.
 double measure_int8_peak(int n_threads, std::string_view tier);

@@ -61,12 +61,11 @@ std::string mebibytes(size_t bytes) {
 
 size_t available_memory() { return std::min(machine_memory(), control_group_memory()); }
 
-std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpose) {
+std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpose, Pages pages) {
   // Small requests are not worth reading /proc; large ones are checked, because an overcommitting system grants anything.
   constexpr size_t kChecked = size_t{16} << 20;
-  // Large buffers are streamed: pages of 2 MiB, where the system grants them, save the walks through the page table.
   constexpr size_t kHugePage = size_t{2} << 20;
-  const size_t alignment = bytes >= 2 * kHugePage ? kHugePage : kAlignment;
+  const size_t alignment = pages == Pages::huge && bytes >= kHugePage ? kHugePage : kAlignment;
   const size_t padded = std::max(bytes, size_t{1}) + (alignment - 1);
   const bool wraps = padded < bytes;
   if (!wraps && (bytes < kChecked || bytes <= available_memory())) {
@@ -79,6 +78,29 @@ std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpo
     if (buffer->data) return buffer;
   }
   throw OutOfMemoryError("{} needs {} of memory; {} is free", purpose, mebibytes(bytes), mebibytes(available_memory()));
+}
+
+class PackedMemory::Slice final : public DeviceBuffer {
+ public:
+  Slice(std::shared_ptr<DeviceBuffer> chunk, uint8_t* at, size_t size) : chunk_(std::move(chunk)) {
+    data = at;
+    bytes = size;
+  }
+
+ private:
+  std::shared_ptr<DeviceBuffer> chunk_;
+};
+
+std::unique_ptr<DeviceBuffer> PackedMemory::take(size_t bytes, std::string_view purpose) {
+  constexpr size_t kChunk = size_t{64} << 20;  // what is not used of a chunk is never touched
+  const size_t padded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (!chunk_ || chunk_->bytes - used_ < padded) {
+    chunk_ = allocate_host(std::max(padded, std::min(kChunk, available_memory() / 8)), purpose, Pages::huge);
+    used_ = 0;
+  }
+  auto slice = std::make_unique<Slice>(chunk_, static_cast<uint8_t*>(chunk_->data) + used_, bytes);
+  used_ += padded;
+  return slice;
 }
 
 void* Scratch::reserve(size_t count, size_t value_bytes, std::string_view purpose) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string_view>
 
@@ -12,8 +13,24 @@ namespace hrun {
 // Bytes that can be allocated without swapping: the machine's, at most what this process's control group leaves.
 size_t available_memory();
 
+// Pages of 2 MiB, where the system grants them, save walks through the page table where all of a large buffer is streamed.
+// What is filled little by little, as a cache of keys and values, is better off with small ones: a page is resident as a whole.
+enum class Pages : uint8_t { small, huge };
+
 // Uninitialised, aligned to 64.  Throws OutOfMemoryError naming `purpose`, the need and what is free.
-std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpose);
+std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpose, Pages pages = Pages::small);
+
+// Repacked weights, one after the other in chunks of huge pages, so that no tensor leaves part of a page unused.
+class PackedMemory {
+ public:
+  // Uninitialised, aligned to 64.  Throws OutOfMemoryError.
+  std::unique_ptr<DeviceBuffer> take(size_t bytes, std::string_view purpose);
+
+ private:
+  class Slice;
+  std::shared_ptr<DeviceBuffer> chunk_;
+  size_t used_ = 0;
+};
 
 // Scratch that grows and is reused; its contents do not survive growing.
 class Scratch {

@@ -23,7 +23,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cpu/kernel_table.h"
+#include "cpu/simd.h"
 #include "formats/list.h"
 
 namespace hrun {
@@ -172,19 +172,25 @@ HRUN_HD void unsigned_codes(const uint8_t* block, int n, const IntBlock& ints, u
   }
 }
 
+// Step s of 16 rows, four bytes each, becomes vector s.  A function of its own, not inlined into the kernel of each format.
+[[gnu::noinline]] void transpose_steps(const uint8_t (&codes)[kPanelRows][kMaxBlock], int steps, uint8_t* vectors) {
+  for (int s = 0; s < steps; s += kLanes)
+    transpose_pairs(reinterpret_cast<const int16_t*>(&codes[0][4 * s]), kMaxBlock / 2, reinterpret_cast<int16_t*>(vectors + 64 * s));
+}
+
 // Packs rows (at most 16; missing ones become zeros) of `cols` columns into a panel.  False if a number does not fit the
 // layout, which only odd files bring about: the tensor then stays as it is.
 template <PackableFormat F>
 bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_t cols, uint8_t* panel) {
   using Layout = PanelLayout<F>;
   constexpr PackedCodes kCodes = PackRule<F>::kCodes;
-  memset(panel, 0, Layout::panel_bytes(cols));
+  memset(panel, 0, Layout::codes_at(cols));
   uint8_t* unit = panel + Layout::codes_at(cols);
-  alignas(64) uint8_t vectors[kMaxBlock / 4 * 64];
+  alignas(64) uint8_t codes[kPanelRows][kMaxBlock] = {};  // in the order of the steps: four bytes each
+  alignas(64) uint8_t vectors[kMaxBlock / 4 * 64];        // [step][row][4]
   for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {
     const int n = block_length<F>(cols, b), steps = n / 4;
     uint8_t* meta = panel + static_cast<size_t>(b) * Layout::kMetaBytes;
-    memset(vectors, 0, sizeof vectors);
     for (int r = 0; r < n_rows; ++r) {
       const uint8_t* block = rows + static_cast<size_t>(r) * row_bytes + static_cast<size_t>(b) * F::kBlockBytes;
       IntBlock ints;
@@ -208,16 +214,15 @@ bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_
                 static_cast<uint8_t>(ints.group_offset[from]);
           }
         }
-      uint8_t codes[kMaxBlock];
-      unsigned_codes<F>(block, n, ints, codes);
-      for (int step = 0; step < steps; ++step) {
-        uint8_t* four = vectors + 64 * step + 4 * r;
-        if constexpr (RtqFormat<F>)
-          for (int lane = 0; lane < 4; ++lane) four[lane] = codes[lane * steps + step];
-        else
-          memcpy(four, codes + 4 * step, 4);
+      if constexpr (RtqFormat<F>) {
+        alignas(64) uint8_t by_column[kMaxBlock];
+        unsigned_codes<F>(block, n, ints, by_column);
+        interleave_segments(reinterpret_cast<const int8_t*>(by_column), steps, reinterpret_cast<int8_t*>(codes[r]));
+      } else {
+        unsigned_codes<F>(block, n, ints, codes[r]);
       }
     }
+    transpose_steps(codes, steps, vectors);
     for (int u = 0; u < n / kUnit; ++u, unit += Layout::kUnitBytes) pack_unit<kCodes>(vectors + 512 * u, unit);
   }
   return true;

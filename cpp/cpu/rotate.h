@@ -104,27 +104,6 @@ void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, 
   for (int i = 0; i < n; i += 2 * kGroup) sum_groups(codes + i, to.sums + t * to.n_groups + (first + i) / kGroup);
 }
 
-// Vectors of the compiler, which knows how each processor interleaves them.
-typedef int8_t Bytes8 __attribute__((vector_size(8)));
-typedef int8_t Bytes16 __attribute__((vector_size(16)));
-typedef int16_t Pairs8 __attribute__((vector_size(16)));
-
-// Byte j of step s is byte s of segment j; a segment has a multiple of 8 bytes.
-HRUN_HD void interleave_segments(const int8_t* codes, int steps, int8_t* out) {
-  for (int s = 0; s < steps; s += 8) {
-    Bytes8 segment[4];
-    for (int j = 0; j < 4; ++j) memcpy(&segment[j], codes + j * steps + s, sizeof segment[j]);
-    const auto zip = [](Bytes8 a, Bytes8 b) {
-      return reinterpret_cast<Pairs8>(__builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
-    };
-    const Pairs8 low = zip(segment[0], segment[1]), high = zip(segment[2], segment[3]);
-    const Pairs8 first = __builtin_shufflevector(low, high, 0, 8, 1, 9, 2, 10, 3, 11);
-    const Pairs8 second = __builtin_shufflevector(low, high, 4, 12, 5, 13, 6, 14, 7, 15);
-    memcpy(out + 4 * s, &first, sizeof first);
-    memcpy(out + 4 * s + 16, &second, sizeof second);
-  }
-}
-
 // The signed rotation's formats are packed in the order `segments` (packed.h), all others in natural order.
 void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind, const float* signs,
                             const PackedActivations& to) {

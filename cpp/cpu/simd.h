@@ -7,6 +7,8 @@
 #include "cpu/simd_avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "cpu/simd_avx2.h"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "cpu/simd_neon.h"
 #else
 #include "cpu/simd_scalar.h"
 #endif
@@ -53,6 +55,26 @@ HRUN_HD Lanes load_weights(const uint8_t* p, int n) {
     float values[kLanes];
     for (int i = 0; i < kLanes; ++i) values[i] = F::widen(p + static_cast<size_t>(i) * F::kBlockBytes);
     return load(values);
+  }
+}
+
+// Vectors of the compiler, which knows how each processor interleaves them.
+typedef int8_t EightCodes __attribute__((vector_size(8)));
+typedef int16_t EightPairs __attribute__((vector_size(16)));
+
+// Byte j of step s is byte s of segment j; a segment has a multiple of 8 bytes.
+HRUN_HD void interleave_segments(const int8_t* codes, int steps, int8_t* out) {
+  for (int s = 0; s < steps; s += 8) {
+    EightCodes segment[4];
+    for (int j = 0; j < 4; ++j) memcpy(&segment[j], codes + j * steps + s, sizeof segment[j]);
+    const auto zip = [](EightCodes a, EightCodes b) {
+      return reinterpret_cast<EightPairs>(__builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+    };
+    const EightPairs low = zip(segment[0], segment[1]), high = zip(segment[2], segment[3]);
+    const EightPairs first = __builtin_shufflevector(low, high, 0, 8, 1, 9, 2, 10, 3, 11);
+    const EightPairs second = __builtin_shufflevector(low, high, 4, 12, 5, 13, 6, 14, 7, 15);
+    memcpy(out + 4 * s, &first, sizeof first);
+    memcpy(out + 4 * s + 16, &second, sizeof second);
   }
 }
 

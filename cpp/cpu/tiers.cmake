@@ -3,6 +3,7 @@
 # PROCESSORS: regular expression for CMAKE_SYSTEM_PROCESSOR.  FLAGS: of the compiler.  FEATURES: what the CPU must have, by
 # the names in tiers.cpp.
 set(HRUN_X86 "x86_64|AMD64|amd64")
+set(HRUN_ARM "aarch64|arm64")
 set(hrun_tier_declarations "")
 set(hrun_tier_entries "")
 
@@ -30,11 +31,15 @@ endfunction()
 
 hrun_cpu_tier(scalar ".*" "" "")
 hrun_cpu_tier(avx2 "${HRUN_X86}" "-mavx2 -mfma -mf16c -mbmi -mbmi2" "avx2 fma f16c bmi1 bmi2")
+hrun_cpu_tier(avx2vnni "${HRUN_X86}" "-mavx2 -mfma -mf16c -mbmi -mbmi2 -mavxvnni" "avx2 fma f16c bmi1 bmi2 avxvnni")
 set(HRUN_AVX512_FLAGS "-mavx2 -mfma -mf16c -mbmi -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi \
 -mprefer-vector-width=512")
 set(hrun_avx512_features "avx2 fma f16c bmi1 bmi2 avx512f avx512bw avx512dq avx512vl avx512vnni avx512vbmi")
 hrun_cpu_tier(avx512 "${HRUN_X86}" "${HRUN_AVX512_FLAGS}" "${hrun_avx512_features}")
 hrun_cpu_tier(amx "${HRUN_X86}" "${HRUN_AVX512_FLAGS} -mamx-tile -mamx-int8" "${hrun_avx512_features} amx-tile amx-int8")
+
+hrun_cpu_tier(neon "${HRUN_ARM}" "-march=armv8.2-a+dotprod" "asimddp")
+hrun_cpu_tier(neoni8mm "${HRUN_ARM}" "-march=armv8.2-a+dotprod+i8mm" "asimddp i8mm")
 
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/cpu_tier_list.h @ONLY CONTENT
 "// Written by cpp/cpu/tiers.cmake.

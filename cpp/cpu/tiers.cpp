@@ -10,6 +10,8 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace hrun {
@@ -64,6 +66,13 @@ bool cpu_has(std::string_view name) {
     if (!(r[f.reg] >> f.bit & 1u) || (saved_state() & f.state) != f.state) return false;
     return f.state != kTileState || tile_permission();
   }
+  return false;
+}
+#elif defined(__aarch64__) && defined(__linux__)
+// Bits of the auxiliary vector: Linux, arch/arm64/include/uapi/asm/hwcap.h.
+bool cpu_has(std::string_view name) {
+  if (name == "asimddp") return getauxval(AT_HWCAP) >> 20 & 1;
+  if (name == "i8mm") return getauxval(AT_HWCAP2) >> 13 & 1;
   return false;
 }
 #else

@@ -41,10 +41,12 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
     Weight weight;
     if (!info) return weight;
     const int64_t n_slices = size_of(rule_of(*p.description, static_cast<Role>(role)).slices, p.params);
+    const bool lookup = static_cast<Role>(role) == Role::token_embd && !p.tied_head;
+    const TensorUse use = lookup ? TensorUse::lookup : TensorUse::any;
     const TensorView whole = model->file_.view(*info);
     bool copied = true;
     for (int64_t i = 0; i < n_slices; ++i) {
-      weight.push_back(model->backend_->upload(slice(whole, n_slices, i)));
+      weight.push_back(model->backend_->upload(slice(whole, n_slices, i), use));
       copied = copied && weight.back()->holds_copy;
     }
     if (copied) model->file_.release_pages(*info);

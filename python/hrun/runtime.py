@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -98,7 +98,8 @@ class Runtime:
     ``model_path`` None is the demo model that comes with hrun.  ``n_ctx`` is the context in tokens: None for the model's
     own (at most 16384), 0 for the model's own whatever it is.  ``n_threads`` None: the machine's.  ``device``: "auto",
     "cpu".  ``type_k``, ``type_v``: formats of the KV cache.  ``n_batch``: tokens per pass over the prompt; results do not
-    depend on it.  ``rotation``: "activation" or "weight", how rotated formats are multiplied.
+    depend on it.  ``rotation``: "activation" or "weight", how rotated formats are multiplied.  ``progress(done, total)`` is
+    called while the model is loaded, a tensor at a time.
 
     Raises ModelFileError, UnsupportedModelError, OutOfMemoryError, DeviceError, ArgumentError.
     """
@@ -115,6 +116,7 @@ class Runtime:
         n_batch: int = 512,
         rotation: str = "activation",
         verbose: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         given = checked(
             n_ctx=n_ctx, n_threads=n_threads, device=device, type_k=type_k, type_v=type_v, n_batch=n_batch,
@@ -129,7 +131,7 @@ class Runtime:
         self._name = metadata.get("general.name")
         self._sampling = _recommended_sampling(metadata)
         self._model: Model | None = Model.load(
-            str(self.model_path), device=device, n_threads=n_threads or 0, rotated_matmul=rotation
+            str(self.model_path), device=device, n_threads=n_threads or 0, rotated_matmul=rotation, progress=progress
         )
         trained = self._model.n_ctx_train
         context = min(trained, DEFAULT_CONTEXT) if given["n_ctx"] is None else given["n_ctx"] or trained

@@ -1,6 +1,7 @@
 // The thread pool: coverage of the range, exceptions, callers in several threads, fork, refused threads.  Also under TSan.
 #include "base/threads.h"
 
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -8,6 +9,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
+#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <string>
@@ -150,9 +153,93 @@ void runs_with_the_threads_there_are() {
         "runs with the threads there are");
 }
 
+double processor_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+void idle_workers_sleep() {
+  ThreadPool pool(4);
+  pool.parallel(64, 1, [](int64_t, int64_t, int) {});
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const double before = processor_seconds();
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  check(processor_seconds() - before < 0.03, "idle workers sleep");
+}
+
+// Two pools at work: never more threads inside loops than there are cores, or callers.
+void pools_share_the_cores() {
+  const int most = std::max(2, hrun::default_thread_count());
+  std::atomic<int> inside{0}, highest{0};
+  std::atomic<int64_t> done{0};
+  const auto use = [&] {
+    ThreadPool pool;
+    for (int loop = 0; loop < 300; ++loop)
+      pool.parallel(16, 1, [&](int64_t, int64_t, int) {
+        const int now = ++inside;
+        for (int seen = highest; seen < now && !highest.compare_exchange_weak(seen, now);) {}
+        const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(20);
+        while (std::chrono::steady_clock::now() < end) {}
+        ++done;
+        --inside;
+      });
+  };
+  std::thread other(use);
+  use();
+  other.join();
+  check(done == 2 * 300 * 16, "both pools finish");
+  // A caller counts itself without asking, so it may come on top of workers that are at their last chunk.
+  check(highest <= most + 1, "pools share the cores");
+}
+
+void respects_the_affinity_mask() {
+  check(in_child([] {
+          cpu_set_t all, one;
+          if (sched_getaffinity(0, sizeof all, &all) != 0) return false;
+          CPU_ZERO(&one);
+          for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+            if (CPU_ISSET(cpu, &all)) {
+              CPU_SET(cpu, &one);
+              break;
+            }
+          return sched_setaffinity(0, sizeof one, &one) == 0 && hrun::default_thread_count() == 1 && ThreadPool().n_threads() == 1;
+        }),
+        "respects the affinity mask");
+}
+
+void respects_control_groups() {
+  namespace fs = std::filesystem;
+  const fs::path root = fs::temp_directory_path() / ("hrun_threads_test_" + std::to_string(getpid()));
+  const auto write = [&](const char* path, const char* text) {
+    fs::create_directories((root / path).parent_path());
+    std::ofstream(root / path) << text;
+  };
+  const auto cpus = [&] { return hrun::control_group_cpus(root / "proc", root / "sys"); };
+  check(cpus() == 0, "no control groups, no limit");
+  write("proc/self/cgroup", "0::/outer/inner\n");
+  write("sys/fs/cgroup/outer/inner/cpu.max", "max 100000\n");
+  check(cpus() == 0, "no quota, no limit");
+  write("sys/fs/cgroup/outer/cpu.max", "350000 100000\n");
+  check(cpus() == 4, "the quota of a group above counts, rounded up");
+  write("sys/fs/cgroup/outer/inner/cpu.max", "50000 100000\n");
+  check(cpus() == 1, "the smallest quota counts");
+  write("proc/self/cgroup", "3:cpu,cpuacct:/box\n2:memory:/box\n");
+  write("sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_quota_us", "-1\n");
+  write("sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_period_us", "100000\n");
+  check(cpus() == 0, "version 1, no quota");
+  write("sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_quota_us", "200000\n");
+  check(cpus() == 2, "version 1, a quota");
+  fs::remove_all(root);
+}
+
 }  // namespace
 
 int main() {
+  idle_workers_sleep();
+  pools_share_the_cores();
+  respects_the_affinity_mask();
+  respects_control_groups();
   check(hrun::default_thread_count() >= 1, "at least one thread");
   for (int n : {1, 2, 3, 8}) covers_the_range(n);
   many_short_loops(2, 20000);

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import hrun
 from hrun._core import kv_formats
@@ -127,16 +128,44 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class LoadProgress:
+    """One line on a terminal, from the second after which a load counts as slow; removed at the end."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._start = clock()
+        self._shown = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tensors loaded, and of how many."""
+        if self._clock() - self._start < 1.0 or not self._stream.isatty():
+            return
+        self._shown = True
+        self._stream.write(f"\rloading: {100 * done // max(total, 1)} %")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Clear the line."""
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
 def load(options: argparse.Namespace, n_ctx: int | None, verbose: bool = False) -> hrun.Runtime:
-    """The Runtime that the options of :func:`add_model_options` ask for."""
-    return hrun.Runtime(
-        options.model,
-        n_ctx=n_ctx,
-        n_threads=max(options.threads, 0),
-        n_batch=options.batch_size,
-        type_k=options.cache_type_k,
-        type_v=options.cache_type_v,
-        device=options.device,
-        rotation=options.rotation,
-        verbose=verbose,
-    )
+    """The Runtime that the options of :func:`add_model_options` ask for; a slow load shows its progress."""
+    progress = LoadProgress(sys.stderr)
+    try:
+        return hrun.Runtime(
+            options.model,
+            n_ctx=n_ctx,
+            n_threads=max(options.threads, 0),
+            n_batch=options.batch_size,
+            type_k=options.cache_type_k,
+            type_v=options.cache_type_v,
+            device=options.device,
+            rotation=options.rotation,
+            verbose=verbose,
+            progress=progress,
+        )
+    finally:
+        progress.close()

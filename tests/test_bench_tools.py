@@ -1,0 +1,37 @@
+"""The measuring scripts under tools/bench run and print what they promise."""
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from hrun import _core
+
+BENCH = Path(__file__).resolve().parents[1] / "tools/bench"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    tier = [t.name for t in _core.cpu_tiers() if t.available][-1]
+    script("kernels").main(["--formats", "rtq3", "q8_0", "--tiers", tier, "--shapes", "64x256", "--tokens", "1", "9", "-t", "1",
+                            "--megabytes", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "µs" in lines[0] and len(lines) == 3 + 4
+    for line in lines[3:]:
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        assert cells[:3] in (["rtq3", tier, "64x256"], ["q8_0", tier, "64x256"]) and float(cells[5]) > 0 and float(cells[7]) > 0
+
+
+def test_a_loop_over_all_threads_is_cheap() -> None:
+    """The bar is 5 microseconds on idle cores; here anything that is no sleep and wake-up passes."""
+    assert 0 < _core.testing.barrier_seconds(1) < 2e-4
+    assert 0 < _core.testing.barrier_seconds(_core.default_thread_count()) < 5e-3
