@@ -51,6 +51,7 @@ RULES: dict[str, Rule] = {
     "type_k": Rule(str),
     "type_v": Rule(str),
     "rotation": Rule(str),
+    "pre_tokenizer": Rule(str, optional=True),
     "verbose": Rule(bool),
     "max_tokens": Rule(int, 0, _I32, optional=True),
     "seed": Rule(int, 0, 2**64 - 1, optional=True),

@@ -98,8 +98,9 @@ class Runtime:
     ``model_path`` None is the demo model that comes with hrun.  ``n_ctx`` is the context in tokens: None for the model's
     own (at most 16384), 0 for the model's own whatever it is.  ``n_threads`` None: the machine's.  ``device``: "auto",
     "cpu".  ``type_k``, ``type_v``: formats of the KV cache.  ``n_batch``: tokens per pass over the prompt; results do not
-    depend on it.  ``rotation``: "activation" or "weight", how rotated formats are multiplied.  ``progress(done, total)`` is
-    called while the model is loaded, a tensor at a time.
+    depend on it.  ``rotation``: "activation" or "weight", how rotated formats are multiplied.  ``pre_tokenizer``: a name of
+    llama.cpp's, in place of the file's ``tokenizer.ggml.pre``.  ``progress(done, total)`` is called while the model is loaded,
+    a tensor at a time.
 
     Raises ModelFileError, UnsupportedModelError, OutOfMemoryError, DeviceError, ArgumentError.
     """
@@ -115,19 +116,20 @@ class Runtime:
         type_v: str = "f16",
         n_batch: int = 512,
         rotation: str = "activation",
+        pre_tokenizer: str | None = None,
         verbose: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         given = checked(
             n_ctx=n_ctx, n_threads=n_threads, device=device, type_k=type_k, type_v=type_v, n_batch=n_batch,
-            rotation=rotation, verbose=verbose,
+            rotation=rotation, pre_tokenizer=pre_tokenizer, verbose=verbose,
         )  # fmt: skip
         if model_path is not None and not isinstance(model_path, (str, os.PathLike)):
             raise ArgumentError(f"model_path must be a path, got {type(model_path).__name__}")
         start = time.monotonic()
         self.model_path = Path(model_path) if model_path is not None else demo_model_path()
         metadata = GGUFFile(str(self.model_path)).metadata
-        self.tokenizer = Tokenizer(metadata, str(self.model_path))
+        self.tokenizer = Tokenizer(metadata, str(self.model_path), pre_tokenizer)
         self._name = metadata.get("general.name")
         self._sampling = _recommended_sampling(metadata)
         self._model: Model | None = Model.load(

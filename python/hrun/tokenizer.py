@@ -1,8 +1,8 @@
 """Text to token ids and back, from what a GGUF file holds.
 
 The rules come from ``tokenizer.huggingface.json`` where the file has it, else from the ``tokenizer.ggml.*`` keys:
-byte-level BPE ("gpt2") by its named pre-tokenizer, or SentencePiece BPE ("llama").  The bytes of each token always
-come from ``tokenizer.ggml.tokens``, so a stream of tokens is a stream of bytes whatever the rules.
+byte-level BPE ("gpt2") by its named pre-tokenizer, SentencePiece BPE ("llama") or Unigram ("t5"), WordPiece ("bert").  The
+bytes of each token always come from ``tokenizer.ggml.tokens``, so a stream of tokens is a stream of bytes whatever the rules.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hrun.errors import ArgumentError, ModelFileError, UnsupportedModelError, printable
+from hrun.pre_tokenizers import PRE_TOKENIZERS
 
 if TYPE_CHECKING:
     from hrun._core import GGUFFile
@@ -41,7 +42,8 @@ class Tokenizer:
     that ends a generation; ``adds_bos``, ``adds_eos``: what ``encode(add_special=True)`` adds; ``chat_template``.
     """
 
-    def __init__(self, metadata: Mapping[str, Any], path: str) -> None:
+    def __init__(self, metadata: Mapping[str, Any], path: str, pre: str | None = None) -> None:
+        """``pre``: the name of the pre-tokenizer, in place of the file's ``tokenizer.ggml.pre``."""
         self.path = path
         reader = _Reader(metadata, path)
         self.model = reader.string("tokenizer.ggml.model", "")
@@ -51,7 +53,11 @@ class Tokenizer:
         self.n_vocab = len(self.tokens)
         types = reader.numbers("tokenizer.ggml.token_type", int, self.n_vocab)
         self.types = types or [NORMAL] * self.n_vocab
-        self._bytes = _token_bytes(self.tokens, self.types, self.model)
+        named = pre
+        pre = pre if pre is not None else reader.string("tokenizer.ggml.pre", "default")
+        known = PRE_TOKENIZERS.get(pre)
+        byte_level = self.model == "gpt2" and (known is None or known.byte_level)
+        self._bytes = _token_bytes(self.tokens, self.types, byte_level)
 
         def special(name: str) -> int | None:
             return reader.token_id(f"tokenizer.ggml.{name}_token_id", self.n_vocab)
@@ -62,9 +68,8 @@ class Tokenizer:
         ends = {special("eos"), special("eot"), special("eom")} - {None}
         ends |= {i for i, kind in enumerate(self.types) if kind == CONTROL and self.tokens[i] in END_NAMES}
         self.end_ids: frozenset[int] = frozenset(ends)  # type: ignore[arg-type]
-        pre = reader.string("tokenizer.ggml.pre", "default")
         self.adds_bos = self.bos_id is not None and reader.boolean(
-            "tokenizer.ggml.add_bos_token", self.model == "llama" or pre in _ADDS_BOS
+            "tokenizer.ggml.add_bos_token", self.model in ("llama", "bert") or (known is not None and known.adds_bos)
         )
         self.adds_eos = self.eos_id is not None and reader.boolean("tokenizer.ggml.add_eos_token", False)
         self.adds_space = self.model == "llama" and reader.boolean("tokenizer.ggml.add_space_prefix", True)
@@ -74,10 +79,10 @@ class Tokenizer:
         self._control = {
             text: i for i, (text, kind) in enumerate(zip(self.tokens, self.types)) if kind == CONTROL and text
         }
-        self._rules = self._make_rules(reader, pre)
+        self._rules = self._make_rules(reader, pre, named is not None)
 
     @classmethod
-    def from_gguf(cls, source: str | Path | GGUFFile) -> Tokenizer:
+    def from_gguf(cls, source: str | Path | GGUFFile, pre: str | None = None) -> Tokenizer:
         """From a path or an open file; files that hold a vocabulary and no weights will do.
 
         Raises ModelFileError for a damaged vocabulary, UnsupportedModelError for a kind that hrun does not know.
@@ -86,11 +91,11 @@ class Tokenizer:
             from hrun._core import GGUFFile
 
             source = GGUFFile(str(source))
-        return cls(source.metadata, source.path)
+        return cls(source.metadata, source.path, pre)
 
-    def _make_rules(self, reader: _Reader, pre: str) -> Rules:
+    def _make_rules(self, reader: _Reader, pre: str, named: bool) -> Rules:
         json_text = reader.string("tokenizer.huggingface.json", "")
-        if json_text:
+        if json_text and not named:
             from hrun.tokenizer_rules import huggingface_rules
 
             return huggingface_rules(json_text, self.n_vocab, self.path)
@@ -106,9 +111,22 @@ class Tokenizer:
             if scores is None:
                 raise ModelFileError(f"{self.path}: tokenizer.ggml.scores is missing")
             return SentencePieceRules(self.tokens, self.types, scores, self.adds_space, self.unknown_id, self.path)
+        if self.model == "t5":
+            from hrun.tokenizer_rules import unigram_rules
+
+            scores = reader.numbers("tokenizer.ggml.scores", float, self.n_vocab)
+            if scores is None:
+                raise ModelFileError(f"{self.path}: tokenizer.ggml.scores is missing")
+            charsmap = bytes(v & 0xFF for v in reader.integers("tokenizer.ggml.precompiled_charsmap"))
+            return unigram_rules(self.tokens, self.types, scores, self.unknown_id, charsmap, reader.boolean("tokenizer.ggml.add_space_prefix", True),
+                                 reader.boolean("tokenizer.ggml.remove_extra_whitespaces", False), self.path)
+        if self.model == "bert":
+            from hrun.tokenizer_rules import wordpiece_rules
+
+            return wordpiece_rules(self.tokens, self.types, self.unknown_id, self.path)
         found = f"'{printable(self.model)}'" if self.model else "missing"
         raise UnsupportedModelError(
-            f"{self.path}: tokenizer.ggml.model is {found}; known are 'gpt2' and 'llama', and any file with "
+            f"{self.path}: tokenizer.ggml.model is {found}; known are 'gpt2', 'llama', 't5' and 'bert', and any file with "
             "tokenizer.huggingface.json"
         )
 
@@ -184,10 +202,6 @@ class Tokenizer:
         return number
 
 
-# Pre-tokenizers whose models expect BOS where the file does not say.
-_ADDS_BOS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"})
-
-
 class _Reader:
     """Typed access to the metadata; errors name the file, the key, what was found and what was expected."""
 
@@ -234,6 +248,16 @@ class _Reader:
             out.append(kind(item))
         return out
 
+    def integers(self, key: str) -> list[int]:
+        """An array of small integers; [] where there is none."""
+        value = self._metadata.get(key)
+        if value is None:
+            return []
+        try:
+            return [int(v) for v in value]
+        except (TypeError, ValueError):
+            raise ModelFileError(f"{self._path}: {key} is no array of integers") from None
+
     def token_id(self, key: str, n_vocab: int) -> int | None:
         value = self._typed(key, int, "an integer", None)
         # Some converters wrote the largest unsigned number, or -1, for "none".
@@ -251,8 +275,8 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(b): b for b in printing} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-def _token_bytes(tokens: Sequence[str], types: Sequence[int], model: str) -> list[bytes]:
-    if model == "gpt2":
+def _token_bytes(tokens: Sequence[str], types: Sequence[int], byte_level: bool) -> list[bytes]:
+    if byte_level:
         table = byte_alphabet()
         out = []
         for token, kind in zip(tokens, types):

@@ -1,4 +1,4 @@
-"""Rules of byte-level BPE vocabularies, run by the Hugging Face `tokenizers` library."""
+"""Rules of byte-level BPE, Unigram and WordPiece vocabularies, run by the Hugging Face `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -6,53 +6,11 @@ import threading
 from collections.abc import Sequence
 
 import tokenizers
-from tokenizers import AddedToken, Regex, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from hrun.errors import ModelFileError, UnsupportedModelError, printable
+from hrun.pre_tokenizers import PRE_TOKENIZERS
 from hrun.tokenizer import CONTROL, UNKNOWN, USER_DEFINED, byte_alphabet
-
-_CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
-_GPT2 = _CONTRACTIONS + r"| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-
-def _llama3(digits: str) -> str:
-    return (
-        rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-
-
-def _o200k(tail: str) -> str:
-    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-    return rf"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+{tail}|[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*{tail}"
-
-
-_O200K_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-# The splitting steps of each named pre-tokenizer, applied in order; the names are those of tokenizer.ggml.pre.
-_SPLITS: dict[tuple[str, ...], list[str]] = {
-    ("gpt-2", "mpt", "olmo", "jais", "phi-2", "trillion", "granite-docling", "gigachat", "roberta-bpe"): [_GPT2],
-    ("default",): [r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
-    ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "smaug-bpe", "dbrx"): [
-        _llama3(r"\p{N}{1,3}")
-    ],
-    ("qwen2", "deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez"): [_llama3(r"\p{N}")],
-    ("starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"): [r"\p{N}", _GPT2],
-    ("falcon",): [r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]"],
-    ("deepseek-coder",): ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"],
-    ("deepseek-v3",): [
-        r"\p{N}{1,3}",
-        "[一-龥぀-ゟ゠-ヿ]+",
-        r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
-        r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
-    ],
-    ("gpt-4o", "llama4"): [_o200k(rf"(?i:{_CONTRACTIONS})?") + r"|\p{N}{1,3}" + _O200K_REST],
-    ("tekken",): [_o200k("") + r"|\p{N}" + _O200K_REST],
-}
-PRE_TOKENIZERS: dict[str, list[str]] = {name: steps for names, steps in _SPLITS.items() for name in names}
-# Vocabularies in which a whole word that is a token is taken as it is, whatever the merges say.
-_WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"})
-
 
 LONG_TEXT = 1 << 16  # characters
 
@@ -92,7 +50,9 @@ def byte_level_rules(
     """Byte-level BPE from the tokenizer.ggml.* keys; ``pre`` names the regular expressions that split words."""
     if pre not in PRE_TOKENIZERS:
         known = ", ".join(sorted(PRE_TOKENIZERS))
-        raise UnsupportedModelError(f"{path}: tokenizer.ggml.pre is '{printable(pre)}'; known are {known}")
+        raise UnsupportedModelError(f"{path}: tokenizer.ggml.pre is '{printable(pre)}'; known are {known}. If the model uses one of "
+                                    "these under another name, say so with --pre-tokenizer NAME")
+    rules = PRE_TOKENIZERS[pre]
     if not merges:
         raise ModelFileError(f"{path}: tokenizer.ggml.merges is missing")
     pairs = []
@@ -106,17 +66,65 @@ def byte_level_rules(
     vocabulary = {token: i for i, token in enumerate(tokens)}
     missing = next((c for c in byte_alphabet() if c not in vocabulary), None)
     unknown = None
-    if missing is not None:  # without it the library drops such bytes silently
+    if missing is not None or not rules.byte_level:  # without it the library drops such bytes silently
         unknown = next((t for t, kind in zip(tokens, types) if kind == UNKNOWN), None)
     try:
-        bpe = models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre in _WHOLE_WORDS_FIRST, unk_token=unknown)
+        bpe = models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=rules.whole_words_first, unk_token=unknown,
+                         byte_fallback=not rules.byte_level)
     except Exception as error:
         raise ModelFileError(f"{path}: tokenizer.ggml.merges: {printable(str(error), 300)}") from error
     tokenizer = tokenizers.Tokenizer(bpe)
-    steps = [pre_tokenizers.Split(Regex(step), "isolated") for step in PRE_TOKENIZERS[pre]]
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Split(Regex(step), "isolated") for step in rules.steps]
+    if rules.byte_level:
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    if rules.marks_spaces:
+        tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    _add_special(tokenizer, tokens, types)
+    return HuggingFaceRules(tokenizer)
+
+
+def _add_special(tokenizer: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> None:
     for kind, special in ((CONTROL, True), (USER_DEFINED, False)):
         added = [AddedToken(t, normalized=False, special=special) for t, k in zip(tokens, types) if k == kind and t]
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
+
+
+def unigram_rules(
+    tokens: Sequence[str], types: Sequence[int], scores: Sequence[float], unknown: int | None, charsmap: bytes, adds_space: bool,
+    squeezes_spaces: bool, path: str,
+) -> HuggingFaceRules:
+    """SentencePiece Unigram: the pieces whose scores add up best."""
+    try:
+        model = models.Unigram([(t, float(s)) for t, s in zip(tokens, scores)], unk_id=unknown, byte_fallback=False)
+        tokenizer = tokenizers.Tokenizer(model)
+        steps: list[normalizers.Normalizer] = [normalizers.Precompiled(charsmap)] if charsmap else []
+        if squeezes_spaces:
+            steps.append(normalizers.Replace(Regex(" {2,}"), " "))
+        if steps:
+            tokenizer.normalizer = normalizers.Sequence(steps)
+    except Exception as error:  # the library raises plain Exception
+        raise ModelFileError(f"{path}: tokenizer.ggml.tokens: {printable(str(error), 300)}") from error
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always" if adds_space else "never")
+    _add_special(tokenizer, tokens, types)
+    return HuggingFaceRules(tokenizer)
+
+
+def wordpiece_rules(tokens: Sequence[str], types: Sequence[int], unknown: int | None, path: str) -> HuggingFaceRules:
+    """WordPiece (BERT): the longest piece that fits, word by word; text in lower case without accents.
+
+    In GGUF files a piece that begins a word has U+2581 before it; in the library's, one that does not has ##.
+    """
+    if unknown is None:
+        raise ModelFileError(f"{path}: tokenizer.ggml.unknown_token_id is missing; a WordPiece vocabulary needs one")
+    special = (CONTROL, UNKNOWN, USER_DEFINED)
+    vocabulary = {t if kind in special or i == unknown else t[1:] if t.startswith("▁") else f"##{t}": i
+                  for i, (t, kind) in enumerate(zip(tokens, types))}
+    try:
+        tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=tokens[unknown], max_input_chars_per_word=100))
+    except Exception as error:
+        raise ModelFileError(f"{path}: tokenizer.ggml.tokens: {printable(str(error), 300)}") from error
+    tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    _add_special(tokenizer, tokens, types)
     return HuggingFaceRules(tokenizer)

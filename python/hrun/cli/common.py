@@ -126,6 +126,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="WAY",
         help="how rotated formats are multiplied: activation (default) or weight",
     )
+    parser.add_argument(
+        "--pre-tokenizer", metavar="NAME", help="how text is cut, by llama.cpp's names, in place of what the file says"
+    )
 
 
 class LoadProgress:
@@ -164,6 +167,7 @@ def load(options: argparse.Namespace, n_ctx: int | None, verbose: bool = False) 
             type_v=options.cache_type_v,
             device=options.device,
             rotation=options.rotation,
+            pre_tokenizer=options.pre_tokenizer,
             verbose=verbose,
             progress=progress,
         )
