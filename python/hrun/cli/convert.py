@@ -53,6 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--save-moments", metavar="FILE", type=Path, help="keep what --calibrate collected")
     add("--preset", choices=("fast", "normal", "best"),
         help="fast: no calibration; normal, best: calibrated search (default: normal with calibration, else fast)")
+    add("--fold", choices=("auto", "always", "never"), default="auto",
+        help="even out the scales of channels between norms and matrices, and between matrices, before coding: the function of the "
+             "model stays (default auto: with --calibrate or --moments, where they are uneven)")
     add("--memory", metavar="SIZE", type=_size, default=4 << 30,
         help="memory for calibration, as 800M or 4G (default 4G); less means more passes over the text, or block-diagonal moments")
     add = parser.add_argument_group("allocation", "Formats tensor by tensor, for the least loss at a size; needs --calibrate.").add_argument
@@ -144,6 +147,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from hrun.convert.fold import UNEVEN, fold_channels
     from hrun.convert.folder import shown
 
     columns = (TextColumn("{task.fields[tensor]}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -205,6 +209,7 @@ def run(arguments: argparse.Namespace) -> None:
     from hrun.convert import Encoder, PlanOptions, check_output, make_plan, open_source, print_plan, write_plan
     from hrun.convert.allocate import find_allocation, load_allocation
     from hrun.convert.calibrate import float_model, loss_meter, moment_source
+    from hrun.convert.fold import UNEVEN, fold_channels
     from hrun.convert.folder import shown
     from hrun.convert.table import size_text
 
@@ -212,6 +217,10 @@ def run(arguments: argparse.Namespace) -> None:
     source = open_source(arguments.source)
     if arguments.model_name is not None:
         source = source.renamed(arguments.model_name)
+    if arguments.fold == "always" or (arguments.fold == "auto" and (arguments.calibrate or arguments.moments)):
+        source, folds = fold_channels(source, 0 if arguments.fold == "always" else UNEVEN)
+        if folds:
+            _note(f"note: channel scales evened before {sum(len(fold.readers) for fold in folds)} matrices")
     wanted = arguments.format or "rtq3"
     default = default_output(arguments.source, source.name, arguments.format or "mixed")
     output = arguments.output if arguments.output is not None else default

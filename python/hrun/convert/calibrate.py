@@ -48,11 +48,12 @@ class Calibration:
 @contextlib.contextmanager
 def float_model(source: Source, folder: Path, n_threads: int = 0, own: bool = False) -> Iterator[Path]:
     """A GGUF of the source that hrun can run: the source's own file unless `own`, or a temporary one in `folder`."""
-    if source.kind == "GGUF file" and not own:
+    if source.kind == "GGUF file" and not own and not source.is_changed:
         _core.plan_model(str(source.path))  # says why it cannot be run
         yield source.path
         return
-    formats = {tensor.format for tensor in source.tensors if len(tensor.shape) > 1}
+    # Folded scales are powers of two, but may leave fp16's range: those sources go through F32.
+    formats = {"f32"} if source.is_changed else {tensor.format for tensor in source.tensors if len(tensor.shape) > 1}
     float_format = "f16" if formats <= {"f16"} else "bf16" if formats <= {"bf16"} else "f32"
     with tempfile.TemporaryDirectory(prefix=".hrun-calibration-", dir=folder) as scratch:
         path = Path(scratch) / "float.gguf"

@@ -68,7 +68,7 @@ class Source:
     """A model to convert.
 
     embedding, head: names of the tensors with those roles; head is None where the embedding is the head.
-    files: every file that is read, so that none is overwritten.
+    files: every file that is read, so that none is overwritten.  is_changed: the tensors are not those of the files any more.
     """
 
     path: Path
@@ -80,6 +80,7 @@ class Source:
     head: str | None
     files: list[Path]
     notes: list[str] = field(default_factory=list)
+    is_changed: bool = False
 
     def renamed(self, name: str) -> Source:
         """The same model under another general.name."""
