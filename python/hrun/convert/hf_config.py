@@ -137,9 +137,6 @@ def _lists(architecture: Any, key: str) -> bool:
 
 def _refuse(config: ConfigObject, architecture: Any) -> None:
     """Settings that change what the model computes and that hrun does not follow."""
-    if (quantization := config.child("quantization_config")) is not None:
-        raise UnsupportedModelError(f"{config.path}: the checkpoint is already quantized (quant_method "
-                                    f"'{shown(quantization.values.get('quant_method'))}'); convert the original")
     key = config.first_of("hidden_activation|hidden_act|activation_function")
     allowed = _ACTIVATIONS[architecture.nonlinearity]
     activation = config.text(key, allowed[0])

@@ -19,7 +19,8 @@ from hrun._core import ModelFileError, UnsupportedModelError
 from .folder import PICKLE_SENTENCE, ModelFolder, json_type, shown
 from .hf_config import HFConfig, read_config
 from .hf_tokenizer import read_tokenizer
-from .safetensors_file import SafetensorsFile
+from .quantized_checkpoint import plain_weights
+from .safetensors_file import SafetensorsFile, StoredTensor
 from .source import Entry, Source, SourceTensor
 from .transforms import TRANSFORMS, Stored, Target, plain_shape, stacked
 
@@ -41,9 +42,11 @@ def read_hf(path: Path) -> Source:
     config_path = str(path / "config.json")
     architecture = _architecture(values, config_path)
     config = read_config(config_path, values, architecture)
-    stored, files = _stored_tensors(folder)
+    coded, files = _stored_tensors(folder)
+    notes: list[str] = []
+    stored = plain_weights(coded, config.object, notes)
     vocabulary = read_tokenizer(folder, config.n_vocab, values)
-    notes = list(vocabulary.notes)
+    notes += vocabulary.notes
     tensors = _tensors(architecture, config, stored, path, notes)
     roles = {rule.role: rule.gguf_name for rule in architecture.tensors}
     present = {tensor.name for tensor in tensors}
@@ -90,7 +93,7 @@ def _architecture(values: dict[str, Any], path: str) -> Any:
     raise UnsupportedModelError(f"{path}: architecture '{shown(classes[0])}' is not supported; supported are {known}")
 
 
-def _stored_tensors(folder: ModelFolder) -> tuple[dict[str, Stored], list[Path]]:
+def _stored_tensors(folder: ModelFolder) -> tuple[dict[str, StoredTensor], list[Path]]:
     """Every tensor of the folder with the file that holds it."""
     if folder.has("model.safetensors.index.json"):
         return _sharded(folder, "model.safetensors.index.json")
@@ -103,14 +106,14 @@ def _stored_tensors(folder: ModelFolder) -> tuple[dict[str, Stored], list[Path]]
     raise ModelFileError(f"{folder.path}: no weights: neither model.safetensors nor model.safetensors.index.json")
 
 
-def _sharded(folder: ModelFolder, index_name: str) -> tuple[dict[str, Stored], list[Path]]:
+def _sharded(folder: ModelFolder, index_name: str) -> tuple[dict[str, StoredTensor], list[Path]]:
     index = folder.read_json(index_name, _INDEX_LIMIT)
     path = folder.path / index_name
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFileError(f"{path}: 'weight_map' must be an object with one entry per tensor, found {json_type(weight_map)}")
     shards: dict[str, SafetensorsFile] = {}
-    stored: dict[str, Stored] = {}
+    stored: dict[str, StoredTensor] = {}
     paths = []
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or shard not in shards:

@@ -104,6 +104,11 @@ class SafetensorsFile:
     def read_array(self, tensor: StoredTensor, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         return self._data.read(tensor.offset, tensor.shape, dtype)
 
+    def read_slice(self, tensor: StoredTensor, which: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """tensor[which], its bytes taken as `dtype`."""
+        n_bytes = tensor.n_bytes // tensor.shape[0]
+        return self._data.read(tensor.offset + which * n_bytes, tensor.shape[1:], dtype)
+
     def read_rows(self, tensor: StoredTensor, first: int, last: int, cols: int) -> npt.NDArray[np.float32]:
         """Rows first to last of the tensor seen as [n, cols], float32 [last - first, cols].  Thread-safe."""
         dtype = _DTYPES[tensor.dtype][0]
