@@ -47,7 +47,7 @@ const FormatInfo& require_trellis(const std::string& name) {
 
 nb::tuple encode(
     const std::string& name, Floats weights, const InputFactor& factor, int survivors, const std::vector<float>& scales,
-    int passes, const std::string& tensor) {
+    int passes, const std::string& tensor, int vector_bits) {
   const FormatInfo& f = require_trellis(name);
   const auto rows = static_cast<int64_t>(weights.shape(0)), cols = static_cast<int64_t>(weights.shape(1));
   if (cols != factor.cols()) throw ArgumentError("the rows have {} values, the input {}", cols, factor.cols());
@@ -66,6 +66,7 @@ nb::tuple encode(
     options.survivors = survivors;
     options.scales = scales;
     options.passes = passes;
+    options.vector_bits = vector_bits;
     std::vector<float> x(static_cast<size_t>(cols));
     for (int64_t r = 0; r < rows; ++r) {
       const float* w = weights.data() + r * cols;
@@ -145,7 +146,7 @@ void init_calibration(nb::module_& m) {
              c.select(indices, widths);
            }, "indices"_a, "widths"_a, "Sum these inputs from zero, as blocks of the given widths (0: all columns).");
   m.def("encode_calibrated", &encode, "format"_a, "weights"_a, "factor"_a, "survivors"_a = 16, "scales"_a, "passes"_a = 1,
-        "tensor"_a = "",
+        "tensor"_a = "", "vector_bits"_a = 512,
         "float32 [rows, cols] to blocks, uint8 [rows * row_bytes], and each row's e H e^T and w H w^T, float64 [rows]. Raises "
         "ArgumentError, ConversionError.");
 }

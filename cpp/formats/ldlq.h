@@ -12,6 +12,7 @@ namespace hrun {
 struct LdlqOptions {
   int survivors = 16;                  // paths kept at each column; those that meet in a state are merged
   std::span<const float> scales;       // block scales that are tried, in units of the one that suits a Gaussian block
+  int vector_bits = 512;               // widest instructions to use, where the CPU has them; the result is the same
   int passes = 1;                      // searches of the row; from the second on, with the scales that fit the last best
 };
 

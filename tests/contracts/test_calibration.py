@@ -88,6 +88,17 @@ def test_more_survivors_and_scales_are_better() -> None:
     assert costs == sorted(costs, reverse=True) and costs[-1] < 0.7 * costs[0], costs
 
 
+@pytest.mark.parametrize("name", TRELLIS)
+def test_every_instruction_set_writes_the_same_bytes(name: str) -> None:
+    cols = 608
+    x, r = correlated_inputs(cols, seed=4), rotation(cols)
+    factor = core.InputFactor.make((r @ (x.T @ x / len(x)) @ r.T).astype(np.float32)[None], cols, 0.01)
+    w = np.random.default_rng(5).standard_normal((4, cols)).astype(np.float32)
+    results = [core.encode_calibrated(name, w, factor, 24, [1.0, 1.1], 2, vector_bits=bits) for bits in (128, 256, 512)]
+    for data, cost, energy in results[1:]:
+        assert np.array_equal(data, results[0][0]) and np.array_equal(cost, results[0][1]) and np.array_equal(energy, results[0][2])
+
+
 def test_hostile_moments_and_arguments() -> None:
     w = np.ones((2, 64), np.float32)
     with pytest.raises(core.ConversionError, match="not finite"):
