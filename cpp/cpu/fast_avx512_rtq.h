@@ -10,12 +10,19 @@
 namespace hrun {
 namespace {
 
-// entry(index) for every byte of a vector.
-template <class Entry>
-HRUN_HD __m512i table_of_64(const Entry& entry) {
-  alignas(64) uint8_t bytes[64];
-  for (int i = 0; i < 64; ++i) bytes[i] = static_cast<uint8_t>(entry(i));
-  return load_bytes(bytes);
+// entry(index) for every byte of a vector, made when compiling: a panel of 2048 columns takes little longer to read than a
+// table of 64 entries to fill.
+template <auto entry>
+HRUN_HD __m512i table_of_64() {
+  struct Bytes {
+    alignas(64) uint8_t at[64];
+  };
+  static constexpr Bytes kBytes = [] {
+    Bytes bytes{};
+    for (int i = 0; i < 64; ++i) bytes.at[i] = static_cast<uint8_t>(entry(i));
+    return bytes;
+  }();
+  return load_bytes(kBytes.at);
 }
 
 // A byte holds codes 0 .. 3 of four steps.  Step j's first index is (code j - 1, code j xor the code four before it), its
@@ -26,17 +33,16 @@ struct UnitDecoder<F, PackedCodes::rtq2> {
   struct Constants {
     __m512i first_low, first_mid, first_turned;     // T0 by bits 0-3, by bits 2-5, by bits 0-3 with the newer code lowest
     __m512i second_low, second_mid, second_turned;  // T1 + bias
-    HRUN_HD Constants() {
-      using Tables = typename F::Tables;
-      const auto turned = [](int i) { return ((i & 3) << 2) | ((i >> 2) & 3); };
-      const auto second = [](int i) { return Tables::entry(1, i) + PackRule<F>::kBias; };
-      first_low = table_of_64([&](int i) { return Tables::entry(0, i & 15); });
-      first_mid = table_of_64([&](int i) { return Tables::entry(0, i >> 2); });
-      first_turned = table_of_64([&](int i) { return Tables::entry(0, turned(i)); });
-      second_low = table_of_64([&](int i) { return second(i & 15); });
-      second_mid = table_of_64([&](int i) { return second(i >> 2); });
-      second_turned = table_of_64([&](int i) { return second(turned(i)); });
-    }
+    static constexpr int first(int i) { return F::Tables::entry(0, i); }
+    static constexpr int second(int i) { return F::Tables::entry(1, i) + PackRule<F>::kBias; }
+    static constexpr int turned(int i) { return ((i & 3) << 2) | ((i >> 2) & 3); }
+    HRUN_HD Constants()
+        : first_low(table_of_64<[](int i) { return first(i & 15); }>()),
+          first_mid(table_of_64<[](int i) { return first(i >> 2); }>()),
+          first_turned(table_of_64<[](int i) { return first(turned(i)); }>()),
+          second_low(table_of_64<[](int i) { return second(i & 15); }>()),
+          second_mid(table_of_64<[](int i) { return second(i >> 2); }>()),
+          second_turned(table_of_64<[](int i) { return second(turned(i)); }>()) {}
   };
   const uint8_t* unit;
   const Constants tables;
@@ -77,11 +83,9 @@ template <class F>
 struct UnitDecoder<F, PackedCodes::rtq4> {
   struct Constants {
     __m512i first, second;  // T0; T1 + bias
-    HRUN_HD Constants() {
-      using Tables = typename F::Tables;
-      first = table_of_64([](int i) { return Tables::entry(0, i & 15); });
-      second = table_of_64([](int i) { return Tables::entry(1, i & 15) + PackRule<F>::kBias; });
-    }
+    HRUN_HD Constants()
+        : first(table_of_64<[](int i) { return F::Tables::entry(0, i & 15); }>()),
+          second(table_of_64<[](int i) { return F::Tables::entry(1, i & 15) + PackRule<F>::kBias; }>()) {}
   };
   const uint8_t* unit;
   const Constants tables;

@@ -31,6 +31,11 @@ struct RtqIndex {
   int codes, lag, xor_lag;
 };
 
+template <int kCount, int kEntries>
+struct RtqEntries {
+  int8_t table[kCount][kEntries];
+};
+
 // The code of k bits per weight.  kMemory: earlier codes that a weight depends on.  kLevelRms: rms of z over a Gaussian
 // block coded at its best scale; kGaussianError: relative squared error of such a block; both only steer the encoder.
 template <int k>
@@ -42,14 +47,15 @@ struct RtqTables<2> {
   static constexpr float kLevelRms = 23.0f;
   static constexpr double kGaussianError = 0.0738;
   static constexpr RtqIndex kIndex[kCount] = {{2, 1, 4}, {2, 3, 0}};
+  static constexpr RtqEntries<kCount, kEntries> kValues = {{
+      {46, 28, -26, -25, 15, -12, 6, 20, -24, -47, 27, 4, -2, 7, -7, -9},
+      {-5, -1, -11, 15, 6, 9, -15, -1, 1, -9, 13, -2, 0, 4, 14, -15},
+  }};
   static HRUN_HD const int8_t* table(int i) {
-    static constexpr int8_t kTables[kCount][kEntries] = {
-        {46, 28, -26, -25, 15, -12, 6, 20, -24, -47, 27, 4, -2, 7, -7, -9},
-        {-5, -1, -11, 15, 6, 9, -15, -1, 1, -9, 13, -2, 0, 4, 14, -15},
-    };
-    return kTables[i];
+    static constexpr RtqEntries<kCount, kEntries> kHere = kValues;  // devices see no arrays of classes
+    return kHere.table[i];
   }
-  static HRUN_HD int entry(int i, int index) { return table(i)[index]; }
+  static constexpr int entry(int i, int index) { return kValues.table[i][index]; }
 };
 
 template <>
@@ -58,15 +64,16 @@ struct RtqTables<3> {
   static constexpr float kLevelRms = 19.4f;
   static constexpr double kGaussianError = 0.0191;
   static constexpr RtqIndex kIndex[kCount] = {{1, 0, 3}, {1, 1, 0}, {1, 2, 0}};
+  static constexpr RtqEntries<kCount, kEntries> kValues = {{
+      {2, 9, -17, 17, -4, 29, -29, -9},
+      {4, -13, 2, 13, -4, 5, -5, -3},
+      {-2, 3, 8, -8, 19, 6, -7, -20},
+  }};
   static HRUN_HD const int8_t* table(int i) {
-    static constexpr int8_t kTables[kCount][kEntries] = {
-        {2, 9, -17, 17, -4, 29, -29, -9},
-        {4, -13, 2, 13, -4, 5, -5, -3},
-        {-2, 3, 8, -8, 19, 6, -7, -20},
-    };
-    return kTables[i];
+    static constexpr RtqEntries<kCount, kEntries> kHere = kValues;  // devices see no arrays of classes
+    return kHere.table[i];
   }
-  static HRUN_HD int entry(int i, int index) { return table(i)[index]; }
+  static constexpr int entry(int i, int index) { return kValues.table[i][index]; }
 };
 
 template <>
@@ -75,14 +82,15 @@ struct RtqTables<4> {
   static constexpr float kLevelRms = 17.8f;
   static constexpr double kGaussianError = 0.005;
   static constexpr RtqIndex kIndex[kCount] = {{1, 0, 2}, {1, 1, 0}};
+  static constexpr RtqEntries<kCount, kEntries> kValues = {{
+      {-4, 2, -24, -7, 10, 4, 18, -1, 33, -10, 7, -38, -19, 23, -14, 13},
+      {0, -22, -3, -10, -5, 8, 3, -8, -13, 6, 2, 10, 29, 6, -1, -6},
+  }};
   static HRUN_HD const int8_t* table(int i) {
-    static constexpr int8_t kTables[kCount][kEntries] = {
-        {-4, 2, -24, -7, 10, 4, 18, -1, 33, -10, 7, -38, -19, 23, -14, 13},
-        {0, -22, -3, -10, -5, 8, 3, -8, -13, 6, 2, 10, 29, 6, -1, -6},
-    };
-    return kTables[i];
+    static constexpr RtqEntries<kCount, kEntries> kHere = kValues;  // devices see no arrays of classes
+    return kHere.table[i];
   }
-  static HRUN_HD int entry(int i, int index) { return table(i)[index]; }
+  static constexpr int entry(int i, int index) { return kValues.table[i][index]; }
 };
 
 // The index of table i, from code(lag): the codes `lag` places back, of one weight or, in vectors, of many.
