@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "formats/list.h"
+#include "formats/trellis_fast.h"
 
 namespace nb = nanobind;
 
@@ -55,7 +56,7 @@ nb::ndarray<nb::numpy, float> decode(const std::string& name, Bytes data, int64_
 }
 
 nb::ndarray<nb::numpy, uint8_t> encode(const std::string& name, Floats weights, nb::object importance,
-                                       const std::string& tensor) {
+                                       const std::string& tensor, bool fast) {
   const FormatInfo& f = require_format(name);
   if (!f.encodable) throw ArgumentError("format {} can be read but not written; written: {}", f.name, format_names(true));
   const auto rows = static_cast<int64_t>(weights.shape(0)), cols = static_cast<int64_t>(weights.shape(1));
@@ -81,7 +82,8 @@ nb::ndarray<nb::numpy, uint8_t> encode(const std::string& name, Floats weights, 
       if (!(per_column[i] >= 0 && std::isfinite(per_column[i])))
         throw ConversionError("tensor '{}': the importance of column {} is {}; it must be finite and not negative",
                               printable(tensor), i, per_column[i]);
-    for (int64_t r = 0; r < rows; ++r)
+    if (fast && f.trellis) encode_trellis_rows_fast(f.trellis(), fast_trellis(f.trellis()), w, rows, cols, out.get());
+    else for (int64_t r = 0; r < rows; ++r)
       f.encode_row(w + r * cols, per_column, cols, out.get() + static_cast<size_t>(r) * row_bytes);
   }
   return owned(std::move(out), {row_bytes * static_cast<size_t>(rows)});
@@ -127,8 +129,8 @@ void init_formats(nb::module_& m) {
         nb::arg("own_basis") = false,
         "Blocks to float32 [rows, cols]; own_basis leaves rotated formats rotated. Raises ArgumentError.");
   m.def("encode", &encode, nb::arg("format"), nb::arg("weights"), nb::arg("importance") = nb::none(),
-        nb::arg("tensor") = "",
-        "float32 [rows, cols] to blocks, uint8 [rows * row_bytes]. Raises ArgumentError, and ConversionError "
+        nb::arg("tensor") = "", nb::arg("fast") = false,
+        "float32 [rows, cols] to blocks, uint8 [rows * row_bytes]; fast: trellis codes with costs of 8 bits. Raises ArgumentError, and ConversionError "
         "for NaN, infinity and values beyond max_weight.");
   m.def("rotation_signs", [](int64_t cols) {
     auto out = std::make_unique<float[]>(static_cast<size_t>(cols));

@@ -58,6 +58,21 @@ HRUN_HD __m512i load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 // Bits of `a` where mask is 1, else of `b`.
 HRUN_HD __m512i select(__m512i mask, __m512i a, __m512i b) { return _mm512_ternarylogic_epi32(mask, a, b, 0xca); }
 
+// entry(index) for every byte of a vector, made when compiling: a panel of 2048 columns takes little longer to read than a
+// table of 64 entries to fill.
+template <auto entry>
+HRUN_HD __m512i table_of_64() {
+  struct Bytes {
+    alignas(64) uint8_t at[64];
+  };
+  static constexpr Bytes kBytes = [] {
+    Bytes bytes{};
+    for (int i = 0; i < 64; ++i) bytes.at[i] = static_cast<uint8_t>(entry(i));
+    return bytes;
+  }();
+  return load_bytes(kBytes.at);
+}
+
 // Tables of a format, made once per call; and decoders of the units of a block of n columns: next() per unit.
 struct NoTables {};
 template <class F, PackedCodes codes = PackRule<F>::kCodes>
@@ -118,20 +133,13 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
   struct Constants {
     __m512i newest_low, newest_high, earlier;  // T0 by bits 0-2, by bits 3-5; T1[bits 3-5] + T2[bits 0-2] + bias
     __m512i swapped;                           // bits 0-2 and 3-5 exchanged
-    HRUN_HD Constants() {
-      using Tables = typename F::Tables;
-      alignas(64) uint8_t low[64], high[64], two[64], swap[64];
-      for (int i = 0; i < 64; ++i) {
-        low[i] = static_cast<uint8_t>(Tables::entry(0, i & 7));
-        high[i] = static_cast<uint8_t>(Tables::entry(0, i >> 3));
-        two[i] = static_cast<uint8_t>(Tables::entry(1, i >> 3) + Tables::entry(2, i & 7) + PackRule<F>::kBias);
-        swap[i] = static_cast<uint8_t>((i >> 3) | ((i & 7) << 3));
-      }
-      newest_low = load_bytes(low);
-      newest_high = load_bytes(high);
-      earlier = load_bytes(two);
-      swapped = load_bytes(swap);
-    }
+    HRUN_HD Constants()
+        : newest_low(table_of_64<[](int i) { return F::Tables::entry(0, i & 7); }>()),
+          newest_high(table_of_64<[](int i) { return F::Tables::entry(0, i >> 3); }>()),
+          earlier(table_of_64<[](int i) {
+            return F::Tables::entry(1, i >> 3) + F::Tables::entry(2, i & 7) + PackRule<F>::kBias;
+          }>()),
+          swapped(table_of_64<[](int i) { return (i >> 3) | ((i & 7) << 3); }>()) {}
   };
   const uint8_t* unit;
   const Constants tables;

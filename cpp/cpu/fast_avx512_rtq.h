@@ -10,21 +10,6 @@
 namespace hrun {
 namespace {
 
-// entry(index) for every byte of a vector, made when compiling: a panel of 2048 columns takes little longer to read than a
-// table of 64 entries to fill.
-template <auto entry>
-HRUN_HD __m512i table_of_64() {
-  struct Bytes {
-    alignas(64) uint8_t at[64];
-  };
-  static constexpr Bytes kBytes = [] {
-    Bytes bytes{};
-    for (int i = 0; i < 64; ++i) bytes.at[i] = static_cast<uint8_t>(entry(i));
-    return bytes;
-  }();
-  return load_bytes(kBytes.at);
-}
-
 // A byte holds codes 0 .. 3 of four steps.  Step j's first index is (code j - 1, code j xor the code four before it), its
 // second (code j - 3, code j - 2), the older in the lower bits; where these lie in two bytes they are joined the other way
 // round.

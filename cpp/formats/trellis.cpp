@@ -159,15 +159,6 @@ void reconstruct(const TrellisCode& code, const uint8_t* codes, int n, float* z)
   }
 }
 
-void pack(const uint8_t* codes, int n, int code_bits, uint8_t* out) {
-  uint32_t pending = 0;
-  int n_pending = 0;
-  for (int t = 0; t < n; ++t) {
-    pending |= static_cast<uint32_t>(codes[t]) << n_pending;
-    for (n_pending += code_bits; n_pending >= 8; n_pending -= 8, pending >>= 8) *out++ = static_cast<uint8_t>(pending);
-  }
-}
-
 // The nearest fp16 that can be a scale: finite, and a larger magnitude saturates.
 float round_to_half(double value) { return fp16_to_fp32(fp32_to_fp16(static_cast<float>(std::min(value, 65504.0)))); }
 
@@ -253,6 +244,31 @@ TrellisCode::TrellisCode(int k, int m, std::vector<float> v, float r, double e)
     }
 }
 
+void pack_trellis_codes(const uint8_t* codes, int n, int code_bits, uint8_t* out) {
+  uint32_t pending = 0;
+  int n_pending = 0;
+  for (int t = 0; t < n; ++t) {
+    pending |= static_cast<uint32_t>(codes[t]) << n_pending;
+    for (n_pending += code_bits; n_pending >= 8; n_pending -= 8, pending >>= 8) *out++ = static_cast<uint8_t>(pending);
+  }
+}
+
+namespace {
+
+void encode_block(const TrellisCode& code, const float* rotated, int n, Scratch& scratch, uint8_t* out) {
+  BlockCoder coder(code, rotated, n, scratch);
+  const Coding& coding = coder.run();
+  store_fp16(out, coding.scale);
+  pack_trellis_codes(coding.codes, n, code.code_bits, out + 2);
+}
+
+}  // namespace
+
+void encode_trellis_block(const TrellisCode& code, const float* rotated, int n, uint8_t* out) {
+  Scratch scratch(code);
+  encode_block(code, rotated, n, scratch, out);
+}
+
 void encode_trellis_row(const TrellisCode& code, const float* weights, int64_t cols, uint8_t* out) {
   Scratch scratch(code);
   float x[kMaxBlock];
@@ -260,10 +276,7 @@ void encode_trellis_row(const TrellisCode& code, const float* weights, int64_t c
     const int n = static_cast<int>(std::min<int64_t>(kMaxBlock, cols - first));
     std::copy(weights + first, weights + first + n, x);
     rotate_block(x, first, n, true);
-    BlockCoder coder(code, x, n, scratch);
-    const Coding& coding = coder.run();
-    store_fp16(out, coding.scale);
-    pack(coding.codes, n, code.code_bits, out + 2);
+    encode_block(code, x, n, scratch, out);
     out += 2 + n * code.code_bits / 8;
   }
 }

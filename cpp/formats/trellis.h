@@ -28,6 +28,12 @@ struct TrellisCode {
   std::vector<uint16_t> step;
 };
 
+// One block of n rotated values: fp16 scale, then k bits per value.
+void encode_trellis_block(const TrellisCode& code, const float* rotated, int n, uint8_t* out);
+
+// n codes of k bits, little-endian; n k is a multiple of 8.
+void pack_trellis_codes(const uint8_t* codes, int n, int code_bits, uint8_t* out);
+
 // `weights`: one row of `cols` finite values, a multiple of 32, in the original basis; rotated here (signed rotation).
 // Writes blocks of 256 and a short tail: fp16 scale, then k bits per value, little-endian.  Minimises the squared error
 // of each block; deterministic, and the same on every CPU.

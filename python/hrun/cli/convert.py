@@ -52,7 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--moments", metavar="FILE", type=Path, help="use what --save-moments wrote instead")
     add("--save-moments", metavar="FILE", type=Path, help="keep what --calibrate collected")
     add("--preset", choices=("fast", "normal", "best"),
-        help="fast: no calibration; normal, best: calibrated search (default: normal with calibration, else fast)")
+        help="fast: no calibration; normal, best: calibrated search; normal without calibration: exact search "
+             "(default: normal with calibration, else fast)")
     add("--fold", choices=("auto", "always", "never"), default="auto",
         help="even out the scales of channels between norms and matrices, and between matrices, before coding: the function of the "
              "model stays (default auto: with --calibrate or --moments, where they are uneven)")
@@ -199,7 +200,7 @@ def _calibration(arguments: argparse.Namespace) -> tuple[Calibration, Preset | N
     preset = arguments.preset or ("normal" if given.is_given else "fast")
     if preset == "fast" and given.is_given:
         raise _core.ArgumentError("--preset fast does not calibrate; leave out the calibration, or choose normal or best")
-    if preset != "fast" and not given.is_given:
+    if preset == "best" and not given.is_given:
         raise _core.ArgumentError(f"--preset {preset} needs --calibrate TEXT, --imatrix FILE or --moments FILE")
     return given, PRESETS[preset] if preset != "fast" else None
 

@@ -95,7 +95,7 @@ class Encoder:
         importance = None
         if self._input is not None and not info.rotated and not info.is_float:
             importance = self._input.power.astype(np.float32)
-        blocks = np.asarray(_core.encode(info.name, weights, importance, tensor=tensor))
+        blocks = np.asarray(_core.encode(info.name, weights, importance, tensor=tensor, fast=self._preset is None))
         if self.keeps_errors:
             difference = weights - _core.decode(info.name, blocks, *weights.shape)
             with self._lock:
