@@ -1,7 +1,7 @@
 // Encoding by path search in eight-bit costs: some twenty times as fast as trellis.h for 1 to 3 % more error.
 //
-// All states are searched, as there, but costs are bytes: branch costs are squared errors rounded to the
-// error of an average step and cut at kLargestBranch, sums saturate, and every few steps the cheapest cost is taken off all.
+// All states are searched, as there, but costs are bytes: branch costs are squared errors rounded to
+// about half the error of an average step, sums saturate at 255, and every few steps the cheapest cost is taken off all.
 // No decisions are stored: the costs of all states after every step are, and the way back asks at each step again which
 // predecessor was the cheapest.
 //
@@ -26,7 +26,6 @@
 
 namespace hrun {
 
-inline constexpr int kLargestBranch = 230;  // of 255
 inline constexpr int kStepsPerOffset = 4;   // steps between two subtractions of the cheapest cost
 
 struct FastTrellis {

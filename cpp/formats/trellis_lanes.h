@@ -3,7 +3,7 @@
 //   kWidth                         bytes of a vector, a multiple of 16; operations stay within 16 bytes
 //   load, store, broadcast(p)      the last: 16 bytes at p, to every 16 bytes
 //   add, subtract, smaller         unsigned bytes, saturating
-//   branch(levels, x)              min(((levels - x)^2 + 2^14) >> 15, kLargestBranch) of 16-bit values, 16 levels to 16 bytes
+//   branch(levels, x)              min(((levels - x)^2 + 2^14) >> 15, 255) of 16-bit values, 16 levels to 16 bytes
 //   interleave_low, interleave_high
 //   smallest(v)                    the smallest of each 16 bytes, 16 times
 //   cheapest<k>(costs, steps, levels, x)   the first i < 2^k of those for which add(the byte at costs[steps[i] kWidth / 16],
@@ -61,14 +61,18 @@ inline void step_slice(const int16_t* levels, const uint16_t* vectors, int inter
   for (int c = 0; c < kCodes; ++c) store(next + vectors[c] * kWidth, out[c]);
 }
 
+inline Bytes cheapest_of_all(const uint8_t* costs, size_t n_vectors) {
+  Bytes least = load(costs);
+  for (size_t v = 1; v < n_vectors; ++v) least = smaller(least, load(costs + v * kWidth));
+  return smallest(least);
+}
+
 template <int k>
 void fill_costs(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs) {
   const size_t n_vectors = (size_t{1} << code.state_bits) / 16, row = n_vectors * kWidth;
   for (int t = 0; t < n; ++t, costs += row) {
     if (t % kStepsPerOffset == 0 && t >= code.memory) {  // not before all states can be reached
-      Bytes least = load(costs);
-      for (size_t v = 1; v < n_vectors; ++v) least = smaller(least, load(costs + v * kWidth));
-      least = smallest(least);
+      const Bytes least = cheapest_of_all(costs, n_vectors);
       for (size_t v = 0; v < n_vectors; ++v) store(costs + v * kWidth, subtract(load(costs + v * kWidth), least));
     }
     const FastTrellis::Phase& phase = code.phases.data()[code.phase_of[t]];
@@ -89,19 +93,20 @@ void trace_back(const FastTrellis& code, const int16_t* x, int n, const uint8_t*
   const size_t n_states = size_t{1} << code.state_bits, row = n_states * kLanes;
   const int16_t* const levels = code.levels.data();
   unsigned state[kLanes];
+  const uint8_t* const last = costs + static_cast<size_t>(n) * row;
+  alignas(kWidth) uint8_t cheapest_costs[kWidth];
+  store(cheapest_costs, cheapest_of_all(last, n_states / 16));
   for (size_t lane = 0; lane < kLanes; ++lane) {
-    const uint8_t* const last = costs + static_cast<size_t>(n) * row + 16 * lane;
-    uint32_t best = ~0u;
-    for (size_t place = 0; place < n_states; ++place) {
-      const uint32_t found = static_cast<uint32_t>(last[place / 16 * kWidth + place % 16]) << 16 | static_cast<uint32_t>(place);
-      best = found < best ? found : best;
-    }
-    state[lane] = code.phases.data()[code.phase_of[n]].state.data()[best & 0xffff];
+    size_t place = 0;  // the first of the cheapest
+    while (last[place / 16 * kWidth + 16 * lane + place % 16] != cheapest_costs[16 * lane]) ++place;
+    state[lane] = code.phases.data()[code.phase_of[n]].state.data()[place];
   }
   for (int t = n - 1; t >= 0; --t) {
     const FastTrellis::Phase& phase = code.phases.data()[code.phase_of[t]];
     const uint16_t *const places = phase.place.data(), *const steps = phase.steps.data();
     const uint8_t* const before = costs + static_cast<size_t>(t) * row;
+    if (t >= 3)  // all lanes together touch most of a step's costs, which have left the first cache
+      for (size_t line = 0; line < row; line += 64) __builtin_prefetch(before - 3 * row + line);
     for (size_t lane = 0; lane < kLanes; ++lane) {
       const unsigned now = state[lane], rest = now >> k, newest = now & (kCodes - 1), middle = now ^ newest;
       unsigned i = newest;  // newest xor oldest; before step `memory` the oldest is one before the block, 0

@@ -28,7 +28,7 @@ inline Bytes branch(Bytes d) {
 }
 inline Bytes branch(const int16_t* levels, Bytes x) {
   const Bytes a = branch(_mm_sub_epi16(load(levels), x)), b = branch(_mm_sub_epi16(load(levels + 8), x));
-  return smaller(_mm_packus_epi16(a, b), _mm_set1_epi8(static_cast<char>(kLargestBranch)));
+  return _mm_packus_epi16(a, b);
 }
 inline Bytes smallest(Bytes v) {
   v = smaller(v, _mm_srli_si128(v, 8));
@@ -73,7 +73,7 @@ inline Bytes branch(const int16_t* levels, Bytes x) {
   memcpy(&value, &x, sizeof value);
   return each([&](int i) {
     const int d = levels[i] - value, rounded = (d * d + (1 << 14)) >> 15;
-    return rounded < kLargestBranch ? rounded : kLargestBranch;
+    return rounded < 255 ? rounded : 255;
   });
 }
 inline Bytes smallest(Bytes v) {
@@ -88,7 +88,7 @@ inline unsigned cheapest(const uint8_t* costs, const uint16_t* steps, const int1
   uint32_t best = ~0u;
   for (unsigned i = 0; i < 1u << k; ++i) {
     const int d = levels[i] - x, rounded = (d * d + (1 << 14)) >> 15;
-    const int sum = costs[steps[i]] + (rounded < kLargestBranch ? rounded : kLargestBranch);
+    const int sum = costs[steps[i]] + rounded;
     const uint32_t found = static_cast<uint32_t>(sum < 255 ? sum : 255) << 4 | i;
     best = found < best ? found : best;
   }

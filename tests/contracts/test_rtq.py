@@ -126,6 +126,24 @@ def test_the_recorded_error_is_that_of_the_encoder(code: Code) -> None:
 
 
 @every_code
+def test_fast_encoding(code: Code) -> None:
+    """Close to the exact search, deterministic, a row's bytes independent of the rows beside it, zeros and range as there."""
+    rng = np.random.default_rng(12)
+    w = rng.standard_normal((37, 1024 + 96), dtype=np.float32)
+    data = core.encode(code.name, w, fast=True)
+    error = ((core.decode(code.name, data, *w.shape) - w) ** 2).mean() / (w.astype(np.float64) ** 2).mean()
+    assert error <= code.promised and error <= 1.06 * code.figure
+    assert np.array_equal(data, core.encode(code.name, w, fast=True))
+    alone = core.encode(code.name, np.ascontiguousarray(w[5:6]), fast=True)
+    assert np.array_equal(alone, data.reshape(37, -1)[5])
+    assert not core.encode(code.name, np.zeros((5, 288), np.float32), fast=True).any()
+    extremes = np.stack([np.full(256, 65504.0), np.full(256, 1e-40), np.eye(256)[3] * 65504, np.full(256, -6e-8)]).astype(np.float32)
+    decoded = core.decode(code.name, core.encode(code.name, extremes, fast=True), *extremes.shape)
+    assert np.isfinite(decoded).all()
+    assert (((decoded - extremes) ** 2).sum(axis=1) <= 1.0001 * (extremes.astype(np.float64) ** 2).sum(axis=1)).all()
+
+
+@every_code
 def test_heavy_tails_are_gaussian_after_rotation(code: Code) -> None:
     rng = np.random.default_rng(3)
     gaussian = block_errors(code, rng.standard_normal((128, 1024), dtype=np.float32)).mean()
