@@ -16,7 +16,7 @@ namespace hrun {
 namespace {
 
 template <int k>
-inline void step_slice(const int16_t* levels, const uint16_t* vectors, int interleavings, Bytes x, const uint8_t* costs,
+inline void step_slice(const int16_t* levels, const size_t* offsets, int interleavings, Bytes x, const uint8_t* costs,
                        uint8_t* next) {
   constexpr int kCodes = 1 << k;
   Bytes branches[kCodes], out[kCodes];
@@ -25,7 +25,7 @@ inline void step_slice(const int16_t* levels, const uint16_t* vectors, int inter
   if constexpr (k < 4) {
     Bytes before[kCodes];
 #pragma GCC unroll 16
-    for (int p = 0; p < kCodes; ++p) before[p] = load(costs + vectors[p] * kWidth);
+    for (int p = 0; p < kCodes; ++p) before[p] = load(costs + offsets[p]);
 #pragma GCC unroll 16
     for (int c = 0; c < kCodes; ++c) {
       out[c] = add(before[0], branches[c]);
@@ -35,12 +35,12 @@ inline void step_slice(const int16_t* levels, const uint16_t* vectors, int inter
   } else {  // sixteen of each do not fit the registers: eight outputs at a time
 #pragma GCC unroll 2
     for (int half = 0; half < kCodes; half += 8) {
-      const Bytes first = load(costs + vectors[0] * kWidth);
+      const Bytes first = load(costs + offsets[0]);
 #pragma GCC unroll 8
       for (int c = 0; c < 8; ++c) out[half + c] = add(first, branches[half + c]);
 #pragma GCC unroll 16
       for (int p = 1; p < kCodes; ++p) {
-        const Bytes before = load(costs + vectors[p] * kWidth);
+        const Bytes before = load(costs + offsets[p]);
 #pragma GCC unroll 8
         for (int c = 0; c < 8; ++c) out[half + c] = smaller(out[half + c], add(before, branches[(half + c) ^ p]));
       }
@@ -58,7 +58,7 @@ inline void step_slice(const int16_t* levels, const uint16_t* vectors, int inter
     }
   }
 #pragma GCC unroll 16
-  for (int c = 0; c < kCodes; ++c) store(next + vectors[c] * kWidth, out[c]);
+  for (int c = 0; c < kCodes; ++c) store(next + offsets[c], out[c]);
 }
 
 inline Bytes cheapest_of_all(const uint8_t* costs, size_t n_vectors) {
@@ -78,9 +78,11 @@ void fill_costs(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs
     const FastTrellis::Phase& phase = code.phases.data()[code.phase_of[t]];
     const uint16_t* const slices = phase.slices.data();
     const size_t n_slices = n_vectors >> k;
+    size_t offsets[size_t{1} << k];
+    for (size_t p = 0; p < size_t{1} << k; ++p) offsets[p] = phase.vectors.data()[p] * kWidth;
     const Bytes values = load(reinterpret_cast<const uint8_t*>(x) + static_cast<size_t>(t) * kWidth);
     for (size_t s = 0; s < n_slices; ++s)
-      step_slice<k>(phase.levels.data() + (s << k) * 16, phase.vectors.data(), phase.interleavings, values,
+      step_slice<k>(phase.levels.data() + (s << k) * 16, offsets, phase.interleavings, values,
                     costs + slices[s] * kWidth, costs + row + slices[s] * kWidth);
   }
 }
