@@ -62,13 +62,16 @@ HRUN_HD void dot_keys(int k_dim, const float* q, const uint8_t* k, size_t row_by
   });
 }
 
-// The rows of the cache that the next block will read, while this one is worked on: the pages of a head are one stream,
-// but K and V take turns, which the processor's own prefetching does not follow.
+// The line of a later row of the cache, for one that is read now: K and V take turns, which the processor's own prefetching
+// does not follow.  Two distances: the second-level cache has more lines under way than the first.
+HRUN_HD void prefetch_later_row(const uint8_t* line, size_t row_bytes) {
+  __builtin_prefetch(line + 16 * row_bytes);
+  __builtin_prefetch(line + 2 * kAttentionBlock * row_bytes, 0, 2);
+}
 template <FloatFormat F>
-HRUN_HD void prefetch_next_block(const uint8_t* row, size_t row_bytes, int n_rows) {
+HRUN_HD void prefetch_later_rows(const uint8_t* row, size_t row_bytes, int n_rows) {
   if constexpr (F::kId != F32::kId)  // floats are mostly a block that was converted, in the first-level cache
-    for (size_t line = 0; line < row_bytes * static_cast<size_t>(n_rows); line += 64)
-      __builtin_prefetch(row + kAttentionBlock * row_bytes + line);
+    for (size_t line = 0; line < row_bytes * static_cast<size_t>(n_rows); line += 64) prefetch_later_row(row + line, row_bytes);
 }
 
 // Scores of the positions begin .. n - 1 of the n at k, else -infinity.
@@ -81,7 +84,7 @@ template <FloatFormat F, int kQueries>
     constexpr int kKeys = kLanes / kQueries;
     for (; j + kKeys <= n; j += kKeys) {
       Lanes sums[kLanes];
-      prefetch_next_block<F>(k + static_cast<size_t>(j) * row_bytes, row_bytes, kKeys);
+      prefetch_later_rows<F>(k + static_cast<size_t>(j) * row_bytes, row_bytes, kKeys);
       dot_keys<F, kQueries, kKeys>(k_dim, q, k + static_cast<size_t>(j) * row_bytes, row_bytes, sums);
       alignas(64) float scaled[kLanes];
       store(scaled, mul(reduce_add_16(sums), splat(scale)));
@@ -91,7 +94,7 @@ template <FloatFormat F, int kQueries>
   }
   for (; j < n; ++j) {
     Lanes sums[kQueries];
-    prefetch_next_block<F>(k + static_cast<size_t>(j) * row_bytes, row_bytes, 1);
+    prefetch_later_rows<F>(k + static_cast<size_t>(j) * row_bytes, row_bytes, 1);
     dot_keys<F, kQueries, 1>(k_dim, q, k + static_cast<size_t>(j) * row_bytes, row_bytes, sums);
     for (int h = 0; h < kQueries; ++h) scores[h][j] = reduce_add(sums[h]) * scale;
   }
@@ -133,8 +136,12 @@ HRUN_HD void add_values_at(int64_t i, int count, const float (&weights)[kTileQue
 #pragma GCC unroll 4
     for (int c = 0; c < kColumns; ++c) acc[h][c] = splat(0.0f);
   const uint8_t* at = v + static_cast<size_t>(i) * F::kBlockBytes + static_cast<size_t>(begin) * row_bytes;
+  [[maybe_unused]] const bool first_of_line = static_cast<size_t>(i) * F::kBlockBytes % 64 == 0;
   for (int j = begin; j < n; ++j, at += row_bytes) {
-    if (i == 0) prefetch_next_block<F>(at, row_bytes, 1);
+    if constexpr (F::kId != F32::kId)
+      if (first_of_line)
+#pragma GCC unroll 4
+        for (size_t line = 0; line < kColumns * kLanes * F::kBlockBytes; line += 64) prefetch_later_row(at + line, row_bytes);
     Lanes value[kColumns];
 #pragma GCC unroll 4
     for (int c = 0; c < kColumns; ++c) value[c] = load_weights<F>(at + static_cast<size_t>(c) * kLanes * F::kBlockBytes, count);

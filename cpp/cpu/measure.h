@@ -9,8 +9,8 @@ namespace hrun {
 // level cache.  Throws OutOfMemoryError.
 double measure_read_bandwidth(int n_threads);
 
-// Seconds of a loop over all threads of a pool of n_threads in which each does nothing: waking, joining, waiting for all.  The
-// best of several batches.
+// Seconds of a loop over all threads of a pool of n_threads in which each only waits until all are there: starting the loop,
+// joining it, meeting, leaving.  The median of many.
 double measure_barrier(int n_threads);
 
 // Integer operations (a product and an addition are two) per second of the int8 multiply-add that the tier's matmul
