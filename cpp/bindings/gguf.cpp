@@ -203,7 +203,7 @@ PyPlan make_plan(nb::handle path) {
   const std::string name = path_argument(path);
   const auto [plan, bits] = [&] {
     nb::gil_scoped_release release;
-    const gguf::File file = gguf::File::open(name);
+    const gguf::File file = gguf::File::open_model(name);
     const ModelPlan checked = plan_model(file);
     return std::pair(std::pair(checked.params, checked.description), std::pair(checked.tied_head, checked.warnings));
   }();

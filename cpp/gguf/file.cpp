@@ -79,12 +79,22 @@ const TensorInfo* File::find_tensor(std::string_view name) const {
 
 std::span<const uint8_t> File::data(const TensorInfo& tensor) const {
   if (tensor.bytes == 0) return {};
+  if (tensor.part > 0) {
+    TensorInfo there = tensor;
+    there.part = 0;
+    return state_->parts[tensor.part - 1].data(there);
+  }
   const auto bytes = ByteSpan(state_->bytes).at(tensor.offset, tensor.bytes);
   if (!bytes) fail("tensor '{}': not a tensor of this file", printable(tensor.name));
   return *bytes;
 }
 
 void File::release_pages(const TensorInfo& tensor) const {
+  if (tensor.part > 0) {
+    TensorInfo there = tensor;
+    there.part = 0;
+    return state_->parts[tensor.part - 1].release_pages(there);
+  }
   if (state_->map) state_->map->release_pages(tensor.offset, tensor.bytes);
 }
 

@@ -26,6 +26,7 @@ struct TensorInfo {
   uint64_t dims[4];           // GGUF order: dims[0] is the row length; unused ones are 1
   uint64_t offset;            // absolute, in the file
   uint64_t bytes;
+  uint32_t part = 0;          // of a model in several files: which of them holds it
 };
 
 class File {
@@ -34,6 +35,9 @@ class File {
   static File parse(std::span<const uint8_t> data, std::string path);
   // Maps the file read-only.
   static File open(const std::string& path);
+  // The same, with the tensors of the other files where it is the first of a model in several (split.count,
+  // NAME-00001-of-0000N.gguf).  The others are sought beside it; a link that leads elsewhere is refused.
+  static File open_model(const std::string& path);
 
   File(File&&) noexcept;
   File& operator=(File&&) noexcept;

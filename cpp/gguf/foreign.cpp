@@ -47,6 +47,12 @@ bool is_html(std::string_view text) {
   return starts_with(rest, "<!doctype") || starts_with(rest, "<html") || starts_with(rest, "<?xml") || starts_with(rest, "<head");
 }
 
+// Its first bytes are printing ASCII, spaces and line ends.
+bool is_text(std::string_view text) {
+  const std::string_view head = text.substr(0, std::min<size_t>(text.size(), 512));
+  return head.size() >= 4 && std::all_of(head.begin(), head.end(), [](unsigned char c) { return (c >= 32 && c < 127) || c == '\n' || c == '\r' || c == '\t'; });
+}
+
 // A length of 8 bytes, then that many bytes of JSON.
 bool is_safetensors(std::span<const uint8_t> data) {
   const ByteSpan bytes(data);
@@ -65,6 +71,7 @@ std::string describe_foreign(std::span<const uint8_t> data) {
   if (is_safetensors(data)) return "this is a safetensors file, not a GGUF file; convert its folder with hrun-convert";
   if (starts_with(text, "FUGG"))
     return "not a GGUF file: the magic is byte-swapped (46 55 47 47, expected 47 47 55 46)";
+  if (is_text(text)) return "this is a text file, not a GGUF file";
   static constexpr char kHex[] = "0123456789abcdef";
   std::string hex;
   for (size_t i = 0; i < std::min<size_t>(4, data.size()); ++i) {

@@ -314,7 +314,8 @@ void Parser::size_tensor(TensorInfo& t, bool fork) const {
     if (unread.kind == UnreadFormat::Kind::known)
       unsupported("tensor '{}': format {} ({}) cannot be read by this hrun; it reads {}", name, t.format, unread.name,
                   format_names());
-    fail("tensor '{}': unknown format {}; hrun reads {}", name, t.format, format_names());
+    fail("tensor '{}': unknown format {}, perhaps of a fork of llama.cpp; take another file of the model, or convert the original; hrun reads {}",
+         name, t.format, format_names());
   }
   uint64_t values = 1;
   const bool empty = std::find(std::begin(t.dims), std::end(t.dims), 0u) != std::end(t.dims);

@@ -31,6 +31,7 @@ struct File::State {
   std::vector<TensorInfo> tensors;
   std::vector<uint32_t> entries_by_key;   // indices, sorted by name: no hash that a file could attack
   std::vector<uint32_t> tensors_by_name;
+  std::vector<File> parts;                // the second file of a model in several, the third, ...
 };
 
 // Fills everything but `map`; `state.path` and `state.bytes` are given.

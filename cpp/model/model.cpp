@@ -28,7 +28,7 @@ Model::Model(gguf::File file, ModelPlan plan, std::unique_ptr<Backend> backend)
 
 std::shared_ptr<const Model> Model::load(const std::string& path, const BackendOptions& options,
                                          const std::function<void(int64_t, int64_t)>& progress) {
-  gguf::File file = gguf::File::open(path);
+  gguf::File file = gguf::File::open_model(path);
   ModelPlan plan = plan_model(file);
   std::shared_ptr<Model> model(new Model(std::move(file), std::move(plan), make_backend(options)));
   const ModelPlan& p = model->plan_;

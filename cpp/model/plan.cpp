@@ -12,29 +12,72 @@ std::string architecture_names() {
   return out;
 }
 
+// Architectures of GGUF files that hold something else than a language model, and what they are.
+struct OtherKind {
+  std::string_view prefix;
+  std::string_view sentence;
+};
+constexpr OtherKind kOtherKinds[] = {
+    {"clip", "the vision or sound part of a model (mmproj), which goes beside the language model; open the other file"},
+    {"mmproj", "the vision or sound part of a model (mmproj), which goes beside the language model; open the other file"},
+    {"flux", "an image model"}, {"sd1", "an image model"}, {"sd3", "an image model"}, {"sdxl", "an image model"},
+    {"lumina", "an image model"}, {"qwen_image", "an image model"}, {"hidream", "an image model"}, {"aura", "an image model"},
+    {"pig", "an image model"}, {"wan", "a video model"}, {"ltxv", "a video model"}, {"hyvid", "a video model"}, {"cosmos", "a video model"},
+    {"whisper", "a speech model"}, {"wavtokenizer", "a speech model"},
+    {"bert", "an encoder, which gives embeddings and no text"}, {"nomic-bert", "an encoder, which gives embeddings and no text"},
+    {"jina-bert", "an encoder, which gives embeddings and no text"}, {"modern-bert", "an encoder, which gives embeddings and no text"},
+    {"gemma-embedding", "an encoder, which gives embeddings and no text"}, {"t5", "an encoder with a decoder"},
+    {"imatrix", "an importance matrix, which hrun-convert takes with --imatrix"},
+};
+
+// The supported architecture whose name shares the longest beginning, of three letters or more.
+std::string_view nearest_architecture(std::string_view name) {
+  std::string_view best;
+  size_t longest = 2;
+  for (const ModelDescription* d : architectures()) {
+    size_t n = 0;
+    while (n < name.size() && n < d->name.size() && name[n] == d->name[n]) ++n;
+    if (n > longest) longest = n, best = d->name;
+  }
+  return best;
+}
+
 const ModelDescription& require_architecture(const gguf::File& file) {
   const std::string_view name = file.get_string("general.architecture");
   const ModelDescription* description = find_architecture(name);
-  if (!description)
-    planning::unsupported(file, "architecture '{}' is not supported (supported: {})", printable(name), architecture_names());
-  return *description;
+  if (description) return *description;
+  for (const OtherKind& kind : kOtherKinds)
+    if (name.substr(0, kind.prefix.size()) == kind.prefix)
+      planning::unsupported(file, "architecture '{}' is {}; hrun runs language models (supported: {})", printable(name), kind.sentence,
+                            architecture_names());
+  const std::string_view near = nearest_architecture(name);
+  planning::unsupported(file, "architecture '{}' is not supported{} (supported: {})", printable(name),
+                        near.empty() ? "" : format("; the nearest that is: '{}'", near), architecture_names());
 }
 
 // Adapters, projectors and importance matrices are GGUF files with an architecture too.
 void require_whole_model(const gguf::File& file) {
-  if (const auto type = file.find_string("general.type"); type && *type != "model")
-    planning::unsupported(file, "key 'general.type' is '{}', expected 'model'", printable(*type));
-  if (const uint64_t parts = file.get_uint_or("split.count", 0); parts > 1)
-    planning::unsupported(file, "this is part {} of a model in {} files (split.count), expected one file; merge the parts first",
-                          file.get_uint_or("split.no", 0) + 1, parts);
+  const auto type = file.find_string("general.type");
+  if (type && *type != "model") {
+    const std::string_view what =
+        *type == "adapter"   ? "an adapter (LoRA), which changes a model and is none; merge it into its model and convert that"
+        : *type == "mmproj"  ? "the vision or sound part of a model, which goes beside the language model; open the other file"
+        : *type == "imatrix" ? "an importance matrix, which hrun-convert takes with --imatrix"
+        : *type == "vocab"   ? "a vocabulary without a model"
+                             : "expected 'model'";
+    planning::unsupported(file, "key 'general.type' is '{}': {}", printable(*type), what);
+  }
+  if (file.tensors().empty())
+    file.fail("it holds {} and no weights; a download of the vocabulary alone, or of the wrong file",
+              file.find("tokenizer.ggml.tokens") ? "a vocabulary" : "metadata");
 }
 
 }  // namespace
 
 ModelPlan plan_model(const gguf::File& file) {
   ModelPlan plan;
-  plan.description = &require_architecture(file);
   require_whole_model(file);
+  plan.description = &require_architecture(file);
   plan.params = planning::read_params(file, *plan.description);
   plan.params.n_vocab = planning::check_tokenizer(file, *plan.description, plan.warnings);
   planning::place_tensors(file, plan);

@@ -206,6 +206,27 @@ def test_hub_choice() -> None:
     assert hub.choose(names, None) == "m-RTQ3.gguf"
     assert hub.choose(names, "q5_0") is None and hub.choose(["a.txt"], None) is None
     assert hub.choose(["odd.gguf"], None) == "odd.gguf"
+    assert hub.choose(names, "bf16") == "m-BF16-00001-of-00002.gguf"
+    assert hub.parts_of("m-BF16-00001-of-00002.gguf") == ["m-BF16-00001-of-00002.gguf", "m-BF16-00002-of-00002.gguf"]
+    assert hub.parts_of("m-Q8_0.gguf") == ["m-Q8_0.gguf"]
+
+
+def test_hub_downloads_every_part_and_says_when_it_is_offline(monkeypatch: pytest.MonkeyPatch, say: Any) -> None:
+    import types
+
+    asked: list[str] = []
+
+    def offline(*_: object) -> list[str]:
+        raise ConnectionError("network is unreachable")
+
+    fake = types.SimpleNamespace(list_repo_files=lambda repository: ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"],
+                                 hf_hub_download=lambda repository, name: asked.append(name) or f"/cache/{name}")
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", fake)
+    assert hub.download("user/model").name == "m-Q8_0-00001-of-00002.gguf"
+    assert asked == ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"]
+    fake.list_repo_files = offline
+    code, _, err = say("-hf", "user/model:q8_0", "-p", "a")
+    assert code == 1 and "no connection to Hugging Face" in err and "-m" in err and err.count("\n") == 1
 
 
 def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch, say: Any) -> None:

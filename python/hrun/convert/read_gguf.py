@@ -18,7 +18,7 @@ from .source import Entry, Source, SourceTensor
 
 # What describes the coding of the source, not the model; the writer states its own.
 _DROPPED = ("general.file_type", "general.quantization_version", "general.quantized_by", "general.alignment")
-_DROPPED_PREFIXES = ("hrun.format.", "quantize.imatrix.")
+_DROPPED_PREFIXES = ("hrun.format.", "quantize.imatrix.", "split.")
 
 
 def read_gguf(path: Path) -> Source:
@@ -28,27 +28,38 @@ def read_gguf(path: Path) -> Source:
     notes: list[str] = []
     if not file.tensors:
         raise ModelFileError(f"{path}: holds no tensors, only metadata")
-    if isinstance(parts := metadata.get("split.count"), int) and parts > 1:
-        raise UnsupportedModelError(f"{path}: is one of {parts} parts of a split model; merge the parts first")
     try:
         _core.plan_model(str(path))
     except UnsupportedModelError as error:
         notes.append(f"hrun cannot run this model, only convert it: {error}")
     formats = {info.name: info for info in _core.formats()}
-    requantized = sorted({t.format for t in file.tensors if not formats[t.format].is_float})
+    paths = [path, *_other_parts(path, metadata)]  # plan_model() found them all beside the first
+    files = [file, *(_core.GGUFFile(str(p)) for p in paths[1:])]
+    requantized = sorted({t.format for f in files for t in f.tensors if not formats[t.format].is_float})
     if requantized:
         notes.append(f"the source is already quantized ({', '.join(requantized)}); coding it again adds to its error: "
                      "convert from the original where you have it")
     entries = [Entry(key, types[key], value) for key, value in metadata.items()
                if key not in _DROPPED and not key.startswith(_DROPPED_PREFIXES)]
-    data = DataFile(path, str(path))
-    tensors = [_tensor(path, data, info, formats[info.format]) for info in file.tensors]
+    tensors = []
+    for part, opened in zip(paths, files):
+        data = DataFile(part, str(part))
+        tensors += [_tensor(part, data, info, formats[info.format]) for info in opened.tensors]
     embedding, head = _roles(metadata.get("general.architecture"))
     names = {tensor.name for tensor in tensors}
     name = metadata.get("general.name")
     return Source(path=path, kind="GGUF file", name=name if isinstance(name, str) else path.stem, metadata=entries,
                   tensors=tensors, embedding=embedding if embedding in names else None, head=head if head in names else None,
-                  files=[path], notes=notes)
+                  files=paths, notes=notes)
+
+
+def _other_parts(path: Path, metadata: dict[str, Any]) -> list[Path]:
+    """The second file of a model in several, the third, ..."""
+    count = metadata.get("split.count")
+    if not isinstance(count, int) or count <= 1:
+        return []
+    suffix = f"-00001-of-{count:05d}.gguf"
+    return [path.with_name(f"{path.name.removesuffix(suffix)}-{part:05d}-of-{count:05d}.gguf") for part in range(2, count + 1)]
 
 
 def _roles(architecture: Any) -> tuple[str, str]:

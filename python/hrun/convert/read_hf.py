@@ -6,6 +6,7 @@ descriptions of the core.  Nothing in the folder is executed: no pickles, no rem
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,10 @@ def _architecture(values: dict[str, Any], path: str) -> Any:
     for architecture in _core.architectures():
         if classes[0] in architecture.hf_classes:
             return architecture
-    known = ", ".join(name for architecture in _core.architectures() for name in architecture.hf_classes)
-    raise UnsupportedModelError(f"{path}: architecture '{shown(classes[0])}' is not supported; supported are {known}")
+    known = [name for architecture in _core.architectures() for name in architecture.hf_classes]
+    near = difflib.get_close_matches(classes[0], known, 1, 0.75)
+    raise UnsupportedModelError(f"{path}: architecture '{shown(classes[0])}' is not supported"
+                                + (f"; the nearest that is: {near[0]}" if near else "") + f"; supported are {', '.join(known)}")
 
 
 def _stored_tensors(folder: ModelFolder) -> tuple[dict[str, StoredTensor], list[Path]]:
