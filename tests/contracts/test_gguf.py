@@ -450,5 +450,7 @@ def test_real_vocabularies_are_sound(shared: Path, tmp_path: Path, name: str) ->
         for key, value in source.metadata.items():
             if key.startswith("tokenizer."):
                 writer.add(key, source.metadata_types[key], value)
+        writer.add_tensor("x", (1,), "f32")
+        writer.write_tensor("x", np.zeros(4, np.uint8))
     with pytest.raises(_core.ModelFileError, match="'token_embd.weight' is missing"):
         _core.plan_model(path)
