@@ -25,7 +25,9 @@ const float* CpuBackend::signs(int64_t cols) {
 }
 
 std::unique_ptr<DeviceBuffer> CpuBackend::allocate(size_t bytes, std::string_view purpose) {
-  return allocate_host(bytes, purpose);
+  // Activations are used whole.  What is larger is a cache, filled little by little, or the logits of a batch, seldom wanted.
+  constexpr size_t kUsedWhole = size_t{32} << 20;
+  return allocate_host(bytes, purpose, bytes <= kUsedWhole ? Pages::huge : Pages::small);
 }
 
 void CpuBackend::write(DeviceBuffer& to, size_t offset, std::span<const uint8_t> from) {

@@ -62,8 +62,9 @@ double measure_barrier(int n_threads) {
     });
     seconds.push_back(seconds_since(start));
   }
-  std::nth_element(seconds.begin(), seconds.begin() + kLoops / 2, seconds.end());
-  return seconds[kLoops / 2];
+  // Most loops are longer where other programs take the cores.
+  std::nth_element(seconds.begin(), seconds.begin() + kLoops / 10, seconds.end());
+  return seconds[kLoops / 10];
 }
 
 double measure_int8_peak(int n_threads, std::string_view tier_name) {

@@ -10,7 +10,7 @@ namespace hrun {
 double measure_read_bandwidth(int n_threads);
 
 // Seconds of a loop over all threads of a pool of n_threads in which each only waits until all are there: starting the loop,
-// joining it, meeting, leaving.  The median of many.
+// joining it, meeting, leaving.  The tenth percentile of many: what it costs while every thread has a core.
 double measure_barrier(int n_threads);
 
 // Integer operations (a product and an addition are two) per second of the int8 multiply-add that the tier's matmul
