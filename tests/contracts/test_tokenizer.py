@@ -80,6 +80,8 @@ def test_equals_llama_cpp_on_random_text(name: str, shared: Path) -> None:
         text = random_text(rng)
         if name == "bert-bge":  # llama.cpp treats marks, wide spaces and Hangul in its own way
             text = text.encode("ascii", "ignore").decode()
+        if name == "deepseek-llm":  # here the wide space, which the model counts as punctuation
+            text = text.replace("\u3000", "")
         ids = tokenizer.encode(text)
         if name != "bert-bge":
             assert tokenizer.decode(ids) == text

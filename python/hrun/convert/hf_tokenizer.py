@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hrun._core import ModelFileError, UnsupportedModelError
+from hrun.pre_tokenizers import PRE_TOKENIZERS
 
-from .folder import ModelFolder, json_type, parse_json_object, shown
 from .config_object import ConfigObject
+from .folder import ModelFolder, json_type, parse_json_object, shown
 from .source import Entry, Scalar
 
 _TOKENIZER_LIMIT = 512 << 20  # bytes
@@ -22,15 +23,11 @@ _CONFIG_LIMIT = 64 << 20
 # Token types of tokenizer.ggml.token_type.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
-# The splitting expression of a byte-level BPE -> the name under which GGUF's readers know it.
-_LLAMA3_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-                 r"|\s*[\r\n]+|\s+(?!\S)|\s+")
-_SPLIT_NAMES = {
-    (_LLAMA3_SPLIT,): "llama-bpe",
-    (_LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}"),): "qwen2",
-    ("<byte level>",): "gpt-2",
-    ("<digits>", "<byte level>"): "smollm",
-}
+# The splitting steps of a byte-level BPE -> the name under which GGUF's readers know them.
+_SPLIT_NAMES: dict[tuple[str, ...], str] = {("<byte level>",): "gpt-2", ("<digits>", "<byte level>"): "smollm"}
+for _name, _rules in PRE_TOKENIZERS.items():
+    if _rules.byte_level:
+        _SPLIT_NAMES.setdefault(tuple(_rules.steps), _name)
 
 # Texts by which models mark the end of a turn, where no file names the token's role.
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<|endofturn|>")
