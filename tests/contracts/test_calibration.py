@@ -165,6 +165,8 @@ def test_moments_do_not_depend_on_memory_threads_or_the_way_through_a_file(tiny:
         read = saved.of(names[-1])
         assert read is not None and read.tensors == names and np.array_equal(read.values, moments.values)
     assert saved.of("nothing") is None
+    with pytest.raises(core.ArgumentError, match="other channel scales"):
+        MomentFile(tmp_path / "saved.npz", "folded otherwise")
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no zip")
     with pytest.raises(core.ModelFileError, match="bad.npz"):
         MomentFile(tmp_path / "bad.npz")

@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--calibrate", metavar="TEXT", type=Path, help="run the model over this text and round against what it sees")
     add("--calibrate-tokens", metavar="N", type=_token_count, default=65536,
         help="tokens of it to use, spread over the text, 0 for all (default 65536)")
-    add("--imatrix", metavar="FILE", type=Path, help="use an importance matrix of llama-imatrix instead (weaker)")
+    add("--imatrix", metavar="FILE", type=Path, help="use an importance matrix of llama-imatrix instead (helps the plain formats; far weaker than text for RTQ)")
     add("--moments", metavar="FILE", type=Path, help="use what --save-moments wrote instead")
     add("--save-moments", metavar="FILE", type=Path, help="keep what --calibrate collected")
     add("--preset", choices=("fast", "normal", "best"),

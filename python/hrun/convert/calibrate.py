@@ -48,12 +48,12 @@ class Calibration:
 @contextlib.contextmanager
 def float_model(source: Source, folder: Path, n_threads: int = 0, own: bool = False) -> Iterator[Path]:
     """A GGUF of the source that hrun can run: the source's own file unless `own`, or a temporary one in `folder`."""
-    if source.kind == "GGUF file" and not own and not source.is_changed:
+    if source.kind == "GGUF file" and not own and not source.basis:
         _core.plan_model(str(source.path))  # says why it cannot be run
         yield source.path
         return
     # Folded scales are powers of two, but may leave fp16's range: those sources go through F32.
-    formats = {"f32"} if source.is_changed else {tensor.format for tensor in source.tensors if len(tensor.shape) > 1}
+    formats = {"f32"} if source.basis else {tensor.format for tensor in source.tensors if len(tensor.shape) > 1}
     float_format = "f16" if formats <= {"f16"} else "bf16" if formats <= {"bf16"} else "f32"
     with tempfile.TemporaryDirectory(prefix=".hrun-calibration-", dir=folder) as scratch:
         path = Path(scratch) / "float.gguf"
@@ -91,13 +91,13 @@ def moment_source(calibration: Calibration, source: Source, wanted: Callable[[st
                   report: Report | None = None) -> Iterator[MomentSource | None]:
     """The moments as asked for; `wanted` says which tensors will be coded against them.  Raises hrun.Error, OSError."""
     if calibration.moments is not None:
-        yield MomentFile(calibration.moments)
+        yield MomentFile(calibration.moments, source.basis)
     elif calibration.imatrix is not None:
         from .imatrix import read_imatrix
 
         yield read_imatrix(calibration.imatrix)
     elif calibration.text is not None:
-        save = MomentWriter(calibration.save) if calibration.save is not None else None
+        save = MomentWriter(calibration.save, source.basis) if calibration.save is not None else None
         try:
             model = float_model(source, folder, n_threads)
             with model as path:

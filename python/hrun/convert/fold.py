@@ -9,6 +9,7 @@ else folded in before.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -61,7 +62,8 @@ def fold_channels(source: Source, threshold: float = UNEVEN) -> tuple[Source, li
     columns = {name: fold.scale for fold in folds for name in fold.readers}
     rows = {fold.writer: fold for fold in folds}
     tensors = [_scaled(tensor, columns.get(tensor.name), _row_scale(rows.get(tensor.name), tensor)) for tensor in source.tensors]
-    return replace(source, tensors=tensors, is_changed=True), folds
+    digest = hashlib.sha256(b"".join(fold.writer.encode() + fold.scale.tobytes() for fold in folds)).hexdigest()
+    return replace(source, tensors=tensors, basis=f"folded {digest[:16]}"), folds
 
 
 def _find(by_name: dict[str, SourceTensor], layer: int, role: str) -> SourceTensor | None:

@@ -62,19 +62,27 @@ class MomentSource(Protocol):
 
 @dataclass
 class MomentFile:
-    """Moments saved by write_moments(); read one at a time."""
+    """Moments that a MomentWriter saved; read one at a time.
+
+    basis: what must be the same as when they were collected (fold.py), else ArgumentError.
+    """
 
     path: Path
+    basis: str = ""
     _names: dict[str, int] = field(default_factory=dict)
     _index: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         try:
             with np.load(self.path, allow_pickle=False) as stored:
-                self._index = json.loads(bytes(stored["index"]).decode())
+                head = json.loads(bytes(stored["index"]).decode())
+            self._index, basis = head["inputs"], str(head["basis"])
             self._names = {name: i for i, entry in enumerate(self._index) for name in entry["tensors"]}
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ModelFileError(f"{self.path}: not a file of second moments that hrun-convert saved: {shown(error)}") from None
+        if basis != self.basis:
+            raise ArgumentError(f"{self.path}: collected with other channel scales than this conversion has; give the same --fold as then, "
+                                "or collect again")
 
     def of(self, tensor: str) -> InputMoments | None:
         number = self._names.get(tensor)
@@ -97,7 +105,8 @@ class MomentWriter:
     """Appends inputs to a zip of arrays that numpy.load reads, one at a time; it
     appears under its name on finish()."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, basis: str = "") -> None:
+        self._basis = basis
         self._path, self._index = path, list[dict[str, Any]]()
         self._partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
         self._zip = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED, allowZip64=True)
@@ -111,7 +120,7 @@ class MomentWriter:
             self._write(f"{kind}.{number}", values)
 
     def finish(self) -> None:
-        self._write("index", np.frombuffer(json.dumps(self._index).encode(), np.uint8))
+        self._write("index", np.frombuffer(json.dumps({"basis": self._basis, "inputs": self._index}).encode(), np.uint8))
         self._zip.close()
         self._partial.replace(self._path)
 

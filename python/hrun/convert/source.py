@@ -68,7 +68,8 @@ class Source:
     """A model to convert.
 
     embedding, head: names of the tensors with those roles; head is None where the embedding is the head.
-    files: every file that is read, so that none is overwritten.  is_changed: the tensors are not those of the files any more.
+    files: every file that is read, so that none is overwritten.  basis: names what was folded into the tensors
+    (fold.py); "" where they are those of the files.
     """
 
     path: Path
@@ -80,7 +81,7 @@ class Source:
     head: str | None
     files: list[Path]
     notes: list[str] = field(default_factory=list)
-    is_changed: bool = False
+    basis: str = ""
 
     def renamed(self, name: str) -> Source:
         """The same model under another general.name."""
