@@ -214,7 +214,7 @@ def header_bytes(metadata: list[Entry], n_tensors: int) -> int:
 
 def _value_bytes(entry: Entry) -> int:
     values = entry.value if isinstance(entry.value, list) else [entry.value]
-    return sum(8 + len(v) * (1 if isinstance(v, bytes) else 3) if isinstance(v, (str, bytes)) else 8 for v in values)
+    return sum(8 + len(v.encode("utf-8", "replace") if isinstance(v, str) else v) if isinstance(v, (str, bytes)) else 8 for v in values)
 
 
 def _validate(partial: Path, plan: ConversionPlan) -> None:
