@@ -179,10 +179,10 @@ class BlockCoder {
 
   // Tries scales around the one that suits a Gaussian block.  Where they leave much more error than a Gaussian block has,
   // the values cluster, and scales farther off may put levels on the clusters.
-  const Coding& run() {
+  const Coding& run(bool clustered) {
     const double typical = std::sqrt(energy_ / n_) / static_cast<double>(code_.rms);
     for (const double factor : {0.95, 1.0, 1.05}) try_scale(typical * factor);
-    if (best_.error > 1.2 * code_.error * energy_)
+    if (clustered && best_.error > 1.2 * code_.error * energy_)
       for (const double factor : {0.7, 0.8, 0.88, 1.12, 1.25, 1.5, 2.0, 3.0, 4.5}) try_scale(typical * factor);
     return best_;
   }
@@ -255,18 +255,18 @@ void pack_trellis_codes(const uint8_t* codes, int n, int code_bits, uint8_t* out
 
 namespace {
 
-void encode_block(const TrellisCode& code, const float* rotated, int n, Scratch& scratch, uint8_t* out) {
+void encode_block(const TrellisCode& code, const float* rotated, int n, bool clustered, Scratch& scratch, uint8_t* out) {
   BlockCoder coder(code, rotated, n, scratch);
-  const Coding& coding = coder.run();
+  const Coding& coding = coder.run(clustered);
   store_fp16(out, coding.scale);
   pack_trellis_codes(coding.codes, n, code.code_bits, out + 2);
 }
 
 }  // namespace
 
-void encode_trellis_block(const TrellisCode& code, const float* rotated, int n, uint8_t* out) {
+void encode_trellis_block(const TrellisCode& code, const float* rotated, int n, bool clustered, uint8_t* out) {
   Scratch scratch(code);
-  encode_block(code, rotated, n, scratch, out);
+  encode_block(code, rotated, n, clustered, scratch, out);
 }
 
 void encode_trellis_row(const TrellisCode& code, const float* weights, int64_t cols, uint8_t* out) {
@@ -276,7 +276,7 @@ void encode_trellis_row(const TrellisCode& code, const float* weights, int64_t c
     const int n = static_cast<int>(std::min<int64_t>(kMaxBlock, cols - first));
     std::copy(weights + first, weights + first + n, x);
     rotate_block(x, first, n, true);
-    encode_block(code, x, n, scratch, out);
+    encode_block(code, x, n, true, scratch, out);
     out += 2 + n * code.code_bits / 8;
   }
 }

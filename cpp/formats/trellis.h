@@ -28,8 +28,9 @@ struct TrellisCode {
   std::vector<uint16_t> step;
 };
 
-// One block of n rotated values: fp16 scale, then k bits per value.
-void encode_trellis_block(const TrellisCode& code, const float* rotated, int n, uint8_t* out);
+// One block of n rotated values: fp16 scale, then k bits per value.  clustered: try scales for values that are far from
+// Gaussian too.
+void encode_trellis_block(const TrellisCode& code, const float* rotated, int n, bool clustered, uint8_t* out);
 
 // n codes of k bits, little-endian; n k is a multiple of 8.
 void pack_trellis_codes(const uint8_t* codes, int n, int code_bits, uint8_t* out);

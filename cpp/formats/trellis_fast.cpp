@@ -118,17 +118,13 @@ class FastCoder {
   // block[i]: n weights of column `first` on, signs: of these columns; out[i]: where block i goes; blocks from n_blocks on are
   // copies of the last.
   void encode(const float* const (&block)[kTogether], const float* signs, int n, int n_blocks, uint8_t* const (&out)[kTogether]) {
-    for (int t = 0; t < n; ++t) {
-      for (int i = 0; i < kTogether; ++i) rotated_[t][i] = block[i][t];
-      rotated_[t] *= signs[t];
-    }
+    for (int t = 0; t < n; ++t) rotated_[t] = Floats{block[0][t], block[1][t], block[2][t], block[3][t]} * signs[t];
     for (int done = 0; done < n;) {
       const int piece = rotation_piece(n - done);
       transform(rotated_ + done, piece);
       done += piece;
     }
-    Floats energy = {};
-    for (int t = 0; t < n; ++t) energy += rotated_[t] * rotated_[t];
+    const Floats energy = dot(rotated_, rotated_, n);
     Floats inverse;
     float scale[kTogether];
     for (int i = 0; i < kTogether; ++i) {
@@ -141,6 +137,12 @@ class FastCoder {
 
  private:
   static float round_to_half(float value) { return fp16_to_fp32(fp32_to_fp16(std::min(value, 65504.0f))); }
+
+  static Floats dot(const Floats* a, const Floats* b, int n) {
+    Floats sum = {};
+    for (int t = 0; t < n; ++t) sum += a[t] * b[t];
+    return sum;
+  }
 
   // As fwht() of rotation.h, for kTogether blocks.
   static void transform(Floats* x, int n) {
@@ -171,7 +173,7 @@ class FastCoder {
         __builtin_memcpy(to + 4, &four, sizeof four);
       }
     }
-    std::fill_n(costs_.get(), row_, uint8_t{255});
+    std::fill_n(costs_.get(), row_, static_cast<uint8_t>(kLargestCost));
     const size_t start = fast_.phases[fast_.phase_of[0]].place[0];
     for (size_t lane = 0; lane < lanes_; ++lane) costs_[(start / 16 * lanes_ + lane) * 16 + start % 16] = 0;
     search_.run(fast_, x_.data(), n, costs_.get(), codes_[first], windows_);
@@ -182,11 +184,7 @@ class FastCoder {
 
   // The best scale of each path, and the bytes.
   void finish(int n, int n_blocks, Floats energy, const float (&scale)[kTogether], uint8_t* const (&out)[kTogether]) {
-    Floats xz = {}, zz = {};
-    for (int t = 0; t < n; ++t) {
-      xz += rotated_[t] * z_[t];
-      zz += z_[t] * z_[t];
-    }
+    const Floats xz = dot(rotated_, z_, n), zz = dot(z_, z_, n);
     const float limit = 3 * static_cast<float>(code_.error);  // of Gaussian blocks less than one in a thousand has more
     for (int i = 0; i < n_blocks; ++i) {
       const float best = xz[i] > 0 ? round_to_half(xz[i] / zz[i]) : 0;
@@ -194,7 +192,7 @@ class FastCoder {
       if (energy[i] > 0 && !(scale[i] > 0 && error <= limit * energy[i])) {
         float x[kMaxBlock];
         for (int t = 0; t < n; ++t) x[t] = rotated_[t][i];
-        encode_trellis_block(code_, x, n, out[i]);
+        encode_trellis_block(code_, x, n, error > 10 * static_cast<float>(code_.error) * energy[i], out[i]);
         continue;
       }
       store_fp16(out[i], energy[i] > 0 ? best : 0);
@@ -222,10 +220,10 @@ FastTrellis::FastTrellis(const TrellisCode& code) : code_bits(code.code_bits), m
   for (size_t window = 0; window < code.values.size(); ++window)
     if (code.values[window] != code.values[(window & (n_states - 1)) ^ (window >> state_bits)])
       throw ArgumentError("the fast search wants a code that is read by the newest code xor the oldest");
-  // Costs of about 2 for an average step; of 1 at 4 bits, where an unlucky step is more times as costly as an average one.
+  // Costs of about 1.5 for an average step; less at 4 bits, where an unlucky step is more times as costly as an average one.
   // Differences of levels in units must fit 16 bits.
   const double step = code.error * static_cast<double>(code.rms) * static_cast<double>(code.rms);
-  units = static_cast<float>(std::min(std::floor(std::sqrt((k == 4 ? 1 : 2) * 32768 / step)), 255.0));
+  units = static_cast<float>(std::min(std::floor(std::sqrt((k == 4 ? 1.0 : 1.5) * 32768 / step)), 255.0));
   for (size_t window = 0; window < n_states; ++window) levels.push_back(in_units(code.values[window], units));
   // Values beyond what a step can reach are cut, or their costs would all be the largest.  The first steps reach less, as the
   // codes before the block are 0.

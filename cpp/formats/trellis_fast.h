@@ -1,7 +1,8 @@
 // Encoding by path search in eight-bit costs: some twenty times as fast as trellis.h for 1 to 3 % more error.
 //
-// All states are searched, as there, but costs are bytes: branch costs are squared errors rounded to
-// about half the error of an average step, sums saturate at 255, and every few steps the cheapest cost is taken off all.
+// All states are searched, as there, but costs are bytes: branch costs are squared errors, rounded to about two thirds of the
+// error of an average step and cut, so that a sum fits a byte without saturation (which AVX-512 has on one port only); sums
+// are cut too, and every few steps the cheapest cost is taken off all.
 // No decisions are stored: the costs of all states after every step are, and the way back asks at each step again which
 // predecessor was the cheapest.
 //
@@ -26,6 +27,8 @@
 
 namespace hrun {
 
+inline constexpr int kLargestBranch = 127;
+inline constexpr int kLargestCost = 128;    // also of states that no path has reached
 inline constexpr int kStepsPerOffset = 4;   // steps between two subtractions of the cheapest cost
 
 struct FastTrellis {

@@ -2,8 +2,9 @@
 //
 //   kWidth                         bytes of a vector, a multiple of 16; operations stay within 16 bytes
 //   load, store, broadcast(p)      the last: 16 bytes at p, to every 16 bytes
-//   add, subtract, smaller         unsigned bytes, saturating
-//   branch(levels, x)              min(((levels - x)^2 + 2^14) >> 15, 255) of 16-bit values, 16 levels to 16 bytes
+//   add, subtract, smaller         unsigned bytes
+//   limit(v)                       smaller(v, kLargestCost)
+//   branch(levels, x)              min(((levels - x)^2 + 2^14) >> 15, kLargestBranch) of 16-bit values, 16 levels to 16 bytes
 //   interleave_low, interleave_high
 //   smallest(v)                    the smallest of each 16 bytes, 16 times
 //   cheapest<k>(costs, steps, levels, x)   the first i < 2^k of those for which add(the byte at costs[steps[i] kWidth / 16],
@@ -46,6 +47,8 @@ inline void step_slice(const int16_t* levels, const size_t* offsets, int interle
       }
     }
   }
+#pragma GCC unroll 16
+  for (int c = 0; c < kCodes; ++c) out[c] = limit(out[c]);
 #pragma GCC unroll 4
   for (int bit = 0; bit < k; ++bit) {
     if (bit >= interleavings) break;

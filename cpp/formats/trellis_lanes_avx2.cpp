@@ -17,14 +17,15 @@ inline void store(uint8_t* p, Bytes v) { _mm256_storeu_si256(reinterpret_cast<By
 inline Bytes broadcast(const void* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
-inline Bytes add(Bytes a, Bytes b) { return _mm256_adds_epu8(a, b); }
-inline Bytes subtract(Bytes a, Bytes b) { return _mm256_subs_epu8(a, b); }
+inline Bytes add(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
+inline Bytes subtract(Bytes a, Bytes b) { return _mm256_sub_epi8(a, b); }
 inline Bytes smaller(Bytes a, Bytes b) { return _mm256_min_epu8(a, b); }
 inline Bytes interleave_low(Bytes a, Bytes b) { return _mm256_unpacklo_epi8(a, b); }
 inline Bytes interleave_high(Bytes a, Bytes b) { return _mm256_unpackhi_epi8(a, b); }
+inline Bytes limit(Bytes v) { return smaller(v, _mm256_set1_epi8(static_cast<char>(kLargestCost))); }
 inline Bytes branch(const int16_t* levels, Bytes x) {
   const Bytes a = _mm256_sub_epi16(broadcast(levels), x), b = _mm256_sub_epi16(broadcast(levels + 8), x);
-  return _mm256_packus_epi16(_mm256_mulhrs_epi16(a, a), _mm256_mulhrs_epi16(b, b));
+  return _mm256_packs_epi16(_mm256_mulhrs_epi16(a, a), _mm256_mulhrs_epi16(b, b));
 }
 inline Bytes smallest(Bytes v) {
   v = smaller(v, _mm256_bsrli_epi128(v, 8));
@@ -49,7 +50,8 @@ inline uint32_t cheapest_of_8(const uint8_t* costs, const uint16_t* steps, const
   }
   const __m128i* const from = reinterpret_cast<const __m128i*>(levels);
   const __m128i d = _mm_sub_epi16(count == 8 ? _mm_loadu_si128(from) : _mm_loadl_epi64(from), _mm_set1_epi16(static_cast<int16_t>(x)));
-  __m128i sums = _mm_min_epi16(_mm_adds_epi16(_mm_unpacklo_epi16(a, b), _mm_mulhrs_epi16(d, d)), _mm_set1_epi16(255));
+  const __m128i branches = _mm_min_epi16(_mm_mulhrs_epi16(d, d), _mm_set1_epi16(kLargestBranch));
+  __m128i sums = _mm_add_epi16(_mm_unpacklo_epi16(a, b), branches);
   if constexpr (count < 8) sums = _mm_or_si128(sums, _mm_set_epi32(0x7fff7fff, 0x7fff7fff, 0, 0));
   const auto found = static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_minpos_epu16(sums)));
   return found << 16 | found >> 16;

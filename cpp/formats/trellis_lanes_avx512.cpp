@@ -19,14 +19,15 @@ inline void store(uint8_t* p, Bytes v) { _mm512_storeu_si512(p, v); }
 inline Bytes broadcast(const void* p) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
-inline Bytes add(Bytes a, Bytes b) { return _mm512_adds_epu8(a, b); }
-inline Bytes subtract(Bytes a, Bytes b) { return _mm512_subs_epu8(a, b); }
+inline Bytes add(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
+inline Bytes subtract(Bytes a, Bytes b) { return _mm512_sub_epi8(a, b); }
 inline Bytes smaller(Bytes a, Bytes b) { return _mm512_min_epu8(a, b); }
 inline Bytes interleave_low(Bytes a, Bytes b) { return _mm512_unpacklo_epi8(a, b); }
 inline Bytes interleave_high(Bytes a, Bytes b) { return _mm512_unpackhi_epi8(a, b); }
+inline Bytes limit(Bytes v) { return smaller(v, _mm512_set1_epi8(static_cast<char>(kLargestCost))); }
 inline Bytes branch(const int16_t* levels, Bytes x) {
   const Bytes a = _mm512_sub_epi16(broadcast(levels), x), b = _mm512_sub_epi16(broadcast(levels + 8), x);
-  return _mm512_packus_epi16(_mm512_mulhrs_epi16(a, a), _mm512_mulhrs_epi16(b, b));
+  return _mm512_packs_epi16(_mm512_mulhrs_epi16(a, a), _mm512_mulhrs_epi16(b, b));
 }
 inline Bytes smallest(Bytes v) {
   v = smaller(v, _mm512_bsrli_epi128(v, 8));
@@ -51,7 +52,8 @@ inline uint32_t cheapest_of_8(const uint8_t* costs, const uint16_t* steps, const
   }
   const __m128i* const from = reinterpret_cast<const __m128i*>(levels);
   const __m128i d = _mm_sub_epi16(count == 8 ? _mm_loadu_si128(from) : _mm_loadl_epi64(from), _mm_set1_epi16(static_cast<int16_t>(x)));
-  __m128i sums = _mm_min_epi16(_mm_adds_epi16(_mm_unpacklo_epi16(a, b), _mm_mulhrs_epi16(d, d)), _mm_set1_epi16(255));
+  const __m128i branches = _mm_min_epi16(_mm_mulhrs_epi16(d, d), _mm_set1_epi16(kLargestBranch));
+  __m128i sums = _mm_add_epi16(_mm_unpacklo_epi16(a, b), branches);
   if constexpr (count < 8) sums = _mm_or_si128(sums, _mm_set_epi32(0x7fff7fff, 0x7fff7fff, 0, 0));
   const auto found = static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_minpos_epu16(sums)));
   return found << 16 | found >> 16;

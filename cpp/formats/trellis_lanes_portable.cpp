@@ -16,11 +16,12 @@ constexpr size_t kWidth = 16;
 using Bytes = __m128i;
 inline Bytes load(const void* p) { return _mm_loadu_si128(static_cast<const Bytes*>(p)); }
 inline void store(uint8_t* p, Bytes v) { _mm_storeu_si128(reinterpret_cast<Bytes*>(p), v); }
-inline Bytes add(Bytes a, Bytes b) { return _mm_adds_epu8(a, b); }
-inline Bytes subtract(Bytes a, Bytes b) { return _mm_subs_epu8(a, b); }
+inline Bytes add(Bytes a, Bytes b) { return _mm_add_epi8(a, b); }
+inline Bytes subtract(Bytes a, Bytes b) { return _mm_sub_epi8(a, b); }
 inline Bytes smaller(Bytes a, Bytes b) { return _mm_min_epu8(a, b); }
 inline Bytes interleave_low(Bytes a, Bytes b) { return _mm_unpacklo_epi8(a, b); }
 inline Bytes interleave_high(Bytes a, Bytes b) { return _mm_unpackhi_epi8(a, b); }
+inline Bytes limit(Bytes v) { return smaller(v, _mm_set1_epi8(static_cast<char>(kLargestCost))); }
 // Halved first, as SSE2 has no rounded product: (d^2 + 2^14) >> 15 = ((d^2 >> 14) + 1) >> 1.
 inline Bytes branch(Bytes d) {
   const Bytes square = _mm_or_si128(_mm_slli_epi16(_mm_mulhi_epi16(d, d), 2), _mm_srli_epi16(_mm_mullo_epi16(d, d), 14));
@@ -28,7 +29,7 @@ inline Bytes branch(Bytes d) {
 }
 inline Bytes branch(const int16_t* levels, Bytes x) {
   const Bytes a = branch(_mm_sub_epi16(load(levels), x)), b = branch(_mm_sub_epi16(load(levels + 8), x));
-  return _mm_packus_epi16(a, b);
+  return _mm_packs_epi16(a, b);
 }
 inline Bytes smallest(Bytes v) {
   v = smaller(v, _mm_srli_si128(v, 8));
@@ -54,13 +55,16 @@ inline Bytes load(const uint8_t* p) {
 }
 inline void store(uint8_t* p, Bytes v) { memcpy(p, &v, sizeof v); }
 inline Bytes add(Bytes a, Bytes b) {
-  return each([&](int i) { return a.v[i] + b.v[i] < 255 ? a.v[i] + b.v[i] : 255; });
+  return each([&](int i) { return a.v[i] + b.v[i]; });
 }
 inline Bytes subtract(Bytes a, Bytes b) {
-  return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] - b.v[i] : 0; });
+  return each([&](int i) { return a.v[i] - b.v[i]; });
 }
 inline Bytes smaller(Bytes a, Bytes b) {
   return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Bytes limit(Bytes v) {
+  return each([&](int i) { return v.v[i] < kLargestCost ? v.v[i] : kLargestCost; });
 }
 inline Bytes interleave_low(Bytes a, Bytes b) {
   return each([&](int i) { return i % 2 == 0 ? a.v[i / 2] : b.v[i / 2]; });
@@ -73,7 +77,7 @@ inline Bytes branch(const int16_t* levels, Bytes x) {
   memcpy(&value, &x, sizeof value);
   return each([&](int i) {
     const int d = levels[i] - value, rounded = (d * d + (1 << 14)) >> 15;
-    return rounded < 255 ? rounded : 255;
+    return rounded < kLargestBranch ? rounded : kLargestBranch;
   });
 }
 inline Bytes smallest(Bytes v) {
@@ -88,8 +92,8 @@ inline unsigned cheapest(const uint8_t* costs, const uint16_t* steps, const int1
   uint32_t best = ~0u;
   for (unsigned i = 0; i < 1u << k; ++i) {
     const int d = levels[i] - x, rounded = (d * d + (1 << 14)) >> 15;
-    const int sum = costs[steps[i]] + rounded;
-    const uint32_t found = static_cast<uint32_t>(sum < 255 ? sum : 255) << 4 | i;
+    const int sum = costs[steps[i]] + (rounded < kLargestBranch ? rounded : kLargestBranch);
+    const uint32_t found = static_cast<uint32_t>(sum) << 4 | i;
     best = found < best ? found : best;
   }
   return best & 15;
