@@ -141,7 +141,8 @@ def exp(x: np.ndarray) -> np.ndarray:
 
 def gelu(x: np.ndarray) -> np.ndarray:
     f32 = np.float32
-    cubic = fma((x * x) * f32(0.044715), x, x)
+    with np.errstate(over="ignore"):
+        cubic = fma((x * x) * f32(0.044715), x, x)
     return x / (f32(1) + exp(cubic * f32(-1.5957691216057308)))
 
 
