@@ -87,7 +87,7 @@ def measure(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: 
             peaks: tuple[float, float] | None) -> Measurement:
     """Warm up once, then time args.repetitions runs."""
     if not args.no_warmup:
-        time_once(model, args, min(n_prompt, 64), min(n_gen, 1), 0)
+        time_once(model, args, n_prompt, min(n_gen, 1), 0)
     runs = [time_once(model, args, n_prompt, n_gen, depth) for _ in range(args.repetitions)]
     ns = [n for n, _ in runs]
     rates = [1e9 * (n_prompt + n_gen) / n for n in ns]
