@@ -10,6 +10,7 @@ void init_gguf(nb::module_& m);
 void init_cpu(nb::module_& m);
 void init_runtime(nb::module_& m);
 void init_calibration(nb::module_& m);
+void init_tokenizer(nb::module_& m);
 }  // namespace hrun::bindings
 
 NB_MODULE(_core, m) {
@@ -22,4 +23,5 @@ NB_MODULE(_core, m) {
   hrun::bindings::init_cpu(m);
   hrun::bindings::init_runtime(m);
   hrun::bindings::init_calibration(m);
+  hrun::bindings::init_tokenizer(m);
 }
