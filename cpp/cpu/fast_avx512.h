@@ -73,11 +73,6 @@ HRUN_HD __m512i table_of_64() {
   return load_bytes(kBytes.at);
 }
 
-// Tables of a format, made once per call; and decoders of the units of a block of n columns: next() per unit.
-struct NoTables {};
-template <class F, PackedCodes codes = PackRule<F>::kCodes>
-struct UnitDecoder;
-
 template <class F>
 struct UnitDecoder<F, PackedCodes::nibble> {
   struct Constants {
@@ -125,9 +120,9 @@ struct UnitDecoder<F, PackedCodes::six> {
 };
 
 // Weight s of a lane is T0[c_s ^ c_(s-3)] + T1[c_(s-1)] + T2[c_(s-2)].  Codes come in bytes of two, `even` = (c_2p, c_2p+1)
-// in bits 0-2 and 3-5, and are also joined to `odd` = (c_2p-1, c_2p) (a table exchanges the halves: one instruction where
-// two shifts would be needed); then one table of 64 entries gives T1 + T2 of two
-// neighbours, and even ^ (odd of the pair before) are the indices of T0 for both weights of the pair.
+// in bits 0-2 and 3-5, and are also joined to `odd` = (c_2p-1, c_2p) by a table that exchanges the halves: one instruction
+// where two shifts would be needed.  One table of 64 entries then gives T1 + T2 of two neighbours, and even ^ (odd of the
+// pair before) are the indices of T0 for both weights of the pair.
 template <class F>
 struct UnitDecoder<F, PackedCodes::rtq3> {
   struct Constants {

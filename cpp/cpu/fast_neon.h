@@ -84,121 +84,15 @@ template <int n>
 HRUN_HD Bytes down(Bytes a) { return {vshrq_n_u8(a.lo, n), vshrq_n_u8(a.hi, n)}; }
 template <int n>
 HRUN_HD Bytes up(Bytes a) { return {vshlq_n_u8(a.lo, n), vshlq_n_u8(a.hi, n)}; }
-// Indices above 15 give 0.
-HRUN_HD Bytes lookup(uint8x16_t table, Bytes index) { return {vqtbl1q_u8(table, index.lo), vqtbl1q_u8(table, index.hi)}; }
-
-// As in fast_avx512.h.
-struct NoTables {};
-template <class F, PackedCodes codes = PackRule<F>::kCodes>
-struct UnitDecoder;
-
-template <class F>
-struct UnitDecoder<F, PackedCodes::nibble> {
-  struct Constants {
-    uint8x16_t table;
-    HRUN_HD Constants() {
-      using Rule = PackRule<F>;
-      uint8_t bytes[16];
-      for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(Rule::level(i) + Rule::kBias);
-      table = vld1q_u8(bytes);
-    }
-  };
-  const uint8_t* unit;
-  const uint8x16_t table;
-  HRUN_HD UnitDecoder(const Constants& c, const uint8_t* block, int) : unit(block), table(c.table) {}
-  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const Bytes two = load_bytes(unit + 64 * i);
-      out[2 * i].v = lookup(table, both(two, 15));
-      out[2 * i + 1].v = lookup(table, down<4>(two));
-    }
-    unit += 256;
-  }
-};
-
-template <class F>
-struct UnitDecoder<F, PackedCodes::six> {
-  using Constants = NoTables;
-  const uint8_t* unit;
-  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
-  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
-    const auto join = [](Bytes low, Bytes high) { return join_bits(low, both(high, 0x30)); };
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const Bytes high = load_bytes(unit + 256 + 64 * half);
-      const Bytes a = load_bytes(unit + 128 * half), b = load_bytes(unit + 128 * half + 64);
-      CodeBytes* const o = out + 4 * half;
-      o[0].v = join(both(a, 15), up<4>(high));
-      o[1].v = join(down<4>(a), up<2>(high));
-      o[2].v = join(both(b, 15), high);
-      o[3].v = join(down<4>(b), down<2>(high));
-    }
-    unit += 384;
-  }
-};
-
-// As in fast_avx2.h: tables of 8 entries twice in 16, a pair of codes kept as its two indices.
-template <class F>
-struct UnitDecoder<F, PackedCodes::rtq3> {
-  struct Constants {
-    uint8x16_t table0, table1, table2;  // table1 with the bias
-    HRUN_HD Constants() {
-      using Tables = typename F::Tables;
-      uint8_t t0[16], t1[16], t2[16];
-      for (int i = 0; i < 16; ++i) {
-        t0[i] = static_cast<uint8_t>(Tables::entry(0, i & 7));
-        t1[i] = static_cast<uint8_t>(Tables::entry(1, i & 7) + PackRule<F>::kBias);
-        t2[i] = static_cast<uint8_t>(Tables::entry(2, i & 7));
-      }
-      table0 = vld1q_u8(t0);
-      table1 = vld1q_u8(t1);
-      table2 = vld1q_u8(t2);
-    }
-  };
-  const uint8_t* unit;
-  const uint8x16_t table0, table1, table2;
-  Bytes low1, high1, high2;  // indices of the pair before, and the upper one of the pair before that
-
-  static HRUN_HD Bytes upper(Bytes x) { return both(down<3>(x), 15); }
-  static HRUN_HD Bytes spare(Bytes a, Bytes b, Bytes c) {
-    return join_bits(down<6>(a), join_bits(both(down<4>(b), 0x0c), both(down<2>(c), 0x30)));
-  }
-
-  HRUN_HD UnitDecoder(const Constants& tables, const uint8_t* block, int n)
-      : unit(block), table0(tables.table0), table1(tables.table1), table2(tables.table2) {
-    const uint8_t* last = block + static_cast<size_t>(n / kUnit - 1) * 192;
-    const Bytes c = load_bytes(last + 128), t = spare(load_bytes(last), load_bytes(last + 64), c);
-    // Before a segment come the last codes of the segment before it, one byte lane down; before the first come zeros.
-    const auto segment_before = [](Bytes x) {
-      const auto shift = [](uint8x16_t v) { return vreinterpretq_u8_u32(vshlq_n_u32(vreinterpretq_u32_u8(v), 8)); };
-      const Bytes codes = both(x, 7);
-      return Bytes{shift(codes.lo), shift(codes.hi)};
-    };
-    low1 = segment_before(t);
-    high1 = segment_before(down<3>(t));
-    high2 = segment_before(down<3>(c));
-  }
-
-  HRUN_HD void pair(Bytes now, CodeBytes& first, CodeBytes& second) {
-    const Bytes low = both(now, 15), high = upper(now);
-    const Bytes newest1 = lookup(table0, exclusive_or(low, high2)), newest2 = lookup(table0, exclusive_or(high, low1));
-    first.v = add_bytes(newest1, add_bytes(lookup(table1, high1), lookup(table2, low1)));
-    second.v = add_bytes(newest2, add_bytes(lookup(table1, low), lookup(table2, high1)));
-    high2 = high1;
-    low1 = low;
-    high1 = high;
-  }
-
-  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
-    const Bytes a = load_bytes(unit), b = load_bytes(unit + 64), c = load_bytes(unit + 128);
-    pair(a, out[0], out[1]);
-    pair(b, out[2], out[3]);
-    pair(c, out[4], out[5]);
-    pair(spare(a, b, c), out[6], out[7]);
-    unit += 192;
-  }
-};
+template <int n>
+HRUN_HD Bytes top(Bytes a) { return down<8 - n>(a); }
+HRUN_HD Bytes lane_below(Bytes a) {
+  const auto shift = [](uint8x16_t v) { return vreinterpretq_u8_u32(vshlq_n_u32(vreinterpretq_u32_u8(v), 8)); };
+  return {shift(a.lo), shift(a.hi)};
+}
+using Table = uint8x16_t;
+HRUN_HD Table table_of_16(const uint8_t (&bytes)[16]) { return vld1q_u8(bytes); }
+HRUN_HD Bytes lookup(Table table, Bytes index) { return {vqtbl1q_u8(table, index.lo), vqtbl1q_u8(table, index.hi)}; }
 
 }  // namespace
 }  // namespace hrun

@@ -124,6 +124,11 @@ struct PanelLayout {
 
 namespace {
 
+// A tier's decoder of the units of a block of n columns: next() per unit.  Its `Constants` are made once per call.
+struct NoTables {};
+template <class F, PackedCodes codes = PackRule<F>::kCodes>
+struct UnitDecoder;
+
 HRUN_HD void pack_nibbles(const uint8_t* values, uint8_t* unit) {
   for (int i = 0; i < 4; ++i)
     for (int k = 0; k < 64; ++k)

@@ -119,6 +119,13 @@ struct WholeBlocks {
   static constexpr size_t row_bytes(int64_t cols) { return static_cast<size_t>(cols / kValues) * kBytes; }
 };
 
+// GGML's blocks of 256 weights, for int8 activations with a scale per 256.
+template <size_t kBytes, bool with_offset = false>
+struct BlockOf256 : WholeBlocks<256, kBytes> {
+  static constexpr Activation kActivation = Activation::kInt8x256;
+  static constexpr bool kHasOffset = with_offset;
+};
+
 // Values in block `b` of a row of `cols` columns, for blocks of 256 with a short tail or whole blocks alike.
 template <AnyFormat F>
 HRUN_HD int block_length(int64_t cols, int64_t b) {

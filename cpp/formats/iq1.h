@@ -18,13 +18,7 @@ namespace hrun {
 // Grid entries hold 8p + 8.
 HRUN_HD void store_offset(uint64_t levels, bool below, int8_t* codes) { store_bytes(codes, minus(levels, below ? 9 : 7)); }
 
-template <size_t kBytes>
-struct Iq1Block : WholeBlocks<256, kBytes> {
-  static constexpr Activation kActivation = Activation::kInt8x256;
-  static constexpr bool kHasOffset = false;
-};
-
-struct IQ1_S : Iq1Block<50> {
+struct IQ1_S : BlockOf256<50> {
   static constexpr FormatId kId = 19;
   static constexpr std::string_view kName = "iq1_s";
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
@@ -39,7 +33,7 @@ struct IQ1_S : Iq1Block<50> {
   }
 };
 
-struct IQ1_M : Iq1Block<56> {
+struct IQ1_M : BlockOf256<56> {
   static constexpr FormatId kId = 29;
   static constexpr std::string_view kName = "iq1_m";
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {

@@ -27,13 +27,7 @@ HRUN_HD void unpack_odd_scales(const uint8_t* bytes, int16_t* scale) {
   for (int g = 0; g < 16; ++g) scale[g] = static_cast<int16_t>(1 + 2 * ((bytes[g / 2] >> (4 * (g % 2))) & 15));
 }
 
-template <size_t kBytes>
-struct Iq2Block : WholeBlocks<256, kBytes> {
-  static constexpr Activation kActivation = Activation::kInt8x256;
-  static constexpr bool kHasOffset = false;
-};
-
-struct IQ2_XXS : Iq2Block<66> {
+struct IQ2_XXS : BlockOf256<66> {
   static constexpr FormatId kId = 16;
   static constexpr std::string_view kName = "iq2_xxs";
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
@@ -50,7 +44,7 @@ struct IQ2_XXS : Iq2Block<66> {
   }
 };
 
-struct IQ2_XS : Iq2Block<74> {
+struct IQ2_XS : BlockOf256<74> {
   static constexpr FormatId kId = 17;
   static constexpr std::string_view kName = "iq2_xs";
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
@@ -64,7 +58,7 @@ struct IQ2_XS : Iq2Block<74> {
   }
 };
 
-struct IQ2_S : Iq2Block<82> {
+struct IQ2_S : BlockOf256<82> {
   static constexpr FormatId kId = 22;
   static constexpr std::string_view kName = "iq2_s";
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {

@@ -24,11 +24,9 @@ HRUN_HD unsigned with_even_parity(unsigned seven) {
   return seven | (((0x6996u >> ((seven ^ (seven >> 4)) & 15)) & 1) << 7);
 }
 
-struct IQ3_XXS : WholeBlocks<256, 98> {
+struct IQ3_XXS : BlockOf256<98> {
   static constexpr FormatId kId = 18;
   static constexpr std::string_view kName = "iq3_xxs";
-  static constexpr Activation kActivation = Activation::kInt8x256;
-  static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     out.scale = load_fp16(block) * 0.25f;  // exact: fp16's exponent range is far inside fp32's
     const uint32_t* grid = iq3_xxs_grid();
@@ -45,11 +43,9 @@ struct IQ3_XXS : WholeBlocks<256, 98> {
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
-struct IQ3_S : WholeBlocks<256, 110> {
+struct IQ3_S : BlockOf256<110> {
   static constexpr FormatId kId = 21;
   static constexpr std::string_view kName = "iq3_s";
-  static constexpr Activation kActivation = Activation::kInt8x256;
-  static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     out.scale = load_fp16(block);
     const uint32_t* grid = iq3_s_grid();

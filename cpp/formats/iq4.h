@@ -35,11 +35,9 @@ struct IQ4_NL : WholeBlocks<32, 18> {
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
-struct IQ4_XS : WholeBlocks<256, 136> {
+struct IQ4_XS : BlockOf256<136> {
   static constexpr FormatId kId = 23;
   static constexpr std::string_view kName = "iq4_xs";
-  static constexpr Activation kActivation = Activation::kInt8x256;
-  static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     out.scale = load_fp16(block);
     const int top = block[2] | (block[3] << 8);

@@ -43,15 +43,9 @@ HRUN_HD void unpack_scales_and_minima(const uint8_t* bytes, int16_t* scale, int1
   }
 }
 
-template <size_t kBytes>
-struct KBlock : WholeBlocks<256, kBytes> {
-  static constexpr Activation kActivation = Activation::kInt8x256;
-};
-
-struct Q2_K : KBlock<84> {
+struct Q2_K : BlockOf256<84, true> {
   static constexpr FormatId kId = 10;
   static constexpr std::string_view kName = "q2_k";
-  static constexpr bool kHasOffset = true;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     for (int g = 0; g < 16; ++g) out.group_scale[g] = static_cast<int16_t>(block[g] & 15);
     for (int g = 0; g < 16; ++g) out.group_offset[g] = static_cast<int16_t>(block[g] >> 4);
@@ -63,10 +57,9 @@ struct Q2_K : KBlock<84> {
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
-struct Q3_K : KBlock<110> {
+struct Q3_K : BlockOf256<110> {
   static constexpr FormatId kId = 11;
   static constexpr std::string_view kName = "q3_k";
-  static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     // A set third bit means no subtraction: q - 4 = low + 4 * bit - 4.
     for (int p = 0; p < 8; ++p)
@@ -83,10 +76,9 @@ struct Q3_K : KBlock<110> {
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
-struct Q4_K : KBlock<144> {
+struct Q4_K : BlockOf256<144, true> {
   static constexpr FormatId kId = 12;
   static constexpr std::string_view kName = "q4_k";
-  static constexpr bool kHasOffset = true;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     out.scale = load_fp16(block);
     out.offset = load_fp16(block + 2);
@@ -97,10 +89,9 @@ struct Q4_K : KBlock<144> {
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
-struct Q5_K : KBlock<176> {
+struct Q5_K : BlockOf256<176, true> {
   static constexpr FormatId kId = 13;
   static constexpr std::string_view kName = "q5_k";
-  static constexpr bool kHasOffset = true;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     out.scale = load_fp16(block);
     out.offset = load_fp16(block + 2);
@@ -112,10 +103,9 @@ struct Q5_K : KBlock<176> {
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
-struct Q6_K : KBlock<210> {
+struct Q6_K : BlockOf256<210> {
   static constexpr FormatId kId = 14;
   static constexpr std::string_view kName = "q6_k";
-  static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     // The low four bits of planes 4h + 2v + u lie at bits 4v of run 2h + u.
     for (int p = 0; p < 8; ++p)

@@ -7,23 +7,12 @@
 
 namespace hrun::architecture {
 
-template <size_t... n>
-constexpr auto join(const std::array<TensorRule, n>&... parts) {
-  std::array<TensorRule, (n + ...)> out{};
+template <class Rule, size_t... n>
+constexpr auto join(const std::array<Rule, n>&... parts) {
+  std::array<Rule, (n + ...)> out{};
   size_t at = 0;
   const auto append = [&](const auto& part) {
-    for (const TensorRule& rule : part) out[at++] = rule;
-  };
-  (append(parts), ...);
-  return out;
-}
-
-template <size_t... n>
-constexpr auto join(const std::array<ConfigRule, n>&... parts) {
-  std::array<ConfigRule, (n + ...)> out{};
-  size_t at = 0;
-  const auto append = [&](const auto& part) {
-    for (const ConfigRule& rule : part) out[at++] = rule;
+    for (const Rule& rule : part) out[at++] = rule;
   };
   (append(parts), ...);
   return out;
