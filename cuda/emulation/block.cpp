@@ -1,0 +1,300 @@
+#include "cuda/emulation/block.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace hrun::gpu::emulation {
+
+thread_local Fiber* current_fiber = nullptr;
+thread_local Block* current_block = nullptr;
+
+namespace {
+
+constexpr int kLanes = 32;
+constexpr size_t kStackBytes = 128 << 10;
+constexpr size_t kSharedLimit = 227 << 10;  // of a block on the largest device
+
+// A place to run: registers are on its own stack while it is away.
+#if defined(__x86_64__)
+struct Context {
+  void* stack_pointer = nullptr;
+};
+extern "C" void hrun_switch_context(void** save, void* load);
+asm(R"(
+.text
+.p2align 4
+.globl hrun_switch_context
+.hidden hrun_switch_context
+.type hrun_switch_context, @function
+hrun_switch_context:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size hrun_switch_context, .-hrun_switch_context
+)");
+void switch_context(Context& from, Context& to) { hrun_switch_context(&from.stack_pointer, to.stack_pointer); }
+void start_context(Context& context, uint8_t* stack, size_t bytes, void (*entry)()) {
+  // As if `entry` had been called: the stack is 16-byte aligned before the call pushed a return address.
+  auto* top = reinterpret_cast<void**>(stack + bytes);
+  *--top = nullptr;
+  *--top = reinterpret_cast<void*>(entry);
+  for (int i = 0; i < 6; ++i) *--top = nullptr;
+  context.stack_pointer = top;
+}
+#else
+struct Context {
+  ucontext_t state;
+};
+void switch_context(Context& from, Context& to) { swapcontext(&from.state, &to.state); }
+void start_context(Context& context, uint8_t* stack, size_t bytes, void (*entry)()) {
+  getcontext(&context.state);
+  context.state.uc_stack.ss_sp = stack;
+  context.state.uc_stack.ss_size = bytes;
+  context.state.uc_link = nullptr;
+  makecontext(&context.state, entry, 0);
+}
+#endif
+
+struct Copy {
+  void* to;
+  const void* from;
+  int group;
+};
+
+struct Thread : Fiber {
+  Context context;
+  uint8_t* stack = nullptr;
+  void* sanitizer_stack = nullptr;
+  Meeting waiting = Meeting::none;
+  bool done = false;
+  int meetings = 0;  // of the warp, so far: parity chooses the slots
+  int groups = 0;    // of asynchronous copies, committed so far
+  std::vector<Copy> copies;
+};
+
+struct Warp {
+  Slot slots[2][kLanes];
+};
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15ull + 1) {}
+  uint32_t below(uint32_t n) {
+    state_ ^= state_ << 13, state_ ^= state_ >> 7, state_ ^= state_ << 17;
+    return static_cast<uint32_t>((state_ >> 32) * n >> 32);
+  }
+
+ private:
+  uint64_t state_;
+};
+
+class Machine : public Block {
+ public:
+  Machine(void (*kernel)(const void*), const void* argument, Grid the_grid, int threads, size_t shared_bytes, uint64_t seed)
+      : kernel_(kernel), argument_(argument), random_(seed), threads_(static_cast<size_t>(threads)),
+        warps_(static_cast<size_t>(threads / kLanes)), stacks_(new uint8_t[kStackBytes * static_cast<size_t>(threads)]),
+        memory_(shared_bytes + 2 * kGuard + 128), shared_bytes_(shared_bytes) {
+    n_threads = threads;
+    grid = the_grid;
+    auto* base = memory_.data() + kGuard;
+    shared = base + (128 - reinterpret_cast<uintptr_t>(base) % 128) % 128;
+    for (size_t i = 0; i < threads_.size(); ++i) {
+      threads_[i].thread = static_cast<int>(i);
+      threads_[i].stack = stacks_.get() + i * kStackBytes;
+    }
+  }
+
+  void run_all() {
+    const int n = grid.x * grid.y * grid.z;
+    std::vector<int> order(static_cast<size_t>(n));
+    for (int i = 0; i < n; ++i) order[static_cast<size_t>(i)] = i;
+    for (int i = n - 1; i > 0; --i) std::swap(order[static_cast<size_t>(i)], order[random_.below(static_cast<uint32_t>(i + 1))]);
+    for (const int i : order) {
+      at = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
+      run_block();
+    }
+  }
+
+  void wait(Meeting kind) {
+    Thread& me = self();
+    me.waiting = kind;
+    leave(me, false);
+  }
+  Thread& self() { return *static_cast<Thread*>(current_fiber); }
+  Warp& warp_of(const Thread& t) { return warps_[static_cast<size_t>(t.thread / kLanes)]; }
+
+ private:
+  static constexpr size_t kGuard = 256;
+  static constexpr uint8_t kPoison = 0xfe, kGuardByte = 0xa5;
+
+  static void entry() {
+    auto& machine = *static_cast<Machine*>(current_block);
+    Thread& me = machine.self();
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(nullptr, &machine.main_stack_, &machine.main_stack_bytes_);
+#endif
+    machine.kernel_(machine.argument_);
+    me.done = true;
+    machine.leave(me, true);
+  }
+
+  void enter(Thread& t) {
+    current_fiber = &t;
+    t.waiting = Meeting::none;
+#if defined(__SANITIZE_ADDRESS__)
+    void* fake = nullptr;
+    __sanitizer_start_switch_fiber(&fake, t.stack, kStackBytes);
+#endif
+    switch_context(main_, t.context);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+#endif
+  }
+  void leave(Thread& t, [[maybe_unused]] bool for_good) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &t.sanitizer_stack, main_stack_, main_stack_bytes_);
+#endif
+    switch_context(t.context, main_);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(t.sanitizer_stack, &main_stack_, &main_stack_bytes_);
+#endif
+  }
+
+  void run_block() {
+    std::fill(memory_.begin(), memory_.end(), kGuardByte);
+    memset(shared, kPoison, shared_bytes_);
+    for (Thread& t : threads_) {
+      t.waiting = Meeting::none;
+      t.done = false;
+      t.meetings = t.groups = 0;
+      t.copies.clear();
+      start_context(t.context, t.stack, kStackBytes, entry);
+    }
+    current_block = this;
+    std::vector<size_t> ready(warps_.size());
+    while (true) {
+      for (size_t w = 0; w < ready.size(); ++w) ready[w] = w;
+      while (!ready.empty()) {
+        const size_t i = random_.below(static_cast<uint32_t>(ready.size()));
+        if (!run_warp(ready[i])) ready.erase(ready.begin() + static_cast<std::ptrdiff_t>(i));
+      }
+      if (threads_.front().done) break;
+      for (const Thread& t : threads_)
+        if (t.done) fail("thread {} has left while others wait at a block barrier", t.thread);
+      ready.resize(warps_.size());
+    }
+    for (const Thread& t : threads_)
+      if (!t.done) fail("thread {} waits at a block barrier that others passed by", t.thread);
+    const auto intact = [](uint8_t b) { return b == kGuardByte; };
+    if (!std::all_of(memory_.data(), static_cast<uint8_t*>(shared), intact) ||
+        !std::all_of(shared + shared_bytes_, memory_.data() + memory_.size(), intact))
+      fail("thread block ({}) wrote outside its shared memory", at.x);
+    current_block = nullptr;
+    current_fiber = nullptr;
+  }
+
+  // Lets the lanes of a warp meet a few times; false when they wait for the block or are done.
+  bool run_warp(size_t w) {
+    Thread* const lanes = &threads_[w * kLanes];
+    do {
+      const bool upwards = random_.below(2) != 0;
+      for (int i = 0; i < kLanes; ++i) enter(lanes[upwards ? i : kLanes - 1 - i]);
+      for (int i = 1; i < kLanes; ++i)
+        if (lanes[i].waiting != lanes[0].waiting || lanes[i].done != lanes[0].done)
+          fail("the lanes of warp {} have parted: lane {} is elsewhere than lane 0", w, i);
+      if (lanes[0].done || lanes[0].waiting == Meeting::block) return false;
+    } while (random_.below(8) != 0);
+    return true;
+  }
+
+  // To the caller of run(), out of the main context; the fibers are abandoned.
+  template <class... Args>
+  [[noreturn]] void fail(std::string_view pattern, const Args&... args) {
+    current_block = nullptr;
+    current_fiber = nullptr;
+    throw std::logic_error("emulated device: " + hrun::format(pattern, args...));
+  }
+
+  void (*kernel_)(const void*);
+  const void* argument_;
+  Random random_;
+  std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
+  std::unique_ptr<uint8_t[]> stacks_;
+  std::vector<uint8_t> memory_;
+  size_t shared_bytes_;
+  Context main_;
+  const void* main_stack_ = nullptr;
+  size_t main_stack_bytes_ = 0;
+};
+
+Machine& machine() { return *static_cast<Machine*>(current_block); }
+
+}  // namespace
+
+const Slot* exchange(Meeting kind, const void* mine, size_t bytes) {
+  Machine& m = machine();
+  Thread& me = m.self();
+  // Two sets of slots in turn: a lane that is one meeting ahead does not overwrite what others still read.
+  Slot* const slots = m.warp_of(me).slots[me.meetings++ & 1];
+  if (bytes > 0) memcpy(slots[me.thread % kLanes].bytes, mine, bytes);
+  m.wait(kind);
+  return slots;
+}
+
+void wait_for_block() { machine().wait(Meeting::block); }
+
+void copy_async(void* to, const void* from) {
+  Thread& me = machine().self();
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0)
+    throw std::logic_error("emulated device: an asynchronous copy of 16 bytes at an odd address");
+  me.copies.push_back({to, from, me.groups});
+}
+
+void commit_copies() { ++machine().self().groups; }
+
+void wait_copies(int newest) {
+  Thread& me = machine().self();
+  const auto due = [&](const Copy& c) { return c.group < me.groups - newest; };
+  for (const Copy& c : me.copies)
+    if (due(c)) {
+      if (c.from) memcpy(c.to, c.from, 16);
+      else memset(c.to, 0, 16);
+    }
+  std::erase_if(me.copies, due);
+}
+
+void run(void (*kernel)(const void*), const void* argument, Grid grid, int threads, size_t shared_bytes, uint64_t seed) {
+  if (threads < kLanes || threads > 1024 || threads % kLanes != 0) throw DeviceError("a block of {} threads: whole warps, at most 1024", threads);
+  if (shared_bytes > kSharedLimit) throw DeviceError("a block with {} bytes of shared memory: the limit is {}", shared_bytes, kSharedLimit);
+  if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535) throw DeviceError("a grid of {} x {} x {} blocks", grid.x, grid.y, grid.z);
+  Machine(kernel, argument, grid, threads, shared_bytes, seed).run_all();
+}
+
+}  // namespace hrun::gpu::emulation

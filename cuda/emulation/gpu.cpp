@@ -1,0 +1,120 @@
+// The device that is not there: kernels run on the CPU, at once or, when recorded, with their graph.
+#include "cuda/gpu.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <unordered_map>
+
+#include "base/error.h"
+
+namespace hrun::gpu {
+namespace {
+
+class Recording : public Graph {
+ public:
+  std::vector<std::function<void()>> steps;
+};
+
+// HRUN_EMULATED_BYTES: the memory of the device; HRUN_EMULATED_SEED: the order in which threads run.
+size_t from_environment(const char* name, size_t otherwise) {
+  const char* text = std::getenv(name);
+  return text && *text ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+}  // namespace
+
+struct Gpu::State {
+  GpuInfo info;
+  size_t used = 0;
+  uint64_t seed = from_environment("HRUN_EMULATED_SEED", 1);
+  std::unordered_map<void*, size_t> sizes;
+  std::unique_ptr<Recording> recording;
+
+  void do_or_record(std::function<void()> step) {
+    if (recording) recording->steps.push_back(std::move(step));
+    else step();
+  }
+  void forbid_while_recording(const char* what) const {
+    if (recording) throw DeviceError("{} while a graph is recorded", what);
+  }
+};
+
+std::vector<GpuInfo> Gpu::list(std::string&) {
+  GpuInfo info;
+  info.name = "emulated on the CPU, for tests";
+  info.total_bytes = info.free_bytes = from_environment("HRUN_EMULATED_BYTES", size_t{4} << 30);
+  info.capability = 90;
+  info.multiprocessors = 4;
+  return {info};
+}
+
+Gpu::Gpu(int index) : state_(new State) {
+  std::string reason;
+  const std::vector<GpuInfo> all = list(reason);
+  if (index < 0 || static_cast<size_t>(index) >= all.size()) throw DeviceError("there is no CUDA device {}; there are {}", index, all.size());
+  state_->info = all[static_cast<size_t>(index)];
+}
+Gpu::~Gpu() = default;
+
+const GpuInfo& Gpu::info() const { return state_->info; }
+size_t Gpu::free_bytes() const { return state_->info.total_bytes - state_->used; }
+
+void* Gpu::allocate(size_t bytes) {
+  state_->forbid_while_recording("an allocation");
+  if (bytes > free_bytes()) return nullptr;
+  void* memory = std::aligned_alloc(256, (bytes + 255) & ~size_t{255});
+  if (!memory) return nullptr;
+  memset(memory, 0xfe, bytes);  // whoever reads what was not written shall notice
+  state_->sizes[memory] = bytes;
+  state_->used += bytes;
+  return memory;
+}
+void Gpu::release(void* memory) {
+  if (!memory) return;
+  state_->used -= state_->sizes[memory];
+  state_->sizes.erase(memory);
+  std::free(memory);
+}
+void* Gpu::allocate_host(size_t bytes) { return std::malloc(bytes); }
+void Gpu::release_host(void* memory) { std::free(memory); }
+
+void Gpu::write(void* to, const void* from, size_t bytes) {
+  state_->forbid_while_recording("a write from ordinary memory");
+  memcpy(to, from, bytes);
+}
+void Gpu::write_pinned(void* to, const void* from, size_t bytes) {
+  state_->do_or_record([=] { memcpy(to, from, bytes); });
+}
+void Gpu::read(void* to, const void* from, size_t bytes) {
+  state_->forbid_while_recording("a read");
+  memcpy(to, from, bytes);
+}
+void Gpu::copy(void* to, const void* from, size_t bytes) {
+  state_->do_or_record([=] { memmove(to, from, bytes); });
+}
+void Gpu::clear(void* at, size_t bytes) {
+  state_->do_or_record([=] { memset(at, 0, bytes); });
+}
+void Gpu::wait() { state_->forbid_while_recording("a wait"); }
+
+void Gpu::launch(void (*entry)(const void*), const void* kernel, size_t bytes, Grid grid, int threads, size_t shared_bytes) {
+  std::vector<uint64_t> arguments((bytes + 7) / 8);  // as a graph keeps them
+  memcpy(arguments.data(), kernel, bytes);
+  state_->do_or_record([this, entry, arguments = std::move(arguments), grid, threads, shared_bytes] {
+    emulation::run(entry, arguments.data(), grid, threads, shared_bytes, state_->seed++);
+  });
+}
+
+void Gpu::begin_capture() {
+  state_->forbid_while_recording("another recording");
+  state_->recording = std::make_unique<Recording>();
+}
+std::unique_ptr<Graph> Gpu::end_capture() { return std::move(state_->recording); }
+void Gpu::drop_capture() noexcept { state_->recording.reset(); }
+void Gpu::run(const Graph& graph) {
+  state_->forbid_while_recording("a graph");
+  for (const auto& step : static_cast<const Recording&>(graph).steps) step();
+}
+
+}  // namespace hrun::gpu

@@ -1,0 +1,223 @@
+// The device, by the CUDA runtime.
+#include "cuda/gpu.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace hrun::gpu {
+namespace {
+
+class CudaGraph : public Graph {
+ public:
+  explicit CudaGraph(cudaGraphExec_t exec) : exec(exec) {}
+  ~CudaGraph() override { cudaGraphExecDestroy(exec); }
+  cudaGraphExec_t exec;
+};
+
+// What the runtime reports becomes an exception; the process and the other devices go on.
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // clears what can be cleared
+  throw DeviceError("CUDA: {} failed: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+constexpr size_t kStagingBytes = size_t{8} << 20;
+
+}  // namespace
+
+struct Gpu::State {
+  GpuInfo info;
+  cudaStream_t stream = nullptr;
+  // Two halves in turn: while one travels the other is filled.
+  uint8_t* staging = nullptr;
+  cudaEvent_t travelled[2] = {};
+  int half = 0;
+  bool capturing = false;
+
+  void select() const { check(cudaSetDevice(info.index), "the choice of the device"); }
+};
+
+std::vector<GpuInfo> Gpu::list(std::string& reason) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    reason = status == cudaErrorInsufficientDriver ? "the NVIDIA driver is missing or older than this build needs"
+                                                   : cudaGetErrorString(status);
+    return {};
+  }
+  if (count == 0) reason = "no CUDA device is present";
+  std::vector<GpuInfo> all;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties;
+    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess || properties.major < 8) {
+      cudaGetLastError();
+      reason = "the devices present are older than compute capability 8.0";
+      continue;
+    }
+    GpuInfo info;
+    info.index = i;
+    info.name = properties.name;
+    info.total_bytes = info.free_bytes = properties.totalGlobalMem;
+    info.capability = properties.major * 10 + properties.minor;
+    info.multiprocessors = properties.multiProcessorCount;
+    all.push_back(info);
+  }
+  return all;
+}
+
+Gpu::Gpu(int index) : state_(new State) {
+  std::string reason;
+  for (const GpuInfo& info : list(reason))
+    if (info.index == index) state_->info = info;
+  if (state_->info.name.empty())
+    throw DeviceError("CUDA device {} cannot be used: {}", index, reason.empty() ? "there is none of this number" : reason);
+  State& s = *state_;
+  s.select();
+  check(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking), "the stream");
+  void* staging = nullptr;
+  check(cudaHostAlloc(&staging, 2 * kStagingBytes, cudaHostAllocDefault), "pinned memory for uploads");
+  s.staging = static_cast<uint8_t*>(staging);
+  for (cudaEvent_t& event : s.travelled) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
+}
+
+Gpu::~Gpu() {
+  if (!state_) return;
+  cudaSetDevice(state_->info.index);
+  if (state_->stream) cudaStreamSynchronize(state_->stream);
+  for (const cudaEvent_t event : state_->travelled)
+    if (event) cudaEventDestroy(event);
+  if (state_->staging) cudaFreeHost(state_->staging);
+  if (state_->stream) cudaStreamDestroy(state_->stream);
+}
+
+const GpuInfo& Gpu::info() const { return state_->info; }
+
+size_t Gpu::free_bytes() const {
+  state_->select();
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "the question for free memory");
+  return free;
+}
+
+void* Gpu::allocate(size_t bytes) {
+  if (state_->capturing) throw DeviceError("an allocation while a graph is recorded");
+  state_->select();
+  void* memory = nullptr;
+  const cudaError_t status = cudaMalloc(&memory, std::max<size_t>(bytes, 1));
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  check(status, "an allocation");
+  return memory;
+}
+
+void Gpu::release(void* memory) {
+  if (!memory) return;
+  cudaSetDevice(state_->info.index);
+  cudaStreamSynchronize(state_->stream);
+  cudaFree(memory);
+}
+
+void* Gpu::allocate_host(size_t bytes) {
+  state_->select();
+  void* memory = nullptr;
+  if (cudaHostAlloc(&memory, bytes, cudaHostAllocDefault) == cudaSuccess) return memory;
+  cudaGetLastError();
+  return nullptr;
+}
+void Gpu::release_host(void* memory) { cudaFreeHost(memory); }
+
+void Gpu::write(void* to, const void* from, size_t bytes) {
+  if (state_->capturing) throw DeviceError("a write from ordinary memory while a graph is recorded");
+  State& s = *state_;
+  s.select();
+  for (size_t done = 0; done < bytes;) {
+    const size_t part = std::min(kStagingBytes, bytes - done);
+    uint8_t* const half = s.staging + static_cast<size_t>(s.half) * kStagingBytes;
+    check(cudaEventSynchronize(s.travelled[s.half]), "an upload");
+    memcpy(half, static_cast<const uint8_t*>(from) + done, part);
+    check(cudaMemcpyAsync(static_cast<uint8_t*>(to) + done, half, part, cudaMemcpyHostToDevice, s.stream), "an upload");
+    check(cudaEventRecord(s.travelled[s.half], s.stream), "an upload");
+    s.half ^= 1;
+    done += part;
+  }
+}
+
+void Gpu::write_pinned(void* to, const void* from, size_t bytes) {
+  state_->select();
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, state_->stream), "an upload");
+}
+
+void Gpu::read(void* to, const void* from, size_t bytes) {
+  if (state_->capturing) throw DeviceError("a read while a graph is recorded");
+  state_->select();
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, state_->stream), "a download");
+  check(cudaStreamSynchronize(state_->stream), "the work before a download");
+}
+
+void Gpu::copy(void* to, const void* from, size_t bytes) {
+  state_->select();
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, state_->stream), "a copy");
+}
+
+void Gpu::clear(void* at, size_t bytes) {
+  state_->select();
+  check(cudaMemsetAsync(at, 0, bytes, state_->stream), "a fill");
+}
+
+void Gpu::wait() {
+  if (state_->capturing) throw DeviceError("a wait while a graph is recorded");
+  state_->select();
+  check(cudaStreamSynchronize(state_->stream), "the work on the device");
+}
+
+void Gpu::prepare(const void* function, size_t shared_bytes) {
+  state_->select();
+  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+        "a kernel's wish for shared memory");
+}
+
+void* Gpu::stream() const {
+  state_->select();
+  return state_->stream;
+}
+void Gpu::check_launch(const char* what) { check(cudaGetLastError(), what); }
+
+void Gpu::begin_capture() {
+  state_->select();
+  check(cudaStreamBeginCapture(state_->stream, cudaStreamCaptureModeThreadLocal), "the recording of a graph");
+  state_->capturing = true;
+}
+
+std::unique_ptr<Graph> Gpu::end_capture() {
+  state_->capturing = false;
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(state_->stream, &graph), "the recording of a graph");
+  cudaGraphExec_t exec = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&exec, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "the making of a graph");
+  return std::make_unique<CudaGraph>(exec);
+}
+
+void Gpu::drop_capture() noexcept {
+  if (!state_->capturing) return;
+  state_->capturing = false;
+  cudaGraph_t graph = nullptr;
+  cudaStreamEndCapture(state_->stream, &graph);
+  if (graph) cudaGraphDestroy(graph);
+  cudaGetLastError();
+}
+
+void Gpu::run(const Graph& graph) {
+  state_->select();
+  check(cudaGraphLaunch(static_cast<const CudaGraph&>(graph).exec, state_->stream), "a graph");
+}
+
+}  // namespace hrun::gpu

@@ -1,0 +1,44 @@
+// Products of quantized activations with packed weights: y[t, r] = sum over blocks of dw[r, b] * dx[t, b] * (exact int32 sum).
+#pragma once
+
+#include "backend/backend.h"
+#include "formats/format.h"
+#include "cuda/gpu.h"
+#include "cuda/kernels/quantize.h"
+
+namespace hrun::gpu {
+
+// A matrix in the layout that the fast kernels read, on the device.
+struct PackedMatrix {
+  FormatId format;
+  int64_t rows;
+  int64_t cols;
+  const uint8_t* data;  // packed_bytes() of it, 256-byte aligned
+};
+
+// Bytes of a packed matrix; 0 if the format, or this shape of it, has no fast kernel.
+size_t packed_bytes(FormatId format, int64_t rows, int64_t cols);
+
+// From rows as the file has them, on the device, to the packed layout.  `first` ... first + n_rows: the part of the matrix whose
+// rows are in `from` (multiples of kPackRows but for the last part).
+inline constexpr int64_t kPackRows = 64;
+void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const PackedMatrix& to);
+
+// y[t, r] for all tokens of x.  `scratch` [matmul_scratch_bytes()] holds partial sums where the columns are split.
+size_t matmul_scratch_bytes(const Gpu& gpu, const PackedMatrix& w, int64_t n_tokens);
+void matmul(Gpu& gpu, const PackedMatrix& w, const QuantizedRows& x, FloatView y, void* scratch);
+
+// The same without a packed layout, for every format: rows as the file has them.
+struct PlainMatrix {
+  FormatId format;
+  int64_t rows;
+  int64_t cols;
+  size_t row_bytes;
+  const uint8_t* data;
+};
+void matmul_plain(Gpu& gpu, const PlainMatrix& w, const QuantizedRows& x, FloatView y);
+
+// Float formats, and quantized formats whose decoded rows multiply floats (in the basis of x).
+void matmul_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y);
+
+}  // namespace hrun::gpu

@@ -1,0 +1,40 @@
+// The input of a matmul, made ready: normed or gated, turned into the basis of the weights, and rounded to int8.
+#pragma once
+
+#include "backend/backend.h"
+#include "formats/format.h"
+#include "cuda/gpu.h"
+
+namespace hrun::gpu {
+
+// int8 activations on the device, as every integer matmul reads them.
+struct QuantizedRows {
+  int8_t* codes;    // [n_tokens][stride]: columns in order, zeros beyond cols
+  float* scales;    // [n_tokens][n_blocks], one per activation_columns(kind) columns
+  int16_t* sums;    // [n_tokens][stride / 16]: of 16 codes each, for formats with an offset
+  int64_t n_tokens;
+  int64_t cols;
+  int64_t stride;    // cols rounded up to a multiple of 256
+  int64_t n_blocks;  // per token: cols over activation_columns(kind), rounded up
+};
+
+// Sizes for QuantizedRows of this shape; no memory yet.
+QuantizedRows quantized_shape(Activation kind, int64_t n_tokens, int64_t cols);
+
+// What is quantized: x, or x / sqrt(mean(x^2) + eps) * norm, or gate * sigmoid(gate) * x.
+struct QuantizeSource {
+  FloatView x;
+  const float* norm = nullptr;  // [cols]
+  float eps = 0;
+  const float* gate = nullptr;  // rows with x's stride `gate_stride`
+  int64_t gate_stride = 0;
+};
+
+// kind: any but Activation::kFloat.  The codes and scales are what the CPU computes from the same floats: scale = largest
+// magnitude / 127 of a block, codes rounded to nearest even.
+void quantize(Gpu& gpu, const QuantizeSource& from, Activation kind, const QuantizedRows& to);
+
+// The same source in fp32, rotated as the kind says but not rounded: out [n_tokens, cols].
+void prepare_floats(Gpu& gpu, const QuantizeSource& from, Activation kind, FloatView out);
+
+}  // namespace hrun::gpu

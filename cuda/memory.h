@@ -1,0 +1,55 @@
+// Memory of a device with an owner, and scratch that grows.
+#pragma once
+
+#include <string_view>
+#include <utility>
+
+#include "backend/backend.h"
+#include "base/error.h"
+#include "cuda/gpu.h"
+
+namespace hrun::gpu {
+
+class Memory : public DeviceBuffer {
+ public:
+  // Throws OutOfMemoryError that says what for, how much and how much there is.
+  Memory(Gpu& gpu, size_t size, std::string_view purpose) : gpu_(gpu) {
+    data = gpu.allocate(size);
+    if (!data)
+      throw OutOfMemoryError("{}: {} MiB do not fit on {}, which has {} MiB free; fewer layers there (-ngl), a smaller context "
+                             "(-c) or a smaller model would", purpose, (size + 1048575) >> 20, gpu.info().name, gpu.free_bytes() >> 20);
+    bytes = size;
+  }
+  ~Memory() override { gpu_.release(data); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+ private:
+  Gpu& gpu_;
+};
+
+// One buffer for one purpose, as large as the largest wish so far.  Growing forgets the contents and moves it: `moves`
+// counts that, since a recorded graph holds the old address.
+class Scratch {
+ public:
+  Scratch(Gpu& gpu, std::string_view purpose, int64_t& moves) : gpu_(gpu), purpose_(purpose), moves_(moves) {}
+
+  template <class T>
+  T* get(size_t count) {
+    const size_t bytes = count * sizeof(T);
+    if (!memory_ || memory_->bytes < bytes) {
+      memory_.reset();
+      memory_ = std::make_unique<Memory>(gpu_, bytes, purpose_);
+      ++moves_;
+    }
+    return static_cast<T*>(memory_->data);
+  }
+
+ private:
+  Gpu& gpu_;
+  std::string_view purpose_;
+  int64_t& moves_;
+  std::unique_ptr<Memory> memory_;
+};
+
+}  // namespace hrun::gpu
