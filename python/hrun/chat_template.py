@@ -75,7 +75,7 @@ class ChatTemplate:
         passes its limits; ArgumentError for messages that are no JSON.
         """
         given = {
-            "messages": list(messages),
+            "messages": [_with_reasoning(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
             "bos_token": bos_token,
             "eos_token": eos_token,
@@ -105,6 +105,20 @@ class ChatTemplate:
     def close(self) -> None:
         if self._worker is not None:
             self._worker.stop()
+
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+def _with_reasoning(message: Message) -> Message:
+    """What the assistant thought goes by several names; a template finds it under whichever of the two it reads.
+
+    As transformers does: `reasoning_content` is the first that is there, `thinking` as well unless the message has its own.
+    """
+    if not isinstance(message, Mapping):
+        return message
+    thought = next((message[name] for name in _REASONING if message.get(name) is not None), None)
+    return message if thought is None else {"thinking": thought, **message, "reasoning_content": thought}
 
 
 class Worker:

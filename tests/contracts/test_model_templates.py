@@ -5,6 +5,8 @@ Written here from the documented prompt formats; transformers' own renderer is t
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,27 +173,84 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_rendered_as_transformers_renders_it(name: str) -> None:
-    pytest.importorskip("transformers", reason="transformers is not installed")
+# What the templates of real models are made of, one construct each; rendered with the conversation "everything".
+CONSTRUCTS = {
+    "generation": "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{% set x = 1 %}{{ m.content }}{% endgeneration %}{{ x is defined }}{% endif %}{% endfor %}",
+    "loop controls": "{% for m in messages %}{% if m.role == 'tool' %}{% continue %}{% endif %}{% if loop.index0 > 3 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
+    "neighbours": "{% for m in messages %}{{ loop.previtem.role if loop.previtem is defined }}<{{ loop.nextitem.role if not loop.last }}{{ loop.cycle('a', 'b') }}{{ loop.revindex }}{% endfor %}",
+    "filtered loop": "{% for m in messages if m.role != 'system' %}{{ loop.index }}{{ m.role }}{% else %}none{% endfor %}",
+    "macro with defaults": "{% macro f(a, b='x') %}{{ a ~ b ~ varargs|length ~ kwargs.items()|list }}{% endmacro %}{{ f(1) }}{{ f(1, 2, 4) }}{{ f(a=3, b=none, c=5) }}",
+    "recursive macro": "{% macro walk(v, n=0) %}{% if v is mapping %}{% for k, w in v|dictsort %}{{ '\\n' ~ '  ' * n ~ k }}{{ walk(w, n + 1) }}{% endfor %}{% elif v is iterable and v is not string %}[{% for w in v %}{{ walk(w, n) }}{{ ', ' if not loop.last }}{% endfor %}]{% else %}{{ v|tojson }}{% endif %}{% endmacro %}{{ walk(tools) }}",
+    "call block": "{% macro box(n) %}<{{ caller(n) }}>{% endmacro %}{% call(k) box(3) %}{{ k * 2 }}{{ messages|length }}{% endcall %}",
+    "filter and set blocks": "{% set text %}{% filter upper %}{{ messages[0].content }}{% endfilter %}{% endset %}{{ text|length }}{{ text }}",
+    "slices and unpacking": "{% for m in messages[1:][::-1] %}{{ m.role[:2] }}{% endfor %}{% set a, b = 1, 2 %}{{ a + b }}{{ messages[-1].role }}{{ (messages|list)[:-1]|length }}",
+    "json": "{{ tools|tojson }}{{ tools|tojson(indent=2) }}{{ tools[0]|tojson(sort_keys=true, separators=(',', ':')) }}{{ messages[0].content|tojson(ensure_ascii=true) }}",
+    "attributes": "{{ messages|map(attribute='role')|unique|join('|') }}{{ messages|selectattr('role', 'in', ['user', 'tool'])|list|length }}{{ messages|rejectattr('tool_calls', 'defined')|list|length }}{{ messages|groupby('role')|map('first')|list }}",
+    "dictionaries": "{% for k, v in tools[0].function.parameters.items() %}{{ k }}={{ v }};{% endfor %}{{ tools[0].function|items|list|length }}{{ dict(a=1, **{'b': 2}) }}{{ tools[0].function.get('x', 'no') }}{{ tools[0]['function'].keys()|list }}",
+    "strings": "{{ messages[0].content.strip().replace('«', '<').split(' ') }}{{ 'a-b'.partition('-') }}{{ 'x'.join(['a', 'b']) }}{{ '%s: %d' % ('n', 3) }}{{ '{}-{x}'.format(1, x=2) }}{{ 'abc'.find('c') }}{{ 'Ab'|lower|title|capitalize }}{{ 'ß'.upper().isalpha() }}{{ ' a\\nb '|indent(2, true) }}",
+    "tests": "{{ 1 is number }}{{ 'a' is string }}{{ none is none }}{{ x is undefined }}{{ true is boolean }}{{ [] is sequence }}{{ {} is mapping }}{{ 3 is odd }}{{ 1 is sameas 1 }}{{ 'a' in 'abc' }}{{ 1.5 is float }}{{ true is true }}{{ 'f' is callable }}{{ 4 is divisibleby 2 }}",
+    "undefined": "{{ missing|default('d') }}{{ missing.x if missing }}{{ messages[0].nothing or 'none' }}{{ (messages[0].nothing|default('', true))|length }}{{ not missing }}",
+    "numbers": "{{ 7 // 2 }}{{ 7 / 2 }}{{ -7 % 3 }}{{ 2 ** 5 }}{{ 3.0 }}{{ 1e20 }}{{ 10|float }}{{ '3'|int + 1 }}{{ 2.5|round }}{{ [3, 1, 2]|sort|sum }}{{ [1, 2]|max }}{{ 1 < 2 < 3 }}",
+    "namespaces": "{% set ns = namespace(a=1, list=[]) %}{% for m in messages %}{% set ns.a = ns.a + loop.index %}{% set ns.list = ns.list + [m.role] %}{% endfor %}{{ ns.a }}{{ ns.list }}",
+    "white space": "  {%- if true -%}  a {%+ if true %} b {% endif %}\n  {# c #}\n d\n\n{%- endif %}\n{% raw %}{{ x }}{% endraw %}\n",
+    "batches": "{% for row in messages|batch(2, 'x') %}{{ row|length }}{% endfor %}{{ messages|slice(2)|map('length')|list }}{{ range(2, 8, 3)|list }}{{ joiner(',')() }}{{ cycler('a', 'b').next() }}",
+    "reasoning": "{% for m in messages %}{{ m.reasoning_content }}|{{ m.thinking }}|{{ m.reasoning }};{% endfor %}",
+    "escapes": "{{ '<a href=\"x\">&'|e }}{{ '<b>'|safe }}{{ '<c>'|urlencode }}{{ '\\u00e9\\x41\\t' }}",
+    "time": "{{ strftime_now('%d %b %Y')|length }}{{ strftime_now('%Y-%m-%d')[:2] }}",
+    "refusal": "{% if messages|length > 1 %}{{ raise_exception('No: ' ~ messages|length) }}{% endif %}",
+}
+THOUGHTS = [{"role": "assistant", "content": "4", "reasoning": "2 + 2"}, {"role": "assistant", "content": "5", "thinking": "2 + 3", "reasoning_content": "3 + 2"},
+            {"role": "assistant", "content": "6", "reasoning_content": "3 + 3"}]
+CONVERSATIONS["everything"] = ([SYSTEM, USER, CALL, RESULT, *THOUGHTS, USER], {"tools": TOOLS})
+TEMPLATES |= CONSTRUCTS
+
+
+def real_templates() -> list[Path]:
+    return sorted(Path(os.environ["HRUN_TEMPLATES"]).glob("*.jinja")) if os.environ.get("HRUN_TEMPLATES") else []
+
+
+def compare(source: str) -> tuple[int, int]:
+    """Conversations that both renderers take, and that both refuse; fails where they differ."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    template = ChatTemplate(TEMPLATES[name])
-    compared = 0
+    template = ChatTemplate(source)
+    taken = refused = 0
     try:
         for case, (messages, arguments) in CONVERSATIONS.items():
             given = {"add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>", **arguments}
+            rest = {k: v for k, v in given.items() if k not in ("tools", "add_generation_prompt")}
             try:
-                tools = given.get("tools")
-                rest = {k: v for k, v in given.items() if k not in ("tools", "add_generation_prompt")}
-                want = render_jinja_template([messages], tools=tools, chat_template=TEMPLATES[name],
+                want = render_jinja_template([messages], tools=given.get("tools"), chat_template=source,
                                              add_generation_prompt=given["add_generation_prompt"], **rest)[0][0]
             except Exception:  # the template refuses this conversation
                 with pytest.raises(ChatTemplateError):
                     template.render(messages, **given)
+                refused += 1
                 continue
             assert template.render(messages, **given) == want, case
-            compared += 1
+            taken += 1
     finally:
         template.close()
-    assert compared >= 3
+    return taken, refused
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_rendered_as_transformers_renders_it(name: str) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    taken, refused = compare(TEMPLATES[name])
+    assert taken >= 3 or (name == "refusal" and refused)
+
+
+def test_the_templates_of_a_folder() -> None:
+    """HRUN_TEMPLATES names a folder of real models' templates, *.jinja; they are not part of this repository."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    paths = real_templates()
+    if not paths:
+        pytest.skip("HRUN_TEMPLATES names no folder with *.jinja files")
+    different = []
+    for path in paths:
+        try:
+            compare(path.read_text())
+        except (AssertionError, ChatTemplateError) as error:
+            different.append(f"{path.name}: {error}")
+    assert not different, different

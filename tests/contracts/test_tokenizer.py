@@ -17,7 +17,7 @@ from hrun import ArgumentError, ModelFileError, Tokenizer, UnsupportedModelError
 from hrun._core import GGUFFile
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 from hrun.stream import Utf8Decoder
-from hrun.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, byte_alphabet
+from hrun.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, byte_alphabet
 
 VOCABULARIES = ["bert-bge", "deepseek-coder", "deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "mpt", "phi-3", "qwen2", "starcoder"]
 
