@@ -115,36 +115,86 @@ def test_weights_are_those_of_the_definition(kind: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, values, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
-def test_mxfp4_experts_of_gpt_oss(tmp_path: Path) -> None:
-    """The same file, but for fp4's rounding, from the experts in bf16 and from their MXFP4 form."""
+FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def gpt_oss(folder: Path) -> tuple[Arrays, Arrays]:
+    """The tensors of a tiny checkpoint with its experts in float32, and with the same in MXFP4."""
     pytest.importorskip("transformers", reason="transformers is not installed")
     from safetensors.numpy import load_file
     from tiny_transformers import write_checkpoint
 
-    write_checkpoint("gpt-oss", tmp_path / "hf")
-    path = tmp_path / "hf" / "model.safetensors"
-    tensors: Arrays = {name: ("F32", values) for name, values in load_file(path).items()}
+    write_checkpoint("gpt-oss", folder)
+    tensors: Arrays = {name: ("F32", values) for name, values in load_file(folder / "model.safetensors").items()}
     rng = np.random.default_rng(2)
-    table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
     plain: Arrays = dict(tensors)
     for name in [n for n in tensors if n.endswith(("gate_up_proj", "down_proj"))]:
         experts, inputs, outputs = tensors.pop(name)[1].shape
         codes = rng.integers(0, 16, (experts, outputs, inputs // 32, 32)).astype(np.uint8)
         scales = rng.integers(120, 126, (experts, outputs, inputs // 32)).astype(np.uint8)
-        weight = table[codes] * 2.0 ** (scales[..., None].astype(float) - 127)
+        weight = FP4[codes] * 2.0 ** (scales[..., None].astype(float) - 127)
         plain[name] = ("F32", np.ascontiguousarray(weight.reshape(experts, outputs, inputs).swapaxes(1, 2).astype(np.float32)))
         tensors[f"{name}_blocks"] = ("U8", codes[..., 0::2] | (codes[..., 1::2] << 4))
         tensors[f"{name}_scales"] = ("U8", scales)
+    return plain, tensors
+
+
+def store(folder: Path, tensors: Arrays, method: str | None) -> None:
+    write(folder / "model.safetensors", tensors)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = None if method is None else {"quant_method": method}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_mxfp4_experts_of_gpt_oss(tmp_path: Path) -> None:
+    """The same file from the experts in float32 and from their MXFP4 form."""
     files = []
-    for i, (stored, settings) in enumerate(((plain, None), (tensors, {"quant_method": "mxfp4"}))):
-        write(path, stored)
-        config = json.loads((tmp_path / "hf" / "config.json").read_text())
-        config["quantization_config"] = settings
-        (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    for i, (stored, method) in enumerate(zip(gpt_oss(tmp_path / "hf"), (None, "mxfp4"))):
+        store(tmp_path / "hf", stored, method)
         files.append(tmp_path / f"{i}.gguf")
         write_plan(make_plan(open_source(tmp_path / "hf"), PlanOptions("f32")), files[-1])
     first, second = ({t.name: t.data.tobytes() for t in _core.GGUFFile(str(f)).tensors} for f in files)
     assert first == second
+
+
+def formats_of(path: Path) -> dict[str, str]:
+    return {t.name: t.format for t in _core.GGUFFile(str(path)).tensors if "exps.weight" in t.name}
+
+
+def test_mxfp4_blocks_are_taken_over_bit_for_bit(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    plain, coded = gpt_oss(tmp_path / "hf")
+    store(tmp_path / "hf", plain, None)
+    write_plan(make_plan(open_source(tmp_path / "hf"), PlanOptions("f32")), tmp_path / "f32.gguf")
+    with pytest.raises(_core.ArgumentError, match="'mxfp4' is only taken over from a source that has it"):
+        make_plan(open_source(tmp_path / "hf"), PlanOptions("mxfp4"))
+    store(tmp_path / "hf", coded, "mxfp4")
+    source = open_source(tmp_path / "hf")
+    write_plan(make_plan(source, PlanOptions("mxfp4")), tmp_path / "mxfp4.gguf")
+    want = {t.name: t for t in _core.GGUFFile(str(tmp_path / "f32.gguf")).tensors}
+    compared = 0
+    for tensor in _core.GGUFFile(str(tmp_path / "mxfp4.gguf")).tensors:
+        if "exps.weight" not in tensor.name:
+            assert tensor.format in ("f32", "q8_0", "q6_k"), tensor.name
+            continue
+        assert tensor.format == "mxfp4"
+        values = want[tensor.name].data.view(np.float32) + np.float32(0)  # GGUF's format has no negative zero
+        cols = tensor.shape[0]
+        assert _core.decode("mxfp4", tensor.data, values.size // cols, cols).tobytes() == values.tobytes()
+        theirs = gguf.quants.dequantize(tensor.data.reshape(-1, cols // 32 * 17), gguf.GGMLQuantizationType.MXFP4)
+        assert theirs.astype(np.float32).tobytes() == values.tobytes()
+        compared += 1
+    assert compared >= 3
+
+    # A file of such width or more keeps them; a narrower one and one of floats do not; and so it is from the GGUF on.
+    for origin in (tmp_path / "hf", tmp_path / "mxfp4.gguf"):
+        for name, kept in (("q8_0", True), ("rtq3", False), ("f16", False)):
+            write_plan(make_plan(open_source(origin), PlanOptions(name)), tmp_path / "other.gguf")
+            assert set(formats_of(tmp_path / "other.gguf").values()) == {"mxfp4" if kept else name}, (origin, name)
+    options = PlanOptions("rtq3", tensor_types=[("ffn_down_exps", "mxfp4"), ("ffn_up_exps", "q8_0")])
+    write_plan(make_plan(source, options), tmp_path / "mixed.gguf")
+    for name, found in formats_of(tmp_path / "mixed.gguf").items():
+        assert found == ("mxfp4" if "down" in name else "q8_0" if "up" in name else "rtq3")
 
 
 @pytest.mark.parametrize(("settings", "message"), [

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     from hrun.convert import encodable_formats
+    from hrun.convert.source import NATIVE_FORMATS
 
     names = encodable_formats()
     parser = argparse.ArgumentParser(
@@ -36,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", "--outfile", metavar="OUT", type=Path,
                         help="file to write (default: the source's name and the type, in the current folder)")
     parser.add_argument("--type", "--outtype", metavar="TYPE", dest="format", type=_format_name,
-                        help=f"format of the weights: {', '.join(names)} (needed unless there is a target or a plan)")
+                        help=f"format of the weights: {', '.join(names)}; of weights that the source has "
+                             f"in it, {', '.join(NATIVE_FORMATS)} (needed unless there is a target or a plan)")
     parser.add_argument("--tensor-type", metavar="REGEX=TYPE", action="append", default=[], type=_tensor_type,
                         help="format of the tensors in whose name REGEX is found; may be repeated, the first match wins")
     parser.add_argument("--token-embedding-type", metavar="TYPE", type=_format_name, help="format of the token embedding")

@@ -9,8 +9,11 @@ The rules, first match wins:
      Measured on the demo checkpoint, layers in RTQ3, tied embedding (15 % of the weights) in F16 / Q8_0 / Q6_K / Q5_K / Q4_K /
      RTQ3: KL divergence 0.0268 / 0.0269 / 0.0270 / 0.0277 / 0.0310 / 0.0424 at 4.99 / 3.88 / 3.59 / 3.43 / 3.29 / 3.07 bits per
      weight of the file;
-  6. the format of the file.
-A format that cannot hold the tensor's rows is replaced by the smallest one that can and is at least as wide.
+  6. a tensor in the format in which the model was trained (MXFP4) keeps its blocks in a file of that width or more, floats
+     excepted: they are exact, and smaller;
+  7. the format of the file.
+A format that cannot hold the tensor's rows is replaced by the smallest one that can and is at least as wide; one that is only
+taken over from the source, by Q8_0 in other tensors.
 """
 
 from __future__ import annotations
@@ -24,10 +27,11 @@ from hrun import _core
 from hrun._core import ArgumentError
 
 from .folder import shown
-from .source import Source, SourceTensor
+from .source import NATIVE_FORMATS, Source, SourceTensor
 
 _GUARD_FORMATS = ("q6_k", "q8_0")
 _GUARD_BELOW_BITS = 6.0
+_BESIDE_NATIVE = "q8_0"
 
 
 @dataclass(frozen=True)
@@ -94,20 +98,24 @@ def encodable_formats() -> list[str]:
     return [info.name for info in _core.formats() if info.encodable]
 
 
-def find_format(name: str) -> Any:
-    """FormatInfo of an encodable format, by name in any case.  Raises ArgumentError."""
+def find_format(name: str, source: Source | None = None) -> Any:
+    """FormatInfo of a format, by name in any case, that is encoded or, of a source's tensors, taken over; source None: of any.
+
+    Raises ArgumentError."""
     for info in _core.formats():
         if info.name == name.lower():
-            if info.encodable:
+            taken_over = info.name in NATIVE_FORMATS and (source is None or any(t.native for t in source.tensors))
+            if info.encodable or taken_over:
                 return info
-            raise ArgumentError(f"format '{name}' can be read but not written; written are {', '.join(encodable_formats())}")
+            why = f"is only taken over from a source that has it, which {source.path} has not" if source and info.name in NATIVE_FORMATS else "can be read but not written"
+            raise ArgumentError(f"format '{name}' {why}; written are {', '.join(encodable_formats())}")
     raise ArgumentError(f"unknown format '{shown(name)}'; written are {', '.join(encodable_formats())}")
 
 
 def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
     """Chooses every tensor's format.  Raises ArgumentError (unknown format, bad or unmatched pattern)."""
-    wanted = find_format(options.format)
-    patterns = [(_compiled(pattern), find_format(name)) for pattern, name in options.tensor_types]
+    wanted = find_format(options.format, source)
+    patterns = [(_compiled(pattern), find_format(name, source)) for pattern, name in options.tensor_types]
     guard = _guard_format(wanted)
     by_role = {}
     if source.embedding is not None and options.embedding_format is not None:
@@ -137,6 +145,9 @@ def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
             chosen, reason = find_format(options.allocation[tensor.name]), "allocated"
         elif not options.pure and guard is not None and tensor.name in (source.embedding, source.head):
             chosen, reason = guard, "head" if tensor.name == source.head else "embedding" if source.head else "embedding and head"
+        elif tensor.native and not wanted.is_float and wanted.bits_per_weight >= _bits_per_weight(tensor.format):
+            chosen = find_format(tensor.format)
+            reason = "" if chosen.name == wanted.name else "as the model was trained"
         planned.append(_fitted(tensor, chosen, reason))
     for i, (pattern, _) in enumerate(patterns):
         if i not in matched:
@@ -149,6 +160,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise ArgumentError(f"--tensor-type {shown(pattern)}: not a regular expression: {error}") from None
+
+
+def _bits_per_weight(name: str) -> float:
+    return next(float(info.bits_per_weight) for info in _core.formats() if info.name == name)
 
 
 def _guard_format(wanted: Any) -> Any | None:
@@ -165,6 +180,9 @@ def _fitted(tensor: SourceTensor, wanted: Any, reason: str) -> PlannedTensor:
     A plain format is not replaced by a rotated one: the file must stay readable by others.
     """
     chosen = wanted
+    if not wanted.encodable and not (tensor.native and tensor.format == wanted.name):
+        wanted = chosen = find_format(_BESIDE_NATIVE)
+        reason = reason or "not so in the source"
     if not wanted.row_ok(tensor.cols):
         fitting = [info for info in _core.formats() if info.encodable and info.row_ok(tensor.cols)
                    and info.bits_per_weight >= wanted.bits_per_weight and (wanted.rotated or not info.rotated)]

@@ -26,6 +26,7 @@ from hrun._core import ModelFileError, UnsupportedModelError
 from .config_object import ConfigObject
 from .folder import shown
 from .safetensors_file import StoredTensor
+from .source import NATIVE_FORMATS
 from .transforms import Floats, Stored
 
 _METHODS = ("gptq", "awq", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp4")
@@ -41,7 +42,8 @@ _KEPT_MATRICES = 2
 class Decoded:
     """A tensor that is decoded, one outermost slice at a time: decode(i) is the slice as float32 [rows, cols].
 
-    shape: [rows, cols] or [slices, rows, cols].
+    shape: [rows, cols] or [slices, rows, cols].  blocks(i): the slice's columns in blocks of GGUF's format of that name, uint8
+    [cols, bytes], where they can be taken over without loss.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Decoded:
     shape: tuple[int, ...]
     format: str
     decode: Callable[[int], Floats]
+    blocks: Callable[[int], npt.NDArray[np.uint8]] | None = None
 
     def rows(self, first: int, last: int, cols: int) -> Floats:
         per_slice = self.shape[-2]
@@ -93,7 +96,9 @@ def plain_weights(stored: dict[str, StoredTensor], config: ConfigObject, notes: 
     out.update({name: tensor for name, tensor in stored.items() if name not in used})
     if not count:
         raise ModelFileError(f"{config.path}: 'quantization_config' says '{shown(method)}', but no tensor is coded that way")
-    notes.append(f"the checkpoint is already quantized ({method}, {count} tensors); coding it again adds to its error: convert from the "
+    notes.append(f"{count} tensors are in {method.upper()}: kept as they are in files of such width or more, else coded again"
+                 if method in NATIVE_FORMATS else
+                 f"the checkpoint is already quantized ({method}, {count} tensors); coding it again adds to its error: convert from the "
                  "original where you have it")
     return out
 
@@ -259,4 +264,14 @@ def _mxfp4(base: str, blocks: StoredTensor, stored: dict[str, StoredTensor]) -> 
         values[..., 0::2], values[..., 1::2] = _FP4[codes & 15], _FP4[codes >> 4]
         return np.ldexp(values, exponent[..., None]).reshape(out_rows, groups * 32).T
 
-    return Decoded(base, blocks.shown_path, (experts, groups * 32, out_rows), "mxfp4", decode), [base + "_blocks", base + "_scales"]
+    def gguf_blocks(expert: int) -> npt.NDArray[np.uint8]:
+        """The scale first, and weights i and i + 16 in a byte instead of 2i and 2i + 1."""
+        pairs = blocks.file.read_slice(blocks, expert, np.uint8)
+        codes = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(out_rows, groups, 32)
+        out = np.empty((out_rows, groups, 17), np.uint8)
+        out[..., 0] = scales.file.read_slice(scales, expert, np.uint8)
+        out[..., 1:] = codes[..., :16] | (codes[..., 16:] << 4)
+        return out.reshape(out_rows, groups * 17)
+
+    plain = Decoded(base, blocks.shown_path, (experts, groups * 32, out_rows), "mxfp4", decode, gguf_blocks)
+    return plain, [base + "_blocks", base + "_scales"]

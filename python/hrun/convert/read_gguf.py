@@ -14,7 +14,7 @@ from hrun._core import ModelFileError, UnsupportedModelError
 
 from .data_file import DataFile
 from .folder import shown
-from .source import Entry, Source, SourceTensor
+from .source import NATIVE_FORMATS, Entry, Source, SourceTensor
 
 # What describes the coding of the source, not the model; the writer states its own.
 _DROPPED = ("general.file_type", "general.quantization_version", "general.quantized_by", "general.alignment")
@@ -35,7 +35,7 @@ def read_gguf(path: Path) -> Source:
     formats = {info.name: info for info in _core.formats()}
     paths = [path, *_other_parts(path, metadata)]  # plan_model() found them all beside the first
     files = [file, *(_core.GGUFFile(str(p)) for p in paths[1:])]
-    requantized = sorted({t.format for f in files for t in f.tensors if not formats[t.format].is_float})
+    requantized = sorted({t.format for f in files for t in f.tensors if not (formats[t.format].is_float or t.format in NATIVE_FORMATS)})
     if requantized:
         notes.append(f"the source is already quantized ({', '.join(requantized)}); coding it again adds to its error: "
                      "convert from the original where you have it")
@@ -81,4 +81,4 @@ def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTe
 
     kept = format_info.is_float and re.search(r"\.bias$|ffn_gate_inp|position_embd", str(info.name)) is not None
     return SourceTensor(info.name, tuple(info.shape), format_name, read_rows, origin=f"{path}: {shown(info.name)}", kept=kept,
-                        read_bytes=lambda: data.read(offset, (n_bytes,), np.uint8))
+                        read_bytes=lambda: data.read(offset, (n_bytes,), np.uint8), native=format_name in NATIVE_FORMATS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from hrun._core import ModelFileError, UnsupportedModelError
 from .folder import PICKLE_SENTENCE, ModelFolder, json_type, shown
 from .hf_config import HFConfig, read_config
 from .hf_tokenizer import read_tokenizer
-from .quantized_checkpoint import plain_weights
+from .quantized_checkpoint import Decoded, plain_weights
 from .safetensors_file import SafetensorsFile, StoredTensor
 from .source import Entry, Source, SourceTensor
-from .transforms import TRANSFORMS, Stored, Target, plain_shape, stacked
+from .transforms import CODED_ROWS, TRANSFORMS, Stored, Target, plain_shape, stacked
 
 _CONFIG_LIMIT = 64 << 20  # bytes
 _INDEX_LIMIT = 256 << 20
@@ -225,5 +226,16 @@ def _tensor(rule: Any, gguf_name: str, parts: list[Stored], sizes: dict[str, int
     read = made[0][0] if len(made) == 1 else stacked([reader for reader, _ in made], rows)
     step = made[0][1]
     shape_written = tuple(reversed(plain_shape(whole)))
-    return SourceTensor(gguf_name, shape_written, parts[0].format, read, row_step=step,
-                        origin=f"{parts[0].shown_path}: {shown(parts[0].name)}", kept=vector or rule.role in _KEPT)
+    read_blocks = _blocks(parts[0], rule.transform, slices) if len(parts) == 1 else None
+    return SourceTensor(gguf_name, shape_written, parts[0].format, read, row_step=step, read_bytes=read_blocks,
+                        origin=f"{parts[0].shown_path}: {shown(parts[0].name)}", kept=vector or rule.role in _KEPT,
+                        native=read_blocks is not None)
+
+
+def _blocks(stored: Stored, transform: str, slices: int) -> Callable[[], npt.NDArray[np.uint8]] | None:
+    """The reader of the tensor's own blocks, where it has such as GGUF knows."""
+    rows = CODED_ROWS.get(transform)
+    if rows is None or not isinstance(stored, Decoded) or stored.blocks is None:
+        return None
+    blocks = stored.blocks
+    return lambda: np.concatenate([blocks(i)[rows].reshape(-1) for i in range(slices)])

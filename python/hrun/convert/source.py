@@ -24,6 +24,10 @@ class Entry:
     value: Value
 
 
+# Formats in which models are published by those who trained them.
+NATIVE_FORMATS = ("mxfp4",)
+
+
 class RowReader(Protocol):
     def __call__(self, first: int, last: int) -> npt.NDArray[np.float32]:
         """Rows first to last (exclusive) as C-contiguous float32 [last - first, cols]; callable from any thread."""
@@ -36,6 +40,7 @@ class SourceTensor:
     shape: GGUF order, shape[0] is the row length.  format: the name of its format in the source.  read_rows: see RowReader;
     slices must start and end at multiples of `row_step`.  read_bytes: the tensor's own blocks, where the source has blocks.
     origin: file and name in the source, for messages.  kept: not to be coded in few bits, whatever the file's format.
+    native: its format is the one that the model was trained in, so that these blocks are the original.
     """
 
     name: str
@@ -46,6 +51,7 @@ class SourceTensor:
     row_step: int = 1
     read_bytes: Callable[[], npt.NDArray[np.uint8]] | None = None
     kept: bool = False
+    native: bool = False
 
     @property
     def cols(self) -> int:

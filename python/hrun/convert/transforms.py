@@ -138,6 +138,11 @@ TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target]
     "latent_values": (_latent_shape, _latent_values),
 }
 
+# Of a tensor whose columns are coded (quantized_checkpoint.py): the columns that a transform keeps, as rows.
+CODED_ROWS: dict[str, slice] = {
+    "transpose": slice(None), "even_rows_transposed": slice(0, None, 2), "odd_rows_transposed": slice(1, None, 2),
+}
+
 
 def stacked(readers: list[Reader], rows: int) -> Reader:
     """Rows of several tensors of `rows` rows each, one after the other."""

@@ -157,7 +157,7 @@ def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: 
 
 def _check_weights(planned: PlannedTensor, weights: npt.NDArray[np.float32], first_row: int) -> None:
     """Raises ConversionError that names the first weight that is not finite or beyond the format's range."""
-    limit = planned.format.max_weight
+    limit = planned.format.max_weight if planned.format.encodable else np.finfo(np.float32).max
     if weights.size == 0 or (weights.min() >= -limit and weights.max() <= limit):  # false if any is NaN
         return
     row, col = np.argwhere(~(np.abs(weights) <= limit))[0]
