@@ -186,6 +186,38 @@ HRUN_HD void fence() { HRUN_CUDA(__threadfence(), (void)0); }
 
 HRUN_HD float fused_multiply_add(float a, float b, float c) { return HRUN_CUDA(__fmaf_rn(a, b, c), a * b + c); }
 
+// 2^x to 2 in 2^23 relative; 2^-infinity is 0, results below the smallest normal number may be 0.
+HRUN_HD float exp2_fast(float x) {
+  float r = x;
+#if defined(__CUDA_ARCH__)
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+#endif
+  return r;
+}
+
+// Two fp16 values in a word, the first in the low half: narrowed to nearest even, and widened.
+HRUN_HD uint32_t two_halves(float low, float high) {
+  uint32_t r = 0;
+#if defined(__CUDA_ARCH__)
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+#endif
+  return r;
+}
+HRUN_HD float low_half(uint32_t word) {
+  float r = 0;
+#if defined(__CUDA_ARCH__)
+  asm("{ .reg .f16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l; }" : "=f"(r) : "r"(word));
+#endif
+  return r;
+}
+HRUN_HD float high_half(uint32_t word) {
+  float r = 0;
+#if defined(__CUDA_ARCH__)
+  asm("{ .reg .f16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h; }" : "=f"(r) : "r"(word));
+#endif
+  return r;
+}
+
 #else  // the host: what each of them means
 
 HRUN_HD int thread() { return emulation::fiber().thread; }
@@ -328,6 +360,14 @@ HRUN_HD uint32_t count_up(uint32_t* counter) { return (*counter)++; }
 HRUN_HD void fence() {}
 HRUN_HD float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
+HRUN_HD float exp2_fast(float x) { return __builtin_exp2f(x); }
+
+HRUN_HD uint32_t two_halves(float low, float high) {
+  return static_cast<uint32_t>(fp32_to_fp16(low)) | static_cast<uint32_t>(fp32_to_fp16(high)) << 16;
+}
+HRUN_HD float low_half(uint32_t word) { return fp16_to_fp32(static_cast<uint16_t>(word)); }
+HRUN_HD float high_half(uint32_t word) { return fp16_to_fp32(static_cast<uint16_t>(word >> 16)); }
+
 #endif
 
 // Made of the above.
@@ -354,11 +394,6 @@ HRUN_HD float warp_max(float v) {
 HRUN_HD int warp_sum(int v) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
   return v;
-}
-
-// Two fp16 values in a word, the first in the low half.
-HRUN_HD uint32_t two_halves(float low, float high) {
-  return static_cast<uint32_t>(fp32_to_fp16(low)) | static_cast<uint32_t>(fp32_to_fp16(high)) << 16;
 }
 
 }  // namespace hrun::gpu

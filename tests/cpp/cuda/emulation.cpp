@@ -111,6 +111,9 @@ struct Bytes : Kernel {
     if (dot4(0xff017f80, 0x02030405, 10) != 10 - 2 + 3 + 127 * 4 - 128 * 5) *ok = false;
     if (ballot(lane() % 3 == 0) != 0x49249249) *ok = false;
     if (warp_sum(lane()) != 496) *ok = false;
+    const uint32_t halves = two_halves(1.0f + 0x1p-11f, -0x1p-24f);  // a tie goes to even; a subnormal
+    if (halves != 0x80013c00 || low_half(halves) != 1.0f || high_half(halves) != -0x1p-24f) *ok = false;
+    if (exp2_fast(-3) != 0.125f || exp2_fast(bits_to_float(0xff800000u)) != 0) *ok = false;
   }
 };
 

@@ -1,0 +1,85 @@
+// What the attention kernels share: their arguments, which positions a query sees, and how parts of a softmax are joined.
+//
+// Scores live in the domain of powers of two: u = log2(e) * score, and a part of the positions leaves per query
+//   m  the largest u, l  the sum of 2^(u - m), o  the values weighted with 2^(u - m).
+// Parts join in order of positions: M = max m, then the sums of 2^(m - M) l and 2^(m - M) o.  A sink adds 2^(sink - M) to l.
+#pragma once
+
+#include "backend/backend.h"
+#include "cuda/device/thread.h"
+#include "cuda/kernels/attention.h"
+
+namespace hrun::gpu {
+
+inline constexpr float kLog2E = 1.44269504088896341f;
+HRUN_HD float minus_infinity() { return bits_to_float(0xff800000u); }
+HRUN_HD float largest_of(float a, float b) { return a > b ? a : b; }
+
+struct AttentionTask {
+  FloatView q, out;
+  const void* k;
+  const void* v;
+  bool half_k, half_v;  // fp16, else fp32
+  int64_t capacity;
+  int n_heads, group;   // group: query heads per kv head
+  int k_dim, v_dim;
+  Position first;
+  float scale, soft_cap;
+  int64_t window;
+  const float* sinks;
+  int n_splits;         // 1: out is written, else partial
+  float* values;        // [n_splits][n_queries][v_dim], query = token * n_heads + head
+  float* sums;          // [n_splits][n_queries][2]: m and l; with m = -infinity the values are not written
+
+  HRUN_HD int64_t n_queries() const { return q.rows * n_heads; }
+  HRUN_HD int64_t position_of(int64_t token) const { return *first.base + first.offset + token; }
+  HRUN_HD int64_t first_visible(int64_t position) const {
+    return window > 0 && position + 1 > window ? position + 1 - window : 0;
+  }
+  // c tanh(s / c) = c (1 - 2 / (1 + e^(2 s / c)))
+  HRUN_HD float capped(float score) const {
+    const float e = exp2_fast(2 * kLog2E * (score / soft_cap));
+    return soft_cap * (1 - 2 / (1 + e));
+  }
+  HRUN_HD float* values_at(int split, int64_t query) const { return values + (split * n_queries() + query) * v_dim; }
+  HRUN_HD float* sums_at(int split, int64_t query) const { return sums + (split * n_queries() + query) * 2; }
+};
+
+// 2^(m - top), 0 for a part that saw nothing.
+HRUN_HD float join_factor(float m, float top) { return m == minus_infinity() ? 0.0f : exp2_fast(m - top); }
+
+// The whole of one query from its parts: a block per query.
+struct JoinParts {
+  static constexpr int kThreads = 128, kBlocks = 1, kMaxSplits = 128;
+  static constexpr const char* kName = "the join of attention's parts";
+  AttentionTask task;
+
+  HRUN_HD void operator()() const {
+    auto* const factors = reinterpret_cast<float*>(shared());  // [n_splits], then their sums
+    float* const sums = factors + kMaxSplits;
+    const int64_t query = block_x();
+    const int n = task.n_splits;
+    if (thread() < n) {
+      factors[thread()] = task.sums_at(thread(), query)[0];
+      sums[thread()] = task.sums_at(thread(), query)[1];
+    }
+    sync_block();
+    const float sink = task.sinks ? task.sinks[query % task.n_heads] * kLog2E : minus_infinity();
+    float top = sink;
+    for (int s = 0; s < n; ++s) top = largest_of(top, factors[s]);
+    float total = join_factor(sink, top);
+    for (int s = 0; s < n; ++s) total = fused_multiply_add(sums[s], join_factor(factors[s], top), total);
+    sync_block();
+    if (thread() < n) factors[thread()] = join_factor(factors[thread()], top);
+    sync_block();
+    float* const out = task.out.row(query / task.n_heads) + query % task.n_heads * task.v_dim;
+    for (int i = thread(); i < task.v_dim; i += kThreads) {
+      float sum = 0;
+      for (int s = 0; s < n; ++s)
+        if (factors[s] != 0) sum = fused_multiply_add(task.values_at(s, query)[i], factors[s], sum);
+      out[i] = sum / total;
+    }
+  }
+};
+
+}  // namespace hrun::gpu

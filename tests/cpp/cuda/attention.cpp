@@ -1,0 +1,196 @@
+// Attention on the device against sums in double and against the CPU backend.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "backend/backend.h"
+#include "cases.h"
+#include "cuda/kernels/attention.h"
+#include "formats/list.h"
+
+using namespace hrun;
+using namespace hrun::gpu;
+
+namespace {
+
+enum class Values { normal, large_scores, all_equal, one_hot, tiny, wide };
+
+struct Case {
+  FormatId k_format = F16::kId, v_format = F16::kId;
+  int n_heads, n_kv_heads, k_dim, v_dim;
+  int64_t n_tokens, position;
+  int64_t window = 0;
+  float soft_cap = 0;
+  bool sinks = false;
+  Values values = Values::normal;
+  int64_t bound = 0;  // extra positions that the launch allows for
+};
+
+std::string describe(const Case& c) {
+  return format("{}/{} heads of {}/{}, {} tokens at {}, window {}, cap {}, sinks {}, values {}, formats {}/{}, bound +{}", c.n_heads, c.n_kv_heads, c.k_dim,
+                c.v_dim, c.n_tokens, c.position, c.window, c.soft_cap, c.sinks, static_cast<int>(c.values), c.k_format, c.v_format, c.bound);
+}
+
+float rounded(FormatId format, float v) { return format == F16::kId ? fp16_to_fp32(fp32_to_fp16(v)) : v; }
+
+// [kv_head][position][dim] as the cache has it; what is beyond the last position is NaN.
+std::vector<uint8_t> as_cache(FormatId format, const std::vector<float>& values) {
+  std::vector<uint8_t> bytes(values.size() * (format == F16::kId ? 2 : 4));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint16_t half = fp32_to_fp16(values[i]);
+    if (format == F16::kId) memcpy(&bytes[2 * i], &half, 2);
+    else memcpy(&bytes[4 * i], &values[i], 4);
+  }
+  return bytes;
+}
+
+struct Worst {
+  double oracle = 0, cpu = 0;
+};
+
+// The largest difference to `want`, relative to the largest value of the head.
+double difference(const std::vector<float>& got, const std::vector<double>& want, size_t dim) {
+  double worst = 0;
+  for (size_t at = 0; at < want.size(); at += dim) {
+    double size = 0, off = 0;
+    for (size_t i = at; i < at + dim; ++i) {
+      size = std::max(size, std::fabs(want[i]));
+      off = std::max(off, std::isnan(got[i]) ? HUGE_VAL : std::fabs(got[i] - want[i]));
+    }
+    worst = std::max(worst, off / std::max(size, 1e-30));
+  }
+  return worst;
+}
+
+Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance) {
+  Random random(seed);
+  const int64_t end = c.position + c.n_tokens, capacity = end + random.below(70);
+  const int group = c.n_heads / c.n_kv_heads;
+  const int64_t q_cols = c.n_heads * c.k_dim, o_cols = c.n_heads * c.v_dim, q_stride = q_cols + 4, o_stride = o_cols + 12;
+  std::vector<float> q = random.normals(static_cast<size_t>(c.n_tokens * q_stride));
+  std::vector<float> k = random.normals(static_cast<size_t>(c.n_kv_heads * capacity * c.k_dim)), v = random.normals(static_cast<size_t>(c.n_kv_heads * capacity * c.v_dim));
+  float scale = 1 / std::sqrt(static_cast<float>(c.k_dim));
+  switch (c.values) {
+    case Values::normal: break;
+    case Values::large_scores: for (float& x : q) x *= 40; break;
+    case Values::all_equal: std::fill(k.begin(), k.end(), 0.5f); break;
+    case Values::one_hot:
+      for (size_t i = 0; i < k.size(); ++i) k[i] = i / static_cast<size_t>(c.k_dim) % 37 == 5 ? 60 * k[i] : 0;
+      break;
+    case Values::tiny:
+      for (float& x : q) x *= 1e-20f;
+      scale *= 1e20f;
+      break;
+    case Values::wide:  // values over many powers of two, in each of the three
+      for (float& x : q) x *= std::exp2(static_cast<float>(random.below(24) - 16));
+      for (float& x : k) x *= std::exp2(static_cast<float>(random.below(12) - 8));
+      for (float& x : v) x *= std::exp2(static_cast<float>(random.below(20) - 10));
+      scale *= 0.1f;
+      break;
+  }
+  for (int h = 0; h < c.n_kv_heads; ++h) {
+    for (int64_t i = (h * capacity + end) * c.k_dim; i < (h + 1) * capacity * c.k_dim; ++i) k[static_cast<size_t>(i)] = std::nanf("");
+    for (int64_t i = (h * capacity + end) * c.v_dim; i < (h + 1) * capacity * c.v_dim; ++i) v[static_cast<size_t>(i)] = std::nanf("");
+  }
+  for (float& x : k) x = rounded(c.k_format, x);
+  for (float& x : v) x = rounded(c.v_format, x);
+  std::vector<float> sinks = random.normals(static_cast<size_t>(c.n_heads), 3);
+  if (c.n_heads > 1) sinks[1] = -HUGE_VALF;
+
+  std::vector<double> want(static_cast<size_t>(c.n_tokens * o_cols));
+  std::vector<double> scores(static_cast<size_t>(end));
+  for (int64_t t = 0; t < c.n_tokens; ++t)
+    for (int h = 0; h < c.n_heads; ++h) {
+      const int64_t last = c.position + t, begin = c.window > 0 ? std::max<int64_t>(0, last + 1 - c.window) : 0, plane = h / group * capacity;
+      double top = c.sinks ? sinks[static_cast<size_t>(h)] : -HUGE_VAL;
+      for (int64_t p = begin; p <= last; ++p) {
+        double dot = 0;
+        for (int i = 0; i < c.k_dim; ++i) dot += static_cast<double>(q[static_cast<size_t>(t * q_stride + h * c.k_dim + i)]) * k[static_cast<size_t>((plane + p) * c.k_dim + i)];
+        dot *= scale;
+        if (c.soft_cap != 0) dot = c.soft_cap * std::tanh(dot / c.soft_cap);
+        scores[static_cast<size_t>(p)] = dot;
+        top = std::max(top, dot);
+      }
+      double sum = c.sinks ? std::exp(sinks[static_cast<size_t>(h)] - top) : 0;
+      double* const out = &want[static_cast<size_t>(t * o_cols + h * c.v_dim)];
+      for (int64_t p = begin; p <= last; ++p) {
+        const double e = std::exp(scores[static_cast<size_t>(p)] - top);
+        sum += e;
+        for (int i = 0; i < c.v_dim; ++i) out[i] += e * v[static_cast<size_t>((plane + p) * c.v_dim + i)];
+      }
+      for (int i = 0; i < c.v_dim; ++i) out[i] /= sum;
+    }
+
+  const std::vector<uint8_t> k_bytes = as_cache(c.k_format, k), v_bytes = as_cache(c.v_format, v);
+  const OnDevice<uint8_t> k_on(gpu, k_bytes), v_on(gpu, v_bytes);
+  const OnDevice<float> q_on(gpu, q), out_on(gpu, static_cast<size_t>(c.n_tokens * o_stride)), sinks_on(gpu, sinks);
+  const OnDevice<int64_t> base(gpu, std::vector<int64_t>{c.position - 2});
+  KVLayer cache{k_on.get(), v_on.get(), c.k_format, c.v_format, capacity, c.n_kv_heads, c.k_dim, c.v_dim};
+  AttentionShape shape{c.n_heads, scale, c.window, c.soft_cap};
+  const int64_t bound = end + c.bound;
+  const size_t scratch_bytes = attention_scratch_bytes(gpu, cache, shape, c.n_tokens, bound);
+  const OnDevice<uint8_t> scratch(gpu, scratch_bytes + 1);
+  const auto attend = [&] {
+    gpu::attention(gpu, {q_on.get(), c.n_tokens, q_cols, q_stride}, cache, {base.get(), 2}, bound, shape, c.sinks ? sinks_on.get() : nullptr,
+                   {out_on.get(), c.n_tokens, o_cols, o_stride}, scratch.get());
+    const std::vector<float> wide = out_on.read();
+    std::vector<float> out;
+    for (int64_t t = 0; t < c.n_tokens; ++t) out.insert(out.end(), wide.begin() + t * o_stride, wide.begin() + t * o_stride + o_cols);
+    return out;
+  };
+  const std::vector<float> got = attend();
+  const bool expensive = c.n_tokens * end * (c.k_dim + c.v_dim) > 500000;
+  if (!expensive) expect(attend() == got, "again in another order of threads: {}", describe(c));
+
+  cache.k = const_cast<uint8_t*>(k_bytes.data());
+  cache.v = const_cast<uint8_t*>(v_bytes.data());
+  const auto sink_tensor = cpu.upload({F32::kId, 1, c.n_heads, static_cast<size_t>(c.n_heads) * 4, reinterpret_cast<const uint8_t*>(sinks.data()), "sinks"});
+  if (c.sinks) shape.sinks = sink_tensor.get();
+  std::vector<float> from_cpu(want.size());
+  cpu.attention({q.data(), c.n_tokens, q_cols, q_stride}, cache, c.position, shape, {from_cpu.data(), c.n_tokens, o_cols, o_cols});
+
+  const auto dim = static_cast<size_t>(c.v_dim);
+  const Worst worst{difference(got, want, dim), difference(got, {from_cpu.begin(), from_cpu.end()}, dim)};
+  expect(worst.oracle <= tolerance && worst.cpu <= 2 * tolerance, "{}: off by {} from double, {} from the CPU", describe(c), worst.oracle, worst.cpu);
+  return worst;
+}
+
+}  // namespace
+
+int main() {
+  Gpu gpu(0);
+  const auto cpu = make_backend({.device = "cpu", .n_threads = 1});
+  uint64_t seed = 1;
+  const auto check = [&](const Case& c, double tolerance = 1e-5) {
+    const Worst worst = run(gpu, *cpu, c, seed++, tolerance);
+    if (std::getenv("HRUN_VERBOSE")) std::printf("%.2g %.2g  %s\n", worst.oracle, worst.cpu, describe(c).c_str());
+  };
+
+  for (const int64_t position : {0, 1, 63, 64, 65, 127, 128, 129, 1000}) {
+    check({.n_heads = 4, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = 1, .position = position});
+    check({.n_heads = 6, .n_kv_heads = 2, .k_dim = 128, .v_dim = 128, .n_tokens = 2, .position = position});
+    check({.n_heads = 3, .n_kv_heads = 3, .k_dim = 80, .v_dim = 80, .n_tokens = 1, .position = position});
+  }
+  // Every format of the cache, odd sizes of heads, latent attention.
+  for (const FormatId k : {F16::kId, F32::kId})
+    for (const FormatId v : {F16::kId, F32::kId})
+      check({.k_format = k, .v_format = v, .n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 3, .position = 70});
+  for (const int dim : {32, 34, 40, 50, 72, 96, 112, 160, 192, 256, 320})
+    check({.n_heads = 2, .n_kv_heads = 1, .k_dim = dim, .v_dim = dim, .n_tokens = 2, .position = 90});
+  check({.n_heads = 4, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .n_tokens = 2, .position = 130});
+  check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 192, .v_dim = 128, .n_tokens = 2, .position = 130});
+  // Windows, caps and sinks.
+  for (const int64_t window : {1, 2, 63, 64, 65, 100})
+    for (const int64_t position : {0, 62, 63, 64, 128})
+      check({.n_heads = 4, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = 3, .position = position, .window = window, .sinks = window % 2 == 0});
+  for (const Values values : {Values::normal, Values::large_scores, Values::all_equal, Values::one_hot, Values::tiny, Values::wide}) {
+    const double tolerance = values == Values::large_scores || values == Values::one_hot ? 1e-4 : 1e-5;  // scores in the hundreds: fp32 holds them to 1e-5
+    check({.n_heads = 4, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = 2, .position = 200, .values = values}, tolerance);
+    check({.n_heads = 4, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = 2, .position = 200, .soft_cap = 30, .values = values}, 2 * tolerance);
+    check({.n_heads = 4, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = 2, .position = 200, .sinks = true, .values = values}, tolerance);
+  }
+  // A bound far above what is there: most parts see nothing.
+  check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 1, .position = 0, .bound = 4000});
+  check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 1, .position = 300, .sinks = true, .bound = 4000});
+  return failures == 0 ? 0 : 1;
+}
