@@ -23,6 +23,7 @@ DIFFERENT = {
     "gemma3": "llama.cpp takes the scale of queries from the sizes",
     "gpt-oss": "llama.cpp rounds the ends of yarn's ramp to whole pairs",
     "deepseek2, lite": "llama.cpp tells models without compressed queries by their number of layers",
+    "command-r, plus": "llama.cpp knows the norms of heads in models of 64 layers or more",
     "deepseek2": "llama.cpp ranks groups of experts by their two best",
 }
 

@@ -72,6 +72,7 @@ TINY: dict[str, Tiny] = {
     "deepseek3": Tiny("deepseek2", "DeepseekV3Config", {**_LATENT, "n_group": 4, "topk_group": 2, "num_nextn_predict_layers": 0, "rope_parameters": {
         "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 32}}),
     "command-r": Tiny("command-r", "CohereConfig", {"logit_scale": 0.5}),
+    "command-r, plus": Tiny("command-r", "CohereConfig", {"logit_scale": 0.5, "use_qk_norm": True}),
 }
 
 
@@ -89,7 +90,7 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
         for key, value in model.named_parameters():
-            if value.ndim == 1 or "sinks" in key or "bias" in key:  # norms of 1 and biases of 0 would hide mistakes
+            if value.ndim == 1 or "sinks" in key or "_norm." in key or "bias" in key:  # norms of 1 and biases of 0 would hide mistakes
                 value.add_(0.3 * torch.randn_like(value))
         for key, value in model.named_buffers():
             if "e_score_correction_bias" in key:

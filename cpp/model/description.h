@@ -16,7 +16,7 @@ enum class Role : uint8_t {
   token_embd, position_embd, output_norm, output_norm_bias, output, rope_freqs, rope_long, rope_short,
   attn_norm, attn_norm_bias, attn_qkv, attn_qkv_bias, attn_q, attn_k, attn_v, attn_q_bias, attn_k_bias, attn_v_bias,
   attn_q_norm, attn_k_norm, attn_sinks,
-  attn_q_a, attn_q_a_norm, attn_q_b, attn_kv_a, attn_kv_a_norm, attn_k_b, attn_v_b,  // latent attention
+  attn_q_a, attn_q_a_norm, attn_q_b, attn_kv_a, attn_kv_a_norm, attn_k_b, attn_v_b, attn_kv_b,  // latent attention
   attn_output, attn_output_bias, attn_post_norm,
   ffn_norm, ffn_norm_bias, ffn_gate_up, ffn_gate, ffn_up, ffn_down, ffn_gate_bias, ffn_up_bias, ffn_down_bias, ffn_post_norm,
   router, router_bias, router_correction, experts_gate, experts_up, experts_down,
@@ -30,10 +30,10 @@ constexpr bool is_layer_role(Role role) { return role >= kFirstLayerRole; }
 // A tensor's sizes in terms of the hyper-parameters.
 enum class Dim : uint8_t {
   one, embd, vocab, ctx, ff, ff_twice,
-  heads, head /* values of a key */, q /* heads * head */, k /* kv heads * head */, v, qkv, q_out /* heads * value dim */, half_rot,
+  heads, kv_heads, head /* values of a key */, q /* heads * head */, k /* kv heads * head */, v, qkv, q_out /* heads * value dim */, half_rot,
   experts, ff_expert, ff_shared,
   latent_q, latent_kv, latent_kv_rot /* latent_kv + n_rot */, latent_heads /* heads * (nope + n_rot) */, nope, latent_v,
-  latent_out /* heads * latent_v */,
+  latent_out /* heads * latent_v */, latent_expanded /* heads * (nope + latent_v) */,
   count,
 };
 

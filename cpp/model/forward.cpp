@@ -82,15 +82,17 @@ class Decoder {
     if (params_.residual_scale != 1) backend_.scale(y, static_cast<float>(params_.residual_scale));
   }
 
-  // Of whole rows, or of each head, as the weight's width says.
+  // Of whole rows, or of each head, as the weight's width says; with one weight for all heads, or one for each.
   void norm_heads(int64_t l, Role role, FloatView y, int64_t n_heads) {
-    const DeviceTensor* weight = model_.weight(l, role);
-    if (!weight) return;
+    const Weight& weights = model_.slices(l, role);
+    if (weights.empty()) return;
     const int64_t head = y.cols / n_heads;
-    const bool whole = weight->cols == y.cols;
+    const bool whole = weights.front()->cols == y.cols;
     for (int64_t h = 0; h < (whole ? 1 : n_heads); ++h) {
       const FloatView part = whole ? y : columns(y, h * head, head);
-      backend_.rms_norm(part, *weight, params_.norm_eps, part);
+      const DeviceTensor& weight = *weights[weights.size() > 1 ? static_cast<size_t>(h) : 0];
+      if (model_.description().norm == Norm::rms) backend_.rms_norm(part, weight, params_.norm_eps, part);
+      else backend_.layer_norm(part, weight, nullptr, params_.norm_eps, part);
     }
   }
 

@@ -41,11 +41,14 @@ class Model {
 
  private:
   Model(gguf::File file, ModelPlan plan, std::unique_ptr<Backend> backend);
+  Weight upload(const gguf::TensorInfo* info, Role role);
+  void split_latent(int64_t layer);
   static const DeviceTensor* first(const Weight& weight) { return weight.empty() ? nullptr : weight.front().get(); }
 
   gguf::File file_;
   ModelPlan plan_;
   std::unique_ptr<Backend> backend_;
+  std::vector<std::vector<uint8_t>> made_;  // matrices that are not in the file as they are used
   std::vector<Weight> globals_;
   std::vector<std::vector<Weight>> layers_;
 };

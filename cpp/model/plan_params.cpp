@@ -224,14 +224,12 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
 // Latent attention: the sizes of the cache replace those of the heads.
 void read_latent_attention(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   if (!description.has_role(Role::attn_kv_a)) return;
-  const gguf::File& file = keys.file();
-  if (!keys.has("attention.key_length_mla") || !keys.has("attention.value_length_mla"))
-    unsupported(file, "key '{}' is missing: the file is of a time when the latent attention was stored as attn_kv_b; convert the "
-                "original model again, or take a newer file", keys.key("attention.key_length_mla"));
   p.latent_kv = keys.count("attention.kv_lora_rank", 1, kMaxHeadDim);
   p.latent_q = keys.count_or("attention.q_lora_rank", 0, 0, kMaxWidth);
-  p.latent_k_dim = keys.count("attention.key_length_mla", 2, kMaxHeadDim);
-  p.latent_v_dim = keys.count("attention.value_length_mla", 1, kMaxHeadDim);
+  // Files from before these keys, which hold attn_kv_b, say it as of any attention.
+  const bool is_old = !keys.has("attention.key_length_mla") && !keys.has("attention.value_length_mla");
+  p.latent_k_dim = keys.count(is_old ? "attention.key_length" : "attention.key_length_mla", 2, kMaxHeadDim);
+  p.latent_v_dim = keys.count(is_old ? "attention.value_length" : "attention.value_length_mla", 1, kMaxHeadDim);
   p.n_rot = keys.count("rope.dimension_count", 2, static_cast<uint64_t>(p.latent_k_dim - 1));
   p.n_kv_heads = 1;
   p.k_dim = p.latent_kv + p.n_rot;

@@ -21,6 +21,7 @@ int64_t size_of(Dim dim, const HyperParams& p) {
     case Dim::ff: return p.n_ff;
     case Dim::ff_twice: return 2 * p.n_ff;
     case Dim::heads: return p.n_heads;
+    case Dim::kv_heads: return p.n_kv_heads;
     case Dim::head: return p.k_dim;
     case Dim::q: return p.n_heads * p.k_dim;
     case Dim::k: return p.n_kv_heads * p.k_dim;
@@ -38,6 +39,7 @@ int64_t size_of(Dim dim, const HyperParams& p) {
     case Dim::nope: return p.nope();
     case Dim::latent_v: return p.latent_v_dim;
     case Dim::latent_out: return p.n_heads * p.latent_v_dim;
+    case Dim::latent_expanded: return p.n_heads * (p.nope() + p.latent_v_dim);
     case Dim::count: break;
   }
   return 0;
@@ -100,9 +102,6 @@ const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule, co
     ++wanted;
     present += file.find_tensor(layer_name(rule.gguf_name, l)) != nullptr;
   }
-  if ((rule.role == Role::attn_k_b || rule.role == Role::attn_v_b) && present == 0)
-    unsupported(file, "tensor '{}' is missing: the file is of a time when the latent attention was stored as attn_kv_b; convert the "
-                "original model again, or take a newer file", name);
   file.fail("tensor '{}' is missing ({} of {} layers have it)", name, present, wanted);
 }
 
@@ -138,6 +137,9 @@ void check_choices(const gguf::File& file, const ModelPlan& plan) {
     if (whole == parts || parts != (p.latent_q > 0))
       file.fail("layer {} must have either tensor '{}' or, with attention.q_lora_rank, attn_q_a, attn_q_a_norm and attn_q_b", l,
                 layer_name("blk.{}.attn_q.weight", l));
+    const bool split = plan.layer(l, Role::attn_k_b) && plan.layer(l, Role::attn_v_b), joined = plan.layer(l, Role::attn_kv_b);
+    if (!split && !joined)
+      file.fail("layer {} must have tensors '{}' and attn_v_b or, in older files, attn_kv_b", l, layer_name("blk.{}.attn_k_b.weight", l));
   }
 }
 

@@ -22,9 +22,11 @@ inline constexpr std::array kLatentAttention = {
     TensorRule{Role::attn_kv_a_norm, "blk.{}.attn_kv_a_norm.weight", "model.layers.{}.self_attn.kv_a_layernorm.weight", Dim::one,
                Dim::latent_kv, true},
     TensorRule{Role::attn_k_b, "blk.{}.attn_k_b.weight", "model.layers.{}.self_attn.kv_b_proj.weight", Dim::latent_kv, Dim::nope,
-               true, Transform::latent_keys, Dim::heads},
+               false, Transform::latent_keys, Dim::heads},
     TensorRule{Role::attn_v_b, "blk.{}.attn_v_b.weight", "model.layers.{}.self_attn.kv_b_proj.weight", Dim::latent_v,
-               Dim::latent_kv, true, Transform::latent_values, Dim::heads},
+               Dim::latent_kv, false, Transform::latent_values, Dim::heads},
+    // Both in one, of each head first the keys: as files had it until 2025.  Taken apart when they are loaded.
+    TensorRule{Role::attn_kv_b, "blk.{}.attn_kv_b.weight", "", Dim::latent_expanded, Dim::latent_kv, false},
     TensorRule{Role::attn_output, "blk.{}.attn_output.weight", "model.layers.{}.self_attn.o_proj.weight", Dim::embd,
                Dim::latent_out, true},
 };

@@ -43,7 +43,7 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "token_embd", "position_embd", "output_norm", "output_norm_bias", "output", "rope_freqs", "rope_long",
     "rope_short", "attn_norm", "attn_norm_bias", "attn_qkv", "attn_qkv_bias", "attn_q", "attn_k", "attn_v",
     "attn_q_bias", "attn_k_bias", "attn_v_bias", "attn_q_norm", "attn_k_norm", "attn_sinks", "attn_q_a",
-    "attn_q_a_norm", "attn_q_b", "attn_kv_a", "attn_kv_a_norm", "attn_k_b", "attn_v_b", "attn_output",
+    "attn_q_a_norm", "attn_q_b", "attn_kv_a", "attn_kv_a_norm", "attn_k_b", "attn_v_b", "attn_kv_b", "attn_output",
     "attn_output_bias", "attn_post_norm", "ffn_norm", "ffn_norm_bias", "ffn_gate_up", "ffn_gate", "ffn_up",
     "ffn_down", "ffn_gate_bias", "ffn_up_bias", "ffn_down_bias", "ffn_post_norm", "router", "router_bias",
     "router_correction", "experts_gate", "experts_up", "experts_down", "experts_gate_bias", "experts_up_bias",
@@ -52,9 +52,9 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
 static_assert(!kRoleNames.back().empty(), "a role without a name");
 
 constexpr std::array<std::string_view, static_cast<size_t>(Dim::count)> kDimNames = {
-    "one", "embd", "vocab", "ctx", "ff", "ff_twice", "heads", "head", "q", "k", "v", "qkv", "q_out", "half_rot",
+    "one", "embd", "vocab", "ctx", "ff", "ff_twice", "heads", "kv_heads", "head", "q", "k", "v", "qkv", "q_out", "half_rot",
     "experts", "ff_expert", "ff_shared", "latent_q", "latent_kv", "latent_kv_rot", "latent_heads", "nope", "latent_v",
-    "latent_out",
+    "latent_out", "latent_expanded",
 };
 static_assert(!kDimNames.back().empty(), "a dim without a name");
 

@@ -72,11 +72,12 @@ class HFConfig:
         ff_expert = self["expert_feed_forward_length"] or ff
         return {
             "one": 1, "embd": self["embedding_length"], "vocab": self.n_vocab, "ctx": self["context_length"], "ff": ff, "ff_twice": 2 * ff,
-            "heads": heads, "head": k, "q": heads * k, "k": kv_heads * k, "v": kv_heads * v, "qkv": (heads + kv_heads) * k + kv_heads * v,
+            "heads": heads, "kv_heads": kv_heads, "head": k, "q": heads * k, "k": kv_heads * k, "v": kv_heads * v, "qkv": (heads + kv_heads) * k + kv_heads * v,
             "q_out": heads * v, "half_rot": n_rot // 2, "experts": experts, "ff_expert": ff_expert,
             "ff_shared": self["expert_shared_feed_forward_length"] or ff_expert * self["expert_shared_count"],
             "latent_q": self["attention.q_lora_rank"], "latent_kv": latent_kv, "latent_kv_rot": latent_kv + n_rot,
             "latent_heads": heads * latent_k, "nope": latent_k - n_rot, "latent_v": latent_v, "latent_out": heads * latent_v,
+            "latent_expanded": heads * (latent_k - n_rot + latent_v),
         }
 
 
@@ -143,8 +144,9 @@ def _refuse(config: ConfigObject, architecture: Any) -> None:
     if activation not in allowed and not (architecture.nonlinearity == "gelu" and key == "hidden_act" and activation == "gelu" and "gemma" in architecture.name):
         raise UnsupportedModelError(f"{config.path}: '{key}' is '{shown(activation)}'; only {' or '.join(repr(a) for a in allowed)} "
                                     f"is supported for '{architecture.name}'")
+    asked_for = {rule.hf_if for rule in architecture.tensors}
     for key, neutral in _NEUTRAL.items():
-        if config.has(key) and config.values[key] not in neutral:
+        if key not in asked_for and config.has(key) and config.values[key] not in neutral:
             raise UnsupportedModelError(f"{config.path}: '{key}' is {shown(repr(config.values[key]), 60)}, which hrun does not support")
     if not _lists(architecture, "attention.sliding_window"):
         n_ctx = config.integer(config.first_of(_CONTEXT), default=2048)

@@ -79,6 +79,6 @@ def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTe
         out: npt.NDArray[np.float32] = _core.decode(format_name, blocks, last - first, cols)
         return out
 
-    kept = format_info.is_float and re.search(r"\.bias$|ffn_gate_inp|position_embd", str(info.name)) is not None
+    kept = format_info.is_float and re.search(r"\.bias$|_norm\.|ffn_gate_inp|position_embd", str(info.name)) is not None
     return SourceTensor(info.name, tuple(info.shape), format_name, read_rows, origin=f"{path}: {shown(info.name)}", kept=kept,
                         read_bytes=lambda: data.read(offset, (n_bytes,), np.uint8), native=format_name in NATIVE_FORMATS)
