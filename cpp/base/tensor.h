@@ -28,7 +28,7 @@ struct FloatView {
   int64_t cols = 0;
   int64_t stride = 0;
 
-  float* row(int64_t r) const { return data + r * stride; }
+  constexpr float* row(int64_t r) const { return data + r * stride; }  // constexpr: also in device code
 };
 
 }  // namespace hrun
