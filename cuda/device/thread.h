@@ -78,6 +78,13 @@ HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
+// The same of 16 instead of 32 columns.
+HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[2], uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b));
+#endif
+}
 // c[16 x 8] += a[16 x 16] b[16 x 8], fp16 in, fp32 sums.
 HRUN_HD void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(__CUDA_ARCH__)
@@ -142,6 +149,16 @@ HRUN_HD Words4 load_once(const Words4* p) {
   return r;
 }
 
+// The fp16 value in the low half of a word.
+HRUN_HD float half_to_float(uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+  float r;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(static_cast<uint16_t>(bits)));
+  return r;
+#else
+  return fp16_to_fp32(static_cast<uint16_t>(bits));
+#endif
+}
 // Two fp16 values per word.
 HRUN_HD uint32_t add_halves(uint32_t a, uint32_t b) {
   uint32_t r = 0;
@@ -298,6 +315,9 @@ HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
     for (int k = 0; k < 32; ++k) c[i] += rows[i / 2][k] * cols[i % 2][k];
 }
 
+// The lower half of the columns of the same fragments.
+HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[2], uint32_t b) { mma_s8(c, {a[0], a[1], 0, 0}, {b, 0}); }
+
 // Exact products, one rounding of the sum: what the hardware does up to its own, unspecified, rounding.
 HRUN_HD void halves_product(double (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
@@ -343,6 +363,8 @@ template <int n>
 HRUN_HD void wait_copies() { emulation::wait_copies(n); }
 
 HRUN_HD Words4 load_once(const Words4* p) { return *p; }
+
+HRUN_HD float half_to_float(uint32_t bits) { return fp16_to_fp32(static_cast<uint16_t>(bits)); }
 
 template <class Function>
 HRUN_HD uint32_t each_half(Function&& f) {

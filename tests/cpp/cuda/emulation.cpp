@@ -48,13 +48,15 @@ struct Product8 : Kernel {
     for (int i = 0; i < 4; ++i)
       a[i] = word([&](int j) { return 3 * (group + 8 * (i % 2)) - (16 * (i / 2) + 4 * quad + j); });
     for (int i = 0; i < 2; ++i) b[i] = word([&](int j) { return (16 * i + 4 * quad + j) + 5 * group; });
-    int c[4] = {1, 2, 3, 4};
+    int c[4] = {1, 2, 3, 4}, halves[4] = {1, 2, 3, 4};
     mma_s8(c, a, b);
+    mma_s8(halves, {a[2], a[3]}, b[1]);
+    mma_s8(halves, {a[0], a[1]}, b[0]);
     for (int i = 0; i < 4; ++i) {
       const int row = group + 8 * (i / 2), col = 2 * quad + i % 2;
       int sum = i + 1;
       for (int k = 0; k < 32; ++k) sum += (3 * row - k) * (k + 5 * col);
-      if (c[i] != sum) *ok = false;
+      if (c[i] != sum || halves[i] != sum) *ok = false;
     }
   }
 };
@@ -109,6 +111,7 @@ struct Bytes : Kernel {
     if (permute_bytes(0x33221100, 0x77665544, 0x7036) != 0x77003366) *ok = false;
     if (permute_bytes(0x00008000, 0, 0x9999) != 0xffffffff) *ok = false;  // bit 3 of a selector: the sign
     if (dot4(0xff017f80, 0x02030405, 10) != 10 - 2 + 3 + 127 * 4 - 128 * 5) *ok = false;
+    if (half_to_float(0x7fffc100) != -2.5f || half_to_float(0x0001) != 0x1p-24f) *ok = false;
     if (ballot(lane() % 3 == 0) != 0x49249249) *ok = false;
     if (warp_sum(lane()) != 496) *ok = false;
     const uint32_t halves = two_halves(1.0f + 0x1p-11f, -0x1p-24f);  // a tie goes to even; a subnormal

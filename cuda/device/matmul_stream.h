@@ -1,0 +1,112 @@
+// Products with few tokens: weights pass once from memory to the tensor cores, as fast as memory gives them.
+//
+// A warp takes every kth chunk of a row tile, loads one while it works on the one before, and keeps fp32 sums; the warps of
+// a row tile are in one block of threads and add their sums in order.  Activations come through a tile of shared memory of
+// the warp's own, so that the only barriers are the warp's.
+//
+// Up to 8 tokens each look-up table is a product of its own (rtq_decoder.h): the tensor cores are idle anyway.
+#pragma once
+
+#include "cuda/device/activations.h"
+#include "cuda/device/decoder.h"
+#include "cuda/gpu.h"
+
+namespace hrun::gpu {
+
+template <class F, int kTokens>
+struct MatmulStream {
+  static constexpr int kWarps = 8;
+  static constexpr int kThreads = kWarps * kWarp, kBlocks = 2;
+  static constexpr const char* kName = "matmul_stream";
+  static constexpr int kColumnTiles = kTokens / 8;  // of C fragments
+
+  using Decoder = DecoderOf<F, (kColumnTiles > 1)>;
+  using Chunk = typename Decoder::Chunk;
+  using Tile = ActivationTile<Packed<F>::kTransposed, kTokens, kScalesPerChunk<F>>;
+  static constexpr size_t kSharedBytes = kWarps * 2 * Tile::kBytes;
+  static_assert(Tile::kBytes >= kTokens * kTileRows * 4, "the sums of a warp take the place of its tiles");
+
+  const uint8_t* weights;
+  int64_t rows;
+  int64_t chunks;       // per row tile
+  int tiles_per_block;  // 1, 2, 4 or 8: row tiles of a block of threads, the warps shared out among them
+  QuantizedRows x;
+  float* y;
+  int64_t y_stride;
+
+  HRUN_HD void operator()() const {
+    const int64_t tile = static_cast<int64_t>(block_x()) * tiles_per_block + warp() % tiles_per_block;
+    const int slot = warp() / tiles_per_block, slots = kWarps / tiles_per_block;
+    const int64_t first_token = static_cast<int64_t>(block_y()) * kTokens;
+    const int n_tokens = x.n_tokens - first_token < kTokens ? static_cast<int>(x.n_tokens - first_token) : kTokens;
+    uint8_t* const memory = shared() + warp() * 2 * Tile::kBytes;
+
+    float sums[kColumnTiles][4] = {};
+    if (tile * kTileRows < rows) add_chunks(tile, slot, slots, first_token, n_tokens, memory, sums);
+
+    // The sums of slot s for row tile t: [token][row] in the memory of warp s * tiles_per_block + t.
+    sync_warp();
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane() / 4 + 8 * (i / 2), token = 8 * n + 2 * (lane() % 4) + i % 2;
+        reinterpret_cast<float*>(memory)[token * kTileRows + row] = sums[n][i];
+      }
+    sync_block();
+    for (int at = thread(); at < n_tokens * kTileRows * tiles_per_block; at += kThreads) {
+      const int t = at / kTileRows % tiles_per_block, token = at / kTileRows / tiles_per_block;
+      const int64_t row = (static_cast<int64_t>(block_x()) * tiles_per_block + t) * kTileRows + at % kTileRows;
+      if (row >= rows) continue;
+      float sum = 0;
+      for (int s = 0; s < slots; ++s)
+        sum += reinterpret_cast<const float*>(shared() + (s * tiles_per_block + t) * 2 * Tile::kBytes)[token * kTileRows + at % kTileRows];
+      y[(first_token + token) * y_stride + row] = sum;
+    }
+  }
+
+  HRUN_HD void add_chunks(int64_t tile, int slot, int slots, int64_t first_token, int n_tokens, uint8_t* memory,
+                          float (&sums)[kColumnTiles][4]) const {
+    const uint8_t* const data = weights + tile * chunks * kChunkBytes<F>;
+    Chunk w[2];
+    Tile activations;
+    const auto load = [&](Chunk& chunk, int64_t c) {
+      if (c < chunks) chunk.load(data + c * kChunkBytes<F>);
+    };
+    const auto work = [&](Chunk& chunk, int64_t c, uint8_t* x_tile) {
+      activations.store(x_tile, n_tokens);
+      sync_warp();
+      if (c + slots < chunks) activations.load(x, first_token, n_tokens, c + slots);
+      multiply_chunk<F, kColumnTiles, Tile, Decoder>(chunk, x_tile, sums);
+      load(chunk, c + 2 * slots);
+    };
+    load(w[0], slot);
+    load(w[1], slot + slots);
+    if (slot < chunks) activations.load(x, first_token, n_tokens, slot);
+    for (int64_t c = slot; c < chunks; c += 2 * slots) {
+      work(w[0], c, memory);
+      if (c + slots < chunks) work(w[1], c + slots, memory + Tile::kBytes);
+    }
+  }
+};
+
+template <class F, int kTokens>
+void launch_stream(Gpu& gpu, const uint8_t* weights, int64_t rows, int64_t cols, const QuantizedRows& x, FloatView y) {
+  using Kernel = MatmulStream<F, kTokens>;
+  Kernel k{};
+  k.weights = weights;
+  k.rows = rows;
+  k.chunks = n_chunks<F>(cols);
+  k.x = x;
+  k.y = y.data;
+  k.y_stride = y.stride;
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  // Row tiles that share a block of threads share activations in L1; warps without a chunk are of no use.
+  k.tiles_per_block = x.n_tokens > 8 ? 4 : x.n_tokens > 4 ? 2 : 1;
+  while (k.tiles_per_block > 1 && tiles / k.tiles_per_block < 2 * gpu.info().multiprocessors) k.tiles_per_block /= 2;
+  while (Kernel::kWarps / k.tiles_per_block > k.chunks && k.tiles_per_block < Kernel::kWarps) k.tiles_per_block *= 2;
+  const auto blocks = (tiles + k.tiles_per_block - 1) / k.tiles_per_block;
+  gpu.launch(k, Grid{static_cast<int>(blocks), static_cast<int>((x.n_tokens + kTokens - 1) / kTokens)}, Kernel::kSharedBytes);
+}
+
+}  // namespace hrun::gpu

@@ -1,0 +1,56 @@
+// The functions of one format (matmul_fast.h) from its kernels.
+#pragma once
+
+#include "cuda/device/matmul_stream.h"
+#include "cuda/kernels/matmul_fast.h"
+
+namespace hrun::gpu {
+
+// One thread per row and chunk.
+template <class F>
+struct PackChunks {
+  static constexpr int kThreads = 128, kBlocks = 1;
+  static constexpr const char* kName = "pack";
+  const uint8_t* from;
+  size_t row_bytes;
+  int64_t first;   // row
+  int64_t n_rows;  // in `from`
+  int64_t padded;  // and without data, to fill the last tile
+  int64_t cols;
+  uint8_t* to;
+
+  HRUN_HD void operator()() const {
+    const int64_t chunks = n_chunks<F>(cols);
+    const int64_t at = static_cast<int64_t>(block_x()) * kThreads + thread();
+    if (at >= padded * chunks) return;
+    const int64_t i = at / chunks, index = at % chunks, row = first + i;
+    Packed<F>::pack_row(i < n_rows ? from + static_cast<size_t>(i) * row_bytes : nullptr, cols, index,
+                        static_cast<int>(row % kTileRows), to + (row / kTileRows * chunks + index) * kChunkBytes<F>);
+  }
+};
+
+template <class F>
+void pack_format(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const PackedMatrix& to) {
+  const int64_t padded = (n_rows + kTileRows - 1) / kTileRows * kTileRows;
+  const PackChunks<F> k{from, F::row_bytes(to.cols), first, n_rows, padded, to.cols, const_cast<uint8_t*>(to.data)};
+  gpu.launch(k, Grid{static_cast<int>((padded * n_chunks<F>(to.cols) + k.kThreads - 1) / k.kThreads)});
+}
+
+template <class F>
+void matmul_format(Gpu& gpu, const PackedMatrix& w, const QuantizedRows& x, FloatView y, void*) {
+  if (x.n_tokens <= 8) launch_stream<F, 8>(gpu, w.data, w.rows, w.cols, x, y);
+  else launch_stream<F, 16>(gpu, w.data, w.rows, w.cols, x, y);
+}
+
+template <class F>
+size_t scratch_bytes_of(const Gpu&, const PackedMatrix&, int64_t) { return 0; }
+
+template <class... F>
+const FastMatmul* find_in(FormatList<F...>, FormatId format) {
+  static const FastMatmul table[] = {{F::kId, kChunkBytes<F>, pack_format<F>, scratch_bytes_of<F>, matmul_format<F>}...};
+  for (const FastMatmul& m : table)
+    if (m.format == format) return &m;
+  return nullptr;
+}
+
+}  // namespace hrun::gpu

@@ -1,0 +1,195 @@
+// Trellis codes to A fragments.
+//
+// A weight is a sum of table entries, and a PRMT looks up four of them at once: four nibbles of a selector in a table of
+// eight bytes.  Where four products of the tensor cores are cheaper than additions (few tokens), each table's entries are
+// a fragment of their own, and the tensor cores add them; else (`joined`) the entries are made positive by a bias and
+// added as bytes, which then cannot carry.
+//
+// A table of 16 entries is two PRMTs whose results add up, because bit 3 of a selector's nibble asks for the sign of the
+// entry instead, eight times: 0 or -1.  With P looked up by c and Q by c xor 8, the sum is
+//   c < 8:   P[c] + (Q[c] < 0 ? -1 : 0)          c >= 8:   Q[c - 8] + (P[c - 8] < 0 ? -1 : 0)
+// and P and Q are chosen to make it the table.
+//
+// Operations of the integer ALU per weight, counted in the SASS of the decode kernel: see matmul_stream.h.
+#pragma once
+
+#include "cuda/device/packed.h"
+
+namespace hrun::gpu {
+
+// Tables of eight bytes, one per PRMT.
+template <int kTerms>
+struct ByteTables {
+  uint32_t low[kTerms], high[kTerms];
+  int bias;  // of the sum of all
+};
+
+template <class F>
+inline constexpr int kRtqTerms = F::Tables::kCount * F::Tables::kEntries / 8;
+
+template <class F, bool joined>
+constexpr ByteTables<kRtqTerms<F>> rtq_tables() {
+  constexpr int kEntries = F::Tables::kEntries;
+  ByteTables<kRtqTerms<F>> r{};
+  for (int i = 0; i < F::Tables::kCount; ++i) {
+    int bias = 0;
+    if (joined)
+      for (int e = 0; e < kEntries; ++e)
+        if (-F::Tables::entry(i, e) > bias) bias = -F::Tables::entry(i, e);
+    r.bias += bias;
+    for (int e = 0; e < 8; ++e) {
+      const int shift = 8 * (e % 4);
+      const auto put = [&](int term, int value) {
+        (e < 4 ? r.low : r.high)[term] |= static_cast<uint32_t>(value & 255) << shift;
+      };
+      const int first = F::Tables::entry(i, e) + bias;
+      if (kEntries == 8) {
+        put(i, first);
+        continue;
+      }
+      const int second = F::Tables::entry(i, 8 + e) + bias;
+      for (int signs = 0; signs < 4; ++signs) {
+        const bool p_negative = signs & 1, q_negative = signs & 2;
+        const int p = first + q_negative, q = second + p_negative;
+        if ((p < 0) != p_negative || (q < 0) != q_negative) continue;
+        put(2 * i, p);
+        put(2 * i + 1, q);
+        break;
+      }
+    }
+  }
+  return r;
+}
+
+// A lane's share of a chunk, on its way from memory.
+template <class F>
+struct RtqChunk {
+  Words4 codes[Packed<F>::kLoads];
+  uint32_t scales;
+
+  HRUN_HD void load(const uint8_t* chunk) {  // from global memory
+#pragma unroll
+    for (int i = 0; i < Packed<F>::kLoads; ++i) codes[i] = load_once(reinterpret_cast<const Words4*>(chunk + 512 * i + 16 * lane()));
+    scales = *reinterpret_cast<const uint32_t*>(chunk + 512 * Packed<F>::kLoads + 4 * (lane() / 4));
+  }
+};
+
+// The word sixteen steps before `w`: each run's last codes become those before the next run, and before the first there
+// are zeros.
+HRUN_HD uint32_t run_before(uint32_t w) {
+  const uint32_t left = shuffle_bits(w, (lane() + kWarp - 1) % kWarp);
+  const uint32_t carried = lane() % 4 != 0 ? left : 0;
+  return ((w << 4) & 0xfff0fff0u) | ((carried >> 12) & 0x000f000fu);
+}
+
+// The selectors of step i for each term, in the order of ByteTables.
+template <class F>
+struct RtqSelectors;
+
+template <>
+struct RtqSelectors<RTQ3> {
+  uint32_t code[3 + 16];  // of step i at i + 3
+  HRUN_HD static uint32_t word(const RtqChunk<RTQ3>& c, int i) { return c.codes[i / 4].v[i % 4]; }
+  HRUN_HD static uint32_t step(const RtqChunk<RTQ3>& c, int i) {
+    const int first = i / 4 * 3;
+    if (i % 4 < 3) return word(c, first + i % 4) & 0x77777777u;
+    const uint32_t w0 = word(c, first) >> 3, w1 = word(c, first + 1) >> 2, w2 = word(c, first + 2) >> 1;
+    const uint32_t two = (w0 & 0x11111111u) | (w1 & ~0x11111111u);
+    return ((two & 0x33333333u) | (w2 & ~0x33333333u)) & 0x77777777u;
+  }
+  HRUN_HD explicit RtqSelectors(const RtqChunk<RTQ3>& c) {
+#pragma unroll
+    for (int i = 0; i < 3; ++i) code[i] = run_before(step(c, 13 + i));
+  }
+  HRUN_HD void next(const RtqChunk<RTQ3>& c, int i, uint32_t (&selector)[3]) {
+    code[i + 3] = step(c, i);
+    selector[0] = code[i + 3] ^ code[i];
+    selector[1] = code[i + 2];
+    selector[2] = code[i + 1];
+  }
+};
+
+template <>
+struct RtqSelectors<RTQ4> {
+  uint32_t code[2 + 16];
+  HRUN_HD explicit RtqSelectors(const RtqChunk<RTQ4>& c) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) code[i] = run_before(c.codes[3].v[2 + i]);
+  }
+  HRUN_HD void next(const RtqChunk<RTQ4>& c, int i, uint32_t (&selector)[4]) {
+    code[i + 2] = c.codes[i / 4].v[i % 4];
+    selector[0] = code[i + 2] ^ code[i];
+    selector[1] = code[i + 2] ^ code[i] ^ 0x88888888u;
+    selector[2] = code[i + 1];
+    selector[3] = code[i + 1] ^ 0x88888888u;
+  }
+};
+
+template <>
+struct RtqSelectors<RTQ2> {
+  uint32_t pair[2 + 8];   // codes 2 i and 2 i + 1 at i + 2
+  uint32_t mixed[1 + 8];  // codes 2 i - 1 and 2 i at i + 1
+  HRUN_HD static uint32_t mix(uint32_t older, uint32_t newer) {
+    return ((older >> 2) & 0x33333333u) | ((newer << 2) & 0xccccccccu);
+  }
+  HRUN_HD explicit RtqSelectors(const RtqChunk<RTQ2>& c) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) pair[i] = run_before(c.codes[1].v[2 + i]);
+    mixed[0] = mix(pair[0], pair[1]);
+  }
+  HRUN_HD void next(const RtqChunk<RTQ2>& c, int step, uint32_t (&selector)[4]) {
+    const int i = step / 2;
+    uint32_t newest, older;
+    if (step % 2 == 0) {
+      pair[i + 2] = c.codes[i / 4].v[i % 4];
+      mixed[i + 1] = mix(pair[i + 1], pair[i + 2]);
+      newest = mixed[i + 1] ^ ((pair[i] << 2) & 0xccccccccu);
+      older = mixed[i];
+    } else {
+      newest = pair[i + 2] ^ (pair[i] & 0xccccccccu);
+      older = pair[i + 1];
+    }
+    selector[0] = newest;
+    selector[1] = newest ^ 0x88888888u;
+    selector[2] = older;
+    selector[3] = older ^ 0x88888888u;
+  }
+};
+
+// next(s) for s = 0 ... 7 in this order, in unrolled code: fragments whose sum, less kBias, is the weights.
+template <class F, bool joined>
+struct RtqDecoder {
+  using Chunk = RtqChunk<F>;
+  static constexpr int kTerms = kRtqTerms<F>;
+  static constexpr int kParts = joined ? 1 : kTerms;
+  static constexpr int kBias = rtq_tables<F, joined>().bias;
+
+  const Chunk& chunk;
+  RtqSelectors<F> selectors;
+
+  HRUN_HD explicit RtqDecoder(const Chunk& c) : chunk(c), selectors(c) {}
+  HRUN_HD float scale(int half) const { return half_to_float(chunk.scales >> (16 * half)); }
+
+  HRUN_HD void next(int s, uint32_t (&a)[kParts][4]) {
+    constexpr ByteTables<kTerms> kTables = rtq_tables<F, joined>();
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      uint32_t selector[kTerms];
+      selectors.next(chunk, 2 * s + i, selector);
+#pragma unroll
+      for (int t = 0; t < kTerms; ++t) {
+        const uint32_t low = permute_bytes(kTables.low[t], kTables.high[t], selector[t]);
+        const uint32_t high = permute_bytes(kTables.low[t], kTables.high[t], selector[t] >> 16);
+        if (!joined || t == 0) {
+          a[joined ? 0 : t][2 * i] = low;
+          a[joined ? 0 : t][2 * i + 1] = high;
+        } else {
+          a[0][2 * i] += low;
+          a[0][2 * i + 1] += high;
+        }
+      }
+    }
+  }
+};
+
+}  // namespace hrun::gpu

@@ -1,0 +1,35 @@
+#include "cuda/kernels/matmul_fast.h"
+
+#include "cuda/device/packed.h"
+
+namespace hrun::gpu {
+namespace {
+
+const FastMatmul* find(FormatId format) {
+  for (const auto find_in_group : {find_rtq_matmul})
+    if (const FastMatmul* const found = find_in_group(format)) return found;
+  return nullptr;
+}
+
+}  // namespace
+
+size_t packed_bytes(FormatId format, int64_t rows, int64_t cols) {
+  const FastMatmul* const fast = find(format);
+  if (!fast) return 0;
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows, chunks = (cols + kChunkColumns - 1) / kChunkColumns;
+  return static_cast<size_t>(tiles * chunks) * static_cast<size_t>(fast->chunk_bytes);
+}
+
+void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const PackedMatrix& to) {
+  find(to.format)->pack(gpu, from, first, n_rows, to);
+}
+
+size_t matmul_scratch_bytes(const Gpu& gpu, const PackedMatrix& w, int64_t n_tokens) {
+  return find(w.format)->scratch_bytes(gpu, w, n_tokens);
+}
+
+void matmul(Gpu& gpu, const PackedMatrix& w, const QuantizedRows& x, FloatView y, void* scratch) {
+  if (x.n_tokens > 0) find(w.format)->matmul(gpu, w, x, y, scratch);
+}
+
+}  // namespace hrun::gpu

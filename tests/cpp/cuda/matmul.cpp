@@ -1,0 +1,177 @@
+// Fast matmuls on the emulated device against the integer definition of each format (formats/format.h).
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/kernels/matmul.h"
+#include "formats/list.h"
+
+using namespace hrun;
+using namespace hrun::gpu;
+
+namespace {
+
+int failures = 0;
+
+// Codes, scales and sums as quantize() leaves them, from any codes.
+struct Input {
+  QuantizedRows rows{};
+  std::vector<int8_t> codes;
+  std::vector<float> scales;
+  std::vector<int16_t> sums;
+};
+
+enum class Hostile { none, largest, zeros };
+
+template <class Random>
+Input make_input(Activation kind, int64_t n_tokens, int64_t cols, Hostile hostile, Random& random) {
+  Input in;
+  const int64_t stride = (cols + 255) / 256 * 256, n_blocks = (cols + activation_columns(kind) - 1) / activation_columns(kind);
+  in.codes.assign(static_cast<size_t>(n_tokens * stride), 0);
+  in.scales.resize(static_cast<size_t>(n_tokens * n_blocks));
+  in.sums.assign(static_cast<size_t>(n_tokens * stride / 16), 0);
+  for (int64_t t = 0; t < n_tokens; ++t)
+    for (int64_t c = 0; c < cols; ++c) {
+      const int code = hostile == Hostile::zeros ? 0 : hostile == Hostile::largest ? (random() % 2 ? 127 : -127)
+                                                     : static_cast<int>(random() % 255) - 127;
+      in.codes[static_cast<size_t>(t * stride + c)] = static_cast<int8_t>(code);
+      in.sums[static_cast<size_t>((t * stride + c) / 16)] = static_cast<int16_t>(in.sums[static_cast<size_t>((t * stride + c) / 16)] + code);
+    }
+  for (float& s : in.scales) s = static_cast<float>(random() % 1000 + 1) * 1e-4f;
+  in.rows = {in.codes.data(), in.scales.data(), in.sums.data(), n_tokens, cols, stride, n_blocks};
+  return in;
+}
+
+// What matmul must give: exact integer sums per block, products and sums in double; `size`: what errors are relative to.
+template <class F>
+double expected(const uint8_t* row, int64_t cols, const Input& in, int64_t token, double& size) {
+  double y = 0;
+  size = 0;
+  const int scale_columns = activation_columns(F::kActivation);
+  for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {
+    IntBlock block;
+    const int n = block_length<F>(cols, b);
+    F::unpack(row + static_cast<size_t>(b) * F::kBlockBytes, n, block);
+    const int8_t* const x = in.codes.data() + token * in.rows.stride + b * F::kBlockValues;
+    int64_t dot = 0, offsets = 0;
+    for (int i = 0; i < n; ++i) {
+      dot += static_cast<int64_t>(block.group_scale[i / kGroup]) * block.codes[i] * x[i];
+      if constexpr (F::kHasOffset) offsets += static_cast<int64_t>(block.group_offset[i / kGroup]) * x[i];
+    }
+    const double dx = in.scales[static_cast<size_t>(token * in.rows.n_blocks + b * F::kBlockValues / scale_columns)];
+    double part = static_cast<double>(block.scale) * static_cast<double>(dot) * dx;
+    size += std::fabs(part);
+    if constexpr (F::kHasOffset) {
+      const double other = static_cast<double>(block.offset) * static_cast<double>(offsets) * dx;
+      part -= other, size += std::fabs(other);
+    }
+    y += part;
+  }
+  return y;
+}
+
+// Any bytes are a block, but for the fp16 scales, which shall be finite: bytes 0, 1 or where the format has them.
+template <class F>
+std::vector<uint8_t> make_rows(int64_t rows, int64_t cols, bool any_bytes, std::mt19937& random) {
+  std::vector<uint8_t> data(static_cast<size_t>(rows) * F::row_bytes(cols));
+  std::vector<float> w(static_cast<size_t>(cols));
+  std::normal_distribution<float> normal;
+  for (int64_t r = 0; r < rows; ++r) {
+    uint8_t* const row = data.data() + static_cast<size_t>(r) * F::row_bytes(cols);
+    // Scales from an encoded row, codes from dice.
+    for (float& v : w) v = normal(random);
+    if (!any_bytes || r == 0) {
+      if constexpr (RtqFormat<F>) {
+        for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {
+          uint8_t* const block = row + static_cast<size_t>(b) * F::kBlockBytes;
+          store_fp16(block, normal(random));
+          for (int i = 0; i < block_length<F>(cols, b) * F::kCodeBits / 8; ++i) block[2 + i] = static_cast<uint8_t>(random());
+        }
+      } else {
+        F::encode_row(w.data(), nullptr, cols, row);
+      }
+    } else {
+      for (size_t i = 0; i < F::row_bytes(cols); ++i) row[i] = static_cast<uint8_t>(random());
+      for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {
+        IntBlock block;
+        uint8_t* const at = row + static_cast<size_t>(b) * F::kBlockBytes;
+        const size_t bytes = static_cast<size_t>(F::row_bytes(cols) - static_cast<size_t>(b) * F::kBlockBytes);
+        const auto bad = [&] {
+          F::unpack(at, block_length<F>(cols, b), block);
+          bool wrong = !std::isfinite(block.scale) || std::fabs(block.scale) < 1e-3;
+          if constexpr (F::kHasOffset) wrong = wrong || !std::isfinite(block.offset);
+          return wrong;
+        };
+        while (bad())
+          for (size_t i = 0; i < (bytes < F::kBlockBytes ? bytes : F::kBlockBytes); ++i) at[i] = static_cast<uint8_t>(random());
+      }
+    }
+  }
+  return data;
+}
+
+template <class F>
+void check(int64_t rows, int64_t cols, int64_t n_tokens, Hostile hostile, uint32_t seed) {
+  std::mt19937 random(seed);
+  Gpu gpu(0);
+  const std::vector<uint8_t> file = make_rows<F>(rows, cols, hostile != Hostile::none, random);
+  const size_t bytes = packed_bytes(F::kId, rows, cols);
+  auto* const packed = static_cast<uint8_t*>(gpu.allocate(bytes));
+  const PackedMatrix w{F::kId, rows, cols, packed};
+  for (int64_t r = 0; r < rows; r += kPackRows)
+    pack(gpu, file.data() + static_cast<size_t>(r) * F::row_bytes(cols), r, rows - r < kPackRows ? rows - r : kPackRows, w);
+
+  const Input in = make_input(F::kActivation, n_tokens, cols, hostile, random);
+  const int64_t y_stride = rows + 5;
+  std::vector<float> y(static_cast<size_t>(n_tokens * y_stride), 1e30f);
+  void* const scratch = gpu.allocate(matmul_scratch_bytes(gpu, w, n_tokens));
+  matmul(gpu, w, in.rows, FloatView{y.data(), n_tokens, rows, y_stride}, scratch);
+
+  double worst = 0;
+  for (int64_t t = 0; t < n_tokens; ++t) {
+    for (int64_t r = 0; r < rows; ++r) {
+      double size = 0;
+      const double want = expected<F>(file.data() + static_cast<size_t>(r) * F::row_bytes(cols), cols, in, t, size);
+      const double error = std::fabs(y[static_cast<size_t>(t * y_stride + r)] - want) / (size + 1e-30);
+      if (!(error <= worst)) worst = error;
+    }
+    for (int64_t r = rows; r < y_stride; ++r)
+      if (y[static_cast<size_t>(t * y_stride + r)] != 1e30f) worst = INFINITY;
+  }
+  if (!(worst < 1e-6)) {
+    std::printf("FAILED: %s %lld x %lld, %lld tokens, kind %d: error %g\n", std::string(F::kName).c_str(), static_cast<long long>(rows),
+                static_cast<long long>(cols), static_cast<long long>(n_tokens), static_cast<int>(hostile), worst);
+    ++failures;
+  }
+  gpu.release(packed);
+  gpu.release(scratch);
+}
+
+template <class F>
+void check_format() {
+  uint32_t seed = 1;
+  // One block alone is exact but for the products of scales.
+  check<F>(16, 256, 1, Hostile::none, seed++);
+  for (const int64_t n_tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33}) check<F>(40, 1024, n_tokens, Hostile::none, seed++);
+  check<F>(70, 256 * 19, 1, Hostile::none, seed++);
+  check<F>(16 * 11 + 3, 512, 6, Hostile::none, seed++);
+  check<F>(33, 768, 3, Hostile::largest, seed++);
+  check<F>(33, 768, 12, Hostile::largest, seed++);
+  check<F>(20, 512, 2, Hostile::zeros, seed++);
+  for (const int64_t cols : {32, 288, 448, 896, 2016})
+    if (F::row_ok(cols)) check<F>(24, cols, 4, Hostile::none, seed++);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string only = argc > 1 ? argv[1] : "";
+  Formats::for_each([&]<class F>() {
+    if constexpr (QuantizedFormat<F> && EncodableFormat<F>)
+      if (packed_bytes(F::kId, 16, 256) != 0 && (only.empty() || only == F::kName)) check_format<F>();
+  });
+  return failures == 0 ? 0 : 1;
+}
