@@ -2,9 +2,10 @@
 #include "cuda/kernels/attention.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
-#include "cuda/device/attention_parts.h"
+#include "cuda/device/attention_flash.h"
 #include "cuda/device/attention_plain.h"
 #include "formats/list.h"
 
@@ -18,13 +19,50 @@ int count_splits(const Gpu& gpu, int64_t blocks, int64_t positions, int per_mult
   return static_cast<int>(std::clamp<int64_t>(std::min(wanted, positions / least), 1, JoinParts::kMaxSplits));
 }
 
+// The sizes of heads that the tensor core kernels are compiled for; a smaller head is padded with zeros in shared memory.
+constexpr int kDims[] = {64, 96, 128, 256};
+
 struct Plan {
-  int n_splits;
+  int dim = 0;       // of kDims, 0: PlainAttention
+  bool few = false;  // FewQueries, else ManyQueries
+  int n_splits = 1;
+  Grid grid;
 };
 
-Plan plan_for(const Gpu& gpu, const KVLayer&, const AttentionShape& shape, int64_t n_tokens, int64_t positions) {
-  const int64_t seen = shape.window > 0 ? std::min(positions, shape.window) : positions;
-  return {count_splits(gpu, n_tokens * shape.n_heads, seen, 8, 64)};
+// n_queries per kv head and token by token.
+Plan plan_for(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape, int64_t n_tokens, int64_t positions) {
+  const int64_t rows = n_tokens * (shape.n_heads / cache.n_kv_heads);
+  Plan plan;
+  const auto pieces = [](const void* p, int dim) { return dim % 8 == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  if (cache.k_format == F16::kId && cache.v_format == F16::kId && pieces(cache.k, cache.k_dim) && pieces(cache.v, cache.v_dim))
+    for (const int dim : kDims)
+      if (plan.dim == 0 && std::max(cache.k_dim, cache.v_dim) <= dim) plan.dim = dim;
+  const int64_t seen = shape.window > 0 ? std::min(positions, shape.window + n_tokens) : positions;
+  int64_t blocks = n_tokens * shape.n_heads;
+  if (plan.dim == 0) {
+    plan.n_splits = count_splits(gpu, blocks, seen, 8, 64);
+  } else {
+    plan.few = rows <= 32;
+    const int64_t block_rows = plan.few ? FewQueries<64>::kRows : ManyQueries<64>::kRows;
+    blocks = (rows + block_rows - 1) / block_rows * cache.n_kv_heads;
+    plan.n_splits = count_splits(gpu, blocks, seen, 2, plan.few ? 128 : 256);
+  }
+  plan.grid = {static_cast<int>(blocks), plan.n_splits};
+  return plan;
+}
+
+template <int kDim>
+void launch_flash(Gpu& gpu, const AttentionTask& task, const Plan& plan) {
+  if (plan.few) gpu.launch(FewQueries<kDim>{task}, plan.grid, FewQueries<kDim>::kSharedBytes);
+  else gpu.launch(ManyQueries<kDim>{task}, plan.grid, ManyQueries<kDim>::kSharedBytes);
+}
+
+void launch(Gpu& gpu, const AttentionTask& task, const Plan& plan) {
+  if (plan.dim == 0) return gpu.launch(PlainAttention{task}, plan.grid, PlainAttention::kSharedBytes);
+  const auto try_dim = [&]<int kDim>() {
+    if (plan.dim == kDim) launch_flash<kDim>(gpu, task, plan);
+  };
+  [&]<size_t... i>(std::index_sequence<i...>) { (try_dim.template operator()<kDims[i]>(), ...); }(std::make_index_sequence<std::size(kDims)>());
 }
 
 }  // namespace
@@ -73,7 +111,7 @@ void attention(Gpu& gpu, FloatView q, const KVLayer& cache, Position first, int6
       .values = values,
       .sums = plan.n_splits > 1 ? values + plan.n_splits * n_queries * cache.v_dim : nullptr,
   };
-  gpu.launch(PlainAttention{task}, Grid{static_cast<int>(n_queries), plan.n_splits}, PlainAttention::kSharedBytes);
+  launch(gpu, task, plan);
   if (plan.n_splits > 1) gpu.launch(JoinParts{task}, Grid{static_cast<int>(n_queries)}, 2 * JoinParts::kMaxSplits * sizeof(float));
 }
 

@@ -155,6 +155,61 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
   return worst;
 }
 
+// One position takes almost all of the weight and thousands share the rest, each far below fp16's smallest normal number:
+// together they still count.
+void check_masses(Gpu& gpu) {
+  constexpr int kDim = 64, kPositions = 6000;
+  for (const int64_t n_tokens : {1, 33}) {
+    std::vector<uint16_t> k(kPositions * kDim), v(kPositions * kDim, fp32_to_fp16(1));
+    for (int i = 0; i < kDim; ++i) k[static_cast<size_t>(i)] = fp32_to_fp16(1), v[static_cast<size_t>(i)] = 0;
+    const float score = 15.3f;
+    const std::vector<float> q(static_cast<size_t>(n_tokens) * kDim, score / kDim);
+    const OnDevice<uint16_t> k_on(gpu, k), v_on(gpu, v);
+    const OnDevice<float> q_on(gpu, q), out(gpu, q.size());
+    const OnDevice<int64_t> base(gpu, std::vector<int64_t>{0});
+    const KVLayer cache{k_on.get(), v_on.get(), F16::kId, F16::kId, kPositions, 1, kDim, kDim};
+    const AttentionShape shape{1, 1};
+    const OnDevice<uint8_t> scratch(gpu, attention_scratch_bytes(gpu, cache, shape, n_tokens, kPositions) + 1);
+    gpu::attention(gpu, {q_on.get(), n_tokens, kDim, kDim}, cache, {base.get(), kPositions - n_tokens}, kPositions, shape, nullptr,
+                   {out.get(), n_tokens, kDim, kDim}, scratch.get());
+    const double others = (kPositions - 1) * std::exp(-static_cast<double>(score));
+    const float got = out.read().back();
+    expect(std::fabs(got - others / (1 + others)) < 1e-5 * others, "many small weights, {} tokens: {} instead of {}", n_tokens, got, others / (1 + others));
+  }
+}
+
+// A graph recorded for up to 400 positions, replayed at others.
+void check_replay(Gpu& gpu) {
+  constexpr int kDim = 64, kPositions = 400;
+  Random random(9);
+  std::vector<uint16_t> k(kPositions * kDim), v(k.size());
+  for (uint16_t& x : k) x = fp32_to_fp16(random.normal());
+  for (uint16_t& x : v) x = fp32_to_fp16(random.normal());
+  const OnDevice<uint16_t> k_on(gpu, k), v_on(gpu, v);
+  const OnDevice<float> q_on(gpu, random.normals(2 * kDim)), out(gpu, 2 * kDim), again(gpu, 2 * kDim);
+  const OnDevice<int64_t> base(gpu, std::vector<int64_t>{0});
+  const KVLayer cache{k_on.get(), v_on.get(), F16::kId, F16::kId, kPositions, 1, kDim, kDim};
+  const AttentionShape shape{2, 0.125f};
+  const OnDevice<uint8_t> scratch(gpu, attention_scratch_bytes(gpu, cache, shape, 1, kPositions) + 1);
+  const auto attend = [&](Position first, const OnDevice<float>& to) {
+    gpu::attention(gpu, {q_on.get(), 1, 2 * kDim, 2 * kDim}, cache, first, kPositions, shape, nullptr, {to.get(), 1, 2 * kDim, 2 * kDim}, scratch.get());
+  };
+  gpu.begin_capture();
+  attend({base.get(), 0}, again);
+  const auto graph = gpu.end_capture();
+  for (const int64_t position : {0, 399, 64, 200}) {
+    gpu.write(base.get(), &position, sizeof position);
+    gpu.run(*graph);
+    const std::vector<float> replayed = again.read();
+    attend({base.get(), 0}, out);
+    expect(out.read() == replayed, "replayed at {}", position);
+    const int64_t zero = 0;
+    gpu.write(base.get(), &zero, sizeof zero);
+    attend({base.get(), position}, out);
+    expect(out.read() == replayed, "an offset instead of a base of {}", position);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -192,5 +247,22 @@ int main() {
   // A bound far above what is there: most parts see nothing.
   check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 1, .position = 0, .bound = 4000});
   check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 1, .position = 300, .sinks = true, .bound = 4000});
+  // Prompts: tiles of 64 queries, whole and cut, with all that changes what is seen; and few queries in several blocks.
+  for (const int64_t n_tokens : {9, 16, 17, 31, 33, 64, 65, 100})
+    for (const int group : {1, 3})
+      check({.n_heads = 2 * group, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = n_tokens, .position = n_tokens % 2 == 0 ? 0 : 77});
+  for (const int64_t n_tokens : {17, 128})
+    check({.n_heads = 4, .n_kv_heads = 1, .k_dim = 128, .v_dim = 128, .n_tokens = n_tokens, .position = 30});
+  check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 80, .v_dim = 80, .n_tokens = 70, .position = 0});
+  check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 256, .v_dim = 256, .n_tokens = 50, .position = 40, .window = 50, .soft_cap = 50});
+  check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 192, .v_dim = 128, .n_tokens = 40, .position = 3});
+  check({.n_heads = 71, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 1, .position = 300});  // many queries of one token
+  check({.n_heads = 8, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 16, .position = 1000, .sinks = true});
+  for (const int64_t window : {1, 30, 64, 129})
+    check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 70, .position = 130, .window = window, .sinks = window != 30});
+  for (const Values values : {Values::large_scores, Values::all_equal, Values::one_hot, Values::tiny, Values::wide})
+    check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 40, .position = 90, .values = values}, values == Values::large_scores || values == Values::one_hot ? 1e-4 : 1e-5);
+  check_masses(gpu);
+  check_replay(gpu);
   return failures == 0 ? 0 : 1;
 }
