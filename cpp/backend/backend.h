@@ -64,6 +64,22 @@ struct MatmulInput {
   }
 };
 
+// A matrix that takes some rows of a matmul's input: of several experts, the tokens of one.
+struct MatmulPart {
+  const DeviceTensor* weights;  // [rows, cols]
+  int64_t first;                // row of the input that belongs to y's first
+  FloatView y;                  // [n_tokens, rows]
+};
+
+// The same input, some rows of it.
+inline MatmulInput rows_of(const MatmulInput& input, int64_t first, int64_t n) {
+  const auto part = [&](const FloatView& view) { return view.data ? FloatView{view.row(first), n, view.cols, view.stride} : view; };
+  MatmulInput out = input;
+  out.x = part(input.x);
+  out.gate = part(input.gate);
+  return out;
+}
+
 // Pairs that a rotary embedding turns: (2i, 2i+1), as GGUF stores llama, or (i, i + n_rot/2).
 enum class RopeStyle : uint8_t { interleaved, halves };
 
@@ -141,6 +157,14 @@ class Backend {
   // y = x W^T for several matrices that share an input: the input is rotated and quantized once per kind.
   // The bits are those of rms_norm() or silu_mul() followed by a plain matmul.
   virtual void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
+  // y = x W^T for several matrices, each with rows of its own, which may be others' too.  The bits are those of one matmul()
+  // after the other, as here; a backend that can do them at once saves the overhead of many small ones.
+  virtual void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) {
+    for (const MatmulPart& part : parts) {
+      const MatmulTarget target{part.weights, part.y};
+      matmul({&target, 1}, rows_of(x, part.first, part.y.rows));
+    }
+  }
   // x[t, head] is turned by position first_position + t.
   virtual void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) = 0;
   virtual void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) = 0;

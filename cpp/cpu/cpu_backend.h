@@ -46,6 +46,7 @@ class CpuBackend final : public Backend {
   void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
   void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) override;
   void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
+  void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) override;
   void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) override;
   void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) override;
   void attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
@@ -92,9 +93,10 @@ class CpuBackend final : public Backend {
   void rotate(FloatView x, Activation kind, FloatView& out);
   ActivationSource source(const MatmulInput& input);
   FloatView materialise(const MatmulInput& input);
-  void prepare(const MatmulTarget& target, const MatmulInput& from, PreparedInput& input);
-  void multiply_packed(const MatmulTarget& target, int64_t first_panel, const PreparedInput& input, int worker);
-  void multiply_panel(const MatmulTarget& target, int64_t first_row, const PreparedInput& input, int worker);
+  void prepare(const CpuTensor& w, const MatmulInput& from, PreparedInput& input);
+  void multiply(std::span<const MatmulPart> parts, const MatmulInput& from, Turn& turn);
+  void multiply_packed(const MatmulPart& part, int64_t first_panel, const PreparedInput& input, int worker);
+  void multiply_panel(const MatmulPart& part, int64_t first_row, const PreparedInput& input, int worker);
   void append(void* cache, FormatId format, int64_t capacity, int n_kv_heads, int dim, FloatView x, int64_t first_position);
 
   const CpuTier& tier_;
@@ -106,6 +108,8 @@ class CpuBackend final : public Backend {
   std::vector<float> signs_;
   PackedMemory packed_memory_;
   Scratch inverse_, input_, partial_;
+  std::vector<MatmulPart> parts_;
+  std::vector<int64_t> first_tasks_;  // of each part of a matmul, and their number
   QuantizedScratch quantized_[kActivations];
   std::vector<Scratch> worker_scratch_;  // one per worker
 };

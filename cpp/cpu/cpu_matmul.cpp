@@ -57,46 +57,74 @@ void CpuBackend::rotate(FloatView x, Activation kind, FloatView& out) {
   });
 }
 
-void CpuBackend::multiply_packed(const MatmulTarget& target, int64_t first_panel, const PreparedInput& input, int worker) {
-  const CpuTensor& w = on_cpu(*target.weights);
-  const PackedActivations& x = input.packed[static_cast<int>(w.info->activation)];
+namespace {
+
+PackedActivations rows_of(PackedActivations x, int64_t first, int64_t n) {
+  x.codes += first * x.stride;
+  x.scale += first * x.n_blocks;
+  x.block_sums += first * x.n_blocks;
+  x.sums16 += first * 2 * x.n_units;
+  x.sums32 += first * x.n_units;
+  x.n_tokens = n;
+  return x;
+}
+
+QuantizedRows rows_of(QuantizedRows x, int64_t first, int64_t n) {
+  x.codes += first * x.cols;
+  x.scale += first * x.n_blocks;
+  x.sums += first * x.n_groups;
+  x.n_tokens = n;
+  return x;
+}
+
+FloatView rows_of(const FloatView& x, int64_t first, int64_t n) { return {x.row(first), n, x.cols, x.stride}; }
+
+// Rows of weights in one task.
+int64_t task_rows(const CpuTensor& w) { return w.packed ? kPackedPanels * kPanelRows : kPanelRows; }
+
+}  // namespace
+
+void CpuBackend::multiply_packed(const MatmulPart& part, int64_t first_panel, const PreparedInput& input, int worker) {
+  const CpuTensor& w = on_cpu(*part.weights);
+  const PackedActivations x = rows_of(input.packed[static_cast<int>(w.info->activation)], part.first, part.y.rows);
   const int64_t n_panels = (w.rows + kPanelRows - 1) / kPanelRows;
   const PackedWeights weights{static_cast<const uint8_t*>(w.packed->data), w.panel_bytes, w.rows, w.cols};
   float* const scratch = worker_scratch_[static_cast<size_t>(worker)].get<float>(
       static_cast<size_t>(x.n_tokens) * kPackedPanels * kPanelRows, "the sums of a matmul");
   w.kernels->matmul_packed(weights, first_panel, static_cast<int>(std::min<int64_t>(kPackedPanels, n_panels - first_panel)), x,
-                           target.y.data, target.y.stride, scratch);
+                           part.y.data, part.y.stride, scratch);
 }
 
-// Sixteen rows of one target for all tokens.
-void CpuBackend::multiply_panel(const MatmulTarget& target, int64_t first_row, const PreparedInput& input, int worker) {
-  const CpuTensor& w = on_cpu(*target.weights);
+// Sixteen rows of one part for all its tokens.
+void CpuBackend::multiply_panel(const MatmulPart& part, int64_t first_row, const PreparedInput& input, int worker) {
+  const CpuTensor& w = on_cpu(*part.weights);
+  const int64_t first = part.first, n_tokens = part.y.rows;
   const Activation kind = w.info->activation;
   const WeightRows rows{w.row(first_row), w.row_bytes, static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - first_row)), w.cols};
-  float* const y = target.y.data + first_row;
+  float* const y = part.y.data + first_row;
   Scratch& scratch = worker_scratch_[static_cast<size_t>(worker)];
 
   const bool as_floats = !w.kernels->matmul_int || (is_rotated(kind) && rotated_matmul_ != RotatedMatmul::activation);
   if (!as_floats) {
-    float* const sums = scratch.get<float>(static_cast<size_t>(target.y.rows) * kPanelRows, "the sums of a matmul");
-    w.kernels->matmul_int(rows, input.quantized[static_cast<int>(kind)], y, target.y.stride, sums);
+    float* const sums = scratch.get<float>(static_cast<size_t>(n_tokens) * kPanelRows, "the sums of a matmul");
+    w.kernels->matmul_int(rows, rows_of(input.quantized[static_cast<int>(kind)], first, n_tokens), y, part.y.stride, sums);
     return;
   }
-  const FloatView& x = input.x;
+  const FloatView x = rows_of(input.x, first, n_tokens);
   // Up to a few tokens it is cheaper to widen the weights again for each than to store them.
   constexpr int64_t kWidenAgain = 4;
   if (w.info->is_float && x.rows <= kWidenAgain) {
-    w.kernels->matmul_float(rows, x, y, target.y.stride);
+    w.kernels->matmul_float(rows, x, y, part.y.stride);
     return;
   }
   const bool own_basis = rotated_matmul_ == RotatedMatmul::activation_float;
-  const FloatView factor = is_rotated(kind) && own_basis ? input.rotated[static_cast<int>(kind)] : x;
+  const FloatView factor = is_rotated(kind) && own_basis ? rows_of(input.rotated[static_cast<int>(kind)], first, n_tokens) : x;
   const int64_t stride = round_up(w.cols, kLanes);
   float* const decoded = scratch.get<float>(static_cast<size_t>(kDecodedRows * stride), "the decoded rows of a matmul");
   for (int r = 0; r < rows.n_rows; r += kDecodedRows) {
     const int n = std::min(kDecodedRows, rows.n_rows - r);
     for (int i = 0; i < n; ++i) w.kernels->decode_row(w.row(first_row + r + i), w.cols, signs_.data(), own_basis, decoded + i * stride);
-    kernels_.matmul_decoded(decoded, stride, n, factor, y + r, target.y.stride);
+    kernels_.matmul_decoded(decoded, stride, n, factor, y + r, part.y.stride);
   }
 }
 
@@ -124,8 +152,7 @@ FloatView CpuBackend::materialise(const MatmulInput& input) {
   return out;
 }
 
-void CpuBackend::prepare(const MatmulTarget& target, const MatmulInput& from, PreparedInput& input) {
-  const CpuTensor& w = on_cpu(*target.weights);
+void CpuBackend::prepare(const CpuTensor& w, const MatmulInput& from, PreparedInput& input) {
   const Activation kind = w.info->activation;
   const auto k = static_cast<size_t>(kind);
   const bool as_int8 = kind != Activation::kFloat && (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation);
@@ -141,37 +168,45 @@ void CpuBackend::prepare(const MatmulTarget& target, const MatmulInput& from, Pr
 
 void CpuBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInput& from) {
   Turn turn(*this, Operation::quantize);
+  parts_.clear();
+  for (const MatmulTarget& target : targets) {
+    require(target.y.rows == from.x.rows, "matmul", "y of [n_tokens, rows of the weights]");
+    parts_.push_back({target.weights, 0, target.y});
+  }
+  multiply(parts_, from, turn);
+}
+
+void CpuBackend::matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& from) {
+  Turn turn(*this, Operation::quantize);
+  multiply(parts, from, turn);
+}
+
+void CpuBackend::multiply(std::span<const MatmulPart> parts, const MatmulInput& from, Turn& turn) {
   const FloatView& x = from.x;
   require(!from.norm || (from.norm->rows == 1 && from.norm->cols == x.cols), "matmul", "a norm weight per column");
   require(!from.gate.data || same_shape(from.gate, x), "matmul", "a gate of the shape of x");
   PreparedInput input;
   int64_t n_tasks = 0;
-  const auto tasks_of = [](const CpuTensor& w) {
-    const int64_t rows = w.packed ? kPackedPanels * kPanelRows : kPanelRows;
-    return (w.rows + rows - 1) / rows;
-  };
-  for (const MatmulTarget& target : targets) {
-    const CpuTensor& w = on_cpu(*target.weights);
-    require(w.cols == x.cols && target.y.rows == x.rows && target.y.cols == w.rows, "matmul",
+  first_tasks_.clear();
+  for (const MatmulPart& part : parts) {
+    const CpuTensor& w = on_cpu(*part.weights);
+    require(w.cols == x.cols && part.first >= 0 && part.first + part.y.rows <= x.rows && part.y.cols == w.rows, "matmul",
             "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
-    n_tasks += tasks_of(w);
-    prepare(target, from, input);
+    first_tasks_.push_back(n_tasks);
+    n_tasks += (w.rows + task_rows(w) - 1) / task_rows(w);
+    prepare(w, from, input);
   }
   signs(x.cols);  // grown here, because the workers only read
   turn.next(Operation::matmul);
   parallel(n_tasks, kPanelRows * x.cols, [&](int64_t task, int worker) {
-    for (const MatmulTarget& target : targets) {
-      const CpuTensor& w = on_cpu(*target.weights);
-      if (task >= tasks_of(w)) {
-        task -= tasks_of(w);
-        continue;
-      }
-      if (uses_packed(w)) return multiply_packed(target, task * kPackedPanels, input, worker);
-      const int64_t rows = w.packed ? kPackedPanels * kPanelRows : kPanelRows;
-      for (int64_t row = task * rows; row < std::min((task + 1) * rows, w.rows); row += kPanelRows)
-        multiply_panel(target, row, input, worker);
-      return;
-    }
+    const auto which = std::upper_bound(first_tasks_.begin(), first_tasks_.end(), task) - first_tasks_.begin() - 1;
+    const MatmulPart& part = parts[static_cast<size_t>(which)];
+    const CpuTensor& w = on_cpu(*part.weights);
+    task -= first_tasks_[static_cast<size_t>(which)];
+    if (uses_packed(w)) return multiply_packed(part, task * kPackedPanels, input, worker);
+    const int64_t rows = task_rows(w);
+    for (int64_t row = task * rows; row < std::min((task + 1) * rows, w.rows); row += kPanelRows)
+      multiply_panel(part, row, input, worker);
   });
 }
 

@@ -36,6 +36,7 @@ struct Pass {
     const MatmulTarget target{&weights, y};
     multiply({&target, 1}, x);
   }
+  void multiply_parts(std::span<const MatmulPart> parts, const MatmulInput& x) const { backend().matmul_parts(parts, x); }
   // One slice of a tensor, which an observer could not tell from the others.
   void multiply_slice(const DeviceTensor& weights, FloatView x, FloatView y) const {
     const MatmulTarget target{&weights, y};

@@ -132,33 +132,47 @@ void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out) {
     slot_of[static_cast<size_t>(by_expert[s])] = static_cast<int32_t>(s);
   }
   const auto n_slots = static_cast<int64_t>(n * used);
-  const FloatView gathered = first_rows(pass.work.gathered, n_slots), gate = first_rows(pass.work.expert_gate, n_slots);
-  const FloatView up = first_rows(pass.work.expert_up, n_slots), mixed = first_rows(pass.work.expert_out, n_slots);
-  backend.gather_rows(x, token_of, gathered);
-
-  const auto part = [](const FloatView& view, int64_t first, int64_t rows) { return FloatView{view.row(first), rows, view.cols, view.stride}; };
-  const auto each_expert = [&](auto&& fn) {
-    for (int64_t first = 0, last; first < n_slots; first = last) {
-      const auto expert = static_cast<size_t>(experts[static_cast<size_t>(by_expert[static_cast<size_t>(first)])]);
-      for (last = first + 1; last < n_slots && static_cast<size_t>(experts[static_cast<size_t>(by_expert[static_cast<size_t>(last)])]) == expert;) ++last;
-      fn(expert, first, last - first);
-    }
+  const FloatView gate = first_rows(pass.work.expert_gate, n_slots), up = first_rows(pass.work.expert_up, n_slots);
+  const FloatView mixed = first_rows(pass.work.expert_out, n_slots);
+  // One token is the input of all its experts; of several, those of an expert are brought together.
+  FloatView input = x;
+  if (n > 1) {
+    input = first_rows(pass.work.gathered, n_slots);
+    backend.gather_rows(x, token_of, input);
+  }
+  struct Run {  // slots of one expert
+    size_t expert;
+    int64_t first, rows;
   };
-  const auto add_bias = [&](Role role, size_t expert, FloatView y) {
-    if (const Weight& bias = model.slices(l, role); !bias.empty()) backend.add_bias(y, *bias[expert]);
+  std::vector<Run> runs;
+  for (int64_t s = 0; s < n_slots; ++s) {
+    const auto expert = static_cast<size_t>(experts[static_cast<size_t>(by_expert[static_cast<size_t>(s)])]);
+    if (runs.empty() || runs.back().expert != expert) runs.push_back({expert, s, 0});
+    ++runs.back().rows;
+  }
+  const auto part = [](const FloatView& view, const Run& run) { return FloatView{view.row(run.first), run.rows, view.cols, view.stride}; };
+  const auto add_biases = [&](Role role, const FloatView& y) {
+    if (const Weight& bias = model.slices(l, role); !bias.empty())
+      for (const Run& run : runs) backend.add_bias(part(y, run), *bias[run.expert]);
   };
-  each_expert([&](size_t e, int64_t first, int64_t rows) {
-    const FloatView g = part(gate, first, rows), u = part(up, first, rows);
-    const MatmulTarget targets[] = {{model.slices(l, Role::experts_gate)[e].get(), g}, {model.slices(l, Role::experts_up)[e].get(), u}};
-    backend.matmul(targets, part(gathered, first, rows));
-    add_bias(Role::experts_gate_bias, e, g);
-    add_bias(Role::experts_up_bias, e, u);
-  });
-  backend.gated(model.description().nonlinearity, gate, up, up);
-  each_expert([&](size_t e, int64_t first, int64_t rows) {
-    pass.multiply_slice(*model.slices(l, Role::experts_down)[e], part(up, first, rows), part(mixed, first, rows));
-    add_bias(Role::experts_down_bias, e, part(mixed, first, rows));
-  });
+  std::vector<MatmulPart> parts;
+  for (const Run& run : runs) {
+    const int64_t first = n > 1 ? run.first : 0;
+    parts.push_back({model.slices(l, Role::experts_gate)[run.expert].get(), first, part(gate, run)});
+    parts.push_back({model.slices(l, Role::experts_up)[run.expert].get(), first, part(up, run)});
+  }
+  pass.multiply_parts(parts, input);
+  add_biases(Role::experts_gate_bias, gate);
+  add_biases(Role::experts_up_bias, up);
+  parts.clear();
+  for (const Run& run : runs) parts.push_back({model.slices(l, Role::experts_down)[run.expert].get(), run.first, part(mixed, run)});
+  if (model.description().nonlinearity == Nonlinearity::silu) {
+    pass.multiply_parts(parts, MatmulInput::gated(gate, up));
+  } else {
+    backend.gated(model.description().nonlinearity, gate, up, up);
+    pass.multiply_parts(parts, up);
+  }
+  add_biases(Role::experts_down_bias, mixed);
   backend.mix_rows(mixed, slot_of, weights, out);
   run_shared(pass, l, x, out);
 }
