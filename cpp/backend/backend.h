@@ -36,7 +36,8 @@ class DeviceTensor {
   bool holds_copy = false;  // the view's bytes are seldom needed again
 };
 
-enum class TensorUse : uint8_t { any, lookup };  // lookup: embed() alone; matmul() works, but perhaps slowly
+// lookup: embed() alone; matmul() works, but perhaps slowly.  product: matmul() alone.
+enum class TensorUse : uint8_t { any, lookup, product };
 
 struct MatmulTarget {
   const DeviceTensor* weights;  // [rows, cols]
@@ -126,10 +127,20 @@ enum class RotatedMatmul : uint8_t {
 };
 
 struct BackendOptions {
-  std::string device = "auto";  // "auto", "cpu"
+  std::string device = "auto";  // "auto": what HRUN_DEVICE says, else a GPU where there is one; "cpu" or "none"; "cuda", "cuda1", ...
+  int64_t n_gpu_layers = -1;    // layers that go to the GPU, n_layers + 1 for the head as well; -1: everything
   int n_threads = 0;            // 0: the physical cores this process may use
   std::string cpu_tier;         // empty: HRUN_CPU_TIER, else the best the CPU has
   RotatedMatmul rotated_matmul = RotatedMatmul::activation;
+};
+
+// One run of operations over some tokens at consecutive positions.
+struct PassInfo {
+  uint64_t owner = 0;  // of the memory that the operations work in; never the same twice
+  std::span<const int32_t> tokens;
+  int64_t first_position = 0;
+  int64_t n_logits = 0;
+  bool repeatable = false;  // the next pass of this owner with as many tokens and logits does the same, but for tokens and position
 };
 
 class Backend {
@@ -141,12 +152,17 @@ class Backend {
 
   // Throws OutOfMemoryError naming `purpose`, the need and what is free.
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes, std::string_view purpose) = 0;
-  virtual void write(DeviceBuffer& to, size_t offset, std::span<const uint8_t> from) = 0;
+  virtual void write(void* to, std::span<const uint8_t> from) = 0;
   virtual void read(const void* from, std::span<uint8_t> to) = 0;
 
   // The only place that may repack weights.  The view must stay valid as long as the tensor (a mapped file).
   virtual std::unique_ptr<DeviceTensor> upload(const TensorView& view, TensorUse use) = 0;
   std::unique_ptr<DeviceTensor> upload(const TensorView& view) { return upload(view, TensorUse::any); }
+
+  // Operations come between these.  A backend that recorded a repeatable pass runs it from its record and returns true: the
+  // operations need not be called again.  `complete`: they all were.
+  virtual bool begin_pass(const PassInfo&) { return false; }
+  virtual void end_pass(bool complete) { static_cast<void>(complete); }
 
   // out[t] = row tokens[t] of the table, in the original basis.
   virtual void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) = 0;
@@ -190,8 +206,5 @@ class Backend {
   virtual void time_operations(bool on) = 0;
   virtual OperationTimes operation_times() = 0;
 };
-
-// The backends of this build, best first for "auto".  Throws DeviceError, naming what exists.
-std::unique_ptr<Backend> make_backend(const BackendOptions& options);
 
 }  // namespace hrun

@@ -1,34 +1,68 @@
-// The backends of this build, best first for "auto".
-#include <functional>
-#include <string>
+#include "backend/backends.h"
 
-#include "backend/backend.h"
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+
 #include "base/error.h"
 #include "cpu/cpu_backend.h"
 
 namespace hrun {
 namespace {
 
-struct BackendEntry {
-  std::string_view name;
-  bool (*present)();
-  std::unique_ptr<Backend> (*make)(const BackendOptions&);
-};
+std::string lower(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  return out;
+}
 
-constexpr BackendEntry kBackends[] = {
-    {"cpu", [] { return true; },
-     [](const BackendOptions& options) -> std::unique_ptr<Backend> { return std::make_unique<CpuBackend>(options); }},
-};
+std::string device_names() {
+  std::string reason, names = "auto";
+  for (const DeviceDescription& d : list_devices(reason)) names += ", " + d.name;
+  return reason.empty() ? names : names + " (no GPU: " + reason + ")";
+}
+
+// "cuda", "cuda1", "CUDA1" or "cuda:1" -> 1; -1 if it is no such name.
+int cuda_number(std::string_view name) {
+  if (!name.starts_with("cuda")) return -1;
+  name.remove_prefix(4);
+  if (name.empty()) return 0;
+  if (name.front() == ':') name.remove_prefix(1);
+  int number = -1;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+  return error == std::errc() && end == name.data() + name.size() ? number : -1;
+}
 
 }  // namespace
 
-std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
-  std::string names = "auto";
-  for (const BackendEntry& b : kBackends) {
-    names += ", " + std::string(b.name);
-    if ((options.device == "auto" || options.device == b.name) && b.present()) return b.make(options);
+std::vector<DeviceDescription> list_devices(std::string& reason) {
+  std::vector<DeviceDescription> all;
+  if (const BackendPlugin* plugin = cuda_plugin(reason)) all = plugin->devices(reason);
+  all.push_back(CpuBackend::device());
+  return all;
+}
+
+Backends make_backends(const BackendOptions& options, int64_t n_layers) {
+  Backends made;
+  const char* const preferred = std::getenv("HRUN_DEVICE");
+  const std::string asked = options.device == "auto" && preferred && *preferred ? preferred : options.device, name = lower(asked);
+  const int wanted = cuda_number(name);
+  const bool any = name == "auto";
+  if (!any && name != "cpu" && name != "none" && wanted < 0)
+    throw DeviceError("there is no device '{}'; possible: {}", printable(asked), device_names());
+  const int64_t n_offloaded = options.n_gpu_layers < 0 ? n_layers + 1 : std::min(options.n_gpu_layers, n_layers + 1);
+  if (wanted >= 0 || (any && n_offloaded > 0)) {
+    std::string reason;
+    const BackendPlugin* const plugin = cuda_plugin(reason);
+    const bool present = plugin && !plugin->devices(reason).empty();
+    if (present && n_offloaded > 0) made.accelerator = plugin->make(std::max(wanted, 0), options);
+    else if (wanted >= 0 && !present) throw DeviceError("device '{}' cannot be had: {}; possible: {}", printable(asked), reason, device_names());
+    else if (options.n_gpu_layers > 0) made.warning = "no layers go to a GPU: " + reason;
   }
-  throw DeviceError("there is no device '{}'; this build knows {}", printable(options.device), names);
+  made.first_layer = made.accelerator ? std::max<int64_t>(n_layers - n_offloaded, 0) : n_layers;
+  made.head = made.accelerator && n_offloaded > n_layers;
+  if (made.first_layer > 0 || !made.head) made.cpu = std::make_unique<CpuBackend>(options);
+  return made;
 }
 
 }  // namespace hrun

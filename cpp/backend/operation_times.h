@@ -24,6 +24,13 @@ struct OperationTimes {
   };
   bool on = false;
   std::array<Entry, kOperations> entries{};
+
+  void operator+=(const OperationTimes& other) {
+    for (size_t i = 0; i < kOperations; ++i) {
+      entries[i].nanoseconds += other.entries[i].nanoseconds;
+      entries[i].calls += other.entries[i].calls;
+    }
+  }
 };
 
 // From its construction, or the last next(), to the next next(), or its destruction.

@@ -55,11 +55,12 @@ RotatedMatmul rotated_matmul(const std::string& name) {
   return it->second;
 }
 
-std::shared_ptr<Model> load(const std::string& path, const std::string& device, int n_threads, const std::string& cpu_tier,
-                            const std::string& rotation, nb::object progress) {
+std::shared_ptr<Model> load(const std::string& path, const std::string& device, int64_t n_gpu_layers, int n_threads,
+                            const std::string& cpu_tier, const std::string& rotation, nb::object progress) {
   if (n_threads < 0 || n_threads > 4096) throw ArgumentError("n_threads is {}, must be between 0 and 4096", n_threads);
   BackendOptions options;
   options.device = device;
+  options.n_gpu_layers = n_gpu_layers;
   options.n_threads = n_threads;
   options.cpu_tier = cpu_tier;
   options.rotated_matmul = rotated_matmul(rotation);
@@ -163,15 +164,19 @@ std::span<const float> as_span(const FloatArray& logits) { return {logits.data()
 
 void init_runtime(nb::module_& m) {
   nb::class_<Model>(m, "Model", "Weights on a device; immutable, shared between sessions.")
-      .def_static("load", &load, "path"_a, "device"_a = "auto", "n_threads"_a = 0, "cpu_tier"_a = "",
+      .def_static("load", &load, "path"_a, "device"_a = "auto", "n_gpu_layers"_a = -1, "n_threads"_a = 0, "cpu_tier"_a = "",
                   "rotated_matmul"_a = "activation", "progress"_a = nb::none(),
                   "Open, validate and upload a GGUF. progress(done, total) in tensors. Raises ModelFileError, "
                   "UnsupportedModelError, OutOfMemoryError, DeviceError, ArgumentError.")
       .def_prop_ro("path", [](const Model& model) { return model.file().path(); })
-      .def_prop_ro("description", [](const Model& model) { return model.backend().description(); })
-      .def_prop_ro("n_threads", [](const Model& model) { return model.backend().n_threads(); })
+      .def_prop_ro("description", [](const Model& model) { return model.device_description(); })
+      .def_prop_ro("n_threads", [](const Model& model) { return model.backend(0).n_threads(); })
       .def_prop_ro("architecture", [](const Model& model) { return std::string(model.plan().description->name); })
-      .def_prop_ro("warnings", [](const Model& model) { return model.plan().warnings; })
+      .def_prop_ro("warnings", [](const Model& model) {
+        std::vector<std::string> all = model.plan().warnings;
+        if (!model.warning().empty()) all.push_back(model.warning());
+        return all;
+      })
       .def_prop_ro("n_ctx_train", [](const Model& model) { return model.params().n_ctx_train; })
       .def_prop_ro("n_vocab", [](const Model& model) { return model.params().n_vocab; })
       .def_prop_ro("n_embd", [](const Model& model) { return model.params().n_embd; })
@@ -182,11 +187,14 @@ void init_runtime(nb::module_& m) {
                      for (const auto& t : model.file().tensors()) n += t.dims[0] * t.dims[1] * t.dims[2] * t.dims[3];
                      return n;
                    })
-      .def("time_operations", [](const Model& model, bool on) { model.backend().time_operations(on); }, "on"_a,
+      .def("time_operations", [](const Model& model, bool on) {
+        for (size_t d = 0; d < model.n_backends(); ++d) model.backend(d).time_operations(on);
+      }, "on"_a,
            nb::call_guard<nb::gil_scoped_release>(), "Measure from zero what each operation of the backend takes, or stop.")
       .def("operation_times",
            [](const Model& model) {
-             const OperationTimes times = model.backend().operation_times();
+             OperationTimes times;
+             for (size_t d = 0; d < model.n_backends(); ++d) times += model.backend(d).operation_times();
              std::vector<std::tuple<std::string, double, int64_t>> rows;
              for (size_t i = 0; i < kOperations; ++i)
                if (const auto& entry = times.entries[i]; entry.calls)
@@ -241,6 +249,16 @@ void init_runtime(nb::module_& m) {
     const auto rows = sampler_parameters();
     return std::vector<SamplerParameter>(rows.begin(), rows.end());
   }, "The sampling parameters, in chain order.");
+  nb::class_<DeviceDescription>(m, "Device", "What --device can name.")
+      .def_ro("name", &DeviceDescription::name)
+      .def_ro("description", &DeviceDescription::description)
+      .def_ro("total_bytes", &DeviceDescription::total_bytes)
+      .def_ro("free_bytes", &DeviceDescription::free_bytes);
+  m.def("devices", [] {
+    std::string reason;
+    std::vector<DeviceDescription> all = list_devices(reason);
+    return std::pair(std::move(all), std::move(reason));
+  }, "The devices, the CPU last, and why there is no GPU among them.");
   m.def("kv_formats", [] {
     std::vector<std::string> names;
     for (const auto name : kv_format_names()) names.emplace_back(name);

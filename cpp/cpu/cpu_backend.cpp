@@ -15,6 +15,10 @@ CpuBackend::CpuBackend(const BackendOptions& options)
       pool_(options.n_threads),
       worker_scratch_(static_cast<size_t>(pool_.n_threads())) {}
 
+DeviceDescription CpuBackend::device() {
+  return {"cpu", format("the CPU, tier {}", select_cpu_tier().name), total_memory(), available_memory()};
+}
+
 std::string CpuBackend::description() const {
   return format("cpu, tier {}, {} {}", tier_.name, n_threads(), n_threads() == 1 ? "thread" : "threads");
 }
@@ -30,9 +34,8 @@ std::unique_ptr<DeviceBuffer> CpuBackend::allocate(size_t bytes, std::string_vie
   return allocate_host(bytes, purpose, bytes <= kUsedWhole ? Pages::huge : Pages::small);
 }
 
-void CpuBackend::write(DeviceBuffer& to, size_t offset, std::span<const uint8_t> from) {
-  require(offset <= to.bytes && from.size() <= to.bytes - offset, "write", "bytes inside the buffer");
-  if (!from.empty()) std::memcpy(static_cast<uint8_t*>(to.data) + offset, from.data(), from.size());
+void CpuBackend::write(void* to, std::span<const uint8_t> from) {
+  if (!from.empty()) std::memcpy(to, from.data(), from.size());
 }
 
 void CpuBackend::read(const void* from, std::span<uint8_t> to) {
@@ -61,7 +64,7 @@ std::unique_ptr<DeviceTensor> CpuBackend::upload(const TensorView& view, TensorU
   if (view.rows == 1) {
     tensor->vector.resize(static_cast<size_t>(view.cols));
     tensor->kernels->decode_row(view.data, view.cols, signs(view.cols), false, tensor->vector.data());
-  } else if (tensor->kernels->pack_panel && use == TensorUse::any) {
+  } else if (tensor->kernels->pack_panel && use != TensorUse::lookup) {
     pack(*tensor);
   }
   return tensor;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/plugin.h"
 #include "base/threads.h"
 #include "cpu/memory.h"
 #include "cpu/tiers.h"
@@ -32,12 +33,14 @@ class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const BackendOptions& options);
 
+  static DeviceDescription device();
+
   std::string description() const override;
   int n_threads() const override { return pool_.n_threads(); }
   const CpuTier& tier() const { return tier_; }
 
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes, std::string_view purpose) override;
-  void write(DeviceBuffer& to, size_t offset, std::span<const uint8_t> from) override;
+  void write(void* to, std::span<const uint8_t> from) override;
   void read(const void* from, std::span<uint8_t> to) override;
   using Backend::upload;
   std::unique_ptr<DeviceTensor> upload(const TensorView& view, TensorUse use) override;

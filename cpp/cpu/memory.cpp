@@ -30,11 +30,12 @@ size_t number_in(const std::string& path) {
   return file >> value ? static_cast<size_t>(value) : kUnknown;
 }
 
-size_t machine_memory() {
+// A line of /proc/meminfo, "MemTotal:" say.
+size_t machine_memory(std::string_view line) {
   std::ifstream file("/proc/meminfo");
   std::string key;
   for (size_t kib = 0; file >> key;) {
-    if (key == "MemAvailable:" && file >> kib) return kib * 1024;
+    if (key == line && file >> kib) return kib * 1024;
     file.ignore(256, '\n');
   }
   return kUnknown;
@@ -59,7 +60,9 @@ std::string mebibytes(size_t bytes) {
 
 }  // namespace
 
-size_t available_memory() { return std::min(machine_memory(), control_group_memory()); }
+size_t total_memory() { return machine_memory("MemTotal:"); }
+
+size_t available_memory() { return std::min(machine_memory("MemAvailable:"), control_group_memory()); }
 
 std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpose, Pages pages) {
   // Small requests are not worth reading /proc; large ones are checked, because an overcommitting system grants anything.

@@ -10,6 +10,8 @@
 
 namespace hrun {
 
+// The machine's.
+size_t total_memory();
 // Bytes that can be allocated without swapping: the machine's, at most what this process's control group leaves.
 size_t available_memory();
 

@@ -9,6 +9,21 @@
 namespace hrun {
 namespace {
 
+// The operations of a pass on one backend, between begin_pass() and end_pass(), whatever is thrown.
+class Recorded {
+ public:
+  Recorded(Backend& backend, const PassInfo& info) : ran(backend.begin_pass(info)), backend_(backend) {}
+  Recorded(const Recorded&) = delete;
+  Recorded& operator=(const Recorded&) = delete;
+  ~Recorded() { backend_.end_pass(complete); }
+
+  const bool ran;
+  bool complete = false;
+
+ private:
+  Backend& backend_;
+};
+
 // One pass: names the tensors so that the layer reads like the formula.
 class Decoder {
  public:
@@ -41,18 +56,26 @@ class Decoder {
     backend_.add(x_, fed);
   }
 
-  void logits(int64_t n_logits, float* out) {
+  // Of the last n_logits tokens, as many at a time as the workspace holds.
+  void all_logits(int64_t n_logits, float* out) {
     for (int64_t done = 0; done < n_logits; done += w_.max_logit_rows()) {
       const int64_t rows = std::min(w_.max_logit_rows(), n_logits - done);
-      const int64_t first = pass_.n - n_logits + done;
-      const FloatView tail = {x_.row(first), rows, x_.cols, x_.stride};
-      const FloatView y = first_rows(w_.logits, rows);
-      pass_.multiply(model_.head(), normed(tail, model_.weight(Role::output_norm), model_.weight(Role::output_norm_bias)), y);
-      if (params_.logit_scale != 1) backend_.scale(y, static_cast<float>(params_.logit_scale));
-      if (params_.logit_soft_cap > 0) backend_.soft_cap(y, static_cast<float>(params_.logit_soft_cap));
-      const size_t bytes = static_cast<size_t>(rows * params_.n_vocab) * sizeof(float);
-      backend_.read(y.data, {reinterpret_cast<uint8_t*>(out + done * params_.n_vocab), bytes});
+      head(pass_.n - n_logits + done, rows);
+      read_logits(rows, out + done * params_.n_vocab);
     }
+  }
+
+  void read_logits(int64_t rows, float* out) {
+    backend_.read(w_.logits.data, {reinterpret_cast<uint8_t*>(out), static_cast<size_t>(rows * params_.n_vocab) * sizeof(float)});
+  }
+
+  // Of `rows` tokens from `first` on, into the workspace.
+  void head(int64_t first, int64_t rows) {
+    const FloatView tail = {x_.row(first), rows, x_.cols, x_.stride};
+    const FloatView y = first_rows(w_.logits, rows);
+    pass_.multiply(model_.head(), normed(tail, model_.weight(Role::output_norm), model_.weight(Role::output_norm_bias)), y);
+    if (params_.logit_scale != 1) backend_.scale(y, static_cast<float>(params_.logit_scale));
+    if (params_.logit_soft_cap > 0) backend_.soft_cap(y, static_cast<float>(params_.logit_soft_cap));
   }
 
  private:
@@ -169,17 +192,39 @@ class Decoder {
 
 }  // namespace
 
-void forward(const Model& model, Workspace& workspace, std::span<const KVLayer> cache, std::span<const int32_t> tokens,
+void forward(const Model& model, std::span<Workspace> workspaces, std::span<const KVLayer> cache, std::span<const int32_t> tokens,
              int64_t first_position, int64_t n_logits, float* logits, const std::function<void()>& poll,
              MatmulObserver* observer) {
-  const Pass pass{model, workspace, static_cast<int64_t>(tokens.size()), first_position, observer};
-  Decoder decoder(pass);
-  decoder.embed(tokens);
-  for (size_t l = 0; l < cache.size(); ++l) {
-    if (poll) poll();
-    decoder.layer(static_cast<int64_t>(l), cache[l]);
+  const auto n = static_cast<int64_t>(tokens.size());
+  // What the host takes part in (the choice of experts, positions to look up) cannot be repeated from a record.
+  const bool repeatable = !observer && n_logits <= 1 && model.params().n_experts == 0 && !model.weight(Role::position_embd);
+  const Workspace* before = nullptr;
+  for (const LayerRun& run : model.runs()) {
+    Workspace& work = workspaces[run.device];
+    const bool embeds = !before, has_head = &run == &model.runs().back() && n_logits > 0;
+    const Pass pass{model, work, n, first_position, observer};
+    Decoder decoder(pass);
+    if (before) {
+      std::vector<uint8_t> x(static_cast<size_t>(n * work.x.cols) * sizeof(float));
+      before->backend().read(before->x.data, x);
+      work.backend().write(work.x.data, x);
+    }
+    {
+      Recorded recorded(work.backend(), {work.id(), tokens, first_position, n_logits, repeatable});
+      if (!recorded.ran) {
+        if (embeds) decoder.embed(tokens);
+        for (int64_t l = run.first_layer; l < run.end_layer; ++l) {
+          if (poll) poll();
+          decoder.layer(l, cache[static_cast<size_t>(l)]);
+        }
+        if (has_head && n_logits == 1) decoder.head(n - 1, 1);
+        recorded.complete = true;
+      }
+    }
+    if (has_head && n_logits == 1) decoder.read_logits(1, logits);
+    else if (has_head) decoder.all_logits(n_logits, logits);
+    before = &work;
   }
-  if (n_logits > 0) decoder.logits(n_logits, logits);
 }
 
 }  // namespace hrun

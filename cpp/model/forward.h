@@ -10,11 +10,12 @@
 
 namespace hrun {
 
-// Sees what every matmul reads, before it runs: its input [n_tokens, cols] on the device, and the matrices that share it.
+// Sees what every matmul reads, before it runs: its input [n_tokens, cols] on the backend's device, and the matrices that share
+// it.
 class MatmulObserver {
  public:
   virtual ~MatmulObserver() = default;
-  virtual void matmul_input(std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
+  virtual void matmul_input(Backend& backend, std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
 };
 
 // What the blocks of a layer work with: `n` tokens at positions first, first + 1, ...
@@ -25,11 +26,11 @@ struct Pass {
   int64_t first;
   MatmulObserver* observer = nullptr;
 
-  Backend& backend() const { return model.backend(); }
+  Backend& backend() const { return work.backend(); }
   const HyperParams& params() const { return model.params(); }
   FloatView rows(const FloatView& view) const { return first_rows(view, n); }
   void multiply(std::span<const MatmulTarget> targets, const MatmulInput& x) const {
-    if (observer) observer->matmul_input(targets, x);
+    if (observer) observer->matmul_input(backend(), targets, x);
     backend().matmul(targets, x);
   }
   void multiply(const DeviceTensor& weights, const MatmulInput& x, FloatView y) const {
@@ -47,11 +48,11 @@ struct Pass {
   }
 };
 
-// Runs `tokens` (at most workspace.max_tokens()) at positions first_position, ...; keys and values go to `cache`, one
-// KVLayer per layer.  Logits of the last `n_logits` tokens are written to logits [n_logits, n_vocab], which may be null
+// Runs `tokens` (at most max_tokens() of the workspaces, one per backend of the model) at positions first_position, ...;
+// keys and values go to `cache`, one KVLayer per layer.  Logits of the last `n_logits` tokens are written to logits [n_logits, n_vocab], which may be null
 // when n_logits is 0.  `poll` is called before each layer and may throw; the cache then holds garbage beyond
 // first_position, which the next pass overwrites.
-void forward(const Model& model, Workspace& workspace, std::span<const KVLayer> cache, std::span<const int32_t> tokens,
+void forward(const Model& model, std::span<Workspace> workspaces, std::span<const KVLayer> cache, std::span<const int32_t> tokens,
              int64_t first_position, int64_t n_logits, float* logits, const std::function<void()>& poll,
              MatmulObserver* observer = nullptr);
 

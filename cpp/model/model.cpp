@@ -23,46 +23,87 @@ TensorView rows_of(const TensorView& whole, int64_t first, int64_t rows) {
 
 }  // namespace
 
-Model::Model(gguf::File file, ModelPlan plan, std::unique_ptr<Backend> backend)
-    : file_(std::move(file)), plan_(std::move(plan)), backend_(std::move(backend)) {}
+Model::Model(gguf::File file, ModelPlan plan, const BackendOptions& options) : file_(std::move(file)), plan_(std::move(plan)) {
+  const int64_t n_layers = plan_.params.n_layers;
+  Backends made = make_backends(options, n_layers);
+  warning_ = std::move(made.warning);
+  size_t cpu = 0, accelerator = 0;
+  if (made.cpu) backends_.push_back(std::move(made.cpu));
+  if (made.accelerator) {
+    accelerator = backends_.size();
+    backends_.push_back(std::move(made.accelerator));
+  }
+  if (made.first_layer > 0) runs_.push_back({cpu, 0, made.first_layer});
+  if (made.first_layer < n_layers) runs_.push_back({accelerator, made.first_layer, n_layers});
+  const size_t head = made.head ? accelerator : cpu;
+  if (runs_.back().device != head) runs_.push_back({head, n_layers, n_layers});
+}
+
+size_t Model::device_of(int64_t layer) const {
+  for (const LayerRun& run : runs_)
+    if (layer < run.end_layer) return run.device;
+  return runs_.back().device;
+}
+
+std::string Model::device_description() const {
+  std::string text;
+  for (const LayerRun& run : runs_) {
+    if (!text.empty()) text += "; ";
+    if (runs_.size() > 1 && run.first_layer == run.end_layer) text += "head: ";
+    else if (runs_.size() > 1) text += hrun::format("layers {} to {}: ", run.first_layer, run.end_layer - 1);
+    text += backend(run.device).description();
+  }
+  return text;
+}
 
 std::shared_ptr<const Model> Model::load(const std::string& path, const BackendOptions& options,
                                          const std::function<void(int64_t, int64_t)>& progress) {
   gguf::File file = gguf::File::open_model(path);
   ModelPlan plan = plan_model(file);
-  std::shared_ptr<Model> model(new Model(std::move(file), std::move(plan), make_backend(options)));
+  std::shared_ptr<Model> model(new Model(std::move(file), std::move(plan), options));
   const ModelPlan& p = model->plan_;
 
-  int64_t total = 0, done = 0;
+  const size_t first_device = model->runs_.front().device, head_device = model->runs_.back().device;
+  const bool second_embedding = p.tied_head && first_device != head_device;
+  int64_t total = second_embedding, done = 0;
   for (const auto* t : p.globals) total += t != nullptr;
   for (const auto& layer : p.layers)
     for (const auto* t : layer) total += t != nullptr;
-  const auto take = [&](const std::vector<const gguf::TensorInfo*>& infos, std::vector<Weight>& weights) {
-    weights.resize(kRoles);
-    for (size_t r = 0; r < kRoles; ++r) {
-      if (!infos[r]) continue;
-      if (static_cast<Role>(r) != Role::attn_kv_b) weights[r] = model->upload(infos[r], static_cast<Role>(r));
-      if (progress) progress(++done, total);
-    }
+  const auto take = [&](const gguf::TensorInfo* info, size_t role, size_t device, TensorUse use) -> Weight {
+    if (!info) return {};
+    Weight weight;
+    if (static_cast<Role>(role) != Role::attn_kv_b) weight = model->upload(info, static_cast<Role>(role), device, use);
+    if (progress) progress(++done, total);
+    return weight;
   };
-  take(p.globals, model->globals_);
+  model->globals_.resize(kRoles);
+  constexpr auto kEmbedding = static_cast<size_t>(Role::token_embd);
+  for (size_t r = 0; r < kRoles; ++r) {
+    const bool is_input = r == kEmbedding || r == static_cast<size_t>(Role::position_embd);
+    const bool tied = r == kEmbedding && p.tied_head && !second_embedding;
+    const TensorUse use = tied ? TensorUse::any : is_input ? TensorUse::lookup : TensorUse::product;
+    model->globals_[r] = take(p.globals[r], r, is_input ? first_device : head_device, use);
+  }
+  if (second_embedding) model->tied_head_ = take(p.globals[kEmbedding], kEmbedding, head_device, TensorUse::product);
+  model->head_ = second_embedding ? first(model->tied_head_) : model->weight(p.tied_head ? Role::token_embd : Role::output);
   model->layers_.resize(p.layers.size());
   for (size_t l = 0; l < p.layers.size(); ++l) {
-    take(p.layers[l], model->layers_[l]);
+    model->layers_[l].resize(kRoles);
+    const size_t device = model->device_of(static_cast<int64_t>(l));
+    for (size_t r = 0; r < kRoles; ++r) model->layers_[l][r] = take(p.layers[l][r], r, device, TensorUse::product);
     if (p.layers[l][static_cast<size_t>(Role::attn_kv_b)]) model->split_latent(static_cast<int64_t>(l));
   }
   return model;
 }
 
-Weight Model::upload(const gguf::TensorInfo* info, Role role) {
+Weight Model::upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use) {
   const int64_t n_slices = size_of(rule_of(description(), role).slices, params());
-  const TensorUse use = role == Role::token_embd && !plan_.tied_head ? TensorUse::lookup : TensorUse::any;
   const TensorView whole = file_.view(*info);
   const int64_t rows = whole.rows / n_slices;
   Weight weight;
   bool copied = true;
   for (int64_t i = 0; i < n_slices; ++i) {
-    weight.push_back(backend_->upload(rows_of(whole, i * rows, rows), use));
+    weight.push_back(backend(device).upload(rows_of(whole, i * rows, rows), use));
     copied = copied && weight.back()->holds_copy;
   }
   if (copied) file_.release_pages(*info);
@@ -80,6 +121,7 @@ void Model::split_latent(int64_t layer) {
   Weight& keys = weights[static_cast<size_t>(Role::attn_k_b)];
   Weight& values = weights[static_cast<size_t>(Role::attn_v_b)];
   keys.clear(), values.clear();
+  Backend& on = backend(device_of(layer));
   const FormatInfo& made = *find_format(format.is_float ? F32::kId : F16::kId);
   std::vector<float> row(static_cast<size_t>(cols)), transposed(static_cast<size_t>(nope * cols));
   for (int64_t h = 0; h < p.n_heads; ++h) {
@@ -93,12 +135,10 @@ void Model::split_latent(int64_t layer) {
     for (int64_t c = 0; c < cols; ++c)
       made.encode_row(&transposed[static_cast<size_t>(c * nope)], nullptr, nope, &bytes[static_cast<size_t>(c) * row_bytes]);
     const TensorView view{made.id, cols, nope, row_bytes, bytes.data(), whole.name};
-    keys.push_back(backend_->upload(view));
-    values.push_back(backend_->upload(rows_of(whole, first + nope, p.latent_v_dim)));
+    keys.push_back(on.upload(view, TensorUse::product));
+    values.push_back(on.upload(rows_of(whole, first + nope, p.latent_v_dim), TensorUse::product));
   }
 }
-
-const DeviceTensor& Model::head() const { return *weight(plan_.tied_head ? Role::token_embd : Role::output); }
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/backend.h"
+#include "backend/backends.h"
 #include "gguf/file.h"
 #include "model/plan.h"
 
@@ -15,7 +15,13 @@ namespace hrun {
 // A tensor on the device; one with several slices (experts, heads) is held as so many.
 using Weight = std::vector<std::unique_ptr<DeviceTensor>>;
 
-// Immutable after load and shared between sessions (the backend serialises its own calls).
+// Consecutive layers on one backend.  The first run embeds the tokens, the last one has the head.
+struct LayerRun {
+  size_t device;  // of Model::backend()
+  int64_t first_layer, end_layer;
+};
+
+// Immutable after load and shared between sessions (the backends serialise their own calls).
 class Model {
  public:
   // Opens, validates and uploads.  progress(done, total) in tensors; it may throw Cancelled.
@@ -26,7 +32,13 @@ class Model {
   const HyperParams& params() const { return plan_.params; }
   const ModelPlan& plan() const { return plan_; }
   const ModelDescription& description() const { return *plan_.description; }
-  Backend& backend() const { return *backend_; }
+  // One or two, numbered from 0 in the order in which a token meets them.
+  size_t n_backends() const { return backends_.size(); }
+  Backend& backend(size_t device) const { return *backends_[device]; }
+  std::span<const LayerRun> runs() const { return runs_; }
+  size_t device_of(int64_t layer) const;
+  std::string device_description() const;
+  const std::string& warning() const { return warning_; }  // about the devices; empty if there is none
   // Null where the model has none.
   const DeviceTensor* weight(Role role) const { return first(globals_[static_cast<size_t>(role)]); }
   const DeviceTensor* weight(int64_t layer, Role role) const { return first(slices(layer, role)); }
@@ -34,22 +46,26 @@ class Model {
   const Weight& slices(int64_t layer, Role role) const {
     return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }
-  const DeviceTensor& head() const;
+  const DeviceTensor& head() const { return *head_; }
   // What one token of generation reads and multiplies: the matrices of the layers, of the experts that it uses, and the head.
   size_t bytes_per_token() const;
   int64_t weights_per_token() const;
 
  private:
-  Model(gguf::File file, ModelPlan plan, std::unique_ptr<Backend> backend);
-  Weight upload(const gguf::TensorInfo* info, Role role);
+  Model(gguf::File file, ModelPlan plan, const BackendOptions& options);
+  Weight upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use);
   void split_latent(int64_t layer);
   static const DeviceTensor* first(const Weight& weight) { return weight.empty() ? nullptr : weight.front().get(); }
 
   gguf::File file_;
   ModelPlan plan_;
-  std::unique_ptr<Backend> backend_;
   std::vector<std::vector<uint8_t>> made_;  // matrices that are not in the file as they are used
+  std::vector<std::unique_ptr<Backend>> backends_;
+  std::vector<LayerRun> runs_;
+  std::string warning_;
   std::vector<Weight> globals_;
+  Weight tied_head_;  // where the head is the embedding, but on another device
+  const DeviceTensor* head_ = nullptr;
   std::vector<std::vector<Weight>> layers_;
 };
 

@@ -1,6 +1,7 @@
 #include "model/workspace.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "base/error.h"
 #include "formats/list.h"
@@ -23,6 +24,11 @@ std::vector<float> factors_of(const Model& model, Role role) {
   return factors;
 }
 
+uint64_t next_id() {
+  static std::atomic<uint64_t> last = 0;
+  return ++last;
+}
+
 // Longrope has one set of factors for contexts up to the original length and one beyond.
 std::vector<float> rope_factors(const Model& model, int64_t n_ctx) {
   const HyperParams& p = model.params();
@@ -32,29 +38,30 @@ std::vector<float> rope_factors(const Model& model, int64_t n_ctx) {
 
 }  // namespace
 
-FloatView Workspace::floats(const Model& model, int64_t rows, int64_t cols, const char* what) {
+FloatView Workspace::floats(int64_t rows, int64_t cols, const char* what) {
   const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(cols) * sizeof(float);
-  buffers_.push_back(model.backend().allocate(bytes, what));
+  buffers_.push_back(backend_->allocate(bytes, what));
   bytes_ += bytes;
   return {static_cast<float*>(buffers_.back()->data), rows, cols, cols};
 }
 
 Rope Workspace::make_rope(const Model& model, const HyperParams& p, const std::vector<float>& factors, int64_t n_ctx) {
   const RopeTable table = make_rope_table(p, factors, n_ctx);
-  const FloatView cos = floats(model, n_ctx, p.n_rot / 2, "the rotary table");
-  model.backend().write(*buffers_.back(), 0, as_bytes(table.cos));
-  const FloatView sin = floats(model, n_ctx, p.n_rot / 2, "the rotary table");
-  model.backend().write(*buffers_.back(), 0, as_bytes(table.sin));
+  const FloatView cos = floats(n_ctx, p.n_rot / 2, "the rotary table");
+  backend_->write(cos.data, as_bytes(table.cos));
+  const FloatView sin = floats(n_ctx, p.n_rot / 2, "the rotary table");
+  backend_->write(sin.data, as_bytes(table.sin));
   return {model.description().rope, static_cast<int>(p.n_rot), cos.data, sin.data};
 }
 
-Workspace::Workspace(const Model& model, int64_t max_tokens, int64_t n_ctx) : max_tokens_(max_tokens) {
+Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int64_t n_ctx)
+    : backend_(&model.backend(device)), id_(next_id()), max_tokens_(max_tokens) {
   const HyperParams& p = model.params();
   const ModelDescription& d = model.description();
   if (d.has_role(Role::position_embd) && n_ctx > p.n_ctx_train)
     throw ArgumentError("a context of {} positions: this model has learned positions, and only {} of them", n_ctx, p.n_ctx_train);
   const char* what = "the activations of a batch";
-  const auto rows = [&](int64_t cols) { return floats(model, max_tokens, cols, what); };
+  const auto rows = [&](int64_t cols) { return floats(max_tokens, cols, what); };
   x = rows(p.n_embd);
   normed = rows(p.n_embd);
   attention = rows(p.n_heads * p.v_dim);
@@ -82,14 +89,14 @@ Workspace::Workspace(const Model& model, int64_t max_tokens, int64_t n_ctx) : ma
   if (p.n_experts > 0) {
     const int64_t slots = max_tokens * p.n_experts_used;
     routed = rows(p.n_experts);
-    gathered = floats(model, slots, p.n_embd, what), expert_out = floats(model, slots, p.n_embd, what);
-    expert_gate = floats(model, slots, p.n_ff_expert, what), expert_up = floats(model, slots, p.n_ff_expert, what);
+    gathered = floats(slots, p.n_embd, what), expert_out = floats(slots, p.n_embd, what);
+    expert_gate = floats(slots, p.n_ff_expert, what), expert_up = floats(slots, p.n_ff_expert, what);
     shared_gate = rows(p.n_ff_shared), shared_up = rows(p.n_ff_shared);
     shared_out = rows(p.n_ff_shared > 0 ? p.n_embd : 0);
   }
   // At most 64 MiB of logits at a time.
   const int64_t logit_rows = std::clamp<int64_t>((16 << 20) / p.n_vocab, 1, max_tokens);
-  logits = floats(model, logit_rows, p.n_vocab, "the logits of a batch");
+  logits = floats(logit_rows, p.n_vocab, "the logits of a batch");
   if (!d.rotary) return;
   rope_ = make_rope(model, p, rope_factors(model, n_ctx), n_ctx);
   if (p.window > 0 && p.window_rope_base > 0) {

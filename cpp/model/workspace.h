@@ -1,4 +1,4 @@
-// Memory for one pass of at most `max_tokens` tokens, and the rotary tables for `n_ctx` positions.
+// Memory of one device for one pass of at most `max_tokens` tokens, and the rotary tables for `n_ctx` positions.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,10 @@ namespace hrun {
 class Workspace {
  public:
   // Throws ArgumentError where the model has learned positions and n_ctx is beyond them.
-  Workspace(const Model& model, int64_t max_tokens, int64_t n_ctx);
+  Workspace(const Model& model, size_t device, int64_t max_tokens, int64_t n_ctx);
 
+  Backend& backend() const { return *backend_; }
+  uint64_t id() const { return id_; }  // never the same twice
   int64_t max_tokens() const { return max_tokens_; }
   int64_t max_logit_rows() const { return logits.rows; }
   size_t bytes() const { return bytes_; }
@@ -31,9 +33,11 @@ class Workspace {
   FloatView latent_q, latent_q_normed, latent_heads, latent_kv, latent_out;
 
  private:
-  FloatView floats(const Model& model, int64_t rows, int64_t cols, const char* what);
+  FloatView floats(int64_t rows, int64_t cols, const char* what);
   Rope make_rope(const Model& model, const HyperParams& params, const std::vector<float>& factors, int64_t n_ctx);
 
+  Backend* backend_;
+  uint64_t id_;
   int64_t max_tokens_;
   size_t bytes_ = 0;
   std::vector<std::unique_ptr<DeviceBuffer>> buffers_;

@@ -40,9 +40,15 @@ KVCache::KVCache(const Model& model, int64_t n_ctx, std::string_view k_format, s
   k_bytes = (k_bytes + 63) & ~size_t{63};
   v_bytes = (v_bytes + 63) & ~size_t{63};
   const std::string purpose = format("the KV cache of {} positions; a smaller context (-c) needs less", n_ctx);
-  buffer_ = model.backend().allocate(total, purpose);
-  auto* base = static_cast<uint8_t*>(buffer_->data);
+  uint8_t* base = nullptr;
   for (int64_t l = 0; l < p.n_layers; ++l) {
+    if (l == 0 || model.device_of(l) != model.device_of(l - 1)) {  // a buffer for the layers of this device
+      int64_t count = 0;
+      while (l + count < p.n_layers && model.device_of(l + count) == model.device_of(l)) ++count;
+      buffers_.push_back(model.backend(model.device_of(l)).allocate((k_bytes + v_bytes) * static_cast<size_t>(count), purpose));
+      bytes_ += buffers_.back()->bytes;
+      base = static_cast<uint8_t*>(buffers_.back()->data);
+    }
     KVLayer view;
     view.k = base;
     view.v = base + k_bytes;

@@ -16,10 +16,11 @@ class KVCache {
   KVCache(const Model& model, int64_t n_ctx, std::string_view k_format, std::string_view v_format);
 
   std::span<const KVLayer> layers() const { return layers_; }
-  size_t bytes() const { return buffer_->bytes; }
+  size_t bytes() const { return bytes_; }
 
  private:
-  std::unique_ptr<DeviceBuffer> buffer_;
+  std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
+  size_t bytes_ = 0;
   std::vector<KVLayer> layers_;
 };
 

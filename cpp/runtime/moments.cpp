@@ -79,18 +79,19 @@ MomentCollector::MomentCollector(std::shared_ptr<const Model> model, int64_t blo
   }
 }
 
-FloatView MomentCollector::plain(const MatmulInput& input) {
+FloatView MomentCollector::plain(Backend& backend, const MatmulInput& input) {
   const FloatView& x = input.x;
   if (!input.norm && !input.gate.data) return x;
   const size_t bytes = static_cast<size_t>(x.rows * x.cols) * sizeof(float);
-  if (!made_ || made_->bytes < bytes) made_ = model_->backend().allocate(bytes, "the input of a matmul");
+  if (!made_ || made_->bytes < bytes || made_on_ != &backend) made_ = backend.allocate(bytes, "the input of a matmul");
+  made_on_ = &backend;
   const FloatView out{static_cast<float*>(made_->data), x.rows, x.cols, x.cols};
-  if (input.norm) model_->backend().rms_norm(x, *input.norm, input.eps, out);
-  else model_->backend().silu_mul(input.gate, x, out);
+  if (input.norm) backend.rms_norm(x, *input.norm, input.eps, out);
+  else backend.silu_mul(input.gate, x, out);
   return out;
 }
 
-void MomentCollector::matmul_input(std::span<const MatmulTarget> targets, const MatmulInput& from) {
+void MomentCollector::matmul_input(Backend& backend, std::span<const MatmulTarget> targets, const MatmulInput& from) {
   const DeviceTensor* first = targets.front().weights;
   auto [at, is_new] = index_.try_emplace(first, inputs_.size());
   if (is_new) {
@@ -103,11 +104,10 @@ void MomentCollector::matmul_input(std::span<const MatmulTarget> targets, const 
   }
   MomentInput& input = inputs_[at->second];
   if (input.sums.empty() || input.cols % 32 != 0) return;
-  const FloatView x = plain(from);
+  const FloatView x = plain(backend, from);
   x_.resize(static_cast<size_t>(x.rows * x.cols));
   for (int64_t t = 0; t < x.rows; ++t)
-    model_->backend().read(x.row(t), {reinterpret_cast<uint8_t*>(x_.data() + t * x.cols),
-                                      static_cast<size_t>(x.cols) * sizeof(float)});
+    backend.read(x.row(t), {reinterpret_cast<uint8_t*>(x_.data() + t * x.cols), static_cast<size_t>(x.cols) * sizeof(float)});
   add(input, x.rows);
 }
 

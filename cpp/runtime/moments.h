@@ -37,7 +37,7 @@ class MomentCollector : public MatmulObserver {
   // block_width: 0 for the full matrix of each input.
   MomentCollector(std::shared_ptr<const Model> model, int64_t block_width, int n_threads);
 
-  void matmul_input(std::span<const MatmulTarget> targets, const MatmulInput& input) override;
+  void matmul_input(Backend& backend, std::span<const MatmulTarget> targets, const MatmulInput& input) override;
 
   const std::vector<MomentInput>& inputs() const { return inputs_; }
   // Sums these inputs from now on, from zero, and forgets the others' sums.  Throws ArgumentError.
@@ -45,7 +45,7 @@ class MomentCollector : public MatmulObserver {
 
  private:
   void add(MomentInput& input, int64_t n_tokens);
-  FloatView plain(const MatmulInput& input);  // norms and gates carried out
+  FloatView plain(Backend& backend, const MatmulInput& input);  // norms and gates carried out
 
   std::shared_ptr<const Model> model_;
   int64_t block_width_;
@@ -54,6 +54,7 @@ class MomentCollector : public MatmulObserver {
   std::unordered_map<const DeviceTensor*, size_t> index_;  // by an input's first matrix
   std::vector<MomentInput> inputs_;
   std::unique_ptr<DeviceBuffer> made_;
+  const Backend* made_on_ = nullptr;
   std::vector<float> x_;  // [tokens][cols]
 };
 

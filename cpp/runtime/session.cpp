@@ -18,8 +18,15 @@ int64_t context_size(const Model& model, const SessionOptions& options) {
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options)
     : model_(std::move(model)),
       n_ctx_(context_size(*model_, options)),
-      cache_(*model_, n_ctx_, options.type_k, options.type_v),
-      workspace_(*model_, std::min(options.n_batch, n_ctx_), n_ctx_) {}
+      cache_(*model_, n_ctx_, options.type_k, options.type_v) {
+  for (size_t d = 0; d < model_->n_backends(); ++d) workspaces_.emplace_back(*model_, d, std::min(options.n_batch, n_ctx_), n_ctx_);
+}
+
+size_t Session::memory_bytes() const {
+  size_t bytes = cache_.bytes();
+  for (const Workspace& w : workspaces_) bytes += w.bytes();
+  return bytes;
+}
 
 void Session::forward(std::span<const int32_t> tokens, Logits which, const std::function<void()>& poll,
                       MatmulObserver* observer) {
@@ -34,10 +41,10 @@ void Session::forward(std::span<const int32_t> tokens, Logits which, const std::
   const int64_t rows = which == Logits::none || n == 0 ? 0 : which == Logits::last ? 1 : n;
   logits_.resize(static_cast<size_t>(rows * n_vocab));
   for (int64_t done = 0; done < n;) {
-    const int64_t count = std::min(workspace_.max_tokens(), n - done);
+    const int64_t count = std::min(workspaces_.front().max_tokens(), n - done);
     const int64_t wanted = which == Logits::all ? count : which == Logits::last && done + count == n ? 1 : 0;
     float* out = wanted == 0 ? nullptr : logits_.data() + (which == Logits::all ? done * n_vocab : 0);
-    hrun::forward(*model_, workspace_, cache_.layers(), tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
+    hrun::forward(*model_, workspaces_, cache_.layers(), tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
                   n_past_ + done, wanted, out, poll, observer);
     done += count;
   }

@@ -38,7 +38,7 @@ class Session {
   const Model& model() const { return *model_; }
   // Forgets everything from position n on; n <= n_past().
   void truncate(int64_t n);
-  size_t memory_bytes() const { return cache_.bytes() + workspace_.bytes(); }
+  size_t memory_bytes() const;
 
   // Of the last forward(): [n_logit_rows, n_vocab].
   std::span<const float> logits() const { return logits_; }
@@ -49,7 +49,7 @@ class Session {
   int64_t n_ctx_;
   int64_t n_past_ = 0;
   KVCache cache_;
-  Workspace workspace_;
+  std::vector<Workspace> workspaces_;  // one per backend
   std::vector<float> logits_;
 };
 

@@ -28,7 +28,7 @@ void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const Pa
 size_t matmul_scratch_bytes(const Gpu& gpu, const PackedMatrix& w, int64_t n_tokens);
 void matmul(Gpu& gpu, const PackedMatrix& w, const QuantizedRows& x, FloatView y, void* scratch);
 
-// The same without a packed layout, for every format: rows as the file has them.
+// The same without a packed layout, for every integer format: rows as the file has them.
 struct PlainMatrix {
   FormatId format;
   int64_t rows;
@@ -38,7 +38,7 @@ struct PlainMatrix {
 };
 void matmul_plain(Gpu& gpu, const PlainMatrix& w, const QuantizedRows& x, FloatView y);
 
-// Float formats, and quantized formats whose decoded rows multiply floats (in the basis of x).
+// The same for float formats, in fp32.
 void matmul_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y);
 
 }  // namespace hrun::gpu

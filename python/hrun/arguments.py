@@ -48,6 +48,7 @@ RULES: dict[str, Rule] = {
     "n_threads": Rule(int, 0, 4096, optional=True),
     "n_batch": Rule(int, 1, 1 << 16),
     "device": Rule(str),
+    "n_gpu_layers": Rule(int, -1, _I32),
     "type_k": Rule(str),
     "type_v": Rule(str),
     "rotation": Rule(str),

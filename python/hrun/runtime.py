@@ -96,8 +96,9 @@ class Runtime:
     """A loaded model with one session.  Safe to use from several threads: calls wait for each other.
 
     ``model_path`` None is the demo model that comes with hrun.  ``n_ctx`` is the context in tokens: None for the model's
-    own (at most 16384), 0 for the model's own whatever it is.  ``n_threads`` None: the machine's.  ``device``: "auto",
-    "cpu".  ``type_k``, ``type_v``: formats of the KV cache.  ``n_batch``: tokens per pass over the prompt; results do not
+    own (at most 16384), 0 for the model's own whatever it is.  ``n_threads`` None: the machine's.  ``device``: "auto" (a
+    GPU where there is one), "cpu", "cuda", "cuda1", ...  ``n_gpu_layers``: how many of the last layers go there, one more than
+    there are for the head as well, -1 for everything.  ``type_k``, ``type_v``: formats of the KV cache.  ``n_batch``: tokens per pass over the prompt; results do not
     depend on it.  ``rotation``: "activation" or "weight", how rotated formats are multiplied.  ``pre_tokenizer``: a name of
     llama.cpp's, in place of the file's ``tokenizer.ggml.pre``.  ``progress(done, total)`` is called while the model is loaded,
     a tensor at a time.
@@ -112,6 +113,7 @@ class Runtime:
         n_ctx: int | None = None,
         n_threads: int | None = None,
         device: str = "auto",
+        n_gpu_layers: int = -1,
         type_k: str = "f16",
         type_v: str = "f16",
         n_batch: int = 512,
@@ -121,7 +123,7 @@ class Runtime:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         given = checked(
-            n_ctx=n_ctx, n_threads=n_threads, device=device, type_k=type_k, type_v=type_v, n_batch=n_batch,
+            n_ctx=n_ctx, n_threads=n_threads, device=device, n_gpu_layers=n_gpu_layers, type_k=type_k, type_v=type_v, n_batch=n_batch,
             rotation=rotation, pre_tokenizer=pre_tokenizer, verbose=verbose,
         )  # fmt: skip
         if model_path is not None and not isinstance(model_path, (str, os.PathLike)):
@@ -133,7 +135,8 @@ class Runtime:
         self._name = metadata.get("general.name")
         self._sampling = _recommended_sampling(metadata)
         self._model: Model | None = Model.load(
-            str(self.model_path), device=device, n_threads=n_threads or 0, rotated_matmul=rotation, progress=progress
+            str(self.model_path), device=device, n_gpu_layers=n_gpu_layers, n_threads=n_threads or 0, rotated_matmul=rotation,
+            progress=progress,
         )
         trained = self._model.n_ctx_train
         context = min(trained, DEFAULT_CONTEXT) if given["n_ctx"] is None else given["n_ctx"] or trained

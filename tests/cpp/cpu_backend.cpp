@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "backend/backend.h"
+#include "backend/backends.h"
 #include "base/error.h"
 #include "formats/list.h"
 
@@ -72,7 +72,7 @@ std::string message_of(Function&& f) {
 }  // namespace
 
 int main() {
-  const auto backend = hrun::make_backend({.device = "auto", .n_threads = 2});
+  const auto backend = hrun::make_backends({.device = "cpu", .n_threads = 2}, 1).cpu;
   check(backend->n_threads() == 2, "two threads");
   check(backend->description().find("cpu") == 0, "description");
   const Matrix rotated = matrix(*backend, "rtq3"), plain = matrix(*backend, "q8_0");
@@ -116,14 +116,13 @@ int main() {
   const std::string memory = message_of<hrun::OutOfMemoryError>([&] { backend->allocate(size_t{1} << 60, "a huge cache"); });
   check(memory.find("a huge cache") != std::string::npos && memory.find("free") != std::string::npos, "out of memory says for what");
   check(!message_of<hrun::OutOfMemoryError>([&] { backend->allocate(SIZE_MAX - 3, "everything"); }).empty(), "sizes do not wrap");
-  const std::string device = message_of<hrun::DeviceError>([] { hrun::make_backend({.device = "abacus"}); });
+  const std::string device = message_of<hrun::DeviceError>([] { hrun::make_backends({.device = "abacus"}, 1); });
   check(device.find("abacus") != std::string::npos && device.find("cpu") != std::string::npos, "devices that exist are named");
   auto buffer = backend->allocate(16, "test");
   const uint8_t bytes[8] = {1, 2, 3};
-  backend->write(*buffer, 8, bytes);
+  backend->write(static_cast<uint8_t*>(buffer->data) + 8, bytes);
   uint8_t back[8] = {};
   backend->read(static_cast<uint8_t*>(buffer->data) + 8, back);
   check(std::memcmp(bytes, back, 8) == 0, "write and read");
-  check(!message_of<hrun::ArgumentError>([&] { backend->write(*buffer, 9, bytes); }).empty(), "writes stay inside");
   return failures != 0;
 }

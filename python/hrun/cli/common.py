@@ -7,10 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import hrun
-from hrun._core import kv_formats
+from hrun._core import devices, kv_formats
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -119,7 +119,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             flag, name, default="f16", metavar="TYPE", help=f"format of the {what} in the cache: {kinds} (default f16)"
         )
-    parser.add_argument("-dev", "--device", default="auto", metavar="NAME", help="auto or cpu")
+    parser.add_argument("-dev", "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda1, ... (--list-devices)")
+    parser.add_argument("--list-devices", action=ListDevices, help="print the devices of this machine and stop")
+    parser.add_argument(
+        "-ngl",
+        "--gpu-layers",
+        "--n-gpu-layers",
+        type=whole_number(-1, 1 << 20),
+        default=-1,
+        metavar="N",
+        help="layers that go to the GPU, one more than the model has for its head as well (default: everything)",
+    )
     parser.add_argument(
         "--rotation",
         default="activation",
@@ -129,6 +139,23 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pre-tokenizer", metavar="NAME", help="how text is cut, by llama.cpp's names, in place of what the file says"
     )
+
+
+class ListDevices(argparse.Action):
+    """``--list-devices``: one line per device on stdout, why there is no GPU on stderr."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print and exit."""
+        found, reason = devices()
+        print("Available devices:")
+        for d in found:
+            print(f"  {d.name}: {d.description} ({d.total_bytes >> 20} MiB, {d.free_bytes >> 20} MiB free)")
+        if reason:
+            print(f"no GPU: {reason}", file=sys.stderr)
+        parser.exit(0)
 
 
 class LoadProgress:
@@ -166,6 +193,7 @@ def load(options: argparse.Namespace, n_ctx: int | None, verbose: bool = False) 
             type_k=options.cache_type_k,
             type_v=options.cache_type_v,
             device=options.device,
+            n_gpu_layers=options.gpu_layers,
             rotation=options.rotation,
             pre_tokenizer=options.pre_tokenizer,
             verbose=verbose,

@@ -1,0 +1,268 @@
+#include "cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "cuda/cuda_backend_parts.h"
+#include "cuda/kernels/elementwise.h"
+#include "formats/list.h"
+
+namespace hrun::gpu {
+namespace {
+
+constexpr size_t kSlots = 16;             // passes that may be under way before one is waited for
+constexpr size_t kTokensAt = 16;          // bytes into a step
+constexpr int64_t kLeastPositions = 256;  // that a graph is made for
+constexpr size_t kMostGraphs = 16;
+constexpr size_t kMostRecordedTokens = 8;
+
+}  // namespace
+
+CudaBackend::CudaBackend(int device, const BackendOptions& options)
+    : gpu_(device),
+      rotated_matmul_(options.rotated_matmul),
+      floats_(gpu_, "the input of a matmul", moves_),
+      decoded_(gpu_, "the decoded rows of a matmul", moves_),
+      attention_(gpu_, "the attention of a long context", moves_),
+      product_(gpu_, "the partial sums of a matmul", moves_),
+      staging_(gpu_, "the upload of weights", moves_),
+      indices_(gpu_, "row numbers", moves_) {
+  const char* const graphs = std::getenv("HRUN_CUDA_GRAPHS");
+  graphs_ = !(graphs && std::string_view(graphs) == "0");
+  constexpr int kKinds = static_cast<int>(Activation::kRotatedSigned) + 1;
+  quantized_.reserve(kKinds);
+  for (int k = 0; k < kKinds; ++k) quantized_.emplace_back(gpu_, moves_);
+}
+
+std::string CudaBackend::description() const { return format("CUDA{}, {}", gpu_.info().index, gpu_.info().name); }
+
+std::unique_ptr<DeviceBuffer> CudaBackend::allocate(size_t bytes, std::string_view purpose) {
+  const Turn turn(*this);
+  return std::make_unique<Memory>(gpu_, bytes, purpose);
+}
+
+void CudaBackend::write(void* to, std::span<const uint8_t> from) {
+  const Turn turn(*this);
+  if (!from.empty()) gpu_.write(to, from.data(), from.size());
+}
+
+void CudaBackend::read(const void* from, std::span<uint8_t> to) {
+  const Turn turn(*this);
+  if (!to.empty()) gpu_.read(to.data(), from, to.size());
+}
+
+// ---- passes
+
+void CudaBackend::put_step(int64_t first_position, std::span<const int32_t> tokens) {
+  const size_t bytes = kTokensAt + tokens.size_bytes();
+  if (bytes > step_.slot_bytes) {
+    gpu_.wait();
+    size_t slot = std::max<size_t>(step_.slot_bytes, 4096);
+    while (slot < bytes) slot *= 2;
+    step_.device.reset();
+    step_.device = std::make_unique<Memory>(gpu_, slot, "the tokens of a batch");
+    gpu_.release_host(std::exchange(step_.pinned, nullptr));
+    step_.pinned = static_cast<uint8_t*>(gpu_.allocate_host(kSlots * slot));
+    if (!step_.pinned) throw OutOfMemoryError("{} KiB of pinned memory for the tokens of a batch cannot be had", kSlots * slot >> 10);
+    step_.slot_bytes = slot;
+    step_.next_slot = 0;
+    ++moves_;
+  }
+  if (step_.next_slot == kSlots) {  // whoever never reads a result could overtake the device
+    gpu_.wait();
+    step_.next_slot = 0;
+  }
+  uint8_t* const slot = step_.pinned + step_.next_slot++ * step_.slot_bytes;
+  std::memcpy(slot, &first_position, sizeof first_position);
+  if (!tokens.empty()) std::memcpy(slot + kTokensAt, tokens.data(), tokens.size_bytes());
+  gpu_.write_pinned(step_.device->data, slot, bytes);
+}
+
+bool CudaBackend::begin_pass(const PassInfo& pass) {
+  mutex_.lock();  // until end_pass()
+  try {
+    in_pass_ = true;
+    pass_ = pass;
+    put_step(pass.first_position, pass.tokens);
+    if (!graphs_ || times_.on || !pass.repeatable || pass.tokens.size() > kMostRecordedTokens) return false;
+    key_ = {pass.owner, pass.tokens.size(), pass.n_logits, positions_bound(pass.first_position + static_cast<int64_t>(pass.tokens.size()))};
+    const auto seen = std::find_if(recordings_.begin(), recordings_.end(), [&](const Recording& r) { return r.key == key_ && r.moves == moves_; });
+    if (seen == recordings_.end()) {  // the first time allocates what it needs
+      std::erase_if(recordings_, [&](const Recording& r) { return r.key == key_; });
+      return false;
+    }
+    recordings_.splice(recordings_.begin(), recordings_, seen);
+    if (seen->graph) {
+      gpu_.run(*seen->graph);
+      return true;
+    }
+    gpu_.begin_capture();
+    recording_ = true;
+    return false;
+  } catch (...) {
+    in_pass_ = false;
+    mutex_.unlock();
+    throw;
+  }
+}
+
+void CudaBackend::end_pass(bool complete) {
+  const auto unlock = [this](void*) {
+    in_pass_ = false;
+    mutex_.unlock();
+  };
+  const std::unique_ptr<void, decltype(unlock)> turn(this, unlock);
+  if (std::exchange(recording_, false)) {
+    if (!complete) return gpu_.drop_capture();
+    Recording& latest = recordings_.front();
+    latest.graph = gpu_.end_capture();
+    gpu_.run(*latest.graph);
+    return;
+  }
+  const bool could_repeat = graphs_ && !times_.on && pass_.repeatable && pass_.tokens.size() <= kMostRecordedTokens;
+  if (!complete || !could_repeat) return;
+  if (!recordings_.empty() && recordings_.front().key == key_ && recordings_.front().moves == moves_) return;
+  recordings_.push_front({key_, moves_, nullptr});
+  if (recordings_.size() > kMostGraphs) recordings_.pop_back();
+}
+
+int64_t CudaBackend::positions_bound(int64_t end) const {
+  if (!in_pass_ || !pass_.repeatable) return end;
+  int64_t bound = kLeastPositions;
+  while (bound < end) bound *= 2;
+  return bound;
+}
+
+Position CudaBackend::position(int64_t first_position) {
+  if (!in_pass_) put_step(first_position, {});
+  const auto* const base = static_cast<const int64_t*>(step_.device->data);
+  return {base, in_pass_ ? first_position - pass_.first_position : 0};
+}
+
+const int32_t* CudaBackend::upload_indices(std::span<const int32_t> indices) {
+  if (in_pass_ && indices.data() == pass_.tokens.data())
+    return reinterpret_cast<const int32_t*>(static_cast<const uint8_t*>(step_.device->data) + kTokensAt);
+  auto* const to = indices_.get<int32_t>(indices.size());
+  gpu_.write(to, indices.data(), indices.size_bytes());
+  return to;
+}
+
+// ---- operations
+
+void CudaBackend::rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) {
+  const Turn turn(*this, Operation::norm);
+  require(same_shape(x, out) && weight.cols == x.cols, "rms_norm", "x and out of one shape and a weight per column");
+  gpu::rms_norm(gpu_, x, vector_of(weight), eps, out);
+}
+
+void CudaBackend::layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) {
+  const Turn turn(*this, Operation::norm);
+  require(same_shape(x, out) && weight.cols == x.cols && (!bias || bias->cols == x.cols), "layer_norm",
+          "x and out of one shape, and a weight and a bias per column");
+  gpu::layer_norm(gpu_, x, vector_of(weight), bias ? vector_of(*bias) : nullptr, eps, out);
+}
+
+void CudaBackend::rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) {
+  const Turn turn(*this, Operation::rope);
+  require(n_heads > 0 && x.cols % n_heads == 0 && rope.n_rot % 2 == 0 && rope.first >= 0 && rope.first + rope.n_rot <= x.cols / n_heads,
+          "rope", "whole heads that hold the values to turn");
+  gpu::rope(gpu_, x, n_heads, rope, position(first_position));
+}
+
+void CudaBackend::kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) {
+  const Turn turn(*this, Operation::kv_append);
+  require(k.cols == static_cast<int64_t>(cache.n_kv_heads) * cache.k_dim && v.cols == static_cast<int64_t>(cache.n_kv_heads) * cache.v_dim &&
+              k.rows == v.rows, "kv_append", "[n_tokens, n_kv_heads * head_dim]");
+  require(first_position >= 0 && k.rows <= cache.capacity && first_position <= cache.capacity - k.rows, "kv_append", "positions inside the cache");
+  gpu::kv_append(gpu_, cache, k, v, position(first_position));
+}
+
+void CudaBackend::attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape, FloatView out) {
+  const Turn turn(*this, Operation::attention);
+  require(shape.n_heads > 0 && cache.n_kv_heads > 0 && shape.n_heads % cache.n_kv_heads == 0, "attention", "query heads in equal groups per kv head");
+  require(q.cols == static_cast<int64_t>(shape.n_heads) * cache.k_dim && out.cols == static_cast<int64_t>(shape.n_heads) * cache.v_dim && q.rows == out.rows,
+          "attention", "q of [n_tokens, n_heads * k_dim] and out of [n_tokens, n_heads * v_dim]");
+  require(first_position >= 0 && q.rows <= cache.capacity && first_position <= cache.capacity - q.rows, "attention", "positions inside the cache");
+  const int64_t positions = std::min(positions_bound(first_position + q.rows), cache.capacity);
+  const size_t bytes = attention_scratch_bytes(gpu_, cache, shape, q.rows, positions);
+  gpu::attention(gpu_, q, cache, position(first_position), positions, shape, shape.sinks ? vector_of(*shape.sinks) : nullptr, out,
+                 attention_.get<uint8_t>(bytes));
+}
+
+void CudaBackend::silu_mul(FloatView gate, FloatView up, FloatView out) { gated(Nonlinearity::silu, gate, up, out); }
+
+void CudaBackend::gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
+  const Turn turn(*this, Operation::gate);
+  require(same_shape(gate, up) && same_shape(gate, out), "gated", "three views of one shape");
+  gpu::gated(gpu_, f, gate, up, out);
+}
+
+void CudaBackend::activate(Nonlinearity f, FloatView x, FloatView out) {
+  const Turn turn(*this, Operation::gate);
+  require(same_shape(x, out) && f != Nonlinearity::clamped_silu, "activate", "two views of one shape, and a function of one value");
+  gpu::activate(gpu_, f, x, out);
+}
+
+void CudaBackend::add(FloatView x, FloatView y) {
+  const Turn turn(*this, Operation::add);
+  require(same_shape(x, y), "add", "two views of one shape");
+  gpu::add(gpu_, x, y);
+}
+
+void CudaBackend::add_bias(FloatView x, const DeviceTensor& bias) {
+  const Turn turn(*this, Operation::add);
+  require(bias.cols == x.cols, "add_bias", "one bias per column");
+  gpu::add_bias(gpu_, x, vector_of(bias));
+}
+
+void CudaBackend::scale(FloatView x, float factor) {
+  const Turn turn(*this, Operation::add);
+  gpu::scale(gpu_, x, factor);
+}
+
+void CudaBackend::soft_cap(FloatView x, float cap) {
+  const Turn turn(*this, Operation::add);
+  require(cap > 0, "soft_cap", "a positive cap");
+  gpu::soft_cap(gpu_, x, cap);
+}
+
+void CudaBackend::copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) {
+  const Turn turn(*this, Operation::add);
+  const auto inside = [&](const FloatView& view, int64_t step) { return step >= 0 && (n_heads - 1) * step + width <= view.cols; };
+  require(n_heads > 0 && from.rows == to.rows && inside(from, from_step) && inside(to, to_step), "copy_heads", "heads inside both views");
+  gpu::copy_heads(gpu_, from, from_step, to, to_step, n_heads, width);
+}
+
+void CudaBackend::gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) {
+  const Turn turn(*this, Operation::add);
+  require(out.rows == static_cast<int64_t>(rows.size()) && out.cols == x.cols, "gather_rows", "a row of out per index");
+  for (const int32_t row : rows) require(row >= 0 && row < x.rows, "gather_rows", "rows of x");
+  gpu::gather_rows(gpu_, x, upload_indices(rows), out);
+}
+
+void CudaBackend::mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) {
+  const Turn turn(*this, Operation::add);
+  require(out.rows > 0 && rows.size() == weights.size() && static_cast<int64_t>(rows.size()) % out.rows == 0 && out.cols == x.cols,
+          "mix_rows", "as many weights as rows, equally many per token");
+  for (const int32_t row : rows) require(row >= 0 && row < x.rows, "mix_rows", "rows of x");
+  auto* const indices = indices_.get<int32_t>(2 * rows.size());
+  auto* const factors = reinterpret_cast<float*>(indices + rows.size());
+  gpu_.write(indices, rows.data(), rows.size_bytes());
+  gpu_.write(factors, weights.data(), weights.size_bytes());
+  gpu::mix_rows(gpu_, x, indices, factors, static_cast<int64_t>(rows.size()) / out.rows, out);
+}
+
+void CudaBackend::time_operations(bool on) {
+  const Turn turn(*this);
+  gpu_.wait();
+  times_ = {};
+  times_.on = on;
+}
+
+OperationTimes CudaBackend::operation_times() {
+  const std::lock_guard lock(mutex_);
+  return times_;
+}
+
+}  // namespace hrun::gpu

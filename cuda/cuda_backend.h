@@ -1,0 +1,140 @@
+// The operations of backend.h on one CUDA device (or its emulation): checks, memory, and which kernel runs.
+//
+// Everything is asynchronous in one stream; only read() waits.  A repeatable pass over a few tokens is recorded as a graph when
+// it comes for the third time with as many positions (to a power of two), and replayed from then on: the position and the tokens are
+// read from device memory, where begin_pass() puts them.  Calls from several threads take turns; a pass is one turn.
+#pragma once
+
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/operation_times.h"
+#include "cuda/gpu.h"
+#include "cuda/kernels/attention.h"
+#include "cuda/kernels/matmul.h"
+#include "cuda/kernels/quantize.h"
+#include "cuda/memory.h"
+#include "formats/format.h"
+
+namespace hrun::gpu {
+
+// A matrix in the layouts that its uses need.
+class CudaTensor final : public DeviceTensor {
+ public:
+  const FormatInfo* info = nullptr;
+  size_t row_bytes = 0;
+  std::unique_ptr<Memory> plain;          // rows as in the file
+  std::unique_ptr<Memory> packed;         // for the integer kernels (matmul.h)
+  std::unique_ptr<Memory> weight_domain;  // for the weight-domain kernel (matmul_weight.h)
+  std::unique_ptr<Memory> vector;         // fp32, where there is one row: a norm or a bias
+
+  PlainMatrix plain_matrix() const { return {format, rows, cols, row_bytes, static_cast<const uint8_t*>(plain->data)}; }
+  PackedMatrix packed_matrix() const { return {format, rows, cols, static_cast<const uint8_t*>(packed->data)}; }
+  const float* floats() const { return static_cast<const float*>(vector->data); }
+};
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(int device, const BackendOptions& options);
+
+  std::string description() const override;
+  int n_threads() const override { return 1; }
+
+  std::unique_ptr<DeviceBuffer> allocate(size_t bytes, std::string_view purpose) override;
+  void write(void* to, std::span<const uint8_t> from) override;
+  void read(const void* from, std::span<uint8_t> to) override;
+  using Backend::upload;
+  std::unique_ptr<DeviceTensor> upload(const TensorView& view, TensorUse use) override;
+
+  bool begin_pass(const PassInfo& pass) override;
+  void end_pass(bool complete) override;
+
+  void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) override;
+  void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
+  void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) override;
+  void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
+  void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) override;
+  void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) override;
+  void attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape, FloatView out) override;
+  void silu_mul(FloatView gate, FloatView up, FloatView out) override;
+  void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
+  void activate(Nonlinearity f, FloatView x, FloatView out) override;
+  void add(FloatView x, FloatView y) override;
+  void add_bias(FloatView x, const DeviceTensor& bias) override;
+  void scale(FloatView x, float factor) override;
+  void soft_cap(FloatView x, float cap) override;
+  void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) override;
+  void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) override;
+  void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) override;
+
+  void time_operations(bool on) override;
+  OperationTimes operation_times() override;
+
+ private:
+  class Turn;
+  struct QuantizedScratch {
+    Scratch codes, scales, sums;
+    QuantizedScratch(Gpu& gpu, int64_t& moves)
+        : codes(gpu, "the quantized input of a matmul", moves), scales(gpu, "the quantized input of a matmul", moves),
+          sums(gpu, "the quantized input of a matmul", moves) {}
+  };
+  struct PreparedInput;
+  // Owner, tokens, logits, positions to a power of two.
+  using GraphKey = std::tuple<uint64_t, size_t, int64_t, int64_t>;
+  struct Recording {
+    GraphKey key;
+    int64_t moves;
+    std::unique_ptr<Graph> graph;  // null: seen, not recorded yet
+  };
+
+  void start_pass(const PassInfo& pass);
+  void put_step(int64_t first_position, std::span<const int32_t> tokens);
+  void run_or_record();
+  Position position(int64_t first_position);
+  int64_t positions_bound(int64_t end) const;
+  const int32_t* upload_indices(std::span<const int32_t> indices);
+
+  void upload_plain(CudaTensor& tensor, const TensorView& view);
+  void upload_packed(CudaTensor& tensor, const TensorView& view);
+  void upload_weight_domain(CudaTensor& tensor, const TensorView& view);
+  QuantizeSource source(const MatmulInput& input) const;
+  const QuantizedRows& quantized(PreparedInput& input, Activation kind);
+  FloatView floats(PreparedInput& input, Activation kind);
+  void multiply(const CudaTensor& w, PreparedInput& input, FloatView y);
+  void multiply_decoded(const CudaTensor& w, FloatView x, bool own_basis, FloatView y);
+
+  Gpu gpu_;
+  RotatedMatmul rotated_matmul_;
+  bool graphs_;
+  std::recursive_mutex mutex_;
+  OperationTimes times_;
+
+  int64_t moves_ = 0;  // of memory that graphs may know
+  std::vector<QuantizedScratch> quantized_;  // by Activation
+  Scratch floats_, decoded_, attention_, product_, staging_, indices_;
+
+  // What the device reads of the pass: its first position, then its tokens.  Written from pinned slots in turn.
+  struct Step {
+    std::unique_ptr<Memory> device;
+    uint8_t* pinned = nullptr;
+    size_t slot_bytes = 0;
+    size_t next_slot = 0;
+  } step_;
+  struct Pinned {
+    Gpu& gpu;
+    uint8_t*& memory;
+    ~Pinned() { gpu.release_host(memory); }
+  } step_owner_{gpu_, step_.pinned};
+  bool in_pass_ = false, recording_ = false;
+  PassInfo pass_;
+  GraphKey key_{};
+  std::list<Recording> recordings_;  // latest first
+};
+
+}  // namespace hrun::gpu

@@ -1,0 +1,48 @@
+// Checks that the files of the CUDA backend share.
+#pragma once
+
+#include "base/error.h"
+#include "cuda/cuda_backend.h"
+
+namespace hrun::gpu {
+
+inline void require(bool ok, const char* operation, const char* expected) {
+  if (!ok) throw ArgumentError("{}: expected {}", operation, expected);
+}
+
+inline bool same_shape(const FloatView& a, const FloatView& b) { return a.rows == b.rows && a.cols == b.cols; }
+
+inline const CudaTensor& on_device(const DeviceTensor& t) {
+  if (const auto* own = dynamic_cast<const CudaTensor*>(&t)) return *own;
+  throw ArgumentError("a tensor of another backend was given to CUDA");
+}
+
+inline const float* vector_of(const DeviceTensor& t) {
+  const CudaTensor& own = on_device(t);
+  require(own.vector != nullptr, "CUDA", "a tensor of one row");
+  return own.floats();
+}
+
+// One operation: the lock and, while they are measured, the time until the device has done it.
+class CudaBackend::Turn {
+ public:
+  Turn(CudaBackend& backend, Operation operation) : lock_(backend.mutex_), backend_(backend), timer_(backend.times_, operation) {}
+  explicit Turn(CudaBackend& backend) : Turn(backend, Operation::add) {}
+  ~Turn() {
+    if (backend_.times_.on && !backend_.recording_) try {
+        backend_.gpu_.wait();
+      } catch (const Error&) {  // the next operation reports it
+      }
+  }
+  void next(Operation operation) {
+    if (backend_.times_.on) backend_.gpu_.wait();
+    timer_.next(operation);
+  }
+
+ private:
+  std::lock_guard<std::recursive_mutex> lock_;
+  CudaBackend& backend_;
+  OperationTimer timer_;
+};
+
+}  // namespace hrun::gpu

@@ -1,0 +1,181 @@
+// Weights of the CUDA backend: the layout that each use needs, and the kernel that reads it.
+#include <algorithm>
+#include <array>
+
+#include "cuda/cuda_backend.h"
+#include "cuda/cuda_backend_parts.h"
+#include "cuda/kernels/matmul_weight.h"
+#include "cuda/kernels/rows.h"
+#include "formats/list.h"
+
+namespace hrun::gpu {
+namespace {
+
+constexpr size_t kStagingBytes = size_t{64} << 20;   // of file rows on their way into a packed layout
+constexpr size_t kDecodedBytes = size_t{64} << 20;   // of decoded rows
+constexpr auto kKinds = static_cast<size_t>(Activation::kRotatedSigned) + 1;
+
+}  // namespace
+
+// The input of one matmul() in the forms that its targets want, each made once.
+struct CudaBackend::PreparedInput {
+  const MatmulInput& from;
+  std::array<QuantizedRows, kKinds> quantized{};
+  std::array<FloatView, kKinds> floats{};
+};
+
+std::unique_ptr<DeviceTensor> CudaBackend::upload(const TensorView& view, TensorUse use) {
+  const Turn turn(*this);
+  const FormatInfo* const info = find_format(view.format);
+  const std::string name = printable(view.name);
+  if (!info) throw UnsupportedModelError("tensor '{}': unknown format id {}; known: {}", name, view.format, format_names());
+  if (view.rows <= 0 || !info->row_ok(view.cols) || view.row_bytes < info->row_bytes(view.cols))
+    throw ArgumentError("tensor '{}': {} rows of {} values do not fit format {}", name, view.rows, view.cols, info->name);
+  auto tensor = std::make_unique<CudaTensor>();
+  tensor->format = view.format;
+  tensor->rows = view.rows;
+  tensor->cols = view.cols;
+  tensor->row_bytes = info->row_bytes(view.cols);
+  tensor->info = info;
+  tensor->bytes = tensor->row_bytes * static_cast<size_t>(view.rows);
+  tensor->holds_copy = true;
+  if (view.rows == 1) {
+    std::vector<float> values(static_cast<size_t>(view.cols));
+    info->decode_row(view.data, view.cols, values.data());
+    tensor->vector = std::make_unique<Memory>(gpu_, values.size() * sizeof(float), name);
+    gpu_.write(tensor->vector->data, values.data(), values.size() * sizeof(float));
+  }
+  const bool by_weight = is_rotated(info->activation) && rotated_matmul_ == RotatedMatmul::weight;
+  const bool by_integers = !is_rotated(info->activation) || rotated_matmul_ == RotatedMatmul::activation;
+  if (use != TensorUse::lookup && by_weight && weight_domain_bytes(view.format, view.rows, view.cols) > 0) upload_weight_domain(*tensor, view);
+  else if (use != TensorUse::lookup && by_integers && packed_bytes(view.format, view.rows, view.cols) > 0) upload_packed(*tensor, view);
+  if (use != TensorUse::product || (!tensor->packed && !tensor->weight_domain)) upload_plain(*tensor, view);
+  return tensor;
+}
+
+void CudaBackend::upload_plain(CudaTensor& tensor, const TensorView& view) {
+  tensor.plain = std::make_unique<Memory>(gpu_, tensor.row_bytes * static_cast<size_t>(view.rows), format("tensor '{}'", printable(view.name)));
+  auto* const to = static_cast<uint8_t*>(tensor.plain->data);
+  if (view.row_bytes == tensor.row_bytes) return gpu_.write(to, view.data, tensor.plain->bytes);
+  for (int64_t r = 0; r < view.rows; ++r)
+    gpu_.write(to + static_cast<size_t>(r) * tensor.row_bytes, view.data + static_cast<size_t>(r) * view.row_bytes, tensor.row_bytes);
+}
+
+void CudaBackend::upload_packed(CudaTensor& tensor, const TensorView& view) {
+  tensor.packed = std::make_unique<Memory>(gpu_, packed_bytes(view.format, view.rows, view.cols), format("tensor '{}'", printable(view.name)));
+  tensor.bytes = tensor.packed->bytes;
+  const auto fitting = static_cast<int64_t>(kStagingBytes / tensor.row_bytes) / kPackRows * kPackRows;
+  const int64_t step = std::min(std::max(fitting, kPackRows), view.rows);
+  auto* const staging = staging_.get<uint8_t>(static_cast<size_t>(step) * tensor.row_bytes);
+  for (int64_t first = 0; first < view.rows; first += step) {
+    const int64_t n = std::min(step, view.rows - first);
+    for (int64_t r = 0; r < n;) {  // at once where the rows of the file lie side by side
+      const int64_t count = view.row_bytes == tensor.row_bytes ? n : 1;
+      gpu_.write(staging + static_cast<size_t>(r) * tensor.row_bytes, view.data + static_cast<size_t>(first + r) * view.row_bytes,
+                 static_cast<size_t>(count) * tensor.row_bytes);
+      r += count;
+    }
+    pack(gpu_, staging, first, n, tensor.packed_matrix());
+  }
+}
+
+void CudaBackend::upload_weight_domain(CudaTensor& tensor, const TensorView& view) {
+  upload_plain(tensor, view);
+  tensor.weight_domain = std::make_unique<Memory>(gpu_, weight_domain_bytes(view.format, view.rows, view.cols), format("tensor '{}'", printable(view.name)));
+  tensor.bytes = tensor.weight_domain->bytes;
+  pack_weight_domain(gpu_, view.format, static_cast<const uint8_t*>(tensor.plain->data), tensor.row_bytes, view.rows, view.cols,
+                     static_cast<uint8_t*>(tensor.weight_domain->data));
+  tensor.plain.reset();  // waits for the kernel
+}
+
+void CudaBackend::embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) {
+  const Turn turn(*this, Operation::embed);
+  const CudaTensor& t = on_device(table);
+  require(out.cols == t.cols && out.rows == static_cast<int64_t>(tokens.size()), "embed", "out of [n_tokens, columns of the table]");
+  require(t.plain != nullptr, "embed", "a table uploaded for look-ups");
+  for (const int32_t token : tokens)
+    if (token < 0 || token >= t.rows) throw ArgumentError("token {} is outside the vocabulary of {}", token, t.rows);
+  decode_rows(gpu_, t.plain_matrix(), 0, upload_indices(tokens), false, out);
+}
+
+QuantizeSource CudaBackend::source(const MatmulInput& input) const {
+  QuantizeSource from{.x = input.x};
+  if (input.norm) {
+    from.norm = vector_of(*input.norm);
+    from.eps = input.eps;
+  }
+  from.gate = input.gate.data;
+  from.gate_stride = input.gate.stride;
+  return from;
+}
+
+const QuantizedRows& CudaBackend::quantized(PreparedInput& input, Activation kind) {
+  QuantizedRows& rows = input.quantized[static_cast<size_t>(kind)];
+  if (rows.codes) return rows;
+  rows = quantized_shape(kind, input.from.x.rows, input.from.x.cols);
+  QuantizedScratch& scratch = quantized_[static_cast<size_t>(kind)];
+  const auto n = static_cast<size_t>(rows.n_tokens);
+  rows.codes = scratch.codes.get<int8_t>(n * static_cast<size_t>(rows.stride));
+  rows.scales = scratch.scales.get<float>(n * static_cast<size_t>(rows.n_blocks));
+  rows.sums = scratch.sums.get<int16_t>(n * static_cast<size_t>(rows.stride / kGroup));
+  quantize(gpu_, source(input.from), kind, rows);
+  return rows;
+}
+
+// The input in fp32, rotated as `kind` says; kinds of one matmul() beyond the first overwrite each other's memory, so they are not kept.
+FloatView CudaBackend::floats(PreparedInput& input, Activation kind) {
+  FloatView& view = input.floats[static_cast<size_t>(kind)];
+  if (view.data) return view;
+  const FloatView& x = input.from.x;
+  if (!input.from.norm && !input.from.gate.data && !is_rotated(kind)) return view = x;
+  input.floats.fill({});
+  view = {floats_.get<float>(static_cast<size_t>(x.rows * x.cols)), x.rows, x.cols, x.cols};
+  prepare_floats(gpu_, source(input.from), kind, view);
+  return view;
+}
+
+void CudaBackend::multiply_decoded(const CudaTensor& w, FloatView x, bool own_basis, FloatView y) {
+  const auto fitting = std::max<int64_t>(1, static_cast<int64_t>(kDecodedBytes / sizeof(float)) / w.cols);
+  const int64_t step = std::min(fitting, w.rows);
+  auto* const decoded = decoded_.get<float>(static_cast<size_t>(step * w.cols));
+  for (int64_t first = 0; first < w.rows; first += step) {
+    const int64_t n = std::min(step, w.rows - first);
+    decode_rows(gpu_, w.plain_matrix(), first, nullptr, own_basis, {decoded, n, w.cols, w.cols});
+    const PlainMatrix part{F32::kId, n, w.cols, static_cast<size_t>(w.cols) * sizeof(float), reinterpret_cast<const uint8_t*>(decoded)};
+    matmul_floats(gpu_, part, x, {y.data + first, y.rows, n, y.stride});
+  }
+}
+
+void CudaBackend::multiply(const CudaTensor& w, PreparedInput& input, FloatView y) {
+  const Activation kind = w.info->activation;
+  if (w.packed) {
+    const QuantizedRows& x = quantized(input, kind);
+    return gpu::matmul(gpu_, w.packed_matrix(), x, y, product_.get<uint8_t>(matmul_scratch_bytes(gpu_, w.packed_matrix(), x.n_tokens)));
+  }
+  if (w.weight_domain) {
+    const FloatView x = floats(input, Activation::kFloat);
+    void* const scratch = product_.get<uint8_t>(weight_domain_scratch_bytes(w.format, w.rows, w.cols, x.rows));
+    return matmul_weight_domain(gpu_, w.format, static_cast<const uint8_t*>(w.weight_domain->data), w.rows, w.cols, x, y, scratch);
+  }
+  if (w.info->is_float) return matmul_floats(gpu_, w.plain_matrix(), floats(input, Activation::kFloat), y);
+  if (kind == Activation::kFloat) return multiply_decoded(w, floats(input, kind), false, y);
+  if (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation) return matmul_plain(gpu_, w.plain_matrix(), quantized(input, kind), y);
+  const bool own_basis = rotated_matmul_ == RotatedMatmul::activation_float;
+  multiply_decoded(w, floats(input, own_basis ? kind : Activation::kFloat), own_basis, y);
+}
+
+void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInput& from) {
+  const Turn turn(*this, Operation::matmul);
+  const FloatView& x = from.x;
+  require(!from.norm || (from.norm->rows == 1 && from.norm->cols == x.cols), "matmul", "a norm weight per column");
+  require(!from.gate.data || same_shape(from.gate, x), "matmul", "a gate of the shape of x");
+  PreparedInput input{from};
+  for (const MatmulTarget& target : targets) {
+    const CudaTensor& w = on_device(*target.weights);
+    require(w.cols == x.cols && target.y.rows == x.rows && target.y.cols == w.rows, "matmul",
+            "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
+    multiply(w, input, target.y);
+  }
+}
+
+}  // namespace hrun::gpu

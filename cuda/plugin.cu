@@ -1,0 +1,32 @@
+// What the library exports: one function.
+#include "backend/plugin.h"
+
+#include "base/error.h"
+#include "cuda/cuda_backend.h"
+
+namespace hrun::gpu {
+namespace {
+
+std::vector<DeviceDescription> devices(std::string& reason) {
+  std::vector<DeviceDescription> all;
+  for (const GpuInfo& info : Gpu::list(reason)) {
+    size_t free = info.free_bytes;
+    try {
+      free = Gpu(info.index).free_bytes();
+    } catch (const Error& e) {  // in use by another process alone, say
+      reason = e.what();
+      continue;
+    }
+    all.push_back({format("CUDA{}", info.index), info.name, info.total_bytes, free});
+  }
+  return all;
+}
+
+std::unique_ptr<Backend> make(int device, const BackendOptions& options) { return std::make_unique<CudaBackend>(device, options); }
+
+constexpr BackendPlugin kPlugin{BackendPlugin::kInterface, devices, make};
+
+}  // namespace
+}  // namespace hrun::gpu
+
+extern "C" __attribute__((visibility("default"))) const hrun::BackendPlugin* hrun_backend_plugin() { return &hrun::gpu::kPlugin; }
