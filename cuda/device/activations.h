@@ -1,7 +1,7 @@
 // Activations of a block of 256 columns, on their way to B fragments.
 //
-// A tile in shared memory is kTokens rows of 256 bytes in the order that the weights ask for (packed.h), each row's 16-byte
-// pieces exchanged by the token's number so that the eight rows of a load_matrices() are in different banks.
+// A tile in shared memory is rows of 256 bytes in the order that the weights ask for (packed.h), 272 bytes apart so that the
+// eight rows of a load_matrices() are in different banks.
 #pragma once
 
 #include "cuda/device/packed.h"
@@ -9,7 +9,7 @@
 
 namespace hrun::gpu {
 
-HRUN_HD int piece_at(int token, int piece) { return token * kChunkColumns + ((piece ^ (token & 7)) << 4); }
+inline constexpr int kTilePitch = kChunkColumns + 16;
 
 // Words of four bytes in, words of byte 0, 1, 2 and 3 of each out.
 HRUN_HD Words4 transpose_bytes(const Words4& w) {
@@ -18,69 +18,85 @@ HRUN_HD Words4 transpose_bytes(const Words4& w) {
   return {{permute_bytes(a, b, 0x5410), permute_bytes(a, b, 0x7632), permute_bytes(c, d, 0x5410), permute_bytes(c, d, 0x7632)}};
 }
 
-// One warp's share in registers: loaded early, stored when the tile is free.
+// One warp's share in registers: loaded early, stored when the tile is free.  Lane l has piece l % 16 of every other token.
 template <bool kTransposed, int kTokens, int kScales>
 struct ActivationTile {
   static constexpr int kPieces = kTokens * 16 / kWarp;
   static constexpr int kScaleLoads = (kTokens * kScales + kWarp - 1) / kWarp;
-  static constexpr int kBytes = kTokens * (kChunkColumns + 4 * kScales);
+  static constexpr int kScalesAt = kTokens * kTilePitch;
+  static constexpr int kBytes = kScalesAt + kTokens * 4 * kScales;
 
   Words4 codes[kPieces];
   float scales[kScaleLoads];
+  const int8_t* row;         // of the next load
+  const float* row_scales;
+  int64_t pitch;             // of two tokens
+  int n_scales, n_tokens;
+  int to;                    // of the lane's first piece in the tile
 
-  // x: rows from the tile's first token on, of which n_tokens exist.
-  HRUN_HD void load(const QuantizedRows& x, int64_t first, int n_tokens, int64_t block) {
+  // Tokens `first` ... first + tokens - 1 of x, from block `block` on.
+  HRUN_HD ActivationTile(const QuantizedRows& x, int64_t first, int tokens, int block)
+      : pitch(2 * x.stride), n_scales(static_cast<int>(x.n_blocks)), n_tokens(tokens) {
+    const int odd = lane() / 16, piece = lane() % 16;
+    row = x.codes + (first + odd) * x.stride + static_cast<int64_t>(block) * kChunkColumns +
+          (kTransposed ? 64 * (piece / 4) + 4 * (piece % 4) : 16 * piece);
+    row_scales = x.scales + (first + lane() / kScales) * x.n_blocks + lane() % kScales;
+    to = odd * kTilePitch + (kTransposed ? 64 * (piece % 4) + 4 * (piece / 4) : 16 * piece);
+  }
+
+  // Of block `block`; the next call is for `step` blocks on.
+  HRUN_HD void load(int block, int step) {
+    const int8_t* from = row;
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      const int token = 2 * i + lane() / 16, piece = lane() % 16;
+    for (int i = 0; i < kPieces; ++i, from += pitch) {
+      if (2 * i >= n_tokens) break;
       codes[i] = {};
-      if (token >= n_tokens) continue;
-      const int8_t* const row = x.codes + (first + token) * x.stride + block * kChunkColumns;
+      if (2 * i + lane() / 16 >= n_tokens) continue;
       if constexpr (kTransposed) {
-        const int8_t* const part = row + 64 * (piece / 4) + 4 * (piece % 4);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) codes[i].v[j] = *reinterpret_cast<const uint32_t*>(part + 16 * j);
+        for (int j = 0; j < 4; ++j) codes[i].v[j] = *reinterpret_cast<const uint32_t*>(from + 16 * j);
       } else {
-        codes[i] = *reinterpret_cast<const Words4*>(row + 16 * piece);
+        codes[i] = *reinterpret_cast<const Words4*>(from);
       }
     }
+    row += step * kChunkColumns;
 #pragma unroll
     for (int i = 0; i < kScaleLoads; ++i) {
-      const int at = kWarp * i + lane(), token = at / kScales;
-      const int64_t group = block * kScales + at % kScales;
-      scales[i] = token < n_tokens && group < x.n_blocks ? x.scales[(first + token) * x.n_blocks + group] : 0.0f;
+      const int token = kWarp / kScales * i + lane() / kScales;
+      const bool inside = kScales == 1 || block * kScales + lane() % kScales < n_scales;
+      scales[i] = token < n_tokens && inside ? row_scales[static_cast<int64_t>(kWarp / kScales * i) * n_scales + block * kScales] : 0.0f;
     }
   }
 
-  HRUN_HD void store(uint8_t* tile, int n_tokens) const {
+  // Rows of tokens that do not exist keep what is there: it multiplies into columns that nobody reads.
+  HRUN_HD void store(uint8_t* tile) const {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      const int token = 2 * i + lane() / 16, piece = lane() % 16;
-      if (token >= n_tokens) continue;  // what is there multiplies into columns that nobody reads
+      if (2 * i >= n_tokens) break;
+      uint8_t* const at = tile + to + 2 * i * kTilePitch;
       if constexpr (kTransposed) {
         const Words4 t = transpose_bytes(codes[i]);
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          *reinterpret_cast<uint32_t*>(tile + piece_at(token, 4 * (piece % 4) + j) + 4 * (piece / 4)) = t.v[j];
+        for (int j = 0; j < 4; ++j) *reinterpret_cast<uint32_t*>(at + 16 * j) = t.v[j];
       } else {
-        *reinterpret_cast<Words4*>(tile + piece_at(token, piece)) = codes[i];
+        *reinterpret_cast<Words4*>(at) = codes[i];
       }
     }
 #pragma unroll
     for (int i = 0; i < kScaleLoads; ++i) {
       const int at = kWarp * i + lane();
-      if (at < kTokens * kScales) reinterpret_cast<float*>(tile + kTokens * kChunkColumns)[at] = scales[i];
+      if (at < kTokens * kScales) reinterpret_cast<float*>(tile + kScalesAt)[at] = scales[i];
     }
   }
 
   static HRUN_HD float scale(const uint8_t* tile, int token, int group) {
-    return reinterpret_cast<const float*>(tile + kTokens * kChunkColumns)[token * kScales + group];
+    return reinterpret_cast<const float*>(tile + kScalesAt)[token * kScales + group];
   }
 };
 
 // B fragments of products 2 s and 2 s + 1, s < 4, for the eight tokens from `first` on: b[0], b[1] and b[2], b[3].
 HRUN_HD void load_tokens(uint32_t (&b)[4], const uint8_t* tile, int first, int s) {
-  load_matrices(b, tile + piece_at(first + lane() % 8, 4 * s + lane() / 8));
+  load_matrices(b, tile + (first + lane() % 8) * kTilePitch + 16 * (4 * s + lane() / 8));
 }
 
 }  // namespace hrun::gpu

@@ -23,8 +23,9 @@ HRUN_HD uint32_t four_of(int code) { return static_cast<uint32_t>(code & 255) * 
 
 // sums[n] += the chunk's products with the eight tokens from 8 n on, in the layout of C fragments.
 template <class F, int kColumnTiles, class Tile, class Decoder>
-HRUN_HD void multiply_chunk(const typename Decoder::Chunk& chunk, const uint8_t* x_tile, float (&sums)[kColumnTiles][4]) {
-  Decoder decoder(chunk);
+HRUN_HD void multiply_chunk(const typename Decoder::Constants& constants, const typename Decoder::Chunk& chunk, const uint8_t* x_tile,
+                            float (&sums)[kColumnTiles][4]) {
+  Decoder decoder(constants, chunk);
   constexpr int kParts = Decoder::kParts;
   int c[kParts][kColumnTiles][4] = {};
 #pragma unroll

@@ -16,7 +16,7 @@ namespace hrun::gpu {
 template <class F, int kTokens>
 struct MatmulStream {
   static constexpr int kWarps = 8;
-  static constexpr int kThreads = kWarps * kWarp, kBlocks = 2;
+  static constexpr int kThreads = kWarps * kWarp, kBlocks = kTokens > 8 ? 1 : 2;
   static constexpr const char* kName = "matmul_stream";
   static constexpr int kColumnTiles = kTokens / 8;  // of C fragments
 
@@ -28,7 +28,7 @@ struct MatmulStream {
 
   const uint8_t* weights;
   int64_t rows;
-  int64_t chunks;       // per row tile
+  int chunks;           // per row tile
   int tiles_per_block;  // 1, 2, 4 or 8: row tiles of a block of threads, the warps shared out among them
   QuantizedRows x;
   float* y;
@@ -67,23 +67,26 @@ struct MatmulStream {
 
   HRUN_HD void add_chunks(int64_t tile, int slot, int slots, int64_t first_token, int n_tokens, uint8_t* memory,
                           float (&sums)[kColumnTiles][4]) const {
-    const uint8_t* const data = weights + tile * chunks * kChunkBytes<F>;
+    const uint8_t* next = weights + (tile * chunks + slot) * kChunkBytes<F>;
+    const int64_t step = static_cast<int64_t>(slots) * kChunkBytes<F>;
+    const typename Decoder::Constants constants;
     Chunk w[2];
-    Tile activations;
-    const auto load = [&](Chunk& chunk, int64_t c) {
-      if (c < chunks) chunk.load(data + c * kChunkBytes<F>);
+    Tile activations(x, first_token, n_tokens, slot);
+    const auto load = [&](Chunk& chunk, int c) {
+      if (c < chunks) chunk.load(next);
+      next += step;
     };
-    const auto work = [&](Chunk& chunk, int64_t c, uint8_t* x_tile) {
-      activations.store(x_tile, n_tokens);
+    const auto work = [&](Chunk& chunk, int c, uint8_t* x_tile) {
+      activations.store(x_tile);
       sync_warp();
-      if (c + slots < chunks) activations.load(x, first_token, n_tokens, c + slots);
-      multiply_chunk<F, kColumnTiles, Tile, Decoder>(chunk, x_tile, sums);
+      if (c + slots < chunks) activations.load(c + slots, slots);
+      multiply_chunk<F, kColumnTiles, Tile, Decoder>(constants, chunk, x_tile, sums);
       load(chunk, c + 2 * slots);
     };
     load(w[0], slot);
     load(w[1], slot + slots);
-    if (slot < chunks) activations.load(x, first_token, n_tokens, slot);
-    for (int64_t c = slot; c < chunks; c += 2 * slots) {
+    if (slot < chunks) activations.load(slot, slots);
+    for (int c = slot; c < chunks; c += 2 * slots) {
       work(w[0], c, memory);
       if (c + slots < chunks) work(w[1], c + slots, memory + Tile::kBytes);
     }
@@ -96,7 +99,7 @@ void launch_stream(Gpu& gpu, const uint8_t* weights, int64_t rows, int64_t cols,
   Kernel k{};
   k.weights = weights;
   k.rows = rows;
-  k.chunks = n_chunks<F>(cols);
+  k.chunks = static_cast<int>(n_chunks<F>(cols));
   k.x = x;
   k.y = y.data;
   k.y_stride = y.stride;

@@ -88,16 +88,17 @@ struct RtqSelectors;
 
 template <>
 struct RtqSelectors<RTQ3> {
+  uint32_t mask;          // 0x77777777, which as a constant would be applied to each half of a word
   uint32_t code[3 + 16];  // of step i at i + 3
   HRUN_HD static uint32_t word(const RtqChunk<RTQ3>& c, int i) { return c.codes[i / 4].v[i % 4]; }
-  HRUN_HD static uint32_t step(const RtqChunk<RTQ3>& c, int i) {
+  HRUN_HD uint32_t step(const RtqChunk<RTQ3>& c, int i) const {
     const int first = i / 4 * 3;
-    if (i % 4 < 3) return word(c, first + i % 4) & 0x77777777u;
+    if (i % 4 < 3) return word(c, first + i % 4) & mask;
     const uint32_t w0 = word(c, first) >> 3, w1 = word(c, first + 1) >> 2, w2 = word(c, first + 2) >> 1;
     const uint32_t two = (w0 & 0x11111111u) | (w1 & ~0x11111111u);
-    return ((two & 0x33333333u) | (w2 & ~0x33333333u)) & 0x77777777u;
+    return ((two & 0x33333333u) | (w2 & ~0x33333333u)) & mask;
   }
-  HRUN_HD explicit RtqSelectors(const RtqChunk<RTQ3>& c) {
+  HRUN_HD RtqSelectors(const RtqChunk<RTQ3>& c, uint32_t m) : mask(m) {
 #pragma unroll
     for (int i = 0; i < 3; ++i) code[i] = run_before(step(c, 13 + i));
   }
@@ -112,7 +113,7 @@ struct RtqSelectors<RTQ3> {
 template <>
 struct RtqSelectors<RTQ4> {
   uint32_t code[2 + 16];
-  HRUN_HD explicit RtqSelectors(const RtqChunk<RTQ4>& c) {
+  HRUN_HD RtqSelectors(const RtqChunk<RTQ4>& c, uint32_t) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) code[i] = run_before(c.codes[3].v[2 + i]);
   }
@@ -132,7 +133,7 @@ struct RtqSelectors<RTQ2> {
   HRUN_HD static uint32_t mix(uint32_t older, uint32_t newer) {
     return ((older >> 2) & 0x33333333u) | ((newer << 2) & 0xccccccccu);
   }
-  HRUN_HD explicit RtqSelectors(const RtqChunk<RTQ2>& c) {
+  HRUN_HD RtqSelectors(const RtqChunk<RTQ2>& c, uint32_t) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) pair[i] = run_before(c.codes[1].v[2 + i]);
     mixed[0] = mix(pair[0], pair[1]);
@@ -164,22 +165,34 @@ struct RtqDecoder {
   static constexpr int kParts = joined ? 1 : kTerms;
   static constexpr int kBias = rtq_tables<F, joined>().bias;
 
+  // The tables in registers; left to itself, the compiler would load them anew for each look-up.  And the factor that
+  // brings down the upper half of a selector: a multiplication leaves the ALU pipe, which is the bottleneck, to the look-ups.
+  struct Constants {
+    uint32_t low[kTerms], high[kTerms];
+    uint32_t mask, upper;
+    HRUN_HD Constants() : mask(opaque(0x77777777u)), upper(opaque(0x10000u)) {
+      constexpr ByteTables<kTerms> kTables = rtq_tables<F, joined>();
+#pragma unroll
+      for (int t = 0; t < kTerms; ++t) low[t] = opaque(kTables.low[t]), high[t] = opaque(kTables.high[t]);
+    }
+  };
+
+  const Constants& tables;
   const Chunk& chunk;
   RtqSelectors<F> selectors;
 
-  HRUN_HD explicit RtqDecoder(const Chunk& c) : chunk(c), selectors(c) {}
+  HRUN_HD RtqDecoder(const Constants& t, const Chunk& c) : tables(t), chunk(c), selectors(c, t.mask) {}
   HRUN_HD float scale(int half) const { return half_to_float(chunk.scales >> (16 * half)); }
 
   HRUN_HD void next(int s, uint32_t (&a)[kParts][4]) {
-    constexpr ByteTables<kTerms> kTables = rtq_tables<F, joined>();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       uint32_t selector[kTerms];
       selectors.next(chunk, 2 * s + i, selector);
 #pragma unroll
       for (int t = 0; t < kTerms; ++t) {
-        const uint32_t low = permute_bytes(kTables.low[t], kTables.high[t], selector[t]);
-        const uint32_t high = permute_bytes(kTables.low[t], kTables.high[t], selector[t] >> 16);
+        const uint32_t low = permute_bytes(tables.low[t], tables.high[t], selector[t]);
+        const uint32_t high = permute_bytes(tables.low[t], tables.high[t], multiply_high(selector[t], tables.upper));
         if (!joined || t == 0) {
           a[joined ? 0 : t][2 * i] = low;
           a[joined ? 0 : t][2 * i + 1] = high;

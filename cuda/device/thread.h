@@ -63,9 +63,16 @@ HRUN_HD uint32_t shuffle_bits(uint32_t v, int from) { return HRUN_CUDA(__shfl_sy
 HRUN_HD uint32_t shuffle_xor_bits(uint32_t v, int mask) { return HRUN_CUDA(__shfl_xor_sync(0xffffffffu, v, mask), v); }
 HRUN_HD uint32_t ballot(bool vote) { return HRUN_CUDA(__ballot_sync(0xffffffffu, vote), vote); }
 
+// Not __byte_perm, which drops bit 3 of the selectors.
 HRUN_HD uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
-  return HRUN_CUDA(__byte_perm(low, high, selector), low + high + selector);
+  uint32_t r = 0;
+#if defined(__CUDA_ARCH__)
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(low), "r"(high), "r"(selector));
+#endif
+  return r;
 }
+// The upper 32 of 64 bits.
+HRUN_HD uint32_t multiply_high(uint32_t a, uint32_t b) { return HRUN_CUDA(__umulhi(a, b), a + b); }
 HRUN_HD int dot4(uint32_t a, uint32_t b, int c) {
   return HRUN_CUDA(__dp4a(static_cast<int>(a), static_cast<int>(b), c), c + static_cast<int>(a + b));
 }
@@ -279,6 +286,7 @@ HRUN_HD uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   }
   return r;
 }
+HRUN_HD uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32); }
 HRUN_HD int dot4(uint32_t a, uint32_t b, int c) {
   for (int i = 0; i < 4; ++i) c += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
   return c;
@@ -400,6 +408,9 @@ HRUN_HD int warp() { return thread() / kWarp; }
 HRUN_HD float shuffle(float v, int from) { return bits_to_float(shuffle_bits(float_to_bits(v), from)); }
 HRUN_HD float shuffle_xor(float v, int mask) { return bits_to_float(shuffle_xor_bits(float_to_bits(v), mask)); }
 HRUN_HD int shuffle_xor(int v, int mask) { return static_cast<int>(shuffle_xor_bits(static_cast<uint32_t>(v), mask)); }
+
+// The same value, of which the compiler knows nothing: it stays in a register and is not folded into what it is used for.
+HRUN_HD uint32_t opaque(uint32_t v) { return shuffle_bits(v, 0); }
 
 // Over the warp, in every lane, the same bits in each.
 HRUN_HD float warp_sum(float v) {
