@@ -16,7 +16,7 @@ namespace hrun::gpu {
 template <class F, int kTokens>
 struct MatmulStream {
   static constexpr int kWarps = 8;
-  static constexpr int kThreads = kWarps * kWarp, kBlocks = kTokens > 8 ? 1 : 2;
+  static constexpr int kThreads = kWarps * kWarp, kBlocks = kTokens > 8 || Packed<F>::kLoads > 4 ? 1 : 2;
   static constexpr const char* kName = "matmul_stream";
   static constexpr int kColumnTiles = kTokens / 8;  // of C fragments
 
@@ -73,7 +73,7 @@ struct MatmulStream {
     Chunk w[2];
     Tile activations(x, first_token, n_tokens, slot);
     const auto load = [&](Chunk& chunk, int c) {
-      if (c < chunks) chunk.load(next);
+      if (c < chunks) chunk.load(next, [](const uint8_t* p) { return load_once(reinterpret_cast<const Words4*>(p)); });
       next += step;
     };
     const auto work = [&](Chunk& chunk, int c, uint8_t* x_tile) {

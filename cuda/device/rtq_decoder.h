@@ -67,9 +67,11 @@ struct RtqChunk {
   Words4 codes[Packed<F>::kLoads];
   uint32_t scales;
 
-  HRUN_HD void load(const uint8_t* chunk) {  // from global memory
+  // read(address): 16 bytes of what is used once.
+  template <class Read>
+  HRUN_HD void load(const uint8_t* chunk, const Read& read) {
 #pragma unroll
-    for (int i = 0; i < Packed<F>::kLoads; ++i) codes[i] = load_once(reinterpret_cast<const Words4*>(chunk + 512 * i + 16 * lane()));
+    for (int i = 0; i < Packed<F>::kLoads; ++i) codes[i] = read(chunk + 512 * i + 16 * lane());
     scales = *reinterpret_cast<const uint32_t*>(chunk + 512 * Packed<F>::kLoads + 4 * (lane() / 4));
   }
 };

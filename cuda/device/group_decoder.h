@@ -1,0 +1,106 @@
+// Codes with a scale per group of 32 or 16 columns to A fragments, and their scales.
+#pragma once
+
+#include "cuda/device/group_packed.h"
+
+namespace hrun::gpu {
+
+template <GroupScales scales>
+inline constexpr int kGroupScaleWords = scales == GroupScales::half_groups ? 8 : scales == GroupScales::odd_nibbles ? 3
+                                        : scales == GroupScales::bytes_offsets ? 10 : 9;
+
+template <class F>
+struct GroupChunk {
+  using Rule = Packed<F>;
+  static constexpr int kWords = kGroupScaleWords<Rule::kScales>;
+  Words4 codes[Rule::kLoads];
+  uint32_t scales[kWords];
+
+  template <class Read>
+  HRUN_HD void load(const uint8_t* chunk, const Read& read) {
+#pragma unroll
+    for (int i = 0; i < Rule::kLoads; ++i) codes[i] = read(chunk + 512 * i + 16 * lane());
+    const uint8_t* const from = chunk + 512 * Rule::kLoads;
+    const int g = lane() / 4;
+    const auto words = [&](int first, int n, int offset) {
+#pragma unroll
+      for (int i = 0; i < n; i += 4) {
+        const Words4 w = *reinterpret_cast<const Words4*>(from + offset + 4 * i);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) scales[first + i + j] = w.v[j];
+      }
+    };
+    const auto pair = [&](int first, int offset) {
+      const Words2 w = *reinterpret_cast<const Words2*>(from + offset);
+      scales[first] = w.v[0], scales[first + 1] = w.v[1];
+    };
+    if constexpr (Rule::kScales == GroupScales::half_groups) words(0, 8, 32 * g);
+    if constexpr (Rule::kScales == GroupScales::odd_nibbles) {
+      pair(0, 8 * g);
+      scales[2] = *reinterpret_cast<const uint32_t*>(from + 64 + 4 * g);
+    }
+    if constexpr (Rule::kScales == GroupScales::bytes_offsets) words(0, 4, 16 * g), words(4, 4, 128 + 16 * g), pair(8, 256 + 8 * g);
+    if constexpr (Rule::kScales == GroupScales::bytes_16) {
+      words(0, 8, 32 * g);
+      scales[8] = *reinterpret_cast<const uint32_t*>(from + 256 + 4 * g);
+    }
+  }
+};
+
+// next(s) for s = 0 ... 7: fragments of codes + kBias.
+template <class F>
+struct GroupDecoder {
+  using Chunk = GroupChunk<F>;
+  using Rule = Packed<F>;
+  static constexpr int kParts = 1;
+  static constexpr int kBias = Rule::kBias;
+  struct Constants {};
+
+  const Chunk& chunk;
+  HRUN_HD GroupDecoder(const Constants&, const Chunk& c) : chunk(c) {}
+
+  HRUN_HD uint32_t word(int i) const { return chunk.codes[i / 4].v[i % 4]; }
+
+  HRUN_HD void next(int s, uint32_t (&a)[1][4]) const {
+    if constexpr (Rule::kLoads == 8) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[0][i] = word(4 * s + i);
+    } else {
+      static_assert(Rule::kFactor == 1 || Rule::kFactor == 2);
+      constexpr int kShift = Rule::kFactor - 1;
+      constexpr uint32_t kCodes = 0x0f0f0f0fu << kShift;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const uint32_t w = word(2 * s + h);
+        a[0][h] = (w << kShift) & kCodes;
+        a[0][2 + h] = (w >> (4 - kShift)) & kCodes;
+        if constexpr (Rule::kLoads == 6) {
+          const uint32_t high = word(16 + s / 2 * 2 + h);
+          a[0][h] |= (s % 2 == 0 ? high << 4 : high) & 0x30303030u;
+          a[0][2 + h] |= (s % 2 == 0 ? high << 2 : high >> 2) & 0x30303030u;
+        }
+      }
+    }
+  }
+
+  // Of the block: row g + 8 h.
+  HRUN_HD float scale(int h) const {
+    if constexpr (Rule::kScales == GroupScales::bytes_offsets) return half_to_float(chunk.scales[8 + h]);
+    else return half_to_float(chunk.scales[GroupChunk<F>::kWords - 1] >> (16 * h));
+  }
+  HRUN_HD float offset(int h) const { return half_to_float(chunk.scales[8 + h] >> 16); }
+
+  // Of product s, or of its half e where groups are 16 columns.
+  HRUN_HD float float_scale(int s, int h) const { return half_to_float(chunk.scales[s] >> (16 * h)); }
+  HRUN_HD int group_scale(int s, int e, int h) const {
+    if constexpr (Rule::kScales == GroupScales::odd_nibbles)
+      return static_cast<int>(2 * (chunk.scales[h] >> (4 * s) & 15) + 1);
+    else if constexpr (Rule::kScales == GroupScales::bytes_offsets)
+      return static_cast<int>(chunk.scales[2 * h + s / 4] >> (8 * (s % 4)) & 255);
+    else
+      return static_cast<int8_t>(chunk.scales[4 * h + s / 2] >> (8 * (2 * (s % 2) + e)));
+  }
+  HRUN_HD int group_offset(int s, int h) const { return static_cast<int>(chunk.scales[4 + 2 * h + s / 4] >> (8 * (s % 4)) & 255); }
+};
+
+}  // namespace hrun::gpu

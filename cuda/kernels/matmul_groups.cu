@@ -1,0 +1,9 @@
+#include "cuda/device/matmul_table.h"
+
+namespace hrun::gpu {
+
+const FastMatmul* find_group_matmul(FormatId format) {
+  return find_in(FormatList<ITQ3_S, Q4_0, Q8_0, Q4_K, Q6_K>{}, format);
+}
+
+}  // namespace hrun::gpu
