@@ -8,7 +8,7 @@
 //   pack(...)        one row's part of a lane, from the file's block
 //   decode(...)      integers code * group_scale
 //
-// Instructions per weight on the ALU pipe: RTQ2 3.2, RTQ3 2.7, RTQ4 3.1, ITQ3_S 0.7; on the fp16 pipe 0.5 (ITQ3_S 1).
+// Integer instructions per weight: about 3.3 (RTQ2, RTQ3, RTQ4), 1.3 (ITQ3_S); fp16 ones 0.5, 1.
 #pragma once
 
 #include "cuda/device/weight_tile.h"
@@ -29,7 +29,7 @@ HRUN_HD uint32_t funnel(uint32_t low, uint32_t high, int from) { return (low >> 
 
 // The tables of a trellis code, made not negative by a bias each, so that sums of packed bytes carry nowhere.
 template <int k>
-struct ByteTables {
+struct TileTables {
   using Tables = RtqTables<k>;
   static constexpr int bias(int table) {
     int smallest = 0;
@@ -75,7 +75,7 @@ struct ByteTables {
 
 template <class F, int k>
 struct TrellisTileCodes {
-  using Bytes = ByteTables<k>;
+  using Bytes = TileTables<k>;
   static constexpr int kLoads = k;
   static constexpr int kScaleBytes = 0;
   static constexpr int kRowWords = 2 * k;

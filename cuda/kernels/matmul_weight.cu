@@ -10,13 +10,19 @@
 // The columns beyond the last multiple of 256 are decoded and transformed in fp32 when the matrix is packed and stored
 // as fp16 fragments: right, and rare.
 //
-// Per warp and tile of 16 x 256 x 128 tokens, instructions counted in SASS terms:
-//   decode 350-410 ALU (RTQ), 80 (ITQ3_S); 64 (128) fp16 subtractions; transform 32 mma, 32 + 64 + 192 fp16 operations;
-//   product 256 mma, 128 ldmatrix; copies, loads, waits about 60.
-// So about 1200 issue slots beside 256 mma of 4 tensor cycles on sm_90 (8 on sm_80, 16 on sm_86 and sm_89).  Shared memory
-// gives a fragment of x, 256 bytes, per mma: two cycles per multiprocessor, half of an H100's fp16 peak.  Half of the
-// warps decode while the others multiply (their barriers are at different places of the loop), so that the slower of the
-// two counts: expected 35-45 % of the peak on sm_90, more where tensor cores are slower.
+// Instructions per warp and tile of 16 x 256 weights times 128 tokens, counted in the SASS for sm_90:
+//                                              RTQ3 (2, 4 alike)   ITQ3_S
+//   decode: integer pipe                              420             160
+//   fp16 subtractions, scale, butterflies             352             428
+//   transform: mma                                     32              32
+//   product: 256 mma, 128 ldmatrix, addresses         407             407
+//   two stages of copies, waits, barriers             190             190
+//   all                                              1500            1290
+// beside 256 mma of 4 tensor cycles at the peak of sm_90 (8 on sm_80, 16 on sm_86 and sm_89).  A fragment of x is 256 bytes
+// of shared memory per mma: two cycles of a multiprocessor, which is half of the fp16 peak of sm_90, all of sm_80's.  Half of
+// the warps decode while the others multiply (their barriers are at different places of the loop), so that the slowest
+// of these counts and not their sum: expected 35-40 % of the peak on sm_90, 50-60 % where tensor cores are slower.  Not
+// measured: no such device was at hand.
 #include "cuda/kernels/matmul_weight.h"
 
 #include <algorithm>
@@ -38,20 +44,26 @@ constexpr size_t kStageBytes = size_t{kBlockTokens} * kStepCols * 2;
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// x as fp16 in the order of the tiles, signs applied, and the power of two of each token.  A block of threads per token.
+// x as fp16 in the order of the tiles, signs applied, and the power of two of each token.  A block of threads per token;
+// those beyond the last, up to a group of 16, are zeros.
 template <bool kConsecutive>
 struct Halve {
   static constexpr int kThreads = 256, kBlocks = 4;
   static constexpr const char* kName = "weight_domain_activations";
 
   const float* x;
-  int64_t x_stride, cols, stride;  // stride: cols rounded up to a multiple of 256
+  int64_t x_stride, n_tokens, cols, stride;  // stride: cols rounded up to a multiple of 256
   bool with_signs;
   uint16_t* out;
   float* token_scale;
 
   HRUN_HD void operator()() const {
     const int64_t token = block_x();
+    if (token >= n_tokens) {
+      for (int64_t chunk = thread(); chunk * kChunk < stride; chunk += kThreads)
+        *reinterpret_cast<Words4*>(out + token * stride + chunk * kChunk) = {};
+      return;
+    }
     const float* const row = x + token * x_stride;
     uint32_t largest = 0;
     for (int64_t c = thread(); c < cols; c += kThreads) {
@@ -146,17 +158,15 @@ struct Multiply {
   }
 
   // Stage `step` of the activations: [token][16 chunks], the chunks of a token permuted so that eight tokens' chunks of
-  // one column lie in different banks.
-  HRUN_HD void copy_stage(int64_t first_token, int tokens_wanted, int64_t step, int slot) const {
-    uint8_t* const to = shared() + static_cast<size_t>(slot) * kStageBytes;
+  // one column lie in different banks.  A thread copies one chunk of every sixteenth token; x has rows for whole groups.
+  HRUN_HD void copy_stage(const uint16_t* from, int groups, int64_t step, int slot) const {
+    const int token = thread() / kChunksPerStep, chunk = thread() % kChunksPerStep;
+    uint8_t* const to = shared() + static_cast<size_t>(slot) * kStageBytes + (token * kChunksPerStep + (chunk ^ (token & 7))) * 16;
+    from += step * kStepCols;
 #pragma unroll
-    for (int i = 0; i < kBlockTokens * kChunksPerStep / kThreads; ++i) {
-      const int at = thread() + i * kThreads, token = at / kChunksPerStep, chunk = at % kChunksPerStep;
-      if (token < tokens_wanted) {
-        const bool inside = first_token + token < n_tokens;
-        const uint16_t* const from = x + (inside ? first_token + token : 0) * x_stride + step * kStepCols + chunk * kChunk;
-        copy_async(to + (token * kChunksPerStep + (chunk ^ (token & 7))) * 16, from, inside);
-      }
+    for (int i = 0; i < kBlockTokens / 16; ++i) {
+      if (i < groups) copy_async(to + i * (16 * kChunksPerStep * 16), from);
+      from += 16 * x_stride;
     }
   }
 
@@ -192,6 +202,8 @@ struct Multiply {
     const int64_t tokens_left = n_tokens - first_token;
     const int groups = tokens_left >= kBlockTokens ? kBlockTokens / 16 : static_cast<int>((tokens_left + 15) / 16);
 
+    const uint16_t* const x_part = x + (first_token + thread() / kChunksPerStep) * x_stride + thread() % kChunksPerStep * kChunk;
+
     float acc[kTiles][4] = {};
     Staged staged;
     if (first_block < layout.n_blocks) load(tile, first_block, staged);
@@ -199,7 +211,7 @@ struct Multiply {
     int64_t step = 2 * first_block;
     int slot = 0;
     for (int i = 0; i < kStages - 1; ++i) {
-      if (step + i < end_step) copy_stage(first_token, groups * 16, step + i, i);
+      if (step + i < end_step) copy_stage(x_part, groups, step + i, i);
       commit_copies();
     }
     // The stage `step` is there, and all have left the one before it.
@@ -207,7 +219,7 @@ struct Multiply {
       wait_copies<kStages - 2>();
       sync_block();
       const int free_slot = slot == 0 ? kStages - 1 : slot - 1;
-      if (step + kStages - 1 < end_step) copy_stage(first_token, groups * 16, step + kStages - 1, free_slot);
+      if (step + kStages - 1 < end_step) copy_stage(x_part, groups, step + kStages - 1, free_slot);
       commit_copies();
     };
     const auto end_stage = [&] {
@@ -286,7 +298,7 @@ struct Cut {
     blocks_per_split = (n_blocks + std::min(wanted, n_blocks) - 1) / std::min(wanted, n_blocks);
     n_splits = (n_blocks + blocks_per_split - 1) / blocks_per_split;
   }
-  size_t x_bytes(int64_t n_tokens) const { return static_cast<size_t>(round_up(n_tokens * stride * 2, 256)); }
+  size_t x_bytes(int64_t n_tokens) const { return static_cast<size_t>(round_up(n_tokens, 16) * stride) * 2; }
   size_t scale_bytes(int64_t n_tokens) const { return static_cast<size_t>(round_up(n_tokens * 4, 256)); }
   size_t part_bytes(int64_t rows, int64_t n_tokens) const { return n_splits > 1 ? static_cast<size_t>(n_splits * rows * n_tokens) * 4 : 0; }
 };
@@ -299,8 +311,8 @@ void multiply(Gpu& gpu, const uint8_t* packed, int64_t rows, int64_t cols, Float
   auto* const parts = reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) + cut.x_bytes(x.rows) + cut.scale_bytes(x.rows));
 
   constexpr bool kSigned = F::kActivation == Activation::kRotatedSigned;
-  gpu.launch(Halve<TileCodes<F>::kConsecutive>{x.data, x.stride, cols, cut.stride, kSigned, halves, token_scale},
-             Grid{static_cast<int>(x.rows)}, 256 / kWarp * 4);
+  gpu.launch(Halve<TileCodes<F>::kConsecutive>{x.data, x.stride, x.rows, cols, cut.stride, kSigned, halves, token_scale},
+             Grid{static_cast<int>(round_up(x.rows, 16))}, 256 / kWarp * 4);
 
   Multiply<F> k{};
   k.w = packed;
