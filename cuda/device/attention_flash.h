@@ -121,13 +121,22 @@ struct FlashAttention {
   HRUN_HD void ask_for(const Work& w, int item, uint16_t* slot) const {
     constexpr int kPieces = kDim / 8;  // of 16 bytes, per position
     const bool values = item % 2 != 0;
-    const int dim = values ? task.v_dim : task.k_dim, first = (w.tile + item / 2) * kTile;
+    const int dim = values ? task.v_dim : task.k_dim, first = (w.tile + item / 2) * kTile, left = w.end - first;
     const auto* const from = static_cast<const uint16_t*>(values ? task.v : task.k) + (w.kv_head * task.capacity + first) * dim;
+    if constexpr (kThreads % kPieces == 0) {  // a thread has the same piece of every so many positions
+      constexpr int kStep = kThreads / kPieces;
+      const int row = thread() / kPieces, piece = thread() % kPieces;
+      const int inside = piece * 8 < dim ? left : 0;
+      const uint16_t* at = from + row * dim + piece * 8;
+      uint16_t* const to = slot + row * kStride + piece * 8;
 #pragma unroll
-    for (int i = 0; i < kTile * kPieces / kThreads; ++i) {
-      const int at = i * kThreads + thread(), row = at / kPieces, piece = at % kPieces;
-      const bool inside = first + row < w.end && piece * 8 < dim;
-      copy_async(slot + row * kStride + piece * 8, inside ? from + row * dim + piece * 8 : from, inside);
+      for (int i = 0; i < kTile / kStep; ++i, at += kStep * dim) copy_async(to + i * kStep * kStride, at, row + i * kStep < inside);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kTile * kPieces / kThreads; ++i) {
+        const int at = i * kThreads + thread(), row = at / kPieces, piece = at % kPieces;
+        copy_async(slot + row * kStride + piece * 8, from + row * dim + piece * 8, row < left && piece * 8 < dim);
+      }
     }
     static_assert(kTile * kPieces % kThreads == 0);
   }
@@ -374,6 +383,6 @@ template <int kDim>
 using FewQueries = FlashAttention<kDim, 1, 4, 64, kDim <= 128 ? 3 : 2, kDim <= 64 ? 4 : kDim <= 128 ? 3 : 2>;
 // Many: bound by tensor cores.
 template <int kDim>
-using ManyQueries = FlashAttention<kDim, 4, 1, kDim <= 128 ? 64 : 32, 2, kDim <= 64 ? 3 : 2>;
+using ManyQueries = FlashAttention<kDim, 4, 1, kDim <= 128 ? 64 : 32, 2, kDim <= 128 ? 3 : 2>;
 
 }  // namespace hrun::gpu
