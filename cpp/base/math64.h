@@ -9,12 +9,14 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/host_device.h"
+
 namespace hrun::math64 {
 
 inline constexpr double kLn2High = 6.93147180369123816490e-01;  // 32 leading bits: n * kLn2High is exact for |n| < 2^20
 inline constexpr double kLn2Low = 1.90821492927058770002e-10;
 
-inline double exp(double x) {
+HRUN_HD double exp(double x) {
   if (!(x > -745.0)) return x != x ? x : 0.0;
   if (x > 709.0) return HUGE_VAL;
   const double n = std::nearbyint(x * 1.4426950408889634074);

@@ -179,7 +179,7 @@ std::vector<double> Candidates::probabilities() const {
 
 Sampler::Sampler(uint64_t seed, std::span<const std::pair<std::string_view, double>> given,
                  std::vector<std::pair<int32_t, float>> logit_bias)
-    : seed_(seed), state_(0), logit_bias_(std::move(logit_bias)) {
+    : seed_(seed), random_(Pcg32::seeded(seed)), logit_bias_(std::move(logit_bias)) {
   const Values values(given);
   greedy_ = values["temperature"] == 0;
   for (const auto make : kChain)
@@ -187,24 +187,6 @@ Sampler::Sampler(uint64_t seed, std::span<const std::pair<std::string_view, doub
   for (const auto& [id, bias] : logit_bias_)
     if (std::isnan(bias) || bias == std::numeric_limits<float>::infinity())
       throw ArgumentError("the logit bias of token {} is {}, must be finite or -inf", id, bias);
-  // PCG32's seeding: step, add, step.
-  uniform();
-  state_ += seed;
-  uniform();
-}
-
-double Sampler::uniform() {
-  // PCG32 (O'Neill 2014), XSH-RR output.
-  uint32_t words[2];
-  for (uint32_t& word : words) {
-    const uint64_t old = state_;
-    state_ = old * 6364136223846793005ull + 1442695040888963407ull;
-    const auto shifted = static_cast<uint32_t>(((old >> 18u) ^ old) >> 27u);
-    const auto rotation = static_cast<uint32_t>(old >> 59u);
-    word = (shifted >> rotation) | (shifted << ((32 - rotation) & 31));
-  }
-  const uint64_t bits = (static_cast<uint64_t>(words[0]) << 32 | words[1]) >> 11;
-  return static_cast<double>(bits) * 0x1p-53;
 }
 
 Candidates Sampler::candidates(std::span<const float> logits) const {
@@ -235,7 +217,7 @@ int32_t Sampler::sample(std::span<const float> logits) {
   } else {
     c.sort();
     const std::vector<double> p = c.probabilities();
-    double left = uniform();
+    double left = random_.uniform();
     size_t i = 0;
     while (i + 1 < p.size() && left >= p[i]) left -= p[i++];
     token = c.items[i].id;

@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/pcg32.h"
+
 namespace hrun {
 
 struct Candidate {
@@ -64,10 +66,9 @@ class Sampler {
 
  private:
   Candidates candidates(std::span<const float> logits) const;
-  double uniform();  // [0, 1), PCG32
 
   uint64_t seed_;
-  uint64_t state_;
+  Pcg32 random_;
   bool greedy_ = false;
   std::vector<std::pair<int32_t, float>> logit_bias_;
   std::vector<std::unique_ptr<SamplerStep>> steps_;

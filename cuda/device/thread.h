@@ -205,6 +205,8 @@ HRUN_HD uint32_t count_up(uint32_t* counter) {
   return *counter;
 #endif
 }
+// A counter in shared memory: its old value.  Which thread gets which number is left to chance.
+HRUN_HD int add_shared(int* counter, int n) { return HRUN_CUDA(atomicAdd(counter, n), *counter + n); }
 // After a count_up() that came last: what the other blocks wrote is visible.
 HRUN_HD void fence() { HRUN_CUDA(__threadfence(), (void)0); }
 
@@ -387,6 +389,11 @@ HRUN_HD uint32_t fma_halves(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 HRUN_HD uint32_t count_up(uint32_t* counter) { return (*counter)++; }
+HRUN_HD int add_shared(int* counter, int n) {
+  const int old = *counter;
+  *counter += n;
+  return old;
+}
 HRUN_HD void fence() {}
 HRUN_HD float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
