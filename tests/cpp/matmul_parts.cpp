@@ -3,7 +3,7 @@
 #include <cstring>
 #include <vector>
 
-#include "backend/backend.h"
+#include "backend/backends.h"
 #include "base/error.h"
 #include "formats/list.h"
 
@@ -54,7 +54,7 @@ int main() {
   std::vector<float> x = values(kTokens * kCols, 1), gate = values(kTokens * kCols, 2), norm = values(kCols, 3);
   const hrun::FloatView view{x.data(), kTokens, kCols, kCols}, gate_view{gate.data(), kTokens, kCols, kCols};
   for (const auto way : {hrun::RotatedMatmul::activation, hrun::RotatedMatmul::activation_float, hrun::RotatedMatmul::weight}) {
-    const auto backend = hrun::make_backend({.device = "cpu", .n_threads = 2, .rotated_matmul = way});
+    const auto backend = hrun::make_backends({.device = "cpu", .n_threads = 2, .rotated_matmul = way}, 1).cpu;
     const auto weight = backend->upload({hrun::F32::kId, 1, kCols, kCols * 4, reinterpret_cast<const uint8_t*>(norm.data()), "norm"});
     for (const hrun::FormatInfo& f : hrun::formats()) {
       if (!f.encodable || !f.row_ok(kCols)) continue;

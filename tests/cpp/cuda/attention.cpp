@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "cases.h"
+#include "cpu/cpu_backend.h"
 #include "cuda/kernels/attention.h"
 #include "formats/list.h"
 
@@ -214,10 +215,10 @@ void check_replay(Gpu& gpu) {
 
 int main() {
   Gpu gpu(0);
-  const auto cpu = make_backend({.device = "cpu", .n_threads = 1});
+  CpuBackend cpu({.device = "cpu", .n_threads = 1});
   uint64_t seed = 1;
   const auto check = [&](const Case& c, double tolerance = 1e-5) {
-    const Worst worst = run(gpu, *cpu, c, seed++, tolerance);
+    const Worst worst = run(gpu, cpu, c, seed++, tolerance);
     if (std::getenv("HRUN_VERBOSE")) std::printf("%.2g %.2g  %s\n", worst.oracle, worst.cpu, describe(c).c_str());
   };
 

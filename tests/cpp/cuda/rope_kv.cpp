@@ -3,6 +3,7 @@
 
 #include "backend/backend.h"
 #include "cases.h"
+#include "cpu/cpu_backend.h"
 #include "cuda/kernels/attention.h"
 #include "formats/list.h"
 
@@ -72,20 +73,20 @@ void check_replay(Gpu& gpu, Backend& cpu) {
 
 int main() {
   Gpu gpu(0);
-  const auto cpu = make_backend({.device = "cpu", .n_threads = 1});
+  CpuBackend cpu({.device = "cpu", .n_threads = 1});
   uint64_t seed = 1;
   for (const RopeStyle style : {RopeStyle::interleaved, RopeStyle::halves})
     for (const int64_t position : {0, 1, 63, 64, 65, 127, 128, 129, 1000})
       for (const RopeCase& c : {RopeCase{1, 64, 64, 0, style, 1, position}, {3, 80, 32, 0, style, 5, position}, {2, 192, 64, 128, style, 2, position},
                                 {9, 34, 30, 2, style, 17, position}})
-        check_rope(gpu, *cpu, c, seed++);
+        check_rope(gpu, cpu, c, seed++);
   for (const FormatId k : {F16::kId, F32::kId})
     for (const FormatId v : {F16::kId, F32::kId})
       for (const int64_t position : {0, 1, 63, 127}) {
-        check_append(gpu, *cpu, k, v, 3, 64, 64, 1, position, seed++);
-        check_append(gpu, *cpu, k, v, 2, 34, 50, 17, position, seed++);
-        check_append(gpu, *cpu, k, v, 1, 576, 512, 2, position, seed++);
+        check_append(gpu, cpu, k, v, 3, 64, 64, 1, position, seed++);
+        check_append(gpu, cpu, k, v, 2, 34, 50, 17, position, seed++);
+        check_append(gpu, cpu, k, v, 1, 576, 512, 2, position, seed++);
       }
-  check_replay(gpu, *cpu);
+  check_replay(gpu, cpu);
   return failures == 0 ? 0 : 1;
 }
