@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,31 @@ from make_tiny_models import TinyConfig, write_tiny_model  # noqa: E402
 # tests interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Whatever the machine has, tests run on the CPU unless they ask for a device; and the device that they get is emulated, unless
+# only those for a GPU were asked for.
+os.environ.setdefault("HRUN_DEVICE", "cpu")
+EMULATED = Path(os.environ.get("HRUN_EMULATED_LIBRARY") or ROOT / "build/emulated/libhrun_cuda_emulated.so")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything opens a backend."""
+    if config.getoption("-m") != "gpu":
+        os.environ["HRUN_CUDA_LIBRARY"] = str(EMULATED)
+
+
+@pytest.fixture(scope="session")
+def emulated_cuda() -> None:
+    """The CUDA backend with its kernels run on the CPU, built where it is not up to date; skips where it cannot be built."""
+    if os.environ.get("HRUN_EMULATED_LIBRARY"):
+        return
+    if not shutil.which("cmake"):
+        pytest.skip("needs cmake to build the emulated CUDA backend")
+    options = ["-DHRUN_PYTHON=OFF", "-DHRUN_CUDA=OFF", "-DHRUN_EMULATED=ON", "-DCMAKE_BUILD_TYPE=Release"]
+    for step in (["-S", str(ROOT), "-B", str(EMULATED.parent), *options], ["--build", str(EMULATED.parent), "-j", "2", "--target", "hrun_cuda_emulated"]):
+        done = subprocess.run(["cmake", *step], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"cmake {' '.join(step)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
 
 
 @pytest.fixture(scope="session")

@@ -172,11 +172,8 @@ void init_runtime(nb::module_& m) {
       .def_prop_ro("description", [](const Model& model) { return model.device_description(); })
       .def_prop_ro("n_threads", [](const Model& model) { return model.backend(0).n_threads(); })
       .def_prop_ro("architecture", [](const Model& model) { return std::string(model.plan().description->name); })
-      .def_prop_ro("warnings", [](const Model& model) {
-        std::vector<std::string> all = model.plan().warnings;
-        if (!model.warning().empty()) all.push_back(model.warning());
-        return all;
-      })
+      .def_prop_ro("warnings", [](const Model& model) { return model.plan().warnings; })
+      .def_prop_ro("device_warning", &Model::warning, "A wish for a GPU that was not met; empty if there is none.")
       .def_prop_ro("n_ctx_train", [](const Model& model) { return model.params().n_ctx_train; })
       .def_prop_ro("n_vocab", [](const Model& model) { return model.params().n_vocab; })
       .def_prop_ro("n_embd", [](const Model& model) { return model.params().n_embd; })

@@ -185,7 +185,7 @@ def load(options: argparse.Namespace, n_ctx: int | None, verbose: bool = False) 
     """The Runtime that the options of :func:`add_model_options` ask for; a slow load shows its progress."""
     progress = LoadProgress(sys.stderr)
     try:
-        return hrun.Runtime(
+        runtime = hrun.Runtime(
             options.model,
             n_ctx=n_ctx,
             n_threads=max(options.threads, 0),
@@ -201,3 +201,6 @@ def load(options: argparse.Namespace, n_ctx: int | None, verbose: bool = False) 
         )
     finally:
         progress.close()
+    if runtime.model.device_warning:
+        print(f"hrun: {runtime.model.device_warning}", file=sys.stderr)
+    return runtime

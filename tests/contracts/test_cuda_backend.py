@@ -1,0 +1,162 @@
+"""The CUDA backend, its kernels run on the CPU (cuda/emulation): the whole of it but the hardware.
+
+Its numeric contract: the same activations, rounded the same way; block sums exact; fp32 sums in another, fixed order.
+So the logits differ from the CPU's by rounding, which now and then lets one of the int8 activations fall to the other side.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hrun import Runtime, _core
+from hrun.errors import DeviceError, OutOfMemoryError
+
+pytestmark = pytest.mark.usefixtures("emulated_cuda")
+IDS = np.random.default_rng(3).integers(0, 96, 41).tolist()
+WIDE = {"n_embd": 256, "n_ff": 512, "n_ctx": 1024}
+FORMATS = [f.name for f in _core.formats() if f.encodable]
+
+
+def logits(path: Path, ids: list[int], chunk: int = 512, n_ctx: int = 128, **options: object) -> np.ndarray:
+    """Of every position, from a fresh model and session."""
+    model = _core.Model.load(str(path), **options)
+    return _core.Session(model, n_ctx, n_batch=chunk).forward(ids, "all")
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference over the largest logit."""
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+def one_by_one(path: Path, ids: list[int], **options: object) -> np.ndarray:
+    """Token by token, as text is generated: from the third on, passes come from a recorded graph."""
+    session = _core.Session(_core.Model.load(str(path), **options), 600)
+    return np.concatenate([session.forward([i], "last") for i in ids])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_logits_are_those_of_the_cpu(name: str, tiny_model) -> None:
+    path = tiny_model(format=name, **WIDE)
+    assert distance(logits(path, IDS, device="cuda"), logits(path, IDS, device="cpu")) < 1e-3
+
+
+@pytest.mark.parametrize("rotation", ["weight", "activation_float"])
+@pytest.mark.parametrize("name", ["itq3_s", "rtq2", "rtq3", "rtq4"])
+def test_other_ways_with_rotated_formats(name: str, rotation: str, tiny_model) -> None:
+    path = tiny_model(format=name, **WIDE)
+    got = logits(path, IDS, device="cuda", rotated_matmul=rotation)
+    assert distance(got, logits(path, IDS, device="cpu", rotated_matmul=rotation)) < 2e-3
+
+
+def test_steps_from_a_graph_equal_steps_without(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_model(format="rtq3", **WIDE)
+    recorded = one_by_one(path, IDS, device="cuda")
+    assert distance(recorded, logits(path, IDS, device="cpu")) < 1e-3
+    monkeypatch.setenv("HRUN_CUDA_GRAPHS", "0")
+    assert np.array_equal(one_by_one(path, IDS, device="cuda"), recorded)
+
+
+def test_graphs_outlive_what_grows(tiny_model) -> None:
+    """A longer prompt in between moves the scratch that a recorded graph knows."""
+    path = tiny_model(format="q4_k", **WIDE)
+    model = _core.Model.load(str(path), device="cuda")
+    plain = _core.Session(_core.Model.load(str(path), device="cpu"), 600)
+    session, other = _core.Session(model, 600), _core.Session(model, 600)
+    for _ in range(2):
+        for i in IDS[:5]:
+            assert distance(session.forward([i], "last"), plain.forward([i], "last")) < 1e-3
+        other.forward(IDS * 3, "last")
+    session.forward(IDS * 6, "none"), plain.forward(IDS * 6, "none")  # past 256 positions: another graph
+    for i in IDS[:4]:
+        assert distance(session.forward([i], "last"), plain.forward([i], "last")) < 1e-3
+    session.truncate(7), plain.truncate(7)
+    for i in IDS[:4]:
+        assert distance(session.forward([i], "last"), plain.forward([i], "last")) < 1e-3
+
+
+def test_run_to_run_the_same_bits(tiny_model) -> None:
+    """Each launch of the emulation draws another order of its threads and blocks."""
+    path = tiny_model(format="rtq3", **WIDE)
+    first = logits(path, IDS, device="cuda")
+    assert np.array_equal(logits(path, IDS, device="cuda"), first)
+
+
+def test_layers_on_both(tiny_model) -> None:
+    path = tiny_model(format="rtq3", n_layers=3, **WIDE)
+    on_cpu = logits(path, IDS, device="cpu")
+    for n in range(5):
+        model = _core.Model.load(str(path), device="cuda", n_gpu_layers=n)
+        assert ("CUDA0" in model.description) == (n > 0)
+        assert ("cpu" in model.description) == (n < 4)
+        assert distance(_core.Session(model, 64).forward(IDS, "all"), on_cpu) < 1e-3, n
+        assert distance(one_by_one(path, IDS[:6], device="cuda", n_gpu_layers=n), on_cpu[:6]) < 1e-3, n
+
+
+def test_too_large_a_model_says_so(tiny_model) -> None:
+    code = (
+        "import sys; from hrun import Runtime; from hrun.errors import OutOfMemoryError\n"
+        "try: Runtime(sys.argv[1], device='cuda')\n"
+        "except OutOfMemoryError as e: print(e)\n"
+        "print(Runtime(sys.argv[1], device='cpu').generate('a', max_tokens=2).finish_reason)\n"
+    )
+    for room in ("20000", "400000"):  # the weights; the cache
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tiny_model(format="q8_0"))], env={**os.environ, "HRUN_EMULATED_BYTES": room},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        message, after = done.stdout.strip().splitlines()
+        assert "MiB free" in message and "-ngl" in message and after in ("length", "stop")
+
+
+def test_a_device_that_is_not_there(tiny_model) -> None:
+    with pytest.raises(DeviceError, match="CUDA device 7"):
+        _core.Model.load(str(tiny_model()), device="cuda7")
+    with pytest.raises(DeviceError, match=r"no device 'gpu'.*CUDA0"):
+        _core.Model.load(str(tiny_model()), device="gpu")
+
+
+def run_hrun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hrun.cli.chat", *arguments], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_without_the_library(tiny_model, tmp_path: Path) -> None:
+    """An install without CUDA runs on the CPU, and says why it does where a GPU was asked for."""
+    absent = str(tmp_path / "libhrun_cuda.so")
+    listed = run_hrun("--list-devices", HRUN_CUDA_LIBRARY=absent)
+    assert listed.returncode == 0 and "cpu:" in listed.stdout and "without its CUDA backend" in listed.stderr
+    asked = run_hrun("-m", str(tiny_model()), "-p", "a", "-n", "1", "--device", "cuda", HRUN_CUDA_LIBRARY=absent)
+    assert asked.returncode != 0 and "device 'cuda' cannot be had" in asked.stderr and asked.stdout == ""
+    wished = run_hrun("-m", str(tiny_model()), "-p", "a", "-n", "1", "-ngl", "3", HRUN_CUDA_LIBRARY=absent, HRUN_DEVICE="")
+    assert wished.returncode == 0 and "no layers go to a GPU" in wished.stderr
+    Path(absent).write_text("no library")
+    broken = run_hrun("-m", str(tiny_model()), "-p", "a", "--device", "cuda", HRUN_CUDA_LIBRARY=absent)
+    assert broken.returncode != 0 and "cannot be opened" in broken.stderr
+
+
+def test_the_devices_are_listed() -> None:
+    listed = run_hrun("--list-devices")
+    assert listed.returncode == 0 and "CUDA0: emulated" in listed.stdout and "MiB free" in listed.stdout
+
+
+def test_the_demo_model_says_the_same() -> None:
+    texts = {}
+    for device in ("cpu", "cuda"):
+        with Runtime(device=device, n_ctx=256) as runtime:
+            texts[device] = runtime.generate("Once upon a time", max_tokens=24, temperature=0).text
+    assert texts["cuda"] == texts["cpu"]
+
+
+def test_an_error_leaves_the_process_alive(tiny_model) -> None:
+    model = _core.Model.load(str(tiny_model()), device="cuda")
+    with pytest.raises(OutOfMemoryError, match="context"):
+        _core.Session(model, 1 << 40 >> 10, type_k="f32")
+    assert _core.Session(model, 64).forward(IDS, "last").shape[0] == 1
