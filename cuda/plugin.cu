@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "cuda/cuda_backend.h"
+#include "cuda/measure.h"
 
 namespace hrun::gpu {
 namespace {
@@ -24,7 +25,12 @@ std::vector<DeviceDescription> devices(std::string& reason) {
 
 std::unique_ptr<Backend> make(int device, const BackendOptions& options) { return std::make_unique<CudaBackend>(device, options); }
 
-constexpr BackendPlugin kPlugin{BackendPlugin::kInterface, devices, make};
+DevicePeaks measure_device(int device) {
+  Gpu gpu(device);
+  return measure(gpu);
+}
+
+constexpr BackendPlugin kPlugin{BackendPlugin::kInterface, devices, make, measure_device};
 
 }  // namespace
 }  // namespace hrun::gpu

@@ -42,6 +42,14 @@ std::vector<DeviceDescription> list_devices(std::string& reason) {
   return all;
 }
 
+DevicePeaks measure_device(const std::string& name) {
+  std::string reason;
+  const int number = cuda_number(lower(name));
+  const BackendPlugin* const plugin = number < 0 ? nullptr : cuda_plugin(reason);
+  if (!plugin) throw DeviceError("device '{}' cannot be measured: {}", printable(name), reason.empty() ? "it is no GPU" : reason);
+  return plugin->measure(number);
+}
+
 Backends make_backends(const BackendOptions& options, int64_t n_layers) {
   Backends made;
   const char* const preferred = std::getenv("HRUN_DEVICE");

@@ -26,4 +26,7 @@ struct Backends {
 // Throws DeviceError, naming what exists, if a device was asked for by name and cannot be had.
 Backends make_backends(const BackendOptions& options, int64_t n_layers);
 
+// Of a device by its name, "CUDA0".  Throws DeviceError.
+DevicePeaks measure_device(const std::string& name);
+
 }  // namespace hrun

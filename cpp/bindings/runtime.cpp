@@ -256,6 +256,11 @@ void init_runtime(nb::module_& m) {
     std::vector<DeviceDescription> all = list_devices(reason);
     return std::pair(std::move(all), std::move(reason));
   }, "The devices, the CPU last, and why there is no GPU among them.");
+  m.def("device_peaks", [](const std::string& name) {
+    const DevicePeaks p = measure_device(name);
+    return std::tuple(p.read, p.copy, p.int8, p.fp16);
+  }, "name"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "(bytes read, bytes copied, int8 operations, fp16 operations) per second of a GPU, measured. Raises DeviceError.");
   m.def("kv_formats", [] {
     std::vector<std::string> names;
     for (const auto name : kv_format_names()) names.emplace_back(name);

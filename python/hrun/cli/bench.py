@@ -111,6 +111,16 @@ def measure(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: 
         stddev_ts=statistics.stdev(rates) if len(rates) > 1 else 0.0, samples_ns=ns, samples_ts=rates, **ours)
 
 
+def measured_peaks(model: _core.Model) -> tuple[float, float] | None:
+    """GB/s read (on a GPU: copied) and int8 TOPS of the device that the whole model is on; None where it is on two."""
+    if ";" in model.description:
+        return None
+    if model.description.startswith("CUDA"):
+        _, copy, int8, _ = _core.device_peaks(model.description.split(",")[0])
+        return copy / 1e9, int8 / 1e12
+    return _core.read_bandwidth(model.n_threads) / 1e9, _core.int8_peak(model.n_threads) / 1e12
+
+
 def render(rows: list[Measurement], kind: str) -> str:
     """The table in Markdown, or everything in JSON or CSV."""
     if kind == "json":
@@ -171,6 +181,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-d", "--n-depth", type=numbers, default=[0], help="tokens of context before the test (default: 0)")
     parser.add_argument("-b", "--batch-size", type=int, default=512)
     parser.add_argument("-t", "--threads", type=numbers, default=[0], help="thread counts (default: physical cores)")
+    parser.add_argument("-dev", "--device", default="auto", help="auto, cpu, cuda, cuda1, ...")
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers that go to the GPU (default: everything)")
     parser.add_argument("-ctk", default="f16", choices=_core.kv_formats(), help="format of cached keys")
     parser.add_argument("-ctv", default="f16", choices=_core.kv_formats(), help="format of cached values")
     parser.add_argument("-r", "--repetitions", type=int, default=5)
@@ -187,8 +199,10 @@ def main(argv: list[str] | None = None) -> int:
         args.model_type = model_type(path)
         rows = []
         for threads in args.threads:
-            model = _core.Model.load(path, n_threads=threads, rotated_matmul=args.rotation)
-            peaks = None if args.no_peaks else (_core.read_bandwidth(model.n_threads) / 1e9, _core.int8_peak(model.n_threads) / 1e12)
+            model = _core.Model.load(
+                path, device=args.device, n_gpu_layers=args.gpu_layers, n_threads=threads, rotated_matmul=args.rotation
+            )
+            peaks = None if args.no_peaks else measured_peaks(model)
             for depth in args.n_depth:
                 rows += [measure(model, args, p, 0, depth, peaks) for p in args.n_prompt if p]
                 rows += [measure(model, args, 0, n, depth, peaks) for n in args.n_gen if n]
