@@ -89,14 +89,18 @@ struct ActivationTile {
     }
   }
 
-  static HRUN_HD float scale(const uint8_t* tile, int token, int group) {
-    return reinterpret_cast<const float*>(tile + kScalesAt)[token * kScales + group];
-  }
+  // What multiply_chunks() sees of a stored tile.
+  struct View {
+    static constexpr bool kHasCorrection = false;
+    const uint8_t* tile;
+    HRUN_HD float scale(int token, int group) const {
+      return reinterpret_cast<const float*>(tile + kScalesAt)[token * kScales + group];
+    }
+    // B fragments of products 2 pair and 2 pair + 1 with the tokens from 8 n on: b[0], b[1] and b[2], b[3].
+    HRUN_HD void fragments(uint32_t (&b)[4], int n, int pair) const {
+      load_matrices(b, tile + (8 * n + lane() % 8) * kTilePitch + 16 * (4 * pair + lane() / 8));
+    }
+  };
 };
-
-// B fragments of products 2 s and 2 s + 1, s < 4, for the eight tokens from `first` on: b[0], b[1] and b[2], b[3].
-HRUN_HD void load_tokens(uint32_t (&b)[4], const uint8_t* tile, int first, int s) {
-  load_matrices(b, tile + (first + lane() % 8) * kTilePitch + 16 * (4 * s + lane() / 8));
-}
 
 }  // namespace hrun::gpu

@@ -27,61 +27,97 @@ using DecoderOf = typename DecoderFor<F, joined>::type;
 // The same code in all four bytes.
 HRUN_HD uint32_t four_of(int code) { return static_cast<uint32_t>(code & 255) * 0x01010101u; }
 
-// sums[n] += the chunk's products with the eight tokens from 8 n on, in the layout of C fragments.
+// An integer of less than 2^22 in magnitude, added to this, is a float's mantissa: no conversion.
+inline constexpr int kMagicBits = 0x4b400000;
+inline constexpr float kMagic = 12582912.0f;
+
+template <class Decoder, int n>
+struct Decoders;
+template <class Decoder>
+struct Decoders<Decoder, 1> {
+  Decoder at[1];
+  HRUN_HD Decoders(const typename Decoder::Constants& constants, const typename Decoder::Chunk (&chunk)[1])
+      : at{Decoder(constants, chunk[0])} {}
+};
+template <class Decoder>
+struct Decoders<Decoder, 2> {
+  Decoder at[2];
+  HRUN_HD Decoders(const typename Decoder::Constants& constants, const typename Decoder::Chunk (&chunk)[2])
+      : at{Decoder(constants, chunk[0]), Decoder(constants, chunk[1])} {}
+};
+
+// sums[t][n] += the products of chunk t with the eight tokens from 8 n on, in the layout of C fragments.
 //
-// Corrections for biased codes and the sums of activations that offsets need are products of their own, with fragments of
-// one constant: where this is used, the tensor cores have time.
-template <class F, int kColumnTiles, class Tile, class Decoder>
-HRUN_HD void multiply_chunk(const typename Decoder::Constants& constants, const typename Decoder::Chunk& chunk, const uint8_t* x_tile,
-                            float (&sums)[kColumnTiles][4]) {
+// Tile is a view of the activations: fragments(b, n, pair), scale(token, group) and, if it has the correction of biased codes
+// at hand, correction(token).  Otherwise that is a product of its own with fragments of one constant, as are the sums of
+// activations that offsets need: with few tokens the tensor cores have time.
+template <class F, class Decoder, int kRowTiles, int kColumnTiles, class Tile>
+HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants, const typename Decoder::Chunk (&chunk)[kRowTiles], const Tile& tile,
+                             float (&sums)[kRowTiles][kColumnTiles][4]) {
   constexpr int kGroup = Packed<F>::kGroup, kParts = Decoder::kParts;
-  constexpr bool kFloatGroups = kScalesPerChunk<F> > 1;
-  Decoder decoder(constants, chunk);
+  constexpr bool kFloatGroups = kScalesPerChunk<F> > 1, kWhole = kGroup == kChunkColumns;
+  constexpr bool kBiasProduct = Decoder::kBias != 0 && !Tile::kHasCorrection;
+  Decoders<Decoder, kRowTiles> decoders(constants, chunk);
   const uint32_t ones = four_of(1), bias = four_of(-Decoder::kBias);
-  int dot[kParts][kColumnTiles][4] = {};  // of the block
-  int offsets[kColumnTiles][4] = {};
+  const auto token_of = [](int n, int k) { return 8 * n + 2 * (lane() % 4) + k % 2; };
+
+  int dot[kParts][kRowTiles][kColumnTiles][4];  // of the block
+  int offsets[kRowTiles][kColumnTiles][4] = {};
+#pragma unroll
+  for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      int start = kWhole ? kMagicBits : 0;
+      if constexpr (Tile::kHasCorrection) start += tile.correction(token_of(n, k));
+#pragma unroll
+      for (int p = 0; p < kParts; ++p)
+#pragma unroll
+        for (int t = 0; t < kRowTiles; ++t) dot[p][t][n][k] = p == 0 ? start : 0;
+    }
+
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {
-    uint32_t b[kColumnTiles][4];
+    uint32_t a[2][kRowTiles][kParts][4];
 #pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n) load_tokens(b[n], x_tile, 8 * n, pair);
+    for (int i = 0; i < 2; ++i)
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int s = 2 * pair + i;
-      uint32_t a[kParts][4];
-      decoder.next(s, a);
+      for (int t = 0; t < kRowTiles; ++t) decoders.at[t].next(2 * pair + i, a[i][t]);
 #pragma unroll
-      for (int n = 0; n < kColumnTiles; ++n) {
-        const uint32_t half[2] = {b[n][2 * i], b[n][2 * i + 1]};
-        if constexpr (kGroup == kChunkColumns) {
-          if constexpr (Decoder::kBias != 0) mma_s8(dot[0][n], {bias, bias, bias, bias}, half);
+    for (int n = 0; n < kColumnTiles; ++n) {
+      uint32_t b[4];
+      tile.fragments(b, n, pair);
 #pragma unroll
-          for (int p = 0; p < kParts; ++p) mma_s8(dot[p][n], a[p], half);
-        } else if constexpr (kGroup == 16) {
+      for (int i = 0; i < 2; ++i) {
+        const int s = 2 * pair + i;
+        const uint32_t half[2] = {b[2 * i], b[2 * i + 1]};
+        int sum[4] = {};
+        if constexpr (F::kHasOffset) mma_s8(sum, {ones, ones, ones, ones}, half);
 #pragma unroll
-          for (int e = 0; e < 2; ++e) {
+        for (int t = 0; t < kRowTiles; ++t) {
+          const Decoder& decoder = decoders.at[t];
+          if constexpr (kWhole) {
+            if constexpr (kBiasProduct) mma_s8(dot[0][t][n], {bias, bias, bias, bias}, half);
+#pragma unroll
+            for (int p = 0; p < kParts; ++p) mma_s8(dot[p][t][n], a[i][t][p], half);
+          } else if constexpr (kGroup == 16) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              int c[4] = {};
+              mma_s8(c, {a[i][t][0][2 * e], a[i][t][0][2 * e + 1]}, half[e]);
+#pragma unroll
+              for (int k = 0; k < 4; ++k) dot[0][t][n][k] += decoder.group_scale(s, e, k / 2) * c[k];
+            }
+          } else {
             int c[4] = {};
-            mma_s8(c, {bias, bias}, half[e]);
-            mma_s8(c, {a[0][2 * e], a[0][2 * e + 1]}, half[e]);
+            mma_s8(c, a[i][t][0], half);
 #pragma unroll
-            for (int k = 0; k < 4; ++k) dot[0][n][k] += decoder.group_scale(s, e, k / 2) * c[k];
-          }
-        } else {
-          int c[4] = {};
-          if constexpr (Decoder::kBias != 0) mma_s8(c, {bias, bias, bias, bias}, half);
-          mma_s8(c, a[0], half);
-          const int token = 8 * n + 2 * (lane() % 4);
-#pragma unroll
-          for (int k = 0; k < 4; ++k)
-            if constexpr (kFloatGroups)
-              sums[n][k] = fused_multiply_add(decoder.float_scale(s, k / 2) * Tile::scale(x_tile, token + k % 2, s), static_cast<float>(c[k]), sums[n][k]);
-            else
-              dot[0][n][k] += decoder.group_scale(s, 0, k / 2) * c[k];
-          if constexpr (F::kHasOffset) {
-            int sum[4] = {};
-            mma_s8(sum, {ones, ones, ones, ones}, half);
-#pragma unroll
-            for (int k = 0; k < 4; ++k) offsets[n][k] += decoder.group_offset(s, k / 2) * sum[k];
+            for (int k = 0; k < 4; ++k) {
+              if constexpr (kFloatGroups)
+                sums[t][n][k] = fused_multiply_add(decoder.float_scale(s, k / 2) * tile.scale(token_of(n, k), s), static_cast<float>(c[k]), sums[t][n][k]);
+              else
+                dot[0][t][n][k] += decoder.group_scale(s, 0, k / 2) * c[k];
+              if constexpr (F::kHasOffset) offsets[t][n][k] += decoder.group_offset(s, k / 2) * sum[k];
+            }
           }
         }
       }
@@ -89,19 +125,22 @@ HRUN_HD void multiply_chunk(const typename Decoder::Constants& constants, const 
   }
   if constexpr (!kFloatGroups) {
 #pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n) {
-      const int token = 8 * n + 2 * (lane() % 4);
-      const float dx[2] = {Tile::scale(x_tile, token, 0), Tile::scale(x_tile, token + 1, 0)};
+    for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        int all = dot[0][n][k];
+        const float dx = tile.scale(token_of(n, k), 0);
 #pragma unroll
-        for (int p = 1; p < kParts; ++p) all += dot[p][n][k];
-        sums[n][k] = fused_multiply_add(decoder.scale(k / 2) * dx[k % 2], static_cast<float>(all), sums[n][k]);
-        if constexpr (F::kHasOffset)
-          sums[n][k] = fused_multiply_add(-(decoder.offset(k / 2) * dx[k % 2]), static_cast<float>(offsets[n][k]), sums[n][k]);
+        for (int t = 0; t < kRowTiles; ++t) {
+          const Decoder& decoder = decoders.at[t];
+          int all = dot[0][t][n][k];
+#pragma unroll
+          for (int p = 1; p < kParts; ++p) all += dot[p][t][n][k];
+          const float value = kWhole ? bits_to_float(static_cast<uint32_t>(all)) - kMagic : static_cast<float>(all);
+          float& to = sums[t][n][k];
+          to = fused_multiply_add(decoder.scale(k / 2) * dx, value, to);
+          if constexpr (F::kHasOffset) to = fused_multiply_add(-(decoder.offset(k / 2) * dx), static_cast<float>(offsets[t][n][k]), to);
+        }
       }
-    }
   }
 }
 

@@ -47,13 +47,14 @@ struct GroupChunk {
   }
 };
 
-// next(s) for s = 0 ... 7: fragments of codes + kBias.
+// next(s) for s = 0 ... 7: fragments of codes * kFactor; the scales have its inverse in them.
 template <class F>
 struct GroupDecoder {
   using Chunk = GroupChunk<F>;
   using Rule = Packed<F>;
   static constexpr int kParts = 1;
-  static constexpr int kBias = Rule::kBias;
+  static constexpr int kBias = 0;
+  static constexpr float kInverse = 1.0f / Rule::kFactor;
   struct Constants {};
 
   const Chunk& chunk;
@@ -62,22 +63,24 @@ struct GroupDecoder {
   HRUN_HD uint32_t word(int i) const { return chunk.codes[i / 4].v[i % 4]; }
 
   HRUN_HD void next(int s, uint32_t (&a)[1][4]) const {
-    if constexpr (Rule::kLoads == 8) {
+    if constexpr (Rule::kCodes == GroupCodes::bytes) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[0][i] = word(4 * s + i);
     } else {
-      static_assert(Rule::kFactor == 1 || Rule::kFactor == 2);
-      constexpr int kShift = Rule::kFactor - 1;
-      constexpr uint32_t kCodes = 0x0f0f0f0fu << kShift;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const uint32_t w = word(2 * s + h);
-        a[0][h] = (w << kShift) & kCodes;
-        a[0][2 + h] = (w >> (4 - kShift)) & kCodes;
-        if constexpr (Rule::kLoads == 6) {
+        if constexpr (Rule::kCodes == GroupCodes::unsigned_nibbles) {
+          a[0][h] = w & 0x0f0f0f0fu;
+          a[0][2 + h] = (w >> 4) & 0x0f0f0f0fu;
+        } else if constexpr (Rule::kCodes == GroupCodes::six_bits) {
           const uint32_t high = word(16 + s / 2 * 2 + h);
-          a[0][h] |= (s % 2 == 0 ? high << 4 : high) & 0x30303030u;
-          a[0][2 + h] |= (s % 2 == 0 ? high << 2 : high >> 2) & 0x30303030u;
+          a[0][h] = (((w << 2) & 0x3c3c3c3cu) | ((high << (s % 2 == 0 ? 6 : 2)) & 0xc0c0c0c0u)) ^ 0x80808080u;
+          a[0][2 + h] = (((w >> 2) & 0x3c3c3c3cu) | ((s % 2 == 0 ? high << 4 : high) & 0xc0c0c0c0u)) ^ 0x80808080u;
+        } else {
+          constexpr uint32_t kFlip = Rule::kCodes == GroupCodes::odd_nibbles ? 0x88888888u : 0x80808080u;
+          a[0][h] = ((w << 4) & 0xf0f0f0f0u) ^ kFlip;
+          a[0][2 + h] = (w & 0xf0f0f0f0u) ^ kFlip;
         }
       }
     }
@@ -86,12 +89,12 @@ struct GroupDecoder {
   // Of the block: row g + 8 h.
   HRUN_HD float scale(int h) const {
     if constexpr (Rule::kScales == GroupScales::bytes_offsets) return half_to_float(chunk.scales[8 + h]);
-    else return half_to_float(chunk.scales[GroupChunk<F>::kWords - 1] >> (16 * h));
+    else return half_to_float(chunk.scales[GroupChunk<F>::kWords - 1] >> (16 * h)) * kInverse;
   }
   HRUN_HD float offset(int h) const { return half_to_float(chunk.scales[8 + h] >> 16); }
 
   // Of product s, or of its half e where groups are 16 columns.
-  HRUN_HD float float_scale(int s, int h) const { return half_to_float(chunk.scales[s] >> (16 * h)); }
+  HRUN_HD float float_scale(int s, int h) const { return half_to_float(chunk.scales[s] >> (16 * h)) * kInverse; }
   HRUN_HD int group_scale(int s, int e, int h) const {
     if constexpr (Rule::kScales == GroupScales::odd_nibbles)
       return static_cast<int>(2 * (chunk.scales[h] >> (4 * s) & 15) + 1);

@@ -4,7 +4,9 @@
 //   six bits  nibbles, then word 16 + 2 p + h: bits 4 and 5 of products 2 p and 2 p + 1, byte j: as above, two bits each
 //   bytes     word 4 s + 2 e + h: columns 16 e + 4 q + j
 //
-// Codes are stored with a bias that makes them unsigned, bytes as they are.
+// Codes of less than 8 bits are decoded into the upper bits of a byte, where their top bit, flipped, is the sign: nibble n
+// becomes 16 (n - 8), or 8 (2 n - 15), which is all that the grid of IQ3_S holds, six bits n become 4 (n - 32), and unsigned
+// nibbles stay what they are.  The power of two comes off with the scale, exactly.
 #pragma once
 
 #include "cuda/device/packed.h"
@@ -18,15 +20,23 @@ namespace hrun::gpu {
 //   bytes_16       32 bytes [h][16]; after all of them a word of two fp16
 enum class GroupScales : uint8_t { half_groups, odd_nibbles, bytes_offsets, bytes_16 };
 
-template <int loads, GroupScales scales, int scale_bytes, int group, int bias, int factor>
+enum class GroupCodes : uint8_t { signed_nibbles, odd_nibbles, unsigned_nibbles, six_bits, bytes };
+
+template <GroupCodes codes, GroupScales scales, int scale_bytes, int group>
 struct PackedGroups {
-  static constexpr int kLoads = loads;  // 4: nibbles, 6: six bits, 8: bytes
+  static constexpr GroupCodes kCodes = codes;
+  static constexpr int kLoads = codes == GroupCodes::bytes ? 8 : codes == GroupCodes::six_bits ? 6 : 4;
   static constexpr GroupScales kScales = scales;
   static constexpr int kScaleBytes = scale_bytes;
   static constexpr bool kTransposed = false;
   static constexpr int kGroup = group;
-  static constexpr int kBias = bias;      // of the unsigned codes
-  static constexpr int kFactor = factor;  // of what is stored: code + bias = factor * stored
+  // Decoded bytes are codes * kFactor.
+  static constexpr int kFactor = codes == GroupCodes::signed_nibbles ? 16 : codes == GroupCodes::odd_nibbles ? 8
+                                 : codes == GroupCodes::six_bits ? 4 : 1;
+  static HRUN_HD int stored(int code) {
+    return codes == GroupCodes::signed_nibbles ? code + 8 : codes == GroupCodes::odd_nibbles ? (code + 15) / 2
+           : codes == GroupCodes::six_bits ? code + 32 : code;
+  }
 };
 
 template <class F, class Rule>
@@ -54,7 +64,7 @@ struct PackGroups : Rule {
       const auto four = [&](int e) {  // stored codes of columns 16 e + 4 q ..., one per byte
         uint32_t w = 0;
         for (int j = 0; inside && j < 4; ++j)
-          w |= static_cast<uint32_t>((codes[16 * e + 4 * q + j] + Rule::kBias) / Rule::kFactor & 255) << (8 * j);
+          w |= static_cast<uint32_t>(Rule::stored(codes[16 * e + 4 * q + j]) & 255) << (8 * j);
         return w;
       };
       const uint32_t first = four(0), second = four(1);
@@ -96,10 +106,10 @@ struct PackGroups : Rule {
   }
 };
 
-template <> struct Packed<Q4_0> : PackGroups<Q4_0, PackedGroups<4, GroupScales::half_groups, 256, 32, 8, 1>> {};
-template <> struct Packed<Q8_0> : PackGroups<Q8_0, PackedGroups<8, GroupScales::half_groups, 256, 32, 0, 1>> {};
-template <> struct Packed<ITQ3_S> : PackGroups<ITQ3_S, PackedGroups<4, GroupScales::odd_nibbles, 96, 32, 15, 2>> {};
-template <> struct Packed<Q4_K> : PackGroups<Q4_K, PackedGroups<4, GroupScales::bytes_offsets, 320, 32, 0, 1>> {};
-template <> struct Packed<Q6_K> : PackGroups<Q6_K, PackedGroups<6, GroupScales::bytes_16, 288, 16, 32, 1>> {};
+template <> struct Packed<Q4_0> : PackGroups<Q4_0, PackedGroups<GroupCodes::signed_nibbles, GroupScales::half_groups, 256, 32>> {};
+template <> struct Packed<Q8_0> : PackGroups<Q8_0, PackedGroups<GroupCodes::bytes, GroupScales::half_groups, 256, 32>> {};
+template <> struct Packed<ITQ3_S> : PackGroups<ITQ3_S, PackedGroups<GroupCodes::odd_nibbles, GroupScales::odd_nibbles, 96, 32>> {};
+template <> struct Packed<Q4_K> : PackGroups<Q4_K, PackedGroups<GroupCodes::unsigned_nibbles, GroupScales::bytes_offsets, 320, 32>> {};
+template <> struct Packed<Q6_K> : PackGroups<Q6_K, PackedGroups<GroupCodes::six_bits, GroupScales::bytes_16, 288, 16>> {};
 
 }  // namespace hrun::gpu

@@ -41,7 +41,7 @@ struct MatmulStream {
     const int n_tokens = x.n_tokens - first_token < kTokens ? static_cast<int>(x.n_tokens - first_token) : kTokens;
     uint8_t* const memory = shared() + warp() * 2 * Tile::kBytes;
 
-    float sums[kColumnTiles][4] = {};
+    float sums[1][kColumnTiles][4] = {};
     if (tile * kTileRows < rows) add_chunks(tile, slot, slots, first_token, n_tokens, memory, sums);
 
     // The sums of slot s for row tile t: [token][row] in the memory of warp s * tiles_per_block + t.
@@ -51,7 +51,7 @@ struct MatmulStream {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = lane() / 4 + 8 * (i / 2), token = 8 * n + 2 * (lane() % 4) + i % 2;
-        reinterpret_cast<float*>(memory)[token * kTileRows + row] = sums[n][i];
+        reinterpret_cast<float*>(memory)[token * kTileRows + row] = sums[0][n][i];
       }
     sync_block();
     for (int at = thread(); at < n_tokens * kTileRows * tiles_per_block; at += kThreads) {
@@ -66,21 +66,21 @@ struct MatmulStream {
   }
 
   HRUN_HD void add_chunks(int64_t tile, int slot, int slots, int64_t first_token, int n_tokens, uint8_t* memory,
-                          float (&sums)[kColumnTiles][4]) const {
+                          float (&sums)[1][kColumnTiles][4]) const {
     const uint8_t* next = weights + (tile * chunks + slot) * kChunkBytes<F>;
     const int64_t step = static_cast<int64_t>(slots) * kChunkBytes<F>;
     const typename Decoder::Constants constants;
-    Chunk w[2];
+    Chunk w[2][1];
     Tile activations(x, first_token, n_tokens, slot);
-    const auto load = [&](Chunk& chunk, int c) {
-      if (c < chunks) chunk.load(next, [](const uint8_t* p) { return load_once(reinterpret_cast<const Words4*>(p)); });
+    const auto load = [&](Chunk (&chunk)[1], int c) {
+      if (c < chunks) chunk[0].load(next, [](const uint8_t* p) { return load_once(reinterpret_cast<const Words4*>(p)); });
       next += step;
     };
-    const auto work = [&](Chunk& chunk, int c, uint8_t* x_tile) {
+    const auto work = [&](Chunk (&chunk)[1], int c, uint8_t* x_tile) {
       activations.store(x_tile);
       sync_warp();
       if (c + slots < chunks) activations.load(c + slots, slots);
-      multiply_chunk<F, kColumnTiles, Tile, Decoder>(constants, chunk, x_tile, sums);
+      multiply_chunks<F, Decoder>(constants, chunk, typename Tile::View{x_tile}, sums);
       load(chunk, c + 2 * slots);
     };
     load(w[0], slot);
