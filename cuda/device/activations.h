@@ -96,9 +96,13 @@ struct ActivationTile {
     HRUN_HD float scale(int token, int group) const {
       return reinterpret_cast<const float*>(tile + kScalesAt)[token * kScales + group];
     }
-    // B fragments of products 2 pair and 2 pair + 1 with the tokens from 8 n on: b[0], b[1] and b[2], b[3].
-    HRUN_HD void fragments(uint32_t (&b)[4], int n, int pair) const {
-      load_matrices(b, tile + (8 * n + lane() % 8) * kTilePitch + 16 * (4 * pair + lane() / 8));
+    // B fragments of products s and s + 1 with the tokens from 8 n on: b[0], b[1] and b[2], b[3].
+    HRUN_HD void fragments_of_products(uint32_t (&b)[4], int n, int s) const {
+      load_matrices(b, tile + (8 * n + lane() % 8) * kTilePitch + 16 * (2 * s + lane() / 8));
+    }
+    // Of product s with the tokens from 8 n and from 8 n + 8 on.
+    HRUN_HD void fragments_of_tiles(uint32_t (&b)[4], int n, int s) const {
+      load_matrices(b, tile + (8 * n + lane() % 8 + lane() / 16 * 8) * kTilePitch + 16 * (2 * s + lane() / 8 % 2));
     }
   };
 };

@@ -48,7 +48,7 @@ struct Decoders<Decoder, 2> {
 
 // sums[t][n] += the products of chunk t with the eight tokens from 8 n on, in the layout of C fragments.
 //
-// Tile is a view of the activations: fragments(b, n, pair), scale(token, group) and, if it has the correction of biased codes
+// Tile is a view of the activations: fragments_of_...(b, n, s), scale(token, group) and, if it has the correction of biased codes
 // at hand, correction(token).  Otherwise that is a product of its own with fragments of one constant, as are the sums of
 // activations that offsets need: with few tokens the tensor cores have time.
 template <class F, class Decoder, int kRowTiles, int kColumnTiles, class Tile>
@@ -75,49 +75,50 @@ HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants, const
         for (int t = 0; t < kRowTiles; ++t) dot[p][t][n][k] = p == 0 ? start : 0;
     }
 
+  // One load gives the B fragments of two products with a column tile, or of a product with two.
+  constexpr bool kTwoTiles = kColumnTiles % 2 == 0;
+  uint32_t b[4];
 #pragma unroll
-  for (int pair = 0; pair < 4; ++pair) {
-    uint32_t a[2][kRowTiles][kParts][4];
+  for (int s = 0; s < 8; ++s) {
+    uint32_t a[kRowTiles][kParts][4];
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-#pragma unroll
-      for (int t = 0; t < kRowTiles; ++t) decoders.at[t].next(2 * pair + i, a[i][t]);
+    for (int t = 0; t < kRowTiles; ++t) decoders.at[t].next(s, a[t]);
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
-      uint32_t b[4];
-      tile.fragments(b, n, pair);
+      if constexpr (kTwoTiles) {
+        if (n % 2 == 0) tile.fragments_of_tiles(b, n, s);
+      } else {
+        if (s % 2 == 0) tile.fragments_of_products(b, n, s);
+      }
+      const int at = kTwoTiles ? 2 * (n % 2) : 2 * (s % 2);
+      const uint32_t half[2] = {b[at], b[at + 1]};
+      int sum[4] = {};
+      if constexpr (F::kHasOffset) mma_s8(sum, {ones, ones, ones, ones}, half);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int s = 2 * pair + i;
-        const uint32_t half[2] = {b[2 * i], b[2 * i + 1]};
-        int sum[4] = {};
-        if constexpr (F::kHasOffset) mma_s8(sum, {ones, ones, ones, ones}, half);
+      for (int t = 0; t < kRowTiles; ++t) {
+        const Decoder& decoder = decoders.at[t];
+        if constexpr (kWhole) {
+          if constexpr (kBiasProduct) mma_s8(dot[0][t][n], {bias, bias, bias, bias}, half);
 #pragma unroll
-        for (int t = 0; t < kRowTiles; ++t) {
-          const Decoder& decoder = decoders.at[t];
-          if constexpr (kWhole) {
-            if constexpr (kBiasProduct) mma_s8(dot[0][t][n], {bias, bias, bias, bias}, half);
+          for (int p = 0; p < kParts; ++p) mma_s8(dot[p][t][n], a[t][p], half);
+        } else if constexpr (kGroup == 16) {
 #pragma unroll
-            for (int p = 0; p < kParts; ++p) mma_s8(dot[p][t][n], a[i][t][p], half);
-          } else if constexpr (kGroup == 16) {
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              int c[4] = {};
-              mma_s8(c, {a[i][t][0][2 * e], a[i][t][0][2 * e + 1]}, half[e]);
-#pragma unroll
-              for (int k = 0; k < 4; ++k) dot[0][t][n][k] += decoder.group_scale(s, e, k / 2) * c[k];
-            }
-          } else {
+          for (int e = 0; e < 2; ++e) {
             int c[4] = {};
-            mma_s8(c, a[i][t][0], half);
+            mma_s8(c, {a[t][0][2 * e], a[t][0][2 * e + 1]}, half[e]);
 #pragma unroll
-            for (int k = 0; k < 4; ++k) {
-              if constexpr (kFloatGroups)
-                sums[t][n][k] = fused_multiply_add(decoder.float_scale(s, k / 2) * tile.scale(token_of(n, k), s), static_cast<float>(c[k]), sums[t][n][k]);
-              else
-                dot[0][t][n][k] += decoder.group_scale(s, 0, k / 2) * c[k];
-              if constexpr (F::kHasOffset) offsets[t][n][k] += decoder.group_offset(s, k / 2) * sum[k];
-            }
+            for (int k = 0; k < 4; ++k) dot[0][t][n][k] += decoder.group_scale(s, e, k / 2) * c[k];
+          }
+        } else {
+          int c[4] = {};
+          mma_s8(c, a[t][0], half);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            if constexpr (kFloatGroups)
+              sums[t][n][k] = fused_multiply_add(decoder.float_scale(s, k / 2) * tile.scale(token_of(n, k), s), static_cast<float>(c[k]), sums[t][n][k]);
+            else
+              dot[0][t][n][k] += decoder.group_scale(s, 0, k / 2) * c[k];
+            if constexpr (F::kHasOffset) offsets[t][n][k] += decoder.group_offset(s, k / 2) * sum[k];
           }
         }
       }

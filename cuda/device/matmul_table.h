@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/device/matmul_stream.h"
+#include "cuda/device/matmul_tile.h"
 #include "cuda/kernels/matmul_fast.h"
 
 namespace hrun::gpu {
@@ -36,14 +37,30 @@ void pack_format(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, c
   gpu.launch(k, Grid{static_cast<int>((padded * n_chunks<F>(to.cols) + k.kThreads - 1) / k.kThreads)});
 }
 
+// Which of the two kernels is faster, from the cycles that each takes where its tiles do not fill the device: a tile of the
+// one about 2200 per chunk, the other 20 weights and up to 16 tokens per cycle and multiprocessor.
 template <class F>
-void matmul_format(Gpu& gpu, const PackedMatrix& w, const QuantizedRows& x, FloatView y, void*) {
+bool tiles_are_faster(const Gpu& gpu, int64_t rows, int64_t n_tokens) {
+  if (n_tokens <= 16) return false;
+  using Kernel = MatmulTile<F>;
+  const int64_t n = gpu.info().multiprocessors > 0 ? gpu.info().multiprocessors : 1;
+  const int64_t tiles = (rows + Kernel::kRows - 1) / Kernel::kRows * ((n_tokens + Kernel::kTokens - 1) / Kernel::kTokens);
+  const int64_t tile_cycles = (tiles + n - 1) / n * 2200;
+  const int64_t stream_cycles = (n_tokens + 15) / 16 * rows * kChunkColumns / (20 * n);
+  return tile_cycles < stream_cycles;
+}
+
+template <class F>
+void matmul_format(Gpu& gpu, const PackedMatrix& w, const QuantizedRows& x, FloatView y, void* scratch) {
   if (x.n_tokens <= 8) launch_stream<F, 8>(gpu, w.data, w.rows, w.cols, x, y);
+  else if (tiles_are_faster<F>(gpu, w.rows, x.n_tokens)) launch_tile<F>(gpu, w.data, w.rows, w.cols, x, y, scratch);
   else launch_stream<F, 16>(gpu, w.data, w.rows, w.cols, x, y);
 }
 
 template <class F>
-size_t scratch_bytes_of(const Gpu&, const PackedMatrix&, int64_t) { return 0; }
+size_t scratch_bytes_of(const Gpu& gpu, const PackedMatrix& w, int64_t n_tokens) {
+  return tiles_are_faster<F>(gpu, w.rows, n_tokens) ? tile_scratch_bytes<F>(n_tokens, w.cols) : 0;
+}
 
 template <class... F>
 const FastMatmul* find_in(FormatList<F...>, FormatId format) {

@@ -45,21 +45,30 @@ Input make_input(Activation kind, int64_t n_tokens, int64_t cols, Hostile hostil
   return in;
 }
 
+template <class F>
+std::vector<IntBlock> unpack_row(const uint8_t* row, int64_t cols) {
+  std::vector<IntBlock> blocks(static_cast<size_t>(n_blocks<F>(cols)));
+  for (int64_t b = 0; b < n_blocks<F>(cols); ++b)
+    F::unpack(row + static_cast<size_t>(b) * F::kBlockBytes, block_length<F>(cols, b), blocks[static_cast<size_t>(b)]);
+  return blocks;
+}
+
 // What matmul must give: exact integer sums per block, products and sums in double; `size`: what errors are relative to.
 template <class F>
-double expected(const uint8_t* row, int64_t cols, const Input& in, int64_t token, double& size) {
+double expected(const std::vector<IntBlock>& row, int64_t cols, const Input& in, int64_t token, double& size) {
   double y = 0;
   size = 0;
   const int scale_columns = activation_columns(F::kActivation);
   for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {
-    IntBlock block;
+    const IntBlock& block = row[static_cast<size_t>(b)];
     const int n = block_length<F>(cols, b);
-    F::unpack(row + static_cast<size_t>(b) * F::kBlockBytes, n, block);
     const int8_t* const x = in.codes.data() + token * in.rows.stride + b * F::kBlockValues;
     int64_t dot = 0, offsets = 0;
-    for (int i = 0; i < n; ++i) {
-      dot += static_cast<int64_t>(block.group_scale[i / kGroup]) * block.codes[i] * x[i];
-      if constexpr (F::kHasOffset) offsets += static_cast<int64_t>(block.group_offset[i / kGroup]) * x[i];
+    for (int g = 0; g < n / kGroup; ++g) {
+      int part = 0, sum = 0;
+      for (int i = 0; i < kGroup; ++i) part += block.codes[kGroup * g + i] * x[kGroup * g + i], sum += x[kGroup * g + i];
+      dot += static_cast<int64_t>(block.group_scale[g]) * part;
+      if constexpr (F::kHasOffset) offsets += static_cast<int64_t>(block.group_offset[g]) * sum;
     }
     const double dx = in.scales[static_cast<size_t>(token * in.rows.n_blocks + b * F::kBlockValues / scale_columns)];
     double part = static_cast<double>(block.scale) * static_cast<double>(dot) * dx;
@@ -131,16 +140,18 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, Hostile hostile, uint32
   matmul(gpu, w, in.rows, FloatView{y.data(), n_tokens, rows, y_stride}, scratch);
 
   double worst = 0;
-  for (int64_t t = 0; t < n_tokens; ++t) {
-    for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const std::vector<IntBlock> row = unpack_row<F>(file.data() + static_cast<size_t>(r) * F::row_bytes(cols), cols);
+    for (int64_t t = 0; t < n_tokens; ++t) {
       double size = 0;
-      const double want = expected<F>(file.data() + static_cast<size_t>(r) * F::row_bytes(cols), cols, in, t, size);
+      const double want = expected<F>(row, cols, in, t, size);
       const double error = std::fabs(y[static_cast<size_t>(t * y_stride + r)] - want) / (size + 1e-30);
       if (!(error <= worst)) worst = error;
     }
+  }
+  for (int64_t t = 0; t < n_tokens; ++t)
     for (int64_t r = rows; r < y_stride; ++r)
       if (y[static_cast<size_t>(t * y_stride + r)] != 1e30f) worst = INFINITY;
-  }
   if (!(worst < 1e-6)) {
     std::printf("FAILED: %s %lld x %lld, %lld tokens, kind %d: error %g\n", std::string(F::kName).c_str(), static_cast<long long>(rows),
                 static_cast<long long>(cols), static_cast<long long>(n_tokens), static_cast<int>(hostile), worst);
@@ -155,14 +166,20 @@ void check_format() {
   uint32_t seed = 1;
   // One block alone is exact but for the products of scales.
   check<F>(16, 256, 1, Hostile::none, seed++);
-  for (const int64_t n_tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33}) check<F>(40, 1024, n_tokens, Hostile::none, seed++);
+  for (const int64_t n_tokens : {1, 2, 3, 5, 8, 9, 16, 17, 31, 33}) check<F>(40, 1024, n_tokens, Hostile::none, seed++);
+  // Many tokens go through another kernel.
+  for (const int64_t n_tokens : {63, 129}) check<F>(200, 512, n_tokens, Hostile::none, seed++);
+  check<F>(130, 768, 65, Hostile::largest, seed++);
   check<F>(70, 256 * 19, 1, Hostile::none, seed++);
   check<F>(16 * 11 + 3, 512, 6, Hostile::none, seed++);
   check<F>(33, 768, 3, Hostile::largest, seed++);
   check<F>(33, 768, 12, Hostile::largest, seed++);
   check<F>(20, 512, 2, Hostile::zeros, seed++);
   for (const int64_t cols : {32, 288, 448, 896, 2016})
-    if (F::row_ok(cols)) check<F>(24, cols, 4, Hostile::none, seed++);
+    if (F::row_ok(cols)) {
+      check<F>(24, cols, 4, Hostile::none, seed++);
+      if (cols < 512) check<F>(136, cols, 127, Hostile::none, seed++);
+    }
 }
 
 }  // namespace

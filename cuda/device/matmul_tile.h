@@ -1,0 +1,230 @@
+// Products with many tokens: a block of threads multiplies a tile of rows with a tile of tokens, 256 columns at a time.
+//
+// Packed chunks and activations come through a ring of two stages in shared memory by asynchronous copies; each warp
+// decodes the chunks of its rows straight into A fragments and uses them for all of its tokens.
+//
+// Transposed formats want the activations transposed and, since their codes are biased, the sum of each block: a small kernel
+// makes both beforehand, in the scratch (arrange_tokens).
+#pragma once
+
+#include "cuda/device/activations.h"
+#include "cuda/device/decoder.h"
+#include "cuda/gpu.h"
+
+namespace hrun::gpu {
+
+// Activations as the tile kernel reads them.
+struct TileTokens {
+  const int8_t* codes;     // [n_tokens][stride], in the order of the weights
+  int64_t stride;
+  const float* scales;     // [n_tokens][n_scales]
+  int64_t n_scales;
+  const int32_t* corrections;  // [n_tokens][chunks]: sums of blocks, for codes with a bias
+  int64_t n_tokens;
+};
+
+template <class F>
+struct ArrangeTokens {
+  static constexpr int kThreads = 128, kBlocks = 1;
+  static constexpr const char* kName = "arrange_tokens";
+  const int8_t* from;
+  int64_t stride, n_tokens;
+  int chunks;
+  int8_t* to;
+  int32_t* sums;
+
+  // Half a warp per block of 256.
+  HRUN_HD void operator()() const {
+    const int64_t at = static_cast<int64_t>(block_x()) * (kThreads / 16) + thread() / 16;
+    const int64_t token = at / chunks, block = at % chunks;
+    const int piece = lane() % 16;
+    Words4 w{};
+    const bool inside = token < n_tokens;
+    const int64_t first = token * stride + block * kChunkColumns;
+    if (inside)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) w.v[j] = *reinterpret_cast<const uint32_t*>(from + first + 64 * (piece / 4) + 4 * (piece % 4) + 16 * j);
+    int sum = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum = dot4(w.v[j], 0x01010101u, sum);
+#pragma unroll
+    for (int mask = 1; mask < 16; mask *= 2) sum += shuffle_xor(sum, mask);
+    if (!inside) return;
+    const Words4 t = transpose_bytes(w);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) *reinterpret_cast<uint32_t*>(to + first + 64 * (piece % 4) + 4 * (piece / 4) + 16 * j) = t.v[j];
+    if (piece == 0) sums[at] = sum;
+  }
+};
+
+template <class F>
+struct MatmulTile {
+  // Warps: kRowWarps x kTokenWarps, each with kRowTiles row tiles and kColumnTiles times eight tokens.  Formats whose
+  // scales need sums of their own, or whose chunks are large, have smaller tiles: registers and 99 KiB of shared memory.
+  static constexpr bool kWhole = Packed<F>::kGroup == kChunkColumns;
+  static constexpr int kRowWarps = 4, kTokenWarps = 2;
+  static constexpr int kRowTiles = kWhole ? 2 : 1;
+  static constexpr int kColumnTiles = Packed<F>::kLoads > 4 || F::kHasOffset || kScalesPerChunk<F> > 1 ? 4 : 8;
+  static constexpr int kTiles = kRowWarps * kRowTiles, kRows = kTiles * kTileRows, kTokens = kTokenWarps * kColumnTiles * 8;
+  static constexpr int kThreads = kRowWarps * kTokenWarps * kWarp, kBlocks = 1;
+  static constexpr const char* kName = "matmul_tile";
+
+  using Decoder = DecoderOf<F, true>;
+  using Chunk = typename Decoder::Chunk;
+  static constexpr int kScales = kScalesPerChunk<F>;
+  static constexpr bool kHasBias = Decoder::kBias != 0;
+
+  // A stage.
+  static constexpr int kTokensAt = kTiles * kChunkBytes<F>;
+  static constexpr int kScalesAt = kTokensAt + kTokens * kChunkColumns;
+  static constexpr int kCorrectionsAt = kScalesAt + kTokens * kScales * 4;
+  static constexpr int kStageBytes = (kCorrectionsAt + (kHasBias ? kTokens * 4 : 0) + 127) / 128 * 128;
+  static constexpr size_t kSharedBytes = 2 * kStageBytes;
+  static_assert(kSharedBytes <= 99 * 1024, "what a block of threads may have on every device");
+
+  static constexpr int kScaleLoads = (kTokens * kScales + kThreads - 1) / kThreads;
+
+  // Pieces of 16 bytes of a token's row are exchanged by its number, so that eight rows are in different banks.
+  static HRUN_HD int piece_at(int token, int piece) { return token * kChunkColumns + ((piece ^ (token & 7)) << 4); }
+
+  struct View {
+    static constexpr bool kHasCorrection = kHasBias;
+    const uint8_t* stage;
+    int first;  // token of the warp
+    int row, swap;  // of the lane in sixteen tokens: its bytes, and its first piece exchanged
+
+    HRUN_HD float scale(int token, int group) const {
+      return reinterpret_cast<const float*>(stage + kScalesAt)[(first + token) * kScales + group];
+    }
+    HRUN_HD int correction(int token) const { return reinterpret_cast<const int*>(stage + kCorrectionsAt)[first + token]; }
+    HRUN_HD void fragments_of_tiles(uint32_t (&b)[4], int n, int s) const {
+      load_matrices(b, stage + kTokensAt + row + n * 8 * kChunkColumns + (swap ^ (s << 5)));
+    }
+  };
+
+  const uint8_t* weights;
+  int64_t rows;
+  int chunks;
+  TileTokens x;
+  float* y;
+  int64_t y_stride;
+
+  // A thread's scales of the next chunk.
+  struct Scales {
+    float scale[kScaleLoads];
+    int correction;
+  };
+
+  HRUN_HD void copy(uint8_t* stage, int64_t first_tile, int64_t first_token, int c) const {
+    constexpr int kChunkPieces = kChunkBytes<F> / 16;
+    const int64_t n_tiles = (rows + kTileRows - 1) / kTileRows;
+    for (int i = thread(); i < kTiles * kChunkPieces; i += kThreads) {
+      const int t = i / kChunkPieces, piece = i % kChunkPieces;
+      const bool inside = first_tile + t < n_tiles;
+      copy_async(stage + 16 * i, weights + ((inside ? first_tile + t : 0) * chunks + c) * kChunkBytes<F> + 16 * piece, inside);
+    }
+#pragma unroll
+    for (int i = 0; i < kTokens * 16 / kThreads; ++i) {
+      const int token = kThreads / 16 * i + thread() / 16, piece = thread() % 16;
+      const bool inside = first_token + token < x.n_tokens;
+      copy_async(stage + kTokensAt + piece_at(token, piece),
+                 x.codes + (inside ? first_token + token : 0) * x.stride + static_cast<int64_t>(c) * kChunkColumns + 16 * piece, inside);
+    }
+  }
+
+  HRUN_HD Scales load_scales(int64_t first_token, int c) const {
+    Scales s{};
+#pragma unroll
+    for (int i = 0; i < kScaleLoads; ++i) {
+      const int at = kThreads * i + thread(), token = at / kScales;
+      const int64_t group = static_cast<int64_t>(c) * kScales + at % kScales;
+      const bool inside = token < kTokens && first_token + token < x.n_tokens && group < x.n_scales;
+      s.scale[i] = inside ? x.scales[(first_token + token) * x.n_scales + group] : 0.0f;
+    }
+    if constexpr (kHasBias) {
+      const bool inside = thread() < kTokens && first_token + thread() < x.n_tokens;
+      s.correction = inside ? -Decoder::kBias * x.corrections[(first_token + thread()) * chunks + c] : 0;
+    }
+    return s;
+  }
+  HRUN_HD void store_scales(uint8_t* stage, const Scales& s) const {
+#pragma unroll
+    for (int i = 0; i < kScaleLoads; ++i) {
+      const int at = kThreads * i + thread();
+      if (at < kTokens * kScales) reinterpret_cast<float*>(stage + kScalesAt)[at] = s.scale[i];
+    }
+    if constexpr (kHasBias)
+      if (thread() < kTokens) reinterpret_cast<int*>(stage + kCorrectionsAt)[thread()] = s.correction;
+  }
+
+  HRUN_HD void operator()() const {
+    const int64_t first_tile = static_cast<int64_t>(block_x()) * kTiles, first_token = static_cast<int64_t>(block_y()) * kTokens;
+    const int row_warp = warp() % kRowWarps, token_warp = warp() / kRowWarps;
+    const typename Decoder::Constants constants;
+    float sums[kRowTiles][kColumnTiles][4] = {};
+
+    copy(shared(), first_tile, first_token, 0);
+    commit_copies();
+    Scales scales = load_scales(first_token, 0);
+    View view{nullptr, token_warp * kColumnTiles * 8, 0, 0};
+    view.row = (view.first + lane() % 8 + lane() / 16 * 8) * kChunkColumns;
+    view.swap = ((lane() / 8 % 2) ^ (lane() % 8)) << 4;
+    for (int c = 0; c < chunks; ++c) {
+      uint8_t* const stage = shared() + (c % 2) * kStageBytes;
+      if (c + 1 < chunks) copy(shared() + ((c + 1) % 2) * kStageBytes, first_tile, first_token, c + 1);
+      commit_copies();
+      store_scales(stage, scales);
+      if (c + 1 < chunks) scales = load_scales(first_token, c + 1);
+      wait_copies<1>();
+      sync_block();
+      view.stage = stage;
+      Chunk chunk[kRowTiles];
+#pragma unroll
+      for (int t = 0; t < kRowTiles; ++t)
+        chunk[t].load(stage + (row_warp * kRowTiles + t) * kChunkBytes<F>, [](const uint8_t* p) { return *reinterpret_cast<const Words4*>(p); });
+      multiply_chunks<F, Decoder>(constants, chunk, view, sums);
+      sync_block();
+    }
+
+#pragma unroll
+    for (int t = 0; t < kRowTiles; ++t)
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const int64_t row = (first_tile + row_warp * kRowTiles + t) * kTileRows + lane() / 4 + 8 * (k / 2);
+          const int64_t token = first_token + view.first + 8 * n + 2 * (lane() % 4) + k % 2;
+          if (row < rows && token < x.n_tokens) y[token * y_stride + row] = sums[t][n][k];
+        }
+  }
+};
+
+template <class F>
+size_t tile_scratch_bytes(int64_t n_tokens, int64_t cols) {
+  if constexpr (!Packed<F>::kTransposed) return 0;
+  return static_cast<size_t>(n_tokens * n_chunks<F>(cols)) * (kChunkColumns + sizeof(int32_t));
+}
+
+template <class F>
+void launch_tile(Gpu& gpu, const uint8_t* weights, int64_t rows, int64_t cols, const QuantizedRows& x, FloatView y, void* scratch) {
+  using Kernel = MatmulTile<F>;
+  Kernel k{};
+  k.weights = weights;
+  k.rows = rows;
+  k.chunks = static_cast<int>(n_chunks<F>(cols));
+  k.x = {x.codes, x.stride, x.scales, x.n_blocks, nullptr, x.n_tokens};
+  if constexpr (Packed<F>::kTransposed) {
+    auto* const codes = static_cast<int8_t*>(scratch);
+    auto* const sums = reinterpret_cast<int32_t*>(codes + x.n_tokens * x.stride);
+    const int64_t blocks = x.n_tokens * k.chunks;
+    gpu.launch(ArrangeTokens<F>{x.codes, x.stride, x.n_tokens, k.chunks, codes, sums}, Grid{static_cast<int>((blocks + 7) / 8)});
+    k.x.codes = codes;
+    k.x.corrections = sums;
+  }
+  k.y = y.data;
+  k.y_stride = y.stride;
+  const int64_t row_blocks = (rows + Kernel::kRows - 1) / Kernel::kRows, token_blocks = (x.n_tokens + Kernel::kTokens - 1) / Kernel::kTokens;
+  gpu.launch(k, Grid{static_cast<int>(row_blocks), static_cast<int>(token_blocks)}, Kernel::kSharedBytes);
+}
+
+}  // namespace hrun::gpu
