@@ -6,6 +6,7 @@
 
 #include "cuda/cuda_backend_parts.h"
 #include "cuda/kernels/elementwise.h"
+#include "cuda/kernels/sample.h"
 #include "formats/list.h"
 
 namespace hrun::gpu {
@@ -27,7 +28,9 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options)
       attention_(gpu_, "the attention of a long context", moves_),
       product_(gpu_, "the partial sums of a matmul", moves_),
       staging_(gpu_, "the upload of weights", moves_),
-      indices_(gpu_, "row numbers", moves_) {
+      indices_(gpu_, "row numbers", moves_),
+      draw_(gpu_, "the draw of a token", moves_),
+      draw_scratch_(gpu_, "the draw of a token", moves_) {
   const char* const graphs = std::getenv("HRUN_CUDA_GRAPHS");
   graphs_ = !(graphs && std::string_view(graphs) == "0");
   constexpr int kKinds = static_cast<int>(Activation::kRotatedSigned) + 1;
@@ -251,6 +254,29 @@ void CudaBackend::mix_rows(FloatView x, std::span<const int32_t> rows, std::span
   gpu_.write(indices, rows.data(), rows.size_bytes());
   gpu_.write(factors, weights.data(), weights.size_bytes());
   gpu::mix_rows(gpu_, x, indices, factors, static_cast<int64_t>(rows.size()) / out.rows, out);
+}
+
+SampleResult CudaBackend::sample(const float* logits, int64_t n_vocab, const SampleSettings& settings, std::span<const SampleEdit> edits,
+                                 uint64_t& generator) {
+  const Turn turn(*this);
+  struct Draw {
+    uint64_t generator;
+    SampleResult result;
+    int32_t n_edits;
+  };
+  constexpr size_t kEditsAt = (sizeof(Draw) + 15) / 16 * 16;
+  std::vector<uint8_t> bytes(kEditsAt + edits.size_bytes());
+  Draw draw{generator, {0, SampleStatus::ok}, static_cast<int32_t>(edits.size())};
+  std::memcpy(bytes.data(), &draw, sizeof draw);
+  if (!edits.empty()) std::memcpy(bytes.data() + kEditsAt, edits.data(), edits.size_bytes());
+  auto* const on_device = draw_.get<uint8_t>(bytes.size());
+  gpu_.write(on_device, bytes.data(), bytes.size());
+  auto* const at = reinterpret_cast<Draw*>(on_device);
+  gpu::sample(gpu_, logits, n_vocab, settings, reinterpret_cast<const SampleEdit*>(on_device + kEditsAt), &at->n_edits, &at->generator,
+              &at->result, draw_scratch_.get<uint8_t>(sample_scratch_bytes(n_vocab)));
+  gpu_.read(&draw, at, sizeof draw);
+  generator = draw.generator;
+  return draw.result;
 }
 
 void CudaBackend::time_operations(bool on) {

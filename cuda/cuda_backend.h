@@ -73,6 +73,10 @@ class CudaBackend final : public Backend {
   void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) override;
   void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) override;
 
+  bool samples() const override { return true; }
+  SampleResult sample(const float* logits, int64_t n_vocab, const SampleSettings& settings, std::span<const SampleEdit> edits,
+                      uint64_t& generator) override;
+
   void time_operations(bool on) override;
   OperationTimes operation_times() override;
 
@@ -117,7 +121,7 @@ class CudaBackend final : public Backend {
 
   int64_t moves_ = 0;  // of memory that graphs may know
   std::vector<QuantizedScratch> quantized_;  // by Activation
-  Scratch floats_, decoded_, attention_, product_, staging_, indices_;
+  Scratch floats_, decoded_, attention_, product_, staging_, indices_, draw_, draw_scratch_;
 
   // What the device reads of the pass: its first position, then its tokens.  Written from pinned slots in turn.
   struct Step {

@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "backend/operation_times.h"
+#include "backend/sampling.h"
 #include "base/tensor.h"
 
 namespace hrun {
@@ -201,6 +202,14 @@ class Backend {
   virtual void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) = 0;
   // out[t] = sum over k of weights[t * n + k] * x[rows[t * n + k]], n per token, in this order.
   virtual void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) = 0;
+
+  // Can it draw tokens?
+  virtual bool samples() const { return false; }
+  // Draws from logits [n_vocab] on the device; `generator` is Pcg32::state and advances.  Only if samples().
+  virtual SampleResult sample(const float* /*logits*/, int64_t /*n_vocab*/, const SampleSettings&, std::span<const SampleEdit>,
+                              uint64_t& /*generator*/) {
+    return {0, SampleStatus::none_possible};
+  }
 
   // Switches the measurement on, from zero, or off.
   virtual void time_operations(bool on) = 0;

@@ -110,8 +110,9 @@ class PySession {
   int32_t next(const std::vector<int32_t>& tokens, Sampler& sampler) {
     nb::gil_scoped_release release;
     const std::lock_guard lock(mutex_);
-    evaluate(tokens, Logits::last);
-    return sampler.sample(session_.last_logits());
+    cancelled_ = false;
+    SignalPoll poll;
+    return session_.next(tokens, sampler, [&] { check(poll, tokens.size()); });
   }
 
   int32_t sample(Sampler& sampler) {
@@ -130,10 +131,11 @@ class PySession {
   void evaluate(const std::vector<int32_t>& tokens, Logits which, MatmulObserver* observer = nullptr) {
     cancelled_ = false;
     SignalPoll poll;
-    session_.forward(tokens, which, [&] {
-      if (cancelled_) throw Cancelled("cancelled while evaluating {} tokens", tokens.size());
-      poll();
-    }, observer);
+    session_.forward(tokens, which, [&] { check(poll, tokens.size()); }, observer);
+  }
+  void check(SignalPoll& poll, size_t n_tokens) {
+    if (cancelled_) throw Cancelled("cancelled while evaluating {} tokens", n_tokens);
+    poll();
   }
 
   Session session_;

@@ -221,8 +221,8 @@ void forward(const Model& model, std::span<Workspace> workspaces, std::span<cons
         recorded.complete = true;
       }
     }
-    if (has_head && n_logits == 1) decoder.read_logits(1, logits);
-    else if (has_head) decoder.all_logits(n_logits, logits);
+    if (has_head && n_logits == 1 && logits) decoder.read_logits(1, logits);
+    else if (has_head && n_logits > 1) decoder.all_logits(n_logits, logits);
     before = &work;
   }
 }

@@ -49,9 +49,9 @@ struct Pass {
 };
 
 // Runs `tokens` (at most max_tokens() of the workspaces, one per backend of the model) at positions first_position, ...;
-// keys and values go to `cache`, one KVLayer per layer.  Logits of the last `n_logits` tokens are written to logits [n_logits, n_vocab], which may be null
-// when n_logits is 0.  `poll` is called before each layer and may throw; the cache then holds garbage beyond
-// first_position, which the next pass overwrites.
+// keys and values go to `cache`, one KVLayer per layer.  Logits of the last `n_logits` tokens are written to logits
+// [n_logits, n_vocab], which may be null when n_logits is 0, or 1: they then stay in the workspace of the head.  `poll` is
+// called before each layer and may throw; the cache then holds garbage beyond first_position, which the next pass overwrites.
 void forward(const Model& model, std::span<Workspace> workspaces, std::span<const KVLayer> cache, std::span<const int32_t> tokens,
              int64_t first_position, int64_t n_logits, float* logits, const std::function<void()>& poll,
              MatmulObserver* observer = nullptr);

@@ -63,19 +63,31 @@ class Penalties : public SamplerStep {
         frequency_(static_cast<float>(v["frequency_penalty"])), presence_(static_cast<float>(v["presence_penalty"])) {}
 
   void apply(Candidates& c, std::span<const int32_t> history) const override {
-    if (last_n_ > 0 && static_cast<size_t>(last_n_) < history.size())
-      history = history.last(static_cast<size_t>(last_n_));
-    std::unordered_map<int32_t, int> counts;
-    for (const int32_t token : history) ++counts[token];
-    for (const auto& [token, count] : counts) {
-      if (token < 0 || static_cast<size_t>(token) >= c.items.size()) continue;
+    for (const auto& [token, count] : counts(history, static_cast<int64_t>(c.items.size()))) {
       float& logit = c.items[static_cast<size_t>(token)].logit;  // the first step: still in order of ids
       logit = logit <= 0 ? logit * repeat_ : logit / repeat_;
-      logit -= static_cast<float>(count) * frequency_ + presence_;
+      logit -= subtract(count);
+    }
+  }
+  void edit(std::unordered_map<int32_t, SampleEdit>& edits, std::span<const int32_t> history, int64_t n_vocab) const override {
+    for (const auto& [token, count] : counts(history, n_vocab)) {
+      SampleEdit& e = edits.try_emplace(token, SampleEdit{token}).first->second;
+      e.repeat = repeat_;
+      e.subtract = subtract(count);
     }
   }
 
  private:
+  // Of the recent tokens that are in the vocabulary.
+  std::unordered_map<int32_t, int> counts(std::span<const int32_t> history, int64_t n_vocab) const {
+    if (last_n_ > 0 && static_cast<size_t>(last_n_) < history.size()) history = history.last(static_cast<size_t>(last_n_));
+    std::unordered_map<int32_t, int> found;
+    for (const int32_t token : history)
+      if (token >= 0 && token < n_vocab) ++found[token];
+    return found;
+  }
+  float subtract(int count) const { return static_cast<float>(count) * frequency_ + presence_; }
+
   int64_t last_n_;
   float repeat_, frequency_, presence_;
 };
@@ -146,6 +158,10 @@ class Temperature : public SamplerStep {
 // The chain, in order.  A new sampler is a class above, a row here and its parameters in the table.
 constexpr Step (*kChain[])(const Values&) = {Penalties::make, TopK::make, TopP::make, MinP::make, Temperature::make};
 
+void check_bias(int32_t id, int64_t n_vocab) {
+  if (id < 0 || id >= n_vocab) throw ArgumentError("logit_bias names token {}, the vocabulary has {} tokens", id, n_vocab);
+}
+
 bool better(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
 
 }  // namespace
@@ -181,12 +197,30 @@ Sampler::Sampler(uint64_t seed, std::span<const std::pair<std::string_view, doub
                  std::vector<std::pair<int32_t, float>> logit_bias)
     : seed_(seed), random_(Pcg32::seeded(seed)), logit_bias_(std::move(logit_bias)) {
   const Values values(given);
+  settings_ = {static_cast<float>(values["temperature"]), static_cast<int64_t>(values["top_k"]), values["top_p"], values["min_p"]};
   greedy_ = values["temperature"] == 0;
   for (const auto make : kChain)
     if (Step step = make(values)) steps_.push_back(std::move(step));
   for (const auto& [id, bias] : logit_bias_)
     if (std::isnan(bias) || bias == std::numeric_limits<float>::infinity())
       throw ArgumentError("the logit bias of token {} is {}, must be finite or -inf", id, bias);
+}
+
+std::vector<SampleEdit> Sampler::edits(int64_t n_vocab) const {
+  std::unordered_map<int32_t, SampleEdit> by_token;
+  for (const auto& [id, bias] : logit_bias_) {
+    check_bias(id, n_vocab);
+    by_token.try_emplace(id, SampleEdit{id}).first->second.bias += bias;
+  }
+  for (const auto& step : steps_) step->edit(by_token, history_, n_vocab);
+  std::vector<SampleEdit> list;
+  for (const auto& [token, e] : by_token) list.push_back(e);
+  return list;
+}
+
+void Sampler::accept_drawn(int32_t token, uint64_t generator) {
+  random_.state = generator;
+  accept(token);
 }
 
 Candidates Sampler::candidates(std::span<const float> logits) const {
@@ -199,8 +233,7 @@ Candidates Sampler::candidates(std::span<const float> logits) const {
     c.items[i] = {static_cast<int32_t>(i), logits[i]};
   }
   for (const auto& [id, bias] : logit_bias_) {
-    if (id < 0 || static_cast<size_t>(id) >= logits.size())
-      throw ArgumentError("logit_bias names token {}, the vocabulary has {} tokens", id, logits.size());
+    check_bias(id, static_cast<int64_t>(logits.size()));
     c.items[static_cast<size_t>(id)].logit += bias;
   }
   for (const Candidate& item : c.items) any |= std::isfinite(item.logit);

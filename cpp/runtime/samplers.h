@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/sampling.h"
 #include "base/pcg32.h"
 
 namespace hrun {
@@ -46,6 +47,8 @@ class SamplerStep {
  public:
   virtual ~SamplerStep() = default;
   virtual void apply(Candidates& candidates, std::span<const int32_t> history) const = 0;
+  // Of a step that only changes the logits of recent tokens: how.
+  virtual void edit(std::unordered_map<int32_t, SampleEdit>&, std::span<const int32_t> /*history*/, int64_t /*n_vocab*/) const {}
 };
 
 class Sampler {
@@ -58,6 +61,11 @@ class Sampler {
 
   // Draws from the chain and accepts the result.  Throws GenerationError if a logit is NaN or none is finite.
   int32_t sample(std::span<const float> logits);
+  // The same drawn by a backend: what it is asked for, and what it answered.  Throws ArgumentError for a bias outside the vocabulary.
+  const SampleSettings& settings() const { return settings_; }
+  std::vector<SampleEdit> edits(int64_t n_vocab) const;
+  uint64_t generator() const { return random_.state; }
+  void accept_drawn(int32_t token, uint64_t generator);
   // Adds a token (of a prompt, say) to the history that the penalties look at.
   void accept(int32_t token) { history_.push_back(token); }
   // What sample() would draw from, best first.
@@ -69,6 +77,7 @@ class Sampler {
 
   uint64_t seed_;
   Pcg32 random_;
+  SampleSettings settings_;
   bool greedy_ = false;
   std::vector<std::pair<int32_t, float>> logit_bias_;
   std::vector<std::unique_ptr<SamplerStep>> steps_;

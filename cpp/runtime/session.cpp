@@ -38,16 +38,18 @@ void Session::forward(std::span<const int32_t> tokens, Logits which, const std::
   if (n > n_ctx_ - n_past_)
     throw ContextOverflowError("{} tokens do not fit: the context holds {} and {} are in use", n, n_ctx_, n_past_);
 
-  const int64_t rows = which == Logits::none || n == 0 ? 0 : which == Logits::last ? 1 : n;
+  const int64_t rows = which == Logits::none || which == Logits::kept || n == 0 ? 0 : which == Logits::last ? 1 : n;
   logits_.resize(static_cast<size_t>(rows * n_vocab));
   for (int64_t done = 0; done < n;) {
     const int64_t count = std::min(workspaces_.front().max_tokens(), n - done);
-    const int64_t wanted = which == Logits::all ? count : which == Logits::last && done + count == n ? 1 : 0;
-    float* out = wanted == 0 ? nullptr : logits_.data() + (which == Logits::all ? done * n_vocab : 0);
+    const bool is_last = done + count == n;
+    const int64_t wanted = which == Logits::all ? count : which != Logits::none && is_last ? 1 : 0;
+    float* out = wanted == 0 || which == Logits::kept ? nullptr : logits_.data() + (which == Logits::all ? done * n_vocab : 0);
     hrun::forward(*model_, workspaces_, cache_.layers(), tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
                   n_past_ + done, wanted, out, poll, observer);
     done += count;
   }
+  logits_kept_ = which == Logits::kept && n > 0;
   n_past_ += n;  // only now: an exception above leaves the position where it was
 }
 
@@ -56,8 +58,32 @@ void Session::truncate(int64_t n) {
   n_past_ = n;
 }
 
-std::span<const float> Session::last_logits() const {
+int32_t Session::next(std::span<const int32_t> tokens, Sampler& sampler, const std::function<void()>& poll) {
+  const size_t device = model_->runs().back().device;
+  Backend& head = model_->backend(device);
+  if (!head.samples()) {
+    forward(tokens, Logits::last, poll);
+    return sampler.sample(last_logits());
+  }
+  const int64_t n_vocab = model_->params().n_vocab;
+  const std::vector<SampleEdit> edits = sampler.edits(n_vocab);
+  uint64_t generator = sampler.generator();
+  forward(tokens, Logits::kept, poll);
+  if (!logits_kept_) return sampler.sample(last_logits());  // no tokens: says so
+  const SampleResult drawn = head.sample(workspaces_[device].logits.data, n_vocab, sampler.settings(), edits, generator);
+  if (drawn.status != SampleStatus::ok) return sampler.sample(last_logits());  // which says what is wrong with them
+  sampler.accept_drawn(drawn.token, generator);
+  return drawn.token;
+}
+
+std::span<const float> Session::last_logits() {
   const auto n_vocab = static_cast<size_t>(model_->params().n_vocab);
+  if (logits_kept_) {
+    const size_t device = model_->runs().back().device;
+    logits_.resize(n_vocab);
+    model_->backend(device).read(workspaces_[device].logits.data, {reinterpret_cast<uint8_t*>(logits_.data()), n_vocab * sizeof(float)});
+    logits_kept_ = false;
+  }
   if (logits_.size() < n_vocab) throw ArgumentError("no logits: the last forward() was asked for none");
   return std::span<const float>(logits_).last(n_vocab);
 }

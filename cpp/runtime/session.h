@@ -11,6 +11,7 @@
 #include "model/forward.h"
 #include "model/model.h"
 #include "runtime/kv_cache.h"
+#include "runtime/samplers.h"
 
 namespace hrun {
 
@@ -21,7 +22,7 @@ struct SessionOptions {
   std::string type_v = "f16";
 };
 
-enum class Logits : uint8_t { none, last, all };
+enum class Logits : uint8_t { none, last, all, kept /* the last, on the device until they are asked for */ };
 
 class Session {
  public:
@@ -33,6 +34,9 @@ class Session {
   void forward(std::span<const int32_t> tokens, Logits which, const std::function<void()>& poll = {},
                MatmulObserver* observer = nullptr);
 
+  // forward() and the draw of the next token: on the device where that can, so that no logits travel.
+  int32_t next(std::span<const int32_t> tokens, Sampler& sampler, const std::function<void()>& poll = {});
+
   int64_t n_past() const { return n_past_; }
   int64_t n_ctx() const { return n_ctx_; }
   const Model& model() const { return *model_; }
@@ -42,7 +46,7 @@ class Session {
 
   // Of the last forward(): [n_logit_rows, n_vocab].
   std::span<const float> logits() const { return logits_; }
-  std::span<const float> last_logits() const;
+  std::span<const float> last_logits();
 
  private:
   std::shared_ptr<const Model> model_;
@@ -51,6 +55,7 @@ class Session {
   KVCache cache_;
   std::vector<Workspace> workspaces_;  // one per backend
   std::vector<float> logits_;
+  bool logits_kept_ = false;
 };
 
 }  // namespace hrun

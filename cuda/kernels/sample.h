@@ -3,31 +3,10 @@
 
 #include <cstdint>
 
+#include "backend/sampling.h"
 #include "cuda/gpu.h"
 
 namespace hrun::gpu {
-
-// What bias and penalties do to the logit of one token: x += bias; x = x > 0 ? x / repeat : x * repeat; x -= subtract.
-struct SampleEdit {
-  int32_t token;
-  float bias = 0;
-  float repeat = 1;
-  float subtract = 0;  // count * frequency + presence
-};
-
-struct SampleSettings {
-  float temperature = 0.8f;  // 0: the likeliest token, ties to the lower id
-  int64_t top_k = 40;        // 0: all
-  double top_p = 0.95;       // 1: all
-  double min_p = 0.05;       // 0: all
-};
-
-enum class SampleStatus : int32_t { ok, not_finite, none_possible };  // a logit is NaN or infinity; all are -infinity
-
-struct SampleResult {
-  int32_t token;  // 0 unless ok, so that a step that is already under way reads a row that exists
-  SampleStatus status;
-};
 
 // logits [n_vocab], edits (each token once, in the vocabulary) and their number, the generator (Pcg32::state) and the result are
 // in device memory; edits and n_edits may be null.  The generator advances as the CPU's does: once per call, not at all at

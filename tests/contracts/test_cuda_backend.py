@@ -170,3 +170,19 @@ def test_an_error_leaves_the_process_alive(tiny_model) -> None:
     with pytest.raises(OutOfMemoryError, match="context"):
         _core.Session(model, 1 << 40 >> 10, type_k="f32")
     assert _core.Session(model, 64).forward(IDS, "last").shape[0] == 1
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.0, "top_k": 0}, {"repeat_penalty": 1.3, "presence_penalty": 0.2}])
+def test_tokens_drawn_on_the_device(options: dict[str, float], tiny_model) -> None:
+    """The device draws what the CPU's sampler draws from the device's logits, and both generators stand alike after it."""
+    path = tiny_model(format="q8_0", **WIDE)
+    model = _core.Model.load(str(path), device="cuda")
+    drawn, read = _core.Session(model, 64), _core.Session(model, 64)
+    bias = {5: 2.0, 9: float("-inf")}
+    device, host = (_core.Sampler(seed=11, logit_bias=bias, **options) for _ in range(2))
+    a = b = IDS[:3]
+    for _ in range(6):
+        a = [drawn.next(a, device)]
+        b = [host.sample_logits(read.forward(b, "last")[0])]
+        assert a == b
+    assert device.sample(drawn) == host.sample(read)  # from logits that stayed on the device until now
