@@ -78,7 +78,7 @@ nb::tuple encode(
       for (int64_t first = 0; first < cols; first += kRotationBlock)
         rotate_block(x.data() + first, first, static_cast<int>(std::min<int64_t>(kRotationBlock, cols - first)), true);
       const RowCost cost =
-          encode_trellis_row_ldlq(f.trellis(), x.data(), nullptr, factor, options, out.get() + static_cast<size_t>(r) * row_bytes);
+          encode_trellis_row_ldlq(f.trellis(), x.data(), factor, options, out.get() + static_cast<size_t>(r) * row_bytes);
       costs[static_cast<size_t>(r)] = cost.error;
       energies[static_cast<size_t>(r)] = cost.energy;
     }

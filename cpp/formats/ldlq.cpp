@@ -45,13 +45,11 @@ class ScaleFit {
   }
 
   // Least squares over the scales of all blocks; rounds them to fp16.  Returns the row's cost.
-  [[gnu::always_inline]] inline RowCost run(const float* x, const float* offset, const uint8_t* codes, float* scales) {
+  [[gnu::always_inline]] inline RowCost run(const float* x, const uint8_t* codes, float* scales) {
     const int64_t cols = factor_.cols(), n_blocks = (cols + kMaxBlock - 1) / kMaxBlock;
     const auto stride = static_cast<size_t>(cols + InputFactor::kPadding);
     aim_.assign(stride, 0.0f);
     spread(x, 0, cols, aim_.data());
-    if (offset)
-      for (int64_t t = 0; t < cols; ++t) aim_[static_cast<size_t>(t)] += offset[t];
     image_.assign(static_cast<size_t>(n_blocks) * stride, 0.0f);
     for (int64_t b = 0; b < n_blocks; ++b) {
       const int64_t first = b * kMaxBlock, last = std::min(first + kMaxBlock, cols);
@@ -115,7 +113,7 @@ class ScaleFit {
 };
 
 template <int k>
-[[gnu::always_inline]] inline RowCost encode_body(const TrellisCode& code, const float* x, const float* offset, const InputFactor& factor,
+[[gnu::always_inline]] inline RowCost encode_body(const TrellisCode& code, const float* x, const InputFactor& factor,
                                const LdlqOptions& options, uint8_t* out) {
   const int64_t cols = factor.cols();
   const auto n_blocks = static_cast<size_t>((cols + kMaxBlock - 1) / kMaxBlock);
@@ -133,8 +131,8 @@ template <int k>
   std::vector<uint8_t> best_codes;
   RowCost best{std::numeric_limits<double>::infinity(), 0};
   for (int pass = 0; pass < options.passes; ++pass) {
-    search.run(x, offset, scales, chosen.data());
-    const RowCost cost = fit.run(x, offset, search.codes(), chosen.data());
+    search.run(x, scales, chosen.data());
+    const RowCost cost = fit.run(x, search.codes(), chosen.data());
     for (size_t b = 0; b < n_blocks; ++b) scales[b].assign(1, chosen[b]);
     if (!(cost.error < best.error)) continue;
     best = cost;
@@ -151,25 +149,25 @@ template <int k>
   return best;
 }
 
-using Encode = RowCost (*)(const TrellisCode&, const float*, const float*, const InputFactor&, const LdlqOptions&, uint8_t*);
+using Encode = RowCost (*)(const TrellisCode&, const float*, const InputFactor&, const LdlqOptions&, uint8_t*);
 
 template <int k>
-RowCost encode_baseline(const TrellisCode& code, const float* x, const float* offset, const InputFactor& factor,
+RowCost encode_baseline(const TrellisCode& code, const float* x, const InputFactor& factor,
                        const LdlqOptions& options, uint8_t* out) {
-  return encode_body<k>(code, x, offset, factor, options, out);
+  return encode_body<k>(code, x, factor, options, out);
 }
 
 #if defined(__x86_64__)
 template <int k>
-__attribute__((target("avx2"))) RowCost encode_avx2(const TrellisCode& code, const float* x, const float* offset,
+__attribute__((target("avx2"))) RowCost encode_avx2(const TrellisCode& code, const float* x,
                                                    const InputFactor& factor, const LdlqOptions& options, uint8_t* out) {
-  return encode_body<k>(code, x, offset, factor, options, out);
+  return encode_body<k>(code, x, factor, options, out);
 }
 template <int k>
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))) RowCost encode_avx512(
-    const TrellisCode& code, const float* x, const float* offset, const InputFactor& factor, const LdlqOptions& options,
+    const TrellisCode& code, const float* x, const InputFactor& factor, const LdlqOptions& options,
     uint8_t* out) {
-  return encode_body<k>(code, x, offset, factor, options, out);
+  return encode_body<k>(code, x, factor, options, out);
 }
 #endif
 
@@ -187,12 +185,12 @@ Encode pick(int vector_bits) {
 
 }  // namespace
 
-RowCost encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated, const float* offset, const InputFactor& factor,
+RowCost encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated, const InputFactor& factor,
                                const LdlqOptions& options, uint8_t* out) {
   const Encode encode = code.code_bits == 2   ? pick<2>(options.vector_bits)
                         : code.code_bits == 3 ? pick<3>(options.vector_bits)
                                               : pick<4>(options.vector_bits);
-  return encode(code, rotated, offset, factor, options, out);
+  return encode(code, rotated, factor, options, out);
 }
 
 }  // namespace hrun

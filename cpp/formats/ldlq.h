@@ -22,9 +22,9 @@ struct RowCost {
   double energy = 0;
 };
 
-// `rotated`: one row in the rotated basis, factor.cols() values, a multiple of 32.  `offset`: what other rows' errors add to
-// the residual of each column, or null.  Writes the row's blocks (trellis.h).  Deterministic, and the same on every CPU.
-RowCost encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated, const float* offset, const InputFactor& factor,
+// `rotated`: one row in the rotated basis, factor.cols() values, a multiple of 32.  Writes the row's blocks
+// (trellis.h).  Deterministic, and the same on every CPU.
+RowCost encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated, const InputFactor& factor,
                                 const LdlqOptions& options, uint8_t* out);
 
 }  // namespace hrun

@@ -102,11 +102,9 @@ class RowSearch {
   const uint8_t* codes() const { return codes_.data(); }
 
   // Searches the whole row.  scales[block][candidate]; the one taken goes to chosen[block].  Returns the cost.
-  [[gnu::always_inline]] inline double run(const float* x, const float* offset, const std::vector<std::vector<float>>& scales, float* chosen) {
+  [[gnu::always_inline]] inline double run(const float* x, const std::vector<std::vector<float>>& scales, float* chosen) {
     x_ = x;
     std::copy_n(x, cols_, common_.begin());
-    if (offset)
-      for (int64_t t = 0; t < cols_; ++t) common_[static_cast<size_t>(t)] += offset[t];
     std::fill(stamp_.begin(), stamp_.end(), -1);
     stamp_count_ = 0;
     front_.n = 1;

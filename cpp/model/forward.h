@@ -16,6 +16,8 @@ class MatmulObserver {
  public:
   virtual ~MatmulObserver() = default;
   virtual void matmul_input(Backend& backend, std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
+  // The same of one slice of a tensor (an expert, a head), with an input of its own.
+  virtual void slice_input(Backend& backend, const DeviceTensor& slice, const MatmulInput& x) = 0;
 };
 
 // What the blocks of a layer work with: `n` tokens at positions first, first + 1, ...
@@ -29,17 +31,25 @@ struct Pass {
   Backend& backend() const { return work.backend(); }
   const HyperParams& params() const { return model.params(); }
   FloatView rows(const FloatView& view) const { return first_rows(view, n); }
-  void multiply(std::span<const MatmulTarget> targets, const MatmulInput& x) const {
+  void observe(std::span<const MatmulTarget> targets, const MatmulInput& x) const {
     if (observer) observer->matmul_input(backend(), targets, x);
+  }
+  void multiply(std::span<const MatmulTarget> targets, const MatmulInput& x) const {
+    observe(targets, x);
     backend().matmul(targets, x);
   }
   void multiply(const DeviceTensor& weights, const MatmulInput& x, FloatView y) const {
     const MatmulTarget target{&weights, y};
     multiply({&target, 1}, x);
   }
-  void multiply_parts(std::span<const MatmulPart> parts, const MatmulInput& x) const { backend().matmul_parts(parts, x); }
-  // One slice of a tensor, which an observer could not tell from the others.
+  // Slices of tensors.
+  void multiply_parts(std::span<const MatmulPart> parts, const MatmulInput& x) const {
+    if (observer)
+      for (const MatmulPart& part : parts) observer->slice_input(backend(), *part.weights, rows_of(x, part.first, part.y.rows));
+    backend().matmul_parts(parts, x);
+  }
   void multiply_slice(const DeviceTensor& weights, FloatView x, FloatView y) const {
+    if (observer) observer->slice_input(backend(), weights, x);
     const MatmulTarget target{&weights, y};
     backend().matmul({&target, 1}, x);
   }

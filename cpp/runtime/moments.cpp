@@ -74,8 +74,12 @@ MomentCollector::MomentCollector(std::shared_ptr<const Model> model, int64_t blo
   };
   for (size_t r = 0; r < static_cast<size_t>(Role::count); ++r) {
     add_name(model_->weight(static_cast<Role>(r)), plan.globals[r]);
-    for (int64_t l = 0; l < model_->params().n_layers; ++l)
+    for (int64_t l = 0; l < model_->params().n_layers; ++l) {
+      const Weight& slices = model_->slices(l, static_cast<Role>(r));
       add_name(model_->weight(l, static_cast<Role>(r)), plan.layers[static_cast<size_t>(l)][r]);
+      if (slices.size() > 1 && names_.contains(slices.front().get()))
+        for (const auto& slice : slices) slices_.emplace(slice.get(), &slices);
+    }
   }
 }
 
@@ -95,14 +99,35 @@ void MomentCollector::matmul_input(Backend& backend, std::span<const MatmulTarge
   const DeviceTensor* first = targets.front().weights;
   auto [at, is_new] = index_.try_emplace(first, inputs_.size());
   if (is_new) {
-    MomentInput input;
+    new_input(from.x.cols);
     for (const MatmulTarget& target : targets)
-      if (const auto name = names_.find(target.weights); name != names_.end()) input.tensors.push_back(name->second);
-    input.cols = from.x.cols;
-    input.width = block_width_ == 0 ? input.cols : std::min(block_width_, input.cols);
-    inputs_.push_back(std::move(input));
+      if (const auto name = names_.find(target.weights); name != names_.end()) inputs_.back().tensors.push_back(name->second);
   }
-  MomentInput& input = inputs_[at->second];
+  collect(backend, inputs_[at->second], from);
+}
+
+// All slices become known with the first, whichever the text needs first.
+void MomentCollector::slice_input(Backend& backend, const DeviceTensor& slice, const MatmulInput& from) {
+  if (const auto all = slices_.find(&slice); all != slices_.end() && !slice_index_.contains(&slice)) {
+    const Weight& slices = *all->second;
+    const std::string& name = names_.at(slices.front().get());
+    for (size_t i = 0; i < slices.size(); ++i) {
+      slice_index_.emplace(slices[i].get(), new_input(from.x.cols));
+      inputs_.back().tensors.push_back(format("{}[{}]", name, i));
+    }
+  }
+  if (const auto at = slice_index_.find(&slice); at != slice_index_.end()) collect(backend, inputs_[at->second], from);
+}
+
+size_t MomentCollector::new_input(int64_t cols) {
+  MomentInput input;
+  input.cols = cols;
+  input.width = block_width_ == 0 ? cols : std::min(block_width_, cols);
+  inputs_.push_back(std::move(input));
+  return inputs_.size() - 1;
+}
+
+void MomentCollector::collect(Backend& backend, MomentInput& input, const MatmulInput& from) {
   if (input.sums.empty() || input.cols % 32 != 0) return;
   const FloatView x = plain(backend, from);
   x_.resize(static_cast<size_t>(x.rows * x.cols));

@@ -19,7 +19,7 @@ inline constexpr int64_t kSampleTokens = 64;
 // One distinct matmul input: the matrices that read it, and sum x x^T over the tokens seen, in the rotated basis
 // (formats/rotation.h, signs on), as diagonal blocks of `width` columns.
 struct MomentInput {
-  std::vector<std::string> tensors;  // GGUF names
+  std::vector<std::string> tensors;  // GGUF names; of slices that have inputs of their own, "NAME[i]"
   int64_t cols = 0;
   int64_t width = 0;
   int64_t n_tokens = 0;
@@ -38,12 +38,15 @@ class MomentCollector : public MatmulObserver {
   MomentCollector(std::shared_ptr<const Model> model, int64_t block_width, int n_threads);
 
   void matmul_input(Backend& backend, std::span<const MatmulTarget> targets, const MatmulInput& input) override;
+  void slice_input(Backend& backend, const DeviceTensor& slice, const MatmulInput& input) override;
 
   const std::vector<MomentInput>& inputs() const { return inputs_; }
   // Sums these inputs from now on, from zero, and forgets the others' sums.  Throws ArgumentError.
   void select(std::span<const int64_t> indices, std::span<const int64_t> widths);
 
  private:
+  size_t new_input(int64_t cols);
+  void collect(Backend& backend, MomentInput& input, const MatmulInput& from);
   void add(MomentInput& input, int64_t n_tokens);
   FloatView plain(Backend& backend, const MatmulInput& input);  // norms and gates carried out
 
@@ -51,7 +54,9 @@ class MomentCollector : public MatmulObserver {
   int64_t block_width_;
   ThreadPool pool_;
   std::unordered_map<const DeviceTensor*, std::string> names_;
+  std::unordered_map<const DeviceTensor*, const Weight*> slices_;  // all slices of one's tensor
   std::unordered_map<const DeviceTensor*, size_t> index_;  // by an input's first matrix
+  std::unordered_map<const DeviceTensor*, size_t> slice_index_;
   std::vector<MomentInput> inputs_;
   std::unique_ptr<DeviceBuffer> made_;
   const Backend* made_on_ = nullptr;

@@ -113,7 +113,11 @@ void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out) {
   const auto n = static_cast<size_t>(pass.n), used = static_cast<size_t>(p.n_experts_used);
 
   const FloatView routed = pass.rows(pass.work.routed);
-  pass.multiply(*model.weight(l, Role::router), x, routed);
+  // All experts read what the router reads; who observes, takes them as one.
+  const MatmulTarget readers[] = {{model.weight(l, Role::router), routed}, {model.weight(l, Role::experts_gate), {}},
+                                  {model.weight(l, Role::experts_up), {}}};
+  pass.observe(readers, x);
+  backend.matmul({readers, 1}, x);
   pass.add_bias(l, Role::router_bias, routed);
   const std::vector<float> logits = read_back(backend, routed), correction = values_of(model, l, Role::router_correction);
   std::vector<int32_t> experts(n * used);
@@ -161,7 +165,7 @@ void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out) {
     parts.push_back({model.slices(l, Role::experts_gate)[run.expert].get(), first, part(gate, run)});
     parts.push_back({model.slices(l, Role::experts_up)[run.expert].get(), first, part(up, run)});
   }
-  pass.multiply_parts(parts, input);
+  backend.matmul_parts(parts, input);
   add_biases(Role::experts_gate_bias, gate);
   add_biases(Role::experts_up_bias, up);
   parts.clear();

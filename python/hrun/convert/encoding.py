@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hrun import _core
 
-from .moments import InputMoments, MomentSource
+from .moments import InputMoments, MomentSource, slice_name
 from .source import SourceTensor
 
 Bytes = npt.NDArray[np.uint8]
@@ -46,6 +46,7 @@ class Encoder:
         self._moments, self._preset = moments, preset
         self._input: InputMoments | None = None
         self._factor: Any = None
+        self._whole: tuple[str, InputMoments | None] = ("", None)  # what is known about a tensor, for its slices too
         self._lock = threading.Lock()
         self._error = self._energy = 0.0
         self._tensor: str | None = None
@@ -53,24 +54,37 @@ class Encoder:
         self.errors: dict[str, float] = {}  # relative error per tensor, where keeps_errors or the search knows it
         self.uncalibrated: list[str] = []  # tensors that wanted moments and had none
 
-    def prepare(self, tensor: SourceTensor, info: Any) -> None:
-        """Makes ready what all slices of a tensor share, and closes the account of the tensor before."""
-        self.finish_tensor()
+    def has_parts(self, tensor: SourceTensor, info: Any) -> bool:
+        """May the slices of this tensor have inputs of their own?"""
+        return self._moments is not None and not info.is_float and len(tensor.shape) == 3
+
+    def prepare(self, tensor: SourceTensor, info: Any, part: int | None = None) -> None:
+        """Makes ready what all rows of a tensor share, or of one of its slices, and closes the account of the tensor before."""
+        if self._tensor != tensor.name:
+            self.finish_tensor()
         self._tensor = tensor.name
         if self._moments is None or info.is_float:
             self._input = self._factor = None
             return
-        found = self._moments.of(tensor.name)
+        found = self._moments.of(slice_name(tensor.name, part)) if part is not None else None
+        damping = self._preset.damping if self._preset is not None else 0.0
+        if found is not None:  # an expert sees a part of the text: as much damping as its moments are unsure
+            damping += min(1.0, found.cols / found.n_tokens) if found.n_tokens else 0.0
+        elif self._whole[0] == tensor.name:
+            found = self._whole[1]
+        else:
+            found = self._moments.of(tensor.name)
+            self._whole = (tensor.name, found)
         if found is not None and found.cols != tensor.cols:
             raise _core.ConversionError(f"tensor '{tensor.name}' has rows of {tensor.cols} values, the calibration has {found.cols}")
-        if found is None:
+        if found is None and tensor.name not in self.uncalibrated:
             self.uncalibrated.append(tensor.name)
         if found is self._input and found is not None and (self._factor is not None or not info.trellis):
             return
         self._input = found
         self._factor = None
         if found is not None and info.trellis and self._preset is not None:
-            self._factor = _core.InputFactor.make(found.values, found.cols, self._preset.damping)
+            self._factor = _core.InputFactor.make(found.values, found.cols, damping)
 
     def finish_tensor(self) -> None:
         if self._tensor is not None and self._energy > 0:

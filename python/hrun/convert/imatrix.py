@@ -17,7 +17,7 @@ from hrun import _core
 from hrun._core import ModelFileError
 
 from .folder import shown
-from .moments import BLOCK, InputMoments
+from .moments import BLOCK, InputMoments, slice_name
 
 Doubles = npt.NDArray[np.float64]
 
@@ -104,6 +104,8 @@ def _read_gguf(path: Path) -> dict[str, Doubles]:
             raise ModelFileError(f"{path}: '{shown(base)}' has {sums.shape[0]} sums and {n.size} counts")
         if n.sum() > 0:
             found[base] = sums.sum(axis=0) / n.sum()
+        if n.size > 1:
+            found |= {slice_name(base, i): sums[i] / n[i] for i in range(n.size) if n[i] > 0}
     return found
 
 

@@ -35,7 +35,8 @@ BLOCK = 256  # the narrowest diagonal block: the rotation's
 class InputMoments:
     """One matmul input.
 
-    tensors: GGUF names of the matrices that read it.  values: float32 [groups, width, width], the diagonal blocks of
+    tensors: GGUF names of the matrices that read it; slices of a tensor that have inputs of their own (experts, heads) are
+    "NAME[i]".  values: float32 [groups, width, width], the diagonal blocks of
     E[x x^T].  power, peak: float64 [cols], mean of x^2 and largest |x| per column of the original basis.  sample: float32 [some, cols], a few
     inputs in the original basis; None or empty where there are none.
     """
@@ -57,7 +58,16 @@ class MomentSource(Protocol):
     """Where the encoder gets the moments of a tensor's input from; asked in the order of the file's tensors."""
 
     def of(self, tensor: str) -> InputMoments | None:
-        """None where nothing is known about the tensor."""
+        """None where nothing is known about the tensor, or the slice "NAME[i]"."""
+
+
+def slice_name(tensor: str, part: int) -> str:
+    return f"{tensor}[{part}]"
+
+
+def whole_name(tensor: str) -> str:
+    """The tensor of a slice."""
+    return tensor.rpartition("[")[0] if tensor.endswith("]") else tensor
 
 
 @dataclass
@@ -157,6 +167,8 @@ class TextMoments:
         self._collector = _core.MomentCollector(self._model, 0, n_threads)
         self._session.forward(self._chunks[0][:1], "last", self._collector)
         self._passes = self._plan(wanted, memory)
+        inputs = self._collector.inputs
+        self._pass_of = {name: number for number, chosen in enumerate(self._passes) for i, _ in chosen for name in inputs[i].tensors}
         self._saved: set[int] = set()
         self._held: dict[str, InputMoments] = {}
 
@@ -173,7 +185,7 @@ class TextMoments:
         passes: list[list[tuple[int, int]]] = []
         left = 0
         for number, found in enumerate(self._collector.inputs):
-            if found.cols % 32 or not any(map(wanted, found.tensors)):
+            if found.cols % 32 or not any(wanted(whole_name(name)) for name in found.tensors):
                 continue
             width = found.cols
             while width > BLOCK and 4 * 4 * width * -(-found.cols // width) * width > memory:
@@ -188,11 +200,8 @@ class TextMoments:
         return passes
 
     def of(self, tensor: str) -> InputMoments | None:
-        if tensor not in self._held:
-            inputs = self._collector.inputs
-            for number, chosen in enumerate(self._passes):
-                if any(tensor in inputs[i].tensors for i, _ in chosen):
-                    self._run_pass(number)
+        if tensor not in self._held and tensor in self._pass_of:
+            self._run_pass(self._pass_of[tensor])
         return self._held.get(tensor)
 
     def every(self) -> Iterator[InputMoments]:
@@ -225,6 +234,8 @@ class TextMoments:
             self._session.forward(part, logits, self._collector)
         for number, _ in chosen:
             found = inputs[number]
+            if not found.n_tokens:  # an expert that the text never asked for
+                continue
             moments = InputMoments(tuple(found.tensors), found.cols, found.moments(), found.power, found.peak, found.n_tokens,
                                    found.sample())
             if self._save is not None and pass_number not in self._saved:

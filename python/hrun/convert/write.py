@@ -122,12 +122,6 @@ def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: 
     as_is = tensor.read_bytes() if tensor.read_bytes is not None and tensor.format == info.name else None
     out = as_is if as_is is not None else np.empty(planned.n_bytes, np.uint8)
     row_bytes = info.row_bytes(tensor.cols)
-    slice_values = _SLICE_VALUES
-    if as_is is None:
-        encoder.prepare(tensor, info)
-        if encoder.is_slow:
-            slice_values //= 8
-    step = max(tensor.row_step, slice_values // tensor.cols // tensor.row_step * tensor.row_step)
 
     def encode(first: int, last: int) -> int:
         weights = tensor.read_rows(first, last)
@@ -136,22 +130,34 @@ def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: 
             out[first * row_bytes : last * row_bytes] = encoder.encode(info, weights, tensor.name)
         return (last - first) * tensor.cols
 
-    running: deque[Future[int]] = deque()
-    try:
-        for first in range(0, tensor.rows, step):
-            if len(running) > 2 * n_threads:  # bounds the slices in memory
+    def run(begin: int, end: int) -> None:
+        slice_values = _SLICE_VALUES // 8 if as_is is None and encoder.is_slow else _SLICE_VALUES
+        step = max(tensor.row_step, slice_values // tensor.cols // tensor.row_step * tensor.row_step)
+        running: deque[Future[int]] = deque()
+        try:
+            for first in range(begin, end, step):
+                if len(running) > 2 * n_threads:  # bounds the slices in memory
+                    advance(running.popleft().result(), tensor.name)
+                last = min(first + step, end)
+                try:
+                    running.append(pool.submit(encode, first, last))
+                except RuntimeError:  # the system gives no more threads
+                    advance(encode(first, last), tensor.name)
+            while running:
                 advance(running.popleft().result(), tensor.name)
-            last = min(first + step, tensor.rows)
-            try:
-                running.append(pool.submit(encode, first, last))
-            except RuntimeError:  # the system gives no more threads
-                advance(encode(first, last), tensor.name)
-        while running:
-            advance(running.popleft().result(), tensor.name)
-    except BaseException:
-        for future in running:
-            future.cancel()
-        raise
+        except BaseException:
+            for future in running:
+                future.cancel()
+            raise
+
+    if as_is is None and encoder.has_parts(tensor, info):
+        for part in range(tensor.shape[2]):
+            encoder.prepare(tensor, info, part)
+            run(part * tensor.shape[1], (part + 1) * tensor.shape[1])
+        return out
+    if as_is is None:
+        encoder.prepare(tensor, info)
+    run(0, tensor.rows)
     return out
 
 
