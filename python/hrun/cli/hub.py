@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import hrun
 
+_CONNECT_SECONDS = 5.0
 _PREFERRED = ("rtq3", "q4_k_m", "q4_k", "q4_0", "q8_0")  # without a wish, the first of these that the repository has
 
 
@@ -24,18 +30,54 @@ def download(spec: str) -> Path:
         ) from None
     repository, wish = found.groups()
     try:
-        name = choose(huggingface_hub.list_repo_files(repository), wish)
-        if name is None:
-            raise hrun.Error(f"{repository} has no GGUF file{f' of type {wish}' if wish else ''}")
-        parts = [huggingface_hub.hf_hub_download(repository, part) for part in parts_of(name)]
-        return Path(parts[0])
-    except hrun.Error:
-        raise
-    except (ConnectionError, TimeoutError) as error:
-        raise hrun.Error(f"cannot download {spec}: no connection to Hugging Face ({error}); a model that was downloaded before is "
-                         "found in its cache, any other file is opened with -m") from error
+        _reach(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+        names, local = huggingface_hub.list_repo_files(repository), False
     except Exception as error:  # the library raises whatever its HTTP client does
+        if not _is_offline(error):
+            raise hrun.Error(f"cannot download {spec}: {error}") from error
+        names, local = _downloaded(huggingface_hub, repository), True
+        if not names:
+            raise hrun.Error(f"cannot download {spec}: no connection to Hugging Face ({error}), and nothing of {repository} has been "
+                             "downloaded before; any other file is opened with -m") from error
+    name = choose(names, wish)
+    if name is None:
+        where = " among what has been downloaded of it, and there is no connection to Hugging Face" if local else ""
+        raise hrun.Error(f"{repository} has no GGUF file{f' of type {wish}' if wish else ''}{where}")
+    try:
+        parts = [huggingface_hub.hf_hub_download(repository, part, local_files_only=local) for part in parts_of(name)]
+    except Exception as error:
+        if local or _is_offline(error):
+            raise hrun.Error(f"cannot download {spec}: no connection to Hugging Face, and '{name}' is not complete in its cache") from error
         raise hrun.Error(f"cannot download {spec}: {error}") from error
+    return Path(parts[0])
+
+
+def _is_offline(error: Exception) -> bool:
+    """No answer at all, as opposed to one that says no.  The library's HTTP client changes from version to version."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    no_answer = names & {"TransportError", "RequestException"} and getattr(error, "response", None) is None
+    return isinstance(error, (ConnectionError, TimeoutError)) or bool(no_answer)
+
+
+def _reach(endpoint: str) -> None:
+    """Raises ConnectionError at once where nobody answers: the library would try for half a minute."""
+    address = urlsplit(endpoint)
+    if getproxies() or not address.hostname:
+        return
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname, port), timeout=_CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(str(error)) from error
+
+
+def _downloaded(huggingface_hub: Any, repository: str) -> list[str]:
+    """Names of the repository's files that lie in the cache."""
+    try:
+        folder = Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
+    except Exception:  # the library has a type of its own for "nothing there"
+        return []
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
 
 
 def parts_of(name: str) -> list[str]:
