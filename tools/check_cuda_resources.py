@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Compile the CUDA kernels and fail where a hot one spills registers, uses local memory or does without tensor cores.
+
+    python tools/check_cuda_resources.py [--arch 80 --arch 90a] [--table]
+
+Two sources: what ptxas says of each kernel (registers, spills, stack), and the instructions in the compiled code (opcodes of
+local loads and stores and of the matrix units), read from the ELF sections of the objects, since cuobjdump is not part of every
+toolkit.  A kernel is hot unless ``COLD`` names it.  With ccache on the PATH a second run takes a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = ["-std=c++20", "--fmad=false", "--expt-relaxed-constexpr", "-Xptxas=-v", "-Xcudafe=--diag_suppress=20012"]
+ARCHITECTURES = ("80", "90a")
+
+# Kernels that may use local memory, and why.
+COLD = {
+    "Pack": "runs once per upload",
+    "PackChunks": "runs once per upload",
+    "MatmulPlain": "any format without a fast kernel: a block is decoded into an array",
+    "DecodeRows": "a few rows of the embedding per pass: a block is decoded into an array",
+}
+COLD_FILES = {"pack_weight.cu", "rows.cu"}  # nothing else in them multiplies matrices; compiling them takes longest
+
+# Kernels that are nothing without tensor cores: opcode (the lowest 12 bits of an instruction, sm_80 to sm_120).
+HMMA, IMMA = 0x23C, 0x237
+TENSOR = {"MatmulStream": IMMA, "Multiply": HMMA, "FlashAttention": HMMA}
+LOCAL = {0x983: "LDL", 0x387: "STL"}
+EM_CUDA = 190
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel compiled for one architecture; sizes in bytes per thread."""
+
+    name: str  # hrun::gpu::MatmulStream<hrun::RTQ3, 8>
+    file: str
+    arch: str  # sm_90a
+    registers: int
+    stack: int
+    spills: int
+    opcodes: frozenset[int]
+
+    @property
+    def kind(self) -> str:
+        """The name of its struct."""
+        return re.sub(r"<.*", "", self.name).split("::")[-1]
+
+    def problems(self) -> list[str]:
+        """What a hot kernel must not have."""
+        found = []
+        if self.kind not in COLD:
+            if self.spills:
+                found.append(f"{self.spills} bytes of register spills")
+            if self.stack:
+                found.append(f"{self.stack} bytes of local memory")
+            found += [f"{name} instructions" for code, name in LOCAL.items() if code in self.opcodes]
+        if self.kind in TENSOR and TENSOR[self.kind] not in self.opcodes:
+            found.append("no tensor-core instructions")
+        return found
+
+
+def sections(elf: bytes) -> dict[str, bytes]:
+    """Name -> contents of a 64-bit little-endian ELF image."""
+    table, = struct.unpack_from("<Q", elf, 0x28)
+    entry_bytes, count, names_at = struct.unpack_from("<HHH", elf, 0x3A)
+    entries = [struct.unpack_from("<IIQQQQ", elf, table + i * entry_bytes) for i in range(count)]
+    _, _, _, _, names_offset, names_bytes = entries[names_at]
+    names = elf[names_offset:names_offset + names_bytes]
+    return {names[e[0]:names.index(b"\0", e[0])].decode(): elf[e[4]:e[4] + e[5]] for e in entries if e[1] == 1}
+
+
+def device_code(data: bytes) -> list[dict[str, frozenset[int]]]:
+    """The device images in an object file, in their order: mangled kernel name -> opcodes."""
+    images = []
+    at = data.find(b"\x7fELF")
+    while at >= 0:
+        if struct.unpack_from("<H", data, at + 18)[0] == EM_CUDA:
+            text = {n[len(".text."):]: c for n, c in sections(data[at:]).items() if n.startswith(".text.")}
+            images.append({n: frozenset(struct.unpack_from("<H", c, i)[0] & 0xFFF for i in range(0, len(c) - 15, 16)) for n, c in text.items()})
+        at = data.find(b"\x7fELF", at + 4)
+    return images
+
+
+def demangle(names: list[str]) -> dict[str, str]:
+    """Mangled -> readable, without the noise that all kernels share."""
+    if not shutil.which("c++filt"):
+        return {n: n for n in names}
+    text = subprocess.run(["c++filt", "-p"], input="\n".join(names), capture_output=True, text=True, check=True).stdout.split("\n")
+    short = [re.sub(r"\s+>", ">", re.sub(r"\(anonymous namespace\)::|^.*?run_kernel<", "", t)) for t in text]
+    return {n: s[:-1] if s.endswith(">") else s for n, s in zip(names, short, strict=False)}
+
+
+def compile_file(nvcc: str, source: Path, architectures: tuple[str, ...], folder: Path) -> list[Kernel]:
+    """All kernels of one file; raises RuntimeError with the compiler's words."""
+    out = folder / (source.stem + ".o")
+    command = [nvcc, *FLAGS, "--no-compress", "-I", str(ROOT), "-I", str(ROOT / "cpp")]
+    for arch in architectures:
+        command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+    command += ["-c", str(source), "-o", str(out)]
+    if shutil.which("ccache"):
+        command.insert(0, "ccache")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{source.name} does not compile:\n{done.stdout}{done.stderr}")
+    opcodes: dict[str, list[frozenset[int]]] = {}
+    for image in device_code(out.read_bytes()):
+        for mangled, codes in image.items():
+            opcodes.setdefault(mangled, []).append(codes)
+    pattern = re.compile(
+        r"Compiling entry function '(\S+)' for '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+        r".*?Used (\d+) registers", re.S)
+    found = pattern.findall(done.stdout + done.stderr)
+    readable = demangle([m[0] for m in found])
+    kernels = []
+    for mangled, arch, stack, stores, loads, registers in found:
+        # The same kernel of both architectures: an instruction that either lacks is lacking, one that either has is there.
+        images = opcodes.get(mangled, [])
+        if len(images) != len(architectures):
+            raise RuntimeError(f"{source.name}: {len(images)} compiled images of {readable[mangled]}, expected {len(architectures)}")
+        common, all_of_them = frozenset.intersection(*images), frozenset.union(*images)
+        codes = common | (all_of_them & frozenset(LOCAL))
+        kernels.append(Kernel(readable[mangled], source.name, arch, int(registers), int(stack), int(stores) + int(loads), codes))
+    return kernels
+
+
+def find_nvcc() -> str | None:
+    """nvcc on the PATH or in CUDACXX; None where there is none."""
+    return shutil.which(os.environ.get("CUDACXX", "nvcc"))
+
+
+def compile_all(nvcc: str, architectures: tuple[str, ...] = ARCHITECTURES) -> list[Kernel]:
+    """All kernels but those of ``COLD_FILES``."""
+    sources = sorted((p for p in (ROOT / "cuda" / "kernels").glob("*.cu") if p.name not in COLD_FILES), key=lambda p: -p.stat().st_size)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        parts = pool.map(lambda p: compile_file(nvcc, p, architectures, Path(folder)), sources)
+        return [kernel for part in parts for kernel in part]
+
+
+def main() -> int:
+    """Print problems; 1 if there are any, 2 without nvcc."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--arch", action="append", help=f"compute capability; default: {', '.join(ARCHITECTURES)}")
+    parser.add_argument("--table", action="store_true", help="also print what every kernel uses")
+    args = parser.parse_args()
+    nvcc = find_nvcc()
+    if nvcc is None:
+        print("nvcc was not found", file=sys.stderr)
+        return 2
+    kernels = compile_all(nvcc, tuple(args.arch or ARCHITECTURES))
+    if args.table:
+        for k in sorted(kernels, key=lambda k: (k.file, k.name, k.arch)):
+            print(f"{k.file:20} {k.arch:7} {k.registers:4} registers {k.stack:5} B local  {k.name}")
+    failed = 0
+    for k in kernels:
+        for problem in k.problems():
+            print(f"{k.file}: {k.name} for {k.arch}: {problem}")
+            failed = 1
+    print(f"{len(kernels)} kernels checked", file=sys.stderr)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
