@@ -34,15 +34,14 @@ HRUN_HD void register_stages(float (&v)[kPerLane]) {
       }
 }
 
-// Orthonormal, in all lanes of a warp; n: the columns of the block, a multiple of 32.
-HRUN_HD void rotate_lanes(float (&v)[kPerLane], int n) {
-  register_stages(v);
-  const int piece = n == kRotationBlock ? kRotationBlock : rotation_piece_at(lane() * kPerLane, n);
+// kWhole: the block has 256 columns; else its pieces end at different stages.
+template <bool kWhole>
+HRUN_HD void lane_stages(float (&v)[kPerLane], int piece) {
 #pragma unroll
   for (int mask = 1; mask < kWarp; mask *= 2) {
     // The upper lane gets a - b, which is b * -1 + a: rounded once either way.
     const float sign = (lane() & mask) != 0 ? -1.0f : 1.0f;
-    const bool inside = piece > mask * kPerLane;
+    const bool inside = kWhole || piece > mask * kPerLane;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       const float other = shuffle_xor(v[i], mask);
@@ -50,9 +49,16 @@ HRUN_HD void rotate_lanes(float (&v)[kPerLane], int n) {
       v[i] = inside ? next : v[i];
     }
   }
-  const float scale = fwht_scale(piece);
+  const float scale = fwht_scale(kWhole ? kRotationBlock : piece);
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) v[i] *= scale;
+}
+
+// Orthonormal, in all lanes of a warp; n: the columns of the block, a multiple of 32.
+HRUN_HD void rotate_lanes(float (&v)[kPerLane], int n) {
+  register_stages(v);
+  if (n == kRotationBlock) lane_stages<true>(v, kRotationBlock);
+  else lane_stages<false>(v, rotation_piece_at(lane() * kPerLane, n));
 }
 
 }  // namespace hrun::gpu
