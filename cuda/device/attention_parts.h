@@ -75,8 +75,11 @@ struct JoinParts {
     float* const out = task.out.row(query / task.n_heads) + query % task.n_heads * task.v_dim;
     for (int i = thread(); i < task.v_dim; i += kThreads) {
       float sum = 0;
-      for (int s = 0; s < n; ++s)
-        if (factors[s] != 0) sum = fused_multiply_add(task.values_at(s, query)[i], factors[s], sum);
+#pragma unroll 8
+      for (int s = 0; s < n; ++s) {
+        const float value = factors[s] != 0 ? task.values_at(s, query)[i] : 0.0f;  // a load under a condition, not a jump
+        sum = fused_multiply_add(value, factors[s], sum);
+      }
       out[i] = sum / total;
     }
   }

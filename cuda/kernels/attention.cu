@@ -53,8 +53,8 @@ Plan plan_for(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape,
 
 template <int kDim>
 void launch_flash(Gpu& gpu, const AttentionTask& task, const Plan& plan) {
-  if (plan.few) gpu.launch(FewQueries<kDim>{task}, plan.grid, FewQueries<kDim>::kSharedBytes);
-  else gpu.launch(ManyQueries<kDim>{task}, plan.grid, ManyQueries<kDim>::kSharedBytes);
+  if (plan.few) gpu.launch(FewQueries<kDim>{{task}}, plan.grid, FewQueries<kDim>::kSharedBytes);
+  else gpu.launch(ManyQueries<kDim>{{task}}, plan.grid, ManyQueries<kDim>::kSharedBytes);
 }
 
 void launch(Gpu& gpu, const AttentionTask& task, const Plan& plan) {

@@ -281,8 +281,11 @@ struct Choose {
   template <class T, class Weight>
   HRUN_HD T block_total(Weight&& weight, Candidate from) const {
     T sum = 0;
-    for (int id = thread(); id < n_vocab; id += kThreads)
-      if (candidate(scratch.logits[id], id) >= from) sum += weight(id);
+#pragma unroll 4
+    for (int id = thread(); id < n_vocab; id += kThreads) {
+      const T here = weight(id);
+      sum += candidate(scratch.logits[id], id) >= from ? here : T{0};
+    }
     return block_sum<kThreads>(sum, reinterpret_cast<T*>(partial()));
   }
   // The largest candidate c, not below `floor`, such that those at or above it are `enough` together; 0: all are not enough.
