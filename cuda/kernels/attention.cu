@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "cuda/device/attention_flash.h"
 #include "cuda/device/attention_plain.h"
+#include "cuda/device/attention_wide.h"
 #include "formats/list.h"
 
 namespace hrun::gpu {
@@ -22,9 +23,11 @@ int count_splits(const Gpu& gpu, int64_t blocks, int64_t positions, int per_mult
 // The sizes of heads that the tensor core kernels are compiled for; a smaller head is padded with zeros in shared memory.
 constexpr int kDims[] = {64, 96, 128, 256};
 
+enum class Way : uint8_t { plain, few, many, wide };  // PlainAttention, FewQueries, ManyQueries, WideAttention
+
 struct Plan {
-  int dim = 0;       // of kDims, 0: PlainAttention
-  bool few = false;  // FewQueries, else ManyQueries
+  Way way = Way::plain;
+  int dim = 0;       // of kDims
   int n_splits = 1;
   Grid grid;
 };
@@ -34,18 +37,22 @@ Plan plan_for(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape,
   const int64_t rows = n_tokens * (shape.n_heads / cache.n_kv_heads);
   Plan plan;
   const auto pieces = [](const void* p, int dim) { return dim % 8 == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-  if (cache.k_format == F16::kId && cache.v_format == F16::kId && pieces(cache.k, cache.k_dim) && pieces(cache.v, cache.v_dim))
+  if (cache.k_format == F16::kId && cache.v_format == F16::kId && pieces(cache.k, cache.k_dim) && pieces(cache.v, cache.v_dim)) {
     for (const int dim : kDims)
       if (plan.dim == 0 && std::max(cache.k_dim, cache.v_dim) <= dim) plan.dim = dim;
+    // Its shared memory is more than a block has on consumer cards.
+    const bool large_memory = gpu.info().capability == 80 || gpu.info().capability == 90 || gpu.info().capability == 100;
+    if (plan.dim > 0) plan.way = rows <= 32 ? Way::few : Way::many;
+    else if (large_memory && cache.k_dim <= WideAttention::kKeyDim && cache.v_dim <= WideAttention::kValueDim) plan.way = Way::wide;
+  }
   const int64_t seen = shape.window > 0 ? std::min(positions, shape.window + n_tokens) : positions;
+  const auto blocks_of = [&](int block_rows) { return (rows + block_rows - 1) / block_rows * cache.n_kv_heads; };
   int64_t blocks = n_tokens * shape.n_heads;
-  if (plan.dim == 0) {
-    plan.n_splits = count_splits(gpu, blocks, seen, 8, 64);
-  } else {
-    plan.few = rows <= 32;
-    const int64_t block_rows = plan.few ? FewQueries<64>::kRows : ManyQueries<64>::kRows;
-    blocks = (rows + block_rows - 1) / block_rows * cache.n_kv_heads;
-    plan.n_splits = count_splits(gpu, blocks, seen, 2, plan.few ? 128 : 256);
+  switch (plan.way) {
+    case Way::plain: plan.n_splits = count_splits(gpu, blocks, seen, 8, 64); break;
+    case Way::few: blocks = blocks_of(FewQueries<64>::kRows), plan.n_splits = count_splits(gpu, blocks, seen, 2, 128); break;
+    case Way::many: blocks = blocks_of(ManyQueries<64>::kRows), plan.n_splits = count_splits(gpu, blocks, seen, 2, 256); break;
+    case Way::wide: blocks = blocks_of(WideAttention::kRows), plan.n_splits = count_splits(gpu, blocks, seen, 2, 64); break;
   }
   plan.grid = {static_cast<int>(blocks), plan.n_splits};
   return plan;
@@ -53,12 +60,13 @@ Plan plan_for(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape,
 
 template <int kDim>
 void launch_flash(Gpu& gpu, const AttentionTask& task, const Plan& plan) {
-  if (plan.few) gpu.launch(FewQueries<kDim>{{task}}, plan.grid, FewQueries<kDim>::kSharedBytes);
+  if (plan.way == Way::few) gpu.launch(FewQueries<kDim>{{task}}, plan.grid, FewQueries<kDim>::kSharedBytes);
   else gpu.launch(ManyQueries<kDim>{{task}}, plan.grid, ManyQueries<kDim>::kSharedBytes);
 }
 
 void launch(Gpu& gpu, const AttentionTask& task, const Plan& plan) {
-  if (plan.dim == 0) return gpu.launch(PlainAttention{task}, plan.grid, PlainAttention::kSharedBytes);
+  if (plan.way == Way::wide) return gpu.launch(WideAttention{{task}}, plan.grid, WideAttention::kSharedBytes);
+  if (plan.way == Way::plain) return gpu.launch(PlainAttention{task}, plan.grid, PlainAttention::kSharedBytes);
   const auto try_dim = [&]<int kDim>() {
     if (plan.dim == kDim) launch_flash<kDim>(gpu, task, plan);
   };

@@ -235,6 +235,13 @@ int main() {
     check({.n_heads = 2, .n_kv_heads = 1, .k_dim = dim, .v_dim = dim, .n_tokens = 2, .position = 90});
   check({.n_heads = 4, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .n_tokens = 2, .position = 130});
   check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 192, .v_dim = 128, .n_tokens = 2, .position = 130});
+  for (const int64_t n_tokens : {1, 3, 20})
+    for (const int64_t position : {0, 1, 31, 63, 300})
+      check({.n_heads = 5, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .n_tokens = n_tokens, .position = position, .window = position == 300 ? 40 : 0, .soft_cap = position == 63 ? 20.0f : 0, .sinks = position == 31});
+  for (const Values values : {Values::large_scores, Values::one_hot, Values::tiny, Values::wide})
+    check({.n_heads = 16, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .n_tokens = 1, .position = 100, .values = values}, values == Values::large_scores || values == Values::one_hot ? 1e-4 : 1e-5);
+  check({.n_heads = 3, .n_kv_heads = 1, .k_dim = 264, .v_dim = 320, .n_tokens = 7, .position = 50});
+  check({.k_format = F32::kId, .v_format = F32::kId, .n_heads = 2, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .n_tokens = 2, .position = 130});
   // Windows, caps and sinks.
   for (const int64_t window : {1, 2, 63, 64, 65, 100})
     for (const int64_t position : {0, 62, 63, 64, 128})

@@ -1,0 +1,141 @@
+// Attention on tensor cores for wide heads, latent attention above all (keys of 576 values, values of 512, one kv head): the
+// values of 16 queries do not fit into the registers of one warp, so each warp has a quarter of their columns.
+//
+// Per tile of 32 positions each warp multiplies the queries with eight keys; the warps agree on the largest score, leave the
+// weights in shared memory, in two fp16 parts, and add their columns of all 32 values.  Three block barriers per tile.
+#pragma once
+
+#include "cuda/device/attention_tiles.h"
+
+namespace hrun::gpu {
+
+struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
+  static constexpr int kRows = 16, kTile = 32, kWarps = 4, kKeyDim = 576, kValueDim = 512, kBlocks = 2;
+  static constexpr int kColumns = kValueDim / kWarps;  // of a warp
+  static constexpr const char* kName = "attention";
+  // After the slots: weights [2 parts][16 queries][kTile + 8], then the largest score and the sum of each query in each warp.
+  static constexpr int kWeightStride = kTile + 8, kWeightHalves = kRows * kWeightStride;
+  static constexpr size_t kSharedBytes = kTileBytes + 2 * kWeightHalves * sizeof(uint16_t) + kWarps * kRows * sizeof(float);
+
+  static HRUN_HD uint16_t* weights() { return slots() + 2 * kSlotHalves; }
+  static HRUN_HD float* of_warps() { return reinterpret_cast<float*>(weights() + 2 * kWeightHalves); }  // [warp][query]
+
+  HRUN_HD void operator()() const {
+    const Work w = work();
+    if (!begin(w)) return;
+    Rows rows;
+    start(w, 0, rows);
+    float o[kColumns / 8][4];
+#pragma unroll
+    for (int i = 0; i < kColumns / 8; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) o[i][j] = 0;
+    for (int tile = 0; tile < w.tiles; ++tile) {
+      next_slot(w, 2 * tile, 0);
+      weigh(w, w.tile + tile, slots(), rows, o);
+      next_slot(w, 2 * tile + 1, 1);  // and the weights of all warps are there
+      add_values(slots() + kSlotHalves, o);
+    }
+    sum_rows(rows);
+    finish(w, rows, o);
+  }
+
+  HRUN_HD void weigh(const Work& w, int tile, const uint16_t* keys, Rows& rows, float (&o)[kColumns / 8][4]) const {
+    float even[1][4] = {}, odd[1][4] = {};  // two chains of sums
+    const uint16_t* const q = queries() + lane() % 16 * kStride + lane() / 16 * 8;
+    const uint16_t* const k = keys + (8 * warp() + lane() % 8) * kStride + lane() / 8 * 8;  // eight keys, 32 columns
+#pragma unroll 6
+    for (int d = 0; d < kKeyDim; d += 32) {
+      uint32_t r[4], a[4];
+      load_matrices(r, k + d);
+      const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
+      load_matrices(a, q + d);
+      mma_f16(even[0], a, left);
+      load_matrices(a, q + d + 16);
+      mma_f16(odd[0], a, right);
+      load_matrices(a, q + kQueryHalves + d);
+      mma_f16(even[0], a, left);
+      load_matrices(a, q + kQueryHalves + d + 16);
+      mma_f16(odd[0], a, right);
+    }
+    float u[1][4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) u[0][j] = even[0][j] + odd[0][j];
+    cap_and_hide(w, rows, tile * kTile + 8 * warp(), u);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float top = top_of(u, r);
+      if (lane() % 4 == 0) of_warps()[warp() * kRows + lane() / 4 + 8 * r] = top;
+    }
+    sync_block();
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float top = of_warps()[lane() / 4 + 8 * r];
+#pragma unroll
+      for (int i = 1; i < kWarps; ++i) top = largest_of(of_warps()[i * kRows + lane() / 4 + 8 * r], top);
+      const float before = weights_of(rows, r, top, u);
+#pragma unroll
+      for (int i = 0; i < kColumns / 8; ++i) {
+        o[i][2 * r] *= before;
+        o[i][2 * r + 1] *= before;
+      }
+      const uint32_t high = two_halves(u[0][2 * r], u[0][2 * r + 1]);
+      const uint32_t low = two_halves(u[0][2 * r] - low_half(high), u[0][2 * r + 1] - high_half(high));
+      auto* const to = reinterpret_cast<uint32_t*>(weights()) + (lane() / 4 + 8 * r) * (kWeightStride / 2) + 4 * warp() + lane() % 4;
+      to[0] = high;
+      to[kWeightHalves / 2] = low;
+    }
+  }
+
+  HRUN_HD void add_values(const uint16_t* values, float (&o)[kColumns / 8][4]) const {
+    const uint16_t* const v = values + lane() % 16 * kStride + lane() / 16 * 8 + warp() * kColumns;
+    const uint16_t* const p = weights() + lane() % 16 * kWeightStride + lane() / 16 * 8;
+#pragma unroll
+    for (int i = 0; i < kTile / 16; ++i) {
+      uint32_t high[4], low[4];
+      load_matrices(high, p + 16 * i);
+      load_matrices(low, p + kWeightHalves + 16 * i);
+#pragma unroll
+      for (int d = 0; d < kColumns / 16; ++d) {
+        uint32_t r[4];
+        load_matrices_transposed(r, v + i * 16 * kStride + d * 16);
+        const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
+        mma_f16(o[2 * d], high, left);
+        mma_f16(o[2 * d + 1], high, right);
+        mma_f16(o[2 * d], low, left);
+        mma_f16(o[2 * d + 1], low, right);
+      }
+    }
+  }
+
+  // Each warp has summed the weights of its own positions.
+  HRUN_HD void finish(const Work& w, const Rows& rows, const float (&o)[kColumns / 8][4]) const {
+    sync_block();
+    if (lane() % 4 == 0)
+      for (int r = 0; r < 2; ++r) of_warps()[warp() * kRows + lane() / 4 + 8 * r] = rows.l[r];
+    sync_block();
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int at = lane() / 4 + 8 * r, row = w.row + at;
+      if (row >= w.n_rows) continue;
+      float l = 0;
+#pragma unroll
+      for (int i = 0; i < kWarps; ++i) l += of_warps()[i * kRows + at];
+      const int64_t query = query_of(w, row);
+      const bool whole = task.n_splits == 1;
+      const float factor = (whole ? whole_factor(query, rows.m[r], l) : 1.0f) / kWeightScale;
+      float* const to = target(w, query);
+#pragma unroll
+      for (int i = 0; i < kColumns / 8; ++i) {
+        const int column = warp() * kColumns + 8 * i + lane() % 4 * 2;
+        if (column < task.v_dim) {
+          to[column] = o[i][2 * r] * factor;
+          to[column + 1] = o[i][2 * r + 1] * factor;
+        }
+      }
+      if (!whole && warp() == 0 && lane() % 4 == 0) put_sums(w, query, rows.m[r], l);
+    }
+  }
+};
+
+}  // namespace hrun::gpu
