@@ -294,8 +294,9 @@ struct Cut {
     n_blocks = stride / kTileCols;
     row_blocks = (rows + kBlockRows - 1) / kBlockRows;
     token_blocks = (n_tokens + kBlockTokens - 1) / kBlockTokens;
-    const int64_t wanted = n_tokens <= kBlockTokens ? (kEnoughBlocks + row_blocks - 1) / row_blocks : 1;
-    blocks_per_split = (n_blocks + std::min(wanted, n_blocks) - 1) / std::min(wanted, n_blocks);
+    const int64_t unsplit = std::max<int64_t>(row_blocks * token_blocks, 1);
+    const int64_t wanted = std::min((kEnoughBlocks + unsplit - 1) / unsplit, n_blocks);
+    blocks_per_split = (n_blocks + wanted - 1) / wanted;
     n_splits = (n_blocks + blocks_per_split - 1) / blocks_per_split;
   }
   size_t x_bytes(int64_t n_tokens) const { return static_cast<size_t>(round_up(n_tokens, 16) * stride) * 2; }

@@ -180,7 +180,7 @@ int main() {
   expect(gpu::weight_domain_bytes(find_format("itq3_s")->id, 16, 288) == 0, "a shape that the format has not");
   for (const char* name : {"itq3_s", "rtq2", "rtq3", "rtq4"}) {
     const FormatInfo& f = *find_format(name);
-    for (const int64_t n_tokens : {1, 2, 7, 8, 9, 16, 17, 33}) check(device, f, 24, 256, n_tokens, Scales::ordinary);
+    for (const int64_t n_tokens : {1, 2, 7, 8, 9, 16, 17, 33, 127, 128}) check(device, f, 24, 256, n_tokens, Scales::ordinary);
     check(device, f, 150, 512, 129, Scales::ordinary);  // two blocks of rows, two of tokens, whole and not
     check(device, f, 3, 2816, 3, Scales::ordinary, 1, 5);  // columns split over blocks of threads
     check(device, f, 16, 768, 4, Scales::large, 1e-3f);
