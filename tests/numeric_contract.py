@@ -177,11 +177,14 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window:
               sinks: np.ndarray | None = None) -> np.ndarray:
     """Causal attention of one kv head: q [n, heads, k_dim], k [n, k_dim], v [n, v_dim] -> float32 [n, heads, v_dim].
 
-    Blocks of 64 positions: the largest score of the block, the exponentials added in 16 lanes and the tree, the values added
+    Scores are fma over the dimensions in order. Blocks of 64 positions: the largest score of the block, the exponentials added in 16 lanes and the tree, the values added
     in position order with fma; then the block is joined to those before, both scaled to the larger maximum.
     """
     n, heads, _ = q.shape
-    scores = float_dot(q.reshape(n * heads, -1), k).reshape(n, heads, n) * np.float32(scale)
+    scores = np.zeros((n, heads, n), np.float32)
+    for d in range(q.shape[2]):
+        scores = fma(q[:, :, d, None], k[None, None, :, d], scores)
+    scores = scores * np.float32(scale)
     if cap:
         scores = soft_cap(scores, cap)
     visible = np.arange(n)[None, :] <= np.arange(n)[:, None]

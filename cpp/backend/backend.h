@@ -93,7 +93,10 @@ struct Rope {
   int first = 0;             // value of each head with which the turned ones begin
 };
 
-// Keys and values of one layer.  Layout of each: [kv_head][position][head_dim].
+inline constexpr int kCacheBlock = 64;  // positions
+
+// Keys and values of one layer.  Layout of each: [kv_head][position][head_dim], or, for a backend with cache_in_blocks(), blocks of
+// kCacheBlock positions with what the backend likes inside them.
 struct KVLayer {
   void* k = nullptr;
   void* v = nullptr;
@@ -103,6 +106,7 @@ struct KVLayer {
   int n_kv_heads = 0;
   int k_dim = 0;          // per head
   int v_dim = 0;
+  size_t block_stride = 0;  // bytes from one block of keys, or of values, to the next; 0: they follow each other
 };
 
 struct AttentionShape {
@@ -184,6 +188,9 @@ class Backend {
   }
   // x[t, head] is turned by position first_position + t.
   virtual void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) = 0;
+  // Does a cache go block by block, each with the keys and values of all layers, so that what is filled lies together?  Its
+  // capacity is then a multiple of kCacheBlock.
+  virtual bool cache_in_blocks() const { return false; }
   virtual void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) = 0;
   // Causal: query t sees positions up to first_position + t, from 0 or the start of its window on.
   // q, out: [n_tokens, n_heads * head_dim].

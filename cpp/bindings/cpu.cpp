@@ -322,8 +322,10 @@ auto attention(const std::string& tier, const Matrix& q, const Matrix& k, const 
     throw ArgumentError("attention: heads, a chunk and as many keys and values as queries");
   CpuBackend cpu(options(tier, n_threads));
   const FormatInfo &kf = require_format(k_format), &vf = require_format(v_format);
-  const auto keys = cpu.allocate(k.size() * kf.block_bytes, "keys"), values = cpu.allocate(v.size() * vf.block_bytes, "values");
-  const KVLayer cache{keys->data, values->data, kf.id, vf.id, n, n_kv_heads, static_cast<int>(k.shape(1)) / n_kv_heads,
+  const int64_t capacity = (n + kCacheBlock - 1) / kCacheBlock * kCacheBlock;
+  const auto bytes = [&](const Matrix& m, const FormatInfo& f) { return static_cast<size_t>(capacity) * m.shape(1) * f.block_bytes; };
+  const auto keys = cpu.allocate(bytes(k, kf), "keys"), values = cpu.allocate(bytes(v, vf), "values");
+  const KVLayer cache{keys->data, values->data, kf.id, vf.id, capacity, n_kv_heads, static_cast<int>(k.shape(1)) / n_kv_heads,
                       static_cast<int>(v.shape(1)) / n_kv_heads};
   Array<float> qs = copy(q), ks = copy(k), vs = copy(v);
   Array<float> out({q.shape(0), static_cast<size_t>(n_heads) * static_cast<size_t>(cache.v_dim)});

@@ -29,9 +29,8 @@ const float* CpuBackend::signs(int64_t cols) {
 }
 
 std::unique_ptr<DeviceBuffer> CpuBackend::allocate(size_t bytes, std::string_view purpose) {
-  // Activations are used whole.  What is larger is a cache, filled little by little, or the logits of a batch, seldom wanted.
-  constexpr size_t kUsedWhole = size_t{32} << 20;
-  return allocate_host(bytes, purpose, bytes <= kUsedWhole ? Pages::huge : Pages::small);
+  // What is not used whole, as a cache or the logits of a batch, is used from its beginning on.
+  return allocate_host(bytes, purpose, Pages::huge);
 }
 
 void CpuBackend::write(void* to, std::span<const uint8_t> from) {
@@ -116,110 +115,6 @@ void CpuBackend::rope(FloatView x, int n_heads, const Rope& rope, int64_t first_
   parallel(x.rows, x.cols, [&](int64_t t, int) {
     const int64_t at = (first_position + t) * half;
     kernels_.rope(x.row(t) + rope.first, n_heads, x.cols / n_heads, rope.n_rot, rope.style, rope.cos + at, rope.sin + at);
-  });
-}
-
-void CpuBackend::append(void* cache, FormatId format, int64_t capacity, int n_kv_heads, int dim, FloatView x,
-                        int64_t first_position) {
-  require(x.cols == static_cast<int64_t>(n_kv_heads) * dim, "kv_append", "[n_tokens, n_kv_heads * head_dim]");
-  require(first_position >= 0 && x.rows <= capacity && first_position <= capacity - x.rows, "kv_append", "positions inside the cache");
-  if (format != F16::kId && format != F32::kId) throw UnsupportedModelError("the CPU keeps keys and values as f16 or f32, not as format {}", format);
-  parallel(x.rows, x.cols, [&](int64_t t, int) {
-    for (int head = 0; head < n_kv_heads; ++head) {
-      const float* from = x.row(t) + static_cast<int64_t>(head) * dim;
-      const size_t at = static_cast<size_t>((head * capacity + first_position + t) * dim);
-      if (format == F16::kId) kernels_.to_fp16(from, dim, static_cast<uint16_t*>(cache) + at);
-      else std::copy(from, from + dim, static_cast<float*>(cache) + at);
-    }
-  });
-}
-
-void CpuBackend::kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) {
-  const Turn turn(*this, Operation::kv_append);
-  append(cache.k, cache.k_format, cache.capacity, cache.n_kv_heads, cache.k_dim, k, first_position);
-  append(cache.v, cache.v_format, cache.capacity, cache.n_kv_heads, cache.v_dim, v, first_position);
-}
-
-void CpuBackend::attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
-                           FloatView out) {
-  const Turn turn(*this, Operation::attention);
-  require(shape.n_heads > 0 && cache.n_kv_heads > 0 && shape.n_heads % cache.n_kv_heads == 0, "attention", "query heads in equal groups per kv head");
-  require(q.cols == static_cast<int64_t>(shape.n_heads) * cache.k_dim && out.cols == static_cast<int64_t>(shape.n_heads) * cache.v_dim && q.rows == out.rows,
-          "attention", "q of [n_tokens, n_heads * k_dim] and out of [n_tokens, n_heads * v_dim]");
-  require(first_position >= 0 && q.rows <= cache.capacity && first_position <= cache.capacity - q.rows, "attention", "positions inside the cache");
-  const auto kernel = kernels_.attention(cache.k_format, cache.v_format);
-  const FormatInfo *k_info = find_format(cache.k_format), *v_info = find_format(cache.v_format);
-  if (!kernel || !k_info || !v_info)
-    throw UnsupportedModelError("the CPU keeps keys and values as f16 or f32, not as formats {} and {}", cache.k_format, cache.v_format);
-
-  const int group = shape.n_heads / cache.n_kv_heads;
-  require(!shape.sinks || (shape.sinks->rows == 1 && shape.sinks->cols == shape.n_heads), "attention", "one sink per head");
-  const float* const sinks = shape.sinks ? on_cpu(*shape.sinks).vector.data() : nullptr;
-  // The block in which the window of the token at this position begins.
-  const auto first_block_of = [&](int64_t position) {
-    return shape.window > 0 ? std::max<int64_t>(0, position + 1 - shape.window) / kAttentionBlock : 0;
-  };
-  const int64_t end = first_position + q.rows, begin_block = first_block_of(first_position);
-  const int64_t n_blocks = (end + kAttentionBlock - 1) / kAttentionBlock - begin_block;
-  const auto task_of = [&](int64_t kv_head, int64_t first_token, int64_t n_tokens) {
-    const auto plane = [&](const void* base, const FormatInfo* info, int dim) {
-      return static_cast<const uint8_t*>(base) + static_cast<size_t>(kv_head * cache.capacity * dim) * info->block_bytes;
-    };
-    const int64_t head = kv_head * group;
-    return AttentionTask{
-        .q = {q.row(first_token) + head * cache.k_dim, n_tokens, group * cache.k_dim, q.stride},
-        .out = {out.row(first_token) + head * cache.v_dim, n_tokens, group * cache.v_dim, out.stride},
-        .n_heads = group,
-        .k = plane(cache.k, k_info, cache.k_dim),
-        .v = plane(cache.v, v_info, cache.v_dim),
-        .k_dim = cache.k_dim,
-        .v_dim = cache.v_dim,
-        .first_position = first_position + first_token,
-        .scale = shape.scale,
-        .window = shape.window,
-        .soft_cap = shape.soft_cap,
-        .sinks = sinks ? sinks + head : nullptr,
-        .first_block = first_block_of(first_position + first_token),
-        .n_blocks = (first_position + first_token + n_tokens + kAttentionBlock - 1) / kAttentionBlock -
-                    first_block_of(first_position + first_token),
-    };
-  };
-  const auto run = [&](const AttentionTask& task, int worker) {
-    kernel(task, worker_scratch_[static_cast<size_t>(worker)].get<float>(task.scratch_floats(), "the queries of a head"));
-  };
-  // Some tokens together, so that a block of the cache is converted once for all their heads.
-  constexpr int64_t kQueriesTogether = 32, kBlocksTogether = 4;
-  const int64_t span = std::clamp<int64_t>(kQueriesTogether / group, 1, q.rows);
-  const int64_t spans = (q.rows + span - 1) / span, n_tasks = spans * cache.n_kv_heads;
-  const int64_t seen_by_most = std::min(first_position + q.rows / 2 + 1, n_blocks * kAttentionBlock);
-  const int64_t cost = seen_by_most * (cache.k_dim + cache.v_dim) * group * span;
-  if (spans > 1 || n_tasks >= 2 * n_threads() || n_threads() == 1 || n_blocks < 2 * kBlocksTogether) {
-    parallel(n_tasks, cost, [&](int64_t i, int worker) {
-      // Late tokens see more positions: they go first, so that no thread ends up alone with a long task.
-      const int64_t first = (spans - 1 - i / cache.n_kv_heads) * span;
-      run(task_of(i % cache.n_kv_heads, first, std::min(span, q.rows - first)), worker);
-    });
-    return;
-  }
-  // More threads than heads: each takes some blocks of positions, and what they found is joined.
-  const int64_t pieces = (n_blocks + kBlocksTogether - 1) / kBlocksTogether;
-  const int64_t n_queries = q.rows * group, stride = n_queries * (2 + cache.v_dim);
-  float* const partial = partial_.get<float>(static_cast<size_t>(cache.n_kv_heads * n_blocks * stride), "the attention of a long context");
-  parallel(cache.n_kv_heads * pieces, cost / pieces, [&](int64_t i, int worker) {
-    AttentionTask task = task_of(i / pieces, 0, q.rows);
-    const int64_t first = i % pieces * kBlocksTogether;
-    task.first_block = begin_block + first;
-    task.n_blocks = std::min(kBlocksTogether, n_blocks - first);
-    task.partial = partial + (i / pieces * n_blocks + first) * stride;
-    run(task, worker);
-  });
-  parallel(cache.n_kv_heads * n_queries, n_blocks * cache.v_dim, [&](int64_t i, int) {
-    const int64_t query = i % n_queries;
-    const AttentionTask task = task_of(i / n_queries, 0, q.rows);
-    const int64_t position = first_position + query / group, first = first_block_of(position);
-    const float* const found = partial + (i / n_queries * n_blocks + first - begin_block) * stride + query * task.partial_floats();
-    kernels_.join_attention(found, position / kAttentionBlock + 1 - first, stride, cache.v_dim,
-                            task.sinks ? task.sinks + query % group : nullptr, task.out_of(static_cast<int>(query)));
   });
 }
 

@@ -51,6 +51,7 @@ class CpuBackend final : public Backend {
   void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
   void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) override;
   void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) override;
+  bool cache_in_blocks() const override { return true; }
   void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) override;
   void attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
                  FloatView out) override;
@@ -100,7 +101,6 @@ class CpuBackend final : public Backend {
   void multiply(std::span<const MatmulPart> parts, const MatmulInput& from, Turn& turn);
   void multiply_packed(const MatmulPart& part, int64_t first_panel, const PreparedInput& input, int worker);
   void multiply_panel(const MatmulPart& part, int64_t first_row, const PreparedInput& input, int worker);
-  void append(void* cache, FormatId format, int64_t capacity, int n_kv_heads, int dim, FloatView x, int64_t first_position);
 
   const CpuTier& tier_;
   const KernelTable& kernels_;

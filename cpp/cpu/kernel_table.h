@@ -15,7 +15,7 @@ namespace hrun {
 inline constexpr int kLanes = 16;        // of every float reduction, in every tier
 inline constexpr int kPanelRows = 16;    // weight rows per call of a matmul kernel
 inline constexpr int kDecodedRows = 4;   // weight rows that matmul over decoded rows holds at a time
-inline constexpr int kAttentionBlock = 64;  // positions per step of the online softmax, aligned to position 0
+inline constexpr int kAttentionBlock = kCacheBlock;  // positions per step of the online softmax, aligned to position 0
 
 // Activations of a matmul as int8, held in int16.  A block is 32 or 256 columns (less in a row's tail).
 //   x[t, c] ~ scale[t, c / block] * codes[t, c]
@@ -89,8 +89,9 @@ struct AttentionTask {
   FloatView q;         // [n_tokens, n_heads * k_dim]
   FloatView out;       // [n_tokens, n_heads * v_dim]
   int n_heads;
-  const void* k;       // [position, k_dim]
-  const void* v;       // [position, v_dim]
+  const void* k;       // blocks of kAttentionBlock positions that are k_stride bytes apart: [k_dim][position]
+  const void* v;       // the same with v_stride: [position][v_dim]
+  size_t k_stride, v_stride;
   int k_dim, v_dim;
   int64_t first_position;         // token t sees the positions up to first_position + t
   float scale;
@@ -102,15 +103,15 @@ struct AttentionTask {
 
   int n_queries() const { return static_cast<int>(q.rows) * n_heads; }
   int64_t partial_floats() const { return 2 + v_dim; }
-  int64_t first_visible(int query) const {
-    const int64_t first = first_position + query / n_heads + 1 - window;
+  int64_t first_visible(int64_t token) const {
+    const int64_t first = first_position + token + 1 - window;
     return window > 0 && first > 0 ? first : 0;
   }
   float* out_of(int query) const { return out.row(query / n_heads) + query % n_heads * v_dim; }
   // 64-aligned.
   size_t scratch_floats() const {
-    const auto lanes = [](int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; };
-    return static_cast<size_t>(2 * lanes(n_queries()) + n_queries() * lanes(k_dim) + kAttentionBlock * (k_dim + v_dim));
+    constexpr int64_t kPerQuery = 2 + 2 * sizeof(void*) / sizeof(float);  // its state, and pointers to input and output
+    return static_cast<size_t>(kPerQuery * n_queries() + kAttentionBlock * (k_dim + v_dim));
   }
 };
 

@@ -6,6 +6,14 @@
 namespace hrun {
 namespace {
 
+// p 2^n for a whole n of -150 to 128, rounded once: in two factors, each a normal number.  A tier may have its own.
+template <class Lanes>
+HRUN_HD Lanes times_power_of_2(Lanes p, Lanes n) {
+  const auto whole = round_to_int(n), half = shift_right<1>(whole);
+  const auto power = [](auto e) { return as_float(shift_left<23>(add(e, splat_int(127)))); };
+  return mul(mul(p, power(half)), power(sub(whole, half)));
+}
+
 // e^x: x = n ln 2 + r with |r| <= ln 2 / 2 and a Taylor polynomial of degree 7, whose remainder is below r^8 / 8!, a
 // tenth of a unit in the last place.  exp(-inf) = 0, results below the smallest subnormal are 0, overflow is infinity, NaN
 // stays NaN.
@@ -25,11 +33,7 @@ HRUN_HD Lanes exp(Lanes x) {
   p = fma(p, r, splat(0.5f));
   p = fma(p, r, splat(1.0f));
   p = fma(p, r, splat(1.0f));
-  // 2^n in two factors, each a normal number, so that subnormal results round once.
-  const IntLanes whole = sub(as_int(shifted), splat_int(0x4b400000));
-  const IntLanes half = shift_right<1>(whole);
-  const auto power = [](IntLanes e) { return as_float(shift_left<23>(add(e, splat_int(127)))); };
-  return mul(mul(p, power(half)), power(sub(whole, half)));
+  return times_power_of_2(p, n);
 }
 
 // x / (1 + e^-x)

@@ -36,6 +36,8 @@ HRUN_HD Lanes div(Lanes a, Lanes b) { return {_mm512_div_ps(a.v, b.v)}; }
 HRUN_HD Lanes max(Lanes a, Lanes b) { return {_mm512_max_ps(a.v, b.v)}; }
 HRUN_HD Lanes min(Lanes a, Lanes b) { return {_mm512_min_ps(a.v, b.v)}; }
 
+HRUN_HD Lanes times_power_of_2(Lanes p, Lanes n) { return {_mm512_scalef_ps(p.v, n.v)}; }
+
 HRUN_HD float reduce_add(Lanes x) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

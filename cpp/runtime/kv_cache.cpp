@@ -29,37 +29,38 @@ KVCache::KVCache(const Model& model, int64_t n_ctx, std::string_view k_format, s
   const HyperParams& p = model.params();
   const FormatInfo& k = require_kv_format(k_format);
   const FormatInfo& v = require_kv_format(v_format);
-  size_t k_bytes = 0, v_bytes = 0, layer = 0, total = 0;
+  size_t all = 0;
   const auto product = [](size_t a, size_t b, size_t& out) { return __builtin_mul_overflow(a, b, &out); };
-  const size_t positions = static_cast<size_t>(p.n_kv_heads) * static_cast<size_t>(n_ctx);
-  // 64-byte steps keep each layer's rows aligned for vector loads.
-  if (product(positions, k.row_bytes(p.k_dim), k_bytes) || product(positions, v.row_bytes(p.v_dim), v_bytes) ||
-      __builtin_add_overflow(k_bytes, v_bytes, &layer) || __builtin_add_overflow(layer, size_t{128}, &layer) ||
-      product(layer, static_cast<size_t>(p.n_layers), total))
+  if (product(static_cast<size_t>(n_ctx) + kCacheBlock, k.row_bytes(p.k_dim) + v.row_bytes(p.v_dim) + 128, all) ||
+      product(all, static_cast<size_t>(p.n_kv_heads), all) || product(all, static_cast<size_t>(p.n_layers), all))
     throw OutOfMemoryError("a KV cache of {} positions is larger than the address space", n_ctx);
-  k_bytes = (k_bytes + 63) & ~size_t{63};
-  v_bytes = (v_bytes + 63) & ~size_t{63};
   const std::string purpose = format("the KV cache of {} positions; a smaller context (-c) needs less", n_ctx);
-  uint8_t* base = nullptr;
-  for (int64_t l = 0; l < p.n_layers; ++l) {
-    if (l == 0 || model.device_of(l) != model.device_of(l - 1)) {  // a buffer for the layers of this device
-      int64_t count = 0;
-      while (l + count < p.n_layers && model.device_of(l + count) == model.device_of(l)) ++count;
-      buffers_.push_back(model.backend(model.device_of(l)).allocate((k_bytes + v_bytes) * static_cast<size_t>(count), purpose));
-      bytes_ += buffers_.back()->bytes;
-      base = static_cast<uint8_t*>(buffers_.back()->data);
+  for (int64_t first = 0, end = 0; first < p.n_layers; first = end) {
+    while (end < p.n_layers && model.device_of(end) == model.device_of(first)) ++end;  // a buffer for the layers of this device
+    Backend& backend = model.backend(model.device_of(first));
+    const bool in_blocks = backend.cache_in_blocks();
+    const int64_t capacity = in_blocks ? (n_ctx + kCacheBlock - 1) / kCacheBlock * kCacheBlock : n_ctx;
+    // Of a layer, in one block or in all; 64-byte steps keep its rows aligned for vector loads.
+    const auto positions = static_cast<size_t>(p.n_kv_heads * (in_blocks ? kCacheBlock : capacity));
+    const size_t k_bytes = (positions * k.row_bytes(p.k_dim) + 63) & ~size_t{63};
+    const size_t v_bytes = (positions * v.row_bytes(p.v_dim) + 63) & ~size_t{63};
+    const size_t block_bytes = (k_bytes + v_bytes) * static_cast<size_t>(end - first);
+    buffers_.push_back(backend.allocate(in_blocks ? block_bytes * static_cast<size_t>(capacity / kCacheBlock) : block_bytes, purpose));
+    bytes_ += buffers_.back()->bytes;
+    auto* base = static_cast<uint8_t*>(buffers_.back()->data);
+    for (int64_t l = first; l < end; ++l, base += k_bytes + v_bytes) {
+      KVLayer view;
+      view.k = base;
+      view.v = base + k_bytes;
+      view.k_format = k.id;
+      view.v_format = v.id;
+      view.capacity = capacity;
+      view.n_kv_heads = static_cast<int>(p.n_kv_heads);
+      view.k_dim = static_cast<int>(p.k_dim);
+      view.v_dim = static_cast<int>(p.v_dim);
+      view.block_stride = in_blocks ? block_bytes : 0;
+      layers_.push_back(view);
     }
-    KVLayer view;
-    view.k = base;
-    view.v = base + k_bytes;
-    base += k_bytes + v_bytes;
-    view.k_format = k.id;
-    view.v_format = v.id;
-    view.capacity = n_ctx;
-    view.n_kv_heads = static_cast<int>(p.n_kv_heads);
-    view.k_dim = static_cast<int>(p.k_dim);
-    view.v_dim = static_cast<int>(p.v_dim);
-    layers_.push_back(view);
   }
 }
 
