@@ -15,8 +15,8 @@ size_t total_memory();
 // Bytes that can be allocated without swapping: the machine's, at most what this process's control group leaves.
 size_t available_memory();
 
-// Pages of 2 MiB, where the system grants them, save walks through the page table where all of a large buffer is streamed.
-// What is filled little by little, as a cache of keys and values, is better off with small ones: a page is resident as a whole.
+// Pages of 2 MiB, where the system grants them, save walks through the page table where a large buffer is streamed.  They are
+// resident as a whole: for what is used from its beginning on, not here and there.
 enum class Pages : uint8_t { small, huge };
 
 // Uninitialised, aligned to 64.  Throws OutOfMemoryError naming `purpose`, the need and what is free.
