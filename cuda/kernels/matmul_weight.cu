@@ -170,8 +170,8 @@ struct Multiply {
     }
   }
 
-  // Eight steps of 16 columns.  kAll: all 128 tokens; else the first `groups` groups of 16.
-  template <bool kAll>
+  // Eight steps of 16 columns, of the first `groups` groups of 16 tokens; kGroups: the same where it is known, else 0.
+  template <int kGroups>
   HRUN_HD void multiply(const uint32_t (&a)[kFragments][4], int first, const uint8_t* stage, int groups, float (&acc)[kTiles][4]) const {
     const int token = (lane() >> 4) * 8 + (lane() & 7), half = (lane() >> 3) & 1;
     const uint8_t* const row = stage + token * (kChunksPerStep * 16);
@@ -181,7 +181,7 @@ struct Multiply {
       const uint8_t* const chunk = row + ((2 * i) ^ swizzle) * 16;
 #pragma unroll
       for (int n = 0; n < kTiles / 2; ++n) {
-        if (!kAll && n >= groups) continue;
+        if (n >= (kGroups > 0 ? kGroups : groups)) continue;
         uint32_t b[4];
         load_matrices(b, chunk + n * (16 * kChunksPerStep * 16));
         const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
@@ -243,8 +243,9 @@ struct Multiply {
       for (int half = 0; half < 2; ++half) {
         if (half == 1) begin_stage();
         const uint8_t* const stage = shared() + static_cast<size_t>(slot) * kStageBytes;
-        if (groups == kBlockTokens / 16) multiply<true>(a, half * kFragments / 2, stage, groups, acc);
-        else multiply<false>(a, half * kFragments / 2, stage, groups, acc);
+        if (groups == kBlockTokens / 16) multiply<kBlockTokens / 16>(a, half * kFragments / 2, stage, groups, acc);
+        else if (groups == 1) multiply<1>(a, half * kFragments / 2, stage, groups, acc);
+        else multiply<0>(a, half * kFragments / 2, stage, groups, acc);
         end_stage();
       }
     }
