@@ -40,9 +40,16 @@ Opened open_library() {
 }  // namespace
 
 const BackendPlugin* cuda_plugin(std::string& reason) {
-  static const Opened opened = open_library();
-  reason = opened.reason;
-  return opened.plugin;
+  static std::mutex mutex;
+  static const BackendPlugin* opened = nullptr;
+  const std::lock_guard lock(mutex);
+  reason.clear();
+  if (!opened) {
+    const Opened now = open_library();
+    opened = now.plugin;
+    reason = now.reason;
+  }
+  return opened;
 }
 
 }  // namespace hrun
