@@ -109,6 +109,15 @@ HRUN_HD void mma_f16_half(uint32_t (&c)[2], const uint32_t (&a)[4], const uint32
 #endif
 }
 
+// c[16 x 8] += a[16 x 8] b[8 x 8] of fp32 values whose low 13 bits are zero, fp32 sums.
+HRUN_HD void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
 HRUN_HD uint32_t shared_address(const void* p) {
   return HRUN_CUDA(static_cast<uint32_t>(__cvta_generic_to_shared(p)), static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p)));
 }
@@ -348,6 +357,20 @@ HRUN_HD void mma_f16_half(uint32_t (&c)[2], const uint32_t (&a)[4], const uint32
   halves_product(sum, a, b);
   for (int i = 0; i < 2; ++i)
     c[i] = fp32_to_fp16(static_cast<float>(sum[2 * i])) | static_cast<uint32_t>(fp32_to_fp16(static_cast<float>(sum[2 * i + 1]))) << 16;
+}
+
+HRUN_HD void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  const emulation::Slot* slots = emulation::exchange(emulation::Meeting::mma, &mine, sizeof mine);
+  const int lane = thread() & 31;
+  const auto value = [](uint32_t bits) { return static_cast<double>(bits_to_float(bits & 0xffffe000u)); };
+  for (int i = 0; i < 4; ++i) {
+    double sum = c[i];
+    for (int k = 0; k < 8; ++k)
+      sum += value(from_lane<Fragments>(slots, lane / 4 * 4 + k % 4).a[k / 4 * 2 + i / 2]) *
+             value(from_lane<Fragments>(slots, (lane % 4 * 2 + i % 2) * 4 + k % 4).b[k / 4]);
+    c[i] = static_cast<float>(sum);
+  }
 }
 
 HRUN_HD void load_matrices(uint32_t (&r)[4], const void* row) {

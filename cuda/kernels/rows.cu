@@ -127,31 +127,6 @@ struct MatmulPlain {
   }
 };
 
-template <FloatFormat F>
-struct MatmulFloats {
-  static constexpr int kThreads = kWarps * kWarp, kBlocks = 1;
-  static constexpr const char* kName = "matmul_floats";
-  PlainMatrix w;
-  FloatView x, y;
-
-  HRUN_HD void operator()() const {
-    const int64_t r = static_cast<int64_t>(block_x()) * kWarps + warp();
-    const int64_t t0 = static_cast<int64_t>(block_y()) * kTokens;
-    if (r >= w.rows) return;
-    const int n_tokens = static_cast<int>(x.rows - t0 < kTokens ? x.rows - t0 : kTokens);
-    const uint8_t* const row = w.data + static_cast<size_t>(r) * w.row_bytes;
-    float acc[kTokens] = {};
-    for (int64_t c = lane(); c < w.cols; c += kWarp) {
-      const float weight = F::widen(row + static_cast<size_t>(c) * F::kBlockBytes);
-      for (int t = 0; t < n_tokens; ++t) acc[t] = fused_multiply_add(x.row(t0 + t)[c], weight, acc[t]);
-    }
-    for (int t = 0; t < n_tokens; ++t) {
-      const float sum = warp_sum(acc[t]);
-      if (lane() == 0) y.row(t0 + t)[r] = sum;
-    }
-  }
-};
-
 Grid warp_per_row(int64_t rows, int64_t n_tokens) {
   return {static_cast<int>((rows + kWarps - 1) / kWarps), static_cast<int>((n_tokens + kTokens - 1) / kTokens)};
 }
@@ -176,13 +151,6 @@ void matmul_plain(Gpu& gpu, const PlainMatrix& w, const QuantizedRows& x, FloatV
   Formats::visit(w.format, [&]<class F>() {
     if constexpr (QuantizedFormat<F>) gpu.launch(MatmulPlain<F>{w, x, y}, warp_per_row(w.rows, x.n_tokens));
     else throw ArgumentError("matmul_plain with the float format {}", F::kName);
-  });
-}
-
-void matmul_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y) {
-  Formats::visit(w.format, [&]<class F>() {
-    if constexpr (FloatFormat<F>) gpu.launch(MatmulFloats<F>{w, x, y}, warp_per_row(w.rows, x.rows));
-    else throw ArgumentError("matmul_floats with the format {}", F::kName);
   });
 }
 

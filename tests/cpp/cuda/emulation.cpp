@@ -86,6 +86,25 @@ struct Product16 : Kernel {
   }
 };
 
+struct Product32 : Kernel {
+  bool* ok;
+  HRUN_HD void operator()() const {
+    const int group = lane() / 4, quad = lane() % 4;
+    const auto row_value = [](int r, int k) { return static_cast<float>(r - k) / 8; };
+    const auto col_value = [](int k, int n) { return static_cast<float>(k + 3 * n) / 4; };
+    uint32_t a[4], b[2];
+    for (int i = 0; i < 4; ++i) a[i] = float_to_bits(row_value(group + 8 * (i % 2), quad + 4 * (i / 2)));
+    for (int i = 0; i < 2; ++i) b[i] = float_to_bits(col_value(quad + 4 * i, group));
+    float c[4] = {1, 2, 3, 4};
+    mma_tf32(c, a, b);
+    for (int i = 0; i < 4; ++i) {
+      float sum = static_cast<float>(i + 1);
+      for (int k = 0; k < 8; ++k) sum += row_value(group + 8 * (i / 2), k) * col_value(k, 2 * quad + i % 2);
+      if (c[i] != sum) *ok = false;
+    }
+  }
+};
+
 struct Matrices : Kernel {
   bool* ok;
   HRUN_HD void operator()() const {
@@ -177,6 +196,8 @@ int main() {
   expect(ok, "mma_s8");
   gpu.launch(Product16{{}, &ok}, Grid{2});
   expect(ok, "mma_f16");
+  gpu.launch(Product32{{}, &ok}, Grid{2});
+  expect(ok, "mma_tf32");
   gpu.launch(Matrices{{}, &ok}, Grid{2}, 512);
   expect(ok, "load_matrices");
   gpu.launch(Bytes{{}, &ok}, Grid{2});

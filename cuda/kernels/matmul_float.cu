@@ -1,0 +1,195 @@
+// Float weights times fp32 activations, on tensor cores.
+//
+// A tf32 product keeps 11 bits of each factor.  F16 and BF16 weights fit; an activation is the sum of two such numbers (22
+// bits), and so is an F32 weight, of which the product of the two small parts is left out.  Errors are about 2^-22 of each
+// product, whatever the magnitudes.
+//
+// Rows are read as the file has them: a warp has 16 rows and, of 32 columns, lane l = 4 g + q the columns 8 q ... 8 q + 7 of rows
+// g and g + 8, which are 64 successive bytes per row.  The order of the columns in a product is free as long as both
+// factors have the same: product j of four takes columns 8 q + 2 j and 8 q + 2 j + 1.
+#include "base/error.h"
+#include "cuda/device/packed.h"
+#include "cuda/kernels/matmul.h"
+#include "formats/list.h"
+
+namespace hrun::gpu {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kStepColumns = 64;
+constexpr uint32_t kUpperBits = 0xffffe000u;
+
+// Eight values from column c on, zeros beyond the row.
+HRUN_HD void load_eight(const float* row, int64_t c, int64_t cols, bool wide, float (&v)[8]) {
+  if (wide && c + 8 <= cols) {
+    const auto* const words = reinterpret_cast<const Words4*>(row + c);
+    const Words4 a = words[0], b = words[1];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = bits_to_float(a.v[i]), v[4 + i] = bits_to_float(b.v[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = c + i < cols ? row[c + i] : 0.0f;
+  }
+}
+
+// Eight weights as they are in memory.
+template <FloatFormat F>
+struct Eight {
+  static constexpr int kBytes = static_cast<int>(F::kBlockBytes), kLoads = 8 * kBytes / 16;
+  Words4 words[kLoads];
+
+  HRUN_HD void load(const uint8_t* row, int64_t c, int64_t cols, bool wide) {
+    if (wide && c + 8 <= cols) {
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) words[i] = load_once(reinterpret_cast<const Words4*>(row + c * kBytes) + i);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) words[i] = {};
+#pragma unroll
+      for (int i = 0; i < 8 * kBytes / 2; ++i) {  // in halves, which are aligned whatever the format
+        const int64_t at = c * kBytes + 2 * i;
+        if (at < cols * kBytes) words[i / 8].v[i / 2 % 4] |= static_cast<uint32_t>(*reinterpret_cast<const uint16_t*>(row + at)) << (16 * (i % 2));
+      }
+    }
+  }
+  HRUN_HD uint32_t word(int i) const { return words[i / 4].v[i % 4]; }
+  HRUN_HD float value(int i) const {
+    if constexpr (F::kId == F32::kId) return bits_to_float(word(i));
+    else if constexpr (F::kId == F16::kId) return half_to_float(word(i / 2) >> (16 * (i % 2)));
+    else return bits_to_float(i % 2 == 0 ? word(i / 2) << 16 : word(i / 2) & 0xffff0000u);
+  }
+};
+
+template <FloatFormat F, int kColumnTiles>
+struct MatmulFloats {
+  static constexpr int kThreads = kWarps * kWarp, kBlocks = 1;
+  static constexpr const char* kName = "matmul_floats";
+  static constexpr int kTokens = 8 * kColumnTiles;
+  static constexpr size_t kSharedBytes = kWarps * kTokens * kTileRows * sizeof(float);
+  static constexpr int kWindows = kStepColumns / 32;
+  static constexpr bool kSplit = F::kId == F32::kId;
+
+  PlainMatrix w;
+  FloatView x, y;
+  bool wide_rows, wide_tokens;  // rows begin at multiples of 16 bytes
+  int tiles_per_block;
+
+  struct Step {
+    Eight<F> rows[kWindows][2];
+  };
+
+  HRUN_HD void operator()() const {
+    const int64_t tile = static_cast<int64_t>(block_x()) * tiles_per_block + warp() % tiles_per_block;
+    const int slot = warp() / tiles_per_block, slots = kWarps / tiles_per_block;
+    const int64_t first_token = static_cast<int64_t>(block_y()) * kTokens;
+    float sums[kColumnTiles][4] = {};
+    if (tile * kTileRows < w.rows) add_steps(tile, slot, slots, first_token, sums);
+
+    auto* const mine = reinterpret_cast<float*>(shared()) + warp() * kTokens * kTileRows;
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) mine[(8 * n + 2 * (lane() % 4) + k % 2) * kTileRows + lane() / 4 + 8 * (k / 2)] = sums[n][k];
+    sync_block();
+    for (int at = thread(); at < kTokens * kTileRows * tiles_per_block; at += kThreads) {
+      const int t = at / kTileRows % tiles_per_block, token = at / kTileRows / tiles_per_block;
+      const int64_t row = (static_cast<int64_t>(block_x()) * tiles_per_block + t) * kTileRows + at % kTileRows;
+      if (row >= w.rows || first_token + token >= x.rows) continue;
+      float sum = 0;
+      for (int s = 0; s < slots; ++s)
+        sum += reinterpret_cast<const float*>(shared())[((s * tiles_per_block + t) * kTokens + token) * kTileRows + at % kTileRows];
+      y.data[(first_token + token) * y.stride + row] = sum;
+    }
+  }
+
+  HRUN_HD void load(Step& step, int64_t tile, int64_t c) const {
+    if (c >= w.cols) return;
+#pragma unroll
+    for (int i = 0; i < kWindows; ++i)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        int64_t row = tile * kTileRows + lane() / 4 + 8 * h;
+        if (row >= w.rows) row = w.rows - 1;  // the result is not stored
+        step.rows[i][h].load(w.data + static_cast<size_t>(row) * w.row_bytes, c + 32 * i + 8 * (lane() % 4), w.cols, wide_rows);
+      }
+  }
+
+  HRUN_HD void add_steps(int64_t tile, int slot, int slots, int64_t first_token, float (&sums)[kColumnTiles][4]) const {
+    const int64_t distance = static_cast<int64_t>(slots) * kStepColumns;
+    int64_t c = static_cast<int64_t>(slot) * kStepColumns;
+    Step steps[2];
+    load(steps[0], tile, c);
+    load(steps[1], tile, c + distance);
+    for (; c < w.cols; c += 2 * distance) {
+      add(steps[0], c, first_token, sums);
+      load(steps[0], tile, c + 2 * distance);
+      if (c + distance >= w.cols) break;
+      add(steps[1], c + distance, first_token, sums);
+      load(steps[1], tile, c + 3 * distance);
+    }
+  }
+
+  HRUN_HD void add(const Step& step, int64_t first, int64_t first_token, float (&sums)[kColumnTiles][4]) const {
+    float c[kColumnTiles][4] = {};  // tensor cores do not round to nearest: their sums are kept short
+#pragma unroll
+    for (int i = 0; i < kWindows; ++i) {
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; ++n) {
+        float v[8] = {};
+        const int64_t token = first_token + 8 * n + lane() / 4;
+        if (token < x.rows) load_eight(x.data + token * x.stride, first + 32 * i + 8 * (lane() % 4), w.cols, wide_tokens, v);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          uint32_t a[4], low_a[4], b[2], low_b[2];
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            const float value = step.rows[i][k % 2].value(2 * j + k / 2);
+            a[k] = kSplit ? float_to_bits(value) & kUpperBits : float_to_bits(value);
+            if constexpr (kSplit) low_a[k] = float_to_bits(value - bits_to_float(a[k])) & kUpperBits;
+          }
+#pragma unroll
+          for (int k = 0; k < 2; ++k) {
+            b[k] = float_to_bits(v[2 * j + k]) & kUpperBits;
+            low_b[k] = float_to_bits(v[2 * j + k] - bits_to_float(b[k])) & kUpperBits;
+          }
+          if constexpr (kSplit) mma_tf32(c[n], low_a, b);
+          mma_tf32(c[n], a, low_b);
+          mma_tf32(c[n], a, b);
+        }
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sums[n][k] += c[n][k];
+  }
+};
+
+template <FloatFormat F, int kColumnTiles>
+void launch_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y) {
+  using Kernel = MatmulFloats<F, kColumnTiles>;
+  const int64_t tiles = (w.rows + kTileRows - 1) / kTileRows, steps = (w.cols + kStepColumns - 1) / kStepColumns;
+  int tiles_per_block = x.rows > 8 ? 4 : 1;  // which share activations in L1
+  while (tiles_per_block < kWarps && kWarps / tiles_per_block > steps) tiles_per_block *= 2;
+  const bool wide_rows = w.row_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
+  const bool wide_tokens = x.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  gpu.launch(Kernel{w, x, y, wide_rows, wide_tokens, tiles_per_block},
+             Grid{static_cast<int>((tiles + tiles_per_block - 1) / tiles_per_block), static_cast<int>((x.rows + Kernel::kTokens - 1) / Kernel::kTokens)},
+             Kernel::kSharedBytes);
+}
+
+}  // namespace
+
+void matmul_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y) {
+  if (x.rows == 0) return;
+  Formats::visit(w.format, [&]<class F>() {
+    if constexpr (FloatFormat<F>) {
+      if (x.rows <= 8) launch_floats<F, 1>(gpu, w, x, y);
+      else launch_floats<F, 4>(gpu, w, x, y);
+    } else {
+      throw ArgumentError("matmul_floats with the format {}", F::kName);
+    }
+  });
+}
+
+}  // namespace hrun::gpu
