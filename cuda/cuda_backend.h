@@ -83,9 +83,9 @@ class CudaBackend final : public Backend {
  private:
   class Turn;
   struct QuantizedScratch {
-    Scratch codes, scales, sums;
+    Scratch codes, transposed, scales, sums;
     QuantizedScratch(Gpu& gpu, int64_t& moves)
-        : codes(gpu, "the quantized input of a matmul", moves), scales(gpu, "the quantized input of a matmul", moves),
+        : codes(gpu, "the quantized input of a matmul", moves), transposed(gpu, "the quantized input of a matmul", moves), scales(gpu, "the quantized input of a matmul", moves),
           sums(gpu, "the quantized input of a matmul", moves) {}
   };
   struct PreparedInput;

@@ -118,6 +118,7 @@ const QuantizedRows& CudaBackend::quantized(PreparedInput& input, Activation kin
   rows.codes = scratch.codes.get<int8_t>(n * static_cast<size_t>(rows.stride));
   rows.scales = scratch.scales.get<float>(n * static_cast<size_t>(rows.n_blocks));
   rows.sums = scratch.sums.get<int16_t>(n * static_cast<size_t>(rows.stride / kGroup));
+  if (wants_transposed(kind)) rows.transposed = scratch.transposed.get<int8_t>(n * static_cast<size_t>(rows.stride));
   quantize(gpu_, source(input.from), kind, rows);
   return rows;
 }
@@ -148,10 +149,6 @@ void CudaBackend::multiply_decoded(const CudaTensor& w, FloatView x, bool own_ba
 
 void CudaBackend::multiply(const CudaTensor& w, PreparedInput& input, FloatView y) {
   const Activation kind = w.info->activation;
-  if (w.packed) {
-    const QuantizedRows& x = quantized(input, kind);
-    return gpu::matmul(gpu_, w.packed_matrix(), x, y, product_.get<uint8_t>(matmul_scratch_bytes(gpu_, w.packed_matrix(), x.n_tokens)));
-  }
   if (w.weight_domain) {
     const FloatView x = floats(input, Activation::kFloat);
     void* const scratch = product_.get<uint8_t>(weight_domain_scratch_bytes(w.format, w.rows, w.cols, x.rows));
@@ -170,12 +167,20 @@ void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInpu
   require(!from.norm || (from.norm->rows == 1 && from.norm->cols == x.cols), "matmul", "a norm weight per column");
   require(!from.gate.data || same_shape(from.gate, x), "matmul", "a gate of the shape of x");
   PreparedInput input{from};
+  std::vector<PackedProduct> parts;  // packed targets of one format in a row
+  const auto multiply_parts = [&] {
+    if (!parts.empty()) gpu::matmul(gpu_, parts, quantized(input, find_format(parts[0].w.format)->activation));
+    parts.clear();
+  };
   for (const MatmulTarget& target : targets) {
     const CudaTensor& w = on_device(*target.weights);
     require(w.cols == x.cols && target.y.rows == x.rows && target.y.cols == w.rows, "matmul",
             "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
-    multiply(w, input, target.y);
+    if (!w.packed || (!parts.empty() && parts[0].w.format != w.format)) multiply_parts();
+    if (w.packed) parts.push_back({w.packed_matrix(), target.y});
+    else multiply(w, input, target.y);
   }
+  multiply_parts();
 }
 
 }  // namespace hrun::gpu

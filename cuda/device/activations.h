@@ -11,12 +11,9 @@ namespace hrun::gpu {
 
 inline constexpr int kTilePitch = kChunkColumns + 16;
 
-// Words of four bytes in, words of byte 0, 1, 2 and 3 of each out.
-HRUN_HD Words4 transpose_bytes(const Words4& w) {
-  const uint32_t a = permute_bytes(w.v[0], w.v[1], 0x5140), b = permute_bytes(w.v[2], w.v[3], 0x5140);
-  const uint32_t c = permute_bytes(w.v[0], w.v[1], 0x7362), d = permute_bytes(w.v[2], w.v[3], 0x7362);
-  return {{permute_bytes(a, b, 0x5410), permute_bytes(a, b, 0x7632), permute_bytes(c, d, 0x5410), permute_bytes(c, d, 0x7632)}};
-}
+// The codes of x in the order that the weights ask for.
+template <bool kTransposed>
+HRUN_HD const int8_t* ordered_codes(const QuantizedRows& x) { return kTransposed ? x.transposed : x.codes; }
 
 // One warp's share in registers: loaded early, stored when the tile is free.  Lane l has piece l % 16 of every other token.
 template <bool kTransposed, int kTokens, int kScales>
@@ -38,10 +35,9 @@ struct ActivationTile {
   HRUN_HD ActivationTile(const QuantizedRows& x, int64_t first, int tokens, int block)
       : pitch(2 * x.stride), n_scales(static_cast<int>(x.n_blocks)), n_tokens(tokens) {
     const int odd = lane() / 16, piece = lane() % 16;
-    row = x.codes + (first + odd) * x.stride + static_cast<int64_t>(block) * kChunkColumns +
-          (kTransposed ? 64 * (piece / 4) + 4 * (piece % 4) : 16 * piece);
+    row = ordered_codes<kTransposed>(x) + (first + odd) * x.stride + static_cast<int64_t>(block) * kChunkColumns + 16 * piece;
     row_scales = x.scales + (first + lane() / kScales) * x.n_blocks + lane() % kScales;
-    to = odd * kTilePitch + (kTransposed ? 64 * (piece % 4) + 4 * (piece / 4) : 16 * piece);
+    to = odd * kTilePitch + 16 * piece;
   }
 
   // Of block `block`; the next call is for `step` blocks on.
@@ -51,13 +47,7 @@ struct ActivationTile {
     for (int i = 0; i < kPieces; ++i, from += pitch) {
       if (2 * i >= n_tokens) break;
       codes[i] = {};
-      if (2 * i + lane() / 16 >= n_tokens) continue;
-      if constexpr (kTransposed) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) codes[i].v[j] = *reinterpret_cast<const uint32_t*>(from + 16 * j);
-      } else {
-        codes[i] = *reinterpret_cast<const Words4*>(from);
-      }
+      if (2 * i + lane() / 16 < n_tokens) codes[i] = *reinterpret_cast<const Words4*>(from);
     }
     row += step * kChunkColumns;
 #pragma unroll
@@ -73,14 +63,7 @@ struct ActivationTile {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
       if (2 * i >= n_tokens) break;
-      uint8_t* const at = tile + to + 2 * i * kTilePitch;
-      if constexpr (kTransposed) {
-        const Words4 t = transpose_bytes(codes[i]);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) *reinterpret_cast<uint32_t*>(at + 16 * j) = t.v[j];
-      } else {
-        *reinterpret_cast<Words4*>(at) = codes[i];
-      }
+      *reinterpret_cast<Words4*>(tile + to + 2 * i * kTilePitch) = codes[i];
     }
 #pragma unroll
     for (int i = 0; i < kScaleLoads; ++i) {

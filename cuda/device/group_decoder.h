@@ -55,10 +55,15 @@ struct GroupDecoder {
   static constexpr int kParts = 1;
   static constexpr int kBias = 0;
   static constexpr float kInverse = 1.0f / Rule::kFactor;
-  struct Constants {};
+  // The flipped bits in a register: an instruction has room for one constant, and that is the mask.
+  struct Constants {
+    uint32_t flip;
+    HRUN_HD Constants() : flip(opaque(Rule::kCodes == GroupCodes::odd_nibbles ? 0x88888888u : 0x80808080u)) {}
+  };
 
+  const Constants& constants;
   const Chunk& chunk;
-  HRUN_HD GroupDecoder(const Constants&, const Chunk& c) : chunk(c) {}
+  HRUN_HD GroupDecoder(const Constants& k, const Chunk& c) : constants(k), chunk(c) {}
 
   HRUN_HD uint32_t word(int i) const { return chunk.codes[i / 4].v[i % 4]; }
 
@@ -75,12 +80,11 @@ struct GroupDecoder {
           a[0][2 + h] = (w >> 4) & 0x0f0f0f0fu;
         } else if constexpr (Rule::kCodes == GroupCodes::six_bits) {
           const uint32_t high = word(16 + s / 2 * 2 + h);
-          a[0][h] = (((w << 2) & 0x3c3c3c3cu) | ((high << (s % 2 == 0 ? 6 : 2)) & 0xc0c0c0c0u)) ^ 0x80808080u;
-          a[0][2 + h] = (((w >> 2) & 0x3c3c3c3cu) | ((s % 2 == 0 ? high << 4 : high) & 0xc0c0c0c0u)) ^ 0x80808080u;
+          a[0][h] = (((w << 2) & 0x3c3c3c3cu) ^ constants.flip) ^ ((high << (s % 2 == 0 ? 6 : 2)) & 0xc0c0c0c0u);
+          a[0][2 + h] = (((w >> 2) & 0x3c3c3c3cu) ^ constants.flip) ^ ((s % 2 == 0 ? high << 4 : high) & 0xc0c0c0c0u);
         } else {
-          constexpr uint32_t kFlip = Rule::kCodes == GroupCodes::odd_nibbles ? 0x88888888u : 0x80808080u;
-          a[0][h] = ((w << 4) & 0xf0f0f0f0u) ^ kFlip;
-          a[0][2 + h] = (w & 0xf0f0f0f0u) ^ kFlip;
+          a[0][h] = ((w << 4) & 0xf0f0f0f0u) ^ constants.flip;
+          a[0][2 + h] = (w & 0xf0f0f0f0u) ^ constants.flip;
         }
       }
     }

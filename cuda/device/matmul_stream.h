@@ -9,7 +9,7 @@
 
 #include "cuda/device/activations.h"
 #include "cuda/device/decoder.h"
-#include "cuda/gpu.h"
+#include "cuda/kernels/matmul.h"
 
 namespace hrun::gpu {
 
@@ -26,23 +26,33 @@ struct MatmulStream {
   static constexpr size_t kSharedBytes = kWarps * 2 * Tile::kBytes;
   static_assert(Tile::kBytes >= kTokens * kTileRows * 4, "the sums of a warp take the place of its tiles");
 
-  const uint8_t* weights;
-  int64_t rows;
+  struct Part {
+    const uint8_t* weights;
+    int64_t rows;
+    float* y;
+    int64_t y_stride;
+    int first_block;  // of threads
+  };
+  Part parts[kPackedProducts];
+  int n_parts;
   int chunks;           // per row tile
   int tiles_per_block;  // 1, 2, 4 or 8: row tiles of a block of threads, the warps shared out among them
   QuantizedRows x;
-  float* y;
-  int64_t y_stride;
 
   HRUN_HD void operator()() const {
-    const int64_t tile = static_cast<int64_t>(block_x()) * tiles_per_block + warp() % tiles_per_block;
+    Part part = parts[0];
+#pragma unroll
+    for (int i = 1; i < static_cast<int>(kPackedProducts); ++i)
+      if (i < n_parts && block_x() >= parts[i].first_block) part = parts[i];
+    const int64_t first_tile = static_cast<int64_t>(block_x() - part.first_block) * tiles_per_block;
+    const int64_t tile = first_tile + warp() % tiles_per_block;
     const int slot = warp() / tiles_per_block, slots = kWarps / tiles_per_block;
     const int64_t first_token = static_cast<int64_t>(block_y()) * kTokens;
     const int n_tokens = x.n_tokens - first_token < kTokens ? static_cast<int>(x.n_tokens - first_token) : kTokens;
     uint8_t* const memory = shared() + warp() * 2 * Tile::kBytes;
 
     float sums[1][kColumnTiles][4] = {};
-    if (tile * kTileRows < rows) add_chunks(tile, slot, slots, first_token, n_tokens, memory, sums);
+    if (tile * kTileRows < part.rows) add_chunks(part.weights + tile * chunks * kChunkBytes<F>, slot, slots, first_token, n_tokens, memory, sums);
 
     // The sums of slot s for row tile t: [token][row] in the memory of warp s * tiles_per_block + t.
     sync_warp();
@@ -56,18 +66,18 @@ struct MatmulStream {
     sync_block();
     for (int at = thread(); at < n_tokens * kTileRows * tiles_per_block; at += kThreads) {
       const int t = at / kTileRows % tiles_per_block, token = at / kTileRows / tiles_per_block;
-      const int64_t row = (static_cast<int64_t>(block_x()) * tiles_per_block + t) * kTileRows + at % kTileRows;
-      if (row >= rows) continue;
+      const int64_t row = (first_tile + t) * kTileRows + at % kTileRows;
+      if (row >= part.rows) continue;
       float sum = 0;
       for (int s = 0; s < slots; ++s)
         sum += reinterpret_cast<const float*>(shared() + (s * tiles_per_block + t) * 2 * Tile::kBytes)[token * kTileRows + at % kTileRows];
-      y[(first_token + token) * y_stride + row] = sum;
+      part.y[(first_token + token) * part.y_stride + row] = sum;
     }
   }
 
-  HRUN_HD void add_chunks(int64_t tile, int slot, int slots, int64_t first_token, int n_tokens, uint8_t* memory,
+  HRUN_HD void add_chunks(const uint8_t* row_tile, int slot, int slots, int64_t first_token, int n_tokens, uint8_t* memory,
                           float (&sums)[1][kColumnTiles][4]) const {
-    const uint8_t* next = weights + (tile * chunks + slot) * kChunkBytes<F>;
+    const uint8_t* next = row_tile + static_cast<int64_t>(slot) * kChunkBytes<F>;
     const int64_t step = static_cast<int64_t>(slots) * kChunkBytes<F>;
     const typename Decoder::Constants constants;
     Chunk w[2][1];
@@ -94,21 +104,25 @@ struct MatmulStream {
 };
 
 template <class F, int kTokens>
-void launch_stream(Gpu& gpu, const uint8_t* weights, int64_t rows, int64_t cols, const QuantizedRows& x, FloatView y) {
+void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
   using Kernel = MatmulStream<F, kTokens>;
   Kernel k{};
-  k.weights = weights;
-  k.rows = rows;
-  k.chunks = static_cast<int>(n_chunks<F>(cols));
+  k.n_parts = static_cast<int>(parts.size());
+  k.chunks = static_cast<int>(n_chunks<F>(x.cols));
   k.x = x;
-  k.y = y.data;
-  k.y_stride = y.stride;
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  int64_t tiles = 0;
+  for (const PackedProduct& part : parts) tiles += (part.w.rows + kTileRows - 1) / kTileRows;
   // Row tiles that share a block of threads share activations in L1; warps without a chunk are of no use.
   k.tiles_per_block = x.n_tokens > 8 ? 4 : x.n_tokens > 4 ? 2 : 1;
   while (k.tiles_per_block > 1 && tiles / k.tiles_per_block < 2 * gpu.info().multiprocessors) k.tiles_per_block /= 2;
   while (Kernel::kWarps / k.tiles_per_block > k.chunks && k.tiles_per_block < Kernel::kWarps) k.tiles_per_block *= 2;
-  const auto blocks = (tiles + k.tiles_per_block - 1) / k.tiles_per_block;
+  int64_t blocks = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const PackedProduct& part = parts[i];
+    k.parts[i] = {part.w.data, part.w.rows, part.y.data, part.y.stride, static_cast<int>(blocks)};
+    const int64_t rows_per_block = kTileRows * k.tiles_per_block;
+    blocks += (part.w.rows + rows_per_block - 1) / rows_per_block;
+  }
   gpu.launch(k, Grid{static_cast<int>(blocks), static_cast<int>((x.n_tokens + kTokens - 1) / kTokens)}, Kernel::kSharedBytes);
 }
 

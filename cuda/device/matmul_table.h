@@ -51,20 +51,16 @@ bool tiles_are_faster(const Gpu& gpu, int64_t rows, int64_t n_tokens) {
 }
 
 template <class F>
-void matmul_format(Gpu& gpu, const PackedMatrix& w, const QuantizedRows& x, FloatView y, void* scratch) {
-  if (x.n_tokens <= 8) launch_stream<F, 8>(gpu, w.data, w.rows, w.cols, x, y);
-  else if (tiles_are_faster<F>(gpu, w.rows, x.n_tokens)) launch_tile<F>(gpu, w.data, w.rows, w.cols, x, y, scratch);
-  else launch_stream<F, 16>(gpu, w.data, w.rows, w.cols, x, y);
-}
-
-template <class F>
-size_t scratch_bytes_of(const Gpu& gpu, const PackedMatrix& w, int64_t n_tokens) {
-  return tiles_are_faster<F>(gpu, w.rows, n_tokens) ? tile_scratch_bytes<F>(n_tokens, w.cols) : 0;
+void matmul_format(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
+  if (x.n_tokens <= 8) return launch_stream<F, 8>(gpu, parts, x);
+  for (const PackedProduct& part : parts)
+    if (tiles_are_faster<F>(gpu, part.w.rows, x.n_tokens)) launch_tile<F>(gpu, part, x);
+    else launch_stream<F, 16>(gpu, {&part, 1}, x);
 }
 
 template <class... F>
 const FastMatmul* find_in(FormatList<F...>, FormatId format) {
-  static const FastMatmul table[] = {{F::kId, kChunkBytes<F>, pack_format<F>, scratch_bytes_of<F>, matmul_format<F>}...};
+  static const FastMatmul table[] = {{F::kId, kChunkBytes<F>, pack_format<F>, matmul_format<F>}...};
   for (const FastMatmul& m : table)
     if (m.format == format) return &m;
   return nullptr;

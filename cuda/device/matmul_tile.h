@@ -3,59 +3,13 @@
 // Packed chunks and activations come through a ring of two stages in shared memory by asynchronous copies; each warp
 // decodes the chunks of its rows straight into A fragments and uses them for all of its tokens.
 //
-// Transposed formats want the activations transposed and, since their codes are biased, the sum of each block: a small kernel
-// makes both beforehand, in the scratch (arrange_tokens).
 #pragma once
 
 #include "cuda/device/activations.h"
 #include "cuda/device/decoder.h"
-#include "cuda/gpu.h"
+#include "cuda/kernels/matmul.h"
 
 namespace hrun::gpu {
-
-// Activations as the tile kernel reads them.
-struct TileTokens {
-  const int8_t* codes;     // [n_tokens][stride], in the order of the weights
-  int64_t stride;
-  const float* scales;     // [n_tokens][n_scales]
-  int64_t n_scales;
-  const int32_t* corrections;  // [n_tokens][chunks]: sums of blocks, for codes with a bias
-  int64_t n_tokens;
-};
-
-template <class F>
-struct ArrangeTokens {
-  static constexpr int kThreads = 128, kBlocks = 1;
-  static constexpr const char* kName = "arrange_tokens";
-  const int8_t* from;
-  int64_t stride, n_tokens;
-  int chunks;
-  int8_t* to;
-  int32_t* sums;
-
-  // Half a warp per block of 256.
-  HRUN_HD void operator()() const {
-    const int64_t at = static_cast<int64_t>(block_x()) * (kThreads / 16) + thread() / 16;
-    const int64_t token = at / chunks, block = at % chunks;
-    const int piece = lane() % 16;
-    Words4 w{};
-    const bool inside = token < n_tokens;
-    const int64_t first = token * stride + block * kChunkColumns;
-    if (inside)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) w.v[j] = *reinterpret_cast<const uint32_t*>(from + first + 64 * (piece / 4) + 4 * (piece % 4) + 16 * j);
-    int sum = 0;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) sum = dot4(w.v[j], 0x01010101u, sum);
-#pragma unroll
-    for (int mask = 1; mask < 16; mask *= 2) sum += shuffle_xor(sum, mask);
-    if (!inside) return;
-    const Words4 t = transpose_bytes(w);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) *reinterpret_cast<uint32_t*>(to + first + 64 * (piece % 4) + 4 * (piece / 4) + 16 * j) = t.v[j];
-    if (piece == 0) sums[at] = sum;
-  }
-};
 
 template <class F>
 struct MatmulTile {
@@ -105,7 +59,7 @@ struct MatmulTile {
   const uint8_t* weights;
   int64_t rows;
   int chunks;
-  TileTokens x;
+  QuantizedRows x;
   float* y;
   int64_t y_stride;
 
@@ -128,7 +82,7 @@ struct MatmulTile {
       const int token = kThreads / 16 * i + thread() / 16, piece = thread() % 16;
       const bool inside = first_token + token < x.n_tokens;
       copy_async(stage + kTokensAt + piece_at(token, piece),
-                 x.codes + (inside ? first_token + token : 0) * x.stride + static_cast<int64_t>(c) * kChunkColumns + 16 * piece, inside);
+                 ordered_codes<Packed<F>::kTransposed>(x) + (inside ? first_token + token : 0) * x.stride + static_cast<int64_t>(c) * kChunkColumns + 16 * piece, inside);
     }
   }
 
@@ -138,12 +92,19 @@ struct MatmulTile {
     for (int i = 0; i < kScaleLoads; ++i) {
       const int at = kThreads * i + thread(), token = at / kScales;
       const int64_t group = static_cast<int64_t>(c) * kScales + at % kScales;
-      const bool inside = token < kTokens && first_token + token < x.n_tokens && group < x.n_scales;
-      s.scale[i] = inside ? x.scales[(first_token + token) * x.n_scales + group] : 0.0f;
+      const bool inside = token < kTokens && first_token + token < x.n_tokens && group < x.n_blocks;
+      s.scale[i] = inside ? x.scales[(first_token + token) * x.n_blocks + group] : 0.0f;
     }
     if constexpr (kHasBias) {
-      const bool inside = thread() < kTokens && first_token + thread() < x.n_tokens;
-      s.correction = inside ? -Decoder::kBias * x.corrections[(first_token + thread()) * chunks + c] : 0;
+      s.correction = 0;
+      if (thread() < kTokens && first_token + thread() < x.n_tokens) {  // 16 sums of 16
+        const auto* const words = reinterpret_cast<const Words4*>(x.sums + ((first_token + thread()) * x.stride + static_cast<int64_t>(c) * kChunkColumns) / kGroup);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          const uint32_t two = words[i / 4].v[i % 4];
+          s.correction -= Decoder::kBias * (static_cast<int16_t>(two) + static_cast<int16_t>(two >> 16));
+        }
+      }
     }
     return s;
   }
@@ -200,30 +161,16 @@ struct MatmulTile {
 };
 
 template <class F>
-size_t tile_scratch_bytes(int64_t n_tokens, int64_t cols) {
-  if constexpr (!Packed<F>::kTransposed) return 0;
-  return static_cast<size_t>(n_tokens * n_chunks<F>(cols)) * (kChunkColumns + sizeof(int32_t));
-}
-
-template <class F>
-void launch_tile(Gpu& gpu, const uint8_t* weights, int64_t rows, int64_t cols, const QuantizedRows& x, FloatView y, void* scratch) {
+void launch_tile(Gpu& gpu, const PackedProduct& part, const QuantizedRows& x) {
   using Kernel = MatmulTile<F>;
   Kernel k{};
-  k.weights = weights;
-  k.rows = rows;
-  k.chunks = static_cast<int>(n_chunks<F>(cols));
-  k.x = {x.codes, x.stride, x.scales, x.n_blocks, nullptr, x.n_tokens};
-  if constexpr (Packed<F>::kTransposed) {
-    auto* const codes = static_cast<int8_t*>(scratch);
-    auto* const sums = reinterpret_cast<int32_t*>(codes + x.n_tokens * x.stride);
-    const int64_t blocks = x.n_tokens * k.chunks;
-    gpu.launch(ArrangeTokens<F>{x.codes, x.stride, x.n_tokens, k.chunks, codes, sums}, Grid{static_cast<int>((blocks + 7) / 8)});
-    k.x.codes = codes;
-    k.x.corrections = sums;
-  }
-  k.y = y.data;
-  k.y_stride = y.stride;
-  const int64_t row_blocks = (rows + Kernel::kRows - 1) / Kernel::kRows, token_blocks = (x.n_tokens + Kernel::kTokens - 1) / Kernel::kTokens;
+  k.weights = part.w.data;
+  k.rows = part.w.rows;
+  k.chunks = static_cast<int>(n_chunks<F>(part.w.cols));
+  k.x = x;
+  k.y = part.y.data;
+  k.y_stride = part.y.stride;
+  const int64_t row_blocks = (k.rows + Kernel::kRows - 1) / Kernel::kRows, token_blocks = (x.n_tokens + Kernel::kTokens - 1) / Kernel::kTokens;
   gpu.launch(k, Grid{static_cast<int>(row_blocks), static_cast<int>(token_blocks)}, Kernel::kSharedBytes);
 }
 

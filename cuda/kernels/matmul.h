@@ -1,6 +1,8 @@
 // Products of quantized activations with packed weights: y[t, r] = sum over blocks of dw[r, b] * dx[t, b] * (exact int32 sum).
 #pragma once
 
+#include <span>
+
 #include "backend/backend.h"
 #include "formats/format.h"
 #include "cuda/gpu.h"
@@ -24,9 +26,14 @@ size_t packed_bytes(FormatId format, int64_t rows, int64_t cols);
 inline constexpr int64_t kPackRows = 64;
 void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const PackedMatrix& to);
 
-// y[t, r] for all tokens of x.  `scratch` [matmul_scratch_bytes()] holds partial sums where the columns are split.
-size_t matmul_scratch_bytes(const Gpu& gpu, const PackedMatrix& w, int64_t n_tokens);
-void matmul(Gpu& gpu, const PackedMatrix& w, const QuantizedRows& x, FloatView y, void* scratch);
+// y[t, r] for all tokens of x, of matrices of one format and as many columns: with few tokens, up to kPackedProducts at a time
+// are one launch.
+struct PackedProduct {
+  PackedMatrix w;
+  FloatView y;
+};
+inline constexpr size_t kPackedProducts = 4;
+void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x);
 
 // The same without a packed layout, for every integer format: rows as the file has them.
 struct PlainMatrix {

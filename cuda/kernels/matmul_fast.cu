@@ -1,5 +1,7 @@
 #include "cuda/kernels/matmul_fast.h"
 
+#include <algorithm>
+
 #include "cuda/device/packed.h"
 
 namespace hrun::gpu {
@@ -24,12 +26,9 @@ void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const Pa
   find(to.format)->pack(gpu, from, first, n_rows, to);
 }
 
-size_t matmul_scratch_bytes(const Gpu& gpu, const PackedMatrix& w, int64_t n_tokens) {
-  return find(w.format)->scratch_bytes(gpu, w, n_tokens);
-}
-
-void matmul(Gpu& gpu, const PackedMatrix& w, const QuantizedRows& x, FloatView y, void* scratch) {
-  if (x.n_tokens > 0) find(w.format)->matmul(gpu, w, x, y, scratch);
+void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
+  for (size_t done = 0; done < parts.size() && x.n_tokens > 0; done += kPackedProducts)
+    find(parts[0].w.format)->matmul(gpu, parts.subspan(done, std::min(kPackedProducts, parts.size() - done)), x);
 }
 
 }  // namespace hrun::gpu

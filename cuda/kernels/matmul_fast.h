@@ -9,8 +9,7 @@ struct FastMatmul {
   FormatId format;
   int chunk_bytes;
   void (*pack)(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const PackedMatrix& to);
-  size_t (*scratch_bytes)(const Gpu& gpu, const PackedMatrix& w, int64_t n_tokens);
-  void (*matmul)(Gpu& gpu, const PackedMatrix& w, const QuantizedRows& x, FloatView y, void* scratch);
+  void (*matmul)(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x);  // at most kPackedProducts
 };
 
 const FastMatmul* find_rtq_matmul(FormatId format);

@@ -156,6 +156,11 @@ struct Prepare {
     }
     sum += shuffle_xor(sum, 1);
     *reinterpret_cast<Words2*>(to.codes + token * to.stride + c) = {{packed[0], packed[1]}};
+    if (to.transposed) {  // column 16 r + i of a block to 16 i + r
+      int8_t* const at = to.transposed + token * to.stride + c / kRotationBlock * kRotationBlock + c % 16 * 16 + c % kRotationBlock / 16;
+#pragma unroll
+      for (int i = 0; i < kPerLane; ++i) at[16 * i] = static_cast<int8_t>(packed[i / 4] >> (8 * (i % 4)));
+    }
     if (lane() % 2 == 0) to.sums[token * (to.stride / kGroup) + c / kGroup] = static_cast<int16_t>(sum);
     if ((lane() & ((1 << log2_lanes_per_scale) - 1)) == 0 && c < cols)
       to.scales[token * to.n_blocks + (c >> (log2_lanes_per_scale + 3))] = scale;

@@ -16,7 +16,13 @@ struct QuantizedRows {
   int64_t cols;
   int64_t stride;    // cols rounded up to a multiple of 256
   int64_t n_blocks;  // per token: cols over activation_columns(kind), rounded up
+  // The codes once more for formats whose weights are packed in transposed order (device/packed.h): every 256 as 16 x 16
+  // bytes, transposed.  Null: not wanted.
+  int8_t* transposed;
 };
+
+// The kind whose codes matmul() (matmul.h) reads transposed.
+constexpr bool wants_transposed(Activation kind) { return kind == Activation::kRotatedSigned; }
 
 // Sizes for QuantizedRows of this shape; no memory yet.
 QuantizedRows quantized_shape(Activation kind, int64_t n_tokens, int64_t cols);

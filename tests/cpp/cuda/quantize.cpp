@@ -96,6 +96,8 @@ void check(gpu::Gpu& device, const Case& c) {
   to.codes = static_cast<int8_t*>(codes.data);
   to.scales = static_cast<float*>(scales.data);
   to.sums = static_cast<int16_t*>(sums.data);
+  gpu::Memory transposed(device, n * static_cast<size_t>(to.stride), "a test");
+  if (gpu::wants_transposed(c.kind)) to.transposed = static_cast<int8_t*>(transposed.data);
   gpu::quantize(device, from, c.kind, to);
 
   // The norm's sum has an order of its own: the rounding after it is compared on the floats that it gives.
@@ -138,6 +140,9 @@ void check(gpu::Gpu& device, const Case& c) {
       expect(same_bits(to.scales[t * to.n_blocks + b], oracle.scale[t * to.n_blocks + b]), token + ": scale " + std::to_string(b));
     for (int64_t i = 0; i < to.stride; ++i)
       expect(to.codes[t * to.stride + i] == (i < c.cols ? oracle.codes[t * c.cols + i] : 0), token + ": code " + std::to_string(i));
+    for (int64_t i = 0; to.transposed && i < to.stride; ++i)
+      expect(to.transposed[t * to.stride + i / 256 * 256 + i % 16 * 16 + i % 256 / 16] == to.codes[t * to.stride + i],
+             token + ": transposed code " + std::to_string(i));
     for (int64_t g = 0; g < to.stride / 16; ++g) {
       int sum = 0;
       for (int i = 0; i < 16; ++i) sum += to.codes[t * to.stride + 16 * g + i];
