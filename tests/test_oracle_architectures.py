@@ -26,7 +26,7 @@ def logits(model: _core.Model, ids: list[int], chunk: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
+def test_logits_equal_transformers(name: str, tmp_path: Path, emulated_cuda: None) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     pytest.importorskip("transformers", reason="transformers is not installed")
     model = write_checkpoint(name, tmp_path / "hf")
@@ -41,6 +41,9 @@ def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
     for chunk in (1, 7):
         assert np.array_equal(logits(loaded, ids, chunk), got), chunk
+    # The same on the CUDA backend, its kernels run on the CPU: every operation that an architecture needs.
+    on_cuda = logits(_core.Model.load(str(tmp_path / "out.gguf"), device="cuda"), ids, 39)
+    assert np.abs(on_cuda - got).max() < 1e-4 * np.abs(got).max()
     for tier in TIERS[:-1]:
         assert np.array_equal(logits(_core.Model.load(str(tmp_path / "out.gguf"), cpu_tier=tier, n_threads=2), ids, 64), got), tier
 
