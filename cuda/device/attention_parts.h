@@ -13,7 +13,6 @@ namespace hrun::gpu {
 
 inline constexpr float kLog2E = 1.44269504088896341f;
 HRUN_HD float minus_infinity() { return bits_to_float(0xff800000u); }
-HRUN_HD float largest_of(float a, float b) { return a > b ? a : b; }
 
 struct AttentionTask {
   FloatView q, out;

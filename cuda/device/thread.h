@@ -230,6 +230,9 @@ HRUN_HD float exp2_fast(float x) {
   return r;
 }
 
+// Of two, the larger; of a number and a NaN the number.
+HRUN_HD float largest_of(float a, float b) { return HRUN_CUDA(fmaxf(a, b), a); }
+
 // Two fp16 values in a word, the first in the low half: narrowed to nearest even, and widened.
 HRUN_HD uint32_t two_halves(float low, float high) {
   uint32_t r = 0;
@@ -421,6 +424,7 @@ HRUN_HD void fence() {}
 HRUN_HD float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
 HRUN_HD float exp2_fast(float x) { return __builtin_exp2f(x); }
+HRUN_HD float largest_of(float a, float b) { return a > b || b != b ? a : b; }
 
 HRUN_HD uint32_t two_halves(float low, float high) {
   return static_cast<uint32_t>(fp32_to_fp16(low)) | static_cast<uint32_t>(fp32_to_fp16(high)) << 16;

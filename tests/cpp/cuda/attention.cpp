@@ -179,6 +179,40 @@ void check_masses(Gpu& gpu) {
   }
 }
 
+// A query that is not a number gives no numbers, and its neighbours are as without it.
+void check_nan(Gpu& gpu) {
+  constexpr int kDim = 64, kPositions = 300, kHeads = 4;
+  Random random(11);
+  std::vector<uint16_t> k(kPositions * kDim), v(k.size());
+  for (uint16_t& x : k) x = fp32_to_fp16(random.normal());
+  for (uint16_t& x : v) x = fp32_to_fp16(random.normal());
+  const OnDevice<uint16_t> k_on(gpu, k), v_on(gpu, v);
+  const OnDevice<int64_t> base(gpu, std::vector<int64_t>{0});
+  const KVLayer cache{k_on.get(), v_on.get(), F16::kId, F16::kId, kPositions, 1, kDim, kDim};
+  const AttentionShape shape{kHeads, 0.125f};
+  for (const int64_t n_tokens : {1, 30}) {
+    std::vector<float> q = random.normals(static_cast<size_t>(n_tokens) * kHeads * kDim);
+    const auto attend = [&] {
+      const OnDevice<float> q_on(gpu, q), out(gpu, q.size());
+      const OnDevice<uint8_t> scratch(gpu, attention_scratch_bytes(gpu, cache, shape, n_tokens, kPositions) + 1);
+      gpu::attention(gpu, {q_on.get(), n_tokens, kHeads * kDim, kHeads * kDim}, cache, {base.get(), kPositions - n_tokens}, kPositions, shape, nullptr,
+                     {out.get(), n_tokens, kHeads * kDim, kHeads * kDim}, scratch.get());
+      return out.read();
+    };
+    const std::vector<float> clean = attend();
+    for (const float odd : {std::nanf(""), HUGE_VALF}) {
+      q[2 * kDim + 5] = odd;
+      const std::vector<float> got = attend();
+      bool same = true, none = true;
+      for (size_t i = 0; i < got.size(); ++i) {
+        if (i / kDim == 2) none &= std::isnan(got[i]);
+        else same &= got[i] == clean[i];
+      }
+      expect(same && none, "a query of {}, {} tokens: {}, {}", odd, n_tokens, same, none);
+    }
+  }
+}
+
 // A graph recorded for up to 400 positions, replayed at others.
 void check_replay(Gpu& gpu) {
   constexpr int kDim = 64, kPositions = 400;
@@ -271,6 +305,7 @@ int main() {
   for (const Values values : {Values::large_scores, Values::all_equal, Values::one_hot, Values::tiny, Values::wide})
     check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 40, .position = 90, .values = values}, values == Values::large_scores || values == Values::one_hot ? 1e-4 : 1e-5);
   check_masses(gpu);
+  check_nan(gpu);
   check_replay(gpu);
   return failures == 0 ? 0 : 1;
 }

@@ -135,6 +135,8 @@ struct Bytes : Kernel {
     if (warp_sum(lane()) != 496) *ok = false;
     const uint32_t halves = two_halves(1.0f + 0x1p-11f, -0x1p-24f);  // a tie goes to even; a subnormal
     if (halves != 0x80013c00 || low_half(halves) != 1.0f || high_half(halves) != -0x1p-24f) *ok = false;
+    const float nan = bits_to_float(0x7fc00000u);
+    if (largest_of(1, 2) != 2 || largest_of(2, 1) != 2 || largest_of(nan, 1) != 1 || largest_of(1, nan) != 1) *ok = false;
     if (exp2_fast(-3) != 0.125f || exp2_fast(bits_to_float(0xff800000u)) != 0) *ok = false;
   }
 };
