@@ -51,6 +51,42 @@ def with_joined_latent(path: Path, out: Path, joined_format: str = "f32", cut: i
     writer.finish()
 
 
+def without(path: Path, out: Path, *keys: str) -> None:
+    """The same file without these keys."""
+    file = _core.GGUFFile(str(path))
+    assert set(keys) <= set(file.metadata)
+    with _core.GGUFWriter(str(out)) as writer:
+        for key, value in file.metadata.items():
+            if key not in keys:
+                writer.add(key, file.metadata_types[key], value)
+        for t in file.tensors:
+            writer.add_tensor(t.name, list(t.shape), t.format)
+        for t in file.tensors:
+            writer.write_tensor(t.name, t.data.reshape(-1))
+
+
+# Models whose files leave out what follows from their size or tensors.
+SILENT = {
+    "gemma2": ({"num_hidden_layers": 46, "query_pre_attn_scalar": 16}, ["gemma2.attention.scale"]),  # 64 / 4 heads, not a head's 32
+    "gemma3": ({"num_hidden_layers": 62, "query_pre_attn_scalar": 16}, ["gemma3.attention.scale"]),
+    "deepseek3": ({}, ["deepseek2.expert_gating_func"]),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_what_files_do_not_say(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    changes, keys = SILENT[name]
+    model = write_checkpoint(name, tmp_path / "hf", **changes)
+    write_plan(make_plan(open_source(tmp_path / "hf"), PlanOptions("f32")), tmp_path / "new.gguf")
+    without(tmp_path / "new.gguf", tmp_path / "silent.gguf", *keys)
+    ids = np.random.default_rng(5).integers(0, N_VOCAB, 24).tolist()
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0].float().numpy()
+    np.testing.assert_allclose(logits(tmp_path / "silent.gguf", ids), expected, rtol=0, atol=1e-3)
+
+
 def logits(path: Path, ids: list[int]) -> np.ndarray:
     return _core.Session(_core.Model.load(str(path)), len(ids), type_k="f32", type_v="f32").forward(ids, "all")
 

@@ -76,8 +76,8 @@ TINY: dict[str, Tiny] = {
 }
 
 
-def write_checkpoint(name: str, folder: Path, seed: int = 0) -> Any:
-    """Writes the folder and returns the model, float32."""
+def write_checkpoint(name: str, folder: Path, seed: int = 0, **changes: Any) -> Any:
+    """Writes the folder and returns the model, float32; changes to its sizes."""
     import torch
     import transformers
 
@@ -86,7 +86,7 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0) -> Any:
     if tiny.config == "GPT2Config":
         sizes = {"vocab_size": N_VOCAB, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.15}
     torch.manual_seed(seed)
-    config = getattr(transformers, tiny.config)(**{**sizes, **tiny.changes})
+    config = getattr(transformers, tiny.config)(**{**sizes, **tiny.changes, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
         for key, value in model.named_parameters():

@@ -95,6 +95,7 @@ struct ModelDescription {
   bool divides_logits = false;      // by logit_scale, not times
   int64_t window_period = 0;        // every n-th layer sees all positions, the others a window; 0: all have the window
   double window_rope_base = 0;      // of the layers with a window, which then have no rope scaling; 0: as the others
+  int64_t width_scaled_layers = 0;  // the model of so many layers has attention.scale 1 / sqrt(n_embd / n_heads) where the key is absent
   Gating gating = Gating::softmax;
   bool experts_normed = true;       // the weights of the selected experts sum to 1
   bool yarn_truncates = true;       // the ends of yarn's ramp are whole pairs

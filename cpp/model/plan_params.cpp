@@ -136,8 +136,12 @@ void read_scales(const Keys& keys, const ModelDescription& description, HyperPar
   p.attn_soft_cap = listed("attn_logit_softcapping", 0, 0);
   p.logit_soft_cap = listed("final_logit_softcapping", 0, 0);
   p.attn_scale = 1.0 / std::sqrt(static_cast<double>(p.latent_kv > 0 ? p.latent_k_dim : p.k_dim));
-  if (description.has_key("attention.scale"))
-    if (const double scale = keys.number_or("attention.scale", 0, 0, kMaxScale); scale != 0) p.attn_scale = scale;
+  if (!description.has_key("attention.scale")) return;
+  if (const double scale = keys.number_or("attention.scale", 0, 0, kMaxScale); scale != 0) {
+    p.attn_scale = scale;
+  } else if (p.n_layers == description.width_scaled_layers) {  // llama.cpp's converter leaves it to who reads the file
+    p.attn_scale = 1.0 / std::sqrt(static_cast<double>(p.n_embd) / static_cast<double>(p.n_heads));
+  }
 }
 
 // Layers with a window are given by a period: every n-th layer is without.
@@ -177,6 +181,13 @@ void read_window(const Keys& keys, const ModelDescription& description, HyperPar
   if (description.window_rope_base > 0) p.window_rope_base = keys.number_or("rope.freq_base_swa", description.window_rope_base, 2, 1e15);
 }
 
+// Scores are corrected where they are sigmoids.
+bool has_correction(const gguf::File& file, const ModelDescription& description, const HyperParams& p) {
+  for (const TensorRule& rule : description.tensors)
+    if (rule.role == Role::router_correction && file.find_tensor(layer_name(rule.gguf_name, p.n_dense_layers))) return true;
+  return false;
+}
+
 void read_experts(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   const gguf::File& file = keys.file();
   constexpr uint64_t kMaxExperts = 65'536;
@@ -210,6 +221,7 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
     const int64_t gating = keys.count_or("expert_gating_func", static_cast<int64_t>(description.gating), 0, 255);
     if (gating > 2) unsupported(file, "key '{}' is {}, hrun supports 1 (softmax) and 2 (sigmoid)", keys.key("expert_gating_func"), gating);
     p.gating = gating == 2 ? Gating::sigmoid : Gating::softmax;
+    if (!keys.has("expert_gating_func") && has_correction(file, description, p)) p.gating = Gating::sigmoid;
   }
   if (description.has_key("expert_group_count")) {
     p.n_expert_groups = std::max<int64_t>(1, keys.count_or("expert_group_count", 1, 0, static_cast<uint64_t>(p.n_experts)));

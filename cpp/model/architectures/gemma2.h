@@ -41,6 +41,7 @@ inline constexpr ModelDescription kGemma2 = {
     .nonlinearity = Nonlinearity::gelu,
     .embd_times_root = true,
     .window_period = 2,
+    .width_scaled_layers = 46,  // 27B
 };
 
 }  // namespace hrun::architecture

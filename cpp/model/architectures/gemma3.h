@@ -26,6 +26,7 @@ inline constexpr ModelDescription kGemma3 = {
     .embd_times_root = true,
     .window_period = 6,
     .window_rope_base = 10000,
+    .width_scaled_layers = 62,  // 27B
 };
 
 }  // namespace hrun::architecture

@@ -1,0 +1,72 @@
+"""GGUF files of llama.cpp's own converter, read by hrun: the same logits as transformers.
+
+Optional: `HRUN_LLAMA_CPP=FOLDER python -m pytest tests/test_oracle_llama_cpp_converter.py` with the source tree of llama.cpp,
+and `pip install torch transformers`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_transformers import N_VOCAB, TINY, write_checkpoint
+
+from hrun import _core
+
+# Its converter knows tokenizers by a hash of what they do to a text, and ours are made up.
+SCRIPT = """
+import json, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
+from conversion.base import TextModel
+
+def vocabulary(self):
+    described = json.loads((Path(self.dir_model) / "tokenizer.json").read_text())
+    ids = {**described["model"]["vocab"], **{t["content"]: t["id"] for t in described["added_tokens"]}}
+    names = {i: t for t, i in ids.items()}
+    size = self.hparams["vocab_size"]
+    return [names.get(i, f"[PAD{i}]") for i in range(size)], [1 if i in names else 5 for i in range(size)], "gpt-2"
+
+TextModel.get_vocab_base = vocabulary
+TextModel._set_vocab_sentencepiece = TextModel._set_vocab_llama_hf = lambda self, *_, **__: self._set_vocab_gpt2()
+from conversion.phi import Phi3MiniModel
+Phi3MiniModel.set_vocab = lambda self: self._set_vocab_gpt2()
+import convert_hf_to_gguf
+sys.argv = ["convert_hf_to_gguf.py", sys.argv[2], "--outfile", sys.argv[3], "--outtype", "f32"]
+convert_hf_to_gguf.main()
+"""
+# What its files say of a model that is otherwise: hrun follows the file.
+DIFFERENT = {
+    "mistral": "its files do not mention the window",
+    "starcoder2": "its files do not mention the window",
+    "gemma2": "its files do not mention the scale of queries",
+    "gemma3": "its files do not mention the scale of queries",
+    "gpt-oss, whole ramp": "its files do not say how the ends of yarn's ramp are rounded",
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_its_files_give_the_same_logits(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    tree = os.environ.get("HRUN_LLAMA_CPP", "")
+    if not (Path(tree) / "convert_hf_to_gguf.py").is_file():
+        pytest.skip("HRUN_LLAMA_CPP names no source tree of llama.cpp")
+    if name in DIFFERENT:
+        pytest.skip(DIFFERENT[name])
+    model = write_checkpoint(name, tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps({"n_ctx": 256, **config} if name == "gpt2" else config))
+    out = tmp_path / "theirs.gguf"
+    done = subprocess.run([sys.executable, "-c", SCRIPT, tree, str(tmp_path / "hf"), str(out)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ids = np.random.default_rng(5).integers(0, N_VOCAB, 64).tolist()
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0].float().numpy()
+    got = _core.Session(_core.Model.load(str(out)), 64, type_k="f32", type_v="f32").forward(ids, "all")
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
