@@ -25,31 +25,29 @@ struct ActivationTile {
 
   Words4 codes[kPieces];
   float scales[kScaleLoads];
-  const int8_t* row;         // of the next load
+  const int8_t* row;
   const float* row_scales;
   int64_t pitch;             // of two tokens
   int n_scales, n_tokens;
   int to;                    // of the lane's first piece in the tile
 
-  // Tokens `first` ... first + tokens - 1 of x, from block `block` on.
-  HRUN_HD ActivationTile(const QuantizedRows& x, int64_t first, int tokens, int block)
+  // Tokens `first` ... first + tokens - 1 of x.
+  HRUN_HD ActivationTile(const QuantizedRows& x, int64_t first, int tokens)
       : pitch(2 * x.stride), n_scales(static_cast<int>(x.n_blocks)), n_tokens(tokens) {
     const int odd = lane() / 16, piece = lane() % 16;
-    row = ordered_codes<kTransposed>(x) + (first + odd) * x.stride + static_cast<int64_t>(block) * kChunkColumns + 16 * piece;
+    row = ordered_codes<kTransposed>(x) + (first + odd) * x.stride + 16 * piece;
     row_scales = x.scales + (first + lane() / kScales) * x.n_blocks + lane() % kScales;
     to = odd * kTilePitch + 16 * piece;
   }
 
-  // Of block `block`; the next call is for `step` blocks on.
-  HRUN_HD void load(int block, int step) {
-    const int8_t* from = row;
+  HRUN_HD void load(int block) {
+    const int8_t* from = row + static_cast<int64_t>(block) * kChunkColumns;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i, from += pitch) {
       if (2 * i >= n_tokens) break;
       codes[i] = {};
       if (2 * i + lane() / 16 < n_tokens) codes[i] = *reinterpret_cast<const Words4*>(from);
     }
-    row += step * kChunkColumns;
 #pragma unroll
     for (int i = 0; i < kScaleLoads; ++i) {
       const int token = kWarp / kScales * i + lane() / kScales;

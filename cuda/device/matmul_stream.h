@@ -1,8 +1,9 @@
 // Products with few tokens: weights pass once from memory to the tensor cores, as fast as memory gives them.
 //
 // A warp takes every kth chunk of a row tile, loads one while it works on the one before, and keeps fp32 sums; the warps of
-// a row tile are in one block of threads and add their sums in order.  Activations come through a tile of shared memory of
-// the warp's own, so that the only barriers are the warp's.
+// a row tile are in one block of threads and add their sums in order.  Where there are many row tiles a block goes on to the
+// next, whose first chunks are under way when it comes there.  Activations come through tiles of shared memory of the
+// warp's own, so that there is one barrier of the block per row tile.
 //
 // Up to 8 tokens each look-up table is a product of its own (rtq_decoder.h): the tensor cores are idle anyway.
 #pragma once
@@ -23,85 +24,126 @@ struct MatmulStream {
   using Decoder = DecoderOf<F, (kColumnTiles > 1)>;
   using Chunk = typename Decoder::Chunk;
   using Tile = ActivationTile<Packed<F>::kTransposed, kTokens, kScalesPerChunk<F>>;
-  static constexpr size_t kSharedBytes = kWarps * 2 * Tile::kBytes;
-  static_assert(Tile::kBytes >= kTokens * kTileRows * 4, "the sums of a warp take the place of its tiles");
+  static constexpr int kSums = kTokens * kTileRows;  // of a warp
+  static constexpr int kSumsAt = kWarps * 2 * Tile::kBytes;
+  static constexpr size_t kSharedBytes = kSumsAt + 2 * kWarps * kSums * sizeof(float);
 
   struct Part {
     const uint8_t* weights;
     int64_t rows;
     float* y;
     int64_t y_stride;
-    int first_block;  // of threads
+    int first_group;
   };
   Part parts[kPackedProducts];
   int n_parts;
-  int chunks;           // per row tile
-  int tiles_per_block;  // 1, 2, 4 or 8: row tiles of a block of threads, the warps shared out among them
+  int chunks;            // per row tile
+  int tiles_per_group;   // 1, 2, 4 or 8: row tiles that a block of threads works on at a time, its warps shared out among them
+  int n_groups;          // of all parts
+  int groups_per_block;  // of threads, one after the other
   QuantizedRows x;
 
   HRUN_HD void operator()() const {
+    const int slot = warp() / tiles_per_group, slots = kWarps / tiles_per_group;
+    const int64_t first_token = static_cast<int64_t>(block_y()) * kTokens;
+    const int n_tokens = x.n_tokens - first_token < kTokens ? static_cast<int>(x.n_tokens - first_token) : kTokens;
+    int group = block_x() * groups_per_block;
+    const int end = group + groups_per_block < n_groups ? group + groups_per_block : n_groups;
+    float sums[1][kColumnTiles][4] = {};
+    if (slot >= chunks) {
+      for (; group < end; ++group) finish(group, first_token, n_tokens, sums);
+      return;
+    }
+
+    const typename Decoder::Constants constants;
+    Chunk w[2][1];
+    const uint8_t* next = first_chunk(group, slot);  // of weights to load
+    int next_group = group, next_chunk = slot;
+    const auto load = [&](Chunk (&chunk)[1]) {
+      if (next_group >= end) return;
+      chunk[0].load(next, [](const uint8_t* p) { return load_once(reinterpret_cast<const Words4*>(p)); });
+      next += slots * kChunkBytes<F>;
+      next_chunk += slots;
+      if (next_chunk < chunks) return;
+      next_chunk = slot;
+      if (++next_group < end) next = first_chunk(next_group, slot);
+    };
+    Tile activations(x, first_token, n_tokens);
+    int c = slot;
+    const auto work = [&](Chunk (&chunk)[1], uint8_t* x_tile) {
+      activations.store(x_tile);
+      sync_warp();
+      c = c + slots < chunks ? c + slots : slot;
+      activations.load(c);
+      multiply_chunks<F, Decoder>(constants, chunk, typename Tile::View{x_tile}, sums);
+      load(chunk);
+      if (c != slot) return;
+      finish(group, first_token, n_tokens, sums);
+      ++group;
+    };
+    uint8_t* const memory = shared() + warp() * 2 * Tile::kBytes;
+    load(w[0]);
+    load(w[1]);
+    activations.load(slot);
+    while (group < end) {
+      work(w[0], memory);
+      if (group < end) work(w[1], memory + Tile::kBytes);
+    }
+  }
+
+  HRUN_HD Part part_of(int group) const {
     Part part = parts[0];
 #pragma unroll
     for (int i = 1; i < static_cast<int>(kPackedProducts); ++i)
-      if (i < n_parts && block_x() >= parts[i].first_block) part = parts[i];
-    const int64_t first_tile = static_cast<int64_t>(block_x() - part.first_block) * tiles_per_block;
-    const int64_t tile = first_tile + warp() % tiles_per_block;
-    const int slot = warp() / tiles_per_block, slots = kWarps / tiles_per_block;
-    const int64_t first_token = static_cast<int64_t>(block_y()) * kTokens;
-    const int n_tokens = x.n_tokens - first_token < kTokens ? static_cast<int>(x.n_tokens - first_token) : kTokens;
-    uint8_t* const memory = shared() + warp() * 2 * Tile::kBytes;
+      if (i < n_parts && group >= parts[i].first_group) part = parts[i];
+    return part;
+  }
 
-    float sums[1][kColumnTiles][4] = {};
-    if (tile * kTileRows < part.rows) add_chunks(part.weights + tile * chunks * kChunkBytes<F>, slot, slots, first_token, n_tokens, memory, sums);
+  // Of this warp in a group.  Where there is no row tile for it: any.
+  HRUN_HD const uint8_t* first_chunk(int group, int slot) const {
+    const Part part = part_of(group);
+    const int64_t tile = static_cast<int64_t>(group - part.first_group) * tiles_per_group + warp() % tiles_per_group;
+    const int64_t last = (part.rows - 1) / kTileRows;
+    return part.weights + ((tile < last ? tile : last) * chunks + slot) * kChunkBytes<F>;
+  }
 
-    // The sums of slot s for row tile t: [token][row] in the memory of warp s * tiles_per_block + t.
-    sync_warp();
+  // Adds and stores the sums of the group's warps, and makes them zero.  Groups use two places in turn, so that one barrier
+  // stands between what is written to one and what was read from it.
+  HRUN_HD void finish(int group, int64_t first_token, int n_tokens, float (&sums)[1][kColumnTiles][4]) const {
+    auto* const place = reinterpret_cast<float*>(shared() + kSumsAt) + group % 2 * kWarps * kSums;  // [warp][token][row]
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = lane() / 4 + 8 * (i / 2), token = 8 * n + 2 * (lane() % 4) + i % 2;
-        reinterpret_cast<float*>(memory)[token * kTileRows + row] = sums[0][n][i];
+        place[warp() * kSums + token * kTileRows + row] = sums[0][n][i];
+        sums[0][n][i] = 0;
       }
     sync_block();
-    for (int at = thread(); at < n_tokens * kTileRows * tiles_per_block; at += kThreads) {
-      const int t = at / kTileRows % tiles_per_block, token = at / kTileRows / tiles_per_block;
-      const int64_t row = (first_tile + t) * kTileRows + at % kTileRows;
+    const Part part = part_of(group);
+    for (int at = thread(); at < n_tokens * kTileRows * tiles_per_group; at += kThreads) {
+      const int t = at / kTileRows % tiles_per_group, token = at / kTileRows / tiles_per_group;
+      const int64_t row = (static_cast<int64_t>(group - part.first_group) * tiles_per_group + t) * kTileRows + at % kTileRows;
       if (row >= part.rows) continue;
       float sum = 0;
-      for (int s = 0; s < slots; ++s)
-        sum += reinterpret_cast<const float*>(shared() + (s * tiles_per_block + t) * 2 * Tile::kBytes)[token * kTileRows + at % kTileRows];
+      for (int w = t; w < kWarps; w += tiles_per_group) sum += place[w * kSums + token * kTileRows + at % kTileRows];
       part.y[(first_token + token) * part.y_stride + row] = sum;
     }
   }
-
-  HRUN_HD void add_chunks(const uint8_t* row_tile, int slot, int slots, int64_t first_token, int n_tokens, uint8_t* memory,
-                          float (&sums)[1][kColumnTiles][4]) const {
-    const uint8_t* next = row_tile + static_cast<int64_t>(slot) * kChunkBytes<F>;
-    const int64_t step = static_cast<int64_t>(slots) * kChunkBytes<F>;
-    const typename Decoder::Constants constants;
-    Chunk w[2][1];
-    Tile activations(x, first_token, n_tokens, slot);
-    const auto load = [&](Chunk (&chunk)[1], int c) {
-      if (c < chunks) chunk[0].load(next, [](const uint8_t* p) { return load_once(reinterpret_cast<const Words4*>(p)); });
-      next += step;
-    };
-    const auto work = [&](Chunk (&chunk)[1], int c, uint8_t* x_tile) {
-      activations.store(x_tile);
-      sync_warp();
-      if (c + slots < chunks) activations.load(c + slots, slots);
-      multiply_chunks<F, Decoder>(constants, chunk, typename Tile::View{x_tile}, sums);
-      load(chunk, c + 2 * slots);
-    };
-    load(w[0], slot);
-    load(w[1], slot + slots);
-    if (slot < chunks) activations.load(slot, slots);
-    for (int c = slot; c < chunks; c += 2 * slots) {
-      work(w[0], c, memory);
-      if (c + slots < chunks) work(w[1], c + slots, memory + Tile::kBytes);
-    }
-  }
 };
+
+// Groups per block of threads: as many as keep the multiprocessors equally busy, if there are enough for two blocks on each.
+// A block's start counts as half a group.
+inline int groups_per_block(int64_t n_groups, int multiprocessors) {
+  const int64_t n = multiprocessors > 0 ? multiprocessors : 1;
+  int64_t best = 1, best_cost = 0;
+  for (int64_t r = 1; r <= 16; ++r) {
+    const int64_t blocks = (n_groups + r - 1) / r, cost = (blocks + n - 1) / n * (2 * r + 1);
+    if (r > 1 && (blocks < 2 * n || cost >= best_cost)) continue;
+    best = r, best_cost = cost;
+  }
+  return static_cast<int>(best);
+}
 
 template <class F, int kTokens>
 void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
@@ -112,18 +154,19 @@ void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const Quantiz
   k.x = x;
   int64_t tiles = 0;
   for (const PackedProduct& part : parts) tiles += (part.w.rows + kTileRows - 1) / kTileRows;
-  // Row tiles that share a block of threads share activations in L1; warps without a chunk are of no use.
-  k.tiles_per_block = x.n_tokens > 8 ? 4 : x.n_tokens > 4 ? 2 : 1;
-  while (k.tiles_per_block > 1 && tiles / k.tiles_per_block < 2 * gpu.info().multiprocessors) k.tiles_per_block /= 2;
-  while (Kernel::kWarps / k.tiles_per_block > k.chunks && k.tiles_per_block < Kernel::kWarps) k.tiles_per_block *= 2;
-  int64_t blocks = 0;
+  // Row tiles of a group share activations in L1; warps without a chunk are of no use.
+  k.tiles_per_group = x.n_tokens > 8 ? 4 : x.n_tokens > 4 ? 2 : 1;
+  while (k.tiles_per_group > 1 && tiles / k.tiles_per_group < 2 * gpu.info().multiprocessors) k.tiles_per_group /= 2;
+  while (Kernel::kWarps / k.tiles_per_group > k.chunks && k.tiles_per_group < Kernel::kWarps) k.tiles_per_group *= 2;
   for (size_t i = 0; i < parts.size(); ++i) {
     const PackedProduct& part = parts[i];
-    k.parts[i] = {part.w.data, part.w.rows, part.y.data, part.y.stride, static_cast<int>(blocks)};
-    const int64_t rows_per_block = kTileRows * k.tiles_per_block;
-    blocks += (part.w.rows + rows_per_block - 1) / rows_per_block;
+    k.parts[i] = {part.w.data, part.w.rows, part.y.data, part.y.stride, k.n_groups};
+    const int64_t rows_per_group = kTileRows * k.tiles_per_group;
+    k.n_groups += static_cast<int>((part.w.rows + rows_per_group - 1) / rows_per_group);
   }
-  gpu.launch(k, Grid{static_cast<int>(blocks), static_cast<int>((x.n_tokens + kTokens - 1) / kTokens)}, Kernel::kSharedBytes);
+  k.groups_per_block = groups_per_block(k.n_groups, gpu.info().multiprocessors);
+  const int blocks = (k.n_groups + k.groups_per_block - 1) / k.groups_per_block;
+  gpu.launch(k, Grid{blocks, static_cast<int>((x.n_tokens + kTokens - 1) / kTokens)}, Kernel::kSharedBytes);
 }
 
 }  // namespace hrun::gpu

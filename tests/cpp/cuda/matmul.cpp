@@ -187,6 +187,8 @@ void check_format() {
   check<F>(130, 768, 65, Hostile::largest, seed++);
   check<F>(70, 256 * 19, 1, Hostile::none, seed++);
   check<F>(16 * 11 + 3, 512, 6, Hostile::none, seed++);
+  // So many row tiles that a block of threads works on several, with chunks for all warps, for some, and unequally many.
+  for (const int64_t cols : {256 * 3, 256 * 9}) check<F>(16 * 23 + 5, cols, 1, Hostile::none, seed++);
   check<F>(33, 768, 3, Hostile::largest, seed++);
   check<F>(33, 768, 12, Hostile::largest, seed++);
   check<F>(20, 512, 2, Hostile::zeros, seed++);
