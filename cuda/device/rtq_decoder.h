@@ -10,7 +10,8 @@
 //   c < 8:   P[c] + (Q[c] < 0 ? -1 : 0)          c >= 8:   Q[c - 8] + (P[c - 8] < 0 ? -1 : 0)
 // and P and Q are chosen to make it the table.
 //
-// Operations of the integer ALU per weight, counted in the SASS of the decode kernel: see matmul_stream.h.
+// Operations of the integer ALU per weight, counted in the SASS of the main loop of matmul_stream.h, sm_90a, up to 8 tokens:
+// RTQ3 1.7, RTQ4 1.9, RTQ2 2.05, of which 0.75, 1 and 1 are the look-ups.  Shifts by 16 are multiplications (Constants).
 #pragma once
 
 #include "cuda/device/packed.h"
