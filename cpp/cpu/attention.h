@@ -9,7 +9,7 @@
 // With a window only the blocks that it touches count, and in its first one the positions from its beginning on; with a soft
 // cap the scaled scores are capped; a sink is the maximum with which a query begins, and its sum is then 1.
 //
-// The cache holds V as [position][v_dim], and K block by block as [k_dim][64 positions]: so the lanes of a vector are
+// A block of the cache holds V as [position][v_dim], and K as [16 positions][k_dim][position]: so the lanes of a vector are
 // positions, and a score is one chain of fma over the dimensions, from zero, without a horizontal sum.
 //
 // Queries, of several heads or tokens, go four at a time, so that they share the loads of K and V; where there are more
@@ -67,24 +67,25 @@ HRUN_HD void prefetch(const Ahead& ahead, size_t offset) {
     }
 }
 
-// The block's scores, -infinity for the positions that are not seen.  q: of each query, [k_dim]; k: [k_dim][64].
-template <FloatFormat F, int kQueries>
-[[gnu::noinline]] void scores_of_block(const AttentionTask& task, const float* const* q, const uint8_t* k,
-                                       Visible seen, const Ahead& ahead, float (&scores)[kTileQueries][kAttentionBlock]) {
-  constexpr int kVectors = kSixteenSums ? kBlockVectors : 1;  // at once
-  constexpr size_t kVectorBytes = kLanes * F::kBlockBytes, kRowBytes = kBlockVectors * kVectorBytes;
-  for (int first = 0; first < kBlockVectors && first * kLanes < seen.end; first += kVectors) {
+// The scores of the first 16 n_vectors positions, kVectors at once.  q: of each query, [k_dim].
+template <FloatFormat F, int kQueries, int kVectors>
+HRUN_HD void scores_of_positions(const AttentionTask& task, const float* const* q, const uint8_t* k, int n_vectors,
+                                 const Ahead& ahead, float (&scores)[kTileQueries][kAttentionBlock]) {
+  constexpr size_t kVectorBytes = kLanes * F::kBlockBytes;
+  const size_t group_bytes = static_cast<size_t>(task.k_dim) * kVectorBytes;
+  for (int first = 0; first < n_vectors; first += kVectors) {
     Lanes sums[kQueries][kVectors];
 #pragma GCC unroll 4
     for (int h = 0; h < kQueries; ++h)
 #pragma GCC unroll 4
       for (int c = 0; c < kVectors; ++c) sums[h][c] = splat(0.0f);
-    const uint8_t* row = k + static_cast<size_t>(first) * kVectorBytes;
-    for (int d = 0; d < task.k_dim; ++d, row += kRowBytes) {
-      if (first == 0) prefetch<F, kRowBytes>(ahead, static_cast<size_t>(d) * kRowBytes);
+    const size_t at = static_cast<size_t>(first) * group_bytes;
+    const uint8_t* row = k + at;
+    for (int d = 0; d < task.k_dim; ++d, row += kVectorBytes) {
+      prefetch<F, kVectors * kVectorBytes>(ahead, at + static_cast<size_t>(d) * kVectors * kVectorBytes);
       Lanes key[kVectors];
 #pragma GCC unroll 4
-      for (int c = 0; c < kVectors; ++c) key[c] = load_weights<F>(row + static_cast<size_t>(c) * kVectorBytes, kLanes);
+      for (int c = 0; c < kVectors; ++c) key[c] = load_weights<F>(row + static_cast<size_t>(c) * group_bytes, kLanes);
 #pragma GCC unroll 4
       for (int h = 0; h < kQueries; ++h) {
         const Lanes x = splat(q[h][d]);
@@ -101,6 +102,15 @@ template <FloatFormat F, int kQueries>
         store(&scores[h][(first + c) * kLanes], score);
       }
   }
+}
+
+// The block's scores, -infinity for the positions that are not seen.
+template <FloatFormat F, int kQueries>
+[[gnu::noinline]] void scores_of_block(const AttentionTask& task, const float* const* q, const uint8_t* k, Visible seen,
+                                       const Ahead& ahead, float (&scores)[kTileQueries][kAttentionBlock]) {
+  const int vectors = (seen.end + kLanes - 1) / kLanes;  // of the others nothing is read: a short context is not in a cache
+  if (kSixteenSums && vectors > kBlockVectors / 2) scores_of_positions<F, kQueries, kBlockVectors>(task, q, k, kBlockVectors, ahead, scores);
+  else scores_of_positions<F, kQueries, 1>(task, q, k, vectors, ahead, scores);
   const float none = bits_to_float(0xff800000u);  // -infinity
   for (int h = 0; h < kQueries; ++h) {
     for (int j = 0; j < seen.begin; ++j) scores[h][j] = none;
@@ -294,7 +304,7 @@ void attention_kernel(const AttentionTask& task, float* scratch) {
       attend_block<K, V>(task, {k, v, first, {v, next_k}, {next_k, next_v}}, queries, states);
     } else {
       const int64_t n = end - first < kAttentionBlock ? end - first : kAttentionBlock;
-      const uint8_t* const keys = rows_as_floats<K>(k, kAttentionBlock * task.k_dim, k_floats);
+      const uint8_t* const keys = rows_as_floats<K>(k, (n + kLanes - 1) / kLanes * kLanes * task.k_dim, k_floats);
       const uint8_t* const values = rows_as_floats<V>(v, n * task.v_dim, v_floats);
       attend_block<F32, F32>(task, {keys, values, first, {}, {}}, queries, states);
     }

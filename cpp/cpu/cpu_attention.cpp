@@ -1,7 +1,7 @@
 // Keys and values on the CPU, and attention over them.
 //
-// The cache goes in blocks of kCacheBlock positions (KVLayer).  A block holds, head by head, the keys as [k_dim][position], as the
-// kernels want them (attention.h), and the values as [position][v_dim].
+// The cache goes in blocks of kCacheBlock positions (KVLayer).  A block holds, head by head, the keys as [16 positions][k_dim][position], as
+// the kernels want them (attention.h), and the values as [position][v_dim].
 #include <algorithm>
 
 #include "cpu/cpu_backend_parts.h"
@@ -36,11 +36,11 @@ void require_positions(const KVLayer& cache, int64_t first_position, int64_t n, 
   require(first_position >= 0 && n <= cache.capacity && first_position <= cache.capacity - n, operation, "positions inside the cache");
 }
 
-// values[i] to column `position` of [dim][kCacheBlock].
+// values[i] to column `position` of [kLanes positions][dim][position].
 template <class T>
 void put_column(const T* values, int dim, int64_t position, uint8_t* block) {
-  T* const to = reinterpret_cast<T*>(block) + position;
-  for (int i = 0; i < dim; ++i) to[i * kCacheBlock] = values[i];
+  T* const to = reinterpret_cast<T*>(block) + position / kLanes * kLanes * dim + position % kLanes;
+  for (int i = 0; i < dim; ++i) to[i * kLanes] = values[i];
 }
 
 }  // namespace

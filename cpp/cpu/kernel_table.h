@@ -89,7 +89,7 @@ struct AttentionTask {
   FloatView q;         // [n_tokens, n_heads * k_dim]
   FloatView out;       // [n_tokens, n_heads * v_dim]
   int n_heads;
-  const void* k;       // blocks of kAttentionBlock positions that are k_stride bytes apart: [k_dim][position]
+  const void* k;       // blocks of kAttentionBlock positions that are k_stride bytes apart: [kLanes positions][k_dim][position]
   const void* v;       // the same with v_stride: [position][v_dim]
   size_t k_stride, v_stride;
   int k_dim, v_dim;
