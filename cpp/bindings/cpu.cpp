@@ -16,6 +16,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "bindings/ways.h"
 #include "cpu/cpu_backend.h"
 #include "cpu/measure.h"
 #include "cpu/tiers.h"
@@ -88,13 +89,6 @@ TensorView vector_tensor(const Vector& v) {
   return {F32::kId, 1, static_cast<int64_t>(v.size()), v.size() * sizeof(float), reinterpret_cast<const uint8_t*>(v.data()), "testing"};
 }
 
-RotatedMatmul way_named(const std::string& name) {
-  if (name == "activation") return RotatedMatmul::activation;
-  if (name == "activation_float") return RotatedMatmul::activation_float;
-  if (name == "weight") return RotatedMatmul::weight;
-  throw ArgumentError("unknown way of multiplying '{}'; known: activation, activation_float, weight", printable(name));
-}
-
 Activation activation_named(const std::string& name) {
   if (name == "int8x32") return Activation::kInt8x32;
   if (name == "int8x64") return Activation::kInt8x64;
@@ -115,7 +109,7 @@ auto matmul(const std::string& tier, const std::string& format_name, const Bytes
             const std::string& way, int n_threads, int repeat, std::optional<Vector> norm, float eps, std::optional<Matrix> gate) {
   const auto cols = static_cast<int64_t>(x.shape(1));
   const TensorView weights = tensor(format_name, data, rows, cols);
-  CpuBackend cpu(options(tier, n_threads, way_named(way)));
+  CpuBackend cpu(options(tier, n_threads, rotated_matmul(way)));
   const auto w = cpu.upload(weights);
   Array<float> y({x.shape(0), static_cast<size_t>(rows)});
   const FloatView input{const_cast<float*>(x.data()), static_cast<int64_t>(x.shape(0)), cols, cols};

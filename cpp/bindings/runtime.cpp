@@ -18,6 +18,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "bindings/ways.h"
 #include "runtime/moments.h"
 #include "runtime/samplers.h"
 #include "runtime/session.h"
@@ -26,6 +27,16 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace hrun::bindings {
+RotatedMatmul rotated_matmul(const std::string& name) {
+  static const std::map<std::string, RotatedMatmul> kNames = {{"activation", RotatedMatmul::activation},
+                                                              {"activation-float", RotatedMatmul::activation_float},
+                                                              {"weight", RotatedMatmul::weight}};
+  const auto it = kNames.find(name);
+  if (it == kNames.end())
+    throw ArgumentError("rotation is '{}', must be activation, activation-float or weight", printable(name));
+  return it->second;
+}
+
 namespace {
 
 using FloatArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -44,16 +55,6 @@ class SignalPoll {
  private:
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
-
-RotatedMatmul rotated_matmul(const std::string& name) {
-  static const std::map<std::string, RotatedMatmul> kNames = {{"activation", RotatedMatmul::activation},
-                                                              {"activation-float", RotatedMatmul::activation_float},
-                                                              {"weight", RotatedMatmul::weight}};
-  const auto it = kNames.find(name);
-  if (it == kNames.end())
-    throw ArgumentError("rotation is '{}', must be activation, activation-float or weight", printable(name));
-  return it->second;
-}
 
 std::shared_ptr<Model> load(const std::string& path, const std::string& device, int64_t n_gpu_layers, int n_threads,
                             const std::string& cpu_tier, const std::string& rotation, nb::object progress) {
@@ -248,21 +249,6 @@ void init_runtime(nb::module_& m) {
     const auto rows = sampler_parameters();
     return std::vector<SamplerParameter>(rows.begin(), rows.end());
   }, "The sampling parameters, in chain order.");
-  nb::class_<DeviceDescription>(m, "Device", "What --device can name.")
-      .def_ro("name", &DeviceDescription::name)
-      .def_ro("description", &DeviceDescription::description)
-      .def_ro("total_bytes", &DeviceDescription::total_bytes)
-      .def_ro("free_bytes", &DeviceDescription::free_bytes);
-  m.def("devices", [] {
-    std::string reason;
-    std::vector<DeviceDescription> all = list_devices(reason);
-    return std::pair(std::move(all), std::move(reason));
-  }, "The devices, the CPU last, and why there is no GPU among them.");
-  m.def("device_peaks", [](const std::string& name) {
-    const DevicePeaks p = measure_device(name);
-    return std::tuple(p.read, p.copy, p.int8, p.fp16);
-  }, "name"_a, nb::call_guard<nb::gil_scoped_release>(),
-        "(bytes read, bytes copied, int8 operations, fp16 operations) per second of a GPU, measured. Raises DeviceError.");
   m.def("kv_formats", [] {
     std::vector<std::string> names;
     for (const auto name : kv_format_names()) names.emplace_back(name);

@@ -23,7 +23,7 @@ PLAIN_NUMBERS = {"i8": "<i1", "i16": "<i2", "i32": "<i4", "i64": "<i8", "f64": "
 ROTATED = [f for f in FORMATS if f.rotated]
 OFFSET = {f.name for f in FORMATS if f.has_offset}
 EPS = 2.0**-24  # relative error of one float32 operation
-WAYS = ["activation", "activation_float", "weight"]
+WAYS = ["activation", "activation-float", "weight"]
 
 by_format = pytest.mark.parametrize("f", FORMATS, ids=lambda f: f.name)
 by_quantized = pytest.mark.parametrize("f", QUANTIZED, ids=lambda f: f.name)
@@ -258,7 +258,7 @@ def test_both_float_ways_of_a_rotated_product_agree(f: core.FormatInfo) -> None:
         x = np.stack([v for name, v in hostile_inputs(cols, rng) if name not in ("subnormal", "tiny")])
         norms = np.linalg.norm(core.decode(f.name, data, rows, cols), axis=1) * np.linalg.norm(x.astype(np.float64), axis=1)[:, None]
         for tier in TIERS:
-            by_activation = kernels.matmul(tier, f.name, data, rows, x, "activation_float")
+            by_activation = kernels.matmul(tier, f.name, data, rows, x, "activation-float")
             by_weight = kernels.matmul(tier, f.name, data, rows, x, "weight")
             assert (np.abs(by_activation.astype(np.float64) - by_weight) <= 1e-5 * norms).all(), (tier, cols)
 
@@ -333,5 +333,5 @@ def test_refusals_name_what_was_expected() -> None:
         kernels.matmul("scalar", "q8_0", np.zeros(33, np.uint8), 1, x)
     with pytest.raises(core.ArgumentError, match="number of threads"):
         kernels.matmul("scalar", "q8_0", np.zeros(34, np.uint8), 1, x, n_threads=-1)
-    with pytest.raises(core.ArgumentError, match="activation_float"):
+    with pytest.raises(core.ArgumentError, match="activation-float"):
         kernels.matmul("scalar", "q8_0", np.zeros(34, np.uint8), 1, x, way="sideways")

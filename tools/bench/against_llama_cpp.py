@@ -1,6 +1,7 @@
 """Compare hrun-bench with a llama-bench binary on one machine in one run, alternating.
 
     python tools/bench/against_llama_cpp.py --llama-bench PATH --ours rtq3.gguf q4_k.gguf --theirs iq3_s.gguf q4_k.gguf [-t 2] [-r 3]
+                                              [--device cuda]
 
 Models of equal shape come from tools/bench/random_model.py.  Every round runs each contestant once; the table has medians
 over the rounds, and each of ours against each of theirs.  Absolute figures drift with the machine: quote the ratios.
@@ -29,14 +30,15 @@ def main() -> None:
     parser.add_argument("--ours", nargs="+", type=Path, required=True, help="models for hrun-bench")
     parser.add_argument("--theirs", nargs="+", type=Path, required=True, help="models for llama-bench")
     parser.add_argument("-t", "--threads", default="2")
+    parser.add_argument("--device", default="cpu", help="of hrun; llama.cpp gets all layers on its GPU unless this is cpu")
     parser.add_argument("-p", default="512")
     parser.add_argument("-n", default="64")
     parser.add_argument("-r", "--rounds", type=int, default=3)
     args = parser.parse_args()
 
     sizes = ["-p", args.p, "-n", args.n, "-t", args.threads, "-r", "1", "-o", "json"]
-    commands = {("hrun", m.stem): [sys.executable, "-m", "hrun.cli.bench", "-m", str(m), "--no-peaks", *sizes] for m in args.ours}
-    commands |= {("llama.cpp", m.stem): [str(args.llama_bench), "-m", str(m), *sizes] for m in args.theirs}
+    commands = {("hrun", m.stem): [sys.executable, "-m", "hrun.cli.bench", "-m", str(m), "--no-peaks", "-dev", args.device, *sizes] for m in args.ours}
+    commands |= {("llama.cpp", m.stem): [str(args.llama_bench), "-m", str(m), "-ngl", "0" if args.device == "cpu" else "99", *sizes] for m in args.theirs}
     measured: dict[tuple[str, str], list[dict[str, float]]] = {name: [] for name in commands}
     for _ in range(args.rounds):
         for name, command in commands.items():
