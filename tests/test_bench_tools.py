@@ -35,3 +35,14 @@ def test_a_loop_over_all_threads_is_cheap() -> None:
     """The bar is 5 microseconds on idle cores; here anything that is no sleep and wake-up passes."""
     assert 0 < _core.testing.barrier_seconds(1) < 2e-4
     assert 0 < _core.testing.barrier_seconds(_core.default_thread_count()) < 5e-3
+
+
+def test_gpu_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, emulated_cuda: None) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    script("gpu_kernels").main(["--formats", "rtq3", "q8_0", "--shapes", "64x256", "--tokens", "1", "17", "--rotations", "activation", "weight",
+                                "--megabytes", "0"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "GB/s copied" in lines[0] and len(lines) == 4 + 4 + 2
+    for line in lines[4:]:
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        assert cells[0] in ("rtq3", "q8_0") and cells[2] == "64x256" and float(cells[4]) > 0
