@@ -82,6 +82,17 @@ struct Iq4Nibbles {
 };
 template <> struct PackRule<IQ4_NL> : PackedAs<PackedCodes::nibble, 0, 128>, Iq4Nibbles {};
 template <> struct PackRule<IQ4_XS> : PackedAs<PackedCodes::nibble, 32, 128>, Iq4Nibbles {};
+struct Fp4Nibbles {
+  static constexpr int kHighest = 12 + 12;
+  static HRUN_HD int level(int i) { return fp4_levels()[i]; }
+  static HRUN_HD int index(int code) {
+    const int magnitude = code < 0 ? -code : code;
+    int below = 0;
+    for (int i = 0; i < 7; ++i) below += magnitude > fp4_levels()[i];
+    return code < 0 ? below + 8 : below;
+  }
+};
+template <> struct PackRule<MXFP4> : PackedAs<PackedCodes::nibble, 0, 12>, Fp4Nibbles {};
 template <> struct PackRule<RTQ2> : PackedAs<PackedCodes::rtq2, 0, RTQ2::kLargestLevel + 1> {};
 template <> struct PackRule<RTQ3> : PackedAs<PackedCodes::rtq3, 0, RTQ3::kLargestLevel + 1> {};
 template <> struct PackRule<RTQ4> : PackedAs<PackedCodes::rtq4, 0, RTQ4::kLargestLevel + 1> {};
@@ -205,7 +216,13 @@ bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_
         store_fp16(meta + at + 2 * static_cast<size_t>(r), value);
         return float_to_bits(load_fp16(meta + at + 2 * static_cast<size_t>(r))) == float_to_bits(value);
       };
-      if (!put_half(0, ints.scale)) return false;
+      if (!put_half(0, ints.scale)) {
+        // The scale of a block of zeros does not matter; MXFP4's may be of any size.
+        bool is_zero = !F::kHasOffset && !RtqFormat<F>;
+        for (int i = 0; i < n && is_zero; ++i) is_zero = ints.codes[i] == 0;
+        if (!is_zero) return false;
+        put_half(0, 0.0f);
+      }
       if constexpr (F::kHasOffset)
         if (!put_half(Layout::kOffsetAt, ints.offset)) return false;
       if constexpr (Layout::kGroups)
