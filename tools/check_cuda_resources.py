@@ -37,7 +37,7 @@ COLD_FILES = {"pack_weight.cu", "rows.cu"}  # nothing else in them multiplies ma
 
 # Kernels that are nothing without tensor cores: opcode (the lowest 12 bits of an instruction, sm_80 to sm_120).
 HMMA, IMMA = 0x23C, 0x237
-TENSOR = {"MatmulStream": IMMA, "MatmulTile": IMMA, "MatmulFloats": HMMA, "Multiply": HMMA, "FlashAttention": HMMA}
+TENSOR = {"MatmulStream": IMMA, "MatmulTile": IMMA, "MatmulFloats": HMMA, "Multiply": HMMA, "FlashAttention": HMMA, "WideAttention": HMMA}
 LOCAL = {0x983: "LDL", 0x387: "STL"}
 EM_CUDA = 190
 

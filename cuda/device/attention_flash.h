@@ -32,6 +32,7 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
 
   struct State : Rows {
     float o[kDim / 8][4];
+    float before[2];  // what o is multiplied by when the values of the tile are added
   };
 
   // Grid: x over kv heads and, slower, groups of kRows queries; y over splits.
@@ -89,14 +90,7 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
     }
     this->cap_and_hide(w, s, tile * kTile + slice_of_warp(), u);
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const float before = this->weights_of(s, r, Tiles::top_of(u, r), u);
-#pragma unroll
-      for (int i = 0; i < kDim / 8; ++i) {
-        s.o[i][2 * r] *= before;
-        s.o[i][2 * r + 1] *= before;
-      }
-    }
+    for (int r = 0; r < 2; ++r) s.before[r] = this->weights_of(s, r, Tiles::top_of(u, r), u);
 #pragma unroll
     for (int i = 0; i < kSlice / 16; ++i)
 #pragma unroll
@@ -107,20 +101,34 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
       }
   }
 
+  // A tile's values are summed from zero and joined by one rounded fma: tensor cores round their sums towards zero, which over
+  // thousands of positions would make the result smaller.  Where there are no registers for that they go on from what is there.
+  static constexpr bool kFromZero = kRowWarps == 1 || kDim <= 128;
+
   HRUN_HD void add_values(const uint16_t* values, State& s, const uint32_t (&high)[kSlice / 16][4], const uint32_t (&low)[kSlice / 16][4]) const {
     const uint16_t* const v = values + (slice_of_warp() + lane() % 16) * kStride + lane() / 16 * 8;
 #pragma unroll
-    for (int i = 0; i < kSlice / 16; ++i)
+    for (int d = 0; d < kDim / 16; ++d) {
+      float sums[2][4];
 #pragma unroll
-      for (int d = 0; d < kDim / 16; ++d) {
+      for (int i = 0; i < 8; ++i) sums[i / 4][i % 4] = kFromZero ? 0.0f : s.o[2 * d + i / 4][i % 4] * s.before[i % 4 / 2];
+#pragma unroll
+      for (int i = 0; i < kSlice / 16; ++i) {
         uint32_t r[4];
         load_matrices_transposed(r, v + i * 16 * kStride + d * 16);
         const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
-        mma_f16(s.o[2 * d], high[i], left);
-        mma_f16(s.o[2 * d + 1], high[i], right);
-        mma_f16(s.o[2 * d], low[i], left);
-        mma_f16(s.o[2 * d + 1], low[i], right);
+        mma_f16(sums[0], low[i], left);
+        mma_f16(sums[1], low[i], right);
+        mma_f16(sums[0], high[i], left);
+        mma_f16(sums[1], high[i], right);
       }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        float& o = s.o[2 * d + i / 4][i % 4];
+        o = kFromZero ? fused_multiply_add(o, s.before[i % 4 / 2], sums[i / 4][i % 4]) : sums[i / 4][i % 4];
+      }
+      if (kFromZero) sync_warp();  // keeps the compiler from having more sums under way than there are registers
+    }
   }
 
   HRUN_HD void finish(const Work& w, State& s) const {
@@ -193,6 +201,6 @@ template <int kDim>
 using FewQueries = FlashAttention<kDim, 1, 4, 64, kDim <= 128 ? 3 : 2, kDim <= 64 ? 4 : kDim <= 128 ? 3 : 2>;
 // Many: bound by tensor cores.
 template <int kDim>
-using ManyQueries = FlashAttention<kDim, 4, 1, kDim <= 128 ? 64 : 32, 2, kDim <= 128 ? 3 : 2>;
+using ManyQueries = FlashAttention<kDim, 4, 1, kDim <= 128 ? 64 : 32, 2, kDim <= 96 ? 3 : 2>;
 
 }  // namespace hrun::gpu

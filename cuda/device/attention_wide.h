@@ -32,15 +32,16 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
       for (int j = 0; j < 4; ++j) o[i][j] = 0;
     for (int tile = 0; tile < w.tiles; ++tile) {
       next_slot(w, 2 * tile, 0);
-      weigh(w, w.tile + tile, slots(), rows, o);
+      float before[2];
+      weigh(w, w.tile + tile, slots(), rows, before);
       next_slot(w, 2 * tile + 1, 1);  // and the weights of all warps are there
-      add_values(slots() + kSlotHalves, o);
+      add_values(slots() + kSlotHalves, before, o);
     }
     sum_rows(rows);
     finish(w, rows, o);
   }
 
-  HRUN_HD void weigh(const Work& w, int tile, const uint16_t* keys, Rows& rows, float (&o)[kColumns / 8][4]) const {
+  HRUN_HD void weigh(const Work& w, int tile, const uint16_t* keys, Rows& rows, float (&before)[2]) const {
     float even[1][4] = {}, odd[1][4] = {};  // two chains of sums
     const uint16_t* const q = queries() + lane() % 16 * kStride + lane() / 16 * 8;
     const uint16_t* const k = keys + (8 * warp() + lane() % 8) * kStride + lane() / 8 * 8;  // eight keys, 32 columns
@@ -73,12 +74,7 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
       float top = of_warps()[lane() / 4 + 8 * r];
 #pragma unroll
       for (int i = 1; i < kWarps; ++i) top = largest_of(of_warps()[i * kRows + lane() / 4 + 8 * r], top);
-      const float before = weights_of(rows, r, top, u);
-#pragma unroll
-      for (int i = 0; i < kColumns / 8; ++i) {
-        o[i][2 * r] *= before;
-        o[i][2 * r + 1] *= before;
-      }
+      before[r] = weights_of(rows, r, top, u);
       const uint32_t high = two_halves(u[0][2 * r], u[0][2 * r + 1]);
       const uint32_t low = two_halves(u[0][2 * r] - low_half(high), u[0][2 * r + 1] - high_half(high));
       auto* const to = reinterpret_cast<uint32_t*>(weights()) + (lane() / 4 + 8 * r) * (kWeightStride / 2) + 4 * warp() + lane() % 4;
@@ -87,24 +83,33 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
     }
   }
 
-  HRUN_HD void add_values(const uint16_t* values, float (&o)[kColumns / 8][4]) const {
+  // From zero, as in FlashAttention.
+  HRUN_HD void add_values(const uint16_t* values, const float (&before)[2], float (&o)[kColumns / 8][4]) const {
     const uint16_t* const v = values + lane() % 16 * kStride + lane() / 16 * 8 + warp() * kColumns;
     const uint16_t* const p = weights() + lane() % 16 * kWeightStride + lane() / 16 * 8;
+    uint32_t high[kTile / 16][4], low[kTile / 16][4];
 #pragma unroll
     for (int i = 0; i < kTile / 16; ++i) {
-      uint32_t high[4], low[4];
-      load_matrices(high, p + 16 * i);
-      load_matrices(low, p + kWeightHalves + 16 * i);
+      load_matrices(high[i], p + 16 * i);
+      load_matrices(low[i], p + kWeightHalves + 16 * i);
+    }
 #pragma unroll
-      for (int d = 0; d < kColumns / 16; ++d) {
+    for (int d = 0; d < kColumns / 16; ++d) {
+      float sums[2][4] = {};
+#pragma unroll
+      for (int i = 0; i < kTile / 16; ++i) {
         uint32_t r[4];
         load_matrices_transposed(r, v + i * 16 * kStride + d * 16);
         const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
-        mma_f16(o[2 * d], high, left);
-        mma_f16(o[2 * d + 1], high, right);
-        mma_f16(o[2 * d], low, left);
-        mma_f16(o[2 * d + 1], low, right);
+        mma_f16(sums[0], low[i], left);
+        mma_f16(sums[1], low[i], right);
+        mma_f16(sums[0], high[i], left);
+        mma_f16(sums[1], high[i], right);
       }
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) o[2 * d + h][j] = fused_multiply_add(o[2 * d + h][j], before[j / 2], sums[h][j]);
     }
   }
 

@@ -143,8 +143,22 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
   const bool expensive = c.n_tokens * end * (c.k_dim + c.v_dim) > 500000;
   if (!expensive) expect(attend() == got, "again in another order of threads: {}", describe(c));
 
-  cache.k = const_cast<uint8_t*>(k_bytes.data());
-  cache.v = const_cast<uint8_t*>(v_bytes.data());
+  // The CPU's cache has a layout of its own.
+  const int64_t cpu_capacity = (end + kCacheBlock - 1) / kCacheBlock * kCacheBlock;
+  const auto rows_of = [&](const std::vector<float>& values, int64_t dim) {
+    std::vector<float> rows;
+    for (int64_t p = 0; p < end; ++p)
+      for (int64_t h = 0; h < c.n_kv_heads; ++h)
+        for (int64_t i = 0; i < dim; ++i) rows.push_back(values[static_cast<size_t>((h * capacity + p) * dim + i)]);
+    return rows;
+  };
+  std::vector<float> k_rows = rows_of(k, c.k_dim), v_rows = rows_of(v, c.v_dim);
+  const int64_t k_cols = c.n_kv_heads * c.k_dim, v_cols = c.n_kv_heads * c.v_dim;
+  const auto k_cpu = cpu.allocate(static_cast<size_t>(cpu_capacity * k_cols) * 4, "keys"), v_cpu = cpu.allocate(static_cast<size_t>(cpu_capacity * v_cols) * 4, "values");
+  cache.k = k_cpu->data;
+  cache.v = v_cpu->data;
+  cache.capacity = cpu_capacity;
+  cpu.kv_append(cache, {k_rows.data(), end, k_cols, k_cols}, {v_rows.data(), end, v_cols, v_cols}, 0);
   const auto sink_tensor = cpu.upload({F32::kId, 1, c.n_heads, static_cast<size_t>(c.n_heads) * 4, reinterpret_cast<const uint8_t*>(sinks.data()), "sinks"});
   if (c.sinks) shape.sinks = sink_tensor.get();
   std::vector<float> from_cpu(want.size());
