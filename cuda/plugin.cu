@@ -3,7 +3,9 @@
 
 #include "base/error.h"
 #include "cuda/cuda_backend.h"
+#include "cuda/kernels/matmul.h"
 #include "cuda/measure.h"
+#include "formats/list.h"
 
 namespace hrun::gpu {
 namespace {
@@ -30,7 +32,12 @@ DevicePeaks measure_device(int device) {
   return measure(gpu);
 }
 
-constexpr BackendPlugin kPlugin{BackendPlugin::kInterface, devices, make, measure_device};
+size_t weight_bytes(FormatId format, int64_t rows, int64_t cols) {
+  const size_t packed = packed_bytes(format, rows, cols);
+  return packed > 0 ? packed : find_format(format)->row_bytes(cols) * static_cast<size_t>(rows);
+}
+
+constexpr BackendPlugin kPlugin{BackendPlugin::kInterface, devices, make, measure_device, weight_bytes};
 
 }  // namespace
 }  // namespace hrun::gpu

@@ -50,7 +50,7 @@ DevicePeaks measure_device(const std::string& name) {
   return plugin->measure(number);
 }
 
-Backends make_backends(const BackendOptions& options, int64_t n_layers) {
+Backends make_backends(const BackendOptions& options, int64_t n_layers, const std::function<int64_t(const DeviceRoom&)>& fit) {
   Backends made;
   const char* const preferred = std::getenv("HRUN_DEVICE");
   const std::string asked = options.device == "auto" && preferred && *preferred ? preferred : options.device, name = lower(asked);
@@ -58,12 +58,20 @@ Backends make_backends(const BackendOptions& options, int64_t n_layers) {
   const bool any = name == "auto";
   if (!any && name != "cpu" && name != "none" && wanted < 0)
     throw DeviceError("there is no device '{}'; possible: {}", printable(asked), device_names());
-  const int64_t n_offloaded = options.n_gpu_layers < 0 ? n_layers + 1 : std::min(options.n_gpu_layers, n_layers + 1);
+  int64_t n_offloaded = options.n_gpu_layers < 0 ? n_layers + 1 : std::min(options.n_gpu_layers, n_layers + 1);
   if (wanted >= 0 || (any && n_offloaded > 0)) {
     std::string reason;
     const BackendPlugin* const plugin = cuda_plugin(reason);
-    const bool present = plugin && !plugin->devices(reason).empty();
-    if (present && n_offloaded > 0) made.accelerator = plugin->make(std::max(wanted, 0), options);
+    const auto number = static_cast<size_t>(std::max(wanted, 0));
+    const std::vector<DeviceDescription> devices = plugin ? plugin->devices(reason) : std::vector<DeviceDescription>();
+    const bool present = !devices.empty();
+    if (options.n_gpu_layers < 0 && fit && number < devices.size()) {
+      n_offloaded = fit({devices[number].free_bytes, plugin->weight_bytes});
+      if (n_offloaded <= n_layers)
+        made.warning = format("{} of {} layers fit in the {} MiB that {} has free; the others, and the head, are on the CPU", n_offloaded,
+                              n_layers, devices[number].free_bytes >> 20, devices[number].name);
+    }
+    if (present && n_offloaded > 0) made.accelerator = plugin->make(static_cast<int>(number), options);
     else if (wanted >= 0 && !present) throw DeviceError("device '{}' cannot be had: {}; possible: {}", printable(asked), reason, device_names());
     else if (options.n_gpu_layers > 0) made.warning = "no layers go to a GPU: " + reason;
   }

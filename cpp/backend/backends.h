@@ -1,6 +1,7 @@
 // Which devices there are, and who runs what.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,8 +24,15 @@ struct Backends {
   std::string warning;                   // a wish that was not met
 };
 
-// Throws DeviceError, naming what exists, if a device was asked for by name and cannot be had.
-Backends make_backends(const BackendOptions& options, int64_t n_layers);
+// What a device has left, and what it needs for a matrix.
+struct DeviceRoom {
+  size_t free_bytes;
+  size_t (*weight_bytes)(FormatId format, int64_t rows, int64_t cols);
+};
+
+// `fit`: the layers for a device when n_gpu_layers does not say; without it, everything.  Throws DeviceError, naming what exists, if
+// a device was asked for by name and cannot be had.
+Backends make_backends(const BackendOptions& options, int64_t n_layers, const std::function<int64_t(const DeviceRoom&)>& fit = {});
 
 // Of a device by its name, "CUDA0".  Throws DeviceError.
 DevicePeaks measure_device(const std::string& name);

@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include "base/error.h"
+#include "model/placement.h"
 #include "formats/list.h"
 
 namespace hrun {
@@ -25,7 +26,7 @@ TensorView rows_of(const TensorView& whole, int64_t first, int64_t rows) {
 
 Model::Model(gguf::File file, ModelPlan plan, const BackendOptions& options) : file_(std::move(file)), plan_(std::move(plan)) {
   const int64_t n_layers = plan_.params.n_layers;
-  Backends made = make_backends(options, n_layers);
+  Backends made = make_backends(options, n_layers, [&](const DeviceRoom& room) { return layers_that_fit(file_, plan_, room); });
   warning_ = std::move(made.warning);
   size_t cpu = 0, accelerator = 0;
   if (made.cpu) backends_.push_back(std::move(made.cpu));

@@ -98,7 +98,7 @@ class Runtime:
     ``model_path`` None is the demo model that comes with hrun.  ``n_ctx`` is the context in tokens: None for the model's
     own (at most 16384), 0 for the model's own whatever it is.  ``n_threads`` None: the machine's.  ``device``: "auto" (a
     GPU where there is one), "cpu", "cuda", "cuda1", ...  ``n_gpu_layers``: how many of the last layers go there, one more than
-    there are for the head as well, -1 for everything.  ``type_k``, ``type_v``: formats of the KV cache.  ``n_batch``: tokens per pass over the prompt; results do not
+    there are for the head as well, -1 for as many as fit.  ``type_k``, ``type_v``: formats of the KV cache.  ``n_batch``: tokens per pass over the prompt; results do not
     depend on it.  ``rotation``: "activation" or "weight", how rotated formats are multiplied.  ``pre_tokenizer``: a name of
     llama.cpp's, in place of the file's ``tokenizer.ggml.pre``.  ``progress(done, total)`` is called while the model is loaded,
     a tensor at a time.

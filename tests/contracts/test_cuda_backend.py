@@ -111,7 +111,7 @@ def test_layers_on_both(tiny_model) -> None:
 def test_too_large_a_model_says_so(tiny_model) -> None:
     code = (
         "import sys; from hrun import Runtime; from hrun.errors import OutOfMemoryError\n"
-        "try: Runtime(sys.argv[1], device='cuda')\n"
+        "try: Runtime(sys.argv[1], device='cuda', n_gpu_layers=99)\n"
         "except OutOfMemoryError as e: print(e)\n"
         "print(Runtime(sys.argv[1], device='cpu').generate('a', max_tokens=2).finish_reason)\n"
     )
@@ -123,6 +123,25 @@ def test_too_large_a_model_says_so(tiny_model) -> None:
         assert done.returncode == 0, done.stderr
         message, after = done.stdout.strip().splitlines()
         assert "MiB free" in message and "-ngl" in message and after in ("length", "stop")
+
+
+def test_as_many_layers_as_fit(tiny_model) -> None:
+    """Without -ngl a model that is too large is shared between both, and says so."""
+    path = str(tiny_model(format="q8_0", n_layers=6, n_embd=256, n_ff=512, n_vocab=600))
+    code = "import sys; from hrun import Runtime; r = Runtime(sys.argv[1], device='cuda'); r.generate('a', max_tokens=2); print(r.description)"
+    seen = []
+    for room in (100_000, 10_000_000, 12_000_000, 100_000_000):
+        done = subprocess.run(
+            [sys.executable, "-c", code, path], env={**os.environ, "HRUN_EMULATED_BYTES": str(room)}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        seen.append(done.stdout)
+    assert "CUDA0" not in seen[0] and "cpu" not in seen[3]
+    for shared in seen[1:3]:
+        assert "CUDA0" in shared and "cpu" in shared
+    assert len(set(seen)) == 4
+    said = run_hrun("-m", path, "-p", "a", "-n", "1", "--device", "cuda", HRUN_EMULATED_BYTES="10000000")
+    assert "of 6 layers fit" in said.stderr and said.returncode == 0
 
 
 def test_a_device_that_is_not_there(tiny_model) -> None:

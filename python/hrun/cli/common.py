@@ -128,7 +128,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         type=whole_number(-1, 1 << 20),
         default=-1,
         metavar="N",
-        help="layers that go to the GPU, one more than the model has for its head as well (default: everything)",
+        help="layers that go to the GPU, one more than the model has for its head as well (default: what fits)",
     )
     parser.add_argument(
         "--rotation",
