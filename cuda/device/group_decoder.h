@@ -78,6 +78,10 @@ struct GroupDecoder {
         if constexpr (Rule::kCodes == GroupCodes::unsigned_nibbles) {
           a[0][h] = w & 0x0f0f0f0fu;
           a[0][2 + h] = (w >> 4) & 0x0f0f0f0fu;
+        } else if constexpr (Rule::kCodes == GroupCodes::unsigned_six_bits) {
+          const uint32_t high = word(16 + s / 2 * 2 + h);
+          a[0][h] = (w & 0x0f0f0f0fu) | ((s % 2 == 0 ? high << 4 : high) & 0x30303030u);
+          a[0][2 + h] = ((w >> 4) & 0x0f0f0f0fu) | ((s % 2 == 0 ? high << 2 : high >> 2) & 0x30303030u);
         } else if constexpr (Rule::kCodes == GroupCodes::six_bits) {
           const uint32_t high = word(16 + s / 2 * 2 + h);
           a[0][h] = (((w << 2) & 0x3c3c3c3cu) ^ constants.flip) ^ ((high << (s % 2 == 0 ? 6 : 2)) & 0xc0c0c0c0u);

@@ -6,7 +6,7 @@
 //
 // Codes of less than 8 bits are decoded into the upper bits of a byte, where their top bit, flipped, is the sign: nibble n
 // becomes 16 (n - 8), or 8 (2 n - 15), which is all that the grid of IQ3_S holds, six bits n become 4 (n - 32), and unsigned
-// nibbles stay what they are.  The power of two comes off with the scale, exactly.
+// codes stay what they are.  The power of two comes off with the scale, exactly.
 #pragma once
 
 #include "cuda/device/packed.h"
@@ -20,12 +20,13 @@ namespace hrun::gpu {
 //   bytes_16       32 bytes [h][16]; after all of them a word of two fp16
 enum class GroupScales : uint8_t { half_groups, odd_nibbles, bytes_offsets, bytes_16 };
 
-enum class GroupCodes : uint8_t { signed_nibbles, odd_nibbles, unsigned_nibbles, six_bits, bytes };
+enum class GroupCodes : uint8_t { signed_nibbles, odd_nibbles, unsigned_nibbles, six_bits, unsigned_six_bits, bytes };
 
 template <GroupCodes codes, GroupScales scales, int scale_bytes, int group>
 struct PackedGroups {
   static constexpr GroupCodes kCodes = codes;
-  static constexpr int kLoads = codes == GroupCodes::bytes ? 8 : codes == GroupCodes::six_bits ? 6 : 4;
+  static constexpr bool kSixBits = codes == GroupCodes::six_bits || codes == GroupCodes::unsigned_six_bits;
+  static constexpr int kLoads = codes == GroupCodes::bytes ? 8 : kSixBits ? 6 : 4;
   static constexpr GroupScales kScales = scales;
   static constexpr int kScaleBytes = scale_bytes;
   static constexpr bool kTransposed = false;
@@ -107,9 +108,13 @@ struct PackGroups : Rule {
 };
 
 template <> struct Packed<Q4_0> : PackGroups<Q4_0, PackedGroups<GroupCodes::signed_nibbles, GroupScales::half_groups, 256, 32>> {};
+template <> struct Packed<Q5_0> : PackGroups<Q5_0, PackedGroups<GroupCodes::six_bits, GroupScales::half_groups, 256, 32>> {};
 template <> struct Packed<Q8_0> : PackGroups<Q8_0, PackedGroups<GroupCodes::bytes, GroupScales::half_groups, 256, 32>> {};
+template <> struct Packed<IQ3_S> : PackGroups<IQ3_S, PackedGroups<GroupCodes::odd_nibbles, GroupScales::odd_nibbles, 96, 32>> {};
 template <> struct Packed<ITQ3_S> : PackGroups<ITQ3_S, PackedGroups<GroupCodes::odd_nibbles, GroupScales::odd_nibbles, 96, 32>> {};
+template <> struct Packed<Q3_K> : PackGroups<Q3_K, PackedGroups<GroupCodes::signed_nibbles, GroupScales::bytes_16, 288, 16>> {};
 template <> struct Packed<Q4_K> : PackGroups<Q4_K, PackedGroups<GroupCodes::unsigned_nibbles, GroupScales::bytes_offsets, 320, 32>> {};
+template <> struct Packed<Q5_K> : PackGroups<Q5_K, PackedGroups<GroupCodes::unsigned_six_bits, GroupScales::bytes_offsets, 320, 32>> {};
 template <> struct Packed<Q6_K> : PackGroups<Q6_K, PackedGroups<GroupCodes::six_bits, GroupScales::bytes_16, 288, 16>> {};
 
 }  // namespace hrun::gpu

@@ -8,7 +8,7 @@ namespace hrun::gpu {
 namespace {
 
 const FastMatmul* find(FormatId format) {
-  for (const auto find_in_group : {find_rtq_matmul, find_group_matmul})
+  for (const auto find_in_group : {find_rtq_matmul, find_group_matmul, find_k_quant_matmul})
     if (const FastMatmul* const found = find_in_group(format)) return found;
   return nullptr;
 }

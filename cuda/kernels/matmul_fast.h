@@ -14,5 +14,6 @@ struct FastMatmul {
 
 const FastMatmul* find_rtq_matmul(FormatId format);
 const FastMatmul* find_group_matmul(FormatId format);
+const FastMatmul* find_k_quant_matmul(FormatId format);
 
 }  // namespace hrun::gpu
