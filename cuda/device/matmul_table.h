@@ -37,15 +37,16 @@ void pack_format(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, c
   gpu.launch(k, Grid{static_cast<int>((padded * n_chunks<F>(to.cols) + k.kThreads - 1) / k.kThreads)});
 }
 
-// Which of the two kernels is faster, from the cycles that each takes where its tiles do not fill the device: a tile of the
-// one about 2200 per chunk, the other 20 weights and up to 16 tokens per cycle and multiprocessor.
+// Which of the two kernels is faster, from the cycles that each takes where its tiles do not fill the device: 128 x 128 of the
+// one about 2200 per chunk, twice that where groups have scales; the other 20 weights and up to 16 tokens per cycle and
+// multiprocessor.
 template <class F>
 bool tiles_are_faster(const Gpu& gpu, int64_t rows, int64_t n_tokens) {
   if (n_tokens <= 16) return false;
   using Kernel = MatmulTile<F>;
   const int64_t n = gpu.info().multiprocessors > 0 ? gpu.info().multiprocessors : 1;
   const int64_t tiles = (rows + Kernel::kRows - 1) / Kernel::kRows * ((n_tokens + Kernel::kTokens - 1) / Kernel::kTokens);
-  const int64_t tile_cycles = (tiles + n - 1) / n * 2200;
+  const int64_t tile_cycles = (tiles + n - 1) / n * Kernel::kRows * Kernel::kTokens * (Kernel::kWhole ? 2200 : 4400) / (128 * 128);
   const int64_t stream_cycles = (n_tokens + 15) / 16 * rows * kChunkColumns / (20 * n);
   return tile_cycles < stream_cycles;
 }

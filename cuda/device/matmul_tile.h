@@ -18,7 +18,9 @@ struct MatmulTile {
   static constexpr bool kWhole = Packed<F>::kGroup == kChunkColumns;
   static constexpr int kRowWarps = 4, kTokenWarps = 2;
   static constexpr int kRowTiles = kWhole ? 2 : 1;
-  static constexpr int kColumnTiles = Packed<F>::kLoads > 4 || Packed<F>::kGroup == 16 || F::kHasOffset || kScalesPerChunk<F> > 1 ? 4 : 8;
+  static constexpr int kColumnTiles =
+      Packed<F>::kGroup == 16 && Packed<F>::kLoads == 4 ? 2
+      : Packed<F>::kLoads > 4 || F::kHasOffset || kScalesPerChunk<F> > 1 ? 4 : 8;
   static constexpr int kTiles = kRowWarps * kRowTiles, kRows = kTiles * kTileRows, kTokens = kTokenWarps * kColumnTiles * 8;
   static constexpr int kThreads = kRowWarps * kTokenWarps * kWarp, kBlocks = 1;
   static constexpr const char* kName = "matmul_tile";
