@@ -181,14 +181,15 @@ void check_format() {
   uint32_t seed = 1;
   // One block alone is exact but for the products of scales.
   check<F>(16, 256, 1, Hostile::none, seed++);
-  for (const int64_t n_tokens : {1, 2, 3, 5, 8, 9, 16, 17, 31, 33}) check<F>(40, 1024, n_tokens, Hostile::none, seed++);
+  for (const int64_t n_tokens : {1, 2, 5, 8, 9, 16, 17, 33}) check<F>(40, 1024, n_tokens, Hostile::none, seed++);
   // Many tokens go through another kernel.
   for (const int64_t n_tokens : {63, 129}) check<F>(200, 512, n_tokens, Hostile::none, seed++);
   check<F>(130, 768, 65, Hostile::largest, seed++);
   check<F>(70, 256 * 19, 1, Hostile::none, seed++);
   check<F>(16 * 11 + 3, 512, 6, Hostile::none, seed++);
   // So many row tiles that a block of threads works on several, with chunks for all warps, for some, and unequally many.
-  for (const int64_t cols : {256 * 3, 256 * 9}) check<F>(16 * 23 + 5, cols, 1, Hostile::none, seed++);
+  for (const int64_t cols : {256 * 3, 256 * 9})
+    if (RtqFormat<F> || cols == 256 * 3) check<F>(16 * 23 + 5, cols, 1, Hostile::none, seed++);
   check<F>(33, 768, 3, Hostile::largest, seed++);
   check<F>(33, 768, 12, Hostile::largest, seed++);
   check<F>(20, 512, 2, Hostile::zeros, seed++);
