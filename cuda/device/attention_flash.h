@@ -198,7 +198,7 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
 // Up to 32 queries per kv head, the decoding of a token above all: bound by the cache's bytes, of which (kSlots - 1) tiles per
 // resident block are under way.
 template <int kDim>
-using FewQueries = FlashAttention<kDim, 1, 4, 64, kDim <= 128 ? 3 : 2, kDim <= 64 ? 4 : kDim <= 128 ? 3 : 2>;
+using FewQueries = FlashAttention<kDim, 1, 4, 64, kDim <= 128 ? 3 : 2, kDim <= 64 ? 4 : kDim == 128 ? 3 : 2>;
 // Many: bound by tensor cores.
 template <int kDim>
 using ManyQueries = FlashAttention<kDim, 4, 1, kDim <= 128 ? 64 : 32, 2, kDim <= 96 ? 3 : 2>;
