@@ -33,9 +33,8 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options)
       draw_scratch_(gpu_, "the draw of a token", moves_) {
   const char* const graphs = std::getenv("HRUN_CUDA_GRAPHS");
   graphs_ = !(graphs && std::string_view(graphs) == "0");
-  constexpr int kKinds = static_cast<int>(Activation::kRotatedSigned) + 1;
-  quantized_.reserve(kKinds);
-  for (int k = 0; k < kKinds; ++k) quantized_.emplace_back(gpu_, moves_);
+  quantized_.reserve(kActivations);
+  for (int k = 0; k < kActivations; ++k) quantized_.emplace_back(gpu_, moves_);
 }
 
 std::string CudaBackend::description() const { return format("CUDA{}, {}", gpu_.info().index, gpu_.info().name); }
@@ -82,13 +81,17 @@ void CudaBackend::put_step(int64_t first_position, std::span<const int32_t> toke
   gpu_.write_pinned(step_.device->data, slot, bytes);
 }
 
+bool CudaBackend::recordable(const PassInfo& pass) const {
+  return graphs_ && !times_.on && pass.repeatable && pass.tokens.size() <= kMostRecordedTokens;
+}
+
 bool CudaBackend::begin_pass(const PassInfo& pass) {
   mutex_.lock();  // until end_pass()
   try {
     in_pass_ = true;
     pass_ = pass;
     put_step(pass.first_position, pass.tokens);
-    if (!graphs_ || times_.on || !pass.repeatable || pass.tokens.size() > kMostRecordedTokens) return false;
+    if (!recordable(pass)) return false;
     key_ = {pass.owner, pass.tokens.size(), pass.n_logits, positions_bound(pass.first_position + static_cast<int64_t>(pass.tokens.size()))};
     const auto seen = std::find_if(recordings_.begin(), recordings_.end(), [&](const Recording& r) { return r.key == key_ && r.moves == moves_; });
     if (seen == recordings_.end()) {  // the first time allocates what it needs
@@ -123,8 +126,7 @@ void CudaBackend::end_pass(bool complete) {
     gpu_.run(*latest.graph);
     return;
   }
-  const bool could_repeat = graphs_ && !times_.on && pass_.repeatable && pass_.tokens.size() <= kMostRecordedTokens;
-  if (!complete || !could_repeat) return;
+  if (!complete || !recordable(pass_)) return;
   if (!recordings_.empty() && recordings_.front().key == key_ && recordings_.front().moves == moves_) return;
   recordings_.push_front({key_, moves_, nullptr});
   if (recordings_.size() > kMostGraphs) recordings_.pop_back();
@@ -155,38 +157,31 @@ const int32_t* CudaBackend::upload_indices(std::span<const int32_t> indices) {
 
 void CudaBackend::rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) {
   const Turn turn(*this, Operation::norm);
-  require(same_shape(x, out) && weight.cols == x.cols, "rms_norm", "x and out of one shape and a weight per column");
+  checks::rms_norm(x, weight, out);
   gpu::rms_norm(gpu_, x, vector_of(weight), eps, out);
 }
 
 void CudaBackend::layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) {
   const Turn turn(*this, Operation::norm);
-  require(same_shape(x, out) && weight.cols == x.cols && (!bias || bias->cols == x.cols), "layer_norm",
-          "x and out of one shape, and a weight and a bias per column");
+  checks::layer_norm(x, weight, bias, out);
   gpu::layer_norm(gpu_, x, vector_of(weight), bias ? vector_of(*bias) : nullptr, eps, out);
 }
 
 void CudaBackend::rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) {
   const Turn turn(*this, Operation::rope);
-  require(n_heads > 0 && x.cols % n_heads == 0 && rope.n_rot % 2 == 0 && rope.first >= 0 && rope.first + rope.n_rot <= x.cols / n_heads,
-          "rope", "whole heads that hold the values to turn");
+  checks::rope(x, n_heads, rope);
   gpu::rope(gpu_, x, n_heads, rope, position(first_position));
 }
 
 void CudaBackend::kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) {
   const Turn turn(*this, Operation::kv_append);
-  require(k.cols == static_cast<int64_t>(cache.n_kv_heads) * cache.k_dim && v.cols == static_cast<int64_t>(cache.n_kv_heads) * cache.v_dim &&
-              k.rows == v.rows, "kv_append", "[n_tokens, n_kv_heads * head_dim]");
-  require(first_position >= 0 && k.rows <= cache.capacity && first_position <= cache.capacity - k.rows, "kv_append", "positions inside the cache");
+  checks::kv_append(cache, k, v, first_position);
   gpu::kv_append(gpu_, cache, k, v, position(first_position));
 }
 
 void CudaBackend::attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape, FloatView out) {
   const Turn turn(*this, Operation::attention);
-  require(shape.n_heads > 0 && cache.n_kv_heads > 0 && shape.n_heads % cache.n_kv_heads == 0, "attention", "query heads in equal groups per kv head");
-  require(q.cols == static_cast<int64_t>(shape.n_heads) * cache.k_dim && out.cols == static_cast<int64_t>(shape.n_heads) * cache.v_dim && q.rows == out.rows,
-          "attention", "q of [n_tokens, n_heads * k_dim] and out of [n_tokens, n_heads * v_dim]");
-  require(first_position >= 0 && q.rows <= cache.capacity && first_position <= cache.capacity - q.rows, "attention", "positions inside the cache");
+  checks::attention(q, cache, first_position, shape, out);
   const int64_t positions = std::min(positions_bound(first_position + q.rows), cache.capacity);
   const size_t bytes = attention_scratch_bytes(gpu_, cache, shape, q.rows, positions);
   gpu::attention(gpu_, q, cache, position(first_position), positions, shape, shape.sinks ? vector_of(*shape.sinks) : nullptr, out,
@@ -197,25 +192,25 @@ void CudaBackend::silu_mul(FloatView gate, FloatView up, FloatView out) { gated(
 
 void CudaBackend::gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  require(same_shape(gate, up) && same_shape(gate, out), "gated", "three views of one shape");
+  checks::gated(gate, up, out);
   gpu::gated(gpu_, f, gate, up, out);
 }
 
 void CudaBackend::activate(Nonlinearity f, FloatView x, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  require(same_shape(x, out) && f != Nonlinearity::clamped_silu, "activate", "two views of one shape, and a function of one value");
+  checks::activate(f, x, out);
   gpu::activate(gpu_, f, x, out);
 }
 
 void CudaBackend::add(FloatView x, FloatView y) {
   const Turn turn(*this, Operation::add);
-  require(same_shape(x, y), "add", "two views of one shape");
+  checks::add(x, y);
   gpu::add(gpu_, x, y);
 }
 
 void CudaBackend::add_bias(FloatView x, const DeviceTensor& bias) {
   const Turn turn(*this, Operation::add);
-  require(bias.cols == x.cols, "add_bias", "one bias per column");
+  checks::add_bias(x, bias);
   gpu::add_bias(gpu_, x, vector_of(bias));
 }
 
@@ -226,29 +221,25 @@ void CudaBackend::scale(FloatView x, float factor) {
 
 void CudaBackend::soft_cap(FloatView x, float cap) {
   const Turn turn(*this, Operation::add);
-  require(cap > 0, "soft_cap", "a positive cap");
+  checks::soft_cap(cap);
   gpu::soft_cap(gpu_, x, cap);
 }
 
 void CudaBackend::copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) {
   const Turn turn(*this, Operation::add);
-  const auto inside = [&](const FloatView& view, int64_t step) { return step >= 0 && (n_heads - 1) * step + width <= view.cols; };
-  require(n_heads > 0 && from.rows == to.rows && inside(from, from_step) && inside(to, to_step), "copy_heads", "heads inside both views");
+  checks::copy_heads(from, from_step, to, to_step, n_heads, width);
   gpu::copy_heads(gpu_, from, from_step, to, to_step, n_heads, width);
 }
 
 void CudaBackend::gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) {
   const Turn turn(*this, Operation::add);
-  require(out.rows == static_cast<int64_t>(rows.size()) && out.cols == x.cols, "gather_rows", "a row of out per index");
-  for (const int32_t row : rows) require(row >= 0 && row < x.rows, "gather_rows", "rows of x");
+  checks::gather_rows(x, rows, out);
   gpu::gather_rows(gpu_, x, upload_indices(rows), out);
 }
 
 void CudaBackend::mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) {
   const Turn turn(*this, Operation::add);
-  require(out.rows > 0 && rows.size() == weights.size() && static_cast<int64_t>(rows.size()) % out.rows == 0 && out.cols == x.cols,
-          "mix_rows", "as many weights as rows, equally many per token");
-  for (const int32_t row : rows) require(row >= 0 && row < x.rows, "mix_rows", "rows of x");
+  checks::mix_rows(x, rows, weights, out);
   auto* const indices = indices_.get<int32_t>(2 * rows.size());
   auto* const factors = reinterpret_cast<float*>(indices + rows.size());
   gpu_.write(indices, rows.data(), rows.size_bytes());

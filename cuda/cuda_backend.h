@@ -97,9 +97,8 @@ class CudaBackend final : public Backend {
     std::unique_ptr<Graph> graph;  // null: seen, not recorded yet
   };
 
-  void start_pass(const PassInfo& pass);
   void put_step(int64_t first_position, std::span<const int32_t> tokens);
-  void run_or_record();
+  bool recordable(const PassInfo& pass) const;
   Position position(int64_t first_position);
   int64_t positions_bound(int64_t end) const;
   const int32_t* upload_indices(std::span<const int32_t> indices);

@@ -1,16 +1,10 @@
-// Checks that the files of the CUDA backend share.
+// What the files of the CUDA backend share: turns, and tensors as their own.
 #pragma once
 
-#include "base/error.h"
+#include "backend/checks.h"
 #include "cuda/cuda_backend.h"
 
 namespace hrun::gpu {
-
-inline void require(bool ok, const char* operation, const char* expected) {
-  if (!ok) throw ArgumentError("{}: expected {}", operation, expected);
-}
-
-inline bool same_shape(const FloatView& a, const FloatView& b) { return a.rows == b.rows && a.cols == b.cols; }
 
 inline const CudaTensor& on_device(const DeviceTensor& t) {
   if (const auto* own = dynamic_cast<const CudaTensor*>(&t)) return *own;

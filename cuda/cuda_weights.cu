@@ -13,40 +13,37 @@ namespace {
 
 constexpr size_t kStagingBytes = size_t{64} << 20;   // of file rows on their way into a packed layout
 constexpr size_t kDecodedBytes = size_t{64} << 20;   // of decoded rows
-constexpr auto kKinds = static_cast<size_t>(Activation::kRotatedSigned) + 1;
+
+std::string name_of(const TensorView& view) { return format("tensor '{}'", printable(view.name)); }
 
 }  // namespace
 
 // The input of one matmul() in the forms that its targets want, each made once.
 struct CudaBackend::PreparedInput {
   const MatmulInput& from;
-  std::array<QuantizedRows, kKinds> quantized{};
-  std::array<FloatView, kKinds> floats{};
+  std::array<QuantizedRows, kActivations> quantized{};
+  std::array<FloatView, kActivations> floats{};
 };
 
 std::unique_ptr<DeviceTensor> CudaBackend::upload(const TensorView& view, TensorUse use) {
   const Turn turn(*this);
-  const FormatInfo* const info = find_format(view.format);
-  const std::string name = printable(view.name);
-  if (!info) throw UnsupportedModelError("tensor '{}': unknown format id {}; known: {}", name, view.format, format_names());
-  if (view.rows <= 0 || !info->row_ok(view.cols) || view.row_bytes < info->row_bytes(view.cols))
-    throw ArgumentError("tensor '{}': {} rows of {} values do not fit format {}", name, view.rows, view.cols, info->name);
+  const FormatInfo& info = checks::upload(view);
   auto tensor = std::make_unique<CudaTensor>();
   tensor->format = view.format;
   tensor->rows = view.rows;
   tensor->cols = view.cols;
-  tensor->row_bytes = info->row_bytes(view.cols);
-  tensor->info = info;
+  tensor->row_bytes = view.row_bytes;
+  tensor->info = &info;
   tensor->bytes = tensor->row_bytes * static_cast<size_t>(view.rows);
   tensor->holds_copy = true;
   if (view.rows == 1) {
     std::vector<float> values(static_cast<size_t>(view.cols));
-    info->decode_row(view.data, view.cols, values.data());
-    tensor->vector = std::make_unique<Memory>(gpu_, values.size() * sizeof(float), name);
+    info.decode_row(view.data, view.cols, values.data());
+    tensor->vector = std::make_unique<Memory>(gpu_, values.size() * sizeof(float), name_of(view));
     gpu_.write(tensor->vector->data, values.data(), values.size() * sizeof(float));
   }
-  const bool by_weight = is_rotated(info->activation) && rotated_matmul_ == RotatedMatmul::weight;
-  const bool by_integers = !is_rotated(info->activation) || rotated_matmul_ == RotatedMatmul::activation;
+  const bool by_weight = is_rotated(info.activation) && rotated_matmul_ == RotatedMatmul::weight;
+  const bool by_integers = !is_rotated(info.activation) || rotated_matmul_ == RotatedMatmul::activation;
   if (use != TensorUse::lookup && by_weight && weight_domain_bytes(view.format, view.rows, view.cols) > 0) upload_weight_domain(*tensor, view);
   else if (use != TensorUse::lookup && by_integers && packed_bytes(view.format, view.rows, view.cols) > 0) upload_packed(*tensor, view);
   if (use != TensorUse::product || (!tensor->packed && !tensor->weight_domain)) upload_plain(*tensor, view);
@@ -54,34 +51,26 @@ std::unique_ptr<DeviceTensor> CudaBackend::upload(const TensorView& view, Tensor
 }
 
 void CudaBackend::upload_plain(CudaTensor& tensor, const TensorView& view) {
-  tensor.plain = std::make_unique<Memory>(gpu_, tensor.row_bytes * static_cast<size_t>(view.rows), format("tensor '{}'", printable(view.name)));
-  auto* const to = static_cast<uint8_t*>(tensor.plain->data);
-  if (view.row_bytes == tensor.row_bytes) return gpu_.write(to, view.data, tensor.plain->bytes);
-  for (int64_t r = 0; r < view.rows; ++r)
-    gpu_.write(to + static_cast<size_t>(r) * tensor.row_bytes, view.data + static_cast<size_t>(r) * view.row_bytes, tensor.row_bytes);
+  tensor.plain = std::make_unique<Memory>(gpu_, tensor.row_bytes * static_cast<size_t>(view.rows), name_of(view));
+  gpu_.write(tensor.plain->data, view.data, tensor.plain->bytes);
 }
 
 void CudaBackend::upload_packed(CudaTensor& tensor, const TensorView& view) {
-  tensor.packed = std::make_unique<Memory>(gpu_, packed_bytes(view.format, view.rows, view.cols), format("tensor '{}'", printable(view.name)));
+  tensor.packed = std::make_unique<Memory>(gpu_, packed_bytes(view.format, view.rows, view.cols), name_of(view));
   tensor.bytes = tensor.packed->bytes;
   const auto fitting = static_cast<int64_t>(kStagingBytes / tensor.row_bytes) / kPackRows * kPackRows;
   const int64_t step = std::min(std::max(fitting, kPackRows), view.rows);
   auto* const staging = staging_.get<uint8_t>(static_cast<size_t>(step) * tensor.row_bytes);
   for (int64_t first = 0; first < view.rows; first += step) {
     const int64_t n = std::min(step, view.rows - first);
-    for (int64_t r = 0; r < n;) {  // at once where the rows of the file lie side by side
-      const int64_t count = view.row_bytes == tensor.row_bytes ? n : 1;
-      gpu_.write(staging + static_cast<size_t>(r) * tensor.row_bytes, view.data + static_cast<size_t>(first + r) * view.row_bytes,
-                 static_cast<size_t>(count) * tensor.row_bytes);
-      r += count;
-    }
+    gpu_.write(staging, view.data + static_cast<size_t>(first) * view.row_bytes, static_cast<size_t>(n) * view.row_bytes);
     pack(gpu_, staging, first, n, tensor.packed_matrix());
   }
 }
 
 void CudaBackend::upload_weight_domain(CudaTensor& tensor, const TensorView& view) {
   upload_plain(tensor, view);
-  tensor.weight_domain = std::make_unique<Memory>(gpu_, weight_domain_bytes(view.format, view.rows, view.cols), format("tensor '{}'", printable(view.name)));
+  tensor.weight_domain = std::make_unique<Memory>(gpu_, weight_domain_bytes(view.format, view.rows, view.cols), name_of(view));
   tensor.bytes = tensor.weight_domain->bytes;
   pack_weight_domain(gpu_, view.format, static_cast<const uint8_t*>(tensor.plain->data), tensor.row_bytes, view.rows, view.cols,
                      static_cast<uint8_t*>(tensor.weight_domain->data));
@@ -91,10 +80,8 @@ void CudaBackend::upload_weight_domain(CudaTensor& tensor, const TensorView& vie
 void CudaBackend::embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) {
   const Turn turn(*this, Operation::embed);
   const CudaTensor& t = on_device(table);
-  require(out.cols == t.cols && out.rows == static_cast<int64_t>(tokens.size()), "embed", "out of [n_tokens, columns of the table]");
+  checks::embed(table, tokens, out);
   require(t.plain != nullptr, "embed", "a table uploaded for look-ups");
-  for (const int32_t token : tokens)
-    if (token < 0 || token >= t.rows) throw ArgumentError("token {} is outside the vocabulary of {}", token, t.rows);
   decode_rows(gpu_, t.plain_matrix(), 0, upload_indices(tokens), false, out);
 }
 
@@ -164,8 +151,7 @@ void CudaBackend::multiply(const CudaTensor& w, PreparedInput& input, FloatView 
 void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInput& from) {
   const Turn turn(*this, Operation::matmul);
   const FloatView& x = from.x;
-  require(!from.norm || (from.norm->rows == 1 && from.norm->cols == x.cols), "matmul", "a norm weight per column");
-  require(!from.gate.data || same_shape(from.gate, x), "matmul", "a gate of the shape of x");
+  checks::matmul_input(from);
   PreparedInput input{from};
   std::vector<PackedProduct> parts;  // packed targets of one format in a row
   const auto multiply_parts = [&] {

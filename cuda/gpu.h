@@ -48,6 +48,7 @@ class Gpu {
 
   const GpuInfo& info() const;
   size_t free_bytes() const;
+  static size_t free_bytes(int index);  // without the rest of a Gpu; throws DeviceError
 
   void* allocate(size_t bytes);  // null when there is not so much
   void release(void* memory);    // waits for work that may use it

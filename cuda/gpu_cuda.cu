@@ -97,8 +97,10 @@ Gpu::~Gpu() {
 
 const GpuInfo& Gpu::info() const { return state_->info; }
 
-size_t Gpu::free_bytes() const {
-  state_->select();
+size_t Gpu::free_bytes() const { return free_bytes(state_->info.index); }
+
+size_t Gpu::free_bytes(int index) {
+  check(cudaSetDevice(index), "the choice of the device");
   size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "the question for free memory");
   return free;

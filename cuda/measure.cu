@@ -51,41 +51,39 @@ struct Copy {
 // Products on registers, over and over.
 constexpr int kProducts = 8;
 
-struct Multiply8 {
-  static constexpr int kThreads = 256, kBlocks = 1;
+struct Int8 {
+  using Sum = int;
   static constexpr const char* kName = "multiply8";
-  static constexpr double kOperations = 2.0 * 16 * 8 * 32;
-  int rounds;
-  uint32_t* sink;
-
-  HRUN_HD void operator()() const {
-    const uint32_t word = static_cast<uint32_t>(thread()) * 0x01030507u;
-    const uint32_t a[4] = {word, word + 1, word + 2, word + 3}, b[2] = {word ^ 0x55, word ^ 0xaa};
-    int c[kProducts][4] = {};
-    for (int i = 0; i < rounds; ++i)
-      for (int j = 0; j < kProducts; ++j) mma_s8(c[j], a, b);
-    int sum = 0;
-    for (int j = 0; j < kProducts; ++j) sum ^= c[j][0] ^ c[j][1] ^ c[j][2] ^ c[j][3];
-    if (sum == 0x12345678) *sink = static_cast<uint32_t>(sum);
-  }
+  static constexpr int kDepth = 32;
+  static HRUN_HD uint32_t operand() { return static_cast<uint32_t>(thread()) * 0x01030507u; }
+  static HRUN_HD void multiply(Sum (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_s8(c, a, b); }
+};
+struct Fp16 {
+  using Sum = float;
+  static constexpr const char* kName = "multiply16";
+  static constexpr int kDepth = 16;
+  static HRUN_HD uint32_t operand() { return 0x2c002a00u + static_cast<uint32_t>(lane()); }  // small numbers
+  static HRUN_HD void multiply(Sum (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_f16(c, a, b); }
 };
 
-struct Multiply16 {
+template <class Unit>
+struct MultiplyRegisters {
   static constexpr int kThreads = 256, kBlocks = 1;
-  static constexpr const char* kName = "multiply16";
-  static constexpr double kOperations = 2.0 * 16 * 8 * 16;
+  static constexpr const char* kName = Unit::kName;
+  static constexpr double kOperations = 2.0 * 16 * 8 * Unit::kDepth;
   int rounds;
   uint32_t* sink;
 
   HRUN_HD void operator()() const {
-    const uint32_t word = 0x2c002a00u + static_cast<uint32_t>(lane());  // small numbers
+    const uint32_t word = Unit::operand();
     const uint32_t a[4] = {word, word + 1, word + 2, word + 3}, b[2] = {word + 4, word + 5};
-    float c[kProducts][4] = {};
+    typename Unit::Sum c[kProducts][4] = {};
     for (int i = 0; i < rounds; ++i)
-      for (int j = 0; j < kProducts; ++j) mma_f16(c[j], a, b);
+      for (int j = 0; j < kProducts; ++j) Unit::multiply(c[j], a, b);
     float sum = 0;
-    for (int j = 0; j < kProducts; ++j) sum += c[j][0] + c[j][1] + c[j][2] + c[j][3];
-    if (sum == 0.12345f) *sink = 1;
+    for (int j = 0; j < kProducts; ++j)
+      for (int k = 0; k < 4; ++k) sum += static_cast<float>(c[j][k]);
+    if (sum == 12345.5f) *sink = 1;  // keeps the products
   }
 };
 
@@ -104,8 +102,9 @@ double fastest(Gpu& gpu, Function&& run) {
   return best;
 }
 
-template <class Kernel>
+template <class Unit>
 double operations_per_second(Gpu& gpu, uint32_t* sink) {
+  using Kernel = MultiplyRegisters<Unit>;
   const Grid grid{gpu.info().multiprocessors * 4};
   const double seconds = fastest(gpu, [&] { gpu.launch(Kernel{kRounds, sink}, grid); });
   return Kernel::kOperations * kProducts * kRounds * grid.x * (Kernel::kThreads / kWarp) / seconds;
@@ -124,8 +123,8 @@ DevicePeaks measure(Gpu& gpu) {
   DevicePeaks peaks;
   peaks.read = kBytes / fastest(gpu, [&] { gpu.launch(Read{words, sink, kCount}, grid); });
   peaks.copy = 2.0 * kBytes / fastest(gpu, [&] { gpu.launch(Copy{words, static_cast<Words4*>(to.data), kCount}, grid); });
-  peaks.int8 = operations_per_second<Multiply8>(gpu, sink);
-  peaks.fp16 = operations_per_second<Multiply16>(gpu, sink);
+  peaks.int8 = operations_per_second<Int8>(gpu, sink);
+  peaks.fp16 = operations_per_second<Fp16>(gpu, sink);
   return peaks;
 }
 

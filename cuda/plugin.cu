@@ -15,7 +15,7 @@ std::vector<DeviceDescription> devices(std::string& reason) {
   for (const GpuInfo& info : Gpu::list(reason)) {
     size_t free = info.free_bytes;
     try {
-      free = Gpu(info.index).free_bytes();
+      free = Gpu::free_bytes(info.index);
     } catch (const Error& e) {  // in use by another process alone, say
       reason = e.what();
       continue;

@@ -31,9 +31,8 @@ const FormatInfo& cache_format(FormatId id) {
   return *info;
 }
 
-void require_positions(const KVLayer& cache, int64_t first_position, int64_t n, std::string_view operation) {
+void require_blocks(const KVLayer& cache, std::string_view operation) {
   require(cache.capacity % kCacheBlock == 0, operation, "a cache of whole blocks of positions");
-  require(first_position >= 0 && n <= cache.capacity && first_position <= cache.capacity - n, operation, "positions inside the cache");
 }
 
 // values[i] to column `position` of [kLanes positions][dim][position].
@@ -47,10 +46,8 @@ void put_column(const T* values, int dim, int64_t position, uint8_t* block) {
 
 void CpuBackend::kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) {
   const Turn turn(*this, Operation::kv_append);
-  require(k.rows == v.rows && k.cols == static_cast<int64_t>(cache.n_kv_heads) * cache.k_dim &&
-              v.cols == static_cast<int64_t>(cache.n_kv_heads) * cache.v_dim,
-          "kv_append", "keys and values of [n_tokens, n_kv_heads * dim]");
-  require_positions(cache, first_position, k.rows, "kv_append");
+  checks::kv_append(cache, k, v, first_position);
+  require_blocks(cache, "kv_append");
   const CacheBlocks keys(cache, cache.k, cache_format(cache.k_format), cache.k_dim);
   const CacheBlocks values(cache, cache.v, cache_format(cache.v_format), cache.v_dim);
   const int64_t end = first_position + k.rows, begin_block = first_position / kCacheBlock;
@@ -79,13 +76,10 @@ void CpuBackend::kv_append(const KVLayer& cache, FloatView k, FloatView v, int64
 void CpuBackend::attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
                            FloatView out) {
   const Turn turn(*this, Operation::attention);
-  require(shape.n_heads > 0 && cache.n_kv_heads > 0 && shape.n_heads % cache.n_kv_heads == 0, "attention", "query heads in equal groups per kv head");
-  require(q.cols == static_cast<int64_t>(shape.n_heads) * cache.k_dim && out.cols == static_cast<int64_t>(shape.n_heads) * cache.v_dim && q.rows == out.rows,
-          "attention", "q of [n_tokens, n_heads * k_dim] and out of [n_tokens, n_heads * v_dim]");
-  require_positions(cache, first_position, q.rows, "attention");
+  checks::attention(q, cache, first_position, shape, out);
+  require_blocks(cache, "attention");
   const auto kernel = kernels_.attention(cache.k_format, cache.v_format);
   const int group = shape.n_heads / cache.n_kv_heads;
-  require(!shape.sinks || (shape.sinks->rows == 1 && shape.sinks->cols == shape.n_heads), "attention", "one sink per head");
   const float* const sinks = shape.sinks ? on_cpu(*shape.sinks).vector.data() : nullptr;
   // The block in which the window of the token at this position begins.
   const auto first_block_of = [&](int64_t position) {

@@ -43,14 +43,7 @@ void CpuBackend::read(const void* from, std::span<uint8_t> to) {
 
 std::unique_ptr<DeviceTensor> CpuBackend::upload(const TensorView& view, TensorUse use) {
   const Turn turn(*this);
-  const FormatInfo* info = find_format(view.format);
-  const std::string name = printable(view.name);
-  if (!info) throw UnsupportedModelError("tensor '{}': unknown format id {}; known: {}", name, view.format, format_names());
-  if (view.rows <= 0 || !info->row_ok(view.cols))
-    throw UnsupportedModelError("tensor '{}': {} rows of {} values do not fit format {} (blocks of {})", name, view.rows,
-                                view.cols, info->name, info->block_values);
-  if (view.row_bytes != info->row_bytes(view.cols))
-    throw ArgumentError("tensor '{}': rows of {} bytes, expected {}", name, view.row_bytes, info->row_bytes(view.cols));
+  const FormatInfo& info = checks::upload(view);
   auto tensor = std::make_unique<CpuTensor>();
   tensor->format = view.format;
   tensor->rows = view.rows;
@@ -58,8 +51,8 @@ std::unique_ptr<DeviceTensor> CpuBackend::upload(const TensorView& view, TensorU
   tensor->bytes = view.row_bytes * static_cast<size_t>(view.rows);
   tensor->data = view.data;
   tensor->row_bytes = view.row_bytes;
-  tensor->info = info;
-  tensor->kernels = &kernels_.formats[info - formats().data()];
+  tensor->info = &info;
+  tensor->kernels = &kernels_.formats[&info - formats().data()];
   if (view.rows == 1) {
     tensor->vector.resize(static_cast<size_t>(view.cols));
     tensor->kernels->decode_row(view.data, view.cols, signs(view.cols), false, tensor->vector.data());
@@ -89,10 +82,8 @@ void CpuBackend::pack(CpuTensor& tensor) {
 
 void CpuBackend::embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) {
   const Turn turn(*this, Operation::embed);
+  checks::embed(table, tokens, out);
   const CpuTensor& t = on_cpu(table);
-  require(out.cols == t.cols && out.rows == static_cast<int64_t>(tokens.size()), "embed", "out of [n_tokens, columns of the table]");
-  for (const int32_t token : tokens)
-    if (token < 0 || token >= t.rows) throw ArgumentError("token {} is outside the vocabulary of {}", token, t.rows);
   const float* sign = signs(t.cols);
   parallel(out.rows, t.cols, [&](int64_t i, int) {
     t.kernels->decode_row(t.row(tokens[static_cast<size_t>(i)]), t.cols, sign, false, out.row(i));
@@ -101,16 +92,14 @@ void CpuBackend::embed(const DeviceTensor& table, std::span<const int32_t> token
 
 void CpuBackend::rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) {
   const Turn turn(*this, Operation::norm);
+  checks::rms_norm(x, weight, out);
   const CpuTensor& w = on_cpu(weight);
-  require(same_shape(x, out) && w.rows == 1 && w.cols == x.cols, "rms_norm", "x and out of one shape and a weight per column");
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.rms_norm(x.row(t), w.vector.data(), eps, x.cols, out.row(t)); });
 }
 
 void CpuBackend::rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) {
   const Turn turn(*this, Operation::rope);
-  require(n_heads > 0 && x.cols % n_heads == 0 && rope.n_rot % 2 == 0 && rope.first >= 0 &&
-              rope.first + rope.n_rot <= x.cols / n_heads,
-          "rope", "whole heads that hold the values to turn");
+  checks::rope(x, n_heads, rope);
   const int half = rope.n_rot / 2;
   parallel(x.rows, x.cols, [&](int64_t t, int) {
     const int64_t at = (first_position + t) * half;
@@ -120,41 +109,40 @@ void CpuBackend::rope(FloatView x, int n_heads, const Rope& rope, int64_t first_
 
 void CpuBackend::silu_mul(FloatView gate, FloatView up, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  require(same_shape(gate, up) && same_shape(gate, out), "silu_mul", "three views of one shape");
+  checks::gated(gate, up, out, "silu_mul");
   parallel(gate.rows, gate.cols, [&](int64_t t, int) { kernels_.silu_mul(gate.row(t), up.row(t), gate.cols, out.row(t)); });
 }
 
 void CpuBackend::add(FloatView x, FloatView y) {
   const Turn turn(*this, Operation::add);
-  require(same_shape(x, y), "add", "two views of one shape");
+  checks::add(x, y);
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.add(x.row(t), y.row(t), x.cols); });
 }
 
 void CpuBackend::add_bias(FloatView x, const DeviceTensor& bias) {
   const Turn turn(*this, Operation::add);
+  checks::add_bias(x, bias);
   const CpuTensor& b = on_cpu(bias);
-  require(b.rows == 1 && b.cols == x.cols, "add_bias", "one bias per column");
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.add(x.row(t), b.vector.data(), x.cols); });
 }
 
 void CpuBackend::layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) {
   const Turn turn(*this, Operation::norm);
+  checks::layer_norm(x, weight, bias, out);
   const CpuTensor& w = on_cpu(weight);
-  require(same_shape(x, out) && w.rows == 1 && w.cols == x.cols && (!bias || (bias->rows == 1 && bias->cols == x.cols)), "layer_norm",
-          "x and out of one shape, and a weight and a bias per column");
   const float* const b = bias ? on_cpu(*bias).vector.data() : nullptr;
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.layer_norm(x.row(t), w.vector.data(), b, eps, x.cols, out.row(t)); });
 }
 
 void CpuBackend::gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  require(same_shape(gate, up) && same_shape(gate, out), "gated", "three views of one shape");
+  checks::gated(gate, up, out);
   parallel(gate.rows, gate.cols, [&](int64_t t, int) { kernels_.gated(f, gate.row(t), up.row(t), gate.cols, out.row(t)); });
 }
 
 void CpuBackend::activate(Nonlinearity f, FloatView x, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  require(same_shape(x, out) && f != Nonlinearity::clamped_silu, "activate", "two views of one shape, and a function of one value");
+  checks::activate(f, x, out);
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.activate(f, x.row(t), x.cols, out.row(t)); });
 }
 
@@ -165,14 +153,13 @@ void CpuBackend::scale(FloatView x, float factor) {
 
 void CpuBackend::soft_cap(FloatView x, float cap) {
   const Turn turn(*this, Operation::add);
-  require(cap > 0, "soft_cap", "a positive cap");
+  checks::soft_cap(cap);
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.soft_cap(x.row(t), cap, x.cols); });
 }
 
 void CpuBackend::copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) {
   const Turn turn(*this, Operation::add);
-  const auto inside = [&](const FloatView& view, int64_t step) { return step >= 0 && (n_heads - 1) * step + width <= view.cols; };
-  require(n_heads > 0 && from.rows == to.rows && inside(from, from_step) && inside(to, to_step), "copy_heads", "heads inside both views");
+  checks::copy_heads(from, from_step, to, to_step, n_heads, width);
   parallel(from.rows, n_heads * width, [&](int64_t t, int) {
     for (int h = 0; h < n_heads; ++h) {
       const float* const head = from.row(t) + h * from_step;
@@ -183,8 +170,7 @@ void CpuBackend::copy_heads(FloatView from, int64_t from_step, FloatView to, int
 
 void CpuBackend::gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) {
   const Turn turn(*this, Operation::add);
-  require(out.rows == static_cast<int64_t>(rows.size()) && out.cols == x.cols, "gather_rows", "a row of out per index");
-  for (const int32_t row : rows) require(row >= 0 && row < x.rows, "gather_rows", "rows of x");
+  checks::gather_rows(x, rows, out);
   parallel(out.rows, out.cols, [&](int64_t i, int) {
     const float* const row = x.row(rows[static_cast<size_t>(i)]);
     std::copy(row, row + x.cols, out.row(i));
@@ -193,9 +179,7 @@ void CpuBackend::gather_rows(FloatView x, std::span<const int32_t> rows, FloatVi
 
 void CpuBackend::mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) {
   const Turn turn(*this, Operation::add);
-  require(out.rows > 0 && rows.size() == weights.size() && static_cast<int64_t>(rows.size()) % out.rows == 0 && out.cols == x.cols,
-          "mix_rows", "as many weights as rows, equally many per token");
-  for (const int32_t row : rows) require(row >= 0 && row < x.rows, "mix_rows", "rows of x");
+  checks::mix_rows(x, rows, weights, out);
   const auto per_token = static_cast<int64_t>(rows.size()) / out.rows;
   parallel(out.rows, out.cols * per_token, [&](int64_t t, int) {
     std::fill(out.row(t), out.row(t) + out.cols, 0.0f);

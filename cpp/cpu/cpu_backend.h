@@ -69,7 +69,6 @@ class CpuBackend final : public Backend {
   OperationTimes operation_times() override;
 
  private:
-  static constexpr int kActivations = static_cast<int>(Activation::kRotatedSigned) + 1;
 
   // The input of a matmul in the forms its targets want, each made once.
   struct PreparedInput {

@@ -1,10 +1,10 @@
-// What the files of CpuBackend share: turns, checks, splitting over threads.
+// What the files of CpuBackend share: turns, splitting over threads.
 #pragma once
 
 #include <algorithm>
 #include <optional>
 
-#include "base/error.h"
+#include "backend/checks.h"
 #include "cpu/cpu_backend.h"
 
 #if defined(__x86_64__)
@@ -35,12 +35,6 @@ class DefaultFloatMode {
 };
 
 inline const CpuTensor& on_cpu(const DeviceTensor& tensor) { return static_cast<const CpuTensor&>(tensor); }
-
-inline void require(bool ok, std::string_view operation, std::string_view expected) {
-  if (!ok) throw ArgumentError("{}: expected {}", operation, expected);
-}
-
-inline bool same_shape(const FloatView& a, const FloatView& b) { return a.rows == b.rows && a.cols == b.cols; }
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 

@@ -183,8 +183,7 @@ void CpuBackend::matmul_parts(std::span<const MatmulPart> parts, const MatmulInp
 
 void CpuBackend::multiply(std::span<const MatmulPart> parts, const MatmulInput& from, Turn& turn) {
   const FloatView& x = from.x;
-  require(!from.norm || (from.norm->rows == 1 && from.norm->cols == x.cols), "matmul", "a norm weight per column");
-  require(!from.gate.data || same_shape(from.gate, x), "matmul", "a gate of the shape of x");
+  checks::matmul_input(from);
   PreparedInput input;
   int64_t n_tasks = 0;
   first_tasks_.clear();

@@ -49,6 +49,8 @@ enum class Activation : uint8_t {
   kRotatedSigned,  // the same with the fixed sign per column applied first
 };
 
+inline constexpr int kActivations = static_cast<int>(Activation::kRotatedSigned) + 1;  // how many there are
+
 // Columns per scale of an int8 activation.
 constexpr int activation_columns(Activation a) {
   return a == Activation::kInt8x32 ? 32 : a == Activation::kInt8x64 ? 64 : a == Activation::kInt8x128 ? 128 : 256;

@@ -81,11 +81,7 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
       for (int i = 0; i < kSlice / 16; ++i) {
         uint32_t r[4];
         load_matrices(r, k + i * 16 * kStride + d);
-        const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
-        mma_f16(u[2 * i], a, left);
-        mma_f16(u[2 * i + 1], a, right);
-        mma_f16(u[2 * i], b, left);
-        mma_f16(u[2 * i + 1], b, right);
+        add_products(u[2 * i], u[2 * i + 1], a, b, r);
       }
     }
     this->cap_and_hide(w, s, tile * kTile + slice_of_warp(), u);
@@ -116,11 +112,7 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
       for (int i = 0; i < kSlice / 16; ++i) {
         uint32_t r[4];
         load_matrices_transposed(r, v + i * 16 * kStride + d * 16);
-        const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
-        mma_f16(sums[0], low[i], left);
-        mma_f16(sums[1], low[i], right);
-        mma_f16(sums[0], high[i], left);
-        mma_f16(sums[1], high[i], right);
+        add_products(sums[0], sums[1], low[i], high[i], r);
       }
 #pragma unroll
       for (int i = 0; i < 8; ++i) {

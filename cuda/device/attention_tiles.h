@@ -6,6 +6,15 @@
 
 namespace hrun::gpu {
 
+// Sixteen columns of sums, as two tiles of eight: the left operand, given in two fp16 parts, times four matrices of load_matrices().
+HRUN_HD void add_products(float (&left)[4], float (&right)[4], const uint32_t (&first)[4], const uint32_t (&second)[4], const uint32_t (&r)[4]) {
+  const uint32_t left_columns[2] = {r[0], r[1]}, right_columns[2] = {r[2], r[3]};
+  mma_f16(left, first, left_columns);
+  mma_f16(right, first, right_columns);
+  mma_f16(left, second, left_columns);
+  mma_f16(right, second, right_columns);
+}
+
 // kDim: at least k_dim and v_dim, which are multiples of 8.  kRows: queries of a block.  kTile: positions per slot.
 template <int kDim, int kRows, int kTile, int kSlots, int kBlockThreads>
 struct AttentionTiles {

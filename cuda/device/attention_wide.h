@@ -100,11 +100,7 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
       for (int i = 0; i < kTile / 16; ++i) {
         uint32_t r[4];
         load_matrices_transposed(r, v + i * 16 * kStride + d * 16);
-        const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
-        mma_f16(sums[0], low[i], left);
-        mma_f16(sums[1], low[i], right);
-        mma_f16(sums[0], high[i], left);
-        mma_f16(sums[1], high[i], right);
+        add_products(sums[0], sums[1], low[i], high[i], r);
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h)

@@ -22,35 +22,12 @@ HRUN_HD float logit_of(Candidate c) {
   return bits_to_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
-HRUN_HD uint64_t shuffle_xor(uint64_t v, int mask) {
-  const uint64_t high = shuffle_xor_bits(static_cast<uint32_t>(v >> 32), mask);
-  return high << 32 | shuffle_xor_bits(static_cast<uint32_t>(v), mask);
-}
-HRUN_HD double shuffle_xor(double v, int mask) {
-  uint64_t bits;
-  memcpy(&bits, &v, sizeof bits);
-  bits = shuffle_xor(bits, mask);
-  memcpy(&v, &bits, sizeof bits);
-  return v;
-}
 HRUN_HD Candidate warp_best(Candidate c) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) {
     const Candidate other = shuffle_xor(c, mask);
     c = c > other ? c : other;
   }
   return c;
-}
-
-// The sum over a block, in every thread, always in the same order.  partial: kThreads / 32 values in shared memory.
-template <int kThreads, class T>
-HRUN_HD T block_sum(T v, T* partial) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
-  if (lane() == 0) partial[warp()] = v;
-  sync_block();
-  T sum = 0;
-  for (int w = 0; w < kThreads / kWarp; ++w) sum += partial[w];
-  sync_block();
-  return sum;
 }
 
 // Falling order of n values in shared memory, n a power of two: a bitonic network.

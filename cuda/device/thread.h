@@ -442,12 +442,37 @@ HRUN_HD int warp() { return thread() / kWarp; }
 HRUN_HD float shuffle(float v, int from) { return bits_to_float(shuffle_bits(float_to_bits(v), from)); }
 HRUN_HD float shuffle_xor(float v, int mask) { return bits_to_float(shuffle_xor_bits(float_to_bits(v), mask)); }
 HRUN_HD int shuffle_xor(int v, int mask) { return static_cast<int>(shuffle_xor_bits(static_cast<uint32_t>(v), mask)); }
+HRUN_HD uint64_t shuffle_xor(uint64_t v, int mask) {
+  const uint64_t high = shuffle_xor_bits(static_cast<uint32_t>(v >> 32), mask);
+  return high << 32 | shuffle_xor_bits(static_cast<uint32_t>(v), mask);
+}
+HRUN_HD double shuffle_xor(double v, int mask) {
+  uint64_t bits;
+  memcpy(&bits, &v, sizeof bits);
+  bits = shuffle_xor(bits, mask);
+  memcpy(&v, &bits, sizeof bits);
+  return v;
+}
 
 // The same value, of which the compiler knows nothing: it stays in a register and is not folded into what it is used for.
 HRUN_HD uint32_t opaque(uint32_t v) { return shuffle_bits(v, 0); }
 
+// Eight values from column c on, zeros beyond the row.  wide: the address of column c is a multiple of 16 bytes.
+HRUN_HD void load_eight(const float* row, int64_t c, int64_t cols, bool wide, float (&v)[8]) {
+  if (wide && c + 8 <= cols) {
+    const auto* const words = reinterpret_cast<const Words4*>(row + c);
+    const Words4 a = words[0], b = words[1];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = bits_to_float(a.v[i]), v[4 + i] = bits_to_float(b.v[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = c + i < cols ? row[c + i] : 0.0f;
+  }
+}
+
 // Over the warp, in every lane, the same bits in each.
-HRUN_HD float warp_sum(float v) {
+template <class T>
+HRUN_HD T warp_sum(T v) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
   return v;
 }
@@ -458,9 +483,17 @@ HRUN_HD float warp_max(float v) {
   }
   return v;
 }
-HRUN_HD int warp_sum(int v) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
-  return v;
+
+// The sum over a block, in every thread, always in the same order.  partial: kThreads / 32 values in shared memory.
+template <int kThreads, class T>
+HRUN_HD T block_sum(T v, T* partial) {
+  v = warp_sum(v);
+  if (lane() == 0) partial[warp()] = v;
+  sync_block();
+  T sum = 0;
+  for (int w = 0; w < kThreads / kWarp; ++w) sum += partial[w];
+  sync_block();
+  return sum;
 }
 
 }  // namespace hrun::gpu

@@ -100,31 +100,20 @@ struct Norm {
   float eps;
   bool centred;       // layer norm
 
-  // Over the block, the same bits in every thread.
-  HRUN_HD float block_sum(float v) const {
-    auto* const parts = reinterpret_cast<float*>(shared());
-    v = warp_sum(v);
-    if (lane() == 0) parts[warp()] = v;
-    sync_block();
-    float sum = 0;
-    for (int w = 0; w < kThreads / kWarp; ++w) sum += parts[w];
-    sync_block();
-    return sum;
-  }
-
   HRUN_HD void operator()() const {
     const float* const from = x.row(block_x());
     float* const to = out.row(block_x());
     const auto count = static_cast<float>(x.cols);
+    auto* const partial = reinterpret_cast<float*>(shared());
     float mean = 0;
     if (centred) {
       float sum = 0;
       for (int64_t c = thread(); c < x.cols; c += kThreads) sum += from[c];
-      mean = block_sum(sum) / count;
+      mean = block_sum<kThreads>(sum, partial) / count;
     }
     float squares = 0;
     for (int64_t c = thread(); c < x.cols; c += kThreads) squares = fused_multiply_add(from[c] - mean, from[c] - mean, squares);
-    const float inverse = 1.0f / square_root(block_sum(squares) / count + eps);
+    const float inverse = 1.0f / square_root(block_sum<kThreads>(squares, partial) / count + eps);
     for (int64_t c = thread(); c < x.cols; c += kThreads) {
       const float normed = ((from[c] - mean) * inverse) * weight[c];
       to[c] = bias ? normed + bias[c] : normed;

@@ -19,19 +19,6 @@ constexpr int kWarps = 8;
 constexpr int kStepColumns = 64;
 constexpr uint32_t kUpperBits = 0xffffe000u;
 
-// Eight values from column c on, zeros beyond the row.
-HRUN_HD void load_eight(const float* row, int64_t c, int64_t cols, bool wide, float (&v)[8]) {
-  if (wide && c + 8 <= cols) {
-    const auto* const words = reinterpret_cast<const Words4*>(row + c);
-    const Words4 a = words[0], b = words[1];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) v[i] = bits_to_float(a.v[i]), v[4 + i] = bits_to_float(b.v[i]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = c + i < cols ? row[c + i] : 0.0f;
-  }
-}
-
 // Eight weights as they are in memory.
 template <FloatFormat F>
 struct Eight {

@@ -39,18 +39,6 @@ struct Prepare {
 
   static_assert(kPerLane == 8, "the shift of store_codes()");
 
-  HRUN_HD void load(const float* row, int64_t c, float (&v)[kPerLane]) const {
-    if (wide && c + kPerLane <= cols) {
-      const auto* const words = reinterpret_cast<const Words4*>(row + c);
-      const Words4 a = words[0], b = words[1];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) v[i] = bits_to_float(a.v[i]), v[4 + i] = bits_to_float(b.v[i]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kPerLane; ++i) v[i] = c + i < cols ? row[c + i] : 0.0f;
-    }
-  }
-
   // What is known of eight columns before the norm is.
   struct Columns {
     float x[kPerLane];
@@ -59,9 +47,9 @@ struct Prepare {
   };
 
   HRUN_HD void load(int64_t token, int64_t c, Columns& columns) const {
-    load(x + token * x_stride, c, columns.x);
-    if constexpr (kNorm) load(norm, c, columns.factor);
-    else if (gate) load(gate + token * gate_stride, c, columns.factor);
+    load_eight(x + token * x_stride, c, cols, wide, columns.x);
+    if constexpr (kNorm) load_eight(norm, c, cols, wide, columns.factor);
+    else if (gate) load_eight(gate + token * gate_stride, c, cols, wide, columns.factor);
     columns.negative = 0;
     if (with_signs) {
 #pragma unroll
@@ -98,7 +86,7 @@ struct Prepare {
       float squares = add_squares(columns.x, 0.0f);
       for (int64_t c = first + kStep; c < cols; c += kStep) {
         float v[kPerLane];
-        load(x + token * x_stride, c, v);
+        load_eight(x + token * x_stride, c, cols, wide, v);
         squares = add_squares(v, squares);
       }
       inverse = inverse_of(squares);

@@ -13,7 +13,7 @@ template <AnyFormat F>
 struct DecodeRows {
   static constexpr int kThreads = kWarps * kWarp, kBlocks = 1;
   static constexpr const char* kName = "decode_rows";
-  static constexpr size_t kWarpBytes = sizeof(IntBlock) + kMaxBlock * sizeof(float);
+  static constexpr size_t kWarpBytes = kMaxBlock * sizeof(float);
   PlainMatrix w;
   int64_t first;
   const int32_t* rows;
@@ -48,8 +48,7 @@ struct DecodeRows {
     if constexpr (FloatFormat<F>) {
       for (int c = lane(); c < n; c += kWarp) to[c] = F::widen(block + static_cast<size_t>(c) * F::kBlockBytes);
     } else {
-      uint8_t* const mine = shared() + static_cast<size_t>(warp()) * kWarpBytes;
-      auto* const floats = reinterpret_cast<float*>(mine + sizeof(IntBlock));
+      auto* const floats = reinterpret_cast<float*>(shared() + static_cast<size_t>(warp()) * kWarpBytes);
       // Lane b decodes the block b of these columns.
       const int blocks = (n + F::kBlockValues - 1) / F::kBlockValues;
       for (int b = lane(); b < blocks; b += kWarp) {

@@ -13,16 +13,11 @@
 #include "base/half.h"
 #include "cpu/cpu_backend.h"
 #include "formats/list.h"
+#include "random_bits.h"
 
 namespace {
 
-uint32_t random_state = 1;
-uint32_t random_bits() {
-  random_state ^= random_state << 13;
-  random_state ^= random_state >> 17;
-  return random_state ^= random_state << 5;
-}
-float random_float() { return std::ldexp(static_cast<float>(static_cast<int32_t>(random_bits()) >> 8), -22); }
+float random_float() { return ::random_float(-22); }
 
 // Inputs that break kernels: a token each.
 std::vector<float> hostile(int64_t cols, int64_t& n_tokens) {

@@ -5,19 +5,12 @@
 #include <string>
 #include <vector>
 
-#include "cuda/gpu.h"
+#include "cases.h"
 
 using namespace hrun;
 using namespace hrun::gpu;
 
 namespace {
-
-int failures = 0;
-void expect(bool ok, const char* what) {
-  if (ok) return;
-  std::printf("FAILED: %s\n", what);
-  ++failures;
-}
 
 struct Kernel {
   static constexpr int kThreads = 96, kBlocks = 1;

@@ -17,26 +17,17 @@
 
 #include "cpu/cpu_backend.h"
 #include "cuda/kernels/matmul_weight.h"
+#include "cases.h"
 #include "cuda/memory.h"
 #include "formats/list.h"
+#include "../random_bits.h"
 
 using namespace hrun;
 
 namespace {
 
-int failures = 0;
-void expect(bool ok, const std::string& what) {
-  if (ok) return;
-  if (++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
-}
-
-uint32_t random_state = 1;
-uint32_t random_bits() {
-  random_state ^= random_state << 13;
-  random_state ^= random_state >> 17;
-  return random_state ^= random_state << 5;
-}
-float random_float() { return std::ldexp(static_cast<float>(static_cast<int32_t>(random_bits()) >> 8), -23); }
+using gpu::expect, gpu::failures;
+float random_float() { return ::random_float(-23); }
 
 enum class Scales { ordinary, large, tiny, mixed, zero };
 
