@@ -1,6 +1,7 @@
 // AVX-512 with VBMI and VNNI for the packed kernels: all 16 rows of a panel in one register.
 //
-// Uops on ports 0 and 5 per 512 weights, without the dot products (8 per token): rtq3 41, nibble 12, six 28, byte 0.
+// Uops on ports 0 and 5 per 512 weights, without the dot products (8 per token): rtq3 41, two 10, three 13, nibble 12, six 28,
+// byte 0.
 #pragma once
 
 #include <immintrin.h>
@@ -73,6 +74,54 @@ HRUN_HD __m512i table_of_64() {
   return load_bytes(kBytes.at);
 }
 
+// `bits` bits of every byte from bit `from` on, of the lower six, by table: one instruction where a shift and a mask would be two.
+template <int bits, int from>
+HRUN_HD __m512i field(__m512i x) {
+  return _mm512_permutexvar_epi8(x, table_of_64<[](int i) { return (i >> from) & ((1 << bits) - 1); }>());
+}
+
+// The codes that the spare bits 6 and 7 of three vectors hold.
+HRUN_HD __m512i spare_bits(__m512i a, __m512i b, __m512i c) {
+  const __m512i ab = select(_mm512_set1_epi8(3), _mm512_srli_epi16(a, 6), _mm512_srli_epi16(b, 4));
+  return select(_mm512_set1_epi8(15), ab, _mm512_srli_epi16(c, 2));
+}
+
+template <class F>
+struct UnitDecoder<F, PackedCodes::two> {
+  using Constants = NoTables;
+  const uint8_t* unit;
+  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const __m512i four = load_bytes(unit + 64 * half);
+      CodeBytes* const o = out + 4 * half;
+      o[0].v = field<2, 0>(four);
+      o[1].v = field<2, 2>(four);
+      o[2].v = field<2, 4>(four);
+      o[3].v = field<2, 2>(_mm512_srli_epi16(four, 4));
+    }
+    unit += 128;
+  }
+};
+
+template <class F>
+struct UnitDecoder<F, PackedCodes::three> {
+  using Constants = NoTables;
+  const uint8_t* unit;
+  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+    const __m512i a = load_bytes(unit), b = load_bytes(unit + 64), c = load_bytes(unit + 128);
+    const __m512i pairs[4] = {a, b, c, spare_bits(a, b, c)};
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i].v = field<3, 0>(pairs[i]);
+      out[2 * i + 1].v = field<3, 3>(pairs[i]);
+    }
+    unit += 192;
+  }
+};
+
 template <class F>
 struct UnitDecoder<F, PackedCodes::nibble> {
   struct Constants {
@@ -140,10 +189,6 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
   const Constants tables;
   __m512i even, odd, before;  // of the pair before; `before` is its even with the halves exchanged
 
-  static HRUN_HD __m512i spare(__m512i a, __m512i b, __m512i c) {
-    const __m512i ab = select(_mm512_set1_epi8(3), _mm512_srli_epi16(a, 6), _mm512_srli_epi16(b, 4));
-    return select(_mm512_set1_epi8(15), ab, _mm512_srli_epi16(c, 2));
-  }
   HRUN_HD __m512i exchange(__m512i pair) const { return _mm512_permutexvar_epi8(pair, tables.swapped); }
   static HRUN_HD __m512i join(__m512i low, __m512i high) { return select(_mm512_set1_epi8(7), low, high); }
 
@@ -151,7 +196,7 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
     // Before a segment come the last codes of the segment before it, one byte lane down; before the first come zeros.
     const uint8_t* last = block + static_cast<size_t>(n / kUnit - 1) * 192;
     const __m512i a = load_bytes(last), b = load_bytes(last + 64), c = load_bytes(last + 128);
-    const __m512i t = spare(a, b, c), turned = exchange(t);
+    const __m512i t = spare_bits(a, b, c), turned = exchange(t);
     even = _mm512_slli_epi32(t, 8);
     before = _mm512_slli_epi32(turned, 8);
     odd = _mm512_slli_epi32(join(exchange(c), turned), 8);
@@ -171,7 +216,7 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
     pair(a, out[0], out[1]);
     pair(b, out[2], out[3]);
     pair(c, out[4], out[5]);
-    pair(spare(a, b, c), out[6], out[7]);
+    pair(spare_bits(a, b, c), out[6], out[7]);
     unit += 192;
   }
 };

@@ -12,6 +12,47 @@ namespace {
 
 HRUN_HD Bytes low_four(Bytes x) { return both(x, 15); }
 
+// The codes that the spare bits 6 and 7 of three vectors hold.
+HRUN_HD Bytes spare_bits(Bytes a, Bytes b, Bytes c) {
+  return join_bits(top<2>(a), join_bits(both(down<4>(b), 0x0c), both(down<2>(c), 0x30)));
+}
+
+template <class F>
+struct UnitDecoder<F, PackedCodes::two> {
+  using Constants = NoTables;
+  const uint8_t* unit;
+  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const Bytes four = load_bytes(unit + 64 * half);
+      CodeBytes* const o = out + 4 * half;
+      o[0].v = both(four, 3);
+      o[1].v = both(down<2>(four), 3);
+      o[2].v = both(down<4>(four), 3);
+      o[3].v = top<2>(four);
+    }
+    unit += 128;
+  }
+};
+
+template <class F>
+struct UnitDecoder<F, PackedCodes::three> {
+  using Constants = NoTables;
+  const uint8_t* unit;
+  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+    const Bytes a = load_bytes(unit), b = load_bytes(unit + 64), c = load_bytes(unit + 128);
+    const Bytes pairs[4] = {a, b, c, spare_bits(a, b, c)};
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i].v = both(pairs[i], 7);
+      out[2 * i + 1].v = both(down<3>(pairs[i]), 7);
+    }
+    unit += 192;
+  }
+};
+
 template <class F>
 struct UnitDecoder<F, PackedCodes::nibble> {
   struct Constants {
@@ -82,15 +123,12 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
   Bytes low1, high1, high2;  // indices of the pair before, and the upper one of the pair before that
 
   static HRUN_HD Bytes upper(Bytes x) { return low_four(down<3>(x)); }
-  static HRUN_HD Bytes spare(Bytes a, Bytes b, Bytes c) {
-    return join_bits(top<2>(a), join_bits(both(down<4>(b), 0x0c), both(down<2>(c), 0x30)));
-  }
 
   HRUN_HD UnitDecoder(const Constants& tables, const uint8_t* block, int n)
       : unit(block), table0(tables.table0), table1(tables.table1), table2(tables.table2) {
     // Before a segment come the last codes of the segment before it, one byte lane down; before the first come zeros.
     const uint8_t* last = block + static_cast<size_t>(n / kUnit - 1) * 192;
-    const Bytes c = load_bytes(last + 128), t = spare(load_bytes(last), load_bytes(last + 64), c);
+    const Bytes c = load_bytes(last + 128), t = spare_bits(load_bytes(last), load_bytes(last + 64), c);
     low1 = lane_below(both(t, 7));
     high1 = lane_below(both(down<3>(t), 7));
     high2 = lane_below(both(down<3>(c), 7));
@@ -111,7 +149,7 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
     pair(a, out[0], out[1]);
     pair(b, out[2], out[3]);
     pair(c, out[4], out[5]);
-    pair(spare(a, b, c), out[6], out[7]);
+    pair(spare_bits(a, b, c), out[6], out[7]);
     unit += 192;
   }
 };

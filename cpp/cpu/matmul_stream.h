@@ -75,7 +75,7 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const Pac
 #pragma GCC unroll 4
         for (int c = 1; c < kChains; ++c) isum[t] = add_rows(isum[t], acc[t][c]);
       }
-      total[t] = add_block_sum<F>(total[t], isum[t], load_halves(meta.scale), meta, x, token[t], b);
+      total[t] = add_block_sum<F>(total[t], isum[t], block_scale<F>(meta), meta, x, token[t], b);
     }
   }
   const int first = part * kPartRows;

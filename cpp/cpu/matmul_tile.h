@@ -103,7 +103,7 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     const int n = block_length<F>(w.cols, b);
     for (int p = 0; p < kTileRegisters; ++p) {
       block.meta[p] = part_meta<F>(panel[p], b, p % kPanelParts);
-      block.scale[p] = load_halves(block.meta[p].scale);
+      block.scale[p] = block_scale<F>(block.meta[p]);
       UnitDecoder<F> decoder(constants, panel[p] + codes_at + p % kPanelParts * kPartBytes, n);
       for (int u = 0; u < n / kUnit; ++u) {
         CodeBytes vectors[kUnitVectors];

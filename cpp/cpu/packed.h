@@ -4,13 +4,13 @@
 // columns that one 32-bit dot-product step takes: byte 4 row + j.  Codes are unsigned (code + bias), as the u8 x s8
 // instructions want them; the bias is taken off again with the exact sums of the activations.
 //
-//   nibble  256 bytes a unit  vectors 2i (low half) and 2i + 1 (high half) share 64 bytes; 16 levels by table
+//   two     128 bytes a unit  two vectors: bits 2j and 2j + 1 are the codes of step 4i + j
+//   three   192 bytes         three vectors: bits 0-2 and 3-5 are the codes of steps (0,1), (2,3), (4,5); the spare bits 6-7
+//                             together hold those of steps 6 and 7
+//   nibble  256 bytes         vectors 2i (low half) and 2i + 1 (high half) share 64 bytes; 16 levels by table
 //   six     384 bytes         nibbles as above, then two vectors of high bits, 2 bits each of vectors 0..3 and 4..7
 //   byte    512 bytes         as they are
-//   rtq2    128 bytes         two vectors: bits 2j and 2j + 1 are the codes of step 4i + j
-//   rtq4    256 bytes         as nibble: the codes of steps 2i and 2i + 1
-//   rtq3    192 bytes         three vectors: bits 0-2 and 3-5 are the codes of steps (0,1), (2,3), (4,5); the spare bits 6-7
-//                             together hold those of steps 6 and 7
+//   rtq2, rtq3, rtq4          as two, three and nibble
 //
 // In the order `natural`, step s of a block takes columns 4s .. 4s + 3.  In the order `segments`, the block is cut into four
 // equal segments and step s takes column s of each: then byte lane j of successive vectors is one stretch of the trellis,
@@ -31,7 +31,7 @@ namespace hrun {
 inline constexpr int kUnit = 32;         // columns
 inline constexpr int kUnitVectors = 8;   // of 64 bytes
 
-enum class PackedCodes : uint8_t { none, nibble, six, byte, rtq2, rtq3, rtq4 };
+enum class PackedCodes : uint8_t { none, two, three, nibble, six, byte, rtq2, rtq3, rtq4 };
 
 // How a format is packed.  To make a format fast: one specialisation here.
 template <class F>
@@ -44,6 +44,8 @@ struct PackedAs {
   static constexpr PackedCodes kCodes = codes;
   static constexpr int kScaleColumns = scale_columns;  // 16 or 32; 0: one scale per block
   static constexpr int kBias = bias;                   // of the unsigned codes
+  // A panel holds the fp16 number of the file's block; the scale is this power of two times that, exactly.
+  static constexpr float kScaleFactor = 1.0f;
 };
 
 // level(i): the code that nibble i stands for; index(code): the nibble.
@@ -59,8 +61,10 @@ template <> struct PackRule<Q4_1> : ConsecutiveNibbles<0, 0, 0> {};
 template <> struct PackRule<Q5_0> : PackedAs<PackedCodes::six, 0, 16> {};
 template <> struct PackRule<Q5_1> : PackedAs<PackedCodes::six, 0, 0> {};
 template <> struct PackRule<Q8_0> : PackedAs<PackedCodes::byte, 0, 128> {};
-template <> struct PackRule<Q2_K> : ConsecutiveNibbles<16, 0, 0> {};
-template <> struct PackRule<Q3_K> : ConsecutiveNibbles<16, 4, -4> {};
+template <> struct PackRule<TQ1_0> : PackedAs<PackedCodes::two, 0, 1> {};
+template <> struct PackRule<TQ2_0> : PackedAs<PackedCodes::two, 0, 1> {};
+template <> struct PackRule<Q2_K> : PackedAs<PackedCodes::two, 16, 0> {};
+template <> struct PackRule<Q3_K> : PackedAs<PackedCodes::three, 16, 4> {};
 template <> struct PackRule<Q4_K> : ConsecutiveNibbles<32, 0, 0> {};
 template <> struct PackRule<Q5_K> : PackedAs<PackedCodes::six, 32, 0> {};
 template <> struct PackRule<Q6_K> : PackedAs<PackedCodes::six, 16, 32> {};
@@ -71,6 +75,13 @@ struct OddNibbles : PackedAs<PackedCodes::nibble, 32, 15> {
 };
 template <> struct PackRule<IQ3_S> : OddNibbles {};
 template <> struct PackRule<ITQ3_S> : OddNibbles {};
+template <> struct PackRule<IQ3_XXS> : PackedAs<PackedCodes::nibble, 32, 62> {
+  static constexpr float kScaleFactor = 0.25f;
+  static constexpr int magnitude(int i) { return i == 7 ? 62 : 8 * i + 4; }
+  static constexpr int level(int i) { return i < 8 ? -magnitude(7 - i) : magnitude(i - 8); }
+  static constexpr int index(int code) { return code < 0 ? 7 - -code / 8 : 8 + code / 8; }
+  static constexpr int kHighest = 124;
+};
 struct Iq4Nibbles {
   static constexpr int kHighest = 113 + 128;
   static HRUN_HD int level(int i) { return iq4_levels()[i]; }
@@ -102,7 +113,9 @@ concept PackableFormat = QuantizedFormat<F> && PackRule<F>::kCodes != PackedCode
 
 constexpr size_t unit_bytes(PackedCodes codes) {
   switch (codes) {
+    case PackedCodes::two:
     case PackedCodes::rtq2: return 128;
+    case PackedCodes::three:
     case PackedCodes::rtq3: return 192;
     case PackedCodes::nibble:
     case PackedCodes::rtq4: return 256;
@@ -158,13 +171,13 @@ HRUN_HD void pack_unit(const uint8_t* values, uint8_t* unit) {
       unit[256 + k] = static_cast<uint8_t>((v[0] >> 4) | ((v[64] >> 4) << 2) | ((v[128] >> 4) << 4) | ((v[192] >> 4) << 6));
     }
   }
-  if constexpr (codes == PackedCodes::rtq2) {
+  if constexpr (codes == PackedCodes::two || codes == PackedCodes::rtq2) {
     for (int k = 0; k < 128; ++k) {
       const uint8_t* v = values + (k / 64) * 256 + k % 64;
       unit[k] = static_cast<uint8_t>(v[0] | (v[64] << 2) | (v[128] << 4) | (v[192] << 6));
     }
   }
-  if constexpr (codes == PackedCodes::rtq3) {
+  if constexpr (codes == PackedCodes::three || codes == PackedCodes::rtq3) {
     for (int k = 0; k < 64; ++k) {
       const auto w = [&](int s) { return static_cast<unsigned>(values[64 * s + k]); };
       unit[k] = static_cast<uint8_t>(w(0) | (w(1) << 3) | ((w(6) & 3) << 6));
@@ -199,7 +212,8 @@ HRUN_HD void unsigned_codes(const uint8_t* block, int n, const IntBlock& ints, u
 template <PackableFormat F>
 bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_t cols, uint8_t* panel) {
   using Layout = PanelLayout<F>;
-  constexpr PackedCodes kCodes = PackRule<F>::kCodes;
+  using Rule = PackRule<F>;
+  constexpr PackedCodes kCodes = Rule::kCodes;
   memset(panel, 0, Layout::codes_at(cols));
   uint8_t* unit = panel + Layout::codes_at(cols);
   alignas(64) uint8_t codes[kPanelRows][kMaxBlock] = {};  // in the order of the steps: four bytes each
@@ -216,7 +230,7 @@ bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_
         store_fp16(meta + at + 2 * static_cast<size_t>(r), value);
         return float_to_bits(load_fp16(meta + at + 2 * static_cast<size_t>(r))) == float_to_bits(value);
       };
-      if (!put_half(0, ints.scale)) {
+      if (!put_half(0, ints.scale / Rule::kScaleFactor)) {
         // The scale of a block of zeros does not matter; MXFP4's may be of any size.
         bool is_zero = !F::kHasOffset && !RtqFormat<F>;
         for (int i = 0; i < n && is_zero; ++i) is_zero = ints.codes[i] == 0;

@@ -26,6 +26,7 @@ template <PackableFormat F>
 constexpr bool codes_fit() {
   if constexpr (PackRule<F>::kCodes == PackedCodes::byte) return kMaxLevel >= 255;
   else if constexpr (PackRule<F>::kCodes == PackedCodes::six) return kMaxLevel >= 63;
+  else if constexpr (PackRule<F>::kCodes == PackedCodes::two || PackRule<F>::kCodes == PackedCodes::three) return true;
   else if constexpr (RtqFormat<F>) return kMaxLevel >= F::kLargestLevel + PackRule<F>::kBias;
   else return kMaxLevel >= PackRule<F>::kHighest;
 }
@@ -45,6 +46,13 @@ HRUN_HD PartMeta part_meta(const uint8_t* panel, int64_t b, int part) {
   const int rows = part * kPartRows;
   return {meta + 2 * rows, meta + Layout::kOffsetAt + 2 * rows, meta + Layout::kGroupScaleAt + rows,
           meta + Layout::kGroupOffsetAt + 2 * rows};
+}
+
+template <PackableFormat F>
+HRUN_HD RowFloats block_scale(const PartMeta& meta) {
+  const RowFloats stored = load_halves(meta.scale);
+  if constexpr (PackRule<F>::kScaleFactor == 1.0f) return stored;
+  else return scale_rows(stored, PackRule<F>::kScaleFactor);
 }
 
 HRUN_HD RowInts four_activations(const int8_t* p) {

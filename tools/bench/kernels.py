@@ -14,16 +14,10 @@ import argparse
 import numpy as np
 
 from hrun import _core
+from random_model import random_rows
 
-BENCHED = ["rtq2", "rtq3", "rtq4", "itq3_s", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "iq4_xs", "q3_k", "iq3_s", "f16"]
-PATTERN_ROWS = 64
-
-
-def weights(format_name: str, rows: int, cols: int) -> np.ndarray:
-    """uint8 [rows * row_bytes]: some encoded random rows, over and over."""
-    values = np.random.default_rng(1).standard_normal((PATTERN_ROWS, cols), dtype=np.float32)
-    pattern = _core.encode(format_name, values)
-    return np.tile(pattern, -(-rows // PATTERN_ROWS))[: pattern.size // PATTERN_ROWS * rows]
+BENCHED = ["rtq2", "rtq3", "rtq4", "itq3_s", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "iq4_xs", "q3_k", "q2_k", "iq3_s", "iq3_xxs", "iq2_s",
+          "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s", "tq2_0", "tq1_0", "f16"]
 
 
 def shape(text: str) -> tuple[int, int]:
@@ -35,7 +29,7 @@ def shape(text: str) -> tuple[int, int]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    known = {f.name: f for f in _core.formats() if f.encodable}
+    known = {f.name: f for f in _core.formats() if f.encodable or not f.is_float}
     tiers = [t.name for t in _core.cpu_tiers() if t.available]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--formats", nargs="+", choices=known, default=[f for f in BENCHED if f in known])
@@ -63,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
                     repeats = -(-args.megabytes * 2**20 // (rows * row_bytes)) if tokens <= 8 else 1
                     x = np.random.default_rng(2).standard_normal((tokens, cols), dtype=np.float32)
                     n = rows * repeats
-                    seconds, read = _core.testing.time_matmul(tier, name, weights(name, n, cols), n, x, threads)
+                    seconds, read = _core.testing.time_matmul(tier, name, random_rows(name, cols, n, size=1.0), n, x, threads)
                     rate, operations = read / seconds, 2 * n * cols * tokens / seconds
                     print(f"| {name} | {tier} | {rows}x{cols} | {tokens} | {1e3 * seconds / repeats:.3f} | {rate / 1e9:.1f} | "
                           f"{100 * rate / bandwidth:.0f} % | {operations / 1e9:.0f} | {100 * operations / peak:.0f} % |", flush=True)

@@ -6,11 +6,12 @@
 With experts it is a Qwen 3 with experts instead of a Llama.
 
 Encoding billions of weights would take minutes, and speed does not depend on their values: 64 random rows are encoded per
-row length and repeated.  The file loads in llama.cpp too, where the format exists there.
+row length and repeated; of formats that hrun does not write, random blocks of a plausible size are taken.  The file loads in llama.cpp too, where the format exists there.
 """
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,31 @@ from hrun import _core
 PATTERN_ROWS = 64
 
 
-def encoded_rows(format_name: str, cols: int, rows: int, seed: int) -> np.ndarray:
-    """uint8 [rows * row_bytes]: PATTERN_ROWS random rows, N(0, 1/cols), over and over."""
-    weights = np.random.default_rng(seed).standard_normal((PATTERN_ROWS, cols), dtype=np.float32) / np.sqrt(cols)
-    pattern = _core.encode(format_name, weights.astype(np.float32))
+def random_blocks(form: _core.FormatInfo, count: int, size: float, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [count, block_bytes]: random bytes that decode to weights of about this size (root mean square)."""
+    found: list[np.ndarray] = []
+    while sum(len(blocks) for blocks in found) < count:
+        drawn = rng.integers(0, 256, (8192, form.block_bytes), dtype=np.uint8)
+        with np.errstate(all="ignore"):
+            rms = np.sqrt(np.mean(np.square(_core.decode(form.name, drawn.ravel(), len(drawn), form.block_values)), axis=1))
+            found.append(drawn[(rms > size / 2) & (rms < size * 2)])
+    return np.concatenate(found)[:count]
+
+
+def random_rows(format_name: str, cols: int, rows: int, size: float, seed: int = 1) -> np.ndarray:
+    """uint8 [rows * row_bytes]: PATTERN_ROWS random rows of weights of this size, over and over."""
+    rng = np.random.default_rng(seed)
+    form = next(f for f in _core.formats() if f.name == format_name)
+    if form.encodable:
+        pattern = _core.encode(format_name, size * rng.standard_normal((PATTERN_ROWS, cols), dtype=np.float32))
+    else:
+        pattern = random_blocks(form, PATTERN_ROWS * cols // form.block_values, size, rng).ravel()
     repeats = -(-rows // PATTERN_ROWS)
     return np.tile(pattern, repeats)[: pattern.size // PATTERN_ROWS * rows]
 
 
 def main() -> None:
-    formats = [f.name for f in _core.formats() if f.encodable]
+    formats = [f.name for f in _core.formats() if not re.fullmatch("[if][0-9]+", f.name) or f.encodable]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--format", choices=formats, required=True)
@@ -89,7 +105,7 @@ def main() -> None:
             continue
         rows = int(np.prod(rows))
         if (kind, cols, rows) not in cache:
-            cache[kind, cols, rows] = encoded_rows(kind, cols, rows, seed=cols + rows)
+            cache[kind, cols, rows] = random_rows(kind, cols, rows, size=cols**-0.5, seed=cols + rows)
         writer.write_tensor(name, cache[kind, cols, rows])
     writer.finish()
 
