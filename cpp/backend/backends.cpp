@@ -62,17 +62,22 @@ Backends make_backends(const BackendOptions& options, int64_t n_layers, const st
   if (wanted >= 0 || (any && n_offloaded > 0)) {
     std::string reason;
     const BackendPlugin* const plugin = cuda_plugin(reason);
-    const auto number = static_cast<size_t>(std::max(wanted, 0));
+    const int number = std::max(wanted, 0);
     const std::vector<DeviceDescription> devices = plugin ? plugin->devices(reason) : std::vector<DeviceDescription>();
-    const bool present = !devices.empty();
-    if (options.n_gpu_layers < 0 && fit && number < devices.size()) {
-      n_offloaded = fit({devices[number].free_bytes, plugin->weight_bytes});
+    // Cards that are too old or in use are not listed: a place in the list is no number.
+    const auto card = any ? devices.begin() : std::find_if(devices.begin(), devices.end(), [&](const DeviceDescription& d) {
+      return cuda_number(lower(d.name)) == number;
+    });
+    const bool present = card != devices.end();
+    if (present && options.n_gpu_layers < 0 && fit) {
+      n_offloaded = fit({card->free_bytes, plugin->weight_bytes});
       if (n_offloaded <= n_layers)
         made.warning = format("{} of {} layers fit in the {} MiB that {} has free; the others, and the head, are on the CPU", n_offloaded,
-                              n_layers, devices[number].free_bytes >> 20, devices[number].name);
+                              n_layers, card->free_bytes >> 20, card->name);
     }
-    if (present && n_offloaded > 0) made.accelerator = plugin->make(static_cast<int>(number), options);
-    else if (wanted >= 0 && !present) throw DeviceError("device '{}' cannot be had: {}; possible: {}", printable(asked), reason, device_names());
+    if (present && n_offloaded > 0) made.accelerator = plugin->make(cuda_number(lower(card->name)), options);
+    else if (wanted >= 0 && !present)
+      throw DeviceError("device '{}' cannot be had{}{}; possible: {}", printable(asked), reason.empty() ? "" : ": ", reason, device_names());
     else if (options.n_gpu_layers > 0) made.warning = "no layers go to a GPU: " + reason;
   }
   made.first_layer = made.accelerator ? std::max<int64_t>(n_layers - n_offloaded, 0) : n_layers;

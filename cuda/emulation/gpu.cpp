@@ -16,7 +16,8 @@ class Recording : public Graph {
   std::vector<std::function<void()>> steps;
 };
 
-// HRUN_EMULATED_BYTES: the memory of the device; HRUN_EMULATED_SEED: the order in which threads run.
+// HRUN_EMULATED_BYTES: the memory of the device; HRUN_EMULATED_SEED: the order in which threads run; HRUN_EMULATED_INDEX: its number,
+// as if those before were too old.
 size_t from_environment(const char* name, size_t otherwise) {
   const char* text = std::getenv(name);
   return text && *text ? std::strtoull(text, nullptr, 10) : otherwise;
@@ -42,6 +43,7 @@ struct Gpu::State {
 
 std::vector<GpuInfo> Gpu::list(std::string&) {
   GpuInfo info;
+  info.index = static_cast<int>(from_environment("HRUN_EMULATED_INDEX", 0));
   info.name = "emulated on the CPU, for tests";
   info.total_bytes = info.free_bytes = from_environment("HRUN_EMULATED_BYTES", size_t{4} << 30);
   info.capability = 90;
@@ -52,8 +54,8 @@ std::vector<GpuInfo> Gpu::list(std::string&) {
 Gpu::Gpu(int index) : state_(new State) {
   std::string reason;
   const std::vector<GpuInfo> all = list(reason);
-  if (index < 0 || static_cast<size_t>(index) >= all.size()) throw DeviceError("there is no CUDA device {}; there are {}", index, all.size());
-  state_->info = all[static_cast<size_t>(index)];
+  if (index != all.front().index) throw DeviceError("there is no CUDA device {}", index);
+  state_->info = all.front();
 }
 Gpu::~Gpu() = default;
 

@@ -145,10 +145,21 @@ def test_as_many_layers_as_fit(tiny_model) -> None:
 
 
 def test_a_device_that_is_not_there(tiny_model) -> None:
-    with pytest.raises(DeviceError, match="CUDA device 7"):
+    with pytest.raises(DeviceError, match=r"'cuda7' cannot be had; possible: auto, CUDA0, cpu"):
         _core.Model.load(str(tiny_model()), device="cuda7")
     with pytest.raises(DeviceError, match=r"no device 'gpu'.*CUDA0"):
         _core.Model.load(str(tiny_model()), device="gpu")
+
+
+def test_a_card_is_found_by_its_number(tiny_model) -> None:
+    """Where the first card is too old, the second is CUDA1 all the same."""
+    path = str(tiny_model())
+    for device, name in (("cuda1", "CUDA1"), ("auto", "CUDA1"), ("cuda", None)):
+        code = f"from hrun import Runtime; r = Runtime({path!r}, device={device!r}); r.generate('a', max_tokens=2); print(r.description)"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "HRUN_EMULATED_INDEX": "1", "HRUN_DEVICE": ""}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode == 0 and name in done.stdout) if name else "'cuda' cannot be had; possible: auto, CUDA1, cpu" in done.stderr
 
 
 def run_hrun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

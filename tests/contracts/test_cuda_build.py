@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,28 @@ def test_what_is_cold_exists() -> None:
     text = "".join(p.read_text() for p in (ROOT / "cuda").rglob("*.[ch]*"))
     assert [name for name in tool.COLD if not re.search(rf"struct {name}\b", text)] == []
     assert [name for name in tool.COLD_FILES if not (ROOT / "cuda" / "kernels" / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("nvcc_version", "cards", "expected"),
+    [
+        ("13.0", "", "80;90a;120"),
+        ("12.4", "", "80;90a"),  # does not know 12.0
+        ("13.0", "8.9\n", "89"),
+        ("13.0", "9.0\n8.0\n9.0\n", "80;90a"),
+        ("13.0", "12.1\n", "120"),  # runs the code of 12.0
+        ("12.4", "12.0\n8.6\n", "86"),
+        ("12.4", "12.0\n", "80;90a"),
+        ("13.0", "7.5\n", "80;90a;120"),  # too old to be used
+    ],
+)
+def test_the_build_is_for_the_cards_that_are_here(tmp_path: Path, nvcc_version: str, cards: str, expected: str) -> None:
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("cmake is not installed")
+    script = tmp_path / "ask.cmake"
+    script.write_text(f'''include("{ROOT}/cuda/architectures.cmake")
+hrun_cuda_architectures(found {nvcc_version} "{cards}")
+message("${{found}}")
+''')
+    assert subprocess.run([cmake, "-P", script], capture_output=True, text=True, check=True).stderr.strip() == expected
