@@ -75,7 +75,7 @@ MappedFile MappedFile::open(const std::string& path) {
   if (address == MAP_FAILED) fail(path, format("cannot map {} bytes: {}", size, std::generic_category().message(errno)));
   MappedFile mapped(std::span<const uint8_t>(static_cast<const uint8_t*>(address), size));
 
-  // Pages beyond the end of a file that shrank raise SIGBUS; one that grew is still being written.
+  // One that grows is still being written.
   struct stat after {};
   if (::fstat(file.get(), &after) != 0) fail_errno(path, errno);
   if (after.st_size != before.st_size)
@@ -83,15 +83,19 @@ MappedFile MappedFile::open(const std::string& path) {
   return mapped;
 }
 
-MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : bytes_(std::exchange(other.bytes_, {})), watched_(std::move(other.watched_)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(bytes_, other.bytes_);
+  std::swap(watched_, other.watched_);
   return *this;
 }
 
 MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<uint8_t*>(bytes_.data()), bytes_.size());
+  if (bytes_.empty()) return;
+  { const WatchedPages last = std::move(watched_); }
+  ::munmap(const_cast<uint8_t*>(bytes_.data()), bytes_.size());
 }
 
 void MappedFile::release_pages(size_t offset, size_t length) const {

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
+
+#include "base/watched_pages.h"
 
 namespace hrun {
 
@@ -18,12 +21,15 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const uint8_t> bytes() const { return bytes_; }
+  // Where reading failed since the file was opened; from there on bytes() are zeros.
+  std::optional<size_t> unreadable_from() const { return watched_.unreadable_from(); }
   // Gives the memory of the whole pages inside [offset, offset + length) back; reading them again reloads them.
   void release_pages(size_t offset, size_t length) const;
 
  private:
-  explicit MappedFile(std::span<const uint8_t> bytes) : bytes_(bytes) {}
+  explicit MappedFile(std::span<const uint8_t> bytes) : bytes_(bytes), watched_(bytes.data(), bytes.size()) {}
   std::span<const uint8_t> bytes_;
+  WatchedPages watched_;
 };
 
 }  // namespace hrun

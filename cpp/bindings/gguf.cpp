@@ -286,6 +286,9 @@ void init_reader(nb::module_& m) {
           },
           "dict: key -> 'u32', 'string', 'array<string>', ...")
       .def_prop_ro("tensors", &tensors)
+      .def("check_readable", &gguf::File::check_readable,
+           "Raises ModelFileError where the mapped file could not be read any more (cut short by another program, a failing disk): what "
+           "came from it since it was opened may then be zeros.")
       .def_prop_ro("file_bytes", &gguf::File::file_bytes)
       .def_prop_ro("unused_bytes", &gguf::File::unused_bytes, "after the last tensor and its padding")
       .def("__repr__", [](const gguf::File& f) {

@@ -46,8 +46,15 @@ File File::open(const std::string& path) {
   state->path = path;
   state->map = MappedFile::open(path);
   state->bytes = state->map->bytes();
-  parse_file(*state);
-  return File(std::move(state));
+  File file(std::move(state));
+  try {
+    parse_file(*file.state_);
+  } catch (const ModelFileError&) {
+    file.check_readable();  // or it would say what is wrong with zeros
+    throw;
+  }
+  file.check_readable();
+  return file;
 }
 
 const std::string& File::path() const { return state_->path; }
@@ -96,6 +103,13 @@ void File::release_pages(const TensorInfo& tensor) const {
     return state_->parts[tensor.part - 1].release_pages(there);
   }
   if (state_->map) state_->map->release_pages(tensor.offset, tensor.bytes);
+}
+
+void File::check_readable() const {
+  if (state_->map)
+    if (const auto from = state_->map->unreadable_from())
+      fail("its {} bytes cannot be read any more from byte {} on: it was cut short, or its disk failed", file_bytes(), *from);
+  for (const File& part : state_->parts) part.check_readable();
 }
 
 TensorView File::view(const TensorInfo& tensor) const {

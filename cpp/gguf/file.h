@@ -54,6 +54,8 @@ class File {
   TensorView view(const TensorInfo& tensor) const;              // rows = product of dims[1..]
   // For data that has been copied elsewhere: takes it out of this process's memory, not out of the file.
   void release_pages(const TensorInfo& tensor) const;
+  // Throws ModelFileError where the file could not be read any more since it was opened: what came from it then is wrong.
+  void check_readable() const;
   uint64_t file_bytes() const;
   uint64_t unused_bytes() const;                                // after the last tensor
 

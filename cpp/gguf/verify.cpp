@@ -21,6 +21,7 @@ void verify(const File& file, const TensorInfo& tensor) {
         file.fail("tensor '{}': value {} of row {} is {} (block {} of the row, format {}), must be finite",
                   printable(tensor.name), c, r, value, c / info->block_values, info->name);
   }
+  file.check_readable();
 }
 
 }  // namespace hrun::gguf

@@ -94,6 +94,7 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
     for (size_t r = 0; r < kRoles; ++r) model->layers_[l][r] = take(p.layers[l][r], r, device, TensorUse::product);
     if (p.layers[l][static_cast<size_t>(Role::attn_kv_b)]) model->split_latent(static_cast<int64_t>(l));
   }
+  model->file_.check_readable();
   return model;
 }
 
@@ -107,6 +108,7 @@ Weight Model::upload(const gguf::TensorInfo* info, Role role, size_t device, Ten
     weight.push_back(backend(device).upload(rows_of(whole, i * rows, rows), use));
     copied = copied && weight.back()->holds_copy;
   }
+  file_.check_readable();
   if (copied) file_.release_pages(*info);
   return weight;
 }

@@ -47,6 +47,7 @@ void Session::forward(std::span<const int32_t> tokens, Logits which, const std::
     float* out = wanted == 0 || which == Logits::kept ? nullptr : logits_.data() + (which == Logits::all ? done * n_vocab : 0);
     hrun::forward(*model_, workspaces_, cache_.layers(), tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
                   n_past_ + done, wanted, out, poll, observer);
+    model_->file().check_readable();  // weights may lie in it
     done += count;
   }
   logits_kept_ = which == Logits::kept && n > 0;

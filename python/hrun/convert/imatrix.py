@@ -106,6 +106,7 @@ def _read_gguf(path: Path) -> dict[str, Doubles]:
             found[base] = sums.sum(axis=0) / n.sum()
         if n.size > 1:
             found |= {slice_name(base, i): sums[i] / n[i] for i in range(n.size) if n[i] > 0}
+    file.check_readable()
     return found
 
 
