@@ -16,10 +16,10 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-std::string device_names() {
-  std::string reason, names = "auto";
+std::string device_names(std::string& reason) {
+  std::string names = "auto";
   for (const DeviceDescription& d : list_devices(reason)) names += ", " + d.name;
-  return reason.empty() ? names : names + " (no GPU: " + reason + ")";
+  return names;
 }
 
 // "cuda", "cuda1", "CUDA1" or "cuda:1" -> 1; -1 if it is no such name.
@@ -56,8 +56,11 @@ Backends make_backends(const BackendOptions& options, int64_t n_layers, const st
   const std::string asked = options.device == "auto" && preferred && *preferred ? preferred : options.device, name = lower(asked);
   const int wanted = cuda_number(name);
   const bool any = name == "auto";
-  if (!any && name != "cpu" && name != "none" && wanted < 0)
-    throw DeviceError("there is no device '{}'; possible: {}", printable(asked), device_names());
+  if (!any && name != "cpu" && name != "none" && wanted < 0) {
+    std::string reason;
+    const std::string names = device_names(reason);
+    throw DeviceError("there is no device '{}'; possible: {}{}{}", printable(asked), names, reason.empty() ? "" : "; no GPU: ", reason);
+  }
   int64_t n_offloaded = options.n_gpu_layers < 0 ? n_layers + 1 : std::min(options.n_gpu_layers, n_layers + 1);
   if (wanted >= 0 || (any && n_offloaded > 0)) {
     std::string reason;
@@ -76,9 +79,10 @@ Backends make_backends(const BackendOptions& options, int64_t n_layers, const st
                               n_layers, card->free_bytes >> 20, card->name);
     }
     if (present && n_offloaded > 0) made.accelerator = plugin->make(cuda_number(lower(card->name)), options);
-    else if (wanted >= 0 && !present)
-      throw DeviceError("device '{}' cannot be had{}{}; possible: {}", printable(asked), reason.empty() ? "" : ": ", reason, device_names());
-    else if (options.n_gpu_layers > 0) made.warning = "no layers go to a GPU: " + reason;
+    else if (wanted >= 0 && !present) {
+      const std::string names = device_names(reason);
+      throw DeviceError("device '{}' cannot be had{}{}; possible: {}", printable(asked), reason.empty() ? "" : ": ", reason, names);
+    } else if (options.n_gpu_layers > 0) made.warning = "no layers go to a GPU: " + reason;
   }
   made.first_layer = made.accelerator ? std::max<int64_t>(n_layers - n_offloaded, 0) : n_layers;
   made.head = made.accelerator && n_offloaded > n_layers;
