@@ -27,8 +27,6 @@ namespace {
 
 inline constexpr bool kHasPackedKernels = false;
 template <PackableFormat F>
-constexpr bool codes_fit() { return false; }
-template <PackableFormat F>
 void matmul_packed_kernel(const PackedWeights&, int64_t, int, const PackedActivations&, float*, int64_t, float*);
 
 int64_t multiply_registers_kernel(int64_t iterations) {

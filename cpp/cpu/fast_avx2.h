@@ -1,7 +1,8 @@
 // AVX2 for the packed kernels: half a panel, 8 rows, in one register.
 //
-// Without the VNNI instructions (AVX-VNNI, the tier avx2vnni) a dot product is u8 x s8 to int16 pairs, which saturates above
-// 2 * 127 * 127: only formats whose unsigned codes fit 7 bits are packed.
+// Without the VNNI instructions (AVX-VNNI, the tier avx2vnni) a dot product is u8 x s8 to pairs in int16, which saturates: codes
+// must not exceed 128.  Formats whose unsigned codes do are multiplied as |w| times sign(w) x: at most 2 * 128 * 127, as no
+// activation is -128, whose sign could not be turned.
 #pragma once
 
 #include <immintrin.h>
@@ -33,17 +34,24 @@ HRUN_HD void store_codes(uint8_t* p, CodeBytes x) { _mm256_storeu_si256(reinterp
 HRUN_HD RowInts all_rows(int32_t x) { return {_mm256_set1_epi32(x)}; }
 HRUN_HD RowInts add_rows(RowInts a, RowInts b) { return {_mm256_add_epi32(a.v, b.v)}; }
 HRUN_HD RowInts multiply_rows(RowInts a, RowInts b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
+template <bool kSigned = false>
 HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
 #if defined(__AVXVNNI__)
+  static_assert(!kSigned);
   return {_mm256_dpbusd_avx_epi32(sums.v, w.v, x.v)};
 #else
+  if constexpr (kSigned) {
+    x.v = _mm256_sign_epi8(x.v, w.v);
+    w.v = _mm256_abs_epi8(w.v);
+  }
   return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(_mm256_maddubs_epi16(w.v, x.v), _mm256_set1_epi16(1)))};
 #endif
 }
+template <bool kSigned = false>
 HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
   int32_t four;
   memcpy(&four, x, sizeof four);
-  return dot_codes(sums, w, all_rows(four));
+  return dot_codes<kSigned>(sums, w, all_rows(four));
 }
 HRUN_HD RowInts dot_offsets(RowInts sums, const uint8_t* pairs_of_rows, int32_t pair) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs_of_rows));

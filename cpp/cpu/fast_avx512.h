@@ -16,7 +16,7 @@ inline constexpr int kPartRows = 16;     // rows of a panel that one register ho
 inline constexpr int kStreamTokens = 8;  // at most, in the kernel that does not store decoded weights
 inline constexpr int kTileTokens = 8;       // of the kernel that stores decoded weights
 inline constexpr int kGroupTileTokens = 6;  // of formats with group scales, which need twice the sums
-inline constexpr int kMaxLevel = 255;    // of the unsigned codes that dot() takes
+inline constexpr int kMaxLevel = 255;       // of the unsigned codes that dot_codes takes
 
 struct CodeBytes { __m512i v; };  // [row][4 columns]
 struct RowInts { __m512i v; };    // [row]
@@ -29,11 +29,15 @@ HRUN_HD RowInts add_rows(RowInts a, RowInts b) { return {_mm512_add_epi32(a.v, b
 HRUN_HD RowInts multiply_rows(RowInts a, RowInts b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 // sums + products of each row's four unsigned codes with four int8 activations.  In assembly, because GCC 12 copies the sums
 // to another register and back around the intrinsic.
+template <bool kSigned = false>
 HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
+  static_assert(!kSigned);
   asm("vpdpbusd %2, %1, %0" : "+v"(sums.v) : "v"(w.v), "v"(x.v));
   return sums;
 }
+template <bool kSigned = false>
 HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
+  static_assert(!kSigned);
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.v) : "v"(w.v), "m"(*reinterpret_cast<const int8_t(*)[4]>(x)));
   return sums;
 }
@@ -129,7 +133,7 @@ struct UnitDecoder<F, PackedCodes::nibble> {
     HRUN_HD Constants() {
       using Rule = PackRule<F>;
       alignas(64) uint8_t bytes[64];
-      for (int i = 0; i < 64; ++i) bytes[i] = static_cast<uint8_t>(Rule::level(i & 15) + Rule::kBias);
+      for (int i = 0; i < 64; ++i) bytes[i] = static_cast<uint8_t>(Rule::level(i & 15) + code_bias<F>());
       table = load_bytes(bytes);
     }
   };
@@ -181,7 +185,7 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
         : newest_low(table_of_64<[](int i) { return F::Tables::entry(0, i & 7); }>()),
           newest_high(table_of_64<[](int i) { return F::Tables::entry(0, i >> 3); }>()),
           earlier(table_of_64<[](int i) {
-            return F::Tables::entry(1, i >> 3) + F::Tables::entry(2, i & 7) + PackRule<F>::kBias;
+            return F::Tables::entry(1, i >> 3) + F::Tables::entry(2, i & 7) + code_bias<F>();
           }>()),
           swapped(table_of_64<[](int i) { return (i >> 3) | ((i & 7) << 3); }>()) {}
   };

@@ -19,7 +19,7 @@ struct UnitDecoder<F, PackedCodes::rtq2> {
     __m512i first_low, first_mid, first_turned;     // T0 by bits 0-3, by bits 2-5, by bits 0-3 with the newer code lowest
     __m512i second_low, second_mid, second_turned;  // T1 + bias
     static constexpr int first(int i) { return F::Tables::entry(0, i); }
-    static constexpr int second(int i) { return F::Tables::entry(1, i) + PackRule<F>::kBias; }
+    static constexpr int second(int i) { return F::Tables::entry(1, i) + code_bias<F>(); }
     static constexpr int turned(int i) { return ((i & 3) << 2) | ((i >> 2) & 3); }
     HRUN_HD Constants()
         : first_low(table_of_64<[](int i) { return first(i & 15); }>()),
@@ -70,7 +70,7 @@ struct UnitDecoder<F, PackedCodes::rtq4> {
     __m512i first, second;  // T0; T1 + bias
     HRUN_HD Constants()
         : first(table_of_64<[](int i) { return F::Tables::entry(0, i & 15); }>()),
-          second(table_of_64<[](int i) { return F::Tables::entry(1, i & 15) + PackRule<F>::kBias; }>()) {}
+          second(table_of_64<[](int i) { return F::Tables::entry(1, i & 15) + code_bias<F>(); }>()) {}
   };
   const uint8_t* unit;
   const Constants tables;

@@ -60,7 +60,7 @@ struct UnitDecoder<F, PackedCodes::nibble> {
     HRUN_HD Constants() {
       using Rule = PackRule<F>;
       uint8_t bytes[16];
-      for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(Rule::level(i) + Rule::kBias);
+      for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(Rule::level(i) + code_bias<F>());
       table = table_of_16(bytes);
     }
   };
@@ -110,7 +110,7 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
       uint8_t t0[16], t1[16], t2[16];
       for (int i = 0; i < 16; ++i) {
         t0[i] = static_cast<uint8_t>(Tables::entry(0, i & 7));
-        t1[i] = static_cast<uint8_t>(Tables::entry(1, i & 7) + PackRule<F>::kBias);
+        t1[i] = static_cast<uint8_t>(Tables::entry(1, i & 7) + code_bias<F>());
         t2[i] = static_cast<uint8_t>(Tables::entry(2, i & 7));
       }
       table0 = table_of_16(t0);
@@ -163,7 +163,7 @@ struct RtqTablesOf16 {
     uint8_t t0[16], t1[16];
     for (int i = 0; i < 16; ++i) {
       t0[i] = static_cast<uint8_t>(Tables::entry(0, i));
-      t1[i] = static_cast<uint8_t>(Tables::entry(1, i) + PackRule<F>::kBias);
+      t1[i] = static_cast<uint8_t>(Tables::entry(1, i) + code_bias<F>());
     }
     first = table_of_16(t0);
     second = table_of_16(t1);

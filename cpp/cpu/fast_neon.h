@@ -1,6 +1,6 @@
 // NEON with the dot-product instructions for the packed kernels: half a panel, 8 rows, in two registers.
 //
-// Without I8MM a dot product is s8 x s8: only formats whose unsigned codes fit 7 bits are packed.
+// Without I8MM a dot product is s8 x s8, and unsigned codes of 7 bits are the same numbers signed.
 #pragma once
 
 #include <arm_neon.h>
@@ -32,20 +32,24 @@ HRUN_HD void store_codes(uint8_t* p, CodeBytes x) { vst1q_u8(p, x.v.lo), vst1q_u
 HRUN_HD RowInts all_rows(int32_t x) { return {vdupq_n_s32(x), vdupq_n_s32(x)}; }
 HRUN_HD RowInts add_rows(RowInts a, RowInts b) { return {vaddq_s32(a.lo, b.lo), vaddq_s32(a.hi, b.hi)}; }
 HRUN_HD RowInts multiply_rows(RowInts a, RowInts b) { return {vmulq_s32(a.lo, b.lo), vmulq_s32(a.hi, b.hi)}; }
+template <bool kSigned>
 HRUN_HD int32x4_t dot_four(int32x4_t sums, uint8x16_t w, int32x4_t x) {
 #if defined(__ARM_FEATURE_MATMUL_INT8)
+  static_assert(!kSigned);
   return vusdotq_s32(sums, w, vreinterpretq_s8_s32(x));
 #else
   return vdotq_s32(sums, vreinterpretq_s8_u8(w), vreinterpretq_s8_s32(x));
 #endif
 }
+template <bool kSigned = false>
 HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
-  return {dot_four(sums.lo, w.v.lo, x.lo), dot_four(sums.hi, w.v.hi, x.hi)};
+  return {dot_four<kSigned>(sums.lo, w.v.lo, x.lo), dot_four<kSigned>(sums.hi, w.v.hi, x.hi)};
 }
+template <bool kSigned = false>
 HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
   int32_t four;
   memcpy(&four, x, sizeof four);
-  return dot_codes(sums, w, all_rows(four));
+  return dot_codes<kSigned>(sums, w, all_rows(four));
 }
 HRUN_HD RowInts dot_offsets(RowInts sums, const uint8_t* pairs_of_rows, int32_t pair) {
   const uint8x16_t bytes = vld1q_u8(pairs_of_rows);

@@ -21,7 +21,7 @@ constexpr FormatKernels format_kernels() {
   if constexpr (QuantizedFormat<F>) k.matmul_int = matmul_int_kernel<F>;
   if constexpr (FloatFormat<F>) k.matmul_float = matmul_float_kernel<F>;
   if constexpr (kHasPackedKernels)
-    if constexpr (PackableFormat<F>) if constexpr (codes_fit<F>()) {
+    if constexpr (PackableFormat<F>) {
       k.packed_panel_bytes = [](int64_t cols) { return PanelLayout<F>::panel_bytes(cols); };
       k.pack_panel = pack_panel_kernel<F>;
       k.matmul_packed = matmul_packed_kernel<F>;

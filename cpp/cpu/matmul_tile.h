@@ -23,7 +23,7 @@ struct TileBlock {
 };
 
 // sum[k][p] += the products of `vectors` vectors of codes with tokens x[k].
-template <int kTokens>
+template <bool kSigned, int kTokens>
 HRUN_HD void multiply_vectors(const uint8_t* codes, int vectors, const int8_t* const (&x)[kTokens], int64_t first,
                               RowInts (&sum)[kTokens][kTileRegisters]) {
   for (int64_t at = first; at < first + 4 * vectors; at += 4, codes += kPartBytes * kTileRegisters) {
@@ -34,7 +34,7 @@ HRUN_HD void multiply_vectors(const uint8_t* codes, int vectors, const int8_t* c
     for (int k = 0; k < kTokens; ++k) {
       const RowInts four = four_activations(x[k] + at);
 #pragma GCC unroll 2
-      for (int p = 0; p < kTileRegisters; ++p) sum[k][p] = dot_codes(sum[k][p], w[p], four);
+      for (int p = 0; p < kTileRegisters; ++p) sum[k][p] = dot_codes<kSigned>(sum[k][p], w[p], four);
     }
   }
 }
@@ -57,7 +57,8 @@ __attribute__((noinline)) void multiply_tile(const TileBlock& block, int n, cons
 #pragma GCC unroll 2
       for (int p = 0; p < kTileRegisters; ++p) sum[k][p] = start_of_group<F>(x, t + k, b, g);
     const int vectors = n / 4 / kGroups;
-    multiply_vectors<kTokens>(block.codes + g * vectors * kPartBytes * kTileRegisters, vectors, codes, 4 * g * vectors, sum);
+    multiply_vectors<signed_codes<F>()>(block.codes + g * vectors * kPartBytes * kTileRegisters, vectors, codes, 4 * g * vectors,
+                                        sum);
     if constexpr (Layout::kGroups) {
 #pragma GCC unroll 2
       for (int p = 0; p < kTileRegisters; ++p) {

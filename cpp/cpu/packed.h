@@ -2,7 +2,8 @@
 //
 // A panel is 16 rows.  Its columns go in units of 32; a unit is 8 vectors of 64 bytes, vector s holding for each row the 4
 // columns that one 32-bit dot-product step takes: byte 4 row + j.  Codes are unsigned (code + bias), as the u8 x s8
-// instructions want them; the bias is taken off again with the exact sums of the activations.
+// instructions want them; the bias is taken off again with the exact sums of the activations.  Where a tier's instructions
+// do not take the format's largest unsigned code, codes are signed and have no bias (packed_parts.h, signed_codes).
 //
 //   two     128 bytes a unit  two vectors: bits 2j and 2j + 1 are the codes of step 4i + j
 //   three   192 bytes         three vectors: bits 0-2 and 3-5 are the codes of steps (0,1), (2,3), (4,5); the spare bits 6-7
@@ -148,6 +149,10 @@ struct PanelLayout {
 
 namespace {
 
+// What this tier adds to the format's codes (packed_parts.h).
+template <PackableFormat F>
+constexpr int code_bias();
+
 // A tier's decoder of the units of a block of n columns: next() per unit.  Its `Constants` are made once per call.
 struct NoTables {};
 template <class F, PackedCodes codes = PackRule<F>::kCodes>
@@ -159,7 +164,7 @@ HRUN_HD void pack_nibbles(const uint8_t* values, uint8_t* unit) {
       unit[64 * i + k] = static_cast<uint8_t>((values[128 * i + k] & 15) | (values[128 * i + 64 + k] << 4));
 }
 
-// values: 8 vectors of unsigned codes of 64 bytes.
+// values: 8 vectors of 64 bytes of what packable_codes gives.
 template <PackedCodes codes>
 HRUN_HD void pack_unit(const uint8_t* values, uint8_t* unit) {
   if constexpr (codes == PackedCodes::nibble || codes == PackedCodes::rtq4) pack_nibbles(values, unit);
@@ -187,9 +192,9 @@ HRUN_HD void pack_unit(const uint8_t* values, uint8_t* unit) {
   }
 }
 
-// The unsigned codes of a block of n columns, by column.
+// What is packed of a block of n columns, by column: codes with the tier's bias, or the numbers of levels, or a trellis' codes.
 template <PackableFormat F>
-HRUN_HD void unsigned_codes(const uint8_t* block, int n, const IntBlock& ints, uint8_t* out) {
+HRUN_HD void packable_codes(const uint8_t* block, int n, const IntBlock& ints, uint8_t* out) {
   using Rule = PackRule<F>;
   if constexpr (RtqFormat<F>) {
     for (int t = 0; t < n; t += 8)
@@ -197,7 +202,7 @@ HRUN_HD void unsigned_codes(const uint8_t* block, int n, const IntBlock& ints, u
   } else if constexpr (Rule::kCodes == PackedCodes::nibble) {
     for (int i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(Rule::index(ints.codes[i]));
   } else {
-    for (int i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(ints.codes[i] + Rule::kBias);
+    for (int i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(ints.codes[i] + code_bias<F>());
   }
 }
 
@@ -252,10 +257,10 @@ bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_
         }
       if constexpr (RtqFormat<F>) {
         alignas(64) uint8_t by_column[kMaxBlock];
-        unsigned_codes<F>(block, n, ints, by_column);
+        packable_codes<F>(block, n, ints, by_column);
         interleave_segments(reinterpret_cast<const int8_t*>(by_column), steps, reinterpret_cast<int8_t*>(codes[r]));
       } else {
-        unsigned_codes<F>(block, n, ints, codes[r]);
+        packable_codes<F>(block, n, ints, codes[r]);
       }
     }
     transpose_steps(codes, steps, vectors);

@@ -21,15 +21,28 @@ struct UnitDecoder<F, PackedCodes::byte> {
   }
 };
 
-// Can the tier multiply codes of this format exactly?
+// Of the unsigned codes.
 template <PackableFormat F>
-constexpr bool codes_fit() {
-  if constexpr (PackRule<F>::kCodes == PackedCodes::byte) return kMaxLevel >= 255;
-  else if constexpr (PackRule<F>::kCodes == PackedCodes::six) return kMaxLevel >= 63;
-  else if constexpr (PackRule<F>::kCodes == PackedCodes::two || PackRule<F>::kCodes == PackedCodes::three) return true;
-  else if constexpr (RtqFormat<F>) return kMaxLevel >= F::kLargestLevel + PackRule<F>::kBias;
-  else return kMaxLevel >= PackRule<F>::kHighest;
+constexpr int highest_code() {
+  if constexpr (PackRule<F>::kCodes == PackedCodes::byte) return 255;
+  else if constexpr (PackRule<F>::kCodes == PackedCodes::six) return 63;
+  else if constexpr (PackRule<F>::kCodes == PackedCodes::three) return 7;
+  else if constexpr (PackRule<F>::kCodes == PackedCodes::two) return 3;
+  else if constexpr (RtqFormat<F>) return F::kLargestLevel + PackRule<F>::kBias;
+  else return PackRule<F>::kHighest;
 }
+
+// Are the codes signed in this tier, because its unsigned products do not take the highest of them?
+template <PackableFormat F>
+constexpr bool signed_codes() {
+  constexpr bool kSigned = highest_code<F>() > kMaxLevel;
+  constexpr PackedCodes kCodes = PackRule<F>::kCodes;
+  static_assert(!kSigned || kCodes == PackedCodes::byte || kCodes == PackedCodes::nibble);  // others have no sign in panels
+  return kSigned;
+}
+
+template <PackableFormat F>
+constexpr int code_bias() { return signed_codes<F>() ? 0 : PackRule<F>::kBias; }
 
 // The bytes of 16 rows that belong to one part.
 struct PartMeta {
@@ -84,7 +97,7 @@ HRUN_HD RowInts offset_sums(const PartMeta& meta, const PackedActivations& x, in
 template <PackableFormat F>
 HRUN_HD RowInts start_of_group(const PackedActivations& x, int64_t t, int64_t b, int g) {
   using Layout = PanelLayout<F>;
-  constexpr int kBias = PackRule<F>::kBias;
+  constexpr int kBias = code_bias<F>();
   if constexpr (kBias == 0) return all_rows(0);
   int32_t sum;
   if constexpr (!Layout::kGroups) sum = x.block_sums[t * x.n_blocks + b];
