@@ -34,6 +34,8 @@ std::vector<float> hostile(int64_t cols, int64_t& n_tokens) {
   add([](int64_t) { return 1e-40f * random_float(); });
   add([](int64_t) { return 1e-35f * random_float(); });
   add([&](int64_t c) { return c == cols / 2 ? 3.0f : 0.0f; });
+  add([](int64_t) { return 1.0f; });
+  add([](int64_t) { return -1.0f; });
   add([](int64_t c) { return c % 2 ? -1.0f : 1.0f; });
   add([&](int64_t c) { return c == cols / 3 ? 1e4f : random_float(); });
   add([](int64_t c) { return std::popcount(static_cast<unsigned>(c) & 0xa5u) % 2 ? -1.0f : 1.0f; });
@@ -62,6 +64,30 @@ std::vector<uint8_t> random_rows(const hrun::FormatInfo& f, int64_t rows, int64_
   return data;
 }
 
+// Blocks of long runs of one byte, so that the codes of whole groups are the lowest or the highest, and so are group scales
+// and offsets; what may be a block's fp16 scale or offset, the first and last two numbers, is 1/16.
+std::vector<uint8_t> extreme_rows(const hrun::FormatInfo& f, int64_t rows, int64_t cols) {
+  std::vector<uint8_t> data(f.row_bytes(cols) * static_cast<size_t>(rows));
+  constexpr uint8_t kBytes[] = {0x00, 0xff, 0x00, 0xff, 0x0f, 0xf0, 0x7f, 0x80};
+  const size_t block_bytes = f.block_bytes;
+  for (size_t block = 0; block + block_bytes <= data.size(); block += block_bytes) {
+    uint8_t byte = kBytes[random_bits() % 8];
+    size_t until = random_bits() % block_bytes;
+    for (size_t i = 0; i < block_bytes; ++i) {
+      if (i == until) {
+        byte = kBytes[random_bits() % 8];
+        until += 1 + random_bits() % (block_bytes / 2);
+      }
+      data[block + i] = byte;
+    }
+    for (const size_t at : {size_t{0}, size_t{2}, block_bytes - 4, block_bytes - 2}) {
+      data[block + at] = 0;
+      data[block + at + 1] = 0x2c;
+    }
+  }
+  return data;
+}
+
 struct Results {
   std::string what;
   std::vector<float> values;
@@ -73,10 +99,10 @@ std::vector<Results> run(const std::string& tier) {
   std::vector<Results> all;
   hrun::CpuBackend cpu({.device = "cpu", .n_threads = 2, .cpu_tier = tier});
   for (const hrun::FormatInfo& f : hrun::formats())
-    for (const int64_t cols : {96, 256, 544, 1024}) {
+    for (const auto& [cols, extreme] : {std::pair<int64_t, bool>{96, false}, {256, false}, {544, false}, {1024, false}, {1024, true}}) {
       if (!f.row_ok(cols)) continue;
       constexpr int64_t kRows = 37;
-      const std::vector<uint8_t> data = random_rows(f, kRows, cols);
+      const std::vector<uint8_t> data = extreme ? extreme_rows(f, kRows, cols) : random_rows(f, kRows, cols);
       const auto weights = cpu.upload({f.id, kRows, cols, f.row_bytes(cols), data.data(), "test"});
       int64_t n = 0;
       std::vector<float> x = hostile(cols, n);
@@ -84,7 +110,7 @@ std::vector<Results> run(const std::string& tier) {
         std::vector<float> y(static_cast<size_t>(tokens * kRows));
         const hrun::MatmulTarget target{weights.get(), {y.data(), tokens, kRows, kRows}};
         cpu.matmul({&target, 1}, hrun::FloatView{x.data(), tokens, cols, cols});
-        all.push_back({"matmul " + std::string(f.name) + ", " + std::to_string(cols) + " columns, " + std::to_string(tokens) + " tokens", y});
+        all.push_back({std::string(extreme ? "extreme " : "") + "matmul " + std::string(f.name) + ", " + std::to_string(cols) + " columns, " + std::to_string(tokens) + " tokens", y});
       }
     }
   for (const int64_t cols : {7, 64, 300}) {
