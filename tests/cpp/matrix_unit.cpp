@@ -1,5 +1,6 @@
 // The kernel for a matrix unit, on an emulated one, against the vector kernel: the same bits, for random and extreme
 // activations, for rows of every kind of tail and any number of tokens.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -31,17 +32,21 @@ bool same_bits(int64_t rows, int64_t cols, int64_t n_tokens, int extreme, std::m
   std::vector<uint8_t> file(row_bytes * static_cast<size_t>(rows));
   for (auto& byte : file) byte = static_cast<uint8_t>(random());
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t b = 0; b < n_blocks<F>(cols); ++b)
-      store_fp16(file.data() + static_cast<size_t>(r) * row_bytes + static_cast<size_t>(b) * F::kBlockBytes,
-                 static_cast<float>(random() % 1000) / 1000.0f - 0.5f);
+    for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {  // the scale is a block's first number or its last
+      const size_t first = static_cast<size_t>(b) * F::kBlockBytes, end = std::min(first + F::kBlockBytes, row_bytes);
+      for (const size_t at : {first, end - 2})
+        store_fp16(file.data() + static_cast<size_t>(r) * row_bytes + at, static_cast<float>(random() % 1000) / 1000.0f - 0.5f);
+    }
   const int64_t n_panels = (rows + kPanelRows - 1) / kPanelRows;
   const size_t panel_bytes = PanelLayout<F>::panel_bytes(cols);
   Aligned<uint8_t> panels(panel_bytes * static_cast<size_t>(n_panels) + 64);
   for (int64_t p = 0; p < n_panels; ++p) {
     const int64_t first = p * kPanelRows, n = std::min<int64_t>(kPanelRows, rows - first);
     if (!pack_panel_kernel<F>(file.data() + static_cast<size_t>(first) * row_bytes, row_bytes, static_cast<int>(n), cols,
-                              panels.data + static_cast<size_t>(p) * panel_bytes))
+                              panels.data + static_cast<size_t>(p) * panel_bytes)) {
+      std::printf("%s: not packed\n", F::kName.data());
       return false;
+    }
   }
   PackedActivations x;
   x.n_tokens = n_tokens;
@@ -88,7 +93,7 @@ struct All<FormatList<F...>> {
         bool good = true;
         for (const int64_t cols : {256, 512, 288, 1120})
           for (const int64_t tokens : {9, 16, 31, 32, 53})
-            for (const int extreme : {0, 1, -1}) good &= same_bits<OneFormat>(40, cols, tokens, extreme, random);
+            for (const int extreme : {0, 1, -1}) good &= !OneFormat::row_ok(cols) || same_bits<OneFormat>(40, cols, tokens, extreme, random);
         return good;
       }
     }
