@@ -6,12 +6,15 @@
 
 #if defined(__AVX512VBMI__) && defined(__AVX512VNNI__)
 #include "cpu/fast_avx512_rtq.h"
+#include "cpu/fast_avx512_points.h"
 #elif defined(__AVX2__)
 #include "cpu/fast_avx2.h"
 #include "cpu/fast_half_panels.h"
+#include "cpu/fast_half_points.h"
 #elif defined(__ARM_FEATURE_DOTPROD)
 #include "cpu/fast_neon.h"
 #include "cpu/fast_half_panels.h"
+#include "cpu/fast_half_points.h"
 #endif
 
 #if defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD)

@@ -89,5 +89,32 @@ HRUN_HD Table table_of_16(const uint8_t (&bytes)[16]) {
 }
 HRUN_HD Bytes lookup(Table table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
 
+template <class At>
+HRUN_HD Bytes words_of(At at) {
+  const auto word = [&](int i) { return static_cast<int16_t>(at(i)); };
+  return _mm256_setr_epi16(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7), word(8), word(9), word(10),
+                           word(11), word(12), word(13), word(14), word(15));
+}
+HRUN_HD Bytes spread_bits(const uint8_t* p) {
+  int32_t bits;
+  memcpy(&bits, p, sizeof bits);
+  const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
+  return _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), byte), bit), bit);
+}
+HRUN_HD void store_words(uint16_t* out, Bytes low, Bytes high) {
+  const __m256i a = _mm256_unpacklo_epi8(low, high), b = _mm256_unpackhi_epi8(low, high);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute2x128_si256(a, b, 0x20));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16), _mm256_permute2x128_si256(a, b, 0x31));
+}
+HRUN_HD Bytes even_twice(Bytes a) {
+  const __m256i even = _mm256_and_si256(a, _mm256_set1_epi16(0x00ff));
+  return _mm256_or_si256(even, _mm256_slli_epi16(even, 8));
+}
+HRUN_HD Bytes odd_twice(Bytes a) {
+  const __m256i odd = _mm256_srli_epi16(a, 8);
+  return _mm256_or_si256(odd, _mm256_slli_epi16(odd, 8));
+}
+
 }  // namespace
 }  // namespace hrun

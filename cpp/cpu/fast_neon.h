@@ -98,5 +98,27 @@ using Table = uint8x16_t;
 HRUN_HD Table table_of_16(const uint8_t (&bytes)[16]) { return vld1q_u8(bytes); }
 HRUN_HD Bytes lookup(Table table, Bytes index) { return {vqtbl1q_u8(table, index.lo), vqtbl1q_u8(table, index.hi)}; }
 
+template <class At>
+HRUN_HD Bytes words_of(At at) {
+  const auto eight = [&](int from) {
+    uint16x8_t v = vdupq_n_u16(at(from));
+    v = vsetq_lane_u16(at(from + 1), v, 1), v = vsetq_lane_u16(at(from + 2), v, 2), v = vsetq_lane_u16(at(from + 3), v, 3);
+    v = vsetq_lane_u16(at(from + 4), v, 4), v = vsetq_lane_u16(at(from + 5), v, 5), v = vsetq_lane_u16(at(from + 6), v, 6);
+    return vreinterpretq_u8_u16(vsetq_lane_u16(at(from + 7), v, 7));
+  };
+  return {eight(0), eight(8)};
+}
+HRUN_HD Bytes spread_bits(const uint8_t* p) {
+  const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+  const auto two = [&](int i) { return vtstq_u8(vcombine_u8(vdup_n_u8(p[i]), vdup_n_u8(p[i + 1])), bit); };
+  return {two(0), two(2)};
+}
+HRUN_HD void store_words(uint16_t* out, Bytes low, Bytes high) {
+  vst2q_u8(reinterpret_cast<uint8_t*>(out), (uint8x16x2_t{low.lo, high.lo}));
+  vst2q_u8(reinterpret_cast<uint8_t*>(out + 16), (uint8x16x2_t{low.hi, high.hi}));
+}
+HRUN_HD Bytes even_twice(Bytes a) { return {vtrn1q_u8(a.lo, a.lo), vtrn1q_u8(a.hi, a.hi)}; }
+HRUN_HD Bytes odd_twice(Bytes a) { return {vtrn2q_u8(a.lo, a.lo), vtrn2q_u8(a.hi, a.hi)}; }
+
 }  // namespace
 }  // namespace hrun

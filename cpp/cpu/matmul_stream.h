@@ -38,9 +38,10 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const Pac
       CodeBytes w[kUnitVectors];
       decoder.next(w);
       // A panel is one stream.  Two distances: the second-level cache has more lines under way than the first.
+      const uint8_t* const here = codes + static_cast<size_t>(u) * Layout::kUnitBytes;
       for (size_t line = 0; line < Layout::kUnitBytes; line += 64) {
-        __builtin_prefetch(decoder.unit + 2048 + line);
-        __builtin_prefetch(decoder.unit + 12288 + line, 0, 2);
+        __builtin_prefetch(here + 2048 + line);
+        __builtin_prefetch(here + 12288 + line, 0, 2);
       }
 #pragma GCC unroll 8
       for (int i = 0; i < kUnitVectors; ++i) {

@@ -11,11 +11,13 @@
 //   nibble  256 bytes         vectors 2i (low half) and 2i + 1 (high half) share 64 bytes; 16 levels by table
 //   six     384 bytes         nibbles as above, then two vectors of high bits, 2 bits each of vectors 0..3 and 4..7
 //   byte    512 bytes         as they are
+//   points  64 to 144 bytes   points of a codebook of eight weights, and signs (points.h)
 //   rtq2, rtq3, rtq4          as two, three and nibble
 //
-// In the order `natural`, step s of a block takes columns 4s .. 4s + 3.  In the order `segments`, the block is cut into four
-// equal segments and step s takes column s of each: then byte lane j of successive vectors is one stretch of the trellis,
-// and the earlier codes that a weight depends on lie in the vectors before.
+// In the order `squares`, four steps take 16 columns, step s of them columns s, 4 + s, 8 + s and 12 + s: then four steps are the
+// four weights, in order, of what a byte lane of codes says about four neighbours.  In the order `segments`, the block is cut
+// into four equal segments and step s takes column s of each: then byte lane j of successive vectors is one stretch of the
+// trellis, and the earlier codes that a weight depends on lie in the vectors before.
 //
 // A panel in memory: for each block its meta (fp16 scales of 16 rows, fp16 offsets, int8 group scales [group][row], uint8
 // group offsets [pair of groups][row][2]), then, 64-aligned, the units of all blocks.
@@ -32,7 +34,7 @@ namespace hrun {
 inline constexpr int kUnit = 32;         // columns
 inline constexpr int kUnitVectors = 8;   // of 64 bytes
 
-enum class PackedCodes : uint8_t { none, two, three, nibble, six, byte, rtq2, rtq3, rtq4 };
+enum class PackedCodes : uint8_t { none, two, three, nibble, six, byte, points, rtq2, rtq3, rtq4 };
 
 // How a format is packed.  To make a format fast: one specialisation here.
 template <class F>
@@ -105,6 +107,38 @@ struct Fp4Nibbles {
   }
 };
 template <> struct PackRule<MXFP4> : PackedAs<PackedCodes::nibble, 0, 12>, Fp4Nibbles {};
+// level(digit, sign): of a weight, from the digit of its point and its sign, or that of all eight.
+template <int scale_columns, int bias, int index_bits, bool sign_of_each>
+struct PointsAs : PackedAs<PackedCodes::points, scale_columns, bias> {
+  static constexpr int kIndexBits = index_bits;
+  static constexpr bool kSignOfEach = sign_of_each;
+  static constexpr float kScaleFactor = 0.125f;
+};
+template <int scale_columns, int index_bits>
+struct SignedPoints : PointsAs<scale_columns, 43, index_bits, true> {
+  static constexpr int kHighest = 86;
+  static constexpr int level(int digit, bool minus) {
+    const int magnitude = digit == 0 ? 8 : digit == 1 ? 25 : 43;
+    return minus ? -magnitude : magnitude;
+  }
+};
+template <int scale_columns>
+struct MovedPoints : PointsAs<scale_columns, 9, 11, false> {
+  static constexpr int kHighest = 18;
+  static constexpr int level(int digit, bool below) { return 8 * (digit - 1) + (below ? -1 : 1); }
+  static consteval auto digits() { return iq1_digits(); }
+};
+template <> struct PackRule<IQ2_XXS> : SignedPoints<32, 8> {
+  static consteval auto digits() { return iq2_xxs_digits(); }
+};
+template <> struct PackRule<IQ2_XS> : SignedPoints<16, 9> {
+  static consteval auto digits() { return iq2_xs_digits(); }
+};
+template <> struct PackRule<IQ2_S> : SignedPoints<16, 10> {
+  static consteval auto digits() { return iq2_s_digits(); }
+};
+template <> struct PackRule<IQ1_S> : MovedPoints<32> {};
+template <> struct PackRule<IQ1_M> : MovedPoints<16> {};
 template <> struct PackRule<RTQ2> : PackedAs<PackedCodes::rtq2, 0, RTQ2::kLargestLevel + 1> {};
 template <> struct PackRule<RTQ3> : PackedAs<PackedCodes::rtq3, 0, RTQ3::kLargestLevel + 1> {};
 template <> struct PackRule<RTQ4> : PackedAs<PackedCodes::rtq4, 0, RTQ4::kLargestLevel + 1> {};
@@ -112,8 +146,11 @@ template <> struct PackRule<RTQ4> : PackedAs<PackedCodes::rtq4, 0, RTQ4::kLarges
 template <class F>
 concept PackableFormat = QuantizedFormat<F> && PackRule<F>::kCodes != PackedCodes::none;
 
-constexpr size_t unit_bytes(PackedCodes codes) {
-  switch (codes) {
+template <class Rule>
+constexpr size_t unit_bytes() {
+  if constexpr (Rule::kCodes == PackedCodes::points)  // 64 points: bytes and planes of bits
+    return 64 + 8 * (Rule::kIndexBits - 8) + (Rule::kSignOfEach ? 64 : 8);
+  switch (Rule::kCodes) {
     case PackedCodes::two:
     case PackedCodes::rtq2: return 128;
     case PackedCodes::three:
@@ -137,7 +174,7 @@ struct PanelLayout {
   static constexpr size_t kGroupScaleAt = kOffsetAt + (F::kHasOffset ? kScaleBytes : 0);
   static constexpr size_t kGroupOffsetAt = kGroupScaleAt + (kGroups ? kGroupCount * kPanelRows : 0);
   static constexpr size_t kMetaBytes = kGroupOffsetAt + (kGroups && F::kHasOffset ? kGroupCount * kPanelRows : 0);
-  static constexpr size_t kUnitBytes = unit_bytes(Rule::kCodes);
+  static constexpr size_t kUnitBytes = unit_bytes<Rule>();
 
   static constexpr size_t codes_at(int64_t cols) {
     return (static_cast<size_t>(n_blocks<F>(cols)) * kMetaBytes + 63) / 64 * 64;
@@ -157,6 +194,10 @@ constexpr int code_bias();
 struct NoTables {};
 template <class F, PackedCodes codes = PackRule<F>::kCodes>
 struct UnitDecoder;
+
+// How points are packed (points.h).
+template <class F>
+struct PointPacker;
 
 HRUN_HD void pack_nibbles(const uint8_t* values, uint8_t* unit) {
   for (int i = 0; i < 4; ++i)
@@ -255,13 +296,22 @@ bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_
                 static_cast<uint8_t>(ints.group_offset[from]);
           }
         }
-      if constexpr (RtqFormat<F>) {
+      if constexpr (kCodes == PackedCodes::points) {
+        if (r == 0) memset(unit, 0, n / kUnit * Layout::kUnitBytes);
+        PointPacker<F>::pack(block, r, unit);
+      } else if constexpr (RtqFormat<F>) {
         alignas(64) uint8_t by_column[kMaxBlock];
         packable_codes<F>(block, n, ints, by_column);
         interleave_segments(reinterpret_cast<const int8_t*>(by_column), steps, reinterpret_cast<int8_t*>(codes[r]));
       } else {
-        packable_codes<F>(block, n, ints, codes[r]);
+        alignas(64) uint8_t by_column[kMaxBlock];
+        packable_codes<F>(block, n, ints, by_column);
+        interleave_squares(reinterpret_cast<const int8_t*>(by_column), n, reinterpret_cast<int8_t*>(codes[r]));
       }
+    }
+    if constexpr (kCodes == PackedCodes::points) {
+      unit += n / kUnit * Layout::kUnitBytes;
+      continue;
     }
     transpose_steps(codes, steps, vectors);
     for (int u = 0; u < n / kUnit; ++u, unit += Layout::kUnitBytes) pack_unit<kCodes>(vectors + 512 * u, unit);

@@ -9,6 +9,14 @@ namespace {
 inline constexpr int kPanelParts = kPanelRows / kPartRows;
 inline constexpr int kPartBytes = 4 * kPartRows;
 
+}  // namespace
+}  // namespace hrun
+
+#include "cpu/points.h"
+
+namespace hrun {
+namespace {
+
 template <class F>
 struct UnitDecoder<F, PackedCodes::byte> {
   using Constants = NoTables;

@@ -104,7 +104,7 @@ void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, 
   for (int i = 0; i < n; i += 2 * kGroup) sum_groups(codes + i, to.sums + t * to.n_groups + (first + i) / kGroup);
 }
 
-// The signed rotation's formats are packed in the order `segments` (packed.h), all others in natural order.
+// The signed rotation's formats are packed in the order `segments` (packed.h), all others in the order `squares`.
 void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind, const float* signs,
                             const PackedActivations& to) {
   alignas(64) float values[kRotationBlock];
@@ -113,14 +113,14 @@ void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block,
   const bool segments = kind == Activation::kRotatedSigned;
   const int64_t first = block * activation_columns(kind);
   int8_t* const out = to.codes + t * to.stride + first;
-  int8_t* const in_order = segments ? codes : out;
-  quantize(values, n, in_order, to.scale + t * to.n_blocks + block);
+  quantize(values, n, codes, to.scale + t * to.n_blocks + block);
   int16_t sums[kRotationBlock / kGroup];
-  for (int i = 0; i < n; i += 2 * kGroup) sum_groups(in_order + i, sums + i / kGroup);
+  for (int i = 0; i < n; i += 2 * kGroup) sum_groups(codes + i, sums + i / kGroup);
   int32_t total = 0;
   for (int g = 0; g < n / kGroup; ++g) total += sums[g];
   to.block_sums[t * to.n_blocks + block] = total;
   if (segments) return interleave_segments(codes, n / 4, out);
+  interleave_squares(codes, n, out);
   for (int g = 0; g < n / kGroup; ++g) to.sums16[t * 2 * to.n_units + first / kGroup + g] = sums[g];
   for (int g = 0; g < n / 32; ++g)
     to.sums32[t * to.n_units + first / 32 + g] = static_cast<int16_t>(sums[2 * g] + sums[2 * g + 1]);

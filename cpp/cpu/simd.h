@@ -61,6 +61,17 @@ HRUN_HD Lanes load_weights(const uint8_t* p, int n) {
 // Vectors of the compiler, which knows how each processor interleaves them.
 typedef int8_t EightCodes __attribute__((vector_size(8)));
 typedef int16_t EightPairs __attribute__((vector_size(16)));
+typedef int8_t SixteenCodes __attribute__((vector_size(16)));
+
+// Each 16 bytes as a square of 4 x 4, transposed.
+HRUN_HD void interleave_squares(const int8_t* codes, int n, int8_t* out) {
+  for (int i = 0; i < n; i += 16) {
+    SixteenCodes v;
+    memcpy(&v, codes + i, sizeof v);
+    v = __builtin_shufflevector(v, v, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    memcpy(out + i, &v, sizeof v);
+  }
+}
 
 // Byte j of step s is byte s of segment j; a segment has a multiple of 8 bytes.
 HRUN_HD void interleave_segments(const int8_t* codes, int steps, int8_t* out) {

@@ -6,7 +6,8 @@
 //
 //   w = d * (1 + 2s) * (p +- 1/8) = d/8 * (1 + 2s) * (8p +- 1)
 //
-// In iq1_s scales and offsets are per 32 weights; in iq1_m scales are per 16, offsets per 8.
+// In iq1_s scales and offsets are per 32 weights; in iq1_m scales are per 16, offsets per 8.  point(block, k) is that of weights
+// 8k to 8k + 7, below(block, k): is their offset -1/8?
 #pragma once
 
 #include "formats/bytes.h"
@@ -24,12 +25,18 @@ struct IQ1_S : BlockOf256<50> {
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     out.scale = load_fp16(block) * 0.125f;  // exact: fp16's exponent range is far inside fp32's
     const uint64_t* grid = iq1_grid();
-    for (int k = 0; k < 8; ++k) {
-      const unsigned word = block[34 + 2 * k] | (static_cast<unsigned>(block[35 + 2 * k]) << 8);
-      out.group_scale[2 * k] = out.group_scale[2 * k + 1] = static_cast<int16_t>(1 + 2 * ((word >> 12) & 7));
-      for (int j = 0; j < 4; ++j)
-        store_offset(grid[block[2 + 4 * k + j] | (((word >> (3 * j)) & 7) << 8)], word >> 15, out.codes + 32 * k + 8 * j);
-    }
+    for (int k = 0; k < 8; ++k)
+      out.group_scale[2 * k] = out.group_scale[2 * k + 1] = static_cast<int16_t>(1 + 2 * ((word(block, k) >> 12) & 7));
+    for (int k = 0; k < 32; ++k) store_offset(grid[point(block, k)], below(block, k), out.codes + 8 * k);
+  }
+  static HRUN_HD unsigned point(const uint8_t* block, int k) {
+    return block[2 + k] | (((word(block, k / 4) >> (3 * (k % 4))) & 7) << 8);
+  }
+  static HRUN_HD bool below(const uint8_t* block, int k) { return word(block, k / 4) >> 15; }
+
+ private:
+  static HRUN_HD unsigned word(const uint8_t* block, int k) {
+    return block[34 + 2 * k] | (static_cast<unsigned>(block[35 + 2 * k]) << 8);
   }
 };
 
@@ -45,11 +52,13 @@ struct IQ1_M : BlockOf256<56> {
     }
     out.scale = fp16_to_fp32(static_cast<uint16_t>(d)) * 0.125f;
     const uint64_t* grid = iq1_grid();
-    for (int k = 0; k < 32; ++k) {
-      const unsigned more = (block[32 + k / 2] >> (4 * (k % 2))) & 15u;
-      store_offset(grid[block[k] | ((more & 7) << 8)], more >> 3, out.codes + 8 * k);
-    }
+    for (int k = 0; k < 32; ++k) store_offset(grid[point(block, k)], below(block, k), out.codes + 8 * k);
   }
+  static HRUN_HD unsigned point(const uint8_t* block, int k) { return block[k] | ((more(block, k) & 7) << 8); }
+  static HRUN_HD bool below(const uint8_t* block, int k) { return more(block, k) >> 3; }
+
+ private:
+  static HRUN_HD unsigned more(const uint8_t* block, int k) { return (block[32 + k / 2] >> (4 * (k % 2))) & 15u; }
 };
 
 }  // namespace hrun

@@ -5,7 +5,7 @@
 //   iq2_s    82 bytes  d, points[32], sign bits[32], two more bits of each point[8], 16 scales s   w = d/8 * (1 + 2s) * (+-g)
 //
 // Scales are per 32 weights in iq2_xxs, per 16 in the others.  Where seven sign bits are stored, the eighth makes the number
-// of minus signs even.
+// of minus signs even.  point(block, k) and signs(block, k) are those of weights 8k to 8k + 7.
 #pragma once
 
 #include <cstring>
@@ -33,14 +33,20 @@ struct IQ2_XXS : BlockOf256<66> {
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     out.scale = load_fp16(block) * 0.125f;  // exact: fp16's exponent range is far inside fp32's
     const uint64_t* grid = iq2_xxs_grid();
-    const uint8_t* points = block + 2;
-    for (int k = 0; k < 8; ++k, points += 8) {
-      uint32_t word;
-      memcpy(&word, points + 4, 4);
-      out.group_scale[2 * k] = out.group_scale[2 * k + 1] = static_cast<int16_t>(1 + 2 * (word >> 28));
-      for (int j = 0; j < 4; ++j)
-        store_signed(grid[points[j]], with_even_parity((word >> (7 * j)) & 127), out.codes + 32 * k + 8 * j);
-    }
+    for (int k = 0; k < 8; ++k)
+      out.group_scale[2 * k] = out.group_scale[2 * k + 1] = static_cast<int16_t>(1 + 2 * (signs_and_scale(block, k) >> 28));
+    for (int k = 0; k < 32; ++k) store_signed(grid[point(block, k)], signs(block, k), out.codes + 8 * k);
+  }
+  static HRUN_HD unsigned point(const uint8_t* block, int k) { return block[2 + k / 4 * 8 + k % 4]; }
+  static HRUN_HD unsigned signs(const uint8_t* block, int k) {
+    return with_even_parity((signs_and_scale(block, k / 4) >> (7 * (k % 4))) & 127);
+  }
+
+ private:
+  static HRUN_HD uint32_t signs_and_scale(const uint8_t* block, int k) {
+    uint32_t word;
+    memcpy(&word, block + 6 + 8 * k, 4);
+    return word;
   }
 };
 
@@ -51,11 +57,10 @@ struct IQ2_XS : BlockOf256<74> {
     out.scale = load_fp16(block) * 0.125f;
     unpack_odd_scales(block + 66, out.group_scale);
     const uint64_t* grid = iq2_xs_grid();
-    for (int k = 0; k < 32; ++k) {
-      const unsigned word = block[2 + 2 * k] | (static_cast<unsigned>(block[3 + 2 * k]) << 8);
-      store_signed(grid[word & 511], with_even_parity(word >> 9), out.codes + 8 * k);
-    }
+    for (int k = 0; k < 32; ++k) store_signed(grid[point(block, k)], signs(block, k), out.codes + 8 * k);
   }
+  static HRUN_HD unsigned point(const uint8_t* block, int k) { return block[2 + 2 * k] | ((block[3 + 2 * k] & 1u) << 8); }
+  static HRUN_HD unsigned signs(const uint8_t* block, int k) { return with_even_parity(block[3 + 2 * k] >> 1); }
 };
 
 struct IQ2_S : BlockOf256<82> {
@@ -65,10 +70,12 @@ struct IQ2_S : BlockOf256<82> {
     out.scale = load_fp16(block) * 0.125f;
     unpack_odd_scales(block + 74, out.group_scale);
     const uint64_t* grid = iq2_s_grid();
-    const uint8_t *points = block + 2, *signs = block + 34, *more = block + 66;
-    for (int k = 0; k < 32; ++k)
-      store_signed(grid[points[k] | (((more[k / 4] >> (2 * (k % 4))) & 3u) << 8)], signs[k], out.codes + 8 * k);
+    for (int k = 0; k < 32; ++k) store_signed(grid[point(block, k)], signs(block, k), out.codes + 8 * k);
   }
+  static HRUN_HD unsigned point(const uint8_t* block, int k) {
+    return block[2 + k] | (((block[66 + k / 4] >> (2 * (k % 4))) & 3u) << 8);
+  }
+  static HRUN_HD unsigned signs(const uint8_t* block, int k) { return block[34 + k]; }
 };
 
 }  // namespace hrun

@@ -16,10 +16,15 @@ struct OctetGrid {
 };
 
 template <int kSize>
-consteval OctetGrid<kSize> expand_octets(const uint16_t (&digits)[kSize], const uint8_t (&levels)[3]) {
+struct OctetDigits {
+  uint16_t entry[kSize];
+};
+
+template <int kSize>
+consteval OctetGrid<kSize> expand_octets(const OctetDigits<kSize>& digits, const uint8_t (&levels)[3]) {
   OctetGrid<kSize> out{};
   for (int k = 0; k < kSize; ++k)
-    for (int i = 0; i < 8; ++i) out.octet[k] |= static_cast<uint64_t>(levels[(digits[k] >> (2 * i)) & 3]) << (8 * i);
+    for (int i = 0; i < 8; ++i) out.octet[k] |= static_cast<uint64_t>(levels[(digits.entry[k] >> (2 * i)) & 3]) << (8 * i);
   return out;
 }
 
