@@ -60,6 +60,17 @@ HRUN_HD RowInts dot_offsets(RowInts sums, const uint8_t* pairs_of_rows, int32_t 
 HRUN_HD RowInts load_group_scales(const uint8_t* p) {
   return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
 }
+// (byte >> shift) & 15 of each row.
+HRUN_HD RowInts load_nibbles(const uint8_t* p, int shift) {
+  const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  return {_mm256_and_si256(_mm256_srlv_epi32(bytes, _mm256_set1_epi32(shift)), _mm256_set1_epi32(15))};
+}
+// sums + products of each row's two nibbles with two int16.
+HRUN_HD RowInts dot_nibbles(RowInts sums, const uint8_t* p, int32_t pair) {
+  const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  const __m256i two = _mm256_and_si256(_mm256_or_si256(bytes, _mm256_slli_epi32(bytes, 12)), _mm256_set1_epi32(0x000f000f));
+  return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(two, _mm256_set1_epi32(pair)))};
+}
 HRUN_HD RowFloats zero_rows() { return {_mm256_setzero_ps()}; }
 HRUN_HD RowFloats load_rows(const float* p) { return {_mm256_loadu_ps(p)}; }
 HRUN_HD void store_rows(float* p, RowFloats x) { _mm256_storeu_ps(p, x.v); }

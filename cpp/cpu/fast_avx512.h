@@ -48,6 +48,17 @@ HRUN_HD RowInts dot_offsets(RowInts sums, const uint8_t* pairs_of_rows, int32_t 
 HRUN_HD RowInts load_group_scales(const uint8_t* p) {
   return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
+// (byte >> shift) & 15 of each row.
+HRUN_HD RowInts load_nibbles(const uint8_t* p, int shift) {
+  const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {_mm512_and_si512(_mm512_srlv_epi32(bytes, _mm512_set1_epi32(shift)), _mm512_set1_epi32(15))};
+}
+// sums + products of each row's two nibbles with two int16.
+HRUN_HD RowInts dot_nibbles(RowInts sums, const uint8_t* p, int32_t pair) {
+  const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m512i two = _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), _mm512_set1_epi32(0x000f000f));
+  return {_mm512_dpwssd_epi32(sums.v, two, _mm512_set1_epi32(pair))};
+}
 HRUN_HD RowInts load_ints(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 HRUN_HD RowFloats zero_rows() { return {_mm512_setzero_ps()}; }
 HRUN_HD RowFloats load_rows(const float* p) { return {_mm512_loadu_ps(p)}; }

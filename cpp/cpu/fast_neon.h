@@ -64,6 +64,19 @@ HRUN_HD RowInts load_group_scales(const uint8_t* p) {
   const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(vld1_u8(p)));
   return {vmovl_s16(vget_low_s16(wide)), vmovl_high_s16(wide)};
 }
+// (byte >> shift) & 15 of each row.
+HRUN_HD RowInts load_nibbles(const uint8_t* p, int shift) {
+  const uint8x8_t four_bits = vand_u8(vshl_u8(vld1_u8(p), vdup_n_s8(static_cast<int8_t>(-shift))), vdup_n_u8(15));
+  const int16x8_t wide = vreinterpretq_s16_u16(vmovl_u8(four_bits));
+  return {vmovl_s16(vget_low_s16(wide)), vmovl_high_s16(wide)};
+}
+// sums + products of each row's two nibbles with two int16.
+HRUN_HD RowInts dot_nibbles(RowInts sums, const uint8_t* p, int32_t pair) {
+  const uint8x8_t bytes = vld1_u8(p), low = vand_u8(bytes, vdup_n_u8(15)), high = vshr_n_u8(bytes, 4);
+  uint8_t pairs[16];
+  vst1q_u8(pairs, vcombine_u8(vzip1_u8(low, high), vzip2_u8(low, high)));
+  return dot_offsets(sums, pairs, pair);
+}
 HRUN_HD RowFloats zero_rows() { return {vdupq_n_f32(0), vdupq_n_f32(0)}; }
 HRUN_HD RowFloats load_rows(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
 HRUN_HD void store_rows(float* p, RowFloats x) { vst1q_f32(p, x.lo), vst1q_f32(p + 4, x.hi); }

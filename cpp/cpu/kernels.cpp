@@ -24,7 +24,7 @@ constexpr FormatKernels format_kernels() {
     if constexpr (PackableFormat<F>) {
       k.packed_panel_bytes = [](int64_t cols) { return PanelLayout<F>::panel_bytes(cols); };
       k.pack_panel = pack_panel_kernel<F>;
-      k.matmul_packed = matmul_packed_kernel<F>;
+      k.matmul_packed = matmul_packed_kernel<typename PanelsOf<F>::Format>;
     }
   return k;
 }

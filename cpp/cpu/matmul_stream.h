@@ -62,7 +62,7 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const Pac
               RowInts sum = acc[t][0];
 #pragma GCC unroll 4
               for (int c = 1; c < kChains; ++c) sum = add_rows(sum, acc[t][c]);
-              isum[t] = add_rows(isum[t], multiply_rows(sum, load_group_scales(meta.group_scale + g * kPanelRows)));
+              isum[t] = add_rows(isum[t], multiply_rows(sum, group_scales<F>(meta, g)));
             }
           }
         }

@@ -62,7 +62,7 @@ __attribute__((noinline)) void multiply_tile(const TileBlock& block, int n, cons
     if constexpr (Layout::kGroups) {
 #pragma GCC unroll 2
       for (int p = 0; p < kTileRegisters; ++p) {
-        const RowInts scale = load_group_scales(block.meta[p].group_scale + g * kPanelRows);
+        const RowInts scale = group_scales<F>(block.meta[p], g);
 #pragma GCC unroll 16
         for (int k = 0; k < kTokens; ++k) {
           const RowInts scaled = multiply_rows(sum[k][p], scale);

@@ -20,7 +20,8 @@
 // trellis, and the earlier codes that a weight depends on lie in the vectors before.
 //
 // A panel in memory: for each block its meta (fp16 scales of 16 rows, fp16 offsets, int8 group scales [group][row], uint8
-// group offsets [pair of groups][row][2]), then, 64-aligned, the units of all blocks.
+// group offsets [pair of groups][row][2]), then, 64-aligned, the units of all blocks.  Group scales and offsets of four bits are
+// [pair of groups][row], the even group's in the lower half.
 #pragma once
 
 #include <cstddef>
@@ -36,6 +37,9 @@ inline constexpr int kUnitVectors = 8;   // of 64 bytes
 
 enum class PackedCodes : uint8_t { none, two, three, nibble, six, byte, points, rtq2, rtq3, rtq4 };
 
+// int8, or four bits s that mean s, or 2 s + 1.
+enum class GroupScales : uint8_t { bytes, nibbles, odd_nibbles };
+
 // How a format is packed.  To make a format fast: one specialisation here.
 template <class F>
 struct PackRule {
@@ -49,6 +53,7 @@ struct PackedAs {
   static constexpr int kBias = bias;                   // of the unsigned codes
   // A panel holds the fp16 number of the file's block; the scale is this power of two times that, exactly.
   static constexpr float kScaleFactor = 1.0f;
+  static constexpr GroupScales kGroupScales = GroupScales::bytes;
 };
 
 // level(i): the code that nibble i stands for; index(code): the nibble.
@@ -66,12 +71,15 @@ template <> struct PackRule<Q5_1> : PackedAs<PackedCodes::six, 0, 0> {};
 template <> struct PackRule<Q8_0> : PackedAs<PackedCodes::byte, 0, 128> {};
 template <> struct PackRule<TQ1_0> : PackedAs<PackedCodes::two, 0, 1> {};
 template <> struct PackRule<TQ2_0> : PackedAs<PackedCodes::two, 0, 1> {};
-template <> struct PackRule<Q2_K> : PackedAs<PackedCodes::two, 16, 0> {};
+template <> struct PackRule<Q2_K> : PackedAs<PackedCodes::two, 16, 0> {
+  static constexpr GroupScales kGroupScales = GroupScales::nibbles;
+};
 template <> struct PackRule<Q3_K> : PackedAs<PackedCodes::three, 16, 4> {};
 template <> struct PackRule<Q4_K> : ConsecutiveNibbles<32, 0, 0> {};
 template <> struct PackRule<Q5_K> : PackedAs<PackedCodes::six, 32, 0> {};
 template <> struct PackRule<Q6_K> : PackedAs<PackedCodes::six, 16, 32> {};
 struct OddNibbles : PackedAs<PackedCodes::nibble, 32, 15> {
+  static constexpr GroupScales kGroupScales = GroupScales::odd_nibbles;
   static constexpr int level(int i) { return 2 * i - 15; }  // +-1, +-3, ..., +-15: the grid of IQ3_S holds no others
   static constexpr int index(int code) { return (code + 15) / 2; }
   static constexpr int kHighest = 30;
@@ -79,6 +87,7 @@ struct OddNibbles : PackedAs<PackedCodes::nibble, 32, 15> {
 template <> struct PackRule<IQ3_S> : OddNibbles {};
 template <> struct PackRule<ITQ3_S> : OddNibbles {};
 template <> struct PackRule<IQ3_XXS> : PackedAs<PackedCodes::nibble, 32, 62> {
+  static constexpr GroupScales kGroupScales = GroupScales::odd_nibbles;
   static constexpr float kScaleFactor = 0.25f;
   static constexpr int magnitude(int i) { return i == 7 ? 62 : 8 * i + 4; }
   static constexpr int level(int i) { return i < 8 ? -magnitude(7 - i) : magnitude(i - 8); }
@@ -112,6 +121,7 @@ template <int scale_columns, int bias, int index_bits, bool sign_of_each>
 struct PointsAs : PackedAs<PackedCodes::points, scale_columns, bias> {
   static constexpr int kIndexBits = index_bits;
   static constexpr bool kSignOfEach = sign_of_each;
+  static constexpr GroupScales kGroupScales = GroupScales::odd_nibbles;
   static constexpr float kScaleFactor = 0.125f;
 };
 template <int scale_columns, int index_bits>
@@ -143,6 +153,11 @@ template <> struct PackRule<RTQ2> : PackedAs<PackedCodes::rtq2, 0, RTQ2::kLarges
 template <> struct PackRule<RTQ3> : PackedAs<PackedCodes::rtq3, 0, RTQ3::kLargestLevel + 1> {};
 template <> struct PackRule<RTQ4> : PackedAs<PackedCodes::rtq4, 0, RTQ4::kLargestLevel + 1> {};
 
+// A format with the same panels, whose kernels serve.
+template <class F> struct PanelsOf { using Format = F; };
+template <> struct PanelsOf<IQ3_S> { using Format = ITQ3_S; };
+template <> struct PanelsOf<TQ1_0> { using Format = TQ2_0; };
+
 template <class F>
 concept PackableFormat = QuantizedFormat<F> && PackRule<F>::kCodes != PackedCodes::none;
 
@@ -169,11 +184,12 @@ struct PanelLayout {
   static constexpr int kScaleColumns = Rule::kScaleColumns == 0 ? F::kBlockValues : Rule::kScaleColumns;
   static constexpr bool kGroups = Rule::kScaleColumns != 0;
   static constexpr int kGroupCount = F::kBlockValues / kScaleColumns;
+  static constexpr size_t kGroupBytes = kGroupCount * kPanelRows / (Rule::kGroupScales == GroupScales::bytes ? 1 : 2);
   static constexpr size_t kScaleBytes = 2 * kPanelRows;
   static constexpr size_t kOffsetAt = kScaleBytes;
   static constexpr size_t kGroupScaleAt = kOffsetAt + (F::kHasOffset ? kScaleBytes : 0);
-  static constexpr size_t kGroupOffsetAt = kGroupScaleAt + (kGroups ? kGroupCount * kPanelRows : 0);
-  static constexpr size_t kMetaBytes = kGroupOffsetAt + (kGroups && F::kHasOffset ? kGroupCount * kPanelRows : 0);
+  static constexpr size_t kGroupOffsetAt = kGroupScaleAt + (kGroups ? kGroupBytes : 0);
+  static constexpr size_t kMetaBytes = kGroupOffsetAt + (kGroups && F::kHasOffset ? kGroupBytes : 0);
   static constexpr size_t kUnitBytes = unit_bytes<Rule>();
 
   static constexpr size_t codes_at(int64_t cols) {
@@ -253,6 +269,26 @@ HRUN_HD void packable_codes(const uint8_t* block, int n, const IntBlock& ints, u
     transpose_pairs(reinterpret_cast<const int16_t*>(&codes[0][4 * s]), kMaxBlock / 2, reinterpret_cast<int16_t*>(vectors + 64 * s));
 }
 
+// The scale and offset of group g of row r into the meta of a block, which was zeros.  False: they do not fit.
+template <PackableFormat F>
+bool put_group(uint8_t* meta, int g, int r, int scale, int offset) {
+  using Layout = PanelLayout<F>;
+  uint8_t* const scales = meta + Layout::kGroupScaleAt;
+  uint8_t* const offsets = meta + Layout::kGroupOffsetAt;
+  if constexpr (PackRule<F>::kGroupScales == GroupScales::bytes) {
+    if (scale < -128 || scale > 127 || offset < 0 || offset > 255) return false;
+    scales[g * kPanelRows + r] = static_cast<uint8_t>(scale);
+    if constexpr (F::kHasOffset) offsets[g / 2 * 2 * kPanelRows + 2 * r + g % 2] = static_cast<uint8_t>(offset);
+  } else {
+    if (PackRule<F>::kGroupScales == GroupScales::odd_nibbles) scale = (scale - 1) / 2;
+    if (scale < 0 || scale > 15 || offset < 0 || offset > 15) return false;
+    const int at = g / 2 * kPanelRows + r, shift = g % 2 * 4;
+    scales[at] |= static_cast<uint8_t>(scale << shift);
+    if constexpr (F::kHasOffset) offsets[at] |= static_cast<uint8_t>(offset << shift);
+  }
+  return true;
+}
+
 // Packs rows (at most 16; missing ones become zeros) of `cols` columns into a panel.  False if a number does not fit the
 // layout, which only odd files bring about: the tensor then stays as it is.
 template <PackableFormat F>
@@ -277,6 +313,7 @@ bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_
         return float_to_bits(load_fp16(meta + at + 2 * static_cast<size_t>(r))) == float_to_bits(value);
       };
       if (!put_half(0, ints.scale / Rule::kScaleFactor)) {
+        if constexpr (kCodes == PackedCodes::points) return false;
         // The scale of a block of zeros does not matter; MXFP4's may be of any size.
         bool is_zero = !F::kHasOffset && !RtqFormat<F>;
         for (int i = 0; i < n && is_zero; ++i) is_zero = ints.codes[i] == 0;
@@ -288,13 +325,7 @@ bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_
       if constexpr (Layout::kGroups)
         for (int g = 0; g < Layout::kGroupCount; ++g) {
           const int from = g * Layout::kScaleColumns / kGroup;
-          if (ints.group_scale[from] < -128 || ints.group_scale[from] > 127) return false;
-          meta[Layout::kGroupScaleAt + static_cast<size_t>(g * kPanelRows + r)] = static_cast<uint8_t>(ints.group_scale[from]);
-          if constexpr (F::kHasOffset) {
-            if (ints.group_offset[from] < 0 || ints.group_offset[from] > 255) return false;
-            meta[Layout::kGroupOffsetAt + static_cast<size_t>(g / 2 * 2 * kPanelRows + 2 * r + g % 2)] =
-                static_cast<uint8_t>(ints.group_offset[from]);
-          }
+          if (!put_group<F>(meta, g, r, ints.group_scale[from], F::kHasOffset ? ints.group_offset[from] : 0)) return false;
         }
       if constexpr (kCodes == PackedCodes::points) {
         if (r == 0) memset(unit, 0, n / kUnit * Layout::kUnitBytes);

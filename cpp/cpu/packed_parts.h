@@ -66,7 +66,16 @@ HRUN_HD PartMeta part_meta(const uint8_t* panel, int64_t b, int part) {
   const uint8_t* meta = panel + static_cast<size_t>(b) * Layout::kMetaBytes;
   const int rows = part * kPartRows;
   return {meta + 2 * rows, meta + Layout::kOffsetAt + 2 * rows, meta + Layout::kGroupScaleAt + rows,
-          meta + Layout::kGroupOffsetAt + 2 * rows};
+          meta + Layout::kGroupOffsetAt + (PackRule<F>::kGroupScales == GroupScales::bytes ? 2 : 1) * rows};
+}
+
+template <PackableFormat F>
+HRUN_HD RowInts group_scales(const PartMeta& meta, int g) {
+  using Rule = PackRule<F>;
+  if constexpr (Rule::kGroupScales == GroupScales::bytes) return load_group_scales(meta.group_scale + g * kPanelRows);
+  const RowInts s = load_nibbles(meta.group_scale + g / 2 * kPanelRows, g % 2 * 4);
+  if constexpr (Rule::kGroupScales == GroupScales::nibbles) return s;
+  return add_rows(add_rows(s, s), all_rows(1));
 }
 
 template <PackableFormat F>
@@ -95,7 +104,9 @@ HRUN_HD RowInts offset_sums(const PartMeta& meta, const PackedActivations& x, in
     for (int g = 0; g < Layout::kGroupCount; g += 2) {
       int32_t pair;
       memcpy(&pair, sums + g, sizeof pair);
-      total = dot_offsets(total, meta.group_offset + g * kPanelRows, pair);
+      if constexpr (PackRule<F>::kGroupScales == GroupScales::bytes)
+        total = dot_offsets(total, meta.group_offset + g * kPanelRows, pair);
+      else total = dot_nibbles(total, meta.group_offset + g / 2 * kPanelRows, pair);
     }
     return total;
   }

@@ -13,6 +13,8 @@
 //   plane          for each part of a panel (of kPartRows rows) and unit of the block: one bit per point, in their order
 #pragma once
 
+#include <array>
+
 #include "cpu/packed.h"
 
 namespace hrun {
@@ -42,34 +44,39 @@ template <class F>
 struct PointPacker {
   using Rule = PackRule<F>;
   // Row r of a panel into the bytes of a block, which were zeros.
-  static void pack(const uint8_t* block, int r, uint8_t* to) {
-    for (int k = 0; k < kMaxBlock / 8; ++k) {
-      const int u = k / 4, at = 4 * r + kPointOrder[k % 4];
-      uint8_t* const unit = to + static_cast<size_t>(u) * kPointBytes<Rule>;
-      const unsigned index = F::point(block, k);
-      unit[at] = static_cast<uint8_t>(index);
-      for (int plane = 0; plane < kIndexPlanes<Rule>; ++plane) set_bit(to, plane, u, at, (index >> (8 + plane)) & 1);
-      if constexpr (Rule::kSignOfEach) {
-        const unsigned signs = F::signs(block, k);
-        uint8_t* const quads = unit + 64 + 4 * r + 2 * k % 4;
-        quads[0] |= static_cast<uint8_t>(in_order(signs & 15) << (k % 4 / 2 * 4));
-        quads[1] |= static_cast<uint8_t>(in_order(signs >> 4) << (k % 4 / 2 * 4));
-      } else {
-        set_bit(to, kIndexPlanes<Rule>, u, at, F::below(block, k));
+  static HRUN_HD void pack(const uint8_t* block, int r, uint8_t* to) {
+    const int part = r / kPartRows, in_part = r % kPartRows;
+    uint8_t* planes = to + kPlanesAt<Rule> + part * kPartBytes + in_part / 2;
+    uint8_t* unit = to + 4 * r;
+    for (int u = 0; u < kMaxBlock / kUnit; ++u, unit += kPointBytes<Rule>, planes += kPartPlaneBytes) {
+      uint64_t points = 0;  // 16 bits each, in their order
+      for (int k = 0; k < 4; ++k) {
+        unsigned point = F::point(block, 4 * u + k);
+        unit[kPointOrder[k]] = static_cast<uint8_t>(point);
+        if constexpr (Rule::kSignOfEach) put_signs(F::signs(block, 4 * u + k), k, unit + 64);
+        else point |= static_cast<unsigned>(F::below(block, 4 * u + k)) << Rule::kIndexBits;
+        points |= static_cast<uint64_t>(point) << (16 * kPointOrder[k]);
       }
+      for (int plane = 0; plane < kPlanes; ++plane)
+        planes[64 * plane] |= static_cast<uint8_t>(bit_of_four(points >> (8 + plane)) << (in_part % 2 * 4));
     }
   }
 
  private:
-  static HRUN_HD unsigned in_order(unsigned four) {
-    unsigned bits = 0;
-    for (int j = 0; j < 4; ++j) bits |= ((four >> j) & 1) << kSignBit[j];
-    return bits;
+  static constexpr int kPlanes = kIndexPlanes<Rule> + (Rule::kSignOfEach ? 0 : 1);
+  static HRUN_HD void put_signs(unsigned eight, int k, uint8_t* row) {
+    static constexpr auto kOrdered = [] {
+      std::array<uint8_t, 16> ordered{};
+      for (int four = 0; four < 16; ++four)
+        for (int j = 0; j < 4; ++j) ordered[four] |= static_cast<uint8_t>(((four >> j) & 1) << kSignBit[j]);
+      return ordered;
+    }();
+    row[2 * k % 4] |= static_cast<uint8_t>(kOrdered[eight & 15] << (k / 2 * 4));
+    row[2 * k % 4 + 1] |= static_cast<uint8_t>(kOrdered[eight >> 4] << (k / 2 * 4));
   }
-  static HRUN_HD void set_bit(uint8_t* to, int plane, int u, int at, unsigned bit) {
-    const int part = at / kPartBytes, in_part = at % kPartBytes;
-    to[kPlanesAt<Rule> + static_cast<size_t>(64 * plane + part * kPartBytes + u * kPartPlaneBytes + in_part / 8)] |=
-        static_cast<uint8_t>(bit << (in_part % 8));
+  // The lowest bits of four numbers of 16 bits, as a number of four.
+  static HRUN_HD unsigned bit_of_four(uint64_t x) {
+    return static_cast<unsigned>((x & 0x0001000100010001u) * 0x0001000200040008u >> 48) & 15;
   }
 };
 
