@@ -107,6 +107,7 @@ struct KVLayer {
   int k_dim = 0;          // per head
   int v_dim = 0;
   size_t block_stride = 0;  // bytes from one block of keys, or of values, to the next; 0: they follow each other
+  size_t head_stride = 0;   // in a block, from one head's keys, or values, to the next; 0: they follow each other
 };
 
 struct AttentionShape {

@@ -38,7 +38,7 @@ struct JoinFactors {
 HRUN_HD void join(SoftmaxState& state, const SoftmaxState& block, JoinFactors& factors) {
   const Lanes largest = load(state.largest), top = load(block.largest);
   const Lanes now = max(top, largest);
-  const Lanes before = exp(sub(largest, now)), here = exp(sub(top, now));
+  const Lanes before = exp_or_zero(sub(largest, now)), here = exp(sub(top, now));
   store(state.sum, fma(load(state.sum), before, mul(load(block.sum), here)));
   store(state.largest, now);
   store(factors.before, before);
@@ -49,10 +49,22 @@ HRUN_HD void join(SoftmaxState& state, const SoftmaxState& block, JoinFactors& f
 struct Visible {
   int begin, end;
   bool operator==(const Visible&) const = default;
+
+  int first_vector() const { return begin / kLanes; }
+  int end_vector() const { return (end + kLanes - 1) / kLanes; }
+  bool whole_vector(int c) const { return begin <= c * kLanes && (c + 1) * kLanes <= end; }
 };
 
+// All ones in the lanes of vector c that are seen, else zeros.
+HRUN_HD IntLanes seen_lanes(Visible seen, int c) {
+  alignas(64) static constexpr int16_t kNumbers[2 * kLanes] = {0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,  0,
+                                                               8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15, 0};
+  const IntLanes position = add(load_pairs(kNumbers), splat_int(c * kLanes));
+  return shift_right<31>(bit_and(sub(position, splat_int(seen.end)), sub(splat_int(seen.begin - 1), position)));
+}
+
 // What the cache is read for next, while a block is worked on: `soon` to the first-level cache, `later` to the second, which has
-// more lines under way.  K and V take turns, which the processor's own prefetching does not follow.
+// more lines under way.  The processor's own prefetching does not follow from block to block, and ends at each page.
 struct Ahead {
   const uint8_t* soon;
   const uint8_t* later;
@@ -104,39 +116,61 @@ HRUN_HD void scores_of_positions(const AttentionTask& task, const float* const* 
   }
 }
 
-// The block's scores, -infinity for the positions that are not seen.
+// The block's scores, -infinity for the positions that are not seen but share a vector with some that are.
 template <FloatFormat F, int kQueries>
 [[gnu::noinline]] void scores_of_block(const AttentionTask& task, const float* const* q, const uint8_t* k, Visible seen,
                                        const Ahead& ahead, float (&scores)[kTileQueries][kAttentionBlock]) {
-  const int vectors = (seen.end + kLanes - 1) / kLanes;  // of the others nothing is read: a short context is not in a cache
+  const int vectors = seen.end_vector();  // of the others nothing is read: a short context is not in a cache
   if (kSixteenSums && vectors > kBlockVectors / 2) scores_of_positions<F, kQueries, kBlockVectors>(task, q, k, kBlockVectors, ahead, scores);
   else scores_of_positions<F, kQueries, 1>(task, q, k, vectors, ahead, scores);
-  const float none = bits_to_float(0xff800000u);  // -infinity
-  for (int h = 0; h < kQueries; ++h) {
-    for (int j = 0; j < seen.begin; ++j) scores[h][j] = none;
-    for (int j = seen.end; j < kAttentionBlock; ++j) scores[h][j] = none;
+  for (int c = seen.first_vector(); c < vectors; ++c) {
+    if (seen.whole_vector(c)) continue;
+    const IntLanes lanes = seen_lanes(seen, c), none = splat_int(static_cast<int32_t>(0xff800000u));  // -infinity
+    for (int h = 0; h < kQueries; ++h) {
+      float* const at = &scores[h][c * kLanes];
+      store(at, as_float(add(bit_and(as_int(load(at)), lanes), sub(none, bit_and(none, lanes)))));
+    }
   }
 }
 
-// Scores become exponentials.
+// Scores become exponentials, in vectors that are seen at least in part.
 template <int kQueries>
-[[gnu::noinline]] void softmax_of_block(float (&scores)[kTileQueries][kAttentionBlock], SoftmaxState& state) {
-#pragma GCC unroll 4
-  for (int h = 0; h < kQueries; ++h) {
-    Lanes top = load(scores[h]);
-#pragma GCC unroll 4
-    for (int j = kLanes; j < kAttentionBlock; j += kLanes) top = max(load(scores[h] + j), top);
-    state.largest[h] = reduce_max(top);
-  }
+[[gnu::noinline]] void softmax_of_block(float (&scores)[kTileQueries][kAttentionBlock], Visible seen, SoftmaxState& state) {
+  const bool whole = seen == Visible{0, kAttentionBlock};
+  const int first = seen.first_vector(), end = seen.end_vector();
   Lanes total[kQueries];
 #pragma GCC unroll 4
   for (int h = 0; h < kQueries; ++h) {
-    const Lanes largest = splat(state.largest[h]);
+    Lanes top = load(&scores[h][first * kLanes]);
+    if (whole) {
+#pragma GCC unroll 4
+      for (int c = 1; c < kBlockVectors; ++c) top = max(load(&scores[h][c * kLanes]), top);
+    } else {
+      for (int c = first + 1; c < end; ++c) top = max(load(&scores[h][c * kLanes]), top);
+    }
+    state.largest[h] = reduce_max(top);
     total[h] = splat(0.0f);
-    for (int j = 0; j < kAttentionBlock; j += kLanes) {
-      const Lanes e = exp(sub(load(scores[h] + j), largest));
-      store(scores[h] + j, e);
-      total[h] = add(total[h], e);
+  }
+  if (whole) {
+#pragma GCC unroll 4
+    for (int h = 0; h < kQueries; ++h) {
+      const Lanes largest = splat(state.largest[h]);
+      for (int c = 0; c < kBlockVectors; ++c) {
+        const Lanes e = exp(sub(load(&scores[h][c * kLanes]), largest));
+        store(&scores[h][c * kLanes], e);
+        total[h] = add(total[h], e);
+      }
+    }
+  } else {
+    for (int c = first; c < end; ++c) {
+      const IntLanes lanes = seen_lanes(seen, c);
+#pragma GCC unroll 4
+      for (int h = 0; h < kQueries; ++h) {  // with exp(0) in place of exp(-infinity), which is slow (exp_or_zero)
+        const IntLanes x = as_int(sub(load(&scores[h][c * kLanes]), splat(state.largest[h])));
+        const Lanes e = as_float(bit_and(as_int(exp(as_float(bit_and(x, lanes)))), lanes));
+        store(&scores[h][c * kLanes], e);
+        total[h] = add(total[h], e);
+      }
     }
   }
 #pragma GCC unroll 4
@@ -226,7 +260,7 @@ HRUN_HD void attend_tile(const AttentionTask& task, const BlockOfCache& block, i
   scores_of_block<K, kQueries>(task, queries.q + query, block.k, seen, block.k_ahead, scores);
   ValueTarget to{};
   SoftmaxState state{};
-  softmax_of_block<kQueries>(scores, to.block);
+  softmax_of_block<kQueries>(scores, seen, to.block);
   if (task.partial) {
     float* part = task.partial + ((block.first / kAttentionBlock - task.first_block) * task.n_queries() + query) * task.partial_floats();
     for (int h = 0; h < kQueries; ++h, part += task.partial_floats()) {
@@ -276,6 +310,15 @@ HRUN_HD const uint8_t* rows_as_floats(const uint8_t* rows, int64_t values, float
   return reinterpret_cast<const uint8_t*>(out);
 }
 
+// The block that is read kBlocks after this one, the b-th, at `at`: of this task or of the one after it.
+template <int kBlocks>
+const uint8_t* ahead_of(const AttentionTask& task, int64_t b, const uint8_t* at, size_t stride) {
+  const int64_t beyond = b + kBlocks - task.first_block - task.n_blocks;
+  if (beyond < 0) return at + kBlocks * stride;
+  if (task.to_next == 0 || beyond >= task.n_blocks) return at;  // nothing new
+  return at + task.to_next + (task.first_block + beyond - b) * static_cast<int64_t>(stride);
+}
+
 template <FloatFormat K, FloatFormat V>
 void attention_kernel(const AttentionTask& task, float* scratch) {
   const int n_queries = task.n_queries();
@@ -299,9 +342,8 @@ void attention_kernel(const AttentionTask& task, float* scratch) {
     const uint8_t* const k = static_cast<const uint8_t*>(task.k) + static_cast<size_t>(b) * task.k_stride;
     const uint8_t* const v = static_cast<const uint8_t*>(task.v) + static_cast<size_t>(b) * task.v_stride;
     if (n_queries <= kTileQueries) {
-      const bool last = b + 1 == end_block;
-      const uint8_t *const next_k = last ? k : k + task.k_stride, *const next_v = last ? v : v + task.v_stride;
-      attend_block<K, V>(task, {k, v, first, {v, next_k}, {next_k, next_v}}, queries, states);
+      const uint8_t *const later_k = ahead_of<2>(task, b, k, task.k_stride), *const later_v = ahead_of<2>(task, b, v, task.v_stride);
+      attend_block<K, V>(task, {k, v, first, {v, later_k}, {ahead_of<1>(task, b, k, task.k_stride), later_v}}, queries, states);
     } else {
       const int64_t n = end - first < kAttentionBlock ? end - first : kAttentionBlock;
       const uint8_t* const keys = rows_as_floats<K>(k, (n + kLanes - 1) / kLanes * kLanes * task.k_dim, k_floats);

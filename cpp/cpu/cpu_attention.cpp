@@ -12,15 +12,15 @@ namespace {
 // The keys, or the values, of a layer.
 struct CacheBlocks {
   uint8_t* base;
-  size_t head_bytes;  // of a block
-  size_t stride;      // from block to block
+  size_t head_stride;  // from head to head of a block
+  size_t stride;       // from block to block
 
   CacheBlocks(const KVLayer& cache, void* first, const FormatInfo& format, int dim)
       : base(static_cast<uint8_t*>(first)),
-        head_bytes(static_cast<size_t>(kCacheBlock * dim) * format.block_bytes),
-        stride(cache.block_stride ? cache.block_stride : head_bytes * static_cast<size_t>(cache.n_kv_heads)) {}
+        head_stride(cache.head_stride ? cache.head_stride : static_cast<size_t>(kCacheBlock * dim) * format.block_bytes),
+        stride(cache.block_stride ? cache.block_stride : head_stride * static_cast<size_t>(cache.n_kv_heads)) {}
   uint8_t* block(int64_t b, int64_t head) const {
-    return base + static_cast<size_t>(b) * stride + static_cast<size_t>(head) * head_bytes;
+    return base + static_cast<size_t>(b) * stride + static_cast<size_t>(head) * head_stride;
   }
 };
 
@@ -121,10 +121,14 @@ void CpuBackend::attention(FloatView q, const KVLayer& cache, int64_t first_posi
   const int64_t seen_by_most = std::min(first_position + q.rows / 2 + 1, n_blocks * kAttentionBlock);
   const int64_t cost = seen_by_most * (cache.k_dim + cache.v_dim) * group * span;
   if (spans > 1 || n_tasks >= 2 * n_threads() || n_threads() == 1 || n_blocks < 2 * kBlocksTogether) {
+    const int64_t chunk = tasks_together(n_tasks, cost);
     parallel(n_tasks, cost, [&](int64_t i, int worker) {
       // Late tokens see more positions: they go first, so that no thread ends up alone with a long task.
-      const int64_t first = (spans - 1 - i / cache.n_kv_heads) * span;
-      run(task_of(i % cache.n_kv_heads, first, std::min(span, q.rows - first)), worker);
+      const int64_t first = (spans - 1 - i / cache.n_kv_heads) * span, head = i % cache.n_kv_heads;
+      AttentionTask task = task_of(head, first, std::min(span, q.rows - first));
+      const int64_t next = (i + 1) % chunk != 0 ? i + 1 : i + 1 + chunk * (n_threads() - 1);  // if the others are as fast
+      if (next < n_tasks && q.rows == 1 && keys.head_stride == values.head_stride) task.to_next = keys.block(0, next) - keys.block(0, head);
+      run(task, worker);
     });
     return;
   }

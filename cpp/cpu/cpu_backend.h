@@ -86,6 +86,7 @@ class CpuBackend final : public Backend {
 
   class Turn;
 
+  int64_t tasks_together(int64_t n_tasks, int64_t values_per_task) const;
   template <class Function>
   void parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn);
   const float* signs(int64_t cols);

@@ -54,17 +54,22 @@ class CpuBackend::Turn {
   std::optional<OperationTimer> timer_;
 };
 
+// How many tasks of a loop a thread takes at once: few enough to even out.
+inline int64_t CpuBackend::tasks_together(int64_t n_tasks, int64_t values_per_task) const {
+  constexpr int64_t kWorthTaking = 4096;  // values
+  return std::max({int64_t{1}, n_tasks / (8 * n_threads()), kWorthTaking / std::max(values_per_task, int64_t{1})});
+}
+
 // fn(task, worker) for each task.  Work that is done before a second thread has woken up stays in this one.
 template <class Function>
 void CpuBackend::parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn) {
-  constexpr int64_t kWorthSharing = 16384, kWorthTaking = 4096;  // values
+  constexpr int64_t kWorthSharing = 16384;  // values
   const auto range = [&](int64_t begin, int64_t end, int worker) {
     const DefaultFloatMode mode;
     for (int64_t i = begin; i < end; ++i) fn(i, worker);
   };
   if (n_tasks < 2 || n_tasks * values_per_task < kWorthSharing) return range(0, n_tasks, 0);
-  const int64_t fair = n_tasks / (8 * n_threads());  // chunks small enough to even out
-  pool_.parallel(n_tasks, std::max({int64_t{1}, fair, kWorthTaking / std::max(values_per_task, int64_t{1})}), range);
+  pool_.parallel(n_tasks, tasks_together(n_tasks, values_per_task), range);
 }
 
 }  // namespace hrun

@@ -99,6 +99,7 @@ struct AttentionTask {
   float soft_cap = 0;             // 0: none
   const float* sinks = nullptr;   // [n_heads]
   int64_t first_block, n_blocks;  // of kAttentionBlock positions: all, or with `partial` some
+  ptrdiff_t to_next = 0;          // bytes from these blocks to those that the thread will read after them; 0: not known
   float* partial = nullptr;       // [block][query][partial_floats()]: largest score, sum, values; then out is not touched
 
   int n_queries() const { return static_cast<int>(q.rows) * n_heads; }

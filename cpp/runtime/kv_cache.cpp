@@ -40,15 +40,17 @@ KVCache::KVCache(const Model& model, int64_t n_ctx, std::string_view k_format, s
     Backend& backend = model.backend(model.device_of(first));
     const bool in_blocks = backend.cache_in_blocks();
     const int64_t capacity = in_blocks ? (n_ctx + kCacheBlock - 1) / kCacheBlock * kCacheBlock : n_ctx;
-    // Of a layer, in one block or in all; 64-byte steps keep its rows aligned for vector loads.
-    const auto positions = static_cast<size_t>(p.n_kv_heads * (in_blocks ? kCacheBlock : capacity));
+    // Of a layer: of a head in a block, whose keys and values lie together as they are read; or of all.  64-byte steps keep
+    // rows aligned for vector loads.
+    const auto positions = static_cast<size_t>(in_blocks ? kCacheBlock : p.n_kv_heads * capacity);
     const size_t k_bytes = (positions * k.row_bytes(p.k_dim) + 63) & ~size_t{63};
     const size_t v_bytes = (positions * v.row_bytes(p.v_dim) + 63) & ~size_t{63};
-    const size_t block_bytes = (k_bytes + v_bytes) * static_cast<size_t>(end - first);
+    const size_t layer_bytes = (k_bytes + v_bytes) * static_cast<size_t>(in_blocks ? p.n_kv_heads : 1);
+    const size_t block_bytes = layer_bytes * static_cast<size_t>(end - first);
     buffers_.push_back(backend.allocate(in_blocks ? block_bytes * static_cast<size_t>(capacity / kCacheBlock) : block_bytes, purpose));
     bytes_ += buffers_.back()->bytes;
     auto* base = static_cast<uint8_t*>(buffers_.back()->data);
-    for (int64_t l = first; l < end; ++l, base += k_bytes + v_bytes) {
+    for (int64_t l = first; l < end; ++l, base += layer_bytes) {
       KVLayer view;
       view.k = base;
       view.v = base + k_bytes;
@@ -59,6 +61,7 @@ KVCache::KVCache(const Model& model, int64_t n_ctx, std::string_view k_format, s
       view.k_dim = static_cast<int>(p.k_dim);
       view.v_dim = static_cast<int>(p.v_dim);
       view.block_stride = in_blocks ? block_bytes : 0;
+      view.head_stride = in_blocks ? k_bytes + v_bytes : 0;
       layers_.push_back(view);
     }
   }
