@@ -30,13 +30,22 @@ void matmul_packed_kernel(const PackedWeights& w, int64_t first_panel, int n_pan
   RowInts sums[kChains];
 #pragma GCC unroll 16
   for (int i = 0; i < kChains; ++i) sums[i] = all_rows(i);
-  alignas(64) uint8_t threes[kPartBytes];
-  memset(threes, 3, sizeof threes);
-  const CodeBytes w = load_codes(threes);
+  // As in the kernel for many tokens: two vectors of weights, and activations from memory.  Equal products would be made once.
+  alignas(64) uint8_t weights[2][kPartBytes];
+  memset(weights[0], 3, kPartBytes);
+  memset(weights[1], 5, kPartBytes);
+  const CodeBytes w[2] = {load_codes(weights[0]), load_codes(weights[1])};
+  constexpr int kWindows = 16;  // a power of two
+  int8_t activations[4 * (kWindows + kChains / 2)];
+  for (size_t i = 0; i < sizeof activations; ++i) activations[i] = static_cast<int8_t>(i * static_cast<size_t>(iterations));
   for (int64_t n = 0; n < iterations; ++n) {
-    const RowInts x = all_rows(static_cast<int>(n));
-#pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) sums[i] = dot_codes(sums[i], w, x);
+    const int8_t* const x = activations + 4 * (n % kWindows);
+#pragma GCC unroll 8
+    for (int i = 0; i < kChains / 2; ++i) {
+      const RowInts four = four_activations(x + 4 * i);
+      sums[2 * i] = dot_codes(sums[2 * i], w[0], four);
+      sums[2 * i + 1] = dot_codes(sums[2 * i + 1], w[1], four);
+    }
   }
   RowInts total = sums[0];
   for (int i = 1; i < kChains; ++i) total = add_rows(total, sums[i]);
