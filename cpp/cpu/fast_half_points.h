@@ -1,6 +1,6 @@
 // Decoder of points (points.h) for the tiers of fast_half_panels.h: points are looked up one by one, 16 to a register.
 //
-// A tier also gives words_of(at), 16 numbers at(0), ... of 16 bits; spread_bits(p), a byte of ones for each of 32 bits at p;
+// A tier also gives words_of(at), the 16 numbers of 16 bits at at(0), ...; spread_bits(p), a byte of ones for each of 32 bits at p;
 // store_words(out, low, high), 32 numbers of 16 bits from their bytes; even_twice and odd_twice, every other byte in its
 // neighbour's place too.
 #pragma once
@@ -34,7 +34,7 @@ struct UnitDecoder<F, PackedCodes::points> {
   // The digits of columns 0 to 15 (odd = 0) or 16 to 31 of 8 rows.
   template <class Index>
   static HRUN_HD Bytes digits(const Index* index, int odd) {
-    return words_of([&](int i) { return kDigits.entry[index[2 * i + odd]]; });
+    return words_of([&](int i) { return kDigits.entry + index[2 * i + odd]; });
   }
 
   HRUN_HD void four(Bytes digits, Bytes signs, CodeBytes* out) const {
@@ -73,6 +73,7 @@ struct UnitDecoder<F, PackedCodes::points> {
       for (int plane = 1; plane < kPlanes; ++plane)
         high = join_bits(high, both(spread_bits(planes + 64 * plane), static_cast<uint8_t>(1 << plane)));
       store_words(index, load_bytes(unit), high);
+      asm("" : "+m"(index));  // else the compiler takes indices out of registers, two instructions each, instead of memory
       all(index, out);
     }
     unit += kPointBytes<Rule>;

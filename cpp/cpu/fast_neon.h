@@ -114,10 +114,10 @@ HRUN_HD Bytes lookup(Table table, Bytes index) { return {vqtbl1q_u8(table, index
 template <class At>
 HRUN_HD Bytes words_of(At at) {
   const auto eight = [&](int from) {
-    uint16x8_t v = vdupq_n_u16(at(from));
-    v = vsetq_lane_u16(at(from + 1), v, 1), v = vsetq_lane_u16(at(from + 2), v, 2), v = vsetq_lane_u16(at(from + 3), v, 3);
-    v = vsetq_lane_u16(at(from + 4), v, 4), v = vsetq_lane_u16(at(from + 5), v, 5), v = vsetq_lane_u16(at(from + 6), v, 6);
-    return vreinterpretq_u8_u16(vsetq_lane_u16(at(from + 7), v, 7));
+    uint16x8_t v = vld1q_dup_u16(at(from));
+    v = vld1q_lane_u16(at(from + 1), v, 1), v = vld1q_lane_u16(at(from + 2), v, 2), v = vld1q_lane_u16(at(from + 3), v, 3);
+    v = vld1q_lane_u16(at(from + 4), v, 4), v = vld1q_lane_u16(at(from + 5), v, 5), v = vld1q_lane_u16(at(from + 6), v, 6);
+    return vreinterpretq_u8_u16(vld1q_lane_u16(at(from + 7), v, 7));
   };
   return {eight(0), eight(8)};
 }

@@ -91,9 +91,16 @@ template <PackableFormat F>
 void stream_tokens(const uint8_t* panel, int64_t cols, const PackedActivations& x, float* y, int64_t y_stride, int n_rows) {
   const int n = static_cast<int>(x.n_tokens);
   for (int part = 0; part < kPanelParts; ++part) {
-    if (n == 1) stream_part<F, 1>(panel, part, cols, x, n, y, y_stride, n_rows);
-    else if (n == 2) stream_part<F, 2>(panel, part, cols, x, n, y, y_stride, n_rows);
-    else if (n <= 4) stream_part<F, 4>(panel, part, cols, x, n, y, y_stride, n_rows);
+    if (n == 1) {
+      stream_part<F, 1>(panel, part, cols, x, n, y, y_stride, n_rows);
+      continue;
+    }
+    if constexpr (PackRule<F>::kCodes != PackedCodes::points)  // there decoding takes longer than two more products
+      if (n == 2) {
+        stream_part<F, 2>(panel, part, cols, x, n, y, y_stride, n_rows);
+        continue;
+      }
+    if (n <= 4) stream_part<F, 4>(panel, part, cols, x, n, y, y_stride, n_rows);
     else if constexpr (kStreamTokens > 4) stream_part<F, 8>(panel, part, cols, x, n, y, y_stride, n_rows);
   }
 }
