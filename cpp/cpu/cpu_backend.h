@@ -81,7 +81,7 @@ class CpuBackend final : public Backend {
   };
   struct QuantizedScratch {
     Scratch codes, scale, sums, rotated;
-    Scratch packed_codes, packed_scale, block_sums, sums16, sums32;
+    Scratch packed_codes, packed_scale, block_sums, sums8, sums16, sums32;
   };
 
   class Turn;

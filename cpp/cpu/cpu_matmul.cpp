@@ -29,16 +29,16 @@ void CpuBackend::quantize_packed(const ActivationSource& from, Activation kind, 
   const FloatView& x = from.x;
   const char* purpose = "the quantized input of a matmul";
   QuantizedScratch& scratch = quantized_[static_cast<int>(kind)];
-  const auto n = static_cast<size_t>(x.rows);
-  out.n_tokens = x.rows;
-  out.stride = round_up(x.cols, 64);
-  out.n_blocks = (x.cols + activation_columns(kind) - 1) / activation_columns(kind);
-  out.n_units = round_up(x.cols, 64) / 32;
-  out.codes = scratch.packed_codes.get<int8_t>(n * static_cast<size_t>(out.stride), purpose);
-  out.scale = scratch.packed_scale.get<float>(n * static_cast<size_t>(out.n_blocks), purpose);
-  out.block_sums = scratch.block_sums.get<int32_t>(n * static_cast<size_t>(out.n_blocks), purpose);
-  out.sums16 = scratch.sums16.get<int16_t>(n * 2 * static_cast<size_t>(out.n_units), purpose);
-  out.sums32 = scratch.sums32.get<int16_t>(n * static_cast<size_t>(out.n_units), purpose);
+  const int columns = activation_columns(kind);
+  out.n_tokens = out.stride = x.rows;
+  out.n_blocks = (x.cols + columns - 1) / columns;
+  const auto n = static_cast<size_t>(x.rows) * static_cast<size_t>(out.n_blocks);
+  out.codes = scratch.packed_codes.get<int8_t>(n * static_cast<size_t>(columns), purpose);
+  out.scale = scratch.packed_scale.get<float>(n, purpose);
+  out.block_sums = scratch.block_sums.get<int32_t>(n, purpose);
+  out.sums8 = scratch.sums8.get<int16_t>(n * 32, purpose);
+  out.sums16 = scratch.sums16.get<int16_t>(n * 16, purpose);
+  out.sums32 = scratch.sums32.get<int16_t>(n * 8, purpose);
   const float* sign = signs(x.cols);
   parallel(x.rows * out.n_blocks, activation_columns(kind), [&](int64_t i, int) {
     kernels_.quantize_packed(from, i / out.n_blocks, i % out.n_blocks, kind, sign, out);
@@ -59,12 +59,13 @@ void CpuBackend::rotate(FloatView x, Activation kind, FloatView& out) {
 
 namespace {
 
-PackedActivations rows_of(PackedActivations x, int64_t first, int64_t n) {
-  x.codes += first * x.stride;
-  x.scale += first * x.n_blocks;
-  x.block_sums += first * x.n_blocks;
-  x.sums16 += first * 2 * x.n_units;
-  x.sums32 += first * x.n_units;
+PackedActivations rows_of(PackedActivations x, Activation kind, int64_t first, int64_t n) {
+  x.codes += first * activation_columns(kind);
+  x.scale += first;
+  x.block_sums += first;
+  x.sums8 += first * 32;
+  x.sums16 += first * 16;
+  x.sums32 += first * 8;
   x.n_tokens = n;
   return x;
 }
@@ -86,7 +87,8 @@ int64_t task_rows(const CpuTensor& w) { return w.packed ? kPackedPanels * kPanel
 
 void CpuBackend::multiply_packed(const MatmulPart& part, int64_t first_panel, const PreparedInput& input, int worker) {
   const CpuTensor& w = on_cpu(*part.weights);
-  const PackedActivations x = rows_of(input.packed[static_cast<int>(w.info->activation)], part.first, part.y.rows);
+  const Activation kind = w.info->activation;
+  const PackedActivations x = rows_of(input.packed[static_cast<int>(kind)], kind, part.first, part.y.rows);
   const int64_t n_panels = (w.rows + kPanelRows - 1) / kPanelRows;
   const PackedWeights weights{static_cast<const uint8_t*>(w.packed->data), w.panel_bytes, w.rows, w.cols};
   float* const scratch = worker_scratch_[static_cast<size_t>(worker)].get<float>(

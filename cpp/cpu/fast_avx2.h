@@ -17,10 +17,13 @@ inline constexpr int kPartRows = 8;
 inline constexpr int kStreamTokens = 4;  // at most, in the kernel that does not store decoded weights
 inline constexpr int kTileTokens = 4;      // of the kernel that stores decoded weights
 inline constexpr int kGroupTileTokens = 4;  // of formats with group scales, which need twice the sums
+inline constexpr int kLargestSum = INT16_MAX;  // of a group (group_sums.h)
 #if defined(__AVXVNNI__)
 inline constexpr int kMaxLevel = 255;
+inline constexpr int kSumLanes = 1;  // of a row, that a group's sum is spread over
 #else
 inline constexpr int kMaxLevel = 127;
+inline constexpr int kSumLanes = 2;
 #endif
 
 using Bytes = __m256i;
@@ -47,16 +50,36 @@ HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
   return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(_mm256_maddubs_epi16(w.v, x.v), _mm256_set1_epi16(1)))};
 #endif
 }
+// The same for sums in kSumLanes lanes that cannot leave kLargestSum.
+HRUN_HD RowInts dot_codes_narrow(RowInts sums, CodeBytes w, RowInts x) {
+#if defined(__AVXVNNI__)
+  return dot_codes(sums, w, x);
+#else
+  return {_mm256_add_epi16(sums.v, _mm256_maddubs_epi16(w.v, x.v))};
+#endif
+}
 template <bool kSigned = false>
 HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
   int32_t four;
   memcpy(&four, x, sizeof four);
   return dot_codes<kSigned>(sums, w, all_rows(four));
 }
-HRUN_HD RowInts dot_offsets(RowInts sums, const uint8_t* pairs_of_rows, int32_t pair) {
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs_of_rows));
-  return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi32(pair)))};
+// sums + products of each row's pairs of int16.
+HRUN_HD RowInts dot_row_pairs(RowInts sums, RowInts a, RowInts b) {
+#if defined(__AVXVNNI__)
+  return {_mm256_dpwssd_avx_epi32(sums.v, a.v, b.v)};
+#else
+  return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(a.v, b.v))};
+#endif
 }
+HRUN_HD RowInts pair_rows(RowInts low, RowInts high) {
+  return {_mm256_blend_epi16(low.v, _mm256_slli_epi32(high.v, 16), 0xaa)};
+}
+HRUN_HD RowInts byte_pairs(const uint8_t* p) {
+  return {_mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+HRUN_HD RowInts load_ints(const int32_t* p) { return {load_bytes(reinterpret_cast<const uint8_t*>(p))}; }
+HRUN_HD void store_ints(int32_t* p, RowInts x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.v); }
 HRUN_HD RowInts load_group_scales(const uint8_t* p) {
   return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
 }
@@ -65,11 +88,10 @@ HRUN_HD RowInts load_nibbles(const uint8_t* p, int shift) {
   const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   return {_mm256_and_si256(_mm256_srlv_epi32(bytes, _mm256_set1_epi32(shift)), _mm256_set1_epi32(15))};
 }
-// sums + products of each row's two nibbles with two int16.
-HRUN_HD RowInts dot_nibbles(RowInts sums, const uint8_t* p, int32_t pair) {
+// Each row's two nibbles as a pair of int16.
+HRUN_HD RowInts nibble_pairs(const uint8_t* p) {
   const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-  const __m256i two = _mm256_and_si256(_mm256_or_si256(bytes, _mm256_slli_epi32(bytes, 12)), _mm256_set1_epi32(0x000f000f));
-  return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(two, _mm256_set1_epi32(pair)))};
+  return {_mm256_and_si256(_mm256_or_si256(bytes, _mm256_slli_epi32(bytes, 12)), _mm256_set1_epi32(0x000f000f))};
 }
 HRUN_HD RowFloats zero_rows() { return {_mm256_setzero_ps()}; }
 HRUN_HD RowFloats load_rows(const float* p) { return {_mm256_loadu_ps(p)}; }

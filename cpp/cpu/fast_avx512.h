@@ -16,7 +16,9 @@ inline constexpr int kPartRows = 16;     // rows of a panel that one register ho
 inline constexpr int kStreamTokens = 8;  // at most, in the kernel that does not store decoded weights
 inline constexpr int kTileTokens = 8;       // of the kernel that stores decoded weights
 inline constexpr int kGroupTileTokens = 6;  // of formats with group scales, which need twice the sums
-inline constexpr int kMaxLevel = 255;       // of the unsigned codes that dot_codes takes
+inline constexpr int kMaxLevel = 255;          // of the unsigned codes that dot_codes takes
+inline constexpr int kLargestSum = INT16_MAX;  // of a group (group_sums.h)
+inline constexpr int kSumLanes = 1;            // of a row, that a group's sum is spread over
 
 struct CodeBytes { __m512i v; };  // [row][4 columns]
 struct RowInts { __m512i v; };    // [row]
@@ -35,15 +37,23 @@ HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sums.v) : "v"(w.v), "v"(x.v));
   return sums;
 }
+HRUN_HD RowInts dot_codes_narrow(RowInts sums, CodeBytes w, RowInts x) { return dot_codes(sums, w, x); }
 template <bool kSigned = false>
 HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
   static_assert(!kSigned);
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.v) : "v"(w.v), "m"(*reinterpret_cast<const int8_t(*)[4]>(x)));
   return sums;
 }
-HRUN_HD RowInts dot_offsets(RowInts sums, const uint8_t* pairs_of_rows, int32_t pair) {
-  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs_of_rows));
-  return {_mm512_dpwssd_epi32(sums.v, _mm512_cvtepu8_epi16(bytes), _mm512_set1_epi32(pair))};
+// sums + products of each row's pairs of int16.
+HRUN_HD RowInts dot_row_pairs(RowInts sums, RowInts a, RowInts b) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(sums.v) : "v"(a.v), "v"(b.v));
+  return sums;
+}
+HRUN_HD RowInts pair_rows(RowInts low, RowInts high) {
+  return {_mm512_mask_blend_epi16(0xaaaaaaaa, low.v, _mm512_slli_epi32(high.v, 16))};
+}
+HRUN_HD RowInts byte_pairs(const uint8_t* p) {
+  return {_mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 HRUN_HD RowInts load_group_scales(const uint8_t* p) {
   return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
@@ -53,13 +63,13 @@ HRUN_HD RowInts load_nibbles(const uint8_t* p, int shift) {
   const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return {_mm512_and_si512(_mm512_srlv_epi32(bytes, _mm512_set1_epi32(shift)), _mm512_set1_epi32(15))};
 }
-// sums + products of each row's two nibbles with two int16.
-HRUN_HD RowInts dot_nibbles(RowInts sums, const uint8_t* p, int32_t pair) {
+// Each row's two nibbles as a pair of int16.
+HRUN_HD RowInts nibble_pairs(const uint8_t* p) {
   const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m512i two = _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), _mm512_set1_epi32(0x000f000f));
-  return {_mm512_dpwssd_epi32(sums.v, two, _mm512_set1_epi32(pair))};
+  return {_mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), _mm512_set1_epi32(0x000f000f))};
 }
 HRUN_HD RowInts load_ints(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+HRUN_HD void store_ints(int32_t* p, RowInts x) { _mm512_storeu_si512(p, x.v); }
 HRUN_HD RowFloats zero_rows() { return {_mm512_setzero_ps()}; }
 HRUN_HD RowFloats load_rows(const float* p) { return {_mm512_loadu_ps(p)}; }
 HRUN_HD void store_rows(float* p, RowFloats x) { _mm512_storeu_ps(p, x.v); }

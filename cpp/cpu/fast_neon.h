@@ -15,6 +15,8 @@ inline constexpr int kPartRows = 8;
 inline constexpr int kStreamTokens = 4;     // at most, in the kernel that does not store decoded weights
 inline constexpr int kTileTokens = 4;       // of the kernel that stores decoded weights
 inline constexpr int kGroupTileTokens = 4;  // of formats with group scales, which need twice the sums
+inline constexpr int kLargestSum = INT32_MAX;  // of a group (group_sums.h)
+inline constexpr int kSumLanes = 1;            // of a row, that a group's sum is spread over
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 inline constexpr int kMaxLevel = 255;
 #else
@@ -51,15 +53,22 @@ HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
   memcpy(&four, x, sizeof four);
   return dot_codes<kSigned>(sums, w, all_rows(four));
 }
-HRUN_HD RowInts dot_offsets(RowInts sums, const uint8_t* pairs_of_rows, int32_t pair) {
-  const uint8x16_t bytes = vld1q_u8(pairs_of_rows);
-  const int16x8_t x = vreinterpretq_s16_s32(vdupq_n_s32(pair));
-  const auto four_rows = [&](uint8x8_t w8) {
-    const int16x8_t w = vreinterpretq_s16_u16(vmovl_u8(w8));
-    return vpaddq_s32(vmull_s16(vget_low_s16(w), vget_low_s16(x)), vmull_high_s16(w, x));
+HRUN_HD RowInts dot_codes_narrow(RowInts sums, CodeBytes w, RowInts x) { return dot_codes(sums, w, x); }
+// sums + products of each row's pairs of int16.
+HRUN_HD RowInts dot_row_pairs(RowInts sums, RowInts a, RowInts b) {
+  const auto four_rows = [](int32x4_t sum, int32x4_t p, int32x4_t q) {
+    const int16x8_t w = vreinterpretq_s16_s32(p), x = vreinterpretq_s16_s32(q);
+    return vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16(w), vget_low_s16(x)), vmull_high_s16(w, x)));
   };
-  return {vaddq_s32(sums.lo, four_rows(vget_low_u8(bytes))), vaddq_s32(sums.hi, four_rows(vget_high_u8(bytes)))};
+  return {four_rows(sums.lo, a.lo, b.lo), four_rows(sums.hi, a.hi, b.hi)};
 }
+HRUN_HD RowInts pair_rows(RowInts low, RowInts high) { return {vsliq_n_s32(low.lo, high.lo, 16), vsliq_n_s32(low.hi, high.hi, 16)}; }
+HRUN_HD RowInts byte_pairs(const uint8_t* p) {
+  const uint8x16_t bytes = vld1q_u8(p);
+  return {vreinterpretq_s32_u16(vmovl_u8(vget_low_u8(bytes))), vreinterpretq_s32_u16(vmovl_high_u8(bytes))};
+}
+HRUN_HD RowInts load_ints(const int32_t* p) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
+HRUN_HD void store_ints(int32_t* p, RowInts x) { vst1q_s32(p, x.lo), vst1q_s32(p + 4, x.hi); }
 HRUN_HD RowInts load_group_scales(const uint8_t* p) {
   const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(vld1_u8(p)));
   return {vmovl_s16(vget_low_s16(wide)), vmovl_high_s16(wide)};
@@ -70,12 +79,10 @@ HRUN_HD RowInts load_nibbles(const uint8_t* p, int shift) {
   const int16x8_t wide = vreinterpretq_s16_u16(vmovl_u8(four_bits));
   return {vmovl_s16(vget_low_s16(wide)), vmovl_high_s16(wide)};
 }
-// sums + products of each row's two nibbles with two int16.
-HRUN_HD RowInts dot_nibbles(RowInts sums, const uint8_t* p, int32_t pair) {
+// Each row's two nibbles as a pair of int16.
+HRUN_HD RowInts nibble_pairs(const uint8_t* p) {
   const uint8x8_t bytes = vld1_u8(p), low = vand_u8(bytes, vdup_n_u8(15)), high = vshr_n_u8(bytes, 4);
-  uint8_t pairs[16];
-  vst1q_u8(pairs, vcombine_u8(vzip1_u8(low, high), vzip2_u8(low, high)));
-  return dot_offsets(sums, pairs, pair);
+  return {vreinterpretq_s32_u16(vmovl_u8(vzip1_u8(low, high))), vreinterpretq_s32_u16(vmovl_u8(vzip2_u8(low, high)))};
 }
 HRUN_HD RowFloats zero_rows() { return {vdupq_n_f32(0), vdupq_n_f32(0)}; }
 HRUN_HD RowFloats load_rows(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }

@@ -46,17 +46,20 @@ struct WeightRows {
   int64_t cols = 0;
 };
 
-// Activations for packed weights (packed.h): int8, in the order that the codes of the format are packed in.
+// Activations for packed weights (packed.h): int8, in the order that the codes of the format are packed in.  The tokens of a
+// block lie side by side, so that kernels reach those of a tile from one address.
 struct PackedActivations {
-  int8_t* codes = nullptr;        // [n_tokens, stride]
-  float* scale = nullptr;         // [n_tokens, n_blocks]
-  int32_t* block_sums = nullptr;  // [n_tokens, n_blocks], of the codes
-  int16_t* sums16 = nullptr;      // [n_tokens, 2 * n_units], of 16 columns; only in natural order
-  int16_t* sums32 = nullptr;      // [n_tokens, n_units], of 32 columns; only in natural order
+  int8_t* codes = nullptr;        // [n_blocks, stride, columns of a block]
+  float* scale = nullptr;         // [n_blocks, stride]
+  int32_t* block_sums = nullptr;  // [n_blocks, stride], of the codes
+  int16_t* sums8 = nullptr;       // [n_blocks, stride, 32], of 8 columns; these only of blocks of 256 in natural order
+  int16_t* sums16 = nullptr;      // [n_blocks, stride, 16]
+  int16_t* sums32 = nullptr;      // [n_blocks, stride, 8]
   int64_t n_tokens = 0;
-  int64_t stride = 0;             // cols rounded up to 64
+  int64_t stride = 0;             // tokens from a block to the next
   int64_t n_blocks = 0;
-  int64_t n_units = 0;            // cols / 32, rounded up to an even number
+
+  int64_t at(int64_t t, int64_t b) const { return b * stride + t; }
 };
 
 // A tensor in panels of 16 rows.

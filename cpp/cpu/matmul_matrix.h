@@ -25,8 +25,8 @@ void multiply_matrix_tile(Tiles& tiles, const Block& block, const PackedActivati
                           float* acc) {
   static_assert(Block::kRegisters == 2);
   const PackedActivations x = activations;
-  const int8_t* codes = x.codes + t * x.stride + b * F::kBlockValues;
-  const int8_t* const later = codes + kTileRows * x.stride;
+  const int8_t* const codes = block_codes<F>(x, t, b);
+  const int8_t* const later = codes + kTileRows * F::kBlockValues;
   tiles.template zero<0>();
   tiles.template zero<1>();
   if constexpr (kTokenTiles == 2) {
@@ -38,11 +38,11 @@ void multiply_matrix_tile(Tiles& tiles, const Block& block, const PackedActivati
     const uint8_t* w = block.codes + k * kTileRows * kVectorStride;
     tiles.template load<6>(w, kVectorStride);
     tiles.template load<7>(w + kPartBytes, kVectorStride);
-    tiles.template load<4>(codes + k * kTileRowBytes, x.stride);
+    tiles.template load<4>(codes + k * kTileRowBytes, F::kBlockValues);
     tiles.template multiply<0, 4, 6>();
     tiles.template multiply<1, 4, 7>();
     if constexpr (kTokenTiles == 2) {
-      tiles.template load<5>(later + k * kTileRowBytes, x.stride);
+      tiles.template load<5>(later + k * kTileRowBytes, F::kBlockValues);
       tiles.template multiply<2, 5, 6>();
       tiles.template multiply<3, 5, 7>();
     }

@@ -55,7 +55,7 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const Pac
               for (int c = 1; c < kChains; ++c) acc[t][c] = all_rows(0);
             }
           }
-          const int8_t* xs = x.codes + token[t] * x.stride + b * F::kBlockValues + u * kUnit + 4 * i;
+          const int8_t* xs = block_codes<F>(x, token[t], b) + u * kUnit + 4 * i;
           acc[t][i % kChains] = dot_codes_at<signed_codes<F>()>(acc[t][i % kChains], w[i], xs);
           if constexpr (Layout::kGroups) {
             if (i % kVectorsPerGroup == kVectorsPerGroup - 1) {

@@ -4,8 +4,8 @@
 
 #include <type_traits>
 
+#include "cpu/group_sums.h"
 #include "cpu/matmul_matrix.h"
-#include "cpu/packed_parts.h"
 
 namespace hrun {
 namespace {
@@ -19,69 +19,148 @@ struct TileBlock {
   static constexpr int kRegisters = kTileRegisters;
   alignas(64) uint8_t codes[kMaxBlock / 4 * kTileRegisters * kPartBytes];  // [vector][register][kPartBytes]
   PartMeta meta[kTileRegisters];
-  RowFloats scale[kTileRegisters];
+  RowFloats scale[kTileRegisters], offset[kTileRegisters];
 };
 
-// sum[k][p] += the products of `vectors` vectors of codes with tokens x[k].
-template <bool kSigned, int kTokens>
-HRUN_HD void multiply_vectors(const uint8_t* codes, int vectors, const int8_t* const (&x)[kTokens], int64_t first,
-                              RowInts (&sum)[kTokens][kTileRegisters]) {
-  for (int64_t at = first; at < first + 4 * vectors; at += 4, codes += kPartBytes * kTileRegisters) {
+// The scales of the groups of a block of a tile's registers, widened once for all tokens.
+template <PackableFormat F>
+struct TileGroups {
+  static constexpr int kPairs = PanelLayout<F>::kGroupCount / 2;
+  using Numbers = int32_t[kTileRegisters][kPartRows];
+  alignas(64) Numbers scale[PanelLayout<F>::kGroupCount];
+  alignas(64) Numbers centre[GroupSums<F>::kBeyondBias != 0 ? kPairs : 1];  // pairs of int16
+  alignas(64) Numbers offset[F::kHasOffset ? kPairs : 1];                   // pairs of int16
+
+  HRUN_HD void read(int p, const PartMeta& meta) {
+    for (int g = 0; g < PanelLayout<F>::kGroupCount; ++g)
+      store_ints(scale[g][p], prepared_scales<F>(meta, g));
+    for (int g = 0; g < kPairs; ++g) {
+      if constexpr (GroupSums<F>::kBeyondBias != 0) store_ints(centre[g][p], centre_pairs<F>(meta, 2 * g));
+      if constexpr (F::kHasOffset) store_ints(offset[g][p], offset_pairs<F>(meta, 2 * g));
+    }
+  }
+};
+
+template <int kTokens>
+using TileInts = RowInts[kTokens][kTileRegisters];
+
+template <int kTokens, class Value>
+HRUN_HD void set_ints(TileInts<kTokens>& x, Value value) {
+#pragma GCC unroll 16
+  for (int k = 0; k < kTokens; ++k)
+#pragma GCC unroll 2
+    for (int p = 0; p < kTileRegisters; ++p) x[k][p] = value(k);
+}
+
+enum class Products { unsigned_codes, signed_codes, narrow };
+template <PackableFormat F>
+constexpr Products products() { return signed_codes<F>() ? Products::signed_codes : Products::unsigned_codes; }
+
+// sum[k][p] += the products of `vectors` vectors of codes with token k, which is x_stride behind the one before.
+template <int kTokens, Products kProducts>
+HRUN_HD void multiply_vectors(const uint8_t* codes, int vectors, const int8_t* x, int x_stride, TileInts<kTokens>& sum) {
+#pragma GCC unroll 8
+  for (int i = 0; i < vectors; ++i, codes += kPartBytes * kTileRegisters, x += 4) {
     CodeBytes w[kTileRegisters];
 #pragma GCC unroll 2
     for (int p = 0; p < kTileRegisters; ++p) w[p] = load_codes(codes + kPartBytes * p);
 #pragma GCC unroll 16
     for (int k = 0; k < kTokens; ++k) {
-      const RowInts four = four_activations(x[k] + at);
+      const RowInts four = four_activations(x + k * x_stride);
 #pragma GCC unroll 2
-      for (int p = 0; p < kTileRegisters; ++p) sum[k][p] = dot_codes<kSigned>(sum[k][p], w[p], four);
+      for (int p = 0; p < kTileRegisters; ++p) {
+        if constexpr (kProducts == Products::narrow) sum[k][p] = dot_codes_narrow(sum[k][p], w[p], four);
+        else sum[k][p] = dot_codes<kProducts == Products::signed_codes>(sum[k][p], w[p], four);
+      }
     }
   }
 }
 
-// Adds block b times kTokens tokens from t on to acc [token][register][kPartRows].  A function of its own: inlined, the
-// compiler no longer keeps the sums in registers.
-template <PackableFormat F, int kTokens>
-__attribute__((noinline)) void multiply_tile(const TileBlock& block, int n, const PackedActivations& activations, int64_t t,
-                                             int64_t b, float* acc) {
-  using Layout = PanelLayout<F>;
-  constexpr int kGroups = Layout::kGroups ? Layout::kGroupCount : 1;
-  const PackedActivations x = activations;  // a copy: stores through acc cannot change it
-  const int8_t* codes[kTokens];
-#pragma GCC unroll 16
-  for (int k = 0; k < kTokens; ++k) codes[k] = x.codes + (t + k) * x.stride + b * F::kBlockValues;
-  RowInts sum[kTokens][kTileRegisters], isum[kTokens][kTileRegisters];
-  for (int g = 0; g < kGroups; ++g) {
-#pragma GCC unroll 16
-    for (int k = 0; k < kTokens; ++k)
-#pragma GCC unroll 2
-      for (int p = 0; p < kTileRegisters; ++p) sum[k][p] = start_of_group<F>(x, t + k, b, g);
-    const int vectors = n / 4 / kGroups;
-    multiply_vectors<signed_codes<F>()>(block.codes + g * vectors * kPartBytes * kTileRegisters, vectors, codes, 4 * g * vectors,
-                                        sum);
-    if constexpr (Layout::kGroups) {
-#pragma GCC unroll 2
-      for (int p = 0; p < kTileRegisters; ++p) {
-        const RowInts scale = group_scales<F>(block.meta[p], g);
-#pragma GCC unroll 16
-        for (int k = 0; k < kTokens; ++k) {
-          const RowInts scaled = multiply_rows(sum[k][p], scale);
-          isum[k][p] = g == 0 ? scaled : add_rows(isum[k][p], scaled);
-        }
-      }
-    }
-  }
-  RowFloats scale[kTileRegisters];
-#pragma GCC unroll 2
-  for (int p = 0; p < kTileRegisters; ++p) scale[p] = block.scale[p];
+// acc += scale * dx * sum: the end of a block, as the numeric contract has it.
+template <int kTokens, bool kMinus>
+HRUN_HD void add_sums(const TileInts<kTokens>& sum, const RowFloats (&scale)[kTileRegisters], const float* dx, float* acc) {
 #pragma GCC unroll 16
   for (int k = 0; k < kTokens; ++k)
 #pragma GCC unroll 2
     for (int p = 0; p < kTileRegisters; ++p) {
-      float* const total = acc + ((t + k) * kTileRegisters + p) * kPartRows;
-      store_rows(total, add_block_sum<F>(load_rows(total), Layout::kGroups ? isum[k][p] : sum[k][p], scale[p], block.meta[p],
-                                         x, t + k, b));
+      float* const total = acc + (k * kTileRegisters + p) * kPartRows;
+      const RowFloats factor = scale_rows(scale[p], dx[k]);
+      store_rows(total, fma_rows(kMinus ? negative(factor) : factor, sum[k][p], load_rows(total)));
     }
+}
+
+// total += pairs of numbers of the rows times pairs of sums of each token's activations, for all pairs of groups.
+template <PackableFormat F, int kTokens>
+HRUN_HD void add_pairs(const typename TileGroups<F>::Numbers* pairs, const int16_t* sums, TileInts<kTokens>& total) {
+#pragma GCC unroll 8
+  for (int g = 0; g < TileGroups<F>::kPairs; ++g) {
+    RowInts w[kTileRegisters];
+#pragma GCC unroll 2
+    for (int p = 0; p < kTileRegisters; ++p) w[p] = load_ints(pairs[g][p]);
+#pragma GCC unroll 16
+    for (int k = 0; k < kTokens; ++k) {
+      const RowInts pair = all_pairs(sums + 2 * (k * TileGroups<F>::kPairs + g));
+#pragma GCC unroll 2
+      for (int p = 0; p < kTileRegisters; ++p) total[k][p] = dot_row_pairs(total[k][p], w[p], pair);
+    }
+  }
+}
+
+// Adds block b times kTokens tokens from t on to acc [token][register][kPartRows].  Functions of their own: inlined, the
+// compiler no longer keeps the sums in registers.
+template <PackableFormat F, int kTokens>
+__attribute__((noinline)) void multiply_tile(const TileBlock& block, int n, const PackedActivations& x, int64_t t, int64_t b,
+                                             float* acc) {
+  const int32_t* const sums = x.block_sums + x.at(t, b);
+  TileInts<kTokens> sum;
+  set_ints<kTokens>(sum, [&](int k) { return all_rows(-code_bias<F>() * sums[k]); });
+  multiply_vectors<kTokens, products<F>()>(block.codes, n / 4, block_codes<F>(x, t, b), F::kBlockValues, sum);
+  const float* const dx = x.scale + x.at(t, b);
+  acc += t * kTileRegisters * kPartRows;
+  add_sums<kTokens, false>(sum, block.scale, dx, acc);
+  if constexpr (F::kHasOffset) {
+    set_ints<kTokens>(sum, [&](int k) { return all_rows(sums[k]); });
+    add_sums<kTokens, true>(sum, block.offset, dx, acc);
+  }
+}
+
+// The same with group scales.  Blocks are whole.
+template <PackableFormat F, int kTokens>
+__attribute__((noinline)) void multiply_tile(const TileBlock& block, const TileGroups<F>& groups, const PackedActivations& x,
+                                             int64_t t, int64_t b, float* acc) {
+  using Sums = GroupSums<F>;
+  constexpr Products kProducts = Sums::kRule.is_narrow ? Products::narrow : products<F>();
+  constexpr int kParts = Sums::kParts, kVectors = Sums::kRule.columns / 4, kCentre = Sums::kRule.centre;
+  alignas(64) int32_t start[kTokens * kParts];
+  if constexpr (kCentre != 0) {
+    const int16_t* const sums = column_sums<Sums::kRule.columns>(x, t, b);
+    for (int i = 0; i < kTokens * kParts; ++i) start[i] = -kCentre * sums[i];
+  }
+  const int16_t* const group_sums = column_sums<PanelLayout<F>::kScaleColumns>(x, t, b);
+  TileInts<kTokens> total;
+  set_ints<kTokens>(total, [](int) { return all_rows(0); });
+  if constexpr (Sums::kBeyondBias != 0) add_pairs<F, kTokens>(groups.centre, group_sums, total);
+  const uint8_t* w = block.codes;
+  const int8_t* codes = block_codes<F>(x, t, b);
+  for (int i = 0; i < kParts; ++i, w += kVectors * kPartBytes * kTileRegisters, codes += 4 * kVectors) {
+    TileInts<kTokens> sum;
+    set_ints<kTokens>(sum, [&](int k) { return all_rows(kCentre != 0 ? start[k * kParts + i] : 0); });
+    multiply_vectors<kTokens, kProducts>(w, kVectors, codes, F::kBlockValues, sum);
+#pragma GCC unroll 2
+    for (int p = 0; p < kTileRegisters; ++p) {
+      const RowInts scale = load_ints(groups.scale[i / Sums::kPartsOfGroup][p]);
+#pragma GCC unroll 16
+      for (int k = 0; k < kTokens; ++k) total[k][p] = add_scaled<F>(total[k][p], sum[k][p], scale);
+    }
+  }
+  const float* const dx = x.scale + x.at(t, b);
+  acc += t * kTileRegisters * kPartRows;
+  add_sums<kTokens, false>(total, block.scale, dx, acc);
+  if constexpr (F::kHasOffset) {
+    set_ints<kTokens>(total, [](int) { return all_rows(0); });
+    add_pairs<F, kTokens>(groups.offset, group_sums, total);
+    add_sums<kTokens, true>(total, block.offset, dx, acc);
+  }
 }
 
 // kTilePanels panels from first_panel on.  acc: kTileRegisters * kPartRows floats per token, 64-aligned.
@@ -97,6 +176,11 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     panel[p] = w.data + static_cast<size_t>(wanted < last_panel ? wanted : last_panel) * w.panel_bytes;
   }
   TileBlock block;
+  [[maybe_unused]] std::conditional_t<Layout::kGroups, TileGroups<F>, NoTables> groups;
+  const auto multiply = [&]<int kTokens>(int64_t b, int n, int64_t t) {
+    if constexpr (Layout::kGroups) multiply_tile<F, kTokens>(block, groups, x, t, b, acc);
+    else multiply_tile<F, kTokens>(block, n, x, t, b, acc);
+  };
   [[maybe_unused]] std::conditional_t<matrix_unit_fits<F, Tiles>(), Tiles, NoTiles> tiles;
   const typename UnitDecoder<F>::Constants constants;
   size_t codes_at = Layout::codes_at(w.cols);
@@ -105,6 +189,8 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     for (int p = 0; p < kTileRegisters; ++p) {
       block.meta[p] = part_meta<F>(panel[p], b, p % kPanelParts);
       block.scale[p] = block_scale<F>(block.meta[p]);
+      if constexpr (F::kHasOffset) block.offset[p] = load_halves(block.meta[p].offset);
+      if constexpr (Layout::kGroups) groups.read(p, block.meta[p]);
       UnitDecoder<F> decoder(constants, panel[p] + codes_at + p % kPanelParts * kPartBytes, n);
       for (int u = 0; u < n / kUnit; ++u) {
         CodeBytes vectors[kUnitVectors];
@@ -119,10 +205,10 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     if constexpr (matrix_unit_fits<F, Tiles>())
       if (n == F::kBlockValues) t = multiply_by_matrix_unit<F>(tiles, block, x, b, acc);
     constexpr int kTokens = Layout::kGroups ? kGroupTileTokens : kTileTokens;
-    for (; t + kTokens <= x.n_tokens; t += kTokens) multiply_tile<F, kTokens>(block, n, x, t, b, acc);
+    for (; t + kTokens <= x.n_tokens; t += kTokens) multiply.template operator()<kTokens>(b, n, t);
     if constexpr (kTokens > 4)
-      for (; t + 4 <= x.n_tokens; t += 4) multiply_tile<F, 4>(block, n, x, t, b, acc);
-    for (; t < x.n_tokens; ++t) multiply_tile<F, 1>(block, n, x, t, b, acc);
+      for (; t + 4 <= x.n_tokens; t += 4) multiply.template operator()<4>(b, n, t);
+    for (; t < x.n_tokens; ++t) multiply.template operator()<1>(b, n, t);
   }
   for (int64_t t = 0; t < x.n_tokens; ++t)
     for (int r = 0; r < kTileRegisters * kPartRows; ++r) {

@@ -46,11 +46,12 @@ struct PackRule {
   static constexpr PackedCodes kCodes = PackedCodes::none;
 };
 
-template <PackedCodes codes, int scale_columns, int bias>
+template <PackedCodes codes, int scale_columns, int bias, int highest>
 struct PackedAs {
   static constexpr PackedCodes kCodes = codes;
   static constexpr int kScaleColumns = scale_columns;  // 16 or 32; 0: one scale per block
   static constexpr int kBias = bias;                   // of the unsigned codes
+  static constexpr int kHighest = highest;             // unsigned code
   // A panel holds the fp16 number of the file's block; the scale is this power of two times that, exactly.
   static constexpr float kScaleFactor = 1.0f;
   static constexpr GroupScales kGroupScales = GroupScales::bytes;
@@ -58,44 +59,43 @@ struct PackedAs {
 
 // level(i): the code that nibble i stands for; index(code): the nibble.
 template <int scale_columns, int bias, int first>
-struct ConsecutiveNibbles : PackedAs<PackedCodes::nibble, scale_columns, bias> {
+struct ConsecutiveNibbles : PackedAs<PackedCodes::nibble, scale_columns, bias, first + 15 + bias> {
   static constexpr int level(int i) { return first + i; }
   static constexpr int index(int code) { return code - first; }
-  static constexpr int kHighest = first + 15 + bias;  // of the unsigned codes
 };
 
 template <> struct PackRule<Q4_0> : ConsecutiveNibbles<0, 8, -8> {};
 template <> struct PackRule<Q4_1> : ConsecutiveNibbles<0, 0, 0> {};
-template <> struct PackRule<Q5_0> : PackedAs<PackedCodes::six, 0, 16> {};
-template <> struct PackRule<Q5_1> : PackedAs<PackedCodes::six, 0, 0> {};
-template <> struct PackRule<Q8_0> : PackedAs<PackedCodes::byte, 0, 128> {};
-template <> struct PackRule<TQ1_0> : PackedAs<PackedCodes::two, 0, 1> {};
-template <> struct PackRule<TQ2_0> : PackedAs<PackedCodes::two, 0, 1> {};
-template <> struct PackRule<Q2_K> : PackedAs<PackedCodes::two, 16, 0> {
+template <int scale_columns, int bias, int highest>
+using SixBits = PackedAs<PackedCodes::six, scale_columns, bias, highest>;
+template <> struct PackRule<Q5_0> : SixBits<0, 16, 31> {};
+template <> struct PackRule<Q5_1> : SixBits<0, 0, 31> {};
+template <> struct PackRule<Q8_0> : PackedAs<PackedCodes::byte, 0, 128, 255> {};
+template <> struct PackRule<TQ1_0> : PackedAs<PackedCodes::two, 0, 1, 3> {};
+template <> struct PackRule<TQ2_0> : PackedAs<PackedCodes::two, 0, 1, 3> {};
+template <> struct PackRule<Q2_K> : PackedAs<PackedCodes::two, 16, 0, 3> {
   static constexpr GroupScales kGroupScales = GroupScales::nibbles;
 };
-template <> struct PackRule<Q3_K> : PackedAs<PackedCodes::three, 16, 4> {};
+template <> struct PackRule<Q3_K> : PackedAs<PackedCodes::three, 16, 4, 7> {};
 template <> struct PackRule<Q4_K> : ConsecutiveNibbles<32, 0, 0> {};
-template <> struct PackRule<Q5_K> : PackedAs<PackedCodes::six, 32, 0> {};
-template <> struct PackRule<Q6_K> : PackedAs<PackedCodes::six, 16, 32> {};
-struct OddNibbles : PackedAs<PackedCodes::nibble, 32, 15> {
+template <> struct PackRule<Q5_K> : SixBits<32, 0, 31> {};
+template <> struct PackRule<Q6_K> : SixBits<16, 32, 63> {};
+struct OddNibbles : PackedAs<PackedCodes::nibble, 32, 15, 30> {
   static constexpr GroupScales kGroupScales = GroupScales::odd_nibbles;
   static constexpr int level(int i) { return 2 * i - 15; }  // +-1, +-3, ..., +-15: the grid of IQ3_S holds no others
   static constexpr int index(int code) { return (code + 15) / 2; }
-  static constexpr int kHighest = 30;
 };
 template <> struct PackRule<IQ3_S> : OddNibbles {};
 template <> struct PackRule<ITQ3_S> : OddNibbles {};
-template <> struct PackRule<IQ3_XXS> : PackedAs<PackedCodes::nibble, 32, 62> {
+template <> struct PackRule<IQ3_XXS> : PackedAs<PackedCodes::nibble, 32, 62, 124> {
   static constexpr GroupScales kGroupScales = GroupScales::odd_nibbles;
   static constexpr float kScaleFactor = 0.25f;
   static constexpr int magnitude(int i) { return i == 7 ? 62 : 8 * i + 4; }
   static constexpr int level(int i) { return i < 8 ? -magnitude(7 - i) : magnitude(i - 8); }
   static constexpr int index(int code) { return code < 0 ? 7 - -code / 8 : 8 + code / 8; }
-  static constexpr int kHighest = 124;
 };
-struct Iq4Nibbles {
-  static constexpr int kHighest = 113 + 128;
+template <int scale_columns>
+struct Iq4Nibbles : PackedAs<PackedCodes::nibble, scale_columns, 128, 113 + 128> {
   static HRUN_HD int level(int i) { return iq4_levels()[i]; }
   static HRUN_HD int index(int code) {  // they ascend
     int below = 0;
@@ -103,10 +103,9 @@ struct Iq4Nibbles {
     return below;
   }
 };
-template <> struct PackRule<IQ4_NL> : PackedAs<PackedCodes::nibble, 0, 128>, Iq4Nibbles {};
-template <> struct PackRule<IQ4_XS> : PackedAs<PackedCodes::nibble, 32, 128>, Iq4Nibbles {};
-struct Fp4Nibbles {
-  static constexpr int kHighest = 12 + 12;
+template <> struct PackRule<IQ4_NL> : Iq4Nibbles<0> {};
+template <> struct PackRule<IQ4_XS> : Iq4Nibbles<32> {};
+struct Fp4Nibbles : PackedAs<PackedCodes::nibble, 0, 12, 12 + 12> {
   static HRUN_HD int level(int i) { return fp4_levels()[i]; }
   static HRUN_HD int index(int code) {
     const int magnitude = code < 0 ? -code : code;
@@ -115,10 +114,10 @@ struct Fp4Nibbles {
     return code < 0 ? below + 8 : below;
   }
 };
-template <> struct PackRule<MXFP4> : PackedAs<PackedCodes::nibble, 0, 12>, Fp4Nibbles {};
+template <> struct PackRule<MXFP4> : Fp4Nibbles {};
 // level(digit, sign): of a weight, from the digit of its point and its sign, or that of all eight.
 template <int scale_columns, int bias, int index_bits, bool sign_of_each>
-struct PointsAs : PackedAs<PackedCodes::points, scale_columns, bias> {
+struct PointsAs : PackedAs<PackedCodes::points, scale_columns, bias, 2 * bias> {
   static constexpr int kIndexBits = index_bits;
   static constexpr bool kSignOfEach = sign_of_each;
   static constexpr GroupScales kGroupScales = GroupScales::odd_nibbles;
@@ -126,7 +125,6 @@ struct PointsAs : PackedAs<PackedCodes::points, scale_columns, bias> {
 };
 template <int scale_columns, int index_bits>
 struct SignedPoints : PointsAs<scale_columns, 43, index_bits, true> {
-  static constexpr int kHighest = 86;
   static constexpr int level(int digit, bool minus) {
     const int magnitude = digit == 0 ? 8 : digit == 1 ? 25 : 43;
     return minus ? -magnitude : magnitude;
@@ -134,7 +132,6 @@ struct SignedPoints : PointsAs<scale_columns, 43, index_bits, true> {
 };
 template <int scale_columns>
 struct MovedPoints : PointsAs<scale_columns, 9, 11, false> {
-  static constexpr int kHighest = 18;
   static constexpr int level(int digit, bool below) { return 8 * (digit - 1) + (below ? -1 : 1); }
   static consteval auto digits() { return iq1_digits(); }
 };
@@ -149,9 +146,11 @@ template <> struct PackRule<IQ2_S> : SignedPoints<16, 10> {
 };
 template <> struct PackRule<IQ1_S> : MovedPoints<32> {};
 template <> struct PackRule<IQ1_M> : MovedPoints<16> {};
-template <> struct PackRule<RTQ2> : PackedAs<PackedCodes::rtq2, 0, RTQ2::kLargestLevel + 1> {};
-template <> struct PackRule<RTQ3> : PackedAs<PackedCodes::rtq3, 0, RTQ3::kLargestLevel + 1> {};
-template <> struct PackRule<RTQ4> : PackedAs<PackedCodes::rtq4, 0, RTQ4::kLargestLevel + 1> {};
+template <class F, PackedCodes codes>
+using PackedTrellis = PackedAs<codes, 0, F::kLargestLevel + 1, 2 * F::kLargestLevel + 1>;
+template <> struct PackRule<RTQ2> : PackedTrellis<RTQ2, PackedCodes::rtq2> {};
+template <> struct PackRule<RTQ3> : PackedTrellis<RTQ3, PackedCodes::rtq3> {};
+template <> struct PackRule<RTQ4> : PackedTrellis<RTQ4, PackedCodes::rtq4> {};
 
 // A format with the same panels, whose kernels serve.
 template <class F> struct PanelsOf { using Format = F; };

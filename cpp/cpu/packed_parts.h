@@ -29,21 +29,10 @@ struct UnitDecoder<F, PackedCodes::byte> {
   }
 };
 
-// Of the unsigned codes.
-template <PackableFormat F>
-constexpr int highest_code() {
-  if constexpr (PackRule<F>::kCodes == PackedCodes::byte) return 255;
-  else if constexpr (PackRule<F>::kCodes == PackedCodes::six) return 63;
-  else if constexpr (PackRule<F>::kCodes == PackedCodes::three) return 7;
-  else if constexpr (PackRule<F>::kCodes == PackedCodes::two) return 3;
-  else if constexpr (RtqFormat<F>) return F::kLargestLevel + PackRule<F>::kBias;
-  else return PackRule<F>::kHighest;
-}
-
 // Are the codes signed in this tier, because its unsigned products do not take the highest of them?
 template <PackableFormat F>
 constexpr bool signed_codes() {
-  constexpr bool kSigned = highest_code<F>() > kMaxLevel;
+  constexpr bool kSigned = PackRule<F>::kHighest > kMaxLevel;
   constexpr PackedCodes kCodes = PackRule<F>::kCodes;
   static_assert(!kSigned || kCodes == PackedCodes::byte || kCodes == PackedCodes::nibble);  // others have no sign in panels
   return kSigned;
@@ -78,6 +67,13 @@ HRUN_HD RowInts group_scales(const PartMeta& meta, int g) {
   return add_rows(add_rows(s, s), all_rows(1));
 }
 
+// Pairs of int16: the offsets of groups g and g + 1.
+template <PackableFormat F>
+HRUN_HD RowInts offset_pairs(const PartMeta& meta, int g) {
+  if constexpr (PackRule<F>::kGroupScales == GroupScales::bytes) return byte_pairs(meta.group_offset + g * kPanelRows);
+  else return nibble_pairs(meta.group_offset + g / 2 * kPanelRows);
+}
+
 template <PackableFormat F>
 HRUN_HD RowFloats block_scale(const PartMeta& meta) {
   const RowFloats stored = load_halves(meta.scale);
@@ -91,23 +87,35 @@ HRUN_HD RowInts four_activations(const int8_t* p) {
   return all_rows(x);
 }
 
+HRUN_HD RowInts all_pairs(const int16_t* p) {
+  int32_t pair;
+  memcpy(&pair, p, sizeof pair);
+  return all_rows(pair);
+}
+
+// A token's activations of a block.
+template <PackableFormat F>
+HRUN_HD const int8_t* block_codes(const PackedActivations& x, int64_t t, int64_t b) {
+  return x.codes + x.at(t, b) * F::kBlockValues;
+}
+
+// Their sums over kColumns columns each.
+template <int kColumns>
+HRUN_HD const int16_t* column_sums(const PackedActivations& x, int64_t t, int64_t b) {
+  static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32);
+  return (kColumns == 8 ? x.sums8 : kColumns == 16 ? x.sums16 : x.sums32) + x.at(t, b) * (kMaxBlock / kColumns);
+}
+
 // Sum over groups of offset * sum of x, exact.
 template <PackableFormat F>
 HRUN_HD RowInts offset_sums(const PartMeta& meta, const PackedActivations& x, int64_t t, int64_t b) {
   using Layout = PanelLayout<F>;
   if constexpr (!Layout::kGroups) {
-    return all_rows(x.block_sums[t * x.n_blocks + b]);
+    return all_rows(x.block_sums[x.at(t, b)]);
   } else {
-    const int16_t* sums = Layout::kScaleColumns == 32 ? x.sums32 + t * x.n_units + b * Layout::kGroupCount
-                                                      : x.sums16 + t * 2 * x.n_units + b * Layout::kGroupCount;
+    const int16_t* sums = column_sums<Layout::kScaleColumns>(x, t, b);
     RowInts total = all_rows(0);
-    for (int g = 0; g < Layout::kGroupCount; g += 2) {
-      int32_t pair;
-      memcpy(&pair, sums + g, sizeof pair);
-      if constexpr (PackRule<F>::kGroupScales == GroupScales::bytes)
-        total = dot_offsets(total, meta.group_offset + g * kPanelRows, pair);
-      else total = dot_nibbles(total, meta.group_offset + g / 2 * kPanelRows, pair);
-    }
+    for (int g = 0; g < Layout::kGroupCount; g += 2) total = dot_row_pairs(total, offset_pairs<F>(meta, g), all_pairs(sums + g));
     return total;
   }
 }
@@ -118,18 +126,15 @@ HRUN_HD RowInts start_of_group(const PackedActivations& x, int64_t t, int64_t b,
   using Layout = PanelLayout<F>;
   constexpr int kBias = code_bias<F>();
   if constexpr (kBias == 0) return all_rows(0);
-  int32_t sum;
-  if constexpr (!Layout::kGroups) sum = x.block_sums[t * x.n_blocks + b];
-  else if constexpr (Layout::kScaleColumns == 32) sum = x.sums32[t * x.n_units + b * Layout::kGroupCount + g];
-  else sum = x.sums16[t * 2 * x.n_units + b * Layout::kGroupCount + g];
-  return all_rows(-kBias * sum);
+  if constexpr (!Layout::kGroups) return all_rows(-kBias * x.block_sums[x.at(t, b)]);
+  else return all_rows(-kBias * column_sums<Layout::kScaleColumns>(x, t, b)[g]);
 }
 
 // total = the running sum after block b: one or two fma, as the numeric contract has it.
 template <PackableFormat F>
 HRUN_HD RowFloats add_block_sum(RowFloats total, RowInts isum, RowFloats scale, const PartMeta& meta,
                                 const PackedActivations& x, int64_t t, int64_t b) {
-  const float dx = x.scale[t * x.n_blocks + b];
+  const float dx = x.scale[x.at(t, b)];
   total = fma_rows(scale_rows(scale, dx), isum, total);
   if constexpr (F::kHasOffset)
     total = fma_rows(negative(scale_rows(load_halves(meta.offset), dx)), offset_sums<F>(meta, x, t, b), total);

@@ -93,6 +93,10 @@ HRUN_HD void quantize(const float* x, int n, int8_t* codes, float* scale) {
   for (int i = 0; i < n; i += kLanes) store_int8(codes + i, round_to_int(mul(load(x + i), splat(inverse))));
 }
 
+HRUN_HD void sum_pairs(const int16_t* x, int n, int16_t* sums) {
+  for (int i = 0; i < n; ++i) sums[i] = static_cast<int16_t>(x[2 * i] + x[2 * i + 1]);
+}
+
 void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind, const float* signs,
                            const QuantizedRows& to) {
   alignas(64) float values[kRotationBlock];
@@ -101,7 +105,9 @@ void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, 
   quantize(values, n, codes, to.scale + t * to.n_blocks + block);
   const int64_t first = block * activation_columns(kind);
   for (int i = 0; i < n; i += kGroup) scale_codes(codes + i, 1, to.codes + t * to.cols + first + i);
-  for (int i = 0; i < n; i += 2 * kGroup) sum_groups(codes + i, to.sums + t * to.n_groups + (first + i) / kGroup);
+  int16_t eights[kRotationBlock / 8];
+  for (int i = 0; i < n; i += 32) sum_eights(codes + i, eights + i / 8);
+  sum_pairs(eights, n / kGroup, to.sums + t * to.n_groups + first / kGroup);
 }
 
 // The signed rotation's formats are packed in the order `segments` (packed.h), all others in the order `squares`.
@@ -111,19 +117,21 @@ void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block,
   alignas(64) int8_t codes[kRotationBlock];
   const int n = load_block(x, t, block, kind, signs, values);
   const bool segments = kind == Activation::kRotatedSigned;
-  const int64_t first = block * activation_columns(kind);
-  int8_t* const out = to.codes + t * to.stride + first;
-  quantize(values, n, codes, to.scale + t * to.n_blocks + block);
-  int16_t sums[kRotationBlock / kGroup];
-  for (int i = 0; i < n; i += 2 * kGroup) sum_groups(codes + i, sums + i / kGroup);
+  const int64_t at = to.at(t, block);
+  int8_t* const out = to.codes + at * activation_columns(kind);
+  quantize(values, n, codes, to.scale + at);
+  if (segments) interleave_segments(codes, n / 4, out);
+  else interleave_squares(codes, n, out);
+  int16_t eights[kRotationBlock / 8] = {};
+  for (int i = 0; i < n; i += 32) sum_eights(out + i, eights + i / 8);
   int32_t total = 0;
-  for (int g = 0; g < n / kGroup; ++g) total += sums[g];
-  to.block_sums[t * to.n_blocks + block] = total;
-  if (segments) return interleave_segments(codes, n / 4, out);
-  interleave_squares(codes, n, out);
-  for (int g = 0; g < n / kGroup; ++g) to.sums16[t * 2 * to.n_units + first / kGroup + g] = sums[g];
-  for (int g = 0; g < n / 32; ++g)
-    to.sums32[t * to.n_units + first / 32 + g] = static_cast<int16_t>(sums[2 * g] + sums[2 * g + 1]);
+  for (int i = 0; i < n / 8; ++i) total += eights[i];
+  to.block_sums[at] = total;
+  if (segments || activation_columns(kind) != kMaxBlock) return;
+  int16_t *const sums8 = to.sums8 + at * 32, *const sums16 = to.sums16 + at * 16;
+  memcpy(sums8, eights, sizeof eights);
+  sum_pairs(sums8, 16, sums16);
+  sum_pairs(sums16, 8, to.sums32 + at * 8);
 }
 
 }  // namespace

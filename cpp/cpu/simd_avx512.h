@@ -88,15 +88,15 @@ HRUN_HD IntLanes round_to_int(Lanes x) { return {_mm512_cvtps_epi32(x.v)}; }
 HRUN_HD void store_int8(int8_t* p, IntLanes x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
 }
-// The sums of two groups of 16 codes.
-HRUN_HD void sum_groups(const int8_t* codes, int16_t* sums) {
+// The sums of each eight of 32 codes.
+HRUN_HD void sum_eights(const int8_t* codes, int16_t* sums) {
   const __m256i offset = _mm256_set1_epi8(-128);  // as unsigned bytes, 128 larger: eight of them are 1024 more
   const __m256i bytes = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)), offset);
   const __m256i eights = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
-  const __m128i low = _mm256_castsi256_si128(eights), high = _mm256_extracti128_si256(eights, 1);
-  const __m128i both = _mm_add_epi64(_mm_unpacklo_epi64(low, high), _mm_unpackhi_epi64(low, high));
-  sums[0] = static_cast<int16_t>(_mm_cvtsi128_si32(both) - 2048);
-  sums[1] = static_cast<int16_t>(_mm_extract_epi32(both, 2) - 2048);
+  const __m128 four = _mm_shuffle_ps(_mm_castsi128_ps(_mm256_castsi256_si128(eights)),
+                                     _mm_castsi128_ps(_mm256_extracti128_si256(eights, 1)), 0x88);
+  const __m128i less = _mm_sub_epi32(_mm_castps_si128(four), _mm_set1_epi32(1024));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(sums), _mm_packs_epi32(less, less));
 }
 
 HRUN_HD IntLanes load_pairs(const int16_t* p) { return {_mm512_loadu_si512(p)}; }

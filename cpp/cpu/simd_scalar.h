@@ -113,11 +113,11 @@ HRUN_HD IntLanes round_to_int(Lanes x) { return sub(as_int(add(x, splat(12582912
 HRUN_HD void store_int8(int8_t* p, IntLanes x) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(x.v[i / 4][i % 4]);
 }
-// The sums of two groups of 16 codes.
-HRUN_HD void sum_groups(const int8_t* codes, int16_t* sums) {
-  for (int g = 0; g < 2; ++g) {
+// The sums of each eight of 32 codes.
+HRUN_HD void sum_eights(const int8_t* codes, int16_t* sums) {
+  for (int g = 0; g < 4; ++g) {
     int sum = 0;
-    for (int i = 0; i < kGroup; ++i) sum += codes[kGroup * g + i];
+    for (int i = 0; i < 8; ++i) sum += codes[8 * g + i];
     sums[g] = static_cast<int16_t>(sum);
   }
 }

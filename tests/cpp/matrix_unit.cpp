@@ -49,18 +49,17 @@ bool same_bits(int64_t rows, int64_t cols, int64_t n_tokens, int extreme, std::m
     }
   }
   PackedActivations x;
-  x.n_tokens = n_tokens;
-  x.stride = (cols + 63) / 64 * 64;
+  x.n_tokens = x.stride = n_tokens;
   x.n_blocks = n_blocks<F>(cols);
-  x.n_units = (cols / 32 + 1) / 2 * 2;
-  Aligned<int8_t> codes(static_cast<size_t>(n_tokens * x.stride));
+  Aligned<int8_t> codes(static_cast<size_t>(n_tokens * x.n_blocks * F::kBlockValues));
   Aligned<float> scale(static_cast<size_t>(n_tokens * x.n_blocks));
   Aligned<int32_t> sums(static_cast<size_t>(n_tokens * x.n_blocks));
   for (int64_t t = 0; t < n_tokens; ++t)
     for (int64_t c = 0; c < cols; ++c) {
       const int code = extreme ? (extreme > 0 ? 127 : -127) : static_cast<int>(random() % 255) - 127;
-      codes.data[t * x.stride + c] = static_cast<int8_t>(code);
-      sums.data[t * x.n_blocks + c / F::kBlockValues] += code;
+      const int64_t at = x.at(t, c / F::kBlockValues);
+      codes.data[at * F::kBlockValues + c % F::kBlockValues] = static_cast<int8_t>(code);
+      sums.data[at] += code;
     }
   for (int64_t i = 0; i < n_tokens * x.n_blocks; ++i) scale.data[i] = static_cast<float>(random() % 1000) / 777.0f;
   x.codes = codes.data;
