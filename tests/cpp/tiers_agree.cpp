@@ -161,8 +161,8 @@ bool codes_stay_in_range(const hrun::CpuTier& tier) {
   std::vector<float> x(kBlock * kBlocks), scale(kBlocks), signs(x.size(), 1.0f);
   std::vector<int8_t> codes(x.size());
   std::vector<int32_t> block_sums(kBlocks);
-  std::vector<int16_t> sums16(2 * kBlocks), sums32(kBlocks);
-  hrun::PackedActivations to{codes.data(), scale.data(), block_sums.data(), sums16.data(), sums32.data(), 1, kBlock * kBlocks, kBlocks, kBlocks};
+  const hrun::PackedActivations to{
+      .codes = codes.data(), .scale = scale.data(), .block_sums = block_sums.data(), .n_tokens = 1, .stride = 1, .n_blocks = kBlocks};
   for (int round = 0; round < 2000; ++round) {
     for (int b = 0; b < kBlocks; ++b) {
       const float largest = std::bit_cast<float>(random_bits() % 0x7f800000u);
