@@ -37,25 +37,28 @@ HRUN_HD void store_codes(uint8_t* p, CodeBytes x) { _mm256_storeu_si256(reinterp
 HRUN_HD RowInts all_rows(int32_t x) { return {_mm256_set1_epi32(x)}; }
 HRUN_HD RowInts add_rows(RowInts a, RowInts b) { return {_mm256_add_epi32(a.v, b.v)}; }
 HRUN_HD RowInts multiply_rows(RowInts a, RowInts b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
+// Pairs of products of each row, in int16.
+template <bool kSigned>
+HRUN_HD __m256i multiply_codes(CodeBytes w, RowInts x) {
+  if constexpr (kSigned) return _mm256_maddubs_epi16(_mm256_abs_epi8(w.v), _mm256_sign_epi8(x.v, w.v));
+  else return _mm256_maddubs_epi16(w.v, x.v);
+}
 template <bool kSigned = false>
 HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
 #if defined(__AVXVNNI__)
   static_assert(!kSigned);
   return {_mm256_dpbusd_avx_epi32(sums.v, w.v, x.v)};
 #else
-  if constexpr (kSigned) {
-    x.v = _mm256_sign_epi8(x.v, w.v);
-    w.v = _mm256_abs_epi8(w.v);
-  }
-  return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(_mm256_maddubs_epi16(w.v, x.v), _mm256_set1_epi16(1)))};
+  return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(multiply_codes<kSigned>(w, x), _mm256_set1_epi16(1)))};
 #endif
 }
 // The same for sums in kSumLanes lanes that cannot leave kLargestSum.
+template <bool kSigned = false>
 HRUN_HD RowInts dot_codes_narrow(RowInts sums, CodeBytes w, RowInts x) {
 #if defined(__AVXVNNI__)
-  return dot_codes(sums, w, x);
+  return dot_codes<kSigned>(sums, w, x);
 #else
-  return {_mm256_add_epi16(sums.v, _mm256_maddubs_epi16(w.v, x.v))};
+  return {_mm256_add_epi16(sums.v, multiply_codes<kSigned>(w, x))};
 #endif
 }
 template <bool kSigned = false>

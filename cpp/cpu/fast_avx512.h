@@ -37,7 +37,8 @@ HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sums.v) : "v"(w.v), "v"(x.v));
   return sums;
 }
-HRUN_HD RowInts dot_codes_narrow(RowInts sums, CodeBytes w, RowInts x) { return dot_codes(sums, w, x); }
+template <bool kSigned = false>
+HRUN_HD RowInts dot_codes_narrow(RowInts sums, CodeBytes w, RowInts x) { return dot_codes<kSigned>(sums, w, x); }
 template <bool kSigned = false>
 HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
   static_assert(!kSigned);

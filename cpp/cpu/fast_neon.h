@@ -53,7 +53,8 @@ HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
   memcpy(&four, x, sizeof four);
   return dot_codes<kSigned>(sums, w, all_rows(four));
 }
-HRUN_HD RowInts dot_codes_narrow(RowInts sums, CodeBytes w, RowInts x) { return dot_codes(sums, w, x); }
+template <bool kSigned = false>
+HRUN_HD RowInts dot_codes_narrow(RowInts sums, CodeBytes w, RowInts x) { return dot_codes<kSigned>(sums, w, x); }
 // sums + products of each row's pairs of int16.
 HRUN_HD RowInts dot_row_pairs(RowInts sums, RowInts a, RowInts b) {
   const auto four_rows = [](int32x4_t sum, int32x4_t p, int32x4_t q) {

@@ -6,7 +6,8 @@
 // (centre - bias) * scale * sum of x is added to the block for two groups at a time, as pairs of scales times pairs of sums.
 //
 // Plain AVX2 has no dot product to 32 bits; its products come as int16 pairs, (columns 0 and 1, columns 2 and 3).  They are
-// added as such and widened by the multiplication by (scale, scale).  Such sums cannot start from a number.
+// added as such and widened by the multiplication by (scale, scale).  Such sums cannot start from a number.  Of signed codes a
+// sum holds no more than one product, whose widening is then by the scale instead of by ones.
 #pragma once
 
 #include "cpu/packed_parts.h"
@@ -30,7 +31,7 @@ constexpr GroupRule group_rule() {
     const int below = centre, above = Rule::kHighest - centre;
     return int64_t{below > above ? below : above} * kLargestActivation * columns <= int64_t{kLargestSum} * kSumLanes;
   };
-  if (signed_codes<F>()) return {kColumns, 0, false};
+  if (signed_codes<F>()) return kSumLanes > 1 ? GroupRule{4, 0, true} : GroupRule{kColumns, 0, false};
   // A sum costs a multiply-add, a centre half a one for each group: less than three are a gain.
   for (int parts = 1; parts <= 2; parts *= 2) {
     if (kSumLanes > 1) {

@@ -52,12 +52,8 @@ HRUN_HD void set_ints(TileInts<kTokens>& x, Value value) {
     for (int p = 0; p < kTileRegisters; ++p) x[k][p] = value(k);
 }
 
-enum class Products { unsigned_codes, signed_codes, narrow };
-template <PackableFormat F>
-constexpr Products products() { return signed_codes<F>() ? Products::signed_codes : Products::unsigned_codes; }
-
 // sum[k][p] += the products of `vectors` vectors of codes with token k, which is x_stride behind the one before.
-template <int kTokens, Products kProducts>
+template <int kTokens, bool kSigned, bool kNarrow>
 HRUN_HD void multiply_vectors(const uint8_t* codes, int vectors, const int8_t* x, int x_stride, TileInts<kTokens>& sum) {
 #pragma GCC unroll 8
   for (int i = 0; i < vectors; ++i, codes += kPartBytes * kTileRegisters, x += 4) {
@@ -69,8 +65,8 @@ HRUN_HD void multiply_vectors(const uint8_t* codes, int vectors, const int8_t* x
       const RowInts four = four_activations(x + k * x_stride);
 #pragma GCC unroll 2
       for (int p = 0; p < kTileRegisters; ++p) {
-        if constexpr (kProducts == Products::narrow) sum[k][p] = dot_codes_narrow(sum[k][p], w[p], four);
-        else sum[k][p] = dot_codes<kProducts == Products::signed_codes>(sum[k][p], w[p], four);
+        if constexpr (kNarrow) sum[k][p] = dot_codes_narrow<kSigned>(sum[k][p], w[p], four);
+        else sum[k][p] = dot_codes<kSigned>(sum[k][p], w[p], four);
       }
     }
   }
@@ -114,7 +110,7 @@ __attribute__((noinline)) void multiply_tile(const TileBlock& block, int n, cons
   const int32_t* const sums = x.block_sums + x.at(t, b);
   TileInts<kTokens> sum;
   set_ints<kTokens>(sum, [&](int k) { return all_rows(-code_bias<F>() * sums[k]); });
-  multiply_vectors<kTokens, products<F>()>(block.codes, n / 4, block_codes<F>(x, t, b), F::kBlockValues, sum);
+  multiply_vectors<kTokens, signed_codes<F>(), false>(block.codes, n / 4, block_codes<F>(x, t, b), F::kBlockValues, sum);
   const float* const dx = x.scale + x.at(t, b);
   acc += t * kTileRegisters * kPartRows;
   add_sums<kTokens, false>(sum, block.scale, dx, acc);
@@ -129,7 +125,6 @@ template <PackableFormat F, int kTokens>
 __attribute__((noinline)) void multiply_tile(const TileBlock& block, const TileGroups<F>& groups, const PackedActivations& x,
                                              int64_t t, int64_t b, float* acc) {
   using Sums = GroupSums<F>;
-  constexpr Products kProducts = Sums::kRule.is_narrow ? Products::narrow : products<F>();
   constexpr int kParts = Sums::kParts, kVectors = Sums::kRule.columns / 4, kCentre = Sums::kRule.centre;
   alignas(64) int32_t start[kTokens * kParts];
   if constexpr (kCentre != 0) {
@@ -145,7 +140,7 @@ __attribute__((noinline)) void multiply_tile(const TileBlock& block, const TileG
   for (int i = 0; i < kParts; ++i, w += kVectors * kPartBytes * kTileRegisters, codes += 4 * kVectors) {
     TileInts<kTokens> sum;
     set_ints<kTokens>(sum, [&](int k) { return all_rows(kCentre != 0 ? start[k * kParts + i] : 0); });
-    multiply_vectors<kTokens, kProducts>(w, kVectors, codes, F::kBlockValues, sum);
+    multiply_vectors<kTokens, signed_codes<F>(), Sums::kRule.is_narrow>(w, kVectors, codes, F::kBlockValues, sum);
 #pragma GCC unroll 2
     for (int p = 0; p < kTileRegisters; ++p) {
       const RowInts scale = load_ints(groups.scale[i / Sums::kPartsOfGroup][p]);
