@@ -13,7 +13,7 @@ namespace {
 template <PackableFormat F>
 void matmul_packed_kernel(const PackedWeights& w, int64_t first_panel, int n_panels, const PackedActivations& x, float* y,
                           int64_t y_stride, float* scratch) {
-  if (x.n_tokens > kStreamTokens) {
+  if (x.n_tokens > kStreamedTokens<F>) {
     for (int p = 0; p < n_panels; p += kTilePanels) multiply_tokens<F>(w, first_panel + p, x, y, y_stride, scratch);
     return;
   }

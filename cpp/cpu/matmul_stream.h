@@ -1,4 +1,4 @@
-// y[t, r] = <x[t], w[r]> over packed panels for up to kStreamTokens tokens: the decoded weights go straight into the dot
+// y[t, r] = <x[t], w[r]> over packed panels for a few tokens: the decoded weights go straight into the dot
 // products, so each weight is read once, at memory speed.
 #pragma once
 
@@ -87,6 +87,13 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const Pac
   }
 }
 
+// Looking points up takes longer than some products, and fewer kernels are compiled sooner: there, four tokens serve two, and
+// more are for the other kernel.
+template <PackableFormat F>
+constexpr bool kSlowToDecode = PackRule<F>::kCodes == PackedCodes::points;
+template <PackableFormat F>
+constexpr int kStreamedTokens = kSlowToDecode<F> && kStreamTokens > 4 ? 4 : kStreamTokens;
+
 template <PackableFormat F>
 void stream_tokens(const uint8_t* panel, int64_t cols, const PackedActivations& x, float* y, int64_t y_stride, int n_rows) {
   const int n = static_cast<int>(x.n_tokens);
@@ -95,13 +102,13 @@ void stream_tokens(const uint8_t* panel, int64_t cols, const PackedActivations& 
       stream_part<F, 1>(panel, part, cols, x, n, y, y_stride, n_rows);
       continue;
     }
-    if constexpr (PackRule<F>::kCodes != PackedCodes::points)  // there decoding takes longer than two more products
+    if constexpr (!kSlowToDecode<F>)
       if (n == 2) {
         stream_part<F, 2>(panel, part, cols, x, n, y, y_stride, n_rows);
         continue;
       }
     if (n <= 4) stream_part<F, 4>(panel, part, cols, x, n, y, y_stride, n_rows);
-    else if constexpr (kStreamTokens > 4) stream_part<F, 8>(panel, part, cols, x, n, y, y_stride, n_rows);
+    else if constexpr (kStreamedTokens<F> > 4) stream_part<F, 8>(panel, part, cols, x, n, y, y_stride, n_rows);
   }
 }
 
