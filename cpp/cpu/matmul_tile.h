@@ -163,8 +163,9 @@ template <PackableFormat F, class Tiles = MatrixTiles>
 void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedActivations& x, float* y, int64_t y_stride,
                      float* acc) {
   using Layout = PanelLayout<F>;
-  const int64_t last_panel = (w.rows - 1) / kPanelRows;
-  memset(acc, 0, static_cast<size_t>(x.n_tokens) * kTileRegisters * kPartRows * sizeof(float));
+  constexpr int kRows = kTileRegisters * kPartRows;
+  const int64_t last_panel = (w.rows - 1) / kPanelRows, first_row = first_panel * kPanelRows;
+  memset(acc, 0, static_cast<size_t>(x.n_tokens) * kRows * sizeof(float));
   const uint8_t* panel[kTileRegisters];
   for (int p = 0; p < kTileRegisters; ++p) {  // a panel beyond the last is a copy of it, multiplied and not stored
     const int64_t wanted = first_panel + p / kPanelParts;
@@ -172,14 +173,26 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
   }
   TileBlock block;
   [[maybe_unused]] std::conditional_t<Layout::kGroups, TileGroups<F>, NoTables> groups;
+  const int64_t n_blocks = hrun::n_blocks<F>(w.cols);
+  // Tokens go to y with their last block, tile by tile: stores that miss the cache then wait behind products instead of each other.
+  const auto store_finished = [&](int64_t b, int64_t first, int64_t count) {
+    if (b + 1 < n_blocks) return;
+    const int64_t rows = w.rows - first_row;
+    for (int64_t t = first; t < first + count; ++t) {
+      float* const to = y + t * y_stride + first_row;
+      if (rows >= kRows) memcpy(to, acc + t * kRows, kRows * sizeof(float));
+      else memcpy(to, acc + t * kRows, static_cast<size_t>(rows) * sizeof(float));
+    }
+  };
   const auto multiply = [&]<int kTokens>(int64_t b, int n, int64_t t) {
     if constexpr (Layout::kGroups) multiply_tile<F, kTokens>(block, groups, x, t, b, acc);
     else multiply_tile<F, kTokens>(block, n, x, t, b, acc);
+    store_finished(b, t, kTokens);
   };
   [[maybe_unused]] std::conditional_t<matrix_unit_fits<F, Tiles>(), Tiles, NoTiles> tiles;
   const typename UnitDecoder<F>::Constants constants;
   size_t codes_at = Layout::codes_at(w.cols);
-  for (int64_t b = 0; b < n_blocks<F>(w.cols); ++b) {
+  for (int64_t b = 0; b < n_blocks; ++b) {
     const int n = block_length<F>(w.cols, b);
     for (int p = 0; p < kTileRegisters; ++p) {
       block.meta[p] = part_meta<F>(panel[p], b, p % kPanelParts);
@@ -198,18 +211,16 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     codes_at += static_cast<size_t>(n / kUnit) * Layout::kUnitBytes;
     int64_t t = 0;
     if constexpr (matrix_unit_fits<F, Tiles>())
-      if (n == F::kBlockValues) t = multiply_by_matrix_unit<F>(tiles, block, x, b, acc);
+      if (n == F::kBlockValues) {
+        t = multiply_by_matrix_unit<F>(tiles, block, x, b, acc);
+        store_finished(b, 0, t);
+      }
     constexpr int kTokens = Layout::kGroups ? kGroupTileTokens : kTileTokens;
     for (; t + kTokens <= x.n_tokens; t += kTokens) multiply.template operator()<kTokens>(b, n, t);
     if constexpr (kTokens > 4)
       for (; t + 4 <= x.n_tokens; t += 4) multiply.template operator()<4>(b, n, t);
     for (; t < x.n_tokens; ++t) multiply.template operator()<1>(b, n, t);
   }
-  for (int64_t t = 0; t < x.n_tokens; ++t)
-    for (int r = 0; r < kTileRegisters * kPartRows; ++r) {
-      const int64_t row = first_panel * kPanelRows + r;
-      if (row < w.rows) y[t * y_stride + row] = acc[t * kTileRegisters * kPartRows + r];
-    }
 }
 
 }  // namespace
