@@ -20,7 +20,8 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+def test_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
     tier = [t.name for t in _core.cpu_tiers() if t.available][-1]
     script("kernels").main(["--formats", "rtq3", "q8_0", "--tiers", tier, "--shapes", "64x256", "--tokens", "1", "9", "-t", "1",
                             "--megabytes", "1"])

@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from kernels import BENCHED, shape, weights
+from kernels import BENCHED, shape
+from random_model import random_rows
 
 from hrun import _core
 
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
             for rows, cols in args.shapes:
                 if not known[format_name].row_ok(cols):
                     continue
-                data = weights(format_name, rows, cols)
+                data = random_rows(format_name, cols, rows, size=1.0)
                 copies = max(1, -(-args.megabytes * 2**20 // data.nbytes))
                 for tokens in args.tokens:
                     x = np.random.default_rng(2).standard_normal((tokens, cols), dtype=np.float32)
