@@ -185,6 +185,10 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     }
   };
   const auto multiply = [&]<int kTokens>(int64_t b, int n, int64_t t) {
+    // The rows of y are pages apart: their lines are fetched while the last block is multiplied.
+    if (b + 1 == n_blocks)
+      for (int64_t k = t; k < t + kTokens; ++k)
+        for (int r = 0; r < kTileRegisters * kPartRows; r += 16) __builtin_prefetch(y + k * y_stride + first_panel * kPanelRows + r, 1);
     if constexpr (Layout::kGroups) multiply_tile<F, kTokens>(block, groups, x, t, b, acc);
     else multiply_tile<F, kTokens>(block, n, x, t, b, acc);
     store_finished(b, t, kTokens);
@@ -209,6 +213,10 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
       }
     }
     codes_at += static_cast<size_t>(n / kUnit) * Layout::kUnitBytes;
+    // The codes of the next block, too few at a time for the hardware to foresee.
+    for (int p = 0; p < kTileRegisters; p += kPanelParts)
+      for (size_t line = 0; line < F::kBlockValues / kUnit * Layout::kUnitBytes; line += 64)
+        __builtin_prefetch(panel[p] + codes_at + line, 0, 2);
     int64_t t = 0;
     if constexpr (matrix_unit_fits<F, Tiles>())
       if (n == F::kBlockValues) {
