@@ -185,10 +185,10 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     }
   };
   const auto multiply = [&]<int kTokens>(int64_t b, int n, int64_t t) {
-    // The rows of y are pages apart: their lines are fetched while the last block is multiplied.
+    // The rows of y are pages apart: their lines are fetched while the tile is multiplied.
     if (b + 1 == n_blocks)
       for (int64_t k = t; k < t + kTokens; ++k)
-        for (int r = 0; r < kTileRegisters * kPartRows; r += 16) __builtin_prefetch(y + k * y_stride + first_panel * kPanelRows + r, 1);
+        for (int r = 0; r < kRows; r += 16) __builtin_prefetch(y + k * y_stride + first_row + r, 1);
     if constexpr (Layout::kGroups) multiply_tile<F, kTokens>(block, groups, x, t, b, acc);
     else multiply_tile<F, kTokens>(block, n, x, t, b, acc);
     store_finished(b, t, kTokens);
