@@ -61,12 +61,18 @@ HRUN_HD Lanes source_lanes(const ActivationSource& from, int64_t t, int64_t c) {
   return x;
 }
 
+inline constexpr int kAhead = 768;  // floats between what is loaded and what is prefetched
+
 // Block `block` of token t, rotated where the kind says so: its number of columns (a multiple of 32).
 HRUN_HD int load_block(const ActivationSource& from, int64_t t, int64_t block, Activation kind, const float* signs, float* values) {
   const int block_values = activation_columns(kind);
   const int64_t first = block * block_values;
   const int n = static_cast<int>(from.x.cols - first < block_values ? from.x.cols - first : block_values);
+  const float *const x = from.x.row(t) + first, *const gate = from.gate.data ? from.gate.row(t) + first : x;
   for (int i = 0; i < n; i += kLanes) {
+    // Of many tokens these come from memory, and the processor's own prefetching ends at each page.
+    __builtin_prefetch(x + i + kAhead);
+    __builtin_prefetch(gate + i + kAhead);
     const Lanes v = source_lanes(from, t, first + i);
     store(values + i, kind == Activation::kRotatedSigned ? mul(v, load(signs + first + i)) : v);
   }
