@@ -80,9 +80,8 @@ template <int kQueries>
     for (int c = first; c < end; ++c) {
       const IntLanes lanes = seen_lanes(seen, c);
 #pragma GCC unroll 4
-      for (int h = 0; h < kQueries; ++h) {  // with exp(0) in place of exp(-infinity), which is slow (exp_or_zero)
-        const IntLanes x = as_int(sub(load(&scores[h][c * kLanes]), splat(state.largest[h])));
-        const Lanes e = as_float(bit_and(as_int(exp(as_float(bit_and(x, lanes)))), lanes));
+      for (int h = 0; h < kQueries; ++h) {
+        const Lanes e = exp_in(lanes, sub(load(&scores[h][c * kLanes]), splat(state.largest[h])));
         store(&scores[h][c * kLanes], e);
         total[h] = add(total[h], e);
       }

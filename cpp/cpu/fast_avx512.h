@@ -100,10 +100,11 @@ HRUN_HD __m512i table_of_64() {
   return load_bytes(kBytes.at);
 }
 
-// `bits` bits of every byte from bit `from` on, of the lower six, by table: one instruction where a shift and a mask would be two.
+// `bits` bits of every byte from bit `from` on.  Of the lower six by table: one instruction where a shift and a mask would be two.
 template <int bits, int from>
 HRUN_HD __m512i field(__m512i x) {
-  return _mm512_permutexvar_epi8(x, table_of_64<[](int i) { return (i >> from) & ((1 << bits) - 1); }>());
+  if constexpr (from + bits > 6) return field<bits, from - 4>(_mm512_srli_epi16(x, 4));
+  else return _mm512_permutexvar_epi8(x, table_of_64<[](int i) { return (i >> from) & ((1 << bits) - 1); }>());
 }
 
 // The codes that the spare bits 6 and 7 of three vectors hold.
@@ -111,42 +112,6 @@ HRUN_HD __m512i spare_bits(__m512i a, __m512i b, __m512i c) {
   const __m512i ab = select(_mm512_set1_epi8(3), _mm512_srli_epi16(a, 6), _mm512_srli_epi16(b, 4));
   return select(_mm512_set1_epi8(15), ab, _mm512_srli_epi16(c, 2));
 }
-
-template <class F>
-struct UnitDecoder<F, PackedCodes::two> {
-  using Constants = NoTables;
-  const uint8_t* unit;
-  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
-  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const __m512i four = load_bytes(unit + 64 * half);
-      CodeBytes* const o = out + 4 * half;
-      o[0].v = field<2, 0>(four);
-      o[1].v = field<2, 2>(four);
-      o[2].v = field<2, 4>(four);
-      o[3].v = field<2, 2>(_mm512_srli_epi16(four, 4));
-    }
-    unit += 128;
-  }
-};
-
-template <class F>
-struct UnitDecoder<F, PackedCodes::three> {
-  using Constants = NoTables;
-  const uint8_t* unit;
-  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
-  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
-    const __m512i a = load_bytes(unit), b = load_bytes(unit + 64), c = load_bytes(unit + 128);
-    const __m512i pairs[4] = {a, b, c, spare_bits(a, b, c)};
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      out[2 * i].v = field<3, 0>(pairs[i]);
-      out[2 * i + 1].v = field<3, 3>(pairs[i]);
-    }
-    unit += 192;
-  }
-};
 
 template <class F>
 struct UnitDecoder<F, PackedCodes::nibble> {

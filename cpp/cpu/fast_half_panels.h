@@ -12,46 +12,18 @@ namespace {
 
 HRUN_HD Bytes low_four(Bytes x) { return both(x, 15); }
 
+// `bits` bits of every byte from bit `from` on.
+template <int bits, int from>
+HRUN_HD Bytes field(Bytes x) {
+  if constexpr (from + bits == 8) return top<bits>(x);
+  else if constexpr (from == 0) return both(x, (1 << bits) - 1);
+  else return both(down<from>(x), (1 << bits) - 1);
+}
+
 // The codes that the spare bits 6 and 7 of three vectors hold.
 HRUN_HD Bytes spare_bits(Bytes a, Bytes b, Bytes c) {
   return join_bits(top<2>(a), join_bits(both(down<4>(b), 0x0c), both(down<2>(c), 0x30)));
 }
-
-template <class F>
-struct UnitDecoder<F, PackedCodes::two> {
-  using Constants = NoTables;
-  const uint8_t* unit;
-  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
-  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const Bytes four = load_bytes(unit + 64 * half);
-      CodeBytes* const o = out + 4 * half;
-      o[0].v = both(four, 3);
-      o[1].v = both(down<2>(four), 3);
-      o[2].v = both(down<4>(four), 3);
-      o[3].v = top<2>(four);
-    }
-    unit += 128;
-  }
-};
-
-template <class F>
-struct UnitDecoder<F, PackedCodes::three> {
-  using Constants = NoTables;
-  const uint8_t* unit;
-  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
-  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
-    const Bytes a = load_bytes(unit), b = load_bytes(unit + 64), c = load_bytes(unit + 128);
-    const Bytes pairs[4] = {a, b, c, spare_bits(a, b, c)};
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      out[2 * i].v = both(pairs[i], 7);
-      out[2 * i + 1].v = both(down<3>(pairs[i]), 7);
-    }
-    unit += 192;
-  }
-};
 
 template <class F>
 struct UnitDecoder<F, PackedCodes::nibble> {

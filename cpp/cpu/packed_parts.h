@@ -29,6 +29,43 @@ struct UnitDecoder<F, PackedCodes::byte> {
   }
 };
 
+// Plain bits.  A tier gives field<bits, from> of every byte, and spare_bits, the codes in bits 6 and 7 of three vectors.
+template <class F>
+struct UnitDecoder<F, PackedCodes::two> {
+  using Constants = NoTables;
+  const uint8_t* unit;
+  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const auto four = load_bytes(unit + 64 * half);
+      CodeBytes* const o = out + 4 * half;
+      o[0].v = field<2, 0>(four);
+      o[1].v = field<2, 2>(four);
+      o[2].v = field<2, 4>(four);
+      o[3].v = field<2, 6>(four);
+    }
+    unit += 128;
+  }
+};
+
+template <class F>
+struct UnitDecoder<F, PackedCodes::three> {
+  using Constants = NoTables;
+  const uint8_t* unit;
+  HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+    const auto a = load_bytes(unit), b = load_bytes(unit + 64), c = load_bytes(unit + 128);
+    const decltype(CodeBytes::v) pairs[4] = {a, b, c, spare_bits(a, b, c)};
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i].v = field<3, 0>(pairs[i]);
+      out[2 * i + 1].v = field<3, 3>(pairs[i]);
+    }
+    unit += 192;
+  }
+};
+
 // Are the codes signed in this tier, because its unsigned products do not take the highest of them?
 template <PackableFormat F>
 constexpr bool signed_codes() {
