@@ -37,7 +37,9 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options)
   for (int k = 0; k < kActivations; ++k) quantized_.emplace_back(gpu_, moves_);
 }
 
-std::string CudaBackend::description() const { return format("CUDA{}, {}", gpu_.info().index, gpu_.info().name); }
+std::string CudaBackend::description() const {
+  return format("CUDA{}, {}", gpu_.info().index, gpu_.info().name);
+}
 
 std::unique_ptr<DeviceBuffer> CudaBackend::allocate(size_t bytes, std::string_view purpose) {
   const Turn turn(*this);
@@ -66,7 +68,9 @@ void CudaBackend::put_step(int64_t first_position, std::span<const int32_t> toke
     step_.device = std::make_unique<Memory>(gpu_, slot, "the tokens of a batch");
     gpu_.release_host(std::exchange(step_.pinned, nullptr));
     step_.pinned = static_cast<uint8_t*>(gpu_.allocate_host(kSlots * slot));
-    if (!step_.pinned) throw OutOfMemoryError("{} KiB of pinned memory for the tokens of a batch cannot be had", kSlots * slot >> 10);
+    if (!step_.pinned)
+      throw OutOfMemoryError("{} KiB of pinned memory for the tokens of a batch cannot be had",
+                             kSlots * slot >> 10);
     step_.slot_bytes = slot;
     step_.next_slot = 0;
     ++moves_;
@@ -92,8 +96,11 @@ bool CudaBackend::begin_pass(const PassInfo& pass) {
     pass_ = pass;
     put_step(pass.first_position, pass.tokens);
     if (!recordable(pass)) return false;
-    key_ = {pass.owner, pass.tokens.size(), pass.n_logits, positions_bound(pass.first_position + static_cast<int64_t>(pass.tokens.size()))};
-    const auto seen = std::find_if(recordings_.begin(), recordings_.end(), [&](const Recording& r) { return r.key == key_ && r.moves == moves_; });
+    key_ = {pass.owner, pass.tokens.size(), pass.n_logits,
+            positions_bound(pass.first_position + static_cast<int64_t>(pass.tokens.size()))};
+    const auto seen = std::find_if(recordings_.begin(), recordings_.end(), [&](const Recording& r) {
+      return r.key == key_ && r.moves == moves_;
+    });
     if (seen == recordings_.end()) {  // the first time allocates what it needs
       std::erase_if(recordings_, [&](const Recording& r) { return r.key == key_; });
       return false;
@@ -127,7 +134,9 @@ void CudaBackend::end_pass(bool complete) {
     return;
   }
   if (!complete || !recordable(pass_)) return;
-  if (!recordings_.empty() && recordings_.front().key == key_ && recordings_.front().moves == moves_) return;
+  if (!recordings_.empty() && recordings_.front().key == key_ &&
+      recordings_.front().moves == moves_)
+    return;
   recordings_.push_front({key_, moves_, nullptr});
   if (recordings_.size() > kMostGraphs) recordings_.pop_back();
 }
@@ -147,7 +156,8 @@ Position CudaBackend::position(int64_t first_position) {
 
 const int32_t* CudaBackend::upload_indices(std::span<const int32_t> indices) {
   if (in_pass_ && indices.data() == pass_.tokens.data())
-    return reinterpret_cast<const int32_t*>(static_cast<const uint8_t*>(step_.device->data) + kTokensAt);
+    return reinterpret_cast<const int32_t*>(static_cast<const uint8_t*>(step_.device->data) +
+                                            kTokensAt);
   auto* const to = indices_.get<int32_t>(indices.size());
   gpu_.write(to, indices.data(), indices.size_bytes());
   return to;
@@ -161,7 +171,8 @@ void CudaBackend::rms_norm(FloatView x, const DeviceTensor& weight, float eps, F
   gpu::rms_norm(gpu_, x, vector_of(weight), eps, out);
 }
 
-void CudaBackend::layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) {
+void CudaBackend::layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
+                             float eps, FloatView out) {
   const Turn turn(*this, Operation::norm);
   checks::layer_norm(x, weight, bias, out);
   gpu::layer_norm(gpu_, x, vector_of(weight), bias ? vector_of(*bias) : nullptr, eps, out);
@@ -173,22 +184,27 @@ void CudaBackend::rope(FloatView x, int n_heads, const Rope& rope, int64_t first
   gpu::rope(gpu_, x, n_heads, rope, position(first_position));
 }
 
-void CudaBackend::kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) {
+void CudaBackend::kv_append(const KVLayer& cache, FloatView k, FloatView v,
+                            int64_t first_position) {
   const Turn turn(*this, Operation::kv_append);
   checks::kv_append(cache, k, v, first_position);
   gpu::kv_append(gpu_, cache, k, v, position(first_position));
 }
 
-void CudaBackend::attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape, FloatView out) {
+void CudaBackend::attention(FloatView q, const KVLayer& cache, int64_t first_position,
+                            const AttentionShape& shape, FloatView out) {
   const Turn turn(*this, Operation::attention);
   checks::attention(q, cache, first_position, shape, out);
   const int64_t positions = std::min(positions_bound(first_position + q.rows), cache.capacity);
   const size_t bytes = attention_scratch_bytes(gpu_, cache, shape, q.rows, positions);
-  gpu::attention(gpu_, q, cache, position(first_position), positions, shape, shape.sinks ? vector_of(*shape.sinks) : nullptr, out,
+  gpu::attention(gpu_, q, cache, position(first_position), positions, shape,
+                 shape.sinks ? vector_of(*shape.sinks) : nullptr, out,
                  attention_.get<uint8_t>(bytes));
 }
 
-void CudaBackend::silu_mul(FloatView gate, FloatView up, FloatView out) { gated(Nonlinearity::silu, gate, up, out); }
+void CudaBackend::silu_mul(FloatView gate, FloatView up, FloatView out) {
+  gated(Nonlinearity::silu, gate, up, out);
+}
 
 void CudaBackend::gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
   const Turn turn(*this, Operation::gate);
@@ -225,7 +241,8 @@ void CudaBackend::soft_cap(FloatView x, float cap) {
   gpu::soft_cap(gpu_, x, cap);
 }
 
-void CudaBackend::copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) {
+void CudaBackend::copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step,
+                             int n_heads, int64_t width) {
   const Turn turn(*this, Operation::add);
   checks::copy_heads(from, from_step, to, to_step, n_heads, width);
   gpu::copy_heads(gpu_, from, from_step, to, to_step, n_heads, width);
@@ -237,7 +254,8 @@ void CudaBackend::gather_rows(FloatView x, std::span<const int32_t> rows, FloatV
   gpu::gather_rows(gpu_, x, upload_indices(rows), out);
 }
 
-void CudaBackend::mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) {
+void CudaBackend::mix_rows(FloatView x, std::span<const int32_t> rows,
+                           std::span<const float> weights, FloatView out) {
   const Turn turn(*this, Operation::add);
   checks::mix_rows(x, rows, weights, out);
   auto* const indices = indices_.get<int32_t>(2 * rows.size());
@@ -247,7 +265,8 @@ void CudaBackend::mix_rows(FloatView x, std::span<const int32_t> rows, std::span
   gpu::mix_rows(gpu_, x, indices, factors, static_cast<int64_t>(rows.size()) / out.rows, out);
 }
 
-SampleResult CudaBackend::sample(const float* logits, int64_t n_vocab, const SampleSettings& settings, std::span<const SampleEdit> edits,
+SampleResult CudaBackend::sample(const float* logits, int64_t n_vocab,
+                                 const SampleSettings& settings, std::span<const SampleEdit> edits,
                                  uint64_t& generator) {
   const Turn turn(*this);
   struct Draw {
@@ -263,8 +282,10 @@ SampleResult CudaBackend::sample(const float* logits, int64_t n_vocab, const Sam
   auto* const on_device = draw_.get<uint8_t>(bytes.size());
   gpu_.write(on_device, bytes.data(), bytes.size());
   auto* const at = reinterpret_cast<Draw*>(on_device);
-  gpu::sample(gpu_, logits, n_vocab, settings, reinterpret_cast<const SampleEdit*>(on_device + kEditsAt), &at->n_edits, &at->generator,
-              &at->result, draw_scratch_.get<uint8_t>(sample_scratch_bytes(n_vocab)));
+  gpu::sample(gpu_, logits, n_vocab, settings,
+              reinterpret_cast<const SampleEdit*>(on_device + kEditsAt), &at->n_edits,
+              &at->generator, &at->result,
+              draw_scratch_.get<uint8_t>(sample_scratch_bytes(n_vocab)));
   gpu_.read(&draw, at, sizeof draw);
   generator = draw.generator;
   return draw.result;

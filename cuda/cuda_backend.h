@@ -1,8 +1,10 @@
-// The operations of backend.h on one CUDA device (or its emulation): checks, memory, and which kernel runs.
+// The operations of backend.h on one CUDA device (or its emulation): checks, memory, and which
+// kernel runs.
 //
-// Everything is asynchronous in one stream; only read() waits.  A repeatable pass over a few tokens is recorded as a graph when
-// it comes for the third time with as many positions (to a power of two), and replayed from then on: the position and the tokens are
-// read from device memory, where begin_pass() puts them.  Calls from several threads take turns; a pass is one turn.
+// Everything is asynchronous in one stream; only read() waits.  A repeatable pass over a few tokens
+// is recorded as a graph when it comes for the third time with as many positions (to a power of
+// two), and replayed from then on: the position and the tokens are read from device memory, where
+// begin_pass() puts them.  Calls from several threads take turns; a pass is one turn.
 #pragma once
 
 #include <list>
@@ -34,8 +36,12 @@ class CudaTensor final : public DeviceTensor {
   std::unique_ptr<Memory> weight_domain;  // for the weight-domain kernel (matmul_weight.h)
   std::unique_ptr<Memory> vector;         // fp32, where there is one row: a norm or a bias
 
-  PlainMatrix plain_matrix() const { return {format, rows, cols, row_bytes, static_cast<const uint8_t*>(plain->data)}; }
-  PackedMatrix packed_matrix() const { return {format, rows, cols, static_cast<const uint8_t*>(packed->data)}; }
+  PlainMatrix plain_matrix() const {
+    return {format, rows, cols, row_bytes, static_cast<const uint8_t*>(plain->data)};
+  }
+  PackedMatrix packed_matrix() const {
+    return {format, rows, cols, static_cast<const uint8_t*>(packed->data)};
+  }
   const float* floats() const { return static_cast<const float*>(vector->data); }
 };
 
@@ -57,11 +63,13 @@ class CudaBackend final : public Backend {
 
   void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) override;
   void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
-  void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) override;
+  void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps,
+                  FloatView out) override;
   void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
   void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) override;
   void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) override;
-  void attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape, FloatView out) override;
+  void attention(FloatView q, const KVLayer& cache, int64_t first_position,
+                 const AttentionShape& shape, FloatView out) override;
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;
   void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
   void activate(Nonlinearity f, FloatView x, FloatView out) override;
@@ -69,13 +77,15 @@ class CudaBackend final : public Backend {
   void add_bias(FloatView x, const DeviceTensor& bias) override;
   void scale(FloatView x, float factor) override;
   void soft_cap(FloatView x, float cap) override;
-  void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) override;
+  void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads,
+                  int64_t width) override;
   void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) override;
-  void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) override;
+  void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights,
+                FloatView out) override;
 
   bool samples() const override { return true; }
-  SampleResult sample(const float* logits, int64_t n_vocab, const SampleSettings& settings, std::span<const SampleEdit> edits,
-                      uint64_t& generator) override;
+  SampleResult sample(const float* logits, int64_t n_vocab, const SampleSettings& settings,
+                      std::span<const SampleEdit> edits, uint64_t& generator) override;
 
   void time_operations(bool on) override;
   OperationTimes operation_times() override;
@@ -85,7 +95,9 @@ class CudaBackend final : public Backend {
   struct QuantizedScratch {
     Scratch codes, transposed, scales, sums;
     QuantizedScratch(Gpu& gpu, int64_t& moves)
-        : codes(gpu, "the quantized input of a matmul", moves), transposed(gpu, "the quantized input of a matmul", moves), scales(gpu, "the quantized input of a matmul", moves),
+        : codes(gpu, "the quantized input of a matmul", moves),
+          transposed(gpu, "the quantized input of a matmul", moves),
+          scales(gpu, "the quantized input of a matmul", moves),
           sums(gpu, "the quantized input of a matmul", moves) {}
   };
   struct PreparedInput;
@@ -118,11 +130,12 @@ class CudaBackend final : public Backend {
   std::recursive_mutex mutex_;
   OperationTimes times_;
 
-  int64_t moves_ = 0;  // of memory that graphs may know
+  int64_t moves_ = 0;                        // of memory that graphs may know
   std::vector<QuantizedScratch> quantized_;  // by Activation
   Scratch floats_, decoded_, attention_, product_, staging_, indices_, draw_, draw_scratch_;
 
-  // What the device reads of the pass: its first position, then its tokens.  Written from pinned slots in turn.
+  // What the device reads of the pass: its first position, then its tokens.  Written from pinned
+  // slots in turn.
   struct Step {
     std::unique_ptr<Memory> device;
     uint8_t* pinned = nullptr;

@@ -20,7 +20,8 @@ inline const float* vector_of(const DeviceTensor& t) {
 // One operation: the lock and, while they are measured, the time until the device has done it.
 class CudaBackend::Turn {
  public:
-  Turn(CudaBackend& backend, Operation operation) : lock_(backend.mutex_), backend_(backend), timer_(backend.times_, operation) {}
+  Turn(CudaBackend& backend, Operation operation)
+      : lock_(backend.mutex_), backend_(backend), timer_(backend.times_, operation) {}
   explicit Turn(CudaBackend& backend) : Turn(backend, Operation::add) {}
   ~Turn() {
     if (backend_.times_.on && !backend_.recording_) try {

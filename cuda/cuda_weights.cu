@@ -11,8 +11,9 @@
 namespace hrun::gpu {
 namespace {
 
-constexpr size_t kStagingBytes = size_t{64} << 20;   // of file rows on their way into a packed layout
-constexpr size_t kDecodedBytes = size_t{64} << 20;   // of decoded rows
+constexpr size_t kStagingBytes = size_t{64}
+                                 << 20;  // of file rows on their way into a packed layout
+constexpr size_t kDecodedBytes = size_t{64} << 20;  // of decoded rows
 
 std::string name_of(const TensorView& view) { return format("tensor '{}'", printable(view.name)); }
 
@@ -43,36 +44,48 @@ std::unique_ptr<DeviceTensor> CudaBackend::upload(const TensorView& view, Tensor
     gpu_.write(tensor->vector->data, values.data(), values.size() * sizeof(float));
   }
   const bool by_weight = is_rotated(info.activation) && rotated_matmul_ == RotatedMatmul::weight;
-  const bool by_integers = !is_rotated(info.activation) || rotated_matmul_ == RotatedMatmul::activation;
-  if (use != TensorUse::lookup && by_weight && weight_domain_bytes(view.format, view.rows, view.cols) > 0) upload_weight_domain(*tensor, view);
-  else if (use != TensorUse::lookup && by_integers && packed_bytes(view.format, view.rows, view.cols) > 0) upload_packed(*tensor, view);
-  if (use != TensorUse::product || (!tensor->packed && !tensor->weight_domain)) upload_plain(*tensor, view);
+  const bool by_integers =
+      !is_rotated(info.activation) || rotated_matmul_ == RotatedMatmul::activation;
+  if (use != TensorUse::lookup && by_weight &&
+      weight_domain_bytes(view.format, view.rows, view.cols) > 0)
+    upload_weight_domain(*tensor, view);
+  else if (use != TensorUse::lookup && by_integers &&
+           packed_bytes(view.format, view.rows, view.cols) > 0)
+    upload_packed(*tensor, view);
+  if (use != TensorUse::product || (!tensor->packed && !tensor->weight_domain))
+    upload_plain(*tensor, view);
   return tensor;
 }
 
 void CudaBackend::upload_plain(CudaTensor& tensor, const TensorView& view) {
-  tensor.plain = std::make_unique<Memory>(gpu_, tensor.row_bytes * static_cast<size_t>(view.rows), name_of(view));
+  tensor.plain = std::make_unique<Memory>(gpu_, tensor.row_bytes * static_cast<size_t>(view.rows),
+                                          name_of(view));
   gpu_.write(tensor.plain->data, view.data, tensor.plain->bytes);
 }
 
 void CudaBackend::upload_packed(CudaTensor& tensor, const TensorView& view) {
-  tensor.packed = std::make_unique<Memory>(gpu_, packed_bytes(view.format, view.rows, view.cols), name_of(view));
+  tensor.packed = std::make_unique<Memory>(gpu_, packed_bytes(view.format, view.rows, view.cols),
+                                           name_of(view));
   tensor.bytes = tensor.packed->bytes;
-  const auto fitting = static_cast<int64_t>(kStagingBytes / tensor.row_bytes) / kPackRows * kPackRows;
+  const auto fitting =
+      static_cast<int64_t>(kStagingBytes / tensor.row_bytes) / kPackRows * kPackRows;
   const int64_t step = std::min(std::max(fitting, kPackRows), view.rows);
   auto* const staging = staging_.get<uint8_t>(static_cast<size_t>(step) * tensor.row_bytes);
   for (int64_t first = 0; first < view.rows; first += step) {
     const int64_t n = std::min(step, view.rows - first);
-    gpu_.write(staging, view.data + static_cast<size_t>(first) * view.row_bytes, static_cast<size_t>(n) * view.row_bytes);
+    gpu_.write(staging, view.data + static_cast<size_t>(first) * view.row_bytes,
+               static_cast<size_t>(n) * view.row_bytes);
     pack(gpu_, staging, first, n, tensor.packed_matrix());
   }
 }
 
 void CudaBackend::upload_weight_domain(CudaTensor& tensor, const TensorView& view) {
   upload_plain(tensor, view);
-  tensor.weight_domain = std::make_unique<Memory>(gpu_, weight_domain_bytes(view.format, view.rows, view.cols), name_of(view));
+  tensor.weight_domain = std::make_unique<Memory>(
+      gpu_, weight_domain_bytes(view.format, view.rows, view.cols), name_of(view));
   tensor.bytes = tensor.weight_domain->bytes;
-  pack_weight_domain(gpu_, view.format, static_cast<const uint8_t*>(tensor.plain->data), tensor.row_bytes, view.rows, view.cols,
+  pack_weight_domain(gpu_, view.format, static_cast<const uint8_t*>(tensor.plain->data),
+                     tensor.row_bytes, view.rows, view.cols,
                      static_cast<uint8_t*>(tensor.weight_domain->data));
   tensor.plain.reset();  // waits for the kernel
 }
@@ -105,12 +118,14 @@ const QuantizedRows& CudaBackend::quantized(PreparedInput& input, Activation kin
   rows.codes = scratch.codes.get<int8_t>(n * static_cast<size_t>(rows.stride));
   rows.scales = scratch.scales.get<float>(n * static_cast<size_t>(rows.n_blocks));
   rows.sums = scratch.sums.get<int16_t>(n * static_cast<size_t>(rows.stride / kGroup));
-  if (wants_transposed(kind)) rows.transposed = scratch.transposed.get<int8_t>(n * static_cast<size_t>(rows.stride));
+  if (wants_transposed(kind))
+    rows.transposed = scratch.transposed.get<int8_t>(n * static_cast<size_t>(rows.stride));
   quantize(gpu_, source(input.from), kind, rows);
   return rows;
 }
 
-// The input in fp32, rotated as `kind` says; kinds of one matmul() beyond the first overwrite each other's memory, so they are not kept.
+// The input in fp32, rotated as `kind` says; kinds of one matmul() beyond the first overwrite each
+// other's memory, so they are not kept.
 FloatView CudaBackend::floats(PreparedInput& input, Activation kind) {
   FloatView& view = input.floats[static_cast<size_t>(kind)];
   if (view.data) return view;
@@ -123,13 +138,15 @@ FloatView CudaBackend::floats(PreparedInput& input, Activation kind) {
 }
 
 void CudaBackend::multiply_decoded(const CudaTensor& w, FloatView x, bool own_basis, FloatView y) {
-  const auto fitting = std::max<int64_t>(1, static_cast<int64_t>(kDecodedBytes / sizeof(float)) / w.cols);
+  const auto fitting =
+      std::max<int64_t>(1, static_cast<int64_t>(kDecodedBytes / sizeof(float)) / w.cols);
   const int64_t step = std::min(fitting, w.rows);
   auto* const decoded = decoded_.get<float>(static_cast<size_t>(step * w.cols));
   for (int64_t first = 0; first < w.rows; first += step) {
     const int64_t n = std::min(step, w.rows - first);
     decode_rows(gpu_, w.plain_matrix(), first, nullptr, own_basis, {decoded, n, w.cols, w.cols});
-    const PlainMatrix part{F32::kId, n, w.cols, static_cast<size_t>(w.cols) * sizeof(float), reinterpret_cast<const uint8_t*>(decoded)};
+    const PlainMatrix part{F32::kId, n, w.cols, static_cast<size_t>(w.cols) * sizeof(float),
+                           reinterpret_cast<const uint8_t*>(decoded)};
     matmul_floats(gpu_, part, x, {y.data + first, y.rows, n, y.stride});
   }
 }
@@ -138,12 +155,16 @@ void CudaBackend::multiply(const CudaTensor& w, PreparedInput& input, FloatView 
   const Activation kind = w.info->activation;
   if (w.weight_domain) {
     const FloatView x = floats(input, Activation::kFloat);
-    void* const scratch = product_.get<uint8_t>(weight_domain_scratch_bytes(w.format, w.rows, w.cols, x.rows));
-    return matmul_weight_domain(gpu_, w.format, static_cast<const uint8_t*>(w.weight_domain->data), w.rows, w.cols, x, y, scratch);
+    void* const scratch =
+        product_.get<uint8_t>(weight_domain_scratch_bytes(w.format, w.rows, w.cols, x.rows));
+    return matmul_weight_domain(gpu_, w.format, static_cast<const uint8_t*>(w.weight_domain->data),
+                                w.rows, w.cols, x, y, scratch);
   }
-  if (w.info->is_float) return matmul_floats(gpu_, w.plain_matrix(), floats(input, Activation::kFloat), y);
+  if (w.info->is_float)
+    return matmul_floats(gpu_, w.plain_matrix(), floats(input, Activation::kFloat), y);
   if (kind == Activation::kFloat) return multiply_decoded(w, floats(input, kind), false, y);
-  if (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation) return matmul_plain(gpu_, w.plain_matrix(), quantized(input, kind), y);
+  if (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation)
+    return matmul_plain(gpu_, w.plain_matrix(), quantized(input, kind), y);
   const bool own_basis = rotated_matmul_ == RotatedMatmul::activation_float;
   multiply_decoded(w, floats(input, own_basis ? kind : Activation::kFloat), own_basis, y);
 }
@@ -155,7 +176,8 @@ void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInpu
   PreparedInput input{from};
   std::vector<PackedProduct> parts;  // packed targets of one format in a row
   const auto multiply_parts = [&] {
-    if (!parts.empty()) gpu::matmul(gpu_, parts, quantized(input, find_format(parts[0].w.format)->activation));
+    if (!parts.empty())
+      gpu::matmul(gpu_, parts, quantized(input, find_format(parts[0].w.format)->activation));
     parts.clear();
   };
   for (const MatmulTarget& target : targets) {
@@ -163,8 +185,10 @@ void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInpu
     require(w.cols == x.cols && target.y.rows == x.rows && target.y.cols == w.rows, "matmul",
             "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
     if (!w.packed || (!parts.empty() && parts[0].w.format != w.format)) multiply_parts();
-    if (w.packed) parts.push_back({w.packed_matrix(), target.y});
-    else multiply(w, input, target.y);
+    if (w.packed)
+      parts.push_back({w.packed_matrix(), target.y});
+    else
+      multiply(w, input, target.y);
   }
   multiply_parts();
 }

@@ -1,7 +1,8 @@
 // One device: its memory, its one stream of work, its graphs.
 //
-// The CUDA build implements it by the CUDA runtime (gpu_cuda.cu).  The emulated build runs every kernel on the CPU
-// (emulation/gpu.cpp): the same kernels, the same backend, the same order, for tests on machines without a GPU.
+// The CUDA build implements it by the CUDA runtime (gpu_cuda.cu).  The emulated build runs every
+// kernel on the CPU (emulation/gpu.cpp): the same kernels, the same backend, the same order, for
+// tests on machines without a GPU.
 #pragma once
 
 #include <cstddef>
@@ -22,10 +23,10 @@ struct Grid {
 
 struct GpuInfo {
   int index = 0;
-  std::string name;        // "NVIDIA H100 80GB HBM3"
+  std::string name;  // "NVIDIA H100 80GB HBM3"
   size_t total_bytes = 0;
   size_t free_bytes = 0;
-  int capability = 0;      // 90 for 9.0
+  int capability = 0;  // 90 for 9.0
   int multiprocessors = 0;
 };
 
@@ -50,25 +51,29 @@ class Gpu {
   size_t free_bytes() const;
   static size_t free_bytes(int index);  // without the rest of a Gpu; throws DeviceError
 
-  void* allocate(size_t bytes);  // null when there is not so much
-  void release(void* memory);    // waits for work that may use it
+  void* allocate(size_t bytes);       // null when there is not so much
+  void release(void* memory);         // waits for work that may use it
   void* allocate_host(size_t bytes);  // pinned; null when there is not so much
   void release_host(void* memory);
 
   // All in the order of the stream.
-  void write(void* to, const void* from, size_t bytes);         // from ordinary memory, which may change when this returns
-  void write_pinned(void* to, const void* from, size_t bytes);  // from pinned memory, read when the stream gets there
-  void read(void* to, const void* from, size_t bytes);          // returns when it is there
-  void copy(void* to, const void* from, size_t bytes);          // on the device
+  void write(void* to, const void* from,
+             size_t bytes);  // from ordinary memory, which may change when this returns
+  void write_pinned(void* to, const void* from,
+                    size_t bytes);  // from pinned memory, read when the stream gets there
+  void read(void* to, const void* from, size_t bytes);  // returns when it is there
+  void copy(void* to, const void* from, size_t bytes);  // on the device
   void clear(void* at, size_t bytes);
-  void wait();                                                  // for all that was asked for; throws DeviceError if it failed
+  void wait();  // for all that was asked for; throws DeviceError if it failed
 
-  // kernel() in every thread of `grid` blocks of kernel.kThreads threads, with `shared_bytes` of shared memory.  Kernel: a
-  // trivially copyable struct with kThreads, kBlocks (resident per multiprocessor, at least) and HRUN_HD operator()() const.
+  // kernel() in every thread of `grid` blocks of kernel.kThreads threads, with `shared_bytes` of
+  // shared memory.  Kernel: a trivially copyable struct with kThreads, kBlocks (resident per
+  // multiprocessor, at least) and HRUN_HD operator()() const.
   template <class Kernel>
   void launch(const Kernel& kernel, Grid grid, size_t shared_bytes = 0);
 
-  // Between these, launches and copies are recorded instead of run; allocation, read and wait are errors.
+  // Between these, launches and copies are recorded instead of run; allocation, read and wait are
+  // errors.
   void begin_capture();
   std::unique_ptr<Graph> end_capture();
   void drop_capture() noexcept;
@@ -80,7 +85,8 @@ class Gpu {
   void* stream() const;
   void check_launch(const char* what);
 #else
-  void launch(void (*entry)(const void*), const void* kernel, size_t bytes, Grid grid, int threads, size_t shared_bytes);
+  void launch(void (*entry)(const void*), const void* kernel, size_t bytes, Grid grid, int threads,
+              size_t shared_bytes);
 #endif
   struct State;
   std::unique_ptr<State> state_;
@@ -89,14 +95,17 @@ class Gpu {
 #if defined(__CUDACC__)
 
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks) run_kernel(const __grid_constant__ Kernel kernel) {
+__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
+    run_kernel(const __grid_constant__ Kernel kernel) {
   kernel();
 }
 
 template <class Kernel>
 void Gpu::launch(const Kernel& kernel, Grid grid, size_t shared_bytes) {
-  if (shared_bytes > (48u << 10)) prepare(reinterpret_cast<const void*>(&run_kernel<Kernel>), shared_bytes);
-  run_kernel<Kernel><<<dim3(grid.x, grid.y, grid.z), Kernel::kThreads, shared_bytes, static_cast<cudaStream_t>(stream())>>>(kernel);
+  if (shared_bytes > (48u << 10))
+    prepare(reinterpret_cast<const void*>(&run_kernel<Kernel>), shared_bytes);
+  run_kernel<Kernel><<<dim3(grid.x, grid.y, grid.z), Kernel::kThreads, shared_bytes,
+                       static_cast<cudaStream_t>(stream())>>>(kernel);
   check_launch(Kernel::kName);
 }
 
@@ -105,7 +114,8 @@ void Gpu::launch(const Kernel& kernel, Grid grid, size_t shared_bytes) {
 template <class Kernel>
 void Gpu::launch(const Kernel& kernel, Grid grid, size_t shared_bytes) {
   static_assert(std::is_trivially_copyable_v<Kernel>);
-  launch([](const void* k) { (*static_cast<const Kernel*>(k))(); }, &kernel, sizeof kernel, grid, Kernel::kThreads, shared_bytes);
+  launch([](const void* k) { (*static_cast<const Kernel*>(k))(); }, &kernel, sizeof kernel, grid,
+         Kernel::kThreads, shared_bytes);
 }
 
 #endif

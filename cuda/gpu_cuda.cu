@@ -22,7 +22,8 @@ class CudaGraph : public Graph {
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // clears what can be cleared
-  throw DeviceError("CUDA: {} failed: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status));
+  throw DeviceError("CUDA: {} failed: {} ({})", what, cudaGetErrorString(status),
+                    cudaGetErrorName(status));
 }
 
 constexpr size_t kStagingBytes = size_t{8} << 20;
@@ -46,8 +47,9 @@ std::vector<GpuInfo> Gpu::list(std::string& reason) {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) {
     cudaGetLastError();
-    reason = status == cudaErrorInsufficientDriver ? "the NVIDIA driver is missing or older than this build needs"
-                                                   : cudaGetErrorString(status);
+    reason = status == cudaErrorInsufficientDriver
+                 ? "the NVIDIA driver is missing or older than this build needs"
+                 : cudaGetErrorString(status);
     return {};
   }
   if (count == 0) reason = "no CUDA device is present";
@@ -75,14 +77,17 @@ Gpu::Gpu(int index) : state_(new State) {
   for (const GpuInfo& info : list(reason))
     if (info.index == index) state_->info = info;
   if (state_->info.name.empty())
-    throw DeviceError("CUDA device {} cannot be used: {}", index, reason.empty() ? "there is none of this number" : reason);
+    throw DeviceError("CUDA device {} cannot be used: {}", index,
+                      reason.empty() ? "there is none of this number" : reason);
   State& s = *state_;
   s.select();
   check(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking), "the stream");
   void* staging = nullptr;
-  check(cudaHostAlloc(&staging, 2 * kStagingBytes, cudaHostAllocDefault), "pinned memory for uploads");
+  check(cudaHostAlloc(&staging, 2 * kStagingBytes, cudaHostAllocDefault),
+        "pinned memory for uploads");
   s.staging = static_cast<uint8_t*>(staging);
-  for (cudaEvent_t& event : s.travelled) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
+  for (cudaEvent_t& event : s.travelled)
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
 }
 
 Gpu::~Gpu() {
@@ -136,7 +141,8 @@ void* Gpu::allocate_host(size_t bytes) {
 void Gpu::release_host(void* memory) { cudaFreeHost(memory); }
 
 void Gpu::write(void* to, const void* from, size_t bytes) {
-  if (state_->capturing) throw DeviceError("a write from ordinary memory while a graph is recorded");
+  if (state_->capturing)
+    throw DeviceError("a write from ordinary memory while a graph is recorded");
   State& s = *state_;
   s.select();
   for (size_t done = 0; done < bytes;) {
@@ -144,7 +150,9 @@ void Gpu::write(void* to, const void* from, size_t bytes) {
     uint8_t* const half = s.staging + static_cast<size_t>(s.half) * kStagingBytes;
     check(cudaEventSynchronize(s.travelled[s.half]), "an upload");
     memcpy(half, static_cast<const uint8_t*>(from) + done, part);
-    check(cudaMemcpyAsync(static_cast<uint8_t*>(to) + done, half, part, cudaMemcpyHostToDevice, s.stream), "an upload");
+    check(cudaMemcpyAsync(static_cast<uint8_t*>(to) + done, half, part, cudaMemcpyHostToDevice,
+                          s.stream),
+          "an upload");
     check(cudaEventRecord(s.travelled[s.half], s.stream), "an upload");
     s.half ^= 1;
     done += part;
@@ -181,7 +189,8 @@ void Gpu::wait() {
 
 void Gpu::prepare(const void* function, size_t shared_bytes) {
   state_->select();
-  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes)),
         "a kernel's wish for shared memory");
 }
 
@@ -193,7 +202,8 @@ void Gpu::check_launch(const char* what) { check(cudaGetLastError(), what); }
 
 void Gpu::begin_capture() {
   state_->select();
-  check(cudaStreamBeginCapture(state_->stream, cudaStreamCaptureModeThreadLocal), "the recording of a graph");
+  check(cudaStreamBeginCapture(state_->stream, cudaStreamCaptureModeThreadLocal),
+        "the recording of a graph");
   state_->capturing = true;
 }
 

@@ -27,7 +27,8 @@ struct Read {
   HRUN_HD void operator()() const {
     const int64_t step = static_cast<int64_t>(grid_x()) * kThreads;
     uint32_t sum = 0;
-    for (int64_t i = static_cast<int64_t>(block_x()) * kThreads + thread(); i + (kAtOnce - 1) * step < count; i += kAtOnce * step) {
+    for (int64_t i = static_cast<int64_t>(block_x()) * kThreads + thread();
+         i + (kAtOnce - 1) * step < count; i += kAtOnce * step) {
       Words4 w[kAtOnce];
       for (int j = 0; j < kAtOnce; ++j) w[j] = load_once(from + i + j * step);
       for (int j = 0; j < kAtOnce; ++j) sum ^= w[j].v[0] ^ w[j].v[1] ^ w[j].v[2] ^ w[j].v[3];
@@ -44,7 +45,9 @@ struct Copy {
   int64_t count;
 
   HRUN_HD void operator()() const {
-    for (int64_t i = static_cast<int64_t>(block_x()) * kThreads + thread(); i < count; i += static_cast<int64_t>(grid_x()) * kThreads) to[i] = load_once(from + i);
+    for (int64_t i = static_cast<int64_t>(block_x()) * kThreads + thread(); i < count;
+         i += static_cast<int64_t>(grid_x()) * kThreads)
+      to[i] = load_once(from + i);
   }
 };
 
@@ -56,14 +59,20 @@ struct Int8 {
   static constexpr const char* kName = "multiply8";
   static constexpr int kDepth = 32;
   static HRUN_HD uint32_t operand() { return static_cast<uint32_t>(thread()) * 0x01030507u; }
-  static HRUN_HD void multiply(Sum (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_s8(c, a, b); }
+  static HRUN_HD void multiply(Sum (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_s8(c, a, b);
+  }
 };
 struct Fp16 {
   using Sum = float;
   static constexpr const char* kName = "multiply16";
   static constexpr int kDepth = 16;
-  static HRUN_HD uint32_t operand() { return 0x2c002a00u + static_cast<uint32_t>(lane()); }  // small numbers
-  static HRUN_HD void multiply(Sum (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { mma_f16(c, a, b); }
+  static HRUN_HD uint32_t operand() {
+    return 0x2c002a00u + static_cast<uint32_t>(lane());
+  }  // small numbers
+  static HRUN_HD void multiply(Sum (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_f16(c, a, b);
+  }
 };
 
 template <class Unit>
@@ -97,7 +106,8 @@ double fastest(Gpu& gpu, Function&& run) {
     const auto start = std::chrono::steady_clock::now();
     run();
     gpu.wait();
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    best = std::min(
+        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   return best;
 }
@@ -113,7 +123,8 @@ double operations_per_second(Gpu& gpu, uint32_t* sink) {
 }  // namespace
 
 DevicePeaks measure(Gpu& gpu) {
-  const Memory from(gpu, kBytes, "the measurement of the bandwidth"), to(gpu, kBytes, "the measurement of the bandwidth");
+  const Memory from(gpu, kBytes, "the measurement of the bandwidth"),
+      to(gpu, kBytes, "the measurement of the bandwidth");
   auto* const sink = static_cast<uint32_t*>(to.data);
   const auto* const words = static_cast<const Words4*>(from.data);
   constexpr auto kCount = static_cast<int64_t>(kBytes / sizeof(Words4));
@@ -122,7 +133,9 @@ DevicePeaks measure(Gpu& gpu) {
   gpu.clear(to.data, kBytes);
   DevicePeaks peaks;
   peaks.read = kBytes / fastest(gpu, [&] { gpu.launch(Read{words, sink, kCount}, grid); });
-  peaks.copy = 2.0 * kBytes / fastest(gpu, [&] { gpu.launch(Copy{words, static_cast<Words4*>(to.data), kCount}, grid); });
+  peaks.copy = 2.0 * kBytes / fastest(gpu, [&] {
+                 gpu.launch(Copy{words, static_cast<Words4*>(to.data), kCount}, grid);
+               });
   peaks.int8 = operations_per_second<Int8>(gpu, sink);
   peaks.fp16 = operations_per_second<Fp16>(gpu, sink);
   return peaks;

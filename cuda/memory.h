@@ -16,8 +16,11 @@ class Memory : public DeviceBuffer {
   Memory(Gpu& gpu, size_t size, std::string_view purpose) : gpu_(gpu) {
     data = gpu.allocate(size);
     if (!data)
-      throw OutOfMemoryError("{}: {} MiB do not fit on {}, which has {} MiB free; fewer layers there (-ngl), a smaller context "
-                             "(-c) or a smaller model would", purpose, (size + 1048575) >> 20, gpu.info().name, gpu.free_bytes() >> 20);
+      throw OutOfMemoryError(
+          "{}: {} MiB do not fit on {}, which has {} MiB free; fewer layers there (-ngl), a "
+          "smaller context "
+          "(-c) or a smaller model would",
+          purpose, (size + 1048575) >> 20, gpu.info().name, gpu.free_bytes() >> 20);
     bytes = size;
   }
   ~Memory() override { gpu_.release(data); }
@@ -28,11 +31,12 @@ class Memory : public DeviceBuffer {
   Gpu& gpu_;
 };
 
-// One buffer for one purpose, as large as the largest wish so far.  Growing forgets the contents and moves it: `moves`
-// counts that, since a recorded graph holds the old address.
+// One buffer for one purpose, as large as the largest wish so far.  Growing forgets the contents
+// and moves it: `moves` counts that, since a recorded graph holds the old address.
 class Scratch {
  public:
-  Scratch(Gpu& gpu, std::string_view purpose, int64_t& moves) : gpu_(gpu), purpose_(purpose), moves_(moves) {}
+  Scratch(Gpu& gpu, std::string_view purpose, int64_t& moves)
+      : gpu_(gpu), purpose_(purpose), moves_(moves) {}
 
   template <class T>
   T* get(size_t count) {

@@ -25,7 +25,9 @@ std::vector<DeviceDescription> devices(std::string& reason) {
   return all;
 }
 
-std::unique_ptr<Backend> make(int device, const BackendOptions& options) { return std::make_unique<CudaBackend>(device, options); }
+std::unique_ptr<Backend> make(int device, const BackendOptions& options) {
+  return std::make_unique<CudaBackend>(device, options);
+}
 
 DevicePeaks measure_device(int device) {
   Gpu gpu(device);
@@ -37,9 +39,12 @@ size_t weight_bytes(FormatId format, int64_t rows, int64_t cols) {
   return packed > 0 ? packed : find_format(format)->row_bytes(cols) * static_cast<size_t>(rows);
 }
 
-constexpr BackendPlugin kPlugin{BackendPlugin::kInterface, devices, make, measure_device, weight_bytes};
+constexpr BackendPlugin kPlugin{BackendPlugin::kInterface, devices, make, measure_device,
+                                weight_bytes};
 
 }  // namespace
 }  // namespace hrun::gpu
 
-extern "C" __attribute__((visibility("default"))) const hrun::BackendPlugin* hrun_backend_plugin() { return &hrun::gpu::kPlugin; }
+extern "C" __attribute__((visibility("default"))) const hrun::BackendPlugin* hrun_backend_plugin() {
+  return &hrun::gpu::kPlugin;
+}

@@ -1,6 +1,6 @@
 """The README's table of architectures, from the registry and from what the oracle tests compare.
 
-    PYTHONPATH=python python tests/architecture_table.py
+PYTHONPATH=python python tests/architecture_table.py
 """
 
 from __future__ import annotations
@@ -11,13 +11,22 @@ from tiny_transformers import TINY
 
 
 def table() -> str:
-    lines = ["| architecture | Hugging Face classes | same logits as transformers | its GGUF in llama.cpp |", "|---|---|---|---|"]
+    lines = [
+        "| architecture | Hugging Face classes | same logits as transformers | its GGUF in llama.cpp |",
+        "|---|---|---|---|",
+    ]
     for architecture in _core.architectures():
         names = [name for name, tiny in TINY.items() if tiny.architecture == architecture.name]
         same = [name for name in names if name not in DIFFERENT]
-        shared = "same logits" if len(same) == len(names) else (
-            f"same logits, but for {', '.join(name for name in names if name in DIFFERENT)}" if same else
-            f"other logits: {DIFFERENT[names[0]]}")
+        shared = (
+            "same logits"
+            if len(same) == len(names)
+            else (
+                f"same logits, but for {', '.join(name for name in names if name in DIFFERENT)}"
+                if same
+                else f"other logits: {DIFFERENT[names[0]]}"
+            )
+        )
         classes = ", ".join(architecture.hf_classes)
         lines.append(f"| `{architecture.name}` | {classes} | {', '.join(names)} | {shared} |")
     return "\n".join(lines)

@@ -26,7 +26,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Whatever the machine has, tests run on the CPU unless they ask for a device; and the device that they get is emulated, unless
 # only those for a GPU were asked for.
 os.environ.setdefault("HRUN_DEVICE", "cpu")
-EMULATED = Path(os.environ.get("HRUN_EMULATED_LIBRARY") or ROOT / "build/emulated/libhrun_cuda_emulated.so")
+EMULATED = Path(
+    os.environ.get("HRUN_EMULATED_LIBRARY") or ROOT / "build/emulated/libhrun_cuda_emulated.so"
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,10 +44,20 @@ def emulated_cuda() -> None:
         return
     if not shutil.which("cmake"):
         pytest.skip("needs cmake to build the emulated CUDA backend")
-    options = ["-DHRUN_PYTHON=OFF", "-DHRUN_CUDA=OFF", "-DHRUN_EMULATED=ON", "-DCMAKE_BUILD_TYPE=Release"]
-    for step in (["-S", str(ROOT), "-B", str(EMULATED.parent), *options], ["--build", str(EMULATED.parent), "-j", "2", "--target", "hrun_cuda_emulated"]):
+    options = [
+        "-DHRUN_PYTHON=OFF",
+        "-DHRUN_CUDA=OFF",
+        "-DHRUN_EMULATED=ON",
+        "-DCMAKE_BUILD_TYPE=Release",
+    ]
+    for step in (
+        ["-S", str(ROOT), "-B", str(EMULATED.parent), *options],
+        ["--build", str(EMULATED.parent), "-j", "2", "--target", "hrun_cuda_emulated"],
+    ):
         done = subprocess.run(["cmake", *step], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"cmake {' '.join(step)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+        assert done.returncode == 0, (
+            f"cmake {' '.join(step)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+        )
 
 
 @pytest.fixture(scope="session")

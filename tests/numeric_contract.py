@@ -67,7 +67,9 @@ def rotate(x: np.ndarray, signs: np.ndarray | None) -> np.ndarray:
         half = 1
         while half < size:
             pairs = z.reshape(len(x), -1, 2, half)
-            z = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2).reshape(len(x), size)
+            z = np.stack(
+                [pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2
+            ).reshape(len(x), size)
             half *= 2
         out[:, first : first + size] = z * np.float32(1 / np.sqrt(size))
     return out
@@ -88,7 +90,9 @@ def quantize(x: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(divide="ignore", over="ignore"):
             inverse = np.where(amax > 0, np.float32(127) / amax, np.float32(0)).astype(np.float32)
         used = finite & (inverse > 0) & np.isfinite(inverse)
-        scaled = np.where(used[:, None], part, 0) * np.where(used, inverse, 0)[:, None].astype(np.float32)
+        scaled = np.where(used[:, None], part, 0) * np.where(used, inverse, 0)[:, None].astype(
+            np.float32
+        )
         codes[:, columns] = np.rint(scaled.astype(np.float32)).astype(np.int64)
         scale[:, b] = np.where(finite, np.where(used, amax / np.float32(127), 0), np.nan)
     return codes, scale
@@ -173,8 +177,15 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) 
     return (centred * inverse[:, None]) * weight + bias
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: int = 0, cap: float = 0.0,
-              sinks: np.ndarray | None = None) -> np.ndarray:
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    scale: float,
+    window: int = 0,
+    cap: float = 0.0,
+    sinks: np.ndarray | None = None,
+) -> np.ndarray:
     """Causal attention of one kv head: q [n, heads, k_dim], k [n, k_dim], v [n, v_dim] -> float32 [n, heads, v_dim].
 
     Scores are fma over the dimensions in order. Blocks of 64 positions: the largest score of the block, the exponentials added in 16 lanes and the tree, the values added
@@ -194,13 +205,18 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window:
     largest = np.full((n, heads), -np.inf, np.float32)
     total = np.zeros((n, heads), np.float32)
     if sinks is not None:
-        largest, total = np.broadcast_to(sinks.astype(np.float32), (n, heads)), np.ones((n, heads), np.float32)
+        largest, total = (
+            np.broadcast_to(sinks.astype(np.float32), (n, heads)),
+            np.ones((n, heads), np.float32),
+        )
     start = np.maximum(0, np.arange(n) + 1 - window) // 64 * 64 if window else np.zeros(n, int)
     acc = np.zeros((n, heads, v.shape[1]), np.float32)
     for first in range(0, n, 64):
         block = np.full((n, heads, 64), -np.inf, np.float32)
         block[:, :, : min(64, n - first)] = scores[:, :, first : first + 64]
-        reached = ((np.arange(n) >= first) & (start <= first))[:, None]  # other tokens do not see this block
+        reached = ((np.arange(n) >= first) & (start <= first))[
+            :, None
+        ]  # other tokens do not see this block
         top = block.max(axis=2)
         now = np.maximum(largest, top)
         with np.errstate(invalid="ignore"):
@@ -213,6 +229,12 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window:
         largest = np.where(reached, now, largest)
         part = np.zeros_like(acc)
         for j in range(first, min(first + 64, n)):
-            part = np.where(visible[:, j, None, None], fma(p[:, :, j - first, None], v[None, None, j], part), part)
-        acc = np.where(reached[:, :, None], fma(acc, before[:, :, None], part * here[:, :, None]), acc)
+            part = np.where(
+                visible[:, j, None, None],
+                fma(p[:, :, j - first, None], v[None, None, j], part),
+                part,
+            )
+        acc = np.where(
+            reached[:, :, None], fma(acc, before[:, :, None], part * here[:, :, None]), acc
+        )
     return acc / total[:, :, None]

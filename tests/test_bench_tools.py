@@ -1,4 +1,5 @@
 """The measuring scripts under tools/bench run and print what they promise."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -23,13 +24,33 @@ def script(name: str) -> ModuleType:
 def test_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCH))
     tier = [t.name for t in _core.cpu_tiers() if t.available][-1]
-    script("kernels").main(["--formats", "rtq3", "q8_0", "--tiers", tier, "--shapes", "64x256", "--tokens", "1", "9", "-t", "1",
-                            "--megabytes", "1"])
+    script("kernels").main(
+        [
+            "--formats",
+            "rtq3",
+            "q8_0",
+            "--tiers",
+            tier,
+            "--shapes",
+            "64x256",
+            "--tokens",
+            "1",
+            "9",
+            "-t",
+            "1",
+            "--megabytes",
+            "1",
+        ]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert "µs" in lines[0] and len(lines) == 3 + 4
     for line in lines[3:]:
         cells = [c.strip() for c in line.strip("|").split("|")]
-        assert cells[:3] in (["rtq3", tier, "64x256"], ["q8_0", tier, "64x256"]) and float(cells[5]) > 0 and float(cells[7]) > 0
+        assert (
+            cells[:3] in (["rtq3", tier, "64x256"], ["q8_0", tier, "64x256"])
+            and float(cells[5]) > 0
+            and float(cells[7]) > 0
+        )
 
 
 def test_a_loop_over_all_threads_is_cheap() -> None:
@@ -38,10 +59,27 @@ def test_a_loop_over_all_threads_is_cheap() -> None:
     assert 0 < _core.testing.barrier_seconds(_core.default_thread_count()) < 5e-3
 
 
-def test_gpu_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, emulated_cuda: None) -> None:
+def test_gpu_kernels(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, emulated_cuda: None
+) -> None:
     monkeypatch.syspath_prepend(str(BENCH))
-    script("gpu_kernels").main(["--formats", "rtq3", "q8_0", "--shapes", "64x256", "--tokens", "1", "17", "--rotations", "activation", "weight",
-                                "--megabytes", "0"])
+    script("gpu_kernels").main(
+        [
+            "--formats",
+            "rtq3",
+            "q8_0",
+            "--shapes",
+            "64x256",
+            "--tokens",
+            "1",
+            "17",
+            "--rotations",
+            "activation",
+            "weight",
+            "--megabytes",
+            "0",
+        ]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert "GB/s copied" in lines[0] and len(lines) == 4 + 4 + 2
     for line in lines[4:]:

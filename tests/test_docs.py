@@ -1,4 +1,5 @@
 """Commands in the README work as printed."""
+
 from __future__ import annotations
 
 import os
@@ -18,14 +19,27 @@ COMMANDS = [line for line in BLOCKS["tour"].splitlines() if line.strip()]
 def test_tour_command(command):
     """Each line of the tour, with the installed commands on the path."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, env=os.environ | {"PATH": path},
-                          capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=ROOT,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
 
 def test_python_example():
-    done = subprocess.run([sys.executable, "-c", BLOCKS["python"]], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKS["python"]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert "(2, 4096)" in done.stdout or "4096)" in done.stdout
 

@@ -1,4 +1,5 @@
 """The house rules that a script can check."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -38,10 +39,14 @@ def test_nothing_in_the_core_ends_the_process():
         if path.suffix in {".h", ".cpp"}:
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
                 code = line.split("//")[0]
-                assert not forbidden.search(code) or "static_assert" in code, f"{path}:{number}: {line}"
+                assert not forbidden.search(code) or "static_assert" in code, (
+                    f"{path}:{number}: {line}"
+                )
 
 
 def test_paths_named_in_the_docs_exist():
     for doc in ROOT.glob("*.md"):
-        for match in re.findall(r"`((?:cpp|cuda|python|tools|tests|models)/[\w./-]+)`", doc.read_text(encoding="utf-8")):
+        for match in re.findall(
+            r"`((?:cpp|cuda|python|tools|tests|models)/[\w./-]+)`", doc.read_text(encoding="utf-8")
+        ):
             assert (ROOT / match).exists(), f"{doc.name} names {match}"

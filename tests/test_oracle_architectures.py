@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
 from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
+from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
 TIERS = [t.name for t in _core.cpu_tiers() if t.available]
 
@@ -22,7 +22,9 @@ def test_every_architecture_has_a_model() -> None:
 
 
 def logits(model: _core.Model, ids: list[int], chunk: int) -> np.ndarray:
-    return _core.Session(model, len(ids), type_k="f32", type_v="f32", n_batch=chunk).forward(ids, "all")
+    return _core.Session(model, len(ids), type_k="f32", type_v="f32", n_batch=chunk).forward(
+        ids, "all"
+    )
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -45,7 +47,12 @@ def test_logits_equal_transformers(name: str, tmp_path: Path, emulated_cuda: Non
     on_cuda = logits(_core.Model.load(str(tmp_path / "out.gguf"), device="cuda"), ids, 39)
     assert np.abs(on_cuda - got).max() < 1e-4 * np.abs(got).max()
     for tier in TIERS[:-1]:
-        assert np.array_equal(logits(_core.Model.load(str(tmp_path / "out.gguf"), cpu_tier=tier, n_threads=2), ids, 64), got), tier
+        assert np.array_equal(
+            logits(
+                _core.Model.load(str(tmp_path / "out.gguf"), cpu_tier=tier, n_threads=2), ids, 64
+            ),
+            got,
+        ), tier
 
 
 def test_readme_lists_the_architectures() -> None:

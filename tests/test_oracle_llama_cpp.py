@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
 from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
+from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
 # Where llama.cpp computes something else than transformers, and hrun follows transformers.
 DIFFERENT = {
@@ -37,8 +37,17 @@ def test_llama_cpp_reads_it_alike(name: str, tmp_path: Path) -> None:
     path = tmp_path / "out.gguf"
     write_plan(make_plan(open_source(tmp_path / "hf"), PlanOptions("f32")), path)
     ids = np.random.default_rng(5).integers(0, N_VOCAB, 64).tolist()
-    theirs = llama_cpp.Llama(str(path), n_ctx=256, n_batch=64, n_threads=1, logits_all=True, type_k=0, type_v=0, flash_attn=False,
-                             verbose=False)
+    theirs = llama_cpp.Llama(
+        str(path),
+        n_ctx=256,
+        n_batch=64,
+        n_threads=1,
+        logits_all=True,
+        type_k=0,
+        type_v=0,
+        flash_attn=False,
+        verbose=False,
+    )
     theirs.eval(ids)
     expected = np.array(theirs.scores[: len(ids)])
     session = _core.Session(_core.Model.load(str(path)), 256, type_k="f32", type_v="f32")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
 from hrun import _core
+from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
 # Its converter knows tokenizers by a hash of what they do to a text, and ours are made up.
 SCRIPT = """
@@ -61,12 +61,21 @@ def test_its_files_give_the_same_logits(name: str, tmp_path: Path) -> None:
         pytest.skip(DIFFERENT[name])
     model = write_checkpoint(name, tmp_path / "hf")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    (tmp_path / "hf" / "config.json").write_text(json.dumps({"n_ctx": 256, **config} if name == "gpt2" else config))
+    (tmp_path / "hf" / "config.json").write_text(
+        json.dumps({"n_ctx": 256, **config} if name == "gpt2" else config)
+    )
     out = tmp_path / "theirs.gguf"
-    done = subprocess.run([sys.executable, "-c", SCRIPT, tree, str(tmp_path / "hf"), str(out)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, tree, str(tmp_path / "hf"), str(out)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     ids = np.random.default_rng(5).integers(0, N_VOCAB, 64).tolist()
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].float().numpy()
-    got = _core.Session(_core.Model.load(str(out)), 64, type_k="f32", type_v="f32").forward(ids, "all")
+    got = _core.Session(_core.Model.load(str(out)), 64, type_k="f32", type_v="f32").forward(
+        ids, "all"
+    )
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)

@@ -3,6 +3,7 @@
 They are optional: `pip install torch transformers llama-cpp-python`.  The checkpoint and the texts are not part of the
 repository; each test skips where something is missing.
 """
+
 from __future__ import annotations
 
 import json
@@ -13,10 +14,26 @@ import pytest
 from hrun import Runtime
 
 PROMPTS = [
-    "Once upon a time", "The old man looked at", "It was a dark and stormy", "She had never seen", "In the year of our Lord",
-    "Call me", "The ship sailed", "My dear Watson,", "There was no possibility of", "He opened the letter and",
-    "When I was a child", "The king said to", "All happy families", "Down by the river", "At the end of the street",
-    "A great crowd had", "\"I do not believe", "The rain fell", "Nobody knew why", "Then the door",
+    "Once upon a time",
+    "The old man looked at",
+    "It was a dark and stormy",
+    "She had never seen",
+    "In the year of our Lord",
+    "Call me",
+    "The ship sailed",
+    "My dear Watson,",
+    "There was no possibility of",
+    "He opened the letter and",
+    "When I was a child",
+    "The king said to",
+    "All happy families",
+    "Down by the river",
+    "At the end of the street",
+    "A great crowd had",
+    '"I do not believe',
+    "The rain fell",
+    "Nobody knew why",
+    "Then the door",
 ]
 
 
@@ -59,7 +76,9 @@ def test_logits_equal_transformers(converted, reference, shared, cache, bound):
     import torch
 
     with Runtime(str(converted("f32")), n_ctx=512, type_k=cache, type_v=cache) as runtime:
-        ids = runtime.tokenize((shared / "text" / "valid.txt").read_text(encoding="utf-8")[:20000])[:512]
+        ids = runtime.tokenize((shared / "text" / "valid.txt").read_text(encoding="utf-8")[:20000])[
+            :512
+        ]
         assert len(ids) == 512
         ours = runtime.logits(ids)
     with torch.no_grad():
@@ -75,10 +94,14 @@ def test_greedy_text_equals_transformers(converted, reference):
             ids = runtime.tokenize(prompt)
             ours = runtime.generate(prompt, max_tokens=64, temperature=0).tokens
             with torch.no_grad():
-                theirs = reference.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False, pad_token_id=0)
-            theirs = theirs[0, len(ids):].tolist()
+                theirs = reference.generate(
+                    torch.tensor([ids]), max_new_tokens=64, do_sample=False, pad_token_id=0
+                )
+            theirs = theirs[0, len(ids) :].tolist()
             assert ours == theirs[: len(ours)], prompt
-            assert len(ours) == 64 or theirs[len(ours)] in reference.generation_config.eos_token_id, prompt
+            assert (
+                len(ours) == 64 or theirs[len(ours)] in reference.generation_config.eos_token_id
+            ), prompt
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "rtq3-as-f16"])
@@ -92,7 +115,9 @@ def test_llama_cpp_reads_our_files(converted, kind, tmp_path):
         assert not main([str(converted("rtq3")), "-o", str(path), "--type", "f16"])
     else:
         path = converted(kind)
-    theirs = llama_cpp.Llama(str(path), n_ctx=128, n_threads=2, verbose=False, logits_all=True, type_k=1, type_v=1)
+    theirs = llama_cpp.Llama(
+        str(path), n_ctx=128, n_threads=2, verbose=False, logits_all=True, type_k=1, type_v=1
+    )
     with Runtime(str(path), n_ctx=128) as runtime:
         for prompt in PROMPTS:
             ids = runtime.tokenize(prompt)
@@ -115,17 +140,26 @@ def test_tokenizer_equals_transformers(checkpoint, converted, shared):
     with Runtime(str(converted("q8_0"))) as runtime:
         text = (shared / "text" / "valid.txt").read_text(encoding="utf-8")[:50000]
         assert runtime.tokenize(text) == theirs.encode(text, add_special_tokens=False)
-        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who wrote Emma?"}]
+        messages = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Who wrote Emma?"},
+        ]
         rendered = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert runtime.detokenize(runtime.chat_tokens(messages)) == rendered
 
 
 def test_demo_model_answers(shared):
     """The model that the package carries still knows most of what the checkpoint was taught."""
-    pairs = [b for b in json.loads((shared / "demo-model" / "books.json").read_text()) if b[0] != "Anonymous"][:20]
+    pairs = [
+        b
+        for b in json.loads((shared / "demo-model" / "books.json").read_text())
+        if b[0] != "Anonymous"
+    ][:20]
     with Runtime() as runtime:
-        answers = [runtime.chat([{"role": "user", "content": f"Who wrote {t}?"}], temperature=0, max_tokens=32).text
-                   for _, t in pairs]
+        answers = [
+            runtime.chat(
+                [{"role": "user", "content": f"Who wrote {t}?"}], temperature=0, max_tokens=32
+            ).text
+            for _, t in pairs
+        ]
     assert all(answers) and sum(a in text for (a, _), text in zip(pairs, answers)) >= 1
-
-

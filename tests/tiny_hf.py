@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
-LLAMA3_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-                r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"
-TEXT = ["the quick brown fox jumps over the lazy dog, and then it's 1234 times as quick again",
-        "it was the best of times, it was the worst of times; we'll see what the times will be"]
+TEXT = [
+    "the quick brown fox jumps over the lazy dog, and then it's 1234 times as quick again",
+    "it was the best of times, it was the worst of times; we'll see what the times will be",
+]
 
 
 def to_bf16_bits(values: np.ndarray) -> np.ndarray:
@@ -27,9 +31,16 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray], dtype: str) ->
     blobs = []
     at = 0
     for name, values in tensors.items():
-        data = (to_bf16_bits(values) if dtype == "BF16" else
-                values.astype({"F32": "<f4", "F16": "<f2", "F64": "<f8"}[dtype])).tobytes()
-        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [at, at + len(data)]}
+        data = (
+            to_bf16_bits(values)
+            if dtype == "BF16"
+            else values.astype({"F32": "<f4", "F16": "<f2", "F64": "<f8"}[dtype])
+        ).tobytes()
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(values.shape),
+            "data_offsets": [at, at + len(data)],
+        }
         blobs.append(data)
         at += len(data)
     text = json.dumps(header).encode()
@@ -42,22 +53,46 @@ def tokenizer_json(n_vocab: int = 320) -> str:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=n_vocab - 3, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=n_vocab - 3,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(TEXT * 3, trainer)
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
+    )
     return tokenizer.to_str()
 
 
 class TinyLlama:
     """Writes the folder; `weights` holds what was written, float32 by Hugging Face name."""
 
-    def __init__(self, path: Path, *, layers: int = 2, embd: int = 256, ff: int = 256, heads: int = 4, kv_heads: int = 2,
-                 head_dim: int = 64, vocab: int = 320, tied: bool = True, dtype: str = "BF16", shards: int = 1, seed: int = 0,
-                 config: dict[str, Any] | None = None, weights: dict[str, np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        layers: int = 2,
+        embd: int = 256,
+        ff: int = 256,
+        heads: int = 4,
+        kv_heads: int = 2,
+        head_dim: int = 64,
+        vocab: int = 320,
+        tied: bool = True,
+        dtype: str = "BF16",
+        shards: int = 1,
+        seed: int = 0,
+        config: dict[str, Any] | None = None,
+        weights: dict[str, np.ndarray] | None = None,
+    ) -> None:
         self.path = path
         self.heads, self.kv_heads, self.head_dim, self.layers = heads, kv_heads, head_dim, layers
         path.mkdir(parents=True, exist_ok=True)
@@ -67,7 +102,10 @@ class TinyLlama:
             values = rng.standard_normal(shape).astype(np.float32) / np.float32(np.sqrt(shape[-1]))
             return (to_bf16_bits(values).astype(np.uint32) << 16).view(np.float32)
 
-        w = {"model.embed_tokens.weight": random(vocab, embd), "model.norm.weight": 1 + random(embd)}
+        w = {
+            "model.embed_tokens.weight": random(vocab, embd),
+            "model.norm.weight": 1 + random(embd),
+        }
         for i in range(layers):
             p = f"model.layers.{i}."
             w[p + "input_layernorm.weight"] = 1 + random(embd)
@@ -83,22 +121,48 @@ class TinyLlama:
             w["lm_head.weight"] = random(vocab, embd)
         w.update(weights or {})
         if dtype == "BF16":
-            w = {name: (to_bf16_bits(v).astype(np.uint32) << 16).view(np.float32) for name, v in w.items()}
+            w = {
+                name: (to_bf16_bits(v).astype(np.uint32) << 16).view(np.float32)
+                for name, v in w.items()
+            }
         elif dtype == "F16":
             w = {name: v.astype(np.float16).astype(np.float32) for name, v in w.items()}
         self.weights = w
         self.config = {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab, "hidden_size": embd,
-            "intermediate_size": ff, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-            "head_dim": head_dim, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-            "hidden_act": "silu", "tie_word_embeddings": tied, "attention_bias": False, "mlp_bias": False, **(config or {})}
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": vocab,
+            "hidden_size": embd,
+            "intermediate_size": ff,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": head_dim,
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "hidden_act": "silu",
+            "tie_word_embeddings": tied,
+            "attention_bias": False,
+            "mlp_bias": False,
+            **(config or {}),
+        }
         self.write_config()
         (path / "tokenizer.json").write_text(tokenizer_json(min(vocab, 320)), encoding="utf-8")
         end = min(vocab, 320) - 3
-        self.write_json("tokenizer_config.json", {
-            "bos_token": "<|endoftext|>", "eos_token": {"content": "<|im_end|>", "special": True}, "add_bos_token": False,
-            "chat_template": TEMPLATE})
-        self.write_json("generation_config.json", {"eos_token_id": [end + 2, end], "bos_token_id": end, "temperature": 0.6})
+        self.write_json(
+            "tokenizer_config.json",
+            {
+                "bos_token": "<|endoftext|>",
+                "eos_token": {"content": "<|im_end|>", "special": True},
+                "add_bos_token": False,
+                "chat_template": TEMPLATE,
+            },
+        )
+        self.write_json(
+            "generation_config.json",
+            {"eos_token_id": [end + 2, end], "bos_token_id": end, "temperature": 0.6},
+        )
         if shards == 1:
             write_safetensors(path / "model.safetensors", w, dtype)
         else:
@@ -109,7 +173,10 @@ class TinyLlama:
                 part = {name: w[name] for name in names[s::shards]}
                 write_safetensors(path / file, part, dtype)
                 weight_map.update(dict.fromkeys(part, file))
-            self.write_json("model.safetensors.index.json", {"metadata": {"total_size": 1}, "weight_map": weight_map})
+            self.write_json(
+                "model.safetensors.index.json",
+                {"metadata": {"total_size": 1}, "weight_map": weight_map},
+            )
 
     def write_json(self, name: str, value: Any) -> None:
         (self.path / name).write_text(json.dumps(value), encoding="utf-8")
@@ -121,10 +188,21 @@ class TinyLlama:
 
     def gguf_weights(self) -> dict[str, np.ndarray]:
         """What the GGUF file must hold, by GGUF name; the heads of q and k reordered one row at a time."""
-        names = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-                 "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
-                 "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-        out = {"token_embd.weight": self.weights["model.embed_tokens.weight"], "output_norm.weight": self.weights["model.norm.weight"]}
+        names = {
+            "input_layernorm": "attn_norm",
+            "self_attn.q_proj": "attn_q",
+            "self_attn.k_proj": "attn_k",
+            "self_attn.v_proj": "attn_v",
+            "self_attn.o_proj": "attn_output",
+            "post_attention_layernorm": "ffn_norm",
+            "mlp.gate_proj": "ffn_gate",
+            "mlp.up_proj": "ffn_up",
+            "mlp.down_proj": "ffn_down",
+        }
+        out = {
+            "token_embd.weight": self.weights["model.embed_tokens.weight"],
+            "output_norm.weight": self.weights["model.norm.weight"],
+        }
         if "lm_head.weight" in self.weights:
             out["output.weight"] = self.weights["lm_head.weight"]
         for i in range(self.layers):

@@ -17,17 +17,39 @@ from tiny_hf import tokenizer_json
 
 N_VOCAB = 320
 _SIZES = {
-    "vocab_size": N_VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    "vocab_size": N_VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
     "initializer_range": 0.15,
 }
 _MOE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _LATENT = {
-    "num_key_value_heads": 4, "num_hidden_layers": 3, "moe_intermediate_size": 32, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 2,
-    "first_k_dense_replace": 1, "q_lora_rank": 48, "kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 3,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 48,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
 }
-_LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0 + 0.1 * i for i in range(8)],
-             "long_factor": [1.5 + 0.7 * i for i in range(8)]}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0 + 0.1 * i for i in range(8)],
+    "long_factor": [1.5 + 0.7 * i for i in range(8)],
+}
 
 
 @dataclass(frozen=True)
@@ -41,36 +63,161 @@ class Tiny:
 
 TINY: dict[str, Tiny] = {
     "llama": Tiny("llama", "LlamaConfig"),
-    "llama 3": Tiny("llama", "LlamaConfig", {"tie_word_embeddings": True, "head_dim": 32, "rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}),
+    "llama 3": Tiny(
+        "llama",
+        "LlamaConfig",
+        {
+            "tie_word_embeddings": True,
+            "head_dim": 32,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
     "llama with biases": Tiny("llama", "LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
     "mistral": Tiny("llama", "MistralConfig", {"sliding_window": 20, "head_dim": 16}),
     "mixtral": Tiny("llama", "MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen2": Tiny("qwen2", "Qwen2Config"),
-    "qwen2, width 96": Tiny("qwen2", "Qwen2Config", {"hidden_size": 96, "num_attention_heads": 6, "tie_word_embeddings": True}),
+    "qwen2, width 96": Tiny(
+        "qwen2",
+        "Qwen2Config",
+        {"hidden_size": 96, "num_attention_heads": 6, "tie_word_embeddings": True},
+    ),
     "qwen3": Tiny("qwen3", "Qwen3Config", {"head_dim": 32}),
     "qwen2moe": Tiny("qwen2moe", "Qwen2MoeConfig", {**_MOE, "shared_expert_intermediate_size": 48}),
-    "qwen3moe": Tiny("qwen3moe", "Qwen3MoeConfig", {**_MOE, "head_dim": 32, "norm_topk_prob": True}),
-    "gemma2": Tiny("gemma2", "Gemma2Config", {"head_dim": 32, "sliding_window": 16, "query_pre_attn_scalar": 24, "num_hidden_layers": 3}),
-    "gemma3": Tiny("gemma3", "Gemma3TextConfig", {"head_dim": 32, "sliding_window": 16, "num_hidden_layers": 7, "query_pre_attn_scalar": 24, "rope_parameters": {
-        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}}),
+    "qwen3moe": Tiny(
+        "qwen3moe", "Qwen3MoeConfig", {**_MOE, "head_dim": 32, "norm_topk_prob": True}
+    ),
+    "gemma2": Tiny(
+        "gemma2",
+        "Gemma2Config",
+        {"head_dim": 32, "sliding_window": 16, "query_pre_attn_scalar": 24, "num_hidden_layers": 3},
+    ),
+    "gemma3": Tiny(
+        "gemma3",
+        "Gemma3TextConfig",
+        {
+            "head_dim": 32,
+            "sliding_window": 16,
+            "num_hidden_layers": 7,
+            "query_pre_attn_scalar": 24,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+    ),
     "phi3": Tiny("phi3", "Phi3Config", {"sliding_window": 24}),
-    "phi3, long": Tiny("phi3", "Phi3Config", {"original_max_position_embeddings": 32, "rope_parameters": _LONGROPE}),
-    "phi3, short": Tiny("phi3", "Phi3Config", {"max_position_embeddings": 512, "original_max_position_embeddings": 256, "rope_parameters": _LONGROPE}),
-    "phi4-mini": Tiny("phi3", "Phi3Config", {"hidden_size": 128, "tie_word_embeddings": True, "rope_parameters": {
-        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}}),
+    "phi3, long": Tiny(
+        "phi3", "Phi3Config", {"original_max_position_embeddings": 32, "rope_parameters": _LONGROPE}
+    ),
+    "phi3, short": Tiny(
+        "phi3",
+        "Phi3Config",
+        {
+            "max_position_embeddings": 512,
+            "original_max_position_embeddings": 256,
+            "rope_parameters": _LONGROPE,
+        },
+    ),
+    "phi4-mini": Tiny(
+        "phi3",
+        "Phi3Config",
+        {
+            "hidden_size": 128,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.75,
+            },
+        },
+    ),
     "olmo2": Tiny("olmo2", "Olmo2Config"),
-    "granite": Tiny("granite", "GraniteConfig", {"attention_multiplier": 0.3, "embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.5}),
+    "granite": Tiny(
+        "granite",
+        "GraniteConfig",
+        {
+            "attention_multiplier": 0.3,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.5,
+        },
+    ),
     "starcoder2": Tiny("starcoder2", "Starcoder2Config", {"sliding_window": 24}),
-    "gpt2": Tiny("gpt2", "GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
-    "gpt-oss": Tiny("gpt-oss", "GptOssConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 16, "rope_parameters": {
-        "rope_type": "yarn", "rope_theta": 150000.0, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 32, "truncate": False}}),
-    "gpt-oss, whole ramp": Tiny("gpt-oss", "GptOssConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 16,
-        "rope_parameters": {"rope_type": "yarn", "rope_theta": 150000.0, "factor": 8.0, "original_max_position_embeddings": 32}}),
-    "deepseek2": Tiny("deepseek2", "DeepseekV2Config", {**_LATENT, "n_group": 4, "topk_group": 2, "topk_method": "group_limited_greedy", "routed_scaling_factor": 1.5}),
+    "gpt2": Tiny(
+        "gpt2", "GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}
+    ),
+    "gpt-oss": Tiny(
+        "gpt-oss",
+        "GptOssConfig",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "head_dim": 32,
+            "sliding_window": 16,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 150000.0,
+                "factor": 8.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "original_max_position_embeddings": 32,
+                "truncate": False,
+            },
+        },
+    ),
+    "gpt-oss, whole ramp": Tiny(
+        "gpt-oss",
+        "GptOssConfig",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "head_dim": 32,
+            "sliding_window": 16,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 150000.0,
+                "factor": 8.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    "deepseek2": Tiny(
+        "deepseek2",
+        "DeepseekV2Config",
+        {
+            **_LATENT,
+            "n_group": 4,
+            "topk_group": 2,
+            "topk_method": "group_limited_greedy",
+            "routed_scaling_factor": 1.5,
+        },
+    ),
     "deepseek2, lite": Tiny("deepseek2", "DeepseekV2Config", {**_LATENT, "q_lora_rank": None}),
-    "deepseek3": Tiny("deepseek2", "DeepseekV3Config", {**_LATENT, "n_group": 4, "topk_group": 2, "num_nextn_predict_layers": 0, "rope_parameters": {
-        "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 32}}),
+    "deepseek3": Tiny(
+        "deepseek2",
+        "DeepseekV3Config",
+        {
+            **_LATENT,
+            "n_group": 4,
+            "topk_group": 2,
+            "num_nextn_predict_layers": 0,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
     "command-r": Tiny("command-r", "CohereConfig", {"logit_scale": 0.5}),
     "command-r, plus": Tiny("command-r", "CohereConfig", {"logit_scale": 0.5, "use_qk_norm": True}),
 }
@@ -84,13 +231,20 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0, **changes: Any) -> 
     tiny = TINY[name]
     sizes = dict(_SIZES)
     if tiny.config == "GPT2Config":
-        sizes = {"vocab_size": N_VOCAB, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.15}
+        sizes = {
+            "vocab_size": N_VOCAB,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "initializer_range": 0.15,
+        }
     torch.manual_seed(seed)
     config = getattr(transformers, tiny.config)(**{**sizes, **tiny.changes, **changes})
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():
         for key, value in model.named_parameters():
-            if value.ndim == 1 or "sinks" in key or "_norm." in key or "bias" in key:  # norms of 1 and biases of 0 would hide mistakes
+            if (
+                value.ndim == 1 or "sinks" in key or "_norm." in key or "bias" in key
+            ):  # norms of 1 and biases of 0 would hide mistakes
                 value.add_(0.3 * torch.randn_like(value))
         for key, value in model.named_buffers():
             if "e_score_correction_bias" in key:

@@ -23,7 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ["-std=c++20", "--fmad=false", "--expt-relaxed-constexpr", "-Xptxas=-v", "-Xcudafe=--diag_suppress=20012"]
+FLAGS = [
+    "-std=c++20",
+    "--fmad=false",
+    "--expt-relaxed-constexpr",
+    "-Xptxas=-v",
+    "-Xcudafe=--diag_suppress=20012",
+]
 ARCHITECTURES = ("80", "90a")
 
 # Kernels that may use local memory, and why.
@@ -33,11 +39,21 @@ COLD = {
     "MatmulPlain": "any format without a fast kernel: a block is decoded into an array",
     "DecodeRows": "a few rows of the embedding per pass: a block is decoded into an array",
 }
-COLD_FILES = {"pack_weight.cu", "rows.cu"}  # nothing else in them multiplies matrices; compiling them takes longest
+COLD_FILES = {
+    "pack_weight.cu",
+    "rows.cu",
+}  # nothing else in them multiplies matrices; compiling them takes longest
 
 # Kernels that are nothing without tensor cores: opcode (the lowest 12 bits of an instruction, sm_80 to sm_120).
 HMMA, IMMA = 0x23C, 0x237
-TENSOR = {"MatmulStream": IMMA, "MatmulTile": IMMA, "MatmulFloats": HMMA, "Multiply": HMMA, "FlashAttention": HMMA, "WideAttention": HMMA}
+TENSOR = {
+    "MatmulStream": IMMA,
+    "MatmulTile": IMMA,
+    "MatmulFloats": HMMA,
+    "Multiply": HMMA,
+    "FlashAttention": HMMA,
+    "WideAttention": HMMA,
+}
 LOCAL = {0x983: "LDL", 0x387: "STL"}
 EM_CUDA = 190
 
@@ -67,7 +83,9 @@ class Kernel:
                 found.append(f"{self.spills} bytes of register spills")
             if self.stack:
                 found.append(f"{self.stack} bytes of local memory")
-            found += [f"{name} instructions" for code, name in LOCAL.items() if code in self.opcodes]
+            found += [
+                f"{name} instructions" for code, name in LOCAL.items() if code in self.opcodes
+            ]
         if self.kind in TENSOR and TENSOR[self.kind] not in self.opcodes:
             found.append("no tensor-core instructions")
         return found
@@ -75,12 +93,16 @@ class Kernel:
 
 def sections(elf: bytes) -> dict[str, bytes]:
     """Name -> contents of a 64-bit little-endian ELF image."""
-    table, = struct.unpack_from("<Q", elf, 0x28)
+    (table,) = struct.unpack_from("<Q", elf, 0x28)
     entry_bytes, count, names_at = struct.unpack_from("<HHH", elf, 0x3A)
     entries = [struct.unpack_from("<IIQQQQ", elf, table + i * entry_bytes) for i in range(count)]
     _, _, _, _, names_offset, names_bytes = entries[names_at]
-    names = elf[names_offset:names_offset + names_bytes]
-    return {names[e[0]:names.index(b"\0", e[0])].decode(): elf[e[4]:e[4] + e[5]] for e in entries if e[1] == 1}
+    names = elf[names_offset : names_offset + names_bytes]
+    return {
+        names[e[0] : names.index(b"\0", e[0])].decode(): elf[e[4] : e[4] + e[5]]
+        for e in entries
+        if e[1] == 1
+    }
 
 
 def device_code(data: bytes) -> list[dict[str, frozenset[int]]]:
@@ -89,8 +111,19 @@ def device_code(data: bytes) -> list[dict[str, frozenset[int]]]:
     at = data.find(b"\x7fELF")
     while at >= 0:
         if struct.unpack_from("<H", data, at + 18)[0] == EM_CUDA:
-            text = {n[len(".text."):]: c for n, c in sections(data[at:]).items() if n.startswith(".text.")}
-            images.append({n: frozenset(struct.unpack_from("<H", c, i)[0] & 0xFFF for i in range(0, len(c) - 15, 16)) for n, c in text.items()})
+            text = {
+                n[len(".text.") :]: c
+                for n, c in sections(data[at:]).items()
+                if n.startswith(".text.")
+            }
+            images.append(
+                {
+                    n: frozenset(
+                        struct.unpack_from("<H", c, i)[0] & 0xFFF for i in range(0, len(c) - 15, 16)
+                    )
+                    for n, c in text.items()
+                }
+            )
         at = data.find(b"\x7fELF", at + 4)
     return images
 
@@ -99,12 +132,19 @@ def demangle(names: list[str]) -> dict[str, str]:
     """Mangled -> readable, without the noise that all kernels share."""
     if not shutil.which("c++filt"):
         return {n: n for n in names}
-    text = subprocess.run(["c++filt", "-p"], input="\n".join(names), capture_output=True, text=True, check=True).stdout.split("\n")
-    short = [re.sub(r"\s+>", ">", re.sub(r"\(anonymous namespace\)::|^.*?run_kernel<", "", t)) for t in text]
+    text = subprocess.run(
+        ["c++filt", "-p"], input="\n".join(names), capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    short = [
+        re.sub(r"\s+>", ">", re.sub(r"\(anonymous namespace\)::|^.*?run_kernel<", "", t))
+        for t in text
+    ]
     return {n: s[:-1] if s.endswith(">") else s for n, s in zip(names, short, strict=False)}
 
 
-def compile_file(nvcc: str, source: Path, architectures: tuple[str, ...], folder: Path) -> list[Kernel]:
+def compile_file(
+    nvcc: str, source: Path, architectures: tuple[str, ...], folder: Path
+) -> list[Kernel]:
     """All kernels of one file; raises RuntimeError with the compiler's words."""
     out = folder / (source.stem + ".o")
     command = [nvcc, *FLAGS, "--no-compress", "-I", str(ROOT), "-I", str(ROOT / "cpp")]
@@ -122,7 +162,9 @@ def compile_file(nvcc: str, source: Path, architectures: tuple[str, ...], folder
             opcodes.setdefault(mangled, []).append(codes)
     pattern = re.compile(
         r"Compiling entry function '(\S+)' for '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
-        r".*?Used (\d+) registers", re.S)
+        r".*?Used (\d+) registers",
+        re.S,
+    )
     found = pattern.findall(done.stdout + done.stderr)
     readable = demangle([m[0] for m in found])
     kernels = []
@@ -130,10 +172,22 @@ def compile_file(nvcc: str, source: Path, architectures: tuple[str, ...], folder
         # The same kernel of both architectures: an instruction that either lacks is lacking, one that either has is there.
         images = opcodes.get(mangled, [])
         if len(images) != len(architectures):
-            raise RuntimeError(f"{source.name}: {len(images)} compiled images of {readable[mangled]}, expected {len(architectures)}")
+            raise RuntimeError(
+                f"{source.name}: {len(images)} compiled images of {readable[mangled]}, expected {len(architectures)}"
+            )
         common, all_of_them = frozenset.intersection(*images), frozenset.union(*images)
         codes = common | (all_of_them & frozenset(LOCAL))
-        kernels.append(Kernel(readable[mangled], source.name, arch, int(registers), int(stack), int(stores) + int(loads), codes))
+        kernels.append(
+            Kernel(
+                readable[mangled],
+                source.name,
+                arch,
+                int(registers),
+                int(stack),
+                int(stores) + int(loads),
+                codes,
+            )
+        )
     return kernels
 
 
@@ -144,7 +198,10 @@ def find_nvcc() -> str | None:
 
 def compile_all(nvcc: str, architectures: tuple[str, ...] = ARCHITECTURES) -> list[Kernel]:
     """All kernels but those of ``COLD_FILES``."""
-    sources = sorted((p for p in (ROOT / "cuda" / "kernels").glob("*.cu") if p.name not in COLD_FILES), key=lambda p: -p.stat().st_size)
+    sources = sorted(
+        (p for p in (ROOT / "cuda" / "kernels").glob("*.cu") if p.name not in COLD_FILES),
+        key=lambda p: -p.stat().st_size,
+    )
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         parts = pool.map(lambda p: compile_file(nvcc, p, architectures, Path(folder)), sources)
         return [kernel for part in parts for kernel in part]
@@ -153,7 +210,9 @@ def compile_all(nvcc: str, architectures: tuple[str, ...] = ARCHITECTURES) -> li
 def main() -> int:
     """Print problems; 1 if there are any, 2 without nvcc."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--arch", action="append", help=f"compute capability; default: {', '.join(ARCHITECTURES)}")
+    parser.add_argument(
+        "--arch", action="append", help=f"compute capability; default: {', '.join(ARCHITECTURES)}"
+    )
     parser.add_argument("--table", action="store_true", help="also print what every kernel uses")
     args = parser.parse_args()
     nvcc = find_nvcc()

@@ -3,6 +3,7 @@
 Reads every `#include "..."` under cpp/ and cuda/ and compares it with the table below.
 Usage: python tools/check_layers.py [repository]; prints each violation, exit status 1 if there is one.
 """
+
 from __future__ import annotations
 
 import re
@@ -14,7 +15,12 @@ ALLOWED = {
     "base": set(),
     "formats": {"base"},
     "gguf": {"base", "formats"},
-    "backend": {"base", "formats", "cpu", "cuda"},  # only backends.cpp names the backends, see below
+    "backend": {
+        "base",
+        "formats",
+        "cpu",
+        "cuda",
+    },  # only backends.cpp names the backends, see below
     "cpu": {"base", "formats", "backend"},
     "cuda": {"base", "formats", "backend"},
     "model": {"base", "formats", "gguf", "backend"},
@@ -28,7 +34,9 @@ SOURCES = {".h", ".cpp", ".cu", ".cuh"}
 def violations(root: Path) -> list[str]:
     """Every include that crosses the rooms against the table, as 'file: reason'."""
     found = []
-    files = [p for top in ("cpp", "cuda") for p in sorted((root / top).rglob("*")) if p.suffix in SOURCES]
+    files = [
+        p for top in ("cpp", "cuda") for p in sorted((root / top).rglob("*")) if p.suffix in SOURCES
+    ]
     for path in files:
         relative = path.relative_to(root)
         room = "cuda" if relative.parts[0] == "cuda" else relative.parts[1]
@@ -42,11 +50,15 @@ def violations(root: Path) -> list[str]:
             if other not in ALLOWED[room]:
                 found.append(f"{relative}: includes {target}, but {room} may not know {other}")
             elif room == "backend" and other in ("cpu", "cuda") and path.name != "backends.cpp":
-                found.append(f"{relative}: includes {target}, but only backends.cpp names the backends")
+                found.append(
+                    f"{relative}: includes {target}, but only backends.cpp names the backends"
+                )
     return found
 
 
 if __name__ == "__main__":
-    problems = violations(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[1])
+    problems = violations(
+        Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[1]
+    )
     print("\n".join(problems) or "layers: clean")
     sys.exit(1 if problems else 0)

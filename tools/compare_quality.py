@@ -27,7 +27,11 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("calibration", type=Path)
     parser.add_argument("text", type=Path)
-    parser.add_argument("--llama-bin", type=Path, help="folder of llama-imatrix and llama-quantize; without it, hrun's rows only")
+    parser.add_argument(
+        "--llama-bin",
+        type=Path,
+        help="folder of llama-imatrix and llama-quantize; without it, hrun's rows only",
+    )
     parser.add_argument("--ours", default=OURS)
     parser.add_argument("--theirs", default=THEIRS)
     parser.add_argument("--ctx", type=int, default=256)
@@ -37,31 +41,92 @@ def main() -> None:
     print("| coding | bpw layers | mean KL divergence | median | 99 % | same top token |")
     print("|---|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
-        reference, base, model = Path(folder) / "f16.gguf", Path(folder) / "base.kld", Path(folder) / "model.gguf"
+        reference, base, model = (
+            Path(folder) / "f16.gguf",
+            Path(folder) / "base.kld",
+            Path(folder) / "model.gguf",
+        )
         run("hrun-convert", args.checkpoint, "-o", reference, "--type", "f16")
-        run("hrun-perplexity", "-m", reference, "-f", args.text, "-c", str(args.ctx), "--chunks", str(args.chunks), "--kl-divergence-base", base)
+        run(
+            "hrun-perplexity",
+            "-m",
+            reference,
+            "-f",
+            args.text,
+            "-c",
+            str(args.ctx),
+            "--chunks",
+            str(args.chunks),
+            "--kl-divergence-base",
+            base,
+        )
 
         def score(name: str) -> None:
-            out = run("hrun-perplexity", "-m", model, "--kl-divergence-base", base, "--kl-divergence")
-            mean, median, tail = (find(rf"{what}\s+KLD\s*:\s*{NUMBER}", out) for what in ("Mean", "Median", r"99\.0%"))
+            out = run(
+                "hrun-perplexity", "-m", model, "--kl-divergence-base", base, "--kl-divergence"
+            )
+            mean, median, tail = (
+                find(rf"{what}\s+KLD\s*:\s*{NUMBER}", out) for what in ("Mean", "Median", r"99\.0%")
+            )
             top = find(rf"Same top p\s*:\s*{NUMBER}", out)
-            print(f"| {name} | {bits_per_weight(model)[1]:.2f} | {mean:.5f} | {median:.5f} | {tail:.4f} | {top:.1f} % |", flush=True)
+            print(
+                f"| {name} | {bits_per_weight(model)[1]:.2f} | {mean:.5f} | {median:.5f} | {tail:.4f} | {top:.1f} % |",
+                flush=True,
+            )
             model.unlink()
 
         if args.llama_bin:
-            os.environ["LD_LIBRARY_PATH"] = f"{args.llama_bin}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+            os.environ["LD_LIBRARY_PATH"] = (
+                f"{args.llama_bin}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+            )
             matrix = Path(folder) / "imatrix.gguf"
-            run(args.llama_bin / "llama-imatrix", "-m", reference, "-f", args.calibration, "-o", matrix, "-c", "512")
+            run(
+                args.llama_bin / "llama-imatrix",
+                "-m",
+                reference,
+                "-f",
+                args.calibration,
+                "-o",
+                matrix,
+                "-c",
+                "512",
+            )
             for name in filter(None, args.theirs.split(",")):
-                run(args.llama_bin / "llama-quantize", "--imatrix", matrix, "--pure", "--token-embedding-type", "f16", reference, model, name)
+                run(
+                    args.llama_bin / "llama-quantize",
+                    "--imatrix",
+                    matrix,
+                    "--pure",
+                    "--token-embedding-type",
+                    "f16",
+                    reference,
+                    model,
+                    name,
+                )
                 score(f"llama.cpp {name}")
         moments = Path(folder) / "moments.npz"
         for entry in filter(None, args.ours.split(",")):
             what, preset = entry.split(":")
             kind = ["--target-bpw", what] if what[0].isdigit() else ["--type", what]
-            calibration = (["--moments", moments] if moments.exists() else ["--calibrate-tokens", "0", "--save-moments", moments])
-            run("hrun-convert", args.checkpoint, "-o", model, *kind, "--preset", preset, "--token-embedding-type", "f16",
-                "--calibrate", args.calibration, *calibration)
+            calibration = (
+                ["--moments", moments]
+                if moments.exists()
+                else ["--calibrate-tokens", "0", "--save-moments", moments]
+            )
+            run(
+                "hrun-convert",
+                args.checkpoint,
+                "-o",
+                model,
+                *kind,
+                "--preset",
+                preset,
+                "--token-embedding-type",
+                "f16",
+                "--calibrate",
+                args.calibration,
+                *calibration,
+            )
             score(f"hrun {what} {preset}")
 
 

@@ -99,7 +99,9 @@ def vocabulary(n_vocab: int) -> tuple[list[str], list[int], list[str]]:
 
 def llama3_factors(n_rot: int, base: float, scaling: Mapping[str, float | str]) -> np.ndarray:
     """Factors by which the llama3 scaling divides each frequency, float32 [n_rot / 2]."""
-    factor, low, high = (float(scaling[k]) for k in ("factor", "low_freq_factor", "high_freq_factor"))
+    factor, low, high = (
+        float(scaling[k]) for k in ("factor", "low_freq_factor", "high_freq_factor")
+    )
     context = float(scaling["original_max_position_embeddings"])
     factors = []
     for i in range(n_rot // 2):
@@ -145,7 +147,10 @@ def weights(config: TinyConfig) -> Iterator[tuple[str, np.ndarray]]:
 def format_of(config: TinyConfig, name: str, array: np.ndarray) -> str:
     if array.ndim == 1:
         return "f32"
-    return next((f for pattern, f in config.tensor_formats.items() if re.search(pattern, name)), config.format)
+    return next(
+        (f for pattern, f in config.tensor_formats.items() if re.search(pattern, name)),
+        config.format,
+    )
 
 
 def _add_metadata(writer: gguf.GGUFWriter, config: TinyConfig) -> None:
@@ -167,7 +172,9 @@ def _add_metadata(writer: gguf.GGUFWriter, config: TinyConfig) -> None:
         writer.add_rope_scaling_type(gguf.RopeScalingType(str(config.rope_scaling["type"])))
         writer.add_rope_scaling_factor(float(config.rope_scaling["factor"]))
         if "original_max_position_embeddings" in config.rope_scaling:
-            writer.add_rope_scaling_orig_ctx_len(int(config.rope_scaling["original_max_position_embeddings"]))
+            writer.add_rope_scaling_orig_ctx_len(
+                int(config.rope_scaling["original_max_position_embeddings"])
+            )
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, config: TinyConfig) -> None:
@@ -195,7 +202,9 @@ def write_tiny_model(path: Path | str, config: TinyConfig = TinyConfig()) -> Pat
     for name, array in weights(config):
         format_id, data = encode(format_of(config, name, array), array, name)
         # Not add_tensor: the package knows no ids but GGML's.  With a float dtype it takes shape and id as they are.
-        writer.add_tensor_info(name, array.shape, np.dtype(np.float32), data.nbytes, raw_dtype=format_id)  # type: ignore[arg-type]
+        writer.add_tensor_info(
+            name, array.shape, np.dtype(np.float32), data.nbytes, raw_dtype=format_id
+        )  # type: ignore[arg-type]
         encoded.append(data)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -211,7 +220,9 @@ def encode(format_name: str, array: np.ndarray, tensor: str) -> tuple[int, np.nd
     if format_name == "f32":
         return int(gguf.GGMLQuantizationType.F32), array.view(np.uint8).reshape(-1)
     if format_name == "f16":
-        return int(gguf.GGMLQuantizationType.F16), array.astype(np.float16).view(np.uint8).reshape(-1)
+        return int(gguf.GGMLQuantizationType.F16), array.astype(np.float16).view(np.uint8).reshape(
+            -1
+        )
     from hrun import _core
 
     format_id = next((f.id for f in _core.formats() if f.name == format_name), None)
@@ -231,10 +242,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ff", type=int, help="feed-forward width (default: 1.5 times --embd)")
     parser.add_argument("--vocab", type=int, default=default.n_vocab)
     parser.add_argument("--ctx", type=int, default=default.n_ctx)
-    parser.add_argument("--format", default=default.format, help="of all matrices (default: %(default)s)")
+    parser.add_argument(
+        "--format", default=default.format, help="of all matrices (default: %(default)s)"
+    )
     parser.add_argument("--tensor-format", action="append", default=[], metavar="REGEX=FORMAT")
-    parser.add_argument("--rope", choices=["none", "linear", "yarn", "llama3"], default="none", help="scaling, with factor 4")
-    parser.add_argument("--untied", action="store_true", help="give the model an output.weight of its own")
+    parser.add_argument(
+        "--rope",
+        choices=["none", "linear", "yarn", "llama3"],
+        default="none",
+        help="scaling, with factor 4",
+    )
+    parser.add_argument(
+        "--untied", action="store_true", help="give the model an output.weight of its own"
+    )
     parser.add_argument("--biases", action="store_true")
     parser.add_argument("--no-chat-template", action="store_true")
     parser.add_argument("--seed", type=int, default=default.seed)

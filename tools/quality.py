@@ -7,6 +7,7 @@ CHECKPOINT is a Hugging Face folder.  Each type is converted with `hrun-convert`
 [author, title] pairs drawn with a fixed seed are asked as "Who wrote TITLE?" (greedy, the model's own chat template); an
 answer counts if it names the author.  Prints a Markdown table.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -58,7 +59,9 @@ def share_of_right_answers(model: Path, books: list[list[str]]) -> float:
     right = 0
     with Runtime(str(model), n_ctx=512) as runtime:
         for author, title in books:
-            answer = runtime.chat([{"role": "user", "content": f"Who wrote {title}?"}], temperature=0, max_tokens=48)
+            answer = runtime.chat(
+                [{"role": "user", "content": f"Who wrote {title}?"}], temperature=0, max_tokens=48
+            )
             right += author.lower() in answer.text.lower()
     return right / len(books)
 
@@ -74,10 +77,16 @@ def main() -> None:
     args = parser.parse_args()
     books = []
     if args.books:
-        pairs = [b for b in json.loads(args.books.read_text(encoding="utf-8")) if b[0] not in ("Anonymous", "Various")]
+        pairs = [
+            b
+            for b in json.loads(args.books.read_text(encoding="utf-8"))
+            if b[0] not in ("Anonymous", "Various")
+        ]
         books = random.Random(1).sample(pairs, 100)
 
-    print(f"| type | bpw layers | bpw file | perplexity | mean KL divergence | same top token |{' right answers |' if books else ''}")
+    print(
+        f"| type | bpw layers | bpw file | perplexity | mean KL divergence | same top token |{' right answers |' if books else ''}"
+    )
     print(f"|---|---|---|---|---|---|{'---|' if books else ''}")
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base.kld"
@@ -90,7 +99,15 @@ def main() -> None:
             if name != "f16":
                 run("hrun-convert", args.checkpoint, "-o", model, "--type", name)
             scores = run("hrun-perplexity", "-m", model, *common)
-            compared = run("hrun-perplexity", "-m", model, *common, "--kl-divergence-base", base, "--kl-divergence")
+            compared = run(
+                "hrun-perplexity",
+                "-m",
+                model,
+                *common,
+                "--kl-divergence-base",
+                base,
+                "--kl-divergence",
+            )
             whole, layers = bits_per_weight(model)
             perplexity = find(rf"PPL = {NUMBER}", scores)
             divergence = find(rf"Mean\s+KLD\s*:\s*{NUMBER}", compared)

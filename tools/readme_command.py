@@ -3,6 +3,7 @@
 A block is named by an HTML comment on the line above its fence: <!-- command: NAME -->.
 Usage: python3 tools/readme_command.py NAME
 """
+
 from __future__ import annotations
 
 import re

@@ -1,8 +1,8 @@
 // The operations of a transformer on one device: tensors in, tensors out, eager, in order.
 //
-// Numeric contract (DESIGN.md): every operation treats its tokens independently and accumulates in an order that depends
-// on neither the number of threads nor the number of tokens in the call.  FloatViews are [n_tokens, width] and point into
-// memory that this backend allocated.
+// Numeric contract (DESIGN.md): every operation treats its tokens independently and accumulates in
+// an order that depends on neither the number of threads nor the number of tokens in the call.
+// FloatViews are [n_tokens, width] and point into memory that this backend allocated.
 #pragma once
 
 #include <cstddef>
@@ -45,12 +45,13 @@ struct MatmulTarget {
   FloatView y;                  // [n_tokens, rows]
 };
 
-// The input of a matmul: x, or what is made of x on the way, so that it need not be stored in between.
+// The input of a matmul: x, or what is made of x on the way, so that it need not be stored in
+// between.
 struct MatmulInput {
   FloatView x;
   const DeviceTensor* norm = nullptr;  // x / sqrt(mean(x^2) + eps) * norm
   float eps = 0;
-  FloatView gate{};                    // if it has data: gate * sigmoid(gate) * x
+  FloatView gate{};  // if it has data: gate * sigmoid(gate) * x
 
   MatmulInput(FloatView plain) : x(plain) {}  // implicit: most inputs are nothing else
   static MatmulInput normed(FloatView x, const DeviceTensor& weight, float eps) {
@@ -75,7 +76,9 @@ struct MatmulPart {
 
 // The same input, some rows of it.
 inline MatmulInput rows_of(const MatmulInput& input, int64_t first, int64_t n) {
-  const auto part = [&](const FloatView& view) { return view.data ? FloatView{view.row(first), n, view.cols, view.stride} : view; };
+  const auto part = [&](const FloatView& view) {
+    return view.data ? FloatView{view.row(first), n, view.cols, view.stride} : view;
+  };
   MatmulInput out = input;
   out.x = part(input.x);
   out.gate = part(input.gate);
@@ -87,35 +90,39 @@ enum class RopeStyle : uint8_t { interleaved, halves };
 
 struct Rope {
   RopeStyle style;
-  int n_rot;                 // leading values of each head that are turned
-  const float* cos;          // [n_positions, n_rot / 2] on the device, already multiplied by the attention factor
+  int n_rot;  // leading values of each head that are turned
+  const float*
+      cos;  // [n_positions, n_rot / 2] on the device, already multiplied by the attention factor
   const float* sin;
-  int first = 0;             // value of each head with which the turned ones begin
+  int first = 0;  // value of each head with which the turned ones begin
 };
 
 inline constexpr int kCacheBlock = 64;  // positions
 
-// Keys and values of one layer.  Layout of each: [kv_head][position][head_dim], or, for a backend with cache_in_blocks(), blocks of
-// kCacheBlock positions with what the backend likes inside them.
+// Keys and values of one layer.  Layout of each: [kv_head][position][head_dim], or, for a backend
+// with cache_in_blocks(), blocks of kCacheBlock positions with what the backend likes inside them.
 struct KVLayer {
   void* k = nullptr;
   void* v = nullptr;
   FormatId k_format = 0;  // F16 or F32
   FormatId v_format = 0;
-  int64_t capacity = 0;   // positions
+  int64_t capacity = 0;  // positions
   int n_kv_heads = 0;
-  int k_dim = 0;          // per head
+  int k_dim = 0;  // per head
   int v_dim = 0;
-  size_t block_stride = 0;  // bytes from one block of keys, or of values, to the next; 0: they follow each other
-  size_t head_stride = 0;   // in a block, from one head's keys, or values, to the next; 0: they follow each other
+  size_t block_stride =
+      0;  // bytes from one block of keys, or of values, to the next; 0: they follow each other
+  size_t head_stride =
+      0;  // in a block, from one head's keys, or values, to the next; 0: they follow each other
 };
 
 struct AttentionShape {
   int n_heads;
-  float scale;                          // of q . k
-  int64_t window = 0;                   // positions that a query sees, its own included; 0: all
-  float soft_cap = 0;                   // c: scores s become c tanh(s / c); 0: as they are
-  const DeviceTensor* sinks = nullptr;  // per head: the score of a position without value, part of every softmax
+  float scale;         // of q . k
+  int64_t window = 0;  // positions that a query sees, its own included; 0: all
+  float soft_cap = 0;  // c: scores s become c tanh(s / c); 0: as they are
+  const DeviceTensor* sinks =
+      nullptr;  // per head: the score of a position without value, part of every softmax
 };
 
 // What stands between the matrices of a feed-forward block.
@@ -127,16 +134,19 @@ enum class Nonlinearity : uint8_t {
 
 // How a matmul with a rotated format is done; all give the same result up to rounding.
 enum class RotatedMatmul : uint8_t {
-  activation,        // rotate and quantize the activation, exact integer dot products (the fast way)
+  activation,  // rotate and quantize the activation, exact integer dot products (the fast way)
   activation_float,  // rotate the activation, stay in fp32 (reference)
-  weight,            // inverse transform of the decoded weights in the tile load, unrotated fp32 activation (the paper's)
+  weight,  // inverse transform of the decoded weights in the tile load, unrotated fp32 activation
+           // (the paper's)
 };
 
 struct BackendOptions {
-  std::string device = "auto";  // "auto": what HRUN_DEVICE says, else a GPU where there is one; "cpu" or "none"; "cuda", "cuda1", ...
-  int64_t n_gpu_layers = -1;    // layers that go to the GPU, n_layers + 1 for the head as well; -1: everything
-  int n_threads = 0;            // 0: the physical cores this process may use
-  std::string cpu_tier;         // empty: HRUN_CPU_TIER, else the best the CPU has
+  std::string device = "auto";  // "auto": what HRUN_DEVICE says, else a GPU where there is one;
+                                // "cpu" or "none"; "cuda", "cuda1", ...
+  int64_t n_gpu_layers =
+      -1;  // layers that go to the GPU, n_layers + 1 for the head as well; -1: everything
+  int n_threads = 0;     // 0: the physical cores this process may use
+  std::string cpu_tier;  // empty: HRUN_CPU_TIER, else the best the CPU has
   RotatedMatmul rotated_matmul = RotatedMatmul::activation;
 };
 
@@ -146,7 +156,8 @@ struct PassInfo {
   std::span<const int32_t> tokens;
   int64_t first_position = 0;
   int64_t n_logits = 0;
-  bool repeatable = false;  // the next pass of this owner with as many tokens and logits does the same, but for tokens and position
+  bool repeatable = false;  // the next pass of this owner with as many tokens and logits does the
+                            // same, but for tokens and position
 };
 
 class Backend {
@@ -161,12 +172,15 @@ class Backend {
   virtual void write(void* to, std::span<const uint8_t> from) = 0;
   virtual void read(const void* from, std::span<uint8_t> to) = 0;
 
-  // The only place that may repack weights.  The view must stay valid as long as the tensor (a mapped file).
+  // The only place that may repack weights.  The view must stay valid as long as the tensor (a
+  // mapped file).
   virtual std::unique_ptr<DeviceTensor> upload(const TensorView& view, TensorUse use) = 0;
-  std::unique_ptr<DeviceTensor> upload(const TensorView& view) { return upload(view, TensorUse::any); }
+  std::unique_ptr<DeviceTensor> upload(const TensorView& view) {
+    return upload(view, TensorUse::any);
+  }
 
-  // Operations come between these.  A backend that recorded a repeatable pass runs it from its record and returns true: the
-  // operations need not be called again.  `complete`: they all were.
+  // Operations come between these.  A backend that recorded a repeatable pass runs it from its
+  // record and returns true: the operations need not be called again.  `complete`: they all were.
   virtual bool begin_pass(const PassInfo&) { return false; }
   virtual void end_pass(bool complete) { static_cast<void>(complete); }
 
@@ -175,12 +189,14 @@ class Backend {
   // out = x / sqrt(mean(x^2) + eps) * weight
   virtual void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) = 0;
   // out = (x - mean) / sqrt(variance + eps) * weight + bias; bias may be null
-  virtual void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) = 0;
-  // y = x W^T for several matrices that share an input: the input is rotated and quantized once per kind.
-  // The bits are those of rms_norm() or silu_mul() followed by a plain matmul.
+  virtual void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
+                          float eps, FloatView out) = 0;
+  // y = x W^T for several matrices that share an input: the input is rotated and quantized once per
+  // kind. The bits are those of rms_norm() or silu_mul() followed by a plain matmul.
   virtual void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
-  // y = x W^T for several matrices, each with rows of its own, which may be others' too.  The bits are those of one matmul()
-  // after the other, as here; a backend that can do them at once saves the overhead of many small ones.
+  // y = x W^T for several matrices, each with rows of its own, which may be others' too.  The bits
+  // are those of one matmul() after the other, as here; a backend that can do them at once saves
+  // the overhead of many small ones.
   virtual void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) {
     for (const MatmulPart& part : parts) {
       const MatmulTarget target{part.weights, part.y};
@@ -189,33 +205,40 @@ class Backend {
   }
   // x[t, head] is turned by position first_position + t.
   virtual void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) = 0;
-  // Does a cache go block by block, each with the keys and values of all layers, so that what is filled lies together?  Its
-  // capacity is then a multiple of kCacheBlock.
+  // Does a cache go block by block, each with the keys and values of all layers, so that what is
+  // filled lies together?  Its capacity is then a multiple of kCacheBlock.
   virtual bool cache_in_blocks() const { return false; }
-  virtual void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) = 0;
+  virtual void kv_append(const KVLayer& cache, FloatView k, FloatView v,
+                         int64_t first_position) = 0;
   // Causal: query t sees positions up to first_position + t, from 0 or the start of its window on.
   // q, out: [n_tokens, n_heads * head_dim].
-  virtual void attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
-                         FloatView out) = 0;
-  virtual void silu_mul(FloatView gate, FloatView up, FloatView out) = 0;  // out = gate * sigmoid(gate) * up
-  virtual void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) = 0;  // out = f(gate) * up
-  virtual void activate(Nonlinearity f, FloatView x, FloatView out) = 0;                // out = f(x)
-  virtual void add(FloatView x, FloatView y) = 0;                          // x += y
-  virtual void add_bias(FloatView x, const DeviceTensor& bias) = 0;        // x[t] += bias
-  virtual void scale(FloatView x, float factor) = 0;                       // x *= factor
-  virtual void soft_cap(FloatView x, float cap) = 0;                       // x = cap * tanh(x / cap)
-  // Columns of heads: to[t, h * to_step + i] = from[t, h * from_step + i] for i < width; a step of 0 repeats one head.
-  virtual void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) = 0;
+  virtual void attention(FloatView q, const KVLayer& cache, int64_t first_position,
+                         const AttentionShape& shape, FloatView out) = 0;
+  virtual void silu_mul(FloatView gate, FloatView up,
+                        FloatView out) = 0;  // out = gate * sigmoid(gate) * up
+  virtual void gated(Nonlinearity f, FloatView gate, FloatView up,
+                     FloatView out) = 0;                                  // out = f(gate) * up
+  virtual void activate(Nonlinearity f, FloatView x, FloatView out) = 0;  // out = f(x)
+  virtual void add(FloatView x, FloatView y) = 0;                         // x += y
+  virtual void add_bias(FloatView x, const DeviceTensor& bias) = 0;       // x[t] += bias
+  virtual void scale(FloatView x, float factor) = 0;                      // x *= factor
+  virtual void soft_cap(FloatView x, float cap) = 0;                      // x = cap * tanh(x / cap)
+  // Columns of heads: to[t, h * to_step + i] = from[t, h * from_step + i] for i < width; a step of
+  // 0 repeats one head.
+  virtual void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step,
+                          int n_heads, int64_t width) = 0;
   // out[i] = x[rows[i]]
   virtual void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) = 0;
   // out[t] = sum over k of weights[t * n + k] * x[rows[t * n + k]], n per token, in this order.
-  virtual void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) = 0;
+  virtual void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights,
+                        FloatView out) = 0;
 
   // Can it draw tokens?
   virtual bool samples() const { return false; }
-  // Draws from logits [n_vocab] on the device; `generator` is Pcg32::state and advances.  Only if samples().
-  virtual SampleResult sample(const float* /*logits*/, int64_t /*n_vocab*/, const SampleSettings&, std::span<const SampleEdit>,
-                              uint64_t& /*generator*/) {
+  // Draws from logits [n_vocab] on the device; `generator` is Pcg32::state and advances.  Only if
+  // samples().
+  virtual SampleResult sample(const float* /*logits*/, int64_t /*n_vocab*/, const SampleSettings&,
+                              std::span<const SampleEdit>, uint64_t& /*generator*/) {
     return {0, SampleStatus::none_possible};
   }
 

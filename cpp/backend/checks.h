@@ -1,5 +1,5 @@
-// What every backend asks of the arguments of an operation before it runs.  All throw ArgumentError, naming the operation and what
-// was expected.
+// What every backend asks of the arguments of an operation before it runs.  All throw
+// ArgumentError, naming the operation and what was expected.
 #pragma once
 
 #include <span>
@@ -16,40 +16,54 @@ inline void require(bool ok, std::string_view operation, std::string_view expect
   if (!ok) throw ArgumentError("{}: expected {}", operation, expected);
 }
 
-inline bool same_shape(const FloatView& a, const FloatView& b) { return a.rows == b.rows && a.cols == b.cols; }
+inline bool same_shape(const FloatView& a, const FloatView& b) {
+  return a.rows == b.rows && a.cols == b.cols;
+}
 
 }  // namespace hrun
 
 namespace hrun::checks {
 
-inline bool is_vector(const DeviceTensor& t, int64_t values) { return t.rows == 1 && t.cols == values; }
+inline bool is_vector(const DeviceTensor& t, int64_t values) {
+  return t.rows == 1 && t.cols == values;
+}
 
-// The format of a tensor that fits it.  Throws UnsupportedModelError for a format or a shape that cannot be.
+// The format of a tensor that fits it.  Throws UnsupportedModelError for a format or a shape that
+// cannot be.
 inline const FormatInfo& upload(const TensorView& view) {
   const FormatInfo* const info = find_format(view.format);
   const std::string name = printable(view.name);
-  if (!info) throw UnsupportedModelError("tensor '{}': unknown format id {}; known: {}", name, view.format, format_names());
+  if (!info)
+    throw UnsupportedModelError("tensor '{}': unknown format id {}; known: {}", name, view.format,
+                                format_names());
   if (view.rows <= 0 || !info->row_ok(view.cols))
-    throw UnsupportedModelError("tensor '{}': {} rows of {} values do not fit format {} (blocks of {})", name, view.rows,
-                                view.cols, info->name, info->block_values);
+    throw UnsupportedModelError(
+        "tensor '{}': {} rows of {} values do not fit format {} (blocks of {})", name, view.rows,
+        view.cols, info->name, info->block_values);
   if (view.row_bytes != info->row_bytes(view.cols))
-    throw ArgumentError("tensor '{}': rows of {} bytes, expected {}", name, view.row_bytes, info->row_bytes(view.cols));
+    throw ArgumentError("tensor '{}': rows of {} bytes, expected {}", name, view.row_bytes,
+                        info->row_bytes(view.cols));
   return *info;
 }
 
-inline void embed(const DeviceTensor& table, std::span<const int32_t> tokens, const FloatView& out) {
-  require(out.cols == table.cols && out.rows == static_cast<int64_t>(tokens.size()), "embed", "out of [n_tokens, columns of the table]");
+inline void embed(const DeviceTensor& table, std::span<const int32_t> tokens,
+                  const FloatView& out) {
+  require(out.cols == table.cols && out.rows == static_cast<int64_t>(tokens.size()), "embed",
+          "out of [n_tokens, columns of the table]");
   for (const int32_t token : tokens)
-    if (token < 0 || token >= table.rows) throw ArgumentError("token {} is outside the vocabulary of {}", token, table.rows);
+    if (token < 0 || token >= table.rows)
+      throw ArgumentError("token {} is outside the vocabulary of {}", token, table.rows);
 }
 
 inline void rms_norm(const FloatView& x, const DeviceTensor& weight, const FloatView& out) {
-  require(same_shape(x, out) && is_vector(weight, x.cols), "rms_norm", "x and out of one shape and a weight per column");
+  require(same_shape(x, out) && is_vector(weight, x.cols), "rms_norm",
+          "x and out of one shape and a weight per column");
 }
 
-inline void layer_norm(const FloatView& x, const DeviceTensor& weight, const DeviceTensor* bias, const FloatView& out) {
-  require(same_shape(x, out) && is_vector(weight, x.cols) && (!bias || is_vector(*bias, x.cols)), "layer_norm",
-          "x and out of one shape, and a weight and a bias per column");
+inline void layer_norm(const FloatView& x, const DeviceTensor& weight, const DeviceTensor* bias,
+                       const FloatView& out) {
+  require(same_shape(x, out) && is_vector(weight, x.cols) && (!bias || is_vector(*bias, x.cols)),
+          "layer_norm", "x and out of one shape, and a weight and a bias per column");
 }
 
 inline void matmul_input(const MatmulInput& from) {
@@ -63,51 +77,70 @@ inline void rope(const FloatView& x, int n_heads, const Rope& rope) {
           "rope", "whole heads that hold the values to turn");
 }
 
-inline void positions(const KVLayer& cache, int64_t first_position, int64_t n, std::string_view operation) {
-  require(first_position >= 0 && n <= cache.capacity && first_position <= cache.capacity - n, operation, "positions inside the cache");
+inline void positions(const KVLayer& cache, int64_t first_position, int64_t n,
+                      std::string_view operation) {
+  require(first_position >= 0 && n <= cache.capacity && first_position <= cache.capacity - n,
+          operation, "positions inside the cache");
 }
 
-inline void kv_append(const KVLayer& cache, const FloatView& k, const FloatView& v, int64_t first_position) {
+inline void kv_append(const KVLayer& cache, const FloatView& k, const FloatView& v,
+                      int64_t first_position) {
   require(k.rows == v.rows && k.cols == static_cast<int64_t>(cache.n_kv_heads) * cache.k_dim &&
               v.cols == static_cast<int64_t>(cache.n_kv_heads) * cache.v_dim,
           "kv_append", "keys and values of [n_tokens, n_kv_heads * dim]");
   positions(cache, first_position, k.rows, "kv_append");
 }
 
-inline void attention(const FloatView& q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape, const FloatView& out) {
-  require(shape.n_heads > 0 && cache.n_kv_heads > 0 && shape.n_heads % cache.n_kv_heads == 0, "attention", "query heads in equal groups per kv head");
-  require(q.cols == static_cast<int64_t>(shape.n_heads) * cache.k_dim && out.cols == static_cast<int64_t>(shape.n_heads) * cache.v_dim && q.rows == out.rows,
+inline void attention(const FloatView& q, const KVLayer& cache, int64_t first_position,
+                      const AttentionShape& shape, const FloatView& out) {
+  require(shape.n_heads > 0 && cache.n_kv_heads > 0 && shape.n_heads % cache.n_kv_heads == 0,
+          "attention", "query heads in equal groups per kv head");
+  require(q.cols == static_cast<int64_t>(shape.n_heads) * cache.k_dim &&
+              out.cols == static_cast<int64_t>(shape.n_heads) * cache.v_dim && q.rows == out.rows,
           "attention", "q of [n_tokens, n_heads * k_dim] and out of [n_tokens, n_heads * v_dim]");
   require(!shape.sinks || is_vector(*shape.sinks, shape.n_heads), "attention", "one sink per head");
   positions(cache, first_position, q.rows, "attention");
 }
 
-inline void gated(const FloatView& gate, const FloatView& up, const FloatView& out, std::string_view operation = "gated") {
+inline void gated(const FloatView& gate, const FloatView& up, const FloatView& out,
+                  std::string_view operation = "gated") {
   require(same_shape(gate, up) && same_shape(gate, out), operation, "three views of one shape");
 }
 
 inline void activate(Nonlinearity f, const FloatView& x, const FloatView& out) {
-  require(same_shape(x, out) && f != Nonlinearity::clamped_silu, "activate", "two views of one shape, and a function of one value");
+  require(same_shape(x, out) && f != Nonlinearity::clamped_silu, "activate",
+          "two views of one shape, and a function of one value");
 }
 
-inline void add(const FloatView& x, const FloatView& y) { require(same_shape(x, y), "add", "two views of one shape"); }
+inline void add(const FloatView& x, const FloatView& y) {
+  require(same_shape(x, y), "add", "two views of one shape");
+}
 
-inline void add_bias(const FloatView& x, const DeviceTensor& bias) { require(is_vector(bias, x.cols), "add_bias", "one bias per column"); }
+inline void add_bias(const FloatView& x, const DeviceTensor& bias) {
+  require(is_vector(bias, x.cols), "add_bias", "one bias per column");
+}
 
 inline void soft_cap(float cap) { require(cap > 0, "soft_cap", "a positive cap"); }
 
-inline void copy_heads(const FloatView& from, int64_t from_step, const FloatView& to, int64_t to_step, int n_heads, int64_t width) {
-  const auto inside = [&](const FloatView& view, int64_t step) { return step >= 0 && (n_heads - 1) * step + width <= view.cols; };
-  require(n_heads > 0 && from.rows == to.rows && inside(from, from_step) && inside(to, to_step), "copy_heads", "heads inside both views");
+inline void copy_heads(const FloatView& from, int64_t from_step, const FloatView& to,
+                       int64_t to_step, int n_heads, int64_t width) {
+  const auto inside = [&](const FloatView& view, int64_t step) {
+    return step >= 0 && (n_heads - 1) * step + width <= view.cols;
+  };
+  require(n_heads > 0 && from.rows == to.rows && inside(from, from_step) && inside(to, to_step),
+          "copy_heads", "heads inside both views");
 }
 
 inline void gather_rows(const FloatView& x, std::span<const int32_t> rows, const FloatView& out) {
-  require(out.rows == static_cast<int64_t>(rows.size()) && out.cols == x.cols, "gather_rows", "a row of out per index");
+  require(out.rows == static_cast<int64_t>(rows.size()) && out.cols == x.cols, "gather_rows",
+          "a row of out per index");
   for (const int32_t row : rows) require(row >= 0 && row < x.rows, "gather_rows", "rows of x");
 }
 
-inline void mix_rows(const FloatView& x, std::span<const int32_t> rows, std::span<const float> weights, const FloatView& out) {
-  require(out.rows > 0 && rows.size() == weights.size() && static_cast<int64_t>(rows.size()) % out.rows == 0 && out.cols == x.cols,
+inline void mix_rows(const FloatView& x, std::span<const int32_t> rows,
+                     std::span<const float> weights, const FloatView& out) {
+  require(out.rows > 0 && rows.size() == weights.size() &&
+              static_cast<int64_t>(rows.size()) % out.rows == 0 && out.cols == x.cols,
           "mix_rows", "as many weights as rows, equally many per token");
   for (const int32_t row : rows) require(row >= 0 && row < x.rows, "mix_rows", "rows of x");
 }

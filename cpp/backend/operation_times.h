@@ -1,4 +1,5 @@
-// Where the time of a backend goes, by operation: a clock reading per operation while it is on, a test of a flag while off.
+// Where the time of a backend goes, by operation: a clock reading per operation while it is on, a
+// test of a flag while off.
 #pragma once
 
 #include <array>
@@ -9,14 +10,25 @@
 
 namespace hrun {
 
-enum class Operation : uint8_t { embed, norm, quantize, matmul, rope, kv_append, attention, gate, add };
+enum class Operation : uint8_t {
+  embed,
+  norm,
+  quantize,
+  matmul,
+  rope,
+  kv_append,
+  attention,
+  gate,
+  add
+};
 
-inline constexpr std::string_view kOperationNames[] = {"embed", "norm",      "quantize", "matmul", "rope",
-                                                       "kv append", "attention", "gate",     "add"};
+inline constexpr std::string_view kOperationNames[] = {
+    "embed", "norm", "quantize", "matmul", "rope", "kv append", "attention", "gate", "add"};
 inline constexpr size_t kOperations = std::size(kOperationNames);
 static_assert(kOperations == static_cast<size_t>(Operation::add) + 1);
 
-// `quantize` is what happens to the input of a matmul before the products, a norm or a gate on the way included.
+// `quantize` is what happens to the input of a matmul before the products, a norm or a gate on the
+// way included.
 struct OperationTimes {
   struct Entry {
     int64_t nanoseconds = 0;
@@ -36,7 +48,8 @@ struct OperationTimes {
 // From its construction, or the last next(), to the next next(), or its destruction.
 class OperationTimer {
  public:
-  OperationTimer(OperationTimes& times, Operation operation) : times_(times), operation_(operation), on_(times.on) {
+  OperationTimer(OperationTimes& times, Operation operation)
+      : times_(times), operation_(operation), on_(times.on) {
     if (on_) start_ = Clock::now();
   }
   OperationTimer(const OperationTimer&) = delete;

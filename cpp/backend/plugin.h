@@ -1,4 +1,5 @@
-// A backend in a shared library of its own, opened at run time: what it exports, and how it is found.
+// A backend in a shared library of its own, opened at run time: what it exports, and how it is
+// found.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +26,9 @@ struct DevicePeaks {
   double fp16 = 0;
 };
 
-// What the library's one exported function returns.  Both sides are built from the same sources; kInterface changes with
-// Backend, so that a library left over from another version is refused instead of called.
+// What the library's one exported function returns.  Both sides are built from the same sources;
+// kInterface changes with Backend, so that a library left over from another version is refused
+// instead of called.
 struct BackendPlugin {
   static constexpr uint32_t kInterface = 4;
   static constexpr const char* kEntry = "hrun_backend_plugin";
@@ -34,11 +36,12 @@ struct BackendPlugin {
   std::vector<DeviceDescription> (*devices)(std::string& reason);  // `reason`: why there are none
   std::unique_ptr<Backend> (*make)(int device, const BackendOptions& options);
   DevicePeaks (*measure)(int device);
-  size_t (*weight_bytes)(FormatId format, int64_t rows, int64_t cols);  // that a matrix takes on a device
+  size_t (*weight_bytes)(FormatId format, int64_t rows,
+                         int64_t cols);  // that a matrix takes on a device
 };
 
-// The CUDA backend: libhrun_cuda.so beside the library that this code is in, or the file that HRUN_CUDA_LIBRARY names.  Null,
-// with the reason, when it cannot be opened.  Stays open.
+// The CUDA backend: libhrun_cuda.so beside the library that this code is in, or the file that
+// HRUN_CUDA_LIBRARY names.  Null, with the reason, when it cannot be opened.  Stays open.
 const BackendPlugin* cuda_plugin(std::string& reason);
 
 }  // namespace hrun

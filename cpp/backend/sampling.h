@@ -5,7 +5,8 @@
 
 namespace hrun {
 
-// What bias and penalties do to the logit of one token: x += bias; x = x > 0 ? x / repeat : x * repeat; x -= subtract.
+// What bias and penalties do to the logit of one token: x += bias; x = x > 0 ? x / repeat : x *
+// repeat; x -= subtract.
 struct SampleEdit {
   int32_t token;
   float bias = 0;
@@ -20,7 +21,11 @@ struct SampleSettings {
   double min_p = 0.05;       // 0: all
 };
 
-enum class SampleStatus : int32_t { ok, not_finite, none_possible };  // a logit is NaN or infinity; all are -infinity
+enum class SampleStatus : int32_t {
+  ok,
+  not_finite,
+  none_possible
+};  // a logit is NaN or infinity; all are -infinity
 
 struct SampleResult {
   int32_t token;  // 0 unless ok, so that a step that is already under way reads a row that exists

@@ -1,5 +1,6 @@
-// The one way to read bytes that someone else wrote: a span with a position, where every access is checked and no
-// arithmetic can wrap.  Nothing here throws; the caller knows what it was reading and says so.
+// The one way to read bytes that someone else wrote: a span with a position, where every access is
+// checked and no arithmetic can wrap.  Nothing here throws; the caller knows what it was reading
+// and says so.
 #pragma once
 
 #include <bit>
@@ -12,7 +13,8 @@
 
 namespace hrun {
 
-static_assert(std::endian::native == std::endian::little, "files are read in place, as little-endian");
+static_assert(std::endian::native == std::endian::little,
+              "files are read in place, as little-endian");
 
 inline std::optional<uint64_t> checked_add(uint64_t a, uint64_t b) {
   uint64_t sum;

@@ -14,7 +14,8 @@ std::string printable(std::string_view text, size_t limit) {
     const size_t n = utf8_length(text);
     const auto b = static_cast<uint8_t>(text[0]);
     // C1 control characters (U+0080 to U+009F) move cursors on some terminals.
-    const bool control = b < 0x20 || b == 0x7f || (n == 2 && b == 0xc2 && static_cast<uint8_t>(text[1]) < 0xa0);
+    const bool control =
+        b < 0x20 || b == 0x7f || (n == 2 && b == 0xc2 && static_cast<uint8_t>(text[1]) < 0xa0);
     if (n == 0 || control) {
       const size_t bytes = n == 2 ? 2 : 1;
       for (size_t i = 0; i < bytes; ++i) {

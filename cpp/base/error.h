@@ -1,7 +1,7 @@
 // The typed errors of hrun and the formatter of their messages.
 //
-// A message names the file, the key, tensor or byte offset, what was found and what was expected.  Each class becomes a
-// Python exception of the same name in bindings/errors.cpp.
+// A message names the file, the key, tensor or byte offset, what was found and what was expected.
+// Each class becomes a Python exception of the same name in bindings/errors.cpp.
 #pragma once
 
 #include <sstream>
@@ -31,7 +31,8 @@ std::string format(std::string_view pattern, const Args&... args) {
   return out.str();
 }
 
-// Text from a file as it may be shown on a terminal: control bytes and invalid UTF-8 escaped, at most `limit` bytes.
+// Text from a file as it may be shown on a terminal: control bytes and invalid UTF-8 escaped, at
+// most `limit` bytes.
 std::string printable(std::string_view text, size_t limit = 128);
 
 class Error : public std::runtime_error {
@@ -44,14 +45,18 @@ template <class Tag>
 class TypedError : public Error {
  public:
   template <class... Args>
-  explicit TypedError(std::string_view pattern, const Args&... args) : Error(format(pattern, args...)) {}
+  explicit TypedError(std::string_view pattern, const Args&... args)
+      : Error(format(pattern, args...)) {}
 };
 
-using ModelFileError = TypedError<struct ModelFileTag>;                // a file that is not what it should be
-using UnsupportedModelError = TypedError<struct UnsupportedModelTag>;  // a sound file that asks for what hrun cannot do
-using ContextOverflowError = TypedError<struct ContextOverflowTag>;    // more tokens than the context holds
+using ModelFileError = TypedError<struct ModelFileTag>;  // a file that is not what it should be
+using UnsupportedModelError =
+    TypedError<struct UnsupportedModelTag>;  // a sound file that asks for what hrun cannot do
+using ContextOverflowError =
+    TypedError<struct ContextOverflowTag>;  // more tokens than the context holds
 using OutOfMemoryError = TypedError<struct OutOfMemoryTag>;
-using DeviceError = TypedError<struct DeviceTag>;          // a device, tier or backend that is absent or failed
+using DeviceError =
+    TypedError<struct DeviceTag>;  // a device, tier or backend that is absent or failed
 using ConversionError = TypedError<struct ConversionTag>;
 using GenerationError = TypedError<struct GenerationTag>;  // logits that are not finite
 using ArgumentError = TypedError<struct ArgumentTag>;      // a ValueError in Python

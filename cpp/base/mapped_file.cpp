@@ -22,19 +22,23 @@ constexpr size_t kPathLimit = 4096;  // bytes of a path shown in a message
 
 [[noreturn]] void fail_errno(const std::string& path, int error) {
   switch (error) {
-    case ENOENT: fail(path, "no such file");
-    case EACCES: fail(path, "permission denied");
-    case ELOOP: fail(path, "too many levels of symbolic links");
-    default: fail(path, std::generic_category().message(error));
+    case ENOENT:
+      fail(path, "no such file");
+    case EACCES:
+      fail(path, "permission denied");
+    case ELOOP:
+      fail(path, "too many levels of symbolic links");
+    default:
+      fail(path, std::generic_category().message(error));
   }
 }
 
 void require_regular(const std::string& path, const struct stat& status) {
   const mode_t mode = status.st_mode;
   if (S_ISREG(mode)) return;
-  const char* what = S_ISDIR(mode)    ? "is a directory"
-                     : S_ISFIFO(mode) ? "is a FIFO"
-                     : S_ISSOCK(mode) ? "is a socket"
+  const char* what = S_ISDIR(mode)                    ? "is a directory"
+                     : S_ISFIFO(mode)                 ? "is a FIFO"
+                     : S_ISSOCK(mode)                 ? "is a socket"
                      : S_ISCHR(mode) || S_ISBLK(mode) ? "is a device"
                                                       : "is not a file";
   fail(path, format("{}, expected a regular file", what));
@@ -59,7 +63,7 @@ class Descriptor {
 MappedFile MappedFile::open(const std::string& path) {
   if (path.empty()) fail(path, "the path is empty");
   if (path.find('\0') != std::string::npos) fail(path, "the path contains a zero byte");
-  struct stat before {};
+  struct stat before{};
   // Looking before opening: opening a device can have side effects.
   if (::stat(path.c_str(), &before) != 0) fail_errno(path, errno);
   require_regular(path, before);
@@ -72,14 +76,16 @@ MappedFile MappedFile::open(const std::string& path) {
   const auto size = static_cast<size_t>(before.st_size);
 
   void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
-  if (address == MAP_FAILED) fail(path, format("cannot map {} bytes: {}", size, std::generic_category().message(errno)));
+  if (address == MAP_FAILED)
+    fail(path, format("cannot map {} bytes: {}", size, std::generic_category().message(errno)));
   MappedFile mapped(std::span<const uint8_t>(static_cast<const uint8_t*>(address), size));
 
   // One that grows is still being written.
-  struct stat after {};
+  struct stat after{};
   if (::fstat(file.get(), &after) != 0) fail_errno(path, errno);
   if (after.st_size != before.st_size)
-    fail(path, format("the file changed while it was being opened: {} bytes, then {}", size, after.st_size));
+    fail(path, format("the file changed while it was being opened: {} bytes, then {}", size,
+                      after.st_size));
   return mapped;
 }
 
@@ -102,7 +108,8 @@ void MappedFile::release_pages(size_t offset, size_t length) const {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t begin = (offset + page - 1) / page * page, end = (offset + length) / page * page;
   // Only advice: the pages are clean and the file is still there.
-  if (begin < end && end <= bytes_.size()) madvise(const_cast<uint8_t*>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
+  if (begin < end && end <= bytes_.size())
+    madvise(const_cast<uint8_t*>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
 }
 
 }  // namespace hrun

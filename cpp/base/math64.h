@@ -1,8 +1,9 @@
 // exp, log, sin and cos in double precision, the same bits on every machine and C library.
 //
-// For tables and probabilities, not for hot loops.  Plain IEEE additions, multiplications and divisions (contraction is
-// off for the whole project), so the result depends on nothing but the argument.  Errors are a few 1e-16 relative for
-// exp and log, and absolute for sin and cos up to |x| = 1e6: far below the fp32 values they are rounded to.
+// For tables and probabilities, not for hot loops.  Plain IEEE additions, multiplications and
+// divisions (contraction is off for the whole project), so the result depends on nothing but the
+// argument.  Errors are a few 1e-16 relative for exp and log, and absolute for sin and cos up to
+// |x| = 1e6: far below the fp32 values they are rounded to.
 #pragma once
 
 #include <cmath>
@@ -13,7 +14,8 @@
 
 namespace hrun::math64 {
 
-inline constexpr double kLn2High = 6.93147180369123816490e-01;  // 32 leading bits: n * kLn2High is exact for |n| < 2^20
+inline constexpr double kLn2High =
+    6.93147180369123816490e-01;  // 32 leading bits: n * kLn2High is exact for |n| < 2^20
 inline constexpr double kLn2Low = 1.90821492927058770002e-10;
 
 HRUN_HD double exp(double x) {
@@ -22,7 +24,8 @@ HRUN_HD double exp(double x) {
   const double n = std::nearbyint(x * 1.4426950408889634074);
   const double r = (x - n * kLn2High) - n * kLn2Low;  // |r| <= ln(2) / 2
   double sum = 1.0;
-  for (int i = 14; i >= 1; --i) sum = 1.0 + sum * r / i;  // Taylor by Horner; the next term is below 1e-18
+  for (int i = 14; i >= 1; --i)
+    sum = 1.0 + sum * r / i;  // Taylor by Horner; the next term is below 1e-18
   return std::ldexp(sum, static_cast<int>(n));
 }
 
@@ -58,10 +61,22 @@ inline void cos_sin(double x, double& cosine, double& sine) {
   }
   s *= r;
   switch (static_cast<int64_t>(n) & 3) {
-    case 0: cosine = c; sine = s; break;
-    case 1: cosine = -s; sine = c; break;
-    case 2: cosine = -c; sine = -s; break;
-    default: cosine = s; sine = -c; break;
+    case 0:
+      cosine = c;
+      sine = s;
+      break;
+    case 1:
+      cosine = -s;
+      sine = c;
+      break;
+    case 2:
+      cosine = -c;
+      sine = -s;
+      break;
+    default:
+      cosine = s;
+      sine = -c;
+      break;
   }
 }
 

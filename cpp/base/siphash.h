@@ -1,4 +1,5 @@
-// SipHash-1-3 (Aumasson, Bernstein 2012): a hash of text from a file that the file's author cannot make collide.
+// SipHash-1-3 (Aumasson, Bernstein 2012): a hash of text from a file that the file's author cannot
+// make collide.
 #pragma once
 
 #include <bit>
@@ -20,7 +21,8 @@ class SipHash {
   }
 
   uint64_t operator()(std::string_view text) const {
-    uint64_t v[4] = {k0_ ^ 0x736f6d6570736575ull, k1_ ^ 0x646f72616e646f6dull, k0_ ^ 0x6c7967656e657261ull, k1_ ^ 0x7465646279746573ull};
+    uint64_t v[4] = {k0_ ^ 0x736f6d6570736575ull, k1_ ^ 0x646f72616e646f6dull,
+                     k0_ ^ 0x6c7967656e657261ull, k1_ ^ 0x7465646279746573ull};
     const uint64_t length = static_cast<uint64_t>(text.size()) << 56;
     const auto absorb = [&](uint64_t m) {
       v[3] ^= m;
@@ -42,10 +44,20 @@ class SipHash {
 
  private:
   static void round(uint64_t (&v)[4]) {
-    v[0] += v[1]; v[1] = std::rotl(v[1], 13); v[1] ^= v[0]; v[0] = std::rotl(v[0], 32);
-    v[2] += v[3]; v[3] = std::rotl(v[3], 16); v[3] ^= v[2];
-    v[0] += v[3]; v[3] = std::rotl(v[3], 21); v[3] ^= v[0];
-    v[2] += v[1]; v[1] = std::rotl(v[1], 17); v[1] ^= v[2]; v[2] = std::rotl(v[2], 32);
+    v[0] += v[1];
+    v[1] = std::rotl(v[1], 13);
+    v[1] ^= v[0];
+    v[0] = std::rotl(v[0], 32);
+    v[2] += v[3];
+    v[3] = std::rotl(v[3], 16);
+    v[3] ^= v[2];
+    v[0] += v[3];
+    v[3] = std::rotl(v[3], 21);
+    v[3] ^= v[0];
+    v[2] += v[1];
+    v[1] = std::rotl(v[1], 17);
+    v[1] ^= v[2];
+    v[2] = std::rotl(v[2], 32);
   }
 
   uint64_t k0_, k1_;

@@ -14,21 +14,24 @@ inline constexpr FormatId kOwnFormats = 0x48520000u;  // "HR"
 // A matrix whose rows are contiguous runs of blocks of one format.
 struct TensorView {
   FormatId format = 0;
-  int64_t rows = 0;       // 1 for a vector
-  int64_t cols = 0;       // values per row
+  int64_t rows = 0;  // 1 for a vector
+  int64_t cols = 0;  // values per row
   size_t row_bytes = 0;
   const uint8_t* data = nullptr;
   std::string_view name;  // for messages
 };
 
-// float32 [rows, cols]; row r starts at data + r * stride.  On a device backend `data` is a device address.
+// float32 [rows, cols]; row r starts at data + r * stride.  On a device backend `data` is a device
+// address.
 struct FloatView {
   float* data = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t stride = 0;
 
-  constexpr float* row(int64_t r) const { return data + r * stride; }  // constexpr: also in device code
+  constexpr float* row(int64_t r) const {
+    return data + r * stride;
+  }  // constexpr: also in device code
 };
 
 }  // namespace hrun

@@ -22,7 +22,8 @@
 namespace hrun {
 namespace {
 
-// Longer than the serial gaps between two operations of a decode step, shorter than a scheduler tick.
+// Longer than the serial gaps between two operations of a decode step, shorter than a scheduler
+// tick.
 constexpr auto kSpin = std::chrono::microseconds(50);
 
 void pause_briefly() {
@@ -51,7 +52,8 @@ bool spin_until(bool may_spin, Ready&& ready) {
 // Counts the forks between the first process and this one.
 std::atomic<uint64_t> fork_generation{0};
 
-// Threads of this process that are inside a loop, of all pools: with several, those of one make room for the others.
+// Threads of this process that are inside a loop, of all pools: with several, those of one make
+// room for the others.
 std::atomic<int> running{0};
 
 void watch_forks() {
@@ -77,8 +79,8 @@ int physical_cores_in_mask() {
   std::set<std::string> cores;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &mask)) continue;
-    const std::string siblings =
-        first_line("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    const std::string siblings = first_line("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
+                                            "/topology/thread_siblings_list");
     cores.insert(siblings.empty() ? std::to_string(cpu) : siblings);
   }
   return std::max(1, static_cast<int>(cores.size()));
@@ -92,7 +94,8 @@ int control_group_cpus(const std::string& proc, const std::string& sys) {
     if (quota > 0 && period > 0 && (limit == 0 || quota / period < limit)) limit = quota / period;
   };
   std::ifstream groups(proc + "/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {  // "id:controllers:/path"; version 2 has "0::/path"
+  for (std::string line;
+       std::getline(groups, line);) {  // "id:controllers:/path"; version 2 has "0::/path"
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
     const std::string controllers = line.substr(first + 1, second - first - 1);
@@ -102,7 +105,8 @@ int control_group_cpus(const std::string& proc, const std::string& sys) {
     for (int depth = 0; depth < 32; ++depth) {
       double quota = 0, period = 0;
       if (unified) {
-        const std::string max = first_line(sys + "/fs/cgroup" + path + "/cpu.max");  // "max 100000" or "50000 100000"
+        const std::string max =
+            first_line(sys + "/fs/cgroup" + path + "/cpu.max");  // "max 100000" or "50000 100000"
         if (std::sscanf(max.c_str(), "%lf %lf", &quota, &period) == 2) consider(quota, period);
       } else {
         const std::string folder = sys + "/fs/cgroup/" + controllers + path;
@@ -122,8 +126,8 @@ int default_thread_count() {
   return std::min(kMaxThreads, quota > 0 ? std::min(cores, quota) : cores);
 }
 
-// One loop at a time.  `phase` packs what must change together: the loop's number (high 32 bits), whether workers may
-// still join it, and how many have joined and not left (low 16 bits).
+// One loop at a time.  `phase` packs what must change together: the loop's number (high 32 bits),
+// whether workers may still join it, and how many have joined and not left (low 16 bits).
 struct ThreadPool::State {
   static constexpr uint64_t kOpen = 1u << 16;
   static constexpr uint64_t kActive = kOpen - 1;
@@ -146,7 +150,8 @@ struct ThreadPool::State {
   std::condition_variable wake_workers, wake_caller;
   std::vector<std::thread> threads;
   bool may_spin = true;
-  int most_running = 1;  // beyond this, a worker leaves a loop to others: the cores, or more if this pool was asked for more
+  int most_running = 1;  // beyond this, a worker leaves a loop to others: the cores, or more if
+                         // this pool was asked for more
   uint64_t generation = 0;
 
   static uint32_t number(uint64_t phase_word) { return static_cast<uint32_t>(phase_word >> 32); }
@@ -183,9 +188,12 @@ struct ThreadPool::State {
   void work(int worker) {
     uint32_t last = 0;
     for (;;) {
-      const auto ready = [&] { return stop || number(phase.load(std::memory_order_acquire)) != last; };
+      const auto ready = [&] {
+        return stop || number(phase.load(std::memory_order_acquire)) != last;
+      };
       if (!spin_until(may_spin && running.load(std::memory_order_relaxed) < most_running, ready)) {
-        // The caller stores `phase`, then reads `sleepers`; here it is the other way round, so one sees the other.
+        // The caller stores `phase`, then reads `sleepers`; here it is the other way round, so one
+        // sees the other.
         ++sleepers;
         {
           std::unique_lock lock(sleep_mutex);
@@ -223,7 +231,8 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
   if (n_threads < 0 || n_threads > kMaxThreads)
-    throw ArgumentError("the number of threads is {}; expected 0 (all cores) to {}", n_threads, kMaxThreads);
+    throw ArgumentError("the number of threads is {}; expected 0 (all cores) to {}", n_threads,
+                        kMaxThreads);
   watch_forks();
   const int cores = default_thread_count();
   if (n_threads == 0) n_threads = cores;
@@ -233,7 +242,8 @@ ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
   s->most_running = std::max(cores, n_threads);
   try {
     s->threads.reserve(static_cast<size_t>(n_threads));
-    for (int worker = 1; worker < n_threads; ++worker) s->threads.emplace_back([s, worker] { s->work(worker); });
+    for (int worker = 1; worker < n_threads; ++worker)
+      s->threads.emplace_back([s, worker] { s->work(worker); });
   } catch (const std::system_error&) {
     // A process limit: run with the threads there are.
   }
@@ -241,7 +251,8 @@ ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
 
 ThreadPool::~ThreadPool() {
   if (state_->generation != fork_generation) {
-    // The workers stayed in the parent: joining them, or destroying what they wait on, would never return.
+    // The workers stayed in the parent: joining them, or destroying what they wait on, would never
+    // return.
     (void)state_.release();
     return;
   }
@@ -255,7 +266,9 @@ int ThreadPool::n_threads() const { return static_cast<int>(state_->threads.size
 
 void ThreadPool::require_same_process() const {
   if (state_->generation != fork_generation)
-    throw DeviceError("the CPU threads were created before fork; create the runtime in the child process, or use spawn");
+    throw DeviceError(
+        "the CPU threads were created before fork; create the runtime in the child process, or use "
+        "spawn");
 }
 
 void ThreadPool::run(int64_t n_tasks, int64_t chunk, Range range, void* fn) {

@@ -1,8 +1,9 @@
 // A pool of persistent workers for short parallel loops.
 //
-// The caller takes part.  Workers spin for some tens of microseconds between loops, then sleep.  A worker that the
-// system did not schedule in time is not waited for: it simply finds no chunk left.  Pools of one process share the cores: a
-// worker leaves a loop to its caller while as many threads as there are cores are inside loops, of whichever pool.
+// The caller takes part.  Workers spin for some tens of microseconds between loops, then sleep.  A
+// worker that the system did not schedule in time is not waited for: it simply finds no chunk left.
+// Pools of one process share the cores: a worker leaves a loop to its caller while as many threads
+// as there are cores are inside loops, of whichever pool.
 #pragma once
 
 #include <cstdint>
@@ -12,19 +13,20 @@
 
 namespace hrun {
 
-// Physical cores in this process's affinity mask, at most the CPU quota of its control group, at least 1.
+// Physical cores in this process's affinity mask, at most the CPU quota of its control group, at
+// least 1.
 int default_thread_count();
 
-// CPUs that the quotas of this process's control group and those above it allow, rounded up; 0 without a limit.  proc, sys:
-// where the system mounts those file systems.
+// CPUs that the quotas of this process's control group and those above it allow, rounded up; 0
+// without a limit.  proc, sys: where the system mounts those file systems.
 int control_group_cpus(const std::string& proc, const std::string& sys);
 
 inline constexpr int kMaxThreads = 1024;
 
 class ThreadPool {
  public:
-  // 0: default_thread_count().  Throws ArgumentError outside 0 .. kMaxThreads.  Where the system refuses a thread the
-  // pool has fewer.
+  // 0: default_thread_count().  Throws ArgumentError outside 0 .. kMaxThreads.  Where the system
+  // refuses a thread the pool has fewer.
   explicit ThreadPool(int n_threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -32,15 +34,19 @@ class ThreadPool {
 
   int n_threads() const;
 
-  // Calls fn(begin, end, worker) on ranges that cover [0, n_tasks) once; worker is in [0, n_threads).  Ranges are handed
-  // out on demand, `chunk` tasks each (0: one equal share per thread).  Returns when all are done; the first exception of
-  // fn is rethrown here and cancels the ranges not yet begun.  Calls from several threads take turns; fn must not call
-  // parallel() of the same pool.  Throws DeviceError in a forked child, where the workers do not exist.
+  // Calls fn(begin, end, worker) on ranges that cover [0, n_tasks) once; worker is in [0,
+  // n_threads).  Ranges are handed out on demand, `chunk` tasks each (0: one equal share per
+  // thread).  Returns when all are done; the first exception of fn is rethrown here and cancels the
+  // ranges not yet begun.  Calls from several threads take turns; fn must not call parallel() of
+  // the same pool.  Throws DeviceError in a forked child, where the workers do not exist.
   template <class Function>
   void parallel(int64_t n_tasks, int64_t chunk, Function&& fn) {
     using Plain = std::remove_reference_t<Function>;
-    run(n_tasks, chunk,
-        [](void* f, int64_t begin, int64_t end, int worker) { (*static_cast<Plain*>(f))(begin, end, worker); },
+    run(
+        n_tasks, chunk,
+        [](void* f, int64_t begin, int64_t end, int worker) {
+          (*static_cast<Plain*>(f))(begin, end, worker);
+        },
         const_cast<std::remove_const_t<Plain>*>(&fn));
   }
 

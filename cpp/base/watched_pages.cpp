@@ -30,8 +30,8 @@ uintptr_t page_bytes = 4096;
 
 static_assert(std::atomic<size_t>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
 
-// Zeros from the page of `address` to the end of its mapping: what follows the end of a file cannot be read either, and after an
-// error nothing of the file is used.
+// Zeros from the page of `address` to the end of its mapping: what follows the end of a file cannot
+// be read either, and after an error nothing of the file is used.
 bool fill_with_zeros(uintptr_t address) {
   for (WatchedPages::Place* place = places.load(); place; place = place->next) {
     const size_t bytes = place->bytes.load();
@@ -39,9 +39,12 @@ bool fill_with_zeros(uintptr_t address) {
     if (address < begin || address - begin >= bytes) continue;
     const uintptr_t page = address / page_bytes * page_bytes;
     const size_t rest = bytes - (page - begin);
-    if (mmap(reinterpret_cast<void*>(page), rest, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) return false;
+    if (mmap(reinterpret_cast<void*>(page), rest, PROT_READ,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+      return false;
     size_t known = place->unreadable_from.load();
-    while (page - begin < known && !place->unreadable_from.compare_exchange_weak(known, page - begin)) {}
+    while (page - begin < known &&
+           !place->unreadable_from.compare_exchange_weak(known, page - begin)) {}
     return true;
   }
   return false;
@@ -56,7 +59,8 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
   }
   if (handler_before.sa_flags & SA_SIGINFO) {
     handler_before.sa_sigaction(signal, info, context);
-  } else if (handler_before.sa_handler == SIG_DFL || (handler_before.sa_handler == SIG_IGN && is_access)) {
+  } else if (handler_before.sa_handler == SIG_DFL ||
+             (handler_before.sa_handler == SIG_IGN && is_access)) {
     ::signal(signal, SIG_DFL);
     raise(signal);  // once this handler has returned
   } else if (handler_before.sa_handler != SIG_IGN) {
@@ -69,7 +73,7 @@ void install_handler() {
   static std::once_flag once;
   std::call_once(once, [] {
     page_bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = on_bus_error;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
     sigemptyset(&action.sa_mask);
@@ -96,7 +100,8 @@ WatchedPages::WatchedPages(const uint8_t* begin, size_t bytes) : place_(take_pla
   place_->bytes = bytes;
 }
 
-WatchedPages::WatchedPages(WatchedPages&& other) noexcept : place_(std::exchange(other.place_, nullptr)) {}
+WatchedPages::WatchedPages(WatchedPages&& other) noexcept
+    : place_(std::exchange(other.place_, nullptr)) {}
 
 WatchedPages& WatchedPages::operator=(WatchedPages&& other) noexcept {
   std::swap(place_, other.place_);

@@ -1,6 +1,7 @@
-// A file that cannot be read any more while it is mapped: cut short by another program, on a disk that fails or a server that is gone.
-// The system answers the access with SIGBUS, which ends the process.  Watched pages become zeros instead, and remember it, so that
-// whoever read them asks afterwards, and throws.
+// A file that cannot be read any more while it is mapped: cut short by another program, on a disk
+// that fails or a server that is gone. The system answers the access with SIGBUS, which ends the
+// process.  Watched pages become zeros instead, and remember it, so that whoever read them asks
+// afterwards, and throws.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,8 @@ namespace hrun {
 
 class WatchedPages {
  public:
-  // `begin` is the start of a mapping.  The first installs the handler of SIGBUS, which leaves every other place to the one before it.
+  // `begin` is the start of a mapping.  The first installs the handler of SIGBUS, which leaves
+  // every other place to the one before it.
   WatchedPages(const uint8_t* begin, size_t bytes);
   WatchedPages(WatchedPages&& other) noexcept;
   WatchedPages& operator=(WatchedPages&& other) noexcept;

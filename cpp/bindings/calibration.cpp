@@ -31,10 +31,14 @@ nb::ndarray<nb::numpy, T> owned(std::unique_ptr<T[]> data, std::initializer_list
 }
 
 std::unique_ptr<InputFactor> make_factor(Moments moments, int64_t cols, double damping) {
-  const auto groups = static_cast<int64_t>(moments.shape(0)), width = static_cast<int64_t>(moments.shape(1));
-  if (width < 1 || moments.shape(1) != moments.shape(2) || cols < 1 || groups != (cols + width - 1) / width)
-    throw ArgumentError("second moments of {} columns are square matrices, [groups, width, width]; found [{}, {}, {}]", cols,
-                        moments.shape(0), moments.shape(1), moments.shape(2));
+  const auto groups = static_cast<int64_t>(moments.shape(0)),
+             width = static_cast<int64_t>(moments.shape(1));
+  if (width < 1 || moments.shape(1) != moments.shape(2) || cols < 1 ||
+      groups != (cols + width - 1) / width)
+    throw ArgumentError(
+        "second moments of {} columns are square matrices, [groups, width, width]; found [{}, {}, "
+        "{}]",
+        cols, moments.shape(0), moments.shape(1), moments.shape(2));
   nb::gil_scoped_release release;
   return std::make_unique<InputFactor>(moments.data(), cols, width, damping);
 }
@@ -45,21 +49,26 @@ const FormatInfo& require_trellis(const std::string& name) {
   return *f;
 }
 
-nb::tuple encode(
-    const std::string& name, Floats weights, const InputFactor& factor, int survivors, const std::vector<float>& scales,
-    int passes, const std::string& tensor, int vector_bits) {
+nb::tuple encode(const std::string& name, Floats weights, const InputFactor& factor, int survivors,
+                 const std::vector<float>& scales, int passes, const std::string& tensor,
+                 int vector_bits) {
   const FormatInfo& f = require_trellis(name);
-  const auto rows = static_cast<int64_t>(weights.shape(0)), cols = static_cast<int64_t>(weights.shape(1));
-  if (cols != factor.cols()) throw ArgumentError("the rows have {} values, the input {}", cols, factor.cols());
-  if (!f.row_ok(cols)) throw ArgumentError("a row of {} values does not fit format {}", cols, f.name);
-  if (survivors < 1 || survivors > 4096) throw ArgumentError("survivors is {}, must be 1 to 4096", survivors);
+  const auto rows = static_cast<int64_t>(weights.shape(0)),
+             cols = static_cast<int64_t>(weights.shape(1));
+  if (cols != factor.cols())
+    throw ArgumentError("the rows have {} values, the input {}", cols, factor.cols());
+  if (!f.row_ok(cols))
+    throw ArgumentError("a row of {} values does not fit format {}", cols, f.name);
+  if (survivors < 1 || survivors > 4096)
+    throw ArgumentError("survivors is {}, must be 1 to 4096", survivors);
   if (passes < 1) throw ArgumentError("passes is {}, must be at least 1", passes);
   if (scales.empty()) throw ArgumentError("no scales to try");
   for (const float s : scales)
     if (!(s > 0) || !std::isfinite(s)) throw ArgumentError("scale {} is not positive", s);
   const size_t row_bytes = f.row_bytes(cols);
   auto out = std::make_unique<uint8_t[]>(row_bytes * static_cast<size_t>(rows));
-  auto costs = std::make_unique<double[]>(static_cast<size_t>(rows)), energies = std::make_unique<double[]>(static_cast<size_t>(rows));
+  auto costs = std::make_unique<double[]>(static_cast<size_t>(rows)),
+       energies = std::make_unique<double[]>(static_cast<size_t>(rows));
   {
     nb::gil_scoped_release release;
     LdlqOptions options;
@@ -72,30 +81,37 @@ nb::tuple encode(
       const float* w = weights.data() + r * cols;
       for (int64_t i = 0; i < cols; ++i)
         if (!(std::fabs(w[i]) <= f.max_weight))
-          throw ConversionError("tensor '{}': value {} of row {} is {}; {} holds finite weights of magnitude up to {}",
-                                printable(tensor), i, r, w[i], f.name, f.max_weight);
+          throw ConversionError(
+              "tensor '{}': value {} of row {} is {}; {} holds finite weights of magnitude up to "
+              "{}",
+              printable(tensor), i, r, w[i], f.name, f.max_weight);
       std::copy_n(w, cols, x.begin());
       for (int64_t first = 0; first < cols; first += kRotationBlock)
-        rotate_block(x.data() + first, first, static_cast<int>(std::min<int64_t>(kRotationBlock, cols - first)), true);
-      const RowCost cost =
-          encode_trellis_row_ldlq(f.trellis(), x.data(), factor, options, out.get() + static_cast<size_t>(r) * row_bytes);
+        rotate_block(x.data() + first, first,
+                     static_cast<int>(std::min<int64_t>(kRotationBlock, cols - first)), true);
+      const RowCost cost = encode_trellis_row_ldlq(f.trellis(), x.data(), factor, options,
+                                                   out.get() + static_cast<size_t>(r) * row_bytes);
       costs[static_cast<size_t>(r)] = cost.error;
       energies[static_cast<size_t>(r)] = cost.energy;
     }
   }
   const auto n = static_cast<size_t>(rows);
-  return nb::make_tuple(owned(std::move(out), {row_bytes * n}), owned(std::move(costs), {n}), owned(std::move(energies), {n}));
+  return nb::make_tuple(owned(std::move(out), {row_bytes * n}), owned(std::move(costs), {n}),
+                        owned(std::move(energies), {n}));
 }
 
 nb::ndarray<nb::numpy, double> mean(const std::vector<double>& sums, int64_t n) {
   auto out = std::make_unique<double[]>(sums.size());
-  for (size_t i = 0; i < sums.size(); ++i) out[i] = sums[i] / static_cast<double>(std::max<int64_t>(n, 1));
+  for (size_t i = 0; i < sums.size(); ++i)
+    out[i] = sums[i] / static_cast<double>(std::max<int64_t>(n, 1));
   return owned(std::move(out), {sums.size()});
 }
 
 // Means, with the upper triangle filled in.
 nb::ndarray<nb::numpy, float> moments(const MomentInput& in) {
-  if (in.sums.empty()) throw ArgumentError("the input of '{}' was not selected", in.tensors.empty() ? "" : in.tensors[0]);
+  if (in.sums.empty())
+    throw ArgumentError("the input of '{}' was not selected",
+                        in.tensors.empty() ? "" : in.tensors[0]);
   const auto width = static_cast<size_t>(in.width), groups = static_cast<size_t>(in.groups());
   auto out = std::make_unique<float[]>(in.sums.size());
   {
@@ -106,7 +122,8 @@ nb::ndarray<nb::numpy, float> moments(const MomentInput& in) {
       float* to = out.get() + g * width * width;
       for (size_t i = 0; i < width; ++i)
         for (size_t j = 0; j <= i; ++j)
-          to[i * width + j] = to[j * width + i] = static_cast<float>(static_cast<double>(from[i * width + j]) * scale);
+          to[i * width + j] = to[j * width + i] =
+              static_cast<float>(static_cast<double>(from[i * width + j]) * scale);
     }
   }
   return owned(std::move(out), {groups, width, width});
@@ -115,39 +132,65 @@ nb::ndarray<nb::numpy, float> moments(const MomentInput& in) {
 }  // namespace
 
 void init_calibration(nb::module_& m) {
-  nb::class_<InputFactor>(m, "InputFactor", "Factored second moments of a matmul's input, in the rotated basis.")
-      .def_static("make", [](Moments moments, int64_t cols, double damping) { return make_factor(moments, cols, damping).release(); },
-                  nb::rv_policy::take_ownership, "moments"_a, "cols"_a, "damping"_a = 0.01,
-                  "moments: float32 [groups, width, width], the diagonal blocks of E[x x^T]; damping: multiple of the mean diagonal. "
-                  "Raises ConversionError where they are not positive definite.")
+  nb::class_<InputFactor>(m, "InputFactor",
+                          "Factored second moments of a matmul's input, in the rotated basis.")
+      .def_static(
+          "make",
+          [](Moments moments, int64_t cols, double damping) {
+            return make_factor(moments, cols, damping).release();
+          },
+          nb::rv_policy::take_ownership, "moments"_a, "cols"_a, "damping"_a = 0.01,
+          "moments: float32 [groups, width, width], the diagonal blocks of E[x x^T]; damping: "
+          "multiple of the mean diagonal. "
+          "Raises ConversionError where they are not positive definite.")
       .def_prop_ro("cols", &InputFactor::cols)
       .def_prop_ro("width", &InputFactor::width)
       .def_prop_ro("mean_power", &InputFactor::mean_power);
-  nb::class_<MomentInput>(m, "MomentInput", "A matmul input: the tensors that read it, and the sums over the tokens seen.")
+  nb::class_<MomentInput>(
+      m, "MomentInput",
+      "A matmul input: the tensors that read it, and the sums over the tokens seen.")
       .def_ro("tensors", &MomentInput::tensors)
       .def_ro("cols", &MomentInput::cols)
       .def_ro("width", &MomentInput::width)
       .def_ro("n_tokens", &MomentInput::n_tokens)
-      .def_prop_ro("power", [](const MomentInput& in) { return mean(in.power, in.n_tokens); }, nb::rv_policy::move,
-                   "float64 [cols]: mean square per column, original basis")
-      .def_prop_ro("peak", [](const MomentInput& in) { return mean(in.peak, 1); }, nb::rv_policy::move,
-                   "float64 [cols]: largest magnitude per column")
-      .def("sample", [](const MomentInput& in) {
-             auto out = std::make_unique<float[]>(in.sample.size());
-             std::copy(in.sample.begin(), in.sample.end(), out.get());
-             return owned(std::move(out), {in.sample.size() / static_cast<size_t>(in.cols), static_cast<size_t>(in.cols)});
-           }, "float32 [up to 64, cols]: a few inputs as they are, original basis.")
-      .def("moments", &moments, "float32 [groups, width, width]: E[x x^T], rotated basis. Raises ArgumentError if not selected.");
-  nb::class_<MomentCollector>(m, "MomentCollector", "Sums second moments of a model's matmul inputs; see Session.forward(observer=).")
-      .def(nb::init<std::shared_ptr<Model>, int64_t, int>(), "model"_a, "block_width"_a = 0, "n_threads"_a = 0)
+      .def_prop_ro(
+          "power", [](const MomentInput& in) { return mean(in.power, in.n_tokens); },
+          nb::rv_policy::move, "float64 [cols]: mean square per column, original basis")
+      .def_prop_ro(
+          "peak", [](const MomentInput& in) { return mean(in.peak, 1); }, nb::rv_policy::move,
+          "float64 [cols]: largest magnitude per column")
+      .def(
+          "sample",
+          [](const MomentInput& in) {
+            auto out = std::make_unique<float[]>(in.sample.size());
+            std::copy(in.sample.begin(), in.sample.end(), out.get());
+            return owned(std::move(out), {in.sample.size() / static_cast<size_t>(in.cols),
+                                          static_cast<size_t>(in.cols)});
+          },
+          "float32 [up to 64, cols]: a few inputs as they are, original basis.")
+      .def("moments", &moments,
+           "float32 [groups, width, width]: E[x x^T], rotated basis. Raises ArgumentError if not "
+           "selected.");
+  nb::class_<MomentCollector>(
+      m, "MomentCollector",
+      "Sums second moments of a model's matmul inputs; see Session.forward(observer=).")
+      .def(nb::init<std::shared_ptr<Model>, int64_t, int>(), "model"_a, "block_width"_a = 0,
+           "n_threads"_a = 0)
       .def_prop_ro("inputs", &MomentCollector::inputs, nb::rv_policy::reference_internal)
-      .def("select", [](MomentCollector& c, const std::vector<int64_t>& indices, const std::vector<int64_t>& widths) {
-             if (widths.size() != indices.size()) throw ArgumentError("one width per input is needed");
-             c.select(indices, widths);
-           }, "indices"_a, "widths"_a, "Sum these inputs from zero, as blocks of the given widths (0: all columns).");
-  m.def("encode_calibrated", &encode, "format"_a, "weights"_a, "factor"_a, "survivors"_a = 16, "scales"_a, "passes"_a = 1,
-        "tensor"_a = "", "vector_bits"_a = 512,
-        "float32 [rows, cols] to blocks, uint8 [rows * row_bytes], and each row's e H e^T and w H w^T, float64 [rows]. Raises "
+      .def(
+          "select",
+          [](MomentCollector& c, const std::vector<int64_t>& indices,
+             const std::vector<int64_t>& widths) {
+            if (widths.size() != indices.size())
+              throw ArgumentError("one width per input is needed");
+            c.select(indices, widths);
+          },
+          "indices"_a, "widths"_a,
+          "Sum these inputs from zero, as blocks of the given widths (0: all columns).");
+  m.def("encode_calibrated", &encode, "format"_a, "weights"_a, "factor"_a, "survivors"_a = 16,
+        "scales"_a, "passes"_a = 1, "tensor"_a = "", "vector_bits"_a = 512,
+        "float32 [rows, cols] to blocks, uint8 [rows * row_bytes], and each row's e H e^T and w H "
+        "w^T, float64 [rows]. Raises "
         "ArgumentError, ConversionError.");
 }
 

@@ -67,7 +67,8 @@ Array<float> copy(const Matrix& m) {
   return out;
 }
 
-BackendOptions options(const std::string& tier, int n_threads, RotatedMatmul way = RotatedMatmul::activation) {
+BackendOptions options(const std::string& tier, int n_threads,
+                       RotatedMatmul way = RotatedMatmul::activation) {
   return {.device = "cpu", .n_threads = n_threads, .cpu_tier = tier, .rotated_matmul = way};
 }
 
@@ -78,7 +79,8 @@ const FormatInfo& require_format(const std::string& name) {
 
 TensorView tensor(const std::string& format_name, const Bytes& data, int64_t rows, int64_t cols) {
   const FormatInfo& f = require_format(format_name);
-  if (rows <= 0 || !f.row_ok(cols)) throw ArgumentError("{} rows of {} values do not fit format {}", rows, cols, f.name);
+  if (rows <= 0 || !f.row_ok(cols))
+    throw ArgumentError("{} rows of {} values do not fit format {}", rows, cols, f.name);
   if (data.size() != f.row_bytes(cols) * static_cast<size_t>(rows))
     throw ArgumentError("{} rows of {} {} values take {} bytes, got {}", rows, cols, f.name,
                         f.row_bytes(cols) * static_cast<size_t>(rows), data.size());
@@ -86,7 +88,12 @@ TensorView tensor(const std::string& format_name, const Bytes& data, int64_t row
 }
 
 TensorView vector_tensor(const Vector& v) {
-  return {F32::kId, 1, static_cast<int64_t>(v.size()), v.size() * sizeof(float), reinterpret_cast<const uint8_t*>(v.data()), "testing"};
+  return {F32::kId,
+          1,
+          static_cast<int64_t>(v.size()),
+          v.size() * sizeof(float),
+          reinterpret_cast<const uint8_t*>(v.data()),
+          "testing"};
 }
 
 Activation activation_named(const std::string& name) {
@@ -96,7 +103,10 @@ Activation activation_named(const std::string& name) {
   if (name == "int8x256") return Activation::kInt8x256;
   if (name == "rotated") return Activation::kRotated;
   if (name == "rotated_signed") return Activation::kRotatedSigned;
-  throw ArgumentError("unknown kind of activation '{}'; known: int8x32, int8x64, int8x128, int8x256, rotated, rotated_signed", printable(name));
+  throw ArgumentError(
+      "unknown kind of activation '{}'; known: int8x32, int8x64, int8x128, int8x256, rotated, "
+      "rotated_signed",
+      printable(name));
 }
 
 std::vector<float> signs(int64_t cols) {
@@ -105,8 +115,9 @@ std::vector<float> signs(int64_t cols) {
   return out;
 }
 
-auto matmul(const std::string& tier, const std::string& format_name, const Bytes& data, int64_t rows, const Matrix& x,
-            const std::string& way, int n_threads, int repeat, std::optional<Vector> norm, float eps, std::optional<Matrix> gate) {
+auto matmul(const std::string& tier, const std::string& format_name, const Bytes& data,
+            int64_t rows, const Matrix& x, const std::string& way, int n_threads, int repeat,
+            std::optional<Vector> norm, float eps, std::optional<Matrix> gate) {
   const auto cols = static_cast<int64_t>(x.shape(1));
   const TensorView weights = tensor(format_name, data, rows, cols);
   CpuBackend cpu(options(tier, n_threads, rotated_matmul(way)));
@@ -116,7 +127,9 @@ auto matmul(const std::string& tier, const std::string& format_name, const Bytes
   const MatmulTarget target{w.get(), view(y)};
   const auto norm_weight = norm ? cpu.upload(vector_tensor(*norm)) : nullptr;
   MatmulInput from = norm ? MatmulInput::normed(input, *norm_weight, eps) : MatmulInput(input);
-  if (gate) from.gate = {const_cast<float*>(gate->data()), static_cast<int64_t>(gate->shape(0)), static_cast<int64_t>(gate->shape(1)), static_cast<int64_t>(gate->shape(1))};
+  if (gate)
+    from.gate = {const_cast<float*>(gate->data()), static_cast<int64_t>(gate->shape(0)),
+                 static_cast<int64_t>(gate->shape(1)), static_cast<int64_t>(gate->shape(1))};
   {
     nb::gil_scoped_release release;
     for (int i = 0; i < repeat; ++i) cpu.matmul({&target, 1}, from);
@@ -125,8 +138,8 @@ auto matmul(const std::string& tier, const std::string& format_name, const Bytes
 }
 
 // (seconds of the best call, bytes of weights it reads)
-auto time_matmul(const std::string& tier, const std::string& format_name, const Bytes& data, int64_t rows, const Matrix& x,
-                 int n_threads, double seconds) {
+auto time_matmul(const std::string& tier, const std::string& format_name, const Bytes& data,
+                 int64_t rows, const Matrix& x, int n_threads, double seconds) {
   const auto cols = static_cast<int64_t>(x.shape(1)), n = static_cast<int64_t>(x.shape(0));
   const TensorView weights = tensor(format_name, data, rows, cols);
   nb::gil_scoped_release release;
@@ -136,7 +149,9 @@ auto time_matmul(const std::string& tier, const std::string& format_name, const 
   const FloatView input{const_cast<float*>(x.data()), n, cols, cols};
   const MatmulTarget target{w.get(), {y.get(), n, rows, rows}};
   const auto start = std::chrono::steady_clock::now();
-  const auto since = [](auto from) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count(); };
+  const auto since = [](auto from) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count();
+  };
   double best = 1e9;
   for (int i = 0; i < 3 || since(start) < seconds; ++i) {
     const auto begin = std::chrono::steady_clock::now();
@@ -150,28 +165,37 @@ auto quantize_activations(const std::string& tier, const std::string& kind_name,
   const KernelTable& kernels = *select_cpu_tier(tier).kernels;
   const Activation kind = activation_named(kind_name);
   const size_t n = x.shape(0), cols = x.shape(1), block = activation_columns(kind);
-  if (cols == 0 || cols % 32 != 0) throw ArgumentError("{} columns; expected a multiple of 32", cols);
+  if (cols == 0 || cols % 32 != 0)
+    throw ArgumentError("{} columns; expected a multiple of 32", cols);
   const size_t blocks = (cols + block - 1) / block, groups = cols / kGroup;
   Array<int16_t> codes({n, cols}), sums({n, groups});
   Array<float> scale({n, blocks});
-  const QuantizedRows to{codes.data.get(), scale.data.get(), sums.data.get(), static_cast<int64_t>(n), static_cast<int64_t>(cols),
-                         static_cast<int64_t>(blocks), static_cast<int64_t>(groups)};
+  const QuantizedRows to{codes.data.get(),
+                         scale.data.get(),
+                         sums.data.get(),
+                         static_cast<int64_t>(n),
+                         static_cast<int64_t>(cols),
+                         static_cast<int64_t>(blocks),
+                         static_cast<int64_t>(groups)};
   const FloatView input{const_cast<float*>(x.data()), to.n_tokens, to.cols, to.cols};
   const std::vector<float> sign = signs(to.cols);
   for (int64_t t = 0; t < to.n_tokens; ++t)
-    for (int64_t b = 0; b < to.n_blocks; ++b) kernels.quantize_block({.x = input}, t, b, kind, sign.data(), to);
+    for (int64_t b = 0; b < to.n_blocks; ++b)
+      kernels.quantize_block({.x = input}, t, b, kind, sign.data(), to);
   return nb::make_tuple(codes.release(), scale.release(), sums.release());
 }
 
 auto rotate(const std::string& tier, const Matrix& x, bool with_signs) {
   const KernelTable& kernels = *select_cpu_tier(tier).kernels;
-  if (x.shape(1) % 32 != 0) throw ArgumentError("{} columns; expected a multiple of 32", x.shape(1));
+  if (x.shape(1) % 32 != 0)
+    throw ArgumentError("{} columns; expected a multiple of 32", x.shape(1));
   Array<float> out = copy(x);
   const FloatView v = view(out);
   const std::vector<float> sign = signs(v.cols);
   for (int64_t t = 0; t < v.rows; ++t)
     for (int64_t first = 0; first < v.cols; first += kRotationBlock)
-      kernels.rotate_block(v.row(t) + first, first, static_cast<int>(std::min<int64_t>(kRotationBlock, v.cols - first)),
+      kernels.rotate_block(v.row(t) + first, first,
+                           static_cast<int>(std::min<int64_t>(kRotationBlock, v.cols - first)),
                            sign.data(), with_signs);
   return out.release();
 }
@@ -194,20 +218,25 @@ auto unpack(const std::string& format_name, const Bytes& data, int64_t rows, int
           IntBlock block{};
           F::unpack(weights.data + r * weights.row_bytes + b * F::kBlockBytes, length, block);
           std::copy(block.codes, block.codes + length, codes.data.get() + first);
-          std::copy(block.group_scale, block.group_scale + length / kGroup, group_scale.data.get() + first / kGroup);
-          if (F::kHasOffset) std::copy(block.group_offset, block.group_offset + length / kGroup, group_offset.data.get() + first / kGroup);
+          std::copy(block.group_scale, block.group_scale + length / kGroup,
+                    group_scale.data.get() + first / kGroup);
+          if (F::kHasOffset)
+            std::copy(block.group_offset, block.group_offset + length / kGroup,
+                      group_offset.data.get() + first / kGroup);
           scale.data[r * blocks + b] = block.scale;
           offset.data[r * blocks + b] = F::kHasOffset ? block.offset : 0.0f;
         }
-      result = nb::make_tuple(codes.release(), group_scale.release(), group_offset.release(), scale.release(), offset.release());
+      result = nb::make_tuple(codes.release(), group_scale.release(), group_offset.release(),
+                              scale.release(), offset.release());
     }
   });
-  if (!found || !result.is_valid()) throw ArgumentError("format {} has no integer view", printable(format_name));
+  if (!found || !result.is_valid())
+    throw ArgumentError("format {} has no integer view", printable(format_name));
   return result;
 }
 
-auto embed(const std::string& tier, const std::string& format_name, const Bytes& data, int64_t rows, int64_t cols,
-           const Tokens& tokens, int n_threads) {
+auto embed(const std::string& tier, const std::string& format_name, const Bytes& data, int64_t rows,
+           int64_t cols, const Tokens& tokens, int n_threads) {
   const TensorView table = tensor(format_name, data, rows, cols);
   CpuBackend cpu(options(tier, n_threads));
   const auto w = cpu.upload(table);
@@ -224,15 +253,17 @@ auto rms_norm(const std::string& tier, const Matrix& x, const Vector& weight, fl
   return out.release();
 }
 
-auto rope(const std::string& tier, const Matrix& x, int n_heads, const Matrix& cos, const Matrix& sin, const std::string& style,
-          int64_t first_position) {
-  if (style != "interleaved" && style != "halves") throw ArgumentError("unknown rope style '{}'", printable(style));
+auto rope(const std::string& tier, const Matrix& x, int n_heads, const Matrix& cos,
+          const Matrix& sin, const std::string& style, int64_t first_position) {
+  if (style != "interleaved" && style != "halves")
+    throw ArgumentError("unknown rope style '{}'", printable(style));
   if (cos.shape(0) != sin.shape(0) || cos.shape(1) != sin.shape(1) || first_position < 0 ||
       static_cast<size_t>(first_position) + x.shape(0) > cos.shape(0))
     throw ArgumentError("rope: cos and sin of one shape, with a row per position");
   CpuBackend cpu(options(tier, 1));
   Array<float> out = copy(x);
-  const Rope tables{style == "halves" ? RopeStyle::halves : RopeStyle::interleaved, 2 * static_cast<int>(cos.shape(1)), cos.data(), sin.data()};
+  const Rope tables{style == "halves" ? RopeStyle::halves : RopeStyle::interleaved,
+                    2 * static_cast<int>(cos.shape(1)), cos.data(), sin.data()};
   cpu.rope(view(out), n_heads, tables, first_position);
   return out.release();
 }
@@ -248,7 +279,8 @@ Nonlinearity nonlinearity_named(const std::string& name) {
   if (name == "silu") return Nonlinearity::silu;
   if (name == "gelu") return Nonlinearity::gelu;
   if (name == "clamped_silu") return Nonlinearity::clamped_silu;
-  throw ArgumentError("unknown nonlinearity '{}'; known: silu, gelu, clamped_silu", printable(name));
+  throw ArgumentError("unknown nonlinearity '{}'; known: silu, gelu, clamped_silu",
+                      printable(name));
 }
 
 auto gated(const std::string& tier, const std::string& name, const Matrix& gate, const Matrix& up) {
@@ -265,7 +297,8 @@ auto activate(const std::string& tier, const std::string& name, const Matrix& x)
   return out.release();
 }
 
-auto layer_norm(const std::string& tier, const Matrix& x, const Vector& weight, const Vector& bias, float eps) {
+auto layer_norm(const std::string& tier, const Matrix& x, const Vector& weight, const Vector& bias,
+                float eps) {
   CpuBackend cpu(options(tier, 1));
   Array<float> values = copy(x), out({x.shape(0), x.shape(1)});
   const auto w = cpu.upload(vector_tensor(weight)), b = cpu.upload(vector_tensor(bias));
@@ -280,10 +313,12 @@ auto soft_cap(const std::string& tier, const Matrix& x, float cap) {
   return out.release();
 }
 
-auto mix_rows(const std::string& tier, const Matrix& x, const Tokens& rows, const Vector& weights, int64_t n_tokens) {
+auto mix_rows(const std::string& tier, const Matrix& x, const Tokens& rows, const Vector& weights,
+              int64_t n_tokens) {
   CpuBackend cpu(options(tier, 1));
   Array<float> values = copy(x), out({static_cast<size_t>(n_tokens), x.shape(1)});
-  cpu.mix_rows(view(values), {rows.data(), rows.size()}, {weights.data(), weights.size()}, view(out));
+  cpu.mix_rows(view(values), {rows.data(), rows.size()}, {weights.data(), weights.size()},
+               view(out));
   return out.release();
 }
 
@@ -308,28 +343,43 @@ auto to_fp16(const std::string& tier, const Vector& x) {
 }
 
 // Appends all keys and values in `chunk`-token steps and attends after each.
-auto attention(const std::string& tier, const Matrix& q, const Matrix& k, const Matrix& v, int n_heads, int n_kv_heads, float scale,
-               const std::string& k_format, const std::string& v_format, int64_t chunk, int n_threads, int64_t window,
-               float cap, const nb::object& sinks) {
+auto attention(const std::string& tier, const Matrix& q, const Matrix& k, const Matrix& v,
+               int n_heads, int n_kv_heads, float scale, const std::string& k_format,
+               const std::string& v_format, int64_t chunk, int n_threads, int64_t window, float cap,
+               const nb::object& sinks) {
   const auto n = static_cast<int64_t>(q.shape(0));
-  if (n_heads <= 0 || n_kv_heads <= 0 || chunk <= 0 || k.shape(0) != q.shape(0) || v.shape(0) != q.shape(0))
+  if (n_heads <= 0 || n_kv_heads <= 0 || chunk <= 0 || k.shape(0) != q.shape(0) ||
+      v.shape(0) != q.shape(0))
     throw ArgumentError("attention: heads, a chunk and as many keys and values as queries");
   CpuBackend cpu(options(tier, n_threads));
   const FormatInfo &kf = require_format(k_format), &vf = require_format(v_format);
   const int64_t capacity = (n + kCacheBlock - 1) / kCacheBlock * kCacheBlock;
-  const auto bytes = [&](const Matrix& m, const FormatInfo& f) { return static_cast<size_t>(capacity) * m.shape(1) * f.block_bytes; };
-  const auto keys = cpu.allocate(bytes(k, kf), "keys"), values = cpu.allocate(bytes(v, vf), "values");
-  const KVLayer cache{keys->data, values->data, kf.id, vf.id, capacity, n_kv_heads, static_cast<int>(k.shape(1)) / n_kv_heads,
+  const auto bytes = [&](const Matrix& m, const FormatInfo& f) {
+    return static_cast<size_t>(capacity) * m.shape(1) * f.block_bytes;
+  };
+  const auto keys = cpu.allocate(bytes(k, kf), "keys"),
+             values = cpu.allocate(bytes(v, vf), "values");
+  const KVLayer cache{keys->data,
+                      values->data,
+                      kf.id,
+                      vf.id,
+                      capacity,
+                      n_kv_heads,
+                      static_cast<int>(k.shape(1)) / n_kv_heads,
                       static_cast<int>(v.shape(1)) / n_kv_heads};
   Array<float> qs = copy(q), ks = copy(k), vs = copy(v);
   Array<float> out({q.shape(0), static_cast<size_t>(n_heads) * static_cast<size_t>(cache.v_dim)});
-  const auto sink_tensor = sinks.is_none() ? nullptr : cpu.upload(vector_tensor(nb::cast<Vector>(sinks)));
+  const auto sink_tensor =
+      sinks.is_none() ? nullptr : cpu.upload(vector_tensor(nb::cast<Vector>(sinks)));
   const AttentionShape attention_shape{n_heads, scale, window, cap, sink_tensor.get()};
-  const auto part = [](const FloatView& all, int64_t first, int64_t rows) { return FloatView{all.row(first), rows, all.cols, all.stride}; };
+  const auto part = [](const FloatView& all, int64_t first, int64_t rows) {
+    return FloatView{all.row(first), rows, all.cols, all.stride};
+  };
   for (int64_t first = 0; first < n; first += chunk) {
     const int64_t rows = std::min(chunk, n - first);
     cpu.kv_append(cache, part(view(ks), first, rows), part(view(vs), first, rows), first);
-    cpu.attention(part(view(qs), first, rows), cache, first, attention_shape, part(view(out), first, rows));
+    cpu.attention(part(view(qs), first, rows), cache, first, attention_shape,
+                  part(view(out), first, rows));
   }
   return out.release();
 }
@@ -340,58 +390,78 @@ void init_cpu(nb::module_& m) {
   nb::class_<TierInfo>(m, "CpuTier", "A set of CPU instructions this build has kernels for.")
       .def_ro("name", &TierInfo::name)
       .def_ro("available", &TierInfo::available, "can this CPU run it?")
-      .def_ro("active", &TierInfo::active, "is it what a Model uses by default, HRUN_CPU_TIER considered?")
+      .def_ro("active", &TierInfo::active,
+              "is it what a Model uses by default, HRUN_CPU_TIER considered?")
       .def_ro("missing", &TierInfo::missing, "features this CPU lacks, separated by spaces")
-      .def("__repr__", [](const TierInfo& t) { return format("<CPU tier {}{}>", t.name, t.available ? "" : ", not available"); });
-  m.def("cpu_tiers", [] {
-    const CpuTier* active = &select_cpu_tier();
-    std::vector<TierInfo> all;
-    for (const CpuTier& t : cpu_tiers()) all.push_back({std::string(t.name), t.missing, t.available(), &t == active});
-    return all;
-  }, "All CPU tiers of this build, worst first. Raises DeviceError if HRUN_CPU_TIER names one that cannot run.");
+      .def("__repr__", [](const TierInfo& t) {
+        return format("<CPU tier {}{}>", t.name, t.available ? "" : ", not available");
+      });
+  m.def(
+      "cpu_tiers",
+      [] {
+        const CpuTier* active = &select_cpu_tier();
+        std::vector<TierInfo> all;
+        for (const CpuTier& t : cpu_tiers())
+          all.push_back({std::string(t.name), t.missing, t.available(), &t == active});
+        return all;
+      },
+      "All CPU tiers of this build, worst first. Raises DeviceError if HRUN_CPU_TIER names one "
+      "that cannot run.");
   m.def("default_thread_count", &default_thread_count, "Physical cores this process may use.");
-  m.def("read_bandwidth", &measure_read_bandwidth, nb::arg("n_threads") = 0, nb::call_guard<nb::gil_scoped_release>(),
-        "Bytes per second that n_threads threads read from memory. Takes a second and 1 GiB; raises OutOfMemoryError.");
+  m.def("read_bandwidth", &measure_read_bandwidth, nb::arg("n_threads") = 0,
+        nb::call_guard<nb::gil_scoped_release>(),
+        "Bytes per second that n_threads threads read from memory. Takes a second and 1 GiB; "
+        "raises OutOfMemoryError.");
   m.def("int8_peak", &measure_int8_peak, nb::arg("n_threads") = 0, nb::arg("tier") = "",
         nb::call_guard<nb::gil_scoped_release>(),
         "Operations per second of the tier's int8 multiply-add on registers, all threads.");
 
-  nb::module_ t = m.def_submodule("testing", "Single kernels, for tests: float32 arrays in, fresh arrays out.");
-  t.def("tier_names", [] {
-    std::vector<std::string> names;
-    for (const CpuTier& tier : cpu_tiers()) names.emplace_back(tier.name);
-    return names;
-  }, "All tiers of this build, whatever the CPU and the environment.");
-  t.def("matmul", &matmul, nb::arg("tier"), nb::arg("format"), nb::arg("weights"), nb::arg("rows"), nb::arg("x"),
-        nb::arg("way") = "activation", nb::arg("n_threads") = 1, nb::arg("repeat") = 1,
-        nb::arg("norm") = nb::none(), nb::arg("eps") = 1e-5f, nb::arg("gate") = nb::none(),
+  nb::module_ t =
+      m.def_submodule("testing", "Single kernels, for tests: float32 arrays in, fresh arrays out.");
+  t.def(
+      "tier_names",
+      [] {
+        std::vector<std::string> names;
+        for (const CpuTier& tier : cpu_tiers()) names.emplace_back(tier.name);
+        return names;
+      },
+      "All tiers of this build, whatever the CPU and the environment.");
+  t.def("matmul", &matmul, nb::arg("tier"), nb::arg("format"), nb::arg("weights"), nb::arg("rows"),
+        nb::arg("x"), nb::arg("way") = "activation", nb::arg("n_threads") = 1,
+        nb::arg("repeat") = 1, nb::arg("norm") = nb::none(), nb::arg("eps") = 1e-5f,
+        nb::arg("gate") = nb::none(),
         "y [n_tokens, rows]; of x, of its norm, or of silu(gate) * x");
-  t.def("time_matmul", &time_matmul, nb::arg("tier"), nb::arg("format"), nb::arg("weights"), nb::arg("rows"), nb::arg("x"),
-        nb::arg("n_threads") = 0, nb::arg("seconds") = 0.2, "(seconds of the best call, bytes of weights that a call reads)");
-  t.def("barrier_seconds", &measure_barrier, nb::arg("n_threads") = 0, nb::call_guard<nb::gil_scoped_release>(),
+  t.def("time_matmul", &time_matmul, nb::arg("tier"), nb::arg("format"), nb::arg("weights"),
+        nb::arg("rows"), nb::arg("x"), nb::arg("n_threads") = 0, nb::arg("seconds") = 0.2,
+        "(seconds of the best call, bytes of weights that a call reads)");
+  t.def("barrier_seconds", &measure_barrier, nb::arg("n_threads") = 0,
+        nb::call_guard<nb::gil_scoped_release>(),
         "Seconds of a loop over all threads in which each does nothing.");
-  t.def("quantize_activations", &quantize_activations, nb::arg("tier"), nb::arg("kind"), nb::arg("x"),
-        "(codes int16 [n, cols], scale [n, blocks], sums int16 [n, cols / 16])");
+  t.def("quantize_activations", &quantize_activations, nb::arg("tier"), nb::arg("kind"),
+        nb::arg("x"), "(codes int16 [n, cols], scale [n, blocks], sums int16 [n, cols / 16])");
   t.def("rotate", &rotate, nb::arg("tier"), nb::arg("x"), nb::arg("with_signs"));
   t.def("unpack", &unpack, nb::arg("format"), nb::arg("weights"), nb::arg("rows"), nb::arg("cols"),
         "(codes int8, group_scale int16, group_offset int16, scale, offset)");
-  t.def("embed", &embed, nb::arg("tier"), nb::arg("format"), nb::arg("weights"), nb::arg("rows"), nb::arg("cols"),
-        nb::arg("tokens"), nb::arg("n_threads") = 1);
+  t.def("embed", &embed, nb::arg("tier"), nb::arg("format"), nb::arg("weights"), nb::arg("rows"),
+        nb::arg("cols"), nb::arg("tokens"), nb::arg("n_threads") = 1);
   t.def("rms_norm", &rms_norm, nb::arg("tier"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"));
-  t.def("rope", &rope, nb::arg("tier"), nb::arg("x"), nb::arg("n_heads"), nb::arg("cos"), nb::arg("sin"), nb::arg("style"),
-        nb::arg("first_position") = 0);
+  t.def("rope", &rope, nb::arg("tier"), nb::arg("x"), nb::arg("n_heads"), nb::arg("cos"),
+        nb::arg("sin"), nb::arg("style"), nb::arg("first_position") = 0);
   t.def("silu_mul", &silu_mul, nb::arg("tier"), nb::arg("gate"), nb::arg("up"));
-  t.def("layer_norm", &layer_norm, nb::arg("tier"), nb::arg("x"), nb::arg("weight"), nb::arg("bias"), nb::arg("eps"));
+  t.def("layer_norm", &layer_norm, nb::arg("tier"), nb::arg("x"), nb::arg("weight"),
+        nb::arg("bias"), nb::arg("eps"));
   t.def("gated", &gated, nb::arg("tier"), nb::arg("name"), nb::arg("gate"), nb::arg("up"));
   t.def("activate", &activate, nb::arg("tier"), nb::arg("name"), nb::arg("x"));
   t.def("soft_cap", &soft_cap, nb::arg("tier"), nb::arg("x"), nb::arg("cap"));
-  t.def("mix_rows", &mix_rows, nb::arg("tier"), nb::arg("x"), nb::arg("rows"), nb::arg("weights"), nb::arg("n_tokens"));
+  t.def("mix_rows", &mix_rows, nb::arg("tier"), nb::arg("x"), nb::arg("rows"), nb::arg("weights"),
+        nb::arg("n_tokens"));
   t.def("add_bias", &add_bias, nb::arg("tier"), nb::arg("x"), nb::arg("bias"));
   t.def("exp", &exp, nb::arg("tier"), nb::arg("x"));
   t.def("to_fp16", &to_fp16, nb::arg("tier"), nb::arg("x"), "bit patterns, uint16");
-  t.def("attention", &attention, nb::arg("tier"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("n_heads"),
-        nb::arg("n_kv_heads"), nb::arg("scale"), nb::arg("k_format") = "f16", nb::arg("v_format") = "f16", nb::arg("chunk") = 512,
-        nb::arg("n_threads") = 1, nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, nb::arg("sinks") = nb::none(),
+  t.def("attention", &attention, nb::arg("tier"), nb::arg("q"), nb::arg("k"), nb::arg("v"),
+        nb::arg("n_heads"), nb::arg("n_kv_heads"), nb::arg("scale"), nb::arg("k_format") = "f16",
+        nb::arg("v_format") = "f16", nb::arg("chunk") = 512, nb::arg("n_threads") = 1,
+        nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, nb::arg("sinks") = nb::none(),
         "Causal, from an empty cache filled in steps of `chunk` tokens.");
 }
 

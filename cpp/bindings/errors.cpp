@@ -18,7 +18,8 @@ void init_errors(nb::module_& m) {
   nb::exception<DeviceError>(m, "DeviceError", base);
   nb::exception<ConversionError>(m, "ConversionError", base);
   nb::exception<GenerationError>(m, "GenerationError", base);
-  nb::exception<ArgumentError>(m, "ArgumentError", nb::make_tuple(base, nb::handle(PyExc_ValueError)));
+  nb::exception<ArgumentError>(m, "ArgumentError",
+                               nb::make_tuple(base, nb::handle(PyExc_ValueError)));
   nb::exception<Cancelled>(m, "Cancelled", base);
 }
 

@@ -33,7 +33,8 @@ struct PyTensor {
 // ---- GGUF to Python
 
 nb::object text_object(std::string_view text) {
-  PyObject* decoded = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "strict");
+  PyObject* decoded =
+      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "strict");
   if (decoded) return nb::steal(decoded);
   PyErr_Clear();
   return nb::bytes(text.data(), text.size());
@@ -77,7 +78,8 @@ nb::object metadata(nb::handle self) {
 
 nb::list tensors(nb::object self) {
   nb::list out;
-  for (const gguf::TensorInfo& info : nb::cast<const gguf::File&>(self).tensors()) out.append(PyTensor{self, &info});
+  for (const gguf::TensorInfo& info : nb::cast<const gguf::File&>(self).tensors())
+    out.append(PyTensor{self, &info});
   return out;
 }
 
@@ -92,11 +94,14 @@ nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>> data(const PyTensor& tensor) 
   return {bytes.data(), {bytes.size()}, tensor.file};
 }
 
-std::string_view format_name(const PyTensor& tensor) { return find_format(tensor.info->format)->name; }
+std::string_view format_name(const PyTensor& tensor) {
+  return find_format(tensor.info->format)->name;
+}
 
 // ---- Python to GGUF
 
-// Text, or the bytes that a reader gave where the file's were not UTF-8.  The view lives as long as `value`.
+// Text, or the bytes that a reader gave where the file's were not UTF-8.  The view lives as long as
+// `value`.
 std::string_view text_view(nb::handle value, const std::string& key) {
   Py_ssize_t size = 0;
   if (PyUnicode_Check(value.ptr())) {
@@ -107,13 +112,14 @@ std::string_view text_view(nb::handle value, const std::string& key) {
   }
   if (PyBytes_Check(value.ptr()))
     return {PyBytes_AS_STRING(value.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(value.ptr()))};
-  throw ArgumentError("key '{}': expected str or bytes, got {}", printable(key), nb::type_name(value.type()).c_str());
+  throw ArgumentError("key '{}': expected str or bytes, got {}", printable(key),
+                      nb::type_name(value.type()).c_str());
 }
 
 gguf::Value scalar_value(nb::handle value, Type type, const std::string& key) {
   const auto wrong = [&](std::string_view expected) {
-    throw ArgumentError("key '{}' of type {}: expected {}, got {}", printable(key), type_name(type), expected,
-                        nb::type_name(value.type()).c_str());
+    throw ArgumentError("key '{}' of type {}: expected {}, got {}", printable(key), type_name(type),
+                        expected, nb::type_name(value.type()).c_str());
   };
   if (type == Type::string) return text_view(value, key);
   if (type == Type::boolean) {
@@ -141,7 +147,8 @@ gguf::Value scalar_value(nb::handle value, Type type, const std::string& key) {
   const unsigned long long big = overflow > 0 ? PyLong_AsUnsignedLongLong(index.ptr()) : 0;
   if (overflow < 0 || PyErr_Occurred()) {
     PyErr_Clear();
-    throw ArgumentError("key '{}': the value does not fit type {}", printable(key), type_name(type));
+    throw ArgumentError("key '{}': the value does not fit type {}", printable(key),
+                        type_name(type));
   }
   return static_cast<uint64_t>(big);
 }
@@ -149,7 +156,8 @@ gguf::Value scalar_value(nb::handle value, Type type, const std::string& key) {
 Type require_type(std::string_view name, const std::string& key) {
   if (const auto type = gguf::find_type(name); type && *type != Type::array) return *type;
   throw ArgumentError(
-      "key '{}': unknown type '{}'; known: u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, bool, string, array<...>",
+      "key '{}': unknown type '{}'; known: u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, bool, "
+      "string, array<...>",
       printable(key), printable(name));
 }
 
@@ -160,7 +168,8 @@ void add(gguf::Writer& writer, const std::string& key, const std::string& type, 
     writer.add(key, known, scalar_value(value, known, key));
     return;
   }
-  const Type element = require_type(std::string_view(type).substr(kOpen.size(), type.size() - kOpen.size() - 1), key);
+  const Type element = require_type(
+      std::string_view(type).substr(kOpen.size(), type.size() - kOpen.size() - 1), key);
   std::vector<uint8_t> bytes;
   uint64_t size = 0;
   for (nb::handle item : nb::iter(value)) {
@@ -174,8 +183,8 @@ void add_tensor(gguf::Writer& writer, const std::string& name, const std::vector
                 const std::string& format_name) {
   const FormatInfo* info = find_format(std::string_view(format_name));
   if (!info)
-    throw ArgumentError("tensor '{}': unknown format '{}'; known: {}", printable(name), printable(format_name),
-                        format_names());
+    throw ArgumentError("tensor '{}': unknown format '{}'; known: {}", printable(name),
+                        printable(format_name), format_names());
   writer.add_tensor(name, dims, info->id);
 }
 
@@ -205,7 +214,8 @@ PyPlan make_plan(nb::handle path) {
     nb::gil_scoped_release release;
     const gguf::File file = gguf::File::open_model(name);
     const ModelPlan checked = plan_model(file);
-    return std::pair(std::pair(checked.params, checked.description), std::pair(checked.tied_head, checked.warnings));
+    return std::pair(std::pair(checked.params, checked.description),
+                     std::pair(checked.tied_head, checked.warnings));
   }();
   const auto& [p, description] = plan;
   PyPlan out;
@@ -234,7 +244,9 @@ PyPlan make_plan(nb::handle path) {
   return out;
 }
 
-std::vector<std::string> strings(std::span<const std::string_view> views) { return {views.begin(), views.end()}; }
+std::vector<std::string> strings(std::span<const std::string_view> views) {
+  return {views.begin(), views.end()};
+}
 
 void init_reader(nb::module_& m) {
   nb::class_<PyTensor>(m, "TensorInfo", "A tensor of a GGUFFile, which it keeps open.")
@@ -247,8 +259,10 @@ void init_reader(nb::module_& m) {
           "the id in the file; differs for ITQ3_S files of the public fork")
       .def_prop_ro("n_bytes", [](const PyTensor& t) { return t.info->bytes; })
       .def_prop_ro(
-          "offset", [](const PyTensor& t) { return t.info->offset; }, "in bytes from the start of the file")
-      .def_prop_ro("data", &data, nb::rv_policy::reference, "uint8 [n_bytes], read-only, the mapped file itself")
+          "offset", [](const PyTensor& t) { return t.info->offset; },
+          "in bytes from the start of the file")
+      .def_prop_ro("data", &data, nb::rv_policy::reference,
+                   "uint8 [n_bytes], read-only, the mapped file itself")
       .def(
           "verify",
           [](const PyTensor& t) {
@@ -258,12 +272,13 @@ void init_reader(nb::module_& m) {
           },
           "Decodes every value; raises ModelFileError where one is NaN or infinite.")
       .def("__repr__", [](const PyTensor& t) {
-        return format("<tensor '{}' {} {}>", printable(t.info->name), nb::repr(shape(t)).c_str(), format_name(t));
+        return format("<tensor '{}' {} {}>", printable(t.info->name), nb::repr(shape(t)).c_str(),
+                      format_name(t));
       });
 
-  nb::class_<gguf::File>(
-      m, "GGUFFile", nb::dynamic_attr(),
-      "A GGUF file (version 2 or 3), mapped and checked. Raises ModelFileError, UnsupportedModelError.")
+  nb::class_<gguf::File>(m, "GGUFFile", nb::dynamic_attr(),
+                         "A GGUF file (version 2 or 3), mapped and checked. Raises ModelFileError, "
+                         "UnsupportedModelError.")
       .def(
           "__init__",
           [](gguf::File* self, nb::handle path) {
@@ -275,32 +290,37 @@ void init_reader(nb::module_& m) {
       .def_prop_ro("path", [](const gguf::File& f) { return path_object(f.path()); })
       .def_prop_ro("version", &gguf::File::version)
       .def_prop_ro("alignment", &gguf::File::alignment)
-      .def_prop_ro("metadata", &metadata,
-                   "dict: key -> int, float, bool, str, list of these, or bytes where text is not UTF-8")
+      .def_prop_ro(
+          "metadata", &metadata,
+          "dict: key -> int, float, bool, str, list of these, or bytes where text is not UTF-8")
       .def_prop_ro(
           "metadata_types",
           [](const gguf::File& f) {
             nb::dict out;
-            for (const gguf::Entry& entry : f.metadata()) out[text_object(entry.key)] = type_text(entry);
+            for (const gguf::Entry& entry : f.metadata())
+              out[text_object(entry.key)] = type_text(entry);
             return out;
           },
           "dict: key -> 'u32', 'string', 'array<string>', ...")
       .def_prop_ro("tensors", &tensors)
       .def("check_readable", &gguf::File::check_readable,
-           "Raises ModelFileError where the mapped file could not be read any more (cut short by another program, a failing disk): what "
+           "Raises ModelFileError where the mapped file could not be read any more (cut short by "
+           "another program, a failing disk): what "
            "came from it since it was opened may then be zeros.")
       .def_prop_ro("file_bytes", &gguf::File::file_bytes)
-      .def_prop_ro("unused_bytes", &gguf::File::unused_bytes, "after the last tensor and its padding")
+      .def_prop_ro("unused_bytes", &gguf::File::unused_bytes,
+                   "after the last tensor and its padding")
       .def("__repr__", [](const gguf::File& f) {
-        return format("<GGUF file '{}', {} tensors, {} bytes>", printable(f.path()), f.tensors().size(),
-                      f.file_bytes());
+        return format("<GGUF file '{}', {} tensors, {} bytes>", printable(f.path()),
+                      f.tensors().size(), f.file_bytes());
       });
 }
 
 void init_writer(nb::module_& m) {
   nb::class_<gguf::Writer>(
       m, "GGUFWriter",
-      "Streams a GGUF file (version 3) to `path`: add, add_tensor, then write_tensor in the same order, then finish. "
+      "Streams a GGUF file (version 3) to `path`: add, add_tensor, then write_tensor in the same "
+      "order, then finish. "
       "Raises ConversionError for what the file system refuses, ArgumentError for wrong use.")
       .def(
           "__init__",
@@ -308,14 +328,17 @@ void init_writer(nb::module_& m) {
             new (self) gguf::Writer(path_argument(path), alignment);
           },
           nb::arg("path"), nb::arg("alignment") = 32)
-      .def("add", &add, nb::arg("key"), nb::arg("type"), nb::arg("value"), "type as in GGUFFile.metadata_types")
+      .def("add", &add, nb::arg("key"), nb::arg("type"), nb::arg("value"),
+           "type as in GGUFFile.metadata_types")
       .def("add_tensor", &add_tensor, nb::arg("name"), nb::arg("shape"), nb::arg("format"),
            "shape in GGUF order, shape[0] the row length")
-      .def("write_tensor", &write_tensor, nb::arg("name"), nb::arg("data"), "uint8, exactly the declared bytes")
+      .def("write_tensor", &write_tensor, nb::arg("name"), nb::arg("data"),
+           "uint8, exactly the declared bytes")
       .def("finish", &gguf::Writer::finish, nb::call_guard<nb::gil_scoped_release>(),
            "Pads, flushes to the disk, closes.")
       .def("abort", &gguf::Writer::discard, "Closes and removes the file; harmless after finish.")
-      .def_prop_ro("file_bytes", &gguf::Writer::file_bytes, "size of the finished file, as declared so far")
+      .def_prop_ro("file_bytes", &gguf::Writer::file_bytes,
+                   "size of the finished file, as declared so far")
       .def("__enter__", [](nb::object self) { return self; })
       .def(
           "__exit__",
@@ -333,57 +356,81 @@ void init_plan(nb::module_& m) {
       .def_ro("architecture", &PyPlan::architecture)
       .def_prop_ro("params", [](const PyPlan& p) { return p.params; })
       .def_ro("warnings", &PyPlan::warnings);
-  m.def(
-      "plan_model", &make_plan, nb::arg("path"),
-      "Checks hyper-parameters, tensors and tokenizer without loading. Raises ModelFileError, UnsupportedModelError.");
+  m.def("plan_model", &make_plan, nb::arg("path"),
+        "Checks hyper-parameters, tensors and tokenizer without loading. Raises ModelFileError, "
+        "UnsupportedModelError.");
 
-  nb::class_<TensorRule>(m, "TensorRule", "A tensor of an architecture, in GGUF and in Hugging Face checkpoints.")
+  nb::class_<TensorRule>(m, "TensorRule",
+                         "A tensor of an architecture, in GGUF and in Hugging Face checkpoints.")
       .def_prop_ro("role", [](const TensorRule& r) { return std::string(role_name(r.role)); })
       .def_prop_ro(
-          "gguf_name", [](const TensorRule& r) { return std::string(r.gguf_name); }, "'{}' stands for the layer")
+          "gguf_name", [](const TensorRule& r) { return std::string(r.gguf_name); },
+          "'{}' stands for the layer")
       .def_prop_ro(
-          "hf_name", [](const TensorRule& r) { return std::string(r.hf_name); }, "'' if Hugging Face has none")
+          "hf_name", [](const TensorRule& r) { return std::string(r.hf_name); },
+          "'' if Hugging Face has none")
       .def_prop_ro("per_layer", [](const TensorRule& r) { return is_layer_role(r.role); })
       .def_prop_ro(
-          "vector", [](const TensorRule& r) { return r.rows == Dim::one; }, "one row; stored as plain floats")
+          "vector", [](const TensorRule& r) { return r.rows == Dim::one; },
+          "one row; stored as plain floats")
       .def_prop_ro(
           "rows", [](const TensorRule& r) { return std::string(dim_name(r.rows)); },
           "name of the length, e.g. \"embd\"")
       .def_prop_ro("cols", [](const TensorRule& r) { return std::string(dim_name(r.cols)); })
       .def_ro("required", &TensorRule::required)
-      .def_prop_ro("transform", [](const TensorRule& r) { return std::string(transform_name(r.transform)); })
+      .def_prop_ro("transform",
+                   [](const TensorRule& r) { return std::string(transform_name(r.transform)); })
       .def_prop_ro(
-          "slices", [](const TensorRule& r) { return std::string(dim_name(r.slices)); }, "'one': the tensor is one matrix or vector")
+          "slices", [](const TensorRule& r) { return std::string(dim_name(r.slices)); },
+          "'one': the tensor is one matrix or vector")
       .def_prop_ro(
           "where",
-          [](const TensorRule& r) { return r.where == Where::every ? "every" : r.where == Where::dense ? "dense" : "experts"; },
+          [](const TensorRule& r) {
+            return r.where == Where::every   ? "every"
+                   : r.where == Where::dense ? "dense"
+                                             : "experts";
+          },
           "layers that have it")
       .def_prop_ro(
-          "hf_if", [](const TensorRule& r) { return std::string(r.hf_if); }, "boolean of config.json that says whether it exists");
-  nb::class_<ConfigRule>(m, "ConfigRule", "A metadata key of an architecture, and where config.json has it.")
+          "hf_if", [](const TensorRule& r) { return std::string(r.hf_if); },
+          "boolean of config.json that says whether it exists");
+  nb::class_<ConfigRule>(m, "ConfigRule",
+                         "A metadata key of an architecture, and where config.json has it.")
       .def_prop_ro("key", [](const ConfigRule& r) { return std::string(r.key); })
       .def_prop_ro("type",
                    [](const ConfigRule& r) {
-                     return r.type == ConfigType::integer ? "u32" : r.type == ConfigType::number ? "f32" : "bool";
+                     return r.type == ConfigType::integer  ? "u32"
+                            : r.type == ConfigType::number ? "f32"
+                                                           : "bool";
                    })
       .def_prop_ro("hf_key", [](const ConfigRule& r) { return std::string(r.hf_key); })
       .def_prop_ro("fallback", [](const ConfigRule& r) { return std::string(r.fallback); })
-      .def_prop_ro("map", [](const ConfigRule& r) { return r.map == ConfigMap::same ? "same" : "inverse_root"; });
-  nb::class_<ModelDescription>(m, "Architecture", "An architecture that hrun runs, from the C++ list.")
+      .def_prop_ro("map", [](const ConfigRule& r) {
+        return r.map == ConfigMap::same ? "same" : "inverse_root";
+      });
+  nb::class_<ModelDescription>(m, "Architecture",
+                               "An architecture that hrun runs, from the C++ list.")
       .def_prop_ro("name", [](const ModelDescription& d) { return std::string(d.name); })
       .def_prop_ro("hf_classes", [](const ModelDescription& d) { return strings(d.hf_classes); })
-      .def_prop_ro(
-          "rope", [](const ModelDescription& d) { return d.rope == RopeStyle::interleaved ? "interleaved" : "halves"; })
-      .def_prop_ro("tensors", [](const ModelDescription& d) {
-        return std::vector<TensorRule>(d.tensors.begin(), d.tensors.end());
-      })
-      .def_prop_ro("config", [](const ModelDescription& d) {
-        return std::vector<ConfigRule>(d.config.begin(), d.config.end());
-      })
-      .def_prop_ro("norm", [](const ModelDescription& d) { return d.norm == Norm::rms ? "rms" : "layer"; })
+      .def_prop_ro("rope",
+                   [](const ModelDescription& d) {
+                     return d.rope == RopeStyle::interleaved ? "interleaved" : "halves";
+                   })
+      .def_prop_ro("tensors",
+                   [](const ModelDescription& d) {
+                     return std::vector<TensorRule>(d.tensors.begin(), d.tensors.end());
+                   })
+      .def_prop_ro("config",
+                   [](const ModelDescription& d) {
+                     return std::vector<ConfigRule>(d.config.begin(), d.config.end());
+                   })
+      .def_prop_ro("norm",
+                   [](const ModelDescription& d) { return d.norm == Norm::rms ? "rms" : "layer"; })
       .def_prop_ro("rotary", [](const ModelDescription& d) { return d.rotary; })
       .def_prop_ro("nonlinearity", [](const ModelDescription& d) {
-        return d.nonlinearity == Nonlinearity::silu ? "silu" : d.nonlinearity == Nonlinearity::gelu ? "gelu" : "clamped_silu";
+        return d.nonlinearity == Nonlinearity::silu   ? "silu"
+               : d.nonlinearity == Nonlinearity::gelu ? "gelu"
+                                                      : "clamped_silu";
       });
   m.def(
       "architectures",

@@ -15,7 +15,8 @@ void init_tokenizer(nb::module_& m);
 }  // namespace hrun::bindings
 
 NB_MODULE(_core, m) {
-  // At exit Python does not release what modules and test collectors still hold; that is no leak worth a page of text.
+  // At exit Python does not release what modules and test collectors still hold; that is no leak
+  // worth a page of text.
   nb::set_leak_warnings(false);
   m.attr("__version__") = HRUN_VERSION;
   hrun::bindings::init_errors(m);

@@ -1,4 +1,5 @@
-// File names between Python and C++: str, bytes or os.PathLike, in the file system's encoding, undecodable bytes kept.
+// File names between Python and C++: str, bytes or os.PathLike, in the file system's encoding,
+// undecodable bytes kept.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -15,7 +16,8 @@ inline std::string path_argument(nanobind::handle path) {
 }
 
 inline nanobind::object path_object(const std::string& path) {
-  return nanobind::steal(PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<Py_ssize_t>(path.size())));
+  return nanobind::steal(
+      PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<Py_ssize_t>(path.size())));
 }
 
 }  // namespace hrun::bindings

@@ -1,4 +1,5 @@
-// The softmax of attention: what a block of 64 positions knows of its queries, and how blocks are joined (attention.h has the contract).
+// The softmax of attention: what a block of 64 positions knows of its queries, and how blocks are
+// joined (attention.h has the contract).
 #pragma once
 
 #include "cpu/math.h"
@@ -42,15 +43,18 @@ struct Visible {
 
 // All ones in the lanes of vector c that are seen, else zeros.
 HRUN_HD IntLanes seen_lanes(Visible seen, int c) {
-  alignas(64) static constexpr int16_t kNumbers[2 * kLanes] = {0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,  0,
-                                                               8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15, 0};
+  alignas(64) static constexpr int16_t kNumbers[2 * kLanes] = {
+      0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,  0,
+      8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15, 0};
   const IntLanes position = add(load_pairs(kNumbers), splat_int(c * kLanes));
-  return shift_right<31>(bit_and(sub(position, splat_int(seen.end)), sub(splat_int(seen.begin - 1), position)));
+  return shift_right<31>(
+      bit_and(sub(position, splat_int(seen.end)), sub(splat_int(seen.begin - 1), position)));
 }
 
 // Scores become exponentials, in vectors that are seen at least in part.
 template <int kQueries>
-[[gnu::noinline]] void softmax_of_block(float (&scores)[kTileQueries][kAttentionBlock], Visible seen, SoftmaxState& state) {
+[[gnu::noinline]] void softmax_of_block(float (&scores)[kTileQueries][kAttentionBlock],
+                                        Visible seen, SoftmaxState& state) {
   const bool whole = seen == Visible{0, kAttentionBlock};
   const int first = seen.first_vector(), end = seen.end_vector();
   Lanes total[kQueries];

@@ -1,5 +1,5 @@
-// The operations of backend.h on the CPU: checks, splitting over threads, scratch; the arithmetic is in the kernels of the
-// tier.  Calls from several threads take turns.
+// The operations of backend.h on the CPU: checks, splitting over threads, scratch; the arithmetic
+// is in the kernels of the tier.  Calls from several threads take turns.
 #pragma once
 
 #include <memory>
@@ -15,7 +15,8 @@
 
 namespace hrun {
 
-// Weights stay where the file is mapped; where the tier has a kernel for it, matmul reads a repacked copy (packed.h).
+// Weights stay where the file is mapped; where the tier has a kernel for it, matmul reads a
+// repacked copy (packed.h).
 class CpuTensor final : public DeviceTensor {
  public:
   const uint8_t* data = nullptr;
@@ -47,14 +48,15 @@ class CpuBackend final : public Backend {
 
   void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) override;
   void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
-  void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps, FloatView out) override;
+  void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps,
+                  FloatView out) override;
   void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
   void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) override;
   void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) override;
   bool cache_in_blocks() const override { return true; }
   void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) override;
-  void attention(FloatView q, const KVLayer& cache, int64_t first_position, const AttentionShape& shape,
-                 FloatView out) override;
+  void attention(FloatView q, const KVLayer& cache, int64_t first_position,
+                 const AttentionShape& shape, FloatView out) override;
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;
   void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
   void activate(Nonlinearity f, FloatView x, FloatView out) override;
@@ -62,14 +64,15 @@ class CpuBackend final : public Backend {
   void add_bias(FloatView x, const DeviceTensor& bias) override;
   void scale(FloatView x, float factor) override;
   void soft_cap(FloatView x, float cap) override;
-  void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) override;
+  void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads,
+                  int64_t width) override;
   void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) override;
-  void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights, FloatView out) override;
+  void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights,
+                FloatView out) override;
   void time_operations(bool on) override;
   OperationTimes operation_times() override;
 
  private:
-
   // The input of a matmul in the forms its targets want, each made once.
   struct PreparedInput {
     ActivationSource source;
@@ -99,8 +102,10 @@ class CpuBackend final : public Backend {
   FloatView materialise(const MatmulInput& input);
   void prepare(const CpuTensor& w, const MatmulInput& from, PreparedInput& input);
   void multiply(std::span<const MatmulPart> parts, const MatmulInput& from, Turn& turn);
-  void multiply_packed(const MatmulPart& part, int64_t first_panel, const PreparedInput& input, int worker);
-  void multiply_panel(const MatmulPart& part, int64_t first_row, const PreparedInput& input, int worker);
+  void multiply_packed(const MatmulPart& part, int64_t first_panel, const PreparedInput& input,
+                       int worker);
+  void multiply_panel(const MatmulPart& part, int64_t first_row, const PreparedInput& input,
+                      int worker);
 
   const CpuTier& tier_;
   const KernelTable& kernels_;

@@ -34,16 +34,22 @@ class DefaultFloatMode {
 #endif
 };
 
-inline const CpuTensor& on_cpu(const DeviceTensor& tensor) { return static_cast<const CpuTensor&>(tensor); }
+inline const CpuTensor& on_cpu(const DeviceTensor& tensor) {
+  return static_cast<const CpuTensor&>(tensor);
+}
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// One operation at a time, in the process that made the threads.  next() says where its time counts from here on.
+// One operation at a time, in the process that made the threads.  next() says where its time counts
+// from here on.
 class CpuBackend::Turn {
  public:
-  Turn(CpuBackend& backend, Operation operation) : Turn(backend) { timer_.emplace(backend.times_, operation); }
+  Turn(CpuBackend& backend, Operation operation) : Turn(backend) {
+    timer_.emplace(backend.times_, operation);
+  }
   explicit Turn(CpuBackend& backend) {
-    backend.pool_.require_same_process();  // before the lock, which another thread may have held at the fork
+    backend.pool_
+        .require_same_process();  // before the lock, which another thread may have held at the fork
     lock_ = std::unique_lock(backend.mutex_);
   }
   void next(Operation operation) { timer_->next(operation); }
@@ -57,10 +63,12 @@ class CpuBackend::Turn {
 // How many tasks of a loop a thread takes at once: few enough to even out.
 inline int64_t CpuBackend::tasks_together(int64_t n_tasks, int64_t values_per_task) const {
   constexpr int64_t kWorthTaking = 4096;  // values
-  return std::max({int64_t{1}, n_tasks / (8 * n_threads()), kWorthTaking / std::max(values_per_task, int64_t{1})});
+  return std::max({int64_t{1}, n_tasks / (8 * n_threads()),
+                   kWorthTaking / std::max(values_per_task, int64_t{1})});
 }
 
-// fn(task, worker) for each task.  Work that is done before a second thread has woken up stays in this one.
+// fn(task, worker) for each task.  Work that is done before a second thread has woken up stays in
+// this one.
 template <class Function>
 void CpuBackend::parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn) {
   constexpr int64_t kWorthSharing = 16384;  // values

@@ -1,11 +1,13 @@
-// Matrix products of the CPU backend: the input quantized once per kind, then panels of weights over the threads.
+// Matrix products of the CPU backend: the input quantized once per kind, then panels of weights
+// over the threads.
 #include "cpu/cpu_backend_parts.h"
 #include "formats/rotation.h"
 
 namespace hrun {
 
 bool CpuBackend::uses_packed(const CpuTensor& tensor) const {
-  return tensor.packed && (!is_rotated(tensor.info->activation) || rotated_matmul_ == RotatedMatmul::activation);
+  return tensor.packed &&
+         (!is_rotated(tensor.info->activation) || rotated_matmul_ == RotatedMatmul::activation);
 }
 
 void CpuBackend::quantize(const ActivationSource& from, Activation kind, QuantizedRows& out) {
@@ -16,16 +18,20 @@ void CpuBackend::quantize(const ActivationSource& from, Activation kind, Quantiz
   out.cols = x.cols;
   out.n_blocks = (x.cols + activation_columns(kind) - 1) / activation_columns(kind);
   out.n_groups = round_up(x.cols, 2 * kGroup) / kGroup;
-  out.codes = scratch.codes.get<int16_t>(n * static_cast<size_t>(out.cols), "the quantized input of a matmul");
-  out.scale = scratch.scale.get<float>(n * static_cast<size_t>(out.n_blocks), "the quantized input of a matmul");
-  out.sums = scratch.sums.get<int16_t>(n * static_cast<size_t>(out.n_groups), "the quantized input of a matmul");
+  out.codes = scratch.codes.get<int16_t>(n * static_cast<size_t>(out.cols),
+                                         "the quantized input of a matmul");
+  out.scale = scratch.scale.get<float>(n * static_cast<size_t>(out.n_blocks),
+                                       "the quantized input of a matmul");
+  out.sums = scratch.sums.get<int16_t>(n * static_cast<size_t>(out.n_groups),
+                                       "the quantized input of a matmul");
   const float* sign = signs(x.cols);
   parallel(x.rows * out.n_blocks, activation_columns(kind), [&](int64_t i, int) {
     kernels_.quantize_block(from, i / out.n_blocks, i % out.n_blocks, kind, sign, out);
   });
 }
 
-void CpuBackend::quantize_packed(const ActivationSource& from, Activation kind, PackedActivations& out) {
+void CpuBackend::quantize_packed(const ActivationSource& from, Activation kind,
+                                 PackedActivations& out) {
   const FloatView& x = from.x;
   const char* purpose = "the quantized input of a matmul";
   QuantizedScratch& scratch = quantized_[static_cast<int>(kind)];
@@ -47,13 +53,16 @@ void CpuBackend::quantize_packed(const ActivationSource& from, Activation kind, 
 
 void CpuBackend::rotate(FloatView x, Activation kind, FloatView& out) {
   const size_t count = static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols);
-  out = {quantized_[static_cast<int>(kind)].rotated.get<float>(count, "the rotated input of a matmul"), x.rows, x.cols, x.cols};
+  out = {
+      quantized_[static_cast<int>(kind)].rotated.get<float>(count, "the rotated input of a matmul"),
+      x.rows, x.cols, x.cols};
   const float* sign = signs(x.cols);
   parallel(x.rows, x.cols, [&](int64_t t, int) {
     std::copy(x.row(t), x.row(t) + x.cols, out.row(t));
     for (int64_t first = 0; first < x.cols; first += kRotationBlock)
-      kernels_.rotate_block(out.row(t) + first, first, static_cast<int>(std::min<int64_t>(kRotationBlock, x.cols - first)), sign,
-                            kind == Activation::kRotatedSigned);
+      kernels_.rotate_block(out.row(t) + first, first,
+                            static_cast<int>(std::min<int64_t>(kRotationBlock, x.cols - first)),
+                            sign, kind == Activation::kRotatedSigned);
   });
 }
 
@@ -78,38 +87,51 @@ QuantizedRows rows_of(QuantizedRows x, int64_t first, int64_t n) {
   return x;
 }
 
-FloatView rows_of(const FloatView& x, int64_t first, int64_t n) { return {x.row(first), n, x.cols, x.stride}; }
+FloatView rows_of(const FloatView& x, int64_t first, int64_t n) {
+  return {x.row(first), n, x.cols, x.stride};
+}
 
 // Rows of weights in one task.
 int64_t task_rows(const CpuTensor& w) { return w.packed ? kPackedPanels * kPanelRows : kPanelRows; }
 
 }  // namespace
 
-void CpuBackend::multiply_packed(const MatmulPart& part, int64_t first_panel, const PreparedInput& input, int worker) {
+void CpuBackend::multiply_packed(const MatmulPart& part, int64_t first_panel,
+                                 const PreparedInput& input, int worker) {
   const CpuTensor& w = on_cpu(*part.weights);
   const Activation kind = w.info->activation;
-  const PackedActivations x = rows_of(input.packed[static_cast<int>(kind)], kind, part.first, part.y.rows);
+  const PackedActivations x =
+      rows_of(input.packed[static_cast<int>(kind)], kind, part.first, part.y.rows);
   const int64_t n_panels = (w.rows + kPanelRows - 1) / kPanelRows;
-  const PackedWeights weights{static_cast<const uint8_t*>(w.packed->data), w.panel_bytes, w.rows, w.cols};
+  const PackedWeights weights{static_cast<const uint8_t*>(w.packed->data), w.panel_bytes, w.rows,
+                              w.cols};
   float* const scratch = worker_scratch_[static_cast<size_t>(worker)].get<float>(
       static_cast<size_t>(x.n_tokens) * kPackedPanels * kPanelRows, "the sums of a matmul");
-  w.kernels->matmul_packed(weights, first_panel, static_cast<int>(std::min<int64_t>(kPackedPanels, n_panels - first_panel)), x,
-                           part.y.data, part.y.stride, scratch);
+  w.kernels->matmul_packed(
+      weights, first_panel,
+      static_cast<int>(std::min<int64_t>(kPackedPanels, n_panels - first_panel)), x, part.y.data,
+      part.y.stride, scratch);
 }
 
 // Sixteen rows of one part for all its tokens.
-void CpuBackend::multiply_panel(const MatmulPart& part, int64_t first_row, const PreparedInput& input, int worker) {
+void CpuBackend::multiply_panel(const MatmulPart& part, int64_t first_row,
+                                const PreparedInput& input, int worker) {
   const CpuTensor& w = on_cpu(*part.weights);
   const int64_t first = part.first, n_tokens = part.y.rows;
   const Activation kind = w.info->activation;
-  const WeightRows rows{w.row(first_row), w.row_bytes, static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - first_row)), w.cols};
+  const WeightRows rows{w.row(first_row), w.row_bytes,
+                        static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - first_row)),
+                        w.cols};
   float* const y = part.y.data + first_row;
   Scratch& scratch = worker_scratch_[static_cast<size_t>(worker)];
 
-  const bool as_floats = !w.kernels->matmul_int || (is_rotated(kind) && rotated_matmul_ != RotatedMatmul::activation);
+  const bool as_floats =
+      !w.kernels->matmul_int || (is_rotated(kind) && rotated_matmul_ != RotatedMatmul::activation);
   if (!as_floats) {
-    float* const sums = scratch.get<float>(static_cast<size_t>(n_tokens) * kPanelRows, "the sums of a matmul");
-    w.kernels->matmul_int(rows, rows_of(input.quantized[static_cast<int>(kind)], first, n_tokens), y, part.y.stride, sums);
+    float* const sums =
+        scratch.get<float>(static_cast<size_t>(n_tokens) * kPanelRows, "the sums of a matmul");
+    w.kernels->matmul_int(rows, rows_of(input.quantized[static_cast<int>(kind)], first, n_tokens),
+                          y, part.y.stride, sums);
     return;
   }
   const FloatView x = rows_of(input.x, first, n_tokens);
@@ -120,12 +142,17 @@ void CpuBackend::multiply_panel(const MatmulPart& part, int64_t first_row, const
     return;
   }
   const bool own_basis = rotated_matmul_ == RotatedMatmul::activation_float;
-  const FloatView factor = is_rotated(kind) && own_basis ? rows_of(input.rotated[static_cast<int>(kind)], first, n_tokens) : x;
+  const FloatView factor = is_rotated(kind) && own_basis
+                               ? rows_of(input.rotated[static_cast<int>(kind)], first, n_tokens)
+                               : x;
   const int64_t stride = round_up(w.cols, kLanes);
-  float* const decoded = scratch.get<float>(static_cast<size_t>(kDecodedRows * stride), "the decoded rows of a matmul");
+  float* const decoded = scratch.get<float>(static_cast<size_t>(kDecodedRows * stride),
+                                            "the decoded rows of a matmul");
   for (int r = 0; r < rows.n_rows; r += kDecodedRows) {
     const int n = std::min(kDecodedRows, rows.n_rows - r);
-    for (int i = 0; i < n; ++i) w.kernels->decode_row(w.row(first_row + r + i), w.cols, signs_.data(), own_basis, decoded + i * stride);
+    for (int i = 0; i < n; ++i)
+      w.kernels->decode_row(w.row(first_row + r + i), w.cols, signs_.data(), own_basis,
+                            decoded + i * stride);
     kernels_.matmul_decoded(decoded, stride, n, factor, y + r, part.y.stride);
   }
 }
@@ -134,8 +161,11 @@ void CpuBackend::multiply_panel(const MatmulPart& part, int64_t first_row, const
 ActivationSource CpuBackend::source(const MatmulInput& input) {
   ActivationSource from{.x = input.x, .gate = input.gate};
   if (!input.norm) return from;
-  float* const inverse = inverse_.get<float>(static_cast<size_t>(input.x.rows), "the norms of a batch");
-  parallel(input.x.rows, input.x.cols, [&](int64_t t, int) { inverse[t] = kernels_.norm_inverse(input.x.row(t), input.eps, input.x.cols); });
+  float* const inverse =
+      inverse_.get<float>(static_cast<size_t>(input.x.rows), "the norms of a batch");
+  parallel(input.x.rows, input.x.cols, [&](int64_t t, int) {
+    inverse[t] = kernels_.norm_inverse(input.x.row(t), input.eps, input.x.cols);
+  });
   from.weight = on_cpu(*input.norm).vector.data();
   from.inverse = inverse;
   return from;
@@ -148,8 +178,10 @@ FloatView CpuBackend::materialise(const MatmulInput& input) {
   const size_t count = static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols);
   const FloatView out{input_.get<float>(count, "the input of a matmul"), x.rows, x.cols, x.cols};
   parallel(x.rows, x.cols, [&](int64_t t, int) {
-    if (input.norm) kernels_.rms_norm(x.row(t), on_cpu(*input.norm).vector.data(), input.eps, x.cols, out.row(t));
-    else kernels_.silu_mul(input.gate.row(t), x.row(t), x.cols, out.row(t));
+    if (input.norm)
+      kernels_.rms_norm(x.row(t), on_cpu(*input.norm).vector.data(), input.eps, x.cols, out.row(t));
+    else
+      kernels_.silu_mul(input.gate.row(t), x.row(t), x.cols, out.row(t));
   });
   return out;
 }
@@ -157,15 +189,19 @@ FloatView CpuBackend::materialise(const MatmulInput& input) {
 void CpuBackend::prepare(const CpuTensor& w, const MatmulInput& from, PreparedInput& input) {
   const Activation kind = w.info->activation;
   const auto k = static_cast<size_t>(kind);
-  const bool as_int8 = kind != Activation::kFloat && (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation);
+  const bool as_int8 = kind != Activation::kFloat &&
+                       (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation);
   if (as_int8) {
     bool& done = (uses_packed(w) ? input.has_packed : input.has_quantized)[k];
     if (std::exchange(done, true)) return;
     if (!input.source.x.data) input.source = source(from);
-    return uses_packed(w) ? quantize_packed(input.source, kind, input.packed[k]) : quantize(input.source, kind, input.quantized[k]);
+    return uses_packed(w) ? quantize_packed(input.source, kind, input.packed[k])
+                          : quantize(input.source, kind, input.quantized[k]);
   }
   if (!input.x.data) input.x = materialise(from);
-  if (is_rotated(kind) && rotated_matmul_ == RotatedMatmul::activation_float && !input.rotated[k].data) rotate(input.x, kind, input.rotated[k]);
+  if (is_rotated(kind) && rotated_matmul_ == RotatedMatmul::activation_float &&
+      !input.rotated[k].data)
+    rotate(input.x, kind, input.rotated[k]);
 }
 
 void CpuBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInput& from) {
@@ -191,7 +227,9 @@ void CpuBackend::multiply(std::span<const MatmulPart> parts, const MatmulInput& 
   first_tasks_.clear();
   for (const MatmulPart& part : parts) {
     const CpuTensor& w = on_cpu(*part.weights);
-    require(w.cols == x.cols && part.first >= 0 && part.first + part.y.rows <= x.rows && part.y.cols == w.rows, "matmul",
+    require(w.cols == x.cols && part.first >= 0 && part.first + part.y.rows <= x.rows &&
+                part.y.cols == w.rows,
+            "matmul",
             "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
     first_tasks_.push_back(n_tasks);
     n_tasks += (w.rows + task_rows(w) - 1) / task_rows(w);
@@ -200,7 +238,8 @@ void CpuBackend::multiply(std::span<const MatmulPart> parts, const MatmulInput& 
   signs(x.cols);  // grown here, because the workers only read
   turn.next(Operation::matmul);
   parallel(n_tasks, kPanelRows * x.cols, [&](int64_t task, int worker) {
-    const auto which = std::upper_bound(first_tasks_.begin(), first_tasks_.end(), task) - first_tasks_.begin() - 1;
+    const auto which =
+        std::upper_bound(first_tasks_.begin(), first_tasks_.end(), task) - first_tasks_.begin() - 1;
     const MatmulPart& part = parts[static_cast<size_t>(which)];
     const CpuTensor& w = on_cpu(*part.weights);
     task -= first_tasks_[static_cast<size_t>(which)];

@@ -1,5 +1,5 @@
-// One weight row to floats, in the original basis or the format's own: embedding look-ups, and the two float ways of
-// multiplying with a rotated format.
+// One weight row to floats, in the original basis or the format's own: embedding look-ups, and the
+// two float ways of multiplying with a rotated format.
 #pragma once
 
 #include "cpu/rotate.h"
@@ -9,7 +9,8 @@ namespace hrun {
 namespace {
 
 template <AnyFormat F>
-void decode_row_kernel(const uint8_t* row, int64_t cols, const float* signs, bool own_basis, float* out) {
+void decode_row_kernel(const uint8_t* row, int64_t cols, const float* signs, bool own_basis,
+                       float* out) {
   if constexpr (FloatFormat<F>) {
     for_lanes(cols, [&](int64_t i, int n) {
       store_n(out + i, load_weights<F>(row + static_cast<size_t>(i) * F::kBlockBytes, n), n);
@@ -28,7 +29,8 @@ void decode_row_kernel(const uint8_t* row, int64_t cols, const float* signs, boo
       to_floats<F>(ints, n, out + first);
       if constexpr (is_rotated(F::kActivation))
         if (!own_basis)
-          unrotate_block(out + first, first, n, signs, F::kActivation == Activation::kRotatedSigned);
+          unrotate_block(out + first, first, n, signs,
+                         F::kActivation == Activation::kRotatedSigned);
     }
   }
 }

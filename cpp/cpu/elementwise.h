@@ -24,7 +24,8 @@ void rms_norm_kernel(const float* x, const float* weight, float eps, int64_t n_v
   });
 }
 
-void rope_kernel(float* x, int n_heads, int64_t head_dim, int n_rot, RopeStyle style, const float* cos, const float* sin) {
+void rope_kernel(float* x, int n_heads, int64_t head_dim, int n_rot, RopeStyle style,
+                 const float* cos, const float* sin) {
   const int half = n_rot / 2;
   for (int head = 0; head < n_heads; ++head) {
     float* const h = x + head * head_dim;
@@ -51,10 +52,13 @@ void to_fp16_kernel(const float* x, int64_t n_values, uint16_t* out) {
 }
 
 void silu_mul_kernel(const float* gate, const float* up, int64_t n_values, float* out) {
-  for_lanes(n_values, [&](int64_t i, int n) { store_n(out + i, mul(silu(load_n(gate + i, n)), load_n(up + i, n)), n); });
+  for_lanes(n_values, [&](int64_t i, int n) {
+    store_n(out + i, mul(silu(load_n(gate + i, n)), load_n(up + i, n)), n);
+  });
 }
 
-void layer_norm_kernel(const float* x, const float* weight, const float* bias, float eps, int64_t n_values, float* out) {
+void layer_norm_kernel(const float* x, const float* weight, const float* bias, float eps,
+                       int64_t n_values, float* out) {
   Lanes sum = splat(0.0f);
   for_lanes(n_values, [&](int64_t i, int n) { sum = add(sum, load_n(x + i, n)); });
   const auto count = static_cast<float>(n_values);
@@ -72,10 +76,15 @@ void layer_norm_kernel(const float* x, const float* weight, const float* bias, f
   });
 }
 
-void gated_kernel(Nonlinearity f, const float* gate, const float* up, int64_t n_values, float* out) {
+void gated_kernel(Nonlinearity f, const float* gate, const float* up, int64_t n_values,
+                  float* out) {
   for_lanes(n_values, [&](int64_t i, int n) {
     const Lanes g = load_n(gate + i, n), u = load_n(up + i, n);
-    store_n(out + i, f == Nonlinearity::silu ? mul(silu(g), u) : f == Nonlinearity::gelu ? mul(gelu(g), u) : clamped_silu(g, u), n);
+    store_n(out + i,
+            f == Nonlinearity::silu   ? mul(silu(g), u)
+            : f == Nonlinearity::gelu ? mul(gelu(g), u)
+                                      : clamped_silu(g, u),
+            n);
   });
 }
 
@@ -87,19 +96,24 @@ void activate_kernel(Nonlinearity f, const float* x, int64_t n_values, float* ou
 }
 
 void scale_kernel(float* x, float factor, int64_t n_values) {
-  for_lanes(n_values, [&](int64_t i, int n) { store_n(x + i, mul(load_n(x + i, n), splat(factor)), n); });
+  for_lanes(n_values,
+            [&](int64_t i, int n) { store_n(x + i, mul(load_n(x + i, n), splat(factor)), n); });
 }
 
 void soft_cap_kernel(float* x, float cap, int64_t n_values) {
-  for_lanes(n_values, [&](int64_t i, int n) { store_n(x + i, soft_cap(load_n(x + i, n), splat(cap)), n); });
+  for_lanes(n_values,
+            [&](int64_t i, int n) { store_n(x + i, soft_cap(load_n(x + i, n), splat(cap)), n); });
 }
 
 void add_scaled_kernel(float* x, float factor, const float* y, int64_t n_values) {
-  for_lanes(n_values, [&](int64_t i, int n) { store_n(x + i, fma(splat(factor), load_n(y + i, n), load_n(x + i, n)), n); });
+  for_lanes(n_values, [&](int64_t i, int n) {
+    store_n(x + i, fma(splat(factor), load_n(y + i, n), load_n(x + i, n)), n);
+  });
 }
 
 void add_kernel(float* x, const float* y, int64_t n_values) {
-  for_lanes(n_values, [&](int64_t i, int n) { store_n(x + i, add(load_n(x + i, n), load_n(y + i, n)), n); });
+  for_lanes(n_values,
+            [&](int64_t i, int n) { store_n(x + i, add(load_n(x + i, n), load_n(y + i, n)), n); });
 }
 
 void exp_kernel(const float* x, int64_t n_values, float* out) {
@@ -110,7 +124,8 @@ int64_t read_memory_kernel(const uint8_t* p, size_t n) {
   IntLanes sums[4] = {splat_int(0), splat_int(0), splat_int(0), splat_int(0)};
   for (size_t i = 0; i + 256 <= n; i += 256) {
     for (size_t line = 0; line < 256; line += 64) __builtin_prefetch(p + i + 2048 + line);
-    for (size_t k = 0; k < 4; ++k) sums[k] = add(sums[k], load_pairs(reinterpret_cast<const int16_t*>(p + i + 64 * k)));
+    for (size_t k = 0; k < 4; ++k)
+      sums[k] = add(sums[k], load_pairs(reinterpret_cast<const int16_t*>(p + i + 64 * k)));
   }
   return reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
 }

@@ -30,7 +30,8 @@ namespace {
 
 inline constexpr bool kHasPackedKernels = false;
 template <PackableFormat F>
-void matmul_packed_kernel(const PackedWeights&, int64_t, int, const PackedActivations&, float*, int64_t, float*);
+void matmul_packed_kernel(const PackedWeights&, int64_t, int, const PackedActivations&, float*,
+                          int64_t, float*);
 
 int64_t multiply_registers_kernel(int64_t iterations) {
   constexpr int kChains = 8;

@@ -1,7 +1,7 @@
 // AVX-512 with VBMI and VNNI for the packed kernels: all 16 rows of a panel in one register.
 //
-// Uops on ports 0 and 5 per 512 weights, without the dot products (8 per token): rtq3 41, two 10, three 13, nibble 12, six 28,
-// byte 0.
+// Uops on ports 0 and 5 per 512 weights, without the dot products (8 per token): rtq3 41, two 10,
+// three 13, nibble 12, six 28, byte 0.
 #pragma once
 
 #include <immintrin.h>
@@ -12,25 +12,33 @@
 namespace hrun {
 namespace {
 
-inline constexpr int kPartRows = 16;     // rows of a panel that one register holds
-inline constexpr int kStreamTokens = 8;  // at most, in the kernel that does not store decoded weights
-inline constexpr int kTileTokens = 8;       // of the kernel that stores decoded weights
-inline constexpr int kGroupTileTokens = 6;  // of formats with group scales, which need twice the sums
-inline constexpr int kMaxLevel = 255;          // of the unsigned codes that dot_codes takes
+inline constexpr int kPartRows = 16;  // rows of a panel that one register holds
+inline constexpr int kStreamTokens =
+    8;                                 // at most, in the kernel that does not store decoded weights
+inline constexpr int kTileTokens = 8;  // of the kernel that stores decoded weights
+inline constexpr int kGroupTileTokens =
+    6;                                 // of formats with group scales, which need twice the sums
+inline constexpr int kMaxLevel = 255;  // of the unsigned codes that dot_codes takes
 inline constexpr int kLargestSum = INT16_MAX;  // of a group (group_sums.h)
 inline constexpr int kSumLanes = 1;            // of a row, that a group's sum is spread over
 
-struct CodeBytes { __m512i v; };  // [row][4 columns]
-struct RowInts { __m512i v; };    // [row]
-struct RowFloats { __m512 v; };   // [row]
+struct CodeBytes {
+  __m512i v;
+};  // [row][4 columns]
+struct RowInts {
+  __m512i v;
+};  // [row]
+struct RowFloats {
+  __m512 v;
+};  // [row]
 
 HRUN_HD CodeBytes load_codes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 HRUN_HD void store_codes(uint8_t* p, CodeBytes x) { _mm512_storeu_si512(p, x.v); }
 HRUN_HD RowInts all_rows(int32_t x) { return {_mm512_set1_epi32(x)}; }
 HRUN_HD RowInts add_rows(RowInts a, RowInts b) { return {_mm512_add_epi32(a.v, b.v)}; }
 HRUN_HD RowInts multiply_rows(RowInts a, RowInts b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
-// sums + products of each row's four unsigned codes with four int8 activations.  In assembly, because GCC 12 copies the sums
-// to another register and back around the intrinsic.
+// sums + products of each row's four unsigned codes with four int8 activations.  In assembly,
+// because GCC 12 copies the sums to another register and back around the intrinsic.
 template <bool kSigned = false>
 HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
   static_assert(!kSigned);
@@ -38,11 +46,15 @@ HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
   return sums;
 }
 template <bool kSigned = false>
-HRUN_HD RowInts dot_codes_narrow(RowInts sums, CodeBytes w, RowInts x) { return dot_codes<kSigned>(sums, w, x); }
+HRUN_HD RowInts dot_codes_narrow(RowInts sums, CodeBytes w, RowInts x) {
+  return dot_codes<kSigned>(sums, w, x);
+}
 template <bool kSigned = false>
 HRUN_HD RowInts dot_codes_at(RowInts sums, CodeBytes w, const int8_t* x) {
   static_assert(!kSigned);
-  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.v) : "v"(w.v), "m"(*reinterpret_cast<const int8_t(*)[4]>(x)));
+  asm("vpdpbusd %2%{1to16%}, %1, %0"
+      : "+v"(sums.v)
+      : "v"(w.v), "m"(*reinterpret_cast<const int8_t(*)[4]>(x)));
   return sums;
 }
 // sums + products of each row's pairs of int16.
@@ -62,12 +74,14 @@ HRUN_HD RowInts load_group_scales(const uint8_t* p) {
 // (byte >> shift) & 15 of each row.
 HRUN_HD RowInts load_nibbles(const uint8_t* p, int shift) {
   const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  return {_mm512_and_si512(_mm512_srlv_epi32(bytes, _mm512_set1_epi32(shift)), _mm512_set1_epi32(15))};
+  return {
+      _mm512_and_si512(_mm512_srlv_epi32(bytes, _mm512_set1_epi32(shift)), _mm512_set1_epi32(15))};
 }
 // Each row's two nibbles as a pair of int16.
 HRUN_HD RowInts nibble_pairs(const uint8_t* p) {
   const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  return {_mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), _mm512_set1_epi32(0x000f000f))};
+  return {_mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)),
+                           _mm512_set1_epi32(0x000f000f))};
 }
 HRUN_HD RowInts load_ints(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 HRUN_HD void store_ints(int32_t* p, RowInts x) { _mm512_storeu_si512(p, x.v); }
@@ -75,7 +89,9 @@ HRUN_HD RowFloats zero_rows() { return {_mm512_setzero_ps()}; }
 HRUN_HD RowFloats load_rows(const float* p) { return {_mm512_loadu_ps(p)}; }
 HRUN_HD void store_rows(float* p, RowFloats x) { _mm512_storeu_ps(p, x.v); }
 HRUN_HD RowFloats load_halves(const uint8_t* p) { return {_mm512_cvtph_ps(load_16_halves(p))}; }
-HRUN_HD RowFloats scale_rows(RowFloats a, float x) { return {_mm512_mul_ps(a.v, _mm512_set1_ps(x))}; }
+HRUN_HD RowFloats scale_rows(RowFloats a, float x) {
+  return {_mm512_mul_ps(a.v, _mm512_set1_ps(x))};
+}
 HRUN_HD RowFloats negative(RowFloats a) { return {_mm512_sub_ps(_mm512_setzero_ps(), a.v)}; }
 HRUN_HD RowFloats fma_rows(RowFloats a, RowInts b, RowFloats c) {
   return {_mm512_fmadd_ps(a.v, _mm512_cvtepi32_ps(b.v), c.v)};
@@ -83,10 +99,12 @@ HRUN_HD RowFloats fma_rows(RowFloats a, RowInts b, RowFloats c) {
 
 HRUN_HD __m512i load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 // Bits of `a` where mask is 1, else of `b`.
-HRUN_HD __m512i select(__m512i mask, __m512i a, __m512i b) { return _mm512_ternarylogic_epi32(mask, a, b, 0xca); }
+HRUN_HD __m512i select(__m512i mask, __m512i a, __m512i b) {
+  return _mm512_ternarylogic_epi32(mask, a, b, 0xca);
+}
 
-// entry(index) for every byte of a vector, made when compiling: a panel of 2048 columns takes little longer to read than a
-// table of 64 entries to fill.
+// entry(index) for every byte of a vector, made when compiling: a panel of 2048 columns takes
+// little longer to read than a table of 64 entries to fill.
 template <auto entry>
 HRUN_HD __m512i table_of_64() {
   struct Bytes {
@@ -100,11 +118,15 @@ HRUN_HD __m512i table_of_64() {
   return load_bytes(kBytes.at);
 }
 
-// `bits` bits of every byte from bit `from` on.  Of the lower six by table: one instruction where a shift and a mask would be two.
+// `bits` bits of every byte from bit `from` on.  Of the lower six by table: one instruction where a
+// shift and a mask would be two.
 template <int bits, int from>
 HRUN_HD __m512i field(__m512i x) {
-  if constexpr (from + bits > 6) return field<bits, from - 4>(_mm512_srli_epi16(x, 4));
-  else return _mm512_permutexvar_epi8(x, table_of_64<[](int i) { return (i >> from) & ((1 << bits) - 1); }>());
+  if constexpr (from + bits > 6)
+    return field<bits, from - 4>(_mm512_srli_epi16(x, 4));
+  else
+    return _mm512_permutexvar_epi8(
+        x, table_of_64<[](int i) { return (i >> from) & ((1 << bits) - 1); }>());
 }
 
 // The codes that the spare bits 6 and 7 of three vectors hold.
@@ -120,13 +142,15 @@ struct UnitDecoder<F, PackedCodes::nibble> {
     HRUN_HD Constants() {
       using Rule = PackRule<F>;
       alignas(64) uint8_t bytes[64];
-      for (int i = 0; i < 64; ++i) bytes[i] = static_cast<uint8_t>(Rule::level(i & 15) + code_bias<F>());
+      for (int i = 0; i < 64; ++i)
+        bytes[i] = static_cast<uint8_t>(Rule::level(i & 15) + code_bias<F>());
       table = load_bytes(bytes);
     }
   };
   const uint8_t* unit;
   const __m512i table;
-  HRUN_HD UnitDecoder(const Constants& c, const uint8_t* block, int) : unit(block), table(c.table) {}
+  HRUN_HD UnitDecoder(const Constants& c, const uint8_t* block, int)
+      : unit(block), table(c.table) {}
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
@@ -151,23 +175,27 @@ struct UnitDecoder<F, PackedCodes::six> {
       const __m512i a = load_bytes(unit + 128 * half), b = load_bytes(unit + 128 * half + 64);
       CodeBytes* const o = out + 4 * half;
       o[0].v = _mm512_and_si512(select(low, a, _mm512_slli_epi16(high, 4)), six);
-      o[1].v = _mm512_and_si512(select(low, _mm512_srli_epi16(a, 4), _mm512_slli_epi16(high, 2)), six);
+      o[1].v =
+          _mm512_and_si512(select(low, _mm512_srli_epi16(a, 4), _mm512_slli_epi16(high, 2)), six);
       o[2].v = _mm512_and_si512(select(low, b, high), six);
-      o[3].v = _mm512_and_si512(select(low, _mm512_srli_epi16(b, 4), _mm512_srli_epi16(high, 2)), six);
+      o[3].v =
+          _mm512_and_si512(select(low, _mm512_srli_epi16(b, 4), _mm512_srli_epi16(high, 2)), six);
     }
     unit += 384;
   }
 };
 
-// Weight s of a lane is T0[c_s ^ c_(s-3)] + T1[c_(s-1)] + T2[c_(s-2)].  Codes come in bytes of two, `even` = (c_2p, c_2p+1)
-// in bits 0-2 and 3-5, and are also joined to `odd` = (c_2p-1, c_2p) by a table that exchanges the halves: one instruction
-// where two shifts would be needed.  One table of 64 entries then gives T1 + T2 of two neighbours, and even ^ (odd of the
-// pair before) are the indices of T0 for both weights of the pair.
+// Weight s of a lane is T0[c_s ^ c_(s-3)] + T1[c_(s-1)] + T2[c_(s-2)].  Codes come in bytes of two,
+// `even` = (c_2p, c_2p+1) in bits 0-2 and 3-5, and are also joined to `odd` = (c_2p-1, c_2p) by a
+// table that exchanges the halves: one instruction where two shifts would be needed.  One table of
+// 64 entries then gives T1 + T2 of two neighbours, and even ^ (odd of the pair before) are the
+// indices of T0 for both weights of the pair.
 template <class F>
 struct UnitDecoder<F, PackedCodes::rtq3> {
   struct Constants {
-    __m512i newest_low, newest_high, earlier;  // T0 by bits 0-2, by bits 3-5; T1[bits 3-5] + T2[bits 0-2] + bias
-    __m512i swapped;                           // bits 0-2 and 3-5 exchanged
+    __m512i newest_low, newest_high,
+        earlier;      // T0 by bits 0-2, by bits 3-5; T1[bits 3-5] + T2[bits 0-2] + bias
+    __m512i swapped;  // bits 0-2 and 3-5 exchanged
     HRUN_HD Constants()
         : newest_low(table_of_64<[](int i) { return F::Tables::entry(0, i & 7); }>()),
           newest_high(table_of_64<[](int i) { return F::Tables::entry(0, i >> 3); }>()),
@@ -180,11 +208,17 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
   const Constants tables;
   __m512i even, odd, before;  // of the pair before; `before` is its even with the halves exchanged
 
-  HRUN_HD __m512i exchange(__m512i pair) const { return _mm512_permutexvar_epi8(pair, tables.swapped); }
-  static HRUN_HD __m512i join(__m512i low, __m512i high) { return select(_mm512_set1_epi8(7), low, high); }
+  HRUN_HD __m512i exchange(__m512i pair) const {
+    return _mm512_permutexvar_epi8(pair, tables.swapped);
+  }
+  static HRUN_HD __m512i join(__m512i low, __m512i high) {
+    return select(_mm512_set1_epi8(7), low, high);
+  }
 
-  HRUN_HD UnitDecoder(const Constants& constants, const uint8_t* block, int n) : unit(block), tables(constants) {
-    // Before a segment come the last codes of the segment before it, one byte lane down; before the first come zeros.
+  HRUN_HD UnitDecoder(const Constants& constants, const uint8_t* block, int n)
+      : unit(block), tables(constants) {
+    // Before a segment come the last codes of the segment before it, one byte lane down; before the
+    // first come zeros.
     const uint8_t* last = block + static_cast<size_t>(n / kUnit - 1) * 192;
     const __m512i a = load_bytes(last), b = load_bytes(last + 64), c = load_bytes(last + 128);
     const __m512i t = spare_bits(a, b, c), turned = exchange(t);
@@ -196,8 +230,10 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
   HRUN_HD void pair(__m512i now, CodeBytes& first, CodeBytes& second) {
     const __m512i newest = _mm512_xor_si512(now, odd), turned = exchange(now);
     odd = join(before, turned);
-    first.v = _mm512_add_epi8(_mm512_permutexvar_epi8(newest, tables.newest_low), _mm512_permutexvar_epi8(even, tables.earlier));
-    second.v = _mm512_add_epi8(_mm512_permutexvar_epi8(newest, tables.newest_high), _mm512_permutexvar_epi8(odd, tables.earlier));
+    first.v = _mm512_add_epi8(_mm512_permutexvar_epi8(newest, tables.newest_low),
+                              _mm512_permutexvar_epi8(even, tables.earlier));
+    second.v = _mm512_add_epi8(_mm512_permutexvar_epi8(newest, tables.newest_high),
+                               _mm512_permutexvar_epi8(odd, tables.earlier));
     even = now;
     before = turned;
   }

@@ -1,8 +1,10 @@
-// Decoders for the tiers whose registers, or pairs of them, hold half a panel: 8 rows, 32 bytes (AVX2, NEON).
+// Decoders for the tiers whose registers, or pairs of them, hold half a panel: 8 rows, 32 bytes
+// (AVX2, NEON).
 //
-// A tier (fast_avx2.h, fast_neon.h) gives, on Bytes, both(x, mask), join_bits, exclusive_or, add_bytes, lane_below (each byte
-// lane takes the byte below it in its row, the lowest 0), shifts by n bits: down and up, which may let bits of neighbours
-// in, and top, the n uppermost bits alone; and lookup(Table, index) of 16 entries.  An index has its upper four bits 0.
+// A tier (fast_avx2.h, fast_neon.h) gives, on Bytes, both(x, mask), join_bits, exclusive_or,
+// add_bytes, lane_below (each byte lane takes the byte below it in its row, the lowest 0), shifts
+// by n bits: down and up, which may let bits of neighbours in, and top, the n uppermost bits alone;
+// and lookup(Table, index) of 16 entries.  An index has its upper four bits 0.
 #pragma once
 
 #include "cpu/packed.h"
@@ -15,9 +17,12 @@ HRUN_HD Bytes low_four(Bytes x) { return both(x, 15); }
 // `bits` bits of every byte from bit `from` on.
 template <int bits, int from>
 HRUN_HD Bytes field(Bytes x) {
-  if constexpr (from + bits == 8) return top<bits>(x);
-  else if constexpr (from == 0) return both(x, (1 << bits) - 1);
-  else return both(down<from>(x), (1 << bits) - 1);
+  if constexpr (from + bits == 8)
+    return top<bits>(x);
+  else if constexpr (from == 0)
+    return both(x, (1 << bits) - 1);
+  else
+    return both(down<from>(x), (1 << bits) - 1);
 }
 
 // The codes that the spare bits 6 and 7 of three vectors hold.
@@ -38,7 +43,8 @@ struct UnitDecoder<F, PackedCodes::nibble> {
   };
   const uint8_t* unit;
   const Table table;
-  HRUN_HD UnitDecoder(const Constants& c, const uint8_t* block, int) : unit(block), table(c.table) {}
+  HRUN_HD UnitDecoder(const Constants& c, const uint8_t* block, int)
+      : unit(block), table(c.table) {}
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
@@ -71,8 +77,8 @@ struct UnitDecoder<F, PackedCodes::six> {
   }
 };
 
-// As in fast_avx512.h, with tables of 8 entries twice in 16: the fourth bit of an index is a neighbour's and does not matter.
-// A pair of codes is kept as its two indices.
+// As in fast_avx512.h, with tables of 8 entries twice in 16: the fourth bit of an index is a
+// neighbour's and does not matter. A pair of codes is kept as its two indices.
 template <class F>
 struct UnitDecoder<F, PackedCodes::rtq3> {
   struct Constants {
@@ -92,15 +98,18 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
   };
   const uint8_t* unit;
   const Table table0, table1, table2;
-  Bytes low1, high1, high2;  // indices of the pair before, and the upper one of the pair before that
+  Bytes low1, high1,
+      high2;  // indices of the pair before, and the upper one of the pair before that
 
   static HRUN_HD Bytes upper(Bytes x) { return low_four(down<3>(x)); }
 
   HRUN_HD UnitDecoder(const Constants& tables, const uint8_t* block, int n)
       : unit(block), table0(tables.table0), table1(tables.table1), table2(tables.table2) {
-    // Before a segment come the last codes of the segment before it, one byte lane down; before the first come zeros.
+    // Before a segment come the last codes of the segment before it, one byte lane down; before the
+    // first come zeros.
     const uint8_t* last = block + static_cast<size_t>(n / kUnit - 1) * 192;
-    const Bytes c = load_bytes(last + 128), t = spare_bits(load_bytes(last), load_bytes(last + 64), c);
+    const Bytes c = load_bytes(last + 128),
+                t = spare_bits(load_bytes(last), load_bytes(last + 64), c);
     low1 = lane_below(both(t, 7));
     high1 = lane_below(both(down<3>(t), 7));
     high2 = lane_below(both(down<3>(c), 7));
@@ -108,7 +117,8 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
 
   HRUN_HD void pair(Bytes now, CodeBytes& first, CodeBytes& second) {
     const Bytes low = low_four(now), high = upper(now);
-    const Bytes newest1 = lookup(table0, exclusive_or(low, high2)), newest2 = lookup(table0, exclusive_or(high, low1));
+    const Bytes newest1 = lookup(table0, exclusive_or(low, high2)),
+                newest2 = lookup(table0, exclusive_or(high, low1));
     first.v = add_bytes(newest1, add_bytes(lookup(table1, high1), lookup(table2, low1)));
     second.v = add_bytes(newest2, add_bytes(lookup(table1, low), lookup(table2, high1)));
     high2 = high1;
@@ -151,14 +161,17 @@ struct UnitDecoder<F, PackedCodes::rtq2> {
   // The index pairs of a byte: codes (0,1), (1,2), (2,3), the older in the lower bits.
   struct Pairs {
     Bytes low, mid, high;
-    HRUN_HD explicit Pairs(Bytes x) : low(low_four(x)), mid(low_four(down<2>(x))), high(top<4>(x)) {}
+    HRUN_HD explicit Pairs(Bytes x)
+        : low(low_four(x)), mid(low_four(down<2>(x))), high(top<4>(x)) {}
   };
   const uint8_t* unit;
   const Constants tables;
   Pairs before;
 
   HRUN_HD UnitDecoder(const Constants& constants, const uint8_t* block, int n)
-      : unit(block), tables(constants), before(lane_below(load_bytes(block + static_cast<size_t>(n / kUnit - 1) * 128 + 64))) {}
+      : unit(block),
+        tables(constants),
+        before(lane_below(load_bytes(block + static_cast<size_t>(n / kUnit - 1) * 128 + 64))) {}
 
   HRUN_HD void four(Bytes bytes, CodeBytes* out) {
     const auto upper = [](Bytes x) { return both(x, 0x0c); };
@@ -186,8 +199,10 @@ struct UnitDecoder<F, PackedCodes::rtq4> {
   const Constants tables;
   Bytes before_low, before_high;
 
-  HRUN_HD UnitDecoder(const Constants& constants, const uint8_t* block, int n) : unit(block), tables(constants) {
-    const Bytes before = lane_below(load_bytes(block + static_cast<size_t>(n / kUnit - 1) * 256 + 192));
+  HRUN_HD UnitDecoder(const Constants& constants, const uint8_t* block, int n)
+      : unit(block), tables(constants) {
+    const Bytes before =
+        lane_below(load_bytes(block + static_cast<size_t>(n / kUnit - 1) * 256 + 192));
     before_low = low_four(before);
     before_high = top<4>(before);
   }

@@ -1,8 +1,9 @@
-// Decoder of points (points.h) for the tiers of fast_half_panels.h: points are looked up one by one, 16 to a register.
+// Decoder of points (points.h) for the tiers of fast_half_panels.h: points are looked up one by
+// one, 16 to a register.
 //
-// A tier also gives words_of(at), the 16 numbers of 16 bits at at(0), ...; spread_bits(p), a byte of ones for each of 32 bits at p;
-// store_words(out, low, high), 32 numbers of 16 bits from their bytes; even_twice and odd_twice, every other byte in its
-// neighbour's place too.
+// A tier also gives words_of(at), the 16 numbers of 16 bits at at(0), ...; spread_bits(p), a byte
+// of ones for each of 32 bits at p; store_words(out, low, high), 32 numbers of 16 bits from their
+// bytes; even_twice and odd_twice, every other byte in its neighbour's place too.
 #pragma once
 
 #include "cpu/fast_half_panels.h"
@@ -29,7 +30,8 @@ struct UnitDecoder<F, PackedCodes::points> {
   const uint8_t* unit;
   const uint8_t* planes;
   const Constants tables;
-  HRUN_HD UnitDecoder(const Constants& c, const uint8_t* block, int) : unit(block), planes(block + kPlanesAt<Rule>), tables(c) {}
+  HRUN_HD UnitDecoder(const Constants& c, const uint8_t* block, int)
+      : unit(block), planes(block + kPlanesAt<Rule>), tables(c) {}
 
   // The digits of columns 0 to 15 (odd = 0) or 16 to 31 of 8 rows.
   template <class Index>
@@ -71,9 +73,12 @@ struct UnitDecoder<F, PackedCodes::points> {
       Bytes high = both(spread_bits(planes), 1);
 #pragma GCC unroll 4
       for (int plane = 1; plane < kPlanes; ++plane)
-        high = join_bits(high, both(spread_bits(planes + 64 * plane), static_cast<uint8_t>(1 << plane)));
+        high = join_bits(high,
+                         both(spread_bits(planes + 64 * plane), static_cast<uint8_t>(1 << plane)));
       store_words(index, load_bytes(unit), high);
-      asm("" : "+m"(index));  // else the compiler takes indices out of registers, two instructions each, instead of memory
+      asm(""
+          : "+m"(index));  // else the compiler takes indices out of registers, two instructions
+                           // each, instead of memory
       all(index, out);
     }
     unit += kPointBytes<Rule>;

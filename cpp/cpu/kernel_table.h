@@ -1,7 +1,9 @@
-// The kernels of one CPU tier: what kernels.cpp exports, once per tier, and what cpu_backend.cpp calls.
+// The kernels of one CPU tier: what kernels.cpp exports, once per tier, and what cpu_backend.cpp
+// calls.
 //
-// A kernel works on one small piece (a panel of rows, one token) in one thread; splitting the work over threads and all
-// checking is the backend's.  Numeric contract: DESIGN.md, "Numbers that do not move".
+// A kernel works on one small piece (a panel of rows, one token) in one thread; splitting the work
+// over threads and all checking is the backend's.  Numeric contract: DESIGN.md, "Numbers that do
+// not move".
 #pragma once
 
 #include <cstddef>
@@ -12,14 +14,17 @@
 
 namespace hrun {
 
-inline constexpr int kLanes = 16;        // of every float reduction, in every tier
-inline constexpr int kPanelRows = 16;    // weight rows per call of a matmul kernel
-inline constexpr int kDecodedRows = 4;   // weight rows that matmul over decoded rows holds at a time
-inline constexpr int kAttentionBlock = kCacheBlock;  // positions per step of the online softmax, aligned to position 0
+inline constexpr int kLanes = 16;       // of every float reduction, in every tier
+inline constexpr int kPanelRows = 16;   // weight rows per call of a matmul kernel
+inline constexpr int kDecodedRows = 4;  // weight rows that matmul over decoded rows holds at a time
+inline constexpr int kAttentionBlock =
+    kCacheBlock;  // positions per step of the online softmax, aligned to position 0
 
-// Activations of a matmul as int8, held in int16.  A block is 32 or 256 columns (less in a row's tail).
+// Activations of a matmul as int8, held in int16.  A block is 32 or 256 columns (less in a row's
+// tail).
 //   x[t, c] ~ scale[t, c / block] * codes[t, c]
-// A block with an infinity or a NaN has codes 0 and scale NaN; one whose largest magnitude is below 127/FLT_MAX counts as 0.
+// A block with an infinity or a NaN has codes 0 and scale NaN; one whose largest magnitude is below
+// 127/FLT_MAX counts as 0.
 struct QuantizedRows {
   int16_t* codes = nullptr;  // [n_tokens, cols]
   float* scale = nullptr;    // [n_tokens, n_blocks]
@@ -46,17 +51,19 @@ struct WeightRows {
   int64_t cols = 0;
 };
 
-// Activations for packed weights (packed.h): int8, in the order that the codes of the format are packed in.  The tokens of a
-// block lie side by side, so that kernels reach those of a tile from one address.
+// Activations for packed weights (packed.h): int8, in the order that the codes of the format are
+// packed in.  The tokens of a block lie side by side, so that kernels reach those of a tile from
+// one address.
 struct PackedActivations {
   int8_t* codes = nullptr;        // [n_blocks, stride, columns of a block]
   float* scale = nullptr;         // [n_blocks, stride]
   int32_t* block_sums = nullptr;  // [n_blocks, stride], of the codes
-  int16_t* sums8 = nullptr;       // [n_blocks, stride, 32], of 8 columns; these only of blocks of 256 in natural order
-  int16_t* sums16 = nullptr;      // [n_blocks, stride, 16]
-  int16_t* sums32 = nullptr;      // [n_blocks, stride, 8]
+  int16_t* sums8 = nullptr;  // [n_blocks, stride, 32], of 8 columns; these only of blocks of 256 in
+                             // natural order
+  int16_t* sums16 = nullptr;  // [n_blocks, stride, 16]
+  int16_t* sums32 = nullptr;  // [n_blocks, stride, 8]
   int64_t n_tokens = 0;
-  int64_t stride = 0;             // tokens from a block to the next
+  int64_t stride = 0;  // tokens from a block to the next
   int64_t n_blocks = 0;
 
   int64_t at(int64_t t, int64_t b) const { return b * stride + t; }
@@ -72,38 +79,47 @@ struct PackedWeights {
 inline constexpr int kPackedPanels = 2;  // per call of a packed matmul, at most
 
 struct FormatKernels {
-  // One row to floats, in the original basis or in the format's own.  `signs` holds rotation_sign() per column.
-  void (*decode_row)(const uint8_t* row, int64_t cols, const float* signs, bool own_basis, float* out);
-  // Quantized formats: y[t, r] for all tokens of x.  y points at row 0 of the panel; scratch: kPanelRows floats per token.
-  void (*matmul_int)(const WeightRows& w, const QuantizedRows& x, float* y, int64_t y_stride, float* scratch);
+  // One row to floats, in the original basis or in the format's own.  `signs` holds rotation_sign()
+  // per column.
+  void (*decode_row)(const uint8_t* row, int64_t cols, const float* signs, bool own_basis,
+                     float* out);
+  // Quantized formats: y[t, r] for all tokens of x.  y points at row 0 of the panel; scratch:
+  // kPanelRows floats per token.
+  void (*matmul_int)(const WeightRows& w, const QuantizedRows& x, float* y, int64_t y_stride,
+                     float* scratch);
   // Float formats: the same with fp32 activations.
   void (*matmul_float)(const WeightRows& w, FloatView x, float* y, int64_t y_stride);
   // Null where the tier has no kernel for packed weights of this format.
   size_t (*packed_panel_bytes)(int64_t cols);
-  bool (*pack_panel)(const uint8_t* rows, size_t row_bytes, int n_rows, int64_t cols, uint8_t* panel);
-  // Rows of panels first_panel .. first_panel + n_panels - 1 of all tokens; y points at row 0 of the tensor.
-  // scratch: kPackedPanels * kPanelRows floats per token, 64-aligned.
-  void (*matmul_packed)(const PackedWeights& w, int64_t first_panel, int n_panels, const PackedActivations& x, float* y,
-                        int64_t y_stride, float* scratch);
+  bool (*pack_panel)(const uint8_t* rows, size_t row_bytes, int n_rows, int64_t cols,
+                     uint8_t* panel);
+  // Rows of panels first_panel .. first_panel + n_panels - 1 of all tokens; y points at row 0 of
+  // the tensor. scratch: kPackedPanels * kPanelRows floats per token, 64-aligned.
+  void (*matmul_packed)(const PackedWeights& w, int64_t first_panel, int n_panels,
+                        const PackedActivations& x, float* y, int64_t y_stride, float* scratch);
 };
 
-// Tokens and the query heads of one kv head.  A query is a token and a head: number token * n_heads + head.
+// Tokens and the query heads of one kv head.  A query is a token and a head: number token * n_heads
+// + head.
 struct AttentionTask {
-  FloatView q;         // [n_tokens, n_heads * k_dim]
-  FloatView out;       // [n_tokens, n_heads * v_dim]
+  FloatView q;    // [n_tokens, n_heads * k_dim]
+  FloatView out;  // [n_tokens, n_heads * v_dim]
   int n_heads;
-  const void* k;       // blocks of kAttentionBlock positions that are k_stride bytes apart: [kLanes positions][k_dim][position]
-  const void* v;       // the same with v_stride: [position][v_dim]
+  const void* k;  // blocks of kAttentionBlock positions that are k_stride bytes apart: [kLanes
+                  // positions][k_dim][position]
+  const void* v;  // the same with v_stride: [position][v_dim]
   size_t k_stride, v_stride;
   int k_dim, v_dim;
-  int64_t first_position;         // token t sees the positions up to first_position + t
+  int64_t first_position;  // token t sees the positions up to first_position + t
   float scale;
   int64_t window = 0;             // and not more than so many; 0: all
   float soft_cap = 0;             // 0: none
   const float* sinks = nullptr;   // [n_heads]
   int64_t first_block, n_blocks;  // of kAttentionBlock positions: all, or with `partial` some
-  ptrdiff_t to_next = 0;          // bytes from these blocks to those that the thread will read after them; 0: not known
-  float* partial = nullptr;       // [block][query][partial_floats()]: largest score, sum, values; then out is not touched
+  ptrdiff_t to_next =
+      0;  // bytes from these blocks to those that the thread will read after them; 0: not known
+  float* partial = nullptr;  // [block][query][partial_floats()]: largest score, sum, values; then
+                             // out is not touched
 
   int n_queries() const { return static_cast<int>(q.rows) * n_heads; }
   int64_t partial_floats() const { return 2 + v_dim; }
@@ -114,7 +130,8 @@ struct AttentionTask {
   float* out_of(int query) const { return out.row(query / n_heads) + query % n_heads * v_dim; }
   // 64-aligned.
   size_t scratch_floats() const {
-    constexpr int64_t kPerQuery = 2 + 2 * sizeof(void*) / sizeof(float);  // its state, and pointers to input and output
+    constexpr int64_t kPerQuery =
+        2 + 2 * sizeof(void*) / sizeof(float);  // its state, and pointers to input and output
     return static_cast<size_t>(kPerQuery * n_queries() + kAttentionBlock * (k_dim + v_dim));
   }
 };
@@ -125,25 +142,30 @@ struct KernelTable {
   // Rotates the block of n columns at column `first` in place (rotation.h).
   void (*rotate_block)(float* x, int64_t first, int n, const float* signs, bool with_signs);
   // Block `block` of token t of x into `to`; x in the original basis.
-  void (*quantize_block)(const ActivationSource& x, int64_t t, int64_t block, Activation kind, const float* signs,
-                         const QuantizedRows& to);
+  void (*quantize_block)(const ActivationSource& x, int64_t t, int64_t block, Activation kind,
+                         const float* signs, const QuantizedRows& to);
   // The same for packed weights.
-  void (*quantize_packed)(const ActivationSource& x, int64_t t, int64_t block, Activation kind, const float* signs,
-                          const PackedActivations& to);
+  void (*quantize_packed)(const ActivationSource& x, int64_t t, int64_t block, Activation kind,
+                          const float* signs, const PackedActivations& to);
   // y[t, r] = <x[t], w[r]> over decoded rows [n_rows, cols] that are w_stride apart.
-  void (*matmul_decoded)(const float* w, int64_t w_stride, int n_rows, FloatView x, float* y, int64_t y_stride);
+  void (*matmul_decoded)(const float* w, int64_t w_stride, int n_rows, FloatView x, float* y,
+                         int64_t y_stride);
 
   float (*norm_inverse)(const float* x, float eps, int64_t n);  // 1 / sqrt(mean(x^2) + eps)
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   // One token: n_heads heads of head_dim; cos and sin of its position, n_rot / 2 each.
-  void (*rope)(float* x, int n_heads, int64_t head_dim, int n_rot, RopeStyle style, const float* cos, const float* sin);
+  void (*rope)(float* x, int n_heads, int64_t head_dim, int n_rot, RopeStyle style,
+               const float* cos, const float* sin);
   void (*to_fp16)(const float* x, int64_t n, uint16_t* out);
   // scratch: task.scratch_floats().  Null where the pair of formats has no kernel.
   using Attention = void (*)(const AttentionTask& task, float* scratch);
   Attention (*attention)(FormatId k_format, FormatId v_format);
-  // One query from the partial results of its blocks, which are `stride` floats apart, and its sink or null.
-  void (*join_attention)(const float* partial, int64_t n_blocks, int64_t stride, int v_dim, const float* sink, float* out);
-  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t n, float* out);
+  // One query from the partial results of its blocks, which are `stride` floats apart, and its sink
+  // or null.
+  void (*join_attention)(const float* partial, int64_t n_blocks, int64_t stride, int v_dim,
+                         const float* sink, float* out);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t n,
+                     float* out);
   void (*gated)(Nonlinearity f, const float* gate, const float* up, int64_t n, float* out);
   void (*activate)(Nonlinearity f, const float* x, int64_t n, float* out);
   void (*scale)(float* x, float factor, int64_t n);
@@ -152,9 +174,11 @@ struct KernelTable {
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*add)(float* x, const float* y, int64_t n);  // x += y
   void (*exp)(const float* x, int64_t n, float* out);
-  // For measurements: reads n bytes (a multiple of 256) as fast as it can; the result only keeps the loads alive.
+  // For measurements: reads n bytes (a multiple of 256) as fast as it can; the result only keeps
+  // the loads alive.
   int64_t (*read_memory)(const uint8_t* p, size_t n);
-  // The tier's int8 (or int16) multiply-add on registers, over and over; returns the number of operations done.
+  // The tier's int8 (or int16) multiply-add on registers, over and over; returns the number of
+  // operations done.
   int64_t (*multiply_registers)(int64_t iterations);
   // Does the CPU compute what this tier relies on?  Null: nothing that CPUID does not settle.
   bool (*self_check)();

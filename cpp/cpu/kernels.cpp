@@ -1,7 +1,8 @@
 // Compiled once per CPU tier (tiers.cmake), with HRUN_TIER naming the one function it exports.
 //
-// Everything else here has internal linkage or is always inlined: a weak symbol would let the linker keep the copy of the
-// highest tier for every CPU.  tests/contracts/test_tier_symbols.py looks for them.
+// Everything else here has internal linkage or is always inlined: a weak symbol would let the
+// linker keep the copy of the highest tier for every CPU.  tests/contracts/test_tier_symbols.py
+// looks for them.
 #include "cpu/attention.h"
 #include "cpu/decode.h"
 #include "cpu/elementwise.h"

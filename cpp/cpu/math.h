@@ -6,7 +6,8 @@
 namespace hrun {
 namespace {
 
-// p 2^n for a whole n of -150 to 128, rounded once: in two factors, each a normal number.  A tier may have its own.
+// p 2^n for a whole n of -150 to 128, rounded once: in two factors, each a normal number.  A tier
+// may have its own.
 template <class Lanes>
 HRUN_HD Lanes times_power_of_2(Lanes p, Lanes n) {
   const auto whole = round_to_int(n), half = shift_right<1>(whole);
@@ -14,16 +15,18 @@ HRUN_HD Lanes times_power_of_2(Lanes p, Lanes n) {
   return mul(mul(p, power(half)), power(sub(whole, half)));
 }
 
-// e^x: x = n ln 2 + r with |r| <= ln 2 / 2 and a Taylor polynomial of degree 7, whose remainder is below r^8 / 8!, a
-// tenth of a unit in the last place.  exp(-inf) = 0, results below the smallest subnormal are 0, overflow is infinity, NaN
-// stays NaN.
+// e^x: x = n ln 2 + r with |r| <= ln 2 / 2 and a Taylor polynomial of degree 7, whose remainder is
+// below r^8 / 8!, a tenth of a unit in the last place.  exp(-inf) = 0, results below the smallest
+// subnormal are 0, overflow is infinity, NaN stays NaN.
 HRUN_HD Lanes exp(Lanes x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  // Beyond these the result is 0 or infinity anyway.  A NaN passes because it is the second operand.
+  // Beyond these the result is 0 or infinity anyway.  A NaN passes because it is the second
+  // operand.
   x = min(splat(89.0f), max(splat(-104.0f), x));
   const Lanes shifted = fma(x, splat(1.44269504088896341f), splat(kMagic));
   const Lanes n = sub(shifted, splat(kMagic));
-  Lanes r = fma(n, splat(-0.693359375f), x);  // ln 2 in two parts; the first has 9 bits, so the product is exact
+  Lanes r = fma(n, splat(-0.693359375f),
+                x);  // ln 2 in two parts; the first has 9 bits, so the product is exact
   r = fma(n, splat(2.12194440e-4f), r);
   Lanes p = splat(1.0f / 5040);
   p = fma(p, r, splat(1.0f / 720));
@@ -36,15 +39,17 @@ HRUN_HD Lanes exp(Lanes x) {
   return times_power_of_2(p, n);
 }
 
-// exp(x) in lanes of ones, 0 in lanes of zeros, whatever x is there: x86 takes 90 ns for a vector with results below the smallest
-// normal number.
+// exp(x) in lanes of ones, 0 in lanes of zeros, whatever x is there: x86 takes 90 ns for a vector
+// with results below the smallest normal number.
 HRUN_HD Lanes exp_in(IntLanes lanes, Lanes x) {
   return as_float(bit_and(as_int(exp(as_float(bit_and(as_int(x), lanes)))), lanes));
 }
 
 // exp where -infinity means "not there".
 HRUN_HD Lanes exp_or_zero(Lanes x) {
-  const auto distance = sub(as_int(x), splat_int(static_cast<int32_t>(0xff800000u)));  // of the bits, to those of -infinity
+  const auto distance =
+      sub(as_int(x),
+          splat_int(static_cast<int32_t>(0xff800000u)));  // of the bits, to those of -infinity
   return exp_in(shift_right<31>(sub(splat_int(0), max(distance, sub(splat_int(0), distance)))), x);
 }
 

@@ -1,9 +1,10 @@
 // The tiles of matmul_tile.h on a matrix unit (tiles.h).
 //
-// Sixteen decoded vectors of a register are a second operand as they lie: row k is step k of 4 columns of the 16 weight rows.
-// Sixteen tokens' activations are a first operand, 64 columns at a time.  So a block of 256 columns is four products for
-// 16 tokens and 16 rows; 32 x 32 are done at a time, with every operand used twice.  The sums are the same exact int32 as
-// everywhere, and their end is add_block_sum.
+// Sixteen decoded vectors of a register are a second operand as they lie: row k is step k of 4
+// columns of the 16 weight rows. Sixteen tokens' activations are a first operand, 64 columns at a
+// time.  So a block of 256 columns is four products for 16 tokens and 16 rows; 32 x 32 are done at
+// a time, with every operand used twice.  The sums are the same exact int32 as everywhere, and
+// their end is add_block_sum.
 #pragma once
 
 #include "cpu/packed_parts.h"
@@ -15,14 +16,15 @@ namespace {
 // Group scales would need a sum per group: there the vector kernels stay.
 template <PackableFormat F, class Tiles>
 constexpr bool matrix_unit_fits() {
-  return Tiles::kUsable && kPartRows == kTileRows && !PanelLayout<F>::kGroups && F::kBlockValues == 4 * kTileRowBytes;
+  return Tiles::kUsable && kPartRows == kTileRows && !PanelLayout<F>::kGroups &&
+         F::kBlockValues == 4 * kTileRowBytes;
 }
 
 // Block b, 256 columns of 32 rows, times 16 tokens (kTokenTiles = 1) or 32 from t on, added to
 // acc [token][register][kPartRows].
 template <PackableFormat F, class Tiles, int kTokenTiles, class Block>
-void multiply_matrix_tile(Tiles& tiles, const Block& block, const PackedActivations& activations, int64_t t, int64_t b,
-                          float* acc) {
+void multiply_matrix_tile(Tiles& tiles, const Block& block, const PackedActivations& activations,
+                          int64_t t, int64_t b, float* acc) {
   static_assert(Block::kRegisters == 2);
   const PackedActivations x = activations;
   const int8_t* const codes = block_codes<F>(x, t, b);
@@ -60,17 +62,21 @@ void multiply_matrix_tile(Tiles& tiles, const Block& block, const PackedActivati
     for (int p = 0; p < Block::kRegisters; ++p) {
       float* const total = acc + ((t + k) * Block::kRegisters + p) * kPartRows;
       const RowInts isum = add_rows(load_ints(sums[k][p]), start);
-      store_rows(total, add_block_sum<F>(load_rows(total), isum, block.scale[p], block.meta[p], x, t + k, b));
+      store_rows(total, add_block_sum<F>(load_rows(total), isum, block.scale[p], block.meta[p], x,
+                                         t + k, b));
     }
   }
 }
 
 // As many tokens as fill tiles; how many those are.
 template <PackableFormat F, class Tiles, class Block>
-int64_t multiply_by_matrix_unit(Tiles& tiles, const Block& block, const PackedActivations& x, int64_t b, float* acc) {
+int64_t multiply_by_matrix_unit(Tiles& tiles, const Block& block, const PackedActivations& x,
+                                int64_t b, float* acc) {
   int64_t t = 0;
-  for (; t + 2 * kTileRows <= x.n_tokens; t += 2 * kTileRows) multiply_matrix_tile<F, Tiles, 2>(tiles, block, x, t, b, acc);
-  for (; t + kTileRows <= x.n_tokens; t += kTileRows) multiply_matrix_tile<F, Tiles, 1>(tiles, block, x, t, b, acc);
+  for (; t + 2 * kTileRows <= x.n_tokens; t += 2 * kTileRows)
+    multiply_matrix_tile<F, Tiles, 2>(tiles, block, x, t, b, acc);
+  for (; t + kTileRows <= x.n_tokens; t += kTileRows)
+    multiply_matrix_tile<F, Tiles, 1>(tiles, block, x, t, b, acc);
   return t;
 }
 

@@ -1,5 +1,5 @@
-// y[t, r] = <x[t], w[r]> over packed panels for a few tokens: the decoded weights go straight into the dot
-// products, so each weight is read once, at memory speed.
+// y[t, r] = <x[t], w[r]> over packed panels for a few tokens: the decoded weights go straight into
+// the dot products, so each weight is read once, at memory speed.
 #pragma once
 
 #include "cpu/packed_parts.h"
@@ -7,8 +7,9 @@
 namespace hrun {
 namespace {
 
-// Panels lie one after the other.  Two distances: the second-level cache has more lines under way than the first.  There the
-// halves of a window come side by side, line by line in turns, which is a little faster than one after the other.
+// Panels lie one after the other.  Two distances: the second-level cache has more lines under way
+// than the first.  There the halves of a window come side by side, line by line in turns, which is
+// a little faster than one after the other.
 template <size_t kBytes>
 HRUN_HD void prefetch_panels(const uint8_t* here) {
   constexpr size_t kLine = 64, kWindow = 8192;
@@ -23,8 +24,8 @@ HRUN_HD void prefetch_panels(const uint8_t* here) {
 
 // One part of a panel, kTokens tokens (those beyond n_tokens repeat the last and are thrown away).
 template <PackableFormat F, int kTokens>
-HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const PackedActivations& x, int n_tokens, float* y,
-                         int64_t y_stride, int n_rows) {
+HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const PackedActivations& x,
+                         int n_tokens, float* y, int64_t y_stride, int n_rows) {
   using Layout = PanelLayout<F>;
   constexpr int kChains = kTokens == 1 ? 4 : kTokens <= 4 ? 2 : 1;  // a dot product takes 5 cycles
   constexpr int kVectorsPerGroup = Layout::kScaleColumns == 16 ? 4 : 8;
@@ -46,7 +47,8 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const Pac
     for (int t = 0; t < kTokens; ++t) {
       isum[t] = all_rows(0);
 #pragma GCC unroll 4
-      for (int c = 0; c < kChains; ++c) acc[t][c] = c == 0 && !Layout::kGroups ? start_of_group<F>(x, token[t], b, 0) : isum[t];
+      for (int c = 0; c < kChains; ++c)
+        acc[t][c] = c == 0 && !Layout::kGroups ? start_of_group<F>(x, token[t], b, 0) : isum[t];
     }
     for (int u = 0; u < n / kUnit; ++u) {
       CodeBytes w[kUnitVectors];
@@ -96,15 +98,16 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const Pac
   }
 }
 
-// Looking points up takes longer than some products, and fewer kernels are compiled sooner: there, four tokens serve two, and
-// more are for the other kernel.
+// Looking points up takes longer than some products, and fewer kernels are compiled sooner: there,
+// four tokens serve two, and more are for the other kernel.
 template <PackableFormat F>
 constexpr bool kSlowToDecode = PackRule<F>::kCodes == PackedCodes::points;
 template <PackableFormat F>
 constexpr int kStreamedTokens = kSlowToDecode<F> && kStreamTokens > 4 ? 4 : kStreamTokens;
 
 template <PackableFormat F>
-void stream_tokens(const uint8_t* panel, int64_t cols, const PackedActivations& x, float* y, int64_t y_stride, int n_rows) {
+void stream_tokens(const uint8_t* panel, int64_t cols, const PackedActivations& x, float* y,
+                   int64_t y_stride, int n_rows) {
   const int n = static_cast<int>(x.n_tokens);
   for (int part = 0; part < kPanelParts; ++part) {
     if (n == 1) {
@@ -116,8 +119,10 @@ void stream_tokens(const uint8_t* panel, int64_t cols, const PackedActivations& 
         stream_part<F, 2>(panel, part, cols, x, n, y, y_stride, n_rows);
         continue;
       }
-    if (n <= 4) stream_part<F, 4>(panel, part, cols, x, n, y, y_stride, n_rows);
-    else if constexpr (kStreamedTokens<F> > 4) stream_part<F, 8>(panel, part, cols, x, n, y, y_stride, n_rows);
+    if (n <= 4)
+      stream_part<F, 4>(panel, part, cols, x, n, y, y_stride, n_rows);
+    else if constexpr (kStreamedTokens<F> > 4)
+      stream_part<F, 8>(panel, part, cols, x, n, y, y_stride, n_rows);
   }
 }
 

@@ -32,13 +32,15 @@ double measure_read_bandwidth(int n_threads) {
   constexpr auto kPieces = static_cast<int64_t>(kBytes / kPiece);
   // Each thread touches its own part first, so that on several memory nodes the pages lie near it.
   pool.parallel(kPieces, 0, [&](int64_t begin, int64_t end, int) {
-    std::memset(data + static_cast<size_t>(begin) * kPiece, 1, static_cast<size_t>(end - begin) * kPiece);
+    std::memset(data + static_cast<size_t>(begin) * kPiece, 1,
+                static_cast<size_t>(end - begin) * kPiece);
   });
   double best = 0;
   for (int pass = 0; pass < kPasses; ++pass) {
     const auto start = std::chrono::steady_clock::now();
     pool.parallel(kPieces, 0, [&](int64_t begin, int64_t end, int) {
-      sink += tier.kernels->read_memory(data + static_cast<size_t>(begin) * kPiece, static_cast<size_t>(end - begin) * kPiece);
+      sink += tier.kernels->read_memory(data + static_cast<size_t>(begin) * kPiece,
+                                        static_cast<size_t>(end - begin) * kPiece);
     });
     best = std::max(best, static_cast<double>(kBytes) / seconds_since(start));
   }
@@ -49,16 +51,19 @@ double measure_barrier(int n_threads) {
   ThreadPool pool(n_threads);
   const int n = pool.n_threads();
   constexpr int kLoops = 10000;
-  constexpr auto kPatience = std::chrono::microseconds(200);  // a thread that has no core now is not waited for
+  constexpr auto kPatience =
+      std::chrono::microseconds(200);  // a thread that has no core now is not waited for
   std::vector<double> seconds;
   for (int i = 0; i < kLoops; ++i) {
     std::atomic<int> arrived = 0;
     const auto start = std::chrono::steady_clock::now();
-    // Each share waits for the others, or one thread would take them all before a second has looked.
+    // Each share waits for the others, or one thread would take them all before a second has
+    // looked.
     pool.parallel(n, 1, [&](int64_t, int64_t, int) {
       if (++arrived == n) return;
       const auto end = std::chrono::steady_clock::now() + kPatience;
-      while (arrived.load(std::memory_order_relaxed) < n && std::chrono::steady_clock::now() < end) {}
+      while (arrived.load(std::memory_order_relaxed) < n &&
+             std::chrono::steady_clock::now() < end) {}
     });
     seconds.push_back(seconds_since(start));
   }
@@ -76,7 +81,8 @@ double measure_int8_peak(int n_threads, std::string_view tier_name) {
     std::atomic<int64_t> operations = 0;
     const auto start = std::chrono::steady_clock::now();
     pool.parallel(pool.n_threads(), 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) operations += tier.kernels->multiply_registers(kIterations);
+      for (int64_t i = begin; i < end; ++i)
+        operations += tier.kernels->multiply_registers(kIterations);
     });
     best = std::max(best, static_cast<double>(operations) / seconds_since(start));
   }

@@ -5,16 +5,17 @@
 
 namespace hrun {
 
-// Bytes per second that n_threads threads read from memory: the best of several passes over a buffer well above the last-
-// level cache.  Throws OutOfMemoryError.
+// Bytes per second that n_threads threads read from memory: the best of several passes over a
+// buffer well above the last- level cache.  Throws OutOfMemoryError.
 double measure_read_bandwidth(int n_threads);
 
-// Seconds of a loop over all threads of a pool of n_threads in which each only waits until all are there: starting the loop,
-// joining it, meeting, leaving.  The tenth percentile of many: what it costs while every thread has a core.
+// Seconds of a loop over all threads of a pool of n_threads in which each only waits until all are
+// there: starting the loop, joining it, meeting, leaving.  The tenth percentile of many: what it
+// costs while every thread has a core.
 double measure_barrier(int n_threads);
 
-// Integer operations (a product and an addition are two) per second of the int8 multiply-add that the tier's matmul
-// kernels use, all threads on registers only.
+// Integer operations (a product and an addition are two) per second of the int8 multiply-add that
+// the tier's matmul kernels use, all threads on registers only.
 double measure_int8_peak(int n_threads, std::string_view tier);
 
 }  // namespace hrun

@@ -42,7 +42,8 @@ size_t machine_memory(std::string_view line) {
 }
 
 size_t control_group_memory() {
-  const size_t limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");
+  const size_t limit = number_in("/sys/fs/cgroup/memory.max"),
+               used = number_in("/sys/fs/cgroup/memory.current");
   if (limit == kUnknown || used == kUnknown) return kUnknown;
   // The page cache counts as used and is given back on demand.
   size_t cache = 0;
@@ -62,10 +63,13 @@ std::string mebibytes(size_t bytes) {
 
 size_t total_memory() { return machine_memory("MemTotal:"); }
 
-size_t available_memory() { return std::min(machine_memory("MemAvailable:"), control_group_memory()); }
+size_t available_memory() {
+  return std::min(machine_memory("MemAvailable:"), control_group_memory());
+}
 
 std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpose, Pages pages) {
-  // Small requests are not worth reading /proc; large ones are checked, because an overcommitting system grants anything.
+  // Small requests are not worth reading /proc; large ones are checked, because an overcommitting
+  // system grants anything.
   constexpr size_t kChecked = size_t{16} << 20;
   constexpr size_t kHugePage = size_t{2} << 20;
   const size_t alignment = pages == Pages::huge && bytes >= kHugePage ? kHugePage : kAlignment;
@@ -76,11 +80,13 @@ std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpo
     buffer->data = std::aligned_alloc(alignment, padded / alignment * alignment);
     buffer->bytes = bytes;
 #if defined(__linux__)
-    if (buffer->data && alignment == kHugePage) madvise(buffer->data, padded / alignment * alignment, MADV_HUGEPAGE);
+    if (buffer->data && alignment == kHugePage)
+      madvise(buffer->data, padded / alignment * alignment, MADV_HUGEPAGE);
 #endif
     if (buffer->data) return buffer;
   }
-  throw OutOfMemoryError("{} needs {} of memory; {} is free", purpose, mebibytes(bytes), mebibytes(available_memory()));
+  throw OutOfMemoryError("{} needs {} of memory; {} is free", purpose, mebibytes(bytes),
+                         mebibytes(available_memory()));
 }
 
 class PackedMemory::Slice final : public DeviceBuffer {
@@ -98,7 +104,8 @@ std::unique_ptr<DeviceBuffer> PackedMemory::take(size_t bytes, std::string_view 
   constexpr size_t kChunk = size_t{64} << 20;  // what is not used of a chunk is never touched
   const size_t padded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   if (!chunk_ || chunk_->bytes - used_ < padded) {
-    chunk_ = allocate_host(std::max(padded, std::min(kChunk, available_memory() / 8)), purpose, Pages::huge);
+    chunk_ = allocate_host(std::max(padded, std::min(kChunk, available_memory() / 8)), purpose,
+                           Pages::huge);
     used_ = 0;
   }
   auto slice = std::make_unique<Slice>(chunk_, static_cast<uint8_t*>(chunk_->data) + used_, bytes);
@@ -108,7 +115,8 @@ std::unique_ptr<DeviceBuffer> PackedMemory::take(size_t bytes, std::string_view 
 
 void* Scratch::reserve(size_t count, size_t value_bytes, std::string_view purpose) {
   if (count > std::numeric_limits<size_t>::max() / value_bytes)
-    throw OutOfMemoryError("{} needs {} values of {} bytes, more than can be addressed", purpose, count, value_bytes);
+    throw OutOfMemoryError("{} needs {} values of {} bytes, more than can be addressed", purpose,
+                           count, value_bytes);
   const size_t bytes = count * value_bytes;
   if (!buffer_ || buffer_->bytes < bytes) {
     buffer_.reset();

@@ -12,17 +12,22 @@ namespace hrun {
 
 // The machine's.
 size_t total_memory();
-// Bytes that can be allocated without swapping: the machine's, at most what this process's control group leaves.
+// Bytes that can be allocated without swapping: the machine's, at most what this process's control
+// group leaves.
 size_t available_memory();
 
-// Pages of 2 MiB, where the system grants them, save walks through the page table where a large buffer is streamed.  They are
-// resident as a whole: for what is used from its beginning on, not here and there.
+// Pages of 2 MiB, where the system grants them, save walks through the page table where a large
+// buffer is streamed.  They are resident as a whole: for what is used from its beginning on, not
+// here and there.
 enum class Pages : uint8_t { small, huge };
 
-// Uninitialised, aligned to 64.  Throws OutOfMemoryError naming `purpose`, the need and what is free.
-std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpose, Pages pages = Pages::small);
+// Uninitialised, aligned to 64.  Throws OutOfMemoryError naming `purpose`, the need and what is
+// free.
+std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpose,
+                                            Pages pages = Pages::small);
 
-// Repacked weights, one after the other in chunks of huge pages, so that no tensor leaves part of a page unused.
+// Repacked weights, one after the other in chunks of huge pages, so that no tensor leaves part of a
+// page unused.
 class PackedMemory {
  public:
   // Uninitialised, aligned to 64.  Throws OutOfMemoryError.

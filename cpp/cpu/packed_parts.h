@@ -1,4 +1,5 @@
-// What the kernels over packed panels share: a panel's parts, and the numeric contract's start and end of a block's sum.
+// What the kernels over packed panels share: a panel's parts, and the numeric contract's start and
+// end of a block's sum.
 #pragma once
 
 #include "cpu/packed.h"
@@ -29,7 +30,8 @@ struct UnitDecoder<F, PackedCodes::byte> {
   }
 };
 
-// Plain bits.  A tier gives field<bits, from> of every byte, and spare_bits, the codes in bits 6 and 7 of three vectors.
+// Plain bits.  A tier gives field<bits, from> of every byte, and spare_bits, the codes in bits 6
+// and 7 of three vectors.
 template <class F>
 struct UnitDecoder<F, PackedCodes::two> {
   using Constants = NoTables;
@@ -71,12 +73,15 @@ template <PackableFormat F>
 constexpr bool signed_codes() {
   constexpr bool kSigned = PackRule<F>::kHighest > kMaxLevel;
   constexpr PackedCodes kCodes = PackRule<F>::kCodes;
-  static_assert(!kSigned || kCodes == PackedCodes::byte || kCodes == PackedCodes::nibble);  // others have no sign in panels
+  static_assert(!kSigned || kCodes == PackedCodes::byte ||
+                kCodes == PackedCodes::nibble);  // others have no sign in panels
   return kSigned;
 }
 
 template <PackableFormat F>
-constexpr int code_bias() { return signed_codes<F>() ? 0 : PackRule<F>::kBias; }
+constexpr int code_bias() {
+  return signed_codes<F>() ? 0 : PackRule<F>::kBias;
+}
 
 // The bytes of 16 rows that belong to one part.
 struct PartMeta {
@@ -92,13 +97,15 @@ HRUN_HD PartMeta part_meta(const uint8_t* panel, int64_t b, int part) {
   const uint8_t* meta = panel + static_cast<size_t>(b) * Layout::kMetaBytes;
   const int rows = part * kPartRows;
   return {meta + 2 * rows, meta + Layout::kOffsetAt + 2 * rows, meta + Layout::kGroupScaleAt + rows,
-          meta + Layout::kGroupOffsetAt + (PackRule<F>::kGroupScales == GroupScales::bytes ? 2 : 1) * rows};
+          meta + Layout::kGroupOffsetAt +
+              (PackRule<F>::kGroupScales == GroupScales::bytes ? 2 : 1) * rows};
 }
 
 template <PackableFormat F>
 HRUN_HD RowInts group_scales(const PartMeta& meta, int g) {
   using Rule = PackRule<F>;
-  if constexpr (Rule::kGroupScales == GroupScales::bytes) return load_group_scales(meta.group_scale + g * kPanelRows);
+  if constexpr (Rule::kGroupScales == GroupScales::bytes)
+    return load_group_scales(meta.group_scale + g * kPanelRows);
   const RowInts s = load_nibbles(meta.group_scale + g / 2 * kPanelRows, g % 2 * 4);
   if constexpr (Rule::kGroupScales == GroupScales::nibbles) return s;
   return add_rows(add_rows(s, s), all_rows(1));
@@ -107,15 +114,19 @@ HRUN_HD RowInts group_scales(const PartMeta& meta, int g) {
 // Pairs of int16: the offsets of groups g and g + 1.
 template <PackableFormat F>
 HRUN_HD RowInts offset_pairs(const PartMeta& meta, int g) {
-  if constexpr (PackRule<F>::kGroupScales == GroupScales::bytes) return byte_pairs(meta.group_offset + g * kPanelRows);
-  else return nibble_pairs(meta.group_offset + g / 2 * kPanelRows);
+  if constexpr (PackRule<F>::kGroupScales == GroupScales::bytes)
+    return byte_pairs(meta.group_offset + g * kPanelRows);
+  else
+    return nibble_pairs(meta.group_offset + g / 2 * kPanelRows);
 }
 
 template <PackableFormat F>
 HRUN_HD RowFloats block_scale(const PartMeta& meta) {
   const RowFloats stored = load_halves(meta.scale);
-  if constexpr (PackRule<F>::kScaleFactor == 1.0f) return stored;
-  else return scale_rows(stored, PackRule<F>::kScaleFactor);
+  if constexpr (PackRule<F>::kScaleFactor == 1.0f)
+    return stored;
+  else
+    return scale_rows(stored, PackRule<F>::kScaleFactor);
 }
 
 HRUN_HD RowInts four_activations(const int8_t* p) {
@@ -140,19 +151,24 @@ HRUN_HD const int8_t* block_codes(const PackedActivations& x, int64_t t, int64_t
 template <int kColumns>
 HRUN_HD const int16_t* column_sums(const PackedActivations& x, int64_t t, int64_t b) {
   static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32);
-  return (kColumns == 8 ? x.sums8 : kColumns == 16 ? x.sums16 : x.sums32) + x.at(t, b) * (kMaxBlock / kColumns);
+  return (kColumns == 8    ? x.sums8
+          : kColumns == 16 ? x.sums16
+                           : x.sums32) +
+         x.at(t, b) * (kMaxBlock / kColumns);
 }
 
 // Sum over groups of offset * sum of x, exact.
 template <PackableFormat F>
-HRUN_HD RowInts offset_sums(const PartMeta& meta, const PackedActivations& x, int64_t t, int64_t b) {
+HRUN_HD RowInts offset_sums(const PartMeta& meta, const PackedActivations& x, int64_t t,
+                            int64_t b) {
   using Layout = PanelLayout<F>;
   if constexpr (!Layout::kGroups) {
     return all_rows(x.block_sums[x.at(t, b)]);
   } else {
     const int16_t* sums = column_sums<Layout::kScaleColumns>(x, t, b);
     RowInts total = all_rows(0);
-    for (int g = 0; g < Layout::kGroupCount; g += 2) total = dot_row_pairs(total, offset_pairs<F>(meta, g), all_pairs(sums + g));
+    for (int g = 0; g < Layout::kGroupCount; g += 2)
+      total = dot_row_pairs(total, offset_pairs<F>(meta, g), all_pairs(sums + g));
     return total;
   }
 }
@@ -163,18 +179,22 @@ HRUN_HD RowInts start_of_group(const PackedActivations& x, int64_t t, int64_t b,
   using Layout = PanelLayout<F>;
   constexpr int kBias = code_bias<F>();
   if constexpr (kBias == 0) return all_rows(0);
-  if constexpr (!Layout::kGroups) return all_rows(-kBias * x.block_sums[x.at(t, b)]);
-  else return all_rows(-kBias * column_sums<Layout::kScaleColumns>(x, t, b)[g]);
+  if constexpr (!Layout::kGroups)
+    return all_rows(-kBias * x.block_sums[x.at(t, b)]);
+  else
+    return all_rows(-kBias * column_sums<Layout::kScaleColumns>(x, t, b)[g]);
 }
 
 // total = the running sum after block b: one or two fma, as the numeric contract has it.
 template <PackableFormat F>
-HRUN_HD RowFloats add_block_sum(RowFloats total, RowInts isum, RowFloats scale, const PartMeta& meta,
-                                const PackedActivations& x, int64_t t, int64_t b) {
+HRUN_HD RowFloats add_block_sum(RowFloats total, RowInts isum, RowFloats scale,
+                                const PartMeta& meta, const PackedActivations& x, int64_t t,
+                                int64_t b) {
   const float dx = x.scale[x.at(t, b)];
   total = fma_rows(scale_rows(scale, dx), isum, total);
   if constexpr (F::kHasOffset)
-    total = fma_rows(negative(scale_rows(load_halves(meta.offset), dx)), offset_sums<F>(meta, x, t, b), total);
+    total = fma_rows(negative(scale_rows(load_halves(meta.offset), dx)),
+                     offset_sums<F>(meta, x, t, b), total);
   return total;
 }
 

@@ -1,4 +1,5 @@
-// The rotation of formats/rotation.h in vector registers, and the int8 quantization of activations that follows it.
+// The rotation of formats/rotation.h in vector registers, and the int8 quantization of activations
+// that follows it.
 #pragma once
 
 #include "cpu/math.h"
@@ -13,7 +14,8 @@ HRUN_HD void fwht_fixed(float* x) {
   constexpr int kRegisters = n / kLanes;
   Lanes v[kRegisters];
 #pragma GCC unroll 16
-  for (int i = 0; i < kRegisters; ++i) v[i] = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(load(x + i * kLanes)))));
+  for (int i = 0; i < kRegisters; ++i)
+    v[i] = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(load(x + i * kLanes)))));
 #pragma GCC unroll 4
   for (int half = 1; half < kRegisters; half *= 2)
 #pragma GCC unroll 16
@@ -31,10 +33,14 @@ HRUN_HD void fwht_fixed(float* x) {
 HRUN_HD void fwht_pieces(float* x, int n) {
   for (int done = 0; done < n;) {
     const int piece = rotation_piece(n - done);
-    if (piece == 256) fwht_fixed<256>(x + done);
-    else if (piece == 128) fwht_fixed<128>(x + done);
-    else if (piece == 64) fwht_fixed<64>(x + done);
-    else fwht_fixed<32>(x + done);
+    if (piece == 256)
+      fwht_fixed<256>(x + done);
+    else if (piece == 128)
+      fwht_fixed<128>(x + done);
+    else if (piece == 64)
+      fwht_fixed<64>(x + done);
+    else
+      fwht_fixed<32>(x + done);
     done += piece;
   }
 }
@@ -63,12 +69,16 @@ HRUN_HD Lanes source_lanes(const ActivationSource& from, int64_t t, int64_t c) {
 
 inline constexpr int kAhead = 768;  // floats between what is loaded and what is prefetched
 
-// Block `block` of token t, rotated where the kind says so: its number of columns (a multiple of 32).
-HRUN_HD int load_block(const ActivationSource& from, int64_t t, int64_t block, Activation kind, const float* signs, float* values) {
+// Block `block` of token t, rotated where the kind says so: its number of columns (a multiple of
+// 32).
+HRUN_HD int load_block(const ActivationSource& from, int64_t t, int64_t block, Activation kind,
+                       const float* signs, float* values) {
   const int block_values = activation_columns(kind);
   const int64_t first = block * block_values;
-  const int n = static_cast<int>(from.x.cols - first < block_values ? from.x.cols - first : block_values);
-  const float *const x = from.x.row(t) + first, *const gate = from.gate.data ? from.gate.row(t) + first : x;
+  const int n =
+      static_cast<int>(from.x.cols - first < block_values ? from.x.cols - first : block_values);
+  const float *const x = from.x.row(t) + first, *const gate =
+                                                    from.gate.data ? from.gate.row(t) + first : x;
   for (int i = 0; i < n; i += kLanes) {
     // Of many tokens these come from memory, and the processor's own prefetching ends at each page.
     __builtin_prefetch(x + i + kAhead);
@@ -84,7 +94,8 @@ HRUN_HD int load_block(const ActivationSource& from, int64_t t, int64_t block, A
 HRUN_HD void quantize(const float* x, int n, int8_t* codes, float* scale) {
   // Compared as integers, infinities and NaN are the largest magnitudes.
   IntLanes largest = splat_int(0);
-  for (int i = 0; i < n; i += kLanes) largest = max(largest, bit_and(as_int(load(x + i)), splat_int(0x7fffffff)));
+  for (int i = 0; i < n; i += kLanes)
+    largest = max(largest, bit_and(as_int(load(x + i)), splat_int(0x7fffffff)));
   const auto bits = static_cast<uint32_t>(reduce_max(largest));
   const bool finite = bits < 0x7f800000u;
   const float amax = bits_to_float(bits);
@@ -96,15 +107,16 @@ HRUN_HD void quantize(const float* x, int n, int8_t* codes, float* scale) {
     return;
   }
   // |x * inverse| <= 127 (1 + 2^-23), so no code leaves +-127.
-  for (int i = 0; i < n; i += kLanes) store_int8(codes + i, round_to_int(mul(load(x + i), splat(inverse))));
+  for (int i = 0; i < n; i += kLanes)
+    store_int8(codes + i, round_to_int(mul(load(x + i), splat(inverse))));
 }
 
 HRUN_HD void sum_pairs(const int16_t* x, int n, int16_t* sums) {
   for (int i = 0; i < n; ++i) sums[i] = static_cast<int16_t>(x[2 * i] + x[2 * i + 1]);
 }
 
-void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind, const float* signs,
-                           const QuantizedRows& to) {
+void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind,
+                           const float* signs, const QuantizedRows& to) {
   alignas(64) float values[kRotationBlock];
   alignas(64) int8_t codes[kRotationBlock];
   const int n = load_block(x, t, block, kind, signs, values);
@@ -116,9 +128,10 @@ void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, 
   sum_pairs(eights, n / kGroup, to.sums + t * to.n_groups + first / kGroup);
 }
 
-// The signed rotation's formats are packed in the order `segments` (packed.h), all others in the order `squares`.
-void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind, const float* signs,
-                            const PackedActivations& to) {
+// The signed rotation's formats are packed in the order `segments` (packed.h), all others in the
+// order `squares`.
+void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind,
+                            const float* signs, const PackedActivations& to) {
   alignas(64) float values[kRotationBlock];
   alignas(64) int8_t codes[kRotationBlock];
   const int n = load_block(x, t, block, kind, signs, values);
@@ -126,8 +139,10 @@ void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block,
   const int64_t at = to.at(t, block);
   int8_t* const out = to.codes + at * activation_columns(kind);
   quantize(values, n, codes, to.scale + at);
-  if (segments) interleave_segments(codes, n / 4, out);
-  else interleave_squares(codes, n, out);
+  if (segments)
+    interleave_segments(codes, n / 4, out);
+  else
+    interleave_squares(codes, n, out);
   int16_t eights[kRotationBlock / 8] = {};
   for (int i = 0; i < n; i += 32) sum_eights(out + i, eights + i / 8);
   int32_t total = 0;

@@ -1,6 +1,8 @@
-// Sixteen floats, sixteen int32: the vocabulary of all kernels, in the widest instructions of the tier being compiled.
+// Sixteen floats, sixteen int32: the vocabulary of all kernels, in the widest instructions of the
+// tier being compiled.
 //
-// Every function gives the same bits in every tier.  All are always inlined (host_device.h says why).
+// Every function gives the same bits in every tier.  All are always inlined (host_device.h says
+// why).
 #pragma once
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
@@ -29,7 +31,8 @@ HRUN_HD void store_partial(float* p, Lanes x, int n) {
   for (int i = 0; i < n; ++i) p[i] = all[i];
 }
 
-// Calls f(i, n) for i = 0, 16, 32, ...: n is 16, less in the last step where n_values is no multiple of it.
+// Calls f(i, n) for i = 0, 16, 32, ...: n is 16, less in the last step where n_values is no
+// multiple of it.
 template <class Function>
 HRUN_HD void for_lanes(int64_t n_values, Function&& f) {
   int64_t i = 0;
@@ -38,7 +41,9 @@ HRUN_HD void for_lanes(int64_t n_values, Function&& f) {
 }
 
 HRUN_HD Lanes load_n(const float* p, int n) { return n == kLanes ? load(p) : load_partial(p, n); }
-HRUN_HD void store_n(float* p, Lanes x, int n) { n == kLanes ? store(p, x) : store_partial(p, x, n); }
+HRUN_HD void store_n(float* p, Lanes x, int n) {
+  n == kLanes ? store(p, x) : store_partial(p, x, n);
+}
 
 // Sixteen weights of a float format at `p`, of which n are there.
 template <FloatFormat F>
@@ -48,12 +53,16 @@ HRUN_HD Lanes load_weights(const uint8_t* p, int n) {
     for (int i = 0; i < n; ++i) padded[i] = F::widen(p + static_cast<size_t>(i) * F::kBlockBytes);
     return load(padded);
   }
-  if constexpr (F::kId == F32::kId) return load_f32(p);
-  else if constexpr (F::kId == F16::kId) return load_f16(p);
-  else if constexpr (F::kId == BF16::kId) return load_bf16(p);
+  if constexpr (F::kId == F32::kId)
+    return load_f32(p);
+  else if constexpr (F::kId == F16::kId)
+    return load_f16(p);
+  else if constexpr (F::kId == BF16::kId)
+    return load_bf16(p);
   else {
     float values[kLanes];
-    for (int i = 0; i < kLanes; ++i) values[i] = F::widen(p + static_cast<size_t>(i) * F::kBlockBytes);
+    for (int i = 0; i < kLanes; ++i)
+      values[i] = F::widen(p + static_cast<size_t>(i) * F::kBlockBytes);
     return load(values);
   }
 }
@@ -79,7 +88,8 @@ HRUN_HD void interleave_segments(const int8_t* codes, int steps, int8_t* out) {
     EightCodes segment[4];
     for (int j = 0; j < 4; ++j) memcpy(&segment[j], codes + j * steps + s, sizeof segment[j]);
     const auto zip = [](EightCodes a, EightCodes b) {
-      return reinterpret_cast<EightPairs>(__builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+      return reinterpret_cast<EightPairs>(
+          __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
     };
     const EightPairs low = zip(segment[0], segment[1]), high = zip(segment[2], segment[3]);
     const EightPairs first = __builtin_shufflevector(low, high, 0, 8, 1, 9, 2, 10, 3, 11);

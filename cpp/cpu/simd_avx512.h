@@ -12,20 +12,27 @@ namespace {
 inline constexpr int kTokenTile = 8;
 inline constexpr bool kSixteenSums = true;  // registers for sixteen sums at once?
 
-struct Lanes { __m512 v; };
-struct IntLanes { __m512i v; };
+struct Lanes {
+  __m512 v;
+};
+struct IntLanes {
+  __m512i v;
+};
 
 HRUN_HD Lanes splat(float x) { return {_mm512_set1_ps(x)}; }
 HRUN_HD Lanes load(const float* p) { return {_mm512_loadu_ps(p)}; }
 HRUN_HD void store(float* p, Lanes x) { _mm512_storeu_ps(p, x.v); }
-HRUN_HD __m256i load_16_halves(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+HRUN_HD __m256i load_16_halves(const uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
 HRUN_HD Lanes load_f32(const uint8_t* p) { return {_mm512_loadu_ps(p)}; }
 HRUN_HD Lanes load_f16(const uint8_t* p) { return {_mm512_cvtph_ps(load_16_halves(p))}; }
 HRUN_HD Lanes load_bf16(const uint8_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_16_halves(p)), 16))};
 }
 HRUN_HD void store_f16(uint16_t* p, Lanes x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
 HRUN_HD Lanes fma(Lanes a, Lanes b, Lanes c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
@@ -49,16 +56,20 @@ HRUN_HD Lanes reduce_add_16(const Lanes (&x)[kLanes]) {
   __m512 eight[8], four[4], two[2];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {  // x[i] in the lower half, x[i + 8] in the upper
-    eight[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x[i].v, x[i + 8].v, 0x44), _mm512_shuffle_f32x4(x[i].v, x[i + 8].v, 0xee));
+    eight[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x[i].v, x[i + 8].v, 0x44),
+                             _mm512_shuffle_f32x4(x[i].v, x[i + 8].v, 0xee));
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {  // the quarters are x[i], x[i + 8], x[i + 4], x[i + 12]
-    four[i] = _mm512_add_ps(_mm512_shuffle_f32x4(eight[i], eight[i + 4], 0x88), _mm512_shuffle_f32x4(eight[i], eight[i + 4], 0xdd));
+    four[i] = _mm512_add_ps(_mm512_shuffle_f32x4(eight[i], eight[i + 4], 0x88),
+                            _mm512_shuffle_f32x4(eight[i], eight[i + 4], 0xdd));
   }
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i)
-    two[i] = _mm512_add_ps(_mm512_shuffle_ps(four[2 * i], four[2 * i + 1], 0x44), _mm512_shuffle_ps(four[2 * i], four[2 * i + 1], 0xee));
-  const __m512 one = _mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xdd));
+    two[i] = _mm512_add_ps(_mm512_shuffle_ps(four[2 * i], four[2 * i + 1], 0x44),
+                           _mm512_shuffle_ps(four[2 * i], four[2 * i + 1], 0xee));
+  const __m512 one = _mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88),
+                                   _mm512_shuffle_ps(two[0], two[1], 0xdd));
   return {_mm512_shuffle_f32x4(one, one, 0xd8)};  // quarters 0, 2, 1, 3
 }
 HRUN_HD float first_lane(Lanes x) { return _mm512_cvtss_f32(x.v); }
@@ -78,9 +89,13 @@ HRUN_HD IntLanes sub(IntLanes a, IntLanes b) { return {_mm512_sub_epi32(a.v, b.v
 HRUN_HD IntLanes bit_and(IntLanes a, IntLanes b) { return {_mm512_and_si512(a.v, b.v)}; }
 HRUN_HD IntLanes max(IntLanes a, IntLanes b) { return {_mm512_max_epi32(a.v, b.v)}; }
 template <int n>
-HRUN_HD IntLanes shift_left(IntLanes x) { return {_mm512_slli_epi32(x.v, n)}; }
+HRUN_HD IntLanes shift_left(IntLanes x) {
+  return {_mm512_slli_epi32(x.v, n)};
+}
 template <int n>
-HRUN_HD IntLanes shift_right(IntLanes x) { return {_mm512_srai_epi32(x.v, n)}; }
+HRUN_HD IntLanes shift_right(IntLanes x) {
+  return {_mm512_srai_epi32(x.v, n)};
+}
 HRUN_HD int32_t reduce_add(IntLanes x) { return _mm512_reduce_add_epi32(x.v); }
 HRUN_HD int32_t reduce_max(IntLanes x) { return _mm512_reduce_max_epi32(x.v); }
 
@@ -90,8 +105,10 @@ HRUN_HD void store_int8(int8_t* p, IntLanes x) {
 }
 // The sums of each eight of 32 codes.
 HRUN_HD void sum_eights(const int8_t* codes, int16_t* sums) {
-  const __m256i offset = _mm256_set1_epi8(-128);  // as unsigned bytes, 128 larger: eight of them are 1024 more
-  const __m256i bytes = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)), offset);
+  const __m256i offset =
+      _mm256_set1_epi8(-128);  // as unsigned bytes, 128 larger: eight of them are 1024 more
+  const __m256i bytes =
+      _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)), offset);
   const __m256i eights = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
   const __m128 four = _mm_shuffle_ps(_mm_castsi128_ps(_mm256_castsi256_si128(eights)),
                                      _mm_castsi128_ps(_mm256_extracti128_si256(eights, 1)), 0x88);
@@ -110,14 +127,19 @@ HRUN_HD IntLanes dot_pairs(IntLanes sums, IntLanes w, int32_t x) {
 
 // The 16 codes of a group times its scale.
 HRUN_HD void scale_codes(const int8_t* codes, int16_t scale, int16_t* out) {
-  const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_mullo_epi16(wide, _mm256_set1_epi16(scale)));
+  const __m256i wide =
+      _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                      _mm256_mullo_epi16(wide, _mm256_set1_epi16(scale)));
 }
 
 // Lane l and lane l ^ half become their sum (lower lane) and difference, lower minus upper.
 template <int half>
 HRUN_HD Lanes butterfly(Lanes x) {
-  constexpr __mmask16 kUpper = half == 8 ? 0xff00 : half == 4 ? 0xf0f0 : half == 2 ? 0xcccc : 0xaaaa;
+  constexpr __mmask16 kUpper = half == 8   ? 0xff00
+                               : half == 4 ? 0xf0f0
+                               : half == 2 ? 0xcccc
+                                           : 0xaaaa;
   __m512 other;
   if constexpr (half == 8) other = _mm512_shuffle_f32x4(x.v, x.v, 0x4e);
   if constexpr (half == 4) other = _mm512_shuffle_f32x4(x.v, x.v, 0xb1);
@@ -146,7 +168,8 @@ HRUN_HD void transpose_pairs(const int16_t* rows, int64_t stride, int16_t* out) 
   // r[4 i + c] holds, in its 128-bit part p, rows 4 i .. 4 i + 3 of column 4 p + c.
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) {
-    const __m512i even01 = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88), odd01 = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);
+    const __m512i even01 = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88),
+                  odd01 = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);
     const __m512i even23 = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
     const __m512i odd23 = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
     const auto put = [&](int pair, __m512i x) { _mm512_storeu_si512(out + 2 * kLanes * pair, x); };

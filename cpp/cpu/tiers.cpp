@@ -20,7 +20,8 @@ namespace {
 #if defined(__x86_64__)
 enum Register { kEax, kEbx, kEcx, kEdx };
 
-// Register state that the system must save (bits of XCR0): SSE and AVX; the AVX-512 masks and upper halves; AMX tiles.
+// Register state that the system must save (bits of XCR0): SSE and AVX; the AVX-512 masks and upper
+// halves; AMX tiles.
 constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6, kTileState = 0x60000;
 
 // Where CPUID reports a feature: Intel SDM volume 2A, CPUID.
@@ -32,28 +33,37 @@ struct Feature {
   uint64_t state;
 };
 constexpr Feature kFeatures[] = {
-    {"fma", 1, 0, kEcx, 12, kYmmState},          {"f16c", 1, 0, kEcx, 29, kYmmState},
-    {"bmi1", 7, 0, kEbx, 3, 0},                  {"avx2", 7, 0, kEbx, 5, kYmmState},
-    {"bmi2", 7, 0, kEbx, 8, 0},                  {"avx512f", 7, 0, kEbx, 16, kZmmState},
-    {"avx512dq", 7, 0, kEbx, 17, kZmmState},     {"avx512bw", 7, 0, kEbx, 30, kZmmState},
-    {"avx512vl", 7, 0, kEbx, 31, kZmmState},     {"avx512vbmi", 7, 0, kEcx, 1, kZmmState},
-    {"avx512vnni", 7, 0, kEcx, 11, kZmmState},   {"avxvnni", 7, 1, kEax, 4, kYmmState},
-    {"amx-bf16", 7, 0, kEdx, 22, kTileState},    {"amx-tile", 7, 0, kEdx, 24, kTileState},
+    {"fma", 1, 0, kEcx, 12, kYmmState},
+    {"f16c", 1, 0, kEcx, 29, kYmmState},
+    {"bmi1", 7, 0, kEbx, 3, 0},
+    {"avx2", 7, 0, kEbx, 5, kYmmState},
+    {"bmi2", 7, 0, kEbx, 8, 0},
+    {"avx512f", 7, 0, kEbx, 16, kZmmState},
+    {"avx512dq", 7, 0, kEbx, 17, kZmmState},
+    {"avx512bw", 7, 0, kEbx, 30, kZmmState},
+    {"avx512vl", 7, 0, kEbx, 31, kZmmState},
+    {"avx512vbmi", 7, 0, kEcx, 1, kZmmState},
+    {"avx512vnni", 7, 0, kEcx, 11, kZmmState},
+    {"avxvnni", 7, 1, kEax, 4, kYmmState},
+    {"amx-bf16", 7, 0, kEdx, 22, kTileState},
+    {"amx-tile", 7, 0, kEdx, 24, kTileState},
     {"amx-int8", 7, 0, kEdx, 25, kTileState},
 };
 
 uint64_t saved_state() {
   unsigned r[4];
-  if (!__get_cpuid(1, &r[kEax], &r[kEbx], &r[kEcx], &r[kEdx]) || !(r[kEcx] & (1u << 27))) return 0;  // OSXSAVE
+  if (!__get_cpuid(1, &r[kEax], &r[kEbx], &r[kEcx], &r[kEdx]) || !(r[kEcx] & (1u << 27)))
+    return 0;  // OSXSAVE
   unsigned low, high;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
-// Linux keeps the large tile registers from processes that have not asked for them; asked once, for all threads
-// (Documentation/arch/x86/xstate.rst).
+// Linux keeps the large tile registers from processes that have not asked for them; asked once, for
+// all threads (Documentation/arch/x86/xstate.rst).
 bool tile_permission() {
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  constexpr long kRequestPermission = 0x1023,
+                 kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return granted;
 }
@@ -103,7 +113,8 @@ std::span<const CpuTier> cpu_tiers() {
     std::vector<CpuTier> all;
     for (const TierEntry& entry : kTierList) {
       CpuTier tier{entry.name, &entry.kernels(), missing_features(entry.features)};
-      if (tier.available() && tier.kernels->self_check && !tier.kernels->self_check()) tier.missing = "a matrix unit that computes right";
+      if (tier.available() && tier.kernels->self_check && !tier.kernels->self_check())
+        tier.missing = "a matrix unit that computes right";
       all.push_back(std::move(tier));
     }
     return all;
@@ -124,11 +135,12 @@ const CpuTier& select_cpu_tier(std::string_view name) {
   for (auto t = tiers.rbegin(); t != tiers.rend(); ++t) {
     if (name.empty() ? !t->available() : t->name != name) continue;
     if (!t->available())
-      throw DeviceError("CPU tier '{}' is {}, but this CPU lacks {}; it can run {}", t->name, origin, t->missing, available_names());
+      throw DeviceError("CPU tier '{}' is {}, but this CPU lacks {}; it can run {}", t->name,
+                        origin, t->missing, available_names());
     return *t;
   }
-  throw DeviceError("CPU tier '{}' is {}, but this build has no such tier; this CPU can run {}", printable(name), origin,
-                    available_names());
+  throw DeviceError("CPU tier '{}' is {}, but this build has no such tier; this CPU can run {}",
+                    printable(name), origin, available_names());
 }
 
 }  // namespace hrun

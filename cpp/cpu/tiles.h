@@ -1,8 +1,8 @@
-// The matrix unit of a CPU: eight registers ("tiles") of 16 rows of 64 bytes, and the product of two of them.
-// Source: Intel SDM volume 1, chapter "Programming with Intel AMX"; volume 2, TDPBSUD.
+// The matrix unit of a CPU: eight registers ("tiles") of 16 rows of 64 bytes, and the product of
+// two of them. Source: Intel SDM volume 1, chapter "Programming with Intel AMX"; volume 2, TDPBSUD.
 //
-// AmxTiles is the instructions, EmulatedTiles their definition in plain C++, for tests on machines without them.  A tier
-// without a matrix unit has NoTiles.
+// AmxTiles is the instructions, EmulatedTiles their definition in plain C++, for tests on machines
+// without them.  A tier without a matrix unit has NoTiles.
 #pragma once
 
 #include <cstddef>
@@ -26,16 +26,21 @@ class EmulatedTiles {
   static constexpr bool kUsable = true;
 
   template <int tile>
-  void zero() { memset(tiles_[tile], 0, sizeof tiles_[tile]); }
+  void zero() {
+    memset(tiles_[tile], 0, sizeof tiles_[tile]);
+  }
   template <int tile>
   void load(const void* from, ptrdiff_t stride) {
-    for (int r = 0; r < kTileRows; ++r) memcpy(tiles_[tile][r], static_cast<const char*>(from) + r * stride, kTileRowBytes);
+    for (int r = 0; r < kTileRows; ++r)
+      memcpy(tiles_[tile][r], static_cast<const char*>(from) + r * stride, kTileRowBytes);
   }
   template <int tile>
   void store(void* to, ptrdiff_t stride) const {
-    for (int r = 0; r < kTileRows; ++r) memcpy(static_cast<char*>(to) + r * stride, tiles_[tile][r], kTileRowBytes);
+    for (int r = 0; r < kTileRows; ++r)
+      memcpy(static_cast<char*>(to) + r * stride, tiles_[tile][r], kTileRowBytes);
   }
-  // sums[m, n] += sum over k, i of signed a[m, 4 k + i] times unsigned b[k, 4 n + i]; sums are int32 [16, 16].
+  // sums[m, n] += sum over k, i of signed a[m, 4 k + i] times unsigned b[k, 4 n + i]; sums are
+  // int32 [16, 16].
   template <int sums, int a, int b>
   void multiply() {
     for (int m = 0; m < kTileRows; ++m)
@@ -43,7 +48,8 @@ class EmulatedTiles {
         int32_t sum;
         memcpy(&sum, tiles_[sums][m] + 4 * n, sizeof sum);
         for (int k = 0; k < kTileRows; ++k)
-          for (int i = 0; i < 4; ++i) sum += static_cast<int8_t>(tiles_[a][m][4 * k + i]) * tiles_[b][k][4 * n + i];
+          for (int i = 0; i < 4; ++i)
+            sum += static_cast<int8_t>(tiles_[a][m][4 * k + i]) * tiles_[b][k][4 * n + i];
         memcpy(tiles_[sums][m] + 4 * n, &sum, sizeof sum);
       }
   }
@@ -54,8 +60,9 @@ class EmulatedTiles {
 
 #if defined(__AMX_INT8__)
 
-// The registers hold state from construction to destruction; the process must have the system's permission (tiers.cpp).
-// In assembly, because GCC's intrinsics want the numbers of tiles as literals.
+// The registers hold state from construction to destruction; the process must have the system's
+// permission (tiers.cpp). In assembly, because GCC's intrinsics want the numbers of tiles as
+// literals.
 class AmxTiles {
  public:
   static constexpr bool kUsable = true;
@@ -78,7 +85,9 @@ class AmxTiles {
   AmxTiles& operator=(const AmxTiles&) = delete;
 
   template <int tile>
-  HRUN_HD void zero() { asm volatile("tilezero %%tmm%c0" : : "i"(tile)); }
+  HRUN_HD void zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(tile));
+  }
   template <int tile>
   HRUN_HD void load(const void* from, ptrdiff_t stride) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(tile) : "memory");
@@ -88,7 +97,9 @@ class AmxTiles {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(tile) : "memory");
   }
   template <int sums, int a, int b>
-  HRUN_HD void multiply() { asm volatile("tdpbsud %%tmm%c0, %%tmm%c1, %%tmm%c2" : : "i"(b), "i"(a), "i"(sums)); }
+  HRUN_HD void multiply() {
+    asm volatile("tdpbsud %%tmm%c0, %%tmm%c1, %%tmm%c2" : : "i"(b), "i"(a), "i"(sums));
+  }
 };
 using MatrixTiles = AmxTiles;
 
@@ -101,7 +112,7 @@ bool tiles_compute_right() {
       a[r][i] = static_cast<int8_t>(29 * r + 7 * i - 128);
       b[r][i] = static_cast<uint8_t>(13 * r + 31 * i + 5);
     }
-  const auto product = [&](auto& tiles, int32_t (&out)[kTileRows][kTileRows]) {
+  const auto product = [&](auto& tiles, int32_t(&out)[kTileRows][kTileRows]) {
     tiles.template load<1>(a, kTileRowBytes);
     tiles.template load<2>(b, kTileRowBytes);
     tiles.template zero<0>();

@@ -37,7 +37,9 @@ struct BF16 : WholeBlocks<1, 2> {
   static constexpr std::string_view kName = "bf16";
   static constexpr Activation kActivation = Activation::kFloat;
   static constexpr float kMaxWeight = 0x1.fep127f;
-  static HRUN_HD float widen(const uint8_t* p) { return bf16_to_fp32(static_cast<uint16_t>(p[0] | (p[1] << 8))); }
+  static HRUN_HD float widen(const uint8_t* p) {
+    return bf16_to_fp32(static_cast<uint16_t>(p[0] | (p[1] << 8)));
+  }
   static void encode_row(const float* w, const float*, int64_t cols, uint8_t* out) {
     for (int64_t i = 0; i < cols; ++i) {
       const uint16_t b = fp32_to_bf16(w[i]);

@@ -10,15 +10,17 @@
 namespace hrun {
 namespace {
 
-// For each cell of the space of four magnitudes, the grid points that can be nearest to a point of the cell.
-// Cell (c0, c1, c2, c3), 0 to 7 each, is the box of side `step` at c * step; larger magnitudes belong to the last cell.
+// For each cell of the space of four magnitudes, the grid points that can be nearest to a point of
+// the cell. Cell (c0, c1, c2, c3), 0 to 7 each, is the box of side `step` at c * step; larger
+// magnitudes belong to the last cell.
 class QuadIndex {
  public:
   QuadIndex(const uint32_t* grid, int size, float step) : size_(size), step_(step) {
     for (int k = 0; k < size; ++k)
       for (int i = 0; i < 4; ++i) points_.push_back(static_cast<float>((grid[k] >> (8 * i)) & 255));
     point_in_cell_.assign(4096, -1);
-    for (int k = 0; k < size; ++k) point_in_cell_[static_cast<size_t>(cell_of(point(k)))] = static_cast<int16_t>(k);
+    for (int k = 0; k < size; ++k)
+      point_in_cell_[static_cast<size_t>(cell_of(point(k)))] = static_cast<int16_t>(k);
     for (int cell = 0; cell < 4096; ++cell) {
       first_.push_back(fours_.size());
       list_candidates(cell);
@@ -27,13 +29,14 @@ class QuadIndex {
     fours_.push_back({});  // so that the end of the last list can be named
   }
 
-  // Index of the grid point that minimises sum_i importance_i (v_i - point_i)^2; a negative v counts as 0 for the choice of
-  // candidates.
+  // Index of the grid point that minimises sum_i importance_i (v_i - point_i)^2; a negative v
+  // counts as 0 for the choice of candidates.
   int nearest(const float* v, const float* importance) const {
     const auto cell = static_cast<size_t>(cell_of(v));
     int best = 0;
     float best_distance = HUGE_VALF;
-    for (const Four *four = &fours_[first_[cell]], *end = &fours_[first_[cell + 1]]; four != end; ++four) {
+    for (const Four *four = &fours_[first_[cell]], *end = &fours_[first_[cell + 1]]; four != end;
+         ++four) {
       float distance[4] = {};
       for (int i = 0; i < 4; ++i)
         for (int k = 0; k < 4; ++k) {
@@ -66,21 +69,24 @@ class QuadIndex {
 
   int cell_of(const float* v) const {
     int cell = 0;
-    for (int i = 0; i < 4; ++i) cell |= static_cast<int>(std::clamp(v[i] / step_, 0.0f, 7.5f)) << (3 * i);
+    for (int i = 0; i < 4; ++i)
+      cell |= static_cast<int>(std::clamp(v[i] / step_, 0.0f, 7.5f)) << (3 * i);
     return cell;
   }
 
   void list_candidates(int cell) {
     const float half = step_ / 2;
     float centre[4];
-    for (int i = 0; i < 4; ++i) centre[i] = static_cast<float>((cell >> (3 * i)) & 7) * step_ + half;
+    for (int i = 0; i < 4; ++i)
+      centre[i] = static_cast<float>((cell >> (3 * i)) & 7) * step_ + half;
     const auto distance = [&](int k) {
       float sum = 0;
       for (int i = 0; i < 4; ++i) sum += (centre[i] - point(k)[i]) * (centre[i] - point(k)[i]);
       return sum;
     };
-    // Point k is out if some other point is nearer everywhere in the box.  The points near the centre are the ones that
-    // can do that to others; trying the first few leaves hardly any superfluous candidate.
+    // Point k is out if some other point is nearer everywhere in the box.  The points near the
+    // centre are the ones that can do that to others; trying the first few leaves hardly any
+    // superfluous candidate.
     constexpr int kRivals = 6;
     std::array<std::pair<float, int>, kRivals> rivals;
     rivals.fill({HUGE_VALF, -1});
@@ -93,13 +99,16 @@ class QuadIndex {
     for (int k = 0; k < size_; ++k) {
       const float d = distance(k);
       const bool beaten = std::any_of(rivals.begin(), rivals.end(), [&](const auto& rival) {
-        float lead = d - rival.first;  // at the centre; it shrinks by at most `half` * 2 |difference| per coordinate
-        for (int i = 0; i < 4; ++i) lead -= 2 * half * std::fabs(point(k)[i] - point(rival.second)[i]);
+        float lead = d - rival.first;  // at the centre; it shrinks by at most `half` * 2
+                                       // |difference| per coordinate
+        for (int i = 0; i < 4; ++i)
+          lead -= 2 * half * std::fabs(point(k)[i] - point(rival.second)[i]);
         return rival.second != k && lead > 0;
       });
       if (beaten) continue;
       if (listed % 4 == 0) fours_.push_back({});
-      for (int lane = listed % 4; lane < 4; ++lane) {  // repeat the last one up to the end of its four
+      for (int lane = listed % 4; lane < 4;
+           ++lane) {  // repeat the last one up to the end of its four
         for (int i = 0; i < 4; ++i) fours_.back().value[i][lane] = point(k)[i];
         fours_.back().point[lane] = static_cast<uint16_t>(k);
       }
@@ -109,9 +118,9 @@ class QuadIndex {
 
   int size_;
   float step_;
-  std::vector<float> points_;             // 4 magnitudes each
+  std::vector<float> points_;           // 4 magnitudes each
   std::vector<int16_t> point_in_cell_;  // cell -> the point inside it, -1 if none
-  std::vector<size_t> first_;             // cell -> its candidates in fours_
+  std::vector<size_t> first_;           // cell -> its candidates in fours_
   std::vector<Four> fours_;
 };
 
@@ -125,7 +134,8 @@ const QuadIndex& iq3_xxs_index() {
   return index;
 }
 
-// Five trial scales and a fit reach what eleven do.  kLeast: weights of equal magnitude are all coded by the lowest level.
+// Five trial scales and a fit reach what eleven do.  kLeast: weights of equal magnitude are all
+// coded by the lowest level.
 struct Iq3Trials {
   static constexpr bool kMirrored = false;
   static constexpr float kFirstTrial = 0.8f, kLastTrial = 1.2f;
@@ -152,7 +162,8 @@ struct Iq3xxsLevels : Iq3Trials {
   static void nearest(const float* x, const float* importance, float inverse, float* q) {
     const QuadIndex& index = iq3_xxs_index();
     for (int i = 0; i < n; i += 8) {
-      // The number of minus signs must be even; else the weight that matters least is coded with the wrong sign.
+      // The number of minus signs must be even; else the weight that matters least is coded with
+      // the wrong sign.
       float v[8], sign[8];
       int negatives = 0, weakest = 0;
       for (int k = 0; k < 8; ++k) {
@@ -188,30 +199,36 @@ void encode_blocks(const float* w, const float* importance, int64_t cols, uint8_
 }  // namespace
 
 void IQ3_XXS::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  encode_blocks<IQ3_XXS, Iq3xxsLevels>(w, importance, cols, out, [](const search::Encoded& view, uint8_t* block) {
-    store_fp16(block, view.scale * 4);
-    for (size_t k = 0; k < 64; ++k) block[2 + k] = static_cast<uint8_t>(iq3_xxs_index().index_of(&view.codes[4 * k]));
-    for (size_t g = 0; g < 8; ++g) {
-      auto word = static_cast<uint32_t>(view.group_scale[g] / 2) << 28;
-      for (size_t i = 0; i < 32; ++i)  // the eighth sign is implied
-        if (i % 8 != 7 && view.codes[32 * g + i] < 0) word |= 1u << (7 * (i / 8) + i % 8);
-      memcpy(block + 66 + 4 * g, &word, 4);
-    }
-  });
+  encode_blocks<IQ3_XXS, Iq3xxsLevels>(
+      w, importance, cols, out, [](const search::Encoded& view, uint8_t* block) {
+        store_fp16(block, view.scale * 4);
+        for (size_t k = 0; k < 64; ++k)
+          block[2 + k] = static_cast<uint8_t>(iq3_xxs_index().index_of(&view.codes[4 * k]));
+        for (size_t g = 0; g < 8; ++g) {
+          auto word = static_cast<uint32_t>(view.group_scale[g] / 2) << 28;
+          for (size_t i = 0; i < 32; ++i)  // the eighth sign is implied
+            if (i % 8 != 7 && view.codes[32 * g + i] < 0) word |= 1u << (7 * (i / 8) + i % 8);
+          memcpy(block + 66 + 4 * g, &word, 4);
+        }
+      });
 }
 
 void IQ3_S::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  encode_blocks<IQ3_S, Iq3sLevels>(w, importance, cols, out, [](const search::Encoded& view, uint8_t* block) {
-    const auto or_into = [block](size_t byte, int bits) { block[byte] = static_cast<uint8_t>(block[byte] | bits); };
-    store_fp16(block, view.scale);
-    for (size_t k = 0; k < 64; ++k) {
-      const int point = iq3_s_index().index_of(&view.codes[4 * k]);
-      block[2 + k] = static_cast<uint8_t>(point);
-      or_into(66 + k / 8, (point >> 8) << (k % 8));
-    }
-    for (size_t i = 0; i < 256; ++i) or_into(74 + i / 8, (view.codes[i] < 0) << (i % 8));
-    for (size_t g = 0; g < 8; ++g) or_into(106 + g / 2, (view.group_scale[g] / 2) << (4 * (g % 2)));
-  });
+  encode_blocks<IQ3_S, Iq3sLevels>(
+      w, importance, cols, out, [](const search::Encoded& view, uint8_t* block) {
+        const auto or_into = [block](size_t byte, int bits) {
+          block[byte] = static_cast<uint8_t>(block[byte] | bits);
+        };
+        store_fp16(block, view.scale);
+        for (size_t k = 0; k < 64; ++k) {
+          const int point = iq3_s_index().index_of(&view.codes[4 * k]);
+          block[2 + k] = static_cast<uint8_t>(point);
+          or_into(66 + k / 8, (point >> 8) << (k % 8));
+        }
+        for (size_t i = 0; i < 256; ++i) or_into(74 + i / 8, (view.codes[i] < 0) << (i % 8));
+        for (size_t g = 0; g < 8; ++g)
+          or_into(106 + g / 2, (view.group_scale[g] / 2) << (4 * (g % 2)));
+      });
 }
 
 void ITQ3_S::encode_row(const float* w, const float*, int64_t cols, uint8_t* out) {

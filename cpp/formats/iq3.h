@@ -1,9 +1,12 @@
-// GGML's 3-bit formats that code the magnitudes of four weights as one point of a fixed grid: IQ3_XXS, IQ3_S.
+// GGML's 3-bit formats that code the magnitudes of four weights as one point of a fixed grid:
+// IQ3_XXS, IQ3_S.
 //
-//   iq3_xxs   98 bytes  d, points[64], 8 words: 4 x 7 sign bits and, on top, 4-bit scale s     w = d/4 * (1 + 2s) * (+-g)
-//   iq3_s    110 bytes  d, points[64], ninth bits[8], sign bits[32], 8 scales s of 4 bits      w = d * (1 + 2s) * (+-g)
+//   iq3_xxs   98 bytes  d, points[64], 8 words: 4 x 7 sign bits and, on top, 4-bit scale s     w =
+//   d/4 * (1 + 2s) * (+-g) iq3_s    110 bytes  d, points[64], ninth bits[8], sign bits[32], 8
+//   scales s of 4 bits      w = d * (1 + 2s) * (+-g)
 //
-// Scales are per 32 weights.  In iq3_xxs the eighth sign of each eight makes the number of minus signs even.
+// Scales are per 32 weights.  In iq3_xxs the eighth sign of each eight makes the number of minus
+// signs even.
 #pragma once
 
 #include <cstring>
@@ -34,10 +37,11 @@ struct IQ3_XXS : BlockOf256<98> {
     for (int k = 0; k < 8; ++k, points += 8) {
       uint32_t word;
       memcpy(&word, block + 66 + 4 * k, 4);
-      out.group_scale[2 * k] = out.group_scale[2 * k + 1] = static_cast<int16_t>(1 + 2 * (word >> 28));
+      out.group_scale[2 * k] = out.group_scale[2 * k + 1] =
+          static_cast<int16_t>(1 + 2 * (word >> 28));
       for (int j = 0; j < 4; ++j)
-        store_signed(grid[points[2 * j]], grid[points[2 * j + 1]], with_even_parity((word >> (7 * j)) & 127),
-                    out.codes + 32 * k + 8 * j);
+        store_signed(grid[points[2 * j]], grid[points[2 * j + 1]],
+                     with_even_parity((word >> (7 * j)) & 127), out.codes + 32 * k + 8 * j);
     }
   }
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
@@ -49,7 +53,8 @@ struct IQ3_S : BlockOf256<110> {
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     out.scale = load_fp16(block);
     const uint32_t* grid = iq3_s_grid();
-    const uint8_t *points = block + 2, *ninth = block + 66, *signs = block + 74, *scales = block + 106;
+    const uint8_t *points = block + 2, *ninth = block + 66, *signs = block + 74,
+                  *scales = block + 106;
     for (int k = 0; k < 8; ++k) {
       out.group_scale[2 * k] = out.group_scale[2 * k + 1] =
           static_cast<int16_t>(1 + 2 * ((scales[k / 2] >> (4 * (k % 2))) & 15));

@@ -13,7 +13,8 @@ struct Iq4Levels {
   static constexpr bool kMirrored = true;
   static constexpr float kFirstTrial = 0.8f, kLastTrial = 1.1f;
   static constexpr int kTrials = 16;
-  // Counts the midpoints below each value: branch-free, and vectorizable where a search tree is not.
+  // Counts the midpoints below each value: branch-free, and vectorizable where a search tree is
+  // not.
   template <int n>
   static void nearest(const float* x, const float*, float inverse, float* q) {
     const int8_t* levels = iq4_levels();
@@ -35,8 +36,11 @@ struct Iq4Levels {
 // Codes hold levels; this gives their 4-bit indices, packed as the formats want.
 void pack_iq4_codes(const int8_t* codes, uint8_t* bytes) {
   const int8_t* levels = iq4_levels();
-  const auto index = [&](int8_t level) { return std::lower_bound(levels, levels + 16, level) - levels; };
-  for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(index(codes[i]) | (index(codes[i + 16]) << 4));
+  const auto index = [&](int8_t level) {
+    return std::lower_bound(levels, levels + 16, level) - levels;
+  };
+  for (int i = 0; i < 16; ++i)
+    bytes[i] = static_cast<uint8_t>(index(codes[i]) | (index(codes[i + 16]) << 4));
 }
 
 }  // namespace
@@ -44,7 +48,8 @@ void pack_iq4_codes(const int8_t* codes, uint8_t* bytes) {
 void IQ4_NL::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
   search::Encoded view;
   for (int64_t b = 0; b < cols; b += 32, out += kBlockBytes) {
-    search::single<Iq4Levels, 32>(search::Target(w + b, importance ? importance + b : nullptr, 32), view);
+    search::single<Iq4Levels, 32>(search::Target(w + b, importance ? importance + b : nullptr, 32),
+                                  view);
     store_fp16(out, view.scale);
     pack_iq4_codes(view.codes.data(), out + 2);
   }

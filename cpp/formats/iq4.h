@@ -1,9 +1,10 @@
 // GGML's formats over a fixed codebook of 16 int8 levels: IQ4_NL, IQ4_XS.
 //
-//   iq4_nl   18 bytes per 32   d, codes[16]                                                         w = d * level[q]
-//   iq4_xs  136 bytes per 256  d, top bits of 8 scales (16 bits), low bits[4], codes[128]    w = d * (s - 32) * level[q]
+//   iq4_nl   18 bytes per 32   d, codes[16] w = d * level[q] iq4_xs  136 bytes per 256  d, top bits
+//   of 8 scales (16 bits), low bits[4], codes[128]    w = d * (s - 32) * level[q]
 //
-// Byte i of each 16 bytes of codes holds weight i (low half) and weight i + 16 (high half) of its 32.
+// Byte i of each 16 bytes of codes holds weight i (low half) and weight i + 16 (high half) of
+// its 32.
 #pragma once
 
 #include "formats/format.h"
@@ -12,7 +13,8 @@ namespace hrun {
 
 // The 16 levels, ascending; roughly logistic quantiles, part of the public format.
 HRUN_HD const int8_t* iq4_levels() {
-  static constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  static constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                         1,    13,   25,  38,  53,  69,  89,  113};
   return kLevels;
 }
 
@@ -43,7 +45,8 @@ struct IQ4_XS : BlockOf256<136> {
     const int top = block[2] | (block[3] << 8);
     for (int k = 0; k < 8; ++k) {
       const int low = (block[4 + k / 2] >> (4 * (k % 2))) & 15, high = (top >> (2 * k)) & 3;
-      out.group_scale[2 * k] = out.group_scale[2 * k + 1] = static_cast<int16_t>((low | (high << 4)) - 32);
+      out.group_scale[2 * k] = out.group_scale[2 * k + 1] =
+          static_cast<int16_t>((low | (high << 4)) - 32);
       unpack_iq4_codes(block + 8 + 16 * k, out.codes + 32 * k);
     }
   }

@@ -15,11 +15,13 @@ void or_into(uint8_t& byte, int bits) { byte = static_cast<uint8_t>(byte | bits)
 
 // The inverses of the functions in k_quants.h; planes are or-ed into bytes that start as zeros.
 void pack_pairs(const std::array<int8_t, 256>& q, uint8_t* bytes) {
-  for (size_t i = 0; i < 256; ++i) or_into(bytes[32 * (i / 128) + i % 32], (q[i] & 3) << (2 * (i / 32 % 4)));
+  for (size_t i = 0; i < 256; ++i)
+    or_into(bytes[32 * (i / 128) + i % 32], (q[i] & 3) << (2 * (i / 32 % 4)));
 }
 
 void pack_halves(const std::array<int8_t, 256>& q, uint8_t* bytes) {
-  for (size_t i = 0; i < 256; ++i) or_into(bytes[32 * (i / 64) + i % 32], (q[i] & 15) << (4 * (i / 32 % 2)));
+  for (size_t i = 0; i < 256; ++i)
+    or_into(bytes[32 * (i / 64) + i % 32], (q[i] & 15) << (4 * (i / 32 % 2)));
 }
 
 void pack_top_bits(const std::array<int8_t, 256>& q, int shift, uint8_t* bytes) {
@@ -36,7 +38,8 @@ void pack_scales_and_minima(const int* scale, const int* minimum, uint8_t* bytes
 
 // Calls pack(view, block) for each block of a row; `encode` is the search.
 template <size_t kBytes, class Search, class Pack>
-void encode_blocks(const float* w, const float* importance, int64_t cols, uint8_t* out, Search encode, Pack pack) {
+void encode_blocks(const float* w, const float* importance, int64_t cols, uint8_t* out,
+                   Search encode, Pack pack) {
   Encoded view;
   for (int64_t b = 0; b < cols; b += 256, out += kBytes) {
     encode(Target(w + b, importance ? importance + b : nullptr, 256), view);
@@ -48,17 +51,20 @@ void encode_blocks(const float* w, const float* importance, int64_t cols, uint8_
 }  // namespace
 
 void Q2_K::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  encode_blocks<kBlockBytes>(w, importance, cols, out, search::affine<3, 15, 16>, [](const Encoded& v, uint8_t* block) {
-    for (size_t g = 0; g < 16; ++g) block[g] = static_cast<uint8_t>(v.group_scale[g] | (v.group_offset[g] << 4));
-    pack_pairs(v.codes, block + 16);
-    store_fp16(block + 80, v.scale);
-    store_fp16(block + 82, v.offset);
-  });
+  encode_blocks<kBlockBytes>(
+      w, importance, cols, out, search::affine<3, 15, 16>, [](const Encoded& v, uint8_t* block) {
+        for (size_t g = 0; g < 16; ++g)
+          block[g] = static_cast<uint8_t>(v.group_scale[g] | (v.group_offset[g] << 4));
+        pack_pairs(v.codes, block + 16);
+        store_fp16(block + 80, v.scale);
+        store_fp16(block + 82, v.offset);
+      });
 }
 
 void Q3_K::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
   encode_blocks<kBlockBytes>(
-      w, importance, cols, out, search::scaled<search::IntegerLevels<-4, 3>, search::ScaleSet<-32, 31, 1>, 16>,
+      w, importance, cols, out,
+      search::scaled<search::IntegerLevels<-4, 3>, search::ScaleSet<-32, 31, 1>, 16>,
       [](const Encoded& v, uint8_t* block) {
         std::array<int8_t, 256> q;
         for (size_t i = 0; i < 256; ++i) q[i] = static_cast<int8_t>(v.codes[i] + 4);
@@ -74,27 +80,30 @@ void Q3_K::encode_row(const float* w, const float* importance, int64_t cols, uin
 }
 
 void Q4_K::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  encode_blocks<kBlockBytes>(w, importance, cols, out, search::affine<15, 63, 32>, [](const Encoded& v, uint8_t* block) {
-    store_fp16(block, v.scale);
-    store_fp16(block + 2, v.offset);
-    pack_scales_and_minima(v.group_scale.data(), v.group_offset.data(), block + 4);
-    pack_halves(v.codes, block + 16);
-  });
+  encode_blocks<kBlockBytes>(
+      w, importance, cols, out, search::affine<15, 63, 32>, [](const Encoded& v, uint8_t* block) {
+        store_fp16(block, v.scale);
+        store_fp16(block + 2, v.offset);
+        pack_scales_and_minima(v.group_scale.data(), v.group_offset.data(), block + 4);
+        pack_halves(v.codes, block + 16);
+      });
 }
 
 void Q5_K::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  encode_blocks<kBlockBytes>(w, importance, cols, out, search::affine<31, 63, 32>, [](const Encoded& v, uint8_t* block) {
-    store_fp16(block, v.scale);
-    store_fp16(block + 2, v.offset);
-    pack_scales_and_minima(v.group_scale.data(), v.group_offset.data(), block + 4);
-    pack_top_bits(v.codes, 4, block + 16);
-    pack_halves(v.codes, block + 48);
-  });
+  encode_blocks<kBlockBytes>(
+      w, importance, cols, out, search::affine<31, 63, 32>, [](const Encoded& v, uint8_t* block) {
+        store_fp16(block, v.scale);
+        store_fp16(block + 2, v.offset);
+        pack_scales_and_minima(v.group_scale.data(), v.group_offset.data(), block + 4);
+        pack_top_bits(v.codes, 4, block + 16);
+        pack_halves(v.codes, block + 48);
+      });
 }
 
 void Q6_K::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
   encode_blocks<kBlockBytes>(
-      w, importance, cols, out, search::scaled<search::IntegerLevels<-32, 31>, search::ScaleSet<-128, 127, 1>, 16>,
+      w, importance, cols, out,
+      search::scaled<search::IntegerLevels<-32, 31>, search::ScaleSet<-128, 127, 1>, 16>,
       [](const Encoded& v, uint8_t* block) {
         std::array<int8_t, 256> high;
         for (size_t i = 0; i < 256; ++i) {

@@ -1,4 +1,5 @@
-// Encoding of a row: scales to try, the search (ldlq_search.h), and the scales that fit its codes best.
+// Encoding of a row: scales to try, the search (ldlq_search.h), and the scales that fit its codes
+// best.
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call
 #include "formats/ldlq.h"
 
@@ -22,11 +23,14 @@ void pack(const uint8_t* codes, int64_t n, int code_bits, uint8_t* out) {
   int n_pending = 0;
   for (int64_t t = 0; t < n; ++t) {
     pending |= static_cast<uint32_t>(codes[t]) << n_pending;
-    for (n_pending += code_bits; n_pending >= 8; n_pending -= 8, pending >>= 8) *out++ = static_cast<uint8_t>(pending);
+    for (n_pending += code_bits; n_pending >= 8; n_pending -= 8, pending >>= 8)
+      *out++ = static_cast<uint8_t>(pending);
   }
 }
 
-float round_to_half(double value) { return fp16_to_fp32(fp32_to_fp16(static_cast<float>(std::min(value, 65504.0)))); }
+float round_to_half(double value) {
+  return fp16_to_fp32(fp32_to_fp16(static_cast<float>(std::min(value, 65504.0))));
+}
 
 // A row coded once: its levels in place of its codes, to fit scales to them.
 class ScaleFit {
@@ -34,13 +38,15 @@ class ScaleFit {
   ScaleFit(const TrellisCode& code, const InputFactor& factor) : code_(code), factor_(factor) {}
 
   // residual[t] += sum_(s <= t) values[s] M[s, t] for s in [first, last)
-  [[gnu::always_inline]] inline void spread(const float* values, int64_t first, int64_t last, float* residual) const {
+  [[gnu::always_inline]] inline void spread(const float* values, int64_t first, int64_t last,
+                                            float* residual) const {
     for (int64_t s = first; s < last; ++s) {
       const float v = values[s - first];
       residual[s] += v;
       const float* feedback = factor_.row(s);
       const int64_t end = factor_.group_end(s);
-      for (int64_t c = s + 1; c < end; c += kLane) store(residual + c, load(residual + c) + load(feedback + c) * v);
+      for (int64_t c = s + 1; c < end; c += kLane)
+        store(residual + c, load(residual + c) + load(feedback + c) * v);
     }
   }
 
@@ -62,7 +68,8 @@ class ScaleFit {
     for (int64_t t = 0; t < cols; ++t) {
       double r = aim_[static_cast<size_t>(t)];
       for (int64_t b = 0; b <= t / kMaxBlock; ++b)
-        r -= static_cast<double>(scales[b]) * image_[static_cast<size_t>(b) * stride + static_cast<size_t>(t)];
+        r -= static_cast<double>(scales[b]) *
+             image_[static_cast<size_t>(b) * stride + static_cast<size_t>(t)];
       cost.error += static_cast<double>(factor_.weight(t)) * r * r;
       const double whole = aim_[static_cast<size_t>(t)];
       cost.energy += static_cast<double>(factor_.weight(t)) * whole * whole;
@@ -81,7 +88,8 @@ class ScaleFit {
     }
   }
 
-  // Gauss-Seidel on the normal equations: they are close to diagonal, and a scale that is no help stays as it was.
+  // Gauss-Seidel on the normal equations: they are close to diagonal, and a scale that is no help
+  // stays as it was.
   [[gnu::always_inline]] inline void solve(int64_t n_blocks, size_t stride, float* scales) {
     const auto n = static_cast<size_t>(n_blocks);
     normal_.assign(n * n, 0.0);
@@ -92,16 +100,19 @@ class ScaleFit {
       for (size_t a = 0; a <= reach; ++a) {
         const double wa = w * static_cast<double>(image_[a * stride + t]);
         right_[a] += wa * static_cast<double>(aim_[t]);
-        for (size_t b = a; b <= reach; ++b) normal_[a * n + b] += wa * static_cast<double>(image_[b * stride + t]);
+        for (size_t b = a; b <= reach; ++b)
+          normal_[a * n + b] += wa * static_cast<double>(image_[b * stride + t]);
       }
     }
     for (int sweep = 0; sweep < 16; ++sweep)
       for (size_t a = 0; a < n; ++a) {
         double sum = right_[a];
         for (size_t b = 0; b < n; ++b)
-          if (b != a) sum -= normal_[std::min(a, b) * n + std::max(a, b)] * static_cast<double>(scales[b]);
+          if (b != a)
+            sum -= normal_[std::min(a, b) * n + std::max(a, b)] * static_cast<double>(scales[b]);
         const double own = normal_[a * n + a];
-        if (own > 0 && sum > 0) scales[a] = sweep < 15 ? static_cast<float>(sum / own) : round_to_half(sum / own);
+        if (own > 0 && sum > 0)
+          scales[a] = sweep < 15 ? static_cast<float>(sum / own) : round_to_half(sum / own);
       }
     for (size_t a = 0; a < n; ++a) scales[a] = round_to_half(static_cast<double>(scales[a]));
   }
@@ -113,17 +124,22 @@ class ScaleFit {
 };
 
 template <int k>
-[[gnu::always_inline]] inline RowCost encode_body(const TrellisCode& code, const float* x, const InputFactor& factor,
-                               const LdlqOptions& options, uint8_t* out) {
+[[gnu::always_inline]] inline RowCost encode_body(const TrellisCode& code, const float* x,
+                                                  const InputFactor& factor,
+                                                  const LdlqOptions& options, uint8_t* out) {
   const int64_t cols = factor.cols();
   const auto n_blocks = static_cast<size_t>((cols + kMaxBlock - 1) / kMaxBlock);
   std::vector<std::vector<float>> scales(n_blocks);
   for (size_t b = 0; b < n_blocks; ++b) {
-    const int64_t first = static_cast<int64_t>(b) * kMaxBlock, n = std::min<int64_t>(kMaxBlock, cols - first);
+    const int64_t first = static_cast<int64_t>(b) * kMaxBlock,
+                  n = std::min<int64_t>(kMaxBlock, cols - first);
     double energy = 0;
-    for (int64_t t = 0; t < n; ++t) energy += static_cast<double>(x[first + t]) * static_cast<double>(x[first + t]);
-    const double typical = std::sqrt(energy / static_cast<double>(n)) / static_cast<double>(code.rms);
-    for (const float s : options.scales) scales[b].push_back(round_to_half(typical * static_cast<double>(s)));
+    for (int64_t t = 0; t < n; ++t)
+      energy += static_cast<double>(x[first + t]) * static_cast<double>(x[first + t]);
+    const double typical =
+        std::sqrt(energy / static_cast<double>(n)) / static_cast<double>(code.rms);
+    for (const float s : options.scales)
+      scales[b].push_back(round_to_half(typical * static_cast<double>(s)));
   }
   RowSearch<k> search(code, factor, options.survivors);
   ScaleFit fit(code, factor);
@@ -139,9 +155,11 @@ template <int k>
     best_scales = chosen;
     best_codes.assign(search.codes(), search.codes() + cols);
   }
-  if (best_codes.empty()) best_codes.assign(static_cast<size_t>(cols), 0);  // not finite: scales of 0
+  if (best_codes.empty())
+    best_codes.assign(static_cast<size_t>(cols), 0);  // not finite: scales of 0
   for (size_t b = 0; b < n_blocks; ++b) {
-    const int64_t first = static_cast<int64_t>(b) * kMaxBlock, n = std::min<int64_t>(kMaxBlock, cols - first);
+    const int64_t first = static_cast<int64_t>(b) * kMaxBlock,
+                  n = std::min<int64_t>(kMaxBlock, cols - first);
     store_fp16(out, best_scales[b]);
     pack(best_codes.data() + first, n, k, out + 2);
     out += 2 + n * k / 8;
@@ -149,24 +167,26 @@ template <int k>
   return best;
 }
 
-using Encode = RowCost (*)(const TrellisCode&, const float*, const InputFactor&, const LdlqOptions&, uint8_t*);
+using Encode = RowCost (*)(const TrellisCode&, const float*, const InputFactor&, const LdlqOptions&,
+                           uint8_t*);
 
 template <int k>
 RowCost encode_baseline(const TrellisCode& code, const float* x, const InputFactor& factor,
-                       const LdlqOptions& options, uint8_t* out) {
+                        const LdlqOptions& options, uint8_t* out) {
   return encode_body<k>(code, x, factor, options, out);
 }
 
 #if defined(__x86_64__)
 template <int k>
 __attribute__((target("avx2"))) RowCost encode_avx2(const TrellisCode& code, const float* x,
-                                                   const InputFactor& factor, const LdlqOptions& options, uint8_t* out) {
+                                                    const InputFactor& factor,
+                                                    const LdlqOptions& options, uint8_t* out) {
   return encode_body<k>(code, x, factor, options, out);
 }
 template <int k>
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))) RowCost encode_avx512(
-    const TrellisCode& code, const float* x, const InputFactor& factor, const LdlqOptions& options,
-    uint8_t* out) {
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))) RowCost
+encode_avx512(const TrellisCode& code, const float* x, const InputFactor& factor,
+              const LdlqOptions& options, uint8_t* out) {
   return encode_body<k>(code, x, factor, options, out);
 }
 #endif
@@ -174,8 +194,9 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=51
 template <int k>
 Encode pick(int vector_bits) {
 #if defined(__x86_64__)
-  if (vector_bits >= 512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+  if (vector_bits >= 512 && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq"))
     return encode_avx512<k>;
   if (vector_bits >= 256 && __builtin_cpu_supports("avx2")) return encode_avx2<k>;
 #endif
@@ -185,8 +206,9 @@ Encode pick(int vector_bits) {
 
 }  // namespace
 
-RowCost encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated, const InputFactor& factor,
-                               const LdlqOptions& options, uint8_t* out) {
+RowCost encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated,
+                                const InputFactor& factor, const LdlqOptions& options,
+                                uint8_t* out) {
   const Encode encode = code.code_bits == 2   ? pick<2>(options.vector_bits)
                         : code.code_bits == 3 ? pick<3>(options.vector_bits)
                                               : pick<4>(options.vector_bits);

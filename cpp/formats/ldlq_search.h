@@ -1,11 +1,12 @@
 // The M-algorithm over the states of a sliding-window code.
 //
-// Survivor i at column t stands for a path of codes; its errors enter the later columns' residuals.  What they add to the
-// next kWindow columns is kept per survivor (`ahead`); what they add beyond is added once per row, when a code is
-// *released*: after kWindow - kRelease columns the code on the best path becomes final and paths that disagree are dropped.
+// Survivor i at column t stands for a path of codes; its errors enter the later columns' residuals.
+// What they add to the next kWindow columns is kept per survivor (`ahead`); what they add beyond is
+// added once per row, when a code is *released*: after kWindow - kRelease columns the code on the
+// best path becomes final and paths that disagree are dropped.
 //
-// All arithmetic is elementwise on floats in a fixed order, without fused operations: every instruction set finds the
-// same path.
+// All arithmetic is elementwise on floats in a fixed order, without fused operations: every
+// instruction set finds the same path.
 //
 // Included by ldlq.cpp only, whose functions compile it for each instruction set.
 #pragma once
@@ -22,12 +23,13 @@
 
 namespace hrun::ldlq {
 
-constexpr int kWindow = 64;    // columns that a survivor's own errors reach
-constexpr int kRelease = 16;   // codes released at a time
+constexpr int kWindow = 64;   // columns that a survivor's own errors reach
+constexpr int kRelease = 16;  // codes released at a time
 constexpr int kAheadStride = kWindow + kRelease;
-constexpr int kLane = 16;      // floats per vector
+constexpr int kLane = 16;  // floats per vector
 constexpr float kInfinite = std::numeric_limits<float>::infinity();
-static_assert(kWindow + kRelease <= InputFactor::kPadding && kWindow % kRelease == 0 && kMaxBlock % kRelease == 0);
+static_assert(kWindow + kRelease <= InputFactor::kPadding && kWindow % kRelease == 0 &&
+              kMaxBlock % kRelease == 0);
 
 typedef float Floats __attribute__((vector_size(4 * kLane)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLane)));
@@ -45,9 +47,11 @@ struct Front {
   double total = 0;             // cost of the best survivor; `cost` is above it
   std::vector<float> cost;      // [S]
   std::vector<uint32_t> state;  // [S]
-  std::vector<float> ahead;     // [S][kAheadStride]: feedback on the next columns; zero from kWindow on
+  std::vector<float>
+      ahead;  // [S][kAheadStride]: feedback on the next columns; zero from kWindow on
   explicit Front(int n_slots)
-      : cost(static_cast<size_t>(n_slots) + kLane), state(static_cast<size_t>(n_slots)),
+      : cost(static_cast<size_t>(n_slots) + kLane),
+        state(static_cast<size_t>(n_slots)),
         ahead(static_cast<size_t>(n_slots) * kAheadStride) {}
   void copy_from(const Front& other) {
     n = other.n;
@@ -73,8 +77,14 @@ class RowSearch {
   typedef int32_t CodeInts __attribute__((vector_size(4 * kCodes)));
 
   RowSearch(const TrellisCode& code, const InputFactor& factor, int survivors)
-      : code_(code), factor_(factor), cols_(factor.cols()), slots_(std::clamp(survivors, 1, 4096)),
-        front_(slots_), next_(slots_), start_(slots_), best_end_(slots_) {
+      : code_(code),
+        factor_(factor),
+        cols_(factor.cols()),
+        slots_(std::clamp(survivors, 1, 4096)),
+        front_(slots_),
+        next_(slots_),
+        start_(slots_),
+        best_end_(slots_) {
     middle_mask_ = (1u << (k * (code.memory - 1))) - 1;
     const size_t n_groups = size_t{middle_mask_} + 1;
     stamp_.assign(n_groups, -1);
@@ -101,8 +111,11 @@ class RowSearch {
 
   const uint8_t* codes() const { return codes_.data(); }
 
-  // Searches the whole row.  scales[block][candidate]; the one taken goes to chosen[block].  Returns the cost.
-  [[gnu::always_inline]] inline double run(const float* x, const std::vector<std::vector<float>>& scales, float* chosen) {
+  // Searches the whole row.  scales[block][candidate]; the one taken goes to chosen[block]. Returns
+  // the cost.
+  [[gnu::always_inline]] inline double run(const float* x,
+                                           const std::vector<std::vector<float>>& scales,
+                                           float* chosen) {
     x_ = x;
     std::copy_n(x, cols_, common_.begin());
     std::fill(stamp_.begin(), stamp_.end(), -1);
@@ -142,8 +155,8 @@ class RowSearch {
   }
 
  private:
-  // What a search of the block [first, last) left behind: kept, and taken back.  The front and `common_` are exchanged, not
-  // copied: the caller sets both before it searches again.
+  // What a search of the block [first, last) left behind: kept, and taken back.  The front and
+  // `common_` are exchanged, not copied: the caller sets both before it searches again.
   void keep(int64_t first, int64_t last) {
     exchange(first, last);
     const int64_t released = std::max<int64_t>(first - kWindow, 0);
@@ -153,13 +166,16 @@ class RowSearch {
   void take_back(int64_t first, int64_t last) {
     exchange(first, last);
     const int64_t released = std::max<int64_t>(first - kWindow, 0);
-    std::copy(best_codes_.begin() + released, best_codes_.begin() + last, codes_.begin() + released);
-    std::copy(best_errors_.begin() + released, best_errors_.begin() + last, errors_.begin() + released);
+    std::copy(best_codes_.begin() + released, best_codes_.begin() + last,
+              codes_.begin() + released);
+    std::copy(best_errors_.begin() + released, best_errors_.begin() + last,
+              errors_.begin() + released);
   }
   void exchange(int64_t first, int64_t last) {
     std::swap(front_, best_end_);
     std::swap(common_, best_common_);
-    for (int64_t t = first; t < last; ++t) std::swap(steps_[static_cast<size_t>(t)], best_steps_[static_cast<size_t>(t - first)]);
+    for (int64_t t = first; t < last; ++t)
+      std::swap(steps_[static_cast<size_t>(t)], best_steps_[static_cast<size_t>(t - first)]);
   }
 
   [[gnu::always_inline]] inline void block(int64_t first, int64_t last, float scale) {
@@ -183,8 +199,8 @@ class RowSearch {
       const CodeFloats residual = target - level * scale;
       const CodeFloats cost = front_.cost[static_cast<size_t>(i)] + residual * residual * weight;
       const CodeInts self = CodeInts{} + i;
-      // The place after the last is always free: written to before it is known whether it will be taken, so that nothing
-      // depends on a branch that cannot be predicted.
+      // The place after the last is always free: written to before it is known whether it will be
+      // taken, so that nothing depends on a branch that cannot be predicted.
       const CodeFloats free_costs = CodeFloats{} + kInfinite;
       __builtin_memcpy(candidate_.data() + n_groups * kCodes, &free_costs, sizeof free_costs);
       const bool is_new = stamp_[group] != now;
@@ -217,7 +233,8 @@ class RowSearch {
     }
     out = std::min(out, slots_);
     for (int o = 0; o < out; ++o) {
-      const auto j = static_cast<size_t>(o), candidate = static_cast<size_t>(kept_[j]), c = candidate % kCodes;
+      const auto j = static_cast<size_t>(o), candidate = static_cast<size_t>(kept_[j]),
+                 c = candidate % kCodes;
       const auto p = static_cast<size_t>(from_[candidate]);
       const float error = x - code_.values[size_t{front_.state[p]} * kCodes + c] * scale;
       next_.cost[j] = candidate_[candidate] - least;
@@ -228,14 +245,16 @@ class RowSearch {
       const float* old = front_.ahead.data() + p * kAheadStride + 1;
       float* ahead = next_.ahead.data() + j * kAheadStride;
 #pragma GCC unroll 4
-      for (int l = 0; l < kWindow; l += kLane) store(ahead + l, load(old + l) + load(feedback + l) * error);
+      for (int l = 0; l < kWindow; l += kLane)
+        store(ahead + l, load(old + l) + load(feedback + l) * error);
     }
     next_.n = out;
     next_.total = front_.total + static_cast<double>(least);
     std::swap(front_, next_);
   }
 
-  // The least of the n candidates, and a limit that at most slots_ of them, and nearly as many, do not exceed.
+  // The least of the n candidates, and a limit that at most slots_ of them, and nearly as many, do
+  // not exceed.
   [[gnu::always_inline]] inline void choose(int n, float& least, float& limit) {
     for (int i = n; i % kLane != 0; ++i) candidate_[static_cast<size_t>(i)] = kInfinite;
     Floats low = load(candidate_.data());
@@ -274,10 +293,12 @@ class RowSearch {
   }
 
   [[gnu::always_inline]] inline int best_survivor() const {
-    return static_cast<int>(std::min_element(front_.cost.begin(), front_.cost.begin() + front_.n) - front_.cost.begin());
+    return static_cast<int>(std::min_element(front_.cost.begin(), front_.cost.begin() + front_.n) -
+                            front_.cost.begin());
   }
 
-  // After column t: the codes of the columns t - kWindow + 1 .. t - kWindow + kRelease become those of the best path.
+  // After column t: the codes of the columns t - kWindow + 1 .. t - kWindow + kRelease become those
+  // of the best path.
   [[gnu::always_inline]] inline void release(int64_t t) {
     const int64_t last = t - kWindow + kRelease, first = last - kRelease + 1;
     if (first < 0) return;
@@ -342,15 +363,17 @@ class RowSearch {
   const int slots_;
   uint32_t middle_mask_;
   const float* x_ = nullptr;
-  std::vector<float> common_, start_common_, best_common_;  // [cols + padding]: targets but for `ahead`
+  std::vector<float> common_, start_common_,
+      best_common_;  // [cols + padding]: targets but for `ahead`
   Front front_, next_, start_, best_end_;
   float spread_ = 1;
   int32_t stamp_count_ = 0;
-  std::vector<int32_t> stamp_, slot_;  // [group of states]: step that last touched it, and its place among the candidates
+  std::vector<int32_t> stamp_,
+      slot_;  // [group of states]: step that last touched it, and its place among the candidates
   std::vector<uint32_t> touched_;
-  std::vector<float> candidate_;       // [place][code]: least cost of a path to that state
+  std::vector<float> candidate_;  // [place][code]: least cost of a path to that state
   std::vector<int32_t> from_;
-  std::vector<int32_t> kept_;          // candidates that survive
+  std::vector<int32_t> kept_;  // candidates that survive
   std::vector<Step> steps_, best_steps_;
   std::vector<uint16_t> ancestor_;
   std::vector<uint8_t> codes_, best_codes_;

@@ -1,5 +1,6 @@
-// Encoders of the 32-wide formats.  Without importance they round as GGML's reference encoders do, bit for bit; with it,
-// the 4- and 5-bit ones search for the scale that fits best.  Q8_0 is so fine that importance does not matter.
+// Encoders of the 32-wide formats.  Without importance they round as GGML's reference encoders do,
+// bit for bit; with it, the 4- and 5-bit ones search for the scale that fits best.  Q8_0 is so fine
+// that importance does not matter.
 #include "formats/legacy.h"
 
 #include <algorithm>
@@ -21,7 +22,8 @@ int truncate_to(float value, int highest) {
 }
 
 void pack_nibbles(const int* q, uint8_t* bytes) {
-  for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>((q[i] & 15) | ((q[i + 16] & 15) << 4));
+  for (int i = 0; i < 16; ++i)
+    bytes[i] = static_cast<uint8_t>((q[i] & 15) | ((q[i + 16] & 15) << 4));
 }
 
 void pack_fifth_bits(const int* q, uint8_t* bytes) {
@@ -32,7 +34,8 @@ void pack_fifth_bits(const int* q, uint8_t* bytes) {
   }
 }
 
-// d = -(the value of largest magnitude) / half: that value gets code 0, which reaches one step further than the highest.
+// d = -(the value of largest magnitude) / half: that value gets code 0, which reaches one step
+// further than the highest.
 float round_symmetric(const float* w, int half, int* q) {
   float largest = w[0];
   for (int i = 1; i < 32; ++i)
@@ -62,7 +65,8 @@ template <int kHalf>
 float encode_symmetric(const float* w, const float* importance, int* q) {
   if (!importance) return round_symmetric(w, kHalf, q);
   search::Encoded view;
-  search::single<search::IntegerLevels<-kHalf, kHalf - 1>, 32>(search::Target(w, importance, 32), view);
+  search::single<search::IntegerLevels<-kHalf, kHalf - 1>, 32>(search::Target(w, importance, 32),
+                                                               view);
   for (size_t i = 0; i < 32; ++i) q[i] = view.codes[i] + kHalf;
   return view.scale;
 }
@@ -79,48 +83,54 @@ search::Line encode_affine(const float* w, const float* importance, int* q) {
 
 // Calls encode(weights, importance, block) for each block of a row.
 template <size_t kBytes, class Encode>
-void for_each_block(const float* w, const float* importance, int64_t cols, uint8_t* out, Encode encode) {
-  for (int64_t b = 0; b < cols; b += 32, out += kBytes) encode(w + b, importance ? importance + b : nullptr, out);
+void for_each_block(const float* w, const float* importance, int64_t cols, uint8_t* out,
+                    Encode encode) {
+  for (int64_t b = 0; b < cols; b += 32, out += kBytes)
+    encode(w + b, importance ? importance + b : nullptr, out);
 }
 
 }  // namespace
 
 void Q4_0::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  for_each_block<kBlockBytes>(w, importance, cols, out, [](const float* x, const float* imp, uint8_t* block) {
-    int q[32];
-    store_fp16(block, encode_symmetric<8>(x, imp, q));
-    pack_nibbles(q, block + 2);
-  });
+  for_each_block<kBlockBytes>(w, importance, cols, out,
+                              [](const float* x, const float* imp, uint8_t* block) {
+                                int q[32];
+                                store_fp16(block, encode_symmetric<8>(x, imp, q));
+                                pack_nibbles(q, block + 2);
+                              });
 }
 
 void Q4_1::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  for_each_block<kBlockBytes>(w, importance, cols, out, [](const float* x, const float* imp, uint8_t* block) {
-    int q[32];
-    const search::Line line = encode_affine<15>(x, imp, q);
-    store_fp16(block, line.scale);
-    store_fp16(block + 2, -line.offset);
-    pack_nibbles(q, block + 4);
-  });
+  for_each_block<kBlockBytes>(w, importance, cols, out,
+                              [](const float* x, const float* imp, uint8_t* block) {
+                                int q[32];
+                                const search::Line line = encode_affine<15>(x, imp, q);
+                                store_fp16(block, line.scale);
+                                store_fp16(block + 2, -line.offset);
+                                pack_nibbles(q, block + 4);
+                              });
 }
 
 void Q5_0::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  for_each_block<kBlockBytes>(w, importance, cols, out, [](const float* x, const float* imp, uint8_t* block) {
-    int q[32];
-    store_fp16(block, encode_symmetric<16>(x, imp, q));
-    pack_fifth_bits(q, block + 2);
-    pack_nibbles(q, block + 6);
-  });
+  for_each_block<kBlockBytes>(w, importance, cols, out,
+                              [](const float* x, const float* imp, uint8_t* block) {
+                                int q[32];
+                                store_fp16(block, encode_symmetric<16>(x, imp, q));
+                                pack_fifth_bits(q, block + 2);
+                                pack_nibbles(q, block + 6);
+                              });
 }
 
 void Q5_1::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  for_each_block<kBlockBytes>(w, importance, cols, out, [](const float* x, const float* imp, uint8_t* block) {
-    int q[32];
-    const search::Line line = encode_affine<31>(x, imp, q);
-    store_fp16(block, line.scale);
-    store_fp16(block + 2, -line.offset);
-    pack_fifth_bits(q, block + 4);
-    pack_nibbles(q, block + 8);
-  });
+  for_each_block<kBlockBytes>(w, importance, cols, out,
+                              [](const float* x, const float* imp, uint8_t* block) {
+                                int q[32];
+                                const search::Line line = encode_affine<31>(x, imp, q);
+                                store_fp16(block, line.scale);
+                                store_fp16(block + 2, -line.offset);
+                                pack_fifth_bits(q, block + 4);
+                                pack_nibbles(q, block + 8);
+                              });
 }
 
 void Q8_0::encode_row(const float* w, const float*, int64_t cols, uint8_t* out) {
@@ -130,7 +140,8 @@ void Q8_0::encode_row(const float* w, const float*, int64_t cols, uint8_t* out) 
     const float d = largest / 127.0f;
     const float inverse = reciprocal(d);
     store_fp16(out, d);
-    for (int i = 0; i < 32; ++i) out[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::roundf(w[b + i] * inverse)));
+    for (int i = 0; i < 32; ++i)
+      out[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::roundf(w[b + i] * inverse)));
   }
 }
 

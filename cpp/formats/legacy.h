@@ -6,7 +6,8 @@
 //   q5_1  d, m, 32 fifth bits, 16 bytes      w = d * q + m
 //   q8_0  d, 32 int8 codes                   w = d * q
 //
-// Byte i of the 4-bit codes holds weight i (low half) and weight i + 16 (high half); fifth bit i is weight i's.
+// Byte i of the 4-bit codes holds weight i (low half) and weight i + 16 (high half); fifth bit i is
+// weight i's.
 #pragma once
 
 #include "formats/bytes.h"
@@ -46,7 +47,8 @@ struct Q4_0 : LegacyBlock<18> {
   static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     set_scale(load_fp16(block), out);
-    for (int k = 0; k < 4; ++k) store_bytes(out.codes + 8 * k, minus(codes_of_eight(block + 2, k), 8));
+    for (int k = 0; k < 4; ++k)
+      store_bytes(out.codes + 8 * k, minus(codes_of_eight(block + 2, k), 8));
   }
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
@@ -69,7 +71,8 @@ struct Q5_0 : LegacyBlock<22> {
   static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     set_scale(load_fp16(block), out);
-    for (int k = 0; k < 4; ++k) store_bytes(out.codes + 8 * k, minus(codes_of_eight(block + 6, block + 2, k), 16));
+    for (int k = 0; k < 4; ++k)
+      store_bytes(out.codes + 8 * k, minus(codes_of_eight(block + 6, block + 2, k), 16));
   }
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
@@ -81,7 +84,8 @@ struct Q5_1 : LegacyBlock<24> {
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     set_scale(load_fp16(block), out);
     set_minimum(load_fp16(block + 2), out);
-    for (int k = 0; k < 4; ++k) store_bytes(out.codes + 8 * k, codes_of_eight(block + 8, block + 4, k));
+    for (int k = 0; k < 4; ++k)
+      store_bytes(out.codes + 8 * k, codes_of_eight(block + 8, block + 4, k));
   }
   static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };

@@ -29,7 +29,8 @@ void decode(const uint8_t* row, int64_t cols, float* out) {
   decode_own_basis<F>(row, cols, out);
   if constexpr (is_rotated(F::kActivation))
     for (int64_t first = 0; first < cols; first += kRotationBlock)
-      unrotate_block(out + first, first, static_cast<int>(std::min<int64_t>(kRotationBlock, cols - first)),
+      unrotate_block(out + first, first,
+                     static_cast<int>(std::min<int64_t>(kRotationBlock, cols - first)),
                      F::kActivation == Activation::kRotatedSigned);
 }
 
@@ -57,7 +58,8 @@ constexpr FormatInfo describe() {
       F::encode_row(w, importance, cols, out);
     };
   }
-  if constexpr (requires { F::trellis(); }) info.trellis = [] () -> const TrellisCode& { return F::trellis(); };
+  if constexpr (requires { F::trellis(); })
+    info.trellis = []() -> const TrellisCode& { return F::trellis(); };
   return info;
 }
 
@@ -88,8 +90,9 @@ const FormatInfo* find_format(FormatId id) {
 
 const FormatInfo* find_format(std::string_view name) {
   const auto same = [&](std::string_view other) {
-    return std::equal(name.begin(), name.end(), other.begin(), other.end(),
-                      [](unsigned char a, unsigned char b) { return std::tolower(a) == std::tolower(b); });
+    return std::equal(
+        name.begin(), name.end(), other.begin(), other.end(),
+        [](unsigned char a, unsigned char b) { return std::tolower(a) == std::tolower(b); });
   };
   for (const FormatInfo& f : kTable)
     if (same(f.name)) return &f;

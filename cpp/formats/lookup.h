@@ -1,4 +1,5 @@
-// Sixteen look-ups in a table of at most sixteen bytes at once: one byte shuffle where the CPU has it.
+// Sixteen look-ups in a table of at most sixteen bytes at once: one byte shuffle where the CPU has
+// it.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +42,9 @@ HRUN_HD Lookups look_up(const Lookups& table, const Lookups& index) {
 }
 #else
 typedef uint8_t Lookups __attribute__((vector_size(kLookups)));
-HRUN_HD Lookups look_up(Lookups table, Lookups index) { return __builtin_shuffle(table, index); }  // index below 16
+HRUN_HD Lookups look_up(Lookups table, Lookups index) {
+  return __builtin_shuffle(table, index);
+}  // index below 16
 #endif
 
 HRUN_HD Lookups load_lookups(const uint8_t* from) {
@@ -65,8 +68,10 @@ HRUN_HD Bytes8 spread_codes(const uint8_t* packed) {
   Bytes8 v = 0;
   for (int i = 0; i < k; ++i) v |= static_cast<Bytes8>(packed[i]) << (8 * i);
   constexpr Bytes8 kCode = (1u << k) - 1;
-  v = (v | v << (32 - 4 * k)) & (((Bytes8{1} << 4 * k) - 1) * 0x0000000100000001ull);  // four codes per 32 bits
-  v = (v | v << (16 - 2 * k)) & (((Bytes8{1} << 2 * k) - 1) * 0x0001000100010001ull);  // two per 16 bits
+  v = (v | v << (32 - 4 * k)) &
+      (((Bytes8{1} << 4 * k) - 1) * 0x0000000100000001ull);  // four codes per 32 bits
+  v = (v | v << (16 - 2 * k)) &
+      (((Bytes8{1} << 2 * k) - 1) * 0x0001000100010001ull);  // two per 16 bits
   return (v | v << (8 - k)) & (kCode * 0x0101010101010101ull);
 }
 

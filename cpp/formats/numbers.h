@@ -1,4 +1,5 @@
-// I8, I16, I32, I64, F64: plain numbers that some files hold beside their weights.  Rounded to fp32 where it is narrower.
+// I8, I16, I32, I64, F64: plain numbers that some files hold beside their weights.  Rounded to fp32
+// where it is narrower.
 #pragma once
 
 #include <cstring>

@@ -1,14 +1,16 @@
 // The rotation of a row: the definition, and the scalar reference.
 //
-// Columns are cut into blocks of 256; H is the Walsh-Hadamard matrix in natural (Sylvester) order, H/16 is orthonormal
-// and its own inverse.  A block shorter than 256 (the tail of a row whose length is a multiple of 32) is cut into 128-,
-// 64- and 32-point pieces, largest first, each with its own orthonormal transform.
+// Columns are cut into blocks of 256; H is the Walsh-Hadamard matrix in natural (Sylvester) order,
+// H/16 is orthonormal and its own inverse.  A block shorter than 256 (the tail of a row whose
+// length is a multiple of 32) is cut into 128-, 64- and 32-point pieces, largest first, each with
+// its own orthonormal transform.
 //
 //   z = H (s * w)        w = s * (H z)        <w, x> = <z, H (s * x)>
 //
-// s is a fixed sign per column index, the same for every tensor, so that matrices which share an input share its
-// rotation.  Numeric contract: the butterflies run in fp32, in the stage order 1, 2, 4, ..., n/2, lower half a + b and
-// upper half a - b, then one multiplication by kFwhtScale; every CPU tier produces these bits.
+// s is a fixed sign per column index, the same for every tensor, so that matrices which share an
+// input share its rotation.  Numeric contract: the butterflies run in fp32, in the stage order 1,
+// 2, 4, ..., n/2, lower half a + b and upper half a - b, then one multiplication by kFwhtScale;
+// every CPU tier produces these bits.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +21,8 @@ namespace hrun {
 
 inline constexpr int kRotationBlock = 256;
 
-// Sign of column `c`: +1 or -1 from the top bit of a 64-bit mix of the index (SplitMix64's finaliser).
+// Sign of column `c`: +1 or -1 from the top bit of a 64-bit mix of the index (SplitMix64's
+// finaliser).
 HRUN_HD float rotation_sign(int64_t c) {
   uint64_t x = static_cast<uint64_t>(c) + 0x9e3779b97f4a7c15ull;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -30,11 +33,16 @@ HRUN_HD float rotation_sign(int64_t c) {
 
 // Orthonormal scale 1/sqrt(n) of an n-point transform, n = 32, 64, 128 or 256.
 HRUN_HD float fwht_scale(int n) {
-  return n == 256 ? 0.0625f : n == 128 ? 0.08838834764831845f : n == 64 ? 0.125f : 0.17677669529663687f;
+  return n == 256   ? 0.0625f
+         : n == 128 ? 0.08838834764831845f
+         : n == 64  ? 0.125f
+                    : 0.17677669529663687f;
 }
 
 // Largest power-of-two piece of a block with `left` columns to go.
-HRUN_HD int rotation_piece(int left) { return left >= 256 ? 256 : left >= 128 ? 128 : left >= 64 ? 64 : 32; }
+HRUN_HD int rotation_piece(int left) {
+  return left >= 256 ? 256 : left >= 128 ? 128 : left >= 64 ? 64 : 32;
+}
 
 // In place, orthonormal; n = 32, 64, 128 or 256.
 HRUN_HD void fwht(float* x, int n) {
@@ -49,7 +57,8 @@ HRUN_HD void fwht(float* x, int n) {
   for (int i = 0; i < n; ++i) x[i] *= scale;
 }
 
-// z = H (s * w) for the block that starts at column `first` and has n columns (a multiple of 32, at most 256).
+// z = H (s * w) for the block that starts at column `first` and has n columns (a multiple of 32, at
+// most 256).
 HRUN_HD void rotate_block(float* x, int64_t first, int n, bool with_signs) {
   if (with_signs)
     for (int i = 0; i < n; ++i) x[i] *= rotation_sign(first + i);

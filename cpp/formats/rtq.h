@@ -1,23 +1,25 @@
 // RTQ: rotated trellis codes, hrun's own formats of k = 2, 3 or 4 bits per weight.
 //
-// A block of 256 rotated weights (rotation.h, signs on) is an fp16 scale d and 256 codes c_t of k bits, code t at bits
-// kt .. kt+k-1 of a little-endian bit stream.  Weight t is d * z_t, and z_t a sum of small integer tables, each read by a
-// few bits of the stream near code t.  With S_j for the bits from code t-j on, upwards (codes before the block are 0):
+// A block of 256 rotated weights (rotation.h, signs on) is an fp16 scale d and 256 codes c_t of k
+// bits, code t at bits kt .. kt+k-1 of a little-endian bit stream.  Weight t is d * z_t, and z_t a
+// sum of small integer tables, each read by a few bits of the stream near code t.  With S_j for the
+// bits from code t-j on, upwards (codes before the block are 0):
 //
-//   k = 2   z_t = T_0[S_1 xor 4 c_(t-4)] + T_1[S_3]              4 bits each: two codes, the newer in the upper bits
-//   k = 3   z_t = T_0[S_0 xor c_(t-3)] + T_1[S_1] + T_2[S_2]     3 bits each: one code
-//   k = 4   z_t = T_0[S_0 xor c_(t-2)] + T_1[S_1]                4 bits each: one code
+//   k = 2   z_t = T_0[S_1 xor 4 c_(t-4)] + T_1[S_3]              4 bits each: two codes, the newer
+//   in the upper bits k = 3   z_t = T_0[S_0 xor c_(t-3)] + T_1[S_1] + T_2[S_2]     3 bits each: one
+//   code k = 4   z_t = T_0[S_0 xor c_(t-2)] + T_1[S_1]                4 bits each: one code
 //
-// so decoding is random access and costs one byte shuffle per table.  That the first table reads the newest code xor an
-// old one costs one more instruction and is worth as much as a table over all codes involved: both the paths that
-// leave a state and those that meet in one are as far apart as the largest table allows.  |z_t| <= 63, so z_t + 64 is an
-// unsigned 7-bit value, as x86's u8 x s8 multiplications want it.
+// so decoding is random access and costs one byte shuffle per table.  That the first table reads
+// the newest code xor an old one costs one more instruction and is worth as much as a table over
+// all codes involved: both the paths that leave a state and those that meet in one are as far apart
+// as the largest table allows.  |z_t| <= 63, so z_t + 64 is an unsigned 7-bit value, as x86's u8 x
+// s8 multiplications want it.
 //
-// A tail of n columns (a multiple of 32) is one short block of 2 + k n / 8 bytes with one scale and one code path; only
-// its rotation is done in pieces.
+// A tail of n columns (a multiple of 32) is one short block of 2 + k n / 8 bytes with one scale and
+// one code path; only its rotation is done in pieces.
 //
-// The tables were trained for N(0,1) by tools/experiments/train_rtq.py.  They are the format: files depend on them, and
-// kVersion, stored in each file, changes with them.
+// The tables were trained for N(0,1) by tools/experiments/train_rtq.py.  They are the format: files
+// depend on them, and kVersion, stored in each file, changes with them.
 #pragma once
 
 #include "formats/format.h"
@@ -26,7 +28,8 @@
 
 namespace hrun {
 
-// How a table is read: by `codes` codes from code t - lag on, the newest of them xor code t - xor_lag if that is not 0.
+// How a table is read: by `codes` codes from code t - lag on, the newest of them xor code t -
+// xor_lag if that is not 0.
 struct RtqIndex {
   int codes, lag, xor_lag;
 };
@@ -36,8 +39,9 @@ struct RtqEntries {
   int8_t table[kCount][kEntries];
 };
 
-// The code of k bits per weight.  kMemory: earlier codes that a weight depends on.  kLevelRms: rms of z over a Gaussian
-// block coded at its best scale; kGaussianError: relative squared error of such a block; both only steer the encoder.
+// The code of k bits per weight.  kMemory: earlier codes that a weight depends on.  kLevelRms: rms
+// of z over a Gaussian block coded at its best scale; kGaussianError: relative squared error of
+// such a block; both only steer the encoder.
 template <int k>
 struct RtqTables;
 
@@ -52,7 +56,8 @@ struct RtqTables<2> {
       {-5, -1, -11, 15, 6, 9, -15, -1, 1, -9, 13, -2, 0, 4, 14, -15},
   }};
   static HRUN_HD const int8_t* table(int i) {
-    static constexpr RtqEntries<kCount, kEntries> kHere = kValues;  // devices see no arrays of classes
+    static constexpr RtqEntries<kCount, kEntries> kHere =
+        kValues;  // devices see no arrays of classes
     return kHere.table[i];
   }
   static constexpr int entry(int i, int index) { return kValues.table[i][index]; }
@@ -70,7 +75,8 @@ struct RtqTables<3> {
       {-2, 3, 8, -8, 19, 6, -7, -20},
   }};
   static HRUN_HD const int8_t* table(int i) {
-    static constexpr RtqEntries<kCount, kEntries> kHere = kValues;  // devices see no arrays of classes
+    static constexpr RtqEntries<kCount, kEntries> kHere =
+        kValues;  // devices see no arrays of classes
     return kHere.table[i];
   }
   static constexpr int entry(int i, int index) { return kValues.table[i][index]; }
@@ -87,22 +93,27 @@ struct RtqTables<4> {
       {0, -22, -3, -10, -5, 8, 3, -8, -13, 6, 2, 10, 29, 6, -1, -6},
   }};
   static HRUN_HD const int8_t* table(int i) {
-    static constexpr RtqEntries<kCount, kEntries> kHere = kValues;  // devices see no arrays of classes
+    static constexpr RtqEntries<kCount, kEntries> kHere =
+        kValues;  // devices see no arrays of classes
     return kHere.table[i];
   }
   static constexpr int entry(int i, int index) { return kValues.table[i][index]; }
 };
 
-// The index of table i, from code(lag): the codes `lag` places back, of one weight or, in vectors, of many.
+// The index of table i, from code(lag): the codes `lag` places back, of one weight or, in vectors,
+// of many.
 template <int k, int i, class Code>
 HRUN_HD auto rtq_index(const Code& code) {
   constexpr RtqIndex kIndex = RtqTables<k>::kIndex[i];
   constexpr int kNewest = k * (kIndex.codes - 1);
   auto index = code(kIndex.lag);
   for (int j = 1; j < kIndex.codes; ++j) index = index | (code(kIndex.lag - j) << (k * j));
-  if constexpr (kIndex.xor_lag == 0) return index;
-  else if constexpr (kNewest == 0) return index ^ code(kIndex.xor_lag);
-  else return index ^ (code(kIndex.xor_lag) << kNewest);
+  if constexpr (kIndex.xor_lag == 0)
+    return index;
+  else if constexpr (kNewest == 0)
+    return index ^ code(kIndex.xor_lag);
+  else
+    return index ^ (code(kIndex.xor_lag) << kNewest);
 }
 
 template <int k, uint32_t kNumber>
@@ -122,7 +133,8 @@ struct Rtq {
   static constexpr bool row_ok(int64_t cols) { return cols > 0 && cols % 32 == 0; }
   static constexpr size_t row_bytes(int64_t cols) {
     const size_t tail = static_cast<size_t>(cols % kBlockValues);
-    return static_cast<size_t>(cols / kBlockValues) * kBlockBytes + (tail != 0 ? 2 + tail * k / 8 : 0);
+    return static_cast<size_t>(cols / kBlockValues) * kBlockBytes +
+           (tail != 0 ? 2 + tail * k / 8 : 0);
   }
 
   // z of a code and the kMemory codes before it, `before`, the newest of them in the lowest k bits.
@@ -145,10 +157,12 @@ struct Rtq {
   static HRUN_HD void unpack(const uint8_t* block, int n, IntBlock& out) {
     out.scale = load_fp16(block);
     for (int g = 0; g < n / kGroup; ++g) out.group_scale[g] = 1;
-    // The codes one per byte behind a run of zeros, so that the codes i steps earlier are the same bytes i places earlier.
+    // The codes one per byte behind a run of zeros, so that the codes i steps earlier are the same
+    // bytes i places earlier.
     uint8_t spread[kLookups + kMaxBlock] = {};
     uint8_t* codes = spread + kLookups;
-    for (int t = 0; t < n; t += 8) store_bytes(reinterpret_cast<int8_t*>(codes + t), spread_codes<k>(block + 2 + t / 8 * k));
+    for (int t = 0; t < n; t += 8)
+      store_bytes(reinterpret_cast<int8_t*>(codes + t), spread_codes<k>(block + 2 + t / 8 * k));
     const Lookups table0 = lookup_table(Tables::table(0), Tables::kEntries);
     const Lookups table1 = lookup_table(Tables::table(1), Tables::kEntries);
     const Lookups table2 = lookup_table(Tables::table(Tables::kCount - 1), Tables::kEntries);

@@ -1,9 +1,11 @@
-// Least-squares searches for the scales and codes of a block: what the encoders of the quantized formats share.
+// Least-squares searches for the scales and codes of a block: what the encoders of the quantized
+// formats share.
 //
-// Every search minimises sum_i importance[i] * (weight[i] - decoded[i])^2 over one block.  A search yields the block's
-// integer view (format.h); the format then only packs it.  The method is the same throughout: try some scales per group,
-// round, fit the scale by least squares, round again; then choose the integer scales against the fp16 scale that will
-// really be stored, and refit that one.  Plain host code, compiled once; nothing here is on a matmul's path.
+// Every search minimises sum_i importance[i] * (weight[i] - decoded[i])^2 over one block.  A search
+// yields the block's integer view (format.h); the format then only packs it.  The method is the
+// same throughout: try some scales per group, round, fit the scale by least squares, round again;
+// then choose the integer scales against the fp16 scale that will really be stored, and refit that
+// one.  Plain host code, compiled once; nothing here is on a matmul's path.
 #pragma once
 
 #include <algorithm>
@@ -14,12 +16,12 @@
 
 namespace hrun::search {
 
-// A block to encode, scaled by a power of two so that its largest magnitude lies in [0.5, 1): sums of squares neither
-// overflow nor vanish, and scaling back is exact.
+// A block to encode, scaled by a power of two so that its largest magnitude lies in [0.5, 1): sums
+// of squares neither overflow nor vanish, and scaling back is exact.
 struct Target {
   int n = 0;
-  int exponent = 0;            // weight = x * 2^exponent
-  bool zero = true;            // all weights are 0: x and exponent are not set
+  int exponent = 0;  // weight = x * 2^exponent
+  bool zero = true;  // all weights are 0: x and exponent are not set
   std::array<float, kMaxBlock> x;
   std::array<float, kMaxBlock> importance;  // relative: mean 1 over the block
 
@@ -33,21 +35,24 @@ struct Target {
     double sum = 0;
     if (column_importance)
       for (int i = 0; i < n; ++i) sum += column_importance[i];
-    // Columns that the calibration never excited still get a little, so that no scale is left undetermined.
+    // Columns that the calibration never excited still get a little, so that no scale is left
+    // undetermined.
     constexpr double kFloor = 1e-5;
     for (int i = 0; i < n; ++i)
-      importance[static_cast<size_t>(i)] = sum > 0 ? static_cast<float>(column_importance[i] / sum * n + kFloor) : 1.0f;
+      importance[static_cast<size_t>(i)] =
+          sum > 0 ? static_cast<float>(column_importance[i] / sum * n + kFloor) : 1.0f;
   }
 
-  // The scale nearest to `s` that an fp16 field can hold, both in units of x.  A scale too small for fp16 becomes the
-  // smallest one: the integer scales below can make up for it.
+  // The scale nearest to `s` that an fp16 field can hold, both in units of x.  A scale too small
+  // for fp16 becomes the smallest one: the integer scales below can make up for it.
   float storable(float s) const {
     if (s == 0) return 0;
     float stored = fp16_to_fp32(fp32_to_fp16(std::ldexp(s, exponent)));
     if (stored == 0) stored = 0x1p-24f;
     return std::ldexp(std::copysign(stored, s), -exponent);
   }
-  // The same, but not smaller: so that integer scales chosen for `s` stay in their range where fp16 is coarse.
+  // The same, but not smaller: so that integer scales chosen for `s` stay in their range where fp16
+  // is coarse.
   float storable_above(float s) const {
     const float stored = storable(s);
     if (std::fabs(stored) >= std::fabs(s)) return stored;
@@ -81,7 +86,7 @@ float sum(Term&& term) {
 template <int kLow, int kHigh>
 struct IntegerLevels {
   static constexpr float kReach = kHigh > -kLow ? kHigh : -kLow;  // largest magnitude
-  static constexpr bool kMirrored = kLow != -kHigh;               // a negative scale gives other levels
+  static constexpr bool kMirrored = kLow != -kHigh;  // a negative scale gives other levels
   // Trial scales put the largest weight at kReach * kFirstTrial ... kReach * kLastTrial.
   static constexpr float kFirstTrial = 1 - 0.5f / kReach;
   static constexpr float kLastTrial = kReach > 16 ? 1.05f : kReach > 8 ? 1.2f : 1.5f;
@@ -98,7 +103,9 @@ struct IntegerLevels {
 struct Fit {
   float xq = 0, qq = 0;
   float scale() const { return qq > 0 ? xq / qq : 0.0f; }
-  float gain() const { return qq > 0 ? xq * xq / qq : 0.0f; }  // what the best scale takes off the error
+  float gain() const {
+    return qq > 0 ? xq * xq / qq : 0.0f;
+  }  // what the best scale takes off the error
 };
 
 template <int n>
@@ -108,7 +115,8 @@ Fit fit(const float* x, const float* importance, const float* q) {
 }
 
 template <int n>
-float error(const float* x, const float* importance, const float* q, float scale, float offset = 0) {
+float error(const float* x, const float* importance, const float* q, float scale,
+            float offset = 0) {
   return sum<n>([&](int i) {
     const float e = x[i] - (scale * q[i] - offset);
     return importance[i] * e * e;
@@ -134,12 +142,12 @@ float best_scale(const float* x, const float* importance) {
   };
   for (int side = 0; side <= static_cast<int>(L::kMirrored); ++side)
     for (int k = 0; k < L::kTrials; ++k) {
-      const float reach = L::kFirstTrial + (L::kLastTrial - L::kFirstTrial) * static_cast<float>(k) / (L::kTrials - 1);
+      const float reach = L::kFirstTrial + (L::kLastTrial - L::kFirstTrial) *
+                                               static_cast<float>(k) / (L::kTrials - 1);
       consider((side ? -1.0f : 1.0f) * L::kReach * reach / largest);
     }
   if constexpr (requires { L::kLeast; }) consider(L::kLeast / largest);
-  for (int round = 0; round < 3 && best != 0 && consider(1.0f / best); ++round) {
-  }
+  for (int round = 0; round < 3 && best != 0 && consider(1.0f / best); ++round) {}
   return best;
 }
 
@@ -150,7 +158,8 @@ struct ScaleSet {
   // The scale of largest magnitude, to which the strongest group is mapped.
   static constexpr int kExtreme = kHigh >= -kLow ? kHigh : kLow;
   static int nearest(float v) {
-    const float steps = std::clamp((v - kLow) / kStep, 0.0f, static_cast<float>((kHigh - kLow) / kStep));
+    const float steps =
+        std::clamp((v - kLow) / kStep, 0.0f, static_cast<float>((kHigh - kLow) / kStep));
     return kLow + kStep * static_cast<int>(steps + 0.5f);
   }
 };
@@ -162,7 +171,8 @@ struct Encoded {
   std::array<int, kMaxGroups> group_scale{}, group_offset{};  // per group of the search, not per 16
 };
 
-// weight = scale * group_scale[g] * code, codes from L, group scales from S, groups of kGroupSize weights.
+// weight = scale * group_scale[g] * code, codes from L, group scales from S, groups of kGroupSize
+// weights.
 template <class L, class S, int kGroupSize>
 void scaled(const Target& t, Encoded& out) {
   constexpr int kGroups = kMaxBlock / kGroupSize;
@@ -189,7 +199,8 @@ void scaled(const Target& t, Encoded& out) {
         const float *x = &t.x[g * kGroupSize], *importance = &t.importance[g * kGroupSize];
         const int middle = S::nearest(ideal[g] / d);
         float group_error = HUGE_VALF, trial[kGroupSize];
-        for (int s = std::max(S::kLow, middle - S::kStep); s <= std::min(S::kHigh, middle + S::kStep); s += S::kStep) {
+        for (int s = std::max(S::kLow, middle - S::kStep);
+             s <= std::min(S::kHigh, middle + S::kStep); s += S::kStep) {
           const float scale = d * static_cast<float>(s);
           L::template nearest<kGroupSize>(x, importance, s ? 1.0f / scale : 0.0f, trial);
           const float e = error<kGroupSize>(x, importance, trial, scale);
@@ -229,8 +240,10 @@ void single(const Target& t, Encoded& out) {
   // fp16 may have no scale small enough.
   const bool better_than_zeros = d != 0 && error<n>(t.x.data(), t.importance.data(), q, d) <
                                                error<n>(t.x.data(), t.importance.data(), zeros, 0);
-  if (better_than_zeros) out.scale = t.unscaled(d);
-  else L::template nearest<n>(zeros, zeros, 0, q);
+  if (better_than_zeros)
+    out.scale = t.unscaled(d);
+  else
+    L::template nearest<n>(zeros, zeros, 0, q);
   for (int i = 0; i < n; ++i) out.codes[i] = static_cast<int8_t>(q[i]);
 }
 
@@ -245,9 +258,10 @@ struct LineFit {
 
   template <int n>
   static LineFit of(const float* x, const float* w, const float* q) {
-    return {sum<n>([&](int i) { return w[i] * x[i]; }), sum<n>([&](int i) { return w[i] * q[i] * x[i]; }),
-            sum<n>([&](int i) { return w[i] * q[i]; }), sum<n>([&](int i) { return w[i] * q[i] * q[i]; }),
-            sum<n>([&](int i) { return w[i]; })};
+    return {sum<n>([&](int i) { return w[i] * x[i]; }),
+            sum<n>([&](int i) { return w[i] * q[i] * x[i]; }),
+            sum<n>([&](int i) { return w[i] * q[i]; }),
+            sum<n>([&](int i) { return w[i] * q[i] * q[i]; }), sum<n>([&](int i) { return w[i]; })};
   }
   // Adds the sums of a group whose q counts `scale` times and whose 1 counts `offset` times.
   void add_scaled(double scale, double offset, const LineFit& f) {
@@ -261,7 +275,8 @@ struct LineFit {
   Line solve(bool only_down) const {
     const double determinant = qq * one - q1 * q1;
     if (determinant > 1e-9 * qq * one) {
-      const double scale = (xq * one - x1 * q1) / determinant, offset = (xq * q1 - x1 * qq) / determinant;
+      const double scale = (xq * one - x1 * q1) / determinant,
+                   offset = (xq * q1 - x1 * qq) / determinant;
       if (!only_down || offset >= 0) return {static_cast<float>(scale), static_cast<float>(offset)};
     }
     return {qq > 0 ? static_cast<float>(xq / qq) : 0.0f, 0.0f};
@@ -300,8 +315,10 @@ Line best_line(const float* x, const float* importance, bool only_down) {
   const float step = (high - low) / kHighest;
   constexpr int kTrials = 12;
   for (int k = 0; k < kTrials; ++k) {
-    const float cut = step * (-0.3f + 1.8f * static_cast<float>(k) / (kTrials - 1)) / (kHighest > 7 ? 1.0f : 2.0f);
-    consider({(high - low - 2 * cut) / kHighest, only_down ? std::fmax(-low - cut, 0.0f) : -low - cut});
+    const float cut = step * (-0.3f + 1.8f * static_cast<float>(k) / (kTrials - 1)) /
+                      (kHighest > 7 ? 1.0f : 2.0f);
+    consider(
+        {(high - low - 2 * cut) / kHighest, only_down ? std::fmax(-low - cut, 0.0f) : -low - cut});
   }
   for (int round = 0; round < 4; ++round)
     if (consider(best).scale == 0) break;
@@ -327,8 +344,8 @@ void single_line(const Target& t, Encoded& out) {
   for (int i = 0; i < n; ++i) out.codes[i] = static_cast<int8_t>(q[i]);
 }
 
-// weight = scale * group_scale[g] * code - offset * group_offset[g] with codes 0 ... kHighest and group scales and
-// offsets 0 ... kScaleMax: the affine k-quants.
+// weight = scale * group_scale[g] * code - offset * group_offset[g] with codes 0 ... kHighest and
+// group scales and offsets 0 ... kScaleMax: the affine k-quants.
 template <int kHighest, int kScaleMax, int kGroupSize>
 void affine(const Target& t, Encoded& out) {
   constexpr int kGroups = kMaxBlock / kGroupSize;
@@ -336,7 +353,8 @@ void affine(const Target& t, Encoded& out) {
   if (t.zero) return;
   Line ideal[kGroups], shared;
   for (int g = 0; g < kGroups; ++g) {
-    ideal[g] = best_line<kHighest, kGroupSize>(&t.x[g * kGroupSize], &t.importance[g * kGroupSize], true);
+    ideal[g] =
+        best_line<kHighest, kGroupSize>(&t.x[g * kGroupSize], &t.importance[g * kGroupSize], true);
     shared.scale = std::fmax(shared.scale, ideal[g].scale / kScaleMax);
     shared.offset = std::fmax(shared.offset, ideal[g].offset / kScaleMax);
   }
@@ -344,21 +362,27 @@ void affine(const Target& t, Encoded& out) {
   float best_error = error<kMaxBlock>(t.x.data(), t.importance.data(), q, 0);
   std::array<int, kMaxGroups> scales{}, offsets{};
   for (int round = 0; round < 4; ++round) {
-    if (round == 0) shared = {t.storable_above(shared.scale), t.storable_above(shared.offset)};
-    else shared = {t.storable(shared.scale), t.storable(shared.offset)};
+    if (round == 0)
+      shared = {t.storable_above(shared.scale), t.storable_above(shared.offset)};
+    else
+      shared = {t.storable(shared.scale), t.storable(shared.offset)};
     if (!(shared.scale > 0 || shared.offset > 0)) break;
     float total = 0;
     LineFit all;
     for (int g = 0; g < kGroups; ++g) {
       const float *x = &t.x[g * kGroupSize], *importance = &t.importance[g * kGroupSize];
       const auto nearest = [](float v, float unit) {
-        return unit > 0 ? static_cast<int>(std::clamp(v / unit, 0.0f, static_cast<float>(kScaleMax)) + 0.5f) : 0;
+        return unit > 0 ? static_cast<int>(
+                              std::clamp(v / unit, 0.0f, static_cast<float>(kScaleMax)) + 0.5f)
+                        : 0;
       };
-      const int s_middle = nearest(ideal[g].scale, shared.scale), m_middle = nearest(ideal[g].offset, shared.offset);
+      const int s_middle = nearest(ideal[g].scale, shared.scale),
+                m_middle = nearest(ideal[g].offset, shared.offset);
       float group_error = HUGE_VALF, trial[kGroupSize];
       for (int s = std::max(0, s_middle - 1); s <= std::min(kScaleMax, s_middle + 1); ++s)
         for (int m = std::max(0, m_middle - 1); m <= std::min(kScaleMax, m_middle + 1); ++m) {
-          const Line line{shared.scale * static_cast<float>(s), shared.offset * static_cast<float>(m)};
+          const Line line{shared.scale * static_cast<float>(s),
+                          shared.offset * static_cast<float>(m)};
           nearest_on_line<kHighest, kGroupSize>(x, line, trial);
           const float e = error<kGroupSize>(x, importance, trial, line.scale, line.offset);
           if (e < group_error) {
@@ -369,7 +393,8 @@ void affine(const Target& t, Encoded& out) {
           }
         }
       total += group_error;
-      all.add_scaled(scales[g], offsets[g], LineFit::of<kGroupSize>(x, importance, q + g * kGroupSize));
+      all.add_scaled(scales[g], offsets[g],
+                     LineFit::of<kGroupSize>(x, importance, q + g * kGroupSize));
     }
     if (total < best_error) {
       best_error = total;

@@ -1,8 +1,9 @@
-// Viterbi's algorithm over the states of a sliding-window code, a least-squares block scale around it.
+// Viterbi's algorithm over the states of a sliding-window code, a least-squares block scale around
+// it.
 //
-// Costs are int32 so that every instruction set finds the same path.  The squared error of a step, in units of 1/64 of a
-// squared integer level, has its lowest k bits replaced by the number of the predecessor, so that one `min` finds the
-// cheapest predecessor and remembers which it was.
+// Costs are int32 so that every instruction set finds the same path.  The squared error of a step,
+// in units of 1/64 of a squared integer level, has its lowest k bits replaced by the number of the
+// predecessor, so that one `min` finds the cheapest predecessor and remembers which it was.
 #include "formats/trellis.h"
 
 #include <algorithm>
@@ -18,9 +19,11 @@
 namespace hrun {
 namespace {
 
-constexpr float kLevelUnits = 8.0f;    // error units per level, before squaring
-constexpr float kFarthest = 896.0f;    // levels; with a level of at most 127 a step costs less than (1023 * 8)^2 < 2^26
-constexpr int32_t kUnreachable = 1 << 28;  // more than `memory` steps can cost; 2^28 + 16 steps of 2^26 stay below 2^31
+constexpr float kLevelUnits = 8.0f;  // error units per level, before squaring
+constexpr float kFarthest =
+    896.0f;  // levels; with a level of at most 127 a step costs less than (1023 * 8)^2 < 2^26
+constexpr int32_t kUnreachable =
+    1 << 28;  // more than `memory` steps can cost; 2^28 + 16 steps of 2^26 stay below 2^31
 constexpr int kStepsPerRebase = 16;
 
 // A lane is one newest code: one vector of 4 or 8 lanes, or two of 8, for all codes.
@@ -37,11 +40,16 @@ struct Lanes {
 struct Scratch {
   std::vector<int32_t> cost, next;  // [state]
   std::vector<float> rows;          // of the code, times kLevelUnits
-  std::vector<int32_t> steps;       // [row << k | x][newest code]: cost of a step; 64-aligned from steps_at on
+  std::vector<int32_t>
+      steps;  // [row << k | x][newest code]: cost of a step; 64-aligned from steps_at on
   int32_t* aligned_steps;
-  std::vector<uint32_t> choice;     // [step][group / 4][newest code], byte group % 4: the oldest code of the best window
+  std::vector<uint32_t>
+      choice;  // [step][group / 4][newest code], byte group % 4: the oldest code of the best window
   explicit Scratch(const TrellisCode& code)
-      : cost(code.step.size()), next(cost.size()), rows(code.rows), steps((rows.size() << code.code_bits) + 16) {
+      : cost(code.step.size()),
+        next(cost.size()),
+        rows(code.rows),
+        steps((rows.size() << code.code_bits) + 16) {
     choice.resize(kMaxBlock * cost.size() / 4);
     for (float& value : rows) value *= kLevelUnits;
     aligned_steps = steps.data() + (64 - reinterpret_cast<uintptr_t>(steps.data()) % 64) % 64 / 4;
@@ -50,29 +58,33 @@ struct Scratch {
 
 // The cheapest path for x[0..n) levels from state 0; writes codes[0..n).
 template <int k>
-inline __attribute__((always_inline)) void search_body(const TrellisCode& code, const float* x, int n, Scratch& scratch,
-                                                       uint8_t* codes) {
+inline __attribute__((always_inline)) void search_body(const TrellisCode& code, const float* x,
+                                                       int n, Scratch& scratch, uint8_t* codes) {
   using Ints = typename Lanes<k>::Ints;
   using Floats = typename Lanes<k>::Floats;
   constexpr int kCodes = Lanes<k>::kCodes, kLanes = Lanes<k>::kLanes, kParts = Lanes<k>::kParts;
   constexpr int32_t kCodeMask = kCodes - 1;
   Ints lanes;
   for (int c = 0; c < kLanes; ++c) lanes[c] = c;
-  const size_t n_states = scratch.cost.size(), n_groups = n_states / kCodes;  // group: the middle codes of a window
+  const size_t n_states = scratch.cost.size(),
+               n_groups = n_states / kCodes;  // group: the middle codes of a window
   const size_t n_rows = scratch.rows.size() / kCodes;
-  const int oldest_shift = k * (code.memory - 2);  // a group's highest code is the oldest of the states it leads to
+  const int oldest_shift =
+      k * (code.memory - 2);  // a group's highest code is the oldest of the states it leads to
   Ints* const steps = reinterpret_cast<Ints*>(scratch.aligned_steps);
   const uint16_t* const step_of = code.step.data();
   int32_t* cost = scratch.cost.data();
   int32_t* next = scratch.next.data();
   // Every cost carries in its lowest bits the oldest code of its state.
-  for (size_t s = 0; s < n_states; ++s) cost[s] = (s == 0 ? 0 : kUnreachable) | static_cast<int32_t>(s / n_groups);
+  for (size_t s = 0; s < n_states; ++s)
+    cost[s] = (s == 0 ? 0 : kUnreachable) | static_cast<int32_t>(s / n_groups);
 
   for (int t = 0; t < n; ++t) {
     const Floats target = Floats{} + std::clamp(x[t], -kFarthest, kFarthest) * kLevelUnits;
     uint32_t* choice = scratch.choice.data() + static_cast<size_t>(t) * (n_states / 4);
     int32_t rebase = 0;
-    if (t % kStepsPerRebase == 0 && t != 0) rebase = *std::min_element(cost, cost + n_states) & ~kCodeMask;
+    if (t % kStepsPerRebase == 0 && t != 0)
+      rebase = *std::min_element(cost, cost + n_states) & ~kCodeMask;
     for (size_t r = 0; r < n_rows; ++r) {
       Ints step[kParts];
 #pragma GCC unroll 2
@@ -116,22 +128,26 @@ inline __attribute__((always_inline)) void search_body(const TrellisCode& code, 
   for (int t = n - 1; t >= 0; --t) {
     const size_t newest = state & kCodeMask, group = state >> k;
     codes[t] = static_cast<uint8_t>(newest);
-    const uint32_t four = scratch.choice[static_cast<size_t>(t) * (n_states / 4) + group / 4 * kCodes + newest];
+    const uint32_t four =
+        scratch.choice[static_cast<size_t>(t) * (n_states / 4) + group / 4 * kCodes + newest];
     const size_t oldest = (four >> (8 * (group % 4))) & kCodeMask;
     state = oldest * n_groups + group;
   }
 }
 
-using Search = void (*)(const TrellisCode& code, const float* x, int n, Scratch& scratch, uint8_t* codes);
+using Search = void (*)(const TrellisCode& code, const float* x, int n, Scratch& scratch,
+                        uint8_t* codes);
 
 template <int k>
-void search_baseline(const TrellisCode& code, const float* x, int n, Scratch& scratch, uint8_t* codes) {
+void search_baseline(const TrellisCode& code, const float* x, int n, Scratch& scratch,
+                     uint8_t* codes) {
   search_body<k>(code, x, n, scratch, codes);
 }
 
 #if defined(__x86_64__)
 template <int k>
-__attribute__((target("avx2"))) void search_avx2(const TrellisCode& code, const float* x, int n, Scratch& scratch, uint8_t* codes) {
+__attribute__((target("avx2"))) void search_avx2(const TrellisCode& code, const float* x, int n,
+                                                 Scratch& scratch, uint8_t* codes) {
   search_body<k>(code, x, n, scratch, codes);
 }
 #endif
@@ -160,7 +176,9 @@ void reconstruct(const TrellisCode& code, const uint8_t* codes, int n, float* z)
 }
 
 // The nearest fp16 that can be a scale: finite, and a larger magnitude saturates.
-float round_to_half(double value) { return fp16_to_fp32(fp32_to_fp16(static_cast<float>(std::min(value, 65504.0)))); }
+float round_to_half(double value) {
+  return fp16_to_fp32(fp32_to_fp16(static_cast<float>(std::min(value, 65504.0))));
+}
 
 // A scale and codes of one block, and their squared error.
 struct Coding {
@@ -177,13 +195,15 @@ class BlockCoder {
     best_.error = energy_;  // all zero
   }
 
-  // Tries scales around the one that suits a Gaussian block.  Where they leave much more error than a Gaussian block has,
-  // the values cluster, and scales farther off may put levels on the clusters.
+  // Tries scales around the one that suits a Gaussian block.  Where they leave much more error than
+  // a Gaussian block has, the values cluster, and scales farther off may put levels on the
+  // clusters.
   const Coding& run(bool clustered) {
     const double typical = std::sqrt(energy_ / n_) / static_cast<double>(code_.rms);
     for (const double factor : {0.95, 1.0, 1.05}) try_scale(typical * factor);
     if (clustered && best_.error > 1.2 * code_.error * energy_)
-      for (const double factor : {0.7, 0.8, 0.88, 1.12, 1.25, 1.5, 2.0, 3.0, 4.5}) try_scale(typical * factor);
+      for (const double factor : {0.7, 0.8, 0.88, 1.12, 1.25, 1.5, 2.0, 3.0, 4.5})
+        try_scale(typical * factor);
     return best_;
   }
 
@@ -249,13 +269,15 @@ void pack_trellis_codes(const uint8_t* codes, int n, int code_bits, uint8_t* out
   int n_pending = 0;
   for (int t = 0; t < n; ++t) {
     pending |= static_cast<uint32_t>(codes[t]) << n_pending;
-    for (n_pending += code_bits; n_pending >= 8; n_pending -= 8, pending >>= 8) *out++ = static_cast<uint8_t>(pending);
+    for (n_pending += code_bits; n_pending >= 8; n_pending -= 8, pending >>= 8)
+      *out++ = static_cast<uint8_t>(pending);
   }
 }
 
 namespace {
 
-void encode_block(const TrellisCode& code, const float* rotated, int n, bool clustered, Scratch& scratch, uint8_t* out) {
+void encode_block(const TrellisCode& code, const float* rotated, int n, bool clustered,
+                  Scratch& scratch, uint8_t* out) {
   BlockCoder coder(code, rotated, n, scratch);
   const Coding& coding = coder.run(clustered);
   store_fp16(out, coding.scale);
@@ -264,7 +286,8 @@ void encode_block(const TrellisCode& code, const float* rotated, int n, bool clu
 
 }  // namespace
 
-void encode_trellis_block(const TrellisCode& code, const float* rotated, int n, bool clustered, uint8_t* out) {
+void encode_trellis_block(const TrellisCode& code, const float* rotated, int n, bool clustered,
+                          uint8_t* out) {
   Scratch scratch(code);
   encode_block(code, rotated, n, clustered, scratch, out);
 }

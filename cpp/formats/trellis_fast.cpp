@@ -17,8 +17,8 @@ void search_lanes_avx512(const FastTrellis&, const int16_t*, int, uint8_t*, uint
 
 namespace {
 
-constexpr int kByteBits = 4;          // of a place: the byte in a vector
-constexpr int kTogether = 4;          // blocks prepared at once: one lane each
+constexpr int kByteBits = 4;  // of a place: the byte in a vector
+constexpr int kTogether = 4;  // blocks prepared at once: one lane each
 
 typedef float Floats __attribute__((vector_size(4 * kTogether)));
 typedef int32_t Ints __attribute__((vector_size(4 * kTogether)));
@@ -29,7 +29,8 @@ struct CodeBit {
   bool operator==(const CodeBit&) const = default;
 };
 
-// Which code bit each bit of a place is: those of the vector number, and the queue of those of the byte, oldest last.
+// Which code bit each bit of a place is: those of the vector number, and the queue of those of the
+// byte, oldest last.
 struct Layout {
   std::vector<CodeBit> vector, byte;
   bool operator==(const Layout&) const = default;
@@ -49,19 +50,25 @@ int16_t in_units(float level, float units) { return static_cast<int16_t>(level *
 FastTrellis::Phase phase_of_layout(const TrellisCode& code, float units, const Layout& layout) {
   const int k = code.code_bits, m = code.memory;
   FastTrellis::Phase phase;
-  std::vector<int> oldest(static_cast<size_t>(k));  // bits of the vector number that are the oldest code
+  std::vector<int> oldest(
+      static_cast<size_t>(k));  // bits of the vector number that are the oldest code
   for (size_t i = 0; i < layout.vector.size(); ++i)
-    if (layout.vector[i].lag == m) oldest[static_cast<size_t>(layout.vector[i].bit)] = static_cast<int>(i);
+    if (layout.vector[i].lag == m)
+      oldest[static_cast<size_t>(layout.vector[i].bit)] = static_cast<int>(i);
   for (unsigned code_value = 0; code_value < 1u << k; ++code_value) {
     unsigned vector = 0;
-    for (int bit = 0; bit < k; ++bit) vector |= (code_value >> bit & 1) << oldest[static_cast<size_t>(bit)];
+    for (int bit = 0; bit < k; ++bit)
+      vector |= (code_value >> bit & 1) << oldest[static_cast<size_t>(bit)];
     phase.vectors.push_back(static_cast<uint16_t>(vector));
   }
   const auto state_at = [&](unsigned place) {
     unsigned state = 0;
-    const auto put = [&](const CodeBit& b, unsigned value) { state |= value << (k * (b.lag - 1) + b.bit); };
+    const auto put = [&](const CodeBit& b, unsigned value) {
+      state |= value << (k * (b.lag - 1) + b.bit);
+    };
     for (size_t i = 0; i < layout.byte.size(); ++i) put(layout.byte[i], place >> i & 1);
-    for (size_t i = 0; i < layout.vector.size(); ++i) put(layout.vector[i], place >> (kByteBits + i) & 1);
+    for (size_t i = 0; i < layout.vector.size(); ++i)
+      put(layout.vector[i], place >> (kByteBits + i) & 1);
     return state;
   };
   const unsigned n_vectors = 1u << layout.vector.size();
@@ -71,13 +78,16 @@ FastTrellis::Phase phase_of_layout(const TrellisCode& code, float units, const L
     phase.place[state_at(place)] = static_cast<uint16_t>(place);
   }
   for (unsigned newest = 0; newest < 1u << k; ++newest)
-    for (unsigned x = 0; x < 1u << k; ++x) phase.steps.push_back(static_cast<uint16_t>(16 * phase.vectors[newest ^ x]));
+    for (unsigned x = 0; x < 1u << k; ++x)
+      phase.steps.push_back(static_cast<uint16_t>(16 * phase.vectors[newest ^ x]));
   for (unsigned vector = 0; vector < n_vectors; ++vector) {
     if (vector & phase.vectors.back()) continue;
     phase.slices.push_back(static_cast<uint16_t>(vector));
     for (unsigned x = 0; x < 1u << k; ++x)
       for (unsigned byte = 0; byte < 16; ++byte)  // of window (0, middle codes, x)
-        phase.levels.push_back(in_units(code.values[(state_at(vector * 16 + byte) << k | x) & (phase.place.size() - 1)], units));
+        phase.levels.push_back(in_units(
+            code.values[(state_at(vector * 16 + byte) << k | x) & (phase.place.size() - 1)],
+            units));
   }
   return phase;
 }
@@ -94,7 +104,8 @@ Layout after_step(const Layout& before, int m, int& interleavings) {
     }
   interleavings = 0;
   const auto next_waits = [&] {
-    return std::any_of(layout.byte.begin(), layout.byte.end(), [&](const CodeBit& b) { return b.lag == m - 1; });
+    return std::any_of(layout.byte.begin(), layout.byte.end(),
+                       [&](const CodeBit& b) { return b.lag == m - 1; });
   };
   while (next_waits()) {
     const size_t at = newest[static_cast<size_t>(interleavings++)];
@@ -111,14 +122,20 @@ Layout after_step(const Layout& before, int m, int& interleavings) {
 class FastCoder {
  public:
   FastCoder(const TrellisCode& code, const FastTrellis& fast, const LaneSearch& search)
-      : code_(code), fast_(fast), search_(search), lanes_(static_cast<size_t>(search.lanes)),
-        row_((size_t{1} << fast.state_bits) * lanes_), x_(kMaxBlock * lanes_ * 8),
+      : code_(code),
+        fast_(fast),
+        search_(search),
+        lanes_(static_cast<size_t>(search.lanes)),
+        row_((size_t{1} << fast.state_bits) * lanes_),
+        x_(kMaxBlock * lanes_ * 8),
         costs_(std::make_unique_for_overwrite<uint8_t[]>((kMaxBlock + 1) * row_)) {}
 
-  // block[i]: n weights of column `first` on, signs: of these columns; out[i]: where block i goes; blocks from n_blocks on are
-  // copies of the last.
-  void encode(const float* const (&block)[kTogether], const float* signs, int n, int n_blocks, uint8_t* const (&out)[kTogether]) {
-    for (int t = 0; t < n; ++t) rotated_[t] = Floats{block[0][t], block[1][t], block[2][t], block[3][t]} * signs[t];
+  // block[i]: n weights of column `first` on, signs: of these columns; out[i]: where block i goes;
+  // blocks from n_blocks on are copies of the last.
+  void encode(const float* const (&block)[kTogether], const float* signs, int n, int n_blocks,
+              uint8_t* const (&out)[kTogether]) {
+    for (int t = 0; t < n; ++t)
+      rotated_[t] = Floats{block[0][t], block[1][t], block[2][t], block[3][t]} * signs[t];
     for (int done = 0; done < n;) {
       const int piece = rotation_piece(n - done);
       transform(rotated_ + done, piece);
@@ -136,7 +153,9 @@ class FastCoder {
   }
 
  private:
-  static float round_to_half(float value) { return fp16_to_fp32(fp32_to_fp16(std::min(value, 65504.0f))); }
+  static float round_to_half(float value) {
+    return fp16_to_fp32(fp32_to_fp16(std::min(value, 65504.0f)));
+  }
 
   static Floats dot(const Floats* a, const Floats* b, int n) {
     Floats sum = {};
@@ -167,7 +186,8 @@ class FastCoder {
       value = value > least ? value : least;
       const Ints rounded = __builtin_convertvector(value + 32768.5f, Ints) - 32768;
       for (size_t lane = 0; lane < lanes_; ++lane) {
-        const uint64_t four = static_cast<uint16_t>(rounded[static_cast<size_t>(first) + lane]) * 0x0001000100010001ull;
+        const uint64_t four = static_cast<uint16_t>(rounded[static_cast<size_t>(first) + lane]) *
+                              0x0001000100010001ull;
         int16_t* const to = x_.data() + (static_cast<size_t>(t) * lanes_ + lane) * 8;
         __builtin_memcpy(to, &four, sizeof four);
         __builtin_memcpy(to + 4, &four, sizeof four);
@@ -175,24 +195,30 @@ class FastCoder {
     }
     std::fill_n(costs_.get(), row_, static_cast<uint8_t>(kLargestCost));
     const size_t start = fast_.phases[fast_.phase_of[0]].place[0];
-    for (size_t lane = 0; lane < lanes_; ++lane) costs_[(start / 16 * lanes_ + lane) * 16 + start % 16] = 0;
+    for (size_t lane = 0; lane < lanes_; ++lane)
+      costs_[(start / 16 * lanes_ + lane) * 16 + start % 16] = 0;
     search_.run(fast_, x_.data(), n, costs_.get(), codes_[first], windows_);
     for (int t = 0; t < n; ++t)
       for (size_t lane = 0; lane < lanes_; ++lane)
-        z_[t][static_cast<size_t>(first) + lane] = code_.values[windows_[static_cast<size_t>(t) * lanes_ + lane]];
+        z_[t][static_cast<size_t>(first) + lane] =
+            code_.values[windows_[static_cast<size_t>(t) * lanes_ + lane]];
   }
 
   // The best scale of each path, and the bytes.
-  void finish(int n, int n_blocks, Floats energy, const float (&scale)[kTogether], uint8_t* const (&out)[kTogether]) {
+  void finish(int n, int n_blocks, Floats energy, const float (&scale)[kTogether],
+              uint8_t* const (&out)[kTogether]) {
     const Floats xz = dot(rotated_, z_, n), zz = dot(z_, z_, n);
-    const float limit = 3 * static_cast<float>(code_.error);  // of Gaussian blocks less than one in a thousand has more
+    const float limit =
+        3 *
+        static_cast<float>(code_.error);  // of Gaussian blocks less than one in a thousand has more
     for (int i = 0; i < n_blocks; ++i) {
       const float best = xz[i] > 0 ? round_to_half(xz[i] / zz[i]) : 0;
       const float error = energy[i] - 2 * best * xz[i] + best * best * zz[i];
       if (energy[i] > 0 && !(scale[i] > 0 && error <= limit * energy[i])) {
         float x[kMaxBlock];
         for (int t = 0; t < n; ++t) x[t] = rotated_[t][i];
-        encode_trellis_block(code_, x, n, error > 10 * static_cast<float>(code_.error) * energy[i], out[i]);
+        encode_trellis_block(code_, x, n, error > 10 * static_cast<float>(code_.error) * energy[i],
+                             out[i]);
         continue;
       }
       store_fp16(out[i], energy[i] > 0 ? best : 0);
@@ -214,21 +240,26 @@ class FastCoder {
 
 }  // namespace
 
-FastTrellis::FastTrellis(const TrellisCode& code) : code_bits(code.code_bits), memory(code.memory), state_bits(code.code_bits * code.memory) {
+FastTrellis::FastTrellis(const TrellisCode& code)
+    : code_bits(code.code_bits), memory(code.memory), state_bits(code.code_bits * code.memory) {
   const int k = code_bits, m = code.memory;
   const size_t n_states = size_t{1} << state_bits;
   for (size_t window = 0; window < code.values.size(); ++window)
     if (code.values[window] != code.values[(window & (n_states - 1)) ^ (window >> state_bits)])
-      throw ArgumentError("the fast search wants a code that is read by the newest code xor the oldest");
-  // Costs of about 1.5 for an average step; less at 4 bits, where an unlucky step is more times as costly as an average one.
-  // Differences of levels in units must fit 16 bits.
+      throw ArgumentError(
+          "the fast search wants a code that is read by the newest code xor the oldest");
+  // Costs of about 1.5 for an average step; less at 4 bits, where an unlucky step is more times as
+  // costly as an average one. Differences of levels in units must fit 16 bits.
   const double step = code.error * static_cast<double>(code.rms) * static_cast<double>(code.rms);
-  units = static_cast<float>(std::min(std::floor(std::sqrt((k == 4 ? 1.0 : 1.5) * 32768 / step)), 255.0));
-  for (size_t window = 0; window < n_states; ++window) levels.push_back(in_units(code.values[window], units));
-  // Values beyond what a step can reach are cut, or their costs would all be the largest.  The first steps reach less, as the
-  // codes before the block are 0.
+  units = static_cast<float>(
+      std::min(std::floor(std::sqrt((k == 4 ? 1.0 : 1.5) * 32768 / step)), 255.0));
+  for (size_t window = 0; window < n_states; ++window)
+    levels.push_back(in_units(code.values[window], units));
+  // Values beyond what a step can reach are cut, or their costs would all be the largest.  The
+  // first steps reach less, as the codes before the block are 0.
   for (int t = 0; t <= m; ++t) {
-    const auto [low, high] = std::minmax_element(code.values.begin(), code.values.begin() + (int64_t{1} << (k * (t + 1))));
+    const auto [low, high] = std::minmax_element(
+        code.values.begin(), code.values.begin() + (int64_t{1} << (k * (t + 1))));
     lowest.push_back((*low - 1) * units);
     highest.push_back((*high + 1) * units);
   }
@@ -242,7 +273,8 @@ FastTrellis::FastTrellis(const TrellisCode& code) : code_bits(code.code_bits), m
     const auto seen = std::find(layouts.begin(), layouts.end(), next);
     if (seen != layouts.end()) {
       const auto from = static_cast<size_t>(seen - layouts.begin());
-      for (size_t later = t + 1; later <= kMaxBlock; ++later) phase_of[later] = phase_of[later - (t + 1 - from)];
+      for (size_t later = t + 1; later <= kMaxBlock; ++later)
+        phase_of[later] = phase_of[later - (t + 1 - from)];
       break;
     }
     layouts.push_back(next);
@@ -261,7 +293,8 @@ std::span<const LaneSearch> lane_searches() {
     std::vector<LaneSearch> searches{{"portable", 1, search_lanes_portable}};
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2")) searches.push_back({"avx2", 2, search_lanes_avx2});
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
       searches.push_back({"avx512", 4, search_lanes_avx512});
 #endif
     return searches;
@@ -269,14 +302,18 @@ std::span<const LaneSearch> lane_searches() {
   return kSearches;
 }
 
-void encode_trellis_rows_fast(const TrellisCode& code, const FastTrellis& fast, const float* weights, int64_t rows, int64_t cols,
-                              uint8_t* out, const LaneSearch& search) {
+void encode_trellis_rows_fast(const TrellisCode& code, const FastTrellis& fast,
+                              const float* weights, int64_t rows, int64_t cols, uint8_t* out,
+                              const LaneSearch& search) {
   FastCoder coder(code, fast, search);
   std::vector<float> signs(static_cast<size_t>(cols));
   for (int64_t c = 0; c < cols; ++c) signs[static_cast<size_t>(c)] = rotation_sign(c);
-  const auto block_bytes = [&](int64_t n) { return 2 + static_cast<size_t>(n) * static_cast<size_t>(code.code_bits) / 8; };
+  const auto block_bytes = [&](int64_t n) {
+    return 2 + static_cast<size_t>(n) * static_cast<size_t>(code.code_bits) / 8;
+  };
   const int64_t whole = cols / kMaxBlock, tail = cols % kMaxBlock;
-  const size_t row_bytes = static_cast<size_t>(whole) * block_bytes(kMaxBlock) + (tail != 0 ? block_bytes(tail) : 0);
+  const size_t row_bytes =
+      static_cast<size_t>(whole) * block_bytes(kMaxBlock) + (tail != 0 ? block_bytes(tail) : 0);
   for (int64_t b = 0; b < whole + (tail != 0); ++b) {
     const int n = static_cast<int>(std::min<int64_t>(kMaxBlock, cols - b * kMaxBlock));
     for (int64_t r = 0; r < rows; r += kTogether) {
@@ -285,9 +322,11 @@ void encode_trellis_rows_fast(const TrellisCode& code, const FastTrellis& fast, 
       for (int i = 0; i < kTogether; ++i) {
         const int64_t row = std::min(r + i, rows - 1);
         block[i] = weights + row * cols + b * kMaxBlock;
-        to[i] = out + static_cast<size_t>(row) * row_bytes + static_cast<size_t>(b) * block_bytes(kMaxBlock);
+        to[i] = out + static_cast<size_t>(row) * row_bytes +
+                static_cast<size_t>(b) * block_bytes(kMaxBlock);
       }
-      coder.encode(block, signs.data() + b * kMaxBlock, n, static_cast<int>(std::min<int64_t>(kTogether, rows - r)), to);
+      coder.encode(block, signs.data() + b * kMaxBlock, n,
+                   static_cast<int>(std::min<int64_t>(kTogether, rows - r)), to);
     }
   }
 }

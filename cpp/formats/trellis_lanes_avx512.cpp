@@ -24,9 +24,12 @@ inline Bytes subtract(Bytes a, Bytes b) { return _mm512_sub_epi8(a, b); }
 inline Bytes smaller(Bytes a, Bytes b) { return _mm512_min_epu8(a, b); }
 inline Bytes interleave_low(Bytes a, Bytes b) { return _mm512_unpacklo_epi8(a, b); }
 inline Bytes interleave_high(Bytes a, Bytes b) { return _mm512_unpackhi_epi8(a, b); }
-inline Bytes limit(Bytes v) { return smaller(v, _mm512_set1_epi8(static_cast<char>(kLargestCost))); }
+inline Bytes limit(Bytes v) {
+  return smaller(v, _mm512_set1_epi8(static_cast<char>(kLargestCost)));
+}
 inline Bytes branch(const int16_t* levels, Bytes x) {
-  const Bytes a = _mm512_sub_epi16(broadcast(levels), x), b = _mm512_sub_epi16(broadcast(levels + 8), x);
+  const Bytes a = _mm512_sub_epi16(broadcast(levels), x),
+              b = _mm512_sub_epi16(broadcast(levels + 8), x);
   return _mm512_packs_epi16(_mm512_mulhrs_epi16(a, a), _mm512_mulhrs_epi16(b, b));
 }
 inline Bytes smallest(Bytes v) {
@@ -44,8 +47,8 @@ inline Bytes smallest(Bytes v) {
 #include "formats/trellis_lanes.h"
 
 namespace hrun {
-void search_lanes_avx512(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs, uint8_t* codes,
-                         uint16_t* windows) {
+void search_lanes_avx512(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs,
+                         uint8_t* codes, uint16_t* windows) {
   search_of_tier(code, x, n, costs, codes, windows);
 }
 }  // namespace hrun

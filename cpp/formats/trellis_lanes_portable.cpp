@@ -1,4 +1,5 @@
-// The search of trellis_fast.h, one block at a time: SSE2, which every x86-64 has, or no vectors at all.
+// The search of trellis_fast.h, one block at a time: SSE2, which every x86-64 has, or no vectors at
+// all.
 #include "formats/trellis_fast.h"
 
 #if defined(__x86_64__)
@@ -24,11 +25,13 @@ inline Bytes interleave_high(Bytes a, Bytes b) { return _mm_unpackhi_epi8(a, b);
 inline Bytes limit(Bytes v) { return smaller(v, _mm_set1_epi8(static_cast<char>(kLargestCost))); }
 // Halved first, as SSE2 has no rounded product: (d^2 + 2^14) >> 15 = ((d^2 >> 14) + 1) >> 1.
 inline Bytes branch(Bytes d) {
-  const Bytes square = _mm_or_si128(_mm_slli_epi16(_mm_mulhi_epi16(d, d), 2), _mm_srli_epi16(_mm_mullo_epi16(d, d), 14));
+  const Bytes square = _mm_or_si128(_mm_slli_epi16(_mm_mulhi_epi16(d, d), 2),
+                                    _mm_srli_epi16(_mm_mullo_epi16(d, d), 14));
   return _mm_avg_epu16(square, _mm_setzero_si128());
 }
 inline Bytes branch(const int16_t* levels, Bytes x) {
-  const Bytes a = branch(_mm_sub_epi16(load(levels), x)), b = branch(_mm_sub_epi16(load(levels + 8), x));
+  const Bytes a = branch(_mm_sub_epi16(load(levels), x)),
+              b = branch(_mm_sub_epi16(load(levels + 8), x));
   return _mm_packs_epi16(a, b);
 }
 inline Bytes smallest(Bytes v) {
@@ -88,7 +91,8 @@ inline Bytes smallest(Bytes v) {
 #endif
 
 template <int k>
-inline unsigned cheapest(const uint8_t* costs, const uint16_t* steps, const int16_t* levels, int x) {
+inline unsigned cheapest(const uint8_t* costs, const uint16_t* steps, const int16_t* levels,
+                         int x) {
   uint32_t best = ~0u;
   for (unsigned i = 0; i < 1u << k; ++i) {
     const int d = levels[i] - x, rounded = (d * d + (1 << 14)) >> 15;
@@ -105,8 +109,8 @@ inline unsigned cheapest(const uint8_t* costs, const uint16_t* steps, const int1
 #include "formats/trellis_lanes.h"
 
 namespace hrun {
-void search_lanes_portable(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs, uint8_t* codes,
-                         uint16_t* windows) {
+void search_lanes_portable(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs,
+                           uint8_t* codes, uint16_t* windows) {
   search_of_tier(code, x, n, costs, codes, windows);
 }
 }  // namespace hrun

@@ -9,7 +9,8 @@
 namespace hrun::gguf {
 namespace {
 
-// Type and, for short values, the value itself, for messages: "u32 7", "string 'x'", "array<i32> of 3".
+// Type and, for short values, the value itself, for messages: "u32 7", "string 'x'", "array<i32> of
+// 3".
 std::string describe(const Entry& entry) {
   return std::visit(
       [&](const auto& value) -> std::string {
@@ -70,16 +71,18 @@ uint64_t File::unused_bytes() const {
 
 const Entry* File::find(std::string_view key) const {
   const auto& order = state_->entries_by_key;
-  const auto at = std::lower_bound(order.begin(), order.end(), key,
-                                   [&](uint32_t i, std::string_view k) { return state_->entries[i].key < k; });
+  const auto at =
+      std::lower_bound(order.begin(), order.end(), key,
+                       [&](uint32_t i, std::string_view k) { return state_->entries[i].key < k; });
   if (at == order.end() || state_->entries[*at].key != key) return nullptr;
   return &state_->entries[*at];
 }
 
 const TensorInfo* File::find_tensor(std::string_view name) const {
   const auto& order = state_->tensors_by_name;
-  const auto at = std::lower_bound(order.begin(), order.end(), name,
-                                   [&](uint32_t i, std::string_view n) { return state_->tensors[i].name < n; });
+  const auto at =
+      std::lower_bound(order.begin(), order.end(), name,
+                       [&](uint32_t i, std::string_view n) { return state_->tensors[i].name < n; });
   if (at == order.end() || state_->tensors[*at].name != name) return nullptr;
   return &state_->tensors[*at];
 }
@@ -108,7 +111,10 @@ void File::release_pages(const TensorInfo& tensor) const {
 void File::check_readable() const {
   if (state_->map)
     if (const auto from = state_->map->unreadable_from())
-      fail("its {} bytes cannot be read any more from byte {} on: it was cut short, or its disk failed", file_bytes(), *from);
+      fail(
+          "its {} bytes cannot be read any more from byte {} on: it was cut short, or its disk "
+          "failed",
+          file_bytes(), *from);
   for (const File& part : state_->parts) part.check_readable();
 }
 
@@ -118,9 +124,12 @@ TensorView File::view(const TensorInfo& tensor) const {
   view.name = tensor.name;
   view.cols = static_cast<int64_t>(tensor.dims[0]);
   view.rows = 1;
-  // A size of 0 anywhere makes the product meaningless (and could make it wrap); the parser bounded all others.
-  const bool empty = std::find(std::begin(tensor.dims), std::end(tensor.dims), 0u) != std::end(tensor.dims);
-  for (int d = 1; d < tensor.n_dims; ++d) view.rows = empty ? 0 : view.rows * static_cast<int64_t>(tensor.dims[d]);
+  // A size of 0 anywhere makes the product meaningless (and could make it wrap); the parser bounded
+  // all others.
+  const bool empty =
+      std::find(std::begin(tensor.dims), std::end(tensor.dims), 0u) != std::end(tensor.dims);
+  for (int d = 1; d < tensor.n_dims; ++d)
+    view.rows = empty ? 0 : view.rows * static_cast<int64_t>(tensor.dims[d]);
   if (empty) view.rows = 0;
   view.row_bytes = view.rows > 0 ? tensor.bytes / static_cast<uint64_t>(view.rows) : 0;
   view.data = data(tensor).data();
@@ -156,7 +165,9 @@ double File::get_float(std::string_view key) const {
   fail("key '{}' is {}, must be a number", printable(key), describe(entry));
 }
 
-double File::get_float_or(std::string_view key, double fallback) const { return find(key) ? get_float(key) : fallback; }
+double File::get_float_or(std::string_view key, double fallback) const {
+  return find(key) ? get_float(key) : fallback;
+}
 
 bool File::get_bool_or(std::string_view key, bool fallback) const {
   const Entry* entry = find(key);
@@ -185,7 +196,8 @@ const Array& File::get_array(std::string_view key) const {
 const Array& File::get_array(std::string_view key, Type element) const {
   const Array& array = get_array(key);
   if (array.element() == element) return array;
-  fail("key '{}' is array<{}>, must be array<{}>", printable(key), type_name(array.element()), type_name(element));
+  fail("key '{}' is array<{}>, must be array<{}>", printable(key), type_name(array.element()),
+       type_name(element));
 }
 
 std::vector<std::string_view> File::get_strings(std::string_view key) const {

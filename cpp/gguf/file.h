@@ -1,8 +1,9 @@
 // A GGUF file (version 2 or 3, little-endian), mapped and checked.
 //
-// Everything that can be read without knowing the model is validated on opening: header, metadata, tensor table, every
-// tensor's extent against the file's.  Nothing is allocated that the bytes present cannot justify.  Throws ModelFileError
-// with the path, the byte offset, the key or tensor, what was found and what was expected.
+// Everything that can be read without knowing the model is validated on opening: header, metadata,
+// tensor table, every tensor's extent against the file's.  Nothing is allocated that the bytes
+// present cannot justify.  Throws ModelFileError with the path, the byte offset, the key or tensor,
+// what was found and what was expected.
 #pragma once
 
 #include <memory>
@@ -20,13 +21,13 @@ namespace hrun::gguf {
 
 struct TensorInfo {
   std::string_view name;
-  FormatId format;            // resolved: an ITQ3_S file of the public fork (id 41) shows our own id
-  uint32_t file_format;       // the id as the file has it
+  FormatId format;       // resolved: an ITQ3_S file of the public fork (id 41) shows our own id
+  uint32_t file_format;  // the id as the file has it
   int n_dims;
-  uint64_t dims[4];           // GGUF order: dims[0] is the row length; unused ones are 1
-  uint64_t offset;            // absolute, in the file
+  uint64_t dims[4];  // GGUF order: dims[0] is the row length; unused ones are 1
+  uint64_t offset;   // absolute, in the file
   uint64_t bytes;
-  uint32_t part = 0;          // of a model in several files: which of them holds it
+  uint32_t part = 0;  // of a model in several files: which of them holds it
 };
 
 class File {
@@ -35,8 +36,9 @@ class File {
   static File parse(std::span<const uint8_t> data, std::string path);
   // Maps the file read-only.
   static File open(const std::string& path);
-  // The same, with the tensors of the other files where it is the first of a model in several (split.count,
-  // NAME-00001-of-0000N.gguf).  The others are sought beside it; a link that leads elsewhere is refused.
+  // The same, with the tensors of the other files where it is the first of a model in several
+  // (split.count, NAME-00001-of-0000N.gguf).  The others are sought beside it; a link that leads
+  // elsewhere is refused.
   static File open_model(const std::string& path);
 
   File(File&&) noexcept;
@@ -48,21 +50,24 @@ class File {
   uint32_t alignment() const;
   std::span<const Entry> metadata() const;
   std::span<const TensorInfo> tensors() const;
-  const Entry* find(std::string_view key) const;                // null if absent
-  const TensorInfo* find_tensor(std::string_view name) const;   // null if absent
+  const Entry* find(std::string_view key) const;                  // null if absent
+  const TensorInfo* find_tensor(std::string_view name) const;     // null if absent
   std::span<const uint8_t> data(const TensorInfo& tensor) const;  // zero-copy
-  TensorView view(const TensorInfo& tensor) const;              // rows = product of dims[1..]
-  // For data that has been copied elsewhere: takes it out of this process's memory, not out of the file.
+  TensorView view(const TensorInfo& tensor) const;                // rows = product of dims[1..]
+  // For data that has been copied elsewhere: takes it out of this process's memory, not out of the
+  // file.
   void release_pages(const TensorInfo& tensor) const;
-  // Throws ModelFileError where the file could not be read any more since it was opened: what came from it then is wrong.
+  // Throws ModelFileError where the file could not be read any more since it was opened: what came
+  // from it then is wrong.
   void check_readable() const;
   uint64_t file_bytes() const;
-  uint64_t unused_bytes() const;                                // after the last tensor
+  uint64_t unused_bytes() const;  // after the last tensor
 
-  // Typed access.  Missing: the *_or forms give the default, the others throw; a wrong type or range always throws.
-  uint64_t get_uint(std::string_view key) const;                // accepts any integer type whose value fits
+  // Typed access.  Missing: the *_or forms give the default, the others throw; a wrong type or
+  // range always throws.
+  uint64_t get_uint(std::string_view key) const;  // accepts any integer type whose value fits
   uint64_t get_uint_or(std::string_view key, uint64_t fallback) const;
-  double get_float(std::string_view key) const;                 // any float or integer type
+  double get_float(std::string_view key) const;  // any float or integer type
   double get_float_or(std::string_view key, double fallback) const;
   bool get_bool_or(std::string_view key, bool fallback) const;
   std::string_view get_string(std::string_view key) const;

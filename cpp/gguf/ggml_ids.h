@@ -7,7 +7,8 @@
 
 namespace hrun::gguf {
 
-// "'iq2_xxs' (id 16)", "4 ('q4_2'), which was removed from GGUF", "4711, which GGML does not define".
+// "'iq2_xxs' (id 16)", "4 ('q4_2'), which was removed from GGUF", "4711, which GGML does not
+// define".
 struct UnreadFormat {
   enum class Kind { known, removed, undefined } kind;
   std::string name;  // empty when undefined

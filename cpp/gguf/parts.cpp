@@ -29,15 +29,18 @@ File File::open_model(const std::string& path) {
   File first = open(path);
   const uint64_t count = first.get_uint_or("split.count", 0);
   if (count <= 1) return first;
-  if (count > kMaxParts) first.fail("key 'split.count' is {}, must be at most {}", count, kMaxParts);
+  if (count > kMaxParts)
+    first.fail("key 'split.count' is {}, must be at most {}", count, kMaxParts);
   const uint64_t number = first.get_uint_or("split.no", 0) + 1;
   const std::string suffix = part_suffix(number, count);
   if (number > count || !ends_with(path, suffix))
-    first.fail("it is part {} of a model in {} files, so its name must end in '{}'", number, count, suffix);
+    first.fail("it is part {} of a model in {} files, so its name must end in '{}'", number, count,
+               suffix);
   const std::string stem = path.substr(0, path.size() - suffix.size());
   if (number != 1)
     first.fail("it is part {} of a model in {} files; open the first, '{}'", number, count,
-               printable(std::filesystem::path(stem + part_suffix(1, count)).filename().string(), kShownPathBytes));
+               printable(std::filesystem::path(stem + part_suffix(1, count)).filename().string(),
+                         kShownPathBytes));
 
   State& state = *first.state_;
   std::error_code error;
@@ -46,14 +49,19 @@ File File::open_model(const std::string& path) {
     const std::string name = stem + part_suffix(part, count);
     const auto real = std::filesystem::canonical(name, error);
     if (error)
-      first.fail("it is the first of {} files, and '{}' is not beside it; download all of them into one folder", count,
-                 printable(std::filesystem::path(name).filename().string(), kShownPathBytes));
+      first.fail(
+          "it is the first of {} files, and '{}' is not beside it; download all of them into one "
+          "folder",
+          count, printable(std::filesystem::path(name).filename().string(), kShownPathBytes));
     if (real.parent_path() != folder)
-      first.fail("its part '{}' is a link that leaves the folder", printable(std::filesystem::path(name).filename().string(), kShownPathBytes));
+      first.fail("its part '{}' is a link that leaves the folder",
+                 printable(std::filesystem::path(name).filename().string(), kShownPathBytes));
     File other = open(name);
-    if (other.get_uint_or("split.count", 0) != count || other.get_uint_or("split.no", 0) + 1 != part)
-      other.fail("key 'split.no' is {} and 'split.count' {}, expected {} and {}", other.get_uint_or("split.no", 0),
-                 other.get_uint_or("split.count", 0), part - 1, count);
+    if (other.get_uint_or("split.count", 0) != count ||
+        other.get_uint_or("split.no", 0) + 1 != part)
+      other.fail("key 'split.no' is {} and 'split.count' {}, expected {} and {}",
+                 other.get_uint_or("split.no", 0), other.get_uint_or("split.count", 0), part - 1,
+                 count);
     for (TensorInfo tensor : other.state_->tensors) {
       tensor.part = static_cast<uint32_t>(part - 1);
       state.tensors.push_back(tensor);
@@ -63,12 +71,16 @@ File File::open_model(const std::string& path) {
   auto& order = state.tensors_by_name;
   order.resize(state.tensors.size());
   std::iota(order.begin(), order.end(), 0u);
-  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return state.tensors[a].name < state.tensors[b].name; });
+  std::sort(order.begin(), order.end(),
+            [&](uint32_t a, uint32_t b) { return state.tensors[a].name < state.tensors[b].name; });
   for (size_t k = 1; k < order.size(); ++k)
     if (state.tensors[order[k - 1]].name == state.tensors[order[k]].name)
-      first.fail("tensor '{}' is in two of the {} files", printable(state.tensors[order[k]].name), count);
-  if (const uint64_t total = first.get_uint_or("split.tensors.count", state.tensors.size()); total != state.tensors.size())
-    first.fail("key 'split.tensors.count' is {}, the {} files hold {} tensors", total, count, state.tensors.size());
+      first.fail("tensor '{}' is in two of the {} files", printable(state.tensors[order[k]].name),
+                 count);
+  if (const uint64_t total = first.get_uint_or("split.tensors.count", state.tensors.size());
+      total != state.tensors.size())
+    first.fail("key 'split.tensors.count' is {}, the {} files hold {} tensors", total, count,
+               state.tensors.size());
   return first;
 }
 

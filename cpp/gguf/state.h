@@ -10,13 +10,13 @@
 
 namespace hrun::gguf {
 
-inline constexpr uint64_t kHeaderBytes = 24;        // magic, version, two counts
+inline constexpr uint64_t kHeaderBytes = 24;  // magic, version, two counts
 inline constexpr uint64_t kMaxKeyBytes = 65535;
-inline constexpr uint64_t kMaxNameBytes = 63;       // of a tensor
+inline constexpr uint64_t kMaxNameBytes = 63;  // of a tensor
 inline constexpr uint32_t kMaxDims = 4;
 inline constexpr uint32_t kMaxAlignment = 65536;
 inline constexpr uint32_t kDefaultAlignment = 32;
-inline constexpr size_t kShownPathBytes = 4096;     // of a path in a message
+inline constexpr size_t kShownPathBytes = 4096;  // of a path in a message
 inline constexpr std::string_view kAlignmentKey = "general.alignment";
 
 struct File::State {
@@ -29,9 +29,10 @@ struct File::State {
   uint64_t data_end = 0;
   std::vector<Entry> entries;
   std::vector<TensorInfo> tensors;
-  std::vector<uint32_t> entries_by_key;   // indices, sorted by name: no hash that a file could attack
+  std::vector<uint32_t>
+      entries_by_key;  // indices, sorted by name: no hash that a file could attack
   std::vector<uint32_t> tensors_by_name;
-  std::vector<File> parts;                // the second file of a model in several, the third, ...
+  std::vector<File> parts;  // the second file of a model in several, the third, ...
 };
 
 // Fills everything but `map`; `state.path` and `state.bytes` are given.

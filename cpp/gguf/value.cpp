@@ -10,8 +10,19 @@ struct TypeRow {
   uint64_t bytes;
 };
 constexpr std::array<TypeRow, kTypeCount> kTypes = {{
-    {"u8", 1}, {"i8", 1}, {"u16", 2}, {"i16", 2}, {"u32", 4}, {"i32", 4}, {"f32", 4},
-    {"bool", 1}, {"string", 8}, {"array", 12}, {"u64", 8}, {"i64", 8}, {"f64", 8},
+    {"u8", 1},
+    {"i8", 1},
+    {"u16", 2},
+    {"i16", 2},
+    {"u32", 4},
+    {"i32", 4},
+    {"f32", 4},
+    {"bool", 1},
+    {"string", 8},
+    {"array", 12},
+    {"u64", 8},
+    {"i64", 8},
+    {"f64", 8},
 }};
 
 template <class T, class Wide>
@@ -46,21 +57,33 @@ std::optional<std::string_view> read_string(ByteSpan& bytes) {
 
 std::optional<Value> read_scalar(ByteSpan& bytes, Type type) {
   switch (type) {
-    case Type::u8: return widen<uint8_t, uint64_t>(bytes);
-    case Type::i8: return widen<int8_t, int64_t>(bytes);
-    case Type::u16: return widen<uint16_t, uint64_t>(bytes);
-    case Type::i16: return widen<int16_t, int64_t>(bytes);
-    case Type::u32: return widen<uint32_t, uint64_t>(bytes);
-    case Type::i32: return widen<int32_t, int64_t>(bytes);
-    case Type::u64: return widen<uint64_t, uint64_t>(bytes);
-    case Type::i64: return widen<int64_t, int64_t>(bytes);
-    case Type::f32: return widen<float, double>(bytes);
-    case Type::f64: return widen<double, double>(bytes);
-    case Type::boolean: return widen<uint8_t, bool>(bytes);
+    case Type::u8:
+      return widen<uint8_t, uint64_t>(bytes);
+    case Type::i8:
+      return widen<int8_t, int64_t>(bytes);
+    case Type::u16:
+      return widen<uint16_t, uint64_t>(bytes);
+    case Type::i16:
+      return widen<int16_t, int64_t>(bytes);
+    case Type::u32:
+      return widen<uint32_t, uint64_t>(bytes);
+    case Type::i32:
+      return widen<int32_t, int64_t>(bytes);
+    case Type::u64:
+      return widen<uint64_t, uint64_t>(bytes);
+    case Type::i64:
+      return widen<int64_t, int64_t>(bytes);
+    case Type::f32:
+      return widen<float, double>(bytes);
+    case Type::f64:
+      return widen<double, double>(bytes);
+    case Type::boolean:
+      return widen<uint8_t, bool>(bytes);
     case Type::string:
       if (const auto text = read_string(bytes)) return Value(*text);
       return std::nullopt;
-    case Type::array: return std::nullopt;
+    case Type::array:
+      return std::nullopt;
   }
   return std::nullopt;
 }

@@ -15,11 +15,14 @@ void verify(const File& file, const TensorInfo& tensor) {
   // In the format's own basis a bad scale stays within its block.
   std::vector<float> row(static_cast<size_t>(view.cols));
   for (int64_t r = 0; r < view.rows; ++r) {
-    info->decode_row_own_basis(view.data + static_cast<size_t>(r) * view.row_bytes, view.cols, row.data());
+    info->decode_row_own_basis(view.data + static_cast<size_t>(r) * view.row_bytes, view.cols,
+                               row.data());
     for (int64_t c = 0; c < view.cols; ++c)
       if (const float value = row[static_cast<size_t>(c)]; !std::isfinite(value))
-        file.fail("tensor '{}': value {} of row {} is {} (block {} of the row, format {}), must be finite",
-                  printable(tensor.name), c, r, value, c / info->block_values, info->name);
+        file.fail(
+            "tensor '{}': value {} of row {} is {} (block {} of the row, format {}), must be "
+            "finite",
+            printable(tensor.name), c, r, value, c / info->block_values, info->name);
   }
   file.check_readable();
 }

@@ -58,23 +58,34 @@ bool append_float(std::vector<uint8_t>& out, const Value& value) {
 
 bool append_value(std::vector<uint8_t>& out, Type type, const Value& value) {
   switch (type) {
-    case Type::u8: return append_integer<uint8_t>(out, value);
-    case Type::i8: return append_integer<int8_t>(out, value);
-    case Type::u16: return append_integer<uint16_t>(out, value);
-    case Type::i16: return append_integer<int16_t>(out, value);
-    case Type::u32: return append_integer<uint32_t>(out, value);
-    case Type::i32: return append_integer<int32_t>(out, value);
-    case Type::u64: return append_integer<uint64_t>(out, value);
-    case Type::i64: return append_integer<int64_t>(out, value);
-    case Type::f32: return append_float<float>(out, value);
-    case Type::f64: return append_float<double>(out, value);
+    case Type::u8:
+      return append_integer<uint8_t>(out, value);
+    case Type::i8:
+      return append_integer<int8_t>(out, value);
+    case Type::u16:
+      return append_integer<uint16_t>(out, value);
+    case Type::i16:
+      return append_integer<int16_t>(out, value);
+    case Type::u32:
+      return append_integer<uint32_t>(out, value);
+    case Type::i32:
+      return append_integer<int32_t>(out, value);
+    case Type::u64:
+      return append_integer<uint64_t>(out, value);
+    case Type::i64:
+      return append_integer<int64_t>(out, value);
+    case Type::f32:
+      return append_float<float>(out, value);
+    case Type::f64:
+      return append_float<double>(out, value);
     case Type::boolean:
       if (const auto* b = std::get_if<bool>(&value)) return append<uint8_t>(out, *b), true;
       return false;
     case Type::string:
       if (const auto* s = std::get_if<std::string_view>(&value)) return append_text(out, *s), true;
       return false;
-    case Type::array: return false;
+    case Type::array:
+      return false;
   }
   return false;
 }
@@ -83,7 +94,8 @@ bool append_value(std::vector<uint8_t>& out, Type type, const Value& value) {
 
 void append_scalar(std::vector<uint8_t>& out, Type type, const Value& value, std::string_view key) {
   if (!append_value(out, type, value))
-    throw ArgumentError("key '{}': the value does not fit type {}", printable(key), type_name(type));
+    throw ArgumentError("key '{}': the value does not fit type {}", printable(key),
+                        type_name(type));
 }
 
 std::vector<uint8_t> encode_strings(std::span<const std::string_view> strings) {
@@ -92,9 +104,11 @@ std::vector<uint8_t> encode_strings(std::span<const std::string_view> strings) {
   return out;
 }
 
-Writer::Writer(std::string path, uint32_t alignment) : path_(std::move(path)), alignment_(alignment) {
+Writer::Writer(std::string path, uint32_t alignment)
+    : path_(std::move(path)), alignment_(alignment) {
   if (alignment == 0 || alignment > kMaxAlignment || (alignment & (alignment - 1)) != 0)
-    throw ArgumentError("alignment is {}, must be a power of two, at most {}", alignment, kMaxAlignment);
+    throw ArgumentError("alignment is {}, must be a power of two, at most {}", alignment,
+                        kMaxAlignment);
   if (path_.empty() || path_.find('\0') != std::string::npos)
     throw ArgumentError("'{}' is not a path", printable(path_, kShownPathBytes));
   fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -118,7 +132,8 @@ void Writer::fail_errno(std::string_view what, int error) const {
 
 void Writer::require_declaring(std::string_view what) const {
   if (fd_ < 0)
-    throw ArgumentError("cannot add {}: '{}' is finished or discarded", what, printable(path_, kShownPathBytes));
+    throw ArgumentError("cannot add {}: '{}' is finished or discarded", what,
+                        printable(path_, kShownPathBytes));
   if (header_written_)
     throw ArgumentError("cannot add {}: the header of '{}' is written already", what,
                         printable(path_, kShownPathBytes));
@@ -127,12 +142,15 @@ void Writer::require_declaring(std::string_view what) const {
 void Writer::add(std::string_view key, Type type, const Value& value) {
   const std::string shown = printable(key);
   require_declaring(format("key '{}'", shown));
-  if (key.empty() || key.size() > kMaxKeyBytes || key.find('\0') != std::string_view::npos || !is_utf8(key))
-    throw ArgumentError("'{}' is not a key: it must be 1 to {} bytes of UTF-8 without zeros", shown, kMaxKeyBytes);
+  if (key.empty() || key.size() > kMaxKeyBytes || key.find('\0') != std::string_view::npos ||
+      !is_utf8(key))
+    throw ArgumentError("'{}' is not a key: it must be 1 to {} bytes of UTF-8 without zeros", shown,
+                        kMaxKeyBytes);
   if (key == kAlignmentKey) {
     const auto* given = std::get_if<uint64_t>(&value);
     if (type != Type::u32 || !given || *given != alignment_)
-      throw ArgumentError("{} must be the u32 {} that the writer was created with", kAlignmentKey, alignment_);
+      throw ArgumentError("{} must be the u32 {} that the writer was created with", kAlignmentKey,
+                          alignment_);
     if (keys_.count(std::string(key))) return;  // copied from another file
   }
   if (keys_.count(std::string(key))) throw ArgumentError("key '{}' is given twice", shown);
@@ -161,16 +179,19 @@ void Writer::add(std::string_view key, Type type, const Value& value) {
 void Writer::add_tensor(std::string_view name, std::span<const uint64_t> dims, FormatId id) {
   const std::string shown = printable(name);
   require_declaring(format("tensor '{}'", shown));
-  const bool controls =
-      std::any_of(name.begin(), name.end(), [](char c) { return static_cast<uint8_t>(c) < 0x20 || c == 0x7f; });
+  const bool controls = std::any_of(
+      name.begin(), name.end(), [](char c) { return static_cast<uint8_t>(c) < 0x20 || c == 0x7f; });
   if (name.empty() || name.size() > kMaxNameBytes || controls || !is_utf8(name))
-    throw ArgumentError("'{}' is not a tensor name: it must be 1 to {} bytes of UTF-8 without control bytes", shown,
-                        kMaxNameBytes);
+    throw ArgumentError(
+        "'{}' is not a tensor name: it must be 1 to {} bytes of UTF-8 without control bytes", shown,
+        kMaxNameBytes);
   if (names_.count(std::string(name))) throw ArgumentError("tensor '{}' is declared twice", shown);
   if (dims.empty() || dims.size() > kMaxDims)
-    throw ArgumentError("tensor '{}': {} dimensions, must be 1 to {}", shown, dims.size(), kMaxDims);
+    throw ArgumentError("tensor '{}': {} dimensions, must be 1 to {}", shown, dims.size(),
+                        kMaxDims);
   const FormatInfo* info = find_format(id);
-  if (!info) throw ArgumentError("tensor '{}': unknown format {}; known: {}", shown, id, format_names());
+  if (!info)
+    throw ArgumentError("tensor '{}': unknown format {}; known: {}", shown, id, format_names());
 
   // 2^56 values keep every product below far from 2^64: no format has more than 8 bytes per value.
   constexpr uint64_t kMaxValues = uint64_t{1} << 56;
@@ -183,8 +204,9 @@ void Writer::add_tensor(std::string_view name, std::span<const uint64_t> dims, F
   }
   const auto cols = static_cast<int64_t>(dims[0]);
   if (!info->row_ok(cols))
-    throw ArgumentError("tensor '{}': row of {} values does not fit format {}, whose blocks hold {}", shown, cols,
-                        info->name, info->block_values);
+    throw ArgumentError(
+        "tensor '{}': row of {} values does not fit format {}, whose blocks hold {}", shown, cols,
+        info->name, info->block_values);
   const auto bytes = checked_mul(info->row_bytes(cols), values / dims[0]);
   const auto padded = bytes ? checked_align(*bytes, alignment_) : std::nullopt;
   const auto total = padded ? checked_add(data_bytes_, *padded) : std::nullopt;
@@ -206,8 +228,8 @@ uint64_t Writer::file_bytes() const {
   return ((head + alignment_ - 1) & ~uint64_t{alignment_ - 1}) + data_bytes_;
 }
 
-// A disk that is too small is better noticed before hours of work than after.  Not every file system can reserve; those
-// that cannot will report when the bytes are written.
+// A disk that is too small is better noticed before hours of work than after.  Not every file
+// system can reserve; those that cannot will report when the bytes are written.
 void Writer::reserve_space() {
 #if defined(__linux__)
   int error;
@@ -218,8 +240,8 @@ void Writer::reserve_space() {
     struct statvfs fs{};
     const uint64_t available = ::fstatvfs(fd_, &fs) == 0 ? uint64_t{fs.f_bavail} * fs.f_frsize : 0;
     throw ConversionError("cannot write '{}': {} (errno {}): the file needs {} bytes, {} are free",
-                          printable(path_, kShownPathBytes), std::generic_category().message(error), error,
-                          file_bytes(), available);
+                          printable(path_, kShownPathBytes), std::generic_category().message(error),
+                          error, file_bytes(), available);
   }
 #endif
 }
@@ -262,13 +284,15 @@ void Writer::write_tensor(std::string_view name, std::span<const uint8_t> data) 
     throw ArgumentError("tensor '{}': '{}' is finished or discarded", printable(name),
                         printable(path_, kShownPathBytes));
   if (next_ >= tensors_.size())
-    throw ArgumentError("tensor '{}': all {} declared tensors are written", printable(name), tensors_.size());
+    throw ArgumentError("tensor '{}': all {} declared tensors are written", printable(name),
+                        tensors_.size());
   const Declared& expected = tensors_[next_];
   if (name != expected.name)
     throw ArgumentError("tensor '{}' is written out of order, expected '{}'", printable(name),
                         printable(expected.name));
   if (data.size() != expected.bytes)
-    throw ArgumentError("tensor '{}' has {} bytes, {} were declared", printable(name), data.size(), expected.bytes);
+    throw ArgumentError("tensor '{}' has {} bytes, {} were declared", printable(name), data.size(),
+                        expected.bytes);
   write_header();
   write_all(data);
   pad((alignment_ - expected.bytes % alignment_) % alignment_);
@@ -279,8 +303,9 @@ void Writer::finish() {
   if (finished_) return;
   if (fd_ < 0) throw ArgumentError("'{}' was discarded", printable(path_, kShownPathBytes));
   if (next_ < tensors_.size())
-    throw ArgumentError("'{}': {} of {} tensors are missing, the next is '{}'", printable(path_, kShownPathBytes),
-                        tensors_.size() - next_, tensors_.size(), printable(tensors_[next_].name));
+    throw ArgumentError("'{}': {} of {} tensors are missing, the next is '{}'",
+                        printable(path_, kShownPathBytes), tensors_.size() - next_, tensors_.size(),
+                        printable(tensors_[next_].name));
   write_header();
   if (::fsync(fd_) != 0 && errno != EINVAL && errno != EROFS)
     fail_errno("cannot flush", errno);  // EINVAL: not a disk file
@@ -297,7 +322,8 @@ void Writer::discard() noexcept {
   const bool known = ::fstat(fd_, &ours) == 0 && S_ISREG(ours.st_mode);
   ::close(fd_);
   fd_ = -1;
-  if (known && ::lstat(path_.c_str(), &named) == 0 && named.st_dev == ours.st_dev && named.st_ino == ours.st_ino)
+  if (known && ::lstat(path_.c_str(), &named) == 0 && named.st_dev == ours.st_dev &&
+      named.st_ino == ours.st_ino)
     ::unlink(path_.c_str());
 }
 

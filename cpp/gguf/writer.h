@@ -1,8 +1,9 @@
-// A streaming GGUF writer (version 3): declare metadata and tensors, then write the tensors one by one.
+// A streaming GGUF writer (version 3): declare metadata and tensors, then write the tensors one by
+// one.
 //
-// Holds the metadata and the tensor table, never a tensor.  It writes the path it is given; temporary names and renaming
-// are the caller's business.  Throws ConversionError, with the path and the system's reason, for whatever the file system
-// refuses, and ArgumentError for wrong use.
+// Holds the metadata and the tensor table, never a tensor.  It writes the path it is given;
+// temporary names and renaming are the caller's business.  Throws ConversionError, with the path
+// and the system's reason, for whatever the file system refuses, and ArgumentError for wrong use.
 #pragma once
 
 #include <cstdint>
@@ -19,17 +20,20 @@ namespace hrun::gguf {
 
 class Writer {
  public:
-  // Creates or truncates the file.  `alignment`: a power of two, at most 65536; other than 32 it becomes general.alignment.
+  // Creates or truncates the file.  `alignment`: a power of two, at most 65536; other than 32 it
+  // becomes general.alignment.
   explicit Writer(std::string path, uint32_t alignment = 32);
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
   ~Writer();  // discard(), unless finished
 
-  // The value must fit `type`.  An Array's bytes are copied as they are, so entries of a File can be passed on.
+  // The value must fit `type`.  An Array's bytes are copied as they are, so entries of a File can
+  // be passed on.
   void add(std::string_view key, Type type, const Value& value);
   // dims in GGUF order, dims[0] the row length; 1 to 4 of them.
   void add_tensor(std::string_view name, std::span<const uint64_t> dims, FormatId format);
-  // The next tensor in declared order; the first call writes the header and reserves the space of the whole file.
+  // The next tensor in declared order; the first call writes the header and reserves the space of
+  // the whole file.
   void write_tensor(std::string_view name, std::span<const uint8_t> data);
   // Writes what is left of the header and padding, flushes to the disk, closes.
   void finish();

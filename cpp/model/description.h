@@ -1,4 +1,5 @@
-// An architecture as data: what a new one adds is one file under architectures/ and its name in list.cpp.
+// An architecture as data: what a new one adds is one file under architectures/ and its name in
+// list.cpp.
 #pragma once
 
 #include <cstdint>
@@ -10,17 +11,65 @@
 
 namespace hrun {
 
-// What a weight is for.  Per-layer roles come after `first_layer_role`.  Most are optional: the decoder does what the
-// tensors ask for (a norm before or after a block or both, one matrix for q, k and v or three, experts or not).
+// What a weight is for.  Per-layer roles come after `first_layer_role`.  Most are optional: the
+// decoder does what the tensors ask for (a norm before or after a block or both, one matrix for q,
+// k and v or three, experts or not).
 enum class Role : uint8_t {
-  token_embd, position_embd, output_norm, output_norm_bias, output, rope_freqs, rope_long, rope_short,
-  attn_norm, attn_norm_bias, attn_qkv, attn_qkv_bias, attn_q, attn_k, attn_v, attn_q_bias, attn_k_bias, attn_v_bias,
-  attn_q_norm, attn_k_norm, attn_sinks,
-  attn_q_a, attn_q_a_norm, attn_q_b, attn_kv_a, attn_kv_a_norm, attn_k_b, attn_v_b, attn_kv_b,  // latent attention
-  attn_output, attn_output_bias, attn_post_norm,
-  ffn_norm, ffn_norm_bias, ffn_gate_up, ffn_gate, ffn_up, ffn_down, ffn_gate_bias, ffn_up_bias, ffn_down_bias, ffn_post_norm,
-  router, router_bias, router_correction, experts_gate, experts_up, experts_down,
-  experts_gate_bias, experts_up_bias, experts_down_bias, shared_router, shared_gate, shared_up, shared_down,
+  token_embd,
+  position_embd,
+  output_norm,
+  output_norm_bias,
+  output,
+  rope_freqs,
+  rope_long,
+  rope_short,
+  attn_norm,
+  attn_norm_bias,
+  attn_qkv,
+  attn_qkv_bias,
+  attn_q,
+  attn_k,
+  attn_v,
+  attn_q_bias,
+  attn_k_bias,
+  attn_v_bias,
+  attn_q_norm,
+  attn_k_norm,
+  attn_sinks,
+  attn_q_a,
+  attn_q_a_norm,
+  attn_q_b,
+  attn_kv_a,
+  attn_kv_a_norm,
+  attn_k_b,
+  attn_v_b,
+  attn_kv_b,  // latent attention
+  attn_output,
+  attn_output_bias,
+  attn_post_norm,
+  ffn_norm,
+  ffn_norm_bias,
+  ffn_gate_up,
+  ffn_gate,
+  ffn_up,
+  ffn_down,
+  ffn_gate_bias,
+  ffn_up_bias,
+  ffn_down_bias,
+  ffn_post_norm,
+  router,
+  router_bias,
+  router_correction,
+  experts_gate,
+  experts_up,
+  experts_down,
+  experts_gate_bias,
+  experts_up_bias,
+  experts_down_bias,
+  shared_router,
+  shared_gate,
+  shared_up,
+  shared_down,
   count,
 };
 inline constexpr Role kFirstLayerRole = Role::attn_norm;
@@ -29,49 +78,77 @@ constexpr bool is_layer_role(Role role) { return role >= kFirstLayerRole; }
 
 // A tensor's sizes in terms of the hyper-parameters.
 enum class Dim : uint8_t {
-  one, embd, vocab, ctx, ff, ff_twice,
-  heads, kv_heads, head /* values of a key */, q /* heads * head */, k /* kv heads * head */, v, qkv, q_out /* heads * value dim */, half_rot,
-  experts, ff_expert, ff_shared,
-  latent_q, latent_kv, latent_kv_rot /* latent_kv + n_rot */, latent_heads /* heads * (nope + n_rot) */, nope, latent_v,
-  latent_out /* heads * latent_v */, latent_expanded /* heads * (nope + latent_v) */,
+  one,
+  embd,
+  vocab,
+  ctx,
+  ff,
+  ff_twice,
+  heads,
+  kv_heads,
+  head /* values of a key */,
+  q /* heads * head */,
+  k /* kv heads * head */,
+  v,
+  qkv,
+  q_out /* heads * value dim */,
+  half_rot,
+  experts,
+  ff_expert,
+  ff_shared,
+  latent_q,
+  latent_kv,
+  latent_kv_rot /* latent_kv + n_rot */,
+  latent_heads /* heads * (nope + n_rot) */,
+  nope,
+  latent_v,
+  latent_out /* heads * latent_v */,
+  latent_expanded /* heads * (nope + latent_v) */,
   count,
 };
 
 // What the converter does to a Hugging Face tensor on its way into the GGUF.
 enum class Transform : uint8_t {
   none,
-  interleave_q_heads,  // rows of each head reordered from (i, i + d/2) pairs to (2i, 2i + 1), as llama.cpp's files have them
+  interleave_q_heads,  // rows of each head reordered from (i, i + d/2) pairs to (2i, 2i + 1), as
+                       // llama.cpp's files have them
   interleave_k_heads,
-  transpose,           // stored [cols, rows], per slice
-  plus_one,            // norms that multiply by 1 + weight
-  even_rows_transposed, odd_rows_transposed,  // of pairs of rows, stored [cols, 2 rows] per slice
-  even_values, odd_values,                    // of pairs of values
-  latent_keys, latent_values,                 // parts of the heads of kv_b_proj; keys transposed
+  transpose,  // stored [cols, rows], per slice
+  plus_one,   // norms that multiply by 1 + weight
+  even_rows_transposed,
+  odd_rows_transposed,  // of pairs of rows, stored [cols, 2 rows] per slice
+  even_values,
+  odd_values,  // of pairs of values
+  latent_keys,
+  latent_values,  // parts of the heads of kv_b_proj; keys transposed
   count,
 };
 
-// The layers that have a tensor: all, the leading dense ones of a model with experts, or those with experts.
+// The layers that have a tensor: all, the leading dense ones of a model with experts, or those with
+// experts.
 enum class Where : uint8_t { every, dense, experts };
 
 struct TensorRule {
   Role role;
   std::string_view gguf_name;  // "{}" is the layer
-  std::string_view hf_name;    // the full parameter name, or several with '|' between; "" if Hugging Face has none.  A second
-                               // "{}" is the expert: the slices are stored one by one
+  std::string_view hf_name;  // the full parameter name, or several with '|' between; "" if Hugging
+                             // Face has none.  A second
+                             // "{}" is the expert: the slices are stored one by one
   Dim rows, cols;
   bool required;
   Transform transform = Transform::none;
-  Dim slices = Dim::one;       // matrices (or vectors) in the tensor
+  Dim slices = Dim::one;  // matrices (or vectors) in the tensor
   Where where = Where::every;
-  std::string_view hf_if = "";  // optional tensors: the boolean of config.json that says whether there is one; "": look
+  std::string_view hf_if =
+      "";  // optional tensors: the boolean of config.json that says whether there is one; "": look
 };
 
-// A key of the metadata beyond the common ones, and where config.json has it.  Keys that change what a model computes and
-// that its description does not list are refused, unless neutral.
+// A key of the metadata beyond the common ones, and where config.json has it.  Keys that change
+// what a model computes and that its description does not list are refused, unless neutral.
 enum class ConfigType : uint8_t { integer, number, boolean };
 enum class ConfigMap : uint8_t { same, inverse_root /* 1 / sqrt(x) */ };
 struct ConfigRule {
-  std::string_view key;            // without the architecture's prefix
+  std::string_view key;  // without the architecture's prefix
   ConfigType type;
   std::string_view hf_key;         // or several with '|' between; "" if config.json does not say
   std::string_view fallback = "";  // written where config.json has nothing; "": the key is left out
@@ -79,26 +156,33 @@ struct ConfigRule {
 };
 
 enum class Norm : uint8_t { rms, layer };
-enum class Gating : uint8_t { softmax = 1, sigmoid = 2, softmax_of_selected = 3 };  // GGUF's numbers
+enum class Gating : uint8_t {
+  softmax = 1,
+  sigmoid = 2,
+  softmax_of_selected = 3
+};  // GGUF's numbers
 
 struct ModelDescription {
-  std::string_view name;                            // general.architecture
-  std::span<const std::string_view> hf_classes;     // "LlamaForCausalLM", ...
+  std::string_view name;                         // general.architecture
+  std::span<const std::string_view> hf_classes;  // "LlamaForCausalLM", ...
   RopeStyle rope;
   std::span<const TensorRule> tensors;
   std::span<const ConfigRule> config = {};
   Norm norm = Norm::rms;
   Nonlinearity nonlinearity = Nonlinearity::silu;
-  bool parallel = false;            // attention and feed-forward read the same normed input
+  bool parallel = false;  // attention and feed-forward read the same normed input
   bool rotary = true;
-  bool embd_times_root = false;     // embeddings times sqrt(n_embd)
-  bool divides_logits = false;      // by logit_scale, not times
-  int64_t window_period = 0;        // every n-th layer sees all positions, the others a window; 0: all have the window
-  double window_rope_base = 0;      // of the layers with a window, which then have no rope scaling; 0: as the others
-  int64_t width_scaled_layers = 0;  // the model of so many layers has attention.scale 1 / sqrt(n_embd / n_heads) where the key is absent
+  bool embd_times_root = false;  // embeddings times sqrt(n_embd)
+  bool divides_logits = false;   // by logit_scale, not times
+  int64_t window_period =
+      0;  // every n-th layer sees all positions, the others a window; 0: all have the window
+  double window_rope_base =
+      0;  // of the layers with a window, which then have no rope scaling; 0: as the others
+  int64_t width_scaled_layers = 0;  // the model of so many layers has attention.scale 1 /
+                                    // sqrt(n_embd / n_heads) where the key is absent
   Gating gating = Gating::softmax;
-  bool experts_normed = true;       // the weights of the selected experts sum to 1
-  bool yarn_truncates = true;       // the ends of yarn's ramp are whole pairs
+  bool experts_normed = true;  // the weights of the selected experts sum to 1
+  bool yarn_truncates = true;  // the ends of yarn's ramp are whole pairs
 
   bool has_key(std::string_view key) const {
     for (const ConfigRule& rule : config)
@@ -117,6 +201,7 @@ const ModelDescription* find_architecture(std::string_view name);  // null if un
 std::string_view role_name(Role role);                             // "attn_q"
 std::string_view dim_name(Dim dim);
 std::string_view transform_name(Transform transform);
-std::string layer_name(std::string_view pattern, int64_t layer);   // "blk.{}.attn_q.weight" with the layer's number
+std::string layer_name(std::string_view pattern,
+                       int64_t layer);  // "blk.{}.attn_q.weight" with the layer's number
 
 }  // namespace hrun

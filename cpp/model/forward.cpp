@@ -12,7 +12,8 @@ namespace {
 // The operations of a pass on one backend, between begin_pass() and end_pass(), whatever is thrown.
 class Recorded {
  public:
-  Recorded(Backend& backend, const PassInfo& info) : ran(backend.begin_pass(info)), backend_(backend) {}
+  Recorded(Backend& backend, const PassInfo& info)
+      : ran(backend.begin_pass(info)), backend_(backend) {}
   Recorded(const Recorded&) = delete;
   Recorded& operator=(const Recorded&) = delete;
   ~Recorded() { backend_.end_pass(complete); }
@@ -28,7 +29,12 @@ class Recorded {
 class Decoder {
  public:
   explicit Decoder(const Pass& pass)
-      : pass_(pass), model_(pass.model), backend_(pass.backend()), params_(pass.params()), w_(pass.work), x_(pass.rows(w_.x)) {}
+      : pass_(pass),
+        model_(pass.model),
+        backend_(pass.backend()),
+        params_(pass.params()),
+        w_(pass.work),
+        x_(pass.rows(w_.x)) {}
 
   void embed(std::span<const int32_t> tokens) {
     backend_.embed(*model_.weight(Role::token_embd), tokens, x_);
@@ -66,28 +72,35 @@ class Decoder {
   }
 
   void read_logits(int64_t rows, float* out) {
-    backend_.read(w_.logits.data, {reinterpret_cast<uint8_t*>(out), static_cast<size_t>(rows * params_.n_vocab) * sizeof(float)});
+    backend_.read(w_.logits.data, {reinterpret_cast<uint8_t*>(out),
+                                   static_cast<size_t>(rows * params_.n_vocab) * sizeof(float)});
   }
 
   // Of `rows` tokens from `first` on, into the workspace.
   void head(int64_t first, int64_t rows) {
     const FloatView tail = {x_.row(first), rows, x_.cols, x_.stride};
     const FloatView y = first_rows(w_.logits, rows);
-    pass_.multiply(model_.head(), normed(tail, model_.weight(Role::output_norm), model_.weight(Role::output_norm_bias)), y);
+    pass_.multiply(
+        model_.head(),
+        normed(tail, model_.weight(Role::output_norm), model_.weight(Role::output_norm_bias)), y);
     if (params_.logit_scale != 1) backend_.scale(y, static_cast<float>(params_.logit_scale));
-    if (params_.logit_soft_cap > 0) backend_.soft_cap(y, static_cast<float>(params_.logit_soft_cap));
+    if (params_.logit_soft_cap > 0)
+      backend_.soft_cap(y, static_cast<float>(params_.logit_soft_cap));
   }
 
  private:
   // The input of a block: x, normed where the model has a norm there.
   MatmulInput normed(FloatView x, const DeviceTensor* weight, const DeviceTensor* bias) {
     if (!weight) return x;
-    if (model_.description().norm == Norm::rms) return MatmulInput::normed(x, *weight, params_.norm_eps);
+    if (model_.description().norm == Norm::rms)
+      return MatmulInput::normed(x, *weight, params_.norm_eps);
     const FloatView out = first_rows(w_.normed, x.rows);
     backend_.layer_norm(x, *weight, bias, params_.norm_eps, out);
     return out;
   }
-  MatmulInput normed(int64_t l, Role weight, Role bias) { return normed(x_, model_.weight(l, weight), model_.weight(l, bias)); }
+  MatmulInput normed(int64_t l, Role weight, Role bias) {
+    return normed(x_, model_.weight(l, weight), model_.weight(l, bias));
+  }
 
   // The same, stored.
   FloatView stored_normed(int64_t l, Role role, Role bias) {
@@ -101,11 +114,13 @@ class Decoder {
 
   // What happens to a block's output before it is added.
   void finish(int64_t l, Role post_norm, FloatView y) {
-    if (const DeviceTensor* weight = model_.weight(l, post_norm)) backend_.rms_norm(y, *weight, params_.norm_eps, y);
+    if (const DeviceTensor* weight = model_.weight(l, post_norm))
+      backend_.rms_norm(y, *weight, params_.norm_eps, y);
     if (params_.residual_scale != 1) backend_.scale(y, static_cast<float>(params_.residual_scale));
   }
 
-  // Of whole rows, or of each head, as the weight's width says; with one weight for all heads, or one for each.
+  // Of whole rows, or of each head, as the weight's width says; with one weight for all heads, or
+  // one for each.
   void norm_heads(int64_t l, Role role, FloatView y, int64_t n_heads) {
     const Weight& weights = model_.slices(l, role);
     if (weights.empty()) return;
@@ -114,21 +129,26 @@ class Decoder {
     for (int64_t h = 0; h < (whole ? 1 : n_heads); ++h) {
       const FloatView part = whole ? y : columns(y, h * head, head);
       const DeviceTensor& weight = *weights[weights.size() > 1 ? static_cast<size_t>(h) : 0];
-      if (model_.description().norm == Norm::rms) backend_.rms_norm(part, weight, params_.norm_eps, part);
-      else backend_.layer_norm(part, weight, nullptr, params_.norm_eps, part);
+      if (model_.description().norm == Norm::rms)
+        backend_.rms_norm(part, weight, params_.norm_eps, part);
+      else
+        backend_.layer_norm(part, weight, nullptr, params_.norm_eps, part);
     }
   }
 
   void attention(int64_t l, const KVLayer& cache, FloatView out) {
     const MatmulInput input = normed(l, Role::attn_norm, Role::attn_norm_bias);
     if (params_.latent_kv > 0) return latent_attention(pass_, l, input, cache, out);
-    const FloatView q = pass_.rows(w_.q), k = pass_.rows(w_.k), v = pass_.rows(w_.v), mixed = pass_.rows(w_.attention);
-    const auto n_heads = static_cast<int>(params_.n_heads), n_kv_heads = static_cast<int>(params_.n_kv_heads);
+    const FloatView q = pass_.rows(w_.q), k = pass_.rows(w_.k), v = pass_.rows(w_.v),
+                    mixed = pass_.rows(w_.attention);
+    const auto n_heads = static_cast<int>(params_.n_heads),
+               n_kv_heads = static_cast<int>(params_.n_kv_heads);
     if (const DeviceTensor* all = model_.weight(l, Role::attn_qkv)) {
       pass_.multiply(*all, input, pass_.rows(w_.qkv));
       pass_.add_bias(l, Role::attn_qkv_bias, pass_.rows(w_.qkv));
     } else {
-      const MatmulTarget qkv[] = {{model_.weight(l, Role::attn_q), q}, {model_.weight(l, Role::attn_k), k},
+      const MatmulTarget qkv[] = {{model_.weight(l, Role::attn_q), q},
+                                  {model_.weight(l, Role::attn_k), k},
                                   {model_.weight(l, Role::attn_v), v}};
       pass_.multiply(qkv, input);
       pass_.add_bias(l, Role::attn_q_bias, q);
@@ -143,15 +163,17 @@ class Decoder {
       backend_.rope(k, n_kv_heads, w_.rope(has_window), pass_.first);
     }
     backend_.kv_append(cache, k, v, pass_.first);
-    const AttentionShape shape{n_heads, static_cast<float>(params_.attn_scale), has_window ? params_.window : 0,
-                               static_cast<float>(params_.attn_soft_cap), model_.weight(l, Role::attn_sinks)};
+    const AttentionShape shape{
+        n_heads, static_cast<float>(params_.attn_scale), has_window ? params_.window : 0,
+        static_cast<float>(params_.attn_soft_cap), model_.weight(l, Role::attn_sinks)};
     backend_.attention(q, cache, pass_.first, shape, mixed);
     pass_.multiply(*model_.weight(l, Role::attn_output), mixed, out);
     pass_.add_bias(l, Role::attn_output_bias, out);
   }
 
   void feed_forward(int64_t l, Role norm, Role norm_bias, FloatView out) {
-    if (params_.has_experts(l)) return mix_experts(pass_, l, stored_normed(l, norm, norm_bias), out);
+    if (params_.has_experts(l))
+      return mix_experts(pass_, l, stored_normed(l, norm, norm_bias), out);
     const FloatView gate = pass_.rows(w_.gate), up = pass_.rows(w_.up);
     const Nonlinearity f = model_.description().nonlinearity;
     const MatmulInput input = normed(l, norm, norm_bias);
@@ -192,12 +214,14 @@ class Decoder {
 
 }  // namespace
 
-void forward(const Model& model, std::span<Workspace> workspaces, std::span<const KVLayer> cache, std::span<const int32_t> tokens,
-             int64_t first_position, int64_t n_logits, float* logits, const std::function<void()>& poll,
-             MatmulObserver* observer) {
+void forward(const Model& model, std::span<Workspace> workspaces, std::span<const KVLayer> cache,
+             std::span<const int32_t> tokens, int64_t first_position, int64_t n_logits,
+             float* logits, const std::function<void()>& poll, MatmulObserver* observer) {
   const auto n = static_cast<int64_t>(tokens.size());
-  // What the host takes part in (the choice of experts, positions to look up) cannot be repeated from a record.
-  const bool repeatable = !observer && n_logits <= 1 && model.params().n_experts == 0 && !model.weight(Role::position_embd);
+  // What the host takes part in (the choice of experts, positions to look up) cannot be repeated
+  // from a record.
+  const bool repeatable = !observer && n_logits <= 1 && model.params().n_experts == 0 &&
+                          !model.weight(Role::position_embd);
   const Workspace* before = nullptr;
   for (const LayerRun& run : model.runs()) {
     Workspace& work = workspaces[run.device];
@@ -221,8 +245,10 @@ void forward(const Model& model, std::span<Workspace> workspaces, std::span<cons
         recorded.complete = true;
       }
     }
-    if (has_head && n_logits == 1 && logits) decoder.read_logits(1, logits);
-    else if (has_head && n_logits > 1) decoder.all_logits(n_logits, logits);
+    if (has_head && n_logits == 1 && logits)
+      decoder.read_logits(1, logits);
+    else if (has_head && n_logits > 1)
+      decoder.all_logits(n_logits, logits);
     before = &work;
   }
 }

@@ -10,12 +10,13 @@
 
 namespace hrun {
 
-// Sees what every matmul reads, before it runs: its input [n_tokens, cols] on the backend's device, and the matrices that share
-// it.
+// Sees what every matmul reads, before it runs: its input [n_tokens, cols] on the backend's device,
+// and the matrices that share it.
 class MatmulObserver {
  public:
   virtual ~MatmulObserver() = default;
-  virtual void matmul_input(Backend& backend, std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
+  virtual void matmul_input(Backend& backend, std::span<const MatmulTarget> targets,
+                            const MatmulInput& x) = 0;
   // The same of one slice of a tensor (an expert, a head), with an input of its own.
   virtual void slice_input(Backend& backend, const DeviceTensor& slice, const MatmulInput& x) = 0;
 };
@@ -45,7 +46,8 @@ struct Pass {
   // Slices of tensors.
   void multiply_parts(std::span<const MatmulPart> parts, const MatmulInput& x) const {
     if (observer)
-      for (const MatmulPart& part : parts) observer->slice_input(backend(), *part.weights, rows_of(x, part.first, part.y.rows));
+      for (const MatmulPart& part : parts)
+        observer->slice_input(backend(), *part.weights, rows_of(x, part.first, part.y.rows));
     backend().matmul_parts(parts, x);
   }
   void multiply_slice(const DeviceTensor& weights, FloatView x, FloatView y) const {
@@ -58,12 +60,13 @@ struct Pass {
   }
 };
 
-// Runs `tokens` (at most max_tokens() of the workspaces, one per backend of the model) at positions first_position, ...;
-// keys and values go to `cache`, one KVLayer per layer.  Logits of the last `n_logits` tokens are written to logits
-// [n_logits, n_vocab], which may be null when n_logits is 0, or 1: they then stay in the workspace of the head.  `poll` is
-// called before each layer and may throw; the cache then holds garbage beyond first_position, which the next pass overwrites.
-void forward(const Model& model, std::span<Workspace> workspaces, std::span<const KVLayer> cache, std::span<const int32_t> tokens,
-             int64_t first_position, int64_t n_logits, float* logits, const std::function<void()>& poll,
-             MatmulObserver* observer = nullptr);
+// Runs `tokens` (at most max_tokens() of the workspaces, one per backend of the model) at positions
+// first_position, ...; keys and values go to `cache`, one KVLayer per layer.  Logits of the last
+// `n_logits` tokens are written to logits [n_logits, n_vocab], which may be null when n_logits is
+// 0, or 1: they then stay in the workspace of the head.  `poll` is called before each layer and may
+// throw; the cache then holds garbage beyond first_position, which the next pass overwrites.
+void forward(const Model& model, std::span<Workspace> workspaces, std::span<const KVLayer> cache,
+             std::span<const int32_t> tokens, int64_t first_position, int64_t n_logits,
+             float* logits, const std::function<void()>& poll, MatmulObserver* observer = nullptr);
 
 }  // namespace hrun

@@ -24,9 +24,12 @@ TensorView rows_of(const TensorView& whole, int64_t first, int64_t rows) {
 
 }  // namespace
 
-Model::Model(gguf::File file, ModelPlan plan, const BackendOptions& options) : file_(std::move(file)), plan_(std::move(plan)) {
+Model::Model(gguf::File file, ModelPlan plan, const BackendOptions& options)
+    : file_(std::move(file)), plan_(std::move(plan)) {
   const int64_t n_layers = plan_.params.n_layers;
-  Backends made = make_backends(options, n_layers, [&](const DeviceRoom& room) { return layers_that_fit(file_, plan_, room); });
+  Backends made = make_backends(options, n_layers, [&](const DeviceRoom& room) {
+    return layers_that_fit(file_, plan_, room);
+  });
   warning_ = std::move(made.warning);
   size_t cpu = 0, accelerator = 0;
   if (made.cpu) backends_.push_back(std::move(made.cpu));
@@ -50,8 +53,10 @@ std::string Model::device_description() const {
   std::string text;
   for (const LayerRun& run : runs_) {
     if (!text.empty()) text += "; ";
-    if (runs_.size() > 1 && run.first_layer == run.end_layer) text += "head: ";
-    else if (runs_.size() > 1) text += hrun::format("layers {} to {}: ", run.first_layer, run.end_layer - 1);
+    if (runs_.size() > 1 && run.first_layer == run.end_layer)
+      text += "head: ";
+    else if (runs_.size() > 1)
+      text += hrun::format("layers {} to {}: ", run.first_layer, run.end_layer - 1);
     text += backend(run.device).description();
   }
   return text;
@@ -70,10 +75,12 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
   for (const auto* t : p.globals) total += t != nullptr;
   for (const auto& layer : p.layers)
     for (const auto* t : layer) total += t != nullptr;
-  const auto take = [&](const gguf::TensorInfo* info, size_t role, size_t device, TensorUse use) -> Weight {
+  const auto take = [&](const gguf::TensorInfo* info, size_t role, size_t device,
+                        TensorUse use) -> Weight {
     if (!info) return {};
     Weight weight;
-    if (static_cast<Role>(role) != Role::attn_kv_b) weight = model->upload(info, static_cast<Role>(role), device, use);
+    if (static_cast<Role>(role) != Role::attn_kv_b)
+      weight = model->upload(info, static_cast<Role>(role), device, use);
     if (progress) progress(++done, total);
     return weight;
   };
@@ -85,14 +92,18 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
     const TensorUse use = tied ? TensorUse::any : is_input ? TensorUse::lookup : TensorUse::product;
     model->globals_[r] = take(p.globals[r], r, is_input ? first_device : head_device, use);
   }
-  if (second_embedding) model->tied_head_ = take(p.globals[kEmbedding], kEmbedding, head_device, TensorUse::product);
-  model->head_ = second_embedding ? first(model->tied_head_) : model->weight(p.tied_head ? Role::token_embd : Role::output);
+  if (second_embedding)
+    model->tied_head_ = take(p.globals[kEmbedding], kEmbedding, head_device, TensorUse::product);
+  model->head_ = second_embedding ? first(model->tied_head_)
+                                  : model->weight(p.tied_head ? Role::token_embd : Role::output);
   model->layers_.resize(p.layers.size());
   for (size_t l = 0; l < p.layers.size(); ++l) {
     model->layers_[l].resize(kRoles);
     const size_t device = model->device_of(static_cast<int64_t>(l));
-    for (size_t r = 0; r < kRoles; ++r) model->layers_[l][r] = take(p.layers[l][r], r, device, TensorUse::product);
-    if (p.layers[l][static_cast<size_t>(Role::attn_kv_b)]) model->split_latent(static_cast<int64_t>(l));
+    for (size_t r = 0; r < kRoles; ++r)
+      model->layers_[l][r] = take(p.layers[l][r], r, device, TensorUse::product);
+    if (p.layers[l][static_cast<size_t>(Role::attn_kv_b)])
+      model->split_latent(static_cast<int64_t>(l));
   }
   model->file_.check_readable();
   return model;
@@ -113,8 +124,9 @@ Weight Model::upload(const gguf::TensorInfo* info, Role role, size_t device, Ten
   return weight;
 }
 
-// attn_kv_b, the keys and values of each head one after the other, as attn_k_b and attn_v_b: values are rows as they are, keys
-// have to be transposed, which a coded matrix cannot be: they become F16, or F32 where they are floats.
+// attn_kv_b, the keys and values of each head one after the other, as attn_k_b and attn_v_b: values
+// are rows as they are, keys have to be transposed, which a coded matrix cannot be: they become
+// F16, or F32 where they are floats.
 void Model::split_latent(int64_t layer) {
   const HyperParams& p = params();
   const TensorView whole = file_.view(*plan_.layer(layer, Role::attn_kv_b));
@@ -130,13 +142,16 @@ void Model::split_latent(int64_t layer) {
   for (int64_t h = 0; h < p.n_heads; ++h) {
     const int64_t first = h * (nope + p.latent_v_dim);
     for (int64_t r = 0; r < nope; ++r) {
-      format.decode_row(whole.data + static_cast<size_t>(first + r) * whole.row_bytes, cols, row.data());
-      for (int64_t c = 0; c < cols; ++c) transposed[static_cast<size_t>(c * nope + r)] = row[static_cast<size_t>(c)];
+      format.decode_row(whole.data + static_cast<size_t>(first + r) * whole.row_bytes, cols,
+                        row.data());
+      for (int64_t c = 0; c < cols; ++c)
+        transposed[static_cast<size_t>(c * nope + r)] = row[static_cast<size_t>(c)];
     }
     const size_t row_bytes = made.row_bytes(nope);
     std::vector<uint8_t>& bytes = made_.emplace_back(row_bytes * static_cast<size_t>(cols));
     for (int64_t c = 0; c < cols; ++c)
-      made.encode_row(&transposed[static_cast<size_t>(c * nope)], nullptr, nope, &bytes[static_cast<size_t>(c) * row_bytes]);
+      made.encode_row(&transposed[static_cast<size_t>(c * nope)], nullptr, nope,
+                      &bytes[static_cast<size_t>(c) * row_bytes]);
     const TensorView view{made.id, cols, nope, row_bytes, bytes.data(), whole.name};
     keys.push_back(on.upload(view, TensorUse::product));
     values.push_back(on.upload(rows_of(whole, first + nope, p.latent_v_dim), TensorUse::product));
@@ -153,8 +168,10 @@ void for_each_matrix(const Model& model, Function&& fn) {
       const auto role = static_cast<Role>(r);
       const Weight& weight = model.slices(l, role);
       if (weight.empty() || weight.front()->rows == 1) continue;
-      const bool experts = role == Role::experts_gate || role == Role::experts_up || role == Role::experts_down;
-      fn(*weight.front(), experts ? model.params().n_experts_used : static_cast<int64_t>(weight.size()));
+      const bool experts =
+          role == Role::experts_gate || role == Role::experts_up || role == Role::experts_down;
+      fn(*weight.front(),
+         experts ? model.params().n_experts_used : static_cast<int64_t>(weight.size()));
     }
   fn(model.head(), 1);
 }
@@ -163,13 +180,16 @@ void for_each_matrix(const Model& model, Function&& fn) {
 
 size_t Model::bytes_per_token() const {
   size_t bytes = 0;
-  for_each_matrix(*this, [&](const DeviceTensor& w, int64_t count) { bytes += w.bytes * static_cast<size_t>(count); });
+  for_each_matrix(*this, [&](const DeviceTensor& w, int64_t count) {
+    bytes += w.bytes * static_cast<size_t>(count);
+  });
   return bytes;
 }
 
 int64_t Model::weights_per_token() const {
   int64_t weights = 0;
-  for_each_matrix(*this, [&](const DeviceTensor& w, int64_t count) { weights += w.rows * w.cols * count; });
+  for_each_matrix(
+      *this, [&](const DeviceTensor& w, int64_t count) { weights += w.rows * w.cols * count; });
   return weights;
 }
 

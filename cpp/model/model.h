@@ -25,8 +25,9 @@ struct LayerRun {
 class Model {
  public:
   // Opens, validates and uploads.  progress(done, total) in tensors; it may throw Cancelled.
-  static std::shared_ptr<const Model> load(const std::string& path, const BackendOptions& options,
-                                           const std::function<void(int64_t, int64_t)>& progress = {});
+  static std::shared_ptr<const Model> load(
+      const std::string& path, const BackendOptions& options,
+      const std::function<void(int64_t, int64_t)>& progress = {});
 
   const gguf::File& file() const { return file_; }
   const HyperParams& params() const { return plan_.params; }
@@ -38,7 +39,9 @@ class Model {
   std::span<const LayerRun> runs() const { return runs_; }
   size_t device_of(int64_t layer) const;
   std::string device_description() const;
-  const std::string& warning() const { return warning_; }  // about the devices; empty if there is none
+  const std::string& warning() const {
+    return warning_;
+  }  // about the devices; empty if there is none
   // Null where the model has none.
   const DeviceTensor* weight(Role role) const { return first(globals_[static_cast<size_t>(role)]); }
   const DeviceTensor* weight(int64_t layer, Role role) const { return first(slices(layer, role)); }
@@ -47,7 +50,8 @@ class Model {
     return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }
   const DeviceTensor& head() const { return *head_; }
-  // What one token of generation reads and multiplies: the matrices of the layers, of the experts that it uses, and the head.
+  // What one token of generation reads and multiplies: the matrices of the layers, of the experts
+  // that it uses, and the head.
   size_t bytes_per_token() const;
   int64_t weights_per_token() const;
 
@@ -55,7 +59,9 @@ class Model {
   Model(gguf::File file, ModelPlan plan, const BackendOptions& options);
   Weight upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use);
   void split_latent(int64_t layer);
-  static const DeviceTensor* first(const Weight& weight) { return weight.empty() ? nullptr : weight.front().get(); }
+  static const DeviceTensor* first(const Weight& weight) {
+    return weight.empty() ? nullptr : weight.front().get();
+  }
 
   gguf::File file_;
   ModelPlan plan_;

@@ -8,7 +8,8 @@ namespace {
 
 std::string architecture_names() {
   std::string out;
-  for (const ModelDescription* d : architectures()) out += (out.empty() ? "" : ", ") + std::string(d->name);
+  for (const ModelDescription* d : architectures())
+    out += (out.empty() ? "" : ", ") + std::string(d->name);
   return out;
 }
 
@@ -18,15 +19,33 @@ struct OtherKind {
   std::string_view sentence;
 };
 constexpr OtherKind kOtherKinds[] = {
-    {"clip", "the vision or sound part of a model (mmproj), which goes beside the language model; open the other file"},
-    {"mmproj", "the vision or sound part of a model (mmproj), which goes beside the language model; open the other file"},
-    {"flux", "an image model"}, {"sd1", "an image model"}, {"sd3", "an image model"}, {"sdxl", "an image model"},
-    {"lumina", "an image model"}, {"qwen_image", "an image model"}, {"hidream", "an image model"}, {"aura", "an image model"},
-    {"pig", "an image model"}, {"wan", "a video model"}, {"ltxv", "a video model"}, {"hyvid", "a video model"}, {"cosmos", "a video model"},
-    {"whisper", "a speech model"}, {"wavtokenizer", "a speech model"},
-    {"bert", "an encoder, which gives embeddings and no text"}, {"nomic-bert", "an encoder, which gives embeddings and no text"},
-    {"jina-bert", "an encoder, which gives embeddings and no text"}, {"modern-bert", "an encoder, which gives embeddings and no text"},
-    {"gemma-embedding", "an encoder, which gives embeddings and no text"}, {"t5", "an encoder with a decoder"},
+    {"clip",
+     "the vision or sound part of a model (mmproj), which goes beside the language model; open the "
+     "other file"},
+    {"mmproj",
+     "the vision or sound part of a model (mmproj), which goes beside the language model; open the "
+     "other file"},
+    {"flux", "an image model"},
+    {"sd1", "an image model"},
+    {"sd3", "an image model"},
+    {"sdxl", "an image model"},
+    {"lumina", "an image model"},
+    {"qwen_image", "an image model"},
+    {"hidream", "an image model"},
+    {"aura", "an image model"},
+    {"pig", "an image model"},
+    {"wan", "a video model"},
+    {"ltxv", "a video model"},
+    {"hyvid", "a video model"},
+    {"cosmos", "a video model"},
+    {"whisper", "a speech model"},
+    {"wavtokenizer", "a speech model"},
+    {"bert", "an encoder, which gives embeddings and no text"},
+    {"nomic-bert", "an encoder, which gives embeddings and no text"},
+    {"jina-bert", "an encoder, which gives embeddings and no text"},
+    {"modern-bert", "an encoder, which gives embeddings and no text"},
+    {"gemma-embedding", "an encoder, which gives embeddings and no text"},
+    {"t5", "an encoder with a decoder"},
     {"imatrix", "an importance matrix, which hrun-convert takes with --imatrix"},
 };
 
@@ -48,11 +67,13 @@ const ModelDescription& require_architecture(const gguf::File& file) {
   if (description) return *description;
   for (const OtherKind& kind : kOtherKinds)
     if (name.substr(0, kind.prefix.size()) == kind.prefix)
-      planning::unsupported(file, "architecture '{}' is {}; hrun runs language models (supported: {})", printable(name), kind.sentence,
-                            architecture_names());
+      planning::unsupported(file,
+                            "architecture '{}' is {}; hrun runs language models (supported: {})",
+                            printable(name), kind.sentence, architecture_names());
   const std::string_view near = nearest_architecture(name);
-  planning::unsupported(file, "architecture '{}' is not supported{} (supported: {})", printable(name),
-                        near.empty() ? "" : format("; the nearest that is: '{}'", near), architecture_names());
+  planning::unsupported(
+      file, "architecture '{}' is not supported{} (supported: {})", printable(name),
+      near.empty() ? "" : format("; the nearest that is: '{}'", near), architecture_names());
 }
 
 // Adapters, projectors and importance matrices are GGUF files with an architecture too.
@@ -60,16 +81,19 @@ void require_whole_model(const gguf::File& file) {
   const auto type = file.find_string("general.type");
   if (type && *type != "model") {
     const std::string_view what =
-        *type == "adapter"   ? "an adapter (LoRA), which changes a model and is none; merge it into its model and convert that"
-        : *type == "mmproj"  ? "the vision or sound part of a model, which goes beside the language model; open the other file"
+        *type == "adapter"  ? "an adapter (LoRA), which changes a model and is none; merge it into "
+                              "its model and convert that"
+        : *type == "mmproj" ? "the vision or sound part of a model, which goes beside the language "
+                              "model; open the other file"
         : *type == "imatrix" ? "an importance matrix, which hrun-convert takes with --imatrix"
         : *type == "vocab"   ? "a vocabulary without a model"
                              : "expected 'model'";
     planning::unsupported(file, "key 'general.type' is '{}': {}", printable(*type), what);
   }
   if (file.tensors().empty())
-    file.fail("it holds {} and no weights; a download of the vocabulary alone, or of the wrong file",
-              file.find("tokenizer.ggml.tokens") ? "a vocabulary" : "metadata");
+    file.fail(
+        "it holds {} and no weights; a download of the vocabulary alone, or of the wrong file",
+        file.find("tokenizer.ggml.tokens") ? "a vocabulary" : "metadata");
 }
 
 }  // namespace

@@ -1,8 +1,9 @@
 // From a checked container to a checked model: hyper-parameters, tensors by role, tokenizer.
 //
-// plan_model() is the one place that validates them, and the fuzz target: whatever bytes a File was parsed from, it
-// returns a plan that the runtime can execute without further checks, or throws ModelFileError (the file is wrong) or
-// UnsupportedModelError (hrun cannot do it).  It allocates no more than a few pointers per layer and token.
+// plan_model() is the one place that validates them, and the fuzz target: whatever bytes a File was
+// parsed from, it returns a plan that the runtime can execute without further checks, or throws
+// ModelFileError (the file is wrong) or UnsupportedModelError (hrun cannot do it).  It allocates no
+// more than a few pointers per layer and token.
 #pragma once
 
 #include <cstdint>
@@ -25,45 +26,49 @@ struct HyperParams {
   int64_t n_ff = 0;
   int64_t n_heads = 0;
   int64_t n_kv_heads = 0;
-  int64_t k_dim = 0;        // per head
-  int64_t v_dim = 0;        // with latent attention k_dim and v_dim are those of the cache: latent_kv + n_rot, latent_kv
+  int64_t k_dim = 0;  // per head
+  int64_t v_dim = 0;  // with latent attention k_dim and v_dim are those of the cache: latent_kv +
+                      // n_rot, latent_kv
   int64_t n_ctx_train = 0;
   float norm_eps = 0;
 
   double embd_scale = 1, residual_scale = 1;
-  double logit_scale = 1;           // times
-  double attn_scale = 0;            // of q . k
+  double logit_scale = 1;                        // times
+  double attn_scale = 0;                         // of q . k
   double attn_soft_cap = 0, logit_soft_cap = 0;  // 0: none
-  int64_t window = 0;               // positions that a layer with a window sees; 0: no layer has one
-  int64_t window_period = 0;        // every n-th layer has none; 0: all have it
-  double window_rope_base = 0;      // of the layers with a window, without scaling; 0: as the others
+  int64_t window = 0;           // positions that a layer with a window sees; 0: no layer has one
+  int64_t window_period = 0;    // every n-th layer has none; 0: all have it
+  double window_rope_base = 0;  // of the layers with a window, without scaling; 0: as the others
 
-  int64_t n_experts = 0;            // 0: dense
+  int64_t n_experts = 0;  // 0: dense
   int64_t n_experts_used = 0;
-  int64_t n_dense_layers = 0;       // leading layers without experts
+  int64_t n_dense_layers = 0;  // leading layers without experts
   int64_t n_ff_expert = 0, n_ff_shared = 0;
   int64_t n_expert_groups = 1, n_expert_groups_used = 1;
   Gating gating = Gating::softmax;
   bool experts_normed = true;
   double experts_scale = 1;
 
-  int64_t latent_q = 0;             // 0: queries are not compressed
-  int64_t latent_kv = 0;            // 0: no latent attention
-  int64_t latent_k_dim = 0;         // per head: nope + n_rot
+  int64_t latent_q = 0;      // 0: queries are not compressed
+  int64_t latent_kv = 0;     // 0: no latent attention
+  int64_t latent_k_dim = 0;  // per head: nope + n_rot
   int64_t latent_v_dim = 0;
 
   int64_t n_rot = 0;
   double rope_base = 10000;
   RopeScaling rope_scaling = RopeScaling::none;
   double rope_factor = 1;
-  double rope_attn_factor = 1;      // multiplies cos and sin, beside YaRN's own 1 + 0.1 ln(factor)
-  double rope_original_ctx = 0;     // yarn
+  double rope_attn_factor = 1;   // multiplies cos and sin, beside YaRN's own 1 + 0.1 ln(factor)
+  double rope_original_ctx = 0;  // yarn
   double yarn_beta_fast = 32, yarn_beta_slow = 1;
   bool yarn_truncates = true;
-  // llama3 scaling reaches a GGUF as the tensor rope_freqs.weight: factors by which each frequency is divided.
+  // llama3 scaling reaches a GGUF as the tensor rope_freqs.weight: factors by which each frequency
+  // is divided.
 
   int64_t nope() const { return latent_k_dim - n_rot; }
-  bool has_window(int64_t layer) const { return window > 0 && (window_period == 0 || (layer + 1) % window_period != 0); }
+  bool has_window(int64_t layer) const {
+    return window > 0 && (window_period == 0 || (layer + 1) % window_period != 0);
+  }
   bool has_experts(int64_t layer) const { return n_experts > 0 && layer >= n_dense_layers; }
 };
 
@@ -71,10 +76,10 @@ struct ModelPlan {
   const ModelDescription* description = nullptr;
   HyperParams params;
   // Tensors by role; null where optional and absent.  `layers[l][role]` for per-layer roles.
-  std::vector<const gguf::TensorInfo*> globals;                 // indexed by Role
-  std::vector<std::vector<const gguf::TensorInfo*>> layers;     // [layer][Role]
-  bool tied_head = false;                                       // no output.weight: the embedding is the head
-  std::vector<std::string> warnings;                            // unused tensors, odd metadata
+  std::vector<const gguf::TensorInfo*> globals;              // indexed by Role
+  std::vector<std::vector<const gguf::TensorInfo*>> layers;  // [layer][Role]
+  bool tied_head = false;             // no output.weight: the embedding is the head
+  std::vector<std::string> warnings;  // unused tensors, odd metadata
 
   const gguf::TensorInfo* global(Role role) const { return globals[static_cast<size_t>(role)]; }
   const gguf::TensorInfo* layer(int64_t l, Role role) const {

@@ -1,4 +1,5 @@
-// Hyper-parameters: every key that changes what a model computes is read, range-checked, or refused.
+// Hyper-parameters: every key that changes what a model computes is read, range-checked, or
+// refused.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -13,7 +14,8 @@ namespace {
 
 class Keys {
  public:
-  Keys(const gguf::File& file, std::string_view architecture) : file_(file), prefix_(std::string(architecture) + ".") {}
+  Keys(const gguf::File& file, std::string_view architecture)
+      : file_(file), prefix_(std::string(architecture) + ".") {}
 
   std::string key(std::string_view suffix) const { return prefix_ + std::string(suffix); }
   bool has(std::string_view suffix) const { return file_.find(key(suffix)) != nullptr; }
@@ -21,7 +23,8 @@ class Keys {
   int64_t count(std::string_view suffix, uint64_t least, uint64_t most) const {
     const std::string name = key(suffix);
     const uint64_t value = file_.get_uint(name);
-    if (value < least || value > most) file_.fail("key '{}' is {}, must be {} to {}", name, value, least, most);
+    if (value < least || value > most)
+      file_.fail("key '{}' is {}, must be {} to {}", name, value, least, most);
     return static_cast<int64_t>(value);
   }
   int64_t count_or(std::string_view suffix, int64_t fallback, uint64_t least, uint64_t most) const {
@@ -29,7 +32,8 @@ class Keys {
   }
 
   // One number for all layers, or an array with one per layer; hrun runs only uniform models.
-  int64_t per_layer(std::string_view suffix, int64_t n_layers, uint64_t least, uint64_t most) const {
+  int64_t per_layer(std::string_view suffix, int64_t n_layers, uint64_t least,
+                    uint64_t most) const {
     const std::string name = key(suffix);
     const gguf::Entry* entry = file_.find(name);
     const auto* array = entry ? std::get_if<gguf::Array>(&entry->value) : nullptr;
@@ -45,7 +49,8 @@ class Keys {
       const auto* u = std::get_if<uint64_t>(&value);
       const auto* i = std::get_if<int64_t>(&value);
       const bool fits = u ? *u >= least && *u <= most
-                          : i && *i >= 0 && static_cast<uint64_t>(*i) >= least && static_cast<uint64_t>(*i) <= most;
+                          : i && *i >= 0 && static_cast<uint64_t>(*i) >= least &&
+                                static_cast<uint64_t>(*i) <= most;
       if (!fits) {
         if (u) file_.fail("key '{}' has an entry {}, must be {} to {}", name, *u, least, most);
         file_.fail("key '{}' has an entry {}, must be {} to {}", name, i ? *i : 0, least, most);
@@ -55,14 +60,17 @@ class Keys {
       first = first.value_or(number);
     });
     if (!uniform)
-      unsupported(file_, "key '{}' differs between layers, which hrun does not support; expected one value", name);
+      unsupported(
+          file_, "key '{}' differs between layers, which hrun does not support; expected one value",
+          name);
     return *first;  // n_layers is at least 1
   }
 
   double number(std::string_view suffix, double least, double most) const {
     const std::string name = key(suffix);
     const double value = file_.get_float(name);
-    if (!(value >= least && value <= most)) file_.fail("key '{}' is {}, must be {} to {}", name, value, least, most);
+    if (!(value >= least && value <= most))
+      file_.fail("key '{}' is {}, must be {} to {}", name, value, least, most);
     return value;
   }
   double number_or(std::string_view suffix, double fallback, double least, double most) const {
@@ -76,7 +84,8 @@ class Keys {
   std::string prefix_;
 };
 
-// Keys that change what some models compute; where the description does not list one it is harmless only at its neutral value.
+// Keys that change what some models compute; where the description does not list one it is harmless
+// only at its neutral value.
 struct Neutral {
   std::string_view suffix;
   double value;
@@ -109,18 +118,20 @@ void refuse_unknown_maths(const Keys& keys, const ModelDescription& description,
     if (description.has_key(n.suffix)) continue;
     const std::string name = keys.key(n.suffix);
     if (const double value = file.get_float_or(name, n.value); value != n.value)
-      unsupported(file, "key '{}' is {}, hrun supports only {} for this architecture", name, value, n.value);
+      unsupported(file, "key '{}' is {}, hrun supports only {} for this architecture", name, value,
+                  n.value);
   }
   if (!file.get_bool_or(keys.key("attention.causal"), true))
-    unsupported(file, "key '{}' is false, hrun supports only causal attention", keys.key("attention.causal"));
+    unsupported(file, "key '{}' is false, hrun supports only causal attention",
+                keys.key("attention.causal"));
   // A window as long as the context changes nothing.
   constexpr uint64_t kMaxWindow = 2'147'483'648;
   if (const int64_t window = keys.count_or("attention.sliding_window", n_ctx, 0, kMaxWindow);
       window > 0 && window < n_ctx && !description.has_key("attention.sliding_window"))
-    unsupported(
-        file,
-        "key '{}' is {}, smaller than the context of {}; hrun does not support sliding windows for this architecture",
-        keys.key("attention.sliding_window"), window, n_ctx);
+    unsupported(file,
+                "key '{}' is {}, smaller than the context of {}; hrun does not support sliding "
+                "windows for this architecture",
+                keys.key("attention.sliding_window"), window, n_ctx);
 }
 
 constexpr double kMaxScale = 1e6;
@@ -129,7 +140,8 @@ void read_scales(const Keys& keys, const ModelDescription& description, HyperPar
   const auto listed = [&](std::string_view key, double fallback, double least) {
     return description.has_key(key) ? keys.number_or(key, fallback, least, kMaxScale) : fallback;
   };
-  p.embd_scale = listed("embedding_scale", 1, 1e-6) * (description.embd_times_root ? std::sqrt(static_cast<double>(p.n_embd)) : 1.0);
+  p.embd_scale = listed("embedding_scale", 1, 1e-6) *
+                 (description.embd_times_root ? std::sqrt(static_cast<double>(p.n_embd)) : 1.0);
   p.residual_scale = listed("residual_scale", 1, 1e-6);
   p.logit_scale = listed("logit_scale", 1, 1e-9);
   if (description.divides_logits) p.logit_scale = 1 / p.logit_scale;
@@ -139,13 +151,16 @@ void read_scales(const Keys& keys, const ModelDescription& description, HyperPar
   if (!description.has_key("attention.scale")) return;
   if (const double scale = keys.number_or("attention.scale", 0, 0, kMaxScale); scale != 0) {
     p.attn_scale = scale;
-  } else if (p.n_layers == description.width_scaled_layers) {  // llama.cpp's converter leaves it to who reads the file
+  } else if (p.n_layers ==
+             description
+                 .width_scaled_layers) {  // llama.cpp's converter leaves it to who reads the file
     p.attn_scale = 1.0 / std::sqrt(static_cast<double>(p.n_embd) / static_cast<double>(p.n_heads));
   }
 }
 
 // Layers with a window are given by a period: every n-th layer is without.
-int64_t read_window_period(const Keys& keys, const ModelDescription& description, int64_t n_layers) {
+int64_t read_window_period(const Keys& keys, const ModelDescription& description,
+                           int64_t n_layers) {
   constexpr std::string_view kKey = "attention.sliding_window_pattern";
   const gguf::Entry* entry = keys.file().find(keys.key(kKey));
   if (!entry || !description.has_key(kKey)) return description.window_period;
@@ -162,7 +177,8 @@ int64_t read_window_period(const Keys& keys, const ModelDescription& description
     has_window.push_back(flag ? *flag : number ? *number != 0 : integer && *integer != 0);
   });
   if (static_cast<int64_t>(has_window.size()) < n_layers)
-    keys.file().fail("key '{}' has {} entries, the model has {} layers", keys.key(kKey), has_window.size(), n_layers);
+    keys.file().fail("key '{}' has {} entries, the model has {} layers", keys.key(kKey),
+                     has_window.size(), n_layers);
   for (int64_t period = 0; period <= n_layers + 1; ++period) {
     bool same = true;
     for (int64_t l = 0; l < n_layers; ++l)
@@ -178,13 +194,18 @@ void read_window(const Keys& keys, const ModelDescription& description, HyperPar
   p.window = keys.count_or("attention.sliding_window", 0, 0, kMaxWindow);
   if (p.window >= p.n_ctx_train) p.window = 0;
   p.window_period = read_window_period(keys, description, p.n_layers);
-  if (description.window_rope_base > 0) p.window_rope_base = keys.number_or("rope.freq_base_swa", description.window_rope_base, 2, 1e15);
+  if (description.window_rope_base > 0)
+    p.window_rope_base =
+        keys.number_or("rope.freq_base_swa", description.window_rope_base, 2, 1e15);
 }
 
 // Scores are corrected where they are sigmoids.
-bool has_correction(const gguf::File& file, const ModelDescription& description, const HyperParams& p) {
+bool has_correction(const gguf::File& file, const ModelDescription& description,
+                    const HyperParams& p) {
   for (const TensorRule& rule : description.tensors)
-    if (rule.role == Role::router_correction && file.find_tensor(layer_name(rule.gguf_name, p.n_dense_layers))) return true;
+    if (rule.role == Role::router_correction &&
+        file.find_tensor(layer_name(rule.gguf_name, p.n_dense_layers)))
+      return true;
   return false;
 }
 
@@ -195,41 +216,56 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
   p.n_experts = keys.count_or("expert_count", 0, 0, kMaxExperts);
   const bool optional = description.has_role(Role::ffn_down);  // dense layers exist too
   if (p.n_experts == 0) {
-    if (!optional) file.fail("key '{}' is 0 or missing, this architecture needs experts", keys.key("expert_count"));
+    if (!optional)
+      file.fail("key '{}' is 0 or missing, this architecture needs experts",
+                keys.key("expert_count"));
     if (const int64_t used = keys.count_or("expert_used_count", 0, 0, kMaxExperts); used > 0)
-      file.fail("key '{}' is {}, but the model has no experts (expert_count)", keys.key("expert_used_count"), used);
+      file.fail("key '{}' is {}, but the model has no experts (expert_count)",
+                keys.key("expert_used_count"), used);
     return;
   }
   p.n_experts_used = keys.count("expert_used_count", 1, static_cast<uint64_t>(p.n_experts));
   const bool own_width = description.has_key("expert_feed_forward_length");
-  p.n_ff_expert = own_width ? keys.per_layer("expert_feed_forward_length", p.n_layers, 1, kMaxFeedForward) : p.n_ff;
+  p.n_ff_expert = own_width
+                      ? keys.per_layer("expert_feed_forward_length", p.n_layers, 1, kMaxFeedForward)
+                      : p.n_ff;
   if (description.has_key("leading_dense_block_count"))
-    p.n_dense_layers = keys.count_or("leading_dense_block_count", 0, 0, static_cast<uint64_t>(p.n_layers));
+    p.n_dense_layers =
+        keys.count_or("leading_dense_block_count", 0, 0, static_cast<uint64_t>(p.n_layers));
   if (description.has_key("expert_shared_feed_forward_length"))
     p.n_ff_shared = keys.count_or("expert_shared_feed_forward_length", p.n_ff, 1, kMaxFeedForward);
   if (description.has_key("expert_shared_count"))
     p.n_ff_shared = p.n_ff_expert * keys.count("expert_shared_count", 1, 1024);
-  p.experts_normed = description.has_key("expert_weights_norm")
-                         ? file.get_bool_or(keys.key("expert_weights_norm"), description.experts_normed)
-                         : description.experts_normed;
+  p.experts_normed =
+      description.has_key("expert_weights_norm")
+          ? file.get_bool_or(keys.key("expert_weights_norm"), description.experts_normed)
+          : description.experts_normed;
   if (description.has_key("expert_weights_scale")) {
     p.experts_scale = keys.number_or("expert_weights_scale", 1, 0, kMaxScale);
     if (p.experts_scale == 0) p.experts_scale = 1;
   }
   p.gating = description.gating;
   if (description.has_key("expert_gating_func")) {
-    const int64_t gating = keys.count_or("expert_gating_func", static_cast<int64_t>(description.gating), 0, 255);
-    if (gating > 2) unsupported(file, "key '{}' is {}, hrun supports 1 (softmax) and 2 (sigmoid)", keys.key("expert_gating_func"), gating);
+    const int64_t gating =
+        keys.count_or("expert_gating_func", static_cast<int64_t>(description.gating), 0, 255);
+    if (gating > 2)
+      unsupported(file, "key '{}' is {}, hrun supports 1 (softmax) and 2 (sigmoid)",
+                  keys.key("expert_gating_func"), gating);
     p.gating = gating == 2 ? Gating::sigmoid : Gating::softmax;
-    if (!keys.has("expert_gating_func") && has_correction(file, description, p)) p.gating = Gating::sigmoid;
+    if (!keys.has("expert_gating_func") && has_correction(file, description, p))
+      p.gating = Gating::sigmoid;
   }
   if (description.has_key("expert_group_count")) {
-    p.n_expert_groups = std::max<int64_t>(1, keys.count_or("expert_group_count", 1, 0, static_cast<uint64_t>(p.n_experts)));
+    p.n_expert_groups = std::max<int64_t>(
+        1, keys.count_or("expert_group_count", 1, 0, static_cast<uint64_t>(p.n_experts)));
     p.n_expert_groups_used =
-        std::max<int64_t>(1, keys.count_or("expert_group_used_count", p.n_expert_groups, 0, static_cast<uint64_t>(p.n_expert_groups)));
-    if (p.n_experts % p.n_expert_groups != 0 || p.n_experts / p.n_expert_groups * p.n_expert_groups_used < p.n_experts_used)
-      file.fail("key '{}' is {}: {} experts in such groups, of which {} count, cannot give {}", keys.key("expert_group_count"),
-                p.n_expert_groups, p.n_experts, p.n_expert_groups_used, p.n_experts_used);
+        std::max<int64_t>(1, keys.count_or("expert_group_used_count", p.n_expert_groups, 0,
+                                           static_cast<uint64_t>(p.n_expert_groups)));
+    if (p.n_experts % p.n_expert_groups != 0 ||
+        p.n_experts / p.n_expert_groups * p.n_expert_groups_used < p.n_experts_used)
+      file.fail("key '{}' is {}: {} experts in such groups, of which {} count, cannot give {}",
+                keys.key("expert_group_count"), p.n_expert_groups, p.n_experts,
+                p.n_expert_groups_used, p.n_experts_used);
   }
 }
 
@@ -239,9 +275,12 @@ void read_latent_attention(const Keys& keys, const ModelDescription& description
   p.latent_kv = keys.count("attention.kv_lora_rank", 1, kMaxHeadDim);
   p.latent_q = keys.count_or("attention.q_lora_rank", 0, 0, kMaxWidth);
   // Files from before these keys, which hold attn_kv_b, say it as of any attention.
-  const bool is_old = !keys.has("attention.key_length_mla") && !keys.has("attention.value_length_mla");
-  p.latent_k_dim = keys.count(is_old ? "attention.key_length" : "attention.key_length_mla", 2, kMaxHeadDim);
-  p.latent_v_dim = keys.count(is_old ? "attention.value_length" : "attention.value_length_mla", 1, kMaxHeadDim);
+  const bool is_old =
+      !keys.has("attention.key_length_mla") && !keys.has("attention.value_length_mla");
+  p.latent_k_dim =
+      keys.count(is_old ? "attention.key_length" : "attention.key_length_mla", 2, kMaxHeadDim);
+  p.latent_v_dim =
+      keys.count(is_old ? "attention.value_length" : "attention.value_length_mla", 1, kMaxHeadDim);
   p.n_rot = keys.count("rope.dimension_count", 2, static_cast<uint64_t>(p.latent_k_dim - 1));
   p.n_kv_heads = 1;
   p.k_dim = p.latent_kv + p.n_rot;
@@ -252,55 +291,66 @@ constexpr double kMaxFactor = 1e6;
 
 void read_rope(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   const gguf::File& file = keys.file();
-  if (p.latent_kv == 0) p.n_rot = keys.count_or("rope.dimension_count", p.k_dim, 2, static_cast<uint64_t>(p.k_dim));
+  if (p.latent_kv == 0)
+    p.n_rot = keys.count_or("rope.dimension_count", p.k_dim, 2, static_cast<uint64_t>(p.k_dim));
   if (p.n_rot % 2 != 0)
-    file.fail("key '{}' is {}, must be even and at most {}", keys.key("rope.dimension_count"), p.n_rot, p.k_dim);
+    file.fail("key '{}' is {}, must be even and at most {}", keys.key("rope.dimension_count"),
+              p.n_rot, p.k_dim);
   p.rope_base = keys.number_or("rope.freq_base", 10000, 2, 1e15);
 
   const std::string type_key = keys.key("rope.scaling.type");
   std::string_view type = file.find_string(type_key).value_or("none");
-  if (!keys.has("rope.scaling.type") && keys.has("rope.scale_linear")) {  // files from before rope.scaling.*
+  if (!keys.has("rope.scaling.type") &&
+      keys.has("rope.scale_linear")) {  // files from before rope.scaling.*
     p.rope_factor = keys.number("rope.scale_linear", 1 / kMaxFactor, kMaxFactor);
     if (p.rope_factor != 1) p.rope_scaling = RopeScaling::linear;
     return;
   }
   // Checked even where the type is none: a NaN there is a broken file all the same.
   const double factor = keys.number_or("rope.scaling.factor", 1, 1 / kMaxFactor, kMaxFactor);
-  if (const bool has_factors = description.has_role(Role::rope_long); has_factors && (type == "none" || type == "longrope")) {
+  if (const bool has_factors = description.has_role(Role::rope_long);
+      has_factors && (type == "none" || type == "longrope")) {
     // The factors are tensors; files made by llama.cpp do not name the type.
     if (type == "longrope") p.rope_scaling = RopeScaling::longrope;
-    p.rope_original_ctx =
-        static_cast<double>(keys.count_or("rope.scaling.original_context_length", p.n_ctx_train, 1, kMaxContext));
+    p.rope_original_ctx = static_cast<double>(
+        keys.count_or("rope.scaling.original_context_length", p.n_ctx_train, 1, kMaxContext));
     p.rope_attn_factor = keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
     return;
   }
   if (type == "none") return;
   if (type != "linear" && type != "yarn")
     unsupported(file,
-                "key '{}' is '{}', which is not supported (supported: none, linear, yarn; llama3 as rope_freqs.weight; "
+                "key '{}' is '{}', which is not supported (supported: none, linear, yarn; llama3 "
+                "as rope_freqs.weight; "
                 "longrope for phi3)",
                 type_key, printable(type));
   if (!keys.has("rope.scaling.factor"))
-    file.fail("key '{}' is missing, rope scaling '{}' needs it", keys.key("rope.scaling.factor"), printable(type));
+    file.fail("key '{}' is missing, rope scaling '{}' needs it", keys.key("rope.scaling.factor"),
+              printable(type));
   p.rope_factor = factor;
   if (type == "linear") {
     p.rope_scaling = RopeScaling::linear;
     return;
   }
   p.rope_scaling = RopeScaling::yarn;
-  p.rope_original_ctx =
-      static_cast<double>(keys.count_or("rope.scaling.original_context_length", p.n_ctx_train, 1, kMaxContext));
+  p.rope_original_ctx = static_cast<double>(
+      keys.count_or("rope.scaling.original_context_length", p.n_ctx_train, 1, kMaxContext));
   p.yarn_beta_fast = keys.number_or("rope.scaling.yarn_beta_fast", 32, 1e-3, kMaxFactor);
   p.yarn_beta_slow = keys.number_or("rope.scaling.yarn_beta_slow", 1, 1e-3, kMaxFactor);
-  p.yarn_truncates = description.has_key("rope.scaling.yarn_truncate")
-                         ? file.get_bool_or(keys.key("rope.scaling.yarn_truncate"), description.yarn_truncates)
-                         : description.yarn_truncates;
+  p.yarn_truncates =
+      description.has_key("rope.scaling.yarn_truncate")
+          ? file.get_bool_or(keys.key("rope.scaling.yarn_truncate"), description.yarn_truncates)
+          : description.yarn_truncates;
   // YaRN's temperature belongs to the rope table; these keys only adjust it.
-  p.rope_attn_factor = keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor) *
-                       keys.number_or("rope.scaling.yarn_attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
-  // DeepSeek: the temperature is on the scores, squared, and not on the rotation.  The file holds a tenth of the multiplier.
+  p.rope_attn_factor =
+      keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor) *
+      keys.number_or("rope.scaling.yarn_attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
+  // DeepSeek: the temperature is on the scores, squared, and not on the rotation.  The file holds a
+  // tenth of the multiplier.
   if (description.has_key("rope.scaling.yarn_log_multiplier"))
-    if (const double multiplier = keys.number_or("rope.scaling.yarn_log_multiplier", 0, 0, kMaxFactor); multiplier != 0 && factor > 1) {
+    if (const double multiplier =
+            keys.number_or("rope.scaling.yarn_log_multiplier", 0, 0, kMaxFactor);
+        multiplier != 0 && factor > 1) {
       const double temperature = 1 + multiplier * math64::log(factor);
       p.attn_scale *= temperature * temperature;
       p.rope_attn_factor /= 1 + 0.1 * math64::log(factor);
@@ -321,20 +371,25 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
                      ? keys.per_layer("attention.head_count_kv", p.n_layers, 1, kMaxHeads)
                      : p.n_heads;
   if (p.n_heads % p.n_kv_heads != 0)
-    file.fail("key '{}' is {}, which is not a multiple of head_count_kv {}", keys.key("attention.head_count"),
-              p.n_heads, p.n_kv_heads);
+    file.fail("key '{}' is {}, which is not a multiple of head_count_kv {}",
+              keys.key("attention.head_count"), p.n_heads, p.n_kv_heads);
 
   const bool explicit_dims = keys.has("attention.key_length") && keys.has("attention.value_length");
   if (!explicit_dims && p.n_embd % p.n_heads != 0)
-    file.fail("key '{}' is {}, which is not divisible by head_count {} (and there is no attention.key_length)",
-              keys.key("embedding_length"), p.n_embd, p.n_heads);
+    file.fail(
+        "key '{}' is {}, which is not divisible by head_count {} (and there is no "
+        "attention.key_length)",
+        keys.key("embedding_length"), p.n_embd, p.n_heads);
   p.k_dim = keys.count_or("attention.key_length", p.n_embd / p.n_heads, 1, kMaxHeadDim);
   p.v_dim = keys.count_or("attention.value_length", p.n_embd / p.n_heads, 1, kMaxHeadDim);
-  if (p.k_dim > static_cast<int64_t>(kMaxHeadDim) || p.k_dim < 2 || p.v_dim > static_cast<int64_t>(kMaxHeadDim))
-    file.fail("a head has {} values (embedding_length {} / head_count {}), must be 2 to {}", std::max(p.k_dim, p.v_dim),
-              p.n_embd, p.n_heads, kMaxHeadDim);
-  p.norm_eps = static_cast<float>(
-      keys.number(description.norm == Norm::rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", 1e-30, 1));
+  if (p.k_dim > static_cast<int64_t>(kMaxHeadDim) || p.k_dim < 2 ||
+      p.v_dim > static_cast<int64_t>(kMaxHeadDim))
+    file.fail("a head has {} values (embedding_length {} / head_count {}), must be 2 to {}",
+              std::max(p.k_dim, p.v_dim), p.n_embd, p.n_heads, kMaxHeadDim);
+  p.norm_eps = static_cast<float>(keys.number(description.norm == Norm::rms
+                                                  ? "attention.layer_norm_rms_epsilon"
+                                                  : "attention.layer_norm_epsilon",
+                                              1e-30, 1));
   refuse_unknown_maths(keys, description, p.n_ctx_train);
   read_latent_attention(keys, description, p);
   read_scales(keys, description, p);

@@ -14,33 +14,60 @@ bool is_in_layer(const TensorRule& rule, const HyperParams& params, int64_t laye
 
 int64_t size_of(Dim dim, const HyperParams& p) {
   switch (dim) {
-    case Dim::one: return 1;
-    case Dim::embd: return p.n_embd;
-    case Dim::vocab: return p.n_vocab;
-    case Dim::ctx: return p.n_ctx_train;
-    case Dim::ff: return p.n_ff;
-    case Dim::ff_twice: return 2 * p.n_ff;
-    case Dim::heads: return p.n_heads;
-    case Dim::kv_heads: return p.n_kv_heads;
-    case Dim::head: return p.k_dim;
-    case Dim::q: return p.n_heads * p.k_dim;
-    case Dim::k: return p.n_kv_heads * p.k_dim;
-    case Dim::v: return p.n_kv_heads * p.v_dim;
-    case Dim::qkv: return (p.n_heads + p.n_kv_heads) * p.k_dim + p.n_kv_heads * p.v_dim;
-    case Dim::q_out: return p.n_heads * p.v_dim;
-    case Dim::half_rot: return p.n_rot / 2;
-    case Dim::experts: return p.n_experts;
-    case Dim::ff_expert: return p.n_ff_expert;
-    case Dim::ff_shared: return p.n_ff_shared;
-    case Dim::latent_q: return p.latent_q;
-    case Dim::latent_kv: return p.latent_kv;
-    case Dim::latent_kv_rot: return p.latent_kv + p.n_rot;
-    case Dim::latent_heads: return p.n_heads * p.latent_k_dim;
-    case Dim::nope: return p.nope();
-    case Dim::latent_v: return p.latent_v_dim;
-    case Dim::latent_out: return p.n_heads * p.latent_v_dim;
-    case Dim::latent_expanded: return p.n_heads * (p.nope() + p.latent_v_dim);
-    case Dim::count: break;
+    case Dim::one:
+      return 1;
+    case Dim::embd:
+      return p.n_embd;
+    case Dim::vocab:
+      return p.n_vocab;
+    case Dim::ctx:
+      return p.n_ctx_train;
+    case Dim::ff:
+      return p.n_ff;
+    case Dim::ff_twice:
+      return 2 * p.n_ff;
+    case Dim::heads:
+      return p.n_heads;
+    case Dim::kv_heads:
+      return p.n_kv_heads;
+    case Dim::head:
+      return p.k_dim;
+    case Dim::q:
+      return p.n_heads * p.k_dim;
+    case Dim::k:
+      return p.n_kv_heads * p.k_dim;
+    case Dim::v:
+      return p.n_kv_heads * p.v_dim;
+    case Dim::qkv:
+      return (p.n_heads + p.n_kv_heads) * p.k_dim + p.n_kv_heads * p.v_dim;
+    case Dim::q_out:
+      return p.n_heads * p.v_dim;
+    case Dim::half_rot:
+      return p.n_rot / 2;
+    case Dim::experts:
+      return p.n_experts;
+    case Dim::ff_expert:
+      return p.n_ff_expert;
+    case Dim::ff_shared:
+      return p.n_ff_shared;
+    case Dim::latent_q:
+      return p.latent_q;
+    case Dim::latent_kv:
+      return p.latent_kv;
+    case Dim::latent_kv_rot:
+      return p.latent_kv + p.n_rot;
+    case Dim::latent_heads:
+      return p.n_heads * p.latent_k_dim;
+    case Dim::nope:
+      return p.nope();
+    case Dim::latent_v:
+      return p.latent_v_dim;
+    case Dim::latent_out:
+      return p.n_heads * p.latent_v_dim;
+    case Dim::latent_expanded:
+      return p.n_heads * (p.nope() + p.latent_v_dim);
+    case Dim::count:
+      break;
   }
   return 0;
 }
@@ -54,39 +81,48 @@ std::string shape_text(const gguf::TensorInfo& t) {
   return out;
 }
 
-void check_shape(const gguf::File& file, const gguf::TensorInfo& t, const TensorRule& rule, const HyperParams& p) {
-  const auto cols = static_cast<uint64_t>(size_of(rule.cols, p)), rows = static_cast<uint64_t>(size_of(rule.rows, p));
+void check_shape(const gguf::File& file, const gguf::TensorInfo& t, const TensorRule& rule,
+                 const HyperParams& p) {
+  const auto cols = static_cast<uint64_t>(size_of(rule.cols, p)),
+             rows = static_cast<uint64_t>(size_of(rule.rows, p));
   const auto slices = static_cast<uint64_t>(size_of(rule.slices, p));
   const bool vector = rule.rows == Dim::one;
-  if (t.dims[0] == cols && t.dims[1] == (vector ? slices : rows) && t.dims[2] == (vector ? 1 : slices) && t.dims[3] == 1) return;
+  if (t.dims[0] == cols && t.dims[1] == (vector ? slices : rows) &&
+      t.dims[2] == (vector ? 1 : slices) && t.dims[3] == 1)
+    return;
   std::string expected = vector ? format("[{}", cols) : format("[{}, {}", cols, rows);
   expected += rule.slices == Dim::one ? "]" : format(", {}]", slices);
   const std::string name = printable(t.name);
-  if (t.bytes == 0) file.fail("tensor '{}' is empty (shape [{}]), expected {}", name, shape_text(t), expected);
+  if (t.bytes == 0)
+    file.fail("tensor '{}' is empty (shape [{}]), expected {}", name, shape_text(t), expected);
   if (rule.role == Role::token_embd && t.dims[0] == cols)
     file.fail("tensor '{}' has {} rows but the vocabulary has {} tokens", name, t.dims[1], rows);
-  const bool transposed = t.dims[0] == rows && t.dims[1] == cols && t.dims[2] == 1 && t.dims[3] == 1;
+  const bool transposed =
+      t.dims[0] == rows && t.dims[1] == cols && t.dims[2] == 1 && t.dims[3] == 1;
   file.fail("tensor '{}' has shape [{}], the metadata says {}{}", name, shape_text(t), expected,
             transposed ? "; it looks transposed" : "");
 }
 
-// Vectors (norms, biases, factors) act on every token and are small: they must be plain floats, and finite.
+// Vectors (norms, biases, factors) act on every token and are small: they must be plain floats, and
+// finite.
 void check_vector(const gguf::File& file, const gguf::TensorInfo& t, Role role) {
   const FormatInfo* info = find_format(t.format);
   if (!info || !info->is_float)
-    file.fail("tensor '{}' has format {}, must be f32, f16 or bf16", printable(t.name), info ? info->name : "?");
+    file.fail("tensor '{}' has format {}, must be f32, f16 or bf16", printable(t.name),
+              info ? info->name : "?");
   const std::span<const uint8_t> bytes = file.data(t);
   for (uint64_t i = 0; i < t.dims[0] * t.dims[1]; ++i) {
     float value;
     info->decode_row(bytes.data() + i * info->block_bytes, 1, &value);
-    if (!std::isfinite(value)) file.fail("tensor '{}': value {} is {}, must be finite", printable(t.name), i, value);
+    if (!std::isfinite(value))
+      file.fail("tensor '{}': value {} is {}, must be finite", printable(t.name), i, value);
     if (role == Role::rope_freqs && !(value > 0))
       file.fail("tensor '{}': value {} is {}, must be positive", printable(t.name), i, value);
   }
 }
 
-const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule, const std::string& name,
-                              const HyperParams& p) {
+const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule,
+                              const std::string& name, const HyperParams& p) {
   const gguf::TensorInfo* tensor = file.find_tensor(name);
   if (!tensor) return nullptr;
   check_shape(file, *tensor, rule, p);
@@ -94,7 +130,8 @@ const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule, co
   return tensor;
 }
 
-[[noreturn]] void fail_missing(const gguf::File& file, const TensorRule& rule, const std::string& name, const HyperParams& p) {
+[[noreturn]] void fail_missing(const gguf::File& file, const TensorRule& rule,
+                               const std::string& name, const HyperParams& p) {
   if (!is_layer_role(rule.role)) file.fail("tensor '{}' is missing", name);
   int64_t present = 0, wanted = 0;
   for (int64_t l = 0; l < p.n_layers; ++l) {
@@ -118,8 +155,8 @@ bool changes_the_result(std::string_view name, int64_t n_layers) {
   }
   if (layer >= n_layers) return false;
   const std::string_view rest = name.substr(dot + 1);
-  for (const std::string_view part :
-       {".bias", "_norm", "_exps", "_shexp", "sinks", "ssm_", "_gate_inp", "attn_qkv", "scale", "_kv_b"})
+  for (const std::string_view part : {".bias", "_norm", "_exps", "_shexp", "sinks", "ssm_",
+                                      "_gate_inp", "attn_qkv", "scale", "_kv_b"})
     if (rest.find(part) != std::string_view::npos) return true;
   return false;
 }
@@ -129,35 +166,46 @@ void check_choices(const gguf::File& file, const ModelPlan& plan) {
   const HyperParams& p = plan.params;
   const bool has_long = plan.global(Role::rope_long), has_short = plan.global(Role::rope_short);
   if (has_long != has_short || (p.rope_scaling == RopeScaling::longrope && !has_long))
-    file.fail("tensors 'rope_factors_long.weight' and 'rope_factors_short.weight' belong together, found {}",
-              has_long ? "only the first" : has_short ? "only the second" : "neither");
+    file.fail(
+        "tensors 'rope_factors_long.weight' and 'rope_factors_short.weight' belong together, found "
+        "{}",
+        has_long    ? "only the first"
+        : has_short ? "only the second"
+                    : "neither");
   if (p.latent_kv == 0) return;
   for (int64_t l = 0; l < p.n_layers; ++l) {
-    const bool whole = plan.layer(l, Role::attn_q), parts = plan.layer(l, Role::attn_q_a) && plan.layer(l, Role::attn_q_a_norm) && plan.layer(l, Role::attn_q_b);
+    const bool whole = plan.layer(l, Role::attn_q), parts = plan.layer(l, Role::attn_q_a) &&
+                                                            plan.layer(l, Role::attn_q_a_norm) &&
+                                                            plan.layer(l, Role::attn_q_b);
     if (whole == parts || parts != (p.latent_q > 0))
-      file.fail("layer {} must have either tensor '{}' or, with attention.q_lora_rank, attn_q_a, attn_q_a_norm and attn_q_b", l,
-                layer_name("blk.{}.attn_q.weight", l));
-    const bool split = plan.layer(l, Role::attn_k_b) && plan.layer(l, Role::attn_v_b), joined = plan.layer(l, Role::attn_kv_b);
+      file.fail(
+          "layer {} must have either tensor '{}' or, with attention.q_lora_rank, attn_q_a, "
+          "attn_q_a_norm and attn_q_b",
+          l, layer_name("blk.{}.attn_q.weight", l));
+    const bool split = plan.layer(l, Role::attn_k_b) && plan.layer(l, Role::attn_v_b),
+               joined = plan.layer(l, Role::attn_kv_b);
     if (!split && !joined)
-      file.fail("layer {} must have tensors '{}' and attn_v_b or, in older files, attn_kv_b", l, layer_name("blk.{}.attn_k_b.weight", l));
+      file.fail("layer {} must have tensors '{}' and attn_v_b or, in older files, attn_kv_b", l,
+                layer_name("blk.{}.attn_k_b.weight", l));
   }
 }
 
-void report_unused(const gguf::File& file, const std::unordered_set<const gguf::TensorInfo*>& used, ModelPlan& plan) {
+void report_unused(const gguf::File& file, const std::unordered_set<const gguf::TensorInfo*>& used,
+                   ModelPlan& plan) {
   std::string names;
   int64_t count = 0;
   for (const gguf::TensorInfo& t : file.tensors()) {
     if (used.count(&t)) continue;
     if (changes_the_result(t.name, plan.params.n_layers))
-      unsupported(
-          file,
-          "tensor '{}' is not part of architecture '{}' as hrun knows it; running without it would give wrong results",
-          printable(t.name), plan.description->name);
+      unsupported(file,
+                  "tensor '{}' is not part of architecture '{}' as hrun knows it; running without "
+                  "it would give wrong results",
+                  printable(t.name), plan.description->name);
     if (++count <= 5) names += format("{}{}", count > 1 ? ", " : "", printable(t.name));
   }
   if (count > 0)
-    plan.warnings.push_back(
-        format("{} tensor{} not used: {}{}", count, count > 1 ? "s are" : " is", names, count > 5 ? ", ..." : ""));
+    plan.warnings.push_back(format("{} tensor{} not used: {}{}", count, count > 1 ? "s are" : " is",
+                                   names, count > 5 ? ", ..." : ""));
 }
 
 }  // namespace
@@ -167,9 +215,11 @@ void place_tensors(const gguf::File& file, ModelPlan& plan) {
   const auto n_roles = static_cast<size_t>(Role::count);
   plan.globals.assign(n_roles, nullptr);
   plan.layers.clear();
-  // A file that claims 512 layers and has none fails at its first tensor, before the table is built.
+  // A file that claims 512 layers and has none fails at its first tensor, before the table is
+  // built.
   std::unordered_set<const gguf::TensorInfo*> used;
-  const auto put = [&](const TensorRule& rule, const std::string& name, std::vector<const gguf::TensorInfo*>& table) {
+  const auto put = [&](const TensorRule& rule, const std::string& name,
+                       std::vector<const gguf::TensorInfo*>& table) {
     const gguf::TensorInfo* tensor = place(file, rule, name, p);
     if (!tensor && rule.required) fail_missing(file, rule, name, p);
     if (tensor) used.insert(tensor);
@@ -180,7 +230,8 @@ void place_tensors(const gguf::File& file, ModelPlan& plan) {
   for (int64_t l = 0; l < p.n_layers; ++l) {
     auto& layer = plan.layers.emplace_back(n_roles, nullptr);
     for (const TensorRule& rule : plan.description->tensors)
-      if (is_layer_role(rule.role) && is_in_layer(rule, p, l)) put(rule, layer_name(rule.gguf_name, l), layer);
+      if (is_layer_role(rule.role) && is_in_layer(rule, p, l))
+        put(rule, layer_name(rule.gguf_name, l), layer);
   }
   check_choices(file, plan);
   plan.tied_head = plan.global(Role::output) == nullptr;

@@ -1,5 +1,5 @@
-// The tokenizer's metadata.  Tokenization happens outside of the core, which sees ids; what is checked here is that no
-// id, length or index in the file can lead anyone astray.
+// The tokenizer's metadata.  Tokenization happens outside of the core, which sees ids; what is
+// checked here is that no id, length or index in the file can lead anyone astray.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -15,7 +15,8 @@ constexpr std::string_view kTokens = "tokenizer.ggml.tokens", kTypes = "tokenize
                            kScores = "tokenizer.ggml.scores", kMerges = "tokenizer.ggml.merges",
                            kModel = "tokenizer.ggml.model";
 
-// gpt2: byte-level pairs with a list of merges.  llama: SentencePiece pairs ranked by score, with byte tokens.
+// gpt2: byte-level pairs with a list of merges.  llama: SentencePiece pairs ranked by score, with
+// byte tokens.
 constexpr std::string_view kModels[] = {"gpt2", "llama"};
 
 enum TokenType : int64_t { kUndefined = 0, kByte = 6 };
@@ -63,7 +64,8 @@ std::vector<std::string_view> read_tokens(const gguf::File& file) {
   std::vector<std::string_view> tokens = file.get_strings(kTokens);
   for (size_t id = 0; id < tokens.size(); ++id)
     if (tokens[id].size() > kMaxTokenBytes)
-      file.fail("key '{}': token {} is {} bytes long, limit {}", kTokens, id, tokens[id].size(), kMaxTokenBytes);
+      file.fail("key '{}': token {} is {} bytes long, limit {}", kTokens, id, tokens[id].size(),
+                kMaxTokenBytes);
   return tokens;
 }
 
@@ -82,12 +84,14 @@ int byte_of(std::string_view text) {
   return value;
 }
 
-void require_size(const gguf::File& file, std::string_view key, const gguf::Array& array, size_t n_tokens) {
+void require_size(const gguf::File& file, std::string_view key, const gguf::Array& array,
+                  size_t n_tokens) {
   if (array.size() != n_tokens)
     file.fail("key '{}' has {} entries, the vocabulary has {} tokens", key, array.size(), n_tokens);
 }
 
-void check_types(const gguf::File& file, const std::vector<std::string_view>& tokens, bool needs_bytes) {
+void check_types(const gguf::File& file, const std::vector<std::string_view>& tokens,
+                 bool needs_bytes) {
   if (!file.find(kTypes)) return;
   const gguf::Array& array = file.get_array(kTypes);
   if (array.element() != gguf::Type::i32 && array.element() != gguf::Type::u32)
@@ -96,23 +100,27 @@ void check_types(const gguf::File& file, const std::vector<std::string_view>& to
   std::array<bool, 256> seen{};
   size_t id = 0;
   array.for_each([&](const gguf::Value& value) {
-    const int64_t type = std::holds_alternative<int64_t>(value) ? std::get<int64_t>(value)
-                                                                : static_cast<int64_t>(std::get<uint64_t>(value));
+    const int64_t type = std::holds_alternative<int64_t>(value)
+                             ? std::get<int64_t>(value)
+                             : static_cast<int64_t>(std::get<uint64_t>(value));
     if (type < kUndefined || type > kByte)
       file.fail("key '{}': token {} has the unknown type {}, must be 0 to 6", kTypes, id, type);
     if (type == kByte) {
       const int byte = byte_of(tokens[id]);
       if (byte < 0)
-        file.fail("key '{}': token {} '{}' is marked as a byte but is not <0x00> to <0xFF>", kTokens, id,
-                  printable(tokens[id]));
+        file.fail("key '{}': token {} '{}' is marked as a byte but is not <0x00> to <0xFF>",
+                  kTokens, id, printable(tokens[id]));
       seen[static_cast<size_t>(byte)] = true;
     }
     ++id;
   });
-  // Text that is no token falls back to bytes, all of them or, in models that have an unknown token, to that one.
+  // Text that is no token falls back to bytes, all of them or, in models that have an unknown
+  // token, to that one.
   const auto n_bytes = std::count(seen.begin(), seen.end(), true);
-  if (needs_bytes && n_bytes < 256 && (n_bytes > 0 || !file.find("tokenizer.ggml.unknown_token_id")))
-    file.fail("key '{}' has {} of the 256 byte tokens <0x00> to <0xFF>, expected all of them", kTokens, n_bytes);
+  if (needs_bytes && n_bytes < 256 &&
+      (n_bytes > 0 || !file.find("tokenizer.ggml.unknown_token_id")))
+    file.fail("key '{}' has {} of the 256 byte tokens <0x00> to <0xFF>, expected all of them",
+              kTokens, n_bytes);
 }
 
 void check_scores(const gguf::File& file, size_t n_tokens, bool required) {
@@ -121,7 +129,8 @@ void check_scores(const gguf::File& file, size_t n_tokens, bool required) {
   require_size(file, kScores, array, n_tokens);
   size_t id = 0;
   array.for_each([&](const gguf::Value& value) {
-    if (std::isnan(std::get<double>(value))) file.fail("key '{}': entry {} is NaN, must be a number", kScores, id);
+    if (std::isnan(std::get<double>(value)))
+      file.fail("key '{}': entry {} is NaN, must be a number", kScores, id);
     ++id;
   });
 }
@@ -140,7 +149,8 @@ void check_merges(const gguf::File& file, TokenIndex& index) {
     joined.assign(left).append(right);
     for (const std::string_view part : {left, right, std::string_view(joined)})
       if (!index.contains(part))
-        file.fail("key '{}': merge {} '{}': '{}' is not a token", kMerges, i, printable(merge), printable(part));
+        file.fail("key '{}': merge {} '{}': '{}' is not a token", kMerges, i, printable(merge),
+                  printable(part));
   }
   const TokenIndex unique(merges);
   if (unique.n_duplicates() > 0)
@@ -166,7 +176,8 @@ int64_t check_tokenizer(const gguf::File& file, const ModelDescription& descript
                         std::vector<std::string>& warnings) {
   const std::string_view model = file.get_string(kModel);
   if (std::find(std::begin(kModels), std::end(kModels), model) == std::end(kModels))
-    unsupported(file, "key '{}' is '{}', which is not supported (supported: gpt2, llama)", kModel, printable(model));
+    unsupported(file, "key '{}' is '{}', which is not supported (supported: gpt2, llama)", kModel,
+                printable(model));
   const bool pairs = model == "gpt2", pieces = model == "llama";
 
   const std::vector<std::string_view> tokens = read_tokens(file);
@@ -174,18 +185,21 @@ int64_t check_tokenizer(const gguf::File& file, const ModelDescription& descript
   check_scores(file, tokens.size(), pieces);
   TokenIndex index(tokens);
   if (index.n_duplicates() > 0)
-    warnings.push_back(format("{} token{} the same text as an earlier one (the first: {}); the lowest id encodes it",
-                              index.n_duplicates(), index.n_duplicates() > 1 ? "s have" : " has",
-                              index.first_duplicate()));
+    warnings.push_back(format(
+        "{} token{} the same text as an earlier one (the first: {}); the lowest id encodes it",
+        index.n_duplicates(), index.n_duplicates() > 1 ? "s have" : " has",
+        index.first_duplicate()));
   if (pairs) check_merges(file, index);
   check_special_ids(file, tokens.size());
 
   const std::string vocab_key = std::string(description.name) + ".vocab_size";
   if (const uint64_t n = file.get_uint_or(vocab_key, tokens.size()); n != tokens.size())
     file.fail("key '{}' is {}, the vocabulary has {} tokens", vocab_key, n, tokens.size());
-  if (const gguf::Entry* e = file.find("tokenizer.chat_template"); e && e->type != gguf::Type::string)
+  if (const gguf::Entry* e = file.find("tokenizer.chat_template");
+      e && e->type != gguf::Type::string)
     warnings.push_back(
-        format("key 'tokenizer.chat_template' has type {}, must be string; it is ignored", type_name(e->type)));
+        format("key 'tokenizer.chat_template' has type {}, must be string; it is ignored",
+               type_name(e->type)));
   return static_cast<int64_t>(tokens.size());
 }
 

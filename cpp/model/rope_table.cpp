@@ -10,10 +10,12 @@ namespace {
 
 constexpr double kTwoPi = 6.283185307179586476925;
 
-// YaRN (Peng et al. 2023): the pair whose wavelength makes `rotations` turns in the original context.
+// YaRN (Peng et al. 2023): the pair whose wavelength makes `rotations` turns in the original
+// context.
 double yarn_pair(const HyperParams& p, double rotations) {
   const auto n_rot = static_cast<double>(p.n_rot);
-  return n_rot * math64::log(p.rope_original_ctx / (rotations * kTwoPi)) / (2 * math64::log(p.rope_base));
+  return n_rot * math64::log(p.rope_original_ctx / (rotations * kTwoPi)) /
+         (2 * math64::log(p.rope_base));
 }
 
 }  // namespace
@@ -43,7 +45,8 @@ std::vector<double> rope_frequencies(const HyperParams& p, std::span<const float
         break;
       case RopeScaling::yarn: {
         // Fast pairs keep their frequency, slow ones are interpolated, with a linear ramp between.
-        const double ramp = std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
+        const double ramp =
+            std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
         f = f * (1 - ramp) + f / p.rope_factor * ramp;
         break;
       }
@@ -53,10 +56,12 @@ std::vector<double> rope_frequencies(const HyperParams& p, std::span<const float
   return frequency;
 }
 
-RopeTable make_rope_table(const HyperParams& p, std::span<const float> factors, int64_t n_positions) {
+RopeTable make_rope_table(const HyperParams& p, std::span<const float> factors,
+                          int64_t n_positions) {
   const std::vector<double> frequency = rope_frequencies(p, factors);
   double magnitude = p.rope_attn_factor;
-  if (p.rope_scaling == RopeScaling::yarn && p.rope_factor > 1) magnitude *= 1 + 0.1 * math64::log(p.rope_factor);
+  if (p.rope_scaling == RopeScaling::yarn && p.rope_factor > 1)
+    magnitude *= 1 + 0.1 * math64::log(p.rope_factor);
   RopeTable table;
   const size_t size = frequency.size() * static_cast<size_t>(n_positions);
   table.cos.reserve(size);

@@ -14,9 +14,11 @@ struct RopeTable {
   std::vector<float> sin;
 };
 
-// Angular frequency per pair, [n_rot / 2], scaling included; `factors` are those of rope_freqs.weight, or empty.
+// Angular frequency per pair, [n_rot / 2], scaling included; `factors` are those of
+// rope_freqs.weight, or empty.
 std::vector<double> rope_frequencies(const HyperParams& params, std::span<const float> factors);
 
-RopeTable make_rope_table(const HyperParams& params, std::span<const float> factors, int64_t n_positions);
+RopeTable make_rope_table(const HyperParams& params, std::span<const float> factors,
+                          int64_t n_positions);
 
 }  // namespace hrun

@@ -33,7 +33,8 @@ uint64_t next_id() {
 std::vector<float> rope_factors(const Model& model, int64_t n_ctx) {
   const HyperParams& p = model.params();
   if (!model.plan().global(Role::rope_long)) return factors_of(model, Role::rope_freqs);
-  return factors_of(model, static_cast<double>(n_ctx) > p.rope_original_ctx ? Role::rope_long : Role::rope_short);
+  return factors_of(
+      model, static_cast<double>(n_ctx) > p.rope_original_ctx ? Role::rope_long : Role::rope_short);
 }
 
 }  // namespace
@@ -45,7 +46,8 @@ FloatView Workspace::floats(int64_t rows, int64_t cols, const char* what) {
   return {static_cast<float*>(buffers_.back()->data), rows, cols, cols};
 }
 
-Rope Workspace::make_rope(const Model& model, const HyperParams& p, const std::vector<float>& factors, int64_t n_ctx) {
+Rope Workspace::make_rope(const Model& model, const HyperParams& p,
+                          const std::vector<float>& factors, int64_t n_ctx) {
   const RopeTable table = make_rope_table(p, factors, n_ctx);
   const FloatView cos = floats(n_ctx, p.n_rot / 2, "the rotary table");
   backend_->write(cos.data, as_bytes(table.cos));
@@ -59,7 +61,9 @@ Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int6
   const HyperParams& p = model.params();
   const ModelDescription& d = model.description();
   if (d.has_role(Role::position_embd) && n_ctx > p.n_ctx_train)
-    throw ArgumentError("a context of {} positions: this model has learned positions, and only {} of them", n_ctx, p.n_ctx_train);
+    throw ArgumentError(
+        "a context of {} positions: this model has learned positions, and only {} of them", n_ctx,
+        p.n_ctx_train);
   const char* what = "the activations of a batch";
   const auto rows = [&](int64_t cols) { return floats(max_tokens, cols, what); };
   x = rows(p.n_embd);
@@ -67,10 +71,12 @@ Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int6
   attention = rows(p.n_heads * p.v_dim);
   projected = rows(p.n_embd);
   fed = rows(p.n_embd);
-  const int64_t q_cols = p.n_heads * p.k_dim, k_cols = p.n_kv_heads * p.k_dim, v_cols = p.n_kv_heads * p.v_dim;
+  const int64_t q_cols = p.n_heads * p.k_dim, k_cols = p.n_kv_heads * p.k_dim,
+                v_cols = p.n_kv_heads * p.v_dim;
   if (d.has_role(Role::attn_qkv)) {
     qkv = rows(q_cols + k_cols + v_cols);
-    q = columns(qkv, 0, q_cols), k = columns(qkv, q_cols, k_cols), v = columns(qkv, q_cols + k_cols, v_cols);
+    q = columns(qkv, 0, q_cols), k = columns(qkv, q_cols, k_cols),
+    v = columns(qkv, q_cols + k_cols, v_cols);
   } else if (p.latent_kv > 0) {
     q = rows(q_cols);
     latent_q = rows(p.latent_q), latent_q_normed = rows(p.latent_q);
@@ -90,7 +96,8 @@ Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int6
     const int64_t slots = max_tokens * p.n_experts_used;
     routed = rows(p.n_experts);
     gathered = floats(slots, p.n_embd, what), expert_out = floats(slots, p.n_embd, what);
-    expert_gate = floats(slots, p.n_ff_expert, what), expert_up = floats(slots, p.n_ff_expert, what);
+    expert_gate = floats(slots, p.n_ff_expert, what),
+    expert_up = floats(slots, p.n_ff_expert, what);
     shared_gate = rows(p.n_ff_shared), shared_up = rows(p.n_ff_shared);
     shared_out = rows(p.n_ff_shared > 0 ? p.n_embd : 0);
   }

@@ -12,7 +12,8 @@ namespace hrun {
 
 class KVCache {
  public:
-  // Throws OutOfMemoryError with the need, ArgumentError for a format that cannot hold keys or values.
+  // Throws OutOfMemoryError with the need, ArgumentError for a format that cannot hold keys or
+  // values.
   KVCache(const Model& model, int64_t n_ctx, std::string_view k_format, std::string_view v_format);
 
   std::span<const KVLayer> layers() const { return layers_; }

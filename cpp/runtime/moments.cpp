@@ -16,13 +16,14 @@ typedef float Floats __attribute__((vector_size(4 * kLane)));
 constexpr int kTileRows = 4, kTileVectors = 2, kTileCols = kTileVectors * kLane;
 
 // sums[i][j] += sum_t x[t][i] x[t][j] for i in [i0, i0 + kTileRows), j in [j0, j0 + kTileCols)
-[[gnu::always_inline]] inline void tile_body(const float* x, int64_t n_tokens, int64_t stride, int64_t i0, int64_t j0,
-                                             float* sums, int64_t width) {
+[[gnu::always_inline]] inline void tile_body(const float* x, int64_t n_tokens, int64_t stride,
+                                             int64_t i0, int64_t j0, float* sums, int64_t width) {
   Floats acc[kTileRows][kTileVectors] = {};
   for (int64_t t = 0; t < n_tokens; ++t) {
     const float* row = x + t * stride;
     Floats right[kTileVectors];
-    for (int v = 0; v < kTileVectors; ++v) __builtin_memcpy(&right[v], row + j0 + v * kLane, sizeof right[v]);
+    for (int v = 0; v < kTileVectors; ++v)
+      __builtin_memcpy(&right[v], row + j0 + v * kLane, sizeof right[v]);
 #pragma GCC unroll 4
     for (int i = 0; i < kTileRows; ++i)
 #pragma GCC unroll 2
@@ -40,16 +41,17 @@ constexpr int kTileRows = 4, kTileVectors = 2, kTileCols = kTileVectors * kLane;
 
 using Tile = void (*)(const float*, int64_t, int64_t, int64_t, int64_t, float*, int64_t);
 
-void tile_baseline(const float* x, int64_t n, int64_t stride, int64_t i0, int64_t j0, float* sums, int64_t width) {
+void tile_baseline(const float* x, int64_t n, int64_t stride, int64_t i0, int64_t j0, float* sums,
+                   int64_t width) {
   tile_body(x, n, stride, i0, j0, sums, width);
 }
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) void tile_avx2(const float* x, int64_t n, int64_t stride, int64_t i0, int64_t j0, float* sums,
-                                               int64_t width) {
+__attribute__((target("avx2"))) void tile_avx2(const float* x, int64_t n, int64_t stride,
+                                               int64_t i0, int64_t j0, float* sums, int64_t width) {
   tile_body(x, n, stride, i0, j0, sums, width);
 }
-__attribute__((target("avx512f,prefer-vector-width=512"))) void tile_avx512(const float* x, int64_t n, int64_t stride, int64_t i0,
-                                                                            int64_t j0, float* sums, int64_t width) {
+__attribute__((target("avx512f,prefer-vector-width=512"))) void tile_avx512(
+    const float* x, int64_t n, int64_t stride, int64_t i0, int64_t j0, float* sums, int64_t width) {
   tile_body(x, n, stride, i0, j0, sums, width);
 }
 #endif
@@ -64,10 +66,12 @@ Tile pick_tile() {
 
 }  // namespace
 
-MomentCollector::MomentCollector(std::shared_ptr<const Model> model, int64_t block_width, int n_threads)
+MomentCollector::MomentCollector(std::shared_ptr<const Model> model, int64_t block_width,
+                                 int n_threads)
     : model_(std::move(model)), block_width_(block_width), pool_(n_threads) {
   if (block_width < 0 || block_width % kTileCols != 0)
-    throw ArgumentError("blocks of {} columns: must be a multiple of {}, or 0 for the whole width", block_width, kTileCols);
+    throw ArgumentError("blocks of {} columns: must be a multiple of {}, or 0 for the whole width",
+                        block_width, kTileCols);
   const ModelPlan& plan = model_->plan();
   const auto add_name = [&](const DeviceTensor* weights, const gguf::TensorInfo* info) {
     if (weights && info) names_.emplace(weights, std::string(info->name));
@@ -87,28 +91,35 @@ FloatView MomentCollector::plain(Backend& backend, const MatmulInput& input) {
   const FloatView& x = input.x;
   if (!input.norm && !input.gate.data) return x;
   const size_t bytes = static_cast<size_t>(x.rows * x.cols) * sizeof(float);
-  if (!made_ || made_->bytes < bytes || made_on_ != &backend) made_ = backend.allocate(bytes, "the input of a matmul");
+  if (!made_ || made_->bytes < bytes || made_on_ != &backend)
+    made_ = backend.allocate(bytes, "the input of a matmul");
   made_on_ = &backend;
   const FloatView out{static_cast<float*>(made_->data), x.rows, x.cols, x.cols};
-  if (input.norm) backend.rms_norm(x, *input.norm, input.eps, out);
-  else backend.silu_mul(input.gate, x, out);
+  if (input.norm)
+    backend.rms_norm(x, *input.norm, input.eps, out);
+  else
+    backend.silu_mul(input.gate, x, out);
   return out;
 }
 
-void MomentCollector::matmul_input(Backend& backend, std::span<const MatmulTarget> targets, const MatmulInput& from) {
+void MomentCollector::matmul_input(Backend& backend, std::span<const MatmulTarget> targets,
+                                   const MatmulInput& from) {
   const DeviceTensor* first = targets.front().weights;
   auto [at, is_new] = index_.try_emplace(first, inputs_.size());
   if (is_new) {
     new_input(from.x.cols);
     for (const MatmulTarget& target : targets)
-      if (const auto name = names_.find(target.weights); name != names_.end()) inputs_.back().tensors.push_back(name->second);
+      if (const auto name = names_.find(target.weights); name != names_.end())
+        inputs_.back().tensors.push_back(name->second);
   }
   collect(backend, inputs_[at->second], from);
 }
 
 // All slices become known with the first, whichever the text needs first.
-void MomentCollector::slice_input(Backend& backend, const DeviceTensor& slice, const MatmulInput& from) {
-  if (const auto all = slices_.find(&slice); all != slices_.end() && !slice_index_.contains(&slice)) {
+void MomentCollector::slice_input(Backend& backend, const DeviceTensor& slice,
+                                  const MatmulInput& from) {
+  if (const auto all = slices_.find(&slice);
+      all != slices_.end() && !slice_index_.contains(&slice)) {
     const Weight& slices = *all->second;
     const std::string& name = names_.at(slices.front().get());
     for (size_t i = 0; i < slices.size(); ++i) {
@@ -116,7 +127,8 @@ void MomentCollector::slice_input(Backend& backend, const DeviceTensor& slice, c
       inputs_.back().tensors.push_back(format("{}[{}]", name, i));
     }
   }
-  if (const auto at = slice_index_.find(&slice); at != slice_index_.end()) collect(backend, inputs_[at->second], from);
+  if (const auto at = slice_index_.find(&slice); at != slice_index_.end())
+    collect(backend, inputs_[at->second], from);
 }
 
 size_t MomentCollector::new_input(int64_t cols) {
@@ -132,7 +144,8 @@ void MomentCollector::collect(Backend& backend, MomentInput& input, const Matmul
   const FloatView x = plain(backend, from);
   x_.resize(static_cast<size_t>(x.rows * x.cols));
   for (int64_t t = 0; t < x.rows; ++t)
-    backend.read(x.row(t), {reinterpret_cast<uint8_t*>(x_.data() + t * x.cols), static_cast<size_t>(x.cols) * sizeof(float)});
+    backend.read(x.row(t), {reinterpret_cast<uint8_t*>(x_.data() + t * x.cols),
+                            static_cast<size_t>(x.cols) * sizeof(float)});
   add(input, x.rows);
 }
 
@@ -149,13 +162,15 @@ void MomentCollector::add(MomentInput& input, int64_t n_tokens) {
       for (int64_t c = begin; c < end; ++c) {
         const double v = x_[static_cast<size_t>(t * cols + c)];
         input.power[static_cast<size_t>(c)] += v * v;
-        input.peak[static_cast<size_t>(c)] = std::max(input.peak[static_cast<size_t>(c)], std::fabs(v));
+        input.peak[static_cast<size_t>(c)] =
+            std::max(input.peak[static_cast<size_t>(c)], std::fabs(v));
       }
   });
   pool_.parallel(n_tokens, 0, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t c = 0; c < cols; c += kRotationBlock)
-        rotate_block(x_.data() + t * cols + c, c, static_cast<int>(std::min<int64_t>(kRotationBlock, cols - c)), true);
+        rotate_block(x_.data() + t * cols + c, c,
+                     static_cast<int>(std::min<int64_t>(kRotationBlock, cols - c)), true);
   });
   // Strips of the lower triangle of each group, up to the tile that holds the diagonal.
   const int64_t strips = (cols + kTileCols - 1) / kTileCols;
@@ -183,7 +198,9 @@ void MomentCollector::select(std::span<const int64_t> indices, std::span<const i
     MomentInput& input = inputs_[static_cast<size_t>(indices[i])];
     const int64_t width = widths[i] == 0 ? input.cols : std::min(widths[i], input.cols);
     if (width < 0 || width % kTileCols != 0)
-      throw ArgumentError("blocks of {} columns: must be a multiple of {}, or 0 for the whole width", widths[i], kTileCols);
+      throw ArgumentError(
+          "blocks of {} columns: must be a multiple of {}, or 0 for the whole width", widths[i],
+          kTileCols);
     input.width = width;
     input.sums.assign(input.bytes() / sizeof(float), 0.0f);
     input.sample.clear();

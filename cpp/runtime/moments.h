@@ -16,28 +16,30 @@ namespace hrun {
 
 inline constexpr int64_t kSampleTokens = 64;
 
-// One distinct matmul input: the matrices that read it, and sum x x^T over the tokens seen, in the rotated basis
-// (formats/rotation.h, signs on), as diagonal blocks of `width` columns.
+// One distinct matmul input: the matrices that read it, and sum x x^T over the tokens seen, in the
+// rotated basis (formats/rotation.h, signs on), as diagonal blocks of `width` columns.
 struct MomentInput {
-  std::vector<std::string> tensors;  // GGUF names; of slices that have inputs of their own, "NAME[i]"
+  std::vector<std::string>
+      tensors;  // GGUF names; of slices that have inputs of their own, "NAME[i]"
   int64_t cols = 0;
   int64_t width = 0;
   int64_t n_tokens = 0;
-  std::vector<float> sums;  // [groups][width][width]; empty unless selected
+  std::vector<float> sums;          // [groups][width][width]; empty unless selected
   std::vector<float> sample;        // [up to kSampleTokens][cols]: a few inputs, original basis
   std::vector<double> power, peak;  // [cols]: sum of x^2 and largest |x| in the original basis
   int64_t groups() const { return (cols + width - 1) / width; }
   size_t bytes() const { return static_cast<size_t>(groups() * width * width) * sizeof(float); }
 };
 
-// Pass it to Session::forward().  The first pass finds out which inputs there are; only selected ones are summed.
-// The sums do not depend on the number of threads, nor on the instruction set.
+// Pass it to Session::forward().  The first pass finds out which inputs there are; only selected
+// ones are summed. The sums do not depend on the number of threads, nor on the instruction set.
 class MomentCollector : public MatmulObserver {
  public:
   // block_width: 0 for the full matrix of each input.
   MomentCollector(std::shared_ptr<const Model> model, int64_t block_width, int n_threads);
 
-  void matmul_input(Backend& backend, std::span<const MatmulTarget> targets, const MatmulInput& input) override;
+  void matmul_input(Backend& backend, std::span<const MatmulTarget> targets,
+                    const MatmulInput& input) override;
   void slice_input(Backend& backend, const DeviceTensor& slice, const MatmulInput& input) override;
 
   const std::vector<MomentInput>& inputs() const { return inputs_; }
@@ -55,7 +57,7 @@ class MomentCollector : public MatmulObserver {
   ThreadPool pool_;
   std::unordered_map<const DeviceTensor*, std::string> names_;
   std::unordered_map<const DeviceTensor*, const Weight*> slices_;  // all slices of one's tensor
-  std::unordered_map<const DeviceTensor*, size_t> index_;  // by an input's first matrix
+  std::unordered_map<const DeviceTensor*, size_t> index_;          // by an input's first matrix
   std::unordered_map<const DeviceTensor*, size_t> slice_index_;
   std::vector<MomentInput> inputs_;
   std::unique_ptr<DeviceBuffer> made_;

@@ -13,14 +13,21 @@ namespace {
 constexpr double kBig = 1e9;
 
 constexpr SamplerParameter kParameters[] = {
-    {"repeat_penalty", "divide the logits of recent tokens by this; 1 = off", 1.0, 0.01, 100.0, false},
-    {"repeat_last_n", "how many recent tokens the penalties look at; -1 = all, 0 = off", 64, -1, kBig, true},
-    {"frequency_penalty", "subtract this per occurrence among the recent tokens; 0 = off", 0.0, -100.0, 100.0, false},
-    {"presence_penalty", "subtract this once if among the recent tokens; 0 = off", 0.0, -100.0, 100.0, false},
+    {"repeat_penalty", "divide the logits of recent tokens by this; 1 = off", 1.0, 0.01, 100.0,
+     false},
+    {"repeat_last_n", "how many recent tokens the penalties look at; -1 = all, 0 = off", 64, -1,
+     kBig, true},
+    {"frequency_penalty", "subtract this per occurrence among the recent tokens; 0 = off", 0.0,
+     -100.0, 100.0, false},
+    {"presence_penalty", "subtract this once if among the recent tokens; 0 = off", 0.0, -100.0,
+     100.0, false},
     {"top_k", "keep the k likeliest tokens; 0 = off", 40, 0, kBig, true},
-    {"top_p", "keep the likeliest tokens that together reach this probability; 1 = off", 0.95, 0.0, 1.0, false},
-    {"min_p", "keep tokens at least this fraction as likely as the likeliest; 0 = off", 0.05, 0.0, 1.0, false},
-    {"temperature", "divide the logits by this; 0 = always the likeliest token", 0.8, 0.0, 1000.0, false},
+    {"top_p", "keep the likeliest tokens that together reach this probability; 1 = off", 0.95, 0.0,
+     1.0, false},
+    {"min_p", "keep tokens at least this fraction as likely as the likeliest; 0 = off", 0.05, 0.0,
+     1.0, false},
+    {"temperature", "divide the logits by this; 0 = always the likeliest token", 0.8, 0.0, 1000.0,
+     false},
 };
 
 class Values {
@@ -29,9 +36,11 @@ class Values {
     for (const auto& [name, value] : given) {
       const auto* row = std::find_if(std::begin(kParameters), std::end(kParameters),
                                      [&](const SamplerParameter& p) { return p.name == name; });
-      if (row == std::end(kParameters)) throw ArgumentError("unknown sampling parameter '{}'", printable(name));
+      if (row == std::end(kParameters))
+        throw ArgumentError("unknown sampling parameter '{}'", printable(name));
       if (!(value >= row->min && value <= row->max))
-        throw ArgumentError("{} is {}, must be between {} and {}", row->name, value, row->min, row->max);
+        throw ArgumentError("{} is {}, must be between {} and {}", row->name, value, row->min,
+                            row->max);
       if (row->integer && value != std::floor(value))
         throw ArgumentError("{} is {}, must be a whole number", row->name, value);
       values_[name] = value;
@@ -55,21 +64,26 @@ class Penalties : public SamplerStep {
  public:
   static Step make(const Values& v) {
     if (v["repeat_last_n"] == 0) return nullptr;
-    if (v["repeat_penalty"] == 1 && v["frequency_penalty"] == 0 && v["presence_penalty"] == 0) return nullptr;
+    if (v["repeat_penalty"] == 1 && v["frequency_penalty"] == 0 && v["presence_penalty"] == 0)
+      return nullptr;
     return std::make_unique<Penalties>(v);
   }
   explicit Penalties(const Values& v)
-      : last_n_(static_cast<int64_t>(v["repeat_last_n"])), repeat_(static_cast<float>(v["repeat_penalty"])),
-        frequency_(static_cast<float>(v["frequency_penalty"])), presence_(static_cast<float>(v["presence_penalty"])) {}
+      : last_n_(static_cast<int64_t>(v["repeat_last_n"])),
+        repeat_(static_cast<float>(v["repeat_penalty"])),
+        frequency_(static_cast<float>(v["frequency_penalty"])),
+        presence_(static_cast<float>(v["presence_penalty"])) {}
 
   void apply(Candidates& c, std::span<const int32_t> history) const override {
     for (const auto& [token, count] : counts(history, static_cast<int64_t>(c.items.size()))) {
-      float& logit = c.items[static_cast<size_t>(token)].logit;  // the first step: still in order of ids
+      float& logit =
+          c.items[static_cast<size_t>(token)].logit;  // the first step: still in order of ids
       logit = logit <= 0 ? logit * repeat_ : logit / repeat_;
       logit -= subtract(count);
     }
   }
-  void edit(std::unordered_map<int32_t, SampleEdit>& edits, std::span<const int32_t> history, int64_t n_vocab) const override {
+  void edit(std::unordered_map<int32_t, SampleEdit>& edits, std::span<const int32_t> history,
+            int64_t n_vocab) const override {
     for (const auto& [token, count] : counts(history, n_vocab)) {
       SampleEdit& e = edits.try_emplace(token, SampleEdit{token}).first->second;
       e.repeat = repeat_;
@@ -80,7 +94,8 @@ class Penalties : public SamplerStep {
  private:
   // Of the recent tokens that are in the vocabulary.
   std::unordered_map<int32_t, int> counts(std::span<const int32_t> history, int64_t n_vocab) const {
-    if (last_n_ > 0 && static_cast<size_t>(last_n_) < history.size()) history = history.last(static_cast<size_t>(last_n_));
+    if (last_n_ > 0 && static_cast<size_t>(last_n_) < history.size())
+      history = history.last(static_cast<size_t>(last_n_));
     std::unordered_map<int32_t, int> found;
     for (const int32_t token : history)
       if (token >= 0 && token < n_vocab) ++found[token];
@@ -144,7 +159,8 @@ class MinP : public SamplerStep {
 class Temperature : public SamplerStep {
  public:
   static Step make(const Values& v) {
-    return v["temperature"] > 0 && v["temperature"] != 1 ? std::make_unique<Temperature>(v) : nullptr;
+    return v["temperature"] > 0 && v["temperature"] != 1 ? std::make_unique<Temperature>(v)
+                                                         : nullptr;
   }
   explicit Temperature(const Values& v) : temperature_(static_cast<float>(v["temperature"])) {}
   void apply(Candidates& c, std::span<const int32_t>) const override {
@@ -156,13 +172,17 @@ class Temperature : public SamplerStep {
 };
 
 // The chain, in order.  A new sampler is a class above, a row here and its parameters in the table.
-constexpr Step (*kChain[])(const Values&) = {Penalties::make, TopK::make, TopP::make, MinP::make, Temperature::make};
+constexpr Step (*kChain[])(const Values&) = {Penalties::make, TopK::make, TopP::make, MinP::make,
+                                             Temperature::make};
 
 void check_bias(int32_t id, int64_t n_vocab) {
-  if (id < 0 || id >= n_vocab) throw ArgumentError("logit_bias names token {}, the vocabulary has {} tokens", id, n_vocab);
+  if (id < 0 || id >= n_vocab)
+    throw ArgumentError("logit_bias names token {}, the vocabulary has {} tokens", id, n_vocab);
 }
 
-bool better(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+bool better(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
 
 }  // namespace
 
@@ -175,7 +195,8 @@ void Candidates::sort() {
 
 void Candidates::keep_best(size_t n) {
   if (n < items.size() && !sorted) {
-    std::nth_element(items.begin(), items.begin() + static_cast<std::ptrdiff_t>(n), items.end(), better);
+    std::nth_element(items.begin(), items.begin() + static_cast<std::ptrdiff_t>(n), items.end(),
+                     better);
     items.resize(n);
   }
   sort();
@@ -197,7 +218,8 @@ Sampler::Sampler(uint64_t seed, std::span<const std::pair<std::string_view, doub
                  std::vector<std::pair<int32_t, float>> logit_bias)
     : seed_(seed), random_(Pcg32::seeded(seed)), logit_bias_(std::move(logit_bias)) {
   const Values values(given);
-  settings_ = {static_cast<float>(values["temperature"]), static_cast<int64_t>(values["top_k"]), values["top_p"], values["min_p"]};
+  settings_ = {static_cast<float>(values["temperature"]), static_cast<int64_t>(values["top_k"]),
+               values["top_p"], values["min_p"]};
   greedy_ = values["temperature"] == 0;
   for (const auto make : kChain)
     if (Step step = make(values)) steps_.push_back(std::move(step));
@@ -229,7 +251,8 @@ Candidates Sampler::candidates(std::span<const float> logits) const {
   bool any = false;
   for (size_t i = 0; i < logits.size(); ++i) {
     if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity())
-      throw GenerationError("logits are not finite: token {} has {} at position {}", i, logits[i], history_.size());
+      throw GenerationError("logits are not finite: token {} has {} at position {}", i, logits[i],
+                            history_.size());
     c.items[i] = {static_cast<int32_t>(i), logits[i]};
   }
   for (const auto& [id, bias] : logit_bias_) {
@@ -237,7 +260,9 @@ Candidates Sampler::candidates(std::span<const float> logits) const {
     c.items[static_cast<size_t>(id)].logit += bias;
   }
   for (const Candidate& item : c.items) any |= std::isfinite(item.logit);
-  if (!any) throw GenerationError("logits are not finite: no token has a probability at position {}", history_.size());
+  if (!any)
+    throw GenerationError("logits are not finite: no token has a probability at position {}",
+                          history_.size());
   for (const auto& step : steps_) step->apply(c, history_);
   return c;
 }
@@ -259,7 +284,8 @@ int32_t Sampler::sample(std::span<const float> logits) {
   return token;
 }
 
-std::vector<std::pair<int32_t, double>> Sampler::probabilities(std::span<const float> logits) const {
+std::vector<std::pair<int32_t, double>> Sampler::probabilities(
+    std::span<const float> logits) const {
   Candidates c = candidates(logits);
   c.sort();
   if (greedy_) c.items.resize(1);

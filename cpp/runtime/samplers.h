@@ -1,8 +1,8 @@
 // From logits to a token: a chain of steps over one candidate list.
 //
-// The chain and its order are llama.cpp's: logit bias, penalties, top-k, top-p, min-p, temperature, draw.  Probabilities
-// are computed in double with our own exp, ties go to the lower id, and the generator is our own: the same seed gives the
-// same tokens on every machine.
+// The chain and its order are llama.cpp's: logit bias, penalties, top-k, top-p, min-p, temperature,
+// draw.  Probabilities are computed in double with our own exp, ties go to the lower id, and the
+// generator is our own: the same seed gives the same tokens on every machine.
 #pragma once
 
 #include <cstdint>
@@ -23,17 +23,19 @@ struct Candidate {
   float logit;
 };
 
-// What a step works on.  One canonical state: the order is by id until sort() makes it by falling logit (ties: lower id).
+// What a step works on.  One canonical state: the order is by id until sort() makes it by falling
+// logit (ties: lower id).
 struct Candidates {
   std::vector<Candidate> items;
   bool sorted = false;
 
   void sort();
-  void keep_best(size_t n);                         // sorts, keeps the n best
-  std::vector<double> probabilities() const;        // softmax over items
+  void keep_best(size_t n);                   // sorts, keeps the n best
+  std::vector<double> probabilities() const;  // softmax over items
 };
 
-// A number that a user can set.  CLI flags, Python keywords, range checks and help text read these rows.
+// A number that a user can set.  CLI flags, Python keywords, range checks and help text read these
+// rows.
 struct SamplerParameter {
   std::string_view name;
   std::string_view help;
@@ -48,20 +50,24 @@ class SamplerStep {
   virtual ~SamplerStep() = default;
   virtual void apply(Candidates& candidates, std::span<const int32_t> history) const = 0;
   // Of a step that only changes the logits of recent tokens: how.
-  virtual void edit(std::unordered_map<int32_t, SampleEdit>&, std::span<const int32_t> /*history*/, int64_t /*n_vocab*/) const {}
+  virtual void edit(std::unordered_map<int32_t, SampleEdit>&, std::span<const int32_t> /*history*/,
+                    int64_t /*n_vocab*/) const {}
 };
 
 class Sampler {
  public:
-  // Values by name for the parameters that differ from their fallback.  Throws ArgumentError naming the parameter, the
-  // value and the range; a bias for an id is checked against the vocabulary when sampling.
+  // Values by name for the parameters that differ from their fallback.  Throws ArgumentError naming
+  // the parameter, the value and the range; a bias for an id is checked against the vocabulary when
+  // sampling.
   Sampler(uint64_t seed, std::span<const std::pair<std::string_view, double>> values,
           std::vector<std::pair<int32_t, float>> logit_bias);
   Sampler(Sampler&&) = default;
 
-  // Draws from the chain and accepts the result.  Throws GenerationError if a logit is NaN or none is finite.
+  // Draws from the chain and accepts the result.  Throws GenerationError if a logit is NaN or none
+  // is finite.
   int32_t sample(std::span<const float> logits);
-  // The same drawn by a backend: what it is asked for, and what it answered.  Throws ArgumentError for a bias outside the vocabulary.
+  // The same drawn by a backend: what it is asked for, and what it answered.  Throws ArgumentError
+  // for a bias outside the vocabulary.
   const SampleSettings& settings() const { return settings_; }
   std::vector<SampleEdit> edits(int64_t n_vocab) const;
   uint64_t generator() const { return random_.state; }

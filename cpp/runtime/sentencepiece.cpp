@@ -21,7 +21,8 @@ struct Candidate {
   float score;
   int32_t left;
   int32_t piece;  // of the join
-  bool operator<(const Candidate& other) const {  // the worse: the lower score, of equals the one further right
+  bool operator<(const Candidate& other)
+      const {  // the worse: the lower score, of equals the one further right
     return score != other.score ? score < other.score : left > other.left;
   }
 };
@@ -32,11 +33,12 @@ struct Candidate {
 struct SentencePiece::Symbol {
   uint32_t first, bytes;
   int32_t before, after;  // -1: none
-  int32_t piece;          // or, of a character that is no piece, a number below zero that is the character's own
+  int32_t piece;          // or, of a character that is no piece, a number below zero that is the
+                          // character's own
 };
 
-// What two neighbours join to.  Each pair is looked up by its text once: for long pieces in repetitive text, the hashing would
-// else be most of the work.
+// What two neighbours join to.  Each pair is looked up by its text once: for long pieces in
+// repetitive text, the hashing would else be most of the work.
 class SentencePiece::Joins {
  public:
   explicit Joins(const SentencePiece& rules) : rules_(rules), slots_(64) {}
@@ -44,7 +46,8 @@ class SentencePiece::Joins {
   int32_t find(std::string_view text, const Symbol& left, const Symbol& right) {
     const size_t bytes = size_t{left.bytes} + right.bytes;
     if (bytes > rules_.longest_) return -1;
-    const uint64_t pair = uint64_t{static_cast<uint32_t>(left.piece)} << 32 | static_cast<uint32_t>(right.piece);
+    const uint64_t pair =
+        uint64_t{static_cast<uint32_t>(left.piece)} << 32 | static_cast<uint32_t>(right.piece);
     Slot* slot = &place(pair);
     if (slot->used && slot->pair == pair) return slot->join;
     if (2 * ++count_ > slots_.size()) {
@@ -96,25 +99,30 @@ int32_t SentencePiece::WholePieces::at_start_of(std::string_view text) const {
   return -1;
 }
 
-SentencePiece::SentencePiece(std::vector<Piece> pieces, const std::array<int32_t, 256>& bytes, bool adds_space)
+SentencePiece::SentencePiece(std::vector<Piece> pieces, const std::array<int32_t, 256>& bytes,
+                             bool adds_space)
     : pieces_(std::move(pieces)), bytes_(bytes), adds_space_(adds_space) {
-  if (pieces_.size() > INT32_MAX) throw ArgumentError("a vocabulary of {} pieces, at most {} fit", pieces_.size(), INT32_MAX);
+  if (pieces_.size() > INT32_MAX)
+    throw ArgumentError("a vocabulary of {} pieces, at most {} fit", pieces_.size(), INT32_MAX);
   merged_.reserve(pieces_.size());
   const auto of_kind = [&](PieceKind kind, auto&& use) {
     for (size_t i = 0; i < pieces_.size(); ++i)
-      if (pieces_[i].kind == kind && !pieces_[i].text.empty()) use(std::string_view(pieces_[i].text), static_cast<int32_t>(i));
+      if (pieces_[i].kind == kind && !pieces_[i].text.empty())
+        use(std::string_view(pieces_[i].text), static_cast<int32_t>(i));
   };
   const auto join = [&](std::string_view text, int32_t id) {
     merged_[text] = id;
     longest_ = std::max(longest_, text.size());
   };
   for (size_t i = 0; i < pieces_.size(); ++i)
-    if (pieces_[i].kind == PieceKind::merged || pieces_[i].kind == PieceKind::whole) join(pieces_[i].text, static_cast<int32_t>(i));
+    if (pieces_[i].kind == PieceKind::merged || pieces_[i].kind == PieceKind::whole)
+      join(pieces_[i].text, static_cast<int32_t>(i));
   of_kind(PieceKind::whole, [&](std::string_view text, int32_t id) {
     user_.insert(text, id);
     user_and_control_.insert(text, id);
   });
-  of_kind(PieceKind::control, [&](std::string_view text, int32_t id) { user_and_control_.insert(text, id); });
+  of_kind(PieceKind::control,
+          [&](std::string_view text, int32_t id) { user_and_control_.insert(text, id); });
 }
 
 int32_t SentencePiece::find(std::string_view text) const {
@@ -149,9 +157,12 @@ void SentencePiece::fragment(std::string_view text, bool prefix, std::vector<int
   marked.reserve(text.size() + text.size() / 2 + kSpace.size());
   if (prefix && adds_space_) marked += kSpace;
   for (const char c : text)
-    if (c == ' ') marked += kSpace;
-    else marked += c;
-  if (marked.size() > INT32_MAX) throw ArgumentError("a text of {} bytes, at most {} fit", marked.size(), INT32_MAX);
+    if (c == ' ')
+      marked += kSpace;
+    else
+      marked += c;
+  if (marked.size() > INT32_MAX)
+    throw ArgumentError("a text of {} bytes, at most {} fit", marked.size(), INT32_MAX);
   merge(marked, ids);
 }
 
@@ -164,11 +175,14 @@ void SentencePiece::merge(std::string_view text, std::vector<int32_t>& ids) cons
     int32_t piece = find(text.substr(i, bytes));
     if (piece < 0) {
       uint32_t character = 0;
-      for (size_t k = 0; k < bytes; ++k) character = character << 8 | static_cast<uint8_t>(text[i + k]);
-      piece = static_cast<int32_t>(character | 0x80000000u);  // the first of four bytes has its top bit set already
+      for (size_t k = 0; k < bytes; ++k)
+        character = character << 8 | static_cast<uint8_t>(text[i + k]);
+      piece = static_cast<int32_t>(
+          character | 0x80000000u);  // the first of four bytes has its top bit set already
     }
     const auto at = static_cast<int32_t>(symbols.size());
-    symbols.push_back({static_cast<uint32_t>(i), static_cast<uint32_t>(bytes), at - 1, at + 1, piece});
+    symbols.push_back(
+        {static_cast<uint32_t>(i), static_cast<uint32_t>(bytes), at - 1, at + 1, piece});
     i += bytes;
   }
   if (symbols.empty()) return;
@@ -193,7 +207,8 @@ void SentencePiece::merge(std::string_view text, std::vector<int32_t>& ids) cons
     if (left.bytes == 0 || left.after < 0) continue;
     Symbol& right = symbols[static_cast<size_t>(left.after)];
     // Stale if either side has been merged since: then the join has another length.
-    if (size_t{left.bytes} + right.bytes != pieces_[static_cast<size_t>(best.piece)].text.size()) continue;
+    if (size_t{left.bytes} + right.bytes != pieces_[static_cast<size_t>(best.piece)].text.size())
+      continue;
     left.bytes += right.bytes;
     left.piece = best.piece;
     right.bytes = 0;
@@ -210,7 +225,8 @@ void SentencePiece::merge(std::string_view text, std::vector<int32_t>& ids) cons
       ids.push_back(symbol.piece);
       continue;
     }
-    for (const char c : text.substr(symbol.first, symbol.bytes)) ids.push_back(bytes_[static_cast<uint8_t>(c)]);
+    for (const char c : text.substr(symbol.first, symbol.bytes))
+      ids.push_back(bytes_[static_cast<uint8_t>(c)]);
   }
 }
 

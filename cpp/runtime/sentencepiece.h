@@ -1,7 +1,9 @@
-// SentencePiece BPE: the vocabulary's scores say which neighbours merge first, bytes stand in for unknown characters.
+// SentencePiece BPE: the vocabulary's scores say which neighbours merge first, bytes stand in for
+// unknown characters.
 //
-// The one kind of tokenizer that hrun runs itself: the library's merges are ranked pair by pair, so that it cannot say that
-// two pairs with the same join are equals, of which the leftmost goes first.
+// The one kind of tokenizer that hrun runs itself: the library's merges are ranked pair by pair, so
+// that it cannot say that two pairs with the same join are equals, of which the leftmost goes
+// first.
 #pragma once
 
 #include <array>
@@ -13,7 +15,12 @@
 
 namespace hrun {
 
-enum class PieceKind : uint8_t { ignored, merged, whole /* found in the text first */, control /* likewise, where asked for */ };
+enum class PieceKind : uint8_t {
+  ignored,
+  merged,
+  whole /* found in the text first */,
+  control /* likewise, where asked for */
+};
 
 struct Piece {
   std::string text;

@@ -8,8 +8,11 @@ namespace hrun {
 namespace {
 
 int64_t context_size(const Model& model, const SessionOptions& options) {
-  if (options.n_ctx < 0) throw ArgumentError("n_ctx is {}, must be at least 1 (or 0 for the model's own)", options.n_ctx);
-  if (options.n_batch < 1) throw ArgumentError("n_batch is {}, must be at least 1", options.n_batch);
+  if (options.n_ctx < 0)
+    throw ArgumentError("n_ctx is {}, must be at least 1 (or 0 for the model's own)",
+                        options.n_ctx);
+  if (options.n_batch < 1)
+    throw ArgumentError("n_batch is {}, must be at least 1", options.n_batch);
   return options.n_ctx > 0 ? options.n_ctx : model.params().n_ctx_train;
 }
 
@@ -19,7 +22,8 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
     : model_(std::move(model)),
       n_ctx_(context_size(*model_, options)),
       cache_(*model_, n_ctx_, options.type_k, options.type_v) {
-  for (size_t d = 0; d < model_->n_backends(); ++d) workspaces_.emplace_back(*model_, d, std::min(options.n_batch, n_ctx_), n_ctx_);
+  for (size_t d = 0; d < model_->n_backends(); ++d)
+    workspaces_.emplace_back(*model_, d, std::min(options.n_batch, n_ctx_), n_ctx_);
 }
 
 size_t Session::memory_bytes() const {
@@ -28,24 +32,31 @@ size_t Session::memory_bytes() const {
   return bytes;
 }
 
-void Session::forward(std::span<const int32_t> tokens, Logits which, const std::function<void()>& poll,
-                      MatmulObserver* observer) {
+void Session::forward(std::span<const int32_t> tokens, Logits which,
+                      const std::function<void()>& poll, MatmulObserver* observer) {
   const int64_t n_vocab = model_->params().n_vocab;
   const auto n = static_cast<int64_t>(tokens.size());
   for (int64_t i = 0; i < n; ++i)
     if (tokens[static_cast<size_t>(i)] < 0 || tokens[static_cast<size_t>(i)] >= n_vocab)
-      throw ArgumentError("token {} is {}, the vocabulary has {} tokens", i, tokens[static_cast<size_t>(i)], n_vocab);
+      throw ArgumentError("token {} is {}, the vocabulary has {} tokens", i,
+                          tokens[static_cast<size_t>(i)], n_vocab);
   if (n > n_ctx_ - n_past_)
-    throw ContextOverflowError("{} tokens do not fit: the context holds {} and {} are in use", n, n_ctx_, n_past_);
+    throw ContextOverflowError("{} tokens do not fit: the context holds {} and {} are in use", n,
+                               n_ctx_, n_past_);
 
-  const int64_t rows = which == Logits::none || which == Logits::kept || n == 0 ? 0 : which == Logits::last ? 1 : n;
+  const int64_t rows = which == Logits::none || which == Logits::kept || n == 0 ? 0
+                       : which == Logits::last                                  ? 1
+                                                                                : n;
   logits_.resize(static_cast<size_t>(rows * n_vocab));
   for (int64_t done = 0; done < n;) {
     const int64_t count = std::min(workspaces_.front().max_tokens(), n - done);
     const bool is_last = done + count == n;
     const int64_t wanted = which == Logits::all ? count : which != Logits::none && is_last ? 1 : 0;
-    float* out = wanted == 0 || which == Logits::kept ? nullptr : logits_.data() + (which == Logits::all ? done * n_vocab : 0);
-    hrun::forward(*model_, workspaces_, cache_.layers(), tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
+    float* out = wanted == 0 || which == Logits::kept
+                     ? nullptr
+                     : logits_.data() + (which == Logits::all ? done * n_vocab : 0);
+    hrun::forward(*model_, workspaces_, cache_.layers(),
+                  tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
                   n_past_ + done, wanted, out, poll, observer);
     model_->file().check_readable();  // weights may lie in it
     done += count;
@@ -55,11 +66,13 @@ void Session::forward(std::span<const int32_t> tokens, Logits which, const std::
 }
 
 void Session::truncate(int64_t n) {
-  if (n < 0 || n > n_past_) throw ArgumentError("cannot truncate to position {}, the session stands at {}", n, n_past_);
+  if (n < 0 || n > n_past_)
+    throw ArgumentError("cannot truncate to position {}, the session stands at {}", n, n_past_);
   n_past_ = n;
 }
 
-int32_t Session::next(std::span<const int32_t> tokens, Sampler& sampler, const std::function<void()>& poll) {
+int32_t Session::next(std::span<const int32_t> tokens, Sampler& sampler,
+                      const std::function<void()>& poll) {
   const size_t device = model_->runs().back().device;
   Backend& head = model_->backend(device);
   if (!head.samples()) {
@@ -71,8 +84,10 @@ int32_t Session::next(std::span<const int32_t> tokens, Sampler& sampler, const s
   uint64_t generator = sampler.generator();
   forward(tokens, Logits::kept, poll);
   if (!logits_kept_) return sampler.sample(last_logits());  // no tokens: says so
-  const SampleResult drawn = head.sample(workspaces_[device].logits.data, n_vocab, sampler.settings(), edits, generator);
-  if (drawn.status != SampleStatus::ok) return sampler.sample(last_logits());  // which says what is wrong with them
+  const SampleResult drawn =
+      head.sample(workspaces_[device].logits.data, n_vocab, sampler.settings(), edits, generator);
+  if (drawn.status != SampleStatus::ok)
+    return sampler.sample(last_logits());  // which says what is wrong with them
   sampler.accept_drawn(drawn.token, generator);
   return drawn.token;
 }
@@ -82,10 +97,13 @@ std::span<const float> Session::last_logits() {
   if (logits_kept_) {
     const size_t device = model_->runs().back().device;
     logits_.resize(n_vocab);
-    model_->backend(device).read(workspaces_[device].logits.data, {reinterpret_cast<uint8_t*>(logits_.data()), n_vocab * sizeof(float)});
+    model_->backend(device).read(
+        workspaces_[device].logits.data,
+        {reinterpret_cast<uint8_t*>(logits_.data()), n_vocab * sizeof(float)});
     logits_kept_ = false;
   }
-  if (logits_.size() < n_vocab) throw ArgumentError("no logits: the last forward() was asked for none");
+  if (logits_.size() < n_vocab)
+    throw ArgumentError("no logits: the last forward() was asked for none");
   return std::span<const float>(logits_).last(n_vocab);
 }
 

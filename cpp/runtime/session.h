@@ -22,20 +22,28 @@ struct SessionOptions {
   std::string type_v = "f16";
 };
 
-enum class Logits : uint8_t { none, last, all, kept /* the last, on the device until they are asked for */ };
+enum class Logits : uint8_t {
+  none,
+  last,
+  all,
+  kept /* the last, on the device until they are asked for */
+};
 
 class Session {
  public:
   Session(std::shared_ptr<const Model> model, const SessionOptions& options);
 
-  // Appends tokens and computes logits into logits() [rows, n_vocab].  Throws ArgumentError for an id outside the
-  // vocabulary, ContextOverflowError before any work if they do not fit, and whatever `poll` throws (called at least once
-  // per layer and pass); the session then stands where it stood before the call.
-  void forward(std::span<const int32_t> tokens, Logits which, const std::function<void()>& poll = {},
-               MatmulObserver* observer = nullptr);
+  // Appends tokens and computes logits into logits() [rows, n_vocab].  Throws ArgumentError for an
+  // id outside the vocabulary, ContextOverflowError before any work if they do not fit, and
+  // whatever `poll` throws (called at least once per layer and pass); the session then stands where
+  // it stood before the call.
+  void forward(std::span<const int32_t> tokens, Logits which,
+               const std::function<void()>& poll = {}, MatmulObserver* observer = nullptr);
 
-  // forward() and the draw of the next token: on the device where that can, so that no logits travel.
-  int32_t next(std::span<const int32_t> tokens, Sampler& sampler, const std::function<void()>& poll = {});
+  // forward() and the draw of the next token: on the device where that can, so that no logits
+  // travel.
+  int32_t next(std::span<const int32_t> tokens, Sampler& sampler,
+               const std::function<void()>& poll = {});
 
   int64_t n_past() const { return n_past_; }
   int64_t n_ctx() const { return n_ctx_; }

@@ -1,7 +1,7 @@
 // Activations of a block of 256 columns, on their way to B fragments.
 //
-// A tile in shared memory is rows of 256 bytes in the order that the weights ask for (packed.h), 272 bytes apart so that the
-// eight rows of a load_matrices() are in different banks.
+// A tile in shared memory is rows of 256 bytes in the order that the weights ask for (packed.h),
+// 272 bytes apart so that the eight rows of a load_matrices() are in different banks.
 #pragma once
 
 #include "cuda/device/packed.h"
@@ -13,9 +13,12 @@ inline constexpr int kTilePitch = kChunkColumns + 16;
 
 // The codes of x in the order that the weights ask for.
 template <bool kTransposed>
-HRUN_HD const int8_t* ordered_codes(const QuantizedRows& x) { return kTransposed ? x.transposed : x.codes; }
+HRUN_HD const int8_t* ordered_codes(const QuantizedRows& x) {
+  return kTransposed ? x.transposed : x.codes;
+}
 
-// One warp's share in registers: loaded early, stored when the tile is free.  Lane l has piece l % 16 of every other token.
+// One warp's share in registers: loaded early, stored when the tile is free.  Lane l has piece l %
+// 16 of every other token.
 template <bool kTransposed, int kTokens, int kScales>
 struct ActivationTile {
   static constexpr int kPieces = kTokens * 16 / kWarp;
@@ -27,9 +30,9 @@ struct ActivationTile {
   float scales[kScaleLoads];
   const int8_t* row;
   const float* row_scales;
-  int64_t pitch;             // of two tokens
+  int64_t pitch;  // of two tokens
   int n_scales, n_tokens;
-  int to;                    // of the lane's first piece in the tile
+  int to;  // of the lane's first piece in the tile
 
   // Tokens `first` ... first + tokens - 1 of x.
   HRUN_HD ActivationTile(const QuantizedRows& x, int64_t first, int tokens)
@@ -52,11 +55,15 @@ struct ActivationTile {
     for (int i = 0; i < kScaleLoads; ++i) {
       const int token = kWarp / kScales * i + lane() / kScales;
       const bool inside = kScales == 1 || block * kScales + lane() % kScales < n_scales;
-      scales[i] = token < n_tokens && inside ? row_scales[static_cast<int64_t>(kWarp / kScales * i) * n_scales + block * kScales] : 0.0f;
+      scales[i] =
+          token < n_tokens && inside
+              ? row_scales[static_cast<int64_t>(kWarp / kScales * i) * n_scales + block * kScales]
+              : 0.0f;
     }
   }
 
-  // Rows of tokens that do not exist keep what is there: it multiplies into columns that nobody reads.
+  // Rows of tokens that do not exist keep what is there: it multiplies into columns that nobody
+  // reads.
   HRUN_HD void store(uint8_t* tile) const {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
@@ -83,7 +90,8 @@ struct ActivationTile {
     }
     // Of product s with the tokens from 8 n and from 8 n + 8 on.
     HRUN_HD void fragments_of_tiles(uint32_t (&b)[4], int n, int s) const {
-      load_matrices(b, tile + (8 * n + lane() % 8 + lane() / 16 * 8) * kTilePitch + 16 * (2 * s + lane() / 8 % 2));
+      load_matrices(b, tile + (8 * n + lane() % 8 + lane() / 16 * 8) * kTilePitch +
+                           16 * (2 * s + lane() / 8 % 2));
     }
   };
 };

@@ -1,14 +1,16 @@
-// Attention on tensor cores over an fp16 cache (the online softmax of FlashAttention-2, the split positions of
-// flash-decoding): one kernel for a few queries, whose warps share out the positions, and for many, whose warps share out
-// the queries.
+// Attention on tensor cores over an fp16 cache (the online softmax of FlashAttention-2, the split
+// positions of flash-decoding): one kernel for a few queries, whose warps share out the positions,
+// and for many, whose warps share out the queries.
 //
-// A block takes kRows queries of one kv head (query r: token r / group, head r % group, so that the heads of a group share
-// what is loaded) and, tile by tile, a part of the positions.  K and V tiles lie in a ring of slots that asynchronous copies
-// fill: K of tile 0, V of tile 0, K of tile 1 ...; one block barrier per slot.
+// A block takes kRows queries of one kv head (query r: token r / group, head r % group, so that the
+// heads of a group share what is loaded) and, tile by tile, a part of the positions.  K and V tiles
+// lie in a ring of slots that asynchronous copies fill: K of tile 0, V of tile 0, K of tile 1 ...;
+// one block barrier per slot.
 //
-// Exactness.  K and V are fp16 already.  A query is scaled by a power of two into fp16's range and cut into two fp16 numbers,
-// as are the weights of the softmax (scaled by 2^14, so that small ones keep their bits): 22 bits of each, twice the products,
-// fp32 sums.  What a query does not see gets the weight 0; positions beyond the last are read as zeros.
+// Exactness.  K and V are fp16 already.  A query is scaled by a power of two into fp16's range and
+// cut into two fp16 numbers, as are the weights of the softmax (scaled by 2^14, so that small ones
+// keep their bits): 22 bits of each, twice the products, fp32 sums.  What a query does not see gets
+// the weight 0; positions beyond the last are read as zeros.
 #pragma once
 
 #include "cuda/device/attention_tiles.h"
@@ -16,19 +18,23 @@
 namespace hrun::gpu {
 
 template <int kDim, int kRowWarps, int kPositionWarps, int kTile, int kSlots, int kResident>
-struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRowWarps * kPositionWarps * kWarp> {
-  static constexpr int kRows = 16 * kRowWarps, kSlice = kTile / kPositionWarps;  // queries of a block; positions of a warp
+struct FlashAttention
+    : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRowWarps * kPositionWarps * kWarp> {
+  static constexpr int kRows = 16 * kRowWarps,
+                       kSlice = kTile / kPositionWarps;  // queries of a block; positions of a warp
   static constexpr int kBlocks = kResident;
   static constexpr const char* kName = "attention";
   static_assert(kSlice % 16 == 0 && (kRowWarps == 1 || kPositionWarps == 1));
   using Tiles = AttentionTiles<kDim, kRows, kTile, kSlots, kRowWarps * kPositionWarps * kWarp>;
+  using Tiles::kQueryHalves, Tiles::kSlotHalves, Tiles::kStride, Tiles::kWeightScale,
+      Tiles::put_sums, Tiles::query_of, Tiles::target, Tiles::task, Tiles::whole_factor;
   using typename Tiles::Rows;
   using typename Tiles::Work;
-  using Tiles::kQueryHalves, Tiles::kSlotHalves, Tiles::kStride, Tiles::kWeightScale, Tiles::put_sums, Tiles::query_of, Tiles::target, Tiles::task,
-      Tiles::whole_factor;
   static constexpr size_t kSharedBytes = Tiles::kTileBytes;
-  static constexpr int kJoinStride = kDim + 8;  // floats: the values of a query, m and l, of one warp
-  static_assert(kPositionWarps == 1 || kPositionWarps * kRows * kJoinStride * sizeof(float) <= kSharedBytes);
+  static constexpr int kJoinStride =
+      kDim + 8;  // floats: the values of a query, m and l, of one warp
+  static_assert(kPositionWarps == 1 ||
+                kPositionWarps * kRows * kJoinStride * sizeof(float) <= kSharedBytes);
 
   struct State : Rows {
     float o[kDim / 8][4];
@@ -56,22 +62,28 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
       slot = slot + 1 == kSlots ? 0 : slot + 1;
     }
     Tiles::sum_rows(s);
-    if constexpr (kPositionWarps > 1) finish_together(w, s);
-    else finish(w, s);
+    if constexpr (kPositionWarps > 1)
+      finish_together(w, s);
+    else
+      finish(w, s);
   }
 
   static HRUN_HD int first_row_of_warp() { return kRowWarps > 1 ? 16 * warp() : 0; }
   static HRUN_HD int slice_of_warp() { return kPositionWarps > 1 ? warp() * kSlice : 0; }
 
-  // Products of the warp's queries with its slice of the tile, softmax so far, and the weights as left operands.
-  HRUN_HD void weigh(const Work& w, int tile, const uint16_t* keys, State& s, uint32_t (&high)[kSlice / 16][4], uint32_t (&low)[kSlice / 16][4]) const {
+  // Products of the warp's queries with its slice of the tile, softmax so far, and the weights as
+  // left operands.
+  HRUN_HD void weigh(const Work& w, int tile, const uint16_t* keys, State& s,
+                     uint32_t (&high)[kSlice / 16][4], uint32_t (&low)[kSlice / 16][4]) const {
     float u[kSlice / 8][4];
 #pragma unroll
     for (int i = 0; i < kSlice / 8; ++i)
 #pragma unroll
       for (int j = 0; j < 4; ++j) u[i][j] = 0;
-    const uint16_t* const q = Tiles::queries() + (first_row_of_warp() + lane() % 16) * kStride + lane() / 16 * 8;
-    const uint16_t* const k = keys + (slice_of_warp() + lane() / 16 * 8 + lane() % 8) * kStride + lane() / 8 % 2 * 8;
+    const uint16_t* const q =
+        Tiles::queries() + (first_row_of_warp() + lane() % 16) * kStride + lane() / 16 * 8;
+    const uint16_t* const k =
+        keys + (slice_of_warp() + lane() / 16 * 8 + lane() % 8) * kStride + lane() / 8 % 2 * 8;
 #pragma unroll
     for (int d = 0; d < kDim; d += 16) {
       uint32_t a[4], b[4];
@@ -97,17 +109,20 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
       }
   }
 
-  // A tile's values are summed from zero and joined by one rounded fma: tensor cores round their sums towards zero, which over
-  // thousands of positions would make the result smaller.  Where there are no registers for that they go on from what is there.
+  // A tile's values are summed from zero and joined by one rounded fma: tensor cores round their
+  // sums towards zero, which over thousands of positions would make the result smaller.  Where
+  // there are no registers for that they go on from what is there.
   static constexpr bool kFromZero = kRowWarps == 1 || kDim <= 128;
 
-  HRUN_HD void add_values(const uint16_t* values, State& s, const uint32_t (&high)[kSlice / 16][4], const uint32_t (&low)[kSlice / 16][4]) const {
+  HRUN_HD void add_values(const uint16_t* values, State& s, const uint32_t (&high)[kSlice / 16][4],
+                          const uint32_t (&low)[kSlice / 16][4]) const {
     const uint16_t* const v = values + (slice_of_warp() + lane() % 16) * kStride + lane() / 16 * 8;
 #pragma unroll
     for (int d = 0; d < kDim / 16; ++d) {
       float sums[2][4];
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sums[i / 4][i % 4] = kFromZero ? 0.0f : s.o[2 * d + i / 4][i % 4] * s.before[i % 4 / 2];
+      for (int i = 0; i < 8; ++i)
+        sums[i / 4][i % 4] = kFromZero ? 0.0f : s.o[2 * d + i / 4][i % 4] * s.before[i % 4 / 2];
 #pragma unroll
       for (int i = 0; i < kSlice / 16; ++i) {
         uint32_t r[4];
@@ -117,9 +132,11 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         float& o = s.o[2 * d + i / 4][i % 4];
-        o = kFromZero ? fused_multiply_add(o, s.before[i % 4 / 2], sums[i / 4][i % 4]) : sums[i / 4][i % 4];
+        o = kFromZero ? fused_multiply_add(o, s.before[i % 4 / 2], sums[i / 4][i % 4])
+                      : sums[i / 4][i % 4];
       }
-      if (kFromZero) sync_warp();  // keeps the compiler from having more sums under way than there are registers
+      if (kFromZero)
+        sync_warp();  // keeps the compiler from having more sums under way than there are registers
     }
   }
 
@@ -147,7 +164,7 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
   // The warps saw different positions: joined in order, in shared memory.
   HRUN_HD void finish_together(const Work& w, State& s) const {
     auto* const parts = reinterpret_cast<float*>(shared());  // [warp][row][kJoinStride]
-    sync_block();  // the last slots have been read
+    sync_block();                                            // the last slots have been read
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float* const mine = parts + (warp() * kRows + lane() / 4 + 8 * r) * kJoinStride;
@@ -166,7 +183,8 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
       const float* const row = parts + r * kJoinStride;
       float factors[kPositionWarps], m = minus_infinity(), l = 0;
 #pragma unroll
-      for (int i = 0; i < kPositionWarps; ++i) m = largest_of(row[i * kRows * kJoinStride + kDim], m);
+      for (int i = 0; i < kPositionWarps; ++i)
+        m = largest_of(row[i * kRows * kJoinStride + kDim], m);
 #pragma unroll
       for (int i = 0; i < kPositionWarps; ++i) {
         factors[i] = join_factor(row[i * kRows * kJoinStride + kDim], m);
@@ -179,7 +197,8 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
       for (int at = lane(); at < task.v_dim; at += kWarp) {
         float sum = 0;
 #pragma unroll
-        for (int i = 0; i < kPositionWarps; ++i) sum = fused_multiply_add(row[i * kRows * kJoinStride + at], factors[i], sum);
+        for (int i = 0; i < kPositionWarps; ++i)
+          sum = fused_multiply_add(row[i * kRows * kJoinStride + at], factors[i], sum);
         to[at] = sum * factor;
       }
       if (!whole && lane() == 0) put_sums(w, query, m, l);
@@ -187,10 +206,13 @@ struct FlashAttention : AttentionTiles<kDim, 16 * kRowWarps, kTile, kSlots, kRow
   }
 };
 
-// Up to 32 queries per kv head, the decoding of a token above all: bound by the cache's bytes, of which (kSlots - 1) tiles per
-// resident block are under way.
+// Up to 32 queries per kv head, the decoding of a token above all: bound by the cache's bytes, of
+// which (kSlots - 1) tiles per resident block are under way.
 template <int kDim>
-using FewQueries = FlashAttention<kDim, 1, 4, 64, kDim <= 128 ? 3 : 2, kDim <= 64 ? 4 : kDim == 128 ? 3 : 2>;
+using FewQueries = FlashAttention<kDim, 1, 4, 64, kDim <= 128 ? 3 : 2,
+                                  kDim <= 64    ? 4
+                                  : kDim == 128 ? 3
+                                                : 2>;
 // Many: bound by tensor cores.
 template <int kDim>
 using ManyQueries = FlashAttention<kDim, 4, 1, kDim <= 128 ? 64 : 32, 2, kDim <= 96 ? 3 : 2>;

@@ -1,8 +1,11 @@
-// What the attention kernels share: their arguments, which positions a query sees, and how parts of a softmax are joined.
+// What the attention kernels share: their arguments, which positions a query sees, and how parts of
+// a softmax are joined.
 //
-// Scores live in the domain of powers of two: u = log2(e) * score, and a part of the positions leaves per query
+// Scores live in the domain of powers of two: u = log2(e) * score, and a part of the positions
+// leaves per query
 //   m  the largest u, l  the sum of 2^(u - m), o  the values weighted with 2^(u - m).
-// Parts join in order of positions: M = max m, then the sums of 2^(m - M) l and 2^(m - M) o.  A sink adds 2^(sink - M) to l.
+// Parts join in order of positions: M = max m, then the sums of 2^(m - M) l and 2^(m - M) o.  A
+// sink adds 2^(sink - M) to l.
 #pragma once
 
 #include "backend/backend.h"
@@ -20,15 +23,15 @@ struct AttentionTask {
   const void* v;
   bool half_k, half_v;  // fp16, else fp32
   int64_t capacity;
-  int n_heads, group;   // group: query heads per kv head
+  int n_heads, group;  // group: query heads per kv head
   int k_dim, v_dim;
   Position first;
   float scale, soft_cap;
   int64_t window;
   const float* sinks;
-  int n_splits;         // 1: out is written, else partial
-  float* values;        // [n_splits][n_queries][v_dim], query = token * n_heads + head
-  float* sums;          // [n_splits][n_queries][2]: m and l; with m = -infinity the values are not written
+  int n_splits;   // 1: out is written, else partial
+  float* values;  // [n_splits][n_queries][v_dim], query = token * n_heads + head
+  float* sums;  // [n_splits][n_queries][2]: m and l; with m = -infinity the values are not written
 
   HRUN_HD int64_t n_queries() const { return q.rows * n_heads; }
   HRUN_HD int64_t position_of(int64_t token) const { return *first.base + first.offset + token; }
@@ -40,12 +43,18 @@ struct AttentionTask {
     const float e = exp2_fast(2 * kLog2E * (score / soft_cap));
     return soft_cap * (1 - 2 / (1 + e));
   }
-  HRUN_HD float* values_at(int split, int64_t query) const { return values + (split * n_queries() + query) * v_dim; }
-  HRUN_HD float* sums_at(int split, int64_t query) const { return sums + (split * n_queries() + query) * 2; }
+  HRUN_HD float* values_at(int split, int64_t query) const {
+    return values + (split * n_queries() + query) * v_dim;
+  }
+  HRUN_HD float* sums_at(int split, int64_t query) const {
+    return sums + (split * n_queries() + query) * 2;
+  }
 };
 
 // 2^(m - top), 0 for a part that saw nothing.
-HRUN_HD float join_factor(float m, float top) { return m == minus_infinity() ? 0.0f : exp2_fast(m - top); }
+HRUN_HD float join_factor(float m, float top) {
+  return m == minus_infinity() ? 0.0f : exp2_fast(m - top);
+}
 
 // The whole of one query from its parts: a block per query.
 struct JoinParts {
@@ -67,7 +76,8 @@ struct JoinParts {
     float top = sink;
     for (int s = 0; s < n; ++s) top = largest_of(top, factors[s]);
     float total = join_factor(sink, top);
-    for (int s = 0; s < n; ++s) total = fused_multiply_add(sums[s], join_factor(factors[s], top), total);
+    for (int s = 0; s < n; ++s)
+      total = fused_multiply_add(sums[s], join_factor(factors[s], top), total);
     sync_block();
     if (thread() < n) factors[thread()] = join_factor(factors[thread()], top);
     sync_block();
@@ -76,7 +86,8 @@ struct JoinParts {
       float sum = 0;
 #pragma unroll 8
       for (int s = 0; s < n; ++s) {
-        const float value = factors[s] != 0 ? task.values_at(s, query)[i] : 0.0f;  // a load under a condition, not a jump
+        const float value = factors[s] != 0 ? task.values_at(s, query)[i]
+                                            : 0.0f;  // a load under a condition, not a jump
         sum = fused_multiply_add(value, factors[s], sum);
       }
       out[i] = sum / total;

@@ -1,4 +1,5 @@
-// Attention for every head size and cache format, in fp32: a block per query and split, a warp per position.
+// Attention for every head size and cache format, in fp32: a block per query and split, a warp per
+// position.
 //
 // The reference, and what runs where the cache is fp32 or a head has an odd size.
 #pragma once
@@ -15,16 +16,19 @@ struct PlainAttention {
   AttentionTask task;
 
   static HRUN_HD float load(const void* base, bool half, int64_t i) {
-    return half ? low_half(static_cast<const uint16_t*>(base)[i]) : static_cast<const float*>(base)[i];
+    return half ? low_half(static_cast<const uint16_t*>(base)[i])
+                : static_cast<const float*>(base)[i];
   }
 
   // Grid: x over queries, y over splits.
   HRUN_HD void operator()() const {
     const int64_t query = block_x(), token = query / task.n_heads;
     const auto head = static_cast<int>(query % task.n_heads);
-    const int64_t position = task.position_of(token), begin = task.first_visible(position), n = position + 1 - begin;
+    const int64_t position = task.position_of(token), begin = task.first_visible(position),
+                  n = position + 1 - begin;
     const int split = block_y();
-    const int64_t from = begin + n * split / task.n_splits, to = begin + n * (split + 1) / task.n_splits;
+    const int64_t from = begin + n * split / task.n_splits,
+                  to = begin + n * (split + 1) / task.n_splits;
     const int64_t plane = head / task.group * task.capacity;
 
     float q[kPerLane], o[kPerLane];
@@ -41,18 +45,23 @@ struct PlainAttention {
 #pragma unroll
       for (int i = 0; i < kPerLane; ++i) {
         const int at = i * kWarp + lane();
-        if (at < task.k_dim) dot = fused_multiply_add(q[i], load(task.k, task.half_k, (plane + p) * task.k_dim + at), dot);
+        if (at < task.k_dim)
+          dot = fused_multiply_add(q[i], load(task.k, task.half_k, (plane + p) * task.k_dim + at),
+                                   dot);
       }
       float score = warp_sum(dot) * task.scale;
       if (task.soft_cap != 0) score = task.capped(score);
       const float u = score * kLog2E, top = largest_of(m, u), before = join_factor(m, top);
-      const float e = top == minus_infinity() ? 0.0f : exp2_fast(fused_multiply_add(score, kLog2E, -top));
+      const float e =
+          top == minus_infinity() ? 0.0f : exp2_fast(fused_multiply_add(score, kLog2E, -top));
       m = top;
       l = fused_multiply_add(l, before, e);
 #pragma unroll
       for (int i = 0; i < kPerLane; ++i) {
         const int at = i * kWarp + lane();
-        if (at < task.v_dim) o[i] = fused_multiply_add(e, load(task.v, task.half_v, (plane + p) * task.v_dim + at), o[i] * before);
+        if (at < task.v_dim)
+          o[i] = fused_multiply_add(e, load(task.v, task.half_v, (plane + p) * task.v_dim + at),
+                                    o[i] * before);
       }
     }
 
@@ -74,11 +83,13 @@ struct PlainAttention {
       total = fused_multiply_add(parts[w * (kMaxDim + 2) + 1], factors[w], total);
     }
     total += join_factor(sink, top);
-    float* const out = whole ? task.out.row(token) + static_cast<int64_t>(head) * task.v_dim : task.values_at(split, query);
+    float* const out = whole ? task.out.row(token) + static_cast<int64_t>(head) * task.v_dim
+                             : task.values_at(split, query);
     for (int i = thread(); i < task.v_dim; i += kThreads) {
       float sum = 0;
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum = fused_multiply_add(parts[w * (kMaxDim + 2) + 2 + i], factors[w], sum);
+      for (int w = 0; w < kWarps; ++w)
+        sum = fused_multiply_add(parts[w * (kMaxDim + 2) + 2 + i], factors[w], sum);
       out[i] = whole ? sum / total : sum;
     }
     if (!whole && thread() == 0) {

@@ -1,13 +1,16 @@
-// What the tensor core kernels of attention share: which queries and positions a block has, the tiles of keys and values that
-// travel into a ring of slots in shared memory, queries in two fp16 parts, and the step of the softmax.
+// What the tensor core kernels of attention share: which queries and positions a block has, the
+// tiles of keys and values that travel into a ring of slots in shared memory, queries in two fp16
+// parts, and the step of the softmax.
 #pragma once
 
 #include "cuda/device/attention_parts.h"
 
 namespace hrun::gpu {
 
-// Sixteen columns of sums, as two tiles of eight: the left operand, given in two fp16 parts, times four matrices of load_matrices().
-HRUN_HD void add_products(float (&left)[4], float (&right)[4], const uint32_t (&first)[4], const uint32_t (&second)[4], const uint32_t (&r)[4]) {
+// Sixteen columns of sums, as two tiles of eight: the left operand, given in two fp16 parts, times
+// four matrices of load_matrices().
+HRUN_HD void add_products(float (&left)[4], float (&right)[4], const uint32_t (&first)[4],
+                          const uint32_t (&second)[4], const uint32_t (&r)[4]) {
   const uint32_t left_columns[2] = {r[0], r[1]}, right_columns[2] = {r[2], r[3]};
   mma_f16(left, first, left_columns);
   mma_f16(right, first, right_columns);
@@ -15,12 +18,13 @@ HRUN_HD void add_products(float (&left)[4], float (&right)[4], const uint32_t (&
   mma_f16(right, second, right_columns);
 }
 
-// kDim: at least k_dim and v_dim, which are multiples of 8.  kRows: queries of a block.  kTile: positions per slot.
+// kDim: at least k_dim and v_dim, which are multiples of 8.  kRows: queries of a block.  kTile:
+// positions per slot.
 template <int kDim, int kRows, int kTile, int kSlots, int kBlockThreads>
 struct AttentionTiles {
   static constexpr int kThreads = kBlockThreads;
-  // Rows are an odd number of 16 bytes apart: eight of them lie in different banks.  The last 16 bytes are not used, but those
-  // of a query, which hold its scale.
+  // Rows are an odd number of 16 bytes apart: eight of them lie in different banks.  The last 16
+  // bytes are not used, but those of a query, which hold its scale.
   static constexpr int kStride = kDim + 8;
   static constexpr int kQueryHalves = kRows * kStride, kSlotHalves = kTile * kStride;
   static constexpr size_t kTileBytes = (2 * kQueryHalves + kSlots * kSlotHalves) * sizeof(uint16_t);
@@ -30,17 +34,19 @@ struct AttentionTiles {
   AttentionTask task;
 
   struct Work {
-    int kv_head, split, row;  // the first query
-    int n_rows;               // queries of the kv head
-    int64_t first_position;   // of token 0
-    int begin, end;           // positions that some query of the block sees
-    int seen_begin, seen_end; // positions that all of them see
-    int tile, tiles;          // the first of this split, and how many
+    int kv_head, split, row;   // the first query
+    int n_rows;                // queries of the kv head
+    int64_t first_position;    // of token 0
+    int begin, end;            // positions that some query of the block sees
+    int seen_begin, seen_end;  // positions that all of them see
+    int tile, tiles;           // the first of this split, and how many
   };
-  // What a thread knows of its two queries, rows lane / 4 and lane / 4 + 8 of sixteen: left operands and sums of mma have them so.
+  // What a thread knows of its two queries, rows lane / 4 and lane / 4 + 8 of sixteen: left
+  // operands and sums of mma have them so.
   struct Rows {
     float m[2], l[2];  // l: of the thread's own columns, in units of 1 / kWeightScale
-    float factor[2];   // of a product with the scaled query; makes it log2(e) * score, or the score that is capped
+    float factor[2];   // of a product with the scaled query; makes it log2(e) * score, or the score
+                       // that is capped
     int begin[2], end[2];
   };
 
@@ -60,7 +66,8 @@ struct AttentionTiles {
     w.seen_end = static_cast<int>(w.first_position + first_token + 1);
     const int first = w.begin / kTile, n = (w.end + kTile - 1) / kTile - first;
     w.tile = first + static_cast<int>(static_cast<int64_t>(n) * w.split / task.n_splits);
-    w.tiles = first + static_cast<int>(static_cast<int64_t>(n) * (w.split + 1) / task.n_splits) - w.tile;
+    w.tiles =
+        first + static_cast<int>(static_cast<int64_t>(n) * (w.split + 1) / task.n_splits) - w.tile;
     return w;
   }
 
@@ -76,21 +83,26 @@ struct AttentionTiles {
   HRUN_HD void ask_for(const Work& w, int item, uint16_t* slot) const {
     constexpr int kPieces = kDim / 8;  // of 16 bytes, per position
     const bool values = item % 2 != 0;
-    const int dim = values ? task.v_dim : task.k_dim, first = (w.tile + item / 2) * kTile, left = w.end - first;
-    const auto* const from = static_cast<const uint16_t*>(values ? task.v : task.k) + (w.kv_head * task.capacity + first) * dim;
-    if constexpr (kThreads % kPieces == 0) {  // a thread has the same piece of every so many positions
+    const int dim = values ? task.v_dim : task.k_dim, first = (w.tile + item / 2) * kTile,
+              left = w.end - first;
+    const auto* const from = static_cast<const uint16_t*>(values ? task.v : task.k) +
+                             (w.kv_head * task.capacity + first) * dim;
+    if constexpr (kThreads % kPieces ==
+                  0) {  // a thread has the same piece of every so many positions
       constexpr int kStep = kThreads / kPieces;
       const int row = thread() / kPieces, piece = thread() % kPieces;
       const int inside = piece * 8 < dim ? left : 0;
       const uint16_t* at = from + row * dim + piece * 8;
       uint16_t* const to = slot + row * kStride + piece * 8;
 #pragma unroll
-      for (int i = 0; i < kTile / kStep; ++i, at += kStep * dim) copy_async(to + i * kStep * kStride, at, row + i * kStep < inside);
+      for (int i = 0; i < kTile / kStep; ++i, at += kStep * dim)
+        copy_async(to + i * kStep * kStride, at, row + i * kStep < inside);
     } else {
 #pragma unroll
       for (int i = 0; i < kTile * kPieces / kThreads; ++i) {
         const int at = i * kThreads + thread(), row = at / kPieces, piece = at % kPieces;
-        copy_async(slot + row * kStride + piece * 8, from + row * dim + piece * 8, row < left && piece * 8 < dim);
+        copy_async(slot + row * kStride + piece * 8, from + row * dim + piece * 8,
+                   row < left && piece * 8 < dim);
       }
     }
     static_assert(kTile * kPieces % kThreads == 0);
@@ -101,7 +113,10 @@ struct AttentionTiles {
     for (int r = warp(); r < kRows; r += kThreads / kWarp) {
       const int row = w.row + r;
       const bool real = row < w.n_rows;
-      const float* const q = real ? task.q.row(row / task.group) + static_cast<int64_t>(w.kv_head * task.group + row % task.group) * task.k_dim : nullptr;
+      const float* const q =
+          real ? task.q.row(row / task.group) +
+                     static_cast<int64_t>(w.kv_head * task.group + row % task.group) * task.k_dim
+               : nullptr;
       float values[kDim / kWarp], largest = 0;
 #pragma unroll
       for (int i = 0; i < kDim / kWarp; ++i) {
@@ -109,7 +124,8 @@ struct AttentionTiles {
         values[i] = real && at < task.k_dim ? q[at] : 0.0f;
         largest = largest_of(values[i] < 0 ? -values[i] : values[i], largest);
       }
-      // The largest becomes 2^8 .. 2^9: far from overflow, and the second part of a value that matters far from fp16's end.
+      // The largest becomes 2^8 .. 2^9: far from overflow, and the second part of a value that
+      // matters far from fp16's end.
       const int exponent = static_cast<int>(float_to_bits(warp_max(largest)) >> 23);
       const int shift = exponent == 255 ? 0 : 8 + 127 - (exponent < 10 ? 10 : exponent);
       const float up = power_of_two(shift), sign = task.scale < 0 ? -up : up;
@@ -127,13 +143,16 @@ struct AttentionTiles {
       }
     }
   }
-  static HRUN_HD float power_of_two(int n) { return bits_to_float(static_cast<uint32_t>(127 + n) << 23); }
+  static HRUN_HD float power_of_two(int n) {
+    return bits_to_float(static_cast<uint32_t>(127 + n) << 23);
+  }
 
   // Shared memory: the queries, then the slots.
   static HRUN_HD uint16_t* queries() { return reinterpret_cast<uint16_t*>(shared()); }
   static HRUN_HD uint16_t* slots() { return queries() + 2 * kQueryHalves; }
 
-  // The first tiles are under way and the queries in place; false if this part has no tiles, which it then has said.
+  // The first tiles are under way and the queries in place; false if this part has no tiles, which
+  // it then has said.
   HRUN_HD bool begin(const Work& w) const {
     if (w.tiles == 0) {
       const int row = w.row + thread();
@@ -163,12 +182,16 @@ struct AttentionTiles {
       float down;
       memcpy(&down, queries() + at * kStride + kDim, sizeof down);
       const float scale = task.scale < 0 ? -task.scale : task.scale;
-      rows.factor[r] = largest_of(task.soft_cap != 0 ? scale * down : scale * kLog2E * down, 1.2e-38f);
+      rows.factor[r] =
+          largest_of(task.soft_cap != 0 ? scale * down : scale * kLog2E * down, 1.2e-38f);
     }
   }
-  HRUN_HD float score_factor(const Rows& rows, int r) const { return task.soft_cap != 0 ? kLog2E : rows.factor[r]; }
+  HRUN_HD float score_factor(const Rows& rows, int r) const {
+    return task.soft_cap != 0 ? kLog2E : rows.factor[r];
+  }
 
-  // Products of 16 queries with 8 n positions from `first` on: capped, and -infinity where a query does not see.
+  // Products of 16 queries with 8 n positions from `first` on: capped, and -infinity where a query
+  // does not see.
   template <int n>
   HRUN_HD void cap_and_hide(const Work& w, const Rows& rows, int first, float (&u)[n][4]) const {
     if (task.soft_cap != 0) {
@@ -183,7 +206,8 @@ struct AttentionTiles {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int position = first + 8 * i + lane() % 4 * 2 + j % 2;
-          if (position < rows.begin[j / 2] || position >= rows.end[j / 2]) u[i][j] = minus_infinity();
+          if (position < rows.begin[j / 2] || position >= rows.end[j / 2])
+            u[i][j] = minus_infinity();
         }
     }
   }
@@ -200,7 +224,8 @@ struct AttentionTiles {
   template <int n>
   HRUN_HD float weights_of(Rows& rows, int r, float top, float (&u)[n][4]) const {
     const float factor = score_factor(rows, r), now = largest_of(top * factor, rows.m[r]);
-    const float before = join_factor(rows.m[r], now), base = now == minus_infinity() ? 0.0f : kWeightShift - now;
+    const float before = join_factor(rows.m[r], now),
+                base = now == minus_infinity() ? 0.0f : kWeightShift - now;
     rows.m[r] = now;
     float sum = 0;
 #pragma unroll
@@ -224,11 +249,13 @@ struct AttentionTiles {
   }
 
   HRUN_HD int64_t query_of(const Work& w, int row) const {
-    return static_cast<int64_t>(row / task.group) * task.n_heads + w.kv_head * task.group + row % task.group;
+    return static_cast<int64_t>(row / task.group) * task.n_heads + w.kv_head * task.group +
+           row % task.group;
   }
   // Of a whole query: what m becomes with its sink, and what its values are multiplied by.
   HRUN_HD float whole_factor(int64_t query, float m, float l) const {
-    const float sink = task.sinks ? task.sinks[query % task.n_heads] * kLog2E : minus_infinity(), top = largest_of(m, sink);
+    const float sink = task.sinks ? task.sinks[query % task.n_heads] * kLog2E : minus_infinity(),
+                top = largest_of(m, sink);
     const float here = join_factor(m, top);
     return here / fused_multiply_add(l, here, join_factor(sink, top));
   }

@@ -1,8 +1,10 @@
-// Attention on tensor cores for wide heads, latent attention above all (keys of 576 values, values of 512, one kv head): the
-// values of 16 queries do not fit into the registers of one warp, so each warp has a quarter of their columns.
+// Attention on tensor cores for wide heads, latent attention above all (keys of 576 values, values
+// of 512, one kv head): the values of 16 queries do not fit into the registers of one warp, so each
+// warp has a quarter of their columns.
 //
-// Per tile of 32 positions each warp multiplies the queries with eight keys; the warps agree on the largest score, leave the
-// weights in shared memory, in two fp16 parts, and add their columns of all 32 values.  Three block barriers per tile.
+// Per tile of 32 positions each warp multiplies the queries with eight keys; the warps agree on the
+// largest score, leave the weights in shared memory, in two fp16 parts, and add their columns of
+// all 32 values.  Three block barriers per tile.
 #pragma once
 
 #include "cuda/device/attention_tiles.h"
@@ -10,15 +12,20 @@
 namespace hrun::gpu {
 
 struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
-  static constexpr int kRows = 16, kTile = 32, kWarps = 4, kKeyDim = 576, kValueDim = 512, kBlocks = 2;
+  static constexpr int kRows = 16, kTile = 32, kWarps = 4, kKeyDim = 576, kValueDim = 512,
+                       kBlocks = 2;
   static constexpr int kColumns = kValueDim / kWarps;  // of a warp
   static constexpr const char* kName = "attention";
-  // After the slots: weights [2 parts][16 queries][kTile + 8], then the largest score and the sum of each query in each warp.
+  // After the slots: weights [2 parts][16 queries][kTile + 8], then the largest score and the sum
+  // of each query in each warp.
   static constexpr int kWeightStride = kTile + 8, kWeightHalves = kRows * kWeightStride;
-  static constexpr size_t kSharedBytes = kTileBytes + 2 * kWeightHalves * sizeof(uint16_t) + kWarps * kRows * sizeof(float);
+  static constexpr size_t kSharedBytes =
+      kTileBytes + 2 * kWeightHalves * sizeof(uint16_t) + kWarps * kRows * sizeof(float);
 
   static HRUN_HD uint16_t* weights() { return slots() + 2 * kSlotHalves; }
-  static HRUN_HD float* of_warps() { return reinterpret_cast<float*>(weights() + 2 * kWeightHalves); }  // [warp][query]
+  static HRUN_HD float* of_warps() {
+    return reinterpret_cast<float*>(weights() + 2 * kWeightHalves);
+  }  // [warp][query]
 
   HRUN_HD void operator()() const {
     const Work w = work();
@@ -41,10 +48,12 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
     finish(w, rows, o);
   }
 
-  HRUN_HD void weigh(const Work& w, int tile, const uint16_t* keys, Rows& rows, float (&before)[2]) const {
+  HRUN_HD void weigh(const Work& w, int tile, const uint16_t* keys, Rows& rows,
+                     float (&before)[2]) const {
     float even[1][4] = {}, odd[1][4] = {};  // two chains of sums
     const uint16_t* const q = queries() + lane() % 16 * kStride + lane() / 16 * 8;
-    const uint16_t* const k = keys + (8 * warp() + lane() % 8) * kStride + lane() / 8 * 8;  // eight keys, 32 columns
+    const uint16_t* const k =
+        keys + (8 * warp() + lane() % 8) * kStride + lane() / 8 * 8;  // eight keys, 32 columns
 #pragma unroll 6
     for (int d = 0; d < kKeyDim; d += 32) {
       uint32_t r[4], a[4];
@@ -73,18 +82,22 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
     for (int r = 0; r < 2; ++r) {
       float top = of_warps()[lane() / 4 + 8 * r];
 #pragma unroll
-      for (int i = 1; i < kWarps; ++i) top = largest_of(of_warps()[i * kRows + lane() / 4 + 8 * r], top);
+      for (int i = 1; i < kWarps; ++i)
+        top = largest_of(of_warps()[i * kRows + lane() / 4 + 8 * r], top);
       before[r] = weights_of(rows, r, top, u);
       const uint32_t high = two_halves(u[0][2 * r], u[0][2 * r + 1]);
-      const uint32_t low = two_halves(u[0][2 * r] - low_half(high), u[0][2 * r + 1] - high_half(high));
-      auto* const to = reinterpret_cast<uint32_t*>(weights()) + (lane() / 4 + 8 * r) * (kWeightStride / 2) + 4 * warp() + lane() % 4;
+      const uint32_t low =
+          two_halves(u[0][2 * r] - low_half(high), u[0][2 * r + 1] - high_half(high));
+      auto* const to = reinterpret_cast<uint32_t*>(weights()) +
+                       (lane() / 4 + 8 * r) * (kWeightStride / 2) + 4 * warp() + lane() % 4;
       to[0] = high;
       to[kWeightHalves / 2] = low;
     }
   }
 
   // From zero, as in FlashAttention.
-  HRUN_HD void add_values(const uint16_t* values, const float (&before)[2], float (&o)[kColumns / 8][4]) const {
+  HRUN_HD void add_values(const uint16_t* values, const float (&before)[2],
+                          float (&o)[kColumns / 8][4]) const {
     const uint16_t* const v = values + lane() % 16 * kStride + lane() / 16 * 8 + warp() * kColumns;
     const uint16_t* const p = weights() + lane() % 16 * kWeightStride + lane() / 16 * 8;
     uint32_t high[kTile / 16][4], low[kTile / 16][4];
@@ -105,7 +118,8 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
 #pragma unroll
       for (int h = 0; h < 2; ++h)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) o[2 * d + h][j] = fused_multiply_add(o[2 * d + h][j], before[j / 2], sums[h][j]);
+        for (int j = 0; j < 4; ++j)
+          o[2 * d + h][j] = fused_multiply_add(o[2 * d + h][j], before[j / 2], sums[h][j]);
     }
   }
 

@@ -36,23 +36,28 @@ struct Decoders;
 template <class Decoder>
 struct Decoders<Decoder, 1> {
   Decoder at[1];
-  HRUN_HD Decoders(const typename Decoder::Constants& constants, const typename Decoder::Chunk (&chunk)[1])
+  HRUN_HD Decoders(const typename Decoder::Constants& constants,
+                   const typename Decoder::Chunk (&chunk)[1])
       : at{Decoder(constants, chunk[0])} {}
 };
 template <class Decoder>
 struct Decoders<Decoder, 2> {
   Decoder at[2];
-  HRUN_HD Decoders(const typename Decoder::Constants& constants, const typename Decoder::Chunk (&chunk)[2])
+  HRUN_HD Decoders(const typename Decoder::Constants& constants,
+                   const typename Decoder::Chunk (&chunk)[2])
       : at{Decoder(constants, chunk[0]), Decoder(constants, chunk[1])} {}
 };
 
-// sums[t][n] += the products of chunk t with the eight tokens from 8 n on, in the layout of C fragments.
+// sums[t][n] += the products of chunk t with the eight tokens from 8 n on, in the layout of C
+// fragments.
 //
-// Tile is a view of the activations: fragments_of_...(b, n, s), scale(token, group) and, if it has the correction of biased codes
-// at hand, correction(token).  Otherwise that is a product of its own with fragments of one constant, as are the sums of
-// activations that offsets need: with few tokens the tensor cores have time.
+// Tile is a view of the activations: fragments_of_...(b, n, s), scale(token, group) and, if it has
+// the correction of biased codes at hand, correction(token).  Otherwise that is a product of its
+// own with fragments of one constant, as are the sums of activations that offsets need: with few
+// tokens the tensor cores have time.
 template <class F, class Decoder, int kRowTiles, int kColumnTiles, class Tile>
-HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants, const typename Decoder::Chunk (&chunk)[kRowTiles], const Tile& tile,
+HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants,
+                             const typename Decoder::Chunk (&chunk)[kRowTiles], const Tile& tile,
                              float (&sums)[kRowTiles][kColumnTiles][4]) {
   constexpr int kGroup = Packed<F>::kGroup, kParts = Decoder::kParts;
   constexpr bool kFloatGroups = kScalesPerChunk<F> > 1, kWhole = kGroup == kChunkColumns;
@@ -115,10 +120,13 @@ HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants, const
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             if constexpr (kFloatGroups)
-              sums[t][n][k] = fused_multiply_add(decoder.float_scale(s, k / 2) * tile.scale(token_of(n, k), s), static_cast<float>(c[k]), sums[t][n][k]);
+              sums[t][n][k] =
+                  fused_multiply_add(decoder.float_scale(s, k / 2) * tile.scale(token_of(n, k), s),
+                                     static_cast<float>(c[k]), sums[t][n][k]);
             else
               dot[0][t][n][k] += decoder.group_scale(s, 0, k / 2) * c[k];
-            if constexpr (F::kHasOffset) offsets[t][n][k] += decoder.group_offset(s, k / 2) * sum[k];
+            if constexpr (F::kHasOffset)
+              offsets[t][n][k] += decoder.group_offset(s, k / 2) * sum[k];
           }
         }
       }
@@ -136,10 +144,13 @@ HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants, const
           int all = dot[0][t][n][k];
 #pragma unroll
           for (int p = 1; p < kParts; ++p) all += dot[p][t][n][k];
-          const float value = kWhole ? bits_to_float(static_cast<uint32_t>(all)) - kMagic : static_cast<float>(all);
+          const float value =
+              kWhole ? bits_to_float(static_cast<uint32_t>(all)) - kMagic : static_cast<float>(all);
           float& to = sums[t][n][k];
           to = fused_multiply_add(decoder.scale(k / 2) * dx, value, to);
-          if constexpr (F::kHasOffset) to = fused_multiply_add(-(decoder.offset(k / 2) * dx), static_cast<float>(offsets[t][n][k]), to);
+          if constexpr (F::kHasOffset)
+            to = fused_multiply_add(-(decoder.offset(k / 2) * dx),
+                                    static_cast<float>(offsets[t][n][k]), to);
         }
       }
   }

@@ -6,8 +6,10 @@
 namespace hrun::gpu {
 
 template <GroupScales scales>
-inline constexpr int kGroupScaleWords = scales == GroupScales::half_groups ? 8 : scales == GroupScales::odd_nibbles ? 3
-                                        : scales == GroupScales::bytes_offsets ? 10 : 9;
+inline constexpr int kGroupScaleWords = scales == GroupScales::half_groups     ? 8
+                                        : scales == GroupScales::odd_nibbles   ? 3
+                                        : scales == GroupScales::bytes_offsets ? 10
+                                                                               : 9;
 
 template <class F>
 struct GroupChunk {
@@ -39,7 +41,8 @@ struct GroupChunk {
       pair(0, 8 * g);
       scales[2] = *reinterpret_cast<const uint32_t*>(from + 64 + 4 * g);
     }
-    if constexpr (Rule::kScales == GroupScales::bytes_offsets) words(0, 4, 16 * g), words(4, 4, 128 + 16 * g), pair(8, 256 + 8 * g);
+    if constexpr (Rule::kScales == GroupScales::bytes_offsets)
+      words(0, 4, 16 * g), words(4, 4, 128 + 16 * g), pair(8, 256 + 8 * g);
     if constexpr (Rule::kScales == GroupScales::bytes_16) {
       words(0, 8, 32 * g);
       scales[8] = *reinterpret_cast<const uint32_t*>(from + 256 + 4 * g);
@@ -58,7 +61,8 @@ struct GroupDecoder {
   // The flipped bits in a register: an instruction has room for one constant, and that is the mask.
   struct Constants {
     uint32_t flip;
-    HRUN_HD Constants() : flip(opaque(Rule::kCodes == GroupCodes::odd_nibbles ? 0x88888888u : 0x80808080u)) {}
+    HRUN_HD Constants()
+        : flip(opaque(Rule::kCodes == GroupCodes::odd_nibbles ? 0x88888888u : 0x80808080u)) {}
   };
 
   const Constants& constants;
@@ -81,11 +85,14 @@ struct GroupDecoder {
         } else if constexpr (Rule::kCodes == GroupCodes::unsigned_six_bits) {
           const uint32_t high = word(16 + s / 2 * 2 + h);
           a[0][h] = (w & 0x0f0f0f0fu) | ((s % 2 == 0 ? high << 4 : high) & 0x30303030u);
-          a[0][2 + h] = ((w >> 4) & 0x0f0f0f0fu) | ((s % 2 == 0 ? high << 2 : high >> 2) & 0x30303030u);
+          a[0][2 + h] =
+              ((w >> 4) & 0x0f0f0f0fu) | ((s % 2 == 0 ? high << 2 : high >> 2) & 0x30303030u);
         } else if constexpr (Rule::kCodes == GroupCodes::six_bits) {
           const uint32_t high = word(16 + s / 2 * 2 + h);
-          a[0][h] = (((w << 2) & 0x3c3c3c3cu) ^ constants.flip) ^ ((high << (s % 2 == 0 ? 6 : 2)) & 0xc0c0c0c0u);
-          a[0][2 + h] = (((w >> 2) & 0x3c3c3c3cu) ^ constants.flip) ^ ((s % 2 == 0 ? high << 4 : high) & 0xc0c0c0c0u);
+          a[0][h] = (((w << 2) & 0x3c3c3c3cu) ^ constants.flip) ^
+                    ((high << (s % 2 == 0 ? 6 : 2)) & 0xc0c0c0c0u);
+          a[0][2 + h] = (((w >> 2) & 0x3c3c3c3cu) ^ constants.flip) ^
+                        ((s % 2 == 0 ? high << 4 : high) & 0xc0c0c0c0u);
         } else {
           a[0][h] = ((w << 4) & 0xf0f0f0f0u) ^ constants.flip;
           a[0][2 + h] = (w & 0xf0f0f0f0u) ^ constants.flip;
@@ -96,13 +103,17 @@ struct GroupDecoder {
 
   // Of the block: row g + 8 h.
   HRUN_HD float scale(int h) const {
-    if constexpr (Rule::kScales == GroupScales::bytes_offsets) return half_to_float(chunk.scales[8 + h]);
-    else return half_to_float(chunk.scales[GroupChunk<F>::kWords - 1] >> (16 * h)) * kInverse;
+    if constexpr (Rule::kScales == GroupScales::bytes_offsets)
+      return half_to_float(chunk.scales[8 + h]);
+    else
+      return half_to_float(chunk.scales[GroupChunk<F>::kWords - 1] >> (16 * h)) * kInverse;
   }
   HRUN_HD float offset(int h) const { return half_to_float(chunk.scales[8 + h] >> 16); }
 
   // Of product s, or of its half e where groups are 16 columns.
-  HRUN_HD float float_scale(int s, int h) const { return half_to_float(chunk.scales[s] >> (16 * h)) * kInverse; }
+  HRUN_HD float float_scale(int s, int h) const {
+    return half_to_float(chunk.scales[s] >> (16 * h)) * kInverse;
+  }
   HRUN_HD int group_scale(int s, int e, int h) const {
     if constexpr (Rule::kScales == GroupScales::odd_nibbles)
       return static_cast<int>(2 * (chunk.scales[h] >> (4 * s) & 15) + 1);
@@ -111,7 +122,9 @@ struct GroupDecoder {
     else
       return static_cast<int8_t>(chunk.scales[4 * h + s / 2] >> (8 * (2 * (s % 2) + e)));
   }
-  HRUN_HD int group_offset(int s, int h) const { return static_cast<int>(chunk.scales[4 + 2 * h + s / 4] >> (8 * (s % 4)) & 255); }
+  HRUN_HD int group_offset(int s, int h) const {
+    return static_cast<int>(chunk.scales[4 + 2 * h + s / 4] >> (8 * (s % 4)) & 255);
+  }
 };
 
 }  // namespace hrun::gpu

@@ -1,5 +1,6 @@
-// exp and what is made of it, one value at a time: the same operations as the sixteen lanes of cpp/cpu/math.h, so the same
-// bits as the CPU.  Divisions and square roots are IEEE's (nvcc's default, no fast-math flags).
+// exp and what is made of it, one value at a time: the same operations as the sixteen lanes of
+// cpp/cpu/math.h, so the same bits as the CPU.  Divisions and square roots are IEEE's (nvcc's
+// default, no fast-math flags).
 #pragma once
 
 #include "cuda/device/thread.h"

@@ -1,11 +1,14 @@
-// Products with few tokens: weights pass once from memory to the tensor cores, as fast as memory gives them.
+// Products with few tokens: weights pass once from memory to the tensor cores, as fast as memory
+// gives them.
 //
-// A warp takes every kth chunk of a row tile, loads one while it works on the one before, and keeps fp32 sums; the warps of
-// a row tile are in one block of threads and add their sums in order.  Where there are many row tiles a block goes on to the
-// next, whose first chunks are under way when it comes there.  Activations come through tiles of shared memory of the
-// warp's own, so that there is one barrier of the block per row tile.
+// A warp takes every kth chunk of a row tile, loads one while it works on the one before, and keeps
+// fp32 sums; the warps of a row tile are in one block of threads and add their sums in order. Where
+// there are many row tiles a block goes on to the next, whose first chunks are under way when it
+// comes there.  Activations come through tiles of shared memory of the warp's own, so that there is
+// one barrier of the block per row tile.
 //
-// Up to 8 tokens each look-up table is a product of its own (rtq_decoder.h): the tensor cores are idle anyway.
+// Up to 8 tokens each look-up table is a product of its own (rtq_decoder.h): the tensor cores are
+// idle anyway.
 #pragma once
 
 #include "cuda/device/activations.h"
@@ -17,7 +20,8 @@ namespace hrun::gpu {
 template <class F, int kTokens>
 struct MatmulStream {
   static constexpr int kWarps = 8;
-  static constexpr int kThreads = kWarps * kWarp, kBlocks = kTokens > 8 || Packed<F>::kLoads > 4 ? 1 : 2;
+  static constexpr int kThreads = kWarps * kWarp,
+                       kBlocks = kTokens > 8 || Packed<F>::kLoads > 4 ? 1 : 2;
   static constexpr const char* kName = "matmul_stream";
   static constexpr int kColumnTiles = kTokens / 8;  // of C fragments
 
@@ -38,7 +42,8 @@ struct MatmulStream {
   Part parts[kPackedProducts];
   int n_parts;
   int chunks;            // per row tile
-  int tiles_per_group;   // 1, 2, 4 or 8: row tiles that a block of threads works on at a time, its warps shared out among them
+  int tiles_per_group;   // 1, 2, 4 or 8: row tiles that a block of threads works on at a time, its
+                         // warps shared out among them
   int n_groups;          // of all parts
   int groups_per_block;  // of threads, one after the other
   QuantizedRows x;
@@ -46,7 +51,8 @@ struct MatmulStream {
   HRUN_HD void operator()() const {
     const int slot = warp() / tiles_per_group, slots = kWarps / tiles_per_group;
     const int64_t first_token = static_cast<int64_t>(block_y()) * kTokens;
-    const int n_tokens = x.n_tokens - first_token < kTokens ? static_cast<int>(x.n_tokens - first_token) : kTokens;
+    const int n_tokens =
+        x.n_tokens - first_token < kTokens ? static_cast<int>(x.n_tokens - first_token) : kTokens;
     int group = block_x() * groups_per_block;
     const int end = group + groups_per_block < n_groups ? group + groups_per_block : n_groups;
     float sums[1][kColumnTiles][4] = {};
@@ -59,9 +65,10 @@ struct MatmulStream {
     Chunk w[2][1];
     const uint8_t* next = first_chunk(group, slot);  // of weights to load
     int next_group = group, next_chunk = slot;
-    const auto load = [&](Chunk (&chunk)[1]) {
+    const auto load = [&](Chunk(&chunk)[1]) {
       if (next_group >= end) return;
-      chunk[0].load(next, [](const uint8_t* p) { return load_once(reinterpret_cast<const Words4*>(p)); });
+      chunk[0].load(next,
+                    [](const uint8_t* p) { return load_once(reinterpret_cast<const Words4*>(p)); });
       next += slots * kChunkBytes<F>;
       next_chunk += slots;
       if (next_chunk < chunks) return;
@@ -70,7 +77,7 @@ struct MatmulStream {
     };
     Tile activations(x, first_token, n_tokens);
     int c = slot;
-    const auto work = [&](Chunk (&chunk)[1], uint8_t* x_tile) {
+    const auto work = [&](Chunk(&chunk)[1], uint8_t* x_tile) {
       activations.store(x_tile);
       sync_warp();
       c = c + slots < chunks ? c + slots : slot;
@@ -102,15 +109,18 @@ struct MatmulStream {
   // Of this warp in a group.  Where there is no row tile for it: any.
   HRUN_HD const uint8_t* first_chunk(int group, int slot) const {
     const Part part = part_of(group);
-    const int64_t tile = static_cast<int64_t>(group - part.first_group) * tiles_per_group + warp() % tiles_per_group;
+    const int64_t tile =
+        static_cast<int64_t>(group - part.first_group) * tiles_per_group + warp() % tiles_per_group;
     const int64_t last = (part.rows - 1) / kTileRows;
     return part.weights + ((tile < last ? tile : last) * chunks + slot) * kChunkBytes<F>;
   }
 
-  // Adds and stores the sums of the group's warps, and makes them zero.  Groups use two places in turn, so that one barrier
-  // stands between what is written to one and what was read from it.
-  HRUN_HD void finish(int group, int64_t first_token, int n_tokens, float (&sums)[1][kColumnTiles][4]) const {
-    auto* const place = reinterpret_cast<float*>(shared() + kSumsAt) + group % 2 * kWarps * kSums;  // [warp][token][row]
+  // Adds and stores the sums of the group's warps, and makes them zero.  Groups use two places in
+  // turn, so that one barrier stands between what is written to one and what was read from it.
+  HRUN_HD void finish(int group, int64_t first_token, int n_tokens,
+                      float (&sums)[1][kColumnTiles][4]) const {
+    auto* const place = reinterpret_cast<float*>(shared() + kSumsAt) +
+                        group % 2 * kWarps * kSums;  // [warp][token][row]
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
@@ -123,17 +133,20 @@ struct MatmulStream {
     const Part part = part_of(group);
     for (int at = thread(); at < n_tokens * kTileRows * tiles_per_group; at += kThreads) {
       const int t = at / kTileRows % tiles_per_group, token = at / kTileRows / tiles_per_group;
-      const int64_t row = (static_cast<int64_t>(group - part.first_group) * tiles_per_group + t) * kTileRows + at % kTileRows;
+      const int64_t row =
+          (static_cast<int64_t>(group - part.first_group) * tiles_per_group + t) * kTileRows +
+          at % kTileRows;
       if (row >= part.rows) continue;
       float sum = 0;
-      for (int w = t; w < kWarps; w += tiles_per_group) sum += place[w * kSums + token * kTileRows + at % kTileRows];
+      for (int w = t; w < kWarps; w += tiles_per_group)
+        sum += place[w * kSums + token * kTileRows + at % kTileRows];
       part.y[(first_token + token) * part.y_stride + row] = sum;
     }
   }
 };
 
-// Groups per block of threads: as many as keep the multiprocessors equally busy, if there are enough for two blocks on each.
-// A block's start counts as half a group.
+// Groups per block of threads: as many as keep the multiprocessors equally busy, if there are
+// enough for two blocks on each. A block's start counts as half a group.
 inline int groups_per_block(int64_t n_groups, int multiprocessors) {
   const int64_t n = multiprocessors > 0 ? multiprocessors : 1;
   int64_t best = 1, best_cost = 0;
@@ -156,8 +169,10 @@ void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const Quantiz
   for (const PackedProduct& part : parts) tiles += (part.w.rows + kTileRows - 1) / kTileRows;
   // Row tiles of a group share activations in L1; warps without a chunk are of no use.
   k.tiles_per_group = x.n_tokens > 8 ? 4 : x.n_tokens > 4 ? 2 : 1;
-  while (k.tiles_per_group > 1 && tiles / k.tiles_per_group < 2 * gpu.info().multiprocessors) k.tiles_per_group /= 2;
-  while (Kernel::kWarps / k.tiles_per_group > k.chunks && k.tiles_per_group < Kernel::kWarps) k.tiles_per_group *= 2;
+  while (k.tiles_per_group > 1 && tiles / k.tiles_per_group < 2 * gpu.info().multiprocessors)
+    k.tiles_per_group /= 2;
+  while (Kernel::kWarps / k.tiles_per_group > k.chunks && k.tiles_per_group < Kernel::kWarps)
+    k.tiles_per_group *= 2;
   for (size_t i = 0; i < parts.size(); ++i) {
     const PackedProduct& part = parts[i];
     k.parts[i] = {part.w.data, part.w.rows, part.y.data, part.y.stride, k.n_groups};
@@ -166,7 +181,8 @@ void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const Quantiz
   }
   k.groups_per_block = groups_per_block(k.n_groups, gpu.info().multiprocessors);
   const int blocks = (k.n_groups + k.groups_per_block - 1) / k.groups_per_block;
-  gpu.launch(k, Grid{blocks, static_cast<int>((x.n_tokens + kTokens - 1) / kTokens)}, Kernel::kSharedBytes);
+  gpu.launch(k, Grid{blocks, static_cast<int>((x.n_tokens + kTokens - 1) / kTokens)},
+             Kernel::kSharedBytes);
 }
 
 }  // namespace hrun::gpu

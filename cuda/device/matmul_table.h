@@ -25,28 +25,34 @@ struct PackChunks {
     const int64_t at = static_cast<int64_t>(block_x()) * kThreads + thread();
     if (at >= padded * chunks) return;
     const int64_t i = at / chunks, index = at % chunks, row = first + i;
-    Packed<F>::pack_row(i < n_rows ? from + static_cast<size_t>(i) * row_bytes : nullptr, cols, index,
-                        static_cast<int>(row % kTileRows), to + (row / kTileRows * chunks + index) * kChunkBytes<F>);
+    Packed<F>::pack_row(i < n_rows ? from + static_cast<size_t>(i) * row_bytes : nullptr, cols,
+                        index, static_cast<int>(row % kTileRows),
+                        to + (row / kTileRows * chunks + index) * kChunkBytes<F>);
   }
 };
 
 template <class F>
-void pack_format(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const PackedMatrix& to) {
+void pack_format(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows,
+                 const PackedMatrix& to) {
   const int64_t padded = (n_rows + kTileRows - 1) / kTileRows * kTileRows;
-  const PackChunks<F> k{from, F::row_bytes(to.cols), first, n_rows, padded, to.cols, const_cast<uint8_t*>(to.data)};
-  gpu.launch(k, Grid{static_cast<int>((padded * n_chunks<F>(to.cols) + k.kThreads - 1) / k.kThreads)});
+  const PackChunks<F> k{from,    F::row_bytes(to.cols),        first, n_rows, padded,
+                        to.cols, const_cast<uint8_t*>(to.data)};
+  gpu.launch(k,
+             Grid{static_cast<int>((padded * n_chunks<F>(to.cols) + k.kThreads - 1) / k.kThreads)});
 }
 
-// Which of the two kernels is faster, from the cycles that each takes where its tiles do not fill the device: 128 x 128 of the
-// one about 2200 per chunk, twice that where groups have scales; the other 20 weights and up to 16 tokens per cycle and
-// multiprocessor.
+// Which of the two kernels is faster, from the cycles that each takes where its tiles do not fill
+// the device: 128 x 128 of the one about 2200 per chunk, twice that where groups have scales; the
+// other 20 weights and up to 16 tokens per cycle and multiprocessor.
 template <class F>
 bool tiles_are_faster(const Gpu& gpu, int64_t rows, int64_t n_tokens) {
   if (n_tokens <= 16) return false;
   using Kernel = MatmulTile<F>;
   const int64_t n = gpu.info().multiprocessors > 0 ? gpu.info().multiprocessors : 1;
-  const int64_t tiles = (rows + Kernel::kRows - 1) / Kernel::kRows * ((n_tokens + Kernel::kTokens - 1) / Kernel::kTokens);
-  const int64_t tile_cycles = (tiles + n - 1) / n * Kernel::kRows * Kernel::kTokens * (Kernel::kWhole ? 2200 : 4400) / (128 * 128);
+  const int64_t tiles = (rows + Kernel::kRows - 1) / Kernel::kRows *
+                        ((n_tokens + Kernel::kTokens - 1) / Kernel::kTokens);
+  const int64_t tile_cycles = (tiles + n - 1) / n * Kernel::kRows * Kernel::kTokens *
+                              (Kernel::kWhole ? 2200 : 4400) / (128 * 128);
   const int64_t stream_cycles = (n_tokens + 15) / 16 * rows * kChunkColumns / (20 * n);
   return tile_cycles < stream_cycles;
 }
@@ -55,8 +61,10 @@ template <class F>
 void matmul_format(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
   if (x.n_tokens <= 8) return launch_stream<F, 8>(gpu, parts, x);
   for (const PackedProduct& part : parts)
-    if (tiles_are_faster<F>(gpu, part.w.rows, x.n_tokens)) launch_tile<F>(gpu, part, x);
-    else launch_stream<F, 16>(gpu, {&part, 1}, x);
+    if (tiles_are_faster<F>(gpu, part.w.rows, x.n_tokens))
+      launch_tile<F>(gpu, part, x);
+    else
+      launch_stream<F, 16>(gpu, {&part, 1}, x);
 }
 
 template <class... F>

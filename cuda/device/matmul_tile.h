@@ -1,7 +1,9 @@
-// Products with many tokens: a block of threads multiplies a tile of rows with a tile of tokens, 256 columns at a time.
+// Products with many tokens: a block of threads multiplies a tile of rows with a tile of tokens,
+// 256 columns at a time.
 //
-// Packed chunks and activations come through a ring of two stages in shared memory by asynchronous copies; each warp
-// decodes the chunks of its rows straight into A fragments and uses them for all of its tokens.
+// Packed chunks and activations come through a ring of two stages in shared memory by asynchronous
+// copies; each warp decodes the chunks of its rows straight into A fragments and uses them for all
+// of its tokens.
 //
 #pragma once
 
@@ -13,15 +15,18 @@ namespace hrun::gpu {
 
 template <class F>
 struct MatmulTile {
-  // Warps: kRowWarps x kTokenWarps, each with kRowTiles row tiles and kColumnTiles times eight tokens.  Formats whose
-  // scales need sums of their own, or whose chunks are large, have smaller tiles: registers and 99 KiB of shared memory.
+  // Warps: kRowWarps x kTokenWarps, each with kRowTiles row tiles and kColumnTiles times eight
+  // tokens.  Formats whose scales need sums of their own, or whose chunks are large, have smaller
+  // tiles: registers and 99 KiB of shared memory.
   static constexpr bool kWhole = Packed<F>::kGroup == kChunkColumns;
   static constexpr int kRowWarps = 4, kTokenWarps = 2;
   static constexpr int kRowTiles = kWhole ? 2 : 1;
   static constexpr int kColumnTiles =
-      Packed<F>::kGroup == 16 && Packed<F>::kLoads == 4 ? 2
-      : Packed<F>::kLoads > 4 || F::kHasOffset || kScalesPerChunk<F> > 1 ? 4 : 8;
-  static constexpr int kTiles = kRowWarps * kRowTiles, kRows = kTiles * kTileRows, kTokens = kTokenWarps * kColumnTiles * 8;
+      Packed<F>::kGroup == 16 && Packed<F>::kLoads == 4                  ? 2
+      : Packed<F>::kLoads > 4 || F::kHasOffset || kScalesPerChunk<F> > 1 ? 4
+                                                                         : 8;
+  static constexpr int kTiles = kRowWarps * kRowTiles, kRows = kTiles * kTileRows,
+                       kTokens = kTokenWarps * kColumnTiles * 8;
   static constexpr int kThreads = kRowWarps * kTokenWarps * kWarp, kBlocks = 1;
   static constexpr const char* kName = "matmul_tile";
 
@@ -34,25 +39,31 @@ struct MatmulTile {
   static constexpr int kTokensAt = kTiles * kChunkBytes<F>;
   static constexpr int kScalesAt = kTokensAt + kTokens * kChunkColumns;
   static constexpr int kCorrectionsAt = kScalesAt + kTokens * kScales * 4;
-  static constexpr int kStageBytes = (kCorrectionsAt + (kHasBias ? kTokens * 4 : 0) + 127) / 128 * 128;
+  static constexpr int kStageBytes =
+      (kCorrectionsAt + (kHasBias ? kTokens * 4 : 0) + 127) / 128 * 128;
   static constexpr size_t kSharedBytes = 2 * kStageBytes;
   static_assert(kSharedBytes <= 99 * 1024, "what a block of threads may have on every device");
 
   static constexpr int kScaleLoads = (kTokens * kScales + kThreads - 1) / kThreads;
 
-  // Pieces of 16 bytes of a token's row are exchanged by its number, so that eight rows are in different banks.
-  static HRUN_HD int piece_at(int token, int piece) { return token * kChunkColumns + ((piece ^ (token & 7)) << 4); }
+  // Pieces of 16 bytes of a token's row are exchanged by its number, so that eight rows are in
+  // different banks.
+  static HRUN_HD int piece_at(int token, int piece) {
+    return token * kChunkColumns + ((piece ^ (token & 7)) << 4);
+  }
 
   struct View {
     static constexpr bool kHasCorrection = kHasBias;
     const uint8_t* stage;
-    int first;  // token of the warp
+    int first;      // token of the warp
     int row, swap;  // of the lane in sixteen tokens: its bytes, and its first piece exchanged
 
     HRUN_HD float scale(int token, int group) const {
       return reinterpret_cast<const float*>(stage + kScalesAt)[(first + token) * kScales + group];
     }
-    HRUN_HD int correction(int token) const { return reinterpret_cast<const int*>(stage + kCorrectionsAt)[first + token]; }
+    HRUN_HD int correction(int token) const {
+      return reinterpret_cast<const int*>(stage + kCorrectionsAt)[first + token];
+    }
     HRUN_HD void fragments_of_tiles(uint32_t (&b)[4], int n, int s) const {
       load_matrices(b, stage + kTokensAt + row + n * 8 * kChunkColumns + (swap ^ (s << 5)));
     }
@@ -77,14 +88,20 @@ struct MatmulTile {
     for (int i = thread(); i < kTiles * kChunkPieces; i += kThreads) {
       const int t = i / kChunkPieces, piece = i % kChunkPieces;
       const bool inside = first_tile + t < n_tiles;
-      copy_async(stage + 16 * i, weights + ((inside ? first_tile + t : 0) * chunks + c) * kChunkBytes<F> + 16 * piece, inside);
+      copy_async(
+          stage + 16 * i,
+          weights + ((inside ? first_tile + t : 0) * chunks + c) * kChunkBytes<F> + 16 * piece,
+          inside);
     }
 #pragma unroll
     for (int i = 0; i < kTokens * 16 / kThreads; ++i) {
       const int token = kThreads / 16 * i + thread() / 16, piece = thread() % 16;
       const bool inside = first_token + token < x.n_tokens;
       copy_async(stage + kTokensAt + piece_at(token, piece),
-                 ordered_codes<Packed<F>::kTransposed>(x) + (inside ? first_token + token : 0) * x.stride + static_cast<int64_t>(c) * kChunkColumns + 16 * piece, inside);
+                 ordered_codes<Packed<F>::kTransposed>(x) +
+                     (inside ? first_token + token : 0) * x.stride +
+                     static_cast<int64_t>(c) * kChunkColumns + 16 * piece,
+                 inside);
     }
   }
 
@@ -100,11 +117,15 @@ struct MatmulTile {
     if constexpr (kHasBias) {
       s.correction = 0;
       if (thread() < kTokens && first_token + thread() < x.n_tokens) {  // 16 sums of 16
-        const auto* const words = reinterpret_cast<const Words4*>(x.sums + ((first_token + thread()) * x.stride + static_cast<int64_t>(c) * kChunkColumns) / kGroup);
+        const auto* const words =
+            reinterpret_cast<const Words4*>(x.sums + ((first_token + thread()) * x.stride +
+                                                      static_cast<int64_t>(c) * kChunkColumns) /
+                                                         kGroup);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           const uint32_t two = words[i / 4].v[i % 4];
-          s.correction -= Decoder::kBias * (static_cast<int16_t>(two) + static_cast<int16_t>(two >> 16));
+          s.correction -=
+              Decoder::kBias * (static_cast<int16_t>(two) + static_cast<int16_t>(two >> 16));
         }
       }
     }
@@ -117,11 +138,13 @@ struct MatmulTile {
       if (at < kTokens * kScales) reinterpret_cast<float*>(stage + kScalesAt)[at] = s.scale[i];
     }
     if constexpr (kHasBias)
-      if (thread() < kTokens) reinterpret_cast<int*>(stage + kCorrectionsAt)[thread()] = s.correction;
+      if (thread() < kTokens)
+        reinterpret_cast<int*>(stage + kCorrectionsAt)[thread()] = s.correction;
   }
 
   HRUN_HD void operator()() const {
-    const int64_t first_tile = static_cast<int64_t>(block_x()) * kTiles, first_token = static_cast<int64_t>(block_y()) * kTokens;
+    const int64_t first_tile = static_cast<int64_t>(block_x()) * kTiles,
+                  first_token = static_cast<int64_t>(block_y()) * kTokens;
     const int row_warp = warp() % kRowWarps, token_warp = warp() / kRowWarps;
     const typename Decoder::Constants constants;
     float sums[kRowTiles][kColumnTiles][4] = {};
@@ -134,7 +157,8 @@ struct MatmulTile {
     view.swap = ((lane() / 8 % 2) ^ (lane() % 8)) << 4;
     for (int c = 0; c < chunks; ++c) {
       uint8_t* const stage = shared() + (c % 2) * kStageBytes;
-      if (c + 1 < chunks) copy(shared() + ((c + 1) % 2) * kStageBytes, first_tile, first_token, c + 1);
+      if (c + 1 < chunks)
+        copy(shared() + ((c + 1) % 2) * kStageBytes, first_tile, first_token, c + 1);
       commit_copies();
       store_scales(stage, scales);
       if (c + 1 < chunks) scales = load_scales(first_token, c + 1);
@@ -144,7 +168,8 @@ struct MatmulTile {
       Chunk chunk[kRowTiles];
 #pragma unroll
       for (int t = 0; t < kRowTiles; ++t)
-        chunk[t].load(stage + (row_warp * kRowTiles + t) * kChunkBytes<F>, [](const uint8_t* p) { return *reinterpret_cast<const Words4*>(p); });
+        chunk[t].load(stage + (row_warp * kRowTiles + t) * kChunkBytes<F>,
+                      [](const uint8_t* p) { return *reinterpret_cast<const Words4*>(p); });
       multiply_chunks<F, Decoder>(constants, chunk, view, sums);
       sync_block();
     }
@@ -155,7 +180,8 @@ struct MatmulTile {
       for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          const int64_t row = (first_tile + row_warp * kRowTiles + t) * kTileRows + lane() / 4 + 8 * (k / 2);
+          const int64_t row =
+              (first_tile + row_warp * kRowTiles + t) * kTileRows + lane() / 4 + 8 * (k / 2);
           const int64_t token = first_token + view.first + 8 * n + 2 * (lane() % 4) + k % 2;
           if (row < rows && token < x.n_tokens) y[token * y_stride + row] = sums[t][n][k];
         }
@@ -172,8 +198,10 @@ void launch_tile(Gpu& gpu, const PackedProduct& part, const QuantizedRows& x) {
   k.x = x;
   k.y = part.y.data;
   k.y_stride = part.y.stride;
-  const int64_t row_blocks = (k.rows + Kernel::kRows - 1) / Kernel::kRows, token_blocks = (x.n_tokens + Kernel::kTokens - 1) / Kernel::kTokens;
-  gpu.launch(k, Grid{static_cast<int>(row_blocks), static_cast<int>(token_blocks)}, Kernel::kSharedBytes);
+  const int64_t row_blocks = (k.rows + Kernel::kRows - 1) / Kernel::kRows,
+                token_blocks = (x.n_tokens + Kernel::kTokens - 1) / Kernel::kTokens;
+  gpu.launch(k, Grid{static_cast<int>(row_blocks), static_cast<int>(token_blocks)},
+             Kernel::kSharedBytes);
 }
 
 }  // namespace hrun::gpu

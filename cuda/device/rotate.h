@@ -1,7 +1,8 @@
-// The rotation of formats/rotation.h over a warp: lane l holds the columns 8 l .. 8 l + 7 of a block of 256.
+// The rotation of formats/rotation.h over a warp: lane l holds the columns 8 l .. 8 l + 7 of a
+// block of 256.
 //
-// The stages 1, 2, 4 run inside a lane, the stages 8 ... 128 between lanes, in the order of the contract: the CPU's bits.
-// 8 x 8 additions and 40 shuffles per lane and block.
+// The stages 1, 2, 4 run inside a lane, the stages 8 ... 128 between lanes, in the order of the
+// contract: the CPU's bits. 8 x 8 additions and 40 shuffles per lane and block.
 #pragma once
 
 #include "cuda/device/thread.h"
@@ -57,8 +58,10 @@ HRUN_HD void lane_stages(float (&v)[kPerLane], int piece) {
 // Orthonormal, in all lanes of a warp; n: the columns of the block, a multiple of 32.
 HRUN_HD void rotate_lanes(float (&v)[kPerLane], int n) {
   register_stages(v);
-  if (n == kRotationBlock) lane_stages<true>(v, kRotationBlock);
-  else lane_stages<false>(v, rotation_piece_at(lane() * kPerLane, n));
+  if (n == kRotationBlock)
+    lane_stages<true>(v, kRotationBlock);
+  else
+    lane_stages<false>(v, rotation_piece_at(lane() * kPerLane, n));
 }
 
 }  // namespace hrun::gpu

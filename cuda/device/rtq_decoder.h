@@ -1,17 +1,20 @@
 // Trellis codes to A fragments.
 //
-// A weight is a sum of table entries, and a PRMT looks up four of them at once: four nibbles of a selector in a table of
-// eight bytes.  Where four products of the tensor cores are cheaper than additions (few tokens), each table's entries are
-// a fragment of their own, and the tensor cores add them; else (`joined`) the entries are made positive by a bias and
-// added as bytes, which then cannot carry.
+// A weight is a sum of table entries, and a PRMT looks up four of them at once: four nibbles of a
+// selector in a table of eight bytes.  Where four products of the tensor cores are cheaper than
+// additions (few tokens), each table's entries are a fragment of their own, and the tensor cores
+// add them; else (`joined`) the entries are made positive by a bias and added as bytes, which then
+// cannot carry.
 //
-// A table of 16 entries is two PRMTs whose results add up, because bit 3 of a selector's nibble asks for the sign of the
-// entry instead, eight times: 0 or -1.  With P looked up by c and Q by c xor 8, the sum is
+// A table of 16 entries is two PRMTs whose results add up, because bit 3 of a selector's nibble
+// asks for the sign of the entry instead, eight times: 0 or -1.  With P looked up by c and Q by c
+// xor 8, the sum is
 //   c < 8:   P[c] + (Q[c] < 0 ? -1 : 0)          c >= 8:   Q[c - 8] + (P[c - 8] < 0 ? -1 : 0)
 // and P and Q are chosen to make it the table.
 //
-// Operations of the integer ALU per weight, counted in the SASS of the main loop of matmul_stream.h, sm_90a, up to 8 tokens:
-// RTQ3 1.7, RTQ4 1.9, RTQ2 2.05, of which 0.75, 1 and 1 are the look-ups.  Shifts by 16 are multiplications (Constants).
+// Operations of the integer ALU per weight, counted in the SASS of the main loop of
+// matmul_stream.h, sm_90a, up to 8 tokens: RTQ3 1.7, RTQ4 1.9, RTQ2 2.05, of which 0.75, 1 and 1
+// are the look-ups.  Shifts by 16 are multiplications (Constants).
 #pragma once
 
 #include "cuda/device/packed.h"
@@ -77,8 +80,8 @@ struct RtqChunk {
   }
 };
 
-// The word sixteen steps before `w`: each run's last codes become those before the next run, and before the first there
-// are zeros.
+// The word sixteen steps before `w`: each run's last codes become those before the next run, and
+// before the first there are zeros.
 HRUN_HD uint32_t run_before(uint32_t w) {
   const uint32_t left = shuffle_bits(w, (lane() + kWarp - 1) % kWarp);
   const uint32_t carried = lane() % 4 != 0 ? left : 0;
@@ -97,7 +100,8 @@ struct RtqSelectors<RTQ3> {
   HRUN_HD uint32_t step(const RtqChunk<RTQ3>& c, int i) const {
     const int first = i / 4 * 3;
     if (i % 4 < 3) return word(c, first + i % 4) & mask;
-    const uint32_t w0 = word(c, first) >> 3, w1 = word(c, first + 1) >> 2, w2 = word(c, first + 2) >> 1;
+    const uint32_t w0 = word(c, first) >> 3, w1 = word(c, first + 1) >> 2,
+                   w2 = word(c, first + 2) >> 1;
     const uint32_t two = (w0 & 0x11111111u) | (w1 & ~0x11111111u);
     return ((two & 0x33333333u) | (w2 & ~0x33333333u)) & mask;
   }
@@ -160,7 +164,8 @@ struct RtqSelectors<RTQ2> {
   }
 };
 
-// next(s) for s = 0 ... 7 in this order, in unrolled code: fragments whose sum, less kBias, is the weights.
+// next(s) for s = 0 ... 7 in this order, in unrolled code: fragments whose sum, less kBias, is the
+// weights.
 template <class F, bool joined>
 struct RtqDecoder {
   using Chunk = RtqChunk<F>;
@@ -168,15 +173,17 @@ struct RtqDecoder {
   static constexpr int kParts = joined ? 1 : kTerms;
   static constexpr int kBias = rtq_tables<F, joined>().bias;
 
-  // The tables in registers; left to itself, the compiler would load them anew for each look-up.  And the factor that
-  // brings down the upper half of a selector: a multiplication leaves the ALU pipe, which is the bottleneck, to the look-ups.
+  // The tables in registers; left to itself, the compiler would load them anew for each look-up.
+  // And the factor that brings down the upper half of a selector: a multiplication leaves the ALU
+  // pipe, which is the bottleneck, to the look-ups.
   struct Constants {
     uint32_t low[kTerms], high[kTerms];
     uint32_t mask, upper;
     HRUN_HD Constants() : mask(opaque(0x77777777u)), upper(opaque(0x10000u)) {
       constexpr ByteTables<kTerms> kTables = rtq_tables<F, joined>();
 #pragma unroll
-      for (int t = 0; t < kTerms; ++t) low[t] = opaque(kTables.low[t]), high[t] = opaque(kTables.high[t]);
+      for (int t = 0; t < kTerms; ++t)
+        low[t] = opaque(kTables.low[t]), high[t] = opaque(kTables.high[t]);
     }
   };
 
@@ -184,7 +191,8 @@ struct RtqDecoder {
   const Chunk& chunk;
   RtqSelectors<F> selectors;
 
-  HRUN_HD RtqDecoder(const Constants& t, const Chunk& c) : tables(t), chunk(c), selectors(c, t.mask) {}
+  HRUN_HD RtqDecoder(const Constants& t, const Chunk& c)
+      : tables(t), chunk(c), selectors(c, t.mask) {}
   HRUN_HD float scale(int half) const { return half_to_float(chunk.scales >> (16 * half)); }
 
   HRUN_HD void next(int s, uint32_t (&a)[kParts][4]) {
@@ -195,7 +203,8 @@ struct RtqDecoder {
 #pragma unroll
       for (int t = 0; t < kTerms; ++t) {
         const uint32_t low = permute_bytes(tables.low[t], tables.high[t], selector[t]);
-        const uint32_t high = permute_bytes(tables.low[t], tables.high[t], multiply_high(selector[t], tables.upper));
+        const uint32_t high =
+            permute_bytes(tables.low[t], tables.high[t], multiply_high(selector[t], tables.upper));
         if (!joined || t == 0) {
           a[joined ? 0 : t][2 * i] = low;
           a[joined ? 0 : t][2 * i + 1] = high;

@@ -6,7 +6,8 @@
 
 namespace hrun::gpu {
 
-// A candidate is a number: the larger the better.  The logit's bits, made monotonic, and below them the id, reversed.
+// A candidate is a number: the larger the better.  The logit's bits, made monotonic, and below them
+// the id, reversed.
 using Candidate = uint64_t;
 
 // -0 counts as 0; NaN comes above all.
@@ -15,7 +16,9 @@ HRUN_HD uint32_t key_of(float logit) {
   const uint32_t bits = float_to_bits(logit + 0.0f);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
-HRUN_HD Candidate candidate(float logit, int id) { return static_cast<uint64_t>(key_of(logit)) << 32 | (0xffffffffu - static_cast<uint32_t>(id)); }
+HRUN_HD Candidate candidate(float logit, int id) {
+  return static_cast<uint64_t>(key_of(logit)) << 32 | (0xffffffffu - static_cast<uint32_t>(id));
+}
 HRUN_HD int id_of(Candidate c) { return static_cast<int>(0xffffffffu - static_cast<uint32_t>(c)); }
 HRUN_HD float logit_of(Candidate c) {
   const auto key = static_cast<uint32_t>(c >> 32);

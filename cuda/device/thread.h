@@ -1,9 +1,11 @@
-// What a kernel may ask of its thread: the same source runs on a CUDA device and, under emulation/, on the CPU.
+// What a kernel may ask of its thread: the same source runs on a CUDA device and, under emulation/,
+// on the CPU.
 //
-// A kernel is a plain struct of arguments with a call operator, launched by Gpu::launch (gpu.h) over one-dimensional blocks
-// of whole warps.  Everything that is not ordinary C++ goes through the functions below.  On the device they are one or
-// two instructions; on the host they are their definition, so that tests without a GPU run the kernels themselves:
-// indexing, fragment layouts, barriers and all.
+// A kernel is a plain struct of arguments with a call operator, launched by Gpu::launch (gpu.h)
+// over one-dimensional blocks of whole warps.  Everything that is not ordinary C++ goes through the
+// functions below.  On the device they are one or two instructions; on the host they are their
+// definition, so that tests without a GPU run the kernels themselves: indexing, fragment layouts,
+// barriers and all.
 //
 // Warp functions need all 32 lanes of the warp, as full-mask __shfl_sync and mma.sync do.
 #pragma once
@@ -59,8 +61,12 @@ HRUN_HD uint8_t* shared() { return HRUN_CUDA(hrun_shared, nullptr); }
 HRUN_HD void sync_block() { HRUN_CUDA(__syncthreads(), (void)0); }
 HRUN_HD void sync_warp() { HRUN_CUDA(__syncwarp(), (void)0); }
 
-HRUN_HD uint32_t shuffle_bits(uint32_t v, int from) { return HRUN_CUDA(__shfl_sync(0xffffffffu, v, from), v); }
-HRUN_HD uint32_t shuffle_xor_bits(uint32_t v, int mask) { return HRUN_CUDA(__shfl_xor_sync(0xffffffffu, v, mask), v); }
+HRUN_HD uint32_t shuffle_bits(uint32_t v, int from) {
+  return HRUN_CUDA(__shfl_sync(0xffffffffu, v, from), v);
+}
+HRUN_HD uint32_t shuffle_xor_bits(uint32_t v, int mask) {
+  return HRUN_CUDA(__shfl_xor_sync(0xffffffffu, v, mask), v);
+}
 HRUN_HD uint32_t ballot(bool vote) { return HRUN_CUDA(__ballot_sync(0xffffffffu, vote), vote); }
 
 // Not __byte_perm, which drops bit 3 of the selectors.
@@ -74,73 +80,92 @@ HRUN_HD uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
 // The upper 32 of 64 bits.
 HRUN_HD uint32_t multiply_high(uint32_t a, uint32_t b) { return HRUN_CUDA(__umulhi(a, b), a + b); }
 HRUN_HD int dot4(uint32_t a, uint32_t b, int c) {
-  return HRUN_CUDA(__dp4a(static_cast<int>(a), static_cast<int>(b), c), c + static_cast<int>(a + b));
+  return HRUN_CUDA(__dp4a(static_cast<int>(a), static_cast<int>(b), c),
+                   c + static_cast<int>(a + b));
 }
 
 // c[16 x 8] += a[16 x 32] b[32 x 8], int8, rows of a and columns of b packed four to a word.
 HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 // The same of 16 instead of 32 columns.
 HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[2], uint32_t b) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b));
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
 #endif
 }
 // c[16 x 8] += a[16 x 16] b[16 x 8], fp16 in, fp32 sums.
 HRUN_HD void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 // The same with fp16 sums: c[0] holds row lane / 4, c[1] row lane / 4 + 8, two columns each.
 HRUN_HD void mma_f16_half(uint32_t (&c)[2], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, {%0,%1};"
-               : "+r"(c[0]), "+r"(c[1])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, {%0,%1};"
+      : "+r"(c[0]), "+r"(c[1])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 
 // c[16 x 8] += a[16 x 8] b[8 x 8] of fp32 values whose low 13 bits are zero, fp32 sums.
 HRUN_HD void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 
 HRUN_HD uint32_t shared_address(const void* p) {
-  return HRUN_CUDA(static_cast<uint32_t>(__cvta_generic_to_shared(p)), static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p)));
+  return HRUN_CUDA(static_cast<uint32_t>(__cvta_generic_to_shared(p)),
+                   static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p)));
 }
-// Four 8 x 8 matrices of 16-bit values: lane l gives the address of row l % 8 of matrix l / 8 (16 bytes in shared memory)
-// and gets of each matrix i, in r[i], the values 2 (l % 4) and the next of row l / 4.
+// Four 8 x 8 matrices of 16-bit values: lane l gives the address of row l % 8 of matrix l / 8 (16
+// bytes in shared memory) and gets of each matrix i, in r[i], the values 2 (l % 4) and the next of
+// row l / 4.
 HRUN_HD void load_matrices(uint32_t (&r)[4], const void* row) {
 #if defined(__CUDA_ARCH__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
 #endif
 }
 // The same of the transposed matrices.
 HRUN_HD void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
 #if defined(__CUDA_ARCH__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
 #endif
 }
 
-// Sixteen bytes from global to shared memory, zeros if not `inside`; done only after the wait for their group.
+// Sixteen bytes from global to shared memory, zeros if not `inside`; done only after the wait for
+// their group.
 HRUN_HD void copy_async(void* to_shared, const void* from, bool inside = true) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)), "l"(from), "r"(inside ? 16 : 0) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)),
+               "l"(from), "r"(inside ? 16 : 0)
+               : "memory");
 #endif
 }
 HRUN_HD void commit_copies() {  // what was asked since the last commit is a group
@@ -160,7 +185,8 @@ HRUN_HD Words4 load_once(const Words4* p) {
   Words4 r{};
 #if defined(__CUDA_ARCH__)
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r.v[0]), "=r"(r.v[1]), "=r"(r.v[2]), "=r"(r.v[3]) : "l"(p));
+               : "=r"(r.v[0]), "=r"(r.v[1]), "=r"(r.v[2]), "=r"(r.v[3])
+               : "l"(p));
 #endif
   return r;
 }
@@ -205,7 +231,8 @@ HRUN_HD uint32_t fma_halves(uint32_t a, uint32_t b, uint32_t c) {
   return r;
 }
 
-// A counter that blocks of a grid share: its old value.  What this thread wrote before is visible to who sees the count.
+// A counter that blocks of a grid share: its old value.  What this thread wrote before is visible
+// to who sees the count.
 HRUN_HD uint32_t count_up(uint32_t* counter) {
 #if defined(__CUDA_ARCH__)
   __threadfence();
@@ -215,11 +242,15 @@ HRUN_HD uint32_t count_up(uint32_t* counter) {
 #endif
 }
 // A counter in shared memory: its old value.  Which thread gets which number is left to chance.
-HRUN_HD int add_shared(int* counter, int n) { return HRUN_CUDA(atomicAdd(counter, n), *counter + n); }
+HRUN_HD int add_shared(int* counter, int n) {
+  return HRUN_CUDA(atomicAdd(counter, n), *counter + n);
+}
 // After a count_up() that came last: what the other blocks wrote is visible.
 HRUN_HD void fence() { HRUN_CUDA(__threadfence(), (void)0); }
 
-HRUN_HD float fused_multiply_add(float a, float b, float c) { return HRUN_CUDA(__fmaf_rn(a, b, c), a * b + c); }
+HRUN_HD float fused_multiply_add(float a, float b, float c) {
+  return HRUN_CUDA(__fmaf_rn(a, b, c), a * b + c);
+}
 
 // 2^x to 2 in 2^23 relative; 2^-infinity is 0, results below the smallest normal number may be 0.
 HRUN_HD float exp2_fast(float x) {
@@ -278,12 +309,16 @@ HRUN_HD V from_lane(const emulation::Slot* slots, int lane) {
 }
 
 HRUN_HD uint32_t shuffle_bits(uint32_t v, int from) {
-  return from_lane<uint32_t>(emulation::exchange(emulation::Meeting::shuffle, &v, sizeof v), from & 31);
+  return from_lane<uint32_t>(emulation::exchange(emulation::Meeting::shuffle, &v, sizeof v),
+                             from & 31);
 }
-HRUN_HD uint32_t shuffle_xor_bits(uint32_t v, int mask) { return shuffle_bits(v, (thread() & 31) ^ mask); }
+HRUN_HD uint32_t shuffle_xor_bits(uint32_t v, int mask) {
+  return shuffle_bits(v, (thread() & 31) ^ mask);
+}
 HRUN_HD uint32_t ballot(bool vote) {
   const uint32_t mine = vote;
-  const emulation::Slot* slots = emulation::exchange(emulation::Meeting::ballot, &mine, sizeof mine);
+  const emulation::Slot* slots =
+      emulation::exchange(emulation::Meeting::ballot, &mine, sizeof mine);
   uint32_t all = 0;
   for (int l = 0; l < kWarp; ++l) all |= from_lane<uint32_t>(slots, l) << l;
   return all;
@@ -300,9 +335,12 @@ HRUN_HD uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   }
   return r;
 }
-HRUN_HD uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32); }
+HRUN_HD uint32_t multiply_high(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
+}
 HRUN_HD int dot4(uint32_t a, uint32_t b, int c) {
-  for (int i = 0; i < 4; ++i) c += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
+  for (int i = 0; i < 4; ++i)
+    c += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
   return c;
 }
 
@@ -310,19 +348,23 @@ struct Fragments {
   uint32_t a[4], b[2];
 };
 
-// The rows of a that this lane's c needs and the columns of b, from the lanes that hold them.  `values` per word: 4 or 2.
+// The rows of a that this lane's c needs and the columns of b, from the lanes that hold them.
+// `values` per word: 4 or 2.
 template <int values, class Element>
-HRUN_HD void gather(const emulation::Slot* slots, Element (&rows)[2][8 * values], Element (&cols)[2][8 * values]) {
+HRUN_HD void gather(const emulation::Slot* slots, Element (&rows)[2][8 * values],
+                    Element (&cols)[2][8 * values]) {
   const int lane = thread() & 31;
   for (int h = 0; h < 2; ++h)
     for (int k = 0; k < 8 * values; ++k) {
       const int quad = k % (4 * values) / values, half = k / (4 * values), at = k % values;
       const auto element = [&](uint32_t word) {
         Element e;
-        memcpy(&e, reinterpret_cast<const uint8_t*>(&word) + at * static_cast<int>(sizeof e), sizeof e);
+        memcpy(&e, reinterpret_cast<const uint8_t*>(&word) + at * static_cast<int>(sizeof e),
+               sizeof e);
         return e;
       };
-      // a: register half * 2 + h holds row lane / 4 + 8 h; b: register `half` holds column lane / 4.
+      // a: register half * 2 + h holds row lane / 4 + 8 h; b: register `half` holds column lane
+      // / 4.
       rows[h][k] = element(from_lane<Fragments>(slots, lane / 4 * 4 + quad).a[half * 2 + h]);
       cols[h][k] = element(from_lane<Fragments>(slots, (lane % 4 * 2 + h) * 4 + quad).b[half]);
     }
@@ -338,16 +380,20 @@ HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
 }
 
 // The lower half of the columns of the same fragments.
-HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[2], uint32_t b) { mma_s8(c, {a[0], a[1], 0, 0}, {b, 0}); }
+HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[2], uint32_t b) {
+  mma_s8(c, {a[0], a[1], 0, 0}, {b, 0});
+}
 
-// Exact products, one rounding of the sum: what the hardware does up to its own, unspecified, rounding.
+// Exact products, one rounding of the sum: what the hardware does up to its own, unspecified,
+// rounding.
 HRUN_HD void halves_product(double (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
   const emulation::Slot* slots = emulation::exchange(emulation::Meeting::mma, &mine, sizeof mine);
   uint16_t rows[2][16], cols[2][16];
   gather<2>(slots, rows, cols);
   for (int i = 0; i < 4; ++i)
-    for (int k = 0; k < 16; ++k) sum[i] += static_cast<double>(fp16_to_fp32(rows[i / 2][k])) * fp16_to_fp32(cols[i % 2][k]);
+    for (int k = 0; k < 16; ++k)
+      sum[i] += static_cast<double>(fp16_to_fp32(rows[i / 2][k])) * fp16_to_fp32(cols[i % 2][k]);
 }
 HRUN_HD void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   double sum[4] = {c[0], c[1], c[2], c[3]};
@@ -356,17 +402,21 @@ HRUN_HD void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 }
 HRUN_HD void mma_f16_half(uint32_t (&c)[2], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   double sum[4];
-  for (int i = 0; i < 4; ++i) sum[i] = fp16_to_fp32(static_cast<uint16_t>(c[i / 2] >> (16 * (i % 2))));
+  for (int i = 0; i < 4; ++i)
+    sum[i] = fp16_to_fp32(static_cast<uint16_t>(c[i / 2] >> (16 * (i % 2))));
   halves_product(sum, a, b);
   for (int i = 0; i < 2; ++i)
-    c[i] = fp32_to_fp16(static_cast<float>(sum[2 * i])) | static_cast<uint32_t>(fp32_to_fp16(static_cast<float>(sum[2 * i + 1]))) << 16;
+    c[i] = fp32_to_fp16(static_cast<float>(sum[2 * i])) |
+           static_cast<uint32_t>(fp32_to_fp16(static_cast<float>(sum[2 * i + 1]))) << 16;
 }
 
 HRUN_HD void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
   const emulation::Slot* slots = emulation::exchange(emulation::Meeting::mma, &mine, sizeof mine);
   const int lane = thread() & 31;
-  const auto value = [](uint32_t bits) { return static_cast<double>(bits_to_float(bits & 0xffffe000u)); };
+  const auto value = [](uint32_t bits) {
+    return static_cast<double>(bits_to_float(bits & 0xffffe000u));
+  };
   for (int i = 0; i < 4; ++i) {
     double sum = c[i];
     for (int k = 0; k < 8; ++k)
@@ -377,26 +427,33 @@ HRUN_HD void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)
 }
 
 HRUN_HD void load_matrices(uint32_t (&r)[4], const void* row) {
-  const emulation::Slot* slots = emulation::exchange(emulation::Meeting::load_matrices, &row, sizeof row);
+  const emulation::Slot* slots =
+      emulation::exchange(emulation::Meeting::load_matrices, &row, sizeof row);
   const int lane = thread() & 31;
   for (int i = 0; i < 4; ++i)
     memcpy(&r[i], from_lane<const uint8_t*>(slots, 8 * i + lane / 4) + 4 * (lane % 4), 4);
 }
 HRUN_HD void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
-  const emulation::Slot* slots = emulation::exchange(emulation::Meeting::load_matrices, &row, sizeof row);
+  const emulation::Slot* slots =
+      emulation::exchange(emulation::Meeting::load_matrices, &row, sizeof row);
   const int lane = thread() & 31;
   for (int i = 0; i < 4; ++i) {
     uint16_t pair[2];
     for (int j = 0; j < 2; ++j)
-      memcpy(&pair[j], from_lane<const uint8_t*>(slots, 8 * i + 2 * (lane % 4) + j) + 2 * (lane / 4), 2);
+      memcpy(&pair[j],
+             from_lane<const uint8_t*>(slots, 8 * i + 2 * (lane % 4) + j) + 2 * (lane / 4), 2);
     r[i] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
   }
 }
 
-HRUN_HD void copy_async(void* to_shared, const void* from, bool inside = true) { emulation::copy_async(to_shared, inside ? from : nullptr); }
+HRUN_HD void copy_async(void* to_shared, const void* from, bool inside = true) {
+  emulation::copy_async(to_shared, inside ? from : nullptr);
+}
 HRUN_HD void commit_copies() { emulation::commit_copies(); }
 template <int n>
-HRUN_HD void wait_copies() { emulation::wait_copies(n); }
+HRUN_HD void wait_copies() {
+  emulation::wait_copies(n);
+}
 
 HRUN_HD Words4 load_once(const Words4* p) { return *p; }
 
@@ -404,12 +461,21 @@ HRUN_HD float half_to_float(uint32_t bits) { return fp16_to_fp32(static_cast<uin
 
 template <class Function>
 HRUN_HD uint32_t each_half(Function&& f) {
-  return static_cast<uint32_t>(fp32_to_fp16(static_cast<float>(f(0)))) | static_cast<uint32_t>(fp32_to_fp16(static_cast<float>(f(16)))) << 16;
+  return static_cast<uint32_t>(fp32_to_fp16(static_cast<float>(f(0)))) |
+         static_cast<uint32_t>(fp32_to_fp16(static_cast<float>(f(16)))) << 16;
 }
-HRUN_HD double half_at(uint32_t word, int bit) { return fp16_to_fp32(static_cast<uint16_t>(word >> bit)); }
-HRUN_HD uint32_t add_halves(uint32_t a, uint32_t b) { return each_half([&](int i) { return half_at(a, i) + half_at(b, i); }); }
-HRUN_HD uint32_t sub_halves(uint32_t a, uint32_t b) { return each_half([&](int i) { return half_at(a, i) - half_at(b, i); }); }
-HRUN_HD uint32_t mul_halves(uint32_t a, uint32_t b) { return each_half([&](int i) { return half_at(a, i) * half_at(b, i); }); }
+HRUN_HD double half_at(uint32_t word, int bit) {
+  return fp16_to_fp32(static_cast<uint16_t>(word >> bit));
+}
+HRUN_HD uint32_t add_halves(uint32_t a, uint32_t b) {
+  return each_half([&](int i) { return half_at(a, i) + half_at(b, i); });
+}
+HRUN_HD uint32_t sub_halves(uint32_t a, uint32_t b) {
+  return each_half([&](int i) { return half_at(a, i) - half_at(b, i); });
+}
+HRUN_HD uint32_t mul_halves(uint32_t a, uint32_t b) {
+  return each_half([&](int i) { return half_at(a, i) * half_at(b, i); });
+}
 HRUN_HD uint32_t fma_halves(uint32_t a, uint32_t b, uint32_t c) {
   return each_half([&](int i) { return half_at(a, i) * half_at(b, i) + half_at(c, i); });
 }
@@ -439,9 +505,15 @@ HRUN_HD float high_half(uint32_t word) { return fp16_to_fp32(static_cast<uint16_
 HRUN_HD int lane() { return thread() & (kWarp - 1); }
 HRUN_HD int warp() { return thread() / kWarp; }
 
-HRUN_HD float shuffle(float v, int from) { return bits_to_float(shuffle_bits(float_to_bits(v), from)); }
-HRUN_HD float shuffle_xor(float v, int mask) { return bits_to_float(shuffle_xor_bits(float_to_bits(v), mask)); }
-HRUN_HD int shuffle_xor(int v, int mask) { return static_cast<int>(shuffle_xor_bits(static_cast<uint32_t>(v), mask)); }
+HRUN_HD float shuffle(float v, int from) {
+  return bits_to_float(shuffle_bits(float_to_bits(v), from));
+}
+HRUN_HD float shuffle_xor(float v, int mask) {
+  return bits_to_float(shuffle_xor_bits(float_to_bits(v), mask));
+}
+HRUN_HD int shuffle_xor(int v, int mask) {
+  return static_cast<int>(shuffle_xor_bits(static_cast<uint32_t>(v), mask));
+}
 HRUN_HD uint64_t shuffle_xor(uint64_t v, int mask) {
   const uint64_t high = shuffle_xor_bits(static_cast<uint32_t>(v >> 32), mask);
   return high << 32 | shuffle_xor_bits(static_cast<uint32_t>(v), mask);
@@ -454,10 +526,12 @@ HRUN_HD double shuffle_xor(double v, int mask) {
   return v;
 }
 
-// The same value, of which the compiler knows nothing: it stays in a register and is not folded into what it is used for.
+// The same value, of which the compiler knows nothing: it stays in a register and is not folded
+// into what it is used for.
 HRUN_HD uint32_t opaque(uint32_t v) { return shuffle_bits(v, 0); }
 
-// Eight values from column c on, zeros beyond the row.  wide: the address of column c is a multiple of 16 bytes.
+// Eight values from column c on, zeros beyond the row.  wide: the address of column c is a multiple
+// of 16 bytes.
 HRUN_HD void load_eight(const float* row, int64_t c, int64_t cols, bool wide, float (&v)[8]) {
   if (wide && c + 8 <= cols) {
     const auto* const words = reinterpret_cast<const Words4*>(row + c);
@@ -484,7 +558,8 @@ HRUN_HD float warp_max(float v) {
   return v;
 }
 
-// The sum over a block, in every thread, always in the same order.  partial: kThreads / 32 values in shared memory.
+// The sum over a block, in every thread, always in the same order.  partial: kThreads / 32 values
+// in shared memory.
 template <int kThreads, class T>
 HRUN_HD T block_sum(T v, T* partial) {
   v = warp_sum(v);

@@ -1,5 +1,5 @@
-// Rotated formats as the weight-domain product reads them: 16 rows x 256 columns, each lane's codes side by side, decoded
-// to integers in fp16 (weight_tile.h says which lane has what).
+// Rotated formats as the weight-domain product reads them: 16 rows x 256 columns, each lane's codes
+// side by side, decoded to integers in fp16 (weight_tile.h says which lane has what).
 //
 // TileCodes<F>:
 //   kLoads           sixteen-byte words of a lane: kLoads / 2 for each of its two rows
@@ -21,19 +21,27 @@ template <class F>
 struct TileCodes;
 
 // Two fp16 integers 1024 + u from two unsigned bytes u each.
-HRUN_HD uint32_t low_bytes_to_halves(uint32_t bytes) { return permute_bytes(bytes, 0x64646464u, 0x4140); }
-HRUN_HD uint32_t high_bytes_to_halves(uint32_t bytes) { return permute_bytes(bytes, 0x64646464u, 0x4342); }
+HRUN_HD uint32_t low_bytes_to_halves(uint32_t bytes) {
+  return permute_bytes(bytes, 0x64646464u, 0x4140);
+}
+HRUN_HD uint32_t high_bytes_to_halves(uint32_t bytes) {
+  return permute_bytes(bytes, 0x64646464u, 0x4342);
+}
 
 // Bits `from` and up of the 64 bits of two words.
-HRUN_HD uint32_t funnel(uint32_t low, uint32_t high, int from) { return (low >> from) | (high << (32 - from)); }
+HRUN_HD uint32_t funnel(uint32_t low, uint32_t high, int from) {
+  return (low >> from) | (high << (32 - from));
+}
 
-// The tables of a trellis code, made not negative by a bias each, so that sums of packed bytes carry nowhere.
+// The tables of a trellis code, made not negative by a bias each, so that sums of packed bytes
+// carry nowhere.
 template <int k>
 struct TileTables {
   using Tables = RtqTables<k>;
   static constexpr int bias(int table) {
     int smallest = 0;
-    for (int i = 0; i < Tables::kEntries; ++i) smallest = Tables::entry(table, i) < smallest ? Tables::entry(table, i) : smallest;
+    for (int i = 0; i < Tables::kEntries; ++i)
+      smallest = Tables::entry(table, i) < smallest ? Tables::entry(table, i) : smallest;
     return -smallest;
   }
   static constexpr int total_bias() {
@@ -45,7 +53,8 @@ struct TileTables {
     int sum = 0;
     for (int i = 0; i < Tables::kCount; ++i) {
       int largest = 0;
-      for (int j = 0; j < Tables::kEntries; ++j) largest = Tables::entry(i, j) > largest ? Tables::entry(i, j) : largest;
+      for (int j = 0; j < Tables::kEntries; ++j)
+        largest = Tables::entry(i, j) > largest ? Tables::entry(i, j) : largest;
       sum += largest + bias(i);
     }
     return sum;
@@ -54,7 +63,8 @@ struct TileTables {
   // Entries 4 w ... 4 w + 3.
   static constexpr uint32_t word(int table, int w) {
     uint32_t bytes = 0;
-    for (int i = 0; i < 4; ++i) bytes |= static_cast<uint32_t>(Tables::entry(table, 4 * w + i) + bias(table)) << (8 * i);
+    for (int i = 0; i < 4; ++i)
+      bytes |= static_cast<uint32_t>(Tables::entry(table, 4 * w + i) + bias(table)) << (8 * i);
     return bytes;
   }
 
@@ -65,10 +75,11 @@ struct TileTables {
     if constexpr (Tables::kEntries == 8) {
       return permute_bytes(kFirst, kSecond, index);
     } else {
-      // A selector with bit 3 set gives the sign of the byte, eight times: 0 here.  So each half of the table gives 0
-      // where the other half is meant.
+      // A selector with bit 3 set gives the sign of the byte, eight times: 0 here.  So each half of
+      // the table gives 0 where the other half is meant.
       constexpr uint32_t kThird = word(table, 2), kFourth = word(table, 3);
-      return permute_bytes(kFirst, kSecond, index) + permute_bytes(kThird, kFourth, index ^ 0x8888u);
+      return permute_bytes(kFirst, kSecond, index) +
+             permute_bytes(kThird, kFourth, index ^ 0x8888u);
     }
   }
 };
@@ -82,15 +93,17 @@ struct TrellisTileCodes {
   static constexpr bool kConsecutive = k != 2;
   static constexpr float kLargestInteger = 63;
 
-  // Segment `quad` of the block at `block`, into the words of one row.  k = 3: a code per nibble for 24 of each 32 codes,
-  // the bits of the other eight in the nibbles' highest bits.
+  // Segment `quad` of the block at `block`, into the words of one row.  k = 3: a code per nibble
+  // for 24 of each 32 codes, the bits of the other eight in the nibbles' highest bits.
   static HRUN_HD void pack(const uint8_t* block, int quad, uint32_t (&words)[kRowWords], uint8_t*) {
     const auto code = [&](int t) { return F::code_at(block + 2, kSegment * quad + t); };
     for (int w = 0; w < kRowWords; ++w) {
       words[w] = 0;
       if constexpr (k == 3) {
         const int first = 32 * (w / 3), bit = w % 3;
-        for (int i = 0; i < 8; ++i) words[w] |= (code(first + 8 * bit + i) | (code(first + 24 + i) >> bit & 1) << 3) << (4 * i);
+        for (int i = 0; i < 8; ++i)
+          words[w] |= (code(first + 8 * bit + i) | (code(first + 24 + i) >> bit & 1) << 3)
+                      << (4 * i);
       } else {
         for (int i = 0; i < 32 / k; ++i) words[w] |= code(32 / k * w + i) << (k * i);
       }
@@ -104,7 +117,8 @@ struct TrellisTileCodes {
     a[2 + row] = sub_halves(high_bytes_to_halves(bytes), kBias);
   }
 
-  static HRUN_HD void decode(const uint32_t (&words)[4 * kLoads], const uint8_t*, uint32_t (&a)[kFragments][4]) {
+  static HRUN_HD void decode(const uint32_t (&words)[4 * kLoads], const uint8_t*,
+                             uint32_t (&a)[kFragments][4]) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       uint32_t n[kSegment * 4 / 32];  // k = 3, 4: a code per nibble
@@ -120,7 +134,8 @@ struct TrellisTileCodes {
         for (int i = 0; i < 2; ++i) {
 #pragma unroll
           for (int j = 0; j < 3; ++j) n[4 * i + j] = w[3 * i + j] & 0x77777777u;
-          n[4 * i + 3] = (w[3 * i] >> 3 & 0x11111111u) | (w[3 * i + 1] >> 2 & 0x22222222u) | (w[3 * i + 2] >> 1 & 0x44444444u);
+          n[4 * i + 3] = (w[3 * i] >> 3 & 0x11111111u) | (w[3 * i + 1] >> 2 & 0x22222222u) |
+                         (w[3 * i + 2] >> 1 & 0x44444444u);
         }
       }
       constexpr int kWords = k == 2 ? 4 : 8;
@@ -135,9 +150,11 @@ struct TrellisTileCodes {
     }
   }
 
-  static HRUN_HD void decode_word(uint32_t before, uint32_t now, int i, int row, uint32_t (&a)[kFragments][4]) {
+  static HRUN_HD void decode_word(uint32_t before, uint32_t now, int i, int row,
+                                  uint32_t (&a)[kFragments][4]) {
     if constexpr (k == 2) {
-      // Sixteen codes.  A nibble of `now` is two codes, of which the newer has an odd number; shifted by one code, even.
+      // Sixteen codes.  A nibble of `now` is two codes, of which the newer has an odd number;
+      // shifted by one code, even.
       const uint32_t even = funnel(before, now, 30);
       const uint32_t index[2][2] = {
           {even ^ (funnel(before, now, 22) & 0xccccccccu), funnel(before, now, 26)},
@@ -148,27 +165,38 @@ struct TrellisTileCodes {
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd)
           store(a[4 * i + 2 * half + odd], row,
-                Bytes::template look_up<0>(index[odd][0] >> (16 * half)) + Bytes::template look_up<1>(index[odd][1] >> (16 * half)));
+                Bytes::template look_up<0>(index[odd][0] >> (16 * half)) +
+                    Bytes::template look_up<1>(index[odd][1] >> (16 * half)));
     } else if constexpr (k == 3) {
       const uint32_t newest = now ^ funnel(before, now, 20);
-      store(a[2 * i], row, Bytes::template look_up<0>(newest) + Bytes::template look_up<1>(funnel(before, now, 28)) +
-                               Bytes::template look_up<2>(funnel(before, now, 24)));
+      store(a[2 * i], row,
+            Bytes::template look_up<0>(newest) +
+                Bytes::template look_up<1>(funnel(before, now, 28)) +
+                Bytes::template look_up<2>(funnel(before, now, 24)));
       store(a[2 * i + 1], row,
-            Bytes::template look_up<0>(newest >> 16) + Bytes::template look_up<1>(now >> 12) + Bytes::template look_up<2>(now >> 8));
+            Bytes::template look_up<0>(newest >> 16) + Bytes::template look_up<1>(now >> 12) +
+                Bytes::template look_up<2>(now >> 8));
     } else {
       const uint32_t newest = now ^ funnel(before, now, 24);
-      store(a[2 * i], row, Bytes::template look_up<0>(newest) + Bytes::template look_up<1>(funnel(before, now, 28)));
-      store(a[2 * i + 1], row, Bytes::template look_up<0>(newest >> 16) + Bytes::template look_up<1>(now >> 12));
+      store(
+          a[2 * i], row,
+          Bytes::template look_up<0>(newest) + Bytes::template look_up<1>(funnel(before, now, 28)));
+      store(a[2 * i + 1], row,
+            Bytes::template look_up<0>(newest >> 16) + Bytes::template look_up<1>(now >> 12));
     }
   }
 };
 
-template <> struct TileCodes<RTQ2> : TrellisTileCodes<RTQ2, 2> {};
-template <> struct TileCodes<RTQ3> : TrellisTileCodes<RTQ3, 3> {};
-template <> struct TileCodes<RTQ4> : TrellisTileCodes<RTQ4, 4> {};
+template <>
+struct TileCodes<RTQ2> : TrellisTileCodes<RTQ2, 2> {};
+template <>
+struct TileCodes<RTQ3> : TrellisTileCodes<RTQ3, 3> {};
+template <>
+struct TileCodes<RTQ4> : TrellisTileCodes<RTQ4, 4> {};
 
-// Codes are odd, -15 ... 15: nibbles n with code = 2 n - 15.  Of eight consecutive codes the even ones are in the low half
-// of a word, the odd ones in the high half, so that a mask leaves two mantissas.  Scales 1 + 2 s, a nibble s per 32 columns.
+// Codes are odd, -15 ... 15: nibbles n with code = 2 n - 15.  Of eight consecutive codes the even
+// ones are in the low half of a word, the odd ones in the high half, so that a mask leaves two
+// mantissas.  Scales 1 + 2 s, a nibble s per 32 columns.
 template <>
 struct TileCodes<ITQ3_S> {
   static constexpr int kLoads = 4;
@@ -177,36 +205,44 @@ struct TileCodes<ITQ3_S> {
   static constexpr bool kConsecutive = true;
   static constexpr float kLargestInteger = 15 * 31;
 
-  static HRUN_HD void pack(const uint8_t* block, int quad, uint32_t (&words)[kRowWords], uint8_t* scales) {
+  static HRUN_HD void pack(const uint8_t* block, int quad, uint32_t (&words)[kRowWords],
+                           uint8_t* scales) {
     IntBlock ints;
     ITQ3_S::unpack(block, kTileCols, ints);
     const int first = kSegment * quad;
-    const auto nibble = [&](int t) { return static_cast<uint32_t>((ints.codes[first + t] + 15) / 2); };
+    const auto nibble = [&](int t) {
+      return static_cast<uint32_t>((ints.codes[first + t] + 15) / 2);
+    };
     for (int w = 0; w < kRowWords; ++w) {
       words[w] = 0;
-      for (int m = 0; m < 4; ++m) words[w] |= nibble(8 * w + 2 * m) << (4 * m) | nibble(8 * w + 2 * m + 1) << (16 + 4 * m);
+      for (int m = 0; m < 4; ++m)
+        words[w] |= nibble(8 * w + 2 * m) << (4 * m) | nibble(8 * w + 2 * m + 1) << (16 + 4 * m);
     }
     const auto group = [&](int i) { return (ints.group_scale[first / kGroup + 2 * i] - 1) / 2; };
     *scales = static_cast<uint8_t>(group(0) | group(1) << 4);
   }
 
-  static HRUN_HD void decode(const uint32_t (&words)[4 * kLoads], const uint8_t* scales, uint32_t (&a)[kFragments][4]) {
+  static HRUN_HD void decode(const uint32_t (&words)[4 * kLoads], const uint8_t* scales,
+                             uint32_t (&a)[kFragments][4]) {
 #pragma unroll
     for (int row = 0; row < 2; ++row)
 #pragma unroll
       for (int group = 0; group < 2; ++group) {
         const uint32_t s = static_cast<uint32_t>(scales[row]) >> (4 * group) & 15;
-        const uint32_t four = sub_halves((s * 8 + 4) * 0x00010001u + 0x64006400u, 0x64006400u);  // 4 (1 + 2 s)
-        const uint32_t quarter = mul_halves(four, 0x2c002c00u);                                  // times 1/16
-        const uint32_t offset = mul_halves(four, 0xc380c380u);                                   // times -15/4
+        const uint32_t four =
+            sub_halves((s * 8 + 4) * 0x00010001u + 0x64006400u, 0x64006400u);  // 4 (1 + 2 s)
+        const uint32_t quarter = mul_halves(four, 0x2c002c00u);                // times 1/16
+        const uint32_t offset = mul_halves(four, 0xc380c380u);                 // times -15/4
 #pragma unroll
         for (int w = 4 * group; w < 4 * group + 4; ++w)
 #pragma unroll
           for (int m = 0; m < 4; ++m) {
             const uint32_t shifted = words[row * kRowWords + w] >> (m / 2 * 8);
             // In the mantissa of 512 a nibble counts n / 2, four bits higher 8 n.
-            const uint32_t value = sub_halves((shifted & (m % 2 == 0 ? 0x000f000fu : 0x00f000f0u)) | 0x60006000u, 0x60006000u);
-            a[2 * w + m / 2][m % 2 * 2 + row] = fma_halves(value, m % 2 == 0 ? four : quarter, offset);
+            const uint32_t value = sub_halves(
+                (shifted & (m % 2 == 0 ? 0x000f000fu : 0x00f000f0u)) | 0x60006000u, 0x60006000u);
+            a[2 * w + m / 2][m % 2 * 2 + row] =
+                fma_halves(value, m % 2 == 0 ? four : quarter, offset);
           }
       }
   }

@@ -1,18 +1,23 @@
-// A tile of 16 weight rows x 256 columns in the registers of a warp, as fp16, and its inverse transform.
+// A tile of 16 weight rows x 256 columns in the registers of a warp, as fp16, and its inverse
+// transform.
 //
-// mma.m16n8k16 wants its left factor as 16 fragments of 16 x 16: lane 4 g + q holds of fragment i, in a[i][0 .. 3], two
-// values each of row g, row g + 8, row g, row g + 8.  H256 is a product of one 2 x 2 transform per bit of the column
-// number, in any order, so four bits go to tensor cores and four to registers:
+// mma.m16n8k16 wants its left factor as 16 fragments of 16 x 16: lane 4 g + q holds of fragment i,
+// in a[i][0 .. 3], two values each of row g, row g + 8, row g, row g + 8.  H256 is a product of one
+// 2 x 2 transform per bit of the column number, in any order, so four bits go to tensor cores and
+// four to registers:
 //
-//   column = 64 q + (six bits: four of them say which fragment, two, e, which of the lane's four values of a row)
+//   column = 64 q + (six bits: four of them say which fragment, two, e, which of the lane's four
+//   values of a row)
 //
-//   over (q, e)   a[i] times the constant 16 x 16 matrix H16/4.  The results are laid out as the factor was, so they
+//   over (q, e)   a[i] times the constant 16 x 16 matrix H16/4.  The results are laid out as the
+//   factor was, so they
 //                 are the next left factor as they stand: 32 mma per tile.
 //   over i        butterflies between registers, two weights each: 256 additions per lane.
 //
-// A lane thus decodes 64 consecutive weights of two rows.  Which two bits of the six are e is a choice of the format's
-// decoder: kConsecutive (e the lowest bits) or not (e the bits 1 and 2).  Activations are stored in the order of the result
-// (tile_column).  Unnormalised: H16/4 here and a quarter in the scales make H256/16.
+// A lane thus decodes 64 consecutive weights of two rows.  Which two bits of the six are e is a
+// choice of the format's decoder: kConsecutive (e the lowest bits) or not (e the bits 1 and 2).
+// Activations are stored in the order of the result (tile_column).  Unnormalised: H16/4 here and a
+// quarter in the scales make H256/16.
 #pragma once
 
 #include "cuda/device/thread.h"
@@ -29,15 +34,17 @@ template <bool kConsecutive>
 HRUN_HD int segment_column(int i, int e) {
   return kConsecutive ? 4 * i + e : 8 * (i >> 1) + 2 * e + (i & 1);
 }
-// Column of the block that stands at `position` (0 .. 255: fragment after fragment) when the transform is done.
+// Column of the block that stands at `position` (0 .. 255: fragment after fragment) when the
+// transform is done.
 template <bool kConsecutive>
 HRUN_HD int tile_column(int position) {
   const int i = position / 16, n = position % 16;
   return kSegment * (n / 4) + segment_column<kConsecutive>(i, n % 4);
 }
 
-// H16/4 as the right factor of the first step, in two halves of eight columns: entry (p, n) is +-1/4 by the parity of
-// the bits that n shares with 4 q + e, where p is the place of value e of lane q.
+// H16/4 as the right factor of the first step, in two halves of eight columns: entry (p, n) is
+// +-1/4 by the parity of the bits that n shares with 4 q + e, where p is the place of value e of
+// lane q.
 struct TransformFragments {
   uint32_t b[2][2];
 };
@@ -59,7 +66,8 @@ HRUN_HD TransformFragments transform_fragments() {
 }
 
 // a: integers.  scale: of row g in the low half, of row g + 8 in the high one.
-HRUN_HD void transform_tile(uint32_t (&a)[kFragments][4], const TransformFragments& h, uint32_t scale) {
+HRUN_HD void transform_tile(uint32_t (&a)[kFragments][4], const TransformFragments& h,
+                            uint32_t scale) {
 #pragma unroll
   for (int i = 0; i < kFragments; ++i) {
     uint32_t left[2] = {}, right[2] = {};

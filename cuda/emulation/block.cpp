@@ -58,9 +58,12 @@ hrun_switch_context:
   ret
 .size hrun_switch_context, .-hrun_switch_context
 )");
-void switch_context(Context& from, Context& to) { hrun_switch_context(&from.stack_pointer, to.stack_pointer); }
+void switch_context(Context& from, Context& to) {
+  hrun_switch_context(&from.stack_pointer, to.stack_pointer);
+}
 void start_context(Context& context, uint8_t* stack, size_t bytes, void (*entry)()) {
-  // As if `entry` had been called: the stack is 16-byte aligned before the call pushed a return address.
+  // As if `entry` had been called: the stack is 16-byte aligned before the call pushed a return
+  // address.
   auto* top = reinterpret_cast<void**>(stack + bytes);
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(entry);
@@ -116,10 +119,16 @@ class Random {
 
 class Machine : public Block {
  public:
-  Machine(void (*kernel)(const void*), const void* argument, Grid the_grid, int threads, size_t shared_bytes, uint64_t seed)
-      : kernel_(kernel), argument_(argument), random_(seed), threads_(static_cast<size_t>(threads)),
-        warps_(static_cast<size_t>(threads / kLanes)), stacks_(new uint8_t[kStackBytes * static_cast<size_t>(threads)]),
-        memory_(shared_bytes + 2 * kGuard + 128), shared_bytes_(shared_bytes) {
+  Machine(void (*kernel)(const void*), const void* argument, Grid the_grid, int threads,
+          size_t shared_bytes, uint64_t seed)
+      : kernel_(kernel),
+        argument_(argument),
+        random_(seed),
+        threads_(static_cast<size_t>(threads)),
+        warps_(static_cast<size_t>(threads / kLanes)),
+        stacks_(new uint8_t[kStackBytes * static_cast<size_t>(threads)]),
+        memory_(shared_bytes + 2 * kGuard + 128),
+        shared_bytes_(shared_bytes) {
     n_threads = threads;
     grid = the_grid;
     auto* base = memory_.data() + kGuard;
@@ -134,7 +143,8 @@ class Machine : public Block {
     const int n = grid.x * grid.y * grid.z;
     std::vector<int> order(static_cast<size_t>(n));
     for (int i = 0; i < n; ++i) order[static_cast<size_t>(i)] = i;
-    for (int i = n - 1; i > 0; --i) std::swap(order[static_cast<size_t>(i)], order[random_.below(static_cast<uint32_t>(i + 1))]);
+    for (int i = n - 1; i > 0; --i)
+      std::swap(order[static_cast<size_t>(i)], order[random_.below(static_cast<uint32_t>(i + 1))]);
     for (const int i : order) {
       at = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
       run_block();
@@ -178,7 +188,8 @@ class Machine : public Block {
   }
   void leave(Thread& t, [[maybe_unused]] bool for_good) {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(for_good ? nullptr : &t.sanitizer_stack, main_stack_, main_stack_bytes_);
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &t.sanitizer_stack, main_stack_,
+                                   main_stack_bytes_);
 #endif
     switch_context(t.context, main_);
 #if defined(__SANITIZE_ADDRESS__)
@@ -261,7 +272,8 @@ Machine& machine() { return *static_cast<Machine*>(current_block); }
 const Slot* exchange(Meeting kind, const void* mine, size_t bytes) {
   Machine& m = machine();
   Thread& me = m.self();
-  // Two sets of slots in turn: a lane that is one meeting ahead does not overwrite what others still read.
+  // Two sets of slots in turn: a lane that is one meeting ahead does not overwrite what others
+  // still read.
   Slot* const slots = m.warp_of(me).slots[me.meetings++ & 1];
   if (bytes > 0) memcpy(slots[me.thread % kLanes].bytes, mine, bytes);
   m.wait(kind);
@@ -284,16 +296,23 @@ void wait_copies(int newest) {
   const auto due = [&](const Copy& c) { return c.group < me.groups - newest; };
   for (const Copy& c : me.copies)
     if (due(c)) {
-      if (c.from) memcpy(c.to, c.from, 16);
-      else memset(c.to, 0, 16);
+      if (c.from)
+        memcpy(c.to, c.from, 16);
+      else
+        memset(c.to, 0, 16);
     }
   std::erase_if(me.copies, due);
 }
 
-void run(void (*kernel)(const void*), const void* argument, Grid grid, int threads, size_t shared_bytes, uint64_t seed) {
-  if (threads < kLanes || threads > 1024 || threads % kLanes != 0) throw DeviceError("a block of {} threads: whole warps, at most 1024", threads);
-  if (shared_bytes > kSharedLimit) throw DeviceError("a block with {} bytes of shared memory: the limit is {}", shared_bytes, kSharedLimit);
-  if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535) throw DeviceError("a grid of {} x {} x {} blocks", grid.x, grid.y, grid.z);
+void run(void (*kernel)(const void*), const void* argument, Grid grid, int threads,
+         size_t shared_bytes, uint64_t seed) {
+  if (threads < kLanes || threads > 1024 || threads % kLanes != 0)
+    throw DeviceError("a block of {} threads: whole warps, at most 1024", threads);
+  if (shared_bytes > kSharedLimit)
+    throw DeviceError("a block with {} bytes of shared memory: the limit is {}", shared_bytes,
+                      kSharedLimit);
+  if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535)
+    throw DeviceError("a grid of {} x {} x {} blocks", grid.x, grid.y, grid.z);
   Machine(kernel, argument, grid, threads, shared_bytes, seed).run_all();
 }
 

@@ -1,9 +1,11 @@
-// A block of threads on the CPU: every thread a fiber of its own stack, all of them on the calling OS thread.
+// A block of threads on the CPU: every thread a fiber of its own stack, all of them on the calling
+// OS thread.
 //
-// Fibers run until they meet: at a warp function (all 32 lanes) or a block barrier.  Which warp runs next, and in which
-// order its lanes, is drawn from a seed; shared memory is poisoned before each block, asynchronous copies happen only when
-// they are waited for, and blocks run in a drawn order.  So a missing barrier, a read of what was never written or a
-// wait that came too early gives a wrong result, or one that depends on the seed.  A warp function that only some lanes
+// Fibers run until they meet: at a warp function (all 32 lanes) or a block barrier.  Which warp
+// runs next, and in which order its lanes, is drawn from a seed; shared memory is poisoned before
+// each block, asynchronous copies happen only when they are waited for, and blocks run in a drawn
+// order.  So a missing barrier, a read of what was never written or a wait that came too early
+// gives a wrong result, or one that depends on the seed.  A warp function that only some lanes
 // reach, or a block barrier that a thread has passed by, is reported as DeviceError.
 #pragma once
 
@@ -45,8 +47,10 @@ void copy_async(void* to, const void* from);  // null: zeros
 void commit_copies();
 void wait_copies(int newest);
 
-// Runs kernel(argument) in every thread of every block.  `seed` draws the order; threads: a multiple of 32, at most 1024.
-void run(void (*kernel)(const void*), const void* argument, Grid grid, int threads, size_t shared_bytes, uint64_t seed);
+// Runs kernel(argument) in every thread of every block.  `seed` draws the order; threads: a
+// multiple of 32, at most 1024.
+void run(void (*kernel)(const void*), const void* argument, Grid grid, int threads,
+         size_t shared_bytes, uint64_t seed);
 
 }  // namespace emulation
 }  // namespace hrun::gpu

@@ -1,4 +1,5 @@
-// The device that is not there: kernels run on the CPU, at once or, when recorded, with their graph.
+// The device that is not there: kernels run on the CPU, at once or, when recorded, with their
+// graph.
 #include "cuda/gpu.h"
 
 #include <cstdlib>
@@ -16,8 +17,8 @@ class Recording : public Graph {
   std::vector<std::function<void()>> steps;
 };
 
-// HRUN_EMULATED_BYTES: the memory of the device; HRUN_EMULATED_SEED: the order in which threads run; HRUN_EMULATED_INDEX: its number,
-// as if those before were too old.
+// HRUN_EMULATED_BYTES: the memory of the device; HRUN_EMULATED_SEED: the order in which threads
+// run; HRUN_EMULATED_INDEX: its number, as if those before were too old.
 size_t from_environment(const char* name, size_t otherwise) {
   const char* text = std::getenv(name);
   return text && *text ? std::strtoull(text, nullptr, 10) : otherwise;
@@ -33,8 +34,10 @@ struct Gpu::State {
   std::unique_ptr<Recording> recording;
 
   void do_or_record(std::function<void()> step) {
-    if (recording) recording->steps.push_back(std::move(step));
-    else step();
+    if (recording)
+      recording->steps.push_back(std::move(step));
+    else
+      step();
   }
   void forbid_while_recording(const char* what) const {
     if (recording) throw DeviceError("{} while a graph is recorded", what);
@@ -104,12 +107,14 @@ void Gpu::clear(void* at, size_t bytes) {
 }
 void Gpu::wait() { state_->forbid_while_recording("a wait"); }
 
-void Gpu::launch(void (*entry)(const void*), const void* kernel, size_t bytes, Grid grid, int threads, size_t shared_bytes) {
+void Gpu::launch(void (*entry)(const void*), const void* kernel, size_t bytes, Grid grid,
+                 int threads, size_t shared_bytes) {
   std::vector<uint64_t> arguments((bytes + 7) / 8);  // as a graph keeps them
   memcpy(arguments.data(), kernel, bytes);
-  state_->do_or_record([this, entry, arguments = std::move(arguments), grid, threads, shared_bytes] {
-    emulation::run(entry, arguments.data(), grid, threads, shared_bytes, state_->seed++);
-  });
+  state_->do_or_record(
+      [this, entry, arguments = std::move(arguments), grid, threads, shared_bytes] {
+        emulation::run(entry, arguments.data(), grid, threads, shared_bytes, state_->seed++);
+      });
 }
 
 void Gpu::begin_capture() {

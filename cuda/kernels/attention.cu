@@ -13,46 +13,76 @@
 namespace hrun::gpu {
 namespace {
 
-// How many parts the positions are cut into, so that every multiprocessor has `per_multiprocessor` blocks, none of which
-// sees less than `least` positions.
-int count_splits(const Gpu& gpu, int64_t blocks, int64_t positions, int per_multiprocessor, int64_t least) {
-  const int64_t wanted = static_cast<int64_t>(gpu.info().multiprocessors) * per_multiprocessor / std::max<int64_t>(1, blocks);
-  return static_cast<int>(std::clamp<int64_t>(std::min(wanted, positions / least), 1, JoinParts::kMaxSplits));
+// How many parts the positions are cut into, so that every multiprocessor has `per_multiprocessor`
+// blocks, none of which sees less than `least` positions.
+int count_splits(const Gpu& gpu, int64_t blocks, int64_t positions, int per_multiprocessor,
+                 int64_t least) {
+  const int64_t wanted = static_cast<int64_t>(gpu.info().multiprocessors) * per_multiprocessor /
+                         std::max<int64_t>(1, blocks);
+  return static_cast<int>(
+      std::clamp<int64_t>(std::min(wanted, positions / least), 1, JoinParts::kMaxSplits));
 }
 
-// The sizes of heads that the tensor core kernels are compiled for; a smaller head is padded with zeros in shared memory.
+// The sizes of heads that the tensor core kernels are compiled for; a smaller head is padded with
+// zeros in shared memory.
 constexpr int kDims[] = {64, 96, 128, 256};
 
-enum class Way : uint8_t { plain, few, many, wide };  // PlainAttention, FewQueries, ManyQueries, WideAttention
+enum class Way : uint8_t {
+  plain,
+  few,
+  many,
+  wide
+};  // PlainAttention, FewQueries, ManyQueries, WideAttention
 
 struct Plan {
   Way way = Way::plain;
-  int dim = 0;       // of kDims
+  int dim = 0;  // of kDims
   int n_splits = 1;
   Grid grid;
 };
 
 // n_queries per kv head and token by token.
-Plan plan_for(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape, int64_t n_tokens, int64_t positions) {
+Plan plan_for(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape, int64_t n_tokens,
+              int64_t positions) {
   const int64_t rows = n_tokens * (shape.n_heads / cache.n_kv_heads);
   Plan plan;
-  const auto pieces = [](const void* p, int dim) { return dim % 8 == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-  if (cache.k_format == F16::kId && cache.v_format == F16::kId && pieces(cache.k, cache.k_dim) && pieces(cache.v, cache.v_dim)) {
+  const auto pieces = [](const void* p, int dim) {
+    return dim % 8 == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0;
+  };
+  if (cache.k_format == F16::kId && cache.v_format == F16::kId && pieces(cache.k, cache.k_dim) &&
+      pieces(cache.v, cache.v_dim)) {
     for (const int dim : kDims)
       if (plan.dim == 0 && std::max(cache.k_dim, cache.v_dim) <= dim) plan.dim = dim;
     // Its shared memory is more than a block has on consumer cards.
-    const bool large_memory = gpu.info().capability == 80 || gpu.info().capability == 90 || gpu.info().capability == 100;
-    if (plan.dim > 0) plan.way = rows <= 32 ? Way::few : Way::many;
-    else if (large_memory && cache.k_dim <= WideAttention::kKeyDim && cache.v_dim <= WideAttention::kValueDim) plan.way = Way::wide;
+    const bool large_memory =
+        gpu.info().capability == 80 || gpu.info().capability == 90 || gpu.info().capability == 100;
+    if (plan.dim > 0)
+      plan.way = rows <= 32 ? Way::few : Way::many;
+    else if (large_memory && cache.k_dim <= WideAttention::kKeyDim &&
+             cache.v_dim <= WideAttention::kValueDim)
+      plan.way = Way::wide;
   }
   const int64_t seen = shape.window > 0 ? std::min(positions, shape.window + n_tokens) : positions;
-  const auto blocks_of = [&](int block_rows) { return (rows + block_rows - 1) / block_rows * cache.n_kv_heads; };
+  const auto blocks_of = [&](int block_rows) {
+    return (rows + block_rows - 1) / block_rows * cache.n_kv_heads;
+  };
   int64_t blocks = n_tokens * shape.n_heads;
   switch (plan.way) {
-    case Way::plain: plan.n_splits = count_splits(gpu, blocks, seen, 8, 64); break;
-    case Way::few: blocks = blocks_of(FewQueries<64>::kRows), plan.n_splits = count_splits(gpu, blocks, seen, 2, 128); break;
-    case Way::many: blocks = blocks_of(ManyQueries<64>::kRows), plan.n_splits = count_splits(gpu, blocks, seen, 2, 256); break;
-    case Way::wide: blocks = blocks_of(WideAttention::kRows), plan.n_splits = count_splits(gpu, blocks, seen, 2, 64); break;
+    case Way::plain:
+      plan.n_splits = count_splits(gpu, blocks, seen, 8, 64);
+      break;
+    case Way::few:
+      blocks = blocks_of(FewQueries<64>::kRows),
+      plan.n_splits = count_splits(gpu, blocks, seen, 2, 128);
+      break;
+    case Way::many:
+      blocks = blocks_of(ManyQueries<64>::kRows),
+      plan.n_splits = count_splits(gpu, blocks, seen, 2, 256);
+      break;
+    case Way::wide:
+      blocks = blocks_of(WideAttention::kRows),
+      plan.n_splits = count_splits(gpu, blocks, seen, 2, 64);
+      break;
   }
   plan.grid = {static_cast<int>(blocks), plan.n_splits};
   return plan;
@@ -60,40 +90,55 @@ Plan plan_for(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape,
 
 template <int kDim>
 void launch_flash(Gpu& gpu, const AttentionTask& task, const Plan& plan) {
-  if (plan.way == Way::few) gpu.launch(FewQueries<kDim>{{task}}, plan.grid, FewQueries<kDim>::kSharedBytes);
-  else gpu.launch(ManyQueries<kDim>{{task}}, plan.grid, ManyQueries<kDim>::kSharedBytes);
+  if (plan.way == Way::few)
+    gpu.launch(FewQueries<kDim>{{task}}, plan.grid, FewQueries<kDim>::kSharedBytes);
+  else
+    gpu.launch(ManyQueries<kDim>{{task}}, plan.grid, ManyQueries<kDim>::kSharedBytes);
 }
 
 void launch(Gpu& gpu, const AttentionTask& task, const Plan& plan) {
-  if (plan.way == Way::wide) return gpu.launch(WideAttention{{task}}, plan.grid, WideAttention::kSharedBytes);
-  if (plan.way == Way::plain) return gpu.launch(PlainAttention{task}, plan.grid, PlainAttention::kSharedBytes);
+  if (plan.way == Way::wide)
+    return gpu.launch(WideAttention{{task}}, plan.grid, WideAttention::kSharedBytes);
+  if (plan.way == Way::plain)
+    return gpu.launch(PlainAttention{task}, plan.grid, PlainAttention::kSharedBytes);
   const auto try_dim = [&]<int kDim>() {
     if (plan.dim == kDim) launch_flash<kDim>(gpu, task, plan);
   };
-  [&]<size_t... i>(std::index_sequence<i...>) { (try_dim.template operator()<kDims[i]>(), ...); }(std::make_index_sequence<std::size(kDims)>());
+  [&]<size_t... i>(std::index_sequence<i...>) {
+    (try_dim.template operator()<kDims[i]>(), ...);
+  }(std::make_index_sequence<std::size(kDims)>());
 }
 
 }  // namespace
 
-size_t attention_scratch_bytes(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape, int64_t n_tokens, int64_t positions) {
+size_t attention_scratch_bytes(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape,
+                               int64_t n_tokens, int64_t positions) {
   const Plan plan = plan_for(gpu, cache, shape, n_tokens, positions);
   if (plan.n_splits == 1) return 0;
-  return static_cast<size_t>(plan.n_splits * n_tokens * shape.n_heads * (cache.v_dim + 2)) * sizeof(float);
+  return static_cast<size_t>(plan.n_splits * n_tokens * shape.n_heads * (cache.v_dim + 2)) *
+         sizeof(float);
 }
 
-void attention(Gpu& gpu, FloatView q, const KVLayer& cache, Position first, int64_t positions, const AttentionShape& shape,
-               const float* sinks, FloatView out, void* scratch) {
+void attention(Gpu& gpu, FloatView q, const KVLayer& cache, Position first, int64_t positions,
+               const AttentionShape& shape, const float* sinks, FloatView out, void* scratch) {
   if (shape.n_heads <= 0 || cache.n_kv_heads <= 0 || shape.n_heads % cache.n_kv_heads != 0)
-    throw ArgumentError("attention: {} query heads for {} kv heads", shape.n_heads, cache.n_kv_heads);
-  if (q.cols != static_cast<int64_t>(shape.n_heads) * cache.k_dim || out.cols != static_cast<int64_t>(shape.n_heads) * cache.v_dim || q.rows != out.rows)
-    throw ArgumentError("attention: q of [{}, {}] and out of [{}, {}] for {} heads of {} and {}", q.rows, q.cols, out.rows, out.cols,
-                        shape.n_heads, cache.k_dim, cache.v_dim);
+    throw ArgumentError("attention: {} query heads for {} kv heads", shape.n_heads,
+                        cache.n_kv_heads);
+  if (q.cols != static_cast<int64_t>(shape.n_heads) * cache.k_dim ||
+      out.cols != static_cast<int64_t>(shape.n_heads) * cache.v_dim || q.rows != out.rows)
+    throw ArgumentError("attention: q of [{}, {}] and out of [{}, {}] for {} heads of {} and {}",
+                        q.rows, q.cols, out.rows, out.cols, shape.n_heads, cache.k_dim,
+                        cache.v_dim);
   const auto is_half = [](FormatId format) {
-    if (format != F16::kId && format != F32::kId) throw UnsupportedModelError("the GPU keeps keys and values as f16 or f32, not as format {}", format);
+    if (format != F16::kId && format != F32::kId)
+      throw UnsupportedModelError("the GPU keeps keys and values as f16 or f32, not as format {}",
+                                  format);
     return format == F16::kId;
   };
   if (std::max(cache.k_dim, cache.v_dim) > PlainAttention::kMaxDim)
-    throw UnsupportedModelError("attention on the GPU: heads of {} and {} values, at most {} are possible", cache.k_dim, cache.v_dim, PlainAttention::kMaxDim);
+    throw UnsupportedModelError(
+        "attention on the GPU: heads of {} and {} values, at most {} are possible", cache.k_dim,
+        cache.v_dim, PlainAttention::kMaxDim);
   if (q.rows == 0) return;
   const Plan plan = plan_for(gpu, cache, shape, q.rows, positions);
   auto* const values = static_cast<float*>(scratch);
@@ -120,7 +165,9 @@ void attention(Gpu& gpu, FloatView q, const KVLayer& cache, Position first, int6
       .sums = plan.n_splits > 1 ? values + plan.n_splits * n_queries * cache.v_dim : nullptr,
   };
   launch(gpu, task, plan);
-  if (plan.n_splits > 1) gpu.launch(JoinParts{task}, Grid{static_cast<int>(n_queries)}, 2 * JoinParts::kMaxSplits * sizeof(float));
+  if (plan.n_splits > 1)
+    gpu.launch(JoinParts{task}, Grid{static_cast<int>(n_queries)},
+               2 * JoinParts::kMaxSplits * sizeof(float));
 }
 
 }  // namespace hrun::gpu

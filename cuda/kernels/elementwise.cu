@@ -5,7 +5,8 @@
 namespace hrun::gpu {
 namespace {
 
-// f(row, column) for each value of a [rows, cols] view: the blocks of a row along x, the rows along y and z.
+// f(row, column) for each value of a [rows, cols] view: the blocks of a row along x, the rows along
+// y and z.
 template <class Function>
 struct Each {
   static constexpr int kThreads = 256, kBlocks = 1;
@@ -27,7 +28,9 @@ void each(Gpu& gpu, int64_t rows, int64_t cols, const Function& f) {
   if (rows <= 0 || cols <= 0) return;
   using Kernel = Each<Function>;
   const int y = static_cast<int>(rows < kMaxGrid ? rows : kMaxGrid);
-  gpu.launch(Kernel{rows, cols, f}, Grid{static_cast<int>((cols + Kernel::kThreads - 1) / Kernel::kThreads), y, static_cast<int>((rows + y - 1) / y)});
+  gpu.launch(Kernel{rows, cols, f},
+             Grid{static_cast<int>((cols + Kernel::kThreads - 1) / Kernel::kThreads), y,
+                  static_cast<int>((rows + y - 1) / y)});
 }
 
 struct Add {
@@ -54,7 +57,9 @@ struct Gated {
   FloatView gate, up, out;
   HRUN_HD void operator()(int64_t r, int64_t c) const {
     const float g = gate.row(r)[c], u = up.row(r)[c];
-    out.row(r)[c] = f == Nonlinearity::clamped_silu ? clamped_silu(g, u) : (f == Nonlinearity::silu ? silu(g) : gelu(g)) * u;
+    out.row(r)[c] = f == Nonlinearity::clamped_silu
+                        ? clamped_silu(g, u)
+                        : (f == Nonlinearity::silu ? silu(g) : gelu(g)) * u;
   }
 };
 struct Activate {
@@ -85,7 +90,8 @@ struct MixRows {
   int64_t per_token;
   HRUN_HD void operator()(int64_t r, int64_t c) const {
     float sum = 0;
-    for (int64_t k = r * per_token; k < (r + 1) * per_token; ++k) sum = fused_multiply_add(weights[k], x.row(rows[k])[c], sum);
+    for (int64_t k = r * per_token; k < (r + 1) * per_token; ++k)
+      sum = fused_multiply_add(weights[k], x.row(rows[k])[c], sum);
     out.row(r)[c] = sum;
   }
 };
@@ -98,7 +104,7 @@ struct Norm {
   const float* weight;
   const float* bias;  // of a layer norm, or null
   float eps;
-  bool centred;       // layer norm
+  bool centred;  // layer norm
 
   HRUN_HD void operator()() const {
     const float* const from = x.row(block_x());
@@ -112,7 +118,8 @@ struct Norm {
       mean = block_sum<kThreads>(sum, partial) / count;
     }
     float squares = 0;
-    for (int64_t c = thread(); c < x.cols; c += kThreads) squares = fused_multiply_add(from[c] - mean, from[c] - mean, squares);
+    for (int64_t c = thread(); c < x.cols; c += kThreads)
+      squares = fused_multiply_add(from[c] - mean, from[c] - mean, squares);
     const float inverse = 1.0f / square_root(block_sum<kThreads>(squares, partial) / count + eps);
     for (int64_t c = thread(); c < x.cols; c += kThreads) {
       const float normed = ((from[c] - mean) * inverse) * weight[c];
@@ -122,26 +129,41 @@ struct Norm {
 };
 
 void norm(Gpu& gpu, const Norm& kernel) {
-  if (kernel.x.rows > 0) gpu.launch(kernel, Grid{static_cast<int>(kernel.x.rows)}, Norm::kThreads / kWarp * sizeof(float));
+  if (kernel.x.rows > 0)
+    gpu.launch(kernel, Grid{static_cast<int>(kernel.x.rows)},
+               Norm::kThreads / kWarp * sizeof(float));
 }
 
 }  // namespace
 
-void rms_norm(Gpu& gpu, FloatView x, const float* weight, float eps, FloatView out) { norm(gpu, {x, out, weight, nullptr, eps, false}); }
-void layer_norm(Gpu& gpu, FloatView x, const float* weight, const float* bias, float eps, FloatView out) {
+void rms_norm(Gpu& gpu, FloatView x, const float* weight, float eps, FloatView out) {
+  norm(gpu, {x, out, weight, nullptr, eps, false});
+}
+void layer_norm(Gpu& gpu, FloatView x, const float* weight, const float* bias, float eps,
+                FloatView out) {
   norm(gpu, {x, out, weight, bias, eps, true});
 }
-void gated(Gpu& gpu, Nonlinearity f, FloatView gate, FloatView up, FloatView out) { each(gpu, gate.rows, gate.cols, Gated{f, gate, up, out}); }
-void activate(Gpu& gpu, Nonlinearity f, FloatView x, FloatView out) { each(gpu, x.rows, x.cols, Activate{f, x, out}); }
+void gated(Gpu& gpu, Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
+  each(gpu, gate.rows, gate.cols, Gated{f, gate, up, out});
+}
+void activate(Gpu& gpu, Nonlinearity f, FloatView x, FloatView out) {
+  each(gpu, x.rows, x.cols, Activate{f, x, out});
+}
 void add(Gpu& gpu, FloatView x, FloatView y) { each(gpu, x.rows, x.cols, Add{x, y}); }
-void add_bias(Gpu& gpu, FloatView x, const float* bias) { each(gpu, x.rows, x.cols, AddBias{x, bias}); }
+void add_bias(Gpu& gpu, FloatView x, const float* bias) {
+  each(gpu, x.rows, x.cols, AddBias{x, bias});
+}
 void scale(Gpu& gpu, FloatView x, float factor) { each(gpu, x.rows, x.cols, Scale{x, factor}); }
 void soft_cap(Gpu& gpu, FloatView x, float cap) { each(gpu, x.rows, x.cols, SoftCap{x, cap}); }
-void copy_heads(Gpu& gpu, FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width) {
+void copy_heads(Gpu& gpu, FloatView from, int64_t from_step, FloatView to, int64_t to_step,
+                int n_heads, int64_t width) {
   each(gpu, from.rows, n_heads * width, CopyHeads{from, to, from_step, to_step, width});
 }
-void gather_rows(Gpu& gpu, FloatView x, const int32_t* rows, FloatView out) { each(gpu, out.rows, out.cols, GatherRows{x, out, rows}); }
-void mix_rows(Gpu& gpu, FloatView x, const int32_t* rows, const float* weights, int64_t per_token, FloatView out) {
+void gather_rows(Gpu& gpu, FloatView x, const int32_t* rows, FloatView out) {
+  each(gpu, out.rows, out.cols, GatherRows{x, out, rows});
+}
+void mix_rows(Gpu& gpu, FloatView x, const int32_t* rows, const float* weights, int64_t per_token,
+              FloatView out) {
   each(gpu, out.rows, out.cols, MixRows{x, out, rows, weights, per_token});
 }
 

@@ -1,4 +1,5 @@
-// Norms, sums, gates and moves of rows: the operations of backend.h that are no product.  One launch each.
+// Norms, sums, gates and moves of rows: the operations of backend.h that are no product.  One
+// launch each.
 #pragma once
 
 #include "backend/backend.h"
@@ -8,15 +9,18 @@ namespace hrun::gpu {
 
 // weight, bias: fp32 [cols] on the device; rows, weights: on the device.
 void rms_norm(Gpu& gpu, FloatView x, const float* weight, float eps, FloatView out);
-void layer_norm(Gpu& gpu, FloatView x, const float* weight, const float* bias, float eps, FloatView out);
+void layer_norm(Gpu& gpu, FloatView x, const float* weight, const float* bias, float eps,
+                FloatView out);
 void gated(Gpu& gpu, Nonlinearity f, FloatView gate, FloatView up, FloatView out);
 void activate(Gpu& gpu, Nonlinearity f, FloatView x, FloatView out);
 void add(Gpu& gpu, FloatView x, FloatView y);
 void add_bias(Gpu& gpu, FloatView x, const float* bias);
 void scale(Gpu& gpu, FloatView x, float factor);
 void soft_cap(Gpu& gpu, FloatView x, float cap);
-void copy_heads(Gpu& gpu, FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads, int64_t width);
+void copy_heads(Gpu& gpu, FloatView from, int64_t from_step, FloatView to, int64_t to_step,
+                int n_heads, int64_t width);
 void gather_rows(Gpu& gpu, FloatView x, const int32_t* rows, FloatView out);
-void mix_rows(Gpu& gpu, FloatView x, const int32_t* rows, const float* weights, int64_t per_token, FloatView out);
+void mix_rows(Gpu& gpu, FloatView x, const int32_t* rows, const float* weights, int64_t per_token,
+              FloatView out);
 
 }  // namespace hrun::gpu

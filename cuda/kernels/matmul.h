@@ -1,4 +1,5 @@
-// Products of quantized activations with packed weights: y[t, r] = sum over blocks of dw[r, b] * dx[t, b] * (exact int32 sum).
+// Products of quantized activations with packed weights: y[t, r] = sum over blocks of dw[r, b] *
+// dx[t, b] * (exact int32 sum).
 #pragma once
 
 #include <span>
@@ -21,13 +22,13 @@ struct PackedMatrix {
 // Bytes of a packed matrix; 0 if the format, or this shape of it, has no fast kernel.
 size_t packed_bytes(FormatId format, int64_t rows, int64_t cols);
 
-// From rows as the file has them, on the device, to the packed layout.  `first` ... first + n_rows: the part of the matrix whose
-// rows are in `from` (multiples of kPackRows but for the last part).
+// From rows as the file has them, on the device, to the packed layout.  `first` ... first + n_rows:
+// the part of the matrix whose rows are in `from` (multiples of kPackRows but for the last part).
 inline constexpr int64_t kPackRows = 64;
 void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const PackedMatrix& to);
 
-// y[t, r] for all tokens of x, of matrices of one format and as many columns: with few tokens, up to kPackedProducts at a time
-// are one launch.
+// y[t, r] for all tokens of x, of matrices of one format and as many columns: with few tokens, up
+// to kPackedProducts at a time are one launch.
 struct PackedProduct {
   PackedMatrix w;
   FloatView y;

@@ -18,7 +18,8 @@ const FastMatmul* find(FormatId format) {
 size_t packed_bytes(FormatId format, int64_t rows, int64_t cols) {
   const FastMatmul* const fast = find(format);
   if (!fast) return 0;
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows, chunks = (cols + kChunkColumns - 1) / kChunkColumns;
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows,
+                chunks = (cols + kChunkColumns - 1) / kChunkColumns;
   return static_cast<size_t>(tiles * chunks) * static_cast<size_t>(fast->chunk_bytes);
 }
 
@@ -28,7 +29,8 @@ void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const Pa
 
 void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
   for (size_t done = 0; done < parts.size() && x.n_tokens > 0; done += kPackedProducts)
-    find(parts[0].w.format)->matmul(gpu, parts.subspan(done, std::min(kPackedProducts, parts.size() - done)), x);
+    find(parts[0].w.format)
+        ->matmul(gpu, parts.subspan(done, std::min(kPackedProducts, parts.size() - done)), x);
 }
 
 }  // namespace hrun::gpu

@@ -1,4 +1,5 @@
-// How the fast matmuls of one group of formats are reached: each .cu file of kernels defines one group.
+// How the fast matmuls of one group of formats are reached: each .cu file of kernels defines one
+// group.
 #pragma once
 
 #include "cuda/kernels/matmul.h"
@@ -8,8 +9,10 @@ namespace hrun::gpu {
 struct FastMatmul {
   FormatId format;
   int chunk_bytes;
-  void (*pack)(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const PackedMatrix& to);
-  void (*matmul)(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x);  // at most kPackedProducts
+  void (*pack)(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows,
+               const PackedMatrix& to);
+  void (*matmul)(Gpu& gpu, std::span<const PackedProduct> parts,
+                 const QuantizedRows& x);  // at most kPackedProducts
 };
 
 const FastMatmul* find_rtq_matmul(FormatId format);

@@ -1,12 +1,13 @@
 // Float weights times fp32 activations, on tensor cores.
 //
-// A tf32 product keeps 11 bits of each factor.  F16 and BF16 weights fit; an activation is the sum of two such numbers (22
-// bits), and so is an F32 weight, of which the product of the two small parts is left out.  Errors are about 2^-22 of each
-// product, whatever the magnitudes.
+// A tf32 product keeps 11 bits of each factor.  F16 and BF16 weights fit; an activation is the sum
+// of two such numbers (22 bits), and so is an F32 weight, of which the product of the two small
+// parts is left out.  Errors are about 2^-22 of each product, whatever the magnitudes.
 //
-// Rows are read as the file has them: a warp has 16 rows and, of 32 columns, lane l = 4 g + q the columns 8 q ... 8 q + 7 of rows
-// g and g + 8, which are 64 successive bytes per row.  The order of the columns in a product is free as long as both
-// factors have the same: product j of four takes columns 8 q + 2 j and 8 q + 2 j + 1.
+// Rows are read as the file has them: a warp has 16 rows and, of 32 columns, lane l = 4 g + q the
+// columns 8 q ... 8 q + 7 of rows g and g + 8, which are 64 successive bytes per row.  The order of
+// the columns in a product is free as long as both factors have the same: product j of four takes
+// columns 8 q + 2 j and 8 q + 2 j + 1.
 #include "base/error.h"
 #include "cuda/device/packed.h"
 #include "cuda/kernels/matmul.h"
@@ -28,22 +29,29 @@ struct Eight {
   HRUN_HD void load(const uint8_t* row, int64_t c, int64_t cols, bool wide) {
     if (wide && c + 8 <= cols) {
 #pragma unroll
-      for (int i = 0; i < kLoads; ++i) words[i] = load_once(reinterpret_cast<const Words4*>(row + c * kBytes) + i);
+      for (int i = 0; i < kLoads; ++i)
+        words[i] = load_once(reinterpret_cast<const Words4*>(row + c * kBytes) + i);
     } else {
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) words[i] = {};
 #pragma unroll
-      for (int i = 0; i < 8 * kBytes / 2; ++i) {  // in halves, which are aligned whatever the format
+      for (int i = 0; i < 8 * kBytes / 2;
+           ++i) {  // in halves, which are aligned whatever the format
         const int64_t at = c * kBytes + 2 * i;
-        if (at < cols * kBytes) words[i / 8].v[i / 2 % 4] |= static_cast<uint32_t>(*reinterpret_cast<const uint16_t*>(row + at)) << (16 * (i % 2));
+        if (at < cols * kBytes)
+          words[i / 8].v[i / 2 % 4] |=
+              static_cast<uint32_t>(*reinterpret_cast<const uint16_t*>(row + at)) << (16 * (i % 2));
       }
     }
   }
   HRUN_HD uint32_t word(int i) const { return words[i / 4].v[i % 4]; }
   HRUN_HD float value(int i) const {
-    if constexpr (F::kId == F32::kId) return bits_to_float(word(i));
-    else if constexpr (F::kId == F16::kId) return half_to_float(word(i / 2) >> (16 * (i % 2)));
-    else return bits_to_float(i % 2 == 0 ? word(i / 2) << 16 : word(i / 2) & 0xffff0000u);
+    if constexpr (F::kId == F32::kId)
+      return bits_to_float(word(i));
+    else if constexpr (F::kId == F16::kId)
+      return half_to_float(word(i / 2) >> (16 * (i % 2)));
+    else
+      return bits_to_float(i % 2 == 0 ? word(i / 2) << 16 : word(i / 2) & 0xffff0000u);
   }
 };
 
@@ -66,7 +74,8 @@ struct MatmulFloats {
   };
 
   HRUN_HD void operator()() const {
-    const int64_t tile = static_cast<int64_t>(block_x()) * tiles_per_block + warp() % tiles_per_block;
+    const int64_t tile =
+        static_cast<int64_t>(block_x()) * tiles_per_block + warp() % tiles_per_block;
     const int slot = warp() / tiles_per_block, slots = kWarps / tiles_per_block;
     const int64_t first_token = static_cast<int64_t>(block_y()) * kTokens;
     float sums[kColumnTiles][4] = {};
@@ -76,15 +85,19 @@ struct MatmulFloats {
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
-      for (int k = 0; k < 4; ++k) mine[(8 * n + 2 * (lane() % 4) + k % 2) * kTileRows + lane() / 4 + 8 * (k / 2)] = sums[n][k];
+      for (int k = 0; k < 4; ++k)
+        mine[(8 * n + 2 * (lane() % 4) + k % 2) * kTileRows + lane() / 4 + 8 * (k / 2)] =
+            sums[n][k];
     sync_block();
     for (int at = thread(); at < kTokens * kTileRows * tiles_per_block; at += kThreads) {
       const int t = at / kTileRows % tiles_per_block, token = at / kTileRows / tiles_per_block;
-      const int64_t row = (static_cast<int64_t>(block_x()) * tiles_per_block + t) * kTileRows + at % kTileRows;
+      const int64_t row =
+          (static_cast<int64_t>(block_x()) * tiles_per_block + t) * kTileRows + at % kTileRows;
       if (row >= w.rows || first_token + token >= x.rows) continue;
       float sum = 0;
       for (int s = 0; s < slots; ++s)
-        sum += reinterpret_cast<const float*>(shared())[((s * tiles_per_block + t) * kTokens + token) * kTileRows + at % kTileRows];
+        sum += reinterpret_cast<const float*>(
+            shared())[((s * tiles_per_block + t) * kTokens + token) * kTileRows + at % kTileRows];
       y.data[(first_token + token) * y.stride + row] = sum;
     }
   }
@@ -97,11 +110,13 @@ struct MatmulFloats {
       for (int h = 0; h < 2; ++h) {
         int64_t row = tile * kTileRows + lane() / 4 + 8 * h;
         if (row >= w.rows) row = w.rows - 1;  // the result is not stored
-        step.rows[i][h].load(w.data + static_cast<size_t>(row) * w.row_bytes, c + 32 * i + 8 * (lane() % 4), w.cols, wide_rows);
+        step.rows[i][h].load(w.data + static_cast<size_t>(row) * w.row_bytes,
+                             c + 32 * i + 8 * (lane() % 4), w.cols, wide_rows);
       }
   }
 
-  HRUN_HD void add_steps(int64_t tile, int slot, int slots, int64_t first_token, float (&sums)[kColumnTiles][4]) const {
+  HRUN_HD void add_steps(int64_t tile, int slot, int slots, int64_t first_token,
+                         float (&sums)[kColumnTiles][4]) const {
     const int64_t distance = static_cast<int64_t>(slots) * kStepColumns;
     int64_t c = static_cast<int64_t>(slot) * kStepColumns;
     Step steps[2];
@@ -116,15 +131,19 @@ struct MatmulFloats {
     }
   }
 
-  HRUN_HD void add(const Step& step, int64_t first, int64_t first_token, float (&sums)[kColumnTiles][4]) const {
-    float c[kColumnTiles][4] = {};  // tensor cores do not round to nearest: their sums are kept short
+  HRUN_HD void add(const Step& step, int64_t first, int64_t first_token,
+                   float (&sums)[kColumnTiles][4]) const {
+    float c[kColumnTiles][4] =
+        {};  // tensor cores do not round to nearest: their sums are kept short
 #pragma unroll
     for (int i = 0; i < kWindows; ++i) {
 #pragma unroll
       for (int n = 0; n < kColumnTiles; ++n) {
         float v[8] = {};
         const int64_t token = first_token + 8 * n + lane() / 4;
-        if (token < x.rows) load_eight(x.data + token * x.stride, first + 32 * i + 8 * (lane() % 4), w.cols, wide_tokens, v);
+        if (token < x.rows)
+          load_eight(x.data + token * x.stride, first + 32 * i + 8 * (lane() % 4), w.cols,
+                     wide_tokens, v);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           uint32_t a[4], low_a[4], b[2], low_b[2];
@@ -132,7 +151,8 @@ struct MatmulFloats {
           for (int k = 0; k < 4; ++k) {
             const float value = step.rows[i][k % 2].value(2 * j + k / 2);
             a[k] = kSplit ? float_to_bits(value) & kUpperBits : float_to_bits(value);
-            if constexpr (kSplit) low_a[k] = float_to_bits(value - bits_to_float(a[k])) & kUpperBits;
+            if constexpr (kSplit)
+              low_a[k] = float_to_bits(value - bits_to_float(a[k])) & kUpperBits;
           }
 #pragma unroll
           for (int k = 0; k < 2; ++k) {
@@ -155,13 +175,15 @@ struct MatmulFloats {
 template <FloatFormat F, int kColumnTiles>
 void launch_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y) {
   using Kernel = MatmulFloats<F, kColumnTiles>;
-  const int64_t tiles = (w.rows + kTileRows - 1) / kTileRows, steps = (w.cols + kStepColumns - 1) / kStepColumns;
+  const int64_t tiles = (w.rows + kTileRows - 1) / kTileRows,
+                steps = (w.cols + kStepColumns - 1) / kStepColumns;
   int tiles_per_block = x.rows > 8 ? 4 : 1;  // which share activations in L1
   while (tiles_per_block < kWarps && kWarps / tiles_per_block > steps) tiles_per_block *= 2;
   const bool wide_rows = w.row_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
   const bool wide_tokens = x.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
   gpu.launch(Kernel{w, x, y, wide_rows, wide_tokens, tiles_per_block},
-             Grid{static_cast<int>((tiles + tiles_per_block - 1) / tiles_per_block), static_cast<int>((x.rows + Kernel::kTokens - 1) / Kernel::kTokens)},
+             Grid{static_cast<int>((tiles + tiles_per_block - 1) / tiles_per_block),
+                  static_cast<int>((x.rows + Kernel::kTokens - 1) / Kernel::kTokens)},
              Kernel::kSharedBytes);
 }
 
@@ -171,8 +193,10 @@ void matmul_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y) {
   if (x.rows == 0) return;
   Formats::visit(w.format, [&]<class F>() {
     if constexpr (FloatFormat<F>) {
-      if (x.rows <= 8) launch_floats<F, 1>(gpu, w, x, y);
-      else launch_floats<F, 4>(gpu, w, x, y);
+      if (x.rows <= 8)
+        launch_floats<F, 1>(gpu, w, x, y);
+      else
+        launch_floats<F, 4>(gpu, w, x, y);
     } else {
       throw ArgumentError("matmul_floats with the format {}", F::kName);
     }

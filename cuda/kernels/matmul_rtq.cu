@@ -2,6 +2,8 @@
 
 namespace hrun::gpu {
 
-const FastMatmul* find_rtq_matmul(FormatId format) { return find_in(FormatList<RTQ2, RTQ3, RTQ4>{}, format); }
+const FastMatmul* find_rtq_matmul(FormatId format) {
+  return find_in(FormatList<RTQ2, RTQ3, RTQ4>{}, format);
+}
 
 }  // namespace hrun::gpu

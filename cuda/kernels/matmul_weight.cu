@@ -1,16 +1,19 @@
-// y = x W^T in the weight domain.  A warp decodes 16 rows x 256 columns into registers, as integers in fp16; transforms
-// them there (weight_tile.h), multiplying by the block's scale on the way; and multiplies the result, which is the left
-// factor of mma.m16n8k16 as it stands, with fp16 activations from shared memory, summed in fp32.  Nothing is rounded to
-// int8 and no weight passes through shared memory.
+// y = x W^T in the weight domain.  A warp decodes 16 rows x 256 columns into registers, as integers
+// in fp16; transforms them there (weight_tile.h), multiplying by the block's scale on the way; and
+// multiplies the result, which is the left factor of mma.m16n8k16 as it stands, with fp16
+// activations from shared memory, summed in fp32.  Nothing is rounded to int8 and no weight passes
+// through shared memory.
 //
-// Ranges: scales are stored relative to a power of two per row (largest in [1/2, 1)), activations to one per token
-// (largest in [2^14, 2^15)), both put back in fp32 at the end.  Signs of the rotation belong to columns, so they are
-// applied to the activations when these become fp16, where they cost nothing and round nothing.
+// Ranges: scales are stored relative to a power of two per row (largest in [1/2, 1)), activations
+// to one per token (largest in [2^14, 2^15)), both put back in fp32 at the end.  Signs of the
+// rotation belong to columns, so they are applied to the activations when these become fp16, where
+// they cost nothing and round nothing.
 //
-// The columns beyond the last multiple of 256 are decoded and transformed in fp32 when the matrix is packed and stored
-// as fp16 fragments: right, and rare.
+// The columns beyond the last multiple of 256 are decoded and transformed in fp32 when the matrix
+// is packed and stored as fp16 fragments: right, and rare.
 //
-// Instructions per warp and tile of 16 x 256 weights times 128 tokens, counted in the SASS for sm_90:
+// Instructions per warp and tile of 16 x 256 weights times 128 tokens, counted in the SASS for
+// sm_90:
 //                                              RTQ3 (2, 4 alike)   ITQ3_S
 //   decode: integer pipe                              420             160
 //   fp16 subtractions, scale, butterflies             352             428
@@ -18,11 +21,12 @@
 //   product: 256 mma, 128 ldmatrix, addresses         407             407
 //   two stages of copies, waits, barriers             190             190
 //   all                                              1500            1290
-// beside 256 mma of 4 tensor cycles at the peak of sm_90 (8 on sm_80, 16 on sm_86 and sm_89).  A fragment of x is 256 bytes
-// of shared memory per mma: two cycles of a multiprocessor, which is half of the fp16 peak of sm_90, all of sm_80's.  Half of
-// the warps decode while the others multiply (their barriers are at different places of the loop), so that the slowest
-// of these counts and not their sum: expected 35-40 % of the peak on sm_90, 50-60 % where tensor cores are slower.  Not
-// measured: no such device was at hand.
+// beside 256 mma of 4 tensor cycles at the peak of sm_90 (8 on sm_80, 16 on sm_86 and sm_89).  A
+// fragment of x is 256 bytes of shared memory per mma: two cycles of a multiprocessor, which is
+// half of the fp16 peak of sm_90, all of sm_80's.  Half of the warps decode while the others
+// multiply (their barriers are at different places of the loop), so that the slowest of these
+// counts and not their sum: expected 35-40 % of the peak on sm_90, 50-60 % where tensor cores are
+// slower.  Not measured: no such device was at hand.
 #include "cuda/kernels/matmul_weight.h"
 
 #include <algorithm>
@@ -38,14 +42,14 @@ constexpr int kBlockRows = kWarps * kTileRows;
 constexpr int kBlockTokens = 128;
 constexpr int kStepCols = kTileCols / 2;  // columns of x per stage
 constexpr int kStages = 3;
-constexpr int kChunk = 8;                 // fp16 values in sixteen bytes
+constexpr int kChunk = 8;  // fp16 values in sixteen bytes
 constexpr int kChunksPerStep = kStepCols / kChunk;
 constexpr size_t kStageBytes = size_t{kBlockTokens} * kStepCols * 2;
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// x as fp16 in the order of the tiles, signs applied, and the power of two of each token.  A block of threads per token;
-// those beyond the last, up to a group of 16, are zeros.
+// x as fp16 in the order of the tiles, signs applied, and the power of two of each token.  A block
+// of threads per token; those beyond the last, up to a group of 16, are zeros.
 template <bool kConsecutive>
 struct Halve {
   static constexpr int kThreads = 256, kBlocks = 4;
@@ -80,10 +84,12 @@ struct Halve {
     for (int w = 0; w < kThreads / kWarp; ++w)
       if (per_warp[w] > largest) largest = per_warp[w];
     // Below 2^-110 the factor would leave fp32: such a token loses digits, as its products would.
-    int exponent = largest >= 0x7f800000u || largest == 0 ? 14 : static_cast<int>(largest >> 23) - 127;
+    int exponent =
+        largest >= 0x7f800000u || largest == 0 ? 14 : static_cast<int>(largest >> 23) - 127;
     if (exponent < -110) exponent = -110;
     const float factor = bits_to_float(static_cast<uint32_t>(14 - exponent + 127) << 23);
-    if (thread() == 0) token_scale[token] = bits_to_float(static_cast<uint32_t>(exponent - 14 + 127) << 23);
+    if (thread() == 0)
+      token_scale[token] = bits_to_float(static_cast<uint32_t>(exponent - 14 + 127) << 23);
 
     for (int64_t chunk = thread(); chunk * kChunk < stride; chunk += kThreads) {
       const int64_t block = chunk * kChunk / kTileCols * kTileCols;
@@ -147,7 +153,8 @@ struct Multiply {
   }
 
   HRUN_HD void load_tail(const uint8_t* tile, uint32_t (&a)[kFragments][4]) const {
-    const auto* const steps = reinterpret_cast<const Words4*>(tile + layout.n_blocks * layout.block_bytes) + lane();
+    const auto* const steps =
+        reinterpret_cast<const Words4*>(tile + layout.n_blocks * layout.block_bytes) + lane();
 #pragma unroll
     for (int i = 0; i < kFragments; ++i) {
       Words4 v{};
@@ -157,11 +164,13 @@ struct Multiply {
     }
   }
 
-  // Stage `step` of the activations: [token][16 chunks], the chunks of a token permuted so that eight tokens' chunks of
-  // one column lie in different banks.  A thread copies one chunk of every sixteenth token; x has rows for whole groups.
+  // Stage `step` of the activations: [token][16 chunks], the chunks of a token permuted so that
+  // eight tokens' chunks of one column lie in different banks.  A thread copies one chunk of every
+  // sixteenth token; x has rows for whole groups.
   HRUN_HD void copy_stage(const uint16_t* from, int groups, int64_t step, int slot) const {
     const int token = thread() / kChunksPerStep, chunk = thread() % kChunksPerStep;
-    uint8_t* const to = shared() + static_cast<size_t>(slot) * kStageBytes + (token * kChunksPerStep + (chunk ^ (token & 7))) * 16;
+    uint8_t* const to = shared() + static_cast<size_t>(slot) * kStageBytes +
+                        (token * kChunksPerStep + (chunk ^ (token & 7))) * 16;
     from += step * kStepCols;
 #pragma unroll
     for (int i = 0; i < kBlockTokens / 16; ++i) {
@@ -170,9 +179,11 @@ struct Multiply {
     }
   }
 
-  // Eight steps of 16 columns, of the first `groups` groups of 16 tokens; kGroups: the same where it is known, else 0.
+  // Eight steps of 16 columns, of the first `groups` groups of 16 tokens; kGroups: the same where
+  // it is known, else 0.
   template <int kGroups>
-  HRUN_HD void multiply(const uint32_t (&a)[kFragments][4], int first, const uint8_t* stage, int groups, float (&acc)[kTiles][4]) const {
+  HRUN_HD void multiply(const uint32_t (&a)[kFragments][4], int first, const uint8_t* stage,
+                        int groups, float (&acc)[kTiles][4]) const {
     const int token = (lane() >> 4) * 8 + (lane() & 7), half = (lane() >> 3) & 1;
     const uint8_t* const row = stage + token * (kChunksPerStep * 16);
     const int swizzle = half ^ (lane() & 7);
@@ -194,15 +205,20 @@ struct Multiply {
   HRUN_HD void operator()() const {
     const int64_t first_token = static_cast<int64_t>(block_x() % token_blocks) * kBlockTokens;
     const int64_t own_tile = static_cast<int64_t>(block_x() / token_blocks) * kWarps + warp();
-    const int64_t tile_number = own_tile < layout.n_tiles ? own_tile : layout.n_tiles - 1;  // all warps meet at the barriers
+    const int64_t tile_number = own_tile < layout.n_tiles
+                                    ? own_tile
+                                    : layout.n_tiles - 1;  // all warps meet at the barriers
     const uint8_t* const tile = w + layout.first_tile + tile_number * layout.tile_bytes;
     const int64_t first_block = static_cast<int64_t>(block_y()) * blocks_per_split;
-    const int64_t end_block = first_block + blocks_per_split < n_blocks ? first_block + blocks_per_split : n_blocks;
+    const int64_t end_block =
+        first_block + blocks_per_split < n_blocks ? first_block + blocks_per_split : n_blocks;
     const int64_t end_step = 2 * end_block;
     const int64_t tokens_left = n_tokens - first_token;
-    const int groups = tokens_left >= kBlockTokens ? kBlockTokens / 16 : static_cast<int>((tokens_left + 15) / 16);
+    const int groups =
+        tokens_left >= kBlockTokens ? kBlockTokens / 16 : static_cast<int>((tokens_left + 15) / 16);
 
-    const uint16_t* const x_part = x + (first_token + thread() / kChunksPerStep) * x_stride + thread() % kChunksPerStep * kChunk;
+    const uint16_t* const x_part = x + (first_token + thread() / kChunksPerStep) * x_stride +
+                                   thread() % kChunksPerStep * kChunk;
 
     float acc[kTiles][4] = {};
     Staged staged;
@@ -243,9 +259,12 @@ struct Multiply {
       for (int half = 0; half < 2; ++half) {
         if (half == 1) begin_stage();
         const uint8_t* const stage = shared() + static_cast<size_t>(slot) * kStageBytes;
-        if (groups == kBlockTokens / 16) multiply<kBlockTokens / 16>(a, half * kFragments / 2, stage, groups, acc);
-        else if (groups == 1) multiply<1>(a, half * kFragments / 2, stage, groups, acc);
-        else multiply<0>(a, half * kFragments / 2, stage, groups, acc);
+        if (groups == kBlockTokens / 16)
+          multiply<kBlockTokens / 16>(a, half * kFragments / 2, stage, groups, acc);
+        else if (groups == 1)
+          multiply<1>(a, half * kFragments / 2, stage, groups, acc);
+        else
+          multiply<0>(a, half * kFragments / 2, stage, groups, acc);
         end_stage();
       }
     }
@@ -263,7 +282,8 @@ struct Multiply {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int64_t token = first_token + 8 * n + 2 * quad + i % 2;
-        if (token < n_tokens && row[i / 2] < rows) out[token * y_stride + row[i / 2]] = acc[n][i] * scale[i / 2] * token_scale[token];
+        if (token < n_tokens && row[i / 2] < rows)
+          out[token * y_stride + row[i / 2]] = acc[n][i] * scale[i / 2] * token_scale[token];
       }
   }
 };
@@ -300,20 +320,30 @@ struct Cut {
     blocks_per_split = (n_blocks + wanted - 1) / wanted;
     n_splits = (n_blocks + blocks_per_split - 1) / blocks_per_split;
   }
-  size_t x_bytes(int64_t n_tokens) const { return static_cast<size_t>(round_up(n_tokens, 16) * stride) * 2; }
-  size_t scale_bytes(int64_t n_tokens) const { return static_cast<size_t>(round_up(n_tokens * 4, 256)); }
-  size_t part_bytes(int64_t rows, int64_t n_tokens) const { return n_splits > 1 ? static_cast<size_t>(n_splits * rows * n_tokens) * 4 : 0; }
+  size_t x_bytes(int64_t n_tokens) const {
+    return static_cast<size_t>(round_up(n_tokens, 16) * stride) * 2;
+  }
+  size_t scale_bytes(int64_t n_tokens) const {
+    return static_cast<size_t>(round_up(n_tokens * 4, 256));
+  }
+  size_t part_bytes(int64_t rows, int64_t n_tokens) const {
+    return n_splits > 1 ? static_cast<size_t>(n_splits * rows * n_tokens) * 4 : 0;
+  }
 };
 
 template <class F>
-void multiply(Gpu& gpu, const uint8_t* packed, int64_t rows, int64_t cols, FloatView x, FloatView y, void* scratch) {
+void multiply(Gpu& gpu, const uint8_t* packed, int64_t rows, int64_t cols, FloatView x, FloatView y,
+              void* scratch) {
   const Cut cut(rows, cols, x.rows);
   auto* const halves = static_cast<uint16_t*>(scratch);
-  auto* const token_scale = reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) + cut.x_bytes(x.rows));
-  auto* const parts = reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) + cut.x_bytes(x.rows) + cut.scale_bytes(x.rows));
+  auto* const token_scale =
+      reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) + cut.x_bytes(x.rows));
+  auto* const parts = reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) +
+                                               cut.x_bytes(x.rows) + cut.scale_bytes(x.rows));
 
   constexpr bool kSigned = F::kActivation == Activation::kRotatedSigned;
-  gpu.launch(Halve<TileCodes<F>::kConsecutive>{x.data, x.stride, x.rows, cols, cut.stride, kSigned, halves, token_scale},
+  gpu.launch(Halve<TileCodes<F>::kConsecutive>{x.data, x.stride, x.rows, cols, cut.stride, kSigned,
+                                               halves, token_scale},
              Grid{static_cast<int>(round_up(x.rows, 16))}, 256 / kWarp * 4);
 
   Multiply<F> k{};
@@ -331,10 +361,13 @@ void multiply(Gpu& gpu, const uint8_t* packed, int64_t rows, int64_t cols, Float
   k.y = split ? parts : y.data;
   k.y_stride = split ? rows : y.stride;
   k.split_stride = split ? rows * x.rows : 0;
-  gpu.launch(k, Grid{static_cast<int>(cut.row_blocks * cut.token_blocks), static_cast<int>(cut.n_splits)}, Multiply<F>::kSharedBytes);
+  gpu.launch(
+      k, Grid{static_cast<int>(cut.row_blocks * cut.token_blocks), static_cast<int>(cut.n_splits)},
+      Multiply<F>::kSharedBytes);
   if (split)
     gpu.launch(Join{parts, static_cast<int>(cut.n_splits), rows, k.split_stride, y.data, y.stride},
-               Grid{static_cast<int>((rows + Join::kThreads - 1) / Join::kThreads), static_cast<int>(x.rows)});
+               Grid{static_cast<int>((rows + Join::kThreads - 1) / Join::kThreads),
+                    static_cast<int>(x.rows)});
 }
 
 }  // namespace
@@ -344,9 +377,11 @@ size_t weight_domain_scratch_bytes(FormatId, int64_t rows, int64_t cols, int64_t
   return cut.x_bytes(n_tokens) + cut.scale_bytes(n_tokens) + cut.part_bytes(rows, n_tokens);
 }
 
-void matmul_weight_domain(Gpu& gpu, FormatId format, const uint8_t* packed, int64_t rows, int64_t cols, FloatView x, FloatView y, void* scratch) {
+void matmul_weight_domain(Gpu& gpu, FormatId format, const uint8_t* packed, int64_t rows,
+                          int64_t cols, FloatView x, FloatView y, void* scratch) {
   if (x.rows == 0) return;
-  const bool known = TileFormats::visit(format, [&]<class F>() { multiply<F>(gpu, packed, rows, cols, x, y, scratch); });
+  const bool known = TileFormats::visit(
+      format, [&]<class F>() { multiply<F>(gpu, packed, rows, cols, x, y, scratch); });
   if (!known) throw ArgumentError("format id {} has no kernel in the weight domain", format);
 }
 

@@ -1,4 +1,5 @@
-// Weight-domain product for rotated formats: decode, scale, inverse 256-point transform in the tile load, fp16 tensor cores.
+// Weight-domain product for rotated formats: decode, scale, inverse 256-point transform in the tile
+// load, fp16 tensor cores.
 #pragma once
 
 #include "backend/backend.h"
@@ -7,11 +8,14 @@
 
 namespace hrun::gpu {
 
-// Bytes of the layout that this kernel reads; 0 if the format or shape has none (then the decoded rows are multiplied in fp32).
+// Bytes of the layout that this kernel reads; 0 if the format or shape has none (then the decoded
+// rows are multiplied in fp32).
 size_t weight_domain_bytes(FormatId format, int64_t rows, int64_t cols);
-void pack_weight_domain(Gpu& gpu, FormatId format, const uint8_t* from, size_t row_bytes, int64_t rows, int64_t cols, uint8_t* to);
+void pack_weight_domain(Gpu& gpu, FormatId format, const uint8_t* from, size_t row_bytes,
+                        int64_t rows, int64_t cols, uint8_t* to);
 // y = x W^T with unrotated x.  scratch: weight_domain_scratch_bytes().
 size_t weight_domain_scratch_bytes(FormatId format, int64_t rows, int64_t cols, int64_t n_tokens);
-void matmul_weight_domain(Gpu& gpu, FormatId format, const uint8_t* packed, int64_t rows, int64_t cols, FloatView x, FloatView y, void* scratch);
+void matmul_weight_domain(Gpu& gpu, FormatId format, const uint8_t* packed, int64_t rows,
+                          int64_t cols, FloatView x, FloatView y, void* scratch);
 
 }  // namespace hrun::gpu

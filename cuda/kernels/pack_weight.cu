@@ -1,4 +1,5 @@
-// From rows as the file has them to the layout of the weight-domain product (device/weight_layout.h).
+// From rows as the file has them to the layout of the weight-domain product
+// (device/weight_layout.h).
 #include "base/error.h"
 #include "cuda/device/weight_layout.h"
 #include "cuda/kernels/matmul_weight.h"
@@ -20,7 +21,9 @@ struct Pack {
   uint8_t* to;
   TileLayout layout;
 
-  HRUN_HD const uint8_t* block_of(int64_t row, int64_t b) const { return from + static_cast<size_t>(row) * row_bytes + static_cast<size_t>(b) * F::kBlockBytes; }
+  HRUN_HD const uint8_t* block_of(int64_t row, int64_t b) const {
+    return from + static_cast<size_t>(row) * row_bytes + static_cast<size_t>(b) * F::kBlockBytes;
+  }
 
   // The exponent e of a row: the largest finite scale is in [2^(e-1), 2^e).
   HRUN_HD int row_exponent(int64_t row) const {
@@ -32,7 +35,9 @@ struct Pack {
       }
     return largest == 0 ? 0 : static_cast<int>(largest >> 23) - 126;
   }
-  static HRUN_HD float power_of_two(int e) { return bits_to_float(static_cast<uint32_t>(e + 127) << 23); }
+  static HRUN_HD float power_of_two(int e) {
+    return bits_to_float(static_cast<uint32_t>(e + 127) << 23);
+  }
 
   HRUN_HD void operator()() const {
     const int64_t tile = static_cast<int64_t>(block_x()) * (kThreads / kWarp) + warp();
@@ -57,15 +62,20 @@ struct Pack {
           uint32_t mine[Codes::kRowWords];
           Codes::pack(source, quad, mine, &integer_scales);
           for (int w = 0; w < Codes::kRowWords; ++w) words[i * Codes::kRowWords + w] = mine[w];
-          scale |= static_cast<uint32_t>(fp32_to_fp16(load_fp16(source) * power_of_two(-exponents[i]))) << (16 * i);
+          scale |=
+              static_cast<uint32_t>(fp32_to_fp16(load_fp16(source) * power_of_two(-exponents[i])))
+              << (16 * i);
         }
-        if constexpr (Codes::kScaleBytes > 0) block[Codes::kLoads * 512 + 32 + 2 * lane() + i] = integer_scales;
+        if constexpr (Codes::kScaleBytes > 0)
+          block[Codes::kLoads * 512 + 32 + 2 * lane() + i] = integer_scales;
       }
       for (int l = 0; l < Codes::kLoads; ++l)
-        reinterpret_cast<Words4*>(block)[l * kWarp + lane()] = {{words[4 * l], words[4 * l + 1], words[4 * l + 2], words[4 * l + 3]}};
+        reinterpret_cast<Words4*>(block)[l * kWarp + lane()] = {
+            {words[4 * l], words[4 * l + 1], words[4 * l + 2], words[4 * l + 3]}};
       if (quad == 0) reinterpret_cast<uint32_t*>(block + Codes::kLoads * 512)[group] = scale;
     }
-    if (layout.tail_steps > 0) pack_tail(tile_row, exponents, out + layout.n_blocks * layout.block_bytes);
+    if (layout.tail_steps > 0)
+      pack_tail(tile_row, exponents, out + layout.n_blocks * layout.block_bytes);
   }
 
   // Lanes 0 .. 15 a row each, in the order of its columns.
@@ -85,7 +95,9 @@ struct Pack {
     for (int c = 0; c < layout.tail_steps * 16; ++c) {
       const int p = c % 16, word = (r / 8) + 2 * (p / 8), owner = r % 8 * 4 + p % 8 / 2;
       const uint16_t h = fp32_to_fp16(c < n ? values[c] * unit : 0.0f);
-      memcpy(out + static_cast<size_t>(c / 16) * kTailStepBytes + static_cast<size_t>(owner * 16 + word * 4 + p % 2 * 2), &h, sizeof h);
+      memcpy(out + static_cast<size_t>(c / 16) * kTailStepBytes +
+                 static_cast<size_t>(owner * 16 + word * 4 + p % 2 * 2),
+             &h, sizeof h);
     }
   }
 };
@@ -100,10 +112,12 @@ size_t weight_domain_bytes(FormatId format, int64_t rows, int64_t cols) {
   return bytes;
 }
 
-void pack_weight_domain(Gpu& gpu, FormatId format, const uint8_t* from, size_t row_bytes, int64_t rows, int64_t cols, uint8_t* to) {
+void pack_weight_domain(Gpu& gpu, FormatId format, const uint8_t* from, size_t row_bytes,
+                        int64_t rows, int64_t cols, uint8_t* to) {
   const bool known = TileFormats::visit(format, [&]<class F>() {
     const TileLayout layout = TileLayout::of<F>(rows, cols);
-    gpu.launch(Pack<F>{from, row_bytes, rows, cols, to, layout}, Grid{static_cast<int>((layout.n_tiles + 1) / 2)});
+    gpu.launch(Pack<F>{from, row_bytes, rows, cols, to, layout},
+               Grid{static_cast<int>((layout.n_tiles + 1) / 2)});
   });
   if (!known) throw ArgumentError("format id {} has no kernel in the weight domain", format);
 }

@@ -1,4 +1,5 @@
-// The input of a matmul, made ready: normed or gated, turned into the basis of the weights, and rounded to int8.
+// The input of a matmul, made ready: normed or gated, turned into the basis of the weights, and
+// rounded to int8.
 #pragma once
 
 #include "backend/backend.h"
@@ -9,15 +10,15 @@ namespace hrun::gpu {
 
 // int8 activations on the device, as every integer matmul reads them.
 struct QuantizedRows {
-  int8_t* codes;    // [n_tokens][stride]: columns in order, zeros beyond cols
-  float* scales;    // [n_tokens][n_blocks], one per activation_columns(kind) columns
-  int16_t* sums;    // [n_tokens][stride / 16]: of 16 codes each, for formats with an offset
+  int8_t* codes;  // [n_tokens][stride]: columns in order, zeros beyond cols
+  float* scales;  // [n_tokens][n_blocks], one per activation_columns(kind) columns
+  int16_t* sums;  // [n_tokens][stride / 16]: of 16 codes each, for formats with an offset
   int64_t n_tokens;
   int64_t cols;
   int64_t stride;    // cols rounded up to a multiple of 256
   int64_t n_blocks;  // per token: cols over activation_columns(kind), rounded up
-  // The codes once more for formats whose weights are packed in transposed order (device/packed.h): every 256 as 16 x 16
-  // bytes, transposed.  Null: not wanted.
+  // The codes once more for formats whose weights are packed in transposed order (device/packed.h):
+  // every 256 as 16 x 16 bytes, transposed.  Null: not wanted.
   int8_t* transposed;
 };
 
@@ -36,8 +37,8 @@ struct QuantizeSource {
   int64_t gate_stride = 0;
 };
 
-// kind: any but Activation::kFloat.  The codes and scales are what the CPU computes from the same floats: scale = largest
-// magnitude / 127 of a block, codes rounded to nearest even.
+// kind: any but Activation::kFloat.  The codes and scales are what the CPU computes from the same
+// floats: scale = largest magnitude / 127 of a block, codes rounded to nearest even.
 void quantize(Gpu& gpu, const QuantizeSource& from, Activation kind, const QuantizedRows& to);
 
 // The same source in fp32, rotated as the kind says but not rounded: out [n_tokens, cols].

@@ -1,4 +1,5 @@
-// Rotary embedding and the write into the cache: a pair or a value per thread, bound by memory and small.
+// Rotary embedding and the write into the cache: a pair or a value per thread, bound by memory and
+// small.
 #include "base/error.h"
 #include "cuda/kernels/attention.h"
 #include "formats/list.h"
@@ -10,7 +11,8 @@ constexpr int kThreadsPerBlock = 128;
 
 // Tokens along x, of which there may be many, the values of one along y.
 Grid grid_of(int64_t n_tokens, int64_t values) {
-  return {static_cast<int>(n_tokens), static_cast<int>((values + kThreadsPerBlock - 1) / kThreadsPerBlock)};
+  return {static_cast<int>(n_tokens),
+          static_cast<int>((values + kThreadsPerBlock - 1) / kThreadsPerBlock)};
 }
 
 // Products and sums round one by one, as on the CPU: the same bits.
@@ -54,15 +56,19 @@ struct Append {
 
   HRUN_HD void operator()() const {
     const int i = block_y() * kThreads + thread(), n_k = static_cast<int>(k.from.cols);
-    if (i < n_k) put(k, i);
-    else if (i - n_k < v.from.cols) put(v, i - n_k);
+    if (i < n_k)
+      put(k, i);
+    else if (i - n_k < v.from.cols)
+      put(v, i - n_k);
   }
   HRUN_HD void put(const Part& part, int i) const {
     const float value = part.from.row(block_x())[i];
     const int64_t position = *first.base + first.offset + block_x();
     const int64_t at = (i / part.dim * capacity + position) * part.dim + i % part.dim;
-    if (part.narrow) static_cast<uint16_t*>(part.to)[at] = static_cast<uint16_t>(two_halves(value, 0));
-    else static_cast<float*>(part.to)[at] = value;
+    if (part.narrow)
+      static_cast<uint16_t*>(part.to)[at] = static_cast<uint16_t>(two_halves(value, 0));
+    else
+      static_cast<float*>(part.to)[at] = value;
   }
 };
 
@@ -70,21 +76,30 @@ struct Append {
 
 void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, Position first) {
   const int head_dim = n_heads > 0 ? static_cast<int>(x.cols / n_heads) : 0;
-  if (n_heads <= 0 || x.cols % n_heads != 0 || rope.n_rot % 2 != 0 || rope.first < 0 || rope.first + rope.n_rot > head_dim)
-    throw ArgumentError("rope: {} values in {} heads, of which {} from {} on turn", x.cols, n_heads, rope.n_rot, rope.first);
+  if (n_heads <= 0 || x.cols % n_heads != 0 || rope.n_rot % 2 != 0 || rope.first < 0 ||
+      rope.first + rope.n_rot > head_dim)
+    throw ArgumentError("rope: {} values in {} heads, of which {} from {} on turn", x.cols, n_heads,
+                        rope.n_rot, rope.first);
   if (x.rows == 0 || rope.n_rot == 0) return;
   const int half = rope.n_rot / 2, n_pairs = n_heads * half;
-  const TurnPairs kernel{x, head_dim, n_pairs, half, rope.first, rope.style == RopeStyle::interleaved, rope.cos, rope.sin, first};
+  const TurnPairs kernel{x,        head_dim,   n_pairs,
+                         half,     rope.first, rope.style == RopeStyle::interleaved,
+                         rope.cos, rope.sin,   first};
   gpu.launch(kernel, grid_of(x.rows, n_pairs));
 }
 
 void kv_append(Gpu& gpu, const KVLayer& cache, FloatView k, FloatView v, Position first) {
   const auto part = [&](FloatView from, void* to, int dim, FormatId format) {
-    if (format != F16::kId && format != F32::kId) throw UnsupportedModelError("the GPU keeps keys and values as f16 or f32, not as format {}", format);
-    if (from.cols != static_cast<int64_t>(cache.n_kv_heads) * dim) throw ArgumentError("kv_append: {} values for {} heads of {}", from.cols, cache.n_kv_heads, dim);
+    if (format != F16::kId && format != F32::kId)
+      throw UnsupportedModelError("the GPU keeps keys and values as f16 or f32, not as format {}",
+                                  format);
+    if (from.cols != static_cast<int64_t>(cache.n_kv_heads) * dim)
+      throw ArgumentError("kv_append: {} values for {} heads of {}", from.cols, cache.n_kv_heads,
+                          dim);
     return Append::Part{from, to, dim, format == F16::kId};
   };
-  const Append kernel{part(k, cache.k, cache.k_dim, cache.k_format), part(v, cache.v, cache.v_dim, cache.v_format), cache.capacity, first};
+  const Append kernel{part(k, cache.k, cache.k_dim, cache.k_format),
+                      part(v, cache.v, cache.v_dim, cache.v_format), cache.capacity, first};
   if (k.rows > 0) gpu.launch(kernel, grid_of(k.rows, k.cols + v.cols));
 }
 

@@ -46,9 +46,11 @@ struct DecodeRows {
     const int n = static_cast<int>(w.cols - col < kMaxBlock ? w.cols - col : kMaxBlock);
     const uint8_t* const block = row + static_cast<size_t>(col / F::kBlockValues) * F::kBlockBytes;
     if constexpr (FloatFormat<F>) {
-      for (int c = lane(); c < n; c += kWarp) to[c] = F::widen(block + static_cast<size_t>(c) * F::kBlockBytes);
+      for (int c = lane(); c < n; c += kWarp)
+        to[c] = F::widen(block + static_cast<size_t>(c) * F::kBlockBytes);
     } else {
-      auto* const floats = reinterpret_cast<float*>(shared() + static_cast<size_t>(warp()) * kWarpBytes);
+      auto* const floats =
+          reinterpret_cast<float*>(shared() + static_cast<size_t>(warp()) * kWarpBytes);
       // Lane b decodes the block b of these columns.
       const int blocks = (n + F::kBlockValues - 1) / F::kBlockValues;
       for (int b = lane(); b < blocks; b += kWarp) {
@@ -58,7 +60,8 @@ struct DecodeRows {
           F::decode(at, values);
         } else {
           IntBlock ints;
-          const int length = n - b * F::kBlockValues < F::kBlockValues ? n - b * F::kBlockValues : F::kBlockValues;
+          const int length =
+              n - b * F::kBlockValues < F::kBlockValues ? n - b * F::kBlockValues : F::kBlockValues;
           F::unpack(at, length, ints);
           to_floats<F>(ints, length, values);
         }
@@ -83,8 +86,8 @@ struct DecodeRows {
 
 constexpr int kTokens = 8;  // sums that a thread holds at a time
 
-// A warp per row and eight tokens; its lanes take the blocks in turn.  The row is decoded again for every eight tokens: this is
-// the kernel of formats that have no other.
+// A warp per row and eight tokens; its lanes take the blocks in turn.  The row is decoded again for
+// every eight tokens: this is the kernel of formats that have no other.
 template <QuantizedFormat F>
 struct MatmulPlain {
   static constexpr int kThreads = kWarps * kWarp, kBlocks = 1;
@@ -102,7 +105,9 @@ struct MatmulPlain {
     for (int64_t b = lane(); b < n_blocks<F>(w.cols); b += kWarp) {
       IntBlock ints;
       const int n = block_length<F>(w.cols, b);
-      F::unpack(w.data + static_cast<size_t>(r) * w.row_bytes + static_cast<size_t>(b) * F::kBlockBytes, n, ints);
+      F::unpack(
+          w.data + static_cast<size_t>(r) * w.row_bytes + static_cast<size_t>(b) * F::kBlockBytes,
+          n, ints);
       const int64_t col = b * F::kBlockValues;
       for (int t = 0; t < n_tokens; ++t) {
         const int8_t* const codes = x.codes + (t0 + t) * x.stride + col;
@@ -116,7 +121,8 @@ struct MatmulPlain {
           if constexpr (F::kHasOffset) offset += ints.group_offset[g] * sums[g];
         }
         acc[t] = fused_multiply_add(ints.scale * dx, static_cast<float>(dot), acc[t]);
-        if constexpr (F::kHasOffset) acc[t] = fused_multiply_add(-(ints.offset * dx), static_cast<float>(offset), acc[t]);
+        if constexpr (F::kHasOffset)
+          acc[t] = fused_multiply_add(-(ints.offset * dx), static_cast<float>(offset), acc[t]);
       }
     }
     for (int t = 0; t < n_tokens; ++t) {
@@ -127,29 +133,35 @@ struct MatmulPlain {
 };
 
 Grid warp_per_row(int64_t rows, int64_t n_tokens) {
-  return {static_cast<int>((rows + kWarps - 1) / kWarps), static_cast<int>((n_tokens + kTokens - 1) / kTokens)};
+  return {static_cast<int>((rows + kWarps - 1) / kWarps),
+          static_cast<int>((n_tokens + kTokens - 1) / kTokens)};
 }
 
 constexpr int64_t kMaxGrid = 65535;
 
 }  // namespace
 
-void decode_rows(Gpu& gpu, const PlainMatrix& w, int64_t first, const int32_t* rows, bool own_basis, FloatView out) {
+void decode_rows(Gpu& gpu, const PlainMatrix& w, int64_t first, const int32_t* rows, bool own_basis,
+                 FloatView out) {
   for (int64_t done = 0; done < out.rows; done += kMaxGrid * kWarps) {
     const int64_t n = out.rows - done < kMaxGrid * kWarps ? out.rows - done : kMaxGrid * kWarps;
     const FloatView part{out.row(done), n, out.cols, out.stride};
-    const Grid grid{static_cast<int>((w.cols + kMaxBlock - 1) / kMaxBlock), static_cast<int>((n + kWarps - 1) / kWarps)};
+    const Grid grid{static_cast<int>((w.cols + kMaxBlock - 1) / kMaxBlock),
+                    static_cast<int>((n + kWarps - 1) / kWarps)};
     Formats::visit(w.format, [&]<class F>() {
       using Kernel = DecodeRows<F>;
-      gpu.launch(Kernel{w, first + done, rows ? rows + done : nullptr, own_basis, part}, grid, kWarps * Kernel::kWarpBytes);
+      gpu.launch(Kernel{w, first + done, rows ? rows + done : nullptr, own_basis, part}, grid,
+                 kWarps * Kernel::kWarpBytes);
     });
   }
 }
 
 void matmul_plain(Gpu& gpu, const PlainMatrix& w, const QuantizedRows& x, FloatView y) {
   Formats::visit(w.format, [&]<class F>() {
-    if constexpr (QuantizedFormat<F>) gpu.launch(MatmulPlain<F>{w, x, y}, warp_per_row(w.rows, x.n_tokens));
-    else throw ArgumentError("matmul_plain with the float format {}", F::kName);
+    if constexpr (QuantizedFormat<F>)
+      gpu.launch(MatmulPlain<F>{w, x, y}, warp_per_row(w.rows, x.n_tokens));
+    else
+      throw ArgumentError("matmul_plain with the float format {}", F::kName);
   });
 }
 

@@ -1,4 +1,5 @@
-// Every format on the device, as the file has it: rows decoded to floats, and products that no fast kernel does.
+// Every format on the device, as the file has it: rows decoded to floats, and products that no fast
+// kernel does.
 #pragma once
 
 #include "backend/backend.h"
@@ -7,7 +8,9 @@
 
 namespace hrun::gpu {
 
-// out[i] = row first + i, or row rows[i] (on the device), of the matrix: in the original basis, or the format's own.
-void decode_rows(Gpu& gpu, const PlainMatrix& w, int64_t first, const int32_t* rows, bool own_basis, FloatView out);
+// out[i] = row first + i, or row rows[i] (on the device), of the matrix: in the original basis, or
+// the format's own.
+void decode_rows(Gpu& gpu, const PlainMatrix& w, int64_t first, const int32_t* rows, bool own_basis,
+                 FloatView out);
 
 }  // namespace hrun::gpu

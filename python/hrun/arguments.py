@@ -34,9 +34,13 @@ class Rule:
                 raise TypeError
             number = operator.index(value) if self.kind is int else float(value)
         except (TypeError, ValueError, OverflowError):
-            raise ArgumentError(f"{name} must be {_WORDS[self.kind]}, got {_shown(value)}") from None
+            raise ArgumentError(
+                f"{name} must be {_WORDS[self.kind]}, got {_shown(value)}"
+            ) from None
         if not self.low <= number <= self.high:
-            raise ArgumentError(f"{name} is {_shown(value)}, must be between {self.low:g} and {self.high:g}")
+            raise ArgumentError(
+                f"{name} is {_shown(value)}, must be between {self.low:g} and {self.high:g}"
+            )
         return number
 
 
@@ -76,7 +80,9 @@ def checked_sampling(values: Mapping[str, Any]) -> dict[str, float]:
     """Sampling parameters; an unknown name is a TypeError, as for any function."""
     for name in values:
         if name not in SAMPLING:
-            raise TypeError(f"unknown parameter {printable(name)!r}; sampling parameters are {', '.join(SAMPLING)}")
+            raise TypeError(
+                f"unknown parameter {printable(name)!r}; sampling parameters are {', '.join(SAMPLING)}"
+            )
     return {name: SAMPLING[name].check(name, value) for name, value in values.items()}
 
 
@@ -95,7 +101,9 @@ def checked_bias(bias: Any, n_vocab: int) -> dict[int, float]:
 
 def checked_ids(name: str, ids: Any, n_vocab: int) -> list[int]:
     """A list of token ids, each inside the vocabulary."""
-    if isinstance(ids, (str, bytes, Mapping)) or not (isinstance(ids, Sequence) or hasattr(ids, "__array__")):
+    if isinstance(ids, (str, bytes, Mapping)) or not (
+        isinstance(ids, Sequence) or hasattr(ids, "__array__")
+    ):
         raise ArgumentError(f"{name} must be a list of token ids, got {_shown(ids)}")
     rule = Rule(int, 0, n_vocab - 1)
     return [rule.check(f"{name}[{i}]", token) for i, token in enumerate(ids)]

@@ -30,7 +30,9 @@ SOURCE_CHARACTERS = 256 << 10
 # What may be rendered in this process: see _is_plain.
 PLAIN_SOURCE_CHARACTERS = 2 << 10
 PLAIN_REQUEST_CHARACTERS = 64 << 10
-_REPLY_BYTES = 6 * template_worker.OUTPUT_CHARACTERS + 4096  # JSON takes at most six bytes per character
+_REPLY_BYTES = (
+    6 * template_worker.OUTPUT_CHARACTERS + 4096
+)  # JSON takes at most six bytes per character
 
 Message = Mapping[str, Any]
 
@@ -40,7 +42,9 @@ class ChatTemplate:
 
     def __init__(self, source: str) -> None:
         if len(source) > SOURCE_CHARACTERS:
-            raise ChatTemplateError(f"{len(source)} characters long, at most {SOURCE_CHARACTERS} are allowed")
+            raise ChatTemplateError(
+                f"{len(source)} characters long, at most {SOURCE_CHARACTERS} are allowed"
+            )
         self.source = source
         self._plain: Any = None
         self._lock = threading.Lock()
@@ -118,7 +122,11 @@ def _with_reasoning(message: Message) -> Message:
     if not isinstance(message, Mapping):
         return message
     thought = next((message[name] for name in _REASONING if message.get(name) is not None), None)
-    return message if thought is None else {"thinking": thought, **message, "reasoning_content": thought}
+    return (
+        message
+        if thought is None
+        else {"thinking": thought, **message, "reasoning_content": thought}
+    )
 
 
 class Worker:
@@ -141,7 +149,9 @@ class Worker:
                 self._parent = os.getpid()
             try:
                 return self._answer(request)
-            except BaseException:  # a late reply must not be taken for the next one's, Ctrl-C included
+            except (
+                BaseException
+            ):  # a late reply must not be taken for the next one's, Ctrl-C included
                 _kill(self._running)
                 raise
 
@@ -150,12 +160,16 @@ class Worker:
             self._start()
         if not self._ready:
             if self._exchange(None, START_SECONDS) is None:
-                raise ChatTemplateError(f"cannot be rendered: the child process {sys.executable} did not start")
+                raise ChatTemplateError(
+                    f"cannot be rendered: the child process {sys.executable} did not start"
+                )
             self._ready = True
         answer = self._exchange(request.encode() + b"\n", SECONDS)
         if answer is None:
             late = self._process is not None and self._process.poll() is None
-            raise ChatTemplateError(f"not finished after {SECONDS:g} seconds" if late else "needs too much memory")
+            raise ChatTemplateError(
+                f"not finished after {SECONDS:g} seconds" if late else "needs too much memory"
+            )
         return answer
 
     def stop(self) -> None:
@@ -175,11 +189,19 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in the terminal is for us
-                env={k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")},
+                env={
+                    k: v
+                    for k, v in os.environ.items()
+                    if k in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
+                },
             )
             self._running.append(process)
             self._send(
-                json.dumps({"path": [p for p in sys.path if p and p != str(script.parent)]}).encode() + b"\n", None
+                json.dumps(
+                    {"path": [p for p in sys.path if p and p != str(script.parent)]}
+                ).encode()
+                + b"\n",
+                None,
             )
         except OSError as error:
             _kill(self._running)
@@ -283,15 +305,21 @@ def _is_plain(tree: Any) -> bool:
             allowed = node.node is not None and not node.kwargs and node.dyn_args is None
             # Escaping what is escaped already doubles it, so tojson is not applied to its own result.
             json_of_data = node.name == "tojson" and not stored and not node.args
-            json_of_data = json_of_data and isinstance(node.node, (nodes.Name, nodes.Getattr, nodes.Getitem))
+            json_of_data = json_of_data and isinstance(
+                node.node, (nodes.Name, nodes.Getattr, nodes.Getitem)
+            )
             allowed = allowed and (node.name in _PLAIN_FILTERS or json_of_data)
         elif isinstance(node, nodes.Call):
-            allowed = isinstance(node.node, nodes.Name) and node.node.name in _PLAIN_CALLS and not stored
+            allowed = (
+                isinstance(node.node, nodes.Name) and node.node.name in _PLAIN_CALLS and not stored
+            )
         elif isinstance(node, (nodes.Add, nodes.Concat)):
             allowed = not stored
         elif isinstance(node, (nodes.List, nodes.Tuple)):
             allowed = all(isinstance(item, nodes.Const) for item in node.items)
-        elif isinstance(node, nodes.Mod):  # loop.index0 % 2; with a string on the left it would be formatting
+        elif isinstance(
+            node, nodes.Mod
+        ):  # loop.index0 % 2; with a string on the left it would be formatting
             on_loop = isinstance(node.left, nodes.Getattr) and is_name(node.left.node, "loop")
             allowed = on_loop and isinstance(node.right, nodes.Const)
         else:

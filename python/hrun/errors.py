@@ -38,11 +38,15 @@ class ChatTemplateError(Error):
     """
 
     def __init__(self, message: str, line: int | None = None) -> None:
-        super().__init__(f"chat template, line {line}: {message}" if line else f"chat template: {message}")
+        super().__init__(
+            f"chat template, line {line}: {message}" if line else f"chat template: {message}"
+        )
         self.line = line
 
 
 def printable(text: str, limit: int = 128) -> str:
     """Foreign text as it may be shown on a terminal: control characters escaped, at most ``limit`` characters."""
     cut = text if len(text) <= limit else text[:limit] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut
+    )

@@ -35,7 +35,9 @@ class Lease:
             try:
                 self._waiting.append(ticket)
                 while self._waiting[0] is not ticket or not self._free():
-                    self._changed.wait(IDLE_SECONDS / 2 if self._holder is not None and not self._working else None)
+                    self._changed.wait(
+                        IDLE_SECONDS / 2 if self._holder is not None and not self._working else None
+                    )
             finally:  # also after Ctrl-C, which may come before the ticket is in the queue
                 if ticket in self._waiting:
                     self._waiting.remove(ticket)
@@ -67,4 +69,7 @@ class Lease:
             return True
         if self._working:
             return False
-        return self._thread == threading.get_ident() or time.monotonic() - self._paused_at > IDLE_SECONDS
+        return (
+            self._thread == threading.get_ident()
+            or time.monotonic() - self._paused_at > IDLE_SECONDS
+        )

@@ -14,21 +14,33 @@ _SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LINES = r"[^\n]+|[\n]+"
 
 
-def _llama3(digits: str, head: str = rf"(?i:{_CONTRACTIONS})|", letters: str = r"[^\r\n\p{L}\p{N}]?\p{L}+",
-            rest: str = r"| ?[^\s\p{L}\p{N}]+[\r\n]*", spaces: str = _SPACES) -> str:
+def _llama3(
+    digits: str,
+    head: str = rf"(?i:{_CONTRACTIONS})|",
+    letters: str = r"[^\r\n\p{L}\p{N}]?\p{L}+",
+    rest: str = r"| ?[^\s\p{L}\p{N}]+[\r\n]*",
+    spaces: str = _SPACES,
+) -> str:
     return rf"{head}{letters}|{digits}{rest}{spaces}"
 
 
-def _o200k(digits: str, tail: str = "", and_not: str = "", rest: str = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*") -> str:
+def _o200k(
+    digits: str, tail: str = "", and_not: str = "", rest: str = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*"
+) -> str:
     """Words in which capitals come first; `and_not` takes characters out of the letters."""
-    upper, lower = (rf"[\p{{L{case}}}{others}{and_not}]" for case, others in (("u", r"\p{Lt}\p{Lm}\p{Lo}\p{M}"), ("l", r"\p{Lm}\p{Lo}\p{M}")))
+    upper, lower = (
+        rf"[\p{{L{case}}}{others}{and_not}]"
+        for case, others in (("u", r"\p{Lt}\p{Lm}\p{Lo}\p{M}"), ("l", r"\p{Lm}\p{Lo}\p{M}"))
+    )
     start = r"[^\r\n\p{L}\p{N}]?"
     return rf"{start}{upper}*{lower}+{tail}|{start}{upper}+{lower}*{tail}|{digits}{rest}{_SPACES}"
 
 
 _ENGLISH = rf"(?i:{_CONTRACTIONS})?"
 _CJK = "[一-龥぀-ゟ゠-ヿ]+"
-_ASCII_WORDS = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+_ASCII_WORDS = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+)
 _DEEPSEEK3 = [r"\p{N}{1,3}", _CJK, _ASCII_WORDS + r"| ?[\p{P}\p{S}]+[\r\n]*" + _SPACES]
 # Letters with case, as the DeepSeek LLM tokenizer lists them.
 _CASED = (
@@ -48,41 +60,133 @@ _MARKS = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
 
 _SPLITS: dict[tuple[str, ...], list[str]] = {
     ("default",): [r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
-    ("gpt-2", "mpt", "olmo", "jais", "phi-2", "trillion", "granite-docling", "gigachat", "roberta-bpe", "jina-es", "jina-de",
-     "jina-v1-en", "jina-v2-code", "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum", "modern-bert", "exaone4"): [_GPT2],
-    ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "smaug-bpe", "dbrx",
-     "chatglm-bpe", "glm4", "glm5"): [_llama3(r"\p{N}{1,3}")],
-    ("jais-2",): [_llama3(r"\p{N}{1,3}", spaces=r"|\s*[\r\n]+" + "".join(
-        rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s{1}")],
+    (
+        "gpt-2",
+        "mpt",
+        "olmo",
+        "jais",
+        "phi-2",
+        "trillion",
+        "granite-docling",
+        "gigachat",
+        "roberta-bpe",
+        "jina-es",
+        "jina-de",
+        "jina-v1-en",
+        "jina-v2-code",
+        "jina-v2-es",
+        "jina-v2-de",
+        "a.x-4.0",
+        "mellum",
+        "modern-bert",
+        "exaone4",
+    ): [_GPT2],
+    (
+        "llama-bpe",
+        "llama3",
+        "llama-v3",
+        "falcon3",
+        "falcon-h1",
+        "pixtral",
+        "midm-2.0",
+        "lfm2",
+        "jina-v5-nano",
+        "smaug-bpe",
+        "dbrx",
+        "chatglm-bpe",
+        "glm4",
+        "glm5",
+    ): [_llama3(r"\p{N}{1,3}")],
+    ("jais-2",): [
+        _llama3(
+            r"\p{N}{1,3}",
+            spaces=r"|\s*[\r\n]+"
+            + "".join(rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4))
+            + r"|\s{1,2}(?!\S)|\s{1}",
+        )
+    ],
     ("minicpm5",): [r"\p{N}{1,3}", _llama3(r"\p{N}+")],
-    ("qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "stablelm2", "hunyuan", "megrez", "solar-open", "grok-2"): [_llama3(r"\p{N}")],
+    (
+        "qwen2",
+        "deepseek-r1-qwen",
+        "kormo",
+        "f2llmv2",
+        "stablelm2",
+        "hunyuan",
+        "megrez",
+        "solar-open",
+        "grok-2",
+    ): [_llama3(r"\p{N}")],
     ("qwen35",): [_llama3(r"\p{N}", letters=_MARKS, rest=r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*")],
     ("ufakzeka",): [_llama3(r"\p{N}", head="")],
     ("laguna",): [_LINES, _llama3(r"\p{N}")],
     ("seed-coder",): [_llama3(r"\p{N}", rest=r"| ?[^\s\p{L}\p{N}\r\n]+")],
     ("bailingmoe", "bailingmoe2", "llada-moe"): [
-        _llama3(r"\p{N}", head=r"'(?i:[sdmt]|ll|ve|re)|", spaces=r"|\s*[\r\n]|\s+(?!\S)|\s+")],
-    ("exaone-moe",): [_llama3(r"\p{N}", letters=r"[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+",
-                              rest=r"| ?[^\s\p{L}\p{N}]+[\r\n/]?", spaces=r"|\s*[\r\n]|\s+(?!\S)|\s+")],
-    ("starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"): [r"\p{N}", _GPT2],
+        _llama3(r"\p{N}", head=r"'(?i:[sdmt]|ll|ve|re)|", spaces=r"|\s*[\r\n]|\s+(?!\S)|\s+")
+    ],
+    ("exaone-moe",): [
+        _llama3(
+            r"\p{N}",
+            letters=r"[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+",
+            rest=r"| ?[^\s\p{L}\p{N}]+[\r\n/]?",
+            spaces=r"|\s*[\r\n]|\s+(?!\S)|\s+",
+        )
+    ],
+    (
+        "starcoder",
+        "refact",
+        "command-r",
+        "smollm",
+        "codeshell",
+        "exaone",
+        "minerva-7b",
+        "mellum2",
+    ): [r"\p{N}", _GPT2],
     ("falcon",): [r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]"],
     ("deepseek-coder",): ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"],
-    ("deepseek-llm",): ["[\r\n]", rf"\s?[{_CASED}]+", r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", "[一-龥ࠀ-一가-퟿]+", r"\p{N}+"],
+    ("deepseek-llm",): [
+        "[\r\n]",
+        rf"\s?[{_CASED}]+",
+        r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+        r"\s+$",
+        "[一-龥ࠀ-一가-퟿]+",
+        r"\p{N}+",
+    ],
     ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"): _DEEPSEEK3,
-    ("spark2_5",): [r"\p{N}{1,3}", _CJK, _ASCII_WORDS + r"| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+", r"\p{N}"],
-    ("afmoe",): [r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
-                 "[一-鿿㐀-䶿豈-\ufaff぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿\u0e80-\u0effក-៿က-႟ꩠ-ꩿꧠ-\ua9ff가-\ud7afᄀ-ᇿ]+",
-                 _ASCII_WORDS + r"| ?[\p{P}\p{S}]+[\r\n]*" + _SPACES],
+    ("spark2_5",): [
+        r"\p{N}{1,3}",
+        _CJK,
+        _ASCII_WORDS + r"| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+",
+        r"\p{N}",
+    ],
+    ("afmoe",): [
+        r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
+        "[一-鿿㐀-䶿豈-\ufaff぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿\u0e80-\u0effក-៿က-႟ꩠ-ꩿꧠ-\ua9ff가-\ud7afᄀ-ᇿ]+",
+        _ASCII_WORDS + r"| ?[\p{P}\p{S}]+[\r\n]*" + _SPACES,
+    ],
     ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"): [_o200k(r"\p{N}{1,3}", _ENGLISH)],
     ("granite-embed-multi-97m",): [_o200k(r"\p{N}{1,3}", _ENGLISH)],
     ("tekken",): [_o200k(r"\p{N}")],
     ("tiny_aya", "cohere2moe"): [r"\d{1,3}(?=(?:\d{3})*\b)", _o200k(r"\p{N}{1,3}", _ENGLISH)],
-    ("youtu",): ["[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|" + _CJK, _o200k(r"\p{N}", _ENGLISH)],
-    ("kimi-k2",): [r"[\p{Han}]+|" + _o200k(r"\p{N}{1,3}", _ENGLISH, r"&&[^\p{Han}]", r"| ?[^\s\p{L}\p{N}]+[\r\n]*")],
+    ("youtu",): [
+        "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|" + _CJK,
+        _o200k(r"\p{N}", _ENGLISH),
+    ],
+    ("kimi-k2",): [
+        r"[\p{Han}]+|"
+        + _o200k(r"\p{N}{1,3}", _ENGLISH, r"&&[^\p{Han}]", r"| ?[^\s\p{L}\p{N}]+[\r\n]*")
+    ],
     ("superbpe",): [r"\p{N}+", r"(?=(\d{3})+(?!\d))"],
     ("poro-chat", "bloom", "gpt3-finnish"): [_BLOOM],
     ("viking",): [_BLOOM, r"\p{N}"],
-    ("chameleon",): ["<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"([\t\n]|    |  )", r"\p{N}", r"[\p{P}!-/:-@\[-`{-~]", _GPT2],
+    ("chameleon",): [
+        "<sentinel:[0-9]+>",
+        "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+        r"([\t\n]|    |  )",
+        r"\p{N}",
+        r"[\p{P}!-/:-@\[-`{-~]",
+        _GPT2,
+    ],
     ("gemma4", "sarvam-moe", "granite-embed-multi-311m"): [_LINES],
     ("whitespace",): [r"\S+"],
 }
@@ -101,12 +205,29 @@ class PreTokenizer:
     adds_bos: bool = False
 
 
-_LLAMA3_NAMES = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"})
+_LLAMA3_NAMES = frozenset(
+    {
+        "llama-bpe",
+        "llama3",
+        "llama-v3",
+        "falcon3",
+        "falcon-h1",
+        "pixtral",
+        "midm-2.0",
+        "lfm2",
+        "jina-v5-nano",
+    }
+)
 _RAW = frozenset({"gemma4", "sarvam-moe", "granite-embed-multi-311m"})
 
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     name: PreTokenizer(
-        steps, byte_level=name not in _RAW | {"whitespace"}, marks_spaces=name in _RAW,
-        whole_words_first=name in _LLAMA3_NAMES | {"tekken", "youtu"}, adds_bos=name in _LLAMA3_NAMES | {"tekken", "chameleon"})
-    for names, steps in _SPLITS.items() for name in names
+        steps,
+        byte_level=name not in _RAW | {"whitespace"},
+        marks_spaces=name in _RAW,
+        whole_words_first=name in _LLAMA3_NAMES | {"tekken", "youtu"},
+        adds_bos=name in _LLAMA3_NAMES | {"tekken", "chameleon"},
+    )
+    for names, steps in _SPLITS.items()
+    for name in names
 }

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from hrun import demo_model_path
 from hrun._core import GGUFFile, Model, Sampler, Session
 from hrun.arguments import Rule, checked, checked_bias, checked_ids, checked_sampling
-from hrun.errors import ArgumentError, Cancelled, ChatTemplateError, ContextOverflowError, GenerationError
+from hrun.errors import (
+    ArgumentError,
+    Cancelled,
+    ChatTemplateError,
+    ContextOverflowError,
+    GenerationError,
+)
 from hrun.lease import Lease
 from hrun.stream import StopStrings, Utf8Decoder, validate_stops
 from hrun.tokenizer import Tokenizer
@@ -135,12 +141,20 @@ class Runtime:
         self._name = metadata.get("general.name")
         self._sampling = _recommended_sampling(metadata)
         self._model: Model | None = Model.load(
-            str(self.model_path), device=device, n_gpu_layers=n_gpu_layers, n_threads=n_threads or 0, rotated_matmul=rotation,
+            str(self.model_path),
+            device=device,
+            n_gpu_layers=n_gpu_layers,
+            n_threads=n_threads or 0,
+            rotated_matmul=rotation,
             progress=progress,
         )
         trained = self._model.n_ctx_train
-        context = min(trained, DEFAULT_CONTEXT) if given["n_ctx"] is None else given["n_ctx"] or trained
-        self._session: Session | None = Session(self._model, context, type_k=type_k, type_v=type_v, n_batch=n_batch)
+        context = (
+            min(trained, DEFAULT_CONTEXT) if given["n_ctx"] is None else given["n_ctx"] or trained
+        )
+        self._session: Session | None = Session(
+            self._model, context, type_k=type_k, type_v=type_v, n_batch=n_batch
+        )
         self.n_ctx: int = self._session.n_ctx
         self.n_vocab: int = self._model.n_vocab
         self.n_batch = n_batch
@@ -150,7 +164,9 @@ class Runtime:
         self._template: ChatTemplate | None = None
         self._process = os.getpid()
         if verbose:
-            print(f"{self.description}, loaded in {time.monotonic() - start:.2f} s", file=sys.stderr)
+            print(
+                f"{self.description}, loaded in {time.monotonic() - start:.2f} s", file=sys.stderr
+            )
 
     # ---- what was loaded
 
@@ -187,7 +203,9 @@ class Runtime:
 
     # ---- text and tokens
 
-    def tokenize(self, text: str, add_special: bool = False, parse_special: bool = False) -> list[int]:
+    def tokenize(
+        self, text: str, add_special: bool = False, parse_special: bool = False
+    ) -> list[int]:
         """Token ids; see :meth:`Tokenizer.encode`."""
         return self.tokenizer.encode(text, add_special, parse_special)
 
@@ -223,9 +241,13 @@ class Runtime:
     # ---- generation
 
     @overload
-    def generate(self, prompt: str | Sequence[int], *, stream: Literal[False] = ..., **options: Any) -> Generation: ...
+    def generate(
+        self, prompt: str | Sequence[int], *, stream: Literal[False] = ..., **options: Any
+    ) -> Generation: ...
     @overload
-    def generate(self, prompt: str | Sequence[int], *, stream: Literal[True], **options: Any) -> Iterator[Piece]: ...
+    def generate(
+        self, prompt: str | Sequence[int], *, stream: Literal[True], **options: Any
+    ) -> Iterator[Piece]: ...
     def generate(
         self,
         prompt: str | Sequence[int],
@@ -300,10 +322,14 @@ class Runtime:
         """
         given = checked(max_tokens=max_tokens, seed=seed, ignore_eos=ignore_eos, stream=stream)
         ids = self.chat_tokens(messages, template_variables)
-        return self._run(ids, "", given, stop, logit_bias, sampling, strip_space=self.tokenizer.adds_space)
+        return self._run(
+            ids, "", given, stop, logit_bias, sampling, strip_space=self.tokenizer.adds_space
+        )
 
     def chat_tokens(
-        self, messages: Sequence[Mapping[str, Any]], template_variables: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template_variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The prompt of :meth:`chat` as token ids, with BOS where the model wants it and never twice."""
         _check_messages(messages)
@@ -375,7 +401,9 @@ class Runtime:
         bias = checked_bias(logit_bias, self.n_vocab)
         if given["ignore_eos"]:
             bias |= dict.fromkeys(self.tokenizer.end_ids, -float("inf"))
-        seed = given["seed"] if given["seed"] is not None else int.from_bytes(os.urandom(4), "little")
+        seed = (
+            given["seed"] if given["seed"] is not None else int.from_bytes(os.urandom(4), "little")
+        )
         sampler = Sampler(seed=seed, logit_bias=bias or None, **checked_sampling(sampling))
         for token in ids:
             sampler.accept(token)
@@ -416,7 +444,9 @@ class Runtime:
                     reason = "stop"
                     break
                 job.tokens.append(token)
-                data = b"" if self.tokenizer.is_control(token) else self.tokenizer.token_bytes(token)
+                data = (
+                    b"" if self.tokenizer.is_control(token) else self.tokenizer.token_bytes(token)
+                )
                 if job.strip_space and data:
                     data, job.strip_space = data.removeprefix(b" "), False
                 text = stops.feed(decoder.feed(data))
@@ -441,7 +471,9 @@ class Runtime:
         """Evaluates what the session lacks of the job's tokens and draws the next; also how many it did not lack."""
         undisturbed = self._acquire(job)
         try:
-            tokens = job.prompt + job.tokens if not (undisturbed and job.tokens) else job.tokens[-1:]
+            tokens = (
+                job.prompt + job.tokens if not (undisturbed and job.tokens) else job.tokens[-1:]
+            )
             reused = 0 if undisturbed and job.tokens else self._align(tokens, job)
             pending = tokens[reused:]
             while len(pending) > self.n_batch:
@@ -481,7 +513,9 @@ class Runtime:
 
     def _acquire(self, job: _Job) -> bool:
         if os.getpid() != self._process:
-            raise GenerationError("the Runtime was created before fork(); create it in the child, or use spawn")
+            raise GenerationError(
+                "the Runtime was created before fork(); create it in the child, or use spawn"
+            )
         undisturbed = self._lease.acquire(job)
         if self._session is None:
             self._lease.release(job)
@@ -512,7 +546,9 @@ def _recommended_sampling(metadata: Mapping[str, Any]) -> dict[str, float]:
     names = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
     found = {name: metadata.get(f"general.sampling.{key}") for key, name in names.items()}
     return {
-        name: value for name, value in found.items() if isinstance(value, (int, float)) and not isinstance(value, bool)
+        name: value
+        for name, value in found.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
 
 
@@ -529,7 +565,9 @@ def _check_messages(messages: Any) -> None:
                 f"messages[{i}] must be a mapping with 'role' and 'content', got {type(message).__name__}"
             )
         if not isinstance(message.get("role"), str):
-            raise ArgumentError(f"messages[{i}]['role'] must be a string, got {type(message.get('role')).__name__}")
+            raise ArgumentError(
+                f"messages[{i}]['role'] must be a string, got {type(message.get('role')).__name__}"
+            )
         content = message.get("content")
         if content is not None and not isinstance(content, (str, list, tuple)):
             raise ArgumentError(

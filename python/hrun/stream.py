@@ -87,7 +87,9 @@ def validate_stops(stops: Sequence[str] | str | None) -> list[str]:
     if isinstance(stops, str):
         stops = [stops]
     if not isinstance(stops, (list, tuple, set, frozenset)):
-        raise ArgumentError(f"stop must be a string or a list of strings, got {type(stops).__name__}")
+        raise ArgumentError(
+            f"stop must be a string or a list of strings, got {type(stops).__name__}"
+        )
     for i, stop in enumerate(stops):
         if not isinstance(stop, str):
             raise ArgumentError(f"stop[{i}] must be a string, got {type(stop).__name__}")

@@ -51,10 +51,20 @@ def make_environment() -> Any:
         return datetime.now().strftime(pattern)
 
     def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: Any = None,
+        separators: Any = None,
+        sort_keys: bool = False,
     ) -> str:
         # jinja2's own escapes <, > and & for HTML.
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
 
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[Generation, loopcontrols]
@@ -130,7 +140,9 @@ def _answer(request: dict[str, Any], compiled: dict[str, Any], environment: Any)
             compiled.clear()
             compiled[source] = compile_template(environment, source)
         return {"text": render(compiled[source], request["variables"])}
-    except BaseException as error:  # a template may raise anything, SystemExit and MemoryError included
+    except (
+        BaseException
+    ) as error:  # a template may raise anything, SystemExit and MemoryError included
         message, line = describe(error)
         return {"error": message, "line": line}
 
@@ -143,14 +155,15 @@ def main() -> None:
     import datetime  # noqa: F401
     import traceback  # noqa: F401
 
-    import jinja2.debug  # noqa: F401
+    import jinja2.debug
     import jinja2.sandbox  # noqa: F401
 
     environment = make_environment()
     try:  # the first compilation and error load the rest
         render(
             compile_template(
-                environment, "{% for x in y %}{{ x|tojson }}{% endfor %}{{ strftime_now('%Y') }}{{ 1 + '' }}"
+                environment,
+                "{% for x in y %}{{ x|tojson }}{% endfor %}{{ strftime_now('%Y') }}{{ 1 + '' }}",
             ),
             {"y": [1]},
         )

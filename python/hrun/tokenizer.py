@@ -49,7 +49,9 @@ class Tokenizer:
         self.model = reader.string("tokenizer.ggml.model", "")
         self.tokens = reader.strings("tokenizer.ggml.tokens")
         if not self.tokens:
-            raise ModelFileError(f"{path}: tokenizer.ggml.tokens is missing or empty; the file has no vocabulary")
+            raise ModelFileError(
+                f"{path}: tokenizer.ggml.tokens is missing or empty; the file has no vocabulary"
+            )
         self.n_vocab = len(self.tokens)
         types = reader.numbers("tokenizer.ggml.token_type", int, self.n_vocab)
         self.types = types or [NORMAL] * self.n_vocab
@@ -66,18 +68,29 @@ class Tokenizer:
         self.eos_id = special("eos")
         self.unknown_id = special("unknown")
         ends = {special("eos"), special("eot"), special("eom")} - {None}
-        ends |= {i for i, kind in enumerate(self.types) if kind == CONTROL and self.tokens[i] in END_NAMES}
+        ends |= {
+            i
+            for i, kind in enumerate(self.types)
+            if kind == CONTROL and self.tokens[i] in END_NAMES
+        }
         self.end_ids: frozenset[int] = frozenset(ends)  # type: ignore[arg-type]
         self.adds_bos = self.bos_id is not None and reader.boolean(
-            "tokenizer.ggml.add_bos_token", self.model in ("llama", "bert") or (known is not None and known.adds_bos)
+            "tokenizer.ggml.add_bos_token",
+            self.model in ("llama", "bert") or (known is not None and known.adds_bos),
         )
-        self.adds_eos = self.eos_id is not None and reader.boolean("tokenizer.ggml.add_eos_token", False)
-        self.adds_space = self.model == "llama" and reader.boolean("tokenizer.ggml.add_space_prefix", True)
+        self.adds_eos = self.eos_id is not None and reader.boolean(
+            "tokenizer.ggml.add_eos_token", False
+        )
+        self.adds_space = self.model == "llama" and reader.boolean(
+            "tokenizer.ggml.add_space_prefix", True
+        )
         self.chat_template: str | None = reader.string("tokenizer.chat_template", "") or None
 
         # Control tokens in text, the longest first; a character after the guard is never the start of one.
         self._control = {
-            text: i for i, (text, kind) in enumerate(zip(self.tokens, self.types)) if kind == CONTROL and text
+            text: i
+            for i, (text, kind) in enumerate(zip(self.tokens, self.types))
+            if kind == CONTROL and text
         }
         self._rules = self._make_rules(reader, pre, named is not None)
 
@@ -110,16 +123,28 @@ class Tokenizer:
             scores = reader.numbers("tokenizer.ggml.scores", float, self.n_vocab)
             if scores is None:
                 raise ModelFileError(f"{self.path}: tokenizer.ggml.scores is missing")
-            return SentencePieceRules(self.tokens, self.types, scores, self.adds_space, self.unknown_id, self.path)
+            return SentencePieceRules(
+                self.tokens, self.types, scores, self.adds_space, self.unknown_id, self.path
+            )
         if self.model == "t5":
             from hrun.tokenizer_rules import unigram_rules
 
             scores = reader.numbers("tokenizer.ggml.scores", float, self.n_vocab)
             if scores is None:
                 raise ModelFileError(f"{self.path}: tokenizer.ggml.scores is missing")
-            charsmap = bytes(v & 0xFF for v in reader.integers("tokenizer.ggml.precompiled_charsmap"))
-            return unigram_rules(self.tokens, self.types, scores, self.unknown_id, charsmap, reader.boolean("tokenizer.ggml.add_space_prefix", True),
-                                 reader.boolean("tokenizer.ggml.remove_extra_whitespaces", False), self.path)
+            charsmap = bytes(
+                v & 0xFF for v in reader.integers("tokenizer.ggml.precompiled_charsmap")
+            )
+            return unigram_rules(
+                self.tokens,
+                self.types,
+                scores,
+                self.unknown_id,
+                charsmap,
+                reader.boolean("tokenizer.ggml.add_space_prefix", True),
+                reader.boolean("tokenizer.ggml.remove_extra_whitespaces", False),
+                self.path,
+            )
         if self.model == "bert":
             from hrun.tokenizer_rules import wordpiece_rules
 
@@ -132,7 +157,9 @@ class Tokenizer:
 
     # ---- text to ids
 
-    def encode(self, text: str, add_special: bool = False, parse_special: bool = False) -> list[int]:
+    def encode(
+        self, text: str, add_special: bool = False, parse_special: bool = False
+    ) -> list[int]:
         """Token ids of ``text``.
 
         ``add_special`` adds BOS and EOS where the model asks for them.  Without ``parse_special`` the text of a control
@@ -160,10 +187,14 @@ class Tokenizer:
         """``text`` with the character ``guard`` before every character of every control token written in it."""
         if not self._control:
             return text
-        return re.sub(self._control_pattern(), lambda found: "".join(guard + c for c in found.group()), text)
+        return re.sub(
+            self._control_pattern(), lambda found: "".join(guard + c for c in found.group()), text
+        )
 
     def _control_pattern(self) -> str:
-        return "|".join(re.escape(t) for t in sorted(self._control, key=len, reverse=True)) or "(?!)"
+        return (
+            "|".join(re.escape(t) for t in sorted(self._control, key=len, reverse=True)) or "(?!)"
+        )
 
     def _with_ends(self, ids: list[int]) -> list[int]:
         head = [self.bos_id] if self.adds_bos and self.bos_id is not None else []
@@ -198,7 +229,9 @@ class Tokenizer:
             raise ArgumentError(f"a token id must be an integer, got {type(token).__name__}")
         number = token.__index__()
         if not 0 <= number < self.n_vocab:
-            raise ArgumentError(f"token id {number} is outside the vocabulary of {self.n_vocab} tokens")
+            raise ArgumentError(
+                f"token id {number} is outside the vocabulary of {self.n_vocab} tokens"
+            )
         return number
 
 
@@ -214,7 +247,9 @@ class _Reader:
         if value is None:
             return fallback
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            shown = "a string that is not UTF-8" if isinstance(value, bytes) else type(value).__name__
+            shown = (
+                "a string that is not UTF-8" if isinstance(value, bytes) else type(value).__name__
+            )
             raise ModelFileError(f"{self._path}: {key} is {shown}, expected {name}")
         return value
 
@@ -230,7 +265,9 @@ class _Reader:
             if isinstance(value, bytes):
                 values[i] = value.decode("utf-8", "replace")
             elif not isinstance(value, str):
-                raise ModelFileError(f"{self._path}: {key} is no array of strings, entry {i} is {type(value).__name__}")
+                raise ModelFileError(
+                    f"{self._path}: {key} is no array of strings, entry {i} is {type(value).__name__}"
+                )
         return values
 
     def numbers(self, key: str, kind: Callable[[Any], Any], count: int) -> list[Any] | None:
@@ -238,13 +275,19 @@ class _Reader:
         if value is None:
             return None
         if not hasattr(value, "__len__") or isinstance(value, (str, bytes, dict)):
-            raise ModelFileError(f"{self._path}: {key} is {type(value).__name__}, expected an array of numbers")
+            raise ModelFileError(
+                f"{self._path}: {key} is {type(value).__name__}, expected an array of numbers"
+            )
         if len(value) < count:
-            raise ModelFileError(f"{self._path}: {key} has {len(value)} entries, the vocabulary has {count}")
+            raise ModelFileError(
+                f"{self._path}: {key} has {len(value)} entries, the vocabulary has {count}"
+            )
         out = []
         for i, item in enumerate(value[:count]):
             if isinstance(item, (str, bytes, list, bool)) or item != item:
-                raise ModelFileError(f"{self._path}: {key}, entry {i} is {item!r}, expected a number")
+                raise ModelFileError(
+                    f"{self._path}: {key}, entry {i} is {item!r}, expected a number"
+                )
             out.append(kind(item))
         return out
 
@@ -264,7 +307,9 @@ class _Reader:
         if value is None or value in (-1, 0xFFFFFFFF):
             return None
         if not 0 <= value < n_vocab:
-            raise ModelFileError(f"{self._path}: {key} is {value}, the vocabulary has {n_vocab} tokens")
+            raise ModelFileError(
+                f"{self._path}: {key} is {value}, the vocabulary has {n_vocab} tokens"
+            )
         return value
 
 

@@ -25,7 +25,9 @@ class HuggingFaceRules:
     def encode(self, text: str, special: bool) -> list[int]:
         with self._lock:
             self._tokenizer.encode_special_tokens = not special
-            if len(text) > LONG_TEXT:  # without offsets: several times faster, but it starts threads
+            if (
+                len(text) > LONG_TEXT
+            ):  # without offsets: several times faster, but it starts threads
                 return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
             return self._tokenizer.encode(text, add_special_tokens=False).ids
 
@@ -35,12 +37,16 @@ def huggingface_rules(json_text: str, n_vocab: int, path: str) -> HuggingFaceRul
     try:
         tokenizer = tokenizers.Tokenizer.from_str(json_text)
     except Exception as error:  # the library raises plain Exception
-        raise ModelFileError(f"{path}: tokenizer.huggingface.json: {printable(str(error), 300)}") from error
+        raise ModelFileError(
+            f"{path}: tokenizer.huggingface.json: {printable(str(error), 300)}"
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     known = tokenizer.get_vocab_size(with_added_tokens=True)
     if known > n_vocab:
-        raise ModelFileError(f"{path}: tokenizer.huggingface.json has {known} tokens, tokenizer.ggml.tokens {n_vocab}")
+        raise ModelFileError(
+            f"{path}: tokenizer.huggingface.json has {known} tokens, tokenizer.ggml.tokens {n_vocab}"
+        )
     return HuggingFaceRules(tokenizer)
 
 
@@ -50,8 +56,10 @@ def byte_level_rules(
     """Byte-level BPE from the tokenizer.ggml.* keys; ``pre`` names the regular expressions that split words."""
     if pre not in PRE_TOKENIZERS:
         known = ", ".join(sorted(PRE_TOKENIZERS))
-        raise UnsupportedModelError(f"{path}: tokenizer.ggml.pre is '{printable(pre)}'; known are {known}. If the model uses one of "
-                                    "these under another name, say so with --pre-tokenizer NAME")
+        raise UnsupportedModelError(
+            f"{path}: tokenizer.ggml.pre is '{printable(pre)}'; known are {known}. If the model uses one of "
+            "these under another name, say so with --pre-tokenizer NAME"
+        )
     rules = PRE_TOKENIZERS[pre]
     if not merges:
         raise ModelFileError(f"{path}: tokenizer.ggml.merges is missing")
@@ -66,15 +74,26 @@ def byte_level_rules(
     vocabulary = {token: i for i, token in enumerate(tokens)}
     missing = next((c for c in byte_alphabet() if c not in vocabulary), None)
     unknown = None
-    if missing is not None or not rules.byte_level:  # without it the library drops such bytes silently
+    if (
+        missing is not None or not rules.byte_level
+    ):  # without it the library drops such bytes silently
         unknown = next((t for t, kind in zip(tokens, types) if kind == UNKNOWN), None)
     try:
-        bpe = models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=rules.whole_words_first, unk_token=unknown,
-                         byte_fallback=not rules.byte_level)
+        bpe = models.BPE(
+            vocab=vocabulary,
+            merges=pairs,
+            ignore_merges=rules.whole_words_first,
+            unk_token=unknown,
+            byte_fallback=not rules.byte_level,
+        )
     except Exception as error:
-        raise ModelFileError(f"{path}: tokenizer.ggml.merges: {printable(str(error), 300)}") from error
+        raise ModelFileError(
+            f"{path}: tokenizer.ggml.merges: {printable(str(error), 300)}"
+        ) from error
     tokenizer = tokenizers.Tokenizer(bpe)
-    steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Split(Regex(step), "isolated") for step in rules.steps]
+    steps: list[pre_tokenizers.PreTokenizer] = [
+        pre_tokenizers.Split(Regex(step), "isolated") for step in rules.steps
+    ]
     if rules.byte_level:
         steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     if rules.marks_spaces:
@@ -84,47 +103,79 @@ def byte_level_rules(
     return HuggingFaceRules(tokenizer)
 
 
-def _add_special(tokenizer: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> None:
+def _add_special(
+    tokenizer: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int]
+) -> None:
     for kind, special in ((CONTROL, True), (USER_DEFINED, False)):
-        added = [AddedToken(t, normalized=False, special=special) for t, k in zip(tokens, types) if k == kind and t]
+        added = [
+            AddedToken(t, normalized=False, special=special)
+            for t, k in zip(tokens, types)
+            if k == kind and t
+        ]
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
 
 
 def unigram_rules(
-    tokens: Sequence[str], types: Sequence[int], scores: Sequence[float], unknown: int | None, charsmap: bytes, adds_space: bool,
-    squeezes_spaces: bool, path: str,
+    tokens: Sequence[str],
+    types: Sequence[int],
+    scores: Sequence[float],
+    unknown: int | None,
+    charsmap: bytes,
+    adds_space: bool,
+    squeezes_spaces: bool,
+    path: str,
 ) -> HuggingFaceRules:
     """SentencePiece Unigram: the pieces whose scores add up best."""
     try:
-        model = models.Unigram([(t, float(s)) for t, s in zip(tokens, scores)], unk_id=unknown, byte_fallback=False)
+        model = models.Unigram(
+            [(t, float(s)) for t, s in zip(tokens, scores)], unk_id=unknown, byte_fallback=False
+        )
         tokenizer = tokenizers.Tokenizer(model)
-        steps: list[normalizers.Normalizer] = [normalizers.Precompiled(charsmap)] if charsmap else []
+        steps: list[normalizers.Normalizer] = (
+            [normalizers.Precompiled(charsmap)] if charsmap else []
+        )
         if squeezes_spaces:
             steps.append(normalizers.Replace(Regex(" {2,}"), " "))
         if steps:
             tokenizer.normalizer = normalizers.Sequence(steps)
     except Exception as error:  # the library raises plain Exception
-        raise ModelFileError(f"{path}: tokenizer.ggml.tokens: {printable(str(error), 300)}") from error
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always" if adds_space else "never")
+        raise ModelFileError(
+            f"{path}: tokenizer.ggml.tokens: {printable(str(error), 300)}"
+        ) from error
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+        replacement="▁", prepend_scheme="always" if adds_space else "never"
+    )
     _add_special(tokenizer, tokens, types)
     return HuggingFaceRules(tokenizer)
 
 
-def wordpiece_rules(tokens: Sequence[str], types: Sequence[int], unknown: int | None, path: str) -> HuggingFaceRules:
+def wordpiece_rules(
+    tokens: Sequence[str], types: Sequence[int], unknown: int | None, path: str
+) -> HuggingFaceRules:
     """WordPiece (BERT): the longest piece that fits, word by word; text in lower case without accents.
 
     In GGUF files a piece that begins a word has U+2581 before it; in the library's, one that does not has ##.
     """
     if unknown is None:
-        raise ModelFileError(f"{path}: tokenizer.ggml.unknown_token_id is missing; a WordPiece vocabulary needs one")
+        raise ModelFileError(
+            f"{path}: tokenizer.ggml.unknown_token_id is missing; a WordPiece vocabulary needs one"
+        )
     special = (CONTROL, UNKNOWN, USER_DEFINED)
-    vocabulary = {t if kind in special or i == unknown else t[1:] if t.startswith("▁") else f"##{t}": i
-                  for i, (t, kind) in enumerate(zip(tokens, types))}
+    vocabulary = {
+        t if kind in special or i == unknown else t[1:] if t.startswith("▁") else f"##{t}": i
+        for i, (t, kind) in enumerate(zip(tokens, types))
+    }
     try:
-        tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=tokens[unknown], max_input_chars_per_word=100))
+        tokenizer = tokenizers.Tokenizer(
+            models.WordPiece(vocabulary, unk_token=tokens[unknown], max_input_chars_per_word=100)
+        )
     except Exception as error:
-        raise ModelFileError(f"{path}: tokenizer.ggml.tokens: {printable(str(error), 300)}") from error
-    tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True)
+        raise ModelFileError(
+            f"{path}: tokenizer.ggml.tokens: {printable(str(error), 300)}"
+        ) from error
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     _add_special(tokenizer, tokens, types)
     return HuggingFaceRules(tokenizer)

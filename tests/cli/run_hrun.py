@@ -22,7 +22,11 @@ PACKAGE = Path(hrun.__file__).resolve().parents[1]
 def environment(**changes: str | None) -> dict[str, str]:
     """This environment, with the package under test first; None removes a variable."""
     paths = [str(PACKAGE), os.environ.get("PYTHONPATH", "")]
-    merged: dict[str, str | None] = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **changes}
+    merged: dict[str, str | None] = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        **changes,
+    }
     return {k: v for k, v in merged.items() if v is not None}
 
 
@@ -32,11 +36,15 @@ def command(name: str) -> list[str]:
     return [sys.executable, "-m", module]
 
 
-def run_command(name: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+def run_command(
+    name: str, *arguments: object, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
     options.setdefault("env", environment())
-    return subprocess.run([*command(name), *map(str, arguments)], capture_output=True, timeout=120, **options)
+    return subprocess.run(
+        [*command(name), *map(str, arguments)], capture_output=True, timeout=120, **options
+    )
 
 
 class TerminalSession:
@@ -47,7 +55,12 @@ class TerminalSession:
         self._at = 0
         self.pid, self._descriptor = pty.fork()
         if self.pid == 0:
-            terminal = {"TERM": "xterm", "COLUMNS": "100", "LINES": "40", "PROMPT_TOOLKIT_NO_CPR": "1"}
+            terminal = {
+                "TERM": "xterm",
+                "COLUMNS": "100",
+                "LINES": "40",
+                "PROMPT_TOOLKIT_NO_CPR": "1",
+            }
             env = environment(**{**terminal, **changes})
             os.execve(sys.executable, [*command("hrun"), *map(str, arguments)], env)
 

@@ -1,4 +1,5 @@
 """hrun-bench: llama-bench's table, its JSON field names, and its errors."""
+
 from __future__ import annotations
 
 import json
@@ -8,35 +9,82 @@ import pytest
 from hrun.cli.bench import main
 
 # Fields that scripts written for llama-bench read.
-LLAMA_BENCH = {"cpu_info", "backends", "model_filename", "model_type", "model_size", "model_n_params", "n_batch", "n_threads",
-               "type_k", "type_v", "n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts",
-               "samples_ns", "samples_ts"}
+LLAMA_BENCH = {
+    "cpu_info",
+    "backends",
+    "model_filename",
+    "model_type",
+    "model_size",
+    "model_n_params",
+    "n_batch",
+    "n_threads",
+    "type_k",
+    "type_v",
+    "n_prompt",
+    "n_gen",
+    "n_depth",
+    "test_time",
+    "avg_ns",
+    "stddev_ns",
+    "avg_ts",
+    "stddev_ts",
+    "samples_ns",
+    "samples_ts",
+}
 
 
 def bench(tiny_model, capsys, *options: str) -> str:
-    assert main(["-m", str(tiny_model(n_embd=256, n_ff=512, format="rtq3")), "-r", "2", "--no-peaks", *options]) == 0
+    assert (
+        main(
+            [
+                "-m",
+                str(tiny_model(n_embd=256, n_ff=512, format="rtq3")),
+                "-r",
+                "2",
+                "--no-peaks",
+                *options,
+            ]
+        )
+        == 0
+    )
     return capsys.readouterr().out
 
 
 def test_table(tiny_model, capsys):
     lines = bench(tiny_model, capsys, "-p", "8,16", "-n", "4", "-d", "0,8").splitlines()
-    assert [line.split("|")[6].strip() for line in lines[2:]] == ["pp8", "pp16", "tg4", "pp8 @ d8", "pp16 @ d8", "tg4 @ d8"]
+    assert [line.split("|")[6].strip() for line in lines[2:]] == [
+        "pp8",
+        "pp16",
+        "tg4",
+        "pp8 @ d8",
+        "pp16 @ d8",
+        "tg4 @ d8",
+    ]
     assert all(float(line.split("|")[7].split("±")[0]) > 0 for line in lines[2:])
 
 
 def test_json(tiny_model, capsys):
     rows = json.loads(bench(tiny_model, capsys, "-p", "8", "-n", "4", "-o", "json"))
     assert len(rows) == 2 and all(LLAMA_BENCH <= row.keys() for row in rows)
-    assert rows[0]["n_prompt"] == 8 and len(rows[0]["samples_ts"]) == 2 and rows[0]["model_type"].endswith("rtq3")
+    assert (
+        rows[0]["n_prompt"] == 8
+        and len(rows[0]["samples_ts"]) == 2
+        and rows[0]["model_type"].endswith("rtq3")
+    )
     assert rows[1]["avg_ts"] == pytest.approx(sum(rows[1]["samples_ts"]) / 2)
 
 
 def test_shares_of_operations(tiny_model, capsys):
     (row,) = json.loads(bench(tiny_model, capsys, "-p", "32", "-n", "0", "--ops", "-o", "json"))
     assert {"quantize", "matmul", "attention"} <= row["operations"].keys()
-    assert sum(row["operations"].values()) == pytest.approx(1) and all(0 <= share < 1 for share in row["operations"].values())
+    assert sum(row["operations"].values()) == pytest.approx(1) and all(
+        0 <= share < 1 for share in row["operations"].values()
+    )
     assert "| pp32 |" in bench(tiny_model, capsys, "-p", "32", "-n", "0", "--ops").splitlines()[-1]
-    assert json.loads(bench(tiny_model, capsys, "-p", "8", "-n", "0", "-o", "json"))[0]["operations"] is None
+    assert (
+        json.loads(bench(tiny_model, capsys, "-p", "8", "-n", "0", "-o", "json"))[0]["operations"]
+        is None
+    )
 
 
 def test_csv(tiny_model, capsys):

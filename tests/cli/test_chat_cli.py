@@ -31,7 +31,7 @@ def say(
     model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:
     """say(flags...) runs hrun in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    monkeypatch.setattr("sys.stdin", open(os.devnull))
 
     def run(*flags: object, seed: bool = True) -> tuple[int, str, str]:
         code = main(["-m", str(model), "-t", "1", *(["-s", "1"] if seed else []), *map(str, flags)])
@@ -62,16 +62,29 @@ def test_flags_reach_the_generation(model: Path, say: Any) -> None:
     options = {"temperature": 2.0, "top_k": 0, "top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.3, "repeat_last_n": 8,
                "presence_penalty": 0.4, "frequency_penalty": 0.2}  # fmt: skip
     flags = [str(x) for k, v in options.items() for x in ("--" + k.replace("_", "-"), v)]
-    assert say("-p", "a b", "-n", 20, *flags)[1] == reference(model, "a b", max_tokens=20, **options)
-    assert say("-p", "a b", "-n", 4, "-l", "70+1e6")[1] == reference(model, "a b", max_tokens=4, logit_bias={70: 1e6})
-    assert say("-p", "a b", "-n", 20, "--ignore-eos", "-r", greedy[2:4], "--temp", 0)[1] == greedy[:2]
+    assert say("-p", "a b", "-n", 20, *flags)[1] == reference(
+        model, "a b", max_tokens=20, **options
+    )
+    assert say("-p", "a b", "-n", 4, "-l", "70+1e6")[1] == reference(
+        model, "a b", max_tokens=4, logit_bias={70: 1e6}
+    )
+    assert (
+        say("-p", "a b", "-n", 20, "--ignore-eos", "-r", greedy[2:4], "--temp", 0)[1] == greedy[:2]
+    )
     assert say("-p", r"a\tb\\n", "-n", 5)[1] == reference(model, "a\tb\\n", max_tokens=5)
     assert say("-p", r"a\tb", "-n", 5, "--no-escape")[1] == reference(model, r"a\tb", max_tokens=5)
 
 
 def test_no_flag_changes_a_result_that_should_not(say: Any) -> None:
     want = say("-p", "a b c d e f g h", "-n", 8)
-    for flags in (["-b", 3], ["-t", 2], ["-c", 64], ["--no-display-prompt"], ["-no-cnv"], ["-n", 8]):
+    for flags in (
+        ["-b", 3],
+        ["-t", 2],
+        ["-c", 64],
+        ["--no-display-prompt"],
+        ["-no-cnv"],
+        ["-n", 8],
+    ):
         assert say("-p", "a b c d e f g h", "-n", 8, *flags) == want
 
 
@@ -79,7 +92,9 @@ def test_one_answer(model: Path, say: Any) -> None:
     with hrun.Runtime(model, n_threads=1) as rt:
         ask = [{"role": "user", "content": "Hi"}]
         plain = rt.chat(ask, max_tokens=8, seed=1).text
-        told = rt.chat([{"role": "system", "content": "Be brief."}, *ask], max_tokens=8, seed=1).text
+        told = rt.chat(
+            [{"role": "system", "content": "Be brief."}, *ask], max_tokens=8, seed=1
+        ).text
     assert say("-st", "-p", "Hi", "-n", 8)[1] == plain
     assert say("-cnv", "-p", "Hi", "-n", 8)[1] == plain  # stdin is no terminal: one answer
     assert say("-sys", "Be brief.", "-p", "Hi", "-n", 8)[1] == told
@@ -147,7 +162,11 @@ def test_no_prompt(model: Path, say: Any) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_and_version(name: str) -> None:
     done = run_command(name, "--help")
-    assert done.returncode == 0 and done.stdout.startswith(b"usage: " + name.encode()) and done.stderr == b""
+    assert (
+        done.returncode == 0
+        and done.stdout.startswith(b"usage: " + name.encode())
+        and done.stderr == b""
+    )
 
 
 def test_help_lists_the_registry() -> None:
@@ -187,10 +206,13 @@ def test_ctrl_c(tiny_model: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"HOME": None}, {"LANG": "C", "LC_ALL": "C"}, {"TERM": None}, {"PYTHONIOENCODING": "ascii"}]
+    "changes",
+    [{"HOME": None}, {"LANG": "C", "LC_ALL": "C"}, {"TERM": None}, {"PYTHONIOENCODING": "ascii"}],
 )
 def test_odd_environments(model: Path, changes: dict[str, str | None], tmp_path: Path) -> None:
-    done = run_command("hrun", "-m", model, "-p", "é", "-n", 8, "-s", 1, env=environment(**changes), cwd=tmp_path)
+    done = run_command(
+        "hrun", "-m", model, "-p", "é", "-n", 8, "-s", 1, env=environment(**changes), cwd=tmp_path
+    )
     assert done.returncode == 0 and done.stderr == b""
     assert done.stdout.decode() == reference(model, "é", max_tokens=8)
 
@@ -200,18 +222,30 @@ def test_generated_text_cannot_command_the_terminal() -> None:
 
 
 def test_hub_choice() -> None:
-    names = ["README.md", "m-Q8_0.gguf", "m-Q4_K_M.gguf", "m-RTQ3.gguf", "mmproj-m.gguf", "m-BF16-00001-of-00002.gguf"]
+    names = [
+        "README.md",
+        "m-Q8_0.gguf",
+        "m-Q4_K_M.gguf",
+        "m-RTQ3.gguf",
+        "mmproj-m.gguf",
+        "m-BF16-00001-of-00002.gguf",
+    ]
     assert hub.choose(names, "q4_k_m") == "m-Q4_K_M.gguf"
     assert hub.choose(names, "Q8_0") == "m-Q8_0.gguf"
     assert hub.choose(names, None) == "m-RTQ3.gguf"
     assert hub.choose(names, "q5_0") is None and hub.choose(["a.txt"], None) is None
     assert hub.choose(["odd.gguf"], None) == "odd.gguf"
     assert hub.choose(names, "bf16") == "m-BF16-00001-of-00002.gguf"
-    assert hub.parts_of("m-BF16-00001-of-00002.gguf") == ["m-BF16-00001-of-00002.gguf", "m-BF16-00002-of-00002.gguf"]
+    assert hub.parts_of("m-BF16-00001-of-00002.gguf") == [
+        "m-BF16-00001-of-00002.gguf",
+        "m-BF16-00002-of-00002.gguf",
+    ]
     assert hub.parts_of("m-Q8_0.gguf") == ["m-Q8_0.gguf"]
 
 
-def test_hub_downloads_every_part_and_says_when_it_is_offline(monkeypatch: pytest.MonkeyPatch, say: Any) -> None:
+def test_hub_downloads_every_part_and_says_when_it_is_offline(
+    monkeypatch: pytest.MonkeyPatch, say: Any
+) -> None:
     import types
 
     asked: list[str] = []
@@ -219,15 +253,27 @@ def test_hub_downloads_every_part_and_says_when_it_is_offline(monkeypatch: pytes
     def offline(*_: object) -> list[str]:
         raise ConnectionError("network is unreachable")
 
-    fake = types.SimpleNamespace(list_repo_files=lambda repository: ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"],
-                                 hf_hub_download=lambda repository, name, local_files_only: asked.append(name) or f"/cache/{name}")
+    fake = types.SimpleNamespace(
+        list_repo_files=lambda repository: [
+            "m-Q8_0-00001-of-00002.gguf",
+            "m-Q8_0-00002-of-00002.gguf",
+        ],
+        hf_hub_download=lambda repository, name, local_files_only: (
+            asked.append(name) or f"/cache/{name}"
+        ),
+    )
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", fake)
     monkeypatch.setattr(hub, "_reach", lambda endpoint: None)
     assert hub.download("user/model").name == "m-Q8_0-00001-of-00002.gguf"
     assert asked == ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"]
     fake.list_repo_files = offline
     code, _, err = say("-hf", "user/model:q8_0", "-p", "a")
-    assert code == 1 and "no connection to Hugging Face" in err and "-m" in err and err.count("\n") == 1
+    assert (
+        code == 1
+        and "no connection to Hugging Face" in err
+        and "-m" in err
+        and err.count("\n") == 1
+    )
 
 
 def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch, say: Any) -> None:

@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-
 from run_hrun import environment, run_command
 
 from hrun import _core
@@ -49,23 +48,61 @@ class Hub:
         parts = path.split("/")
         if parts[:2] == ["api", "models"]:
             repository = self.folder / "/".join(parts[2:4])
-            files = sorted(p for p in repository.rglob("*") if p.is_file()) if repository.is_dir() else []
+            files = (
+                sorted(p for p in repository.rglob("*") if p.is_file())
+                if repository.is_dir()
+                else []
+            )
             names = [str(p.relative_to(repository)) for p in files]
-            listed = [{"type": "file", "path": n, "size": p.stat().st_size, "oid": "0" * 40} for n, p in zip(names, files)]
-            about = {"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": [{"rfilename": n} for n in names]}
+            listed = [
+                {"type": "file", "path": n, "size": p.stat().st_size, "oid": "0" * 40}
+                for n, p in zip(names, files)
+            ]
+            about = {
+                "id": "/".join(parts[2:4]),
+                "sha": COMMIT,
+                "siblings": [{"rfilename": n} for n in names],
+            }
             body = json.dumps(listed if "tree" in parts else about).encode()
-            return self.send(request, 200 if files else 404, body if files else b"{}", "application/json", with_body,
-                             {} if files else {"X-Error-Code": "RepoNotFound"})
+            return self.send(
+                request,
+                200 if files else 404,
+                body if files else b"{}",
+                "application/json",
+                with_body,
+                {} if files else {"X-Error-Code": "RepoNotFound"},
+            )
         file = self.folder / "/".join(parts[:2]) / "/".join(parts[4:])
         if parts[2:3] != ["resolve"] or not file.is_file():
-            return self.send(request, 404, b"", "text/plain", with_body, {"X-Error-Code": "EntryNotFound"})
+            return self.send(
+                request, 404, b"", "text/plain", with_body, {"X-Error-Code": "EntryNotFound"}
+            )
         body = file.read_bytes()
         etag = hashlib.sha256(body).hexdigest()
-        self.send(request, 200, body, "application/octet-stream", with_body, {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "X-Linked-Size": str(len(body))})
+        self.send(
+            request,
+            200,
+            body,
+            "application/octet-stream",
+            with_body,
+            {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "X-Linked-Size": str(len(body))},
+        )
 
-    def send(self, request: BaseHTTPRequestHandler, status: int, body: bytes, kind: str, with_body: bool, headers: dict[str, str]) -> None:
+    def send(
+        self,
+        request: BaseHTTPRequestHandler,
+        status: int,
+        body: bytes,
+        kind: str,
+        with_body: bool,
+        headers: dict[str, str],
+    ) -> None:
         request.send_response(status)
-        for name, value in {**headers, "Content-Type": kind, "Content-Length": str(len(body))}.items():
+        for name, value in {
+            **headers,
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+        }.items():
             request.send_header(name, value)
         request.end_headers()
         if with_body:
@@ -95,9 +132,17 @@ def hub(tmp_path: Path, tiny_model: Callable[..., Path]) -> Iterator[Hub]:
 
 
 def settings(url: str, cache: Path, **changes: str | None) -> dict[str, str]:
-    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
-    return environment(HF_ENDPOINT=url, HF_HOME=str(cache), HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_TOKEN=None,
-                       **{"HF_HUB_OFFLINE": None, **proxies, **changes})
+    proxies = dict.fromkeys(
+        ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    )
+    return environment(
+        HF_ENDPOINT=url,
+        HF_HOME=str(cache),
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        HF_TOKEN=None,
+        **{"HF_HUB_OFFLINE": None, **proxies, **changes},
+    )
 
 
 DOWNLOAD = """
@@ -113,24 +158,51 @@ for spec in sys.argv[1:]:
 
 def download(url: str, cache: Path, *specs: str, **changes: str | None) -> list[tuple[str, str]]:
     """For each model the file, or the message."""
-    done = subprocess.run([sys.executable, "-c", DOWNLOAD, *specs], env=settings(url, cache, **changes), capture_output=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", DOWNLOAD, *specs],
+        env=settings(url, cache, **changes),
+        capture_output=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr.decode()
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def test_models_of_a_hub(hub: Hub, tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
     cache = tmp_path / "cache"
-    run = run_command("hrun", "-hf", "user/model", "-p", "the", "-n", "4", "--temp", "0", "-c", "32", env=settings(hub.url, cache))
+    run = run_command(
+        "hrun",
+        "-hf",
+        "user/model",
+        "-p",
+        "the",
+        "-n",
+        "4",
+        "--temp",
+        "0",
+        "-c",
+        "32",
+        env=settings(hub.url, cache),
+    )
     assert run.returncode == 0, run.stderr.decode()
     # A preferred type, though it is not the first by name.
-    assert any(path.endswith("tiny-Q4_0.gguf") for path in hub.asked) and not any("F32" in path or "mmproj" in path for path in hub.asked)
+    assert any(path.endswith("tiny-Q4_0.gguf") for path in hub.asked) and not any(
+        "F32" in path or "mmproj" in path for path in hub.asked
+    )
 
-    whole, parts, missing, unknown = download(hub.url, cache, "user/model:Q4_0", "user/model:f32", "user/model:q6_k", "user/nothing")
+    whole, parts, missing, unknown = download(
+        hub.url, cache, "user/model:Q4_0", "user/model:f32", "user/model:q6_k", "user/nothing"
+    )
     assert Path(whole[0]).read_bytes() == tiny_model().read_bytes()
-    assert {path.rsplit("/", 1)[-1] for path in hub.asked if "F32" in path} == {"tiny-F32-00001-of-00002.gguf", "tiny-F32-00002-of-00002.gguf"}
+    assert {path.rsplit("/", 1)[-1] for path in hub.asked if "F32" in path} == {
+        "tiny-F32-00001-of-00002.gguf",
+        "tiny-F32-00002-of-00002.gguf",
+    }
     model = _core.Model.load(parts[0])
     assert model.n_params == _core.Model.load(str(tiny_model())).n_params
-    assert missing == ("", "user/model has no GGUF file of type q6_k") and unknown[1].startswith("cannot download user/nothing")
+    assert missing == ("", "user/model has no GGUF file of type q6_k") and unknown[1].startswith(
+        "cannot download user/nothing"
+    )
 
     # The hub is gone: what was downloaded is found, anything else is told why not.
     hub.close()
@@ -138,7 +210,11 @@ def test_models_of_a_hub(hub: Hub, tmp_path: Path, tiny_model: Callable[..., Pat
     for changes in ({}, {"HF_HUB_OFFLINE": "1"}):
         again, absent, other_type = download(hub.url, cache, *specs, **changes)
         assert again == parts
-        assert "no connection to Hugging Face" in absent[1] and "nothing of user/other has been downloaded" in absent[1] and "-m" in absent[1]
+        assert (
+            "no connection to Hugging Face" in absent[1]
+            and "nothing of user/other has been downloaded" in absent[1]
+            and "-m" in absent[1]
+        )
         assert "of type q8_0 among what has been downloaded" in other_type[1]
     Path(parts[0]).with_name("tiny-F32-00002-of-00002.gguf").unlink()
     assert "not complete in its cache" in download(hub.url, cache, "user/model:f32")[0][1]

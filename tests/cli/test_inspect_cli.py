@@ -40,13 +40,21 @@ def test_json(tiny_model: Callable[..., Path], inspect: Any) -> None:
     file = _core.GGUFFile(str(path))
     assert code == 0 and shown["errors"] == []
     assert shown["file_bytes"] == path.stat().st_size
-    assert {t["name"]: t["format"] for t in shown["tensors"]} == {t.name: t.format for t in file.tensors}
-    assert sum(row["bytes"] for row in shown["formats"].values()) == sum(t.n_bytes for t in file.tensors)
+    assert {t["name"]: t["format"] for t in shown["tensors"]} == {
+        t.name: t.format for t in file.tensors
+    }
+    assert sum(row["bytes"] for row in shown["formats"].values()) == sum(
+        t.n_bytes for t in file.tensors
+    )
     assert shown["metadata"]["tokenizer.ggml.tokens"]["value"]["count"] == 300
-    assert shown["bits_per_weight"] == pytest.approx(8 * sum(t.n_bytes for t in file.tensors) / shown["weights"])
+    assert shown["bits_per_weight"] == pytest.approx(
+        8 * sum(t.n_bytes for t in file.tensors) / shown["weights"]
+    )
 
 
-def test_files_that_cannot_run(inspect: Any, tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+def test_files_that_cannot_run(
+    inspect: Any, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
     for path, message in ((tmp_path / "absent.gguf", "absent.gguf"), (Path(__file__), "GGUF")):
         code, out, err = inspect(path)
         assert code == 1 and message in err and err.count("\n") == 1 and out == ""

@@ -1,4 +1,5 @@
 """The line that a slow load shows."""
+
 from __future__ import annotations
 
 import io

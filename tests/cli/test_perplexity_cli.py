@@ -56,7 +56,9 @@ def number(name: str, out: str) -> float:
     return float(found[1])
 
 
-def test_perplexity_is_the_definition(tiny_model: Callable[..., Path], text: Path, measure: Any) -> None:
+def test_perplexity_is_the_definition(
+    tiny_model: Callable[..., Path], text: Path, measure: Any
+) -> None:
     model = tiny_model(tied=False)
     rows, came = log_probabilities(model)
     nll = -rows[np.arange(len(came)), came]
@@ -70,7 +72,9 @@ def test_perplexity_is_the_definition(tiny_model: Callable[..., Path], text: Pat
     assert f"[{n_chunks}]{ppl:.4f}," in out
 
 
-def test_batch_and_threads_change_nothing(tiny_model: Callable[..., Path], text: Path, measure: Any) -> None:
+def test_batch_and_threads_change_nothing(
+    tiny_model: Callable[..., Path], text: Path, measure: Any
+) -> None:
     model = tiny_model(tied=False)
     want = measure("-m", model, "-f", text, "-c", N_CTX)
     assert measure("-m", model, "-f", text, "-c", N_CTX, "-b", 5, "-t", 2) == want
@@ -82,9 +86,16 @@ def test_divergence_is_the_definition(
     tiny_model: Callable[..., Path], text: Path, measure: Any, tmp_path: Path
 ) -> None:
     base, other = tiny_model(tied=False), tiny_model(tied=False, format="q8_0")
-    assert measure("-m", base, "-f", text, "-c", N_CTX, "--kl-divergence-base", tmp_path / "base.bin")[0] == 0
+    assert (
+        measure("-m", base, "-f", text, "-c", N_CTX, "--kl-divergence-base", tmp_path / "base.bin")[
+            0
+        ]
+        == 0
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["base.bin"]
-    code, out, err = measure("-m", other, "--kl-divergence-base", tmp_path / "base.bin", "--kl-divergence")
+    code, out, err = measure(
+        "-m", other, "--kl-divergence-base", tmp_path / "base.bin", "--kl-divergence"
+    )
     assert code == 0 and err == ""
 
     p, came = log_probabilities(base)
@@ -107,7 +118,9 @@ def test_a_model_is_no_distance_from_itself(
     tiny_model: Callable[..., Path], text: Path, measure: Any, tmp_path: Path
 ) -> None:
     model = tiny_model(tied=False)
-    measure("-m", model, "-f", text, "-c", N_CTX, "--kl-divergence-base", tmp_path / "b", "--chunks", 3)
+    measure(
+        "-m", model, "-f", text, "-c", N_CTX, "--kl-divergence-base", tmp_path / "b", "--chunks", 3
+    )
     out = measure("-m", model, "--kl-divergence-base", tmp_path / "b", "--kl-divergence")[1]
     assert abs(number("Mean    KLD", out)) < 1e-6 and number("Same top p", out) == 100
 
@@ -137,9 +150,20 @@ def test_errors(tiny_model: Callable[..., Path], text: Path, measure: Any, tmp_p
 def test_a_failure_leaves_no_file(
     tiny_model: Callable[..., Path], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hrun.Runtime, "logits", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(
+        hrun.Runtime, "logits", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt())
+    )
     model = tiny_model(tied=False)
     code = main(
-        ["-m", str(model), "-f", str(text), "-c", str(N_CTX), "--kl-divergence-base", str(tmp_path / "base.bin")]
+        [
+            "-m",
+            str(model),
+            "-f",
+            str(text),
+            "-c",
+            str(N_CTX),
+            "--kl-divergence-base",
+            str(tmp_path / "base.bin"),
+        ]
     )
     assert code == 130 and list(tmp_path.iterdir()) == []

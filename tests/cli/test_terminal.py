@@ -17,7 +17,9 @@ ENDED = r"t/s \| \w+ \| seed \d+\]"
 
 
 @pytest.fixture
-def start(tiny_model: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[..., TerminalSession]]:
+def start(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> Iterator[Callable[..., TerminalSession]]:
     model = tiny_model(tied=False, n_ctx=1 << 14)
     sessions: list[TerminalSession] = []
 
@@ -53,7 +55,10 @@ def test_a_chat(start: Callable[..., TerminalSession], tmp_path: Path) -> None:
     chat.line(f"/save {tmp_path}/talk.json")
     chat.expect("2 messages written")
     saved = json.loads((tmp_path / "talk.json").read_text())
-    assert saved["system"] == "Be brief." and [m["role"] for m in saved["messages"]] == ["user", "assistant"]
+    assert saved["system"] == "Be brief." and [m["role"] for m in saved["messages"]] == [
+        "user",
+        "assistant",
+    ]
     chat.line("/clear")
     chat.expect("forgotten")
     chat.line(f"/load {tmp_path}/talk.json")
@@ -99,7 +104,10 @@ def test_several_lines(start: Callable[..., TerminalSession], tmp_path: Path) ->
     chat.line(f"/save {tmp_path}/talk.json")
     chat.expect("4 messages")
     messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
-    assert [m["content"] for m in messages if m["role"] == "user"] == ["one\ntwo\nthree", "four\nfive"]
+    assert [m["content"] for m in messages if m["role"] == "user"] == [
+        "one\ntwo\nthree",
+        "four\nfive",
+    ]
 
 
 def test_multiline_input(start: Callable[..., TerminalSession], tmp_path: Path) -> None:
@@ -156,7 +164,9 @@ def test_context_overflow_keeps_the_chat(start: Callable[..., TerminalSession]) 
 
 
 @pytest.mark.parametrize("place", [None, "/proc/nowhere"])
-def test_without_a_place_for_history(start: Callable[..., TerminalSession], place: str | None) -> None:
+def test_without_a_place_for_history(
+    start: Callable[..., TerminalSession], place: str | None
+) -> None:
     chat = start(HOME=place, XDG_STATE_HOME=place)
     chat.expect(">")
     chat.line("Hello")
@@ -189,7 +199,11 @@ def test_a_file_that_is_no_chat(start: Callable[..., TerminalSession], tmp_path:
 
 
 def test_triple_quotes() -> None:
-    assert unquoted('"""a\nb"""') == "a\nb" and unquoted('"""a"""') == "a" and unquoted('say """x"""') == 'say """x"""'
+    assert (
+        unquoted('"""a\nb"""') == "a\nb"
+        and unquoted('"""a"""') == "a"
+        and unquoted('say """x"""') == 'say """x"""'
+    )
     assert unquoted('"""') == '"""' and not complete('"""') and complete('""""""')
 
 

@@ -15,7 +15,14 @@ TYPES = {"u8": 0, "i8": 1, "u16": 2, "i16": 3, "u32": 4, "i32": 5, "f32": 6, "bo
 CODES = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "bool": "?", "u64": "Q",
          "i64": "q", "f64": "d"}  # fmt: skip
 F32, F16, Q4_0, Q8_0, Q4_K = 0, 1, 2, 8, 12
-BLOCKS = {F32: (1, 4), F16: (1, 2), Q4_0: (32, 18), Q8_0: (32, 34), Q4_K: (256, 144), 41: (256, 110)}  # values, bytes
+BLOCKS = {
+    F32: (1, 4),
+    F16: (1, 2),
+    Q4_0: (32, 18),
+    Q8_0: (32, 34),
+    Q4_K: (256, 144),
+    41: (256, 110),
+}  # values, bytes
 
 
 def text(value: str | bytes) -> bytes:
@@ -31,7 +38,9 @@ def scalar(type_name: str, value: object) -> bytes:
 
 def array(element: str, values: Iterable[object]) -> bytes:
     values = list(values)
-    return struct.pack("<IQ", TYPES[element], len(values)) + b"".join(scalar(element, v) for v in values)
+    return struct.pack("<IQ", TYPES[element], len(values)) + b"".join(
+        scalar(element, v) for v in values
+    )
 
 
 @dataclass
@@ -116,8 +125,12 @@ class File:
         self.tensors.remove(self.tensor(name))
         return self
 
-    def add_tensor(self, name: str | bytes, dims: Sequence[int], format: int = F32, **rest: object) -> File:  # noqa: A002
-        self.tensors.append(Tensor(name.encode() if isinstance(name, str) else name, list(dims), format, **rest))  # type: ignore[arg-type]
+    def add_tensor(
+        self, name: str | bytes, dims: Sequence[int], format: int = F32, **rest: object
+    ) -> File:
+        self.tensors.append(
+            Tensor(name.encode() if isinstance(name, str) else name, list(dims), format, **rest)
+        )  # type: ignore[arg-type]
         return self
 
     # ---- bytes
@@ -144,7 +157,11 @@ class File:
     def build(self) -> bytes:
         head = self.head()
         head += bytes(-len(head) % self.alignment)
-        return head + b"".join(t.bytes + bytes(-len(t.bytes) % self.alignment) for t in self.tensors) + self.tail
+        return (
+            head
+            + b"".join(t.bytes + bytes(-len(t.bytes) % self.alignment) for t in self.tensors)
+            + self.tail
+        )
 
 
 N_VOCAB, WIDTH, HEADS, KV_HEADS, FF, LAYERS = 64, 64, 4, 2, 96, 2
@@ -167,14 +184,20 @@ def model() -> File:
                        ("attention.head_count", HEADS), ("attention.head_count_kv", KV_HEADS),
                        ("rope.dimension_count", WIDTH // HEADS), ("vocab_size", N_VOCAB)):  # fmt: skip
         f.set(f"llama.{key}", "u32", value)
-    f.set("llama.attention.layer_norm_rms_epsilon", "f32", 1e-5).set("llama.rope.freq_base", "f32", 10000.0)
+    f.set("llama.attention.layer_norm_rms_epsilon", "f32", 1e-5).set(
+        "llama.rope.freq_base", "f32", 10000.0
+    )
     letters = [chr(ord("!") + i) for i in range(N_VOCAB - 4)]
     f.set("tokenizer.ggml.model", "string", "gpt2").set("tokenizer.ggml.pre", "string", "gpt-2")
     f.set_array("tokenizer.ggml.tokens", "string", [*letters, "AB", "ABC", "<bos>", "<eos>"])
     f.set_array("tokenizer.ggml.token_type", "i32", [1] * (N_VOCAB - 2) + [3, 3])
     f.set_array("tokenizer.ggml.merges", "string", ["A B", "AB C"])
-    f.set("tokenizer.ggml.bos_token_id", "u32", N_VOCAB - 2).set("tokenizer.ggml.eos_token_id", "u32", N_VOCAB - 1)
-    f.add_tensor("token_embd.weight", [WIDTH, N_VOCAB], Q8_0).add_tensor("output_norm.weight", [WIDTH], data=ones(WIDTH))
+    f.set("tokenizer.ggml.bos_token_id", "u32", N_VOCAB - 2).set(
+        "tokenizer.ggml.eos_token_id", "u32", N_VOCAB - 1
+    )
+    f.add_tensor("token_embd.weight", [WIDTH, N_VOCAB], Q8_0).add_tensor(
+        "output_norm.weight", [WIDTH], data=ones(WIDTH)
+    )
     kv = WIDTH * KV_HEADS // HEADS
     for layer in range(LAYERS):
         for name in ("attn_norm", "ffn_norm"):
@@ -188,7 +211,17 @@ def model() -> File:
 def sentencepiece_model() -> File:
     """The same with a SentencePiece vocabulary: an unknown token, 256 byte tokens, some pieces."""
     f = model().remove("tokenizer.ggml.merges").remove("tokenizer.ggml.pre")
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "▁", "a", "b", "ab", "▁a"]
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{b:02X}>" for b in range(256)),
+        "▁",
+        "a",
+        "b",
+        "ab",
+        "▁a",
+    ]
     f.set("tokenizer.ggml.model", "string", "llama").set("llama.vocab_size", "u32", len(tokens))
     f.set_array("tokenizer.ggml.tokens", "string", tokens)
     f.set_array("tokenizer.ggml.token_type", "i32", [2, 3, 3] + [6] * 256 + [1] * 5)

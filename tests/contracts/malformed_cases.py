@@ -58,7 +58,13 @@ def edit(base: Callable[[], File], change: Callable[[File], object]) -> Callable
     return build
 
 
-def bad(case: str, change: Callable[[File], object], *says: str, error: str = FILE, base: Callable[[], File] = model) -> Case:
+def bad(
+    case: str,
+    change: Callable[[File], object],
+    *says: str,
+    error: str = FILE,
+    base: Callable[[], File] = model,
+) -> Case:
     return Case(case, edit(base, change), error, says)
 
 
@@ -70,7 +76,9 @@ def key(case: str, name: str, type_name: str, value: object, *says: str, error: 
     return bad(case, lambda f: f.set(name, type_name, value), name, *says, error=error)
 
 
-def llama(case: str, name: str, type_name: str, value: object, *says: str, error: str = FILE) -> Case:
+def llama(
+    case: str, name: str, type_name: str, value: object, *says: str, error: str = FILE
+) -> Case:
     return key(case, f"llama.{name}", type_name, value, *says, error=error)
 
 
@@ -90,7 +98,11 @@ def tensor(name: str, **values: object) -> Callable[[File], None]:
     return change
 
 
-SAFETENSORS = struct.pack("<Q", 64) + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(64) + bytes(4)
+SAFETENSORS = (
+    struct.pack("<Q", 64)
+    + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(64)
+    + bytes(4)
+)
 
 HEADER = [
     raw("A1", b"", "empty"),
@@ -139,7 +151,9 @@ def claims_string(length_beyond_rest: int | None = None, length: int = 0) -> Cal
 
 
 def claims_array(element: int, count: int, rest: int = 64) -> Callable[[File], object]:
-    return lambda f: f.raw("x", g.TYPES["array"], struct.pack("<IQ", element, count % 2**64) + bytes(rest))
+    return lambda f: f.raw(
+        "x", g.TYPES["array"], struct.pack("<IQ", element, count % 2**64) + bytes(rest)
+    )
 
 
 METADATA = [
@@ -180,7 +194,7 @@ def add(name: str | bytes, dims: list[int], **rest: object) -> Callable[[File], 
     return lambda f: f.add_tensor(name, dims, **rest)  # type: ignore[arg-type]
 
 
-def claim(case: str, dims: list[int], *says: str, format: int = g.F32) -> Case:  # noqa: A002
+def claim(case: str, dims: list[int], *says: str, format: int = g.F32) -> Case:
     return bad(case, add("x", dims, format=format, data=bytes(64)), "'x'", *says)
 
 
@@ -289,21 +303,51 @@ NUMBERS = [
 
 
 def tokens_with(index: int, value: object) -> list[object]:
-    letters: list[object] = [chr(ord("!") + i) for i in range(N_VOCAB - 4)] + ["AB", "ABC", "<bos>", "<eos>"]
+    letters: list[object] = [chr(ord("!") + i) for i in range(N_VOCAB - 4)] + [
+        "AB",
+        "ABC",
+        "<bos>",
+        "<eos>",
+    ]
     letters[index] = value
     return letters
 
 
-def ggml(case: str, name: str, type_name: str, value: object, *says: str, error: str = FILE) -> Case:
+def ggml(
+    case: str, name: str, type_name: str, value: object, *says: str, error: str = FILE
+) -> Case:
     return key(case, f"tokenizer.ggml.{name}", type_name, value, *says, error=error)
 
 
-def ggml_array(case: str, name: str, element: str, values: list[object], *says: str, base: Callable[[], File] = model) -> Case:
-    return bad(case, lambda f: f.set_array(f"tokenizer.ggml.{name}", element, values), f"tokenizer.ggml.{name}", *says, base=base)
+def ggml_array(
+    case: str,
+    name: str,
+    element: str,
+    values: list[object],
+    *says: str,
+    base: Callable[[], File] = model,
+) -> Case:
+    return bad(
+        case,
+        lambda f: f.set_array(f"tokenizer.ggml.{name}", element, values),
+        f"tokenizer.ggml.{name}",
+        *says,
+        base=base,
+    )
 
 
 def byte_token(index: int, value: str) -> Callable[[File], object]:
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "▁", "a", "b", "ab", "▁a"]
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{b:02X}>" for b in range(256)),
+        "▁",
+        "a",
+        "b",
+        "ab",
+        "▁a",
+    ]
     tokens[index] = value
     return lambda f: f.set_array("tokenizer.ggml.tokens", "string", tokens)
 
@@ -360,7 +404,16 @@ DATA = [
     bad("F129-bias", add("blk.0.attn_q.bias", [WIDTH], data=with_value(NAN)), "blk.0.attn_q.bias", "value 63", "finite"),
 ]  # fmt: skip
 
-SPLIT = [bad(f"G132-{n}", lambda f, n=n: f.set("split.no", "u16", 1).set("split.count", "u16", n), "part 2", f"{n} files", "must end in '-00002-of-") for n in (2, 65535)]
+SPLIT = [
+    bad(
+        f"G132-{n}",
+        lambda f, n=n: f.set("split.no", "u16", 1).set("split.count", "u16", n),
+        "part 2",
+        f"{n} files",
+        "must end in '-00002-of-",
+    )
+    for n in (2, 65535)
+]
 
 CASES = [*HEADER, *METADATA, *TABLE, *SHAPES, *NUMBERS, *TOKENIZER, *DATA, *SPLIT]
 

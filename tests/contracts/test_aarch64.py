@@ -5,6 +5,7 @@
 
 build what is run here; Debian's packages are g++-aarch64-linux-gnu and qemu-user.
 """
+
 from __future__ import annotations
 
 import platform
@@ -29,7 +30,9 @@ def output_of(command: list[str]) -> str:
 @pytest.fixture(scope="module")
 def under_qemu() -> str:
     if not CROSS.exists():
-        pytest.skip(f"no {CROSS.relative_to(ROOT)}: cmake --preset aarch64 && cmake --build --preset aarch64 --target test_tiers_agree")
+        pytest.skip(
+            f"no {CROSS.relative_to(ROOT)}: cmake --preset aarch64 && cmake --build --preset aarch64 --target test_tiers_agree"
+        )
     if not shutil.which("qemu-aarch64"):
         pytest.skip("qemu-aarch64 is not installed")
     return output_of(["qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu", str(CROSS)])
@@ -37,7 +40,9 @@ def under_qemu() -> str:
 
 def test_the_neon_tiers_give_the_bits_of_the_scalar_tier(under_qemu: str) -> None:
     tiers = re.findall(r"tier (\w+): 0 of (\d+) results differ", under_qemu)
-    assert [name for name, _ in tiers] == ["neon", "neoni8mm"] and all(int(n) > 100 for _, n in tiers)
+    assert [name for name, _ in tiers] == ["neon", "neoni8mm"] and all(
+        int(n) > 100 for _, n in tiers
+    )
 
 
 def test_scalar_results_are_the_same_on_both_architectures(under_qemu: str) -> None:

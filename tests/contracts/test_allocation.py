@@ -17,7 +17,10 @@ def problem(n: int, seed: int) -> list[Sensitivity]:
     items = []
     for i in range(n):
         n_values = int(random.integers(1, 20)) * 4096
-        choices = tuple(Choice(f"f{bits}", n_values * bits // 8, float(4.0**-bits * random.uniform(0.7, 1.4))) for bits in (2, 3, 4, 8, 16))
+        choices = tuple(
+            Choice(f"f{bits}", n_values * bits // 8, float(4.0**-bits * random.uniform(0.7, 1.4)))
+            for bits in (2, 3, 4, 8, 16)
+        )
         items.append(Sensitivity(f"t{i}", n_values, float(random.lognormal(0, 2)), choices))
     return items
 
@@ -27,11 +30,23 @@ def test_the_best_of_all_combinations_is_found(seed: int) -> None:
     items = problem(5, seed)
     bits = np.random.default_rng(seed + 100).uniform(2.1, 9)
     budget = int(sum(item.n_values for item in items) * bits / 8)
-    best = min((sum(i.loss_per_error * c.error for i, c in zip(items, combination)) for combination in
-                itertools.product(*(i.choices for i in items)) if sum(c.n_bytes for c in combination) <= budget))
+    best = min(
+        sum(i.loss_per_error * c.error for i, c in zip(items, combination))
+        for combination in itertools.product(*(i.choices for i in items))
+        if sum(c.n_bytes for c in combination) <= budget
+    )
     found = allocate(items, budget)
-    loss = sum(i.loss_per_error * c.error for i in items for c in i.choices if c.format == found.formats[i.tensor])
-    assert found.n_bytes <= budget and found.bits_per_weight <= bits and found.loss == pytest.approx(loss)
+    loss = sum(
+        i.loss_per_error * c.error
+        for i in items
+        for c in i.choices
+        if c.format == found.formats[i.tensor]
+    )
+    assert (
+        found.n_bytes <= budget
+        and found.bits_per_weight <= bits
+        and found.loss == pytest.approx(loss)
+    )
     assert loss == pytest.approx(best)
 
 
@@ -44,7 +59,14 @@ def test_the_smallest_and_too_small(tmp_path: Path) -> None:
         allocate(items, least - 1)
     allocate(items, 2 * least).save(tmp_path / "plan.json")
     assert load_allocation(tmp_path / "plan.json") == allocate(items, 2 * least)
-    for text in ("", "[]", "{}", '{"formats": []}', '{"formats": {"a": 1}}', '{"formats": {"a": "b"}, "sensitivities": [{}]}'):
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"formats": []}',
+        '{"formats": {"a": 1}}',
+        '{"formats": {"a": "b"}, "sensitivities": [{}]}',
+    ):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ModelFileError, match="bad.json"):
             load_allocation(tmp_path / "bad.json")

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_calibration import full_matrix, rotation
 
 from hrun import _core as core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.convert.encoding import PRESETS, Encoder
 from hrun.convert.moments import MomentFile, MomentWriter, TextMoments
-from test_calibration import full_matrix, rotation
 
 CHUNK, CHUNKS, USED, EXPERTS = 32, 24, 2, 6
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
@@ -40,13 +40,19 @@ def expert_inputs(made: Any, layer: int) -> tuple[Matrix, list[Matrix]]:
     import torch
 
     seen: list[Any] = []
-    hook = made.model.layers[layer].mlp.register_forward_hook(lambda _m, args, _out: seen.append(args[0].detach()))
+    hook = made.model.layers[layer].mlp.register_forward_hook(
+        lambda _m, args, _out: seen.append(args[0].detach())
+    )
     with torch.no_grad():
         for i in range(CHUNKS):
             made(torch.tensor([tokens()[i * CHUNK : (i + 1) * CHUNK]]))
     hook.remove()
     x = torch.cat([s.reshape(-1, s.shape[-1]) for s in seen]).double().numpy()
-    weights = {k: v.double().numpy() for k, v in made.state_dict().items() if k.startswith(f"model.layers.{layer}.mlp.")}
+    weights = {
+        k: v.double().numpy()
+        for k, v in made.state_dict().items()
+        if k.startswith(f"model.layers.{layer}.mlp.")
+    }
     router = next(v for k, v in weights.items() if k.endswith("mlp.gate.weight"))
     chosen = np.argsort(-(x @ router.T), axis=1)[:, :USED]
     gate_up = next(v for k, v in weights.items() if k.endswith("gate_up_proj"))
@@ -70,7 +76,11 @@ def test_moments_are_those_that_each_expert_sees(model: tuple[Path, Path, Any]) 
         whole = moments.of(f"blk.{layer}.ffn_gate_exps.weight")
         assert whole is not None and whole is moments.of(f"blk.{layer}.ffn_up_exps.weight")
         assert whole.n_tokens == len(x)
-        assert np.allclose(full_matrix(whole.values, whole.cols), (x @ rotation(whole.cols).T).T @ (x @ rotation(whole.cols).T) / len(x), atol=1e-3)
+        assert np.allclose(
+            full_matrix(whole.values, whole.cols),
+            (x @ rotation(whole.cols).T).T @ (x @ rotation(whole.cols).T) / len(x),
+            atol=1e-3,
+        )
         assert moments.of(f"blk.{layer}.ffn_down_exps.weight") is None
         for e, h in enumerate(hidden):
             found = moments.of(f"blk.{layer}.ffn_down_exps.weight[{e}]")
@@ -80,14 +90,18 @@ def test_moments_are_those_that_each_expert_sees(model: tuple[Path, Path, Any]) 
             assert found is not None and found.n_tokens == len(h), (layer, e)
             z = h @ rotation(found.cols).T
             want = z.T @ z / len(h)
-            assert np.allclose(full_matrix(found.values, found.cols), want, atol=2e-3 * np.abs(want).max())
+            assert np.allclose(
+                full_matrix(found.values, found.cols), want, atol=2e-3 * np.abs(want).max()
+            )
 
 
 def test_passes_and_files_give_the_same(model: tuple[Path, Path, Any], tmp_path: Path) -> None:
     _, path, _ = model
     whole = {m.tensors: m for m in collect(path).every()}
     writer = MomentWriter(tmp_path / "saved.npz")
-    some = TextMoments(path, tokens(), lambda name: True, 60_000, n_threads=1, chunk=CHUNK, save=writer)
+    some = TextMoments(
+        path, tokens(), lambda name: True, 60_000, n_threads=1, chunk=CHUNK, save=writer
+    )
     assert some.n_passes > 2
     for moments in some.every():
         assert np.array_equal(moments.values, whole[moments.tensors].values), moments.tensors
@@ -102,7 +116,9 @@ def output_error(weights: Matrix, coded: Matrix, x: Matrix) -> float:
     return float(np.square((coded - weights) @ x.T).sum() / np.square(weights @ x.T).sum())
 
 
-def test_experts_are_coded_against_their_moments(model: tuple[Path, Path, Any], tmp_path: Path) -> None:
+def test_experts_are_coded_against_their_moments(
+    model: tuple[Path, Path, Any], tmp_path: Path
+) -> None:
     folder, path, made = model
     plan = make_plan(open_source(folder), PlanOptions("rtq3"))
     encoder = Encoder(collect(path), PRESETS["normal"])
@@ -112,14 +128,24 @@ def test_experts_are_coded_against_their_moments(model: tuple[Path, Path, Any], 
 
     def matrices(file: Path, name: str) -> Matrix:
         t = next(t for t in core.GGUFFile(str(file)).tensors if t.name == name)
-        return core.decode(t.format, t.data, t.shape[1] * t.shape[2], t.shape[0]).reshape(t.shape[2], t.shape[1], t.shape[0])
+        return core.decode(t.format, t.data, t.shape[1] * t.shape[2], t.shape[0]).reshape(
+            t.shape[2], t.shape[1], t.shape[0]
+        )
 
     for layer in (0, 1):
         x, hidden = expert_inputs(made, layer)
         for role, inputs in (("gate", [x] * EXPERTS), ("up", [x] * EXPERTS), ("down", hidden)):
             name = f"blk.{layer}.ffn_{role}_exps.weight"
-            exact, calibrated, plain = (matrices(f, name) for f in (path, tmp_path / "calibrated.gguf", tmp_path / "plain.gguf"))
-            errors = np.array([[output_error(exact[e], coded[e], inputs[e]) for coded in (calibrated, plain)] for e in range(EXPERTS)])
+            exact, calibrated, plain = (
+                matrices(f, name)
+                for f in (path, tmp_path / "calibrated.gguf", tmp_path / "plain.gguf")
+            )
+            errors = np.array(
+                [
+                    [output_error(exact[e], coded[e], inputs[e]) for coded in (calibrated, plain)]
+                    for e in range(EXPERTS)
+                ]
+            )
             # Inputs of random weights are nearly white: what there is to gain is little, but it is there for most.
             assert errors[:, 0].mean() < 0.97 * errors[:, 1].mean(), (name, errors)
     assert core.plan_model(str(tmp_path / "calibrated.gguf")).architecture == "qwen3moe"
@@ -139,4 +165,8 @@ def test_importance_matrices_of_experts(tmp_path: Path) -> None:
     found = read_imatrix(tmp_path / "imatrix.gguf")
     first, whole = found.of("x[0]"), found.of("x")
     assert first is not None and np.allclose(first.power, sums[0] / 2)
-    assert found.of("x[1]") is None and whole is not None and np.allclose(whole.power, sums.sum(axis=0) / 6)
+    assert (
+        found.of("x[1]") is None
+        and whole is not None
+        and np.allclose(whole.power, sums.sum(axis=0) / 6)
+    )

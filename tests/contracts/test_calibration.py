@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_hf import TinyLlama
 
 from hrun import _core as core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.convert.imatrix import dyadic_moments, read_imatrix
 from hrun.convert.moments import InputMoments, MomentFile, MomentWriter, TextMoments
+from tiny_hf import TinyLlama
 
 TRELLIS = [info.name for info in core.formats() if info.trellis]
 
@@ -51,7 +51,9 @@ def full_matrix(blocks: np.ndarray, cols: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", TRELLIS)
-@pytest.mark.parametrize(("cols", "width"), [(512, 512), (512, 256), (608, 608), (608, 256), (96, 96)])
+@pytest.mark.parametrize(
+    ("cols", "width"), [(512, 512), (512, 256), (608, 608), (608, 256), (96, 96)]
+)
 def test_the_reported_cost_is_that_of_the_decoded_row(name: str, cols: int, width: int) -> None:
     r = rotation(cols)
     x = correlated_inputs(cols)
@@ -81,10 +83,14 @@ def test_the_reported_cost_is_that_of_the_decoded_row(name: str, cols: int, widt
 def test_more_survivors_and_scales_are_better() -> None:
     cols = 512
     x, r = correlated_inputs(cols), rotation(cols)
-    factor = core.InputFactor.make((r @ (x.T @ x / len(x)) @ r.T).astype(np.float32)[None], cols, 0.01)
+    factor = core.InputFactor.make(
+        (r @ (x.T @ x / len(x)) @ r.T).astype(np.float32)[None], cols, 0.01
+    )
     w = np.random.default_rng(1).standard_normal((8, cols)).astype(np.float32)
-    costs = [core.encode_calibrated("rtq3", w, factor, survivors, scales)[1].sum()
-             for survivors, scales in ((2, [1.1]), (16, [1.1]), (128, [1.1]), (128, [1.0, 1.1, 1.2]))]
+    costs = [
+        core.encode_calibrated("rtq3", w, factor, survivors, scales)[1].sum()
+        for survivors, scales in ((2, [1.1]), (16, [1.1]), (128, [1.1]), (128, [1.0, 1.1, 1.2]))
+    ]
     assert costs == sorted(costs, reverse=True) and costs[-1] < 0.7 * costs[0], costs
 
 
@@ -92,11 +98,20 @@ def test_more_survivors_and_scales_are_better() -> None:
 def test_every_instruction_set_writes_the_same_bytes(name: str) -> None:
     cols = 608
     x, r = correlated_inputs(cols, seed=4), rotation(cols)
-    factor = core.InputFactor.make((r @ (x.T @ x / len(x)) @ r.T).astype(np.float32)[None], cols, 0.01)
+    factor = core.InputFactor.make(
+        (r @ (x.T @ x / len(x)) @ r.T).astype(np.float32)[None], cols, 0.01
+    )
     w = np.random.default_rng(5).standard_normal((4, cols)).astype(np.float32)
-    results = [core.encode_calibrated(name, w, factor, 24, [1.0, 1.1], 2, vector_bits=bits) for bits in (128, 256, 512)]
+    results = [
+        core.encode_calibrated(name, w, factor, 24, [1.0, 1.1], 2, vector_bits=bits)
+        for bits in (128, 256, 512)
+    ]
     for data, cost, energy in results[1:]:
-        assert np.array_equal(data, results[0][0]) and np.array_equal(cost, results[0][1]) and np.array_equal(energy, results[0][2])
+        assert (
+            np.array_equal(data, results[0][0])
+            and np.array_equal(cost, results[0][1])
+            and np.array_equal(energy, results[0][2])
+        )
 
 
 def test_hostile_moments_and_arguments() -> None:
@@ -107,23 +122,46 @@ def test_hostile_moments_and_arguments() -> None:
         core.InputFactor.make((np.eye(64) + 100 * (1 - np.eye(64))).astype(np.float32)[None], 64)
     with pytest.raises(core.ArgumentError):
         core.InputFactor.make(np.zeros((1, 64, 32), np.float32), 64)
-    dead = core.InputFactor.make(np.zeros((1, 64, 64), np.float32), 64)  # an input that is always zero
+    dead = core.InputFactor.make(
+        np.zeros((1, 64, 64), np.float32), 64
+    )  # an input that is always zero
     data, cost, _ = core.encode_calibrated("rtq3", w, dead, 16, [1.1])
     assert np.isfinite(core.decode("rtq3", data, 2, 64)).all() and np.isfinite(cost).all()
     data, cost, _ = core.encode_calibrated("rtq3", 0 * w, dead, 16, [1.1])
     assert not core.decode("rtq3", data, 2, 64).any() and not cost.any()
-    for bad in (dict(survivors=0), dict(scales=[]), dict(scales=[-1.0]), dict(passes=0), dict(format="q8_0")):
-        arguments = dict(format="rtq3", weights=w, factor=dead, survivors=4, scales=[1.0]) | bad
+    for bad in (
+        {"survivors": 0},
+        {"scales": []},
+        {"scales": [-1.0]},
+        {"passes": 0},
+        {"format": "q8_0"},
+    ):
+        arguments = {
+            "format": "rtq3",
+            "weights": w,
+            "factor": dead,
+            "survivors": 4,
+            "scales": [1.0],
+        } | bad
         with pytest.raises(core.ArgumentError):
             core.encode_calibrated(**arguments)
     with pytest.raises(core.ConversionError, match="value 3 of row 1 is nan"):
-        core.encode_calibrated("rtq3", np.where(np.arange(128).reshape(2, 64) == 67, np.nan, w).astype(np.float32), dead, 4, [1.0], tensor="t")
+        core.encode_calibrated(
+            "rtq3",
+            np.where(np.arange(128).reshape(2, 64) == 67, np.nan, w).astype(np.float32),
+            dead,
+            4,
+            [1.0],
+            tensor="t",
+        )
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibration")
-    checkpoint = TinyLlama(folder / "tiny", layers=2, embd=64, heads=2, kv_heads=1, head_dim=32, ff=96).path
+    checkpoint = TinyLlama(
+        folder / "tiny", layers=2, embd=64, heads=2, kv_heads=1, head_dim=32, ff=96
+    ).path
     path = folder / "tiny.gguf"
     write_plan(make_plan(open_source(checkpoint), PlanOptions("f32")), path)
     return path
@@ -132,7 +170,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_collected_moments_are_those_of_the_inputs(tiny: Path) -> None:
     model = core.Model.load(str(tiny))
     tokens = [int(t) for t in np.random.default_rng(2).integers(0, model.n_vocab, 48)]
-    collected = {name: m for m in TextMoments(tiny, tokens, lambda name: True, 1 << 30, chunk=16).every() for name in m.tensors}
+    collected = {
+        name: m
+        for m in TextMoments(tiny, tokens, lambda name: True, 1 << 30, chunk=16).every()
+        for name in m.tensors
+    }
     names = {t.name for t in core.GGUFFile(str(tiny)).tensors if len(t.shape) == 2}
     assert names - {"token_embd.weight"} <= set(collected) <= names
     assert collected["blk.0.attn_q.weight"] is collected["blk.0.attn_v.weight"]
@@ -140,7 +182,9 @@ def test_collected_moments_are_those_of_the_inputs(tiny: Path) -> None:
     tensors = {t.name: t for t in core.GGUFFile(str(tiny)).tensors}
     embedding = core.decode("f32", tensors["token_embd.weight"].data, model.n_vocab, 64)
     x = embedding[tokens].astype(np.float64)
-    x = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + core.plan_model(str(tiny)).params["rms_eps"])
+    x = x / np.sqrt(
+        (x**2).mean(axis=1, keepdims=True) + core.plan_model(str(tiny)).params["rms_eps"]
+    )
     x = x * core.decode("f32", tensors["blk.0.attn_norm.weight"].data, 1, 64)
     z = x @ rotation(64).T
     found = collected["blk.0.attn_q.weight"]
@@ -151,9 +195,16 @@ def test_collected_moments_are_those_of_the_inputs(tiny: Path) -> None:
     assert collected["blk.1.ffn_down.weight"].values.shape == (1, 96, 96)
 
 
-def test_moments_do_not_depend_on_memory_threads_or_the_way_through_a_file(tiny: Path, tmp_path: Path) -> None:
+def test_moments_do_not_depend_on_memory_threads_or_the_way_through_a_file(
+    tiny: Path, tmp_path: Path
+) -> None:
     tokens = list(range(3, 51))
-    whole = {m.tensors: m for m in TextMoments(tiny, tokens, lambda name: True, 1 << 30, n_threads=1, chunk=16).every()}
+    whole = {
+        m.tensors: m
+        for m in TextMoments(
+            tiny, tokens, lambda name: True, 1 << 30, n_threads=1, chunk=16
+        ).every()
+    }
     writer = MomentWriter(tmp_path / "saved.npz")
     some = TextMoments(tiny, tokens, lambda name: True, 150_000, n_threads=2, chunk=16, save=writer)
     assert some.n_passes > 1
@@ -163,7 +214,11 @@ def test_moments_do_not_depend_on_memory_threads_or_the_way_through_a_file(tiny:
     saved = MomentFile(tmp_path / "saved.npz")
     for names, moments in whole.items():
         read = saved.of(names[-1])
-        assert read is not None and read.tensors == names and np.array_equal(read.values, moments.values)
+        assert (
+            read is not None
+            and read.tensors == names
+            and np.array_equal(read.values, moments.values)
+        )
     assert saved.of("nothing") is None
     with pytest.raises(core.ArgumentError, match="other channel scales"):
         MomentFile(tmp_path / "saved.npz", "folded otherwise")
@@ -176,12 +231,19 @@ def test_moments_do_not_depend_on_memory_threads_or_the_way_through_a_file(tiny:
 def test_a_diagonal_is_dyadic_in_the_rotated_basis(cols: int) -> None:
     power = np.random.default_rng(3).lognormal(0, 1, cols)
     r = rotation(cols)
-    assert np.allclose(full_matrix(dyadic_moments(power), cols), r @ np.diag(power) @ r.T, atol=1e-5 * power.max())
+    assert np.allclose(
+        full_matrix(dyadic_moments(power), cols), r @ np.diag(power) @ r.T, atol=1e-5 * power.max()
+    )
 
 
 def test_both_kinds_of_importance_matrix(tmp_path: Path) -> None:
     power = np.arange(1, 65, dtype=np.float32)
-    old = struct.pack("<ii", 1, 4) + b"blk0" + struct.pack("<ii", 5, 64) + (power * 5).astype("<f4").tobytes()
+    old = (
+        struct.pack("<ii", 1, 4)
+        + b"blk0"
+        + struct.pack("<ii", 5, 64)
+        + (power * 5).astype("<f4").tobytes()
+    )
     (tmp_path / "old.dat").write_bytes(old + struct.pack("<i", 5) + struct.pack("<i", 4) + b"text")
     writer = core.GGUFWriter(str(tmp_path / "new.gguf"))
     writer.add("general.type", "string", "imatrix")
@@ -193,7 +255,11 @@ def test_both_kinds_of_importance_matrix(tmp_path: Path) -> None:
     for name in ("old.dat", "new.gguf"):
         found = read_imatrix(tmp_path / name)
         moments = found.of("blk0")
-        assert isinstance(moments, InputMoments) and np.allclose(moments.power, power) and found.of("other") is None
+        assert (
+            isinstance(moments, InputMoments)
+            and np.allclose(moments.power, power)
+            and found.of("other") is None
+        )
     for cut in range(0, len(old), 7):
         (tmp_path / "cut.dat").write_bytes(old[:cut])
         with pytest.raises(core.ModelFileError, match="cut.dat"):

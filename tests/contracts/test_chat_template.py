@@ -48,7 +48,10 @@ def both_ways(source: str, worker: Worker, messages: Any = HELLO, **variables: A
 
 def test_chatml(worker: Worker) -> None:
     assert both_ways(CHATML, worker) == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
-    assert both_ways(CHATML, worker, add_generation_prompt=False) == "<|im_start|>user\nHello<|im_end|>\n"
+    assert (
+        both_ways(CHATML, worker, add_generation_prompt=False)
+        == "<|im_start|>user\nHello<|im_end|>\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,14 +62,20 @@ def test_chatml(worker: Worker) -> None:
         ("{{ messages|tojson }}", '[{"role": "user", "content": "Grüße <b>&"}]'),
         ("{{ messages[0]|tojson(indent=1) }}", '{\n "role": "user",\n "content": "Grüße <b>&"\n}'),
         ("{% for m in messages %}{{ loop.index0 % 2 == 0 }}{% endfor %}", "True"),
-        ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "1"),
+        (
+            "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+            "1",
+        ),
         (
             "{% for x in range(9) %}{% if x == 2 %}{% continue %}{% endif %}{% if x == 4 %}{% break %}{% endif %}{{ x }}{% endfor %}",
             "013",
         ),
         ("{% macro hi(n) -%} hi {{ n }} {%- endmacro %}{{ hi('you') }}", "hi you"),
         ("{{ messages[0].content.split(' ')[0].strip() }}", "Grüße"),
-        ("{% for m in messages %}{% generation %}{{ m.content[0] }}{% endgeneration %}{% endfor %}", "G"),
+        (
+            "{% for m in messages %}{% generation %}{{ m.content[0] }}{% endgeneration %}{% endfor %}",
+            "G",
+        ),
         (
             "{{ messages|map(attribute='role')|join(',') }}{{ messages|selectattr('role','equalto','user')|list|length }}",
             "user1",
@@ -81,19 +90,31 @@ def test_conventions(source: str, want: str, worker: Worker) -> None:
 
 
 def test_strftime_now_and_extra_variables(worker: Worker) -> None:
-    assert render("{{ strftime_now('%Y')|int > 2000 }}{% macro m() %}{% endmacro %}", worker) == "True"
-    assert render("{{ tools[0].name }}{% macro m() %}{% endmacro %}", worker, tools=[{"name": "f"}]) == "f"
+    assert (
+        render("{{ strftime_now('%Y')|int > 2000 }}{% macro m() %}{% endmacro %}", worker) == "True"
+    )
+    assert (
+        render("{{ tools[0].name }}{% macro m() %}{% endmacro %}", worker, tools=[{"name": "f"}])
+        == "f"
+    )
 
 
 def test_same_as_transformers() -> None:
-    utils = pytest.importorskip("transformers.utils.chat_template_utils", reason="transformers is not installed")
+    utils = pytest.importorskip(
+        "transformers.utils.chat_template_utils", reason="transformers is not installed"
+    )
     source = (
         "{%- if messages[0]['role'] == 'system' %}\n    {{- messages[0].content + '\\n' }}\n{%- endif %}\n"
         "{%- for m in messages %}\n    {%- if m.role != 'system' %}\n{{ loop.index }}: {{ m.content | trim }}"
         "\n    {%- endif %}\n{%- endfor %}\n{{ messages|tojson }}\n"
     )
-    messages = [{"role": "system", "content": "Be <kind>."}, {"role": "user", "content": "  Grüße \n"}]
-    want = utils._compile_jinja_template(source).render(messages=messages, add_generation_prompt=True)
+    messages = [
+        {"role": "system", "content": "Be <kind>."},
+        {"role": "user", "content": "  Grüße \n"},
+    ]
+    want = utils._compile_jinja_template(source).render(
+        messages=messages, add_generation_prompt=True
+    )
     template = ChatTemplate(source)
     assert template.in_process
     assert template.render(messages) == want
@@ -120,7 +141,9 @@ HOSTILE: dict[str, str] = {
     "T7 times": "{{ 'x' * 10**10 }}",
     "T7 times list": "{{ ([1] * 10**9)|length }}",
     "T7 power": "{{ 10 ** (10 ** 8) }}",
-    "T7 sets": "{% set a0 = 'x' %}" + "".join(f"{{% set a{i + 1} = a{i} ~ a{i} %}}" for i in range(60)) + "{{ a60 }}",
+    "T7 sets": "{% set a0 = 'x' %}"
+    + "".join(f"{{% set a{i + 1} = a{i} ~ a{i} %}}" for i in range(60))
+    + "{{ a60 }}",
     "T7 shared list": "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a }}",
     "T7 json of json": "{{ messages" + "|tojson" * 60 + " }}",
     "T10 join": "{{ range(99999)|join('x' * 99999) }}",
@@ -174,7 +197,9 @@ REFUSED: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, *REFUSED])
-def test_hostile_templates(name: str, worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_templates(
+    name: str, worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = (HOSTILE | REFUSED)[name].replace("CANARY", str(tmp_path / "canary"))
     with worker._lock:  # what is measured below is a rendering, not the start of an interpreter
         if worker._process is None or worker._process.poll() is not None:
@@ -187,7 +212,9 @@ def test_hostile_templates(name: str, worker: Worker, tmp_path: Path, monkeypatc
         render(source, worker, messages)
     seconds = time.monotonic() - start
     message = str(caught.value)
-    assert seconds < 1.5, message  # the limit is 0.9 s; the rest is for a machine that does other things too
+    assert seconds < 1.5, (
+        message
+    )  # the limit is 0.9 s; the rest is for a machine that does other things too
     assert len(message) < 700 and message.isprintable()
     assert messages == HELLO
     assert list(tmp_path.iterdir()) == []
@@ -210,7 +237,9 @@ def test_the_child_ends_with_its_template() -> None:
     assert process.poll() is not None
 
 
-def test_an_interrupted_rendering_does_not_shift_the_replies(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_rendering_does_not_shift_the_replies(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -235,7 +264,8 @@ def test_the_child_can_open_no_file_and_start_no_process(worker: Worker) -> None
 
 
 @pytest.mark.parametrize(
-    ("source", "line"), [("a\nb{{ x.y.z }}", 2), ("\n\n{% if %}", 3), ("{{ raise_exception('no') }}", 1)]
+    ("source", "line"),
+    [("a\nb{{ x.y.z }}", 2), ("\n\n{% if %}", 3), ("{{ raise_exception('no') }}", 1)],
 )
 def test_errors_name_the_line(source: str, line: int, worker: Worker) -> None:
     for prefix in ("", "{% macro m() %}{% endmacro %}"):  # here, and in the child
@@ -251,7 +281,11 @@ def test_messages_that_are_no_json() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
-    for content in (cycle, {"role": "user", "content": deep}, {"role": "user", "content": object()}):
+    for content in (
+        cycle,
+        {"role": "user", "content": deep},
+        {"role": "user", "content": object()},
+    ):
         with pytest.raises(ArgumentError):
             template.render([content])
     template.close()

@@ -24,7 +24,9 @@ WIDE = {"n_embd": 256, "n_ff": 512, "n_ctx": 1024}
 FORMATS = [f.name for f in _core.formats() if f.encodable]
 
 
-def logits(path: Path, ids: list[int], chunk: int = 512, n_ctx: int = 128, **options: object) -> np.ndarray:
+def logits(
+    path: Path, ids: list[int], chunk: int = 512, n_ctx: int = 128, **options: object
+) -> np.ndarray:
     """Of every position, from a fresh model and session."""
     model = _core.Model.load(str(path), **options)
     return _core.Session(model, n_ctx, n_batch=chunk).forward(ids, "all")
@@ -41,7 +43,10 @@ ROUNDING, ONE_CODE = 2e-6, 5e-3
 def check(got: np.ndarray, expected: np.ndarray) -> None:
     """Every token within what one code does, and some, the first at least, to rounding."""
     assert distance(got, expected) < ONE_CODE
-    assert distance(got[0], expected[0]) < ROUNDING or sorted(distance(g, e) for g, e in zip(got, expected))[2] < ROUNDING
+    assert (
+        distance(got[0], expected[0]) < ROUNDING
+        or sorted(distance(g, e) for g, e in zip(got, expected))[2] < ROUNDING
+    )
 
 
 def one_by_one(path: Path, ids: list[int], **options: object) -> np.ndarray:
@@ -61,10 +66,14 @@ def test_logits_are_those_of_the_cpu(name: str, tiny_model) -> None:
 def test_other_ways_with_rotated_formats(name: str, rotation: str, tiny_model) -> None:
     path = tiny_model(format=name, **WIDE)
     got = logits(path, IDS, device="cuda", rotated_matmul=rotation)
-    assert distance(got, logits(path, IDS, device="cpu", rotated_matmul=rotation)) < 2e-3  # weights and activations in fp16
+    assert (
+        distance(got, logits(path, IDS, device="cpu", rotated_matmul=rotation)) < 2e-3
+    )  # weights and activations in fp16
 
 
-def test_steps_from_a_graph_equal_steps_without(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_from_a_graph_equal_steps_without(
+    tiny_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tiny_model(format="rtq3", **WIDE)
     recorded = one_by_one(path, IDS[:9], device="cuda")
     check(recorded, logits(path, IDS[:9], device="cpu"))
@@ -82,7 +91,10 @@ def test_graphs_outlive_what_grows(tiny_model) -> None:
         for i in IDS[:4]:
             assert distance(session.forward([i], "last"), plain.forward([i], "last")) < ONE_CODE
         other.forward(IDS * 2, "last")
-    session.forward(IDS * 10, "none"), plain.forward(IDS * 10, "none")  # past 256 positions: another graph
+    (
+        session.forward(IDS * 10, "none"),
+        plain.forward(IDS * 10, "none"),
+    )  # past 256 positions: another graph
     for i in IDS[:4]:
         assert distance(session.forward([i], "last"), plain.forward([i], "last")) < ONE_CODE
     session.truncate(7), plain.truncate(7)
@@ -132,7 +144,11 @@ def test_as_many_layers_as_fit(tiny_model) -> None:
     seen = []
     for room in (100_000, 10_000_000, 12_000_000, 100_000_000):
         done = subprocess.run(
-            [sys.executable, "-c", code, path], env={**os.environ, "HRUN_EMULATED_BYTES": str(room)}, capture_output=True, text=True, check=False
+            [sys.executable, "-c", code, path],
+            env={**os.environ, "HRUN_EMULATED_BYTES": str(room)},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         seen.append(done.stdout)
@@ -140,7 +156,9 @@ def test_as_many_layers_as_fit(tiny_model) -> None:
     for shared in seen[1:3]:
         assert "CUDA0" in shared and "cpu" in shared
     assert len(set(seen)) == 4
-    said = run_hrun("-m", path, "-p", "a", "-n", "1", "--device", "cuda", HRUN_EMULATED_BYTES="10000000")
+    said = run_hrun(
+        "-m", path, "-p", "a", "-n", "1", "--device", "cuda", HRUN_EMULATED_BYTES="10000000"
+    )
     assert "of 6 layers fit" in said.stderr and said.returncode == 0
 
 
@@ -157,14 +175,26 @@ def test_a_card_is_found_by_its_number(tiny_model) -> None:
     for device, name in (("cuda1", "CUDA1"), ("auto", "CUDA1"), ("cuda", None)):
         code = f"from hrun import Runtime; r = Runtime({path!r}, device={device!r}); r.generate('a', max_tokens=2); print(r.description)"
         done = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "HRUN_EMULATED_INDEX": "1", "HRUN_DEVICE": ""}, capture_output=True, text=True, check=False
+            [sys.executable, "-c", code],
+            env={**os.environ, "HRUN_EMULATED_INDEX": "1", "HRUN_DEVICE": ""},
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert (done.returncode == 0 and name in done.stdout) if name else "'cuda' cannot be had; possible: auto, CUDA1, cpu" in done.stderr
+        assert (
+            (done.returncode == 0 and name in done.stdout)
+            if name
+            else "'cuda' cannot be had; possible: auto, CUDA1, cpu" in done.stderr
+        )
 
 
 def run_hrun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "hrun.cli.chat", *arguments], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "hrun.cli.chat", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -172,19 +202,46 @@ def test_without_the_library(tiny_model, tmp_path: Path) -> None:
     """An install without CUDA runs on the CPU, and says why it does where a GPU was asked for."""
     absent = str(tmp_path / "libhrun_cuda.so")
     listed = run_hrun("--list-devices", HRUN_CUDA_LIBRARY=absent)
-    assert listed.returncode == 0 and "cpu:" in listed.stdout and "without its CUDA backend" in listed.stderr
-    asked = run_hrun("-m", str(tiny_model()), "-p", "a", "-n", "1", "--device", "cuda", HRUN_CUDA_LIBRARY=absent)
-    assert asked.returncode != 0 and "device 'cuda' cannot be had" in asked.stderr and asked.stdout == ""
-    wished = run_hrun("-m", str(tiny_model()), "-p", "a", "-n", "1", "-ngl", "3", HRUN_CUDA_LIBRARY=absent, HRUN_DEVICE="")
+    assert (
+        listed.returncode == 0
+        and "cpu:" in listed.stdout
+        and "without its CUDA backend" in listed.stderr
+    )
+    asked = run_hrun(
+        "-m", str(tiny_model()), "-p", "a", "-n", "1", "--device", "cuda", HRUN_CUDA_LIBRARY=absent
+    )
+    assert (
+        asked.returncode != 0
+        and "device 'cuda' cannot be had" in asked.stderr
+        and asked.stdout == ""
+    )
+    wished = run_hrun(
+        "-m",
+        str(tiny_model()),
+        "-p",
+        "a",
+        "-n",
+        "1",
+        "-ngl",
+        "3",
+        HRUN_CUDA_LIBRARY=absent,
+        HRUN_DEVICE="",
+    )
     assert wished.returncode == 0 and "no layers go to a GPU" in wished.stderr
     Path(absent).write_text("no library")
-    broken = run_hrun("-m", str(tiny_model()), "-p", "a", "--device", "cuda", HRUN_CUDA_LIBRARY=absent)
+    broken = run_hrun(
+        "-m", str(tiny_model()), "-p", "a", "--device", "cuda", HRUN_CUDA_LIBRARY=absent
+    )
     assert broken.returncode != 0 and "cannot be opened" in broken.stderr
 
 
 def test_the_devices_are_listed() -> None:
     listed = run_hrun("--list-devices")
-    assert listed.returncode == 0 and "CUDA0: emulated" in listed.stdout and "MiB free" in listed.stdout
+    assert (
+        listed.returncode == 0
+        and "CUDA0: emulated" in listed.stdout
+        and "MiB free" in listed.stdout
+    )
 
 
 def test_the_demo_model_says_the_same() -> None:
@@ -202,7 +259,14 @@ def test_an_error_leaves_the_process_alive(tiny_model) -> None:
     assert _core.Session(model, 64).forward(IDS, "last").shape[0] == 1
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.0, "top_k": 0}, {"repeat_penalty": 1.3, "presence_penalty": 0.2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {"temperature": 1.0, "top_k": 0},
+        {"repeat_penalty": 1.3, "presence_penalty": 0.2},
+    ],
+)
 def test_tokens_drawn_on_the_device(options: dict[str, float], tiny_model) -> None:
     """The device draws what the CPU's sampler draws from the device's logits, and both generators stand alike after it."""
     path = tiny_model(format="q8_0", **WIDE)
@@ -215,4 +279,6 @@ def test_tokens_drawn_on_the_device(options: dict[str, float], tiny_model) -> No
         a = [drawn.next(a, device)]
         b = [host.sample_logits(read.forward(b, "last")[0])]
         assert a == b
-    assert device.sample(drawn) == host.sample(read)  # from logits that stayed on the device until now
+    assert device.sample(drawn) == host.sample(
+        read
+    )  # from logits that stayed on the device until now

@@ -33,7 +33,9 @@ void launch(Walk walk) { run_kernel<Walk><<<1, 32>>>(walk); }
 
 def load_tool() -> ModuleType:
     """tools/check_cuda_resources.py as a module."""
-    spec = importlib.util.spec_from_file_location("check_cuda_resources", ROOT / "tools" / "check_cuda_resources.py")
+    spec = importlib.util.spec_from_file_location(
+        "check_cuda_resources", ROOT / "tools" / "check_cuda_resources.py"
+    )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -50,7 +52,10 @@ def nvcc() -> str:
     path = tool.find_nvcc()
     if path is None:
         pytest.skip("nvcc is not installed")
-    version = re.search(r"release (\d+)\.(\d+)", subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout)
+    version = re.search(
+        r"release (\d+)\.(\d+)",
+        subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout,
+    )
     if version is None or (int(version[1]), int(version[2])) < (12, 4):
         pytest.skip(f"nvcc 12.4 or newer is needed, this is {version[0] if version else 'unknown'}")
     return path
@@ -64,19 +69,28 @@ def test_the_hot_kernels_fit_their_registers(nvcc: str) -> None:
     assert set(tool.TENSOR) <= kinds, "a kernel that must use tensor cores is gone or renamed"
 
 
-def test_local_memory_and_missing_tensor_cores_are_found(nvcc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_memory_and_missing_tensor_cores_are_found(
+    nvcc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = tmp_path / "walk.cu"
     source.write_text(BAD_KERNEL)
     monkeypatch.setitem(tool.TENSOR, "Walk", tool.HMMA)
     for kernel in tool.compile_file(nvcc, source, ("80", "90a"), tmp_path):
         assert kernel.kind == "Walk"
-        assert sorted(kernel.problems()) == ["256 bytes of local memory", "LDL instructions", "STL instructions", "no tensor-core instructions"]
+        assert sorted(kernel.problems()) == [
+            "256 bytes of local memory",
+            "LDL instructions",
+            "STL instructions",
+            "no tensor-core instructions",
+        ]
 
 
 def test_what_is_cold_exists() -> None:
     text = "".join(p.read_text() for p in (ROOT / "cuda").rglob("*.[ch]*"))
     assert [name for name in tool.COLD if not re.search(rf"struct {name}\b", text)] == []
-    assert [name for name in tool.COLD_FILES if not (ROOT / "cuda" / "kernels" / name).exists()] == []
+    assert [
+        name for name in tool.COLD_FILES if not (ROOT / "cuda" / "kernels" / name).exists()
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -92,7 +106,9 @@ def test_what_is_cold_exists() -> None:
         ("13.0", "7.5\n", "80;90a;120"),  # too old to be used
     ],
 )
-def test_the_build_is_for_the_cards_that_are_here(tmp_path: Path, nvcc_version: str, cards: str, expected: str) -> None:
+def test_the_build_is_for_the_cards_that_are_here(
+    tmp_path: Path, nvcc_version: str, cards: str, expected: str
+) -> None:
     cmake = shutil.which("cmake")
     if cmake is None:
         pytest.skip("cmake is not installed")
@@ -101,4 +117,9 @@ def test_the_build_is_for_the_cards_that_are_here(tmp_path: Path, nvcc_version: 
 hrun_cuda_architectures(found {nvcc_version} "{cards}")
 message("${{found}}")
 ''')
-    assert subprocess.run([cmake, "-P", script], capture_output=True, text=True, check=True).stderr.strip() == expected
+    assert (
+        subprocess.run(
+            [cmake, "-P", script], capture_output=True, text=True, check=True
+        ).stderr.strip()
+        == expected
+    )

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tiny_hf import TinyLlama
 
 from hrun import _core as core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.convert.fold import UNEVEN, fold_channels
 from hrun.convert.source import Source
+from tiny_hf import TinyLlama
 
 
 def logits(source: Source, path: Path) -> np.ndarray:
@@ -26,15 +26,20 @@ def spread(source: Source, name: str) -> float:
 
 
 def test_folding_keeps_the_function_and_evens_the_columns(tmp_path: Path) -> None:
-    folder = TinyLlama(tmp_path / "tiny", layers=2, embd=64, heads=4, kv_heads=2, head_dim=16, ff=96).path
+    folder = TinyLlama(
+        tmp_path / "tiny", layers=2, embd=64, heads=4, kv_heads=2, head_dim=16, ff=96
+    ).path
     source = open_source(folder)
     assert fold_channels(source, 1e9)[0] is source
     before = logits(source, tmp_path / "a.gguf")
 
     # Scales of up to 32 folded in by somebody else are found and undone, up to a factor of 2.
     random = np.random.default_rng(1)
-    scales = {f"blk.{layer}.{role}": 2.0 ** random.integers(-5, 6, n) for layer in range(2)
-              for role, n in (("attn_norm", 64), ("ffn_norm", 64), ("ffn_up", 96), ("attn_v", 32))}
+    scales = {
+        f"blk.{layer}.{role}": 2.0 ** random.integers(-5, 6, n)
+        for layer in range(2)
+        for role, n in (("attn_norm", 64), ("ffn_norm", 64), ("ffn_up", 96), ("attn_v", 32))
+    }
 
     def scaled(name: str):
         layer, role = name.rsplit(".", 2)[0], name.rsplit(".", 2)[1]
@@ -66,5 +71,10 @@ def test_folding_keeps_the_function_and_evens_the_columns(tmp_path: Path) -> Non
     name = "blk.1.ffn_down.weight"
     assert spread(uneven, name) > UNEVEN
     evened, folds = fold_channels(uneven)
-    assert len(folds) == 8 and evened.basis and spread(evened, name) < 2.1 and spread(evened, "blk.0.attn_output.weight") < 4
+    assert (
+        len(folds) == 8
+        and evened.basis
+        and spread(evened, name) < 2.1
+        and spread(evened, "blk.0.attn_output.weight") < 4
+    )
     assert np.abs(logits(evened, tmp_path / "c.gguf") - before).max() < 1e-4 * np.abs(before).max()

@@ -20,7 +20,11 @@ FORMATS = core.formats()
 PLAIN_NUMBERS = {"i8": "<i1", "i16": "<i2", "i32": "<i4", "i64": "<i8", "f64": "<f8"}
 QUANTIZED = [f for f in FORMATS if not (f.is_float or f.name in PLAIN_NUMBERS)]
 # Decoded here, because gguf-py does not: format -> (values per block, bytes per block).
-WRITTEN_HERE = {"q1_0": (128, 18), "q2_0": (64, 18), **{name: (1, np.dtype(kind).itemsize) for name, kind in PLAIN_NUMBERS.items()}}
+WRITTEN_HERE = {
+    "q1_0": (128, 18),
+    "q2_0": (64, 18),
+    **{name: (1, np.dtype(kind).itemsize) for name, kind in PLAIN_NUMBERS.items()},
+}
 GGML = [f for f in FORMATS if f.id < OWN_IDS]
 OWN = [f for f in FORMATS if f.id >= OWN_IDS]
 ROTATED = [f for f in FORMATS if f.rotated]
@@ -59,11 +63,15 @@ def by_name(formats: list[core.FormatInfo]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("f", formats, ids=[f.name for f in formats])
 
 
-def decode(f: core.FormatInfo, data: np.ndarray, rows: int, cols: int, own_basis: bool = False) -> np.ndarray:
+def decode(
+    f: core.FormatInfo, data: np.ndarray, rows: int, cols: int, own_basis: bool = False
+) -> np.ndarray:
     return core.decode(f.name, np.ascontiguousarray(data).reshape(-1), rows, cols, own_basis)
 
 
-def round_trip(f: core.FormatInfo, w: np.ndarray, importance: np.ndarray | None = None) -> np.ndarray:
+def round_trip(
+    f: core.FormatInfo, w: np.ndarray, importance: np.ndarray | None = None
+) -> np.ndarray:
     w = np.ascontiguousarray(w, dtype=np.float32)
     return decode(f, core.encode(f.name, w, importance), *w.shape)
 
@@ -76,7 +84,9 @@ def relative_error(w: np.ndarray, decoded: np.ndarray, weight: np.ndarray | floa
 
 def hostile_blocks(f: core.FormatInfo, rng: np.random.Generator) -> np.ndarray:
     """uint8 [n, block_bytes]: random bytes, bytes that make extreme scales anywhere in the block, and equal bytes."""
-    extreme = np.array([0x00, 0x01, 0x03, 0x7B, 0x7C, 0x7F, 0x80, 0x83, 0xFB, 0xFC, 0xFF], dtype=np.uint8)
+    extreme = np.array(
+        [0x00, 0x01, 0x03, 0x7B, 0x7C, 0x7F, 0x80, 0x83, 0xFB, 0xFC, 0xFF], dtype=np.uint8
+    )
     return np.concatenate(
         [
             rng.integers(0, 256, (1500, f.block_bytes), dtype=np.uint8),
@@ -118,7 +128,11 @@ def test_ids_names_and_sizes_are_ggml_s(f: core.FormatInfo) -> None:
     for blocks in (1, 3, 28):
         cols = blocks * f.block_values
         assert f.row_ok(cols)
-        assert f.row_bytes(cols) == gguf.quants.quant_shape_to_byte_shape((1, cols), kind)[1] == blocks * f.block_bytes
+        assert (
+            f.row_bytes(cols)
+            == gguf.quants.quant_shape_to_byte_shape((1, cols), kind)[1]
+            == blocks * f.block_bytes
+        )
     if f.block_values > 1:
         assert not f.row_ok(f.block_values + 1) and not f.row_ok(f.block_values // 2)
 
@@ -127,7 +141,13 @@ def test_ids_names_and_sizes_are_ggml_s(f: core.FormatInfo) -> None:
 def test_own_formats_keep_their_size_law(f: core.FormatInfo) -> None:
     sizes = {
         "itq3_s": (256, lambda n: n // 256 * 110),
-        **{f"rtq{k}": (32, lambda n, k=k: n // 256 * (2 + 32 * k) + (n % 256 > 0) * (2 + n % 256 * k // 8)) for k in (2, 3, 4)},
+        **{
+            f"rtq{k}": (
+                32,
+                lambda n, k=k: n // 256 * (2 + 32 * k) + (n % 256 > 0) * (2 + n % 256 * k // 8),
+            )
+            for k in (2, 3, 4)
+        },
     }
     step, row_bytes = sizes[f.name]
     for cols in (32, 64, 96, 128, 224, 256, 288, 512, 896, 4096, 29568):
@@ -160,7 +180,9 @@ def test_names_are_found_in_any_case_and_unknown_ones_list_the_known() -> None:
 def dequantize(f: core.FormatInfo, blocks: np.ndarray) -> np.ndarray:
     """float32 values of uint8 [n, block_bytes]: gguf-py's, or written here where it has none."""
     if f.name in PLAIN_NUMBERS:
-        return np.ascontiguousarray(blocks).reshape(-1).view(PLAIN_NUMBERS[f.name]).astype(np.float32)
+        return (
+            np.ascontiguousarray(blocks).reshape(-1).view(PLAIN_NUMBERS[f.name]).astype(np.float32)
+        )
     if f.name in ("q1_0", "q2_0"):
         scale = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
         bits = np.unpackbits(blocks[:, 2:], axis=1, bitorder="little").astype(np.float32)
@@ -186,7 +208,10 @@ def test_decoding_equals_gguf_py_on_any_bytes(f: core.FormatInfo) -> None:
 @pytest.mark.parametrize("name", ["f16", "bf16"])
 def test_every_16_bit_pattern_widens_exactly(name: str) -> None:
     patterns = np.arange(65536, dtype=np.uint16)
-    widened = {"f16": patterns.view(np.float16).astype(np.float32), "bf16": (patterns.astype(np.uint32) << 16).view(np.float32)}
+    widened = {
+        "f16": patterns.view(np.float16).astype(np.float32),
+        "bf16": (patterns.astype(np.uint32) << 16).view(np.float32),
+    }
     expected = widened[name]
     got = core.decode(name, patterns.view(np.uint8), 1, 65536)[0]
     assert np.array_equal(expected, got, equal_nan=True)
@@ -196,7 +221,9 @@ def test_every_16_bit_pattern_widens_exactly(name: str) -> None:
 def test_rows_decode_independently(f: core.FormatInfo) -> None:
     rng = np.random.default_rng(3)
     for cols in [c for c in (f.block_values * 3, 96, 288) if f.row_ok(c)]:
-        data = rng.integers(0, 0x40, (5, f.row_bytes(cols)), dtype=np.uint8)  # no byte of an infinite scale
+        data = rng.integers(
+            0, 0x40, (5, f.row_bytes(cols)), dtype=np.uint8
+        )  # no byte of an infinite scale
         together = decode(f, data, 5, cols)
         assert np.isfinite(together).all()
         assert np.array_equal(together, np.concatenate([decode(f, row, 1, cols) for row in data]))
@@ -238,7 +265,9 @@ def test_error_does_not_depend_on_the_scale_of_the_weights(f: core.FormatInfo) -
 def test_encoding_rounds_as_gguf_py(name: str) -> None:
     f = next(f for f in FORMATS if f.name == name)
     rng = np.random.default_rng(7)
-    w = rng.standard_normal((600, 256), dtype=np.float32) * 10.0 ** rng.integers(-9, 4, (600, 1)).astype(np.float32)
+    w = rng.standard_normal((600, 256), dtype=np.float32) * 10.0 ** rng.integers(
+        -9, 4, (600, 1)
+    ).astype(np.float32)
     w[:20] = 0
     w[20:40] = np.abs(w[20:40])
     w[40:60] = np.round(w[40:60])  # ties
@@ -258,8 +287,14 @@ def test_special_rows_round_trip_sanely(f: core.FormatInfo, case: str) -> None:
     figure = ERROR_FIGURES[f.name]
     # A grid of levels 1, 3, ... 15 has no zero: one large coefficient among zeros costs this much.  Rotated formats make
     # one coefficient of a constant, or many equal ones of a spike.
-    lonely = 0.16 if f.name in ("iq3_xxs", "iq3_s", "itq3_s") else max(8 * figure, 0.03 if f.rotated else 0.0)
-    limit = {"one spike": lonely, "constant": lonely, "negative constant": lonely}.get(case, max(lonely, 4 * figure))
+    lonely = (
+        0.16
+        if f.name in ("iq3_xxs", "iq3_s", "itq3_s")
+        else max(8 * figure, 0.03 if f.rotated else 0.0)
+    )
+    limit = {"one spike": lonely, "constant": lonely, "negative constant": lonely}.get(
+        case, max(lonely, 4 * figure)
+    )
     # One step of a subnormal fp16 scale, times the largest code that an encoder may need to put it under.
     resolution = {"f32": 0.0, "bf16": 2.0**-133}.get(f.name, 2.0**-24 * 16)
     for importance in (None, np.ones(w.shape[1], np.float32), np.zeros(w.shape[1], np.float32)):
@@ -267,7 +302,10 @@ def test_special_rows_round_trip_sanely(f: core.FormatInfo, case: str) -> None:
         assert np.isfinite(r).all()
         error = np.sqrt(((r - w.astype(np.float64)) ** 2).mean())
         rms = np.sqrt((w.astype(np.float64) ** 2).mean())
-        assert error <= np.sqrt(limit) * rms + min(resolution, rms), (error / max(rms, 1e-300), importance is None)
+        assert error <= np.sqrt(limit) * rms + min(resolution, rms), (
+            error / max(rms, 1e-300),
+            importance is None,
+        )
         if case.endswith("zeros"):
             assert not r.any()
 
@@ -276,7 +314,9 @@ def test_special_rows_round_trip_sanely(f: core.FormatInfo, case: str) -> None:
 def test_rows_encode_independently_and_the_same_every_time(f: core.FormatInfo) -> None:
     w = np.random.default_rng(8).standard_t(3, (6, 512)).astype(np.float32)
     together = core.encode(f.name, w).reshape(6, -1)
-    assert np.array_equal(together[::-1].reshape(-1), core.encode(f.name, np.ascontiguousarray(w[::-1])))
+    assert np.array_equal(
+        together[::-1].reshape(-1), core.encode(f.name, np.ascontiguousarray(w[::-1]))
+    )
     assert np.array_equal(together[2], core.encode(f.name, w[2:3]))
 
 
@@ -292,10 +332,15 @@ def test_importance_is_heeded_or_at_least_harmless(f: core.FormatInfo) -> None:
     if not (f.is_float or f.rotated or f.name == "q8_0"):
         assert weighted <= 0.85 * flat
         # Only ratios matter, and columns that were never excited do no harm.
-        assert np.array_equal(core.encode(f.name, w, importance), core.encode(f.name, w, np.float32(2**20) * importance))
+        assert np.array_equal(
+            core.encode(f.name, w, importance),
+            core.encode(f.name, w, np.float32(2**20) * importance),
+        )
         importance[rng.random(1024) < 0.5] = 0
         sparse = round_trip(f, w, importance)
-        assert relative_error(w, sparse, importance) < relative_error(w, round_trip(f, w), importance)
+        assert relative_error(w, sparse, importance) < relative_error(
+            w, round_trip(f, w), importance
+        )
         assert relative_error(w, sparse) < 1
 
 
@@ -304,12 +349,16 @@ def test_importance_is_heeded_or_at_least_harmless(f: core.FormatInfo) -> None:
 def test_weights_that_are_no_numbers_are_refused_by_name(f: core.FormatInfo, value: float) -> None:
     w = np.ones((2, 512), np.float32)
     w[1, 300] = value
-    with pytest.raises(core.ConversionError, match=r"blk\.0\.ffn_up\.weight.*value 300 of row 1 is -?(nan|inf)"):
+    with pytest.raises(
+        core.ConversionError, match=r"blk\.0\.ffn_up\.weight.*value 300 of row 1 is -?(nan|inf)"
+    ):
         core.encode(f.name, w, tensor="blk.0.ffn_up.weight")
 
 
 @by_name(ENCODABLE)
-def test_weights_beyond_the_format_s_range_are_refused_not_made_infinite(f: core.FormatInfo) -> None:
+def test_weights_beyond_the_format_s_range_are_refused_not_made_infinite(
+    f: core.FormatInfo,
+) -> None:
     w = np.full((1, 256), f.max_weight, np.float32)
     assert np.isfinite(round_trip(f, w)).all()
     assert f.max_weight >= 65504
@@ -368,7 +417,9 @@ def test_decoding_is_the_inverse_rotation_of_the_own_basis(f: core.FormatInfo) -
         data = core.encode(f.name, rng.standard_normal((4, cols), dtype=np.float32))
         w, z = decode(f, data, 4, cols), decode(f, data, 4, cols, own_basis=True)
         # Orthonormal: rotating the weights again gives the coefficients, and nothing changes length.
-        np.testing.assert_allclose(rotate(w, f.signed_rotation), z, rtol=0, atol=1e-5 * np.abs(z).max())
+        np.testing.assert_allclose(
+            rotate(w, f.signed_rotation), z, rtol=0, atol=1e-5 * np.abs(z).max()
+        )
         np.testing.assert_allclose(np.linalg.norm(w, axis=1), np.linalg.norm(z, axis=1), rtol=1e-5)
 
 
@@ -387,7 +438,9 @@ def test_heavy_tails_cost_rotated_formats_little(f: core.FormatInfo) -> None:
     """Student t with 3 degrees of freedom: rotation makes the blocks nearly Gaussian."""
     w = np.random.default_rng(12).standard_t(3, (64, 1024)).astype(np.float32)
     blocks = w.reshape(-1, 256)
-    errors = ((round_trip(f, w).reshape(-1, 256) - blocks) ** 2).sum(axis=1) / (blocks**2).sum(axis=1)
+    errors = ((round_trip(f, w).reshape(-1, 256) - blocks) ** 2).sum(axis=1) / (blocks**2).sum(
+        axis=1
+    )
     assert errors.mean() <= 1.05 * ERROR_FIGURES[f.name]
 
 

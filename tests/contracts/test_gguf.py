@@ -14,9 +14,10 @@ import gguf
 import gguf_bytes as g
 import numpy as np
 import pytest
-from hrun import _core
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hrun import _core
 from make_tiny_models import TinyConfig, weights
 
 INTEGERS = {"u8": (0, 2**8 - 1), "i8": (-(2**7), 2**7 - 1), "u16": (0, 2**16 - 1), "i16": (-(2**15), 2**15 - 1), "u32": (0, 2**32 - 1),
@@ -29,12 +30,20 @@ def scalars(type_name: str) -> st.SearchStrategy[object]:
     if type_name in INTEGERS:
         low, high = INTEGERS[type_name]
         return st.integers(low, high)
-    return {"f32": st.floats(width=32, allow_nan=False), "f64": st.floats(allow_nan=False), "bool": st.booleans(), "string": TEXTS}[type_name]
+    return {
+        "f32": st.floats(width=32, allow_nan=False),
+        "f64": st.floats(allow_nan=False),
+        "bool": st.booleans(),
+        "string": TEXTS,
+    }[type_name]
 
 
 SCALAR_TYPES = [*INTEGERS, "f32", "f64", "bool", "string"]
 VALUES = st.sampled_from(SCALAR_TYPES).flatmap(
-    lambda t: st.tuples(st.just(t), scalars(t)) | st.tuples(st.just(f"array<{t}>"), st.lists(scalars(t), max_size=5))
+    lambda t: (
+        st.tuples(st.just(t), scalars(t))
+        | st.tuples(st.just(f"array<{t}>"), st.lists(scalars(t), max_size=5))
+    )
 )
 METADATA = st.dictionaries(TEXTS.filter(bool).map(lambda k: "x." + k), VALUES, max_size=8)
 
@@ -48,7 +57,9 @@ def random_blocks(info: _core.FormatInfo, rows: int, cols: int, seed: int = 0) -
 
 @given(metadata=METADATA, alignment=st.sampled_from([1, 8, 32, 256]))
 @settings(max_examples=60, deadline=None)
-def test_written_metadata_reads_back_here_and_elsewhere(tmp_path_factory: pytest.TempPathFactory, metadata: dict, alignment: int) -> None:
+def test_written_metadata_reads_back_here_and_elsewhere(
+    tmp_path_factory: pytest.TempPathFactory, metadata: dict, alignment: int
+) -> None:
     path = tmp_path_factory.mktemp("metadata") / "x.gguf"
     with _core.GGUFWriter(path, alignment) as writer:
         for key, (type_name, value) in metadata.items():
@@ -57,7 +68,12 @@ def test_written_metadata_reads_back_here_and_elsewhere(tmp_path_factory: pytest
     own = {} if alignment == 32 else {"general.alignment": ("u32", alignment)}
     assert here.metadata == {k: v for k, (_, v) in {**own, **metadata}.items()}
     assert here.metadata_types == {k: t for k, (t, _) in {**own, **metadata}.items()}
-    assert here.version == 3 and here.alignment == alignment and here.tensors == [] and here.unused_bytes == 0
+    assert (
+        here.version == 3
+        and here.alignment == alignment
+        and here.tensors == []
+        and here.unused_bytes == 0
+    )
     fields = gguf.GGUFReader(path).fields
     for key, (type_name, value) in metadata.items():
         if value == []:  # the package gives the parts of an empty array no value
@@ -67,9 +83,16 @@ def test_written_metadata_reads_back_here_and_elsewhere(tmp_path_factory: pytest
 
 def test_written_tensors_read_elsewhere(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    shapes = {f.name: (f.block_values * (1 if f.block_values == 256 else 8), 3) for f in GGML_FORMATS
-              if f.name.upper() in gguf.GGMLQuantizationType.__members__}
-    blocks = {f.name: random_blocks(f, 3, shapes[f.name][0], i) for i, f in enumerate(GGML_FORMATS) if f.name in shapes}
+    shapes = {
+        f.name: (f.block_values * (1 if f.block_values == 256 else 8), 3)
+        for f in GGML_FORMATS
+        if f.name.upper() in gguf.GGMLQuantizationType.__members__
+    }
+    blocks = {
+        f.name: random_blocks(f, 3, shapes[f.name][0], i)
+        for i, f in enumerate(GGML_FORMATS)
+        if f.name in shapes
+    }
     with _core.GGUFWriter(path) as writer:
         writer.add("general.architecture", "string", "llama")
         for name, shape in shapes.items():
@@ -102,7 +125,13 @@ def test_own_formats_and_many_dimensions_round_trip(tmp_path: Path) -> None:
     writer.abort()  # after finish() too
     file = _core.GGUFFile(path)
     a, b = file.tensors
-    assert (a.name, a.shape, a.format, a.format_id, a.n_bytes) == ("a", shape, "rtq3", info.id, len(data))
+    assert (a.name, a.shape, a.format, a.format_id, a.n_bytes) == (
+        "a",
+        shape,
+        "rtq3",
+        info.id,
+        len(data),
+    )
     assert np.array_equal(a.data, data) and b.data.view(np.float32).tolist() == [1.0] * 7
     assert a.offset % 32 == 0 and b.offset == a.offset + len(data) + -len(data) % 32
     assert file.file_bytes == size == path.stat().st_size and file.unused_bytes == 0
@@ -118,7 +147,9 @@ def test_metadata_of_every_type_from_elsewhere(tmp_path: Path) -> None:
     names = {"u": "uint", "i": "int", "f": "float"}
     for type_name, ends in [*INTEGERS.items(), ("f32", (-1.5, math.inf)), ("f64", (0.1, -1e300))]:
         for end, value in zip(("low", "high"), ends):
-            getattr(writer, f"add_{names[type_name[0]]}{type_name[1:]}")(f"{type_name}.{end}", value)
+            getattr(writer, f"add_{names[type_name[0]]}{type_name[1:]}")(
+                f"{type_name}.{end}", value
+            )
             expected[f"{type_name}.{end}"] = (type_name, value)
     writer.add_bool("yes", True)
     writer.add_array("ints", [1, -2, 3])
@@ -146,13 +177,21 @@ def test_tensors_from_elsewhere(tmp_path: Path, alignment: int) -> None:
     if alignment != 32:
         writer.add_custom_alignment(alignment)
     rng = np.random.default_rng(0)
-    arrays = {"f32": rng.standard_normal((3, 5, 7)).astype(np.float32), "f16": rng.standard_normal((2, 9)).astype(np.float16)}
-    blocks = {f.name: random_blocks(f, 4, 256) for f in GGML_FORMATS
-              if f.block_values > 1 and f.name.upper() in gguf.GGMLQuantizationType.__members__}
+    arrays = {
+        "f32": rng.standard_normal((3, 5, 7)).astype(np.float32),
+        "f16": rng.standard_normal((2, 9)).astype(np.float16),
+    }
+    blocks = {
+        f.name: random_blocks(f, 4, 256)
+        for f in GGML_FORMATS
+        if f.block_values > 1 and f.name.upper() in gguf.GGMLQuantizationType.__members__
+    }
     for name, array in arrays.items():
         writer.add_tensor(name, array)
     for name, data in blocks.items():
-        writer.add_tensor(name, data.reshape(4, -1), raw_dtype=gguf.GGMLQuantizationType[name.upper()])
+        writer.add_tensor(
+            name, data.reshape(4, -1), raw_dtype=gguf.GGMLQuantizationType[name.upper()]
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -185,7 +224,12 @@ def test_data_is_the_file_itself(tiny_model: Callable[..., Path]) -> None:
 
 def test_text_that_is_not_utf8_is_bytes(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    path.write_bytes(g.container().set("name", "string", b"caf\xe9").set_array("list", "string", ["a", b"\xff"]).build())
+    path.write_bytes(
+        g.container()
+        .set("name", "string", b"caf\xe9")
+        .set_array("list", "string", ["a", b"\xff"])
+        .build()
+    )
     file = _core.GGUFFile(path)
     assert file.metadata["name"] == b"caf\xe9" and file.metadata["list"] == ["a", b"\xff"]
     copy = tmp_path / "copy.gguf"
@@ -206,7 +250,9 @@ def test_unused_bytes_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tail", [0, 1000])
 def test_itq3_s_of_the_public_fork_is_recognised(tmp_path: Path, tail: int) -> None:
     path = tmp_path / "x.gguf"
-    built = g.File().add_tensor("a", [256, 2], 41).add_tensor("b", [32]).add_tensor("c", [512, 4], 41)
+    built = (
+        g.File().add_tensor("a", [256, 2], 41).add_tensor("b", [32]).add_tensor("c", [512, 4], 41)
+    )
     built.tail = bytes(tail)
     path.write_bytes(built.build())
     a, b, c = _core.GGUFFile(path).tensors
@@ -217,9 +263,16 @@ def test_itq3_s_of_the_public_fork_is_recognised(tmp_path: Path, tail: int) -> N
 
 def test_id_41_with_the_sizes_of_q1_0_is_not_itq3_s(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    q1_0 = g.File().add_tensor("a", [512, 8], 41, data=bytes(512 * 8 // 128 * 18)).add_tensor("b", [512, 8], 41, data=bytes(576))
+    q1_0 = (
+        g.File()
+        .add_tensor("a", [512, 8], 41, data=bytes(512 * 8 // 128 * 18))
+        .add_tensor("b", [512, 8], 41, data=bytes(576))
+    )
     path.write_bytes(q1_0.build())
-    assert [(t.format, t.n_bytes) for t in _core.GGUFFile(path).tensors] == [("q1_0", 576), ("q1_0", 576)]
+    assert [(t.format, t.n_bytes) for t in _core.GGUFFile(path).tensors] == [
+        ("q1_0", 576),
+        ("q1_0", 576),
+    ]
 
 
 def test_large_vocabulary_opens_at_once(tmp_path: Path) -> None:
@@ -228,8 +281,14 @@ def test_large_vocabulary_opens_at_once(tmp_path: Path) -> None:
     pairs = [(letters[i % 1000], letters[i // 1000]) for i in range(n - 1000)]
     tokens = [*letters, *(a + b for a, b in pairs)]
     path = tmp_path / "x.gguf"
-    f = g.model().set_array("tokenizer.ggml.tokens", "string", tokens).set_array("tokenizer.ggml.token_type", "i32", [1] * n)
-    f.set("llama.vocab_size", "u32", n).set_array("tokenizer.ggml.merges", "string", [f"{a} {b}" for a, b in pairs])
+    f = (
+        g.model()
+        .set_array("tokenizer.ggml.tokens", "string", tokens)
+        .set_array("tokenizer.ggml.token_type", "i32", [1] * n)
+    )
+    f.set("llama.vocab_size", "u32", n).set_array(
+        "tokenizer.ggml.merges", "string", [f"{a} {b}" for a, b in pairs]
+    )
     f.tensor("token_embd.weight").dims = [g.WIDTH, n]
     path.write_bytes(f.build())
 
@@ -252,7 +311,10 @@ def test_large_vocabulary_opens_at_once(tmp_path: Path) -> None:
 
 def test_full_disk_is_reported() -> None:
     writer = _core.GGUFWriter("/dev/full")
-    with pytest.raises(_core.ConversionError, match=rf"'/dev/full': {os.strerror(errno.ENOSPC)} \(errno {errno.ENOSPC}\)"):
+    with pytest.raises(
+        _core.ConversionError,
+        match=rf"'/dev/full': {os.strerror(errno.ENOSPC)} \(errno {errno.ENOSPC}\)",
+    ):
         writer.finish()
     writer.abort()
     assert Path("/dev/full").exists()
@@ -273,7 +335,9 @@ def test_file_size_limit_is_reported_before_the_data(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("path, says", [("absent/x.gguf", "No such file or directory"), (".", "Is a directory")])
+@pytest.mark.parametrize(
+    "path, says", [("absent/x.gguf", "No such file or directory"), (".", "Is a directory")]
+)
 def test_path_that_cannot_be_written(tmp_path: Path, path: str, says: str) -> None:
     with pytest.raises(_core.ConversionError, match=f"cannot create '.*': {says}"):
         _core.GGUFWriter(tmp_path / path)
@@ -352,7 +416,10 @@ def test_the_writer_holds_no_tensor(tmp_path: Path) -> None:
     if not statm.exists():
         pytest.skip("needs /proc to know the size of the address space")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (int(statm.read_text().split()[0]) * resource.getpagesize() + 24 * 2**20, hard))
+    resource.setrlimit(
+        resource.RLIMIT_AS,
+        (int(statm.read_text().split()[0]) * resource.getpagesize() + 24 * 2**20, hard),
+    )
     try:
         for i in range(n):
             writer.write_tensor(f"t{i}", data)
@@ -375,7 +442,9 @@ def test_plan_of_a_tiny_model(tiny_model: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("info", [f for f in _core.formats() if f.encodable], ids=lambda f: f.name)
-def test_every_writable_format_makes_a_sound_model(tiny_model: Callable[..., Path], info: _core.FormatInfo) -> None:
+def test_every_writable_format_makes_a_sound_model(
+    tiny_model: Callable[..., Path], info: _core.FormatInfo
+) -> None:
     path = tiny_model(format=info.name, n_embd=256, n_ff=256, n_layers=1)
     assert _core.plan_model(path).warnings == []
     file = _core.GGUFFile(path)
@@ -388,15 +457,34 @@ def test_plan_reads_rope_scalings(tiny_model: Callable[..., Path]) -> None:
     context = {"original_max_position_embeddings": 64}
     linear = _core.plan_model(tiny_model(rope_scaling={"type": "linear", "factor": 4.0})).params
     assert (linear["rope_scaling"], linear["rope_factor"]) == ("linear", 4.0)
-    yarn = _core.plan_model(tiny_model(rope_scaling={"type": "yarn", "factor": 4.0, **context})).params
-    assert (yarn["rope_scaling"], yarn["rope_original_ctx"], yarn["yarn_beta_fast"], yarn["rope_attn_factor"]) == ("yarn", 64.0, 32.0, 1.0)
-    llama3 = tiny_model(rope_scaling={"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **context})
+    yarn = _core.plan_model(
+        tiny_model(rope_scaling={"type": "yarn", "factor": 4.0, **context})
+    ).params
+    assert (
+        yarn["rope_scaling"],
+        yarn["rope_original_ctx"],
+        yarn["yarn_beta_fast"],
+        yarn["rope_attn_factor"],
+    ) == ("yarn", 64.0, 32.0, 1.0)
+    llama3 = tiny_model(
+        rope_scaling={
+            "type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            **context,
+        }
+    )
     assert _core.plan_model(llama3).warnings == []
-    factors = next(t for t in _core.GGUFFile(llama3).tensors if t.name == "rope_freqs.weight").data.view(np.float32)
+    factors = next(
+        t for t in _core.GGUFFile(llama3).tensors if t.name == "rope_freqs.weight"
+    ).data.view(np.float32)
     assert factors[0] == 1.0 and factors[-1] == 8.0
 
 
-def test_models_with_biases_and_a_head_dimension_of_their_own(tiny_model: Callable[..., Path]) -> None:
+def test_models_with_biases_and_a_head_dimension_of_their_own(
+    tiny_model: Callable[..., Path],
+) -> None:
     plan = _core.plan_model(tiny_model(biases=True, head_dim=32, format="f32"))
     assert plan.warnings == [] and plan.params["k_dim"] == 32
 
@@ -407,10 +495,17 @@ def test_architectures_describe_their_tensors() -> None:
     rules = {rule.role: rule for rule in llama.tensors}
     assert len(rules) == len(llama.tensors)
     q = rules["attn_q"]
-    assert (q.gguf_name, q.hf_name) == ("blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight")
+    assert (q.gguf_name, q.hf_name) == (
+        "blk.{}.attn_q.weight",
+        "model.layers.{}.self_attn.q_proj.weight",
+    )
     assert q.per_layer and q.required and not q.vector and q.transform == "interleave_q_heads"
     assert rules["attn_q_bias"].vector and not rules["attn_q_bias"].required
-    assert not rules["output"].required and not rules["rope_freqs"].required and rules["rope_freqs"].hf_name == ""
+    assert (
+        not rules["output"].required
+        and not rules["rope_freqs"].required
+        and rules["rope_freqs"].hf_name == ""
+    )
     for rule in llama.tensors:
         assert ("{}" in rule.gguf_name) == rule.per_layer
         assert rule.hf_name == "" or ("{}" in rule.hf_name) == rule.per_layer
@@ -423,18 +518,32 @@ def test_descriptions_of_architectures_are_consistent() -> None:
     assert len(set(classes)) == len(classes)
     for architecture in everyone:
         roles = [rule.role for rule in architecture.tensors]
-        assert len(set(roles)) == len(roles) and len({rule.gguf_name for rule in architecture.tensors}) == len(roles), architecture.name
+        assert len(set(roles)) == len(roles) and len(
+            {rule.gguf_name for rule in architecture.tensors}
+        ) == len(roles), architecture.name
         for rule in architecture.tensors:
             assert ("{}" in rule.gguf_name) == rule.per_layer
             assert rule.slices == "one" or rule.per_layer
             for name in filter(None, rule.hf_name.split("|")):
                 stacked = name.count("{}") == 2
-                assert name.count("{}") == rule.per_layer + stacked and (rule.slices == "experts" or not stacked)
+                assert name.count("{}") == rule.per_layer + stacked and (
+                    rule.slices == "experts" or not stacked
+                )
         keys = [rule.key for rule in architecture.config]
         assert len(set(keys)) == len(keys)
 
 
-VOCABULARIES = ["deepseek-coder", "deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "mpt", "phi-3", "qwen2", "starcoder"]
+VOCABULARIES = [
+    "deepseek-coder",
+    "deepseek-llm",
+    "gpt-2",
+    "llama-bpe",
+    "llama-spm",
+    "mpt",
+    "phi-3",
+    "qwen2",
+    "starcoder",
+]
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
@@ -444,7 +553,13 @@ def test_real_vocabularies_are_sound(shared: Path, tmp_path: Path, name: str) ->
     path = tmp_path / "x.gguf"
     with _core.GGUFWriter(path) as writer:
         writer.add("general.architecture", "string", "llama")
-        for key in ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count"):
+        for key in (
+            "block_count",
+            "context_length",
+            "embedding_length",
+            "feed_forward_length",
+            "attention.head_count",
+        ):
             writer.add(f"llama.{key}", "u32", 1 if key.endswith("count") else 32)
         writer.add("llama.attention.layer_norm_rms_epsilon", "f32", 1e-5)
         for key, value in source.metadata.items():

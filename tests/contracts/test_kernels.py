@@ -18,7 +18,9 @@ kernels = core.testing
 TIERS = [t.name for t in core.cpu_tiers() if t.available]
 FORMATS = core.formats()
 QUANTIZED = [f for f in FORMATS if f.activation_block > 0]
-FLOATS = [f for f in FORMATS if f.activation_block == 0]  # multiplied in fp32: float formats, and those decoded first
+FLOATS = [
+    f for f in FORMATS if f.activation_block == 0
+]  # multiplied in fp32: float formats, and those decoded first
 PLAIN_NUMBERS = {"i8": "<i1", "i16": "<i2", "i32": "<i4", "i64": "<i8", "f64": "<f8"}
 ROTATED = [f for f in FORMATS if f.rotated]
 OFFSET = {f.name for f in FORMATS if f.has_offset}
@@ -36,12 +38,19 @@ def columns(f: core.FormatInfo) -> list[int]:
     return [c for c in (1, 7, 16, 31, 32, 96, 224, 256, 288, 512, 928) if f.row_ok(c)]
 
 
-def random_weights(f: core.FormatInfo, rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
+def random_weights(
+    f: core.FormatInfo, rows: int, cols: int, rng: np.random.Generator
+) -> np.ndarray:
     """uint8 [rows * row_bytes]: random bytes, with the fp16 scales that came out as NaN or infinity made finite."""
     if f.is_float:
         return core.encode(f.name, rng.standard_normal((rows, cols), dtype=np.float32))
     if f.name in PLAIN_NUMBERS:
-        return (100 * rng.standard_normal(rows * cols)).clip(-127, 127).astype(PLAIN_NUMBERS[f.name]).view(np.uint8)
+        return (
+            (100 * rng.standard_normal(rows * cols))
+            .clip(-127, 127)
+            .astype(PLAIN_NUMBERS[f.name])
+            .view(np.uint8)
+        )
     for _ in range(20):
         data = rng.integers(0, 256, rows * f.row_bytes(cols), dtype=np.uint8).reshape(rows, -1)
         if f.name == "mxfp4":  # scales of up to 2^127 overflow in products
@@ -62,7 +71,9 @@ def hostile_inputs(cols: int, rng: np.random.Generator) -> Iterator[tuple[str, n
     one_hot[cols // 2] = 3.0
     outlier = normal.copy()
     outlier[cols // 3] = 1e4
-    hadamard_row = np.where([bin(c & 0xA5).count("1") % 2 for c in range(cols)], -1, 1).astype(np.float32)
+    hadamard_row = np.where([bin(c & 0xA5).count("1") % 2 for c in range(cols)], -1, 1).astype(
+        np.float32
+    )
     yield "normal", normal
     yield "zeros", np.zeros(cols, np.float32)
     yield "large", (normal * np.float32(1e30)).astype(np.float32)
@@ -78,7 +89,9 @@ def hostile_inputs(cols: int, rng: np.random.Generator) -> Iterator[tuple[str, n
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     """Equal as bits; any NaN equals any NaN, and only that."""
-    return a.shape == b.shape and bool(((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all())
+    return a.shape == b.shape and bool(
+        ((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all()
+    )
 
 
 def signs_for(f: core.FormatInfo, cols: int) -> np.ndarray | None:
@@ -86,7 +99,13 @@ def signs_for(f: core.FormatInfo, cols: int) -> np.ndarray | None:
 
 
 def kind_of(f: core.FormatInfo) -> str:
-    return "rotated_signed" if f.signed_rotation else "rotated" if f.rotated else f"int8x{f.activation_block}"
+    return (
+        "rotated_signed"
+        if f.signed_rotation
+        else "rotated"
+        if f.rotated
+        else f"int8x{f.activation_block}"
+    )
 
 
 def expected_bits(f: core.FormatInfo, data: np.ndarray, rows: int, x: np.ndarray) -> np.ndarray:
@@ -96,7 +115,9 @@ def expected_bits(f: core.FormatInfo, data: np.ndarray, rows: int, x: np.ndarray
     with np.errstate(over="ignore", invalid="ignore"):
         own = contract.rotate(x, signs_for(f, cols)) if f.rotated else x
     codes, scale = contract.quantize(own, f.activation_block)
-    return contract.integer_matmul(codes, scale, kernels.unpack(f.name, data, rows, cols), f.activation_block, f.name in OFFSET)
+    return contract.integer_matmul(
+        codes, scale, kernels.unpack(f.name, data, rows, cols), f.activation_block, f.name in OFFSET
+    )
 
 
 @by_format
@@ -106,7 +127,9 @@ def test_bits_are_those_of_the_contract(f: core.FormatInfo, tier: str) -> None:
     for cols, rows, n in zip(columns(f), (3, 17, 1, 16, 33, 2, 18), (3, 17, 9, 1, 2, 8, 5)):
         data = random_weights(f, rows, cols, rng)
         x = rng.standard_normal((n, cols), dtype=np.float32)
-        assert same_bits(kernels.matmul(tier, f.name, data, rows, x), expected_bits(f, data, rows, x)), (rows, cols, n)
+        assert same_bits(
+            kernels.matmul(tier, f.name, data, rows, x), expected_bits(f, data, rows, x)
+        ), (rows, cols, n)
 
 
 @by_format
@@ -118,12 +141,19 @@ def test_a_norm_or_a_gate_on_the_way_changes_no_bit(f: core.FormatInfo, tier: st
     for n in (1, 11):
         x, gate = rng.standard_normal((2, n, cols), dtype=np.float32)
         weight = rng.standard_normal(cols, dtype=np.float32)
-        stored = {"norm": kernels.rms_norm(tier, x, weight, 1e-5), "gate": kernels.silu_mul(tier, gate, x)}
+        stored = {
+            "norm": kernels.rms_norm(tier, x, weight, 1e-5),
+            "gate": kernels.silu_mul(tier, gate, x),
+        }
         for way in WAYS if f.rotated else WAYS[:1]:
             normed = kernels.matmul(tier, f.name, data, rows, x, way, norm=weight, eps=1e-5)
-            assert same_bits(normed, kernels.matmul(tier, f.name, data, rows, stored["norm"], way)), way
+            assert same_bits(
+                normed, kernels.matmul(tier, f.name, data, rows, stored["norm"], way)
+            ), way
             gated = kernels.matmul(tier, f.name, data, rows, x, way, gate=gate, n_threads=2)
-            assert same_bits(gated, kernels.matmul(tier, f.name, data, rows, stored["gate"], way)), way
+            assert same_bits(
+                gated, kernels.matmul(tier, f.name, data, rows, stored["gate"], way)
+            ), way
 
 
 @by_format
@@ -170,13 +200,20 @@ def test_results_do_not_depend_on_threads_tokens_or_tier(f: core.FormatInfo) -> 
         whole = kernels.matmul("scalar", f.name, data, rows, x, way)
         for tier in TIERS:
             for n_threads in (1, 2, 5):
-                assert same_bits(kernels.matmul(tier, f.name, data, rows, x, way, n_threads), whole), (tier, way, n_threads)
+                assert same_bits(
+                    kernels.matmul(tier, f.name, data, rows, x, way, n_threads), whole
+                ), (tier, way, n_threads)
             for chunk in (1, 2, 3, 4, 7, 8, 16) if tier != "scalar" else (1, 5):
-                parts = [kernels.matmul(tier, f.name, data, rows, x[i : i + chunk], way) for i in range(0, len(x), chunk)]
+                parts = [
+                    kernels.matmul(tier, f.name, data, rows, x[i : i + chunk], way)
+                    for i in range(0, len(x), chunk)
+                ]
                 assert same_bits(np.concatenate(parts), whole), (tier, way, chunk)
 
 
-def product_bound(f: core.FormatInfo, data: np.ndarray, rows: int, x: np.ndarray, quantized: bool) -> np.ndarray:
+def product_bound(
+    f: core.FormatInfo, data: np.ndarray, rows: int, x: np.ndarray, quantized: bool
+) -> np.ndarray:
     """Largest possible |y - <w, x>| per token and row, in float64.
 
     With z the activation in the basis of the weights (x itself where the format is not rotated), A = |w| or, with an
@@ -193,7 +230,9 @@ def product_bound(f: core.FormatInfo, data: np.ndarray, rows: int, x: np.ndarray
     cols = x.shape[1]
     w = np.abs(core.decode(f.name, data, rows, cols, True).astype(np.float64))
     if f.activation_block > 0:
-        codes, group_scale, group_offset, scale, offset = (a.astype(np.float64) for a in kernels.unpack(f.name, data, rows, cols))
+        codes, group_scale, group_offset, scale, offset = (
+            a.astype(np.float64) for a in kernels.unpack(f.name, data, rows, cols)
+        )
         per_column = np.repeat(np.arange(scale.shape[1]), f.block_values)[:cols]
         w = np.abs(scale[:, per_column] * np.repeat(group_scale, 16, axis=1) * codes)
         if f.name in OFFSET:
@@ -203,12 +242,19 @@ def product_bound(f: core.FormatInfo, data: np.ndarray, rows: int, x: np.ndarray
         z = np.abs(rotate_in_float64(f, x))
         for first, size in contract.rotation_pieces(cols):
             part = slice(first, first + size)
-            moved[:, part] += (np.log2(size) + 1) * EPS * np.abs(x[:, part]).sum(axis=1, keepdims=True) / np.sqrt(size)
+            moved[:, part] += (
+                (np.log2(size) + 1)
+                * EPS
+                * np.abs(x[:, part]).sum(axis=1, keepdims=True)
+                / np.sqrt(size)
+            )
     steps = -(-cols // 16) + 4
     if quantized:
         blocks = contract.blocks_of(cols, f.activation_block)
         for part in blocks:
-            d = (z[:, part].max(axis=1, keepdims=True) + moved[:, part].max(axis=1, keepdims=True)) / 127
+            d = (
+                z[:, part].max(axis=1, keepdims=True) + moved[:, part].max(axis=1, keepdims=True)
+            ) / 127
             moved[:, part] += d * (0.5 + 508 * EPS)
         steps = 2 * len(blocks) + 2
     return (moved @ w.T) + (steps + 3) * EPS * ((z + moved) @ w.T) * (1 + 1e-4)
@@ -221,7 +267,9 @@ def rotate_in_float64(f: core.FormatInfo, x: np.ndarray) -> np.ndarray:
     for first, size in contract.rotation_pieces(cols):
         index = np.arange(size)
         parity = np.array([[bin(i & j).count("1") & 1 for j in index] for i in index])
-        out[:, first : first + size] = signed[:, first : first + size] @ (1.0 - 2.0 * parity) / np.sqrt(size)
+        out[:, first : first + size] = (
+            signed[:, first : first + size] @ (1.0 - 2.0 * parity) / np.sqrt(size)
+        )
     return out
 
 
@@ -233,19 +281,30 @@ def test_products_are_within_the_derived_bound_of_float64(f: core.FormatInfo) ->
         data = random_weights(f, rows, cols, rng)
         if f.encodable:  # realistic weights; random bytes have scales of every order of magnitude
             data = core.encode(f.name, rng.standard_normal((rows, cols), dtype=np.float32))
-        x = np.stack([v for name, v in hostile_inputs(cols, rng) if name not in ("subnormal", "tiny")])
+        x = np.stack(
+            [v for name, v in hostile_inputs(cols, rng) if name not in ("subnormal", "tiny")]
+        )
         own = core.decode(f.name, data, rows, cols, True).astype(np.float64)
         z = rotate_in_float64(f, x) if f.rotated else x.astype(np.float64)
         want = z @ own.T
         for way in WAYS if f.rotated else WAYS[:1]:
             got = kernels.matmul(TIERS[-1], f.name, data, rows, x, way)
-            bound = product_bound(f, data, rows, x, quantized=way == "activation" and f.activation_block > 0)
+            bound = product_bound(
+                f, data, rows, x, quantized=way == "activation" and f.activation_block > 0
+            )
             if way == "weight":
                 # The inverse transform of a block moves every weight by at most 9 EPS sum|w| / 16 <= 9 EPS |w|, by Cauchy's
                 # inequality, and a token's share in that is sum|x| <= 16 |x|.  Then decoding, and the float operations.
-                norms = np.linalg.norm(own, axis=1)[None, :] * np.linalg.norm(x.astype(np.float64), axis=1)[:, None]
+                norms = (
+                    np.linalg.norm(own, axis=1)[None, :]
+                    * np.linalg.norm(x.astype(np.float64), axis=1)[:, None]
+                )
                 bound = (9 * 16 + 3 + -(-cols // 16) + 4) * EPS * norms * (1 + 1e-4)
-            assert (np.abs(got - want) <= bound).all(), (way, cols, float((np.abs(got - want) / bound).max()))
+            assert (np.abs(got - want) <= bound).all(), (
+                way,
+                cols,
+                float((np.abs(got - want) / bound).max()),
+            )
 
 
 @by_rotated
@@ -255,12 +314,20 @@ def test_both_float_ways_of_a_rotated_product_agree(f: core.FormatInfo) -> None:
     for cols in columns(f):
         rows = 20
         data = core.encode(f.name, rng.standard_normal((rows, cols), dtype=np.float32))
-        x = np.stack([v for name, v in hostile_inputs(cols, rng) if name not in ("subnormal", "tiny")])
-        norms = np.linalg.norm(core.decode(f.name, data, rows, cols), axis=1) * np.linalg.norm(x.astype(np.float64), axis=1)[:, None]
+        x = np.stack(
+            [v for name, v in hostile_inputs(cols, rng) if name not in ("subnormal", "tiny")]
+        )
+        norms = (
+            np.linalg.norm(core.decode(f.name, data, rows, cols), axis=1)
+            * np.linalg.norm(x.astype(np.float64), axis=1)[:, None]
+        )
         for tier in TIERS:
             by_activation = kernels.matmul(tier, f.name, data, rows, x, "activation-float")
             by_weight = kernels.matmul(tier, f.name, data, rows, x, "weight")
-            assert (np.abs(by_activation.astype(np.float64) - by_weight) <= 1e-5 * norms).all(), (tier, cols)
+            assert (np.abs(by_activation.astype(np.float64) - by_weight) <= 1e-5 * norms).all(), (
+                tier,
+                cols,
+            )
 
 
 @by_tier
@@ -274,7 +341,9 @@ def test_rotation_gives_the_bits_of_the_contract(tier: str, with_signs: bool) ->
 
 
 @by_tier
-@pytest.mark.parametrize("kind", ["int8x32", "int8x64", "int8x128", "int8x256", "rotated", "rotated_signed"])
+@pytest.mark.parametrize(
+    "kind", ["int8x32", "int8x64", "int8x128", "int8x256", "rotated", "rotated_signed"]
+)
 def test_quantization_of_activations(tier: str, kind: str) -> None:
     rng = np.random.default_rng(8)
     block = int(kind.removeprefix("int8x")) if kind.startswith("int8x") else 256
@@ -283,7 +352,11 @@ def test_quantization_of_activations(tier: str, kind: str) -> None:
         x[0, 5] = np.inf
         x[1, 31] = np.nan
         with np.errstate(invalid="ignore"):
-            own = contract.rotate(x, core.rotation_signs(cols) if kind == "rotated_signed" else None) if "rotated" in kind else x
+            own = (
+                contract.rotate(x, core.rotation_signs(cols) if kind == "rotated_signed" else None)
+                if "rotated" in kind
+                else x
+            )
         want_codes, want_scale = contract.quantize(own, block)
         codes, scale, sums = kernels.quantize_activations(tier, kind, x)
         assert (codes == want_codes).all()

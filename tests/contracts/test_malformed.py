@@ -14,8 +14,9 @@ from pathlib import Path
 import gguf_bytes as g
 import numpy as np
 import pytest
-from hrun import _core
 from malformed_cases import CASES, CONTROLS, NOT_HERE, Case, Control
+
+from hrun import _core
 
 SECONDS = 0.05
 EXTRA_BYTES = 16 * 2**20
@@ -56,7 +57,6 @@ def write(path: Path, built: g.File | bytes) -> bytes:
 def refused(path: Path, error: str, file_bytes: int) -> str:
     """Plans the model of a bad file and returns the message."""
 
-
     def plan() -> Exception | None:
         try:
             _core.plan_model(path)
@@ -88,7 +88,9 @@ def test_accepted(control: Control, tmp_path: Path) -> None:
     data = write(path, control.build())
     file = within_limits(len(data), lambda: _core.GGUFFile(path))
     assert isinstance(file, _core.GGUFFile)
-    plan = None if control.container_only else within_limits(len(data), lambda: _core.plan_model(path))
+    plan = (
+        None if control.container_only else within_limits(len(data), lambda: _core.plan_model(path))
+    )
     warnings = plan.warnings if isinstance(plan, _core.Plan) else []
     assert file.file_bytes == len(data)
     if control.warns:
@@ -103,8 +105,18 @@ def test_every_case_has_its_own_id() -> None:
 
 
 def test_catalogue_is_complete() -> None:
-    covered = {i.split("-")[0] for i in [*(c.id for c in CASES), *(c.id for c in CONTROLS), *NOT_HERE]}
-    covered |= {"A17", "B40", "C74", "F126", "F127", "F128", *(f"G{n}" for n in range(133, 144))}  # below, or in NOT_HERE as ranges
+    covered = {
+        i.split("-")[0] for i in [*(c.id for c in CASES), *(c.id for c in CONTROLS), *NOT_HERE]
+    }
+    covered |= {
+        "A17",
+        "B40",
+        "C74",
+        "F126",
+        "F127",
+        "F128",
+        *(f"G{n}" for n in range(133, 144)),
+    }  # below, or in NOT_HERE as ranges
     catalogue = {f"{letter}{n}" for letter, first, last in (("A", 1, 20), ("B", 19, 50), ("C", 51, 79), ("D", 80, 108), ("E", 109, 125),
                                                            ("F", 126, 131), ("G", 132, 143)) for n in range(first, last + 1)}  # fmt: skip
     assert catalogue - covered == set()
@@ -126,9 +138,15 @@ def test_truncated_anywhere_before_the_data_A17_B40_C74(tmp_path: Path) -> None:
         message = str(caught.value)
         assert str(path) in message
         if n < in_header:
-            assert "empty" in message or "too short" in message or f"ends at byte {n} inside the header" in message, (n, message)
+            assert (
+                "empty" in message
+                or "too short" in message
+                or f"ends at byte {n} inside the header" in message
+            ), (n, message)
         elif n < in_metadata:
-            assert re.search(r"metadata \d+|metadata count|tensor count|cannot fit in the remaining", message), (n, message)
+            assert re.search(
+                r"metadata \d+|metadata count|tensor count|cannot fit in the remaining", message
+            ), (n, message)
         else:
             assert re.search(r"tensor \d+ of 20|past the end", message), (n, message)
 
@@ -217,8 +235,11 @@ NO_HALF_SCALE = {"mxfp4", "nvfp4", "iq1_m"}  # other kinds of scale, or scattere
 
 
 @pytest.mark.parametrize("bits", [0x7E00, 0xFC00, 0x7C00], ids=["nan", "-inf", "inf"])
-@pytest.mark.parametrize("info", [f for f in _core.formats() if f.block_values > 1 and f.name not in NO_HALF_SCALE],
-                         ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "info",
+    [f for f in _core.formats() if f.block_values > 1 and f.name not in NO_HALF_SCALE],
+    ids=lambda f: f.name,
+)
 def test_bad_scale_is_found(info: _core.FormatInfo, bits: int, tmp_path: Path) -> None:
     """F126, F127, F128: a scale that is not finite, in any quantized format."""
     rows, cols = 3, 512
@@ -242,7 +263,9 @@ def test_bad_scale_is_found(info: _core.FormatInfo, bits: int, tmp_path: Path) -
             found.append(str(error))
     assert found, "no byte pair of a block is a scale"
     for message in found:
-        assert re.search(r"tensor 'x\d+': value \d+ of row 2 is -?(nan|inf) \(block 1 of the row", message)
+        assert re.search(
+            r"tensor 'x\d+': value \d+ of row 2 is -?(nan|inf) \(block 1 of the row", message
+        )
 
 
 # ---- Loading
@@ -271,8 +294,12 @@ def test_data_at_odd_addresses_gives_the_same_logits(tmp_path: Path) -> None:
             file.set("general.alignment", "u32", 1).set("general.name", "string", "odd")
             file.alignment = 1
         for tensor in file.tensors:
-            weights = rng.standard_normal(tensor.dims[::-1] if len(tensor.dims) > 1 else (1, *tensor.dims)).astype(np.float32)
-            tensor.data = _core.encode("f32" if tensor.format == g.F32 else "q8_0", weights).tobytes()
+            weights = rng.standard_normal(
+                tensor.dims[::-1] if len(tensor.dims) > 1 else (1, *tensor.dims)
+            ).astype(np.float32)
+            tensor.data = _core.encode(
+                "f32" if tensor.format == g.F32 else "q8_0", weights
+            ).tobytes()
         path = tmp_path / f"{alignment}.gguf"
         write(path, file)
         if alignment == 1:

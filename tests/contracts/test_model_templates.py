@@ -151,16 +151,49 @@ DEEPSEEK = """{% if not add_generation_prompt is defined %}{% set add_generation
 
 COMMAND_R = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% if system_message != false %}{{ '<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>' + system_message + '<|END_OF_TURN_TOKEN|>' }}{% endif %}{% for message in loop_messages %}{% set content = message['content'] %}{% if message['role'] == 'user' %}{{ '<|START_OF_TURN_TOKEN|><|USER_TOKEN|>' + content.strip() + '<|END_OF_TURN_TOKEN|>' }}{% elif message['role'] == 'assistant' %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' + content.strip() + '<|END_OF_TURN_TOKEN|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"""
 
-TEMPLATES = {"llama 3": LLAMA3, "qwen 3": QWEN3, "qwen 2.5": QWEN25, "mistral": MISTRAL, "gemma": GEMMA, "phi": PHI, "gpt-oss": GPT_OSS,
-             "deepseek": DEEPSEEK, "command-r": COMMAND_R}
+TEMPLATES = {
+    "llama 3": LLAMA3,
+    "qwen 3": QWEN3,
+    "qwen 2.5": QWEN25,
+    "mistral": MISTRAL,
+    "gemma": GEMMA,
+    "phi": PHI,
+    "gpt-oss": GPT_OSS,
+    "deepseek": DEEPSEEK,
+    "command-r": COMMAND_R,
+}
 
 SYSTEM = {"role": "system", "content": "Be brief, «please»."}
 USER = {"role": "user", "content": "  What is 2 < 3 & 'why'?\n"}
 ANSWER = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nBecause."}
-CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 2}}}]}
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {
+            "type": "function",
+            "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 2}},
+        }
+    ],
+}
 RESULT = {"role": "tool", "name": "weather", "content": "12 °C"}
-TOOLS = [{"type": "function", "function": {"name": "weather", "description": "The weather <now>", "parameters": {
-    "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "array", "items": {"type": "integer"}}}, "required": ["city"]}}}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "The weather <now>",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string"},
+                    "days": {"type": "array", "items": {"type": "integer"}},
+                },
+                "required": ["city"],
+            },
+        },
+    }
+]
 
 CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "one question": ([USER], {}),
@@ -199,14 +232,21 @@ CONSTRUCTS = {
     "time": "{{ strftime_now('%d %b %Y')|length }}{{ strftime_now('%Y-%m-%d')[:2] }}",
     "refusal": "{% if messages|length > 1 %}{{ raise_exception('No: ' ~ messages|length) }}{% endif %}",
 }
-THOUGHTS = [{"role": "assistant", "content": "4", "reasoning": "2 + 2"}, {"role": "assistant", "content": "5", "thinking": "2 + 3", "reasoning_content": "3 + 2"},
-            {"role": "assistant", "content": "6", "reasoning_content": "3 + 3"}]
+THOUGHTS = [
+    {"role": "assistant", "content": "4", "reasoning": "2 + 2"},
+    {"role": "assistant", "content": "5", "thinking": "2 + 3", "reasoning_content": "3 + 2"},
+    {"role": "assistant", "content": "6", "reasoning_content": "3 + 3"},
+]
 CONVERSATIONS["everything"] = ([SYSTEM, USER, CALL, RESULT, *THOUGHTS, USER], {"tools": TOOLS})
 TEMPLATES |= CONSTRUCTS
 
 
 def real_templates() -> list[Path]:
-    return sorted(Path(os.environ["HRUN_TEMPLATES"]).glob("*.jinja")) if os.environ.get("HRUN_TEMPLATES") else []
+    return (
+        sorted(Path(os.environ["HRUN_TEMPLATES"]).glob("*.jinja"))
+        if os.environ.get("HRUN_TEMPLATES")
+        else []
+    )
 
 
 def compare(source: str) -> tuple[int, int]:
@@ -217,11 +257,21 @@ def compare(source: str) -> tuple[int, int]:
     taken = refused = 0
     try:
         for case, (messages, arguments) in CONVERSATIONS.items():
-            given = {"add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>", **arguments}
+            given = {
+                "add_generation_prompt": True,
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                **arguments,
+            }
             rest = {k: v for k, v in given.items() if k not in ("tools", "add_generation_prompt")}
             try:
-                want = render_jinja_template([messages], tools=given.get("tools"), chat_template=source,
-                                             add_generation_prompt=given["add_generation_prompt"], **rest)[0][0]
+                want = render_jinja_template(
+                    [messages],
+                    tools=given.get("tools"),
+                    chat_template=source,
+                    add_generation_prompt=given["add_generation_prompt"],
+                    **rest,
+                )[0][0]
             except Exception:  # the template refuses this conversation
                 with pytest.raises(ChatTemplateError):
                     template.render(messages, **given)

@@ -6,15 +6,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_hf import TinyLlama
 
 from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
+from tiny_hf import TinyLlama
 
 
-@pytest.mark.parametrize(("embd", "ff", "heads", "kv_heads"), [(896, 4864, 14, 2), (576, 1536, 9, 3)], ids=["qwen2-0.5b", "smollm-135m"])
-def test_no_tensor_falls_back(embd: int, ff: int, heads: int, kv_heads: int, tmp_path: Path) -> None:
-    model = TinyLlama(tmp_path / "hf", layers=1, embd=embd, ff=ff, heads=heads, kv_heads=kv_heads, head_dim=64, vocab=320)
+@pytest.mark.parametrize(
+    ("embd", "ff", "heads", "kv_heads"),
+    [(896, 4864, 14, 2), (576, 1536, 9, 3)],
+    ids=["qwen2-0.5b", "smollm-135m"],
+)
+def test_no_tensor_falls_back(
+    embd: int, ff: int, heads: int, kv_heads: int, tmp_path: Path
+) -> None:
+    model = TinyLlama(
+        tmp_path / "hf",
+        layers=1,
+        embd=embd,
+        ff=ff,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=64,
+        vocab=320,
+    )
     plan = make_plan(open_source(model.path), PlanOptions("rtq3"))
     outside = (plan.source.embedding, plan.source.head)
     for planned in plan.tensors:

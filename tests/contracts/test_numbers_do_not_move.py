@@ -3,6 +3,7 @@
 Kernel by kernel this is tested in test_kernels.py and test_ops.py; here every registered format goes through the decoder,
 and the demo model through chunks of the sizes that the contract names.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -34,16 +35,22 @@ def test_every_format(name, tmp_path):
     assert np.isfinite(expected).all() and expected.std() > 0
     for tier in TIERS:
         for threads, chunk in ((1, 41), (2, 41), (1, 1), (2, 3), (2, 7), (1, 16)):
-            assert same_bits(logits(path, TOKENS, tier=tier, threads=threads, chunk=chunk), expected), (tier, threads, chunk)
+            assert same_bits(
+                logits(path, TOKENS, tier=tier, threads=threads, chunk=chunk), expected
+            ), (tier, threads, chunk)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 512])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_demo_model(chunk, threads, demo_logits):
     tokens, expected = demo_logits
-    tiers = TIERS if chunk >= 64 else TIERS[-1:]  # token by token the scalar tier alone would take half a minute
+    tiers = (
+        TIERS if chunk >= 64 else TIERS[-1:]
+    )  # token by token the scalar tier alone would take half a minute
     for tier in tiers:
-        assert same_bits(logits(demo_model_path(), tokens, tier=tier, threads=threads, chunk=chunk), expected), tier
+        assert same_bits(
+            logits(demo_model_path(), tokens, tier=tier, threads=threads, chunk=chunk), expected
+        ), tier
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,9 @@ def test_a_difference_would_be_seen(demo_logits):
     assert not same_bits(logits(demo_model_path(), [*tokens[:-1], 9]), expected)
 
 
-@pytest.mark.parametrize("name", ["qwen2moe", "gemma2", "gpt-oss", "deepseek3", "phi3, long", "command-r"])
+@pytest.mark.parametrize(
+    "name", ["qwen2moe", "gemma2", "gpt-oss", "deepseek3", "phi3, long", "command-r"]
+)
 def test_every_kind_of_block(name, tmp_path):
     """Experts, windows, sinks, latent attention, fused matrices, parallel blocks, with quantized weights."""
     pytest.importorskip("transformers", reason="transformers is not installed")
@@ -80,4 +89,6 @@ def test_every_kind_of_block(name, tmp_path):
     assert np.isfinite(expected).all() and expected.std() > 0
     for tier in TIERS:
         for threads, chunk in ((2, 41), (1, 1), (2, 7)):
-            assert same_bits(logits(path, TOKENS, tier=tier, threads=threads, chunk=chunk), expected), (tier, threads, chunk)
+            assert same_bits(
+                logits(path, TOKENS, tier=tier, threads=threads, chunk=chunk), expected
+            ), (tier, threads, chunk)

@@ -9,12 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_hf import TinyLlama
 
 from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
+from tiny_hf import TinyLlama
 
-MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+MATRICES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 Arrays = dict[str, tuple[str, np.ndarray]]
 
 
@@ -23,7 +31,11 @@ def write(path: Path, tensors: Arrays) -> None:
     header, blobs, at = {}, [], 0
     for name, (kind, array) in tensors.items():
         data = np.ascontiguousarray(array).tobytes()
-        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [at, at + len(data)]}
+        header[name] = {
+            "dtype": kind,
+            "shape": list(array.shape),
+            "data_offsets": [at, at + len(data)],
+        }
         blobs.append(data)
         at += len(data)
     text = json.dumps(header).encode()
@@ -42,16 +54,25 @@ def pack_stream(codes: np.ndarray, bits: int) -> np.ndarray:
     return out
 
 
-def gptq(rng: np.random.Generator, rows: int, cols: int, bits: int, order: bool) -> tuple[Arrays, np.ndarray]:
+def gptq(
+    rng: np.random.Generator, rows: int, cols: int, bits: int, order: bool
+) -> tuple[Arrays, np.ndarray]:
     groups = cols // 32
-    codes, zeros = rng.integers(0, 1 << bits, (cols, rows)), rng.integers(0, (1 << bits) - 1, (groups, rows))
+    codes, zeros = (
+        rng.integers(0, 1 << bits, (cols, rows)),
+        rng.integers(0, (1 << bits) - 1, (groups, rows)),
+    )
     scales = (rng.random((groups, rows)) * 0.02 + 0.001).astype(np.float16)
     which = rng.permutation(np.arange(cols) // 32) if order else np.arange(cols) // 32
     weight = np.zeros((rows, cols), np.float32)
     for c in range(cols):
         weight[:, c] = scales[which[c]].astype(np.float32) * (codes[c] - zeros[which[c]] - 1)
-    parts: Arrays = {"qweight": ("I32", pack_stream(codes, bits)), "qzeros": ("I32", np.ascontiguousarray(pack_stream(zeros.T, bits).T)),
-                     "scales": ("F16", scales), "g_idx": ("I32", which.astype(np.int32))}
+    parts: Arrays = {
+        "qweight": ("I32", pack_stream(codes, bits)),
+        "qzeros": ("I32", np.ascontiguousarray(pack_stream(zeros.T, bits).T)),
+        "scales": ("F16", scales),
+        "g_idx": ("I32", which.astype(np.int32)),
+    }
     return parts, weight
 
 
@@ -67,8 +88,15 @@ def awq(rng: np.random.Generator, rows: int, cols: int) -> tuple[Arrays, np.ndar
                 out[:, j] |= (values[:, 8 * j + column] << (4 * place)).astype(np.uint32)
         return out
 
-    weight = np.stack([scales[c // 32].astype(np.float32) * (codes[c] - zeros[c // 32]) for c in range(cols)], axis=1)
-    return {"qweight": ("I32", packed(codes)), "qzeros": ("I32", packed(zeros)), "scales": ("F16", scales)}, weight
+    weight = np.stack(
+        [scales[c // 32].astype(np.float32) * (codes[c] - zeros[c // 32]) for c in range(cols)],
+        axis=1,
+    )
+    return {
+        "qweight": ("I32", packed(codes)),
+        "qzeros": ("I32", packed(zeros)),
+        "scales": ("F16", scales),
+    }, weight
 
 
 def fp8(rng: np.random.Generator, rows: int, cols: int, block: int) -> tuple[Arrays, np.ndarray]:
@@ -77,11 +105,17 @@ def fp8(rng: np.random.Generator, rows: int, cols: int, block: int) -> tuple[Arr
     shape = (-(-rows // block), -(-cols // block)) if block else (rows, 1)
     scales = (rng.random(shape) * 0.01 + 0.001).astype(np.float32)
     spread = scales.repeat(block, 0)[:rows].repeat(block, 1)[:, :cols] if block else scales
-    parts: Arrays = {"weight": ("F8_E4M3", values.view(torch.uint8).numpy()), "weight_scale_inv" if block else "weight_scale": ("F32", scales)}
+    parts: Arrays = {
+        "weight": ("F8_E4M3", values.view(torch.uint8).numpy()),
+        "weight_scale_inv" if block else "weight_scale": ("F32", scales),
+    }
     return parts, values.float().numpy() * spread
 
 
-@pytest.mark.parametrize("kind", ["gptq 2", "gptq 3", "gptq 4", "gptq 8", "gptq 4, act order", "awq", "fp8 blocks", "fp8 rows"])
+@pytest.mark.parametrize(
+    "kind",
+    ["gptq 2", "gptq 3", "gptq 4", "gptq 8", "gptq 4, act order", "awq", "fp8 blocks", "fp8 rows"],
+)
 def test_weights_are_those_of_the_definition(kind: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     model = TinyLlama(tmp_path / "hf", layers=1, embd=96, ff=160, heads=3, kv_heads=1, head_dim=32)
@@ -122,10 +156,13 @@ def gpt_oss(folder: Path) -> tuple[Arrays, Arrays]:
     """The tensors of a tiny checkpoint with its experts in float32, and with the same in MXFP4."""
     pytest.importorskip("transformers", reason="transformers is not installed")
     from safetensors.numpy import load_file
+
     from tiny_transformers import write_checkpoint
 
     write_checkpoint("gpt-oss", folder)
-    tensors: Arrays = {name: ("F32", values) for name, values in load_file(folder / "model.safetensors").items()}
+    tensors: Arrays = {
+        name: ("F32", values) for name, values in load_file(folder / "model.safetensors").items()
+    }
     rng = np.random.default_rng(2)
     plain: Arrays = dict(tensors)
     for name in [n for n in tensors if n.endswith(("gate_up_proj", "down_proj"))]:
@@ -133,7 +170,12 @@ def gpt_oss(folder: Path) -> tuple[Arrays, Arrays]:
         codes = rng.integers(0, 16, (experts, outputs, inputs // 32, 32)).astype(np.uint8)
         scales = rng.integers(120, 126, (experts, outputs, inputs // 32)).astype(np.uint8)
         weight = FP4[codes] * 2.0 ** (scales[..., None].astype(float) - 127)
-        plain[name] = ("F32", np.ascontiguousarray(weight.reshape(experts, outputs, inputs).swapaxes(1, 2).astype(np.float32)))
+        plain[name] = (
+            "F32",
+            np.ascontiguousarray(
+                weight.reshape(experts, outputs, inputs).swapaxes(1, 2).astype(np.float32)
+            ),
+        )
         tensors[f"{name}_blocks"] = ("U8", codes[..., 0::2] | (codes[..., 1::2] << 4))
         tensors[f"{name}_scales"] = ("U8", scales)
     return plain, tensors
@@ -153,7 +195,9 @@ def test_mxfp4_experts_of_gpt_oss(tmp_path: Path) -> None:
         store(tmp_path / "hf", stored, method)
         files.append(tmp_path / f"{i}.gguf")
         write_plan(make_plan(open_source(tmp_path / "hf"), PlanOptions("f32")), files[-1])
-    first, second = ({t.name: t.data.tobytes() for t in _core.GGUFFile(str(f)).tensors} for f in files)
+    first, second = (
+        {t.name: t.data.tobytes() for t in _core.GGUFFile(str(f)).tensors} for f in files
+    )
     assert first == second
 
 
@@ -166,7 +210,9 @@ def test_mxfp4_blocks_are_taken_over_bit_for_bit(tmp_path: Path) -> None:
     plain, coded = gpt_oss(tmp_path / "hf")
     store(tmp_path / "hf", plain, None)
     write_plan(make_plan(open_source(tmp_path / "hf"), PlanOptions("f32")), tmp_path / "f32.gguf")
-    with pytest.raises(_core.ArgumentError, match="'mxfp4' is only taken over from a source that has it"):
+    with pytest.raises(
+        _core.ArgumentError, match="'mxfp4' is only taken over from a source that has it"
+    ):
         make_plan(open_source(tmp_path / "hf"), PlanOptions("mxfp4"))
     store(tmp_path / "hf", coded, "mxfp4")
     source = open_source(tmp_path / "hf")
@@ -178,10 +224,17 @@ def test_mxfp4_blocks_are_taken_over_bit_for_bit(tmp_path: Path) -> None:
             assert tensor.format in ("f32", "q8_0", "q6_k"), tensor.name
             continue
         assert tensor.format == "mxfp4"
-        values = want[tensor.name].data.view(np.float32) + np.float32(0)  # GGUF's format has no negative zero
+        values = want[tensor.name].data.view(np.float32) + np.float32(
+            0
+        )  # GGUF's format has no negative zero
         cols = tensor.shape[0]
-        assert _core.decode("mxfp4", tensor.data, values.size // cols, cols).tobytes() == values.tobytes()
-        theirs = gguf.quants.dequantize(tensor.data.reshape(-1, cols // 32 * 17), gguf.GGMLQuantizationType.MXFP4)
+        assert (
+            _core.decode("mxfp4", tensor.data, values.size // cols, cols).tobytes()
+            == values.tobytes()
+        )
+        theirs = gguf.quants.dequantize(
+            tensor.data.reshape(-1, cols // 32 * 17), gguf.GGMLQuantizationType.MXFP4
+        )
         assert theirs.astype(np.float32).tobytes() == values.tobytes()
         compared += 1
     assert compared >= 3
@@ -190,17 +243,28 @@ def test_mxfp4_blocks_are_taken_over_bit_for_bit(tmp_path: Path) -> None:
     for origin in (tmp_path / "hf", tmp_path / "mxfp4.gguf"):
         for name, kept in (("q8_0", True), ("rtq3", False), ("f16", False)):
             write_plan(make_plan(open_source(origin), PlanOptions(name)), tmp_path / "other.gguf")
-            assert set(formats_of(tmp_path / "other.gguf").values()) == {"mxfp4" if kept else name}, (origin, name)
-    options = PlanOptions("rtq3", tensor_types=[("ffn_down_exps", "mxfp4"), ("ffn_up_exps", "q8_0")])
+            assert set(formats_of(tmp_path / "other.gguf").values()) == {
+                "mxfp4" if kept else name
+            }, (origin, name)
+    options = PlanOptions(
+        "rtq3", tensor_types=[("ffn_down_exps", "mxfp4"), ("ffn_up_exps", "q8_0")]
+    )
     write_plan(make_plan(source, options), tmp_path / "mixed.gguf")
     for name, found in formats_of(tmp_path / "mixed.gguf").items():
         assert found == ("mxfp4" if "down" in name else "q8_0" if "up" in name else "rtq3")
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"quant_method": "bitsandbytes"}, "bitsandbytes.*reads gptq, awq"), ({"quant_method": "gptq", "bits": 4}, "no tensor is coded that way"),
-    ({"quant_method": "hqq"}, "convert the original")])
-def test_other_methods_are_refused_by_name(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quant_method": "bitsandbytes"}, "bitsandbytes.*reads gptq, awq"),
+        ({"quant_method": "gptq", "bits": 4}, "no tensor is coded that way"),
+        ({"quant_method": "hqq"}, "convert the original"),
+    ],
+)
+def test_other_methods_are_refused_by_name(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     model = TinyLlama(tmp_path / "hf", layers=1, embd=64, ff=64, heads=2, kv_heads=1, head_dim=32)
     model.write_config(quantization_config=settings)
     with pytest.raises(_core.Error, match=message):

@@ -50,7 +50,10 @@ class Code:
         window = np.arange(1 << self.bits * (self.memory + 1))
         z = np.zeros(window.size, int)
         for masks, table in zip(self.trained["index_bits"], self.trained["tables"], strict=True):
-            index = sum((np.array([bin(w).count("1") for w in window & mask]) % 2) << i for i, mask in enumerate(masks))
+            index = sum(
+                (np.array([bin(w).count("1") for w in window & mask]) % 2) << i
+                for i, mask in enumerate(masks)
+            )
             z += np.array(table)[index]
         return z
 
@@ -58,7 +61,9 @@ class Code:
 CODES = [
     Code(2, 0.092, 0.0760, 0.0860, (0.4528, 1.5104)),
     Code(3, 0.0240, 0.0192, 0.0210, (0.2451, 0.7560, 1.3439, 2.1519)),
-    Code(4, 0.0078, 0.0052, 0.0057, (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326)),
+    Code(
+        4, 0.0078, 0.0052, 0.0057, (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326)
+    ),
 ]
 every_code = pytest.mark.parametrize("code", CODES, ids=[c.name for c in CODES])
 
@@ -73,7 +78,10 @@ def decode_row_own_basis(code: Code, row: np.ndarray, cols: int) -> np.ndarray:
         scale = row[at : at + 2].copy().view("<f2")[0].astype(np.float32)
         bits = np.unpackbits(row[at + 2 : at + 2 + n * k // 8], bitorder="little").reshape(n, k)
         codes = np.concatenate([np.zeros(code.memory, int), bits @ (1 << np.arange(k))])
-        window = sum(codes[code.memory - lag : code.memory - lag + n] << k * lag for lag in range(code.memory + 1))
+        window = sum(
+            codes[code.memory - lag : code.memory - lag + n] << k * lag
+            for lag in range(code.memory + 1)
+        )
         out[first : first + n] = scale * levels[window].astype(np.float32)
         at += 2 + n * k // 8
     assert at == row.size
@@ -88,7 +96,9 @@ def round_trip(code: Code, w: np.ndarray) -> np.ndarray:
 def block_errors(code: Code, w: np.ndarray) -> np.ndarray:
     """Squared error over energy of each block of 256 columns."""
     blocks = w.astype(np.float64).reshape(-1, 256)
-    return ((round_trip(code, w).reshape(-1, 256) - blocks) ** 2).sum(axis=1) / (blocks**2).sum(axis=1)
+    return ((round_trip(code, w).reshape(-1, 256) - blocks) ** 2).sum(axis=1) / (blocks**2).sum(
+        axis=1
+    )
 
 
 @pytest.mark.parametrize("cols", [32, 96, 224, 256, 288, 512, 896])
@@ -131,16 +141,23 @@ def test_fast_encoding(code: Code) -> None:
     rng = np.random.default_rng(12)
     w = rng.standard_normal((37, 1024 + 96), dtype=np.float32)
     data = core.encode(code.name, w, fast=True)
-    error = ((core.decode(code.name, data, *w.shape) - w) ** 2).mean() / (w.astype(np.float64) ** 2).mean()
+    error = ((core.decode(code.name, data, *w.shape) - w) ** 2).mean() / (
+        w.astype(np.float64) ** 2
+    ).mean()
     assert error <= code.promised and error <= 1.06 * code.figure
     assert np.array_equal(data, core.encode(code.name, w, fast=True))
     alone = core.encode(code.name, np.ascontiguousarray(w[5:6]), fast=True)
     assert np.array_equal(alone, data.reshape(37, -1)[5])
     assert not core.encode(code.name, np.zeros((5, 288), np.float32), fast=True).any()
-    extremes = np.stack([np.full(256, 65504.0), np.full(256, 1e-40), np.eye(256)[3] * 65504, np.full(256, -6e-8)]).astype(np.float32)
+    extremes = np.stack(
+        [np.full(256, 65504.0), np.full(256, 1e-40), np.eye(256)[3] * 65504, np.full(256, -6e-8)]
+    ).astype(np.float32)
     decoded = core.decode(code.name, core.encode(code.name, extremes, fast=True), *extremes.shape)
     assert np.isfinite(decoded).all()
-    assert (((decoded - extremes) ** 2).sum(axis=1) <= 1.0001 * (extremes.astype(np.float64) ** 2).sum(axis=1)).all()
+    assert (
+        ((decoded - extremes) ** 2).sum(axis=1)
+        <= 1.0001 * (extremes.astype(np.float64) ** 2).sum(axis=1)
+    ).all()
 
 
 @every_code
@@ -188,10 +205,16 @@ def test_a_tail_is_a_block_of_its_own(code: Code) -> None:
     rng = np.random.default_rng(6)
     w = rng.standard_normal((3, 256 + 96), dtype=np.float32)
     data = core.encode(code.name, w).reshape(3, -1)
-    assert np.array_equal(data[:, : code.row_bytes(256)].reshape(-1), core.encode(code.name, np.ascontiguousarray(w[:, :256])))
+    assert np.array_equal(
+        data[:, : code.row_bytes(256)].reshape(-1),
+        core.encode(code.name, np.ascontiguousarray(w[:, :256])),
+    )
     other = w.copy()
     other[:, :256] = 0
-    assert np.array_equal(data[:, code.row_bytes(256) :], core.encode(code.name, other).reshape(3, -1)[:, code.row_bytes(256) :])
+    assert np.array_equal(
+        data[:, code.row_bytes(256) :],
+        core.encode(code.name, other).reshape(3, -1)[:, code.row_bytes(256) :],
+    )
 
 
 @every_code
@@ -229,7 +252,9 @@ def test_denormals_and_wide_ranges(code: Code) -> None:
     rng = np.random.default_rng(8)
     tiny = np.float32(1e-40) * rng.standard_normal((2, 256), dtype=np.float32)
     assert not round_trip(code, tiny).any()
-    small = np.float32(2e-5) * rng.standard_normal((16, 256), dtype=np.float32)  # scales of about 17 fp16 steps
+    small = np.float32(2e-5) * rng.standard_normal(
+        (16, 256), dtype=np.float32
+    )  # scales of about 17 fp16 steps
     assert block_errors(code, small).mean() <= 1.1 * code.figure
     mixed = np.zeros((1, 512), np.float32)
     mixed[0, :256] = 65504 * rng.choice([-1, 1], 256)
@@ -251,7 +276,9 @@ def test_encoder_repeats_itself(code: Code) -> None:
     w = np.random.default_rng(9).standard_t(3, (8, 896)).astype(np.float32)
     first = core.encode(code.name, w)
     assert np.array_equal(first, core.encode(code.name, w))
-    assert np.array_equal(first, core.encode(code.name, w, np.random.default_rng(1).random(896, dtype=np.float32)))
+    assert np.array_equal(
+        first, core.encode(code.name, w, np.random.default_rng(1).random(896, dtype=np.float32))
+    )
 
 
 @every_code

@@ -107,7 +107,10 @@ def test_echo_and_timings(rt: Runtime) -> None:
     plain = rt.generate(PROMPT, max_tokens=5, seed=1)
     echoed = rt.generate(PROMPT, max_tokens=5, seed=1, echo=True)
     assert echoed.text == PROMPT + plain.text
-    assert "".join(p.text for p in rt.generate(PROMPT, max_tokens=5, seed=1, echo=True, stream=True)) == echoed.text
+    assert (
+        "".join(p.text for p in rt.generate(PROMPT, max_tokens=5, seed=1, echo=True, stream=True))
+        == echoed.text
+    )
     t = plain.timings
     assert t.generated_tokens == len(plain.tokens) == 5 and t.prompt_tokens == len(
         rt.tokenize(PROMPT, add_special=True)
@@ -140,7 +143,10 @@ def test_the_models_end_and_ignore_eos(rt: Runtime) -> None:
     end = next(iter(rt.tokenizer.end_ids))
     forced = rt.generate(PROMPT, max_tokens=9, logit_bias={end: 1e6})
     assert forced.finish_reason == "stop" and forced.tokens == [] and forced.text == ""
-    assert rt.generate(PROMPT, max_tokens=9, seed=1, ignore_eos=True, temperature=50.0).finish_reason == "length"
+    assert (
+        rt.generate(PROMPT, max_tokens=9, seed=1, ignore_eos=True, temperature=50.0).finish_reason
+        == "length"
+    )
 
 
 def test_logit_bias(rt: Runtime) -> None:
@@ -148,7 +154,9 @@ def test_logit_bias(rt: Runtime) -> None:
     assert always == [70] * 4
     assert (
         70
-        not in rt.generate(PROMPT, max_tokens=40, seed=1, temperature=50.0, top_k=0, logit_bias={70: -math.inf}).tokens
+        not in rt.generate(
+            PROMPT, max_tokens=40, seed=1, temperature=50.0, top_k=0, logit_bias={70: -math.inf}
+        ).tokens
     )
 
 
@@ -161,7 +169,8 @@ def test_stop_strings(rt: Runtime) -> None:
     assert cut.finish_reason == "stop"
     assert cut.text == whole.text[: whole.text.find(stop)]
     streamed = "".join(
-        p.text for p in rt.generate(PROMPT, max_tokens=40, seed=8, ignore_eos=True, stop=stop, stream=True)
+        p.text
+        for p in rt.generate(PROMPT, max_tokens=40, seed=8, ignore_eos=True, stop=stop, stream=True)
     )
     assert streamed == cut.text
 
@@ -171,7 +180,16 @@ def test_utf8_is_whole_in_every_piece(rt: Runtime) -> None:
     euro = rt.tokenize("€")
     assert len(euro) == 3
     pieces = list(
-        rt.generate(PROMPT, max_tokens=80, seed=1, temperature=100.0, top_k=0, top_p=1.0, min_p=0.0, stream=True)
+        rt.generate(
+            PROMPT,
+            max_tokens=80,
+            seed=1,
+            temperature=100.0,
+            top_k=0,
+            top_p=1.0,
+            min_p=0.0,
+            stream=True,
+        )
     )
     tokens = [p.token for p in pieces if p.token is not None]
     want = rt.tokenizer.decode_bytes(tokens, skip_special=True).decode("utf-8", "replace")
@@ -183,8 +201,14 @@ def test_utf8_is_whole_in_every_piece(rt: Runtime) -> None:
 
 def test_prompts_of_every_kind(rt: Runtime) -> None:
     ids = rt.tokenize(PROMPT, add_special=True)
-    assert rt.generate(ids, max_tokens=4, seed=1).tokens == rt.generate(PROMPT, max_tokens=4, seed=1).tokens
-    assert rt.generate(np.array(ids), max_tokens=4, seed=1).tokens == rt.generate(ids, max_tokens=4, seed=1).tokens
+    assert (
+        rt.generate(ids, max_tokens=4, seed=1).tokens
+        == rt.generate(PROMPT, max_tokens=4, seed=1).tokens
+    )
+    assert (
+        rt.generate(np.array(ids), max_tokens=4, seed=1).tokens
+        == rt.generate(ids, max_tokens=4, seed=1).tokens
+    )
     for prompt in ("", "   ", "\0", "<|im_end|>"):
         assert rt.generate(prompt, max_tokens=2, seed=1).timings.prompt_tokens >= 1
     marked = rt.generate("<|im_end|>", parse_special=True, max_tokens=1).timings.prompt_tokens
@@ -195,7 +219,10 @@ def test_chat(rt: Runtime) -> None:
     messages = [{"role": "user", "content": "Hi"}]
     ids = rt.chat_tokens(messages)
     assert rt.detokenize(ids).endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
-    assert rt.chat(messages, max_tokens=5, seed=1).tokens == rt.generate(ids, max_tokens=5, seed=1).tokens
+    assert (
+        rt.chat(messages, max_tokens=5, seed=1).tokens
+        == rt.generate(ids, max_tokens=5, seed=1).tokens
+    )
     assert messages == [{"role": "user", "content": "Hi"}]
     pieces = list(rt.chat(messages, max_tokens=5, seed=1, stream=True))
     assert "".join(p.text for p in pieces) == rt.chat(messages, max_tokens=5, seed=1).text
@@ -216,10 +243,16 @@ def test_bos_is_never_doubled(tiny_model: Callable[..., Path]) -> None:
         with Runtime(tiny_model(tied=False, chat_template=chat_template), n_threads=1) as runtime:
             bos = runtime.tokenizer.bos_id
             runtime.tokenizer.adds_bos = True
-            assert runtime.chat_tokens([{"role": "user", "content": "a"}])[:2] == [bos, *runtime.tokenize("a")][:2]
+            assert (
+                runtime.chat_tokens([{"role": "user", "content": "a"}])[:2]
+                == [bos, *runtime.tokenize("a")][:2]
+            )
             assert runtime.generate("a", max_tokens=0).timings.prompt_tokens == 2
             marked = runtime.tokenizer.tokens[bos] + "a"
-            assert runtime.generate(marked, parse_special=True, max_tokens=0).timings.prompt_tokens == 2
+            assert (
+                runtime.generate(marked, parse_special=True, max_tokens=0).timings.prompt_tokens
+                == 2
+            )
 
 
 def test_no_template(tiny_model: Callable[..., Path]) -> None:
@@ -250,7 +283,9 @@ NAMES = [row.name for row in hrun._core.samplers()] + [
 ]  # fmt: skip
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(name=st.sampled_from(NAMES), value=odd)
 def test_argument_fuzz(rt: Runtime, name: str, value: Any) -> None:
     """Any value of any argument either works, or is refused by a typed error that names the argument."""
@@ -269,7 +304,22 @@ def test_argument_fuzz(rt: Runtime, name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", [None, 1, 1.5, b"abc", {"a": 1}, ["a"], [1.5], [-1], [10**6], [2**63], [None], [True], object()]
+    "prompt",
+    [
+        None,
+        1,
+        1.5,
+        b"abc",
+        {"a": 1},
+        ["a"],
+        [1.5],
+        [-1],
+        [10**6],
+        [2**63],
+        [None],
+        [True],
+        object(),
+    ],
 )
 def test_bad_prompts(rt: Runtime, prompt: Any) -> None:
     with pytest.raises(ArgumentError, match="prompt"):
@@ -306,7 +356,11 @@ def test_eight_threads_get_what_one_gets(fresh: Runtime) -> None:
     def work(i: int) -> list[int]:
         prompt = f"{i % 3} the and of"
         if i % 2:
-            return [p.token for p in fresh.generate(prompt, max_tokens=10, seed=i, stream=True) if p.token is not None]
+            return [
+                p.token
+                for p in fresh.generate(prompt, max_tokens=10, seed=i, stream=True)
+                if p.token is not None
+            ]
         return fresh.generate(prompt, max_tokens=10, seed=i).tokens
 
     want = [work(i) for i in range(48)]
@@ -334,7 +388,11 @@ def test_an_abandoned_stream_does_not_block_others(fresh: Runtime) -> None:
     next(stream)
     with ThreadPoolExecutor(1) as pool:
         assert (
-            len(pool.submit(fresh.generate, PROMPT, max_tokens=3, seed=1, ignore_eos=True).result(timeout=30).tokens)
+            len(
+                pool.submit(fresh.generate, PROMPT, max_tokens=3, seed=1, ignore_eos=True)
+                .result(timeout=30)
+                .tokens
+            )
             == 3
         )
     assert next(stream).token is not None
@@ -366,7 +424,10 @@ def test_cancel(fresh: Runtime) -> None:
 
 
 def test_cancel_from_another_thread(tiny_model: Callable[..., Path]) -> None:
-    with Runtime(tiny_model(tied=False, n_ctx=4096), n_threads=1) as runtime, ThreadPoolExecutor(1) as pool:
+    with (
+        Runtime(tiny_model(tied=False, n_ctx=4096), n_threads=1) as runtime,
+        ThreadPoolExecutor(1) as pool,
+    ):
         running = pool.submit(runtime.generate, PROMPT, ignore_eos=True, seed=1)
         while not runtime._in_session:
             time.sleep(0.001)
@@ -451,7 +512,9 @@ print("usable")
 
 def test_ctrl_c_leaves_the_runtime_usable(tiny_model: Callable[..., Path]) -> None:
     path = tiny_model(tied=False, n_ctx=4096)
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(path)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(path)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "usable\n"
 
@@ -469,7 +532,9 @@ def test_other_threads_run_while_the_core_works(tiny_model: Callable[..., Path])
         with ThreadPoolExecutor(1) as pool:
             pool.submit(tick)
             start = time.monotonic()
-            runtime._session_or_closed().forward([5] * 8000, logits="none")  # one call into the core
+            runtime._session_or_closed().forward(
+                [5] * 8000, logits="none"
+            )  # one call into the core
             end = time.monotonic()
             done.set()
     inside = [t for t in ticks if start + 0.2 * (end - start) < t < end - 0.2 * (end - start)]
@@ -497,7 +562,9 @@ def demo() -> Iterator[Runtime]:
 
 
 def test_demo_answers(demo: Runtime) -> None:
-    answer = demo.chat([{"role": "user", "content": "Who wrote Dracula?"}], max_tokens=40, temperature=0)
+    answer = demo.chat(
+        [{"role": "user", "content": "Who wrote Dracula?"}], max_tokens=40, temperature=0
+    )
     assert answer.finish_reason == "stop"
     assert answer.text.isprintable() and len(answer.text) > 10
     assert demo.generate("It was a dark", max_tokens=8, seed=1).text

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hrun import ModelFileError
 from hrun.sentencepiece import SentencePieceRules
 from hrun.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Tokenizer
+import itertools
 
 PIECES = ["▁", "a", "b", "c", "▁a", "ab", "bc", "abc", "▁ab", "aa", "aaa", "é", "▁▁", "<s", ">"]
 
@@ -30,14 +31,21 @@ def sentencepiece(seed: int = 0, **changes: Any) -> Tokenizer:
         "model": "llama", "tokens": pieces, "token_type": types, "scores": scores, "bos_token_id": 1, "eos_token_id": 2,
         "unknown_token_id": 0,
     }  # fmt: skip
-    return Tokenizer({f"tokenizer.ggml.{k}": v for k, v in (values | changes).items() if v is not None}, "spm.gguf")
+    return Tokenizer(
+        {f"tokenizer.ggml.{k}": v for k, v in (values | changes).items() if v is not None},
+        "spm.gguf",
+    )
 
 
 def slow_merge(scores: dict[str, float], text: str) -> list[str]:
     """The definition: join the best-scored pair of neighbours, the leftmost of equals, until none is a token."""
     pieces = list(text.replace(" ", "▁"))
     while True:
-        joins = [(-scores[a + b], i) for i, (a, b) in enumerate(zip(pieces, pieces[1:])) if a + b in scores]
+        joins = [
+            (-scores[a + b], i)
+            for i, (a, b) in enumerate(itertools.pairwise(pieces))
+            if a + b in scores
+        ]
         if not joins:
             return pieces
         i = min(joins)[1]
@@ -55,8 +63,12 @@ def test_twenty_thousand_strings() -> None:
     rng = random.Random(5)
     for _ in range(200):
         alphabet = "ab▁é☃c<>🙂"[: rng.randrange(2, 10)]
-        pieces = list(dict.fromkeys("".join(rng.choice(alphabet) for _ in range(rng.choice([1, 1, 2, 2, 3, 4, 6, 9])))
-                                    for _ in range(rng.randrange(5, 80))))
+        pieces = list(
+            dict.fromkeys(
+                "".join(rng.choice(alphabet) for _ in range(rng.choice([1, 1, 2, 2, 3, 4, 6, 9])))
+                for _ in range(rng.randrange(5, 80))
+            )
+        )
         scores = [rng.choice([0.0, -1.0, -2.5, -float(i)]) for i in range(len(pieces))]
         made = rules(pieces, scores)
         by_text = dict(zip(pieces, scores))
@@ -64,7 +76,11 @@ def test_twenty_thousand_strings() -> None:
             text = "".join(rng.choice(alphabet + " x") for _ in range(rng.randrange(40)))
             want: list[int] = []
             for piece in slow_merge(by_text, text):
-                want += [257 + pieces.index(piece)] if piece in by_text else [1 + b for b in piece.encode()]
+                want += (
+                    [257 + pieces.index(piece)]
+                    if piece in by_text
+                    else [1 + b for b in piece.encode()]
+                )
             assert made.encode(text, False) == want, (pieces, scores, text)
 
 
@@ -94,7 +110,7 @@ def test_a_mebibyte_that_cascades(name: str) -> None:
 @pytest.mark.parametrize("text", ["<", "<unused", "<unused1>", "a", " "])
 def test_a_mebibyte_with_many_whole_pieces(text: str) -> None:
     pieces = [*(f"<unused{i}>" for i in range(6000)), "▁", "▁▁", "a", "aa"]
-    made = rules(pieces, [0.0] * len(pieces), **{p: USER_DEFINED for p in pieces[:6000]})
+    made = rules(pieces, [0.0] * len(pieces), **dict.fromkeys(pieces[:6000], USER_DEFINED))
     start = time.process_time()
     ids = made.encode(text * ((1 << 20) // len(text)), False)
     assert time.process_time() - start < 1.0

@@ -46,9 +46,14 @@ def test_parts_are_one_model(count: int, tiny_model: Callable[..., Path], tmp_pa
     assert np.array_equal(logits(first), logits(whole))
     with Runtime(first) as runtime:
         assert runtime.tokenize("the")
-    write_plan(make_plan(open_source(first), PlanOptions("q8_0", embedding_format="q8_0")), tmp_path / "joined.gguf")
+    write_plan(
+        make_plan(open_source(first), PlanOptions("q8_0", embedding_format="q8_0")),
+        tmp_path / "joined.gguf",
+    )
     assert np.array_equal(logits(tmp_path / "joined.gguf"), logits(whole))
-    assert not any(key.startswith("split.") for key in _core.GGUFFile(str(tmp_path / "joined.gguf")).metadata)
+    assert not any(
+        key.startswith("split.") for key in _core.GGUFFile(str(tmp_path / "joined.gguf")).metadata
+    )
 
 
 def refused(path: Path, message: str) -> None:
@@ -80,7 +85,9 @@ def test_what_is_missing_or_wrong_is_named(tiny_model: Callable[..., Path], tmp_
     refused(split(tiny_model(), tmp_path, 2, "n", total=7), "'split.tensors.count' is 7")
 
 
-def test_links_inside_one_folder_are_followed(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_links_inside_one_folder_are_followed(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
     """As the cache of Hugging Face keeps files: names are links into a folder of contents."""
     (tmp_path / "blobs").mkdir()
     (tmp_path / "snapshot").mkdir()

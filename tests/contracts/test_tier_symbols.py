@@ -21,7 +21,9 @@ def tier_objects() -> list[Path]:
     for cache in ROOT.glob("build/*/CMakeCache.txt"):
         text = cache.read_text()
         if "HRUN_SANITIZE:STRING=\n" in text and "CMAKE_BUILD_TYPE:STRING=Release\n" in text:
-            found += sorted(cache.parent.glob("CMakeFiles/hrun_kernels_*.dir/cpp/cpu/kernels.cpp.o"))
+            found += sorted(
+                cache.parent.glob("CMakeFiles/hrun_kernels_*.dir/cpp/cpu/kernels.cpp.o")
+            )
     return found
 
 
@@ -31,7 +33,9 @@ def test_each_tier_exports_one_function_and_nothing_weak() -> None:
         pytest.skip("needs nm and the objects of a build in build/")
     for path in objects:
         tier = path.parents[2].name.removeprefix("hrun_kernels_").removesuffix(".dir")
-        lines = subprocess.run(["nm", "-C", path], check=True, capture_output=True, text=True).stdout.splitlines()
+        lines = subprocess.run(
+            ["nm", "-C", path], check=True, capture_output=True, text=True
+        ).stdout.splitlines()
         symbols = [(line[17], line[19:]) for line in lines]
         assert [name for kind, name in symbols if kind in "WwVv"] == [], path
         assert [name for kind, name in symbols if kind == "T"] == [f"hrun::kernels_{tier}()"], path

@@ -10,16 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hrun._core import GGUFFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrun import ArgumentError, ModelFileError, Tokenizer, UnsupportedModelError
-from hrun._core import GGUFFile
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 from hrun.stream import Utf8Decoder
 from hrun.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, byte_alphabet
 
-VOCABULARIES = ["bert-bge", "deepseek-coder", "deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "mpt", "phi-3", "qwen2", "starcoder"]
+VOCABULARIES = [
+    "bert-bge",
+    "deepseek-coder",
+    "deepseek-llm",
+    "gpt-2",
+    "llama-bpe",
+    "llama-spm",
+    "mpt",
+    "phi-3",
+    "qwen2",
+    "starcoder",
+]
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
@@ -38,10 +49,14 @@ def test_reference_cases(name: str, shared: Path) -> None:
 def test_unknown_kinds_are_named(tiny_model: Callable[..., Path]) -> None:
     with pytest.raises(UnsupportedModelError, match="'rwkv'; known are 'gpt2'"):
         Tokenizer(metadata(tiny_model, model="rwkv"), "x.gguf")
-    with pytest.raises(UnsupportedModelError, match="'new-model'; known are .*llama-bpe.*--pre-tokenizer"):
+    with pytest.raises(
+        UnsupportedModelError, match="'new-model'; known are .*llama-bpe.*--pre-tokenizer"
+    ):
         Tokenizer(metadata(tiny_model, pre="new-model", json=None), "x.gguf")
     other = Tokenizer(metadata(tiny_model, pre="new-model", json=None), "x.gguf", "gpt-2")
-    assert other.encode("the 123") == Tokenizer(metadata(tiny_model, json=None), "x.gguf").encode("the 123")
+    assert other.encode("the 123") == Tokenizer(metadata(tiny_model, json=None), "x.gguf").encode(
+        "the 123"
+    )
 
 
 @pytest.mark.parametrize("pre", sorted(PRE_TOKENIZERS))
@@ -49,8 +64,16 @@ def test_every_pre_tokenizer_keeps_the_text(pre: str, tiny_model: Callable[..., 
     rules = PRE_TOKENIZERS[pre]
     changes: dict[str, Any] = {"pre": pre, "json": None}
     if not rules.byte_level:  # text as it is: bytes as <0xNN>
-        tokens = [f"<0x{b:02X}>" for b in range(256)] + list(dict.fromkeys("▁abcdefghijklmnopqrstuvwxyz0123456789")) + ["▁t", "th"]
-        changes |= {"tokens": tokens, "token_type": [BYTE] * 256 + [NORMAL] * (len(tokens) - 256), "merges": ["▁ t", "t h"]}
+        tokens = (
+            [f"<0x{b:02X}>" for b in range(256)]
+            + list(dict.fromkeys("▁abcdefghijklmnopqrstuvwxyz0123456789"))
+            + ["▁t", "th"]
+        )
+        changes |= {
+            "tokens": tokens,
+            "token_type": [BYTE] * 256 + [NORMAL] * (len(tokens) - 256),
+            "merges": ["▁ t", "t h"],
+        }
         changes |= {f"{role}_token_id": None for role in ("bos", "eos", "padding")}
     tokenizer = Tokenizer(metadata(tiny_model, **changes), "x.gguf")
     rng = random.Random(1)
@@ -61,8 +84,25 @@ def test_every_pre_tokenizer_keeps_the_text(pre: str, tiny_model: Callable[..., 
 
 
 def random_text(rng: random.Random) -> str:
-    kinds = ("abcdefghij ", "the of and it's I'LL we've ", "0123456789", " \n\t\r", ".,;:!?'\"()[]{}<>|/\\", "éàüßñøåÆ", "中文字漢", "かなカナ", "한국어",
-             "привет", "αβγ", "مرحبا", "नमस्ते", "🙂👍🏽🇩🇪", "\u0301\u200b\u00a0\u3000", "𝔘𝕏", "ªº²½Ⅷ")
+    kinds = (
+        "abcdefghij ",
+        "the of and it's I'LL we've ",
+        "0123456789",
+        " \n\t\r",
+        ".,;:!?'\"()[]{}<>|/\\",
+        "éàüßñøåÆ",
+        "中文字漢",
+        "かなカナ",
+        "한국어",
+        "привет",
+        "αβγ",
+        "مرحبا",
+        "नमस्ते",
+        "🙂👍🏽🇩🇪",
+        "\u0301\u200b\u00a0\u3000",
+        "𝔘𝕏",
+        "ªº²½Ⅷ",
+    )
     return "".join(rng.choice(rng.choice(kinds)) for _ in range(rng.randrange(60)))
 
 
@@ -100,10 +140,29 @@ def test_a_mebibyte_of_one_letter(name: str, shared: Path) -> None:
 
 
 def test_unigram(tiny_model: Callable[..., Path]) -> None:
-    pieces = [("<unk>", 0.0, UNKNOWN), ("</s>", 0.0, CONTROL), ("▁", -3.0, NORMAL), ("▁the", -1.0, NORMAL), ("▁th", -1.5, NORMAL), ("e", -2.0, NORMAL),
-              ("re", -1.0, NORMAL), ("t", -4.0, NORMAL), ("h", -4.0, NORMAL)]
-    changes = {"model": "t5", "json": None, "tokens": [p for p, _, _ in pieces], "scores": [s for _, s, _ in pieces], "token_type": [k for _, _, k in pieces],
-               "merges": None, "unknown_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "padding_token_id": None}
+    pieces = [
+        ("<unk>", 0.0, UNKNOWN),
+        ("</s>", 0.0, CONTROL),
+        ("▁", -3.0, NORMAL),
+        ("▁the", -1.0, NORMAL),
+        ("▁th", -1.5, NORMAL),
+        ("e", -2.0, NORMAL),
+        ("re", -1.0, NORMAL),
+        ("t", -4.0, NORMAL),
+        ("h", -4.0, NORMAL),
+    ]
+    changes = {
+        "model": "t5",
+        "json": None,
+        "tokens": [p for p, _, _ in pieces],
+        "scores": [s for _, s, _ in pieces],
+        "token_type": [k for _, _, k in pieces],
+        "merges": None,
+        "unknown_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": None,
+        "padding_token_id": None,
+    }
     tokenizer = Tokenizer(metadata(tiny_model, **changes), "x.gguf")
     assert tokenizer.encode("there the") == [3, 6, 3]  # "▁the" "re" scores -2, "▁th" "e" "re" -4.5
 
@@ -136,7 +195,9 @@ def test_round_trip(tiny: Tokenizer, text: str) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="<|im_start>end/ \n", max_size=60))
-def test_both_sources_of_rules_agree(tiny: Tokenizer, tiny_model: Callable[..., Path], text: str) -> None:
+def test_both_sources_of_rules_agree(
+    tiny: Tokenizer, tiny_model: Callable[..., Path], text: str
+) -> None:
     other = _without_json(tiny_model)
     assert other.encode(text) == tiny.encode(text)
     assert other.encode(text, parse_special=True) == tiny.encode(text, parse_special=True)
@@ -162,7 +223,8 @@ def test_control_tokens_only_where_asked_for(tiny: Tokenizer) -> None:
 
 
 control_text = st.lists(
-    st.sampled_from(["<|im_end|>", "<|im_start|>", "<|", "|>", "im_end", "a", "\n", "<|eos|>"]), max_size=8
+    st.sampled_from(["<|im_end|>", "<|im_start|>", "<|", "|>", "im_end", "a", "\n", "<|eos|>"]),
+    max_size=8,
 ).map("".join)
 
 
@@ -239,7 +301,9 @@ def test_time_is_linear(tiny: Tokenizer) -> None:
         ({"add_bos_token": 1}, "add_bos_token is int"),
     ],
 )
-def test_damaged_vocabularies(tiny_model: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
+def test_damaged_vocabularies(
+    tiny_model: Callable[..., Path], changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises((ModelFileError, UnsupportedModelError), match=message) as caught:
         Tokenizer(metadata(tiny_model, **changes), "bad.gguf")
     assert "bad.gguf" in str(caught.value) and str(caught.value).isprintable()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from gguf_bytes import model
-from tiny_hf import TinyLlama
 
 from hrun import Runtime, _core
 from hrun.convert import open_source
+from tiny_hf import TinyLlama
 
 
 def changed(edit: Callable[..., object]) -> bytes:
@@ -33,29 +33,74 @@ WRONG: dict[str, tuple[Callable[[], bytes], list[str]]] = {
     "a text file": (lambda: b"Once upon a time there was a model.\n" * 20, ["text file"]),
     "config.json": (lambda: b'{"architectures": ["LlamaForCausalLM"]}', ["text file"]),
     "an empty file": (lambda: b"", ["the file is empty"]),
-    "a web page": (lambda: b"<!DOCTYPE html><html><body>Access denied</body></html>", ["HTML page", "download it again"]),
-    "a Git LFS pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n", ["Git LFS pointer", "git lfs pull"]),
-    "safetensors": (lambda: struct.pack("<Q", len(_SAFETENSORS)) + _SAFETENSORS + bytes(4), ["safetensors", "hrun-convert"]),
-    "a PyTorch checkpoint": (lambda: b"PK\x03\x04" + bytes(100), ["PyTorch", "convert the original"]),
+    "a web page": (
+        lambda: b"<!DOCTYPE html><html><body>Access denied</body></html>",
+        ["HTML page", "download it again"],
+    ),
+    "a Git LFS pointer": (
+        lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n",
+        ["Git LFS pointer", "git lfs pull"],
+    ),
+    "safetensors": (
+        lambda: struct.pack("<Q", len(_SAFETENSORS)) + _SAFETENSORS + bytes(4),
+        ["safetensors", "hrun-convert"],
+    ),
+    "a PyTorch checkpoint": (
+        lambda: b"PK\x03\x04" + bytes(100),
+        ["PyTorch", "convert the original"],
+    ),
     "a pickle": (lambda: b"\x80\x02}q\x00." + bytes(30), ["pickle", "safetensors"]),
     "GGML version 1": (lambda: b"lmgg" + bytes(100), ["old GGML", "convert the original"]),
     "ggjt": (lambda: b"tjgg" + bytes(100), ["old GGML", "convert the original"]),
     "GGUF version 1": (lambda: b"GGUF" + struct.pack("<IIQ", 1, 0, 0) + bytes(64), ["version 1"]),
-    "a big-endian GGUF": (lambda: b"GGUF" + struct.pack(">IQQ", 3, 1, 1) + bytes(64), ["big-endian"]),
+    "a big-endian GGUF": (
+        lambda: b"GGUF" + struct.pack(">IQQ", 3, 1, 1) + bytes(64),
+        ["big-endian"],
+    ),
     "a zstd archive": (lambda: b"\x28\xb5\x2f\xfd" + bytes(100), ["zstd", "unpack"]),
     "a vocabulary": (vocabulary_only, ["vocabulary", "no weights"]),
-    "mmproj": (lambda: changed(lambda f: f.set("general.architecture", "string", "clip")), ["vision", "mmproj", "open the other file"]),
-    "mmproj by type": (lambda: changed(lambda f: f.set("general.type", "string", "mmproj")), ["vision", "open the other file"]),
-    "an adapter": (lambda: changed(lambda f: f.set("general.type", "string", "adapter")), ["adapter", "merge it into its model"]),
-    "an importance matrix": (lambda: changed(lambda f: f.set("general.type", "string", "imatrix")), ["importance matrix", "--imatrix"]),
-    "an image model": (lambda: changed(lambda f: f.set("general.architecture", "string", "flux")), ["image model", "language models"]),
-    "a speech model": (lambda: changed(lambda f: f.set("general.architecture", "string", "whisper")), ["speech model"]),
-    "an encoder": (lambda: changed(lambda f: f.set("general.architecture", "string", "nomic-bert")), ["encoder", "embeddings"]),
-    "an unknown architecture": (lambda: changed(lambda f: f.set("general.architecture", "string", "qwen9next")), ["qwen9next", "nearest", "'qwen2'"]),
+    "mmproj": (
+        lambda: changed(lambda f: f.set("general.architecture", "string", "clip")),
+        ["vision", "mmproj", "open the other file"],
+    ),
+    "mmproj by type": (
+        lambda: changed(lambda f: f.set("general.type", "string", "mmproj")),
+        ["vision", "open the other file"],
+    ),
+    "an adapter": (
+        lambda: changed(lambda f: f.set("general.type", "string", "adapter")),
+        ["adapter", "merge it into its model"],
+    ),
+    "an importance matrix": (
+        lambda: changed(lambda f: f.set("general.type", "string", "imatrix")),
+        ["importance matrix", "--imatrix"],
+    ),
+    "an image model": (
+        lambda: changed(lambda f: f.set("general.architecture", "string", "flux")),
+        ["image model", "language models"],
+    ),
+    "a speech model": (
+        lambda: changed(lambda f: f.set("general.architecture", "string", "whisper")),
+        ["speech model"],
+    ),
+    "an encoder": (
+        lambda: changed(lambda f: f.set("general.architecture", "string", "nomic-bert")),
+        ["encoder", "embeddings"],
+    ),
+    "an unknown architecture": (
+        lambda: changed(lambda f: f.set("general.architecture", "string", "qwen9next")),
+        ["qwen9next", "nearest", "'qwen2'"],
+    ),
     "a truncated download": (lambda: model().build()[:-1000], ["bytes"]),
     "half a header": (lambda: model().build()[:40], ["cannot fit in a file of 40 bytes"]),
-    "a type of a fork": (lambda: changed(lambda f: f.add_tensor("x", [32], 137, data=bytes(64))), ["unknown format 137", "fork", "convert the original"]),
-    "a removed type": (lambda: changed(lambda f: f.add_tensor("x", [32], 31, data=bytes(64))), ["removed", "convert the original"]),
+    "a type of a fork": (
+        lambda: changed(lambda f: f.add_tensor("x", [32], 137, data=bytes(64))),
+        ["unknown format 137", "fork", "convert the original"],
+    ),
+    "a removed type": (
+        lambda: changed(lambda f: f.add_tensor("x", [32], 31, data=bytes(64))),
+        ["removed", "convert the original"],
+    ),
 }
 
 
@@ -79,8 +124,14 @@ def test_folders_and_missing_files(tmp_path: Path) -> None:
         Runtime(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "near"), [("Qwen3NextForCausalLM", "Qwen3ForCausalLM"), ("LlamaForSequenceClassification", "LlamaForCausalLM"),
-                                            ("BambaForCausalLM", "supported are")])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("Qwen3NextForCausalLM", "Qwen3ForCausalLM"),
+        ("LlamaForSequenceClassification", "LlamaForCausalLM"),
+        ("BambaForCausalLM", "supported are"),
+    ],
+)
 def test_unsupported_classes_name_the_nearest(name: str, near: str, tmp_path: Path) -> None:
     model = TinyLlama(tmp_path / "hf", layers=1, embd=64, ff=64, heads=2, kv_heads=1, head_dim=32)
     model.write_config(architectures=[name])

@@ -1,5 +1,6 @@
-// Random damage to model files.  With clang: clang++ -std=c++20 -fsanitize=fuzzer,address,undefined and this file gives
-// a libFuzzer target; everywhere else main() mutates sound files itself:  test_fuzz_gguf [inputs] [seed]
+// Random damage to model files.  With clang: clang++ -std=c++20 -fsanitize=fuzzer,address,undefined
+// and this file gives a libFuzzer target; everywhere else main() mutates sound files itself:
+// test_fuzz_gguf [inputs] [seed]
 #include <algorithm>
 #include <cstring>
 #include <exception>
@@ -31,7 +32,9 @@ class Mutator {
   }
 
  private:
-  size_t below(size_t n) { return n == 0 ? 0 : std::uniform_int_distribution<size_t>(0, n - 1)(random_); }
+  size_t below(size_t n) {
+    return n == 0 ? 0 : std::uniform_int_distribution<size_t>(0, n - 1)(random_);
+  }
 
   uint64_t interesting(size_t size) {
     const uint64_t values[] = {0,
@@ -63,21 +66,34 @@ class Mutator {
     const auto here = bytes.begin() + static_cast<ptrdiff_t>(at);
     const uint64_t value = interesting(bytes.size());
     switch (below(7)) {
-      case 0: bytes[at] ^= static_cast<uint8_t>(1u << below(8)); break;
-      case 1: bytes[at] = static_cast<uint8_t>(value); break;
-      case 2: std::memcpy(&*here, &value, std::min<size_t>(8, bytes.size() - at)); break;
-      case 3: std::memcpy(&*here, &value, std::min<size_t>(4, bytes.size() - at)); break;
-      case 4:
-        bytes.erase(here, here + static_cast<ptrdiff_t>(1 + below(std::min<size_t>(40, bytes.size() - at))));
+      case 0:
+        bytes[at] ^= static_cast<uint8_t>(1u << below(8));
         break;
-      case 5: {  // a piece of the file inserted somewhere else: keys, types and lengths in the wrong place
-        const size_t from = below(bytes.size()), count = 1 + below(std::min<size_t>(60, bytes.size() - from));
+      case 1:
+        bytes[at] = static_cast<uint8_t>(value);
+        break;
+      case 2:
+        std::memcpy(&*here, &value, std::min<size_t>(8, bytes.size() - at));
+        break;
+      case 3:
+        std::memcpy(&*here, &value, std::min<size_t>(4, bytes.size() - at));
+        break;
+      case 4:
+        bytes.erase(here, here + static_cast<ptrdiff_t>(
+                                     1 + below(std::min<size_t>(40, bytes.size() - at))));
+        break;
+      case 5: {  // a piece of the file inserted somewhere else: keys, types and lengths in the
+                 // wrong place
+        const size_t from = below(bytes.size()),
+                     count = 1 + below(std::min<size_t>(60, bytes.size() - from));
         const Bytes piece(bytes.begin() + static_cast<ptrdiff_t>(from),
                           bytes.begin() + static_cast<ptrdiff_t>(from + count));
         bytes.insert(here, piece.begin(), piece.end());
         break;
       }
-      default: bytes.resize(at + below(bytes.size() - at)); break;
+      default:
+        bytes.resize(at + below(bytes.size() - at));
+        break;
     }
   }
 
@@ -93,8 +109,9 @@ int main(int argc, char** argv) {
                            seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
   unsigned long long i = 0;
   try {
-    Mutator mutator(
-        {hrun::tiny::model(hrun::tiny::Vocabulary::pairs), hrun::tiny::model(hrun::tiny::Vocabulary::pieces)}, seed);
+    Mutator mutator({hrun::tiny::model(hrun::tiny::Vocabulary::pairs),
+                     hrun::tiny::model(hrun::tiny::Vocabulary::pieces)},
+                    seed);
     for (; i < inputs; ++i) {
       const Bytes bytes = mutator.next();
       LLVMFuzzerTestOneInput(bytes.data(), bytes.size());

@@ -13,7 +13,8 @@ void check(bool ok, const char* what, unsigned value) {
 double model(unsigned h) {
   const double sign = h & 0x8000u ? -1 : 1;
   const int exponent = static_cast<int>((h >> 10) & 31u), mantissa = static_cast<int>(h & 1023u);
-  return sign * (exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25));
+  return sign *
+         (exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25));
 }
 }  // namespace
 
@@ -32,10 +33,12 @@ int main() {
     const float middle = static_cast<float>((model(h) + next) / 2);
     const auto even = static_cast<uint16_t>(h & 1u ? h + 1 : h);
     check(hrun::fp32_to_fp16(middle) == even, "tie", h);
-    check(hrun::fp32_to_fp16(std::nextafterf(middle, static_cast<float>(next))) == h + 1, "above tie", h);
+    check(hrun::fp32_to_fp16(std::nextafterf(middle, static_cast<float>(next))) == h + 1,
+          "above tie", h);
     check(hrun::fp32_to_fp16(std::nextafterf(middle, f)) == h, "below tie", h);
   }
-  check(hrun::fp32_to_fp16(65519.0f) == 0x7bff && hrun::fp32_to_fp16(65520.0f) == 0x7c00, "overflow", 0);
+  check(hrun::fp32_to_fp16(65519.0f) == 0x7bff && hrun::fp32_to_fp16(65520.0f) == 0x7c00,
+        "overflow", 0);
   for (unsigned b = 0; b < 0x10000; ++b) {
     const float f = hrun::bf16_to_fp32(static_cast<uint16_t>(b));
     if (!std::isnan(f)) check(hrun::fp32_to_bf16(f) == b, "bf16", b);

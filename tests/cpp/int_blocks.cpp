@@ -1,5 +1,6 @@
-// Every quantized format: its integer view keeps the bounds that the exact dot products rely on, for any bytes, and
-// neither decoding nor encoding touches a byte outside the block (the buffers are exact; sanitizers watch).
+// Every quantized format: its integer view keeps the bounds that the exact dot products rely on,
+// for any bytes, and neither decoding nor encoding touches a byte outside the block (the buffers
+// are exact; sanitizers watch).
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -15,7 +16,8 @@ namespace {
 
 int failures = 0;
 
-// The largest |sum_g scale_g sum_i code_i x_i| and |sum_g offset_g sum_i x_i| over all int8 activations |x| <= 127.
+// The largest |sum_g scale_g sum_i code_i x_i| and |sum_g offset_g sum_i x_i| over all int8
+// activations |x| <= 127.
 template <class F>
 void check_bounds(const uint8_t* block, int n) {
   hrun::IntBlock ints;
@@ -28,7 +30,8 @@ void check_bounds(const uint8_t* block, int n) {
   }
   const int64_t limit = std::numeric_limits<int32_t>::max();
   if (dot > limit || offset > limit) {
-    std::printf("%s: a block's integer dot product can reach %g\n", F::kName.data(), static_cast<double>(std::max(dot, offset)));
+    std::printf("%s: a block's integer dot product can reach %g\n", F::kName.data(),
+                static_cast<double>(std::max(dot, offset)));
     ++failures;
   }
 }
@@ -43,7 +46,10 @@ void check_decoding(std::mt19937& random) {
       // All bytes equal, mixtures of two extremes, then random bytes.
       for (size_t i = 0; i < bytes; ++i) {
         const unsigned r = random();
-        block[i] = static_cast<uint8_t>(round < 256 ? round : round < 512 ? 0 - (r & 1) : round < 768 ? 0x7f + (r & 1) : r);
+        block[i] = static_cast<uint8_t>(round < 256   ? round
+                                        : round < 512 ? 0 - (r & 1)
+                                        : round < 768 ? 0x7f + (r & 1)
+                                                      : r);
       }
       check_bounds<F>(block.get(), cols);
     }
@@ -66,17 +72,21 @@ void check_encoding(std::mt19937& random) {
       for (size_t i = 0; i < n; ++i) {
         const float g = normal(random);
         // Gaussian, small integers, constants, mostly zeros, magnitudes over 60 octaves.
-        const float sparse = random() % 32 ? 0.0f : g, ranging = std::ldexp(g, -static_cast<int>(random() % 60));
+        const float sparse = random() % 32 ? 0.0f : g,
+                    ranging = std::ldexp(g, -static_cast<int>(random() % 60));
         const float shapes[] = {g, std::round(g), 1.0f, sparse, ranging, -1.0f};
         w[i] = scale * shapes[round / 8];
-        importance[i] = random() % 3 ? std::ldexp(1.0f, static_cast<int>(random() % 200) - 100) : 0.0f;
+        importance[i] =
+            random() % 3 ? std::ldexp(1.0f, static_cast<int>(random() % 200) - 100) : 0.0f;
       }
-      for (const float* weight : {static_cast<const float*>(nullptr), static_cast<const float*>(importance.get())}) {
+      for (const float* weight :
+           {static_cast<const float*>(nullptr), static_cast<const float*>(importance.get())}) {
         info.encode_row(w.get(), weight, cols, row.get());
         info.decode_row(row.get(), cols, decoded.get());
         for (size_t i = 0; i < n; ++i)
           if (!std::isfinite(decoded[i])) {
-            std::printf("%s: weight %g of a row with scale %g decodes to %g\n", F::kName.data(), w[i], scale, decoded[i]);
+            std::printf("%s: weight %g of a row with scale %g decodes to %g\n", F::kName.data(),
+                        w[i], scale, decoded[i]);
             ++failures;
             break;
           }

@@ -1,6 +1,7 @@
-// Formats of one to three bits in panels: every tier packs them, whatever their bits say, and computes the bits of the general
-// kernels.  Block scales go through all of fp16, subnormal numbers included: panels keep the file's number, not the scale,
-// which may be an eighth of it.  And no panel is much larger than the file.
+// Formats of one to three bits in panels: every tier packs them, whatever their bits say, and
+// computes the bits of the general kernels.  Block scales go through all of fp16, subnormal numbers
+// included: panels keep the file's number, not the scale, which may be an eighth of it.  And no
+// panel is much larger than the file.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -21,8 +22,9 @@ struct Case {
   const char* name;
   size_t scale_at;
 };
-constexpr Case kCases[] = {{"q2_k", 80},   {"q3_k", 108},  {"iq3_xxs", 0}, {"iq2_xxs", 0}, {"iq2_xs", 0},
-                           {"iq2_s", 0},   {"iq1_s", 0},   {"iq1_m", 48},  {"tq1_0", 52},  {"tq2_0", 64}};
+constexpr Case kCases[] = {{"q2_k", 80},  {"q3_k", 108}, {"iq3_xxs", 0}, {"iq2_xxs", 0},
+                           {"iq2_xs", 0}, {"iq2_s", 0},  {"iq1_s", 0},   {"iq1_m", 48},
+                           {"tq1_0", 52}, {"tq2_0", 64}};
 
 void put_scale(const Case& c, uint16_t half, uint8_t* block) {
   if (c.name != std::string_view("iq1_m")) {
@@ -40,8 +42,11 @@ struct Result {
   bool packed;
 };
 
-Result multiply(const hrun::CpuTier& tier, const hrun::FormatInfo& f, const std::vector<uint8_t>& bytes, std::vector<float>& x) {
-  const auto backend = hrun::make_backends({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)}, 1).cpu;
+Result multiply(const hrun::CpuTier& tier, const hrun::FormatInfo& f,
+                const std::vector<uint8_t>& bytes, std::vector<float>& x) {
+  const auto backend =
+      hrun::make_backends({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)}, 1)
+          .cpu;
   const auto w = backend->upload({f.id, kRows, kCols, f.row_bytes(kCols), bytes.data(), "test"});
   Result out{{}, w->holds_copy};
   for (const int64_t n : {1, 2, 3, 7, 19}) {
@@ -57,10 +62,12 @@ Result multiply(const hrun::CpuTier& tier, const hrun::FormatInfo& f, const std:
 
 int main() {
   int failures = 0;
-  const auto check = [&](bool ok, const char* what, std::string_view tier, std::string_view format) {
+  const auto check = [&](bool ok, const char* what, std::string_view tier,
+                         std::string_view format) {
     if (ok) return;
     ++failures;
-    std::printf("failed: %s (%s, %s)\n", what, std::string(tier).c_str(), std::string(format).c_str());
+    std::printf("failed: %s (%s, %s)\n", what, std::string(tier).c_str(),
+                std::string(format).c_str());
   };
   std::vector<float> x(19 * kCols);
   for (float& v : x) v = random_float(-22);
@@ -73,8 +80,11 @@ int main() {
     for (uint8_t& b : bytes) b = static_cast<uint8_t>(random_bits() >> 8);
     unsigned block = 0;
     for (size_t at = 0; at < bytes.size(); at += f.block_bytes, ++block) {
-      // Half of them subnormal, half of any exponent, all finite; q2_k's second number is its offset.
-      const auto half = [&] { return static_cast<uint16_t>(random_bits() >> 8 & (block % 2 ? 0x83ff : 0xfbff)); };
+      // Half of them subnormal, half of any exponent, all finite; q2_k's second number is its
+      // offset.
+      const auto half = [&] {
+        return static_cast<uint16_t>(random_bits() >> 8 & (block % 2 ? 0x83ff : 0xfbff));
+      };
       put_scale(c, half(), bytes.data() + at);
       if (f.has_offset) put_scale({c.name, c.scale_at + 2}, half(), bytes.data() + at);
     }
@@ -83,7 +93,8 @@ int main() {
       if (!tier.available() || tier.name == "scalar") continue;
       const Result got = multiply(tier, f, bytes, x);
       check(got.packed, "is packed", tier.name, f.name);
-      check(std::memcmp(got.y.data(), want.y.data(), got.y.size() * sizeof(float)) == 0, "the same bits", tier.name, f.name);
+      check(std::memcmp(got.y.data(), want.y.data(), got.y.size() * sizeof(float)) == 0,
+            "the same bits", tier.name, f.name);
     }
   }
   for (const hrun::CpuTier& tier : hrun::cpu_tiers())
@@ -91,7 +102,8 @@ int main() {
       const hrun::FormatInfo& f = hrun::formats()[i];
       const auto panel_bytes = tier.kernels->formats[i].packed_panel_bytes;
       if (panel_bytes == nullptr) continue;
-      const double growth = static_cast<double>(panel_bytes(4096)) / static_cast<double>(hrun::kPanelRows * f.row_bytes(4096));
+      const double growth = static_cast<double>(panel_bytes(4096)) /
+                            static_cast<double>(hrun::kPanelRows * f.row_bytes(4096));
       check(growth < 1.4, "a panel is less than 1.4 times what the file has", tier.name, f.name);
     }
   return failures != 0;

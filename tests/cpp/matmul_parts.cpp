@@ -1,4 +1,5 @@
-// Matrices that each take some rows of an input: the bits of one matmul after the other, for every format that is written.
+// Matrices that each take some rows of an input: the bits of one matmul after the other, for every
+// format that is written.
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -30,7 +31,8 @@ struct Case {
     const std::vector<float> w = values(kRows * kCols, seed);
     std::vector<uint8_t>& out = bytes.emplace_back(f.row_bytes(kCols) * kRows);
     for (int64_t r = 0; r < kRows; ++r)
-      f.encode_row(w.data() + r * kCols, nullptr, kCols, out.data() + static_cast<size_t>(r) * f.row_bytes(kCols));
+      f.encode_row(w.data() + r * kCols, nullptr, kCols,
+                   out.data() + static_cast<size_t>(r) * f.row_bytes(kCols));
     weights.push_back(backend.upload({f.id, kRows, kCols, f.row_bytes(kCols), out.data(), "test"}));
   }
 
@@ -39,10 +41,14 @@ struct Case {
     std::vector<float> y(std::size(kFirst) * kTokens * kStride);
     std::vector<hrun::MatmulPart> parts;
     for (size_t i = 0; i < std::size(kFirst); ++i)
-      parts.push_back({weights[i % weights.size()].get(), kFirst[i],
-                       {y.data() + static_cast<int64_t>(i) * kTokens * kStride, kCount[i], kRows, kStride}});
-    if (at_once) backend.matmul_parts(parts, x);
-    else backend.Backend::matmul_parts(parts, x);
+      parts.push_back(
+          {weights[i % weights.size()].get(),
+           kFirst[i],
+           {y.data() + static_cast<int64_t>(i) * kTokens * kStride, kCount[i], kRows, kStride}});
+    if (at_once)
+      backend.matmul_parts(parts, x);
+    else
+      backend.Backend::matmul_parts(parts, x);
     return y;
   }
 };
@@ -51,20 +57,27 @@ struct Case {
 
 int main() {
   int failures = 0;
-  std::vector<float> x = values(kTokens * kCols, 1), gate = values(kTokens * kCols, 2), norm = values(kCols, 3);
-  const hrun::FloatView view{x.data(), kTokens, kCols, kCols}, gate_view{gate.data(), kTokens, kCols, kCols};
-  for (const auto way : {hrun::RotatedMatmul::activation, hrun::RotatedMatmul::activation_float, hrun::RotatedMatmul::weight}) {
-    const auto backend = hrun::make_backends({.device = "cpu", .n_threads = 2, .rotated_matmul = way}, 1).cpu;
-    const auto weight = backend->upload({hrun::F32::kId, 1, kCols, kCols * 4, reinterpret_cast<const uint8_t*>(norm.data()), "norm"});
+  std::vector<float> x = values(kTokens * kCols, 1), gate = values(kTokens * kCols, 2),
+                     norm = values(kCols, 3);
+  const hrun::FloatView view{x.data(), kTokens, kCols, kCols},
+      gate_view{gate.data(), kTokens, kCols, kCols};
+  for (const auto way : {hrun::RotatedMatmul::activation, hrun::RotatedMatmul::activation_float,
+                         hrun::RotatedMatmul::weight}) {
+    const auto backend =
+        hrun::make_backends({.device = "cpu", .n_threads = 2, .rotated_matmul = way}, 1).cpu;
+    const auto weight = backend->upload({hrun::F32::kId, 1, kCols, kCols * 4,
+                                         reinterpret_cast<const uint8_t*>(norm.data()), "norm"});
     for (const hrun::FormatInfo& f : hrun::formats()) {
       if (!f.encodable || !f.row_ok(kCols)) continue;
       Case c{*backend, {}, {}};
       c.add(f, 7);
       c.add(*hrun::find_format("q8_0"), 8);
-      const hrun::MatmulInput inputs[] = {view, hrun::MatmulInput::normed(view, *weight, 1e-5f), hrun::MatmulInput::gated(gate_view, view)};
+      const hrun::MatmulInput inputs[] = {view, hrun::MatmulInput::normed(view, *weight, 1e-5f),
+                                          hrun::MatmulInput::gated(gate_view, view)};
       for (const hrun::MatmulInput& input : inputs) {
         const std::vector<float> got = c.run(input, true), want = c.run(input, false);
-        if (std::memcmp(got.data(), want.data(), got.size() * sizeof(float)) == 0 && want[0] != 0) continue;
+        if (std::memcmp(got.data(), want.data(), got.size() * sizeof(float)) == 0 && want[0] != 0)
+          continue;
         ++failures;
         std::printf("failed: %s\n", std::string(f.name).c_str());
       }
@@ -77,8 +90,7 @@ int main() {
       backend->matmul_parts({&beyond, 1}, view);
       ++failures;
       std::printf("failed: rows beyond the input are refused\n");
-    } catch (const hrun::ArgumentError&) {
-    }
+    } catch (const hrun::ArgumentError&) {}
   }
   return failures != 0;
 }

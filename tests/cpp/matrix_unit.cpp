@@ -1,5 +1,5 @@
-// The kernel for a matrix unit, on an emulated one, against the vector kernel: the same bits, for random and extreme
-// activations, for rows of every kind of tail and any number of tokens.
+// The kernel for a matrix unit, on an emulated one, against the vector kernel: the same bits, for
+// random and extreme activations, for rows of every kind of tail and any number of tokens.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -18,7 +18,8 @@ namespace {
 template <class T>
 struct Aligned {
   T* data;
-  explicit Aligned(size_t n) : data(static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64))) {
+  explicit Aligned(size_t n)
+      : data(static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64))) {
     memset(data, 0, (n * sizeof(T) + 63) / 64 * 64);
   }
   ~Aligned() { std::free(data); }
@@ -32,17 +33,21 @@ bool same_bits(int64_t rows, int64_t cols, int64_t n_tokens, int extreme, std::m
   std::vector<uint8_t> file(row_bytes * static_cast<size_t>(rows));
   for (auto& byte : file) byte = static_cast<uint8_t>(random());
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {  // the scale is a block's first number or its last
-      const size_t first = static_cast<size_t>(b) * F::kBlockBytes, end = std::min(first + F::kBlockBytes, row_bytes);
+    for (int64_t b = 0; b < n_blocks<F>(cols);
+         ++b) {  // the scale is a block's first number or its last
+      const size_t first = static_cast<size_t>(b) * F::kBlockBytes,
+                   end = std::min(first + F::kBlockBytes, row_bytes);
       for (const size_t at : {first, end - 2})
-        store_fp16(file.data() + static_cast<size_t>(r) * row_bytes + at, static_cast<float>(random() % 1000) / 1000.0f - 0.5f);
+        store_fp16(file.data() + static_cast<size_t>(r) * row_bytes + at,
+                   static_cast<float>(random() % 1000) / 1000.0f - 0.5f);
     }
   const int64_t n_panels = (rows + kPanelRows - 1) / kPanelRows;
   const size_t panel_bytes = PanelLayout<F>::panel_bytes(cols);
   Aligned<uint8_t> panels(panel_bytes * static_cast<size_t>(n_panels) + 64);
   for (int64_t p = 0; p < n_panels; ++p) {
     const int64_t first = p * kPanelRows, n = std::min<int64_t>(kPanelRows, rows - first);
-    if (!pack_panel_kernel<F>(file.data() + static_cast<size_t>(first) * row_bytes, row_bytes, static_cast<int>(n), cols,
+    if (!pack_panel_kernel<F>(file.data() + static_cast<size_t>(first) * row_bytes, row_bytes,
+                              static_cast<int>(n), cols,
                               panels.data + static_cast<size_t>(p) * panel_bytes)) {
       std::printf("%s: not packed\n", F::kName.data());
       return false;
@@ -56,12 +61,14 @@ bool same_bits(int64_t rows, int64_t cols, int64_t n_tokens, int extreme, std::m
   Aligned<int32_t> sums(static_cast<size_t>(n_tokens * x.n_blocks));
   for (int64_t t = 0; t < n_tokens; ++t)
     for (int64_t c = 0; c < cols; ++c) {
-      const int code = extreme ? (extreme > 0 ? 127 : -127) : static_cast<int>(random() % 255) - 127;
+      const int code =
+          extreme ? (extreme > 0 ? 127 : -127) : static_cast<int>(random() % 255) - 127;
       const int64_t at = x.at(t, c / F::kBlockValues);
       codes.data[at * F::kBlockValues + c % F::kBlockValues] = static_cast<int8_t>(code);
       sums.data[at] += code;
     }
-  for (int64_t i = 0; i < n_tokens * x.n_blocks; ++i) scale.data[i] = static_cast<float>(random() % 1000) / 777.0f;
+  for (int64_t i = 0; i < n_tokens * x.n_blocks; ++i)
+    scale.data[i] = static_cast<float>(random() % 1000) / 777.0f;
   x.codes = codes.data;
   x.scale = scale.data;
   x.block_sums = sums.data;
@@ -75,8 +82,9 @@ bool same_bits(int64_t rows, int64_t cols, int64_t n_tokens, int extreme, std::m
     multiply_tokens<F, EmulatedTiles>(w, p, x, found.data(), rows, scratch.data);
   }
   if (memcmp(wanted.data(), found.data(), n_results * sizeof(float)) == 0) return true;
-  std::printf("%s: %lld x %lld, %lld tokens, extreme %d: the results differ\n", F::kName.data(), static_cast<long long>(rows),
-              static_cast<long long>(cols), static_cast<long long>(n_tokens), extreme);
+  std::printf("%s: %lld x %lld, %lld tokens, extreme %d: the results differ\n", F::kName.data(),
+              static_cast<long long>(rows), static_cast<long long>(cols),
+              static_cast<long long>(n_tokens), extreme);
   return false;
 }
 
@@ -92,7 +100,9 @@ struct All<FormatList<F...>> {
         bool good = true;
         for (const int64_t cols : {256, 512, 288, 1120})
           for (const int64_t tokens : {9, 16, 31, 32, 53})
-            for (const int extreme : {0, 1, -1}) good &= !OneFormat::row_ok(cols) || same_bits<OneFormat>(40, cols, tokens, extreme, random);
+            for (const int extreme : {0, 1, -1})
+              good &= !OneFormat::row_ok(cols) ||
+                      same_bits<OneFormat>(40, cols, tokens, extreme, random);
         return good;
       }
     }

@@ -1,5 +1,5 @@
-// MXFP4 in panels: the bits of the general kernels on every tier.  Its scales are powers of two; those that fp16 does not hold
-// leave a tensor as it is, but for blocks of zeros.
+// MXFP4 in panels: the bits of the general kernels on every tier.  Its scales are powers of two;
+// those that fp16 does not hold leave a tensor as it is, but for blocks of zeros.
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -17,9 +17,12 @@ struct Result {
   bool packed;
 };
 
-Result multiply(const hrun::CpuTier& tier, const std::vector<uint8_t>& bytes, std::vector<float>& x) {
+Result multiply(const hrun::CpuTier& tier, const std::vector<uint8_t>& bytes,
+                std::vector<float>& x) {
   const hrun::FormatInfo& f = *hrun::find_format("mxfp4");
-  const auto backend = hrun::make_backends({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)}, 1).cpu;
+  const auto backend =
+      hrun::make_backends({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)}, 1)
+          .cpu;
   const auto w = backend->upload({f.id, kRows, kCols, f.row_bytes(kCols), bytes.data(), "test"});
   Result out{std::vector<float>(kTokens * kRows), w->holds_copy};
   for (const int64_t n : {int64_t{1}, kTokens}) {  // the kernel for one token, the one for many
@@ -45,8 +48,10 @@ int main() {
   std::vector<uint8_t> bytes(kRows * kCols / 32 * 17);
   for (size_t i = 0; i < bytes.size(); ++i) {
     const size_t block = i / 17;
-    if (i % 17 == 0) bytes[i] = static_cast<uint8_t>(block % 7 == 0 ? 0 : 104 + random() % 39);  // 2^-24 to 2^14
-    else bytes[i] = block % 7 == 0 ? (block % 2 ? 0x88 : 0x00) : static_cast<uint8_t>(random());
+    if (i % 17 == 0)
+      bytes[i] = static_cast<uint8_t>(block % 7 == 0 ? 0 : 104 + random() % 39);  // 2^-24 to 2^14
+    else
+      bytes[i] = block % 7 == 0 ? (block % 2 ? 0x88 : 0x00) : static_cast<uint8_t>(random());
   }
   std::vector<uint8_t> beyond = bytes;
   beyond[17 * 5] = 103;
@@ -57,8 +62,10 @@ int main() {
   for (const hrun::CpuTier& tier : hrun::cpu_tiers()) {
     if (!tier.available()) continue;
     const Result got = multiply(tier, bytes, x), got_beyond = multiply(tier, beyond, x);
-    check(std::memcmp(got.y.data(), want.y.data(), got.y.size() * sizeof(float)) == 0, "the same bits", tier.name);
-    check(std::memcmp(got_beyond.y.data(), want_beyond.y.data(), got.y.size() * sizeof(float)) == 0, "the same bits, unpacked", tier.name);
+    check(std::memcmp(got.y.data(), want.y.data(), got.y.size() * sizeof(float)) == 0,
+          "the same bits", tier.name);
+    check(std::memcmp(got_beyond.y.data(), want_beyond.y.data(), got.y.size() * sizeof(float)) == 0,
+          "the same bits, unpacked", tier.name);
     check(got.packed == (tier.name != "scalar"), "is packed where the tier can", tier.name);
     check(!got_beyond.packed, "is not packed where a scale does not fit", tier.name);
   }

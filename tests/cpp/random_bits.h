@@ -11,4 +11,6 @@ inline uint32_t random_bits() {
   return random_state ^= random_state << 5;
 }
 // 24 random bits with a sign, times 2^exponent.
-inline float random_float(int exponent) { return std::ldexp(static_cast<float>(static_cast<int32_t>(random_bits()) >> 8), exponent); }
+inline float random_float(int exponent) {
+  return std::ldexp(static_cast<float>(static_cast<int32_t>(random_bits()) >> 8), exponent);
+}

@@ -1,6 +1,6 @@
-// Systematic damage to small model files: every prefix, every byte, every integer, every key and tensor left out. Under
-// the asan-ubsan preset this is the proof that no such file makes the parser or the plan read out of bounds or
-// overflow.
+// Systematic damage to small model files: every prefix, every byte, every integer, every key and
+// tensor left out. Under the asan-ubsan preset this is the proof that no such file makes the parser
+// or the plan read out of bounds or overflow.
 #include <cstring>
 #include <exception>
 
@@ -54,13 +54,14 @@ Counts integers(const Bytes& sound, size_t head) {
   Counts counts;
   Bytes bytes = sound;
   for (size_t i = 0; i + sizeof(T) <= head; ++i) {
-    for (const uint64_t value : {uint64_t{0}, uint64_t{1}, ~uint64_t{0}, uint64_t{1} << 31, uint64_t{1} << 32,
-                                 uint64_t{1} << 63, size - 1, size, size + 1}) {
+    for (const uint64_t value : {uint64_t{0}, uint64_t{1}, ~uint64_t{0}, uint64_t{1} << 31,
+                                 uint64_t{1} << 32, uint64_t{1} << 63, size - 1, size, size + 1}) {
       const T field = static_cast<T>(value);
       std::memcpy(bytes.data() + i, &field, sizeof field);
       run(bytes, counts);
     }
-    std::copy_n(sound.begin() + static_cast<ptrdiff_t>(i), sizeof(T), bytes.begin() + static_cast<ptrdiff_t>(i));
+    std::copy_n(sound.begin() + static_cast<ptrdiff_t>(i), sizeof(T),
+                bytes.begin() + static_cast<ptrdiff_t>(i));
   }
   return counts;
 }
@@ -70,8 +71,8 @@ Counts types(const Bytes& sound) {
   Counts counts;
   const gguf::File file = gguf::File::parse(sound, std::string(tiny::kPath));
   for (const gguf::Entry& entry : file.metadata()) {
-    const auto at =
-        static_cast<size_t>(reinterpret_cast<const uint8_t*>(entry.key.data()) + entry.key.size() - sound.data());
+    const auto at = static_cast<size_t>(reinterpret_cast<const uint8_t*>(entry.key.data()) +
+                                        entry.key.size() - sound.data());
     Bytes bytes = sound;
     for (uint32_t type = 0; type < gguf::kTypeCount; ++type) {
       std::memcpy(bytes.data() + at, &type, sizeof type);
@@ -94,7 +95,8 @@ Counts removals(tiny::Vocabulary vocabulary, const Bytes& sound) {
 
 bool report(const char* sweep, const Counts& counts, bool expected) {
   std::printf("%-10s %8llu files, %8llu refused by the container, %6llu models%s\n", sweep,
-              static_cast<unsigned long long>(counts.files), static_cast<unsigned long long>(counts.refused),
+              static_cast<unsigned long long>(counts.files),
+              static_cast<unsigned long long>(counts.refused),
               static_cast<unsigned long long>(counts.models), expected ? "" : "  UNEXPECTED");
   return expected;
 }
@@ -102,11 +104,13 @@ bool report(const char* sweep, const Counts& counts, bool expected) {
 bool sweep(tiny::Vocabulary vocabulary) {
   const Bytes sound = tiny::model(vocabulary);
   const size_t head = tiny::head_bytes(sound);
-  if (tiny::exercise(sound.data(), sound.size()) != tiny::Outcome::model) return report("sound", {1, 0, 0}, false);
+  if (tiny::exercise(sound.data(), sound.size()) != tiny::Outcome::model)
+    return report("sound", {1, 0, 0}, false);
   std::printf("%zu bytes, %zu of them before the data\n", sound.size(), head);
   bool ok = true;
   Counts c = prefixes(sound);
-  ok &= report("prefixes", c, c.refused == c.files);  // the last tensor ends with the file: no prefix is whole
+  ok &= report("prefixes", c,
+               c.refused == c.files);  // the last tensor ends with the file: no prefix is whole
   c = bytes_flipped(sound, head);
   ok &= report("bytes", c, c.refused > 0 && c.models > 0);
   c = integers<uint64_t>(sound, head);

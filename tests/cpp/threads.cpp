@@ -1,4 +1,5 @@
-// The thread pool: coverage of the range, exceptions, callers in several threads, fork, refused threads.  Also under TSan.
+// The thread pool: coverage of the range, exceptions, callers in several threads, fork, refused
+// threads.  Also under TSan.
 #include "base/threads.h"
 
 #include <sched.h>
@@ -60,10 +61,13 @@ void many_short_loops(int n_threads, int loops) {
     pool.parallel(64, 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t k = begin; k < end; ++k) sums[static_cast<size_t>(k)] += k;
     });
-    if (i % 97 == 0) std::this_thread::sleep_for(std::chrono::microseconds(150));  // long enough for workers to sleep
+    if (i % 97 == 0)
+      std::this_thread::sleep_for(
+          std::chrono::microseconds(150));  // long enough for workers to sleep
   }
   bool right = true;
-  for (size_t k = 0; k < sums.size(); ++k) right = right && sums[k] == static_cast<int64_t>(k) * loops;
+  for (size_t k = 0; k < sums.size(); ++k)
+    right = right && sums[k] == static_cast<int64_t>(k) * loops;
   check(right, "many short loops");
 }
 
@@ -75,12 +79,11 @@ void exceptions_reach_the_caller() {
       pool.parallel(50, 1, [&](int64_t begin, int64_t, int) {
         if (begin % 10 == i % 10) throw std::runtime_error("task");
       });
-    } catch (const std::runtime_error& e) {
-      caught = e.what();
-    }
+    } catch (const std::runtime_error& e) { caught = e.what(); }
     check(caught == "task", "exception rethrown");
     std::atomic<int> count{0};
-    pool.parallel(20, 1, [&](int64_t begin, int64_t end, int) { count += static_cast<int>(end - begin); });
+    pool.parallel(20, 1,
+                  [&](int64_t begin, int64_t end, int) { count += static_cast<int>(end - begin); });
     check(count == 20, "usable after an exception");
   }
 }
@@ -107,7 +110,8 @@ bool in_child(Body&& body) {
   if (child == 0) _exit(body() ? 0 : 1);
   for (int i = 0; i < 2000; ++i) {
     int status = 0;
-    if (waitpid(child, &status, WNOHANG) == child) return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (waitpid(child, &status, WNOHANG) == child)
+      return WIFEXITED(status) && WEXITSTATUS(status) == 0;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   return false;
@@ -142,12 +146,16 @@ void runs_with_the_threads_there_are() {
           // Room for one more thread stack, not for seven.
           rlimit stack{}, space{};
           getrlimit(RLIMIT_STACK, &stack);
-          const size_t stack_bytes = stack.rlim_cur == RLIM_INFINITY ? size_t{2} << 20 : stack.rlim_cur;
-          space.rlim_cur = space.rlim_max = pages * static_cast<size_t>(sysconf(_SC_PAGESIZE)) + stack_bytes * 3 / 2;
+          const size_t stack_bytes =
+              stack.rlim_cur == RLIM_INFINITY ? size_t{2} << 20 : stack.rlim_cur;
+          space.rlim_cur = space.rlim_max =
+              pages * static_cast<size_t>(sysconf(_SC_PAGESIZE)) + stack_bytes * 3 / 2;
           if (setrlimit(RLIMIT_AS, &space) != 0) return false;
           ThreadPool pool(8);
           std::atomic<int> count{0};
-          pool.parallel(100, 1, [&](int64_t begin, int64_t end, int) { count += static_cast<int>(end - begin); });
+          pool.parallel(100, 1, [&](int64_t begin, int64_t end, int) {
+            count += static_cast<int>(end - begin);
+          });
           return pool.n_threads() < 8 && count == 100;
         }),
         "runs with the threads there are");
@@ -189,7 +197,8 @@ void pools_share_the_cores() {
   use();
   other.join();
   check(done == 2 * 300 * 16, "both pools finish");
-  // A caller counts itself without asking, so it may come on top of workers that are at their last chunk.
+  // A caller counts itself without asking, so it may come on top of workers that are at their last
+  // chunk.
   check(highest <= most + 1, "pools share the cores");
 }
 
@@ -203,14 +212,16 @@ void respects_the_affinity_mask() {
               CPU_SET(cpu, &one);
               break;
             }
-          return sched_setaffinity(0, sizeof one, &one) == 0 && hrun::default_thread_count() == 1 && ThreadPool().n_threads() == 1;
+          return sched_setaffinity(0, sizeof one, &one) == 0 && hrun::default_thread_count() == 1 &&
+                 ThreadPool().n_threads() == 1;
         }),
         "respects the affinity mask");
 }
 
 void respects_control_groups() {
   namespace fs = std::filesystem;
-  const fs::path root = fs::temp_directory_path() / ("hrun_threads_test_" + std::to_string(getpid()));
+  const fs::path root =
+      fs::temp_directory_path() / ("hrun_threads_test_" + std::to_string(getpid()));
   const auto write = [&](const char* path, const char* text) {
     fs::create_directories((root / path).parent_path());
     std::ofstream(root / path) << text;
@@ -252,9 +263,7 @@ int main() {
     bool refused = false;
     try {
       ThreadPool pool(bad);
-    } catch (const hrun::ArgumentError&) {
-      refused = true;
-    }
+    } catch (const hrun::ArgumentError&) { refused = true; }
     check(refused, "thread counts out of range are refused");
   }
   for (int i = 0; i < 200; ++i) ThreadPool pool(4);  // made and dropped without work

@@ -36,31 +36,41 @@ inline constexpr uint64_t kWidth = 32, kHeads = 2, kKvHeads = 1, kFeedForward = 
 inline constexpr std::string_view kPath = "tiny.gguf";
 
 inline std::vector<std::string> tokens(Vocabulary vocabulary) {
-  if (vocabulary == Vocabulary::pairs) return {"A", "B", "C", "AB", "ABC", "<bos>", "<eos>", "\x01", ""};
+  if (vocabulary == Vocabulary::pairs)
+    return {"A", "B", "C", "AB", "ABC", "<bos>", "<eos>", "\x01", ""};
   return {"<unk>", "<s>", "</s>", "\xe2\x96\x81", "a", "b", "ab", "\xff", "a"};
 }
 
-// A Llama model of two layers with every kind of tensor and key that the plan knows, without what `keep` refuses.
-inline Bytes model(Vocabulary vocabulary, const Keep& keep = [](std::string_view) { return true; }) {
+// A Llama model of two layers with every kind of tensor and key that the plan knows, without what
+// `keep` refuses.
+inline Bytes model(
+    Vocabulary vocabulary, const Keep& keep = [](std::string_view) { return true; }) {
   using gguf::Type;
   using gguf::Value;
-  const std::string path =
-      (std::filesystem::temp_directory_path() / ("hrun-tiny-" + std::to_string(::getpid()) + ".gguf")).string();
+  const std::string path = (std::filesystem::temp_directory_path() /
+                            ("hrun-tiny-" + std::to_string(::getpid()) + ".gguf"))
+                               .string();
   gguf::Writer writer(path);
   const auto add = [&](std::string_view key, Type type, const Value& value) {
     if (keep(key)) writer.add(key, type, value);
   };
-  const auto number = [&](std::string_view key, uint64_t value) { add(key, Type::u32, Value(value)); };
+  const auto number = [&](std::string_view key, uint64_t value) {
+    add(key, Type::u32, Value(value));
+  };
   const auto real = [&](std::string_view key, double value) { add(key, Type::f32, Value(value)); };
-  const auto text = [&](std::string_view key, std::string_view value) { add(key, Type::string, Value(value)); };
+  const auto text = [&](std::string_view key, std::string_view value) {
+    add(key, Type::string, Value(value));
+  };
   const auto strings = [&](std::string_view key, const std::vector<std::string>& values) {
-    const Bytes bytes = gguf::encode_strings(std::vector<std::string_view>(values.begin(), values.end()));
+    const Bytes bytes =
+        gguf::encode_strings(std::vector<std::string_view>(values.begin(), values.end()));
     add(key, Type::array, gguf::Array(Type::string, values.size(), bytes));
   };
   const auto numbers = [&](std::string_view key, Type type, const std::vector<double>& values) {
     Bytes bytes;
     for (const double v : values)
-      gguf::append_scalar(bytes, type, gguf::is_float(type) ? Value(v) : Value(static_cast<int64_t>(v)), key);
+      gguf::append_scalar(bytes, type,
+                          gguf::is_float(type) ? Value(v) : Value(static_cast<int64_t>(v)), key);
     add(key, Type::array, gguf::Array(type, values.size(), bytes));
   };
 
@@ -181,15 +191,17 @@ inline uint64_t touch(const gguf::File& file) {
     if (file.find_tensor(t.name) != &t) broken("find_tensor() does not find a tensor");
     for (const uint8_t byte : file.data(t)) sum += byte;
     const TensorView view = file.view(t);
-    if (static_cast<uint64_t>(view.rows) * view.row_bytes != t.bytes) broken("a view of another size than its tensor");
+    if (static_cast<uint64_t>(view.rows) * view.row_bytes != t.bytes)
+      broken("a view of another size than its tensor");
   }
   return sum;
 }
 
 enum class Outcome { refused, no_model, model };
 
-// What happens to a file on its way to a plan.  The bytes are copied to an allocation of exactly their size, so that a
-// sanitizer sees one byte too far.  Throws std::logic_error for anything but success or a typed error.
+// What happens to a file on its way to a plan.  The bytes are copied to an allocation of exactly
+// their size, so that a sanitizer sees one byte too far.  Throws std::logic_error for anything but
+// success or a typed error.
 inline Outcome exercise(const uint8_t* data, size_t size) {
   const std::unique_ptr<uint8_t[]> exact(new uint8_t[size]);
   std::copy(data, data + size, exact.get());
@@ -199,15 +211,14 @@ inline Outcome exercise(const uint8_t* data, size_t size) {
     reached = Outcome::no_model;
     touch(file);
     const ModelPlan plan = plan_model(file);
-    if (plan.layers.size() != static_cast<size_t>(plan.params.n_layers)) broken("a plan without all its layers");
+    if (plan.layers.size() != static_cast<size_t>(plan.params.n_layers))
+      broken("a plan without all its layers");
     for (const std::string& warning : plan.warnings) check_message(warning + std::string(kPath));
     reached = Outcome::model;
     for (const gguf::TensorInfo& t : file.tensors()) gguf::verify(file, t);
   } catch (const ModelFileError& error) {
     check_message(error.what());
-  } catch (const UnsupportedModelError& error) {
-    check_message(error.what());
-  }
+  } catch (const UnsupportedModelError& error) { check_message(error.what()); }
   return reached;
 }
 

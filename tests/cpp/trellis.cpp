@@ -1,5 +1,5 @@
-// The path search at 2, 3 and 4 bits: a code of random levels comes close to the rate-distortion bound, which only a
-// search that finds (nearly) the best of all paths can do.
+// The path search at 2, 3 and 4 bits: a code of random levels comes close to the rate-distortion
+// bound, which only a search that finds (nearly) the best of all paths can do.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -22,7 +22,8 @@ double block_error(const hrun::TrellisCode& code, const uint8_t* block, const fl
   for (size_t t = static_cast<size_t>(m); t < c.size(); ++t) {
     uint32_t index = 0;
     for (int lag = 0; lag <= m; ++lag) index |= c[t - static_cast<size_t>(lag)] << (k * lag);
-    const double e = static_cast<double>(x[t - static_cast<size_t>(m)]) - static_cast<double>(hrun::load_fp16(block) * code.values[index]);
+    const double e = static_cast<double>(x[t - static_cast<size_t>(m)]) -
+                     static_cast<double>(hrun::load_fp16(block) * code.values[index]);
     error += e * e;
   }
   return error;
@@ -32,7 +33,8 @@ bool check(int k, int m, int cols, double limit) {
   std::mt19937 random(static_cast<unsigned>(10 * k + m));
   std::normal_distribution<float> normal;
   std::vector<float> levels(size_t{1} << (k * m));
-  for (float& level : levels) level = std::fmin(std::fmax(std::round(30 * normal(random)), -127.0f), 127.0f);
+  for (float& level : levels)
+    level = std::fmin(std::fmax(std::round(30 * normal(random)), -127.0f), 127.0f);
   // Random levels, read by the newest code xor the oldest and all codes between.
   std::vector<float> values(levels.size() << k);
   for (size_t window = 0; window < values.size(); ++window)
@@ -44,25 +46,30 @@ bool check(int k, int m, int cols, double limit) {
     std::vector<float> w(static_cast<size_t>(cols));
     for (float& v : w) v = normal(random);
     const int tail = cols % 256, blocks = cols / 256;
-    std::vector<uint8_t> out(static_cast<size_t>(blocks * (2 + 32 * k) + (tail ? 2 + tail * k / 8 : 0)));
+    std::vector<uint8_t> out(
+        static_cast<size_t>(blocks * (2 + 32 * k) + (tail ? 2 + tail * k / 8 : 0)));
     hrun::encode_trellis_row(code, w.data(), cols, out.data());
     for (int first = 0, at = 0; first < cols; first += 256) {
       const int n = cols - first < 256 ? cols - first : 256;
       hrun::rotate_block(w.data() + first, first, n, true);
       error += block_error(code, out.data() + at, w.data() + first, n);
-      for (int i = 0; i < n; ++i) energy += static_cast<double>(w[static_cast<size_t>(first + i)]) * w[static_cast<size_t>(first + i)];
+      for (int i = 0; i < n; ++i)
+        energy += static_cast<double>(w[static_cast<size_t>(first + i)]) *
+                  w[static_cast<size_t>(first + i)];
       at += 2 + n * k / 8;
     }
   }
-  std::printf("%d bits, memory %d, %d columns: %.5f, at most %.5f\n", k, m, cols, error / energy, limit);
+  std::printf("%d bits, memory %d, %d columns: %.5f, at most %.5f\n", k, m, cols, error / energy,
+              limit);
   return error <= limit * energy;
 }
 
 }  // namespace
 
 int main() {
-  // The bounds are 0.0625, 0.0156 and 0.0039; the best scalar codes reach 0.1175, 0.0345 and 0.0095.
-  const bool ok = check(2, 4, 256, 0.090) & check(2, 5, 288, 0.085) & check(3, 2, 256, 0.028) & check(3, 3, 352, 0.0215) &
-                  check(4, 2, 512, 0.0075);
+  // The bounds are 0.0625, 0.0156 and 0.0039; the best scalar codes reach 0.1175, 0.0345 and
+  // 0.0095.
+  const bool ok = check(2, 4, 256, 0.090) & check(2, 5, 288, 0.085) & check(3, 2, 256, 0.028) &
+                  check(3, 3, 352, 0.0215) & check(4, 2, 512, 0.0075);
   return ok ? 0 : 1;
 }

@@ -1,5 +1,5 @@
-// The fast search: every instruction set writes the same bytes, its error is near that of the exact search, and blocks that
-// are far from Gaussian come out as well as there.
+// The fast search: every instruction set writes the same bytes, its error is near that of the exact
+// search, and blocks that are far from Gaussian come out as well as there.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -11,7 +11,8 @@
 
 namespace {
 
-double error(const hrun::FormatInfo& format, const std::vector<uint8_t>& data, const std::vector<float>& weights, int64_t cols) {
+double error(const hrun::FormatInfo& format, const std::vector<uint8_t>& data,
+             const std::vector<float>& weights, int64_t cols) {
   std::vector<float> decoded(static_cast<size_t>(cols));
   double error = 0, energy = 0;
   const size_t rows = weights.size() / static_cast<size_t>(cols);
@@ -33,39 +34,50 @@ bool check(const hrun::FormatInfo& format, int64_t rows, int64_t cols, double mo
   for (float& w : weights) w = normal(random);
   std::vector<uint8_t> exact(static_cast<size_t>(rows) * format.row_bytes(cols)), first;
   for (int64_t r = 0; r < rows; ++r)
-    format.encode_row(weights.data() + r * cols, nullptr, cols, exact.data() + static_cast<size_t>(r) * format.row_bytes(cols));
+    format.encode_row(weights.data() + r * cols, nullptr, cols,
+                      exact.data() + static_cast<size_t>(r) * format.row_bytes(cols));
   const double least = error(format, exact, weights, cols);
   bool ok = true;
   for (const hrun::LaneSearch& search : hrun::lane_searches()) {
     std::vector<uint8_t> data(exact.size());
-    hrun::encode_trellis_rows_fast(format.trellis(), hrun::fast_trellis(format.trellis()), weights.data(), rows, cols, data.data(), search);
+    hrun::encode_trellis_rows_fast(format.trellis(), hrun::fast_trellis(format.trellis()),
+                                   weights.data(), rows, cols, data.data(), search);
     if (first.empty()) first = data;
     const double found = error(format, data, weights, cols);
     const bool same = data == first, near = found <= most * least;
-    std::printf("%s, %lld columns, %s: %.5f, exact %.5f%s%s\n", std::string(format.name).c_str(), static_cast<long long>(cols),
-                std::string(search.name).c_str(), found, least, same ? "" : ", OTHER BYTES", near ? "" : ", TOO FAR");
+    std::printf("%s, %lld columns, %s: %.5f, exact %.5f%s%s\n", std::string(format.name).c_str(),
+                static_cast<long long>(cols), std::string(search.name).c_str(), found, least,
+                same ? "" : ", OTHER BYTES", near ? "" : ", TOO FAR");
     ok = ok && same && near;
   }
   return ok;
 }
 
-// Constant rows, single weights, zeros, the signs of the rotation: no worse than half as much error again as the exact search.
+// Constant rows, single weights, zeros, the signs of the rotation: no worse than half as much error
+// again as the exact search.
 bool check_odd_blocks(const hrun::FormatInfo& format) {
   constexpr int64_t kCols = 288;
   bool ok = true;
   for (int kind = 0; kind < 5; ++kind) {
     std::vector<float> row(kCols);
     for (int64_t c = 0; c < kCols; ++c)
-      row[static_cast<size_t>(c)] = kind == 0 ? 65504.0f : kind == 1 ? 0.0f : kind == 2 ? (c == 77 ? 1.0f : 0.0f)
-                                  : kind == 3 ? hrun::rotation_sign(c) : (c % 100 == 0 ? 50.0f : 1e-3f * static_cast<float>(c % 7));
+      row[static_cast<size_t>(c)] =
+          kind == 0   ? 65504.0f
+          : kind == 1 ? 0.0f
+          : kind == 2 ? (c == 77 ? 1.0f : 0.0f)
+          : kind == 3 ? hrun::rotation_sign(c)
+                      : (c % 100 == 0 ? 50.0f : 1e-3f * static_cast<float>(c % 7));
     std::vector<uint8_t> exact(format.row_bytes(kCols)), fast(exact.size());
     format.encode_row(row.data(), nullptr, kCols, exact.data());
-    hrun::encode_trellis_rows_fast(format.trellis(), hrun::fast_trellis(format.trellis()), row.data(), 1, kCols, fast.data());
-    if (kind == 1) ok = ok && fast == exact;
-    else ok = ok && error(format, fast, row, kCols) <= 1.5 * error(format, exact, row, kCols);
+    hrun::encode_trellis_rows_fast(format.trellis(), hrun::fast_trellis(format.trellis()),
+                                   row.data(), 1, kCols, fast.data());
+    if (kind == 1)
+      ok = ok && fast == exact;
+    else
+      ok = ok && error(format, fast, row, kCols) <= 1.5 * error(format, exact, row, kCols);
     if (!ok) {
-      std::printf("%s: odd block %d, error %.5f, exact %.5f\n", std::string(format.name).c_str(), kind, error(format, fast, row, kCols),
-                  error(format, exact, row, kCols));
+      std::printf("%s: odd block %d, error %.5f, exact %.5f\n", std::string(format.name).c_str(),
+                  kind, error(format, fast, row, kCols), error(format, exact, row, kCols));
       return false;
     }
   }

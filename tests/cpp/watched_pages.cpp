@@ -1,4 +1,5 @@
-// A mapped file that is cut short reads as zeros and is known to; every other SIGBUS ends as it would without hrun.
+// A mapped file that is cut short reads as zeros and is known to; every other SIGBUS ends as it
+// would without hrun.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -26,13 +27,16 @@ struct TemporaryFile {
   int fd;
   explicit TemporaryFile(size_t pages) : fd(mkstemp(path.data())) {
     const std::vector<uint8_t> ones(pages * kPage, 1);
-    check(write(fd, ones.data(), ones.size()) == static_cast<ssize_t>(ones.size()), "the file is written");
+    check(write(fd, ones.data(), ones.size()) == static_cast<ssize_t>(ones.size()),
+          "the file is written");
   }
   ~TemporaryFile() {
     close(fd);
     unlink(path.c_str());
   }
-  void cut(size_t bytes) const { check(ftruncate(fd, static_cast<off_t>(bytes)) == 0, "the file is cut"); }
+  void cut(size_t bytes) const {
+    check(ftruncate(fd, static_cast<off_t>(bytes)) == 0, "the file is cut");
+  }
 };
 
 // How a child process ends that runs f: its exit code, or less than 0 if it was killed.
@@ -63,7 +67,8 @@ void call_from_before(int) { _exit(7); }
 }  // namespace
 
 int main() {
-  // The first file installs the handler, so what was there before can be tried in children only before that.
+  // The first file installs the handler, so what was there before can be tried in children only
+  // before that.
   check(exit_code_of([] {
           std::signal(SIGBUS, call_from_before);
           const TemporaryFile watched(1), other(1);
@@ -84,13 +89,15 @@ int main() {
     check(read_byte(file.bytes().data() + page * kPage) == expected, "what is left, then zeros");
   }
   check(file.unreadable_from() == 5 * kPage, "the first page that was not read");
-  check(!sound.unreadable_from() && read_byte(sound.bytes().data() + 2 * kPage) == 1, "another file is as it was");
+  check(!sound.unreadable_from() && read_byte(sound.bytes().data() + 2 * kPage) == 1,
+        "another file is as it was");
 
   {  // places are used again, and start without memory of the file before
     const TemporaryFile third(2);
     hrun::MappedFile again = hrun::MappedFile::open(third.path);
     third.cut(0);
-    check(read_byte(again.bytes().data() + kPage) == 0 && again.unreadable_from() == kPage, "from the page that was read on");
+    check(read_byte(again.bytes().data() + kPage) == 0 && again.unreadable_from() == kPage,
+          "from the page that was read on");
     again = hrun::MappedFile::open(whole.path);
     check(!again.unreadable_from(), "the next file in its place");
   }

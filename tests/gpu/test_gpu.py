@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EMULATED
 
+from conftest import EMULATED
 from hrun import Runtime, _core
 from hrun.errors import OutOfMemoryError
 
@@ -39,7 +39,9 @@ def gpu() -> None:
 
 
 def logits(path: Path, ids: list[int], chunk: int = 512, **options: object) -> np.ndarray:
-    return _core.Session(_core.Model.load(str(path), **options), 1024, n_batch=chunk).forward(ids, "all")
+    return _core.Session(_core.Model.load(str(path), **options), 1024, n_batch=chunk).forward(
+        ids, "all"
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -48,9 +50,16 @@ def test_logits_are_those_of_the_cpu(name: str, tiny_model) -> None:
     path = tiny_model(format=name, **WIDE)
     expected = logits(path, IDS, device="cpu")
     for chunk in (1, 7, 64, 300):
-        error = np.abs(logits(path, IDS[:64] if chunk < 64 else IDS, chunk, device="cuda") - expected[: 64 if chunk < 64 else 300]).max(axis=1)
+        error = np.abs(
+            logits(path, IDS[:64] if chunk < 64 else IDS, chunk, device="cuda")
+            - expected[: 64 if chunk < 64 else 300]
+        ).max(axis=1)
         error /= np.abs(expected).max()
-        assert np.median(error) < 1e-3 and error.max() < 1e-2, (chunk, np.median(error), error.max())
+        assert np.median(error) < 1e-3 and error.max() < 1e-2, (
+            chunk,
+            np.median(error),
+            error.max(),
+        )
 
 
 @pytest.mark.parametrize("rotation", ["weight", "activation-float"])
@@ -90,7 +99,10 @@ def test_layers_on_both(tiny_model) -> None:
     path = tiny_model(format="rtq3", n_layers=3, **WIDE)
     expected = logits(path, IDS, device="cpu")
     for n in range(5):
-        error = np.abs(logits(path, IDS, device="cuda", n_gpu_layers=n) - expected).max(axis=1) / np.abs(expected).max()
+        error = (
+            np.abs(logits(path, IDS, device="cuda", n_gpu_layers=n) - expected).max(axis=1)
+            / np.abs(expected).max()
+        )
         assert np.median(error) < 1e-3, n
 
 
@@ -113,7 +125,10 @@ def test_compute_sanitizer_is_clean(tool: str, tiny_model) -> None:
         "  s.forward(list(range(90)), 'all'); [s.forward([i], 'last') for i in range(5)]\n"
         "  sampler = _core.Sampler(seed=1); [s.next([i], sampler) for i in range(3)]\n"
     )
-    paths = [str(tiny_model(format=name, **WIDE)) for name in ("rtq3", "rtq2", "itq3_s", "q4_k", "q6_k", "q8_0", "f16")]
+    paths = [
+        str(tiny_model(format=name, **WIDE))
+        for name in ("rtq3", "rtq2", "itq3_s", "q4_k", "q6_k", "q8_0", "f16")
+    ]
     done = subprocess.run(
         [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", code, json.dumps(paths)],
         env={**os.environ, "HRUN_CUDA_GRAPHS": "0"}, capture_output=True, text=True, check=False,

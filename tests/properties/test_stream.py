@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from hrun import ArgumentError
 from hrun.stream import StopStrings, Utf8Decoder
 
-ILL_FORMED = [b"\xc3", b"\xf0\xf0", b"\xed\xa0\x80", b"\xc0\xaf", b"\xff", b"\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"]
+ILL_FORMED = [
+    b"\xc3",
+    b"\xf0\xf0",
+    b"\xed\xa0\x80",
+    b"\xc0\xaf",
+    b"\xff",
+    b"\x80",
+    b"\xf4\x90\x80\x80",
+    b"\xe2\x82",
+]
 token_bytes = st.one_of(
     st.binary(max_size=5),
     st.sampled_from(ILL_FORMED),
@@ -33,7 +42,9 @@ def test_utf8_stream_equals_whole(tokens: list[bytes]) -> None:
         seen += token
         shown += piece
         # At most three bytes, those of one unfinished character, are ever held back.
-        assert any(shown == seen[: len(seen) - held].decode("utf-8", "replace") for held in range(4))
+        assert any(
+            shown == seen[: len(seen) - held].decode("utf-8", "replace") for held in range(4)
+        )
     assert shown + decoder.flush() == b"".join(tokens).decode("utf-8", "replace")
 
 
@@ -50,7 +61,10 @@ few_letters = st.text(alphabet="ab\n✓", max_size=12)
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(few_letters, max_size=12), st.lists(st.text(alphabet="ab\n✓", min_size=1, max_size=5), max_size=5))
+@given(
+    st.lists(few_letters, max_size=12),
+    st.lists(st.text(alphabet="ab\n✓", min_size=1, max_size=5), max_size=5),
+)
 @example(["ab", "cd"], ["abcd", "bc"])
 @example(["aab"], ["ab", "aab"])
 def test_stop_strings(pieces: list[str], stops: list[str]) -> None:
@@ -63,7 +77,9 @@ def test_stop_strings(pieces: list[str], stops: list[str]) -> None:
         assert want.startswith(shown)  # never shows what the whole text would not
     assert holder.stopped == want_stopped
     if not holder.stopped:
-        assert len(text) - len(shown) < max(map(len, stops), default=1)  # holds back no more than it must
+        assert len(text) - len(shown) < max(
+            map(len, stops), default=1
+        )  # holds back no more than it must
         shown += holder.flush()
     assert shown == want
     assert not any(stop in shown for stop in stops)

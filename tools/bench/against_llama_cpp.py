@@ -6,6 +6,7 @@
 Models of equal shape come from tools/bench/random_model.py.  Every round runs each contestant once; the table has medians
 over the rounds, and each of ours against each of theirs.  Absolute figures drift with the machine: quote the ratios.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,25 +29,60 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--llama-bench", type=Path, required=True)
     parser.add_argument("--ours", nargs="+", type=Path, required=True, help="models for hrun-bench")
-    parser.add_argument("--theirs", nargs="+", type=Path, required=True, help="models for llama-bench")
+    parser.add_argument(
+        "--theirs", nargs="+", type=Path, required=True, help="models for llama-bench"
+    )
     parser.add_argument("-t", "--threads", default="2")
-    parser.add_argument("--device", default="cpu", help="of hrun; llama.cpp gets all layers on its GPU unless this is cpu")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="of hrun; llama.cpp gets all layers on its GPU unless this is cpu",
+    )
     parser.add_argument("-p", default="512")
     parser.add_argument("-n", default="64")
     parser.add_argument("-r", "--rounds", type=int, default=3)
     args = parser.parse_args()
 
     sizes = ["-p", args.p, "-n", args.n, "-t", args.threads, "-r", "1", "-o", "json"]
-    commands = {("hrun", m.stem): [sys.executable, "-m", "hrun.cli.bench", "-m", str(m), "--no-peaks", "-dev", args.device, *sizes] for m in args.ours}
-    commands |= {("llama.cpp", m.stem): [str(args.llama_bench), "-m", str(m), "-ngl", "0" if args.device == "cpu" else "99", *sizes] for m in args.theirs}
+    commands = {
+        ("hrun", m.stem): [
+            sys.executable,
+            "-m",
+            "hrun.cli.bench",
+            "-m",
+            str(m),
+            "--no-peaks",
+            "-dev",
+            args.device,
+            *sizes,
+        ]
+        for m in args.ours
+    }
+    commands |= {
+        ("llama.cpp", m.stem): [
+            str(args.llama_bench),
+            "-m",
+            str(m),
+            "-ngl",
+            "0" if args.device == "cpu" else "99",
+            *sizes,
+        ]
+        for m in args.theirs
+    }
     measured: dict[tuple[str, str], list[dict[str, float]]] = {name: [] for name in commands}
     for _ in range(args.rounds):
         for name, command in commands.items():
             measured[name].append(rates(command))
-    median = {name: {test: statistics.median(run[test] for run in runs) for test in ("pp", "tg")} for name, runs in measured.items()}
+    median = {
+        name: {test: statistics.median(run[test] for run in runs) for test in ("pp", "tg")}
+        for name, runs in measured.items()
+    }
 
     theirs = [name for name in commands if name[0] == "llama.cpp"]
-    print(f"| | decode tok/s | prefill {args.p} tok/s |" + "".join(f" decode, prefill against llama.cpp {m} |" for _, m in theirs))
+    print(
+        f"| | decode tok/s | prefill {args.p} tok/s |"
+        + "".join(f" decode, prefill against llama.cpp {m} |" for _, m in theirs)
+    )
     print("|---|--:|--:|" + "--:|" * len(theirs))
     for name in commands:
         row = f"| {name[0]} {name[1]} | {median[name]['tg']:.1f} | {median[name]['pp']:.0f} |"

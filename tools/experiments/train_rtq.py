@@ -79,7 +79,11 @@ def parity(x: np.ndarray) -> np.ndarray:
 
 def of_pairs(name: str, *tables: list[tuple[int, ...]]) -> Candidate:
     """A code of 2 bits; each table is read by several codes, the last in the lowest bits, each the xor of some lags."""
-    return Candidate(name, tuple([m for lags in reversed(codes) for m in code_bits(*lags, k=2)] for codes in tables), k=2)
+    return Candidate(
+        name,
+        tuple([m for lags in reversed(codes) for m in code_bits(*lags, k=2)] for codes in tables),
+        k=2,
+    )
 
 
 SUM_OF_THREE = "3x8, c0 c1 c2"
@@ -87,8 +91,14 @@ CANDIDATES = [
     Candidate(SUM_OF_THREE, (code_bits(0), code_bits(1), code_bits(2))),
     Candidate("4x8, c0 c1 c2 c3", (code_bits(0), code_bits(1), code_bits(2), code_bits(3))),
     Candidate("2x16, low and high 4 of 8 bits", (bits(0, 1, 2, 3), bits(4, 5, 6, 7))),
-    Candidate("3x16, nibbles at lags 0 1 2, 10 bits", (bits(0, 1, 2, 3), bits(3, 4, 5, 6), bits(6, 7, 8, 9))),
-    Candidate("3x16, low, middle, high 4 of 12 bits", (bits(0, 1, 2, 3), bits(4, 5, 6, 7), bits(8, 9, 10, 11))),
+    Candidate(
+        "3x16, nibbles at lags 0 1 2, 10 bits",
+        (bits(0, 1, 2, 3), bits(3, 4, 5, 6), bits(6, 7, 8, 9)),
+    ),
+    Candidate(
+        "3x16, low, middle, high 4 of 12 bits",
+        (bits(0, 1, 2, 3), bits(4, 5, 6, 7), bits(8, 9, 10, 11)),
+    ),
     Candidate("1x256, 8 bits", (bits(*range(8)),)),
     Candidate("1x512, 9 bits", (bits(*range(9)),)),
     Candidate("2x64, overlapping pairs of codes", (bits(*range(6)), bits(*range(3, 9)))),
@@ -97,7 +107,9 @@ CANDIDATES = [
     Candidate("1x64, c0^c2^c3 and c1^c2", (code_bits(0, 2, 3) + code_bits(1, 2),)),
     Candidate("3x8, c0 c1 c2^c3", (code_bits(0), code_bits(1), code_bits(2, 3)), SUM_OF_THREE),
     Candidate("3x8, c0^c3 c1 c2", (code_bits(0, 3), code_bits(1), code_bits(2)), SUM_OF_THREE),
-    Candidate("3x8, c0^c3 c1 c1^c2", (code_bits(0, 3), code_bits(1), code_bits(1, 2)), SUM_OF_THREE),
+    Candidate(
+        "3x8, c0^c3 c1 c1^c2", (code_bits(0, 3), code_bits(1), code_bits(1, 2)), SUM_OF_THREE
+    ),
     of_pairs("4x4, c0^c4 c1 c2 c3", [(0, 4)], [(1,)], [(2,)], [(3,)]),
     of_pairs("3x16, c0c1 c1c2 c2c3", [(0,), (1,)], [(1,), (2,)], [(2,), (3,)]),
     of_pairs("2x16, (c0^c4)c1 c2c3", [(0, 4), (1,)], [(2,), (3,)]),
@@ -115,9 +127,15 @@ CANDIDATES = [
     Candidate("2x16, c0 c1", (code_bits(0, k=4), code_bits(1, k=4)), k=4),
     Candidate("2x16, c0^c2 c1", (code_bits(0, 2, k=4), code_bits(1, k=4)), k=4),
     Candidate("2x16, c0^c2 c1^c2", (code_bits(0, 2, k=4), code_bits(1, 2, k=4)), k=4),
-    Candidate("3x16, c0^c2 c1 halves of both", (code_bits(0, 2, k=4), code_bits(1, k=4), bits(2, 3, 4, 5)), k=4),
+    Candidate(
+        "3x16, c0^c2 c1 halves of both",
+        (code_bits(0, 2, k=4), code_bits(1, k=4), bits(2, 3, 4, 5)),
+        k=4,
+    ),
     Candidate("1x256, (c0^c2)c1", (code_bits(0, 2, k=4) + code_bits(1, k=4),), k=4),
-    Candidate("3x16, c0^c3 c1 c2", (code_bits(0, 3, k=4), code_bits(1, k=4), code_bits(2, k=4)), k=4),
+    Candidate(
+        "3x16, c0^c3 c1 c2", (code_bits(0, 3, k=4), code_bits(1, k=4), code_bits(2, k=4)), k=4
+    ),
 ]
 
 
@@ -132,12 +150,25 @@ class PathSearch:
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "viterbi_stats.so"
             subprocess.run(
-                ["g++", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", str(HERE / "viterbi_stats.cpp"),
-                 "-o", str(library)], check=True)
+                [
+                    "g++",
+                    "-O3",
+                    "-march=native",
+                    "-ffp-contract=off",
+                    "-shared",
+                    "-fPIC",
+                    str(HERE / "viterbi_stats.cpp"),
+                    "-o",
+                    str(library),
+                ],
+                check=True,
+            )
             self._run = ctypes.CDLL(str(library)).viterbi_stats
         self._run.restype = ctypes.c_double
 
-    def __call__(self, source: np.ndarray, value: np.ndarray, k: int) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(
+        self, source: np.ndarray, value: np.ndarray, k: int
+    ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
         """source float32 [blocks, 256], value [windows] -> squared error, count and sum per window, chosen windows."""
         windows = int(value.size)
         padded = np.empty(windows + 16, np.float32)
@@ -148,8 +179,15 @@ class PathSearch:
         count, total = np.zeros(windows), np.zeros(windows)
         chosen = np.zeros(source.shape, np.int32)
         address = [ctypes.c_void_p(a.ctypes.data) for a in (source, aligned, count, total, chosen)]
-        error = self._run(address[0], ctypes.c_int64(source.shape[0]), source.shape[1], address[1], k,
-                          windows.bit_length() - 1, *address[2:])
+        error = self._run(
+            address[0],
+            ctypes.c_int64(source.shape[0]),
+            source.shape[1],
+            address[1],
+            k,
+            windows.bit_length() - 1,
+            *address[2:],
+        )
         return error, count, total, chosen
 
 
@@ -168,18 +206,24 @@ class Trainer:
         big = candidate.states > 64
         self.small_set = gaussian(1, 48 if big else 96)
         self.large_set = gaussian(2, 256 if big else 512)
-        self.start = Trainer(search, named(candidate.start), effort).train() if candidate.start else None
+        self.start = (
+            Trainer(search, named(candidate.start), effort).train() if candidate.start else None
+        )
         self.starts = round((24 if big else 60) * effort)
         self.hops = round((24 if big else 80) * effort)
 
-    def lloyd(self, entries: np.ndarray, source: np.ndarray, rounds: int) -> tuple[float, np.ndarray]:
+    def lloyd(
+        self, entries: np.ndarray, source: np.ndarray, rounds: int
+    ) -> tuple[float, np.ndarray]:
         """Rounds of search and fit; the error is that of the last search, before its fit."""
         error = np.inf
         f = self.features
         for _ in range(rounds):
             error, count, total, _ = self.search(source, f @ entries)
             ridge = 1e-2 * np.eye(entries.size)  # the tables' common offsets are undetermined
-            entries = np.linalg.solve(f.T @ (count[:, None] * f) + ridge, f.T @ total + 1e-2 * entries)
+            entries = np.linalg.solve(
+                f.T @ (count[:, None] * f) + ridge, f.T @ total + 1e-2 * entries
+            )
         return error / source.size, entries
 
     def train(self) -> np.ndarray:
@@ -189,7 +233,9 @@ class Trainer:
         if self.start is not None:
             best = self.lloyd(self.start, self.small_set, 10)
         for _ in range(self.starts):
-            entries = rng.standard_normal(f.shape[1]) * rng.uniform(0.3, 1.5, len(self.sizes)).repeat(self.sizes)
+            entries = rng.standard_normal(f.shape[1]) * rng.uniform(
+                0.3, 1.5, len(self.sizes)
+            ).repeat(self.sizes)
             value = f @ entries
             entries = np.linalg.lstsq(f, (value - value.mean()) / value.std(), rcond=None)[0]
             best = min(best, self.lloyd(entries, self.small_set, 10), key=lambda t: t[0])
@@ -200,7 +246,9 @@ class Trainer:
             best = min(best, self.lloyd(entries, self.large_set, 4), key=lambda t: t[0])
         entries = best[1]
         for i in range(8):  # fresh values, so that the fit is not to one sample
-            _, entries = self.lloyd(entries, np.concatenate([self.large_set, gaussian(100 + i, len(self.large_set))]), 1)
+            _, entries = self.lloyd(
+                entries, np.concatenate([self.large_set, gaussian(100 + i, len(self.large_set))]), 1
+            )
         return entries
 
     def round_to_int(self, entries: np.ndarray, largest: int) -> tuple[np.ndarray, float]:
@@ -229,7 +277,9 @@ class Trainer:
         return integers, scale
 
 
-def measure(search: Search, value: np.ndarray, blocks: int, std: float = 1.0, fit_scale: bool = False) -> tuple[float, float]:
+def measure(
+    search: Search, value: np.ndarray, blocks: int, std: float = 1.0, fit_scale: bool = False
+) -> tuple[float, float]:
     """Relative MSE on fresh N(0, std^2) blocks, and its standard error; fit_scale: two least-squares scale updates."""
     x = gaussian(999, blocks) * np.float32(std)
     scale = np.ones((blocks, 1), np.float32)
@@ -242,17 +292,24 @@ def measure(search: Search, value: np.ndarray, blocks: int, std: float = 1.0, fi
 
 
 def compare(search: PathSearch, k: int, names: list[str], effort: float) -> None:
-    print("| code | window | states | MSE | block scale fitted | source 1.2 x wider | largest value |\n|---|---|---|---|---|---|---|")
+    print(
+        "| code | window | states | MSE | block scale fitted | source 1.2 x wider | largest value |\n|---|---|---|---|---|---|---|"
+    )
     for candidate in CANDIDATES:
         if candidate.name not in names if names else candidate.k != k:
             continue
         trainer = Trainer(search, candidate, effort)
         value = trainer.features @ trainer.train()
         (mse, noise), (fitted, _), (wide, _) = (
-            measure(trainer.search, value, 512), measure(trainer.search, value, 512, fit_scale=True),
-            measure(trainer.search, value, 512, std=1.2))
-        print(f"| {candidate.name} | {candidate.window_bits} | {candidate.states} | {mse:.5f} +- {noise:.5f} "
-              f"| {fitted:.5f} | {wide:.5f} | {np.abs(value).max():.2f} |", flush=True)
+            measure(trainer.search, value, 512),
+            measure(trainer.search, value, 512, fit_scale=True),
+            measure(trainer.search, value, 512, std=1.2),
+        )
+        print(
+            f"| {candidate.name} | {candidate.window_bits} | {candidate.states} | {mse:.5f} +- {noise:.5f} "
+            f"| {fitted:.5f} | {wide:.5f} | {np.abs(value).max():.2f} |",
+            flush=True,
+        )
 
 
 def freeze(compiled: PathSearch, k: int, effort: float) -> None:
@@ -262,32 +319,53 @@ def freeze(compiled: PathSearch, k: int, effort: float) -> None:
     entries = trainer.train()
     blocks = 2048
     report: dict[str, object] = {
-        "version": 1, "code": candidate.name, "mse_float": measure(search, trainer.features @ entries, blocks)}
+        "version": 1,
+        "code": candidate.name,
+        "mse_float": measure(search, trainer.features @ entries, blocks),
+    }
     # 7 bits rather than 8: an unsigned 7-bit level times an int8 cannot saturate x86's pairwise int16 sums.
     for largest in (127, 63):
         integers, scale = trainer.round_to_int(entries, largest)
         levels = trainer.features @ integers
         report[f"mse_at_most_{largest}"] = measure(search, levels / scale, blocks)
-        report[f"mse_at_most_{largest}_scale_fitted"] = measure(search, levels / scale, blocks, fit_scale=True)
+        report[f"mse_at_most_{largest}_scale_fitted"] = measure(
+            search, levels / scale, blocks, fit_scale=True
+        )
     source = gaussian(999, blocks)
     z = levels[search(source, levels / scale)[3]]
-    report |= {"scale": scale, "level_rms": float(np.sqrt((z**2).mean())), "largest": int(np.abs(levels).max())}
+    report |= {
+        "scale": scale,
+        "level_rms": float(np.sqrt((z**2).mean())),
+        "largest": int(np.abs(levels).max()),
+    }
     report["index_bits"] = [list(masks) for masks in candidate.tables]
-    report["tables"] = [t.astype(int).tolist() for t in np.split(integers, np.cumsum(trainer.sizes)[:-1])]
+    report["tables"] = [
+        t.astype(int).tolist() for t in np.split(integers, np.cumsum(trainer.sizes)[:-1])
+    ]
     path = HERE / "rtq_tables.json"
     codes = json.loads(path.read_text()) | {f"rtq{k}": report}
     text = json.dumps(dict(sorted(codes.items())), indent=1)
-    text = re.sub(r"\[[\s\d.,e-]+\]", lambda m: " ".join(m.group().split()), text)  # one line per list of numbers
+    text = re.sub(
+        r"\[[\s\d.,e-]+\]", lambda m: " ".join(m.group().split()), text
+    )  # one line per list of numbers
     path.write_text(text + "\n")
     print(json.dumps(report))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bits", type=int, choices=sorted(CHOSEN), default=3)
-    parser.add_argument("--freeze", action="store_true", help="train the chosen code and enter it in rtq_tables.json")
+    parser.add_argument(
+        "--freeze",
+        action="store_true",
+        help="train the chosen code and enter it in rtq_tables.json",
+    )
     parser.add_argument("--code", action="append", default=[], help="compare only this candidate")
-    parser.add_argument("--effort", type=float, default=1.0, help="factor on the number of starts and perturbations")
+    parser.add_argument(
+        "--effort", type=float, default=1.0, help="factor on the number of starts and perturbations"
+    )
     args = parser.parse_args()
     search = PathSearch()
     if args.freeze:

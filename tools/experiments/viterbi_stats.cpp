@@ -1,6 +1,8 @@
-// Helper of train_rtq.py: the path search over many blocks of a source, and the sums that a Lloyd step needs.
+// Helper of train_rtq.py: the path search over many blocks of a source, and the sums that a Lloyd
+// step needs.
 //
-// A window of `bits` bits holds the newest code in its lowest k bits; value[window] is the reconstruction.
+// A window of `bits` bits holds the newest code in its lowest k bits; value[window] is the
+// reconstruction.
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -14,8 +16,8 @@ struct Lanes {
 };
 
 template <int k>
-static double search(const float* source, int64_t blocks, int length, const float* value, int bits, double* count,
-                     double* sum, int32_t* windows) {
+static double search(const float* source, int64_t blocks, int length, const float* value, int bits,
+                     double* count, double* sum, int32_t* windows) {
   using fv = typename Lanes<k>::f;
   using iv = typename Lanes<k>::i;
   using bv = typename Lanes<k>::b;
@@ -66,10 +68,10 @@ static double search(const float* source, int64_t blocks, int length, const floa
   return total;
 }
 
-// source: [blocks, length]; value: [1 << bits], aligned to 64 bytes; count, sum: [1 << bits], added to; windows: [blocks,
-// length] or null.  Returns the squared error.
-extern "C" double viterbi_stats(const float* source, int64_t blocks, int length, const float* value, int k, int bits,
-                                double* count, double* sum, int32_t* windows) {
+// source: [blocks, length]; value: [1 << bits], aligned to 64 bytes; count, sum: [1 << bits], added
+// to; windows: [blocks, length] or null.  Returns the squared error.
+extern "C" double viterbi_stats(const float* source, int64_t blocks, int length, const float* value,
+                                int k, int bits, double* count, double* sum, int32_t* windows) {
   const auto run = k == 2 ? search<2> : k == 3 ? search<3> : search<4>;
   return run(source, blocks, length, value, bits, count, sum, windows);
 }

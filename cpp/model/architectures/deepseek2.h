@@ -1,44 +1,57 @@
 // DeepSeek V2, V2.5, V3 and R1: latent attention, one or more shared experts, dense leading layers.
 //
-// Keys and values of all heads come from one latent vector per position, which is all that the cache holds: the matrices
-// that would expand it are applied to the queries and to the mixed latents instead (blocks/latent_attention.cpp).
+// Keys and values of all heads come from one latent vector per position, which is all that the
+// cache holds: the matrices that would expand it are applied to the queries and to the mixed
+// latents instead (blocks/latent_attention.cpp).
 #pragma once
 
 #include "model/architectures/parts.h"
 
 namespace hrun::architecture {
 
-inline constexpr std::string_view kDeepseek2Classes[] = {"DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"};
+inline constexpr std::string_view kDeepseek2Classes[] = {"DeepseekV2ForCausalLM",
+                                                         "DeepseekV3ForCausalLM"};
 
 inline constexpr std::array kLatentAttention = {
-    TensorRule{Role::attn_q, "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight", Dim::latent_heads, Dim::embd, false},
-    TensorRule{Role::attn_q_a, "blk.{}.attn_q_a.weight", "model.layers.{}.self_attn.q_a_proj.weight", Dim::latent_q, Dim::embd, false},
-    TensorRule{Role::attn_q_a_norm, "blk.{}.attn_q_a_norm.weight", "model.layers.{}.self_attn.q_a_layernorm.weight", Dim::one,
-               Dim::latent_q, false},
-    TensorRule{Role::attn_q_b, "blk.{}.attn_q_b.weight", "model.layers.{}.self_attn.q_b_proj.weight", Dim::latent_heads,
-               Dim::latent_q, false},
-    TensorRule{Role::attn_kv_a, "blk.{}.attn_kv_a_mqa.weight", "model.layers.{}.self_attn.kv_a_proj_with_mqa.weight",
-               Dim::latent_kv_rot, Dim::embd, true},
-    TensorRule{Role::attn_kv_a_norm, "blk.{}.attn_kv_a_norm.weight", "model.layers.{}.self_attn.kv_a_layernorm.weight", Dim::one,
-               Dim::latent_kv, true},
-    TensorRule{Role::attn_k_b, "blk.{}.attn_k_b.weight", "model.layers.{}.self_attn.kv_b_proj.weight", Dim::latent_kv, Dim::nope,
-               false, Transform::latent_keys, Dim::heads},
-    TensorRule{Role::attn_v_b, "blk.{}.attn_v_b.weight", "model.layers.{}.self_attn.kv_b_proj.weight", Dim::latent_v,
-               Dim::latent_kv, false, Transform::latent_values, Dim::heads},
-    // Both in one, of each head first the keys: as files had it until 2025.  Taken apart when they are loaded.
-    TensorRule{Role::attn_kv_b, "blk.{}.attn_kv_b.weight", "", Dim::latent_expanded, Dim::latent_kv, false},
-    TensorRule{Role::attn_output, "blk.{}.attn_output.weight", "model.layers.{}.self_attn.o_proj.weight", Dim::embd,
-               Dim::latent_out, true},
+    TensorRule{Role::attn_q, "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight",
+               Dim::latent_heads, Dim::embd, false},
+    TensorRule{Role::attn_q_a, "blk.{}.attn_q_a.weight",
+               "model.layers.{}.self_attn.q_a_proj.weight", Dim::latent_q, Dim::embd, false},
+    TensorRule{Role::attn_q_a_norm, "blk.{}.attn_q_a_norm.weight",
+               "model.layers.{}.self_attn.q_a_layernorm.weight", Dim::one, Dim::latent_q, false},
+    TensorRule{Role::attn_q_b, "blk.{}.attn_q_b.weight",
+               "model.layers.{}.self_attn.q_b_proj.weight", Dim::latent_heads, Dim::latent_q,
+               false},
+    TensorRule{Role::attn_kv_a, "blk.{}.attn_kv_a_mqa.weight",
+               "model.layers.{}.self_attn.kv_a_proj_with_mqa.weight", Dim::latent_kv_rot, Dim::embd,
+               true},
+    TensorRule{Role::attn_kv_a_norm, "blk.{}.attn_kv_a_norm.weight",
+               "model.layers.{}.self_attn.kv_a_layernorm.weight", Dim::one, Dim::latent_kv, true},
+    TensorRule{Role::attn_k_b, "blk.{}.attn_k_b.weight",
+               "model.layers.{}.self_attn.kv_b_proj.weight", Dim::latent_kv, Dim::nope, false,
+               Transform::latent_keys, Dim::heads},
+    TensorRule{Role::attn_v_b, "blk.{}.attn_v_b.weight",
+               "model.layers.{}.self_attn.kv_b_proj.weight", Dim::latent_v, Dim::latent_kv, false,
+               Transform::latent_values, Dim::heads},
+    // Both in one, of each head first the keys: as files had it until 2025.  Taken apart when they
+    // are loaded.
+    TensorRule{Role::attn_kv_b, "blk.{}.attn_kv_b.weight", "", Dim::latent_expanded, Dim::latent_kv,
+               false},
+    TensorRule{Role::attn_output, "blk.{}.attn_output.weight",
+               "model.layers.{}.self_attn.o_proj.weight", Dim::embd, Dim::latent_out, true},
 };
 inline constexpr std::array kDeepseekShared = {
-    TensorRule{Role::router_correction, "blk.{}.exp_probs_b.bias", "model.layers.{}.mlp.gate.e_score_correction_bias", Dim::one,
-               Dim::experts, false},
-    TensorRule{Role::shared_gate, "blk.{}.ffn_gate_shexp.weight", "model.layers.{}.mlp.shared_experts.gate_proj.weight",
-               Dim::ff_shared, Dim::embd, true},
-    TensorRule{Role::shared_up, "blk.{}.ffn_up_shexp.weight", "model.layers.{}.mlp.shared_experts.up_proj.weight", Dim::ff_shared,
-               Dim::embd, true},
-    TensorRule{Role::shared_down, "blk.{}.ffn_down_shexp.weight", "model.layers.{}.mlp.shared_experts.down_proj.weight", Dim::embd,
-               Dim::ff_shared, true},
+    TensorRule{Role::router_correction, "blk.{}.exp_probs_b.bias",
+               "model.layers.{}.mlp.gate.e_score_correction_bias", Dim::one, Dim::experts, false},
+    TensorRule{Role::shared_gate, "blk.{}.ffn_gate_shexp.weight",
+               "model.layers.{}.mlp.shared_experts.gate_proj.weight", Dim::ff_shared, Dim::embd,
+               true},
+    TensorRule{Role::shared_up, "blk.{}.ffn_up_shexp.weight",
+               "model.layers.{}.mlp.shared_experts.up_proj.weight", Dim::ff_shared, Dim::embd,
+               true},
+    TensorRule{Role::shared_down, "blk.{}.ffn_down_shexp.weight",
+               "model.layers.{}.mlp.shared_experts.down_proj.weight", Dim::embd, Dim::ff_shared,
+               true},
 };
 
 inline constexpr std::array kDeepseekWidths = {
@@ -59,8 +72,9 @@ inline constexpr std::array kDeepseekWidths = {
 inline constexpr auto kDeepseek2Keys = join(kExpertKeys, kDeepseekWidths);
 
 inline constexpr auto kDeepseek2Tensors =
-    join(kEmbeddingAndHead, kNormBeforeAttention, kLatentAttention, kNormBeforeFeedForward, only_in(kFeedForward, Where::dense),
-         only_in(kExperts, Where::experts), only_in(kDeepseekShared, Where::experts));
+    join(kEmbeddingAndHead, kNormBeforeAttention, kLatentAttention, kNormBeforeFeedForward,
+         only_in(kFeedForward, Where::dense), only_in(kExperts, Where::experts),
+         only_in(kDeepseekShared, Where::experts));
 
 inline constexpr ModelDescription kDeepseek2 = {
     .name = "deepseek2",

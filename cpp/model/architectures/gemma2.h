@@ -1,4 +1,5 @@
-// Gemma 2: norms before and after both blocks, GELU gate, windows in every other layer, soft caps on scores and logits.
+// Gemma 2: norms before and after both blocks, GELU gate, windows in every other layer, soft caps
+// on scores and logits.
 //
 // Norms multiply by 1 + weight; GGUF holds the sum.
 #pragma once
@@ -10,19 +11,24 @@ namespace hrun::architecture {
 inline constexpr std::string_view kGemma2Classes[] = {"Gemma2ForCausalLM"};
 
 inline constexpr std::array kGemmaNorms = {
-    TensorRule{Role::attn_norm, "blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight", Dim::one, Dim::embd, true,
-               Transform::plus_one},
-    TensorRule{Role::attn_post_norm, "blk.{}.post_attention_norm.weight", "model.layers.{}.post_attention_layernorm.weight",
+    TensorRule{Role::attn_norm, "blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight",
                Dim::one, Dim::embd, true, Transform::plus_one},
-    TensorRule{Role::ffn_norm, "blk.{}.ffn_norm.weight", "model.layers.{}.pre_feedforward_layernorm.weight", Dim::one, Dim::embd,
-               true, Transform::plus_one},
-    TensorRule{Role::ffn_post_norm, "blk.{}.post_ffw_norm.weight", "model.layers.{}.post_feedforward_layernorm.weight", Dim::one,
-               Dim::embd, true, Transform::plus_one},
+    TensorRule{Role::attn_post_norm, "blk.{}.post_attention_norm.weight",
+               "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true,
+               Transform::plus_one},
+    TensorRule{Role::ffn_norm, "blk.{}.ffn_norm.weight",
+               "model.layers.{}.pre_feedforward_layernorm.weight", Dim::one, Dim::embd, true,
+               Transform::plus_one},
+    TensorRule{Role::ffn_post_norm, "blk.{}.post_ffw_norm.weight",
+               "model.layers.{}.post_feedforward_layernorm.weight", Dim::one, Dim::embd, true,
+               Transform::plus_one},
 };
-inline constexpr auto kGemmaGlobals = with_transform(kEmbeddingAndHead, Role::output_norm, Role::output_norm, Transform::plus_one);
+inline constexpr auto kGemmaGlobals =
+    with_transform(kEmbeddingAndHead, Role::output_norm, Role::output_norm, Transform::plus_one);
 
 inline constexpr std::array kGemmaScales = {
-    ConfigRule{"attention.scale", ConfigType::number, "query_pre_attn_scalar", "", ConfigMap::inverse_root},
+    ConfigRule{"attention.scale", ConfigType::number, "query_pre_attn_scalar", "",
+               ConfigMap::inverse_root},
     ConfigRule{"final_logit_softcapping", ConfigType::number, "final_logit_softcapping"},
 };
 inline constexpr std::array kGemma2Cap = {

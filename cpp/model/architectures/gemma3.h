@@ -1,5 +1,5 @@
-// Gemma 3 (text): Gemma 2 with head norms instead of the cap on scores, five layers with a window to one without, and a
-// rotary base of its own in the layers with a window.
+// Gemma 3 (text): Gemma 2 with head norms instead of the cap on scores, five layers with a window
+// to one without, and a rotary base of its own in the layers with a window.
 #pragma once
 
 #include "model/architectures/gemma2.h"
@@ -11,9 +11,10 @@ inline constexpr std::string_view kGemma3Classes[] = {"Gemma3ForCausalLM"};
 inline constexpr std::array kGemma3Base = {
     ConfigRule{"rope.freq_base_swa", ConfigType::number, "rope_local_base_freq"},
 };
-inline constexpr auto kGemma3Tensors = join(kGemmaGlobals, kGemmaNorms, kAttention,
-                                            with_transform(kHeadNorms, Role::attn_q_norm, Role::attn_k_norm, Transform::plus_one),
-                                            kFeedForward);
+inline constexpr auto kGemma3Tensors =
+    join(kGemmaGlobals, kGemmaNorms, kAttention,
+         with_transform(kHeadNorms, Role::attn_q_norm, Role::attn_k_norm, Transform::plus_one),
+         kFeedForward);
 inline constexpr auto kGemma3Keys = join(kAlternatingWindowKeys, kGemmaScales, kGemma3Base);
 
 inline constexpr ModelDescription kGemma3 = {

@@ -22,45 +22,106 @@ namespace hrun {
 namespace {
 
 constexpr std::array kArchitectures = {
-    &architecture::kLlama,
-    &architecture::kQwen2,
-    &architecture::kQwen3,
-    &architecture::kQwen2moe,
-    &architecture::kQwen3moe,
-    &architecture::kGemma2,
-    &architecture::kGemma3,
-    &architecture::kPhi3,
-    &architecture::kOlmo2,
-    &architecture::kGranite,
-    &architecture::kStarcoder2,
-    &architecture::kGpt2,
-    &architecture::kGptOss,
-    &architecture::kDeepseek2,
-    &architecture::kCommandR,
+    &architecture::kLlama,    &architecture::kQwen2,      &architecture::kQwen3,
+    &architecture::kQwen2moe, &architecture::kQwen3moe,   &architecture::kGemma2,
+    &architecture::kGemma3,   &architecture::kPhi3,       &architecture::kOlmo2,
+    &architecture::kGranite,  &architecture::kStarcoder2, &architecture::kGpt2,
+    &architecture::kGptOss,   &architecture::kDeepseek2,  &architecture::kCommandR,
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {
-    "token_embd", "position_embd", "output_norm", "output_norm_bias", "output", "rope_freqs", "rope_long",
-    "rope_short", "attn_norm", "attn_norm_bias", "attn_qkv", "attn_qkv_bias", "attn_q", "attn_k", "attn_v",
-    "attn_q_bias", "attn_k_bias", "attn_v_bias", "attn_q_norm", "attn_k_norm", "attn_sinks", "attn_q_a",
-    "attn_q_a_norm", "attn_q_b", "attn_kv_a", "attn_kv_a_norm", "attn_k_b", "attn_v_b", "attn_kv_b", "attn_output",
-    "attn_output_bias", "attn_post_norm", "ffn_norm", "ffn_norm_bias", "ffn_gate_up", "ffn_gate", "ffn_up",
-    "ffn_down", "ffn_gate_bias", "ffn_up_bias", "ffn_down_bias", "ffn_post_norm", "router", "router_bias",
-    "router_correction", "experts_gate", "experts_up", "experts_down", "experts_gate_bias", "experts_up_bias",
-    "experts_down_bias", "shared_router", "shared_gate", "shared_up", "shared_down",
+    "token_embd",
+    "position_embd",
+    "output_norm",
+    "output_norm_bias",
+    "output",
+    "rope_freqs",
+    "rope_long",
+    "rope_short",
+    "attn_norm",
+    "attn_norm_bias",
+    "attn_qkv",
+    "attn_qkv_bias",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_q_bias",
+    "attn_k_bias",
+    "attn_v_bias",
+    "attn_q_norm",
+    "attn_k_norm",
+    "attn_sinks",
+    "attn_q_a",
+    "attn_q_a_norm",
+    "attn_q_b",
+    "attn_kv_a",
+    "attn_kv_a_norm",
+    "attn_k_b",
+    "attn_v_b",
+    "attn_kv_b",
+    "attn_output",
+    "attn_output_bias",
+    "attn_post_norm",
+    "ffn_norm",
+    "ffn_norm_bias",
+    "ffn_gate_up",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_down",
+    "ffn_gate_bias",
+    "ffn_up_bias",
+    "ffn_down_bias",
+    "ffn_post_norm",
+    "router",
+    "router_bias",
+    "router_correction",
+    "experts_gate",
+    "experts_up",
+    "experts_down",
+    "experts_gate_bias",
+    "experts_up_bias",
+    "experts_down_bias",
+    "shared_router",
+    "shared_gate",
+    "shared_up",
+    "shared_down",
 };
 static_assert(!kRoleNames.back().empty(), "a role without a name");
 
 constexpr std::array<std::string_view, static_cast<size_t>(Dim::count)> kDimNames = {
-    "one", "embd", "vocab", "ctx", "ff", "ff_twice", "heads", "kv_heads", "head", "q", "k", "v", "qkv", "q_out", "half_rot",
-    "experts", "ff_expert", "ff_shared", "latent_q", "latent_kv", "latent_kv_rot", "latent_heads", "nope", "latent_v",
-    "latent_out", "latent_expanded",
+    "one",
+    "embd",
+    "vocab",
+    "ctx",
+    "ff",
+    "ff_twice",
+    "heads",
+    "kv_heads",
+    "head",
+    "q",
+    "k",
+    "v",
+    "qkv",
+    "q_out",
+    "half_rot",
+    "experts",
+    "ff_expert",
+    "ff_shared",
+    "latent_q",
+    "latent_kv",
+    "latent_kv_rot",
+    "latent_heads",
+    "nope",
+    "latent_v",
+    "latent_out",
+    "latent_expanded",
 };
 static_assert(!kDimNames.back().empty(), "a dim without a name");
 
 constexpr std::array<std::string_view, static_cast<size_t>(Transform::count)> kTransformNames = {
-    "none", "interleave_q_heads", "interleave_k_heads", "transpose", "plus_one", "even_rows_transposed",
-    "odd_rows_transposed", "even_values", "odd_values", "latent_keys", "latent_values",
+    "none",       "interleave_q_heads",   "interleave_k_heads",  "transpose",
+    "plus_one",   "even_rows_transposed", "odd_rows_transposed", "even_values",
+    "odd_values", "latent_keys",          "latent_values",
 };
 static_assert(!kTransformNames.back().empty(), "a transform without a name");
 
@@ -76,12 +137,15 @@ const ModelDescription* find_architecture(std::string_view name) {
 
 std::string_view role_name(Role role) { return kRoleNames[static_cast<size_t>(role)]; }
 std::string_view dim_name(Dim dim) { return kDimNames[static_cast<size_t>(dim)]; }
-std::string_view transform_name(Transform transform) { return kTransformNames[static_cast<size_t>(transform)]; }
+std::string_view transform_name(Transform transform) {
+  return kTransformNames[static_cast<size_t>(transform)];
+}
 
 std::string layer_name(std::string_view pattern, int64_t layer) {
   const size_t at = pattern.find("{}");
   if (at == std::string_view::npos) return std::string(pattern);
-  return std::string(pattern.substr(0, at)) + std::to_string(layer) + std::string(pattern.substr(at + 2));
+  return std::string(pattern.substr(0, at)) + std::to_string(layer) +
+         std::string(pattern.substr(at + 2));
 }
 
 }  // namespace hrun

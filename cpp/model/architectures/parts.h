@@ -1,4 +1,5 @@
-// Groups of tensors that several architectures share.  An architecture is a join of such groups and its own.
+// Groups of tensors that several architectures share.  An architecture is a join of such groups and
+// its own.
 #pragma once
 
 #include <array>
@@ -20,7 +21,8 @@ constexpr auto join(const std::array<Rule, n>&... parts) {
 
 // The rules with another transform for the roles from `first` to `last`.
 template <size_t n>
-constexpr auto with_transform(std::array<TensorRule, n> rules, Role first, Role last, Transform transform) {
+constexpr auto with_transform(std::array<TensorRule, n> rules, Role first, Role last,
+                              Transform transform) {
   for (TensorRule& rule : rules)
     if (rule.role >= first && rule.role <= last) rule.transform = transform;
   return rules;
@@ -39,8 +41,10 @@ constexpr auto only_in(std::array<TensorRule, n> rules, Where where) {
 }
 
 inline constexpr std::array kEmbeddingAndHead = {
-    TensorRule{Role::token_embd, "token_embd.weight", "model.embed_tokens.weight", Dim::vocab, Dim::embd, true},
-    TensorRule{Role::output_norm, "output_norm.weight", "model.norm.weight", Dim::one, Dim::embd, true},
+    TensorRule{Role::token_embd, "token_embd.weight", "model.embed_tokens.weight", Dim::vocab,
+               Dim::embd, true},
+    TensorRule{Role::output_norm, "output_norm.weight", "model.norm.weight", Dim::one, Dim::embd,
+               true},
     TensorRule{Role::output, "output.weight", "lm_head.weight", Dim::vocab, Dim::embd, false},
 };
 
@@ -54,51 +58,71 @@ inline constexpr std::array kLongropeFactors = {
 };
 
 inline constexpr std::array kNormBeforeAttention = {
-    TensorRule{Role::attn_norm, "blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight", Dim::one, Dim::embd, true},
+    TensorRule{Role::attn_norm, "blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight",
+               Dim::one, Dim::embd, true},
 };
 inline constexpr std::array kNormBeforeFeedForward = {
-    TensorRule{Role::ffn_norm, "blk.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true},
+    TensorRule{Role::ffn_norm, "blk.{}.ffn_norm.weight",
+               "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true},
 };
 
 inline constexpr std::array kAttention = {
-    TensorRule{Role::attn_q, "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight", Dim::q, Dim::embd, true},
-    TensorRule{Role::attn_k, "blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight", Dim::k, Dim::embd, true},
-    TensorRule{Role::attn_v, "blk.{}.attn_v.weight", "model.layers.{}.self_attn.v_proj.weight", Dim::v, Dim::embd, true},
-    TensorRule{Role::attn_output, "blk.{}.attn_output.weight", "model.layers.{}.self_attn.o_proj.weight", Dim::embd, Dim::q_out, true},
+    TensorRule{Role::attn_q, "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight",
+               Dim::q, Dim::embd, true},
+    TensorRule{Role::attn_k, "blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight",
+               Dim::k, Dim::embd, true},
+    TensorRule{Role::attn_v, "blk.{}.attn_v.weight", "model.layers.{}.self_attn.v_proj.weight",
+               Dim::v, Dim::embd, true},
+    TensorRule{Role::attn_output, "blk.{}.attn_output.weight",
+               "model.layers.{}.self_attn.o_proj.weight", Dim::embd, Dim::q_out, true},
 };
 inline constexpr std::array kQkvBiases = {
-    TensorRule{Role::attn_q_bias, "blk.{}.attn_q.bias", "model.layers.{}.self_attn.q_proj.bias", Dim::one, Dim::q, false},
-    TensorRule{Role::attn_k_bias, "blk.{}.attn_k.bias", "model.layers.{}.self_attn.k_proj.bias", Dim::one, Dim::k, false},
-    TensorRule{Role::attn_v_bias, "blk.{}.attn_v.bias", "model.layers.{}.self_attn.v_proj.bias", Dim::one, Dim::v, false},
+    TensorRule{Role::attn_q_bias, "blk.{}.attn_q.bias", "model.layers.{}.self_attn.q_proj.bias",
+               Dim::one, Dim::q, false},
+    TensorRule{Role::attn_k_bias, "blk.{}.attn_k.bias", "model.layers.{}.self_attn.k_proj.bias",
+               Dim::one, Dim::k, false},
+    TensorRule{Role::attn_v_bias, "blk.{}.attn_v.bias", "model.layers.{}.self_attn.v_proj.bias",
+               Dim::one, Dim::v, false},
 };
 inline constexpr std::array kAttentionOutputBias = {
-    TensorRule{Role::attn_output_bias, "blk.{}.attn_output.bias", "model.layers.{}.self_attn.o_proj.bias", Dim::one, Dim::embd, false},
+    TensorRule{Role::attn_output_bias, "blk.{}.attn_output.bias",
+               "model.layers.{}.self_attn.o_proj.bias", Dim::one, Dim::embd, false},
 };
 // Of the heads of queries and keys, before they are turned.
 inline constexpr std::array kHeadNorms = {
-    TensorRule{Role::attn_q_norm, "blk.{}.attn_q_norm.weight", "model.layers.{}.self_attn.q_norm.weight", Dim::one, Dim::head, true},
-    TensorRule{Role::attn_k_norm, "blk.{}.attn_k_norm.weight", "model.layers.{}.self_attn.k_norm.weight", Dim::one, Dim::head, true},
+    TensorRule{Role::attn_q_norm, "blk.{}.attn_q_norm.weight",
+               "model.layers.{}.self_attn.q_norm.weight", Dim::one, Dim::head, true},
+    TensorRule{Role::attn_k_norm, "blk.{}.attn_k_norm.weight",
+               "model.layers.{}.self_attn.k_norm.weight", Dim::one, Dim::head, true},
 };
 
 inline constexpr std::array kFeedForward = {
-    TensorRule{Role::ffn_gate, "blk.{}.ffn_gate.weight", "model.layers.{}.mlp.gate_proj.weight", Dim::ff, Dim::embd, true},
-    TensorRule{Role::ffn_up, "blk.{}.ffn_up.weight", "model.layers.{}.mlp.up_proj.weight", Dim::ff, Dim::embd, true},
-    TensorRule{Role::ffn_down, "blk.{}.ffn_down.weight", "model.layers.{}.mlp.down_proj.weight", Dim::embd, Dim::ff, true},
+    TensorRule{Role::ffn_gate, "blk.{}.ffn_gate.weight", "model.layers.{}.mlp.gate_proj.weight",
+               Dim::ff, Dim::embd, true},
+    TensorRule{Role::ffn_up, "blk.{}.ffn_up.weight", "model.layers.{}.mlp.up_proj.weight", Dim::ff,
+               Dim::embd, true},
+    TensorRule{Role::ffn_down, "blk.{}.ffn_down.weight", "model.layers.{}.mlp.down_proj.weight",
+               Dim::embd, Dim::ff, true},
 };
 
 // Experts as Qwen and DeepSeek name them.
 inline constexpr std::array kExperts = {
-    TensorRule{Role::router, "blk.{}.ffn_gate_inp.weight", "model.layers.{}.mlp.gate.weight", Dim::experts, Dim::embd, true},
-    TensorRule{Role::experts_gate, "blk.{}.ffn_gate_exps.weight", "model.layers.{}.mlp.experts.{}.gate_proj.weight",
-               Dim::ff_expert, Dim::embd, true, Transform::none, Dim::experts},
-    TensorRule{Role::experts_up, "blk.{}.ffn_up_exps.weight", "model.layers.{}.mlp.experts.{}.up_proj.weight",
-               Dim::ff_expert, Dim::embd, true, Transform::none, Dim::experts},
-    TensorRule{Role::experts_down, "blk.{}.ffn_down_exps.weight", "model.layers.{}.mlp.experts.{}.down_proj.weight",
-               Dim::embd, Dim::ff_expert, true, Transform::none, Dim::experts},
+    TensorRule{Role::router, "blk.{}.ffn_gate_inp.weight", "model.layers.{}.mlp.gate.weight",
+               Dim::experts, Dim::embd, true},
+    TensorRule{Role::experts_gate, "blk.{}.ffn_gate_exps.weight",
+               "model.layers.{}.mlp.experts.{}.gate_proj.weight", Dim::ff_expert, Dim::embd, true,
+               Transform::none, Dim::experts},
+    TensorRule{Role::experts_up, "blk.{}.ffn_up_exps.weight",
+               "model.layers.{}.mlp.experts.{}.up_proj.weight", Dim::ff_expert, Dim::embd, true,
+               Transform::none, Dim::experts},
+    TensorRule{Role::experts_down, "blk.{}.ffn_down_exps.weight",
+               "model.layers.{}.mlp.experts.{}.down_proj.weight", Dim::embd, Dim::ff_expert, true,
+               Transform::none, Dim::experts},
 };
 
 inline constexpr std::array kExpertKeys = {
-    ConfigRule{"expert_count", ConfigType::integer, "num_local_experts|num_experts|n_routed_experts"},
+    ConfigRule{"expert_count", ConfigType::integer,
+               "num_local_experts|num_experts|n_routed_experts"},
     ConfigRule{"expert_used_count", ConfigType::integer, "num_experts_per_tok"},
 };
 
@@ -107,7 +131,8 @@ inline constexpr std::array kWindowKeys = {
 };
 inline constexpr std::array kAlternatingWindowKeys = {
     ConfigRule{"attention.sliding_window", ConfigType::integer, "sliding_window"},
-    ConfigRule{"attention.sliding_window_pattern", ConfigType::integer, "layer_types|sliding_window_pattern|_sliding_window_pattern"},
+    ConfigRule{"attention.sliding_window_pattern", ConfigType::integer,
+               "layer_types|sliding_window_pattern|_sliding_window_pattern"},
 };
 
 }  // namespace hrun::architecture

@@ -8,7 +8,8 @@ namespace hrun::architecture {
 inline constexpr std::string_view kQwen2Classes[] = {"Qwen2ForCausalLM"};
 
 inline constexpr auto kQwen2Tensors =
-    join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, made_required(kQkvBiases), kNormBeforeFeedForward, kFeedForward);
+    join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, made_required(kQkvBiases),
+         kNormBeforeFeedForward, kFeedForward);
 
 inline constexpr ModelDescription kQwen2 = {
     .name = "qwen2",

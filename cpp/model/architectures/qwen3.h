@@ -7,8 +7,8 @@ namespace hrun::architecture {
 
 inline constexpr std::string_view kQwen3Classes[] = {"Qwen3ForCausalLM"};
 
-inline constexpr auto kQwen3Tensors =
-    join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, kHeadNorms, kNormBeforeFeedForward, kFeedForward);
+inline constexpr auto kQwen3Tensors = join(kEmbeddingAndHead, kNormBeforeAttention, kAttention,
+                                           kHeadNorms, kNormBeforeFeedForward, kFeedForward);
 
 inline constexpr ModelDescription kQwen3 = {
     .name = "qwen3",

@@ -13,8 +13,8 @@ inline constexpr std::array kQwen3moeWidths = {
 };
 inline constexpr auto kQwen3moeKeys = join(kExpertKeys, kQwen3moeWidths);
 
-inline constexpr auto kQwen3moeTensors =
-    join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, kHeadNorms, kNormBeforeFeedForward, kExperts);
+inline constexpr auto kQwen3moeTensors = join(kEmbeddingAndHead, kNormBeforeAttention, kAttention,
+                                              kHeadNorms, kNormBeforeFeedForward, kExperts);
 
 inline constexpr ModelDescription kQwen3moe = {
     .name = "qwen3moe",

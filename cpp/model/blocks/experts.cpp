@@ -20,10 +20,12 @@ void softmax(std::span<double> x) {
   for (double& v : x) v /= sum;
 }
 
-// Keeps the scores of the best groups.  A group counts as its best expert or, with sigmoid gates, its best two.
+// Keeps the scores of the best groups.  A group counts as its best expert or, with sigmoid gates,
+// its best two.
 void keep_best_groups(const HyperParams& p, std::span<double> scores) {
   const auto size = static_cast<size_t>(p.n_experts / p.n_expert_groups);
-  std::vector<std::pair<double, size_t>> groups;  // minus the score, so that equal ones keep their order
+  std::vector<std::pair<double, size_t>>
+      groups;  // minus the score, so that equal ones keep their order
   for (size_t g = 0; g < static_cast<size_t>(p.n_expert_groups); ++g) {
     double first = -std::numeric_limits<double>::infinity(), second = first;
     for (const double s : scores.subspan(g * size, size)) {
@@ -32,9 +34,11 @@ void keep_best_groups(const HyperParams& p, std::span<double> scores) {
     }
     groups.emplace_back(p.gating == Gating::sigmoid && size > 1 ? -(first + second) : -first, g);
   }
-  std::stable_sort(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::stable_sort(groups.begin(), groups.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
   for (size_t i = static_cast<size_t>(p.n_expert_groups_used); i < groups.size(); ++i)
-    for (double& s : scores.subspan(groups[i].second * size, size)) s = -std::numeric_limits<double>::infinity();
+    for (double& s : scores.subspan(groups[i].second * size, size))
+      s = -std::numeric_limits<double>::infinity();
 }
 
 std::vector<float> values_of(const Model& model, int64_t l, Role role) {
@@ -48,7 +52,8 @@ std::vector<float> values_of(const Model& model, int64_t l, Role role) {
 
 std::vector<float> read_back(Backend& backend, const FloatView& view) {
   std::vector<float> values(static_cast<size_t>(view.rows * view.cols));
-  backend.read(view.data, {reinterpret_cast<uint8_t*>(values.data()), values.size() * sizeof(float)});
+  backend.read(view.data,
+               {reinterpret_cast<uint8_t*>(values.data()), values.size() * sizeof(float)});
   return values;
 }
 
@@ -57,7 +62,8 @@ void run_shared(const Pass& pass, int64_t l, FloatView x, FloatView out) {
   const DeviceTensor* const gate_weight = model.weight(l, Role::shared_gate);
   if (!gate_weight) return;
   Backend& backend = pass.backend();
-  const FloatView gate = pass.rows(pass.work.shared_gate), up = pass.rows(pass.work.shared_up), shared = pass.rows(pass.work.shared_out);
+  const FloatView gate = pass.rows(pass.work.shared_gate), up = pass.rows(pass.work.shared_up),
+                  shared = pass.rows(pass.work.shared_out);
   const MatmulTarget gate_up[] = {{gate_weight, gate}, {model.weight(l, Role::shared_up), up}};
   pass.multiply(gate_up, x);
   pass.multiply(*model.weight(l, Role::shared_down), MatmulInput::gated(gate, up), shared);
@@ -77,7 +83,8 @@ void run_shared(const Pass& pass, int64_t l, FloatView x, FloatView out) {
 
 }  // namespace
 
-void choose_experts(const HyperParams& p, const float* logits, const float* correction, int32_t* experts, float* weights) {
+void choose_experts(const HyperParams& p, const float* logits, const float* correction,
+                    int32_t* experts, float* weights) {
   const auto n = static_cast<size_t>(p.n_experts), used = static_cast<size_t>(p.n_experts_used);
   std::vector<double> scores(logits, logits + n);
   for (double& s : scores)
@@ -91,10 +98,12 @@ void choose_experts(const HyperParams& p, const float* logits, const float* corr
   if (p.n_expert_groups > 1) keep_best_groups(p, chosen_by);
   std::vector<int32_t> order(n);
   std::iota(order.begin(), order.end(), 0);
-  std::partial_sort(order.begin(), order.begin() + static_cast<int64_t>(used), order.end(), [&](int32_t a, int32_t b) {
-    const double x = chosen_by[static_cast<size_t>(a)], y = chosen_by[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
-  });
+  std::partial_sort(order.begin(), order.begin() + static_cast<int64_t>(used), order.end(),
+                    [&](int32_t a, int32_t b) {
+                      const double x = chosen_by[static_cast<size_t>(a)],
+                                   y = chosen_by[static_cast<size_t>(b)];
+                      return x != y ? x > y : a < b;
+                    });
   std::vector<double> w(used);
   for (size_t k = 0; k < used; ++k) w[k] = scores[static_cast<size_t>(order[k])];
   if (p.gating == Gating::softmax_of_selected) softmax(w);
@@ -102,7 +111,8 @@ void choose_experts(const HyperParams& p, const float* logits, const float* corr
   for (const double v : w) sum += v;
   for (size_t k = 0; k < used; ++k) {
     experts[k] = order[k];
-    weights[k] = static_cast<float>((p.experts_normed ? w[k] / std::max(sum, 1e-20) : w[k]) * p.experts_scale);
+    weights[k] = static_cast<float>((p.experts_normed ? w[k] / std::max(sum, 1e-20) : w[k]) *
+                                    p.experts_scale);
   }
 }
 
@@ -114,29 +124,34 @@ void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out) {
 
   const FloatView routed = pass.rows(pass.work.routed);
   // All experts read what the router reads; who observes, takes them as one.
-  const MatmulTarget readers[] = {{model.weight(l, Role::router), routed}, {model.weight(l, Role::experts_gate), {}},
+  const MatmulTarget readers[] = {{model.weight(l, Role::router), routed},
+                                  {model.weight(l, Role::experts_gate), {}},
                                   {model.weight(l, Role::experts_up), {}}};
   pass.observe(readers, x);
   backend.matmul({readers, 1}, x);
   pass.add_bias(l, Role::router_bias, routed);
-  const std::vector<float> logits = read_back(backend, routed), correction = values_of(model, l, Role::router_correction);
+  const std::vector<float> logits = read_back(backend, routed),
+                           correction = values_of(model, l, Role::router_correction);
   std::vector<int32_t> experts(n * used);
   std::vector<float> weights(n * used);
   for (size_t t = 0; t < n; ++t)
-    choose_experts(p, logits.data() + t * static_cast<size_t>(p.n_experts), correction.empty() ? nullptr : correction.data(),
-                   experts.data() + t * used, weights.data() + t * used);
+    choose_experts(p, logits.data() + t * static_cast<size_t>(p.n_experts),
+                   correction.empty() ? nullptr : correction.data(), experts.data() + t * used,
+                   weights.data() + t * used);
 
   // Slots: the pairs of token and expert, expert by expert.
   std::vector<int32_t> token_of, slot_of(n * used), by_expert(n * used);
   std::iota(by_expert.begin(), by_expert.end(), 0);
-  std::stable_sort(by_expert.begin(), by_expert.end(),
-                   [&](int32_t a, int32_t b) { return experts[static_cast<size_t>(a)] < experts[static_cast<size_t>(b)]; });
+  std::stable_sort(by_expert.begin(), by_expert.end(), [&](int32_t a, int32_t b) {
+    return experts[static_cast<size_t>(a)] < experts[static_cast<size_t>(b)];
+  });
   for (size_t s = 0; s < by_expert.size(); ++s) {
     token_of.push_back(by_expert[s] / static_cast<int32_t>(used));
     slot_of[static_cast<size_t>(by_expert[s])] = static_cast<int32_t>(s);
   }
   const auto n_slots = static_cast<int64_t>(n * used);
-  const FloatView gate = first_rows(pass.work.expert_gate, n_slots), up = first_rows(pass.work.expert_up, n_slots);
+  const FloatView gate = first_rows(pass.work.expert_gate, n_slots),
+                  up = first_rows(pass.work.expert_up, n_slots);
   const FloatView mixed = first_rows(pass.work.expert_out, n_slots);
   // One token is the input of all its experts; of several, those of an expert are brought together.
   FloatView input = x;
@@ -150,11 +165,14 @@ void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out) {
   };
   std::vector<Run> runs;
   for (int64_t s = 0; s < n_slots; ++s) {
-    const auto expert = static_cast<size_t>(experts[static_cast<size_t>(by_expert[static_cast<size_t>(s)])]);
+    const auto expert =
+        static_cast<size_t>(experts[static_cast<size_t>(by_expert[static_cast<size_t>(s)])]);
     if (runs.empty() || runs.back().expert != expert) runs.push_back({expert, s, 0});
     ++runs.back().rows;
   }
-  const auto part = [](const FloatView& view, const Run& run) { return FloatView{view.row(run.first), run.rows, view.cols, view.stride}; };
+  const auto part = [](const FloatView& view, const Run& run) {
+    return FloatView{view.row(run.first), run.rows, view.cols, view.stride};
+  };
   const auto add_biases = [&](Role role, const FloatView& y) {
     if (const Weight& bias = model.slices(l, role); !bias.empty())
       for (const Run& run : runs) backend.add_bias(part(y, run), *bias[run.expert]);
@@ -162,14 +180,17 @@ void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out) {
   std::vector<MatmulPart> parts;
   for (const Run& run : runs) {
     const int64_t first = n > 1 ? run.first : 0;
-    parts.push_back({model.slices(l, Role::experts_gate)[run.expert].get(), first, part(gate, run)});
+    parts.push_back(
+        {model.slices(l, Role::experts_gate)[run.expert].get(), first, part(gate, run)});
     parts.push_back({model.slices(l, Role::experts_up)[run.expert].get(), first, part(up, run)});
   }
   backend.matmul_parts(parts, input);
   add_biases(Role::experts_gate_bias, gate);
   add_biases(Role::experts_up_bias, up);
   parts.clear();
-  for (const Run& run : runs) parts.push_back({model.slices(l, Role::experts_down)[run.expert].get(), run.first, part(mixed, run)});
+  for (const Run& run : runs)
+    parts.push_back(
+        {model.slices(l, Role::experts_down)[run.expert].get(), run.first, part(mixed, run)});
   if (model.description().nonlinearity == Nonlinearity::silu) {
     pass.multiply_parts(parts, MatmulInput::gated(gate, up));
   } else {

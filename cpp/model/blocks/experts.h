@@ -5,11 +5,14 @@
 
 namespace hrun {
 
-// out [n, n_embd]: the experts of layer l that each token of x chooses, weighted, and the shared ones.
+// out [n, n_embd]: the experts of layer l that each token of x chooses, weighted, and the shared
+// ones.
 void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out);
 
-// The experts of one token and their weights, by the router's logits [n_experts]; correction [n_experts] moves the choice,
-// not the weights, and may be null.  Equal scores: the lower number first.
-void choose_experts(const HyperParams& params, const float* logits, const float* correction, int32_t* experts, float* weights);
+// The experts of one token and their weights, by the router's logits [n_experts]; correction
+// [n_experts] moves the choice, not the weights, and may be null.  Equal scores: the lower number
+// first.
+void choose_experts(const HyperParams& params, const float* logits, const float* correction,
+                    int32_t* experts, float* weights);
 
 }  // namespace hrun

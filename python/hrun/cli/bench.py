@@ -1,4 +1,5 @@
 """hrun-bench: tokens per second of a model, as llama-bench prints them, and how near the machine's limits that is."""
+
 from __future__ import annotations
 
 import argparse
@@ -64,7 +65,9 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def time_once(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: int, depth: int) -> tuple[int, dict[str, float]]:
+def time_once(
+    model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: int, depth: int
+) -> tuple[int, dict[str, float]]:
     """Nanoseconds for one prompt of n_prompt tokens, or for n_gen single tokens, after `depth` tokens of context; and, if
     asked for, the seconds of each operation."""
     n_ctx = max(depth + n_prompt + n_gen, 1)
@@ -83,8 +86,14 @@ def time_once(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen
     return ns, {name: seconds for name, seconds, _ in model.operation_times()}
 
 
-def measure(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: int, depth: int,
-            peaks: tuple[float, float] | None) -> Measurement:
+def measure(
+    model: _core.Model,
+    args: argparse.Namespace,
+    n_prompt: int,
+    n_gen: int,
+    depth: int,
+    peaks: tuple[float, float] | None,
+) -> Measurement:
     """Warm up once, then time args.repetitions runs."""
     if not args.no_warmup:
         time_once(model, args, n_prompt, min(n_gen, 1), 0)
@@ -97,18 +106,40 @@ def measure(model: _core.Model, args: argparse.Namespace, n_prompt: int, n_gen: 
         if n_gen:
             ours = {"read_gbs": model.bytes_per_token * mean / 1e9, "read_peak_gbs": peaks[0]}
         else:
-            ours = {"int8_tops": 2 * model.weights_per_token * mean / 1e12, "int8_peak_tops": peaks[1]}
+            ours = {
+                "int8_tops": 2 * model.weights_per_token * mean / 1e12,
+                "int8_peak_tops": peaks[1],
+            }
     if args.ops:
         total = 1e-9 * sum(ns)
-        shares = {name: sum(seconds.get(name, 0.0) for _, seconds in runs) / total for name in runs[0][1]}
+        shares = {
+            name: sum(seconds.get(name, 0.0) for _, seconds in runs) / total for name in runs[0][1]
+        }
         ours["operations"] = {**shares, "other": 1.0 - sum(shares.values())}
     return Measurement(
-        build_commit=_core.__version__, cpu_info=cpu_name(), backends=model.description, model_filename=str(model.path),
-        model_type=args.model_type, model_size=model.bytes, model_n_params=model.n_params, n_batch=args.batch_size,
-        n_threads=model.n_threads, type_k=args.ctk, type_v=args.ctv, n_prompt=n_prompt, n_gen=n_gen, n_depth=depth,
-        test_time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), avg_ns=round(statistics.fmean(ns)),
-        stddev_ns=round(statistics.stdev(ns)) if len(ns) > 1 else 0, avg_ts=mean,
-        stddev_ts=statistics.stdev(rates) if len(rates) > 1 else 0.0, samples_ns=ns, samples_ts=rates, **ours)
+        build_commit=_core.__version__,
+        cpu_info=cpu_name(),
+        backends=model.description,
+        model_filename=str(model.path),
+        model_type=args.model_type,
+        model_size=model.bytes,
+        model_n_params=model.n_params,
+        n_batch=args.batch_size,
+        n_threads=model.n_threads,
+        type_k=args.ctk,
+        type_v=args.ctv,
+        n_prompt=n_prompt,
+        n_gen=n_gen,
+        n_depth=depth,
+        test_time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        avg_ns=round(statistics.fmean(ns)),
+        stddev_ns=round(statistics.stdev(ns)) if len(ns) > 1 else 0,
+        avg_ts=mean,
+        stddev_ts=statistics.stdev(rates) if len(rates) > 1 else 0.0,
+        samples_ns=ns,
+        samples_ts=rates,
+        **ours,
+    )
 
 
 def measured_peaks(model: _core.Model) -> tuple[float, float] | None:
@@ -131,7 +162,16 @@ def render(rows: list[Measurement], kind: str) -> str:
         writer.writeheader()
         writer.writerows(asdict(r) for r in rows)
         return out.getvalue().rstrip("\n")
-    head = ["model", "size", "params", "backend", "threads", "test", "t/s", "of the machine's limit"]
+    head = [
+        "model",
+        "size",
+        "params",
+        "backend",
+        "threads",
+        "test",
+        "t/s",
+        "of the machine's limit",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---|--:|--:|---|--:|--:|--:|---|"]
     for r in rows:
         limit = ""
@@ -139,12 +179,26 @@ def render(rows: list[Measurement], kind: str) -> str:
             limit = f"{r.read_gbs:.1f} of {r.read_peak_gbs:.1f} GB/s = {100 * r.read_gbs / r.read_peak_gbs:.0f} %"
         elif r.int8_tops is not None:
             limit = f"{r.int8_tops:.2f} of {r.int8_peak_tops:.2f} TOPS = {100 * r.int8_tops / r.int8_peak_tops:.0f} %"
-        cells = [r.model_type, f"{r.model_size / 2**20:.2f} MiB", f"{r.model_n_params / 1e6:.2f} M", r.backends,
-                 str(r.n_threads), r.test, f"{r.avg_ts:.2f} ± {r.stddev_ts:.2f}", limit]
+        cells = [
+            r.model_type,
+            f"{r.model_size / 2**20:.2f} MiB",
+            f"{r.model_n_params / 1e6:.2f} M",
+            r.backends,
+            str(r.n_threads),
+            r.test,
+            f"{r.avg_ts:.2f} ± {r.stddev_ts:.2f}",
+            limit,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     if rows[0].operations is not None:
         names = list(dict.fromkeys(name for r in rows for name in r.operations or {}))
-        lines += ["", "Share of the time, %:", "", "| " + " | ".join(["test", "threads", *names]) + " |", "|---|" + "--:|" * (len(names) + 1)]
+        lines += [
+            "",
+            "Share of the time, %:",
+            "",
+            "| " + " | ".join(["test", "threads", *names]) + " |",
+            "|---|" + "--:|" * (len(names) + 1),
+        ]
         for r in rows:
             shares = [f"{100 * (r.operations or {}).get(name, 0.0):.1f}" for name in names]
             lines.append("| " + " | ".join([r.test, str(r.n_threads), *shares]) + " |")
@@ -176,21 +230,59 @@ def main(argv: list[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="hrun-bench", description=__doc__)
     parser.add_argument("-m", "--model", help="GGUF file (default: the demo model)")
-    parser.add_argument("-p", "--n-prompt", type=numbers, default=[512], help="prompt lengths (default: 512; 0: none)")
-    parser.add_argument("-n", "--n-gen", type=numbers, default=[128], help="tokens to generate (default: 128; 0: none)")
-    parser.add_argument("-d", "--n-depth", type=numbers, default=[0], help="tokens of context before the test (default: 0)")
+    parser.add_argument(
+        "-p",
+        "--n-prompt",
+        type=numbers,
+        default=[512],
+        help="prompt lengths (default: 512; 0: none)",
+    )
+    parser.add_argument(
+        "-n",
+        "--n-gen",
+        type=numbers,
+        default=[128],
+        help="tokens to generate (default: 128; 0: none)",
+    )
+    parser.add_argument(
+        "-d",
+        "--n-depth",
+        type=numbers,
+        default=[0],
+        help="tokens of context before the test (default: 0)",
+    )
     parser.add_argument("-b", "--batch-size", type=int, default=512)
-    parser.add_argument("-t", "--threads", type=numbers, default=[0], help="thread counts (default: physical cores)")
+    parser.add_argument(
+        "-t", "--threads", type=numbers, default=[0], help="thread counts (default: physical cores)"
+    )
     parser.add_argument("-dev", "--device", default="auto", help="auto, cpu, cuda, cuda1, ...")
-    parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers that go to the GPU (default: everything)")
-    parser.add_argument("-ctk", default="f16", choices=_core.kv_formats(), help="format of cached keys")
-    parser.add_argument("-ctv", default="f16", choices=_core.kv_formats(), help="format of cached values")
+    parser.add_argument(
+        "-ngl",
+        "--gpu-layers",
+        type=int,
+        default=-1,
+        help="layers that go to the GPU (default: everything)",
+    )
+    parser.add_argument(
+        "-ctk", default="f16", choices=_core.kv_formats(), help="format of cached keys"
+    )
+    parser.add_argument(
+        "-ctv", default="f16", choices=_core.kv_formats(), help="format of cached values"
+    )
     parser.add_argument("-r", "--repetitions", type=int, default=5)
     parser.add_argument("-o", "--output", choices=["md", "json", "csv"], default="md")
-    parser.add_argument("--rotation", default="activation", choices=["activation", "activation-float", "weight"])
-    parser.add_argument("--ops", action="store_true", help="also show the share of each operation in the time")
+    parser.add_argument(
+        "--rotation", default="activation", choices=["activation", "activation-float", "weight"]
+    )
+    parser.add_argument(
+        "--ops", action="store_true", help="also show the share of each operation in the time"
+    )
     parser.add_argument("--no-warmup", action="store_true")
-    parser.add_argument("--no-peaks", action="store_true", help="do not measure the machine's read bandwidth and int8 peak")
+    parser.add_argument(
+        "--no-peaks",
+        action="store_true",
+        help="do not measure the machine's read bandwidth and int8 peak",
+    )
     args = parser.parse_args(argv)
     if args.repetitions < 1 or args.batch_size < 1:
         parser.error("-r and -b must be at least 1")
@@ -200,7 +292,11 @@ def main(argv: list[str] | None = None) -> int:
         rows = []
         for threads in args.threads:
             model = _core.Model.load(
-                path, device=args.device, n_gpu_layers=args.gpu_layers, n_threads=threads, rotated_matmul=args.rotation
+                path,
+                device=args.device,
+                n_gpu_layers=args.gpu_layers,
+                n_threads=threads,
+                rotated_matmul=args.rotation,
             )
             peaks = None if args.no_peaks else measured_peaks(model)
             for depth in args.n_depth:

@@ -30,7 +30,9 @@ from hrun.cli.common import (
     whole_number,
 )
 
-_FLAGS = {"temperature": ["--temp", "--temperature"]}  # where llama.cpp's name is not the parameter's
+_FLAGS = {
+    "temperature": ["--temp", "--temperature"]
+}  # where llama.cpp's name is not the parameter's
 _EPILOG = """\
 Without -p and -f, text from a pipe is the prompt, and a terminal is a chat.  A prompt is continued as plain text and the
 generated text alone is written to stdout; -cnv, -st and -sys pass it through the model's chat template instead.
@@ -69,12 +71,25 @@ def make_parser() -> Parser:
         help="tokens to generate; -1 (default) or -2: until the model ends or the context is full",
     )
     prompt = parser.add_mutually_exclusive_group()
-    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt (\\n, \\t, \\\\ are understood)")
-    prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a file; - is stdin")
+    prompt.add_argument(
+        "-p", "--prompt", metavar="TEXT", help="the prompt (\\n, \\t, \\\\ are understood)"
+    )
+    prompt.add_argument(
+        "-f", "--file", metavar="FILE", help="read the prompt from a file; - is stdin"
+    )
     system = parser.add_mutually_exclusive_group()
-    system.add_argument("-sys", "--system-prompt", metavar="TEXT", help="the system message of a chat")
-    system.add_argument("-sysf", "--system-prompt-file", metavar="FILE", help="the same from a file")
-    add("--no-escape", dest="escape", action="store_false", help="leave backslashes in -p, -sys and -r alone")
+    system.add_argument(
+        "-sys", "--system-prompt", metavar="TEXT", help="the system message of a chat"
+    )
+    system.add_argument(
+        "-sysf", "--system-prompt-file", metavar="FILE", help="the same from a file"
+    )
+    add(
+        "--no-escape",
+        dest="escape",
+        action="store_false",
+        help="leave backslashes in -p, -sys and -r alone",
+    )
     add("-e", "--escape", dest="escape", action="store_true", default=True, help=argparse.SUPPRESS)
     add(
         "-cnv",
@@ -84,9 +99,20 @@ def make_parser() -> Parser:
         default=None,
         help="chat, with -p as the first message",
     )
-    add("-no-cnv", "--no-conversation", dest="conversation", action="store_false", help="plain text, no chat template")
+    add(
+        "-no-cnv",
+        "--no-conversation",
+        dest="conversation",
+        action="store_false",
+        help="plain text, no chat template",
+    )
     add("-st", "--single-turn", action="store_true", help="exit after one answer")
-    add("-mli", "--multiline-input", action="store_true", help="Enter begins a new line, Alt-Enter sends")
+    add(
+        "-mli",
+        "--multiline-input",
+        action="store_true",
+        help="Enter begins a new line, Alt-Enter sends",
+    )
     add(
         "-r",
         "--reverse-prompt",
@@ -95,7 +121,13 @@ def make_parser() -> Parser:
         metavar="TEXT",
         help="stop before this text; may be repeated",
     )
-    add("-co", "--color", choices=["on", "off", "auto"], default="auto", help="colours in the chat (default auto)")
+    add(
+        "-co",
+        "--color",
+        choices=["on", "off", "auto"],
+        default="auto",
+        help="colours in the chat (default auto)",
+    )
     add("--simple-io", action="store_true", help="no line editing in the chat")
     add(
         "--display-prompt",
@@ -115,11 +147,19 @@ def make_parser() -> Parser:
     add("--no-show-timings", dest="show_timings", action="store_false", help=argparse.SUPPRESS)
     add("-v", "--verbose", action="store_true", help="what is loaded, on stderr")
     add_version(parser)
-    group = parser.add_argument_group("sampling", "Defaults are the model file's recommendations, else those shown.")
+    group = parser.add_argument_group(
+        "sampling", "Defaults are the model file's recommendations, else those shown."
+    )
     for row in samplers():
         names = _FLAGS.get(row.name, ["--" + row.name.replace("_", "-")])
         kind = int if row.type == "int" else float
-        group.add_argument(*names, dest=row.name, type=kind, metavar="N", help=f"{row.help} (default {row.default:g})")
+        group.add_argument(
+            *names,
+            dest=row.name,
+            type=kind,
+            metavar="N",
+            help=f"{row.help} (default {row.default:g})",
+        )
     group.add_argument(
         "-s",
         "--seed",
@@ -176,7 +216,9 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
             messages.insert(0, {"role": "system", "content": system})
         pieces = runtime.chat(messages, stream=True, **given)
     else:
-        pieces = runtime.generate(prompt, stream=True, parse_special=True, echo=options.display_prompt, **given)
+        pieces = runtime.generate(
+            prompt, stream=True, parse_special=True, echo=options.display_prompt, **given
+        )
     terminal = _is_terminal(sys.stdout)
     last = "\n"
     generation: hrun.Generation | None = None
@@ -208,7 +250,11 @@ def generation_options(runtime: hrun.Runtime, options: argparse.Namespace) -> di
         "stop": options.reverse_prompt,
     }
     chosen = {row.name: getattr(options, row.name) for row in samplers()}
-    return given | runtime.recommended_sampling | {name: value for name, value in chosen.items() if value is not None}
+    return (
+        given
+        | runtime.recommended_sampling
+        | {name: value for name, value in chosen.items() if value is not None}
+    )
 
 
 def system_message(options: argparse.Namespace) -> str | None:
@@ -231,7 +277,9 @@ def timings_line(generation: hrun.Generation) -> str:
 
 def shown(text: str) -> str:
     """Text of a model for a terminal: without the control characters that could command it."""
-    return "".join(c if c.isprintable() or c in "\n\t" or ord(c) >= 0xA0 else "\ufffd" for c in text)
+    return "".join(
+        c if c.isprintable() or c in "\n\t" or ord(c) >= 0xA0 else "\ufffd" for c in text
+    )
 
 
 def _prompt(options: argparse.Namespace) -> str | None:
@@ -270,7 +318,9 @@ def _bias(text: str) -> tuple[int, float]:
             raise ValueError
         return int(text[:at]), value
     except ValueError:
-        raise hrun.ArgumentError(f"--logit-bias '{text}' is not of the form ID+BIAS or ID-BIAS, like 15043+1") from None
+        raise hrun.ArgumentError(
+            f"--logit-bias '{text}' is not of the form ID+BIAS or ID-BIAS, like 15043+1"
+        ) from None
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -34,7 +34,12 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=f"hrun {hrun.__version__}")
 
 
-def run(program: str, job: Callable[[argparse.Namespace], int], parser: Parser, argv: Sequence[str] | None) -> int:
+def run(
+    program: str,
+    job: Callable[[argparse.Namespace], int],
+    parser: Parser,
+    argv: Sequence[str] | None,
+) -> int:
     """Parses and does the job.  Whatever goes wrong ends as one line on stderr and an exit code."""
     try:
         return job(parser.parse_args(argv))
@@ -96,7 +101,10 @@ def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The flags of every command that runs a model; :func:`load` reads them."""
     parser.add_argument(
-        "-m", "--model", metavar="FILE", help="the GGUF file; default: the demo model that comes with hrun"
+        "-m",
+        "--model",
+        metavar="FILE",
+        help="the GGUF file; default: the demo model that comes with hrun",
     )
     parser.add_argument(
         "-t",
@@ -115,12 +123,27 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="tokens per pass over the prompt; changes no result (default 512)",
     )
     kinds = ", ".join(kv_formats())
-    for flag, name, what in (("-ctk", "--cache-type-k", "keys"), ("-ctv", "--cache-type-v", "values")):
+    for flag, name, what in (
+        ("-ctk", "--cache-type-k", "keys"),
+        ("-ctv", "--cache-type-v", "values"),
+    ):
         parser.add_argument(
-            flag, name, default="f16", metavar="TYPE", help=f"format of the {what} in the cache: {kinds} (default f16)"
+            flag,
+            name,
+            default="f16",
+            metavar="TYPE",
+            help=f"format of the {what} in the cache: {kinds} (default f16)",
         )
-    parser.add_argument("-dev", "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda1, ... (--list-devices)")
-    parser.add_argument("--list-devices", action=ListDevices, help="print the devices of this machine and stop")
+    parser.add_argument(
+        "-dev",
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda1, ... (--list-devices)",
+    )
+    parser.add_argument(
+        "--list-devices", action=ListDevices, help="print the devices of this machine and stop"
+    )
     parser.add_argument(
         "-ngl",
         "--gpu-layers",
@@ -137,7 +160,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="how rotated formats are multiplied: activation (default) or weight",
     )
     parser.add_argument(
-        "--pre-tokenizer", metavar="NAME", help="how text is cut, by llama.cpp's names, in place of what the file says"
+        "--pre-tokenizer",
+        metavar="NAME",
+        help="how text is cut, by llama.cpp's names, in place of what the file says",
     )
 
 
@@ -152,7 +177,9 @@ class ListDevices(argparse.Action):
         found, reason = devices()
         print("Available devices:")
         for d in found:
-            print(f"  {d.name}: {d.description} ({d.total_bytes >> 20} MiB, {d.free_bytes >> 20} MiB free)")
+            print(
+                f"  {d.name}: {d.description} ({d.total_bytes >> 20} MiB, {d.free_bytes >> 20} MiB free)"
+            )
         if reason:
             print(f"no GPU: {reason}", file=sys.stderr)
         parser.exit(0)

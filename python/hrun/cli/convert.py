@@ -29,49 +29,151 @@ def build_parser() -> argparse.ArgumentParser:
 
     names = encodable_formats()
     parser = argparse.ArgumentParser(
-        prog="hrun-convert", allow_abbrev=False,
+        prog="hrun-convert",
+        allow_abbrev=False,
         description="Convert a Hugging Face folder (safetensors) or a GGUF file to a GGUF file.",
         epilog="An existing output file is replaced in one step when the new one is complete; until then, and after an error or "
-               "Ctrl-C, it stays as it was.")
-    parser.add_argument("source", metavar="SRC", type=Path, help="Hugging Face folder, or a GGUF file of any format that hrun reads")
-    parser.add_argument("-o", "--output", "--outfile", metavar="OUT", type=Path,
-                        help="file to write (default: the source's name and the type, in the current folder)")
-    parser.add_argument("--type", "--outtype", metavar="TYPE", dest="format", type=_format_name,
-                        help=f"format of the weights: {', '.join(names)}; of weights that the source has "
-                             f"in it, {', '.join(NATIVE_FORMATS)} (needed unless there is a target or a plan)")
-    parser.add_argument("--tensor-type", metavar="REGEX=TYPE", action="append", default=[], type=_tensor_type,
-                        help="format of the tensors in whose name REGEX is found; may be repeated, the first match wins")
-    parser.add_argument("--token-embedding-type", metavar="TYPE", type=_format_name, help="format of the token embedding")
-    parser.add_argument("--output-tensor-type", metavar="TYPE", type=_format_name, help="format of the output head")
+        "Ctrl-C, it stays as it was.",
+    )
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        type=Path,
+        help="Hugging Face folder, or a GGUF file of any format that hrun reads",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        "--outfile",
+        metavar="OUT",
+        type=Path,
+        help="file to write (default: the source's name and the type, in the current folder)",
+    )
+    parser.add_argument(
+        "--type",
+        "--outtype",
+        metavar="TYPE",
+        dest="format",
+        type=_format_name,
+        help=f"format of the weights: {', '.join(names)}; of weights that the source has "
+        f"in it, {', '.join(NATIVE_FORMATS)} (needed unless there is a target or a plan)",
+    )
+    parser.add_argument(
+        "--tensor-type",
+        metavar="REGEX=TYPE",
+        action="append",
+        default=[],
+        type=_tensor_type,
+        help="format of the tensors in whose name REGEX is found; may be repeated, the first match wins",
+    )
+    parser.add_argument(
+        "--token-embedding-type",
+        metavar="TYPE",
+        type=_format_name,
+        help="format of the token embedding",
+    )
+    parser.add_argument(
+        "--output-tensor-type", metavar="TYPE", type=_format_name, help="format of the output head"
+    )
     parser.add_argument("--pure", action="store_true", help="embedding and head in TYPE too")
-    parser.add_argument("--model-name", metavar="NAME", help="name of the model in the file (default: the source's)")
-    parser.add_argument("-t", "--threads", metavar="N", type=_thread_count, default=0, help="encoding threads (default: all)")
-    add = parser.add_argument_group("calibration", "Rounding that minimises the error of what the weights compute on text.").add_argument
-    add("--calibrate", metavar="TEXT", type=Path, help="run the model over this text and round against what it sees")
-    add("--calibrate-tokens", metavar="N", type=_token_count, default=65536,
-        help="tokens of it to use, spread over the text, 0 for all (default 65536)")
-    add("--imatrix", metavar="FILE", type=Path, help="use an importance matrix of llama-imatrix instead (helps the plain formats; far weaker than text for RTQ)")
+    parser.add_argument(
+        "--model-name", metavar="NAME", help="name of the model in the file (default: the source's)"
+    )
+    parser.add_argument(
+        "-t",
+        "--threads",
+        metavar="N",
+        type=_thread_count,
+        default=0,
+        help="encoding threads (default: all)",
+    )
+    add = parser.add_argument_group(
+        "calibration", "Rounding that minimises the error of what the weights compute on text."
+    ).add_argument
+    add(
+        "--calibrate",
+        metavar="TEXT",
+        type=Path,
+        help="run the model over this text and round against what it sees",
+    )
+    add(
+        "--calibrate-tokens",
+        metavar="N",
+        type=_token_count,
+        default=65536,
+        help="tokens of it to use, spread over the text, 0 for all (default 65536)",
+    )
+    add(
+        "--imatrix",
+        metavar="FILE",
+        type=Path,
+        help="use an importance matrix of llama-imatrix instead (helps the plain formats; far weaker than text for RTQ)",
+    )
     add("--moments", metavar="FILE", type=Path, help="use what --save-moments wrote instead")
     add("--save-moments", metavar="FILE", type=Path, help="keep what --calibrate collected")
-    add("--preset", choices=("fast", "normal", "best"),
+    add(
+        "--preset",
+        choices=("fast", "normal", "best"),
         help="fast: no calibration; normal, best: calibrated search; normal without calibration: exact search "
-             "(default: normal with calibration, else fast)")
-    add("--fold", choices=("auto", "always", "never"), default="auto",
+        "(default: normal with calibration, else fast)",
+    )
+    add(
+        "--fold",
+        choices=("auto", "always", "never"),
+        default="auto",
         help="even out the scales of channels between norms and matrices, and between matrices, before coding: the function of the "
-             "model stays (default auto: with --calibrate or --moments, where they are uneven)")
-    add("--memory", metavar="SIZE", type=_size, default=4 << 30,
-        help="memory for calibration, as 800M or 4G (default 4G); less means more passes over the text, or block-diagonal moments")
-    add = parser.add_argument_group("allocation", "Formats tensor by tensor, for the least loss at a size; needs --calibrate.").add_argument
-    add("--target-bpw", metavar="BITS", type=_bits, help="mean bits per weight of the matrices outside embedding and head")
-    add("--target-size", metavar="SIZE", type=_size, help="size of the whole file, embedding and head included, as 800M or 4G")
-    add("--save-plan", metavar="FILE", type=Path, help="keep the allocation and what was measured for it, as JSON")
+        "model stays (default auto: with --calibrate or --moments, where they are uneven)",
+    )
+    add(
+        "--memory",
+        metavar="SIZE",
+        type=_size,
+        default=4 << 30,
+        help="memory for calibration, as 800M or 4G (default 4G); less means more passes over the text, or block-diagonal moments",
+    )
+    add = parser.add_argument_group(
+        "allocation", "Formats tensor by tensor, for the least loss at a size; needs --calibrate."
+    ).add_argument
+    add(
+        "--target-bpw",
+        metavar="BITS",
+        type=_bits,
+        help="mean bits per weight of the matrices outside embedding and head",
+    )
+    add(
+        "--target-size",
+        metavar="SIZE",
+        type=_size,
+        help="size of the whole file, embedding and head included, as 800M or 4G",
+    )
+    add(
+        "--save-plan",
+        metavar="FILE",
+        type=Path,
+        help="keep the allocation and what was measured for it, as JSON",
+    )
     add("--plan", metavar="FILE", type=Path, help="use an allocation that was kept")
-    parser.add_argument("--report", metavar="FILE", type=Path,
-                        help="write a page (HTML) with plots of weights, inputs, errors and the allocation")
-    parser.add_argument("--report-text", metavar="TEXT", type=Path,
-                        help="text on which the report compares the models (default: that of --calibrate)")
-    parser.add_argument("--dry-run", action="store_true", help="print the table of tensors and sizes, write nothing")
-    parser.add_argument("-v", "--verbose", action="store_true", help="list every tensor; show where an error came from")
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        type=Path,
+        help="write a page (HTML) with plots of weights, inputs, errors and the allocation",
+    )
+    parser.add_argument(
+        "--report-text",
+        metavar="TEXT",
+        type=Path,
+        help="text on which the report compares the models (default: that of --calibrate)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the table of tensors and sizes, write nothing"
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="list every tensor; show where an error came from",
+    )
     parser.add_argument("--version", action="version", version=f"hrun {_core.__version__}")
     return parser
 
@@ -123,7 +225,9 @@ def _size(text: str) -> int:
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     n_bytes = float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()) if match else 0
     if n_bytes < 1 << 20:
-        raise argparse.ArgumentTypeError(f"expected a size of at least 1M, as 800M or 4G, found '{text}'")
+        raise argparse.ArgumentTypeError(
+            f"expected a size of at least 1M, as 800M or 4G, found '{text}'"
+        )
     return int(n_bytes)
 
 
@@ -132,7 +236,9 @@ def default_output(source: Path, name: str, format_name: str) -> Path:
     if source.is_dir():
         stem = name.replace("/", "-").replace("\0", "")
     else:
-        stem = source.name[: -len(".gguf")] if source.name.lower().endswith(".gguf") else source.name
+        stem = (
+            source.name[: -len(".gguf")] if source.name.lower().endswith(".gguf") else source.name
+        )
         for info in _core.formats():
             suffix = f"-{info.name}"
             if stem.lower().endswith(suffix) and len(stem) > len(suffix):
@@ -148,19 +254,35 @@ def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    from hrun.convert.fold import UNEVEN, fold_channels
     from hrun.convert.folder import shown
 
-    columns = (TextColumn("{task.fields[tensor]}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.fields[tensor]}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("encode", total=None, tensor="")
         stage = ""
 
         def report(done: int, total: int, what: str) -> None:
             nonlocal stage
-            now = what if what.startswith("calibrate") else what.split()[0] if what.startswith(("measure", "report")) else "encode"
+            now = (
+                what
+                if what.startswith("calibrate")
+                else what.split()[0]
+                if what.startswith(("measure", "report"))
+                else "encode"
+            )
             if now != stage:  # times of one stage say nothing about the next
                 stage = now
                 bar.reset(task, total=total)
@@ -197,19 +319,37 @@ def _calibration(arguments: argparse.Namespace) -> tuple[Calibration, Preset | N
     """What to calibrate with, and how to search; preset None without calibration.  Raises ArgumentError."""
     from hrun.convert import PRESETS, Calibration
 
-    given = Calibration(arguments.calibrate, arguments.imatrix, arguments.moments, arguments.calibrate_tokens, arguments.memory,
-                        arguments.save_moments)
+    given = Calibration(
+        arguments.calibrate,
+        arguments.imatrix,
+        arguments.moments,
+        arguments.calibrate_tokens,
+        arguments.memory,
+        arguments.save_moments,
+    )
     preset = arguments.preset or ("normal" if given.is_given else "fast")
     if preset == "fast" and given.is_given:
-        raise _core.ArgumentError("--preset fast does not calibrate; leave out the calibration, or choose normal or best")
+        raise _core.ArgumentError(
+            "--preset fast does not calibrate; leave out the calibration, or choose normal or best"
+        )
     if preset == "best" and not given.is_given:
-        raise _core.ArgumentError(f"--preset {preset} needs --calibrate TEXT, --imatrix FILE or --moments FILE")
+        raise _core.ArgumentError(
+            f"--preset {preset} needs --calibrate TEXT, --imatrix FILE or --moments FILE"
+        )
     return given, PRESETS[preset] if preset != "fast" else None
 
 
 def run(arguments: argparse.Namespace) -> None:
     """The conversion itself.  Raises hrun.Error and OSError."""
-    from hrun.convert import Encoder, PlanOptions, check_output, make_plan, open_source, print_plan, write_plan
+    from hrun.convert import (
+        Encoder,
+        PlanOptions,
+        check_output,
+        make_plan,
+        open_source,
+        print_plan,
+        write_plan,
+    )
     from hrun.convert.allocate import find_allocation, load_allocation
     from hrun.convert.calibrate import float_model, loss_meter, moment_source
     from hrun.convert.fold import UNEVEN, fold_channels
@@ -220,10 +360,14 @@ def run(arguments: argparse.Namespace) -> None:
     source = open_source(arguments.source)
     if arguments.model_name is not None:
         source = source.renamed(arguments.model_name)
-    if arguments.fold == "always" or (arguments.fold == "auto" and (arguments.calibrate or arguments.moments)):
+    if arguments.fold == "always" or (
+        arguments.fold == "auto" and (arguments.calibrate or arguments.moments)
+    ):
         source, folds = fold_channels(source, 0 if arguments.fold == "always" else UNEVEN)
         if folds:
-            _note(f"note: channel scales evened before {sum(len(fold.readers) for fold in folds)} matrices")
+            _note(
+                f"note: channel scales evened before {sum(len(fold.readers) for fold in folds)} matrices"
+            )
     wanted = arguments.format or "rtq3"
     default = default_output(arguments.source, source.name, arguments.format or "mixed")
     output = arguments.output if arguments.output is not None else default
@@ -231,36 +375,64 @@ def run(arguments: argparse.Namespace) -> None:
     folder = Path(os.path.realpath(output)).parent
     calibration, preset = _calibration(arguments)
     options = PlanOptions(
-        format=wanted, tensor_types=arguments.tensor_type, embedding_format=arguments.token_embedding_type,
-        head_format=arguments.output_tensor_type, pure=arguments.pure,
-        allocation=load_allocation(arguments.plan).formats if arguments.plan is not None else {})
+        format=wanted,
+        tensor_types=arguments.tensor_type,
+        embedding_format=arguments.token_embedding_type,
+        head_format=arguments.output_tensor_type,
+        pure=arguments.pure,
+        allocation=load_allocation(arguments.plan).formats if arguments.plan is not None else {},
+    )
     for note in source.notes:
         _note(f"note: {note}")
     has_target = arguments.target_bpw is not None or arguments.target_size is not None
     trellis = {info.name for info in _core.formats() if info.trellis}
     plan = make_plan(source, options)
-    calibrated = {p.tensor.name for p in plan.tensors if len(p.tensor.shape) > 1 and (has_target or p.format.name in trellis)}
+    calibrated = {
+        p.tensor.name
+        for p in plan.tensors
+        if len(p.tensor.shape) > 1 and (has_target or p.format.name in trellis)
+    }
     if not has_target:
         print_plan(plan, sys.stderr, every_tensor=arguments.verbose)
         if arguments.dry_run:
-            _note(f"dry run: {output} not written" + (" (it exists and would be replaced)" if replaced else ""))
+            _note(
+                f"dry run: {output} not written"
+                + (" (it exists and would be replaced)" if replaced else "")
+            )
             return
     allocation = None
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(quiet=not sys.stderr.isatty()))
-        moments = stack.enter_context(moment_source(calibration, source, calibrated.__contains__, folder, arguments.threads, progress))
+        moments = stack.enter_context(
+            moment_source(
+                calibration, source, calibrated.__contains__, folder, arguments.threads, progress
+            )
+        )
         if has_target:
             with loss_meter(calibration, source, folder, arguments.threads) as meter:
-                allocation = find_allocation(plan, options, arguments.target_bpw, arguments.target_size, moments, meter,
-                                             arguments.threads, progress)
+                allocation = find_allocation(
+                    plan,
+                    options,
+                    arguments.target_bpw,
+                    arguments.target_size,
+                    moments,
+                    meter,
+                    arguments.threads,
+                    progress,
+                )
             plan = make_plan(source, replace(options, allocation=allocation.formats))
             print_plan(plan, sys.stderr, every_tensor=arguments.verbose)
-            _note(f"allocated {allocation.bits_per_weight:.3f} bits per weight to {len(allocation.formats)} tensors, expected KL "
-                  f"divergence on the calibration text {allocation.loss:.4f}")
+            _note(
+                f"allocated {allocation.bits_per_weight:.3f} bits per weight to {len(allocation.formats)} tensors, expected KL "
+                f"divergence on the calibration text {allocation.loss:.4f}"
+            )
             if arguments.save_plan is not None:
                 allocation.save(arguments.save_plan)
             if arguments.dry_run:
-                _note(f"dry run: {output} not written" + (" (it exists and would be replaced)" if replaced else ""))
+                _note(
+                    f"dry run: {output} not written"
+                    + (" (it exists and would be replaced)" if replaced else "")
+                )
                 return
         encoder = Encoder(moments, preset, keeps_errors=arguments.report is not None)
         size = write_plan(plan, output, arguments.threads, progress, encoder)
@@ -269,10 +441,24 @@ def run(arguments: argparse.Namespace) -> None:
 
             text = arguments.report_text or arguments.calibrate
             with float_model(source, folder, arguments.threads) as reference:
-                write_report(arguments.report, plan, output, encoder, moments, allocation, reference, text, arguments.threads, progress)
+                write_report(
+                    arguments.report,
+                    plan,
+                    output,
+                    encoder,
+                    moments,
+                    allocation,
+                    reference,
+                    text,
+                    arguments.threads,
+                    progress,
+                )
     if missing := [name for name in encoder.uncalibrated if name in calibrated]:
-        _note(f"note: nothing was known about the input of {shown(missing[0])}"
-              + (f" and {len(missing) - 1} more" if len(missing) > 1 else "") + "; coded without calibration")
+        _note(
+            f"note: nothing was known about the input of {shown(missing[0])}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + "; coded without calibration"
+        )
     _note(f"{'replaced' if replaced else 'wrote'} {output}, {size_text(size)}")
     if arguments.report is not None:
         _note(f"wrote {arguments.report}")
@@ -284,11 +470,17 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         raise _core.ArgumentError("--target-bpw and --target-size exclude each other")
     target = arguments.target_bpw is not None or arguments.target_size is not None
     if target and arguments.plan is not None:
-        raise _core.ArgumentError("a plan has the formats already; leave out the target, or the plan")
+        raise _core.ArgumentError(
+            "a plan has the formats already; leave out the target, or the plan"
+        )
     if target and arguments.calibrate is None:
-        raise _core.ArgumentError("bits are allocated by measuring the model on text: give --calibrate TEXT")
+        raise _core.ArgumentError(
+            "bits are allocated by measuring the model on text: give --calibrate TEXT"
+        )
     if arguments.save_plan is not None and not target:
-        raise _core.ArgumentError("--save-plan keeps what --target-bpw or --target-size found; give one of them")
+        raise _core.ArgumentError(
+            "--save-plan keeps what --target-bpw or --target-size found; give one of them"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -297,7 +489,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = build_parser()
         arguments = parser.parse_args(argv)
         verbose = arguments.verbose
-        if arguments.format is None and arguments.target_bpw is None and arguments.target_size is None and arguments.plan is None:
+        if (
+            arguments.format is None
+            and arguments.target_bpw is None
+            and arguments.target_size is None
+            and arguments.plan is None
+        ):
             parser.error("the following arguments are required: --type (or a target, or a plan)")
         with _unwinding_on_termination():
             run(arguments)

@@ -29,10 +29,12 @@ _HEADER_BYTES = 4096
 class BaseWriter:
     """Writes under a temporary name; ``finish`` gives the file its name, ``abandon`` removes what is unfinished."""
 
-    def __init__(self, path: Path, runtime: hrun.Runtime, tokens: Sequence[int], n_ctx: int, n_chunks: int) -> None:
+    def __init__(
+        self, path: Path, runtime: hrun.Runtime, tokens: Sequence[int], n_ctx: int, n_chunks: int
+    ) -> None:
         self._path = path
         self._partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-        self._file = open(self._partial, "wb")  # noqa: SIM115 - closed by finish() and abandon()
+        self._file = open(self._partial, "wb")
         header = {
             "format": _FORMAT,
             "n_ctx": n_ctx,
@@ -47,7 +49,11 @@ class BaseWriter:
         """The log-probabilities of one chunk, [positions, n_vocab]."""
         low = np.maximum(rows.min(axis=1), rows.max(axis=1) - _RANGE).astype("<f4")
         step = ((rows.max(axis=1) - low) / 65535).astype("<f4")
-        codes = np.rint((rows - low[:, None]) / np.maximum(step, 1e-30)[:, None]).clip(0, 65535).astype("<u2")
+        codes = (
+            np.rint((rows - low[:, None]) / np.maximum(step, 1e-30)[:, None])
+            .clip(0, 65535)
+            .astype("<u2")
+        )
         for i in range(len(rows)):
             self._file.write(low[i].tobytes() + step[i].tobytes() + codes[i].tobytes())
 
@@ -71,23 +77,33 @@ class BaseFile:
             header = json.loads(line)
             if header["format"] != _FORMAT:
                 raise ValueError
-            self.n_ctx, self.n_vocab, self.n_chunks = (int(header[k]) for k in ("n_ctx", "n_vocab", "n_chunks"))
+            self.n_ctx, self.n_vocab, self.n_chunks = (
+                int(header[k]) for k in ("n_ctx", "n_vocab", "n_chunks")
+            )
         except (ValueError, KeyError, TypeError):
-            raise hrun.ModelFileError(f"{path} is no file of hrun-perplexity --kl-divergence-base") from None
+            raise hrun.ModelFileError(
+                f"{path} is no file of hrun-perplexity --kl-divergence-base"
+            ) from None
         self.rows = self.n_ctx - 1 - self.n_ctx // 2
         n_tokens = self.n_chunks * self.n_ctx
         row = np.dtype([("low", "<f4"), ("step", "<f4"), ("codes", "<u2", (max(self.n_vocab, 1),))])
         want = len(line) + 4 * n_tokens + row.itemsize * self.rows * self.n_chunks
         found = path.stat().st_size
         if self.n_ctx < 4 or self.n_vocab < 1 or self.n_chunks < 1 or found != want:
-            raise hrun.ModelFileError(f"{path} has {found} bytes; {self.n_chunks} chunks of {self.n_ctx} take {want}")
+            raise hrun.ModelFileError(
+                f"{path} has {found} bytes; {self.n_chunks} chunks of {self.n_ctx} take {want}"
+            )
         self.tokens = np.fromfile(path, "<i4", n_tokens, offset=len(line)).tolist()
-        self._data = np.memmap(path, row, "r", offset=len(line) + 4 * n_tokens, shape=(self.n_chunks, self.rows))
+        self._data = np.memmap(
+            path, row, "r", offset=len(line) + 4 * n_tokens, shape=(self.n_chunks, self.rows)
+        )
 
     def chunk(self, number: int) -> np.ndarray:
         """float64 log-probabilities [positions, n_vocab]."""
         part = self._data[number]
-        rows = part["low"][:, None].astype(np.float64) + part["step"][:, None] * part["codes"].astype(np.float64)
+        rows = part["low"][:, None].astype(np.float64) + part["step"][:, None] * part[
+            "codes"
+        ].astype(np.float64)
         # Rounding leaves the sum of the probabilities a little off 1, which would be the largest error of a divergence.
         return rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
 
@@ -114,7 +130,9 @@ def compare(options: argparse.Namespace) -> int:
                 f"{printable(options.kl_divergence_base)} is of a vocabulary of {base.n_vocab} tokens, "
                 f"the model has {runtime.n_vocab}"
             )
-        print("chunk             PPL               ln(PPL(Q)/PPL(base))          KL Divergence              Same top p")
+        print(
+            "chunk             PPL               ln(PPL(Q)/PPL(base))          KL Divergence              Same top p"
+        )
         own_estimate, base_estimate = Estimate(), Estimate()
         parts: list[tuple[np.ndarray, ...]] = []
         for chunk, targets, rows in scored_rows(runtime, base.tokens, base.n_ctx, n_chunks):
@@ -129,7 +147,9 @@ def compare(options: argparse.Namespace) -> int:
                 own - theirs,
                 rows.argmax(axis=1) == reference.argmax(axis=1),
             ))  # fmt: skip
-            result = Comparison(base_estimate, own_estimate, *(np.concatenate(column) for column in zip(*parts)))
+            result = Comparison(
+                base_estimate, own_estimate, *(np.concatenate(column) for column in zip(*parts))
+            )
             print(_progress(chunk + 1, result), flush=True)
     if not parts:
         raise hrun.ArgumentError("there are no chunks to compare")

@@ -14,7 +14,13 @@ from urllib.request import getproxies
 import hrun
 
 _CONNECT_SECONDS = 5.0
-_PREFERRED = ("rtq3", "q4_k_m", "q4_k", "q4_0", "q8_0")  # without a wish, the first of these that the repository has
+_PREFERRED = (
+    "rtq3",
+    "q4_k_m",
+    "q4_k",
+    "q4_0",
+    "q8_0",
+)  # without a wish, the first of these that the repository has
 
 
 def download(spec: str) -> Path:
@@ -37,17 +43,30 @@ def download(spec: str) -> Path:
             raise hrun.Error(f"cannot download {spec}: {error}") from error
         names, local = _downloaded(huggingface_hub, repository), True
         if not names:
-            raise hrun.Error(f"cannot download {spec}: no connection to Hugging Face ({error}), and nothing of {repository} has been "
-                             "downloaded before; any other file is opened with -m") from error
+            raise hrun.Error(
+                f"cannot download {spec}: no connection to Hugging Face ({error}), and nothing of {repository} has been "
+                "downloaded before; any other file is opened with -m"
+            ) from error
     name = choose(names, wish)
     if name is None:
-        where = " among what has been downloaded of it, and there is no connection to Hugging Face" if local else ""
-        raise hrun.Error(f"{repository} has no GGUF file{f' of type {wish}' if wish else ''}{where}")
+        where = (
+            " among what has been downloaded of it, and there is no connection to Hugging Face"
+            if local
+            else ""
+        )
+        raise hrun.Error(
+            f"{repository} has no GGUF file{f' of type {wish}' if wish else ''}{where}"
+        )
     try:
-        parts = [huggingface_hub.hf_hub_download(repository, part, local_files_only=local) for part in parts_of(name)]
+        parts = [
+            huggingface_hub.hf_hub_download(repository, part, local_files_only=local)
+            for part in parts_of(name)
+        ]
     except Exception as error:
         if local or _is_offline(error):
-            raise hrun.Error(f"cannot download {spec}: no connection to Hugging Face, and '{name}' is not complete in its cache") from error
+            raise hrun.Error(
+                f"cannot download {spec}: no connection to Hugging Face, and '{name}' is not complete in its cache"
+            ) from error
         raise hrun.Error(f"cannot download {spec}: {error}") from error
     return Path(parts[0])
 
@@ -55,7 +74,9 @@ def download(spec: str) -> Path:
 def _is_offline(error: Exception) -> bool:
     """No answer at all, as opposed to one that says no.  The library's HTTP client changes from version to version."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    no_answer = names & {"TransportError", "RequestException"} and getattr(error, "response", None) is None
+    no_answer = (
+        names & {"TransportError", "RequestException"} and getattr(error, "response", None) is None
+    )
     return isinstance(error, (ConnectionError, TimeoutError)) or bool(no_answer)
 
 
@@ -91,8 +112,10 @@ def parts_of(name: str) -> list[str]:
 def choose(names: Sequence[str], wish: str | None) -> str | None:
     """The GGUF file that is meant: of the wished type, else of a preferred one, else the first."""
     models = [
-        n for n in sorted(names)
-        if n.lower().endswith(".gguf") and not re.search(r"mmproj|imatrix|-(?!00001)\d{5}-of-\d{5}", n.lower())
+        n
+        for n in sorted(names)
+        if n.lower().endswith(".gguf")
+        and not re.search(r"mmproj|imatrix|-(?!00001)\d{5}-of-\d{5}", n.lower())
     ]
 
     def of_type(kind: str) -> str | None:

@@ -20,13 +20,17 @@ _SHOWN_CHARACTERS = 100
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
-        prog="hrun-inspect", description=__doc__, epilog="Exit code 0: hrun can run the file; 1: it cannot."
+        prog="hrun-inspect",
+        description=__doc__,
+        epilog="Exit code 0: hrun can run the file; 1: it cannot.",
     )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--json", action="store_true", help="everything as one JSON object")
     parser.add_argument("--no-tensors", action="store_true", help="leave out the table of tensors")
     parser.add_argument(
-        "--check-data", action="store_true", help="also look for NaN and infinity in the weights (reads the whole file)"
+        "--check-data",
+        action="store_true",
+        help="also look for NaN and infinity in the weights (reads the whole file)",
     )
     add_version(parser)
     return run("hrun-inspect", _inspect, parser, argv)
@@ -38,8 +42,13 @@ def _inspect(options: argparse.Namespace) -> int:
     tensors = [_tensor(t) for t in file.tensors]
     summary = _summary(file, tensors)
     if options.json:
-        metadata = {k: {"type": file.metadata_types[k], "value": _shortened(v)} for k, v in file.metadata.items()}
-        everything = {**summary, **found, "metadata": metadata} | ({} if options.no_tensors else {"tensors": tensors})
+        metadata = {
+            k: {"type": file.metadata_types[k], "value": _shortened(v)}
+            for k, v in file.metadata.items()
+        }
+        everything = {**summary, **found, "metadata": metadata} | (
+            {} if options.no_tensors else {"tensors": tensors}
+        )
         json.dump(everything, sys.stdout, indent=1, default=str)
         print()
     else:
@@ -75,7 +84,9 @@ def _check(file: GGUFFile, data: bool) -> dict[str, Any]:
 def _tensor(tensor: TensorInfo) -> dict[str, Any]:
     weights = math.prod(tensor.shape)
     return {
-        "name": tensor.name if isinstance(tensor.name, str) else tensor.name.decode("utf-8", "replace"),
+        "name": tensor.name
+        if isinstance(tensor.name, str)
+        else tensor.name.decode("utf-8", "replace"),
         "format": tensor.format,
         "shape": list(tensor.shape),
         "bytes": tensor.n_bytes,
@@ -115,8 +126,12 @@ def _shortened(value: Any) -> Any:
     return value
 
 
-def _print(file: GGUFFile, summary: dict[str, Any], found: dict[str, Any], tensors: list[dict[str, Any]]) -> None:
-    print(f"{printable(str(summary['path']), 1000)}: GGUF version {summary['version']}, {_size(summary['file_bytes'])}")
+def _print(
+    file: GGUFFile, summary: dict[str, Any], found: dict[str, Any], tensors: list[dict[str, Any]]
+) -> None:
+    print(
+        f"{printable(str(summary['path']), 1000)}: GGUF version {summary['version']}, {_size(summary['file_bytes'])}"
+    )
     print(f"\nMetadata ({len(file.metadata)} keys)")
     width = max((len(k) for k in file.metadata), default=0)
     types = file.metadata_types
@@ -133,12 +148,19 @@ def _print(file: GGUFFile, summary: dict[str, Any], found: dict[str, Any], tenso
     if summary["formats"]:
         rotated = {f.name for f in formats() if f.rotated}
         print("\nFormats")
-        total = {key: sum(row[key] for row in summary["formats"].values()) for key in ("tensors", "weights", "bytes")}
+        total = {
+            key: sum(row[key] for row in summary["formats"].values())
+            for key in ("tensors", "weights", "bytes")
+        }
         by_size = sorted(summary["formats"].items(), key=lambda item: -item[1]["bytes"])
         for name, row in [*by_size, ("all", total)]:
             bits = 8 * row["bytes"] / row["weights"] if row["weights"] else 0.0
-            amounts = f"{row['tensors']:5} tensors {row['weights']:16,} weights {_size(row['bytes']):>10}"
-            print(f"  {name:8} {amounts} {bits:8.4f} bits/weight{'  rotated' if name in rotated else ''}")
+            amounts = (
+                f"{row['tensors']:5} tensors {row['weights']:16,} weights {_size(row['bytes']):>10}"
+            )
+            print(
+                f"  {name:8} {amounts} {bits:8.4f} bits/weight{'  rotated' if name in rotated else ''}"
+            )
     if found["plan"]:
         print(f"\nModel: {found['plan']['architecture']}")
         for key, value in found["plan"]["params"].items():

@@ -33,17 +33,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_model_options(parser)
     add = parser.add_argument
     add(
-        "-f", "--file", metavar="TEXT", help="the text; not needed with --kl-divergence, whose base file has the tokens"
+        "-f",
+        "--file",
+        metavar="TEXT",
+        help="the text; not needed with --kl-divergence, whose base file has the tokens",
     )
-    add("-c", "--ctx-size", type=whole_number(4), default=512, metavar="N", help="tokens per chunk (default 512)")
-    add("--chunks", type=whole_number(-1), default=-1, metavar="N", help="score the first N chunks only")
+    add(
+        "-c",
+        "--ctx-size",
+        type=whole_number(4),
+        default=512,
+        metavar="N",
+        help="tokens per chunk (default 512)",
+    )
+    add(
+        "--chunks",
+        type=whole_number(-1),
+        default=-1,
+        metavar="N",
+        help="score the first N chunks only",
+    )
     add(
         "--kl-divergence-base",
         "--save-all-logits",
         metavar="FILE",
         help="write the probabilities to FILE, or read them with --kl-divergence",
     )
-    add("--kl-divergence", action="store_true", help="compare with the probabilities in --kl-divergence-base")
+    add(
+        "--kl-divergence",
+        action="store_true",
+        help="compare with the probabilities in --kl-divergence-base",
+    )
     add_version(parser)
     return run("hrun-perplexity", _main, parser, argv)
 
@@ -66,7 +86,9 @@ def _main(options: argparse.Namespace) -> int:
         if options.kl_divergence_base:
             from hrun.cli.divergence import BaseWriter
 
-            writer = BaseWriter(Path(options.kl_divergence_base), runtime, tokens, options.ctx_size, n_chunks)
+            writer = BaseWriter(
+                Path(options.kl_divergence_base), runtime, tokens, options.ctx_size, n_chunks
+            )
         try:
             estimate = Estimate()
             for chunk, targets, rows in scored_rows(runtime, tokens, options.ctx_size, n_chunks):
@@ -129,7 +151,12 @@ def scored_rows(
         yield chunk, targets, log_softmax(runtime.logits(part[:-1], start=first))
         if sys.stderr.isatty():
             left = (time.monotonic() - start) / (chunk + 1) * (n_chunks - chunk - 1)
-            print(f"\r{chunk + 1}/{n_chunks} chunks, {left:.0f} s left \r", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{chunk + 1}/{n_chunks} chunks, {left:.0f} s left \r",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -55,7 +55,9 @@ class PlainReader:
 class EditingReader:
     """prompt_toolkit: history across runs, completion, several lines."""
 
-    def __init__(self, commands: Sequence[str], settings: Sequence[str], multiline: bool, colors: bool) -> None:
+    def __init__(
+        self, commands: Sequence[str], settings: Sequence[str], multiline: bool, colors: bool
+    ) -> None:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
         from prompt_toolkit.document import Document
@@ -67,17 +69,23 @@ class EditingReader:
         paths = PathCompleter(expanduser=True)
 
         class Commands(Completer):
-            def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
+            def get_completions(
+                self, document: Document, event: CompleteEvent
+            ) -> Iterable[Completion]:
                 text = document.text_before_cursor
                 if not text.startswith("/") or "\n" in text:
                     return
                 command, space, argument = text.partition(" ")
                 if not space:
-                    yield from (Completion(c, -len(text)) for c in commands if c.startswith(command))
+                    yield from (
+                        Completion(c, -len(text)) for c in commands if c.startswith(command)
+                    )
                 elif command in ("/save", "/load"):
                     yield from paths.get_completions(Document(argument, len(argument)), event)
                 elif command == "/set" and " " not in argument:
-                    yield from (Completion(s, -len(argument)) for s in settings if s.startswith(argument))
+                    yield from (
+                        Completion(s, -len(argument)) for s in settings if s.startswith(argument)
+                    )
 
         keys = KeyBindings()
 
@@ -113,7 +121,9 @@ class EditingReader:
             ANSI("\x1b[1;32m> \x1b[0m") if colors else PROMPT,
             history=_history(),
             completer=Commands(),
-            complete_while_typing=Condition(lambda: self._session.default_buffer.text.startswith("/")),
+            complete_while_typing=Condition(
+                lambda: self._session.default_buffer.text.startswith("/")
+            ),
             key_bindings=keys,
             multiline=True,
             prompt_continuation=MORE,
@@ -140,7 +150,9 @@ class EditingReader:
 
         before = signal.signal(signal.SIGINT, on_signal)
         try:
-            text = self._session.prompt(handle_sigint=False, pre_run=lambda: leave() if interrupted else None)
+            text = self._session.prompt(
+                handle_sigint=False, pre_run=lambda: leave() if interrupted else None
+            )
         finally:
             signal.signal(signal.SIGINT, before)
         if interrupted:

@@ -100,9 +100,14 @@ class Terminal:
 
     def answer(self) -> bool:
         """Answers the last message; False if that was impossible."""
-        messages = [*([{"role": "system", "content": self.system}] if self.system else []), *self.messages]
+        messages = [
+            *([{"role": "system", "content": self.system}] if self.system else []),
+            *self.messages,
+        ]
         settings = dict(self.settings)
-        if settings["seed"] is not None:  # a fixed seed repeats the chat, not the same draw for every answer
+        if (
+            settings["seed"] is not None
+        ):  # a fixed seed repeats the chat, not the same draw for every answer
             settings["seed"] = (settings["seed"] + self.answers) % 2**64
         self.answers += 1
         parts: list[str] = []
@@ -146,7 +151,9 @@ class Terminal:
     def help(self, _: str) -> None:
         for command, meaning in _HELP.items():
             self.note(f"  {command:16} {meaning}")
-        self.note('  """             begins and ends a message of several lines; Alt-Enter also begins a new line')
+        self.note(
+            '  """             begins and ends a message of several lines; Alt-Enter also begins a new line'
+        )
 
     def clear(self, _: str) -> None:
         self.messages.clear()
@@ -206,7 +213,9 @@ class Terminal:
                 return
             self.settings[name] = rule.check(name, number)
         else:
-            self.note(f"/set knows {', '.join([*sampling_defaults(), 'max_tokens', 'seed', 'system'])}")
+            self.note(
+                f"/set knows {', '.join([*sampling_defaults(), 'max_tokens', 'seed', 'system'])}"
+            )
             return
         self.note(f"{name} = {_shown_setting(self.settings[name])}")
 
@@ -217,7 +226,9 @@ class Terminal:
             self.note(f"  {name:18} {_shown_setting(self.settings[name])}")
         self.note(f"  {'system':18} {shown(self.system) if self.system else '-'}")
         used = len(self.runtime.chat_tokens(self.messages)) if self.messages else 0
-        self.note(f"  {'context':18} {used} of {self.runtime.n_ctx} tokens, {len(self.messages)} messages")
+        self.note(
+            f"  {'context':18} {used} of {self.runtime.n_ctx} tokens, {len(self.messages)} messages"
+        )
         self.note(f"  {'model':18} {self.runtime.description}")
 
     def leave(self, _: str) -> bool:
@@ -233,7 +244,9 @@ class Terminal:
 
     def note(self, text: str) -> None:
         sys.stdout.flush()
-        print(f"\x1b[2m{text}\x1b[0m" if self.colors and text else text, file=sys.stderr, flush=True)
+        print(
+            f"\x1b[2m{text}\x1b[0m" if self.colors and text else text, file=sys.stderr, flush=True
+        )
 
     def complain(self, error: Exception) -> None:
         line = " ".join(str(error).split())
@@ -264,11 +277,17 @@ def _read_chat(path: Path) -> tuple[str | None, list[dict[str, str]]]:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise hrun.ArgumentError(f"{path} is no saved chat: {printable(str(error))}") from error
-    if not isinstance(saved, dict) or saved.get("format") != _FORMAT or not isinstance(saved.get("messages"), list):
+    if (
+        not isinstance(saved, dict)
+        or saved.get("format") != _FORMAT
+        or not isinstance(saved.get("messages"), list)
+    ):
         raise hrun.ArgumentError(f"{path} is no saved chat")
     messages = []
     for i, message in enumerate(saved["messages"]):
-        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+        if not isinstance(message, dict) or not all(
+            isinstance(message.get(k), str) for k in ("role", "content")
+        ):
             raise hrun.ArgumentError(f"{path}: message {i} must have a role and a content")
         messages.append({"role": message["role"], "content": message["content"]})
     system = saved.get("system")

@@ -67,14 +67,21 @@ class Allocation:
 
     @property
     def n_bytes(self) -> int:
-        return sum(c.n_bytes for s in self.sensitivities for c in s.choices if c.format == self.formats[s.tensor])
+        return sum(
+            c.n_bytes
+            for s in self.sensitivities
+            for c in s.choices
+            if c.format == self.formats[s.tensor]
+        )
 
     @property
     def bits_per_weight(self) -> float:
         return 8.0 * self.n_bytes / max(1, sum(s.n_values for s in self.sensitivities))
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"hrun.allocation": 1, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps({"hrun.allocation": 1, **asdict(self)}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def load_allocation(path: Path) -> Allocation:
@@ -86,12 +93,24 @@ def load_allocation(path: Path) -> Allocation:
         formats = values["formats"]
         if not isinstance(formats, dict) or not all(isinstance(v, str) for v in formats.values()):
             raise TypeError("'formats' must be an object of format names")
-        stored = tuple(Sensitivity(s["tensor"], int(s["n_values"]), float(s["loss_per_error"]),
-                                   tuple(Choice(c["format"], int(c["n_bytes"]), float(c["error"])) for c in s["choices"]))
-                       for s in values.get("sensitivities", ()))
-        return Allocation(int(values.get("budget_bytes", 0)), formats, float(values.get("loss", 0.0)), stored)
+        stored = tuple(
+            Sensitivity(
+                s["tensor"],
+                int(s["n_values"]),
+                float(s["loss_per_error"]),
+                tuple(
+                    Choice(c["format"], int(c["n_bytes"]), float(c["error"])) for c in s["choices"]
+                ),
+            )
+            for s in values.get("sensitivities", ())
+        )
+        return Allocation(
+            int(values.get("budget_bytes", 0)), formats, float(values.get("loss", 0.0)), stored
+        )
     except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
-        raise ModelFileError(f"{path}: not a plan of hrun-convert: {type(error).__name__}: {shown(error)}") from None
+        raise ModelFileError(
+            f"{path}: not a plan of hrun-convert: {type(error).__name__}: {shown(error)}"
+        ) from None
 
 
 def allocate(sensitivities: Sequence[Sensitivity], budget_bytes: int) -> Allocation:
@@ -102,9 +121,20 @@ def allocate(sensitivities: Sequence[Sensitivity], budget_bytes: int) -> Allocat
     """
     least = sum(min(c.n_bytes for c in s.choices) for s in sensitivities)
     if least > budget_bytes:
-        raise ArgumentError(f"the target leaves {budget_bytes} bytes for {len(sensitivities)} tensors, their smallest formats take {least}")
+        raise ArgumentError(
+            f"the target leaves {budget_bytes} bytes for {len(sensitivities)} tensors, their smallest formats take {least}"
+        )
     # Sizes above each tensor's smallest, in units, rounded up: what is found affordable is.
-    unit = math.gcd(*(c.n_bytes - min(d.n_bytes for d in s.choices) for s in sensitivities for c in s.choices)) or 1
+    unit = (
+        math.gcd(
+            *(
+                c.n_bytes - min(d.n_bytes for d in s.choices)
+                for s in sensitivities
+                for c in s.choices
+            )
+        )
+        or 1
+    )
     unit *= -(-(budget_bytes - least) // (unit << 16)) or 1
     n_units = (budget_bytes - least) // unit
     loss = np.zeros(n_units + 1)
@@ -140,7 +170,10 @@ class LossMeter:
 
     def __init__(self, path: Path, chunks: Sequence[Sequence[int]], n_threads: int = 0) -> None:
         self._path, self._chunks, self._n_threads = path, chunks, n_threads
-        self._tensors = {t.name: (t.offset, t.n_bytes, t.format, t.shape) for t in _core.GGUFFile(str(path)).tensors}
+        self._tensors = {
+            t.name: (t.offset, t.n_bytes, t.format, t.shape)
+            for t in _core.GGUFFile(str(path)).tensors
+        }
         self._reference = self._log_probabilities()
 
     def _log_probabilities(self) -> list[Floats]:
@@ -171,17 +204,31 @@ class LossMeter:
             with open(self._path, "r+b") as file:
                 file.seek(offset)
                 file.write(before)
-        return float(np.mean([(np.exp(p) * (p - q)).sum(axis=1).mean() for p, q in zip(self._reference, changed)]))
+        return float(
+            np.mean(
+                [(np.exp(p) * (p - q)).sum(axis=1).mean() for p, q in zip(self._reference, changed)]
+            )
+        )
 
 
 def candidates(tensor: SourceTensor, outside: bool) -> list[Any]:
     """FormatInfo of the formats that a tensor may get; `outside`: embedding or head."""
     plain = ("q6_k", "q8_0", "f16") if outside else ("q8_0", "f16")
-    return [info for info in _core.formats() if (info.trellis or info.name in plain) and info.encodable and info.row_ok(tensor.cols)]
+    return [
+        info
+        for info in _core.formats()
+        if (info.trellis or info.name in plain) and info.encodable and info.row_ok(tensor.cols)
+    ]
 
 
-def measure(tensors: Sequence[SourceTensor], outside: Callable[[str], bool], moments: MomentSource | None, meter: LossMeter,
-            n_threads: int, report: Report | None = None) -> list[Sensitivity]:
+def measure(
+    tensors: Sequence[SourceTensor],
+    outside: Callable[[str], bool],
+    moments: MomentSource | None,
+    meter: LossMeter,
+    n_threads: int,
+    report: Report | None = None,
+) -> list[Sensitivity]:
     """Sensitivities of the tensors, in their order, which must be the file's."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -198,20 +245,38 @@ def measure(tensors: Sequence[SourceTensor], outside: Callable[[str], bool], mom
             choices = []
             for info in infos:
                 encoder.prepare(tensor, info)
-                choices.append(Choice(info.name, tensor.rows * info.row_bytes(tensor.cols), encoder.relative_error(info, sample, tensor.name)))
+                choices.append(
+                    Choice(
+                        info.name,
+                        tensor.rows * info.row_bytes(tensor.cols),
+                        encoder.relative_error(info, sample, tensor.name),
+                    )
+                )
             narrow = min(infos, key=lambda info: info.bits_per_weight)
             encoder.prepare(tensor, narrow)
             step = max(tensor.row_step, -(-tensor.rows // 64 // tensor.row_step) * tensor.row_step)
 
-            def coded(first: int, info: Any = narrow, tensor: SourceTensor = tensor, encoder: Encoder = encoder, step: int = step) -> Floats:
+            def coded(
+                first: int,
+                info: Any = narrow,
+                tensor: SourceTensor = tensor,
+                encoder: Encoder = encoder,
+                step: int = step,
+            ) -> Floats:
                 weights = tensor.read_rows(first, min(first + step, tensor.rows))
-                values: Floats = _core.decode(info.name, encoder.encode(info, weights, tensor.name), len(weights), tensor.cols)
+                values: Floats = _core.decode(
+                    info.name, encoder.encode(info, weights, tensor.name), len(weights), tensor.cols
+                )
                 return values
 
             values = np.concatenate(list(pool.map(coded, range(0, tensor.rows, step))))
             loss = meter.loss_with(tensor.name, values)
             error = next(c.error for c in choices if c.format == narrow.name)
-            out.append(Sensitivity(tensor.name, tensor.n_values, max(loss, 0.0) / max(error, 1e-12), tuple(choices)))
+            out.append(
+                Sensitivity(
+                    tensor.name, tensor.n_values, max(loss, 0.0) / max(error, 1e-12), tuple(choices)
+                )
+            )
     return out
 
 
@@ -220,24 +285,47 @@ def _sample_rows(tensor: SourceTensor) -> Floats:
     step = tensor.row_step
     n_pieces = max(1, min(tensor.rows, _SAMPLE_ROWS) // step)
     firsts = sorted({i * (tensor.rows // step) // n_pieces * step for i in range(n_pieces)})
-    return np.ascontiguousarray(np.concatenate([tensor.read_rows(first, min(first + step, tensor.rows)) for first in firsts]))
+    return np.ascontiguousarray(
+        np.concatenate(
+            [tensor.read_rows(first, min(first + step, tensor.rows)) for first in firsts]
+        )
+    )
 
 
-def find_allocation(plan: ConversionPlan, options: PlanOptions, target_bpw: float | None, target_size: int | None,
-                    moments: MomentSource | None, meter: LossMeter, n_threads: int = 0, report: Report | None = None) -> Allocation:
+def find_allocation(
+    plan: ConversionPlan,
+    options: PlanOptions,
+    target_bpw: float | None,
+    target_size: int | None,
+    moments: MomentSource | None,
+    meter: LossMeter,
+    n_threads: int = 0,
+    report: Report | None = None,
+) -> Allocation:
     """The allocation for a target, measured.
 
     target_bpw: mean bits per weight of the matrices outside embedding and head.  target_size: bytes of the whole file.  Tensors
     whose format the user named keep it.
     """
     outside = {name for name in (plan.source.embedding, plan.source.head) if name is not None}
-    fixed_roles = {name for name, given in ((plan.source.embedding, options.embedding_format), (plan.source.head, options.head_format))
-                   if given is not None and name is not None}
+    fixed_roles = {
+        name
+        for name, given in (
+            (plan.source.embedding, options.embedding_format),
+            (plan.source.head, options.head_format),
+        )
+        if given is not None and name is not None
+    }
     open_tensors, fixed_bytes = [], 0
     for planned in plan.tensors:
         name = planned.tensor.name
-        is_open = (len(planned.tensor.shape) > 1 and name not in fixed_roles and not planned.reason.startswith("--tensor-type")
-                   and (target_size is not None or name not in outside) and bool(candidates(planned.tensor, name in outside)))
+        is_open = (
+            len(planned.tensor.shape) > 1
+            and name not in fixed_roles
+            and not planned.reason.startswith("--tensor-type")
+            and (target_size is not None or name not in outside)
+            and bool(candidates(planned.tensor, name in outside))
+        )
         if is_open:
             open_tensors.append(planned.tensor)
         elif target_size is not None:
@@ -245,12 +333,28 @@ def find_allocation(plan: ConversionPlan, options: PlanOptions, target_bpw: floa
         elif len(planned.tensor.shape) > 1 and name not in outside:
             fixed_bytes += planned.n_bytes
     if target_bpw is not None:
-        in_layers = sum(p.tensor.n_values for p in plan.tensors if len(p.tensor.shape) > 1 and p.tensor.name not in outside)
+        in_layers = sum(
+            p.tensor.n_values
+            for p in plan.tensors
+            if len(p.tensor.shape) > 1 and p.tensor.name not in outside
+        )
         budget = int(target_bpw * in_layers / 8) - fixed_bytes
     else:
         assert target_size is not None
         from .write import file_metadata, header_bytes
 
-        budget = target_size - fixed_bytes - header_bytes(file_metadata(plan), len(plan.tensors)) - 32 * len(open_tensors)
-    found = measure(open_tensors, outside.__contains__, moments, meter, n_threads or len(os.sched_getaffinity(0)), report)
+        budget = (
+            target_size
+            - fixed_bytes
+            - header_bytes(file_metadata(plan), len(plan.tensors))
+            - 32 * len(open_tensors)
+        )
+    found = measure(
+        open_tensors,
+        outside.__contains__,
+        moments,
+        meter,
+        n_threads or len(os.sched_getaffinity(0)),
+        report,
+    )
     return allocate(found, budget)

@@ -12,7 +12,16 @@ from hrun import _core
 from hrun._core import ArgumentError, UnsupportedModelError
 
 from .allocate import LossMeter
-from .moments import CHUNK_TOKENS, DEFAULT_TOKENS, MomentFile, MomentSource, MomentWriter, Report, TextMoments, spread_chunks
+from .moments import (
+    CHUNK_TOKENS,
+    DEFAULT_TOKENS,
+    MomentFile,
+    MomentSource,
+    MomentWriter,
+    Report,
+    TextMoments,
+    spread_chunks,
+)
 from .plan import PlanOptions, make_plan
 from .source import Source
 from .write import write_plan
@@ -36,7 +45,9 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if self.imatrix is not None and (self.text is not None or self.moments is not None):
-            raise ArgumentError("an importance matrix and calibration text or saved moments exclude each other")
+            raise ArgumentError(
+                "an importance matrix and calibration text or saved moments exclude each other"
+            )
         if self.save is not None and (self.text is None or self.moments is not None):
             raise ArgumentError("only moments collected from a calibration text can be saved")
 
@@ -46,14 +57,20 @@ class Calibration:
 
 
 @contextlib.contextmanager
-def float_model(source: Source, folder: Path, n_threads: int = 0, own: bool = False) -> Iterator[Path]:
+def float_model(
+    source: Source, folder: Path, n_threads: int = 0, own: bool = False
+) -> Iterator[Path]:
     """A GGUF of the source that hrun can run: the source's own file unless `own`, or a temporary one in `folder`."""
     if source.kind == "GGUF file" and not own and not source.basis:
         _core.plan_model(str(source.path))  # says why it cannot be run
         yield source.path
         return
     # Folded scales are powers of two, but may leave fp16's range: those sources go through F32.
-    formats = {"f32"} if source.basis else {tensor.format for tensor in source.tensors if len(tensor.shape) > 1}
+    formats = (
+        {"f32"}
+        if source.basis
+        else {tensor.format for tensor in source.tensors if len(tensor.shape) > 1}
+    )
     float_format = "f16" if formats <= {"f16"} else "bf16" if formats <= {"bf16"} else "f32"
     with tempfile.TemporaryDirectory(prefix=".hrun-calibration-", dir=folder) as scratch:
         path = Path(scratch) / "float.gguf"
@@ -66,17 +83,23 @@ def read_tokens(model: Path, text: Path, wanted: int) -> tuple[list[int], int | 
     from hrun.tokenizer import Tokenizer
 
     if text.stat().st_size > _TEXT_LIMIT:
-        raise ArgumentError(f"{text}: larger than {_TEXT_LIMIT >> 20} MiB; calibration needs a few megabytes at most")
+        raise ArgumentError(
+            f"{text}: larger than {_TEXT_LIMIT >> 20} MiB; calibration needs a few megabytes at most"
+        )
     tokenizer = Tokenizer.from_gguf(str(model))
     tokens = tokenizer.encode(text.read_bytes().decode("utf-8", "replace"), add_special=False)
     return spread_chunks(tokens, wanted), tokenizer.bos_id if tokenizer.adds_bos else None
 
 
 @contextlib.contextmanager
-def loss_meter(calibration: Calibration, source: Source, folder: Path, n_threads: int = 0, chunks: int = 8) -> Iterator[LossMeter]:
+def loss_meter(
+    calibration: Calibration, source: Source, folder: Path, n_threads: int = 0, chunks: int = 8
+) -> Iterator[LossMeter]:
     """A LossMeter over a scratch copy of the model and a few chunks of the calibration text.  Raises ArgumentError without one."""
     if calibration.text is None:
-        raise ArgumentError("bits are allocated by measuring the model on text: give --calibrate TEXT")
+        raise ArgumentError(
+            "bits are allocated by measuring the model on text: give --calibrate TEXT"
+        )
     with float_model(source, folder, n_threads, own=True) as path:
         tokens, first = read_tokens(path, calibration.text, chunks * CHUNK_TOKENS)
         parts = [tokens[i : i + CHUNK_TOKENS] for i in range(0, len(tokens), CHUNK_TOKENS)]
@@ -87,8 +110,14 @@ def loss_meter(calibration: Calibration, source: Source, folder: Path, n_threads
 
 
 @contextlib.contextmanager
-def moment_source(calibration: Calibration, source: Source, wanted: Callable[[str], bool], folder: Path, n_threads: int = 0,
-                  report: Report | None = None) -> Iterator[MomentSource | None]:
+def moment_source(
+    calibration: Calibration,
+    source: Source,
+    wanted: Callable[[str], bool],
+    folder: Path,
+    n_threads: int = 0,
+    report: Report | None = None,
+) -> Iterator[MomentSource | None]:
     """The moments as asked for; `wanted` says which tensors will be coded against them.  Raises hrun.Error, OSError."""
     if calibration.moments is not None:
         yield MomentFile(calibration.moments, source.basis)
@@ -97,16 +126,29 @@ def moment_source(calibration: Calibration, source: Source, wanted: Callable[[st
 
         yield read_imatrix(calibration.imatrix)
     elif calibration.text is not None:
-        save = MomentWriter(calibration.save, source.basis) if calibration.save is not None else None
+        save = (
+            MomentWriter(calibration.save, source.basis) if calibration.save is not None else None
+        )
         try:
             model = float_model(source, folder, n_threads)
             with model as path:
                 tokens, first = read_tokens(path, calibration.text, calibration.tokens)
-                moments = TextMoments(path, tokens, wanted, calibration.memory, n_threads, first_token=first, report=report, save=save)
+                moments = TextMoments(
+                    path,
+                    tokens,
+                    wanted,
+                    calibration.memory,
+                    n_threads,
+                    first_token=first,
+                    report=report,
+                    save=save,
+                )
                 yield moments
                 moments.finish()
         except UnsupportedModelError as error:
-            raise UnsupportedModelError(f"{source.path}: calibration runs the model, and hrun cannot: {error}") from None
+            raise UnsupportedModelError(
+                f"{source.path}: calibration runs the model, and hrun cannot: {error}"
+            ) from None
         finally:
             if save is not None:
                 save.abandon()

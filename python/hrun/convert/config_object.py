@@ -22,7 +22,11 @@ class ConfigObject:
 
     def error(self, key: str, wanted: str) -> ModelFileError:
         value = self.values.get(key)
-        found = json_type(value) if isinstance(value, (dict, list)) or value is None else f"{json_type(value)}: {shown(repr(value), 60)}"
+        found = (
+            json_type(value)
+            if isinstance(value, (dict, list)) or value is None
+            else f"{json_type(value)}: {shown(repr(value), 60)}"
+        )
         return ModelFileError(f"{self.path}: '{self._prefix}{key}' must be {wanted}, found {found}")
 
     def has(self, key: str) -> bool:
@@ -33,7 +37,9 @@ class ConfigObject:
         names = keys.split("|")
         return next((name for name in names if self.has(name)), names[0])
 
-    def integer(self, key: str, default: int | None = None, low: int = 1, high: int = _MAX_INT) -> int:
+    def integer(
+        self, key: str, default: int | None = None, low: int = 1, high: int = _MAX_INT
+    ) -> int:
         value = self.values.get(key)
         if value is None and default is not None:
             return default
@@ -43,7 +49,14 @@ class ConfigObject:
             raise self.error(key, f"an integer from {low} to {high}")
         return value
 
-    def number(self, key: str, default: float | None = None, low: float = 0.0, exclusive: bool = True, high: float = 1e6) -> float:
+    def number(
+        self,
+        key: str,
+        default: float | None = None,
+        low: float = 0.0,
+        exclusive: bool = True,
+        high: float = 1e6,
+    ) -> float:
         """A finite number above `low` (or equal to it unless `exclusive`), at most `high`."""
         value = self.values.get(key)
         if value is None and default is not None:
@@ -57,7 +70,12 @@ class ConfigObject:
             number = float(value)
         except OverflowError:
             raise self.error(key, wanted) from None
-        if not math.isfinite(number) or number > high or number < low or (exclusive and number == low):
+        if (
+            not math.isfinite(number)
+            or number > high
+            or number < low
+            or (exclusive and number == low)
+        ):
             raise self.error(key, wanted)
         return number
 

@@ -38,6 +38,8 @@ class DataFile:
         while done < len(view):
             n = os.preadv(self._fd, [view[done:]], offset + done)
             if n == 0:
-                raise ModelFileError(f"{self._shown_path}: ends at byte {offset + done}, inside a tensor; was it changed while being read?")
+                raise ModelFileError(
+                    f"{self._shown_path}: ends at byte {offset + done}, inside a tensor; was it changed while being read?"
+                )
             done += n
         return out

@@ -42,16 +42,26 @@ PRESETS = {
 class Encoder:
     """Codes slices of tensors; `prepare` first, then `encode` from any thread."""
 
-    def __init__(self, moments: MomentSource | None = None, preset: Preset | None = None, keeps_errors: bool = False) -> None:
+    def __init__(
+        self,
+        moments: MomentSource | None = None,
+        preset: Preset | None = None,
+        keeps_errors: bool = False,
+    ) -> None:
         self._moments, self._preset = moments, preset
         self._input: InputMoments | None = None
         self._factor: Any = None
-        self._whole: tuple[str, InputMoments | None] = ("", None)  # what is known about a tensor, for its slices too
+        self._whole: tuple[str, InputMoments | None] = (
+            "",
+            None,
+        )  # what is known about a tensor, for its slices too
         self._lock = threading.Lock()
         self._error = self._energy = 0.0
         self._tensor: str | None = None
         self.keeps_errors = keeps_errors
-        self.errors: dict[str, float] = {}  # relative error per tensor, where keeps_errors or the search knows it
+        self.errors: dict[
+            str, float
+        ] = {}  # relative error per tensor, where keeps_errors or the search knows it
         self.uncalibrated: list[str] = []  # tensors that wanted moments and had none
 
     def has_parts(self, tensor: SourceTensor, info: Any) -> bool:
@@ -68,7 +78,9 @@ class Encoder:
             return
         found = self._moments.of(slice_name(tensor.name, part)) if part is not None else None
         damping = self._preset.damping if self._preset is not None else 0.0
-        if found is not None:  # an expert sees a part of the text: as much damping as its moments are unsure
+        if (
+            found is not None
+        ):  # an expert sees a part of the text: as much damping as its moments are unsure
             damping += min(1.0, found.cols / found.n_tokens) if found.n_tokens else 0.0
         elif self._whole[0] == tensor.name:
             found = self._whole[1]
@@ -76,10 +88,16 @@ class Encoder:
             found = self._moments.of(tensor.name)
             self._whole = (tensor.name, found)
         if found is not None and found.cols != tensor.cols:
-            raise _core.ConversionError(f"tensor '{tensor.name}' has rows of {tensor.cols} values, the calibration has {found.cols}")
+            raise _core.ConversionError(
+                f"tensor '{tensor.name}' has rows of {tensor.cols} values, the calibration has {found.cols}"
+            )
         if found is None and tensor.name not in self.uncalibrated:
             self.uncalibrated.append(tensor.name)
-        if found is self._input and found is not None and (self._factor is not None or not info.trellis):
+        if (
+            found is self._input
+            and found is not None
+            and (self._factor is not None or not info.trellis)
+        ):
             return
         self._input = found
         self._factor = None
@@ -100,8 +118,15 @@ class Encoder:
         """float32 [rows, cols] to blocks, uint8."""
         if self._factor is not None and info.trellis and self._preset is not None:
             preset = self._preset
-            blocks, errors, energies = _core.encode_calibrated(info.name, weights, self._factor, preset.survivors, preset.scales,
-                                                               preset.passes, tensor=tensor)
+            blocks, errors, energies = _core.encode_calibrated(
+                info.name,
+                weights,
+                self._factor,
+                preset.survivors,
+                preset.scales,
+                preset.passes,
+                tensor=tensor,
+            )
             with self._lock:
                 self._error += float(errors.sum())
                 self._energy += float(energies.sum())
@@ -109,7 +134,9 @@ class Encoder:
         importance = None
         if self._input is not None and not info.rotated and not info.is_float:
             importance = self._input.power.astype(np.float32)
-        blocks = np.asarray(_core.encode(info.name, weights, importance, tensor=tensor, fast=self._preset is None))
+        blocks = np.asarray(
+            _core.encode(info.name, weights, importance, tensor=tensor, fast=self._preset is None)
+        )
         if self.keeps_errors:
             difference = weights - _core.decode(info.name, blocks, *weights.shape)
             with self._lock:

@@ -42,16 +42,27 @@ class Fold:
 def fold_channels(source: Source, threshold: float = UNEVEN) -> tuple[Source, list[Fold]]:
     """The source with the channels evened where their rms differs by more than `threshold` (0: everywhere it can be done)."""
     by_name = {tensor.name: tensor for tensor in source.tensors}
-    if next((e.value for e in source.metadata if e.key == "general.architecture"), None) not in _PLAIN_BLOCKS:
+    if (
+        next((e.value for e in source.metadata if e.key == "general.architecture"), None)
+        not in _PLAIN_BLOCKS
+    ):
         return source, []
     folds = []
     layer = 0
     while f"blk.{layer}.attn_norm.weight" in by_name:
         at = partial(_find, by_name, layer)
-        for readers, writer in ((("attn_q", "attn_k", "attn_v"), "attn_norm"), (("ffn_gate", "ffn_up"), "ffn_norm"),
-                                (("ffn_down",), "ffn_up"), (("attn_output",), "attn_v")):
+        for readers, writer in (
+            (("attn_q", "attn_k", "attn_v"), "attn_norm"),
+            (("ffn_gate", "ffn_up"), "ffn_norm"),
+            (("ffn_down",), "ffn_up"),
+            (("attn_output",), "attn_v"),
+        ):
             matrices, feeds = [at(name) for name in readers], at(writer)
-            if feeds is None or any(m is None for m in matrices) or (f"blk.{layer}.{writer}.bias" in by_name):
+            if (
+                feeds is None
+                or any(m is None for m in matrices)
+                or (f"blk.{layer}.{writer}.bias" in by_name)
+            ):
                 continue
             fold = _fold([m for m in matrices if m is not None], feeds, threshold, source)
             if fold is not None:
@@ -61,8 +72,13 @@ def fold_channels(source: Source, threshold: float = UNEVEN) -> tuple[Source, li
         return source, []
     columns = {name: fold.scale for fold in folds for name in fold.readers}
     rows = {fold.writer: fold for fold in folds}
-    tensors = [_scaled(tensor, columns.get(tensor.name), _row_scale(rows.get(tensor.name), tensor)) for tensor in source.tensors]
-    digest = hashlib.sha256(b"".join(fold.writer.encode() + fold.scale.tobytes() for fold in folds)).hexdigest()
+    tensors = [
+        _scaled(tensor, columns.get(tensor.name), _row_scale(rows.get(tensor.name), tensor))
+        for tensor in source.tensors
+    ]
+    digest = hashlib.sha256(
+        b"".join(fold.writer.encode() + fold.scale.tobytes() for fold in folds)
+    ).hexdigest()
     return replace(source, tensors=tensors, basis=f"folded {digest[:16]}"), folds
 
 
@@ -74,21 +90,36 @@ def _sample(tensor: SourceTensor) -> Floats:
     step = tensor.row_step
     n = max(1, min(tensor.rows, _SAMPLE_ROWS) // step)
     firsts = sorted({i * (tensor.rows // step) // n * step for i in range(n)})
-    return np.concatenate([tensor.read_rows(first, min(first + step, tensor.rows)) for first in firsts])
+    return np.concatenate(
+        [tensor.read_rows(first, min(first + step, tensor.rows)) for first in firsts]
+    )
 
 
-def _fold(matrices: Sequence[SourceTensor], writer: SourceTensor, threshold: float, source: Source) -> Fold | None:
-    rms = np.sqrt(np.mean([np.square(_sample(m), dtype=np.float64).mean(axis=0) for m in matrices], axis=0))
+def _fold(
+    matrices: Sequence[SourceTensor], writer: SourceTensor, threshold: float, source: Source
+) -> Fold | None:
+    rms = np.sqrt(
+        np.mean([np.square(_sample(m), dtype=np.float64).mean(axis=0) for m in matrices], axis=0)
+    )
     is_norm = len(writer.shape) == 1
     n_channels = writer.cols if is_norm else writer.rows
-    if not is_norm and n_channels != rms.size:  # grouped attention: the heads of a group read the same values
-        head = _integer(source, "attention.value_length") or _integer(source, "embedding_length") // max(1, _integer(source, "attention.head_count"))
+    if (
+        not is_norm and n_channels != rms.size
+    ):  # grouped attention: the heads of a group read the same values
+        head = _integer(source, "attention.value_length") or _integer(
+            source, "embedding_length"
+        ) // max(1, _integer(source, "attention.head_count"))
         if head <= 0 or n_channels % head or rms.size % n_channels:
             return None
         heads, group = n_channels // head, rms.size // n_channels
         shared = np.sqrt(np.square(rms).reshape(heads, group, head).mean(axis=1))
         rms = np.repeat(shared[:, None], group, axis=1).reshape(-1)
-    if rms.size % max(n_channels, 1) or not np.isfinite(rms).all() or rms.min() <= 0 or rms.max() < threshold * rms.min():
+    if (
+        rms.size % max(n_channels, 1)
+        or not np.isfinite(rms).all()
+        or rms.min() <= 0
+        or rms.max() < threshold * rms.min()
+    ):
         return None
     # Powers of two: exact in every float format.
     scale = np.exp2(np.rint(np.log2(np.exp(np.log(rms).mean()) / rms)))
@@ -98,7 +129,14 @@ def _fold(matrices: Sequence[SourceTensor], writer: SourceTensor, threshold: flo
 
 
 def _integer(source: Source, key: str) -> int:
-    return next((e.value for e in source.metadata if e.key.endswith(f".{key}") and isinstance(e.value, int)), 0)
+    return next(
+        (
+            e.value
+            for e in source.metadata
+            if e.key.endswith(f".{key}") and isinstance(e.value, int)
+        ),
+        0,
+    )
 
 
 def _row_scale(fold: Fold | None, tensor: SourceTensor) -> Floats | None:

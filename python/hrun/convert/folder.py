@@ -10,13 +10,18 @@ from typing import Any
 
 from hrun._core import ModelFileError, UnsupportedModelError
 
-PICKLE_SENTENCE = "pickle files can run any code when they are read, so hrun does not open them; use safetensors"
+PICKLE_SENTENCE = (
+    "pickle files can run any code when they are read, so hrun does not open them; use safetensors"
+)
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def shown(text: object, limit: int = 120) -> str:
     """Text from a file as it may be shown on a terminal: control characters escaped, cut at `limit` characters."""
-    out = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+    out = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in str(text)
+    )
     return out if len(out) <= limit else out[: limit - 1] + "…"
 
 
@@ -49,9 +54,16 @@ class ModelFolder:
         where = f"{self.path}: " + (f"{named_by}: " if named_by else "")
         if not isinstance(name, str):
             raise ModelFileError(f"{where}a file name must be a string, found {shown(repr(name))}")
-        if (not name or name in (".", "..") or any(c in name for c in "/\\\0:") or len(os.fsencode(name)) > 255
-                or not name.isprintable()):
-            raise ModelFileError(f"{where}file name '{shown(name)}' is not a plain file name inside the model folder")
+        if (
+            not name
+            or name in (".", "..")
+            or any(c in name for c in "/\\\0:")
+            or len(os.fsencode(name)) > 255
+            or not name.isprintable()
+        ):
+            raise ModelFileError(
+                f"{where}file name '{shown(name)}' is not a plain file name inside the model folder"
+            )
         path = self.path / name
         try:
             resolved = path.resolve(strict=True)
@@ -60,7 +72,9 @@ class ModelFolder:
             reason = getattr(error, "strerror", None) or str(error)
             raise ModelFileError(f"{where}file '{shown(name)}' cannot be read: {reason}") from None
         if not any(resolved.is_relative_to(root) for root in self._roots):
-            raise ModelFileError(f"{where}file '{shown(name)}' is a link that leaves the model folder")
+            raise ModelFileError(
+                f"{where}file '{shown(name)}' is a link that leaves the model folder"
+            )
         if not stat.S_ISREG(status.st_mode):
             raise ModelFileError(f"{where}'{shown(name)}' is not a regular file")
         return resolved
@@ -74,12 +88,16 @@ class ModelFolder:
         with open(path, "rb") as handle:
             data = handle.read(limit_bytes + 1)
         if len(data) > limit_bytes:
-            raise ModelFileError(f"{self.path / name}: larger than the limit of {limit_bytes} bytes")
+            raise ModelFileError(
+                f"{self.path / name}: larger than the limit of {limit_bytes} bytes"
+            )
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
             if looks_like_pickle(data):
-                raise UnsupportedModelError(f"{self.path / name}: not text but a pickle; {PICKLE_SENTENCE}") from None
+                raise UnsupportedModelError(
+                    f"{self.path / name}: not text but a pickle; {PICKLE_SENTENCE}"
+                ) from None
             raise ModelFileError(f"{self.path / name}: not UTF-8 at byte {error.start}") from None
 
     def read_json(self, name: str, limit_bytes: int) -> dict[str, Any]:
@@ -104,7 +122,9 @@ def parse_json_object(text: str, path: str) -> dict[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
-        raise ModelFileError(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise ModelFileError(
+            f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
     except RecursionError:
         raise ModelFileError(f"{path}: JSON nested too deeply") from None
     except ValueError as error:  # integers of thousands of digits
@@ -118,10 +138,19 @@ def json_type(value: object) -> str:
     """The JSON name of a parsed value's type, for messages."""
     if value is None:
         return "null"
-    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array", dict: "an object"}
+    names = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        list: "an array",
+        dict: "an object",
+    }
     return names.get(type(value), type(value).__name__)
 
 
 def looks_like_pickle(head: bytes) -> bool:
     """A zip archive (PyTorch's container) or a bare pickle of protocol 2 to 5."""
-    return head.startswith(b"PK\x03\x04") or (len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5)
+    return head.startswith(b"PK\x03\x04") or (
+        len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5
+    )

@@ -13,19 +13,36 @@ from .hf_rope import Rope, read_rope
 from .source import Entry, Value
 
 # Names that config.json has had for the same thing; the first that is there counts.
-_EMBD, _LAYERS, _HEADS, _FF = "hidden_size|n_embd", "num_hidden_layers|n_layer", "num_attention_heads|n_head", "intermediate_size|n_inner"
+_EMBD, _LAYERS, _HEADS, _FF = (
+    "hidden_size|n_embd",
+    "num_hidden_layers|n_layer",
+    "num_attention_heads|n_head",
+    "intermediate_size|n_inner",
+)
 _CONTEXT = "max_position_embeddings|n_positions|n_ctx"
 _EPS = {"rms": "rms_norm_eps", "layer": "layer_norm_eps|layer_norm_epsilon|norm_epsilon"}
 _ACTIVATIONS = {
-    "silu": ("silu", "swish"), "clamped_silu": ("silu", "swish"),
+    "silu": ("silu", "swish"),
+    "clamped_silu": ("silu", "swish"),
     "gelu": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate"),
 }
 # What hrun does not do, whatever the architecture: key -> the values with which it need not.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "mlp_only_layers": ([],), "decoder_sparse_step": (1,), "moe_layer_freq": (1,), "use_qk_norm": (False,), "use_bidirectional_attention": (False,),
-    "scale_attn_by_inverse_layer_idx": (False,), "scale_attn_weights": (True,), "add_cross_attention": (False,),
-    "swiglu_limit": (7.0,), "swiglu_alpha": (1.702,), "rope_interleave": (True,), "use_parallel_residual": (False,),
-    "scoring_func": ("softmax", "sigmoid"), "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"), "clip_qkv": (),
+    "mlp_only_layers": ([],),
+    "decoder_sparse_step": (1,),
+    "moe_layer_freq": (1,),
+    "use_qk_norm": (False,),
+    "use_bidirectional_attention": (False,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "scale_attn_weights": (True,),
+    "add_cross_attention": (False,),
+    "swiglu_limit": (7.0,),
+    "swiglu_alpha": (1.702,),
+    "rope_interleave": (True,),
+    "use_parallel_residual": (False,),
+    "scoring_func": ("softmax", "sigmoid"),
+    "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"),
+    "clip_qkv": (),
 }
 
 
@@ -43,7 +60,9 @@ class HFConfig:
 
     def __getitem__(self, key: str) -> int:
         entry = self.keys.get(key)
-        return int(entry.value) if entry is not None and isinstance(entry.value, (int, float)) else 0
+        return (
+            int(entry.value) if entry is not None and isinstance(entry.value, (int, float)) else 0
+        )
 
     @property
     def n_layers(self) -> int:
@@ -66,17 +85,47 @@ class HFConfig:
 
     def sizes(self) -> dict[str, int]:
         """Lengths by the names of the Dim enumeration of the architecture descriptions."""
-        heads, kv_heads, k, v = (self[f"attention.{key}"] for key in ("head_count", "head_count_kv", "key_length", "value_length"))
-        n_rot, experts, ff = self["rope.dimension_count"], self["expert_count"], self["feed_forward_length"]
-        latent_kv, latent_k, latent_v = (self[f"attention.{key}"] for key in ("kv_lora_rank", "key_length_mla", "value_length_mla"))
+        heads, kv_heads, k, v = (
+            self[f"attention.{key}"]
+            for key in ("head_count", "head_count_kv", "key_length", "value_length")
+        )
+        n_rot, experts, ff = (
+            self["rope.dimension_count"],
+            self["expert_count"],
+            self["feed_forward_length"],
+        )
+        latent_kv, latent_k, latent_v = (
+            self[f"attention.{key}"]
+            for key in ("kv_lora_rank", "key_length_mla", "value_length_mla")
+        )
         ff_expert = self["expert_feed_forward_length"] or ff
         return {
-            "one": 1, "embd": self["embedding_length"], "vocab": self.n_vocab, "ctx": self["context_length"], "ff": ff, "ff_twice": 2 * ff,
-            "heads": heads, "kv_heads": kv_heads, "head": k, "q": heads * k, "k": kv_heads * k, "v": kv_heads * v, "qkv": (heads + kv_heads) * k + kv_heads * v,
-            "q_out": heads * v, "half_rot": n_rot // 2, "experts": experts, "ff_expert": ff_expert,
-            "ff_shared": self["expert_shared_feed_forward_length"] or ff_expert * self["expert_shared_count"],
-            "latent_q": self["attention.q_lora_rank"], "latent_kv": latent_kv, "latent_kv_rot": latent_kv + n_rot,
-            "latent_heads": heads * latent_k, "nope": latent_k - n_rot, "latent_v": latent_v, "latent_out": heads * latent_v,
+            "one": 1,
+            "embd": self["embedding_length"],
+            "vocab": self.n_vocab,
+            "ctx": self["context_length"],
+            "ff": ff,
+            "ff_twice": 2 * ff,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "head": k,
+            "q": heads * k,
+            "k": kv_heads * k,
+            "v": kv_heads * v,
+            "qkv": (heads + kv_heads) * k + kv_heads * v,
+            "q_out": heads * v,
+            "half_rot": n_rot // 2,
+            "experts": experts,
+            "ff_expert": ff_expert,
+            "ff_shared": self["expert_shared_feed_forward_length"]
+            or ff_expert * self["expert_shared_count"],
+            "latent_q": self["attention.q_lora_rank"],
+            "latent_kv": latent_kv,
+            "latent_kv_rot": latent_kv + n_rot,
+            "latent_heads": heads * latent_k,
+            "nope": latent_k - n_rot,
+            "latent_v": latent_v,
+            "latent_out": heads * latent_v,
             "latent_expanded": heads * (latent_k - n_rot + latent_v),
         }
 
@@ -95,14 +144,22 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
     n_heads = config.integer(config.first_of(_HEADS), high=65535)
     n_kv_heads = config.integer("num_key_value_heads", default=n_heads, high=65535)
     if n_heads % n_kv_heads != 0:
-        raise ModelFileError(f"{path}: '{config.first_of(_HEADS)}' is {n_heads}, not a multiple of 'num_key_value_heads', {n_kv_heads}")
+        raise ModelFileError(
+            f"{path}: '{config.first_of(_HEADS)}' is {n_heads}, not a multiple of 'num_key_value_heads', {n_kv_heads}"
+        )
     n_ctx = config.integer(config.first_of(_CONTEXT), default=2048)
     ff_key = config.first_of(_FF)
     put("vocab_size", "u32", config.integer("vocab_size"))
     put("context_length", "u32", n_ctx)
     put("embedding_length", "u32", n_embd)
     put("block_count", "u32", config.integer(config.first_of(_LAYERS), high=65535))
-    put("feed_forward_length", "u32", config.integer(ff_key, default=4 * n_embd if ff_key == "n_inner" or config.has("n_embd") else None))
+    put(
+        "feed_forward_length",
+        "u32",
+        config.integer(
+            ff_key, default=4 * n_embd if ff_key == "n_inner" or config.has("n_embd") else None
+        ),
+    )
     latent = any(rule.role == "attn_kv_a" for rule in architecture.tensors)
     put("attention.head_count", "u32", n_heads)
     if latent:
@@ -112,13 +169,26 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
         put("attention.head_count_kv", "u32", n_kv_heads)
         put("attention.key_length", "u32", head_dim)
         put("attention.value_length", "u32", head_dim)
-    eps = config.number(config.first_of(_EPS[architecture.norm]), default=1e-6 if architecture.norm == "rms" else 1e-5, low=1e-30,
-                        exclusive=False, high=1.0)
-    put("attention.layer_norm_rms_epsilon" if architecture.norm == "rms" else "attention.layer_norm_epsilon", "f32", eps)
+    eps = config.number(
+        config.first_of(_EPS[architecture.norm]),
+        default=1e-6 if architecture.norm == "rms" else 1e-5,
+        low=1e-30,
+        exclusive=False,
+        high=1.0,
+    )
+    put(
+        "attention.layer_norm_rms_epsilon"
+        if architecture.norm == "rms"
+        else "attention.layer_norm_epsilon",
+        "f32",
+        eps,
+    )
     rope = None
     if architecture.rotary:
         if head_dim % 2 != 0:
-            raise ModelFileError(f"{path}: the head dimension is {head_dim}, rotary embedding needs an even one")
+            raise ModelFileError(
+                f"{path}: the head dimension is {head_dim}, rotary embedding needs an even one"
+            )
         rope = read_rope(config, head_dim, n_ctx, latent)
         put("rope.dimension_count", "u32", rope.n_rot)
         put("rope.freq_base", "f32", rope.base)
@@ -126,9 +196,13 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
             if entry.key != "rope.scaling.yarn_truncate" or _lists(architecture, entry.key):
                 put(entry.key, entry.type, entry.value)
             elif entry.value is False:
-                raise UnsupportedModelError(f"{path}: yarn with 'truncate' false is not supported for '{architecture.name}'")
+                raise UnsupportedModelError(
+                    f"{path}: yarn with 'truncate' false is not supported for '{architecture.name}'"
+                )
     _put_listed(config, architecture, rope, n_ctx, keys)
-    tied = config.boolean("tie_word_embeddings", False) if config.has("tie_word_embeddings") else None
+    tied = (
+        config.boolean("tie_word_embeddings", False) if config.has("tie_word_embeddings") else None
+    )
     return HFConfig(keys, rope, tied, config)
 
 
@@ -141,26 +215,41 @@ def _refuse(config: ConfigObject, architecture: Any) -> None:
     key = config.first_of("hidden_activation|hidden_act|activation_function")
     allowed = _ACTIVATIONS[architecture.nonlinearity]
     activation = config.text(key, allowed[0])
-    if activation not in allowed and not (architecture.nonlinearity == "gelu" and key == "hidden_act" and activation == "gelu" and "gemma" in architecture.name):
-        raise UnsupportedModelError(f"{config.path}: '{key}' is '{shown(activation)}'; only {' or '.join(repr(a) for a in allowed)} "
-                                    f"is supported for '{architecture.name}'")
+    if activation not in allowed and not (
+        architecture.nonlinearity == "gelu"
+        and key == "hidden_act"
+        and activation == "gelu"
+        and "gemma" in architecture.name
+    ):
+        raise UnsupportedModelError(
+            f"{config.path}: '{key}' is '{shown(activation)}'; only {' or '.join(repr(a) for a in allowed)} "
+            f"is supported for '{architecture.name}'"
+        )
     asked_for = {rule.hf_if for rule in architecture.tensors}
     for key, neutral in _NEUTRAL.items():
         if key not in asked_for and config.has(key) and config.values[key] not in neutral:
-            raise UnsupportedModelError(f"{config.path}: '{key}' is {shown(repr(config.values[key]), 60)}, which hrun does not support")
+            raise UnsupportedModelError(
+                f"{config.path}: '{key}' is {shown(repr(config.values[key]), 60)}, which hrun does not support"
+            )
     if not _lists(architecture, "attention.sliding_window"):
         n_ctx = config.integer(config.first_of(_CONTEXT), default=2048)
         window = config.integer("sliding_window", default=0, low=0)
         if window and window < n_ctx and config.boolean("use_sliding_window", True):
-            raise UnsupportedModelError(f"{config.path}: 'sliding_window' is {window}, below 'max_position_embeddings', {n_ctx}; "
-                                        f"sliding-window attention is not supported for '{architecture.name}'")
+            raise UnsupportedModelError(
+                f"{config.path}: 'sliding_window' is {window}, below 'max_position_embeddings', {n_ctx}; "
+                f"sliding-window attention is not supported for '{architecture.name}'"
+            )
 
 
 def _head_dim(config: ConfigObject, n_embd: int, n_heads: int, default: str | None) -> int:
     if not config.has("head_dim") and not default and n_embd % n_heads != 0:
-        raise ModelFileError(f"{config.path}: '{config.first_of(_EMBD)}' is {n_embd}, not a multiple of '{config.first_of(_HEADS)}', "
-                             f"{n_heads}, and there is no 'head_dim'")
-    return config.integer("head_dim", default=int(default) if default else n_embd // n_heads, high=65536)
+        raise ModelFileError(
+            f"{config.path}: '{config.first_of(_EMBD)}' is {n_embd}, not a multiple of '{config.first_of(_HEADS)}', "
+            f"{n_heads}, and there is no 'head_dim'"
+        )
+    return config.integer(
+        "head_dim", default=int(default) if default else n_embd // n_heads, high=65536
+    )
 
 
 def _put_latent(config: ConfigObject, put: Any) -> int:
@@ -173,7 +262,9 @@ def _put_latent(config: ConfigObject, put: Any) -> int:
     return turned
 
 
-def _put_listed(config: ConfigObject, architecture: Any, rope: Rope | None, n_ctx: int, keys: dict[str, Entry]) -> None:
+def _put_listed(
+    config: ConfigObject, architecture: Any, rope: Rope | None, n_ctx: int, keys: dict[str, Entry]
+) -> None:
     """The keys that the architecture's description lists."""
     for rule in architecture.config:
         if rule.key in keys:
@@ -185,7 +276,13 @@ def _put_listed(config: ConfigObject, architecture: Any, rope: Rope | None, n_ct
         elif rule.key == "rope.freq_base_swa" and rope is not None and rope.window_base is not None:
             value = rope.window_base
         elif rule.key == "expert_gating_func":
-            sigmoid = config.text("scoring_func", "sigmoid" if config.values.get("model_type") == "deepseek_v3" else "softmax") == "sigmoid"
+            sigmoid = (
+                config.text(
+                    "scoring_func",
+                    "sigmoid" if config.values.get("model_type") == "deepseek_v3" else "softmax",
+                )
+                == "sigmoid"
+            )
             value = 2 if sigmoid else 1
         elif rule.key.startswith("expert_group") and config.values.get("topk_method") == "greedy":
             value = None
@@ -199,10 +296,23 @@ def _put_listed(config: ConfigObject, architecture: Any, rope: Rope | None, n_ct
                 if rule.map == "inverse_root":
                     value = config.number(name) ** -0.5
         elif rule.fallback:
-            value = rule.fallback == "true" if rule.type == "bool" else float(rule.fallback) if rule.type == "f32" else int(rule.fallback)
-        if rule.key == "attention.sliding_window" and value is not None and (not value or not config.boolean("use_sliding_window", True)):
+            value = (
+                rule.fallback == "true"
+                if rule.type == "bool"
+                else float(rule.fallback)
+                if rule.type == "f32"
+                else int(rule.fallback)
+            )
+        if (
+            rule.key == "attention.sliding_window"
+            and value is not None
+            and (not value or not config.boolean("use_sliding_window", True))
+        ):
             value = None
-        if rule.key == "attention.sliding_window_pattern" and "attention.sliding_window" not in keys:
+        if (
+            rule.key == "attention.sliding_window_pattern"
+            and "attention.sliding_window" not in keys
+        ):
             value = None
         if value is not None:
             keys[rule.key] = Entry(rule.key, rule.type, value)
@@ -215,8 +325,12 @@ def _window_period(config: ConfigObject, keys: dict[str, Entry]) -> int | None:
     if isinstance(kinds, list) and len(kinds) == n_layers:
         windows = [kind == "sliding_attention" for kind in kinds]
         for period in [config.values.get("_sliding_window_pattern"), *range(n_layers + 2)]:
-            if isinstance(period, int) and windows == [period == 0 or (layer + 1) % period != 0 for layer in range(n_layers)]:
+            if isinstance(period, int) and windows == [
+                period == 0 or (layer + 1) % period != 0 for layer in range(n_layers)
+            ]:
                 return period
-        raise UnsupportedModelError(f"{config.path}: 'layer_types': the layers with a window follow no period")
+        raise UnsupportedModelError(
+            f"{config.path}: 'layer_types': the layers with a window follow no period"
+        )
     name = config.first_of("sliding_window_pattern|_sliding_window_pattern")
     return config.integer(name, low=0) if config.has(name) else None

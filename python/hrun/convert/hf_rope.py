@@ -46,7 +46,11 @@ def read_rope(config: ConfigObject, head_dim: int, n_ctx: int, latent: bool) -> 
     window_base = None
     if scaling is not None and (full := scaling.child("full_attention")) is not None:
         window = scaling.child("sliding_attention")
-        window_base = window.number("rope_theta", default=10000.0, low=2.0, exclusive=False, high=1e15) if window is not None else None
+        window_base = (
+            window.number("rope_theta", default=10000.0, low=2.0, exclusive=False, high=1e15)
+            if window is not None
+            else None
+        )
         scaling = full
     base_in = scaling if scaling is not None and scaling.has("rope_theta") else config
     base = base_in.number("rope_theta", default=10000.0, low=2.0, exclusive=False, high=1e15)
@@ -56,28 +60,54 @@ def read_rope(config: ConfigObject, head_dim: int, n_ctx: int, latent: bool) -> 
             part = where.number("partial_rotary_factor", high=1.0)
     n_rot = int(head_dim * part)
     if n_rot < 2 or n_rot % 2 != 0:
-        raise UnsupportedModelError(f"{config.path}: 'partial_rotary_factor' {part:g} leaves {n_rot} of {head_dim} values to turn; "
-                                    "an even number is needed")
+        raise UnsupportedModelError(
+            f"{config.path}: 'partial_rotary_factor' {part:g} leaves {n_rot} of {head_dim} values to turn; "
+            "an even number is needed"
+        )
     if scaling is None:
         return Rope(base, n_rot, RopeScaling(), window_base)
     kind = scaling.text("rope_type", scaling.text("type", "default"))
-    readers = {"default": _none, "none": _none, "linear": _linear, "llama3": _llama3, "yarn": _yarn, "longrope": _longrope, "su": _longrope}
+    readers = {
+        "default": _none,
+        "none": _none,
+        "linear": _linear,
+        "llama3": _llama3,
+        "yarn": _yarn,
+        "longrope": _longrope,
+        "su": _longrope,
+    }
     if kind not in readers:
-        raise UnsupportedModelError(f"{config.path}: '{key}' asks for the RoPE scaling '{shown(kind)}'; "
-                                    f"supported are {', '.join(readers)}")
-    return Rope(base, n_rot, readers[kind](scaling, config, base, n_rot, n_ctx, latent), window_base)
+        raise UnsupportedModelError(
+            f"{config.path}: '{key}' asks for the RoPE scaling '{shown(kind)}'; "
+            f"supported are {', '.join(readers)}"
+        )
+    return Rope(
+        base, n_rot, readers[kind](scaling, config, base, n_rot, n_ctx, latent), window_base
+    )
 
 
-def _none(scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool) -> RopeScaling:
+def _none(
+    scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool
+) -> RopeScaling:
     return RopeScaling()
 
 
-def _linear(scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool) -> RopeScaling:
+def _linear(
+    scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool
+) -> RopeScaling:
     factor = scaling.number("factor")
-    return RopeScaling("linear", (Entry("rope.scaling.type", "string", "linear"), Entry("rope.scaling.factor", "f32", factor)))
+    return RopeScaling(
+        "linear",
+        (
+            Entry("rope.scaling.type", "string", "linear"),
+            Entry("rope.scaling.factor", "f32", factor),
+        ),
+    )
 
 
-def _llama3(scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool) -> RopeScaling:
+def _llama3(
+    scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool
+) -> RopeScaling:
     """Llama 3.1: each frequency divided by 1 (short waves), by `factor` (long waves), or by something between."""
     factor = scaling.number("factor")
     low = scaling.number("low_freq_factor", default=1.0)
@@ -92,13 +122,18 @@ def _llama3(scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int
     return RopeScaling("none", (), {"rope_freqs": factors.astype(np.float32)})
 
 
-def _yarn(scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool) -> RopeScaling:
+def _yarn(
+    scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool
+) -> RopeScaling:
     """YaRN.  GGUF's readers multiply the attention by 0.1 ln(factor) + 1 themselves; attn_factor is what differs from that."""
     factor = scaling.number("factor", low=1.0, exclusive=False)
     original = scaling.integer("original_max_position_embeddings", default=n_ctx)
-    entries = [Entry("rope.scaling.type", "string", "yarn"), Entry("rope.scaling.factor", "f32", factor),
-               Entry("rope.scaling.original_context_length", "u32", original),
-               Entry("rope.scaling.yarn_truncate", "bool", scaling.boolean("truncate", True))]
+    entries = [
+        Entry("rope.scaling.type", "string", "yarn"),
+        Entry("rope.scaling.factor", "f32", factor),
+        Entry("rope.scaling.original_context_length", "u32", original),
+        Entry("rope.scaling.yarn_truncate", "bool", scaling.boolean("truncate", True)),
+    ]
 
     def mscale(multiplier: float) -> float:
         return 0.1 * multiplier * math.log(factor) + 1.0 if factor > 1 else 1.0
@@ -123,19 +158,36 @@ def _yarn(scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, 
     return RopeScaling("yarn", tuple(entries))
 
 
-def _longrope(scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool) -> RopeScaling:
+def _longrope(
+    scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool
+) -> RopeScaling:
     """Phi 3: two sets of factors, for contexts up to the original length and beyond."""
     where = scaling if scaling.has("original_max_position_embeddings") else config
     original = where.integer("original_max_position_embeddings", default=n_ctx)
     factors = {}
     for role, key in (("rope_long", "long_factor"), ("rope_short", "short_factor")):
         values = scaling.values.get(key)
-        if (not isinstance(values, list) or len(values) != n_rot // 2
-                or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < 1e6 for v in values)):
+        if (
+            not isinstance(values, list)
+            or len(values) != n_rot // 2
+            or not all(
+                isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < 1e6
+                for v in values
+            )
+        ):
             raise scaling.error(key, f"an array of {n_rot // 2} positive numbers")
         factors[role] = np.array(values, np.float32)
     factor = scaling.number("factor", default=n_ctx / original)
-    wanted = scaling.number("attention_factor", default=math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0)
-    return RopeScaling("longrope", (Entry("rope.scaling.type", "string", "longrope"),
-                                    Entry("rope.scaling.original_context_length", "u32", original),
-                                    Entry("rope.scaling.attn_factor", "f32", wanted)), factors)
+    wanted = scaling.number(
+        "attention_factor",
+        default=math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0,
+    )
+    return RopeScaling(
+        "longrope",
+        (
+            Entry("rope.scaling.type", "string", "longrope"),
+            Entry("rope.scaling.original_context_length", "u32", original),
+            Entry("rope.scaling.attn_factor", "f32", wanted),
+        ),
+        factors,
+    )

@@ -24,7 +24,10 @@ _CONFIG_LIMIT = 64 << 20
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
 # The splitting steps of a byte-level BPE -> the name under which GGUF's readers know them.
-_SPLIT_NAMES: dict[tuple[str, ...], str] = {("<byte level>",): "gpt-2", ("<digits>", "<byte level>"): "smollm"}
+_SPLIT_NAMES: dict[tuple[str, ...], str] = {
+    ("<byte level>",): "gpt-2",
+    ("<digits>", "<byte level>"): "smollm",
+}
 for _name, _rules in PRE_TOKENIZERS.items():
     if _rules.byte_level:
         _SPLIT_NAMES.setdefault(tuple(_rules.steps), _name)
@@ -45,21 +48,33 @@ def read_tokenizer(folder: ModelFolder, n_vocab: int, config: dict[str, Any]) ->
     """Metadata of the folder's tokenizer, padded to `n_vocab` tokens.  Raises ModelFileError, UnsupportedModelError."""
     if not folder.has("tokenizer.json"):
         if folder.has("tokenizer.model"):
-            raise UnsupportedModelError(f"{folder.path}: has tokenizer.model (SentencePiece) but no tokenizer.json; make one with "
-                                        "transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)")
+            raise UnsupportedModelError(
+                f"{folder.path}: has tokenizer.model (SentencePiece) but no tokenizer.json; make one with "
+                "transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            )
         raise ModelFileError(f"{folder.path}: tokenizer.json is missing")
     text = folder.read_text("tokenizer.json", _TOKENIZER_LIMIT)
     path = str(folder.path / "tokenizer.json")
     tokenizer = parse_json_object(text, path)
-    settings = ConfigObject(str(folder.path / "tokenizer_config.json"),
-                            folder.read_json_if_present("tokenizer_config.json", _CONFIG_LIMIT))
-    generation = ConfigObject(str(folder.path / "generation_config.json"),
-                              folder.read_json_if_present("generation_config.json", _CONFIG_LIMIT))
+    settings = ConfigObject(
+        str(folder.path / "tokenizer_config.json"),
+        folder.read_json_if_present("tokenizer_config.json", _CONFIG_LIMIT),
+    )
+    generation = ConfigObject(
+        str(folder.path / "generation_config.json"),
+        folder.read_json_if_present("generation_config.json", _CONFIG_LIMIT),
+    )
     reader = _TokenizerJson(path, tokenizer, n_vocab)
     _check_with_library(text, path)
     notes: list[str] = []
-    entries = reader.sentencepiece_entries() if reader.is_sentencepiece else reader.byte_level_entries(notes)
-    entries += _special_ids(reader, settings, generation, ConfigObject(str(folder.path / "config.json"), config))
+    entries = (
+        reader.sentencepiece_entries()
+        if reader.is_sentencepiece
+        else reader.byte_level_entries(notes)
+    )
+    entries += _special_ids(
+        reader, settings, generation, ConfigObject(str(folder.path / "config.json"), config)
+    )
     entries += _added_by_default(reader, settings)
     entries.append(Entry("tokenizer.huggingface.json", "string", text))
     entries += _chat_templates(folder, settings)
@@ -75,9 +90,13 @@ def _check_with_library(text: str, path: str) -> None:
         Tokenizer.from_str(text)
     except BaseException as error:
         # A panic of the library is no Exception, but neither is Ctrl-C.
-        if isinstance(error, MemoryError) or not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
+        if isinstance(error, MemoryError) or not (
+            isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        ):
             raise
-        raise ModelFileError(f"{path}: the tokenizers library refuses it: {shown(error, 200)}") from None
+        raise ModelFileError(
+            f"{path}: the tokenizers library refuses it: {shown(error, 200)}"
+        ) from None
 
 
 class _TokenizerJson:
@@ -89,7 +108,9 @@ class _TokenizerJson:
         model = self._object(values, "model")
         kind = model.get("type", "BPE")  # older files leave it out
         if kind != "BPE" or not isinstance(model.get("vocab"), dict):
-            raise UnsupportedModelError(f"{path}: 'model.type' is '{shown(kind)}'; only BPE tokenizers are supported")
+            raise UnsupportedModelError(
+                f"{path}: 'model.type' is '{shown(kind)}'; only BPE tokenizers are supported"
+            )
         for key in ("continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(key):
                 raise UnsupportedModelError(f"{path}: 'model.{key}' is not supported")
@@ -107,12 +128,16 @@ class _TokenizerJson:
     def _object(self, values: dict[str, Any], key: str) -> dict[str, Any]:
         value = values.get(key)
         if not isinstance(value, dict):
-            raise ModelFileError(f"{self.path}: '{key}' must be an object, found {json_type(value)}")
+            raise ModelFileError(
+                f"{self.path}: '{key}' must be an object, found {json_type(value)}"
+            )
         return value
 
     def _token_id(self, value: object, what: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-            raise ModelFileError(f"{self.path}: {what} must be a token id, found {shown(repr(value))}")
+            raise ModelFileError(
+                f"{self.path}: {what} must be a token id, found {shown(repr(value))}"
+            )
         return value
 
     def _vocab(self, vocab: dict[str, Any]) -> dict[str, int]:
@@ -124,12 +149,18 @@ class _TokenizerJson:
     def _added(self) -> list[tuple[int, str, bool]]:
         added = self.values.get("added_tokens") or []
         if not isinstance(added, list):
-            raise ModelFileError(f"{self.path}: 'added_tokens' must be an array, found {json_type(added)}")
+            raise ModelFileError(
+                f"{self.path}: 'added_tokens' must be an array, found {json_type(added)}"
+            )
         out = []
         for entry in added:
             if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-                raise ModelFileError(f"{self.path}: 'added_tokens' must hold objects with a string 'content'")
-            number = self._token_id(entry.get("id"), f"'added_tokens', id of '{shown(entry['content'])}'")
+                raise ModelFileError(
+                    f"{self.path}: 'added_tokens' must hold objects with a string 'content'"
+                )
+            number = self._token_id(
+                entry.get("id"), f"'added_tokens', id of '{shown(entry['content'])}'"
+            )
             out.append((number, entry["content"], entry.get("special") is True))
         return out
 
@@ -138,8 +169,10 @@ class _TokenizerJson:
         if highest < 0:
             raise ModelFileError(f"{self.path}: the vocabulary is empty")
         if highest >= n_vocab:
-            raise ModelFileError(f"{self.path}: token id {highest} is outside the model's vocabulary of {n_vocab} "
-                                 "('vocab_size' in config.json)")
+            raise ModelFileError(
+                f"{self.path}: token id {highest} is outside the model's vocabulary of {n_vocab} "
+                "('vocab_size' in config.json)"
+            )
         tokens: list[str | None] = [None] * n_vocab
         types = [_UNUSED] * n_vocab
         unknown = self.model.get("unk_token")
@@ -147,13 +180,22 @@ class _TokenizerJson:
         fallback = self.model.get("byte_fallback") is True
         for token, number in self.vocab.items():
             if tokens[number] is not None:
-                raise ModelFileError(f"{self.path}: tokens '{shown(tokens[number])}' and '{shown(token)}' share the id {number}")
+                raise ModelFileError(
+                    f"{self.path}: tokens '{shown(tokens[number])}' and '{shown(token)}' share the id {number}"
+                )
             tokens[number] = token
-            types[number] = (_BYTE if fallback and byte_token.fullmatch(token) else
-                             _UNKNOWN if token == unknown else _NORMAL)
+            types[number] = (
+                _BYTE
+                if fallback and byte_token.fullmatch(token)
+                else _UNKNOWN
+                if token == unknown
+                else _NORMAL
+            )
         for number, token, special in self.added:
             if tokens[number] not in (None, token):
-                raise ModelFileError(f"{self.path}: added token '{shown(token)}' has the id {number} of '{shown(tokens[number])}'")
+                raise ModelFileError(
+                    f"{self.path}: added token '{shown(token)}' has the id {number} of '{shown(tokens[number])}'"
+                )
             tokens[number] = token
             if types[number] not in (_UNKNOWN, _BYTE):
                 types[number] = _CONTROL if special else _USER_DEFINED
@@ -162,14 +204,22 @@ class _TokenizerJson:
     def _merges(self) -> list[tuple[str, str]]:
         merges = self.model.get("merges")
         if not isinstance(merges, list):
-            raise ModelFileError(f"{self.path}: 'model.merges' must be an array, found {json_type(merges)}")
+            raise ModelFileError(
+                f"{self.path}: 'model.merges' must be an array, found {json_type(merges)}"
+            )
         out: list[tuple[str, str]] = []
         for i, merge in enumerate(merges):
             pair = merge.split(" ") if isinstance(merge, str) else merge
-            if (not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair)
-                    or pair[0] + pair[1] not in self.vocab):
-                raise ModelFileError(f"{self.path}: 'model.merges', entry {i}, is not a pair of tokens whose join is a token: "
-                                     f"{shown(repr(merge))}")
+            if (
+                not isinstance(pair, list)
+                or len(pair) != 2
+                or not all(isinstance(part, str) and part for part in pair)
+                or pair[0] + pair[1] not in self.vocab
+            ):
+                raise ModelFileError(
+                    f"{self.path}: 'model.merges', entry {i}, is not a pair of tokens whose join is a token: "
+                    f"{shown(repr(merge))}"
+                )
             out.append((pair[0], pair[1]))
         return out
 
@@ -178,9 +228,14 @@ class _TokenizerJson:
         pre = _SPLIT_NAMES.get(tuple(splits))
         if pre is None:
             pre = "default"
-            notes.append(f"{self.path}: unknown pre-tokenizer ({shown(', '.join(splits), 80)}); written as 'default': hrun reads "
-                         "the tokenizer.json inside the file, other programs may split text differently")
-        spaced = [tuple("".join(chr(256 + ord(c)) if c == " " else c for c in part) for part in pair) for pair in self.merges]
+            notes.append(
+                f"{self.path}: unknown pre-tokenizer ({shown(', '.join(splits), 80)}); written as 'default': hrun reads "
+                "the tokenizer.json inside the file, other programs may split text differently"
+            )
+        spaced = [
+            tuple("".join(chr(256 + ord(c)) if c == " " else c for c in part) for part in pair)
+            for pair in self.merges
+        ]
         return [
             Entry("tokenizer.ggml.model", "string", "gpt2"),
             Entry("tokenizer.ggml.pre", "string", pre),
@@ -192,7 +247,11 @@ class _TokenizerJson:
     def _splits(self) -> list[str]:
         """The splitting steps: regular expressions, and names in <> for the ready-made ones."""
         pre = self.values.get("pre_tokenizer")
-        steps = pre.get("pretokenizers") if isinstance(pre, dict) and pre.get("type") == "Sequence" else [pre]
+        steps = (
+            pre.get("pretokenizers")
+            if isinstance(pre, dict) and pre.get("type") == "Sequence"
+            else [pre]
+        )
         out: list[str] = []
         byte_level = False
         for step in steps if isinstance(steps, list) else []:
@@ -208,7 +267,9 @@ class _TokenizerJson:
             elif kind is not None:
                 out.append(f"<{kind}>")
         if not byte_level:
-            raise UnsupportedModelError(f"{self.path}: a BPE tokenizer that is neither byte-level nor SentencePiece-like is not supported")
+            raise UnsupportedModelError(
+                f"{self.path}: a BPE tokenizer that is neither byte-level nor SentencePiece-like is not supported"
+            )
         return out
 
     def sentencepiece_entries(self) -> list[Entry]:
@@ -217,7 +278,10 @@ class _TokenizerJson:
         for left, right in self.merges:
             score.setdefault(left + right, -float(len(score)))
         unmerged = -float(len(score))
-        scores = [score.get(token, unmerged) if kind == _NORMAL else 0.0 for token, kind in zip(self.tokens, self.types)]
+        scores = [
+            score.get(token, unmerged) if kind == _NORMAL else 0.0
+            for token, kind in zip(self.tokens, self.types)
+        ]
         return [
             Entry("tokenizer.ggml.model", "string", "llama"),
             Entry("tokenizer.ggml.pre", "string", "default"),
@@ -233,7 +297,12 @@ class _TokenizerJson:
         if any(isinstance(step, dict) and step.get("type") == "Prepend" for step in steps):
             return True
         if isinstance(pre, dict) and pre.get("type") == "Metaspace":
-            return pre.get("prepend_scheme", "always" if pre.get("add_prefix_space", True) else "never") != "never"
+            return (
+                pre.get(
+                    "prepend_scheme", "always" if pre.get("add_prefix_space", True) else "never"
+                )
+                != "never"
+            )
         return False
 
     def id_of(self, token: str) -> int | None:
@@ -245,16 +314,29 @@ class _TokenizerJson:
     def template_ends(self) -> tuple[bool, bool]:
         """Does the post-processor put a special token before, and after, a single text?"""
         post = self.values.get("post_processor")
-        steps = post.get("processors") if isinstance(post, dict) and post.get("type") == "Sequence" else [post]
+        steps = (
+            post.get("processors")
+            if isinstance(post, dict) and post.get("type") == "Sequence"
+            else [post]
+        )
         for step in steps if isinstance(steps, list) else []:
-            single = step.get("single") if isinstance(step, dict) and step.get("type") == "TemplateProcessing" else None
+            single = (
+                step.get("single")
+                if isinstance(step, dict) and step.get("type") == "TemplateProcessing"
+                else None
+            )
             if isinstance(single, list) and single:
                 special = [isinstance(part, dict) and "SpecialToken" in part for part in single]
                 return special[0], special[-1] and len(special) > 1
         return False, False
 
 
-def _special_ids(tokenizer: _TokenizerJson, settings: ConfigObject, generation: ConfigObject, config: ConfigObject) -> list[Entry]:
+def _special_ids(
+    tokenizer: _TokenizerJson,
+    settings: ConfigObject,
+    generation: ConfigObject,
+    config: ConfigObject,
+) -> list[Entry]:
     """bos, eos, eot, eom, unknown, padding: from tokenizer_config.json by text, else by id from the other two files."""
     ids: dict[str, int] = {}
     stops: list[int] = []
@@ -267,34 +349,63 @@ def _special_ids(tokenizer: _TokenizerJson, settings: ConfigObject, generation: 
             value = source.values.get(f"{role}_token_id")
             listed = value if isinstance(value, list) else [] if value is None else [value]
             for number in listed:
-                if isinstance(number, bool) or not isinstance(number, int) or number >= len(tokenizer.tokens):
-                    raise source.error(f"{role}_token_id", f"a token id below {len(tokenizer.tokens)}")
-            usable = [number for number in listed if number >= 0]  # -1 stands for "none" in some configurations
+                if (
+                    isinstance(number, bool)
+                    or not isinstance(number, int)
+                    or number >= len(tokenizer.tokens)
+                ):
+                    raise source.error(
+                        f"{role}_token_id", f"a token id below {len(tokenizer.tokens)}"
+                    )
+            usable = [
+                number for number in listed if number >= 0
+            ]  # -1 stands for "none" in some configurations
             if role == "eos":
                 stops += usable
             if usable:
                 ids.setdefault(role, usable[0])
     unknown = tokenizer.model.get("unk_token")
-    if "unk" not in ids and isinstance(unknown, str) and (number := tokenizer.id_of(unknown)) is not None:
+    if (
+        "unk" not in ids
+        and isinstance(unknown, str)
+        and (number := tokenizer.id_of(unknown)) is not None
+    ):
         ids["unk"] = number
     if "eos" in ids:
-        turn_ends = [number for text in _END_OF_TURN if (number := tokenizer.id_of(text)) is not None]
+        turn_ends = [
+            number for text in _END_OF_TURN if (number := tokenizer.id_of(text)) is not None
+        ]
         others = [number for number in dict.fromkeys(stops) if number != ids["eos"]]
-        eot = next((n for n in turn_ends if n == ids["eos"] or n in others), turn_ends[0] if turn_ends else None)
+        eot = next(
+            (n for n in turn_ends if n == ids["eos"] or n in others),
+            turn_ends[0] if turn_ends else None,
+        )
         eot = others[0] if eot is None and others else eot
         if eot is not None:
             ids["eot"] = eot
         rest = [number for number in others if number != eot]
         if rest:
             ids["eom"] = rest[0]
-    names = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
-    return [Entry(f"tokenizer.ggml.{names[role]}_token_id", "u32", number) for role, number in ids.items()]
+    names = {
+        "bos": "bos",
+        "eos": "eos",
+        "eot": "eot",
+        "eom": "eom",
+        "unk": "unknown",
+        "pad": "padding",
+    }
+    return [
+        Entry(f"tokenizer.ggml.{names[role]}_token_id", "u32", number)
+        for role, number in ids.items()
+    ]
 
 
 def _added_by_default(tokenizer: _TokenizerJson, settings: ConfigObject) -> list[Entry]:
     before, after = tokenizer.template_ends()
-    return [Entry("tokenizer.ggml.add_bos_token", "bool", settings.boolean("add_bos_token", before)),
-            Entry("tokenizer.ggml.add_eos_token", "bool", settings.boolean("add_eos_token", after))]
+    return [
+        Entry("tokenizer.ggml.add_bos_token", "bool", settings.boolean("add_bos_token", before)),
+        Entry("tokenizer.ggml.add_eos_token", "bool", settings.boolean("add_eos_token", after)),
+    ]
 
 
 def _chat_templates(folder: ModelFolder, settings: ConfigObject) -> list[Entry]:
@@ -305,16 +416,30 @@ def _chat_templates(folder: ModelFolder, settings: ConfigObject) -> list[Entry]:
         templates["default"] = listed
     elif isinstance(listed, list):
         for entry in listed:
-            if not (isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
-                    and re.fullmatch(r"\w{1,64}", entry["name"], re.ASCII)):
-                raise settings.error("chat_template", "a string or an array of objects with 'name' and 'template'")
+            if not (
+                isinstance(entry, dict)
+                and isinstance(entry.get("name"), str)
+                and isinstance(entry.get("template"), str)
+                and re.fullmatch(r"\w{1,64}", entry["name"], re.ASCII)
+            ):
+                raise settings.error(
+                    "chat_template", "a string or an array of objects with 'name' and 'template'"
+                )
             templates[entry["name"]] = entry["template"]
     elif listed is not None:
-        raise settings.error("chat_template", "a string or an array of objects with 'name' and 'template'")
+        raise settings.error(
+            "chat_template", "a string or an array of objects with 'name' and 'template'"
+        )
     if folder.has("chat_template.jinja"):
         templates["default"] = folder.read_text("chat_template.jinja", _CONFIG_LIMIT)
-    out = [Entry("tokenizer.chat_template" if name == "default" else f"tokenizer.chat_template.{name}", "string", template)
-           for name, template in templates.items()]
+    out = [
+        Entry(
+            "tokenizer.chat_template" if name == "default" else f"tokenizer.chat_template.{name}",
+            "string",
+            template,
+        )
+        for name, template in templates.items()
+    ]
     named: list[Scalar] = [name for name in templates if name != "default"]
     if named:
         out.append(Entry("tokenizer.chat_templates", "array<string>", named))
@@ -326,7 +451,9 @@ def _sampling(generation: ConfigObject) -> list[Entry]:
     out: list[Entry] = []
     for key, name in (("temperature", "temp"), ("top_p", "top_p"), ("min_p", "min_p")):
         if generation.has(key):
-            out.append(Entry(f"general.sampling.{name}", "f32", generation.number(key, exclusive=False)))
+            out.append(
+                Entry(f"general.sampling.{name}", "f32", generation.number(key, exclusive=False))
+            )
     if generation.has("top_k"):
         out.append(Entry("general.sampling.top_k", "i32", generation.integer("top_k", low=0)))
     return out

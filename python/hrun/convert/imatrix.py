@@ -38,7 +38,10 @@ class ImportanceMatrix:
             return None
         if self._last is None or self._last[0] != tensor:
             power = self.power[tensor]
-            self._last = (tensor, InputMoments((tensor,), power.size, dyadic_moments(power), power, None, 0))
+            self._last = (
+                tensor,
+                InputMoments((tensor,), power.size, dyadic_moments(power), power, None, 0),
+            )
         return self._last[1]
 
 
@@ -53,7 +56,9 @@ def dyadic_moments(power: Doubles) -> npt.NDArray[np.float32]:
             piece = max(n for n in (32, 64, 128, 256) if n <= block.size - done)
             transformed = _walsh(block[done : done + piece]) / piece
             i = np.arange(piece)
-            out[group, done : done + piece, done : done + piece] = transformed[i[:, None] ^ i[None, :]]
+            out[group, done : done + piece, done : done + piece] = transformed[
+                i[:, None] ^ i[None, :]
+            ]
             done += piece
     return out
 
@@ -80,7 +85,9 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
         raise ModelFileError(f"{path}: holds no importance values")
     for name, power in found.items():
         if not (np.isfinite(power).all() and (power >= 0).all()):
-            raise ModelFileError(f"{path}: the importance of '{shown(name)}' has values that are negative or not finite")
+            raise ModelFileError(
+                f"{path}: the importance of '{shown(name)}' has values that are negative or not finite"
+            )
     return ImportanceMatrix(path, found)
 
 
@@ -88,7 +95,9 @@ def _read_gguf(path: Path) -> dict[str, Doubles]:
     """NAME.in_sum2, sums of squares [experts, cols], and NAME.counts, [experts, 1]."""
     file = _core.GGUFFile(str(path))
     if file.metadata.get("general.type") != "imatrix":
-        raise ModelFileError(f"{path}: a GGUF file, but general.type is '{shown(file.metadata.get('general.type'))}', not 'imatrix'")
+        raise ModelFileError(
+            f"{path}: a GGUF file, but general.type is '{shown(file.metadata.get('general.type'))}', not 'imatrix'"
+        )
     arrays = {t.name: (t, t.shape) for t in file.tensors}
     found: dict[str, Doubles] = {}
     for name, (tensor, shape) in arrays.items():
@@ -101,7 +110,9 @@ def _read_gguf(path: Path) -> dict[str, Doubles]:
         sums = np.frombuffer(tensor.data, np.float32).astype(np.float64).reshape(-1, shape[0])
         n = np.frombuffer(counts[0].data, np.float32).astype(np.float64)
         if n.size != sums.shape[0]:
-            raise ModelFileError(f"{path}: '{shown(base)}' has {sums.shape[0]} sums and {n.size} counts")
+            raise ModelFileError(
+                f"{path}: '{shown(base)}' has {sums.shape[0]} sums and {n.size} counts"
+            )
         if n.sum() > 0:
             found[base] = sums.sum(axis=0) / n.sum()
         if n.size > 1:
@@ -120,10 +131,14 @@ def _read_binary(path: Path) -> dict[str, Doubles]:
     def number(what: str, largest: int) -> int:
         nonlocal at
         if at + 4 > len(data):
-            raise ModelFileError(f"{path}: ends at byte {len(data)} inside {what}; not an importance matrix of llama-imatrix")
+            raise ModelFileError(
+                f"{path}: ends at byte {len(data)} inside {what}; not an importance matrix of llama-imatrix"
+            )
         value: int = struct.unpack_from("<i", data, at)[0]
         if not 0 <= value <= largest:
-            raise ModelFileError(f"{path}: {what} at byte {at} is {value}; not an importance matrix of llama-imatrix")
+            raise ModelFileError(
+                f"{path}: {what} at byte {at} is {value}; not an importance matrix of llama-imatrix"
+            )
         at += 4
         return value
 

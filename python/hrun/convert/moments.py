@@ -87,12 +87,18 @@ class MomentFile:
             with np.load(self.path, allow_pickle=False) as stored:
                 head = json.loads(bytes(stored["index"]).decode())
             self._index, basis = head["inputs"], str(head["basis"])
-            self._names = {name: i for i, entry in enumerate(self._index) for name in entry["tensors"]}
+            self._names = {
+                name: i for i, entry in enumerate(self._index) for name in entry["tensors"]
+            }
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise ModelFileError(f"{self.path}: not a file of second moments that hrun-convert saved: {shown(error)}") from None
+            raise ModelFileError(
+                f"{self.path}: not a file of second moments that hrun-convert saved: {shown(error)}"
+            ) from None
         if basis != self.basis:
-            raise ArgumentError(f"{self.path}: collected with other channel scales than this conversion has; give the same --fold as then, "
-                                "or collect again")
+            raise ArgumentError(
+                f"{self.path}: collected with other channel scales than this conversion has; give the same --fold as then, "
+                "or collect again"
+            )
 
     def of(self, tensor: str) -> InputMoments | None:
         number = self._names.get(tensor)
@@ -101,14 +107,32 @@ class MomentFile:
         entry = self._index[number]
         try:
             with np.load(self.path, allow_pickle=False) as stored:
-                values, power, peak, sample = (stored[f"{kind}.{number}"] for kind in ("moments", "power", "peak", "sample"))
+                values, power, peak, sample = (
+                    stored[f"{kind}.{number}"] for kind in ("moments", "power", "peak", "sample")
+                )
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ModelFileError(f"{self.path}: moments of '{shown(tensor)}' cannot be read: {shown(error)}") from None
+            raise ModelFileError(
+                f"{self.path}: moments of '{shown(tensor)}' cannot be read: {shown(error)}"
+            ) from None
         cols, width = int(entry["cols"]), int(values.shape[-1]) if values.ndim == 3 else 0
-        if (width < 1 or values.shape != (-(-cols // width), width, width) or values.dtype != np.float32 or power.shape != (cols,)):
-            raise ModelFileError(f"{self.path}: moments of '{shown(tensor)}' have the wrong shape {values.shape}")
-        return InputMoments(tuple(entry["tensors"]), cols, values, power.astype(np.float64), peak.astype(np.float64),
-                            int(entry["n_tokens"]), sample.astype(np.float32).reshape(-1, cols))
+        if (
+            width < 1
+            or values.shape != (-(-cols // width), width, width)
+            or values.dtype != np.float32
+            or power.shape != (cols,)
+        ):
+            raise ModelFileError(
+                f"{self.path}: moments of '{shown(tensor)}' have the wrong shape {values.shape}"
+            )
+        return InputMoments(
+            tuple(entry["tensors"]),
+            cols,
+            values,
+            power.astype(np.float64),
+            peak.astype(np.float64),
+            int(entry["n_tokens"]),
+            sample.astype(np.float32).reshape(-1, cols),
+        )
 
 
 class MomentWriter:
@@ -123,14 +147,30 @@ class MomentWriter:
 
     def add(self, moments: InputMoments) -> None:
         number = len(self._index)
-        self._index.append({"tensors": list(moments.tensors), "cols": moments.cols, "n_tokens": moments.n_tokens})
+        self._index.append(
+            {"tensors": list(moments.tensors), "cols": moments.cols, "n_tokens": moments.n_tokens}
+        )
         peak = moments.peak if moments.peak is not None else np.zeros(0)
-        sample = moments.sample if moments.sample is not None else np.zeros((0, moments.cols), np.float32)
-        for kind, values in (("moments", moments.values), ("power", moments.power), ("peak", peak), ("sample", sample)):
+        sample = (
+            moments.sample
+            if moments.sample is not None
+            else np.zeros((0, moments.cols), np.float32)
+        )
+        for kind, values in (
+            ("moments", moments.values),
+            ("power", moments.power),
+            ("peak", peak),
+            ("sample", sample),
+        ):
             self._write(f"{kind}.{number}", values)
 
     def finish(self) -> None:
-        self._write("index", np.frombuffer(json.dumps({"basis": self._basis, "inputs": self._index}).encode(), np.uint8))
+        self._write(
+            "index",
+            np.frombuffer(
+                json.dumps({"basis": self._basis, "inputs": self._index}).encode(), np.uint8
+            ),
+        )
         self._zip.close()
         self._partial.replace(self._path)
 
@@ -152,12 +192,25 @@ class TextMoments:
     blocks.  Raises whatever Model.load and forward raise.
     """
 
-    def __init__(self, model: Path, tokens: Sequence[int], wanted: Callable[[str], bool], memory: int, n_threads: int = 0,
-                 chunk: int = CHUNK_TOKENS, first_token: int | None = None, report: Report | None = None,
-                 save: MomentWriter | None = None) -> None:
-        self._chunks = [list(tokens[i : i + chunk]) for i in range(0, len(tokens) - chunk + 1, chunk)]
+    def __init__(
+        self,
+        model: Path,
+        tokens: Sequence[int],
+        wanted: Callable[[str], bool],
+        memory: int,
+        n_threads: int = 0,
+        chunk: int = CHUNK_TOKENS,
+        first_token: int | None = None,
+        report: Report | None = None,
+        save: MomentWriter | None = None,
+    ) -> None:
+        self._chunks = [
+            list(tokens[i : i + chunk]) for i in range(0, len(tokens) - chunk + 1, chunk)
+        ]
         if not self._chunks:
-            raise ArgumentError(f"the calibration text has {len(tokens)} tokens, at least {chunk} are needed")
+            raise ArgumentError(
+                f"the calibration text has {len(tokens)} tokens, at least {chunk} are needed"
+            )
         if first_token is not None:
             for part in self._chunks:
                 part[0] = first_token
@@ -168,7 +221,12 @@ class TextMoments:
         self._session.forward(self._chunks[0][:1], "last", self._collector)
         self._passes = self._plan(wanted, memory)
         inputs = self._collector.inputs
-        self._pass_of = {name: number for number, chosen in enumerate(self._passes) for i, _ in chosen for name in inputs[i].tensors}
+        self._pass_of = {
+            name: number
+            for number, chosen in enumerate(self._passes)
+            for i, _ in chosen
+            for name in inputs[i].tensors
+        }
         self._saved: set[int] = set()
         self._held: dict[str, InputMoments] = {}
 
@@ -226,7 +284,11 @@ class TextMoments:
         inputs = self._collector.inputs
         # The head's input exists only where logits are computed.
         logits = "all" if any(number == len(inputs) - 1 for number, _ in chosen) else "none"
-        what = "calibrate" if self.n_passes == 1 else f"calibrate, pass {pass_number + 1} of {self.n_passes}"
+        what = (
+            "calibrate"
+            if self.n_passes == 1
+            else f"calibrate, pass {pass_number + 1} of {self.n_passes}"
+        )
         for done, part in enumerate(self._chunks):
             if self._report is not None:
                 self._report(done * len(part), self.n_tokens, what)
@@ -236,8 +298,15 @@ class TextMoments:
             found = inputs[number]
             if not found.n_tokens:  # an expert that the text never asked for
                 continue
-            moments = InputMoments(tuple(found.tensors), found.cols, found.moments(), found.power, found.peak, found.n_tokens,
-                                   found.sample())
+            moments = InputMoments(
+                tuple(found.tensors),
+                found.cols,
+                found.moments(),
+                found.power,
+                found.peak,
+                found.n_tokens,
+                found.sample(),
+            )
             if self._save is not None and pass_number not in self._saved:
                 self._save.add(moments)
             self._held.update(dict.fromkeys(moments.tensors, moments))

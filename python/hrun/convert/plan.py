@@ -104,18 +104,30 @@ def find_format(name: str, source: Source | None = None) -> Any:
     Raises ArgumentError."""
     for info in _core.formats():
         if info.name == name.lower():
-            taken_over = info.name in NATIVE_FORMATS and (source is None or any(t.native for t in source.tensors))
+            taken_over = info.name in NATIVE_FORMATS and (
+                source is None or any(t.native for t in source.tensors)
+            )
             if info.encodable or taken_over:
                 return info
-            why = f"is only taken over from a source that has it, which {source.path} has not" if source and info.name in NATIVE_FORMATS else "can be read but not written"
-            raise ArgumentError(f"format '{name}' {why}; written are {', '.join(encodable_formats())}")
-    raise ArgumentError(f"unknown format '{shown(name)}'; written are {', '.join(encodable_formats())}")
+            why = (
+                f"is only taken over from a source that has it, which {source.path} has not"
+                if source and info.name in NATIVE_FORMATS
+                else "can be read but not written"
+            )
+            raise ArgumentError(
+                f"format '{name}' {why}; written are {', '.join(encodable_formats())}"
+            )
+    raise ArgumentError(
+        f"unknown format '{shown(name)}'; written are {', '.join(encodable_formats())}"
+    )
 
 
 def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
     """Chooses every tensor's format.  Raises ArgumentError (unknown format, bad or unmatched pattern)."""
     wanted = find_format(options.format, source)
-    patterns = [(_compiled(pattern), find_format(name, source)) for pattern, name in options.tensor_types]
+    patterns = [
+        (_compiled(pattern), find_format(name, source)) for pattern, name in options.tensor_types
+    ]
     guard = _guard_format(wanted)
     by_role = {}
     if source.embedding is not None and options.embedding_format is not None:
@@ -133,7 +145,9 @@ def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
             why = "one-dimensional" if len(tensor.shape) == 1 else "small and sensitive"
             planned.append(_fitted(tensor, find_format("f32"), "" if wanted.name == "f32" else why))
             continue
-        index = next((i for i, (pattern, _) in enumerate(patterns) if pattern.search(tensor.name)), None)
+        index = next(
+            (i for i, (pattern, _) in enumerate(patterns) if pattern.search(tensor.name)), None
+        )
         for i, (pattern, _) in enumerate(patterns):
             if pattern.search(tensor.name):
                 matched.add(i)
@@ -143,15 +157,32 @@ def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
             chosen, reason = by_role[tensor.name], "asked for"
         elif tensor.name in options.allocation:
             chosen, reason = find_format(options.allocation[tensor.name]), "allocated"
-        elif not options.pure and guard is not None and tensor.name in (source.embedding, source.head):
-            chosen, reason = guard, "head" if tensor.name == source.head else "embedding" if source.head else "embedding and head"
-        elif tensor.native and not wanted.is_float and wanted.bits_per_weight >= _bits_per_weight(tensor.format):
+        elif (
+            not options.pure
+            and guard is not None
+            and tensor.name in (source.embedding, source.head)
+        ):
+            chosen, reason = (
+                guard,
+                "head"
+                if tensor.name == source.head
+                else "embedding"
+                if source.head
+                else "embedding and head",
+            )
+        elif (
+            tensor.native
+            and not wanted.is_float
+            and wanted.bits_per_weight >= _bits_per_weight(tensor.format)
+        ):
             chosen = find_format(tensor.format)
             reason = "" if chosen.name == wanted.name else "as the model was trained"
         planned.append(_fitted(tensor, chosen, reason))
     for i, (pattern, _) in enumerate(patterns):
         if i not in matched:
-            raise ArgumentError(f"--tensor-type {pattern.pattern}: matches no tensor with more than one dimension")
+            raise ArgumentError(
+                f"--tensor-type {pattern.pattern}: matches no tensor with more than one dimension"
+            )
     return ConversionPlan(source, wanted, planned)
 
 
@@ -159,7 +190,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ArgumentError(f"--tensor-type {shown(pattern)}: not a regular expression: {error}") from None
+        raise ArgumentError(
+            f"--tensor-type {shown(pattern)}: not a regular expression: {error}"
+        ) from None
 
 
 def _bits_per_weight(name: str) -> float:
@@ -184,8 +217,14 @@ def _fitted(tensor: SourceTensor, wanted: Any, reason: str) -> PlannedTensor:
         wanted = chosen = find_format(_BESIDE_NATIVE)
         reason = reason or "not so in the source"
     if not wanted.row_ok(tensor.cols):
-        fitting = [info for info in _core.formats() if info.encodable and info.row_ok(tensor.cols)
-                   and info.bits_per_weight >= wanted.bits_per_weight and (wanted.rotated or not info.rotated)]
+        fitting = [
+            info
+            for info in _core.formats()
+            if info.encodable
+            and info.row_ok(tensor.cols)
+            and info.bits_per_weight >= wanted.bits_per_weight
+            and (wanted.rotated or not info.rotated)
+        ]
         chosen = min(fitting, key=lambda info: info.bits_per_weight)
         reason = f"rows of {tensor.cols} do not fit {wanted.name.upper()}"
     return PlannedTensor(tensor, chosen, tensor.rows * chosen.row_bytes(tensor.cols), reason)

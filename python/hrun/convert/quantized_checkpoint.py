@@ -33,7 +33,9 @@ _METHODS = ("gptq", "awq", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp4")
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
-_decoded: OrderedDict[tuple[object, int], Floats] = OrderedDict()  # the matrices that were decoded last; their rows are asked for in slices
+_decoded: OrderedDict[tuple[object, int], Floats] = (
+    OrderedDict()
+)  # the matrices that were decoded last; their rows are asked for in slices
 _lock = threading.Lock()
 _KEPT_MATRICES = 2
 
@@ -61,7 +63,9 @@ class Decoded:
             end = min(last, (which + 1) * per_slice)
             parts.append(self._slice(which)[at : at + end - first])
             first = end
-        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float32)
+        return np.ascontiguousarray(
+            parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float32
+        )
 
     def _slice(self, which: int) -> Floats:
         key = (self, which)
@@ -74,15 +78,19 @@ class Decoded:
             return _decoded[key]
 
 
-def plain_weights(stored: dict[str, StoredTensor], config: ConfigObject, notes: list[str]) -> dict[str, Stored]:
+def plain_weights(
+    stored: dict[str, StoredTensor], config: ConfigObject, notes: list[str]
+) -> dict[str, Stored]:
     """The tensors with the coded ones in plain form.  Raises UnsupportedModelError, ModelFileError."""
     settings = config.child("quantization_config")
     if settings is None:
         return dict(stored)
     method = settings.text("quant_method", "")
     if method not in _METHODS:
-        raise UnsupportedModelError(f"{config.path}: the checkpoint is already quantized (quant_method '{shown(method)}'), in a way "
-                                    f"that hrun does not read (it reads {', '.join(_METHODS)}); convert the original")
+        raise UnsupportedModelError(
+            f"{config.path}: the checkpoint is already quantized (quant_method '{shown(method)}'), in a way "
+            f"that hrun does not read (it reads {', '.join(_METHODS)}); convert the original"
+        )
     out: dict[str, Stored] = {}
     used: set[str] = set()
     count = 0
@@ -95,16 +103,25 @@ def plain_weights(stored: dict[str, StoredTensor], config: ConfigObject, notes: 
             count += 1
     out.update({name: tensor for name, tensor in stored.items() if name not in used})
     if not count:
-        raise ModelFileError(f"{config.path}: 'quantization_config' says '{shown(method)}', but no tensor is coded that way")
-    notes.append(f"{count} tensors are in {method.upper()}: kept as they are in files of such width or more, else coded again"
-                 if method in NATIVE_FORMATS else
-                 f"the checkpoint is already quantized ({method}, {count} tensors); coding it again adds to its error: convert from the "
-                 "original where you have it")
+        raise ModelFileError(
+            f"{config.path}: 'quantization_config' says '{shown(method)}', but no tensor is coded that way"
+        )
+    notes.append(
+        f"{count} tensors are in {method.upper()}: kept as they are in files of such width or more, else coded again"
+        if method in NATIVE_FORMATS
+        else f"the checkpoint is already quantized ({method}, {count} tensors); coding it again adds to its error: convert from the "
+        "original where you have it"
+    )
     return out
 
 
-def _one(name: str, tensor: StoredTensor, stored: dict[str, StoredTensor], settings: ConfigObject,
-         method: str) -> tuple[Decoded, list[str]] | None:
+def _one(
+    name: str,
+    tensor: StoredTensor,
+    stored: dict[str, StoredTensor],
+    settings: ConfigObject,
+    method: str,
+) -> tuple[Decoded, list[str]] | None:
     """The plain tensor that begins with the tensor `name`, and the names of its parts; None where it begins none."""
     if method in ("gptq", "awq") and name.endswith(".qweight"):
         base = name.removesuffix(".qweight")
@@ -114,21 +131,29 @@ def _one(name: str, tensor: StoredTensor, stored: dict[str, StoredTensor], setti
     if name.endswith(".weight") and tensor.dtype in _FP8:
         return _fp8(name, tensor, stored, settings)
     if name.endswith((".weight_packed", ".weight_shape")):
-        raise UnsupportedModelError(f"{tensor.shown_path}: tensor '{shown(name)}': compressed-tensors with packed integers are not "
-                                    "supported; convert the original")
+        raise UnsupportedModelError(
+            f"{tensor.shown_path}: tensor '{shown(name)}': compressed-tensors with packed integers are not "
+            "supported; convert the original"
+        )
     return None
 
 
-def _part(base: str, suffix: str, stored: dict[str, StoredTensor], whole: StoredTensor) -> StoredTensor:
+def _part(
+    base: str, suffix: str, stored: dict[str, StoredTensor], whole: StoredTensor
+) -> StoredTensor:
     if base + suffix not in stored:
-        raise ModelFileError(f"{whole.shown_path}: tensor '{shown(base + suffix)}' is missing beside '{shown(whole.name)}'")
+        raise ModelFileError(
+            f"{whole.shown_path}: tensor '{shown(base + suffix)}' is missing beside '{shown(whole.name)}'"
+        )
     return stored[base + suffix]
 
 
 def _integers(tensor: StoredTensor, dimensions: int) -> npt.NDArray[np.uint32]:
     if tensor.dtype not in ("I32", "U32") or len(tensor.shape) != dimensions:
-        raise ModelFileError(f"{tensor.shown_path}: tensor '{shown(tensor.name)}' has type {shown(tensor.dtype)} and shape "
-                             f"{list(tensor.shape)}, expected {dimensions} dimensions of int32")
+        raise ModelFileError(
+            f"{tensor.shown_path}: tensor '{shown(tensor.name)}' has type {shown(tensor.dtype)} and shape "
+            f"{list(tensor.shape)}, expected {dimensions} dimensions of int32"
+        )
     return tensor.array(np.dtype("<u4"))
 
 
@@ -151,19 +176,35 @@ def bit_stream(words: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.int32
 
 def _check(ok: bool, tensor: StoredTensor, expected: str) -> None:
     if not ok:
-        raise ModelFileError(f"{tensor.shown_path}: tensor '{shown(tensor.name)}' has shape {list(tensor.shape)}, expected {expected}")
+        raise ModelFileError(
+            f"{tensor.shown_path}: tensor '{shown(tensor.name)}' has shape {list(tensor.shape)}, expected {expected}"
+        )
 
 
-def _gptq(base: str, qweight: StoredTensor, stored: dict[str, StoredTensor], settings: ConfigObject) -> tuple[Decoded, list[str]]:
+def _gptq(
+    base: str, qweight: StoredTensor, stored: dict[str, StoredTensor], settings: ConfigObject
+) -> tuple[Decoded, list[str]]:
     bits = settings.integer("bits", low=2, high=8)
     if bits not in (2, 3, 4, 8):
         raise settings.error("bits", "2, 3, 4 or 8")
     zeros, scales = _part(base, ".qzeros", stored, qweight), _part(base, ".scales", stored, qweight)
     order = stored.get(base + ".g_idx")
-    _check(len(qweight.shape) == 2 and qweight.shape[0] * 32 % bits == 0, qweight, "[in * bits / 32, out]")
+    _check(
+        len(qweight.shape) == 2 and qweight.shape[0] * 32 % bits == 0,
+        qweight,
+        "[in * bits / 32, out]",
+    )
     cols, rows = qweight.shape[0] * 32 // bits, qweight.shape[1]
-    _check(len(scales.shape) == 2 and scales.shape[1] == rows and scales.shape[0] > 0, scales, f"[groups, {rows}]")
-    _check(zeros.shape == (scales.shape[0], rows * bits // 32), zeros, f"[{scales.shape[0]}, {rows * bits // 32}]")
+    _check(
+        len(scales.shape) == 2 and scales.shape[1] == rows and scales.shape[0] > 0,
+        scales,
+        f"[groups, {rows}]",
+    )
+    _check(
+        zeros.shape == (scales.shape[0], rows * bits // 32),
+        zeros,
+        f"[{scales.shape[0]}, {rows * bits // 32}]",
+    )
     _check(order is None or order.shape == (cols,), order or qweight, f"[{cols}]")
     group = settings.integer("group_size", default=-1, low=-1)
     offset = 0 if settings.text("checkpoint_format", "gptq") == "gptq_v2" else 1
@@ -172,23 +213,42 @@ def _gptq(base: str, qweight: StoredTensor, stored: dict[str, StoredTensor], set
         codes = bit_stream(_integers(qweight, 2), bits)
         zero = bit_stream(np.ascontiguousarray(_integers(zeros, 2).T), bits).T + offset
         n_groups = scales.shape[0]
-        which = _integers(order, 1).astype(np.int64) if order is not None else np.arange(cols) // (group if group > 0 else cols)
+        which = (
+            _integers(order, 1).astype(np.int64)
+            if order is not None
+            else np.arange(cols) // (group if group > 0 else cols)
+        )
         if which.size and which.max() >= n_groups:
-            raise ModelFileError(f"{qweight.shown_path}: tensor '{shown(base)}.g_idx' names group {which.max()} of {n_groups}")
-        return np.ascontiguousarray((_matrix(scales)[which] * (codes - zero[which])).T.astype(np.float32))
+            raise ModelFileError(
+                f"{qweight.shown_path}: tensor '{shown(base)}.g_idx' names group {which.max()} of {n_groups}"
+            )
+        return np.ascontiguousarray(
+            (_matrix(scales)[which] * (codes - zero[which])).T.astype(np.float32)
+        )
 
     names = [base + suffix for suffix in (".qweight", ".qzeros", ".scales", ".g_idx")]
     return Decoded(base + ".weight", qweight.shown_path, (rows, cols), f"gptq{bits}", decode), names
 
 
-def _awq(base: str, qweight: StoredTensor, stored: dict[str, StoredTensor], settings: ConfigObject) -> tuple[Decoded, list[str]]:
-    if settings.integer("bits", default=settings.integer("w_bit", default=4)) != 4 or settings.text("version", "gemm").lower() != "gemm":
-        raise UnsupportedModelError(f"{settings.path}: AWQ with other than 4 bits or another layout than 'gemm' is not supported")
+def _awq(
+    base: str, qweight: StoredTensor, stored: dict[str, StoredTensor], settings: ConfigObject
+) -> tuple[Decoded, list[str]]:
+    if (
+        settings.integer("bits", default=settings.integer("w_bit", default=4)) != 4
+        or settings.text("version", "gemm").lower() != "gemm"
+    ):
+        raise UnsupportedModelError(
+            f"{settings.path}: AWQ with other than 4 bits or another layout than 'gemm' is not supported"
+        )
     zeros, scales = _part(base, ".qzeros", stored, qweight), _part(base, ".scales", stored, qweight)
     _check(len(qweight.shape) == 2, qweight, "[in, out / 8]")
     cols, rows = qweight.shape[0], qweight.shape[1] * 8
     n_groups = scales.shape[0] if len(scales.shape) == 2 else 0
-    _check(n_groups > 0 and scales.shape[1] == rows and cols % n_groups == 0, scales, f"[groups, {rows}]")
+    _check(
+        n_groups > 0 and scales.shape[1] == rows and cols % n_groups == 0,
+        scales,
+        f"[groups, {rows}]",
+    )
     _check(zeros.shape == (n_groups, rows // 8), zeros, f"[{n_groups}, {rows // 8}]")
 
     def unpacked(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
@@ -200,9 +260,13 @@ def _awq(base: str, qweight: StoredTensor, stored: dict[str, StoredTensor], sett
     def decode(_: int) -> Floats:
         which = np.arange(cols) // (cols // n_groups)
         codes, zero = unpacked(_integers(qweight, 2)), unpacked(_integers(zeros, 2))
-        return np.ascontiguousarray((_matrix(scales)[which] * (codes - zero[which])).T.astype(np.float32))
+        return np.ascontiguousarray(
+            (_matrix(scales)[which] * (codes - zero[which])).T.astype(np.float32)
+        )
 
-    return Decoded(base + ".weight", qweight.shown_path, (rows, cols), "awq4", decode), [base + s for s in (".qweight", ".qzeros", ".scales")]
+    return Decoded(base + ".weight", qweight.shown_path, (rows, cols), "awq4", decode), [
+        base + s for s in (".qweight", ".qzeros", ".scales")
+    ]
 
 
 def _float8(exponent_bits: int) -> Floats:
@@ -210,9 +274,15 @@ def _float8(exponent_bits: int) -> Floats:
     mantissa_bits = 7 - exponent_bits
     bias = (1 << (exponent_bits - 1)) - 1
     codes = np.arange(256)
-    exponent, mantissa = (codes >> mantissa_bits) & ((1 << exponent_bits) - 1), codes & ((1 << mantissa_bits) - 1)
-    values = np.where(exponent == 0, np.ldexp(mantissa.astype(float), 1 - bias - mantissa_bits),
-                      np.ldexp(1 + mantissa / (1 << mantissa_bits), exponent - bias))
+    exponent, mantissa = (
+        (codes >> mantissa_bits) & ((1 << exponent_bits) - 1),
+        codes & ((1 << mantissa_bits) - 1),
+    )
+    values = np.where(
+        exponent == 0,
+        np.ldexp(mantissa.astype(float), 1 - bias - mantissa_bits),
+        np.ldexp(1 + mantissa / (1 << mantissa_bits), exponent - bias),
+    )
     if exponent_bits == 4:
         values[(codes & 0x7F) == 0x7F] = np.nan
     else:
@@ -223,22 +293,41 @@ def _float8(exponent_bits: int) -> Floats:
 _FP8 = {"F8_E4M3": _float8(4), "F8_E5M2": _float8(5)}
 
 
-def _fp8(name: str, weight: StoredTensor, stored: dict[str, StoredTensor], settings: ConfigObject) -> tuple[Decoded, list[str]]:
+def _fp8(
+    name: str, weight: StoredTensor, stored: dict[str, StoredTensor], settings: ConfigObject
+) -> tuple[Decoded, list[str]]:
     base = name.removesuffix(".weight")
     _check(len(weight.shape) == 2, weight, "[out, in]")
     rows, cols = weight.shape
     table = _FP8[weight.dtype]
-    scale = next((stored[base + s] for s in (".weight_scale_inv", ".weight_scale") if base + s in stored), None)
+    scale = next(
+        (stored[base + s] for s in (".weight_scale_inv", ".weight_scale") if base + s in stored),
+        None,
+    )
     if scale is None:
-        raise ModelFileError(f"{weight.shown_path}: tensor '{shown(name)}' is float8 and has no weight_scale beside it")
+        raise ModelFileError(
+            f"{weight.shown_path}: tensor '{shown(name)}' is float8 and has no weight_scale beside it"
+        )
     block = settings.values.get("weight_block_size")
-    if block is not None and not (isinstance(block, list) and len(block) == 2 and all(isinstance(n, int) and n > 0 for n in block)):
+    if block is not None and not (
+        isinstance(block, list)
+        and len(block) == 2
+        and all(isinstance(n, int) and n > 0 for n in block)
+    ):
         raise settings.error("weight_block_size", "two positive integers")
     shape = scale.shape
     if block is not None and len(shape) == 2:
-        _check(shape == (-(-rows // block[0]), -(-cols // block[1])), scale, f"one scale per {block[0]} x {block[1]} of {list(weight.shape)}")
+        _check(
+            shape == (-(-rows // block[0]), -(-cols // block[1])),
+            scale,
+            f"one scale per {block[0]} x {block[1]} of {list(weight.shape)}",
+        )
     else:
-        _check(shape in ((), (1,), (1, 1), (rows,), (rows, 1)), scale, f"one scale, or one for each of {rows} rows")
+        _check(
+            shape in ((), (1,), (1, 1), (rows,), (rows, 1)),
+            scale,
+            f"one scale, or one for each of {rows} rows",
+        )
 
     def decode(_: int) -> Floats:
         values = table[weight.array(np.uint8)]
@@ -247,14 +336,36 @@ def _fp8(name: str, weight: StoredTensor, stored: dict[str, StoredTensor], setti
             factors = factors.repeat(block[0], axis=0)[:rows].repeat(block[1], axis=1)[:, :cols]
         return (values * factors).astype(np.float32)
 
-    parts = [name, *(base + s for s in (".weight_scale_inv", ".weight_scale", ".input_scale", ".activation_scale", ".input_scale_ub"))]
+    parts = [
+        name,
+        *(
+            base + s
+            for s in (
+                ".weight_scale_inv",
+                ".weight_scale",
+                ".input_scale",
+                ".activation_scale",
+                ".input_scale_ub",
+            )
+        ),
+    ]
     return Decoded(name, weight.shown_path, (rows, cols), "fp8", decode), parts
 
 
-def _mxfp4(base: str, blocks: StoredTensor, stored: dict[str, StoredTensor]) -> tuple[Decoded, list[str]]:
+def _mxfp4(
+    base: str, blocks: StoredTensor, stored: dict[str, StoredTensor]
+) -> tuple[Decoded, list[str]]:
     scales = _part(base, "_scales", stored, blocks)
-    _check(blocks.dtype == "U8" and len(blocks.shape) == 4 and blocks.shape[3] == 16, blocks, "[experts, out, in / 32, 16] of uint8")
-    _check(scales.dtype == "U8" and scales.shape == blocks.shape[:3], scales, f"{list(blocks.shape[:3])} of uint8")
+    _check(
+        blocks.dtype == "U8" and len(blocks.shape) == 4 and blocks.shape[3] == 16,
+        blocks,
+        "[experts, out, in / 32, 16] of uint8",
+    )
+    _check(
+        scales.dtype == "U8" and scales.shape == blocks.shape[:3],
+        scales,
+        f"{list(blocks.shape[:3])} of uint8",
+    )
     experts, out_rows, groups, _ = blocks.shape
 
     def decode(expert: int) -> Floats:
@@ -273,5 +384,7 @@ def _mxfp4(base: str, blocks: StoredTensor, stored: dict[str, StoredTensor]) -> 
         out[..., 1:] = codes[..., :16] | (codes[..., 16:] << 4)
         return out.reshape(out_rows, groups * 17)
 
-    plain = Decoded(base, blocks.shown_path, (experts, groups * 32, out_rows), "mxfp4", decode, gguf_blocks)
+    plain = Decoded(
+        base, blocks.shown_path, (experts, groups * 32, out_rows), "mxfp4", decode, gguf_blocks
+    )
     return plain, [base + "_blocks", base + "_scales"]

@@ -17,7 +17,12 @@ from .folder import shown
 from .source import NATIVE_FORMATS, Entry, Source, SourceTensor
 
 # What describes the coding of the source, not the model; the writer states its own.
-_DROPPED = ("general.file_type", "general.quantization_version", "general.quantized_by", "general.alignment")
+_DROPPED = (
+    "general.file_type",
+    "general.quantization_version",
+    "general.quantized_by",
+    "general.alignment",
+)
 _DROPPED_PREFIXES = ("hrun.format.", "quantize.imatrix.", "split.")
 
 
@@ -35,12 +40,24 @@ def read_gguf(path: Path) -> Source:
     formats = {info.name: info for info in _core.formats()}
     paths = [path, *_other_parts(path, metadata)]  # plan_model() found them all beside the first
     files = [file, *(_core.GGUFFile(str(p)) for p in paths[1:])]
-    requantized = sorted({t.format for f in files for t in f.tensors if not (formats[t.format].is_float or t.format in NATIVE_FORMATS)})
+    requantized = sorted(
+        {
+            t.format
+            for f in files
+            for t in f.tensors
+            if not (formats[t.format].is_float or t.format in NATIVE_FORMATS)
+        }
+    )
     if requantized:
-        notes.append(f"the source is already quantized ({', '.join(requantized)}); coding it again adds to its error: "
-                     "convert from the original where you have it")
-    entries = [Entry(key, types[key], value) for key, value in metadata.items()
-               if key not in _DROPPED and not key.startswith(_DROPPED_PREFIXES)]
+        notes.append(
+            f"the source is already quantized ({', '.join(requantized)}); coding it again adds to its error: "
+            "convert from the original where you have it"
+        )
+    entries = [
+        Entry(key, types[key], value)
+        for key, value in metadata.items()
+        if key not in _DROPPED and not key.startswith(_DROPPED_PREFIXES)
+    ]
     tensors = []
     for part, opened in zip(paths, files):
         data = DataFile(part, str(part))
@@ -48,9 +65,17 @@ def read_gguf(path: Path) -> Source:
     embedding, head = _roles(metadata.get("general.architecture"))
     names = {tensor.name for tensor in tensors}
     name = metadata.get("general.name")
-    return Source(path=path, kind="GGUF file", name=name if isinstance(name, str) else path.stem, metadata=entries,
-                  tensors=tensors, embedding=embedding if embedding in names else None, head=head if head in names else None,
-                  files=paths, notes=notes)
+    return Source(
+        path=path,
+        kind="GGUF file",
+        name=name if isinstance(name, str) else path.stem,
+        metadata=entries,
+        tensors=tensors,
+        embedding=embedding if embedding in names else None,
+        head=head if head in names else None,
+        files=paths,
+        notes=notes,
+    )
 
 
 def _other_parts(path: Path, metadata: dict[str, Any]) -> list[Path]:
@@ -59,7 +84,10 @@ def _other_parts(path: Path, metadata: dict[str, Any]) -> list[Path]:
     if not isinstance(count, int) or count <= 1:
         return []
     suffix = f"-00001-of-{count:05d}.gguf"
-    return [path.with_name(f"{path.name.removesuffix(suffix)}-{part:05d}-of-{count:05d}.gguf") for part in range(2, count + 1)]
+    return [
+        path.with_name(f"{path.name.removesuffix(suffix)}-{part:05d}-of-{count:05d}.gguf")
+        for part in range(2, count + 1)
+    ]
 
 
 def _roles(architecture: Any) -> tuple[str, str]:
@@ -79,6 +107,17 @@ def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTe
         out: npt.NDArray[np.float32] = _core.decode(format_name, blocks, last - first, cols)
         return out
 
-    kept = format_info.is_float and re.search(r"\.bias$|_norm\.|ffn_gate_inp|position_embd", str(info.name)) is not None
-    return SourceTensor(info.name, tuple(info.shape), format_name, read_rows, origin=f"{path}: {shown(info.name)}", kept=kept,
-                        read_bytes=lambda: data.read(offset, (n_bytes,), np.uint8), native=format_name in NATIVE_FORMATS)
+    kept = (
+        format_info.is_float
+        and re.search(r"\.bias$|_norm\.|ffn_gate_inp|position_embd", str(info.name)) is not None
+    )
+    return SourceTensor(
+        info.name,
+        tuple(info.shape),
+        format_name,
+        read_rows,
+        origin=f"{path}: {shown(info.name)}",
+        kept=kept,
+        read_bytes=lambda: data.read(offset, (n_bytes,), np.uint8),
+        native=format_name in NATIVE_FORMATS,
+    )

@@ -57,14 +57,23 @@ def read_hf(path: Path) -> Source:
         Entry("general.architecture", "string", architecture.name),
         Entry("general.type", "string", "model"),
         Entry("general.name", "string", name),
-        Entry("general.size_label", "string", size_label(sum(tensor.n_values for tensor in tensors))),
+        Entry(
+            "general.size_label", "string", size_label(sum(tensor.n_values for tensor in tensors))
+        ),
         *config.metadata(architecture.name),
         *vocabulary.entries,
     ]
     return Source(
-        path=path, kind="Hugging Face folder", name=name, metadata=metadata, tensors=tensors,
-        embedding=roles.get("token_embd"), head=roles.get("output") if roles.get("output") in present else None,
-        files=[*files, *(p for n in folder.names() if (p := path / n).is_file())], notes=notes)
+        path=path,
+        kind="Hugging Face folder",
+        name=name,
+        metadata=metadata,
+        tensors=tensors,
+        embedding=roles.get("token_embd"),
+        head=roles.get("output") if roles.get("output") in present else None,
+        files=[*files, *(p for n in folder.names() if (p := path / n).is_file())],
+        notes=notes,
+    )
 
 
 def size_label(n_values: int) -> str:
@@ -72,7 +81,11 @@ def size_label(n_values: int) -> str:
     for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
         if n_values >= scale:
             number = n_values / scale
-            return f"{number:.0f}{unit}" if number >= 9.95 or unit == "M" else f"{number:.1f}{unit}".replace(".0", "")
+            return (
+                f"{number:.0f}{unit}"
+                if number >= 9.95 or unit == "M"
+                else f"{number:.1f}{unit}".replace(".0", "")
+            )
     return f"{max(1, round(n_values / 1e3))}K"
 
 
@@ -86,15 +99,24 @@ def _model_name(path: Path) -> str:
 
 def _architecture(values: dict[str, Any], path: str) -> Any:
     classes = values.get("architectures")
-    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise ModelFileError(f"{path}: 'architectures' must be an array of class names, found {json_type(classes)}")
+    if (
+        not isinstance(classes, list)
+        or not classes
+        or not all(isinstance(name, str) for name in classes)
+    ):
+        raise ModelFileError(
+            f"{path}: 'architectures' must be an array of class names, found {json_type(classes)}"
+        )
     for architecture in _core.architectures():
         if classes[0] in architecture.hf_classes:
             return architecture
     known = [name for architecture in _core.architectures() for name in architecture.hf_classes]
     near = difflib.get_close_matches(classes[0], known, 1, 0.75)
-    raise UnsupportedModelError(f"{path}: architecture '{shown(classes[0])}' is not supported"
-                                + (f"; the nearest that is: {near[0]}" if near else "") + f"; supported are {', '.join(known)}")
+    raise UnsupportedModelError(
+        f"{path}: architecture '{shown(classes[0])}' is not supported"
+        + (f"; the nearest that is: {near[0]}" if near else "")
+        + f"; supported are {', '.join(known)}"
+    )
 
 
 def _stored_tensors(folder: ModelFolder) -> tuple[dict[str, StoredTensor], list[Path]]:
@@ -107,7 +129,9 @@ def _stored_tensors(folder: ModelFolder) -> tuple[dict[str, StoredTensor], list[
         return dict(file.tensors), [path]
     if pickles := folder.pickles():
         raise UnsupportedModelError(f"{folder.path / pickles[0]}: {PICKLE_SENTENCE}")
-    raise ModelFileError(f"{folder.path}: no weights: neither model.safetensors nor model.safetensors.index.json")
+    raise ModelFileError(
+        f"{folder.path}: no weights: neither model.safetensors nor model.safetensors.index.json"
+    )
 
 
 def _sharded(folder: ModelFolder, index_name: str) -> tuple[dict[str, StoredTensor], list[Path]]:
@@ -115,7 +139,9 @@ def _sharded(folder: ModelFolder, index_name: str) -> tuple[dict[str, StoredTens
     path = folder.path / index_name
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelFileError(f"{path}: 'weight_map' must be an object with one entry per tensor, found {json_type(weight_map)}")
+        raise ModelFileError(
+            f"{path}: 'weight_map' must be an object with one entry per tensor, found {json_type(weight_map)}"
+        )
     shards: dict[str, SafetensorsFile] = {}
     stored: dict[str, StoredTensor] = {}
     paths = []
@@ -127,16 +153,22 @@ def _sharded(folder: ModelFolder, index_name: str) -> tuple[dict[str, StoredTens
             shards[shard] = SafetensorsFile(resolved, str(folder.path / shard))
             paths.append(resolved)
         if tensor not in shards[shard].tensors:
-            raise ModelFileError(f"{path}: tensor '{shown(tensor)}' is not in '{shown(shard)}' as 'weight_map' says")
+            raise ModelFileError(
+                f"{path}: tensor '{shown(tensor)}' is not in '{shown(shard)}' as 'weight_map' says"
+            )
         stored[tensor] = shards[shard].tensors[tensor]
     for shard, file in shards.items():
         for tensor in file.tensors:
             if weight_map.get(tensor) != shard:
-                raise ModelFileError(f"{folder.path / shard}: tensor '{shown(tensor)}' is not listed for this file in {index_name}")
+                raise ModelFileError(
+                    f"{folder.path / shard}: tensor '{shown(tensor)}' is not listed for this file in {index_name}"
+                )
     return stored, paths
 
 
-def _tensors(architecture: Any, config: HFConfig, stored: dict[str, Stored], path: Path, notes: list[str]) -> list[SourceTensor]:
+def _tensors(
+    architecture: Any, config: HFConfig, stored: dict[str, Stored], path: Path, notes: list[str]
+) -> list[SourceTensor]:
     """The tensors of the description, in its order, each checked for its shape; unknown ones are refused."""
     out: list[SourceTensor] = []
     used: set[str] = set()
@@ -149,13 +181,19 @@ def _tensors(architecture: Any, config: HFConfig, stored: dict[str, Stored], pat
             if factors is not None and rule.role in factors:
                 out.append(_computed(gguf_name, factors[rule.role]))
             return
-        choices = [[n.replace("{}", str(expert)) for expert in range(sizes[rule.slices])] if "{}" in n else [n]
-                   for n in (name.replace("{}", str(layer), 1) for name in rule.hf_name.split("|"))]
+        choices = [
+            [n.replace("{}", str(expert)) for expert in range(sizes[rule.slices])]
+            if "{}" in n
+            else [n]
+            for n in (name.replace("{}", str(layer), 1) for name in rule.hf_name.split("|"))
+        ]
         names = next((c for c in choices if c[0] in stored), choices[0])
         if rule.role == "output" and config.tied:
             if names[0] in stored:
                 used.add(names[0])
-                notes.append(f"'{names[0]}' left out: the head is tied to the embedding ('tie_word_embeddings')")
+                notes.append(
+                    f"'{names[0]}' left out: the head is tied to the embedding ('tie_word_embeddings')"
+                )
             return
         if not (rule.required or _asked_for(rule, config, names[0] in stored)):
             return  # if the file has it all the same, it is refused below
@@ -169,16 +207,26 @@ def _tensors(architecture: Any, config: HFConfig, stored: dict[str, Stored], pat
             add(rule, None)
     for layer in range(config.n_layers):
         for rule in architecture.tensors:
-            if rule.per_layer and (rule.where == "every" or (rule.where == "experts") == config.has_experts(layer)):
+            if rule.per_layer and (
+                rule.where == "every" or (rule.where == "experts") == config.has_experts(layer)
+            ):
                 add(rule, layer)
-    left = [name for name in stored if name not in used and not _DERIVED.search(name) and not _beyond(name, config)]
+    left = [
+        name
+        for name in stored
+        if name not in used and not _DERIVED.search(name) and not _beyond(name, config)
+    ]
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        raise UnsupportedModelError(f"{stored[left[0]].shown_path}: tensor '{shown(left[0])}'{more} has no place in the "
-                                    f"architecture '{architecture.name}' with {config.n_layers} layers")
+        raise UnsupportedModelError(
+            f"{stored[left[0]].shown_path}: tensor '{shown(left[0])}'{more} has no place in the "
+            f"architecture '{architecture.name}' with {config.n_layers} layers"
+        )
     skipped = sum(name not in used and _beyond(name, config) for name in stored)
     if skipped:
-        notes.append(f"{skipped} tensors of layers beyond the {config.n_layers} of the model (for predicting several tokens at once) left out")
+        notes.append(
+            f"{skipped} tensors of layers beyond the {config.n_layers} of the model (for predicting several tokens at once) left out"
+        )
     return out
 
 
@@ -200,8 +248,14 @@ def _asked_for(rule: Any, config: HFConfig, is_there: bool) -> bool:
 
 
 def _computed(name: str, values: Floats) -> SourceTensor:
-    return SourceTensor(name, (values.size,), "f32", lambda first, last: values.reshape(1, -1)[first:last],
-                        origin="computed from config.json", kept=True)
+    return SourceTensor(
+        name,
+        (values.size,),
+        "f32",
+        lambda first, last: values.reshape(1, -1)[first:last],
+        origin="computed from config.json",
+        kept=True,
+    )
 
 
 # Small tensors on which much depends: they stay F32.
@@ -211,28 +265,46 @@ _KEPT = ("router", "shared_router", "position_embd")
 def _tensor(rule: Any, gguf_name: str, parts: list[Stored], sizes: dict[str, int]) -> SourceTensor:
     rows, cols, slices = sizes[rule.rows], sizes[rule.cols], sizes[rule.slices]
     if rule.transform not in TRANSFORMS:
-        raise UnsupportedModelError(f"tensor '{shown(parts[0].name)}': unknown transform '{rule.transform}' in the architecture description")
+        raise UnsupportedModelError(
+            f"tensor '{shown(parts[0].name)}': unknown transform '{rule.transform}' in the architecture description"
+        )
     shape_of, make = TRANSFORMS[rule.transform]
     vector, sliced = rule.rows == "one", rule.slices != "one"
     whole = Target(rows, cols, slices, sliced, vector, sizes)
     part = Target(rows, cols, 1, False, vector, sizes) if len(parts) > 1 else whole
     expected = shape_of(part)
     for stored in parts:
-        shape = stored.shape[1:] if vector and not sliced and stored.shape[:1] == (1,) else stored.shape
-        if shape != expected and not (len(parts) == 1 and sliced and slices == 1 and shape == expected[1:]):
-            raise ModelFileError(f"{stored.shown_path}: tensor '{shown(stored.name)}' has shape {list(stored.shape)}, "
-                                 f"config.json asks for {list(expected)}")
+        shape = (
+            stored.shape[1:] if vector and not sliced and stored.shape[:1] == (1,) else stored.shape
+        )
+        if shape != expected and not (
+            len(parts) == 1 and sliced and slices == 1 and shape == expected[1:]
+        ):
+            raise ModelFileError(
+                f"{stored.shown_path}: tensor '{shown(stored.name)}' has shape {list(stored.shape)}, "
+                f"config.json asks for {list(expected)}"
+            )
     made = [make(stored, part) for stored in parts]
     read = made[0][0] if len(made) == 1 else stacked([reader for reader, _ in made], rows)
     step = made[0][1]
     shape_written = tuple(reversed(plain_shape(whole)))
     read_blocks = _blocks(parts[0], rule.transform, slices) if len(parts) == 1 else None
-    return SourceTensor(gguf_name, shape_written, parts[0].format, read, row_step=step, read_bytes=read_blocks,
-                        origin=f"{parts[0].shown_path}: {shown(parts[0].name)}", kept=vector or rule.role in _KEPT,
-                        native=read_blocks is not None)
+    return SourceTensor(
+        gguf_name,
+        shape_written,
+        parts[0].format,
+        read,
+        row_step=step,
+        read_bytes=read_blocks,
+        origin=f"{parts[0].shown_path}: {shown(parts[0].name)}",
+        kept=vector or rule.role in _KEPT,
+        native=read_blocks is not None,
+    )
 
 
-def _blocks(stored: Stored, transform: str, slices: int) -> Callable[[], npt.NDArray[np.uint8]] | None:
+def _blocks(
+    stored: Stored, transform: str, slices: int
+) -> Callable[[], npt.NDArray[np.uint8]] | None:
     """The reader of the tensor's own blocks, where it has such as GGUF knows."""
     rows = CODED_ROWS.get(transform)
     if rows is None or not isinstance(stored, Decoded) or stored.blocks is None:

@@ -37,7 +37,9 @@ class Spread:
     def add(self, blocks: Floats) -> float:
         """blocks [n, up to 256]; returns their own largest ratio to the rms."""
         scale = np.sqrt(np.square(blocks, dtype=np.float64).mean(axis=1, keepdims=True))
-        ratios = np.divide(blocks, scale, out=np.zeros_like(blocks, dtype=np.float64), where=scale > 0)
+        ratios = np.divide(
+            blocks, scale, out=np.zeros_like(blocks, dtype=np.float64), where=scale > 0
+        )
         self.counts += np.histogram(np.clip(ratios, BINS[0], BINS[-1]), BINS)[0]
         largest = float(np.abs(ratios).max(initial=0.0))
         self.largest = max(self.largest, largest)
@@ -79,7 +81,9 @@ class ReportData:
     bits_per_weight: float
     layer_bits_per_weight: float
     calibrated: bool
-    weights: tuple[Spread, Spread] = field(default_factory=lambda: (Spread(), Spread()))  # as they are, rotated
+    weights: tuple[Spread, Spread] = field(
+        default_factory=lambda: (Spread(), Spread())
+    )  # as they are, rotated
     inputs: tuple[Spread, Spread] = field(default_factory=lambda: (Spread(), Spread()))
     tensors: list[TensorFigures] = field(default_factory=list)
     comparison: Comparison | None = None
@@ -92,7 +96,9 @@ def rotated(rows: Floats) -> Floats:
     half = 1
     while half < 256:
         pairs = values.reshape(len(values), -1, 2, half)
-        values = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2).reshape(len(values), 256)
+        values = np.stack(
+            [pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2
+        ).reshape(len(values), 256)
         half *= 2
     return np.asarray(values / np.float32(16), np.float32)
 
@@ -108,15 +114,33 @@ def _some_rows(tensor: SourceTensor) -> Floats:
     step = tensor.row_step
     n = max(1, min(tensor.rows, _SAMPLE_ROWS) // step)
     firsts = sorted({i * (tensor.rows // step) // n * step for i in range(n)})
-    return np.concatenate([tensor.read_rows(first, min(first + step, tensor.rows)) for first in firsts])
+    return np.concatenate(
+        [tensor.read_rows(first, min(first + step, tensor.rows)) for first in firsts]
+    )
 
 
-def collect(plan: ConversionPlan, output: Path, encoder: Encoder, moments: MomentSource | None, allocation: Allocation | None,
-            report: Report | None = None) -> ReportData:
-    data = ReportData(plan.source.name, str(output), output.stat().st_size, plan.bits_per_weight, plan.layer_bits_per_weight,
-                      moments is not None)
-    losses = {s.tensor: s.loss_per_error * c.error for s in (allocation.sensitivities if allocation else ())
-              for c in s.choices if allocation and c.format == allocation.formats[s.tensor]}
+def collect(
+    plan: ConversionPlan,
+    output: Path,
+    encoder: Encoder,
+    moments: MomentSource | None,
+    allocation: Allocation | None,
+    report: Report | None = None,
+) -> ReportData:
+    data = ReportData(
+        plan.source.name,
+        str(output),
+        output.stat().st_size,
+        plan.bits_per_weight,
+        plan.layer_bits_per_weight,
+        moments is not None,
+    )
+    losses = {
+        s.tensor: s.loss_per_error * c.error
+        for s in (allocation.sensitivities if allocation else ())
+        for c in s.choices
+        if allocation and c.format == allocation.formats[s.tensor]
+    }
     matrices = [p for p in plan.tensors if len(p.tensor.shape) > 1]
     seen: dict[tuple[str, ...], tuple[float, float]] = {}
     for number, planned in enumerate(matrices):
@@ -129,24 +153,49 @@ def collect(plan: ConversionPlan, output: Path, encoder: Encoder, moments: Momen
             if found.tensors not in seen:
                 seen[found.tensors] = _pair(found.sample, data.inputs)
             inputs = seen[found.tensors]
-        data.tensors.append(TensorFigures(
-            tensor.name, tensor.shape, planned.format.name, planned.bits_per_weight, planned.n_bytes,
-            _pair(_some_rows(tensor), data.weights), inputs, encoder.errors.get(tensor.name), losses.get(tensor.name)))
+        data.tensors.append(
+            TensorFigures(
+                tensor.name,
+                tensor.shape,
+                planned.format.name,
+                planned.bits_per_weight,
+                planned.n_bytes,
+                _pair(_some_rows(tensor), data.weights),
+                inputs,
+                encoder.errors.get(tensor.name),
+                losses.get(tensor.name),
+            )
+        )
     return data
 
 
-def compare(reference: Path, model: Path, text: Path, n_threads: int = 0, max_chunks: int = 16, report: Report | None = None) -> Comparison:
+def compare(
+    reference: Path,
+    model: Path,
+    text: Path,
+    n_threads: int = 0,
+    max_chunks: int = 16,
+    report: Report | None = None,
+) -> Comparison:
     """Both models on the first chunks of the text; the second half of each chunk counts, as in hrun-perplexity."""
     from hrun.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_gguf(str(reference))
     tokens = tokenizer.encode(text.read_bytes().decode("utf-8", "replace"), add_special=False)
-    chunks = [tokens[i : i + _CONTEXT] for i in range(0, min(len(tokens), max_chunks * _CONTEXT) - _CONTEXT + 1, _CONTEXT)]
+    chunks = [
+        tokens[i : i + _CONTEXT]
+        for i in range(0, min(len(tokens), max_chunks * _CONTEXT) - _CONTEXT + 1, _CONTEXT)
+    ]
     if not chunks:
-        raise ArgumentError(f"{text} has {len(tokens)} tokens; the report compares models on chunks of {_CONTEXT}")
+        raise ArgumentError(
+            f"{text} has {len(tokens)} tokens; the report compares models on chunks of {_CONTEXT}"
+        )
     if tokenizer.adds_bos and tokenizer.bos_id is not None:
         chunks = [[tokenizer.bos_id, *chunk[1:]] for chunk in chunks]
-    sessions = [_core.Session(_core.Model.load(str(path), n_threads=n_threads), _CONTEXT, n_batch=_CONTEXT) for path in (reference, model)]
+    sessions = [
+        _core.Session(_core.Model.load(str(path), n_threads=n_threads), _CONTEXT, n_batch=_CONTEXT)
+        for path in (reference, model)
+    ]
     divergence: list[npt.NDArray[np.float64]] = []
     nll = np.zeros(2)
     same = n = 0
@@ -165,12 +214,27 @@ def compare(reference: Path, model: Path, text: Path, n_threads: int = 0, max_ch
         same += int((rows[0].argmax(axis=1) == rows[1].argmax(axis=1)).sum())
         n += len(rows[0])
     perplexity = np.exp(nll / n)
-    return Comparison(text.name, n, (float(perplexity[0]), float(perplexity[1])), np.concatenate(divergence), same / n)
+    return Comparison(
+        text.name,
+        n,
+        (float(perplexity[0]), float(perplexity[1])),
+        np.concatenate(divergence),
+        same / n,
+    )
 
 
-def write_report(path: Path, plan: ConversionPlan, output: Path, encoder: Encoder, moments: MomentSource | None,
-                 allocation: Allocation | None, reference: Path, text: Path | None, n_threads: int = 0,
-                 report: Report | None = None) -> None:
+def write_report(
+    path: Path,
+    plan: ConversionPlan,
+    output: Path,
+    encoder: Encoder,
+    moments: MomentSource | None,
+    allocation: Allocation | None,
+    reference: Path,
+    text: Path | None,
+    n_threads: int = 0,
+    report: Report | None = None,
+) -> None:
     """One self-contained HTML page.  Raises hrun.Error, OSError."""
     from .report_page import page
 
@@ -183,4 +247,8 @@ def write_report(path: Path, plan: ConversionPlan, output: Path, encoder: Encode
 def kind_of(name: str) -> tuple[str, str]:
     """Layer and role from a GGUF name: ("3", "ffn_down") from "blk.3.ffn_down.weight", ("", "output") from "output.weight"."""
     parts: list[Any] = name.removesuffix(".weight").split(".")
-    return (parts[1], ".".join(parts[2:])) if parts[0] == "blk" and len(parts) > 2 else ("", ".".join(parts))
+    return (
+        (parts[1], ".".join(parts[2:]))
+        if parts[0] == "blk" and len(parts) > 2
+        else ("", ".".join(parts))
+    )

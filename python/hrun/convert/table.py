@@ -23,8 +23,16 @@ class _Group:
 
     def cells(self, name: str) -> tuple[str, ...]:
         tensor = self.first.tensor
-        return (name, str(self.count), " x ".join(map(str, reversed(tensor.shape))), tensor.format.upper(),
-                self.first.format.name.upper(), f"{self.first.bits_per_weight:.4g}", size_text(self.n_bytes), self.first.reason)
+        return (
+            name,
+            str(self.count),
+            " x ".join(map(str, reversed(tensor.shape))),
+            tensor.format.upper(),
+            self.first.format.name.upper(),
+            f"{self.first.bits_per_weight:.4g}",
+            size_text(self.n_bytes),
+            self.first.reason,
+        )
 
 
 def size_text(n_bytes: float) -> str:
@@ -37,8 +45,10 @@ def size_text(n_bytes: float) -> str:
 
 
 def summary(plan: ConversionPlan) -> str:
-    return (f"{plan.n_values / 1e6:.2f} M weights, {size_text(plan.data_bytes)}, {plan.bits_per_weight:.3f} bits per weight "
-            f"in the file, {plan.layer_bits_per_weight:.3f} without embedding and head")
+    return (
+        f"{plan.n_values / 1e6:.2f} M weights, {size_text(plan.data_bytes)}, {plan.bits_per_weight:.3f} bits per weight "
+        f"in the file, {plan.layer_bits_per_weight:.3f} without embedding and head"
+    )
 
 
 def rows_of(plan: ConversionPlan, every_tensor: bool = False) -> list[tuple[str, ...]]:
@@ -63,7 +73,11 @@ def print_plan(plan: ConversionPlan, out: TextIO, every_tensor: bool = False) ->
 
         table = Table(box=None, header_style="bold", pad_edge=False)
         for i, heading in enumerate(_HEADINGS):
-            table.add_column(heading, justify="right" if i in _RIGHT else "left", style="dim" if not heading else None)
+            table.add_column(
+                heading,
+                justify="right" if i in _RIGHT else "left",
+                style="dim" if not heading else None,
+            )
         for row in rows:
             table.add_row(*map(Text, row))
         console = Console(file=out)
@@ -72,6 +86,9 @@ def print_plan(plan: ConversionPlan, out: TextIO, every_tensor: bool = False) ->
         return
     widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows)]
     for row in (_HEADINGS, *rows):
-        cells = [cell.rjust(width) if i in _RIGHT else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))]
+        cells = [
+            cell.rjust(width) if i in _RIGHT else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ]
         print("  ".join(cells).rstrip(), file=out)
     print(summary(plan), file=out)

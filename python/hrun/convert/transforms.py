@@ -84,10 +84,16 @@ def _interleave_heads(stored: Stored, t: Target) -> Made:
     head_dim, cols = t.sizes["head"], t.cols
     half = head_dim // 2
     if t.rows == 1:  # a bias: one row of heads * head_dim values
-        return (lambda first, last: np.ascontiguousarray(
-            stored.rows(first, last, cols).reshape(-1, 2, half).swapaxes(1, 2)).reshape(last - first, cols)), 1
-    return (lambda first, last: np.ascontiguousarray(
-        stored.rows(first, last, cols).reshape(-1, 2, half, cols).swapaxes(1, 2)).reshape(last - first, cols)), head_dim
+        return (
+            lambda first, last: np.ascontiguousarray(
+                stored.rows(first, last, cols).reshape(-1, 2, half).swapaxes(1, 2)
+            ).reshape(last - first, cols)
+        ), 1
+    return (
+        lambda first, last: np.ascontiguousarray(
+            stored.rows(first, last, cols).reshape(-1, 2, half, cols).swapaxes(1, 2)
+        ).reshape(last - first, cols)
+    ), head_dim
 
 
 def _per_slice(t: Target, one: Callable[[int], Floats]) -> Made:
@@ -106,21 +112,30 @@ def _transpose(stored: Stored, t: Target) -> Made:
 
 
 def _paired_rows_transposed(odd: int) -> Callable[[Stored, Target], Made]:
-    return lambda stored, t: _per_slice(t, lambda i: stored.rows(i * t.cols, (i + 1) * t.cols, 2 * t.rows).T[odd::2])
+    return lambda stored, t: _per_slice(
+        t, lambda i: stored.rows(i * t.cols, (i + 1) * t.cols, 2 * t.rows).T[odd::2]
+    )
 
 
 def _paired_values(odd: int) -> Callable[[Stored, Target], Made]:
-    return lambda stored, t: ((lambda first, last: np.ascontiguousarray(stored.rows(first, last, 2 * t.cols)[:, odd::2])), 1)
+    return lambda stored, t: (
+        (lambda first, last: np.ascontiguousarray(stored.rows(first, last, 2 * t.cols)[:, odd::2])),
+        1,
+    )
 
 
 def _latent_keys(stored: Stored, t: Target) -> Made:
     step = t.sizes["nope"] + t.sizes["latent_v"]
-    return _per_slice(t, lambda h: stored.rows(h * step, h * step + t.sizes["nope"], t.sizes["latent_kv"]).T)
+    return _per_slice(
+        t, lambda h: stored.rows(h * step, h * step + t.sizes["nope"], t.sizes["latent_kv"]).T
+    )
 
 
 def _latent_values(stored: Stored, t: Target) -> Made:
     step = t.sizes["nope"] + t.sizes["latent_v"]
-    return _per_slice(t, lambda h: stored.rows(h * step + t.sizes["nope"], (h + 1) * step, t.sizes["latent_kv"]))
+    return _per_slice(
+        t, lambda h: stored.rows(h * step + t.sizes["nope"], (h + 1) * step, t.sizes["latent_kv"])
+    )
 
 
 # By the names of the Transform enumeration: the stored tensor's shape, and the reader.
@@ -140,7 +155,9 @@ TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target]
 
 # Of a tensor whose columns are coded (quantized_checkpoint.py): the columns that a transform keeps, as rows.
 CODED_ROWS: dict[str, slice] = {
-    "transpose": slice(None), "even_rows_transposed": slice(0, None, 2), "odd_rows_transposed": slice(1, None, 2),
+    "transpose": slice(None),
+    "even_rows_transposed": slice(0, None, 2),
+    "odd_rows_transposed": slice(1, None, 2),
 }
 
 

@@ -29,7 +29,9 @@ from .plan import ConversionPlan, PlannedTensor
 from .source import Entry, Source
 from .table import size_text
 
-_SLICE_VALUES = 1 << 18  # weights per encoding task: large against the call's cost, small against a tensor
+_SLICE_VALUES = (
+    1 << 18
+)  # weights per encoding task: large against the call's cost, small against a tensor
 
 Bytes = npt.NDArray[np.uint8]
 Progress = Callable[[int, int, str], None]
@@ -51,12 +53,19 @@ def check_output(source: Source, output: Path) -> Path:
     for path in source.files:
         with contextlib.suppress(OSError):
             if os.path.samestat(path.stat(), status):
-                raise ArgumentError(f"{output}: is also read as input ({path}); choose another output")
+                raise ArgumentError(
+                    f"{output}: is also read as input ({path}); choose another output"
+                )
     return real
 
 
-def write_plan(plan: ConversionPlan, output: Path, n_threads: int = 0, progress: Progress | None = None,
-               encoder: Encoder | None = None) -> int:
+def write_plan(
+    plan: ConversionPlan,
+    output: Path,
+    n_threads: int = 0,
+    progress: Progress | None = None,
+    encoder: Encoder | None = None,
+) -> int:
     """Writes the file and returns its size in bytes; an existing file is replaced at the end, in one step.
 
     progress(weights done, all weights, tensor) is called as slices finish.  n_threads 0: all of the machine's.
@@ -76,7 +85,9 @@ def write_plan(plan: ConversionPlan, output: Path, n_threads: int = 0, progress:
                 for entry in metadata:
                     writer.add(entry.key, entry.type, entry.value)
                 for planned in plan.tensors:
-                    writer.add_tensor(planned.tensor.name, list(planned.tensor.shape), planned.format.name)
+                    writer.add_tensor(
+                        planned.tensor.name, list(planned.tensor.shape), planned.format.name
+                    )
                 _write_tensors(plan, writer, n_threads, progress, encoder or Encoder())
                 writer.finish()
             except BaseException:
@@ -87,11 +98,19 @@ def write_plan(plan: ConversionPlan, output: Path, n_threads: int = 0, progress:
             os.replace(partial, real)
             _sync_folder(real.parent)
         except OSError as error:
-            raise ConversionError(f"{output}: {error.strerror or error}; nothing was written") from error
+            raise ConversionError(
+                f"{output}: {error.strerror or error}; nothing was written"
+            ) from error
     return size
 
 
-def _write_tensors(plan: ConversionPlan, writer: object, n_threads: int, progress: Progress | None, encoder: Encoder) -> None:
+def _write_tensors(
+    plan: ConversionPlan,
+    writer: object,
+    n_threads: int,
+    progress: Progress | None,
+    encoder: Encoder,
+) -> None:
     done, total = 0, plan.n_values
 
     def advance(n: int, name: str) -> None:
@@ -102,7 +121,9 @@ def _write_tensors(plan: ConversionPlan, writer: object, n_threads: int, progres
 
     with _encoders(n_threads) as pool:
         for planned in plan.tensors:
-            writer.write_tensor(planned.tensor.name, _encode_tensor(planned, pool, n_threads, advance, encoder))  # type: ignore[attr-defined]
+            writer.write_tensor(
+                planned.tensor.name, _encode_tensor(planned, pool, n_threads, advance, encoder)
+            )  # type: ignore[attr-defined]
         encoder.finish_tensor()
 
 
@@ -115,11 +136,20 @@ def _encoders(n_threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: int, advance: Callable[[int, str], None],
-                   encoder: Encoder) -> Bytes:
+def _encode_tensor(
+    planned: PlannedTensor,
+    pool: ThreadPoolExecutor,
+    n_threads: int,
+    advance: Callable[[int, str], None],
+    encoder: Encoder,
+) -> Bytes:
     """All blocks of the tensor, uint8 [n_bytes], encoded in slices of rows by the pool."""
     tensor, info = planned.tensor, planned.format
-    as_is = tensor.read_bytes() if tensor.read_bytes is not None and tensor.format == info.name else None
+    as_is = (
+        tensor.read_bytes()
+        if tensor.read_bytes is not None and tensor.format == info.name
+        else None
+    )
     out = as_is if as_is is not None else np.empty(planned.n_bytes, np.uint8)
     row_bytes = info.row_bytes(tensor.cols)
 
@@ -132,7 +162,9 @@ def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: 
 
     def run(begin: int, end: int) -> None:
         slice_values = _SLICE_VALUES // 8 if as_is is None and encoder.is_slow else _SLICE_VALUES
-        step = max(tensor.row_step, slice_values // tensor.cols // tensor.row_step * tensor.row_step)
+        step = max(
+            tensor.row_step, slice_values // tensor.cols // tensor.row_step * tensor.row_step
+        )
         running: deque[Future[int]] = deque()
         try:
             for first in range(begin, end, step):
@@ -161,17 +193,26 @@ def _encode_tensor(planned: PlannedTensor, pool: ThreadPoolExecutor, n_threads: 
     return out
 
 
-def _check_weights(planned: PlannedTensor, weights: npt.NDArray[np.float32], first_row: int) -> None:
+def _check_weights(
+    planned: PlannedTensor, weights: npt.NDArray[np.float32], first_row: int
+) -> None:
     """Raises ConversionError that names the first weight that is not finite or beyond the format's range."""
     limit = planned.format.max_weight if planned.format.encodable else np.finfo(np.float32).max
-    if weights.size == 0 or (weights.min() >= -limit and weights.max() <= limit):  # false if any is NaN
+    if weights.size == 0 or (
+        weights.min() >= -limit and weights.max() <= limit
+    ):  # false if any is NaN
         return
     row, col = np.argwhere(~(np.abs(weights) <= limit))[0]
     found = weights[row, col]
-    why = (f"{planned.format.name.upper()} holds magnitudes up to {limit:.6g}; give the tensor another format (--tensor-type)"
-           if np.isfinite(found) else "weights must be finite")
-    raise ConversionError(f"{planned.tensor.origin}: tensor '{shown(planned.tensor.name)}': value {col} of row {first_row + row} is "
-                          f"{found:g}; {why}")
+    why = (
+        f"{planned.format.name.upper()} holds magnitudes up to {limit:.6g}; give the tensor another format (--tensor-type)"
+        if np.isfinite(found)
+        else "weights must be finite"
+    )
+    raise ConversionError(
+        f"{planned.tensor.origin}: tensor '{shown(planned.tensor.name)}': value {col} of row {first_row + row} is "
+        f"{found:g}; {why}"
+    )
 
 
 def file_metadata(plan: ConversionPlan) -> list[Entry]:
@@ -179,7 +220,9 @@ def file_metadata(plan: ConversionPlan) -> list[Entry]:
     entries = list(plan.source.metadata)
     entries.append(Entry("general.file_type", "u32", _file_type(plan)))
     entries.append(Entry("general.quantization_version", "u32", 2))
-    entries.append(Entry("general.quantized_by", "string", f"hrun {getattr(_core, '__version__', '')}".strip()))
+    entries.append(
+        Entry("general.quantized_by", "string", f"hrun {getattr(_core, '__version__', '')}".strip())
+    )
     for info in plan.formats_used():
         if info.rotated:
             entries += [
@@ -190,7 +233,11 @@ def file_metadata(plan: ConversionPlan) -> list[Entry]:
                 Entry(f"hrun.format.{info.name}.rotation", "string", "hadamard"),
                 Entry(f"hrun.format.{info.name}.rotation_block", "u32", 256),
                 Entry(f"hrun.format.{info.name}.rotation_tail", "array<u32>", [128, 64, 32]),
-                Entry(f"hrun.format.{info.name}.signs", "string", "splitmix64" if info.signed_rotation else "none"),
+                Entry(
+                    f"hrun.format.{info.name}.signs",
+                    "string",
+                    "splitmix64" if info.signed_rotation else "none",
+                ),
             ]
     return entries
 
@@ -210,7 +257,9 @@ def _check_free_space(plan: ConversionPlan, metadata: list[Entry], real: Path) -
     needed = plan.data_bytes + 32 * len(plan.tensors) + header_bytes(metadata, len(plan.tensors))
     free = shutil.disk_usage(real.parent).free
     if needed > free:
-        raise ConversionError(f"{real}: not enough room: the file takes {size_text(needed)}, {size_text(free)} are free in {real.parent}")
+        raise ConversionError(
+            f"{real}: not enough room: the file takes {size_text(needed)}, {size_text(free)} are free in {real.parent}"
+        )
 
 
 def header_bytes(metadata: list[Entry], n_tensors: int) -> int:
@@ -220,7 +269,12 @@ def header_bytes(metadata: list[Entry], n_tensors: int) -> int:
 
 def _value_bytes(entry: Entry) -> int:
     values = entry.value if isinstance(entry.value, list) else [entry.value]
-    return sum(8 + len(v.encode("utf-8", "replace") if isinstance(v, str) else v) if isinstance(v, (str, bytes)) else 8 for v in values)
+    return sum(
+        8 + len(v.encode("utf-8", "replace") if isinstance(v, str) else v)
+        if isinstance(v, (str, bytes))
+        else 8
+        for v in values
+    )
 
 
 def _validate(partial: Path, plan: ConversionPlan) -> None:
@@ -264,7 +318,12 @@ def clean_stale_partials(real: Path) -> None:
     pattern = re.compile(re.escape(real.name) + r"\.partial-(\d{1,9})")
     for entry in os.scandir(real.parent):
         match = pattern.fullmatch(entry.name)
-        if match and Path(entry.path) not in _active and not _is_alive(int(match[1])) and not _is_locked(entry.path):
+        if (
+            match
+            and Path(entry.path) not in _active
+            and not _is_alive(int(match[1]))
+            and not _is_locked(entry.path)
+        ):
             with contextlib.suppress(OSError):
                 os.unlink(entry.path)
 

@@ -28,19 +28,26 @@ struct Case {
 };
 
 std::string describe(const Case& c) {
-  return format("{}/{} heads of {}/{}, {} tokens at {}, window {}, cap {}, sinks {}, values {}, formats {}/{}, bound +{}", c.n_heads, c.n_kv_heads, c.k_dim,
-                c.v_dim, c.n_tokens, c.position, c.window, c.soft_cap, c.sinks, static_cast<int>(c.values), c.k_format, c.v_format, c.bound);
+  return format(
+      "{}/{} heads of {}/{}, {} tokens at {}, window {}, cap {}, sinks {}, values {}, formats "
+      "{}/{}, bound +{}",
+      c.n_heads, c.n_kv_heads, c.k_dim, c.v_dim, c.n_tokens, c.position, c.window, c.soft_cap,
+      c.sinks, static_cast<int>(c.values), c.k_format, c.v_format, c.bound);
 }
 
-float rounded(FormatId format, float v) { return format == F16::kId ? fp16_to_fp32(fp32_to_fp16(v)) : v; }
+float rounded(FormatId format, float v) {
+  return format == F16::kId ? fp16_to_fp32(fp32_to_fp16(v)) : v;
+}
 
 // [kv_head][position][dim] as the cache has it; what is beyond the last position is NaN.
 std::vector<uint8_t> as_cache(FormatId format, const std::vector<float>& values) {
   std::vector<uint8_t> bytes(values.size() * (format == F16::kId ? 2 : 4));
   for (size_t i = 0; i < values.size(); ++i) {
     const uint16_t half = fp32_to_fp16(values[i]);
-    if (format == F16::kId) memcpy(&bytes[2 * i], &half, 2);
-    else memcpy(&bytes[4 * i], &values[i], 4);
+    if (format == F16::kId)
+      memcpy(&bytes[2 * i], &half, 2);
+    else
+      memcpy(&bytes[4 * i], &values[i], 4);
   }
   return bytes;
 }
@@ -67,16 +74,24 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
   Random random(seed);
   const int64_t end = c.position + c.n_tokens, capacity = end + random.below(70);
   const int group = c.n_heads / c.n_kv_heads;
-  const int64_t q_cols = c.n_heads * c.k_dim, o_cols = c.n_heads * c.v_dim, q_stride = q_cols + 4, o_stride = o_cols + 12;
+  const int64_t q_cols = c.n_heads * c.k_dim, o_cols = c.n_heads * c.v_dim, q_stride = q_cols + 4,
+                o_stride = o_cols + 12;
   std::vector<float> q = random.normals(static_cast<size_t>(c.n_tokens * q_stride));
-  std::vector<float> k = random.normals(static_cast<size_t>(c.n_kv_heads * capacity * c.k_dim)), v = random.normals(static_cast<size_t>(c.n_kv_heads * capacity * c.v_dim));
+  std::vector<float> k = random.normals(static_cast<size_t>(c.n_kv_heads * capacity * c.k_dim)),
+                     v = random.normals(static_cast<size_t>(c.n_kv_heads * capacity * c.v_dim));
   float scale = 1 / std::sqrt(static_cast<float>(c.k_dim));
   switch (c.values) {
-    case Values::normal: break;
-    case Values::large_scores: for (float& x : q) x *= 40; break;
-    case Values::all_equal: std::fill(k.begin(), k.end(), 0.5f); break;
+    case Values::normal:
+      break;
+    case Values::large_scores:
+      for (float& x : q) x *= 40;
+      break;
+    case Values::all_equal:
+      std::fill(k.begin(), k.end(), 0.5f);
+      break;
     case Values::one_hot:
-      for (size_t i = 0; i < k.size(); ++i) k[i] = i / static_cast<size_t>(c.k_dim) % 37 == 5 ? 60 * k[i] : 0;
+      for (size_t i = 0; i < k.size(); ++i)
+        k[i] = i / static_cast<size_t>(c.k_dim) % 37 == 5 ? 60 * k[i] : 0;
       break;
     case Values::tiny:
       for (float& x : q) x *= 1e-20f;
@@ -90,8 +105,10 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
       break;
   }
   for (int h = 0; h < c.n_kv_heads; ++h) {
-    for (int64_t i = (h * capacity + end) * c.k_dim; i < (h + 1) * capacity * c.k_dim; ++i) k[static_cast<size_t>(i)] = std::nanf("");
-    for (int64_t i = (h * capacity + end) * c.v_dim; i < (h + 1) * capacity * c.v_dim; ++i) v[static_cast<size_t>(i)] = std::nanf("");
+    for (int64_t i = (h * capacity + end) * c.k_dim; i < (h + 1) * capacity * c.k_dim; ++i)
+      k[static_cast<size_t>(i)] = std::nanf("");
+    for (int64_t i = (h * capacity + end) * c.v_dim; i < (h + 1) * capacity * c.v_dim; ++i)
+      v[static_cast<size_t>(i)] = std::nanf("");
   }
   for (float& x : k) x = rounded(c.k_format, x);
   for (float& x : v) x = rounded(c.v_format, x);
@@ -102,11 +119,15 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
   std::vector<double> scores(static_cast<size_t>(end));
   for (int64_t t = 0; t < c.n_tokens; ++t)
     for (int h = 0; h < c.n_heads; ++h) {
-      const int64_t last = c.position + t, begin = c.window > 0 ? std::max<int64_t>(0, last + 1 - c.window) : 0, plane = h / group * capacity;
+      const int64_t last = c.position + t,
+                    begin = c.window > 0 ? std::max<int64_t>(0, last + 1 - c.window) : 0,
+                    plane = h / group * capacity;
       double top = c.sinks ? sinks[static_cast<size_t>(h)] : -HUGE_VAL;
       for (int64_t p = begin; p <= last; ++p) {
         double dot = 0;
-        for (int i = 0; i < c.k_dim; ++i) dot += static_cast<double>(q[static_cast<size_t>(t * q_stride + h * c.k_dim + i)]) * k[static_cast<size_t>((plane + p) * c.k_dim + i)];
+        for (int i = 0; i < c.k_dim; ++i)
+          dot += static_cast<double>(q[static_cast<size_t>(t * q_stride + h * c.k_dim + i)]) *
+                 k[static_cast<size_t>((plane + p) * c.k_dim + i)];
         dot *= scale;
         if (c.soft_cap != 0) dot = c.soft_cap * std::tanh(dot / c.soft_cap);
         scores[static_cast<size_t>(p)] = dot;
@@ -117,26 +138,31 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
       for (int64_t p = begin; p <= last; ++p) {
         const double e = std::exp(scores[static_cast<size_t>(p)] - top);
         sum += e;
-        for (int i = 0; i < c.v_dim; ++i) out[i] += e * v[static_cast<size_t>((plane + p) * c.v_dim + i)];
+        for (int i = 0; i < c.v_dim; ++i)
+          out[i] += e * v[static_cast<size_t>((plane + p) * c.v_dim + i)];
       }
       for (int i = 0; i < c.v_dim; ++i) out[i] /= sum;
     }
 
   const std::vector<uint8_t> k_bytes = as_cache(c.k_format, k), v_bytes = as_cache(c.v_format, v);
   const OnDevice<uint8_t> k_on(gpu, k_bytes), v_on(gpu, v_bytes);
-  const OnDevice<float> q_on(gpu, q), out_on(gpu, static_cast<size_t>(c.n_tokens * o_stride)), sinks_on(gpu, sinks);
+  const OnDevice<float> q_on(gpu, q), out_on(gpu, static_cast<size_t>(c.n_tokens * o_stride)),
+      sinks_on(gpu, sinks);
   const OnDevice<int64_t> base(gpu, std::vector<int64_t>{c.position - 2});
-  KVLayer cache{k_on.get(), v_on.get(), c.k_format, c.v_format, capacity, c.n_kv_heads, c.k_dim, c.v_dim};
+  KVLayer cache{k_on.get(), v_on.get(),   c.k_format, c.v_format,
+                capacity,   c.n_kv_heads, c.k_dim,    c.v_dim};
   AttentionShape shape{c.n_heads, scale, c.window, c.soft_cap};
   const int64_t bound = end + c.bound;
   const size_t scratch_bytes = attention_scratch_bytes(gpu, cache, shape, c.n_tokens, bound);
   const OnDevice<uint8_t> scratch(gpu, scratch_bytes + 1);
   const auto attend = [&] {
-    gpu::attention(gpu, {q_on.get(), c.n_tokens, q_cols, q_stride}, cache, {base.get(), 2}, bound, shape, c.sinks ? sinks_on.get() : nullptr,
+    gpu::attention(gpu, {q_on.get(), c.n_tokens, q_cols, q_stride}, cache, {base.get(), 2}, bound,
+                   shape, c.sinks ? sinks_on.get() : nullptr,
                    {out_on.get(), c.n_tokens, o_cols, o_stride}, scratch.get());
     const std::vector<float> wide = out_on.read();
     std::vector<float> out;
-    for (int64_t t = 0; t < c.n_tokens; ++t) out.insert(out.end(), wide.begin() + t * o_stride, wide.begin() + t * o_stride + o_cols);
+    for (int64_t t = 0; t < c.n_tokens; ++t)
+      out.insert(out.end(), wide.begin() + t * o_stride, wide.begin() + t * o_stride + o_cols);
     return out;
   };
   const std::vector<float> got = attend();
@@ -149,34 +175,42 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
     std::vector<float> rows;
     for (int64_t p = 0; p < end; ++p)
       for (int64_t h = 0; h < c.n_kv_heads; ++h)
-        for (int64_t i = 0; i < dim; ++i) rows.push_back(values[static_cast<size_t>((h * capacity + p) * dim + i)]);
+        for (int64_t i = 0; i < dim; ++i)
+          rows.push_back(values[static_cast<size_t>((h * capacity + p) * dim + i)]);
     return rows;
   };
   std::vector<float> k_rows = rows_of(k, c.k_dim), v_rows = rows_of(v, c.v_dim);
   const int64_t k_cols = c.n_kv_heads * c.k_dim, v_cols = c.n_kv_heads * c.v_dim;
-  const auto k_cpu = cpu.allocate(static_cast<size_t>(cpu_capacity * k_cols) * 4, "keys"), v_cpu = cpu.allocate(static_cast<size_t>(cpu_capacity * v_cols) * 4, "values");
+  const auto k_cpu = cpu.allocate(static_cast<size_t>(cpu_capacity * k_cols) * 4, "keys"),
+             v_cpu = cpu.allocate(static_cast<size_t>(cpu_capacity * v_cols) * 4, "values");
   cache.k = k_cpu->data;
   cache.v = v_cpu->data;
   cache.capacity = cpu_capacity;
-  cpu.kv_append(cache, {k_rows.data(), end, k_cols, k_cols}, {v_rows.data(), end, v_cols, v_cols}, 0);
-  const auto sink_tensor = cpu.upload({F32::kId, 1, c.n_heads, static_cast<size_t>(c.n_heads) * 4, reinterpret_cast<const uint8_t*>(sinks.data()), "sinks"});
+  cpu.kv_append(cache, {k_rows.data(), end, k_cols, k_cols}, {v_rows.data(), end, v_cols, v_cols},
+                0);
+  const auto sink_tensor = cpu.upload({F32::kId, 1, c.n_heads, static_cast<size_t>(c.n_heads) * 4,
+                                       reinterpret_cast<const uint8_t*>(sinks.data()), "sinks"});
   if (c.sinks) shape.sinks = sink_tensor.get();
   std::vector<float> from_cpu(want.size());
-  cpu.attention({q.data(), c.n_tokens, q_cols, q_stride}, cache, c.position, shape, {from_cpu.data(), c.n_tokens, o_cols, o_cols});
+  cpu.attention({q.data(), c.n_tokens, q_cols, q_stride}, cache, c.position, shape,
+                {from_cpu.data(), c.n_tokens, o_cols, o_cols});
 
   const auto dim = static_cast<size_t>(c.v_dim);
-  const Worst worst{difference(got, want, dim), difference(got, {from_cpu.begin(), from_cpu.end()}, dim)};
-  expect(worst.oracle <= tolerance && worst.cpu <= 2 * tolerance, "{}: off by {} from double, {} from the CPU", describe(c), worst.oracle, worst.cpu);
+  const Worst worst{difference(got, want, dim),
+                    difference(got, {from_cpu.begin(), from_cpu.end()}, dim)};
+  expect(worst.oracle <= tolerance && worst.cpu <= 2 * tolerance,
+         "{}: off by {} from double, {} from the CPU", describe(c), worst.oracle, worst.cpu);
   return worst;
 }
 
-// One position takes almost all of the weight and thousands share the rest, each far below fp16's smallest normal number:
-// together they still count.
+// One position takes almost all of the weight and thousands share the rest, each far below fp16's
+// smallest normal number: together they still count.
 void check_masses(Gpu& gpu) {
   constexpr int kDim = 64, kPositions = 6000;
   for (const int64_t n_tokens : {1, 33}) {
     std::vector<uint16_t> k(kPositions * kDim), v(kPositions * kDim, fp32_to_fp16(1));
-    for (int i = 0; i < kDim; ++i) k[static_cast<size_t>(i)] = fp32_to_fp16(1), v[static_cast<size_t>(i)] = 0;
+    for (int i = 0; i < kDim; ++i)
+      k[static_cast<size_t>(i)] = fp32_to_fp16(1), v[static_cast<size_t>(i)] = 0;
     const float score = 15.3f;
     const std::vector<float> q(static_cast<size_t>(n_tokens) * kDim, score / kDim);
     const OnDevice<uint16_t> k_on(gpu, k), v_on(gpu, v);
@@ -184,12 +218,15 @@ void check_masses(Gpu& gpu) {
     const OnDevice<int64_t> base(gpu, std::vector<int64_t>{0});
     const KVLayer cache{k_on.get(), v_on.get(), F16::kId, F16::kId, kPositions, 1, kDim, kDim};
     const AttentionShape shape{1, 1};
-    const OnDevice<uint8_t> scratch(gpu, attention_scratch_bytes(gpu, cache, shape, n_tokens, kPositions) + 1);
-    gpu::attention(gpu, {q_on.get(), n_tokens, kDim, kDim}, cache, {base.get(), kPositions - n_tokens}, kPositions, shape, nullptr,
+    const OnDevice<uint8_t> scratch(
+        gpu, attention_scratch_bytes(gpu, cache, shape, n_tokens, kPositions) + 1);
+    gpu::attention(gpu, {q_on.get(), n_tokens, kDim, kDim}, cache,
+                   {base.get(), kPositions - n_tokens}, kPositions, shape, nullptr,
                    {out.get(), n_tokens, kDim, kDim}, scratch.get());
     const double others = (kPositions - 1) * std::exp(-static_cast<double>(score));
     const float got = out.read().back();
-    expect(std::fabs(got - others / (1 + others)) < 1e-5 * others, "many small weights, {} tokens: {} instead of {}", n_tokens, got, others / (1 + others));
+    expect(std::fabs(got - others / (1 + others)) < 1e-5 * others,
+           "many small weights, {} tokens: {} instead of {}", n_tokens, got, others / (1 + others));
   }
 }
 
@@ -208,8 +245,10 @@ void check_nan(Gpu& gpu) {
     std::vector<float> q = random.normals(static_cast<size_t>(n_tokens) * kHeads * kDim);
     const auto attend = [&] {
       const OnDevice<float> q_on(gpu, q), out(gpu, q.size());
-      const OnDevice<uint8_t> scratch(gpu, attention_scratch_bytes(gpu, cache, shape, n_tokens, kPositions) + 1);
-      gpu::attention(gpu, {q_on.get(), n_tokens, kHeads * kDim, kHeads * kDim}, cache, {base.get(), kPositions - n_tokens}, kPositions, shape, nullptr,
+      const OnDevice<uint8_t> scratch(
+          gpu, attention_scratch_bytes(gpu, cache, shape, n_tokens, kPositions) + 1);
+      gpu::attention(gpu, {q_on.get(), n_tokens, kHeads * kDim, kHeads * kDim}, cache,
+                     {base.get(), kPositions - n_tokens}, kPositions, shape, nullptr,
                      {out.get(), n_tokens, kHeads * kDim, kHeads * kDim}, scratch.get());
       return out.read();
     };
@@ -219,8 +258,10 @@ void check_nan(Gpu& gpu) {
       const std::vector<float> got = attend();
       bool same = true, none = true;
       for (size_t i = 0; i < got.size(); ++i) {
-        if (i / kDim == 2) none &= std::isnan(got[i]);
-        else same &= got[i] == clean[i];
+        if (i / kDim == 2)
+          none &= std::isnan(got[i]);
+        else
+          same &= got[i] == clean[i];
       }
       expect(same && none, "a query of {}, {} tokens: {}, {}", odd, n_tokens, same, none);
     }
@@ -235,13 +276,16 @@ void check_replay(Gpu& gpu) {
   for (uint16_t& x : k) x = fp32_to_fp16(random.normal());
   for (uint16_t& x : v) x = fp32_to_fp16(random.normal());
   const OnDevice<uint16_t> k_on(gpu, k), v_on(gpu, v);
-  const OnDevice<float> q_on(gpu, random.normals(2 * kDim)), out(gpu, 2 * kDim), again(gpu, 2 * kDim);
+  const OnDevice<float> q_on(gpu, random.normals(2 * kDim)), out(gpu, 2 * kDim),
+      again(gpu, 2 * kDim);
   const OnDevice<int64_t> base(gpu, std::vector<int64_t>{0});
   const KVLayer cache{k_on.get(), v_on.get(), F16::kId, F16::kId, kPositions, 1, kDim, kDim};
   const AttentionShape shape{2, 0.125f};
-  const OnDevice<uint8_t> scratch(gpu, attention_scratch_bytes(gpu, cache, shape, 1, kPositions) + 1);
+  const OnDevice<uint8_t> scratch(gpu,
+                                  attention_scratch_bytes(gpu, cache, shape, 1, kPositions) + 1);
   const auto attend = [&](Position first, const OnDevice<float>& to) {
-    gpu::attention(gpu, {q_on.get(), 1, 2 * kDim, 2 * kDim}, cache, first, kPositions, shape, nullptr, {to.get(), 1, 2 * kDim, 2 * kDim}, scratch.get());
+    gpu::attention(gpu, {q_on.get(), 1, 2 * kDim, 2 * kDim}, cache, first, kPositions, shape,
+                   nullptr, {to.get(), 1, 2 * kDim, 2 * kDim}, scratch.get());
   };
   gpu.begin_capture();
   attend({base.get(), 0}, again);
@@ -267,57 +311,195 @@ int main() {
   uint64_t seed = 1;
   const auto check = [&](const Case& c, double tolerance = 1e-5) {
     const Worst worst = run(gpu, cpu, c, seed++, tolerance);
-    if (std::getenv("HRUN_VERBOSE")) std::printf("%.2g %.2g  %s\n", worst.oracle, worst.cpu, describe(c).c_str());
+    if (std::getenv("HRUN_VERBOSE"))
+      std::printf("%.2g %.2g  %s\n", worst.oracle, worst.cpu, describe(c).c_str());
   };
 
   for (const int64_t position : {0, 1, 63, 64, 65, 127, 128, 129, 1000}) {
-    check({.n_heads = 4, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = 1, .position = position});
-    check({.n_heads = 6, .n_kv_heads = 2, .k_dim = 128, .v_dim = 128, .n_tokens = 2, .position = position});
-    check({.n_heads = 3, .n_kv_heads = 3, .k_dim = 80, .v_dim = 80, .n_tokens = 1, .position = position});
+    check({.n_heads = 4,
+           .n_kv_heads = 2,
+           .k_dim = 64,
+           .v_dim = 64,
+           .n_tokens = 1,
+           .position = position});
+    check({.n_heads = 6,
+           .n_kv_heads = 2,
+           .k_dim = 128,
+           .v_dim = 128,
+           .n_tokens = 2,
+           .position = position});
+    check({.n_heads = 3,
+           .n_kv_heads = 3,
+           .k_dim = 80,
+           .v_dim = 80,
+           .n_tokens = 1,
+           .position = position});
   }
   // Every format of the cache, odd sizes of heads, latent attention.
   for (const FormatId k : {F16::kId, F32::kId})
     for (const FormatId v : {F16::kId, F32::kId})
-      check({.k_format = k, .v_format = v, .n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 3, .position = 70});
+      check({.k_format = k,
+             .v_format = v,
+             .n_heads = 2,
+             .n_kv_heads = 1,
+             .k_dim = 64,
+             .v_dim = 64,
+             .n_tokens = 3,
+             .position = 70});
   for (const int dim : {32, 34, 40, 50, 72, 96, 112, 160, 192, 256, 320})
-    check({.n_heads = 2, .n_kv_heads = 1, .k_dim = dim, .v_dim = dim, .n_tokens = 2, .position = 90});
-  check({.n_heads = 4, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .n_tokens = 2, .position = 130});
-  check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 192, .v_dim = 128, .n_tokens = 2, .position = 130});
+    check(
+        {.n_heads = 2, .n_kv_heads = 1, .k_dim = dim, .v_dim = dim, .n_tokens = 2, .position = 90});
+  check(
+      {.n_heads = 4, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .n_tokens = 2, .position = 130});
+  check(
+      {.n_heads = 2, .n_kv_heads = 1, .k_dim = 192, .v_dim = 128, .n_tokens = 2, .position = 130});
   for (const int64_t n_tokens : {1, 3, 20})
     for (const int64_t position : {0, 1, 31, 63, 300})
-      check({.n_heads = 5, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .n_tokens = n_tokens, .position = position, .window = position == 300 ? 40 : 0, .soft_cap = position == 63 ? 20.0f : 0, .sinks = position == 31});
+      check({.n_heads = 5,
+             .n_kv_heads = 1,
+             .k_dim = 576,
+             .v_dim = 512,
+             .n_tokens = n_tokens,
+             .position = position,
+             .window = position == 300 ? 40 : 0,
+             .soft_cap = position == 63 ? 20.0f : 0,
+             .sinks = position == 31});
   for (const Values values : {Values::large_scores, Values::one_hot, Values::tiny, Values::wide})
-    check({.n_heads = 16, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .n_tokens = 1, .position = 100, .values = values}, values == Values::large_scores || values == Values::one_hot ? 1e-4 : 1e-5);
+    check({.n_heads = 16,
+           .n_kv_heads = 1,
+           .k_dim = 576,
+           .v_dim = 512,
+           .n_tokens = 1,
+           .position = 100,
+           .values = values},
+          values == Values::large_scores || values == Values::one_hot ? 1e-4 : 1e-5);
   check({.n_heads = 3, .n_kv_heads = 1, .k_dim = 264, .v_dim = 320, .n_tokens = 7, .position = 50});
-  check({.k_format = F32::kId, .v_format = F32::kId, .n_heads = 2, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .n_tokens = 2, .position = 130});
+  check({.k_format = F32::kId,
+         .v_format = F32::kId,
+         .n_heads = 2,
+         .n_kv_heads = 1,
+         .k_dim = 576,
+         .v_dim = 512,
+         .n_tokens = 2,
+         .position = 130});
   // Windows, caps and sinks.
   for (const int64_t window : {1, 2, 63, 64, 65, 100})
     for (const int64_t position : {0, 62, 63, 64, 128})
-      check({.n_heads = 4, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = 3, .position = position, .window = window, .sinks = window % 2 == 0});
-  for (const Values values : {Values::normal, Values::large_scores, Values::all_equal, Values::one_hot, Values::tiny, Values::wide}) {
-    const double tolerance = values == Values::large_scores || values == Values::one_hot ? 1e-4 : 1e-5;  // scores in the hundreds: fp32 holds them to 1e-5
-    check({.n_heads = 4, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = 2, .position = 200, .values = values}, tolerance);
-    check({.n_heads = 4, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = 2, .position = 200, .soft_cap = 30, .values = values}, 2 * tolerance);
-    check({.n_heads = 4, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = 2, .position = 200, .sinks = true, .values = values}, tolerance);
+      check({.n_heads = 4,
+             .n_kv_heads = 2,
+             .k_dim = 64,
+             .v_dim = 64,
+             .n_tokens = 3,
+             .position = position,
+             .window = window,
+             .sinks = window % 2 == 0});
+  for (const Values values : {Values::normal, Values::large_scores, Values::all_equal,
+                              Values::one_hot, Values::tiny, Values::wide}) {
+    const double tolerance = values == Values::large_scores || values == Values::one_hot
+                                 ? 1e-4
+                                 : 1e-5;  // scores in the hundreds: fp32 holds them to 1e-5
+    check({.n_heads = 4,
+           .n_kv_heads = 2,
+           .k_dim = 64,
+           .v_dim = 64,
+           .n_tokens = 2,
+           .position = 200,
+           .values = values},
+          tolerance);
+    check({.n_heads = 4,
+           .n_kv_heads = 2,
+           .k_dim = 64,
+           .v_dim = 64,
+           .n_tokens = 2,
+           .position = 200,
+           .soft_cap = 30,
+           .values = values},
+          2 * tolerance);
+    check({.n_heads = 4,
+           .n_kv_heads = 2,
+           .k_dim = 64,
+           .v_dim = 64,
+           .n_tokens = 2,
+           .position = 200,
+           .sinks = true,
+           .values = values},
+          tolerance);
   }
   // A bound far above what is there: most parts see nothing.
-  check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 1, .position = 0, .bound = 4000});
-  check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 1, .position = 300, .sinks = true, .bound = 4000});
-  // Prompts: tiles of 64 queries, whole and cut, with all that changes what is seen; and few queries in several blocks.
+  check({.n_heads = 2,
+         .n_kv_heads = 1,
+         .k_dim = 64,
+         .v_dim = 64,
+         .n_tokens = 1,
+         .position = 0,
+         .bound = 4000});
+  check({.n_heads = 2,
+         .n_kv_heads = 1,
+         .k_dim = 64,
+         .v_dim = 64,
+         .n_tokens = 1,
+         .position = 300,
+         .sinks = true,
+         .bound = 4000});
+  // Prompts: tiles of 64 queries, whole and cut, with all that changes what is seen; and few
+  // queries in several blocks.
   for (const int64_t n_tokens : {9, 16, 17, 31, 33, 64, 65, 100})
     for (const int group : {1, 3})
-      check({.n_heads = 2 * group, .n_kv_heads = 2, .k_dim = 64, .v_dim = 64, .n_tokens = n_tokens, .position = n_tokens % 2 == 0 ? 0 : 77});
+      check({.n_heads = 2 * group,
+             .n_kv_heads = 2,
+             .k_dim = 64,
+             .v_dim = 64,
+             .n_tokens = n_tokens,
+             .position = n_tokens % 2 == 0 ? 0 : 77});
   for (const int64_t n_tokens : {17, 128})
-    check({.n_heads = 4, .n_kv_heads = 1, .k_dim = 128, .v_dim = 128, .n_tokens = n_tokens, .position = 30});
+    check({.n_heads = 4,
+           .n_kv_heads = 1,
+           .k_dim = 128,
+           .v_dim = 128,
+           .n_tokens = n_tokens,
+           .position = 30});
   check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 80, .v_dim = 80, .n_tokens = 70, .position = 0});
-  check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 256, .v_dim = 256, .n_tokens = 50, .position = 40, .window = 50, .soft_cap = 50});
+  check({.n_heads = 2,
+         .n_kv_heads = 1,
+         .k_dim = 256,
+         .v_dim = 256,
+         .n_tokens = 50,
+         .position = 40,
+         .window = 50,
+         .soft_cap = 50});
   check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 192, .v_dim = 128, .n_tokens = 40, .position = 3});
-  check({.n_heads = 71, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 1, .position = 300});  // many queries of one token
-  check({.n_heads = 8, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 16, .position = 1000, .sinks = true});
+  check({.n_heads = 71,
+         .n_kv_heads = 1,
+         .k_dim = 64,
+         .v_dim = 64,
+         .n_tokens = 1,
+         .position = 300});  // many queries of one token
+  check({.n_heads = 8,
+         .n_kv_heads = 1,
+         .k_dim = 64,
+         .v_dim = 64,
+         .n_tokens = 16,
+         .position = 1000,
+         .sinks = true});
   for (const int64_t window : {1, 30, 64, 129})
-    check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 70, .position = 130, .window = window, .sinks = window != 30});
-  for (const Values values : {Values::large_scores, Values::all_equal, Values::one_hot, Values::tiny, Values::wide})
-    check({.n_heads = 2, .n_kv_heads = 1, .k_dim = 64, .v_dim = 64, .n_tokens = 40, .position = 90, .values = values}, values == Values::large_scores || values == Values::one_hot ? 1e-4 : 1e-5);
+    check({.n_heads = 2,
+           .n_kv_heads = 1,
+           .k_dim = 64,
+           .v_dim = 64,
+           .n_tokens = 70,
+           .position = 130,
+           .window = window,
+           .sinks = window != 30});
+  for (const Values values :
+       {Values::large_scores, Values::all_equal, Values::one_hot, Values::tiny, Values::wide})
+    check({.n_heads = 2,
+           .n_kv_heads = 1,
+           .k_dim = 64,
+           .v_dim = 64,
+           .n_tokens = 40,
+           .position = 90,
+           .values = values},
+          values == Values::large_scores || values == Values::one_hot ? 1e-4 : 1e-5);
   check_masses(gpu);
   check_nan(gpu);
   check_replay(gpu);

@@ -28,7 +28,9 @@ class Random {
     state_ = state_ * 6364136223846793005ull + 1442695040888963407ull;
     return static_cast<uint32_t>(state_ >> 32);
   }
-  int below(int n) { return static_cast<int>(static_cast<uint64_t>(next()) * static_cast<uint64_t>(n) >> 32); }
+  int below(int n) {
+    return static_cast<int>(static_cast<uint64_t>(next()) * static_cast<uint64_t>(n) >> 32);
+  }
   float uniform() { return static_cast<float>(next() >> 8) * 0x1p-24f; }  // [0, 1)
   float normal() {
     float sum = -6;
@@ -48,8 +50,11 @@ class Random {
 template <class T>
 class OnDevice {
  public:
-  OnDevice(Gpu& gpu, size_t n) : gpu_(gpu), n_(n), data_(static_cast<T*>(gpu.allocate(n * sizeof(T)))) {}
-  OnDevice(Gpu& gpu, const std::vector<T>& values) : OnDevice(gpu, values.size()) { gpu.write(data_, values.data(), n_ * sizeof(T)); }
+  OnDevice(Gpu& gpu, size_t n)
+      : gpu_(gpu), n_(n), data_(static_cast<T*>(gpu.allocate(n * sizeof(T)))) {}
+  OnDevice(Gpu& gpu, const std::vector<T>& values) : OnDevice(gpu, values.size()) {
+    gpu.write(data_, values.data(), n_ * sizeof(T));
+  }
   ~OnDevice() { gpu_.release(data_); }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;

@@ -1,4 +1,5 @@
-// The emulated device: each warp function against its definition in PTX, and the mistakes that it must find.
+// The emulated device: each warp function against its definition in PTX, and the mistakes that it
+// must find.
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
@@ -21,9 +22,7 @@ template <class K>
 std::string error_of(Gpu& gpu, const K& kernel, size_t shared_bytes = 512) {
   try {
     gpu.launch(kernel, Grid{3}, shared_bytes);
-  } catch (const std::exception& e) {
-    return e.what();
-  }
+  } catch (const std::exception& e) { return e.what(); }
   return "";
 }
 
@@ -33,14 +32,16 @@ struct Product8 : Kernel {
   HRUN_HD void operator()() const {
     const auto word = [](auto&& at) {
       uint32_t w = 0;
-      for (int i = 0; i < 4; ++i) w |= static_cast<uint32_t>(static_cast<uint8_t>(at(i))) << (8 * i);
+      for (int i = 0; i < 4; ++i)
+        w |= static_cast<uint32_t>(static_cast<uint8_t>(at(i))) << (8 * i);
       return w;
     };
     const int group = lane() / 4, quad = lane() % 4;
     uint32_t a[4], b[2];
     for (int i = 0; i < 4; ++i)
       a[i] = word([&](int j) { return 3 * (group + 8 * (i % 2)) - (16 * (i / 2) + 4 * quad + j); });
-    for (int i = 0; i < 2; ++i) b[i] = word([&](int j) { return (16 * i + 4 * quad + j) + 5 * group; });
+    for (int i = 0; i < 2; ++i)
+      b[i] = word([&](int j) { return (16 * i + 4 * quad + j) + 5 * group; });
     int c[4] = {1, 2, 3, 4}, halves[4] = {1, 2, 3, 4};
     mma_s8(c, a, b);
     mma_s8(halves, {a[2], a[3]}, b[1]);
@@ -65,14 +66,16 @@ struct Product16 : Kernel {
       const int r = group + 8 * (i % 2), k = 8 * (i / 2) + 2 * quad;
       a[i] = two_halves(row_value(r, k), row_value(r, k + 1));
     }
-    for (int i = 0; i < 2; ++i) b[i] = two_halves(col_value(8 * i + 2 * quad, group), col_value(8 * i + 2 * quad + 1, group));
+    for (int i = 0; i < 2; ++i)
+      b[i] = two_halves(col_value(8 * i + 2 * quad, group), col_value(8 * i + 2 * quad + 1, group));
     float c[4] = {};
     uint32_t narrow[2] = {};
     mma_f16(c, a, b);
     mma_f16_half(narrow, a, b);
     for (int i = 0; i < 4; ++i) {
       float sum = 0;
-      for (int k = 0; k < 16; ++k) sum += row_value(group + 8 * (i / 2), k) * col_value(k, 2 * quad + i % 2);
+      for (int k = 0; k < 16; ++k)
+        sum += row_value(group + 8 * (i / 2), k) * col_value(k, 2 * quad + i % 2);
       if (c[i] != sum) *ok = false;
       if (static_cast<uint16_t>(narrow[i / 2] >> (16 * (i % 2))) != fp32_to_fp16(sum)) *ok = false;
     }
@@ -86,13 +89,15 @@ struct Product32 : Kernel {
     const auto row_value = [](int r, int k) { return static_cast<float>(r - k) / 8; };
     const auto col_value = [](int k, int n) { return static_cast<float>(k + 3 * n) / 4; };
     uint32_t a[4], b[2];
-    for (int i = 0; i < 4; ++i) a[i] = float_to_bits(row_value(group + 8 * (i % 2), quad + 4 * (i / 2)));
+    for (int i = 0; i < 4; ++i)
+      a[i] = float_to_bits(row_value(group + 8 * (i % 2), quad + 4 * (i / 2)));
     for (int i = 0; i < 2; ++i) b[i] = float_to_bits(col_value(quad + 4 * i, group));
     float c[4] = {1, 2, 3, 4};
     mma_tf32(c, a, b);
     for (int i = 0; i < 4; ++i) {
       float sum = static_cast<float>(i + 1);
-      for (int k = 0; k < 8; ++k) sum += row_value(group + 8 * (i / 2), k) * col_value(k, 2 * quad + i % 2);
+      for (int k = 0; k < 8; ++k)
+        sum += row_value(group + 8 * (i / 2), k) * col_value(k, 2 * quad + i % 2);
       if (c[i] != sum) *ok = false;
     }
   }
@@ -121,15 +126,20 @@ struct Bytes : Kernel {
   bool* ok;
   HRUN_HD void operator()() const {
     if (permute_bytes(0x33221100, 0x77665544, 0x7036) != 0x77003366) *ok = false;
-    if (permute_bytes(0x00008000, 0, 0x9999) != 0xffffffff) *ok = false;  // bit 3 of a selector: the sign
+    if (permute_bytes(0x00008000, 0, 0x9999) != 0xffffffff)
+      *ok = false;  // bit 3 of a selector: the sign
     if (dot4(0xff017f80, 0x02030405, 10) != 10 - 2 + 3 + 127 * 4 - 128 * 5) *ok = false;
     if (half_to_float(0x7fffc100) != -2.5f || half_to_float(0x0001) != 0x1p-24f) *ok = false;
     if (ballot(lane() % 3 == 0) != 0x49249249) *ok = false;
     if (warp_sum(lane()) != 496) *ok = false;
-    const uint32_t halves = two_halves(1.0f + 0x1p-11f, -0x1p-24f);  // a tie goes to even; a subnormal
-    if (halves != 0x80013c00 || low_half(halves) != 1.0f || high_half(halves) != -0x1p-24f) *ok = false;
+    const uint32_t halves =
+        two_halves(1.0f + 0x1p-11f, -0x1p-24f);  // a tie goes to even; a subnormal
+    if (halves != 0x80013c00 || low_half(halves) != 1.0f || high_half(halves) != -0x1p-24f)
+      *ok = false;
     const float nan = bits_to_float(0x7fc00000u);
-    if (largest_of(1, 2) != 2 || largest_of(2, 1) != 2 || largest_of(nan, 1) != 1 || largest_of(1, nan) != 1) *ok = false;
+    if (largest_of(1, 2) != 2 || largest_of(2, 1) != 2 || largest_of(nan, 1) != 1 ||
+        largest_of(1, nan) != 1)
+      *ok = false;
     if (exp2_fast(-3) != 0.125f || exp2_fast(bits_to_float(0xff800000u)) != 0) *ok = false;
   }
 };
@@ -146,8 +156,10 @@ struct Copies : Kernel {
       commit_copies();
       copy_async(to + 2 + thread(), from + 2 + thread(), false);
       commit_copies();
-      if (early) wait_copies<2>();
-      else wait_copies<1>();
+      if (early)
+        wait_copies<2>();
+      else
+        wait_copies<1>();
       if (to[thread()].v[0] != from[thread()].v[0]) *ok = false;
       wait_copies<0>();
       if (to[2 + thread()].v[3] != 0) *ok = false;
@@ -214,9 +226,13 @@ int main() {
   expect(right(), "a block barrier");
   gpu.launch(Neighbours{{}, out, false}, Grid{1}, 512);
   expect(!right(), "a missing barrier is noticed");
-  expect(error_of(gpu, Parted{}).find("parted") != std::string::npos, "lanes that part are noticed");
-  expect(error_of(gpu, Passed{}).find("barrier") != std::string::npos, "a barrier passed by is noticed");
-  expect(error_of(gpu, Outside{}).find("outside its shared memory") != std::string::npos, "a write outside shared memory is noticed");
-  expect(error_of(gpu, Passed{}, 1 << 20).find("shared memory") != std::string::npos, "too much shared memory is refused");
+  expect(error_of(gpu, Parted{}).find("parted") != std::string::npos,
+         "lanes that part are noticed");
+  expect(error_of(gpu, Passed{}).find("barrier") != std::string::npos,
+         "a barrier passed by is noticed");
+  expect(error_of(gpu, Outside{}).find("outside its shared memory") != std::string::npos,
+         "a write outside shared memory is noticed");
+  expect(error_of(gpu, Passed{}, 1 << 20).find("shared memory") != std::string::npos,
+         "too much shared memory is refused");
   return failures == 0 ? 0 : 1;
 }

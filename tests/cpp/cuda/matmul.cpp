@@ -1,4 +1,5 @@
-// Fast matmuls on the emulated device against the integer definition of each format (formats/format.h).
+// Fast matmuls on the emulated device against the integer definition of each format
+// (formats/format.h).
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -30,23 +31,33 @@ enum class Hostile { none, largest, zeros };
 template <class Random>
 Input make_input(Activation kind, int64_t n_tokens, int64_t cols, Hostile hostile, Random& random) {
   Input in;
-  const int64_t stride = (cols + 255) / 256 * 256, n_blocks = (cols + activation_columns(kind) - 1) / activation_columns(kind);
+  const int64_t stride = (cols + 255) / 256 * 256,
+                n_blocks = (cols + activation_columns(kind) - 1) / activation_columns(kind);
   in.codes.assign(static_cast<size_t>(n_tokens * stride), 0);
   in.scales.resize(static_cast<size_t>(n_tokens * n_blocks));
   in.sums.assign(static_cast<size_t>(n_tokens * stride / 16), 0);
   for (int64_t t = 0; t < n_tokens; ++t)
     for (int64_t c = 0; c < cols; ++c) {
-      const int code = hostile == Hostile::zeros ? 0 : hostile == Hostile::largest ? (random() % 2 ? 127 : -127)
+      const int code = hostile == Hostile::zeros     ? 0
+                       : hostile == Hostile::largest ? (random() % 2 ? 127 : -127)
                                                      : static_cast<int>(random() % 255) - 127;
       in.codes[static_cast<size_t>(t * stride + c)] = static_cast<int8_t>(code);
-      in.sums[static_cast<size_t>((t * stride + c) / 16)] = static_cast<int16_t>(in.sums[static_cast<size_t>((t * stride + c) / 16)] + code);
+      in.sums[static_cast<size_t>((t * stride + c) / 16)] =
+          static_cast<int16_t>(in.sums[static_cast<size_t>((t * stride + c) / 16)] + code);
     }
   for (float& s : in.scales) s = static_cast<float>(random() % 1000 + 1) * 1e-4f;
   if (wants_transposed(kind)) {
     in.transposed.resize(in.codes.size());
-    for (size_t i = 0; i < in.codes.size(); ++i) in.transposed[i / 256 * 256 + i % 16 * 16 + i % 256 / 16] = in.codes[i];
+    for (size_t i = 0; i < in.codes.size(); ++i)
+      in.transposed[i / 256 * 256 + i % 16 * 16 + i % 256 / 16] = in.codes[i];
   }
-  in.rows = {in.codes.data(), in.scales.data(), in.sums.data(), n_tokens, cols, stride, n_blocks,
+  in.rows = {in.codes.data(),
+             in.scales.data(),
+             in.sums.data(),
+             n_tokens,
+             cols,
+             stride,
+             n_blocks,
              in.transposed.empty() ? nullptr : in.transposed.data()};
   return in;
 }
@@ -55,13 +66,16 @@ template <class F>
 std::vector<IntBlock> unpack_row(const uint8_t* row, int64_t cols) {
   std::vector<IntBlock> blocks(static_cast<size_t>(n_blocks<F>(cols)));
   for (int64_t b = 0; b < n_blocks<F>(cols); ++b)
-    F::unpack(row + static_cast<size_t>(b) * F::kBlockBytes, block_length<F>(cols, b), blocks[static_cast<size_t>(b)]);
+    F::unpack(row + static_cast<size_t>(b) * F::kBlockBytes, block_length<F>(cols, b),
+              blocks[static_cast<size_t>(b)]);
   return blocks;
 }
 
-// What matmul must give: exact integer sums per block, products and sums in double; `size`: what errors are relative to.
+// What matmul must give: exact integer sums per block, products and sums in double; `size`: what
+// errors are relative to.
 template <class F>
-double expected(const std::vector<IntBlock>& row, int64_t cols, const Input& in, int64_t token, double& size) {
+double expected(const std::vector<IntBlock>& row, int64_t cols, const Input& in, int64_t token,
+                double& size) {
   double y = 0;
   size = 0;
   const int scale_columns = activation_columns(F::kActivation);
@@ -72,11 +86,13 @@ double expected(const std::vector<IntBlock>& row, int64_t cols, const Input& in,
     int64_t dot = 0, offsets = 0;
     for (int g = 0; g < n / kGroup; ++g) {
       int part = 0, sum = 0;
-      for (int i = 0; i < kGroup; ++i) part += block.codes[kGroup * g + i] * x[kGroup * g + i], sum += x[kGroup * g + i];
+      for (int i = 0; i < kGroup; ++i)
+        part += block.codes[kGroup * g + i] * x[kGroup * g + i], sum += x[kGroup * g + i];
       dot += static_cast<int64_t>(block.group_scale[g]) * part;
       if constexpr (F::kHasOffset) offsets += static_cast<int64_t>(block.group_offset[g]) * sum;
     }
-    const double dx = in.scales[static_cast<size_t>(token * in.rows.n_blocks + b * F::kBlockValues / scale_columns)];
+    const double dx = in.scales[static_cast<size_t>(token * in.rows.n_blocks +
+                                                    b * F::kBlockValues / scale_columns)];
     double part = static_cast<double>(block.scale) * static_cast<double>(dot) * dx;
     size += std::fabs(part);
     if constexpr (F::kHasOffset) {
@@ -88,7 +104,8 @@ double expected(const std::vector<IntBlock>& row, int64_t cols, const Input& in,
   return y;
 }
 
-// Any bytes are a block, but for the fp16 scales, which shall be finite: bytes 0, 1 or where the format has them.
+// Any bytes are a block, but for the fp16 scales, which shall be finite: bytes 0, 1 or where the
+// format has them.
 template <class F>
 std::vector<uint8_t> make_rows(int64_t rows, int64_t cols, bool any_bytes, std::mt19937& random) {
   std::vector<uint8_t> data(static_cast<size_t>(rows) * F::row_bytes(cols));
@@ -103,7 +120,8 @@ std::vector<uint8_t> make_rows(int64_t rows, int64_t cols, bool any_bytes, std::
         for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {
           uint8_t* const block = row + static_cast<size_t>(b) * F::kBlockBytes;
           store_fp16(block, normal(random));
-          for (int i = 0; i < block_length<F>(cols, b) * F::kCodeBits / 8; ++i) block[2 + i] = static_cast<uint8_t>(random());
+          for (int i = 0; i < block_length<F>(cols, b) * F::kCodeBits / 8; ++i)
+            block[2 + i] = static_cast<uint8_t>(random());
         }
       } else {
         F::encode_row(w.data(), nullptr, cols, row);
@@ -113,7 +131,8 @@ std::vector<uint8_t> make_rows(int64_t rows, int64_t cols, bool any_bytes, std::
       for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {
         IntBlock block;
         uint8_t* const at = row + static_cast<size_t>(b) * F::kBlockBytes;
-        const size_t bytes = static_cast<size_t>(F::row_bytes(cols) - static_cast<size_t>(b) * F::kBlockBytes);
+        const size_t bytes =
+            static_cast<size_t>(F::row_bytes(cols) - static_cast<size_t>(b) * F::kBlockBytes);
         const auto bad = [&] {
           F::unpack(at, block_length<F>(cols, b), block);
           bool wrong = !std::isfinite(block.scale) || std::fabs(block.scale) < 1e-3;
@@ -121,7 +140,8 @@ std::vector<uint8_t> make_rows(int64_t rows, int64_t cols, bool any_bytes, std::
           return wrong;
         };
         while (bad())
-          for (size_t i = 0; i < (bytes < F::kBlockBytes ? bytes : F::kBlockBytes); ++i) at[i] = static_cast<uint8_t>(random());
+          for (size_t i = 0; i < (bytes < F::kBlockBytes ? bytes : F::kBlockBytes); ++i)
+            at[i] = static_cast<uint8_t>(random());
       }
     }
   }
@@ -137,7 +157,8 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, Hostile hostile, uint32
   auto* const packed = static_cast<uint8_t*>(gpu.allocate(bytes));
   const PackedMatrix w{F::kId, rows, cols, packed};
   for (int64_t r = 0; r < rows; r += kPackRows)
-    pack(gpu, file.data() + static_cast<size_t>(r) * F::row_bytes(cols), r, rows - r < kPackRows ? rows - r : kPackRows, w);
+    pack(gpu, file.data() + static_cast<size_t>(r) * F::row_bytes(cols), r,
+         rows - r < kPackRows ? rows - r : kPackRows, w);
 
   const Input in = make_input(F::kActivation, n_tokens, cols, hostile, random);
   const int64_t y_stride = rows + 5;
@@ -146,31 +167,39 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, Hostile hostile, uint32
   const int64_t less = std::min<int64_t>(rows, 21);
   std::vector<float> first(static_cast<size_t>(n_tokens * less)), last(first);
   const PackedMatrix few{F::kId, less, cols, packed};
-  const PackedProduct parts[] = {{few, {first.data(), n_tokens, less, less}}, {w, {y.data(), n_tokens, rows, y_stride}}, {few, {last.data(), n_tokens, less, less}}};
+  const PackedProduct parts[] = {{few, {first.data(), n_tokens, less, less}},
+                                 {w, {y.data(), n_tokens, rows, y_stride}},
+                                 {few, {last.data(), n_tokens, less, less}}};
   matmul(gpu, parts, in.rows);
 
   double worst = 0;
   for (int64_t r = 0; r < rows; ++r) {
-    const std::vector<IntBlock> row = unpack_row<F>(file.data() + static_cast<size_t>(r) * F::row_bytes(cols), cols);
+    const std::vector<IntBlock> row =
+        unpack_row<F>(file.data() + static_cast<size_t>(r) * F::row_bytes(cols), cols);
     for (int64_t t = 0; t < n_tokens; ++t) {
       double size = 0;
       const double want = expected<F>(row, cols, in, t, size);
-      const double error = std::fabs(y[static_cast<size_t>(t * y_stride + r)] - want) / (size + 1e-30);
+      const double error =
+          std::fabs(y[static_cast<size_t>(t * y_stride + r)] - want) / (size + 1e-30);
       if (!(error <= worst)) worst = error;
     }
   }
   for (int64_t t = 0; t < n_tokens; ++t)
     for (int64_t r = rows; r < y_stride; ++r)
       if (y[static_cast<size_t>(t * y_stride + r)] != 1e30f) worst = INFINITY;
-  const bool one_launch = n_tokens <= 8;  // else each part may have a kernel of its own, which adds in another order
+  const bool one_launch =
+      n_tokens <= 8;  // else each part may have a kernel of its own, which adds in another order
   for (int64_t t = 0; t < n_tokens; ++t)
     for (int64_t r = 0; r < less; ++r) {
-      const size_t i = static_cast<size_t>(t * less + r), at = static_cast<size_t>(t * y_stride + r);
+      const size_t i = static_cast<size_t>(t * less + r),
+                   at = static_cast<size_t>(t * y_stride + r);
       if (first[i] != last[i] || (one_launch && first[i] != y[at])) worst = INFINITY;
     }
   if (!(worst < 1e-6)) {
-    std::printf("FAILED: %s %lld x %lld, %lld tokens, kind %d: error %g\n", std::string(F::kName).c_str(), static_cast<long long>(rows),
-                static_cast<long long>(cols), static_cast<long long>(n_tokens), static_cast<int>(hostile), worst);
+    std::printf("FAILED: %s %lld x %lld, %lld tokens, kind %d: error %g\n",
+                std::string(F::kName).c_str(), static_cast<long long>(rows),
+                static_cast<long long>(cols), static_cast<long long>(n_tokens),
+                static_cast<int>(hostile), worst);
     ++failures;
   }
   gpu.release(packed);
@@ -181,13 +210,15 @@ void check_format() {
   uint32_t seed = 1;
   // One block alone is exact but for the products of scales.
   check<F>(16, 256, 1, Hostile::none, seed++);
-  for (const int64_t n_tokens : {1, 2, 5, 8, 9, 16, 17, 33}) check<F>(40, 1024, n_tokens, Hostile::none, seed++);
+  for (const int64_t n_tokens : {1, 2, 5, 8, 9, 16, 17, 33})
+    check<F>(40, 1024, n_tokens, Hostile::none, seed++);
   // Many tokens go through another kernel.
   for (const int64_t n_tokens : {63, 129}) check<F>(200, 512, n_tokens, Hostile::none, seed++);
   check<F>(130, 768, 65, Hostile::largest, seed++);
   check<F>(70, 256 * 19, 1, Hostile::none, seed++);
   check<F>(16 * 11 + 3, 512, 6, Hostile::none, seed++);
-  // So many row tiles that a block of threads works on several, with chunks for all warps, for some, and unequally many.
+  // So many row tiles that a block of threads works on several, with chunks for all warps, for
+  // some, and unequally many.
   for (const int64_t cols : {256 * 3, 256 * 9})
     if (RtqFormat<F> || cols == 256 * 3) check<F>(16 * 23 + 5, cols, 1, Hostile::none, seed++);
   check<F>(33, 768, 3, Hostile::largest, seed++);
@@ -206,7 +237,8 @@ int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
   Formats::for_each([&]<class F>() {
     if constexpr (QuantizedFormat<F> && EncodableFormat<F>)
-      if (packed_bytes(F::kId, 16, 256) != 0 && (only.empty() || only == F::kName)) check_format<F>();
+      if (packed_bytes(F::kId, 16, 256) != 0 && (only.empty() || only == F::kName))
+        check_format<F>();
   });
   return failures == 0 ? 0 : 1;
 }

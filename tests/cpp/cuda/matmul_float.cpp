@@ -14,9 +14,11 @@ namespace {
 
 int failures = 0;
 
-// `shift`: values by which rows and activations begin off the alignment that wide loads want; `magnitude`: of activations.
+// `shift`: values by which rows and activations begin off the alignment that wide loads want;
+// `magnitude`: of activations.
 template <FloatFormat F>
-void check(int64_t rows, int64_t cols, int64_t n_tokens, int shift, float magnitude, uint32_t seed) {
+void check(int64_t rows, int64_t cols, int64_t n_tokens, int shift, float magnitude,
+           uint32_t seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
   Gpu gpu(0);
@@ -38,7 +40,9 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, int shift, float magnit
     for (int64_t r = 0; r < rows; ++r) {
       double sum = 0, size = 0;
       for (int64_t c = 0; c < cols; ++c) {
-        const double product = static_cast<double>(F::widen(data + static_cast<size_t>(r * cols + c) * F::kBlockBytes)) * view.row(t)[c];
+        const double product = static_cast<double>(F::widen(
+                                   data + static_cast<size_t>(r * cols + c) * F::kBlockBytes)) *
+                               view.row(t)[c];
         sum += product;
         size += std::fabs(product);
       }
@@ -49,8 +53,9 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, int shift, float magnit
       if (y[static_cast<size_t>(t * y_stride + r)] != 1e30f) worst = INFINITY;
   }
   if (worst < 1e-6) return;
-  std::printf("FAILED: %s %lld x %lld, %lld tokens: error %g\n", std::string(F::kName).c_str(), static_cast<long long>(rows),
-              static_cast<long long>(cols), static_cast<long long>(n_tokens), worst);
+  std::printf("FAILED: %s %lld x %lld, %lld tokens: error %g\n", std::string(F::kName).c_str(),
+              static_cast<long long>(rows), static_cast<long long>(cols),
+              static_cast<long long>(n_tokens), worst);
   ++failures;
 }
 

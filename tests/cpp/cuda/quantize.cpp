@@ -1,4 +1,5 @@
-// Activations made ready for a matmul: the CPU's codes, scales and sums bit for bit from the same floats.
+// Activations made ready for a matmul: the CPU's codes, scales and sums bit for bit from the same
+// floats.
 #include <bit>
 #include <cmath>
 #include <cstdio>
@@ -27,30 +28,48 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Inputs that break quantizers: value `c` of token `t`.
 float hostile(int64_t t, int64_t c, int64_t cols) {
   switch (t % 14) {
-    case 1: return 0.0f;
-    case 2: return 1e30f * random_float();
-    case 3: return 1e-40f * random_float();
-    case 4: return 1e-35f * random_float();
-    case 5: return c == cols / 2 ? 3.0f : 0.0f;
-    case 6: return c % 2 ? -1.0f : 1.0f;
-    case 7: return c == cols / 3 ? 1e4f : random_float();
-    case 8: return std::popcount(static_cast<unsigned>(c) & 0xa5u) % 2 ? -1.0f : 1.0f;  // a row of H: one spike
-    case 9: return static_cast<float>(c % 255 - 127) + 0.5f;                             // ties
-    case 10: return c == 5 ? kInfinity : random_float();
-    case 11: return c == cols - 1 ? std::nanf("") : random_float();
-    case 12: return 2.5f;
-    default: return random_float();
+    case 1:
+      return 0.0f;
+    case 2:
+      return 1e30f * random_float();
+    case 3:
+      return 1e-40f * random_float();
+    case 4:
+      return 1e-35f * random_float();
+    case 5:
+      return c == cols / 2 ? 3.0f : 0.0f;
+    case 6:
+      return c % 2 ? -1.0f : 1.0f;
+    case 7:
+      return c == cols / 3 ? 1e4f : random_float();
+    case 8:
+      return std::popcount(static_cast<unsigned>(c) & 0xa5u) % 2 ? -1.0f
+                                                                 : 1.0f;  // a row of H: one spike
+    case 9:
+      return static_cast<float>(c % 255 - 127) + 0.5f;  // ties
+    case 10:
+      return c == 5 ? kInfinity : random_float();
+    case 11:
+      return c == cols - 1 ? std::nanf("") : random_float();
+    case 12:
+      return 2.5f;
+    default:
+      return random_float();
   }
 }
 
-bool same_bits(float a, float b) { return float_to_bits(a) == float_to_bits(b) || (std::isnan(a) && std::isnan(b)); }
+bool same_bits(float a, float b) {
+  return float_to_bits(a) == float_to_bits(b) || (std::isnan(a) && std::isnan(b));
+}
 
-// Floats on the device with rows `stride` apart, `offset` values behind an aligned address; what is between is NaN.
+// Floats on the device with rows `stride` apart, `offset` values behind an aligned address; what is
+// between is NaN.
 struct Rows {
   Rows(gpu::Gpu& device, int64_t rows, int64_t cols, int64_t stride, int64_t offset)
       : memory(device, static_cast<size_t>(rows * stride + offset + 1) * sizeof(float), "a test"),
         view{static_cast<float*>(memory.data) + offset, rows, cols, stride} {
-    for (int64_t i = 0; i < rows * stride + offset + 1; ++i) static_cast<float*>(memory.data)[i] = std::nanf("");
+    for (int64_t i = 0; i < rows * stride + offset + 1; ++i)
+      static_cast<float*>(memory.data)[i] = std::nanf("");
   }
   gpu::Memory memory;
   FloatView view;
@@ -63,10 +82,15 @@ struct Case {
 };
 
 void check(gpu::Gpu& device, const Case& c) {
-  const std::string name = "kind " + std::to_string(static_cast<int>(c.kind)) + ", " + std::to_string(c.n_tokens) + " x " +
-                           std::to_string(c.cols) + " + " + std::to_string(c.gap) + (c.norm ? ", norm" : c.gate ? ", gate" : "");
+  const std::string name = "kind " + std::to_string(static_cast<int>(c.kind)) + ", " +
+                           std::to_string(c.n_tokens) + " x " + std::to_string(c.cols) + " + " +
+                           std::to_string(c.gap) +
+                           (c.norm   ? ", norm"
+                            : c.gate ? ", gate"
+                                     : "");
   const KernelTable& cpu = *select_cpu_tier("scalar").kernels;
-  Rows x(device, c.n_tokens, c.cols, c.cols + c.gap, c.offset), gate(device, c.n_tokens, c.cols, c.cols + c.gap, c.offset);
+  Rows x(device, c.n_tokens, c.cols, c.cols + c.gap, c.offset),
+      gate(device, c.n_tokens, c.cols, c.cols + c.gap, c.offset);
   Rows norm(device, 1, c.cols, c.cols, c.offset);
   for (int64_t t = 0; t < c.n_tokens; ++t)
     for (int64_t i = 0; i < c.cols; ++i) {
@@ -91,29 +115,38 @@ void check(gpu::Gpu& device, const Case& c) {
   if (gpu::wants_transposed(c.kind)) to.transposed = static_cast<int8_t*>(transposed.data);
   gpu::quantize(device, from, c.kind, to);
 
-  // The norm's sum has an order of its own: the rounding after it is compared on the floats that it gives.
-  Rows made(device, c.n_tokens, c.cols, c.cols + c.gap, c.offset), turned(device, c.n_tokens, c.cols, c.cols + c.gap, c.offset);
+  // The norm's sum has an order of its own: the rounding after it is compared on the floats that it
+  // gives.
+  Rows made(device, c.n_tokens, c.cols, c.cols + c.gap, c.offset),
+      turned(device, c.n_tokens, c.cols, c.cols + c.gap, c.offset);
   gpu::prepare_floats(device, from, Activation::kFloat, made.view);
   gpu::prepare_floats(device, from, c.kind, turned.view);
   std::vector<float> expected(static_cast<size_t>(c.cols));
   for (int64_t t = 0; t < c.n_tokens; ++t) {
-    if (c.norm) cpu.rms_norm(x.view.row(t), norm.view.data, from.eps, c.cols, expected.data());
-    else if (c.gate) cpu.silu_mul(gate.view.row(t), x.view.row(t), c.cols, expected.data());
-    else std::copy(x.view.row(t), x.view.row(t) + c.cols, expected.data());
+    if (c.norm)
+      cpu.rms_norm(x.view.row(t), norm.view.data, from.eps, c.cols, expected.data());
+    else if (c.gate)
+      cpu.silu_mul(gate.view.row(t), x.view.row(t), c.cols, expected.data());
+    else
+      std::copy(x.view.row(t), x.view.row(t) + c.cols, expected.data());
     double squares = 0;
-    for (int64_t i = 0; i < c.cols; ++i) squares += static_cast<double>(x.view.row(t)[i]) * x.view.row(t)[i];
+    for (int64_t i = 0; i < c.cols; ++i)
+      squares += static_cast<double>(x.view.row(t)[i]) * x.view.row(t)[i];
     const double inverse = 1 / std::sqrt(squares / static_cast<double>(c.cols) + from.eps);
     for (int64_t i = 0; i < c.cols; ++i) {
       const float a = made.view.row(t)[i], e = expected[static_cast<size_t>(i)];
       const double exact = x.view.row(t)[i] * inverse * norm.view.data[i];
-      const bool close = c.norm && squares < 3e38 && std::abs(a - exact) <= 1e-6 * std::abs(exact) + 1e-45;
-      expect(same_bits(a, e) || close, name + ": value " + std::to_string(i) + " of the source of token " + std::to_string(t));
+      const bool close =
+          c.norm && squares < 3e38 && std::abs(a - exact) <= 1e-6 * std::abs(exact) + 1e-45;
+      expect(same_bits(a, e) || close, name + ": value " + std::to_string(i) +
+                                           " of the source of token " + std::to_string(t));
     }
   }
 
   std::vector<float> signs(static_cast<size_t>(c.cols));
   for (int64_t i = 0; i < c.cols; ++i) signs[static_cast<size_t>(i)] = rotation_sign(i);
-  std::vector<int16_t> cpu_codes(static_cast<size_t>(c.cols) * n), cpu_sums(n * static_cast<size_t>(c.cols / 16 + 2));
+  std::vector<int16_t> cpu_codes(static_cast<size_t>(c.cols) * n),
+      cpu_sums(n * static_cast<size_t>(c.cols / 16 + 2));
   std::vector<float> cpu_scale(n * static_cast<size_t>(to.n_blocks));
   hrun::QuantizedRows oracle;
   oracle.codes = cpu_codes.data();
@@ -128,25 +161,32 @@ void check(gpu::Gpu& device, const Case& c) {
       cpu.quantize_block(ActivationSource{.x = made.view}, t, b, c.kind, signs.data(), oracle);
     const std::string token = name + ", token " + std::to_string(t);
     for (int64_t b = 0; b < to.n_blocks; ++b)
-      expect(same_bits(to.scales[t * to.n_blocks + b], oracle.scale[t * to.n_blocks + b]), token + ": scale " + std::to_string(b));
+      expect(same_bits(to.scales[t * to.n_blocks + b], oracle.scale[t * to.n_blocks + b]),
+             token + ": scale " + std::to_string(b));
     for (int64_t i = 0; i < to.stride; ++i)
-      expect(to.codes[t * to.stride + i] == (i < c.cols ? oracle.codes[t * c.cols + i] : 0), token + ": code " + std::to_string(i));
+      expect(to.codes[t * to.stride + i] == (i < c.cols ? oracle.codes[t * c.cols + i] : 0),
+             token + ": code " + std::to_string(i));
     for (int64_t i = 0; to.transposed && i < to.stride; ++i)
-      expect(to.transposed[t * to.stride + i / 256 * 256 + i % 16 * 16 + i % 256 / 16] == to.codes[t * to.stride + i],
+      expect(to.transposed[t * to.stride + i / 256 * 256 + i % 16 * 16 + i % 256 / 16] ==
+                 to.codes[t * to.stride + i],
              token + ": transposed code " + std::to_string(i));
     for (int64_t g = 0; g < to.stride / 16; ++g) {
       int sum = 0;
       for (int i = 0; i < 16; ++i) sum += to.codes[t * to.stride + 16 * g + i];
       expect(to.sums[t * (to.stride / 16) + g] == sum, token + ": sum " + std::to_string(g));
-      if (16 * g < c.cols) expect(sum == oracle.sums[t * oracle.n_groups + g], token + ": the CPU's sum " + std::to_string(g));
+      if (16 * g < c.cols)
+        expect(sum == oracle.sums[t * oracle.n_groups + g],
+               token + ": the CPU's sum " + std::to_string(g));
     }
     std::vector<float> rotated(made.view.row(t), made.view.row(t) + c.cols);
     if (is_rotated(c.kind))
       for (int64_t first = 0; first < c.cols; first += kRotationBlock)
-        rotate_block(rotated.data() + first, first, static_cast<int>(std::min<int64_t>(kRotationBlock, c.cols - first)),
+        rotate_block(rotated.data() + first, first,
+                     static_cast<int>(std::min<int64_t>(kRotationBlock, c.cols - first)),
                      c.kind == Activation::kRotatedSigned);
     for (int64_t i = 0; i < c.cols; ++i)
-      expect(same_bits(turned.view.row(t)[i], rotated[static_cast<size_t>(i)]), token + ": rotated value " + std::to_string(i));
+      expect(same_bits(turned.view.row(t)[i], rotated[static_cast<size_t>(i)]),
+             token + ": rotated value " + std::to_string(i));
     for (int64_t i = c.cols; i < c.cols + c.gap && t + 1 < c.n_tokens; ++i)
       expect(std::isnan(turned.view.row(t)[i]), token + ": the gap between rows is as it was");
   }
@@ -156,7 +196,8 @@ void check(gpu::Gpu& device, const Case& c) {
 void check_functions() {
   const KernelTable& cpu = *select_cpu_tier("scalar").kernels;
   std::vector<float> x, y;
-  for (const float special : {0.0f, -0.0f, kInfinity, -kInfinity, std::nanf(""), 88.72283f, 88.7229f, -87.4f, -103.9f, -104.5f, 1e-45f, 7.0f, -7.0f})
+  for (const float special : {0.0f, -0.0f, kInfinity, -kInfinity, std::nanf(""), 88.72283f,
+                              88.7229f, -87.4f, -103.9f, -104.5f, 1e-45f, 7.0f, -7.0f})
     x.push_back(special), y.push_back(-special);
   for (int i = 0; i < 200000; ++i) {
     x.push_back(bits_to_float(random_bits()));
@@ -168,7 +209,8 @@ void check_functions() {
   std::vector<float> out(x.size());
   const auto compare = [&](const char* name, auto&& f) {
     for (size_t i = 0; i < x.size(); ++i)
-      expect(same_bits(f(i), out[i]), std::string(name) + "(" + std::to_string(x[i]) + ", " + std::to_string(y[i]) + ")");
+      expect(same_bits(f(i), out[i]),
+             std::string(name) + "(" + std::to_string(x[i]) + ", " + std::to_string(y[i]) + ")");
   };
   cpu.exp(x.data(), n, out.data());
   compare("exponential", [&](size_t i) { return gpu::exponential(x[i]); });
@@ -188,8 +230,9 @@ void check_functions() {
 int main() {
   check_functions();
   gpu::Gpu device(0);
-  constexpr Activation kKinds[] = {Activation::kInt8x32,  Activation::kInt8x64,  Activation::kInt8x128,
-                                   Activation::kInt8x256, Activation::kRotated, Activation::kRotatedSigned};
+  constexpr Activation kKinds[] = {Activation::kInt8x32,  Activation::kInt8x64,
+                                   Activation::kInt8x128, Activation::kInt8x256,
+                                   Activation::kRotated,  Activation::kRotatedSigned};
   for (const Activation kind : kKinds) {
     for (const int64_t cols : {32, 64, 96, 128, 160, 192, 224, 256, 288, 480, 512, 896})
       check(device, {kind, 14, cols, 0, 0, false, false});
