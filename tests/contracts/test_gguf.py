@@ -75,7 +75,7 @@ def test_written_metadata_reads_back_here_and_elsewhere(
         and here.unused_bytes == 0
     )
     fields = gguf.GGUFReader(path).fields
-    for key, (type_name, value) in metadata.items():
+    for key, (_, value) in metadata.items():
         if value == []:  # the package gives the parts of an empty array no value
             continue
         assert fields[key].contents() == value, key

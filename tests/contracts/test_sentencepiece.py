@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from typing import Any
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 from hrun import ModelFileError
 from hrun.sentencepiece import SentencePieceRules
 from hrun.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Tokenizer
-import itertools
 
 PIECES = ["▁", "a", "b", "c", "▁a", "ab", "bc", "abc", "▁ab", "aa", "aaa", "é", "▁▁", "<s", ">"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, Union
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 # A GGUF value: text that is not UTF-8 is kept as bytes.
-Scalar = Union[int, float, bool, str, bytes]
-Value = Union[Scalar, list[Scalar]]
+Scalar = int | float | bool | str | bytes
+Value = Scalar | list[Scalar]
 
 
 @dataclass(frozen=True)
