@@ -25,6 +25,7 @@ ALLOWED = {
     "cuda": {"base", "formats", "backend"},
     "model": {"base", "formats", "gguf", "backend"},
     "runtime": {"base", "formats", "gguf", "backend", "model"},
+    "engine": {"base"},
     "bindings": {"base", "formats", "gguf", "backend", "cpu", "model", "runtime"},
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)

@@ -1,0 +1,176 @@
+// Which rows of which sequences the next step computes.  A pure data structure: it knows no model,
+// no thread and no clock but the one that is passed.
+//
+// The engine's thread does, over and over: plan(), the copies of the plan and then its rows,
+// commit() with the tokens that were drawn.  Logits of a row do not depend on the plan, so no
+// decision here can change an answer.
+//
+// Order.  Every running sequence that has one token to compute gets its row first.  Guessed tokens
+// (drafts) and chunks of prompts share what is left of the step.  Prompts go by class, then by the
+// service their client had (the client with the least goes first; one that comes back starts at
+// the least of those present, so that idle time cannot be saved up), then by arrival; a sequence
+// older than max_wait_us goes before all classes.  One prompt takes at most half of what prompts
+// get while another can go on.  A prompt whose beginning is just being computed for another waits
+// for it, for prefix_wait_us at most.
+//
+// Room.  A sequence is admitted when all its tokens have room beside what running ones still need
+// for theirs, and a watermark.  When a running sequence finds no page the newest of the lowest
+// class gives its pages back and waits (preemption by recompute; what is not overwritten meanwhile
+// is found again).  The oldest sequence is never preempted, so that something always gets on.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/page_pool.h"
+#include "engine/sequence.h"
+#include "engine/state_checkpoints.h"
+#include "engine/step_cost.h"
+
+namespace hrun {
+
+struct SchedulerOptions {
+  int64_t n_ctx = 0;               // positions of one sequence at most
+  int64_t n_pages = 0;             // of the pool
+  int64_t max_running = 64;        // sequences that hold pages
+  int64_t max_waiting = 256;       // a full queue refuses: by sequences ...
+  int64_t max_waiting_tokens = 0;  // ... and by their tokens; 0: no limit
+  int64_t max_wait_us = 30'000'000;
+  int64_t prefix_wait_us = 2'000'000;
+  double watermark = 0.01;  // of the pool, kept free of admissions besides a page per running one
+  int64_t min_chunk = 16;   // rows that prompts get of each step at least, cost or not
+  // Models with recurrent layers: slots for states, 0 for none.
+  int64_t n_state_slots = 0;
+  int64_t state_grid = 512;
+  uint64_t hash_mask = ~uint64_t{0};  // see PagePool
+};
+
+struct Refusal {
+  enum class Reason : uint8_t {
+    empty,        // no tokens
+    too_long,     // can never fit: need > capacity positions
+    queue_full,   // need: the queue's length with this one, capacity: its limit
+    tokens_full,  // the same in tokens
+    unknown,      // no sequence of this id
+  };
+  Reason reason;
+  int64_t need = 0;
+  int64_t capacity = 0;
+  int64_t queue_length = 0;  // sequences that wait
+
+  std::string text() const;
+};
+
+struct Submitted {
+  SequenceId id = 0;  // 0: refused
+  std::optional<Refusal> refusal;
+};
+
+// How much one step may do.
+struct StepBudget {
+  int64_t n_rows = 512;
+  // With both: chunks of prompts are cut so that the step takes about this long.
+  double seconds = 0;
+  const StepCost* cost = nullptr;
+};
+
+// Rows of one sequence: positions [first, first + n_rows).  Its tokens and pages are those of
+// Scheduler::sequence(id); rows beyond tokens.size() are its draft.
+struct Span {
+  SequenceId id = 0;
+  int64_t first = 0;
+  int64_t n_rows = 0;
+  int64_t n_draft = 0;  // of the rows, the last ones
+  LogitRows logits = LogitRows::none;
+};
+
+struct StateCopy {
+  int32_t from;  // -1: the state of an empty sequence
+  int32_t to;
+};
+
+struct StepPlan {
+  uint64_t number = 0;
+  std::vector<PageCopy> page_copies;    // first, in this order
+  std::vector<StateCopy> state_copies;  // also before the rows, in this order
+  std::vector<Span> spans;
+  std::vector<StateCopy> state_saves;  // after the rows, in this order
+  std::vector<SequenceId> preempted;   // for the record
+  int64_t n_rows = 0;
+  double attended = 0;  // see StepCost
+
+  bool empty() const { return spans.empty(); }
+};
+
+// What became of a sequence in a step.
+struct StepResult {
+  SequenceId id = 0;
+  // Drawn tokens: of a span with a draft the accepted guesses and one more.  Empty while a prompt
+  // is not complete, or if nothing is to be drawn.
+  std::vector<int32_t> tokens;
+  bool finished = false;  // it gives up its pages (they stay cached) and its id
+};
+
+struct SchedulerStats {
+  PagePoolStats pool;
+  int64_t n_running = 0;
+  int64_t n_waiting = 0;
+  int64_t n_waiting_tokens = 0;
+  int64_t n_preemptions = 0;
+  int64_t n_steps = 0;
+  int64_t n_prompt_rows = 0;
+  int64_t n_decode_rows = 0;
+  int64_t n_draft_rows = 0;
+  int64_t n_draft_accepted = 0;
+};
+
+class Scheduler {
+ public:
+  explicit Scheduler(const SchedulerOptions& options);
+  ~Scheduler();
+
+  // At any time, also between plan() and commit().  now_us: monotonic, of the caller's clock.
+  Submitted submit(std::vector<int32_t> prompt, SequenceParameters parameters, int64_t now_us);
+  // n sequences that go on from where this one stands, each with an id; fewer are never made.
+  // Between plan() and commit() the forks begin after the rows of the step and before the tokens
+  // drawn in it: each takes its own first token by a StepResult of the same commit(), or else
+  // computes the last position once more.
+  std::vector<Submitted> fork(SequenceId id, int64_t n, int64_t now_us);
+  // False for an unknown id.  A sequence of the step in progress is freed by its commit().
+  bool cancel(SequenceId id);
+
+  // Guesses for the next step; dropped if the step has no room.  Models with recurrent state take
+  // none, since a state cannot be cut.
+  void set_draft(SequenceId id, std::vector<int32_t> draft);
+  // A sequence that is not ready (its grammar is not) sits the steps out.
+  void set_ready(SequenceId id, bool ready);
+  // More tokens of the caller's, and fewer; not between plan() and commit().  truncate() keeps at
+  // least one token.  Both forget the draft.
+  std::optional<Refusal> append(SequenceId id, std::span<const int32_t> tokens);
+  void truncate(SequenceId id, int64_t n);
+
+  // The next step; empty if nothing can be done.  Each plan is committed or abandoned before the
+  // next.
+  StepPlan plan(const StepBudget& budget, int64_t now_us);
+  // One result for each span whose rows are complete; a missing one stands for an empty one.
+  // Results of forks and in any order.  Results of cancelled sequences are dropped.
+  void commit(const StepPlan& plan, std::span<const StepResult> results);
+  // The step failed: what it was to copy and compute is taken as undone.
+  void abandon(const StepPlan& plan);
+
+  bool idle() const;  // no sequence at all
+  bool contains(SequenceId id) const;
+  const Sequence& sequence(SequenceId id) const;  // throws ArgumentError
+  SchedulerStats stats() const;
+  void clear_cache();
+  // Throws std::logic_error; for tests.
+  void check() const;
+};
+
+}  // namespace hrun
