@@ -20,7 +20,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -69,6 +68,11 @@ struct Refusal {
 
 struct Submitted {
   SequenceId id = 0;  // 0: refused
+  std::optional<Refusal> refusal;
+};
+
+struct Forked {
+  std::vector<SequenceId> ids;  // all or none
   std::optional<Refusal> refusal;
 };
 
@@ -133,15 +137,14 @@ struct SchedulerStats {
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerOptions& options);
-  ~Scheduler();
 
   // At any time, also between plan() and commit().  now_us: monotonic, of the caller's clock.
   Submitted submit(std::vector<int32_t> prompt, SequenceParameters parameters, int64_t now_us);
-  // n sequences that go on from where this one stands, each with an id; fewer are never made.
-  // Between plan() and commit() the forks begin after the rows of the step and before the tokens
-  // drawn in it: each takes its own first token by a StepResult of the same commit(), or else
-  // computes the last position once more.
-  std::vector<Submitted> fork(SequenceId id, int64_t n, int64_t now_us);
+  // n sequences that go on from where this one stands, with its parameters.  Between plan() and
+  // commit() the forks begin after the rows of the step and before the tokens drawn in it: each
+  // takes its own first token by a StepResult of the same commit(), or else computes the last
+  // position once more.  Forks of a prompt that is not complete wait for it like equal prompts.
+  Forked fork(SequenceId id, int64_t n, int64_t now_us);
   // False for an unknown id.  A sequence of the step in progress is freed by its commit().
   bool cancel(SequenceId id);
 
@@ -150,9 +153,10 @@ class Scheduler {
   void set_draft(SequenceId id, std::vector<int32_t> draft);
   // A sequence that is not ready (its grammar is not) sits the steps out.
   void set_ready(SequenceId id, bool ready);
-  // More tokens of the caller's, and fewer; not between plan() and commit().  truncate() keeps at
-  // least one token.  Both forget the draft.
-  std::optional<Refusal> append(SequenceId id, std::span<const int32_t> tokens);
+  // More tokens of the caller's (max_tokens counts from their end), and fewer; not between plan()
+  // and commit().  truncate() keeps at least one token, and what it keeps counts as the prompt.
+  std::optional<Refusal> append(SequenceId id, std::span<const int32_t> tokens,
+                                LogitRows logits = LogitRows::last);
   void truncate(SequenceId id, int64_t n);
 
   // The next step; empty if nothing can be done.  Each plan is committed or abandoned before the
@@ -164,13 +168,81 @@ class Scheduler {
   // The step failed: what it was to copy and compute is taken as undone.
   void abandon(const StepPlan& plan);
 
-  bool idle() const;  // no sequence at all
-  bool contains(SequenceId id) const;
+  bool idle() const { return entries_.empty(); }
+  bool contains(SequenceId id) const { return entries_.contains(id); }
   const Sequence& sequence(SequenceId id) const;  // throws ArgumentError
   SchedulerStats stats() const;
+  // Forgets what no running sequence holds; not between plan() and commit().
   void clear_cache();
   // Throws std::logic_error; for tests.
   void check() const;
+
+ private:
+  struct Client {
+    double served = 0;  // rows, those of drawn tokens counted twice
+    int64_t n_sequences = 0;
+  };
+  struct Entry {
+    Sequence sequence;
+    Client* client = nullptr;
+    bool ready = true;
+    bool cancelled = false;
+    bool just_admitted = false;
+    uint64_t last_step = 0;             // that computed rows of it
+    size_t span = 0;                    // in the plan, from 1; 0: none
+    int64_t prefix_wait_since_us = -1;  // it waits for another's prompt
+  };
+  struct Fork {
+    SequenceId parent;
+    SequenceId child;
+  };
+  struct StateSave {
+    SequenceId id;
+    int32_t slot;
+    int64_t position;
+  };
+  class Planner;  // scheduler_plan.cpp
+
+  Entry& entry(SequenceId id);
+  const Entry& entry(SequenceId id) const;
+  Entry* find(SequenceId id);
+  int64_t capacity() const;
+  Refusal refuse(Refusal::Reason reason, int64_t need, int64_t capacity) const;
+  std::optional<Refusal> refuse_queue(int64_t n, int64_t n_tokens) const;
+  Entry& add(Sequence sequence);
+  void remove(Entry& entry);
+  void join_client(Entry& entry);
+  void leave_client(Entry& entry);
+  bool is_running(const Entry& entry) const {
+    return entry.sequence.state == SequenceState::running;
+  }
+  void run(Entry& entry);                     // from waiting to running
+  void stop(Entry& entry, bool state_valid);  // from running to waiting, pages given back
+  void begin_fork(const Entry& parent, Entry& child);
+  void check_results(const StepPlan& plan, std::span<const StepResult> results) const;
+  const Fork* fork_of(SequenceId child) const;
+  void advance(Sequence& sequence, int64_t end);
+  void append_drawn(Entry& entry, const StepResult& result);
+  void finish_fork(Entry& child);
+  void require_between_steps(const char* what) const;
+  void end_step(const StepPlan& plan);
+
+  SchedulerOptions options_;
+  std::unique_ptr<StateCheckpoints> checkpoints_;
+  PagePool pool_;
+  std::unordered_map<SequenceId, std::unique_ptr<Entry>> entries_;
+  std::vector<Entry*> running_;
+  std::vector<Entry*> waiting_;
+  int64_t n_waiting_tokens_ = 0;
+  std::unordered_map<std::string, Client> clients_;
+  SequenceId last_id_ = 0;
+  uint64_t step_ = 0;
+  bool in_step_ = false;
+  std::vector<SequenceId> cancelled_;    // to be removed at the step's end
+  std::vector<Fork> forks_;              // asked for during the step
+  std::vector<StateSave> saves_;         // of the step
+  std::vector<StateCopy> state_copies_;  // of forks, for the next step
+  SchedulerStats stats_;
 };
 
 }  // namespace hrun

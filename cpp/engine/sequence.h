@@ -1,6 +1,7 @@
 // One sequence as the scheduler knows it: tokens, how far they are computed, and where.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -44,13 +45,26 @@ struct Sequence {
   std::vector<int32_t> draft;  // guesses of the tokens after the last, for the next step only
   int32_t state_slot = -1;     // of the recurrent state at n_computed, where the model has one
 
+  // Logits that the caller waits for: of the last row, or of all rows from wanted_from on.
+  LogitRows wanted = LogitRows::last;
+  int64_t wanted_from = 0;
+
+  int64_t n_done = 0;    // positions that a step has computed, even if their pages are gone
   int64_t n_cached = 0;  // positions that came out of the cache when it was first admitted
   int64_t n_preemptions = 0;
-  // Rows before this one have been handed out or are not wanted.
-  int64_t first_wanted = 0;
 
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
-  int64_t n_uncomputed() const { return size() - n_computed; }
+  // Positions that are to be computed: the token that reaches max_tokens is not.
+  int64_t goal() const {
+    const bool all_drawn = parameters.max_tokens > 0 && size() >= n_prompt + parameters.max_tokens;
+    return all_drawn ? n_prompt + parameters.max_tokens - 1 : size();
+  }
+  bool has_work() const { return n_done < goal(); }
+  // Rows from here on have logits that the caller waits for.
+  int64_t first_wanted() const {
+    if (wanted == LogitRows::none) return size();
+    return wanted == LogitRows::all ? std::max(wanted_from, n_done) : size() - 1;
+  }
 };
 
 }  // namespace hrun

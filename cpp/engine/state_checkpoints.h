@@ -28,10 +28,17 @@ class StateCheckpoints {
     return n_slots() - n_checkpoints() - static_cast<int64_t>(free_.size());
   }
 
-  // The first position after `first`, at most `end`, at which a prompt's state should be kept: the
-  // next multiple of the grid, the next end of a turn, or the last page's start within the prompt.
-  int64_t next_stop(int64_t first, int64_t end, const std::vector<int64_t>& turn_ends) const;
-  bool worth_keeping(int64_t position, int64_t end, const std::vector<int64_t>& turn_ends) const;
+  // The first position after `first`, at most `end`, where the state should be kept: the next
+  // multiple of the grid; while a prompt of n_prompt tokens is read also the next end of a turn and
+  // the start of the last page.
+  int64_t next_stop(int64_t first, int64_t end, int64_t n_prompt,
+                    const std::vector<int64_t>& turn_ends) const;
+  bool worth_keeping(int64_t position, int64_t n_prompt,
+                     const std::vector<int64_t>& turn_ends) const {
+    return position > 0 &&
+           next_stop(position - 1, position + grid_, n_prompt, turn_ends) == position;
+  }
+  int64_t grid() const { return grid_; }
 
   // A slot for a running sequence or a state to be saved; the oldest checkpoint makes room.  -1:
   // all are live.
