@@ -401,6 +401,7 @@ void Scheduler::abandon(const StepPlan& plan) {
   for (const StateSave& save : saves_) checkpoints_->give_back(save.slot);
   saves_.clear();
   // Copies may be undone and states half way on.
+  for (const StateCopy& copy : plan.state_copies) checkpoints_->forget(copy.to);
   const std::vector<Entry*> running = running_;
   for (Entry* e : running)
     if (e->span != 0 || e->just_admitted || checkpoints_) stop(*e, false);

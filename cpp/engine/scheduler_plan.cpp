@@ -272,7 +272,6 @@ class Scheduler::Planner {
     if (s_.checkpoints_)
       end =
           std::min(end, s_.checkpoints_->next_stop(first, end, s.n_prompt, s.parameters.turn_ends));
-    if (end < s.size() && end - first >= kPagePositions) end -= end % kPagePositions;
     if (end <= first) return false;
     end = reserve(e, end, true);
     if (end <= first) {
@@ -299,10 +298,11 @@ class Scheduler::Planner {
   bool can_grow(const Entry& e, int64_t first) const {
     const Sequence& s = e.sequence;
     if (first >= s.size()) return false;
-    if (s.wanted == LogitRows::all && plan_.spans[e.span - 1].first < s.first_wanted())
-      return first < s.first_wanted();
-    return !s_.checkpoints_ ||
-           !s_.checkpoints_->worth_keeping(first, s.n_prompt, s.parameters.turn_ends);
+    if (s_.checkpoints_ &&
+        s_.checkpoints_->worth_keeping(first, s.n_prompt, s.parameters.turn_ends))
+      return false;
+    return s.wanted != LogitRows::all || plan_.spans[e.span - 1].first >= s.first_wanted() ||
+           first < s.first_wanted();
   }
 
   // Admission.

@@ -64,6 +64,10 @@ void StateCheckpoints::touch(int32_t slot) {
   used_.splice(used_.end(), used_, slots_[static_cast<size_t>(slot)].used);
 }
 
+void StateCheckpoints::forget(int32_t slot) {
+  if (slots_[static_cast<size_t>(slot)].page != kNoPage) drop(slot);
+}
+
 void StateCheckpoints::drop(int32_t slot) {
   Slot& s = slots_[static_cast<size_t>(slot)];
   const auto found = of_page_.find(s.page);

@@ -54,7 +54,8 @@ class StateCheckpoints {
   };
   // The last one within the first at_most positions of a page.
   std::optional<Checkpoint> last(PageId page, int64_t at_most) const;
-  void touch(int32_t slot);  // it was used now
+  void touch(int32_t slot);   // it was used now
+  void forget(int32_t slot);  // if it is a checkpoint
 
   // For the pool.
   void forget_beyond(PageId page, int64_t n);
