@@ -274,9 +274,7 @@ void PagePool::computed(std::vector<PageId>& table, Tokens tokens, std::string_v
   if (first >= end) return;
   auto root = roots_.find(salt);
   if (root == roots_.end())
-    root =
-        roots_.emplace(std::string(salt), Root{hash_page(hash(salt), {}), Children(ByTokens{this})})
-            .first;
+    root = roots_.emplace(std::string(salt), Root{hash(salt), Children(ByTokens{this})}).first;
   for (int64_t k = first / kPagePositions; k < pages_of(end); ++k) {
     const PageId id = table[static_cast<size_t>(k)];
     Page& page = at(id);

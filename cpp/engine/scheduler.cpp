@@ -101,10 +101,9 @@ Submitted Scheduler::submit(std::vector<int32_t> prompt, SequenceParameters para
   const auto n = static_cast<int64_t>(prompt.size());
   if (n == 0) return {0, refuse(Refusal::Reason::empty, 1, 0)};
   // The last token drawn is not computed.
-  const int64_t room = capacity() - n;
-  if (room < 0 || parameters.max_tokens - 1 > room)
-    return {0, refuse(Refusal::Reason::too_long,
-                      parameters.max_tokens > 1 ? n + parameters.max_tokens - 1 : n, capacity())};
+  const int64_t n_drawn = std::max<int64_t>(0, parameters.max_tokens - 1);
+  const int64_t need = n + std::min(n_drawn, std::numeric_limits<int64_t>::max() - n);
+  if (need > capacity()) return {0, refuse(Refusal::Reason::too_long, need, capacity())};
   if (const auto refusal = refuse_queue(1, n)) return {0, refusal};
 
   Sequence sequence;
