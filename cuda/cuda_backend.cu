@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cuda/cuda_backend_parts.h"
+#include "cuda/cuda_cache.h"
 #include "cuda/kernels/elementwise.h"
 #include "cuda/kernels/sample.h"
 #include "formats/list.h"
@@ -13,10 +14,13 @@ namespace hrun::gpu {
 namespace {
 
 constexpr size_t kSlots = 16;             // passes that may be under way before one is waited for
-constexpr size_t kTokensAt = 16;          // bytes into a step
 constexpr int64_t kLeastPositions = 256;  // that a graph is made for
 constexpr size_t kMostGraphs = 16;
-constexpr size_t kMostRecordedTokens = 8;
+constexpr int64_t kMostRecordedTokens = 8;
+
+FloatView rows_of(const FloatView& view, const Span& span) {
+  return {view.row(span.first_row), span.n_rows, view.cols, view.stride};
+}
 
 }  // namespace
 
@@ -58,8 +62,14 @@ void CudaBackend::read(const void* from, std::span<uint8_t> to) {
 
 // ---- passes
 
-void CudaBackend::put_step(int64_t first_position, std::span<const int32_t> tokens) {
-  const size_t bytes = kTokensAt + tokens.size_bytes();
+void CudaBackend::put_step(const Batch& batch) {
+  const auto n = static_cast<size_t>(batch.n_rows());
+  step_.tokens_at = (n + 3) / 4 * 4;
+  step_.tables_at = 2 * step_.tokens_at;
+  // A table has room for the positions that a graph may be replayed at.
+  step_.table = static_cast<size_t>(positions_bound(batch.end_position()) + kPagePositions - 1) /
+                kPagePositions;
+  const size_t bytes = (step_.tables_at + step_.table * batch.spans.size()) * sizeof(int32_t);
   if (bytes > step_.slot_bytes) {
     gpu_.wait();
     size_t slot = std::max<size_t>(step_.slot_bytes, 4096);
@@ -80,13 +90,19 @@ void CudaBackend::put_step(int64_t first_position, std::span<const int32_t> toke
     step_.next_slot = 0;
   }
   uint8_t* const slot = step_.pinned + step_.next_slot++ * step_.slot_bytes;
-  std::memcpy(slot, &first_position, sizeof first_position);
-  if (!tokens.empty()) std::memcpy(slot + kTokensAt, tokens.data(), tokens.size_bytes());
+  auto* const numbers = reinterpret_cast<int32_t*>(slot);
+  std::copy(batch.positions.begin(), batch.positions.end(), numbers);
+  std::copy(batch.tokens.begin(), batch.tokens.end(), numbers + step_.tokens_at);
+  for (size_t i = 0; i < batch.spans.size(); ++i) {
+    const std::span<const int32_t> pages = batch.spans[i].pages;
+    std::copy_n(pages.begin(), std::min(pages.size(), step_.table),
+                numbers + step_.tables_at + i * step_.table);
+  }
   gpu_.write_pinned(step_.device->data, slot, bytes);
 }
 
 bool CudaBackend::recordable(const PassInfo& pass) const {
-  return graphs_ && !times_.on && pass.repeatable && pass.tokens.size() <= kMostRecordedTokens;
+  return graphs_ && !times_.on && pass.repeatable && pass.batch.n_rows() <= kMostRecordedTokens;
 }
 
 bool CudaBackend::begin_pass(const PassInfo& pass) {
@@ -94,10 +110,11 @@ bool CudaBackend::begin_pass(const PassInfo& pass) {
   try {
     in_pass_ = true;
     pass_ = pass;
-    put_step(pass.first_position, pass.tokens);
+    put_step(pass.batch);
     if (!recordable(pass)) return false;
-    key_ = {pass.owner, pass.tokens.size(), pass.n_logits,
-            positions_bound(pass.first_position + static_cast<int64_t>(pass.tokens.size()))};
+    std::vector<int64_t> rows;
+    for (const Span& span : pass.batch.spans) rows.push_back(span.n_rows);
+    key_ = {pass.owner, std::move(rows), pass.n_logits, positions_bound(pass.batch.end_position())};
     const auto seen = std::find_if(recordings_.begin(), recordings_.end(), [&](const Recording& r) {
       return r.key == key_ && r.moves == moves_;
     });
@@ -148,16 +165,21 @@ int64_t CudaBackend::positions_bound(int64_t end) const {
   return bound;
 }
 
-Position CudaBackend::position(int64_t first_position) {
-  if (!in_pass_) put_step(first_position, {});
-  const auto* const base = static_cast<const int64_t*>(step_.device->data);
-  return {base, in_pass_ ? first_position - pass_.first_position : 0};
+// What the device reads of the batch is there: since the pass began, or now.
+void CudaBackend::require_step(const Batch& batch) {
+  if (!in_pass_) return put_step(batch);
+  require(batch.positions.data() == pass_.batch.positions.data(), "CUDA", "the batch of the pass");
+}
+
+SpanOnDevice CudaBackend::span_on_device(const Batch& batch, size_t span) const {
+  const int32_t* const numbers = step_positions();
+  return {numbers + batch.spans[span].first_row, numbers + step_.tables_at + span * step_.table};
 }
 
 const int32_t* CudaBackend::upload_indices(std::span<const int32_t> indices) {
-  if (in_pass_ && indices.data() == pass_.tokens.data())
-    return reinterpret_cast<const int32_t*>(static_cast<const uint8_t*>(step_.device->data) +
-                                            kTokensAt);
+  if (in_pass_ && indices.data() == pass_.batch.tokens.data())
+    return step_positions() + step_.tokens_at;
+  if (in_pass_ && indices.data() == pass_.batch.positions.data()) return step_positions();
   auto* const to = indices_.get<int32_t>(indices.size());
   gpu_.write(to, indices.data(), indices.size_bytes());
   return to;
@@ -178,28 +200,44 @@ void CudaBackend::layer_norm(FloatView x, const DeviceTensor& weight, const Devi
   gpu::layer_norm(gpu_, x, vector_of(weight), bias ? vector_of(*bias) : nullptr, eps, out);
 }
 
-void CudaBackend::rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) {
+void CudaBackend::rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) {
   const Turn turn(*this, Operation::rope);
-  checks::rope(x, n_heads, rope);
-  gpu::rope(gpu_, x, n_heads, rope, position(first_position));
+  checks::rope(x, n_heads, rope, batch);
+  require_step(batch);
+  gpu::rope(gpu_, x, n_heads, rope, step_positions());
 }
 
-void CudaBackend::kv_append(const KVLayer& cache, FloatView k, FloatView v,
-                            int64_t first_position) {
+std::unique_ptr<DeviceCache> CudaBackend::make_cache(const CachePlan& plan,
+                                                     std::string_view purpose) {
+  const Turn turn(*this);
+  return std::make_unique<CudaCache>(*this, plan, purpose);
+}
+
+void CudaBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) {
   const Turn turn(*this, Operation::kv_append);
-  checks::kv_append(cache, k, v, first_position);
-  gpu::kv_append(gpu_, cache, k, v, position(first_position));
+  checks::kv_append(cache, k, v, batch);
+  require_step(batch);
+  const KVPages pages = pages_of(cache);
+  for (size_t i = 0; i < batch.spans.size(); ++i) {
+    const Span& span = batch.spans[i];
+    gpu::kv_append(gpu_, pages, rows_of(k, span), rows_of(v, span), span_on_device(batch, i));
+  }
 }
 
-void CudaBackend::attention(FloatView q, const KVLayer& cache, int64_t first_position,
+void CudaBackend::attention(FloatView q, const CacheSlot& cache, const Batch& batch,
                             const AttentionShape& shape, FloatView out) {
   const Turn turn(*this, Operation::attention);
-  checks::attention(q, cache, first_position, shape, out);
-  const int64_t positions = std::min(positions_bound(first_position + q.rows), cache.capacity);
-  const size_t bytes = attention_scratch_bytes(gpu_, cache, shape, q.rows, positions);
-  gpu::attention(gpu_, q, cache, position(first_position), positions, shape,
-                 shape.sinks ? vector_of(*shape.sinks) : nullptr, out,
-                 attention_.get<uint8_t>(bytes));
+  checks::attention(q, cache, batch, shape, out);
+  require_step(batch);
+  const KVPages pages = pages_of(cache);
+  for (size_t i = 0; i < batch.spans.size(); ++i) {
+    const Span& span = batch.spans[i];
+    const int64_t positions = positions_bound(span.end_position());
+    const size_t bytes = attention_scratch_bytes(gpu_, pages, shape, span.n_rows, positions);
+    gpu::attention(gpu_, rows_of(q, span), pages, span_on_device(batch, i), positions, shape,
+                   shape.sinks ? vector_of(*shape.sinks) : nullptr, rows_of(out, span),
+                   attention_.get<uint8_t>(bytes));
+  }
 }
 
 void CudaBackend::silu_mul(FloatView gate, FloatView up, FloatView out) {

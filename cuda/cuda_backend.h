@@ -66,9 +66,10 @@ class CudaBackend final : public Backend {
   void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps,
                   FloatView out) override;
   void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
-  void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) override;
-  void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) override;
-  void attention(FloatView q, const KVLayer& cache, int64_t first_position,
+  void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) override;
+  std::unique_ptr<DeviceCache> make_cache(const CachePlan& plan, std::string_view purpose) override;
+  void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) override;
+  void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
                  const AttentionShape& shape, FloatView out) override;
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;
   void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
@@ -101,17 +102,20 @@ class CudaBackend final : public Backend {
           sums(gpu, "the quantized input of a matmul", moves) {}
   };
   struct PreparedInput;
-  // Owner, tokens, logits, positions to a power of two.
-  using GraphKey = std::tuple<uint64_t, size_t, int64_t, int64_t>;
+  friend class CudaCache;
+  // Owner, rows of each span, logits, positions to a power of two.
+  using GraphKey = std::tuple<uint64_t, std::vector<int64_t>, int64_t, int64_t>;
   struct Recording {
     GraphKey key;
     int64_t moves;
     std::unique_ptr<Graph> graph;  // null: seen, not recorded yet
   };
 
-  void put_step(int64_t first_position, std::span<const int32_t> tokens);
+  void put_step(const Batch& batch);
   bool recordable(const PassInfo& pass) const;
-  Position position(int64_t first_position);
+  void require_step(const Batch& batch);
+  const int32_t* step_positions() const { return static_cast<const int32_t*>(step_.device->data); }
+  SpanOnDevice span_on_device(const Batch& batch, size_t span) const;
   int64_t positions_bound(int64_t end) const;
   const int32_t* upload_indices(std::span<const int32_t> indices);
 
@@ -134,13 +138,14 @@ class CudaBackend final : public Backend {
   std::vector<QuantizedScratch> quantized_;  // by Activation
   Scratch floats_, decoded_, attention_, product_, staging_, indices_, draw_, draw_scratch_;
 
-  // What the device reads of the pass: its first position, then its tokens.  Written from pinned
-  // slots in turn.
+  // What the device reads of the pass: the positions of the rows, their tokens, and a page table
+  // for each span.  Written from pinned slots in turn.
   struct Step {
     std::unique_ptr<Memory> device;
     uint8_t* pinned = nullptr;
     size_t slot_bytes = 0;
     size_t next_slot = 0;
+    size_t tokens_at = 0, tables_at = 0, table = 0;  // numbers from the beginning; of a table
   } step_;
   struct Pinned {
     Gpu& gpu;

@@ -12,6 +12,8 @@
 #include <string>
 #include <string_view>
 
+#include "backend/batch.h"
+#include "backend/cache.h"
 #include "backend/operation_times.h"
 #include "backend/sampling.h"
 #include "base/tensor.h"
@@ -97,25 +99,6 @@ struct Rope {
   int first = 0;  // value of each head with which the turned ones begin
 };
 
-inline constexpr int kCacheBlock = 64;  // positions
-
-// Keys and values of one layer.  Layout of each: [kv_head][position][head_dim], or, for a backend
-// with cache_in_blocks(), blocks of kCacheBlock positions with what the backend likes inside them.
-struct KVLayer {
-  void* k = nullptr;
-  void* v = nullptr;
-  FormatId k_format = 0;  // F16 or F32
-  FormatId v_format = 0;
-  int64_t capacity = 0;  // positions
-  int n_kv_heads = 0;
-  int k_dim = 0;  // per head
-  int v_dim = 0;
-  size_t block_stride =
-      0;  // bytes from one block of keys, or of values, to the next; 0: they follow each other
-  size_t head_stride =
-      0;  // in a block, from one head's keys, or values, to the next; 0: they follow each other
-};
-
 struct AttentionShape {
   int n_heads;
   float scale;         // of q . k
@@ -150,14 +133,13 @@ struct BackendOptions {
   RotatedMatmul rotated_matmul = RotatedMatmul::activation;
 };
 
-// One run of operations over some tokens at consecutive positions.
+// One run of operations over the rows of a batch.
 struct PassInfo {
   uint64_t owner = 0;  // of the memory that the operations work in; never the same twice
-  std::span<const int32_t> tokens;
-  int64_t first_position = 0;
+  Batch batch;
   int64_t n_logits = 0;
-  bool repeatable = false;  // the next pass of this owner with as many tokens and logits does the
-                            // same, but for tokens and position
+  bool repeatable = false;  // the next pass of this owner with spans of the same lengths and as
+                            // many logits does the same, but for tokens, positions and pages
 };
 
 class Backend {
@@ -203,16 +185,18 @@ class Backend {
       matmul({&target, 1}, rows_of(x, part.first, part.y.rows));
     }
   }
-  // x[t, head] is turned by position first_position + t.
-  virtual void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) = 0;
-  // Does a cache go block by block, each with the keys and values of all layers, so that what is
-  // filled lies together?  Its capacity is then a multiple of kCacheBlock.
-  virtual bool cache_in_blocks() const { return false; }
-  virtual void kv_append(const KVLayer& cache, FloatView k, FloatView v,
-                         int64_t first_position) = 0;
-  // Causal: query t sees positions up to first_position + t, from 0 or the start of its window on.
-  // q, out: [n_tokens, n_heads * head_dim].
-  virtual void attention(FloatView q, const KVLayer& cache, int64_t first_position,
+  // x[t, head] is turned by the position of row t.
+  virtual void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) = 0;
+
+  // Memory for pages of keys and values.  Throws OutOfMemoryError naming `purpose`,
+  // UnsupportedModelError for what the backend's kernels cannot do.
+  virtual std::unique_ptr<DeviceCache> make_cache(const CachePlan& plan,
+                                                  std::string_view purpose) = 0;
+  // Stores keys and values [n_rows, n_kv_heads * dim] at the positions of their rows.
+  virtual void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) = 0;
+  // Causal: a row sees the positions of its sequence up to its own, from 0 or the start of its
+  // window on.  q, out: [n_rows, n_heads * head_dim].
+  virtual void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
                          const AttentionShape& shape, FloatView out) = 0;
   virtual void silu_mul(FloatView gate, FloatView up,
                         FloatView out) = 0;  // out = gate * sigmoid(gate) * up

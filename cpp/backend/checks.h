@@ -71,35 +71,67 @@ inline void matmul_input(const MatmulInput& from) {
   require(!from.gate.data || same_shape(from.gate, from.x), "matmul", "a gate of the shape of x");
 }
 
-inline void rope(const FloatView& x, int n_heads, const Rope& rope) {
+inline void rows(const Batch& batch, int64_t n, std::string_view operation) {
+  require(batch.n_rows() == n, operation, "a position for each row");
+}
+
+inline void rope(const FloatView& x, int n_heads, const Rope& rope, const Batch& batch) {
   require(n_heads > 0 && x.cols % n_heads == 0 && rope.n_rot % 2 == 0 && rope.first >= 0 &&
               rope.first + rope.n_rot <= x.cols / n_heads,
           "rope", "whole heads that hold the values to turn");
+  rows(batch, x.rows, "rope");
 }
 
-inline void positions(const KVLayer& cache, int64_t first_position, int64_t n,
-                      std::string_view operation) {
-  require(first_position >= 0 && n <= cache.capacity && first_position <= cache.capacity - n,
-          operation, "positions inside the cache");
+// Every span lies in pages of the cache.
+inline void pages(const DeviceCache& cache, const Batch& batch, int64_t n_rows,
+                  std::string_view operation) {
+  rows(batch, n_rows, operation);
+  int64_t row = 0;
+  for (const Span& span : batch.spans) {
+    require(span.first_row == row && span.n_rows > 0 && span.first_position >= 0, operation,
+            "spans that cover the rows in order");
+    row += span.n_rows;
+    require(static_cast<int64_t>(span.pages.size()) * kPagePositions >= span.end_position(),
+            operation, "a page for every position");
+    for (const int32_t page : span.pages)
+      require(page >= 0 && page < cache.n_pages(), operation, "pages of the cache");
+  }
+  require(row == n_rows, operation, "spans that cover all rows");
 }
 
-inline void kv_append(const KVLayer& cache, const FloatView& k, const FloatView& v,
-                      int64_t first_position) {
-  require(k.rows == v.rows && k.cols == static_cast<int64_t>(cache.n_kv_heads) * cache.k_dim &&
-              v.cols == static_cast<int64_t>(cache.n_kv_heads) * cache.v_dim,
-          "kv_append", "keys and values of [n_tokens, n_kv_heads * dim]");
-  positions(cache, first_position, k.rows, "kv_append");
+inline void kv_append(const CacheSlot& cache, const FloatView& k, const FloatView& v,
+                      const Batch& batch) {
+  const CacheLayer& layer = cache.layer();
+  require(k.rows == v.rows && k.cols == static_cast<int64_t>(layer.n_kv_heads) * layer.k_dim &&
+              v.cols == static_cast<int64_t>(layer.n_kv_heads) * layer.v_dim,
+          "kv_append", "keys and values of [n_rows, n_kv_heads * dim]");
+  pages(*cache.cache, batch, k.rows, "kv_append");
 }
 
-inline void attention(const FloatView& q, const KVLayer& cache, int64_t first_position,
+inline void attention(const FloatView& q, const CacheSlot& cache, const Batch& batch,
                       const AttentionShape& shape, const FloatView& out) {
-  require(shape.n_heads > 0 && cache.n_kv_heads > 0 && shape.n_heads % cache.n_kv_heads == 0,
+  const CacheLayer& layer = cache.layer();
+  require(shape.n_heads > 0 && layer.n_kv_heads > 0 && shape.n_heads % layer.n_kv_heads == 0,
           "attention", "query heads in equal groups per kv head");
-  require(q.cols == static_cast<int64_t>(shape.n_heads) * cache.k_dim &&
-              out.cols == static_cast<int64_t>(shape.n_heads) * cache.v_dim && q.rows == out.rows,
-          "attention", "q of [n_tokens, n_heads * k_dim] and out of [n_tokens, n_heads * v_dim]");
+  require(q.cols == static_cast<int64_t>(shape.n_heads) * layer.k_dim &&
+              out.cols == static_cast<int64_t>(shape.n_heads) * layer.v_dim && q.rows == out.rows,
+          "attention", "q of [n_rows, n_heads * k_dim] and out of [n_rows, n_heads * v_dim]");
   require(!shape.sinks || is_vector(*shape.sinks, shape.n_heads), "attention", "one sink per head");
-  positions(cache, first_position, q.rows, "attention");
+  pages(*cache.cache, batch, q.rows, "attention");
+}
+
+// A cache that can be made: at least a page, layers with heads of some size.
+inline void cache_plan(const CachePlan& plan) {
+  require(plan.n_pages > 0, "make_cache", "at least one page");
+  for (const CacheLayer& layer : plan.layers)
+    require(layer.n_kv_heads > 0 && layer.k_dim > 0 && layer.v_dim > 0, "make_cache",
+            "heads with keys and values");
+}
+
+inline void copy_page(const DeviceCache& cache, int32_t from, int32_t to, int64_t n_positions) {
+  require(from >= 0 && from < cache.n_pages() && to >= 0 && to < cache.n_pages() && from != to,
+          "copy_page", "two pages of the cache");
+  require(n_positions >= 0 && n_positions <= kPagePositions, "copy_page", "positions of a page");
 }
 
 inline void gated(const FloatView& gate, const FloatView& up, const FloatView& out,

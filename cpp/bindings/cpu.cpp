@@ -16,6 +16,7 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "base/pcg32.h"
 #include "bindings/ways.h"
 #include "cpu/cpu_backend.h"
 #include "cpu/measure.h"
@@ -264,7 +265,9 @@ auto rope(const std::string& tier, const Matrix& x, int n_heads, const Matrix& c
   Array<float> out = copy(x);
   const Rope tables{style == "halves" ? RopeStyle::halves : RopeStyle::interleaved,
                     2 * static_cast<int>(cos.shape(1)), cos.data(), sin.data()};
-  cpu.rope(view(out), n_heads, tables, first_position);
+  BatchRows rows;
+  rows.add_positions(static_cast<int64_t>(x.shape(0)), first_position, {});
+  cpu.rope(view(out), n_heads, tables, rows.batch());
   return out.release();
 }
 
@@ -346,29 +349,29 @@ auto to_fp16(const std::string& tier, const Vector& x) {
 auto attention(const std::string& tier, const Matrix& q, const Matrix& k, const Matrix& v,
                int n_heads, int n_kv_heads, float scale, const std::string& k_format,
                const std::string& v_format, int64_t chunk, int n_threads, int64_t window, float cap,
-               const nb::object& sinks) {
+               const nb::object& sinks, uint64_t shuffle) {
   const auto n = static_cast<int64_t>(q.shape(0));
   if (n_heads <= 0 || n_kv_heads <= 0 || chunk <= 0 || k.shape(0) != q.shape(0) ||
       v.shape(0) != q.shape(0))
     throw ArgumentError("attention: heads, a chunk and as many keys and values as queries");
   CpuBackend cpu(options(tier, n_threads));
-  const FormatInfo &kf = require_format(k_format), &vf = require_format(v_format);
-  const int64_t capacity = (n + kCacheBlock - 1) / kCacheBlock * kCacheBlock;
-  const auto bytes = [&](const Matrix& m, const FormatInfo& f) {
-    return static_cast<size_t>(capacity) * m.shape(1) * f.block_bytes;
-  };
-  const auto keys = cpu.allocate(bytes(k, kf), "keys"),
-             values = cpu.allocate(bytes(v, vf), "values");
-  const KVLayer cache{keys->data,
-                      values->data,
-                      kf.id,
-                      vf.id,
-                      capacity,
-                      n_kv_heads,
-                      static_cast<int>(k.shape(1)) / n_kv_heads,
-                      static_cast<int>(v.shape(1)) / n_kv_heads};
+  const CachePlan plan{{{n_kv_heads, static_cast<int>(k.shape(1)) / n_kv_heads,
+                         static_cast<int>(v.shape(1)) / n_kv_heads, cache_type_named(k_format),
+                         cache_type_named(v_format)}},
+                       (n + kPagePositions - 1) / kPagePositions};
+  const auto made = cpu.make_cache(plan, "a test");
+  const CacheSlot cache{made.get(), 0};
+  std::vector<int32_t> pages = consecutive_pages(n);
+  // Any order of pages gives the same bits.
+  if (shuffle != 0) {
+    Pcg32 random = Pcg32::seeded(shuffle);
+    for (size_t i = pages.size(); i > 1; --i)
+      std::swap(pages[i - 1],
+                pages[static_cast<size_t>(random.uniform() * static_cast<double>(i))]);
+  }
   Array<float> qs = copy(q), ks = copy(k), vs = copy(v);
-  Array<float> out({q.shape(0), static_cast<size_t>(n_heads) * static_cast<size_t>(cache.v_dim)});
+  Array<float> out(
+      {q.shape(0), static_cast<size_t>(n_heads) * static_cast<size_t>(cache.layer().v_dim)});
   const auto sink_tensor =
       sinks.is_none() ? nullptr : cpu.upload(vector_tensor(nb::cast<Vector>(sinks)));
   const AttentionShape attention_shape{n_heads, scale, window, cap, sink_tensor.get()};
@@ -376,10 +379,13 @@ auto attention(const std::string& tier, const Matrix& q, const Matrix& k, const 
     return FloatView{all.row(first), rows, all.cols, all.stride};
   };
   for (int64_t first = 0; first < n; first += chunk) {
-    const int64_t rows = std::min(chunk, n - first);
-    cpu.kv_append(cache, part(view(ks), first, rows), part(view(vs), first, rows), first);
-    cpu.attention(part(view(qs), first, rows), cache, first, attention_shape,
-                  part(view(out), first, rows));
+    const int64_t n_rows = std::min(chunk, n - first);
+    BatchRows rows;
+    rows.add_positions(n_rows, first, pages);
+    cpu.kv_append(cache, part(view(ks), first, n_rows), part(view(vs), first, n_rows),
+                  rows.batch());
+    cpu.attention(part(view(qs), first, n_rows), cache, rows.batch(), attention_shape,
+                  part(view(out), first, n_rows));
   }
   return out.release();
 }
@@ -462,7 +468,7 @@ void init_cpu(nb::module_& m) {
         nb::arg("n_heads"), nb::arg("n_kv_heads"), nb::arg("scale"), nb::arg("k_format") = "f16",
         nb::arg("v_format") = "f16", nb::arg("chunk") = 512, nb::arg("n_threads") = 1,
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, nb::arg("sinks") = nb::none(),
-        "Causal, from an empty cache filled in steps of `chunk` tokens.");
+        nb::arg("shuffle") = 0, "Causal, from an empty cache filled in steps of `chunk` tokens.");
 }
 
 }  // namespace hrun::bindings

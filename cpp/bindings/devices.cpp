@@ -51,12 +51,13 @@ std::pair<double, size_t> time_matmul(const std::string& device, const std::stri
   const FloatView from{static_cast<float*>(input->data), n, cols, cols},
       to{static_cast<float*>(output->data), n, rows, rows};
   const std::vector<int32_t> tokens(static_cast<size_t>(n));
+  const Batch batch{tokens, tokens, {}};
   const auto since = [](auto start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
   const auto once = [&] {
     const auto start = std::chrono::steady_clock::now();
-    if (!backend.begin_pass({.owner = ~uint64_t{0}, .tokens = tokens, .repeatable = true}))
+    if (!backend.begin_pass({.owner = ~uint64_t{0}, .batch = batch, .repeatable = true}))
       for (const auto& w : weights) {
         const MatmulTarget target{w.get(), to};
         backend.matmul({&target, 1}, from);

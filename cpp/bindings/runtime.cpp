@@ -293,7 +293,7 @@ void init_runtime(nb::module_& m) {
       "The sampling parameters, in chain order.");
   m.def("kv_formats", [] {
     std::vector<std::string> names;
-    for (const auto name : kv_format_names()) names.emplace_back(name);
+    for (const auto name : cache_type_names()) names.emplace_back(name);
     return names;
   });
 }

@@ -267,14 +267,14 @@ HRUN_HD const uint8_t* rows_as_floats(const uint8_t* rows, int64_t values, float
   return reinterpret_cast<const uint8_t*>(out);
 }
 
-// The block that is read kBlocks after this one, the b-th, at `at`: of this task or of the one
-// after it.
+// Bytes from page 0 to the block that is read kBlocks after the b-th: of this task, or of the one
+// after it; the b-th's own where nothing new is known.
 template <int kBlocks>
-const uint8_t* ahead_of(const AttentionTask& task, int64_t b, const uint8_t* at, size_t stride) {
+ptrdiff_t ahead_of(const AttentionTask& task, int64_t b) {
   const int64_t beyond = b + kBlocks - task.first_block - task.n_blocks;
-  if (beyond < 0) return at + kBlocks * stride;
-  if (task.to_next == 0 || beyond >= task.n_blocks) return at;  // nothing new
-  return at + task.to_next + (task.first_block + beyond - b) * static_cast<int64_t>(stride);
+  if (beyond < 0) return task.page_offset(b + kBlocks);
+  if (task.to_next == 0 || beyond >= task.n_blocks) return task.page_offset(b);
+  return task.to_next + task.page_offset(task.first_block + beyond);
 }
 
 template <FloatFormat K, FloatFormat V>
@@ -301,19 +301,14 @@ void attention_kernel(const AttentionTask& task, float* scratch) {
   const int64_t end_block = task.first_block + task.n_blocks;
   for (int64_t b = task.first_block; b < end_block; ++b) {
     const int64_t first = b * kAttentionBlock;
-    const uint8_t* const k =
-        static_cast<const uint8_t*>(task.k) + static_cast<size_t>(b) * task.k_stride;
-    const uint8_t* const v =
-        static_cast<const uint8_t*>(task.v) + static_cast<size_t>(b) * task.v_stride;
+    const ptrdiff_t offset = task.page_offset(b);
+    const uint8_t *const k = task.k + offset, *const v = task.v + offset;
     if (n_queries <= kTileQueries) {
-      const uint8_t *const later_k = ahead_of<2>(task, b, k, task.k_stride), *const later_v =
-                                                                                 ahead_of<2>(
-                                                                                     task, b, v,
-                                                                                     task.v_stride);
-      const Ahead k_ahead{v, later_k, later_v};
-      const Ahead v_ahead{ahead_of<1>(task, b, k, task.k_stride),
-                          later_k + kAttentionBlock / 2 * task.k_dim * K::kBlockBytes,
-                          later_v + kAttentionBlock / 2 * task.v_dim * V::kBlockBytes};
+      const ptrdiff_t later = ahead_of<2>(task, b);
+      const Ahead k_ahead{v, task.k + later, task.v + later};
+      const Ahead v_ahead{task.k + ahead_of<1>(task, b),
+                          task.k + later + kAttentionBlock / 2 * task.k_dim * K::kBlockBytes,
+                          task.v + later + kAttentionBlock / 2 * task.v_dim * V::kBlockBytes};
       attend_block<K, V>(task, {k, v, first, k_ahead, v_ahead}, queries, states);
     } else {
       const int64_t n = end - first < kAttentionBlock ? end - first : kAttentionBlock;

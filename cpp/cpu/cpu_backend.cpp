@@ -107,12 +107,12 @@ void CpuBackend::rms_norm(FloatView x, const DeviceTensor& weight, float eps, Fl
   });
 }
 
-void CpuBackend::rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) {
+void CpuBackend::rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) {
   const Turn turn(*this, Operation::rope);
-  checks::rope(x, n_heads, rope);
+  checks::rope(x, n_heads, rope, batch);
   const int half = rope.n_rot / 2;
   parallel(x.rows, x.cols, [&](int64_t t, int) {
-    const int64_t at = (first_position + t) * half;
+    const int64_t at = int64_t{batch.positions[static_cast<size_t>(t)]} * half;
     kernels_.rope(x.row(t) + rope.first, n_heads, x.cols / n_heads, rope.n_rot, rope.style,
                   rope.cos + at, rope.sin + at);
   });

@@ -52,10 +52,10 @@ class CpuBackend final : public Backend {
                   FloatView out) override;
   void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
   void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) override;
-  void rope(FloatView x, int n_heads, const Rope& rope, int64_t first_position) override;
-  bool cache_in_blocks() const override { return true; }
-  void kv_append(const KVLayer& cache, FloatView k, FloatView v, int64_t first_position) override;
-  void attention(FloatView q, const KVLayer& cache, int64_t first_position,
+  void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) override;
+  std::unique_ptr<DeviceCache> make_cache(const CachePlan& plan, std::string_view purpose) override;
+  void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) override;
+  void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
                  const AttentionShape& shape, FloatView out) override;
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;
   void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
@@ -85,6 +85,28 @@ class CpuBackend final : public Backend {
   struct QuantizedScratch {
     Scratch codes, scale, sums, rotated;
     Scratch packed_codes, packed_scale, block_sums, sums8, sums16, sums32;
+  };
+
+  // Positions of one page of a span.
+  struct AppendPart {
+    const Span* span;
+    int64_t page;  // of the span
+  };
+  // Some rows of a span for the query heads of one kv head: all the positions that they see, or,
+  // with `partial`, some blocks of them.
+  struct AttentionPiece {
+    const Span* span;
+    int64_t kv_head;
+    int64_t first_row, n_rows;  // of the span
+    int64_t first_block, n_blocks;
+    int64_t cost;
+    int64_t partial = -1;  // floats into the scratch where the result of each block goes
+  };
+  // A span whose positions are shared out, and where what was found is joined.
+  struct SplitSpan {
+    const Span* span;
+    int64_t first_block, n_blocks;
+    int64_t partial;
   };
 
   class Turn;
@@ -117,6 +139,9 @@ class CpuBackend final : public Backend {
   PackedMemory packed_memory_;
   Scratch inverse_, input_, partial_;
   std::vector<MatmulPart> parts_;
+  std::vector<AppendPart> append_parts_;
+  std::vector<AttentionPiece> attention_pieces_;
+  std::vector<SplitSpan> attention_splits_;
   std::vector<int64_t> first_tasks_;  // of each part of a matmul, and their number
   QuantizedScratch quantized_[kActivations];
   std::vector<Scratch> worker_scratch_;  // one per worker

@@ -18,7 +18,7 @@ inline constexpr int kLanes = 16;       // of every float reduction, in every ti
 inline constexpr int kPanelRows = 16;   // weight rows per call of a matmul kernel
 inline constexpr int kDecodedRows = 4;  // weight rows that matmul over decoded rows holds at a time
 inline constexpr int kAttentionBlock =
-    kCacheBlock;  // positions per step of the online softmax, aligned to position 0
+    kPagePositions;  // positions per step of the online softmax, aligned to position 0
 
 // Activations of a matmul as int8, held in int16.  A block is 32 or 256 columns (less in a row's
 // tail).
@@ -105,10 +105,10 @@ struct AttentionTask {
   FloatView q;    // [n_tokens, n_heads * k_dim]
   FloatView out;  // [n_tokens, n_heads * v_dim]
   int n_heads;
-  const void* k;  // blocks of kAttentionBlock positions that are k_stride bytes apart: [kLanes
-                  // positions][k_dim][position]
-  const void* v;  // the same with v_stride: [position][v_dim]
-  size_t k_stride, v_stride;
+  const uint8_t* k;      // in page 0: [kLanes positions][k_dim][position]
+  const uint8_t* v;      // in page 0: [position][v_dim]
+  const int32_t* pages;  // block b lies in page pages[b], pages[b] * page_bytes further
+  size_t page_bytes;
   int k_dim, v_dim;
   int64_t first_position;  // token t sees the positions up to first_position + t
   float scale;
@@ -121,6 +121,9 @@ struct AttentionTask {
   float* partial = nullptr;  // [block][query][partial_floats()]: largest score, sum, values; then
                              // out is not touched
 
+  ptrdiff_t page_offset(int64_t block) const {
+    return pages[block] * static_cast<ptrdiff_t>(page_bytes);
+  }
   int n_queries() const { return static_cast<int>(q.rows) * n_heads; }
   int64_t partial_floats() const { return 2 + v_dim; }
   int64_t first_visible(int64_t token) const {

@@ -1,7 +1,6 @@
 #include "model/forward.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "model/blocks/experts.h"
 #include "model/blocks/latent_attention.h"
@@ -40,14 +39,12 @@ class Decoder {
     backend_.embed(*model_.weight(Role::token_embd), tokens, x_);
     if (params_.embd_scale != 1) backend_.scale(x_, static_cast<float>(params_.embd_scale));
     if (const DeviceTensor* table = model_.weight(Role::position_embd)) {
-      std::vector<int32_t> positions(tokens.size());
-      std::iota(positions.begin(), positions.end(), static_cast<int32_t>(pass_.first));
-      backend_.embed(*table, positions, pass_.rows(w_.normed));
+      backend_.embed(*table, pass_.batch.positions, pass_.rows(w_.normed));
       backend_.add(x_, pass_.rows(w_.normed));
     }
   }
 
-  void layer(int64_t l, const KVLayer& cache) {
+  void layer(int64_t l, const CacheSlot& cache) {
     const FloatView projected = pass_.rows(w_.projected), fed = pass_.rows(w_.fed);
     attention(l, cache, projected);
     finish(l, Role::attn_post_norm, projected);
@@ -62,12 +59,15 @@ class Decoder {
     backend_.add(x_, fed);
   }
 
-  // Of the last n_logits tokens, as many at a time as the workspace holds.
-  void all_logits(int64_t n_logits, float* out) {
-    for (int64_t done = 0; done < n_logits; done += w_.max_logit_rows()) {
-      const int64_t rows = std::min(w_.max_logit_rows(), n_logits - done);
-      head(pass_.n - n_logits + done, rows);
-      read_logits(rows, out + done * params_.n_vocab);
+  // As many rows at a time as the workspace holds.
+  void all_logits(std::span<const int32_t> rows, float* out) {
+    for (size_t done = 0; done < rows.size();) {
+      const auto some = rows.subspan(
+          done, std::min(rows.size() - done, static_cast<size_t>(w_.max_logit_rows())));
+      head(some);
+      read_logits(static_cast<int64_t>(some.size()),
+                  out + static_cast<int64_t>(done) * params_.n_vocab);
+      done += some.size();
     }
   }
 
@@ -76,19 +76,47 @@ class Decoder {
                                    static_cast<size_t>(rows * params_.n_vocab) * sizeof(float)});
   }
 
-  // Of `rows` tokens from `first` on, into the workspace.
-  void head(int64_t first, int64_t rows) {
-    const FloatView tail = {x_.row(first), rows, x_.cols, x_.stride};
-    const FloatView y = first_rows(w_.logits, rows);
+  // The logits of some rows, into the workspace.
+  void head(std::span<const int32_t> rows) {
+    const FloatView x = picked(rows);
+    const FloatView y = first_rows(w_.logits, x.rows);
     pass_.multiply(
         model_.head(),
-        normed(tail, model_.weight(Role::output_norm), model_.weight(Role::output_norm_bias)), y);
+        normed(x, model_.weight(Role::output_norm), model_.weight(Role::output_norm_bias)), y);
     if (params_.logit_scale != 1) backend_.scale(y, static_cast<float>(params_.logit_scale));
     if (params_.logit_soft_cap > 0)
       backend_.soft_cap(y, static_cast<float>(params_.logit_soft_cap));
   }
 
+  // Do some rows lie apart, so that they have to be copied for a product?
+  static bool brings_together(std::span<const int32_t> rows) {
+    return !rows.empty() && rows.back() - rows.front() + 1 != static_cast<int32_t>(rows.size());
+  }
+
+  // The hidden states of some rows after the last norm.
+  void read_hidden(std::span<const int32_t> rows, float* out) {
+    const FloatView x = picked(rows);
+    const FloatView y = first_rows(w_.projected, x.rows);
+    const DeviceTensor* const weight = model_.weight(Role::output_norm);
+    if (!weight)
+      backend_.copy_heads(x, 0, y, 0, 1, x.cols);
+    else if (model_.description().norm == Norm::rms)
+      backend_.rms_norm(x, *weight, params_.norm_eps, y);
+    else
+      backend_.layer_norm(x, *weight, model_.weight(Role::output_norm_bias), params_.norm_eps, y);
+    backend_.read(y.data, {reinterpret_cast<uint8_t*>(out),
+                           static_cast<size_t>(y.rows * y.cols) * sizeof(float)});
+  }
+
  private:
+  // Some rows of x, rising: where they lie, or brought together.
+  FloatView picked(std::span<const int32_t> rows) {
+    const auto n = static_cast<int64_t>(rows.size());
+    if (!brings_together(rows)) return {x_.row(rows.front()), n, x_.cols, x_.stride};
+    const FloatView out = first_rows(w_.fed, n);
+    backend_.gather_rows(x_, rows, out);
+    return out;
+  }
   // The input of a block: x, normed where the model has a norm there.
   MatmulInput normed(FloatView x, const DeviceTensor* weight, const DeviceTensor* bias) {
     if (!weight) return x;
@@ -136,7 +164,7 @@ class Decoder {
     }
   }
 
-  void attention(int64_t l, const KVLayer& cache, FloatView out) {
+  void attention(int64_t l, const CacheSlot& cache, FloatView out) {
     const MatmulInput input = normed(l, Role::attn_norm, Role::attn_norm_bias);
     if (params_.latent_kv > 0) return latent_attention(pass_, l, input, cache, out);
     const FloatView q = pass_.rows(w_.q), k = pass_.rows(w_.k), v = pass_.rows(w_.v),
@@ -159,14 +187,14 @@ class Decoder {
     norm_heads(l, Role::attn_k_norm, k, n_kv_heads);
     const bool has_window = params_.has_window(l);
     if (model_.description().rotary) {
-      backend_.rope(q, n_heads, w_.rope(has_window), pass_.first);
-      backend_.rope(k, n_kv_heads, w_.rope(has_window), pass_.first);
+      backend_.rope(q, n_heads, w_.rope(has_window), pass_.batch);
+      backend_.rope(k, n_kv_heads, w_.rope(has_window), pass_.batch);
     }
-    backend_.kv_append(cache, k, v, pass_.first);
+    backend_.kv_append(cache, k, v, pass_.batch);
     const AttentionShape shape{
         n_heads, static_cast<float>(params_.attn_scale), has_window ? params_.window : 0,
         static_cast<float>(params_.attn_soft_cap), model_.weight(l, Role::attn_sinks)};
-    backend_.attention(q, cache, pass_.first, shape, mixed);
+    backend_.attention(q, cache, pass_.batch, shape, mixed);
     pass_.multiply(*model_.weight(l, Role::attn_output), mixed, out);
     pass_.add_bias(l, Role::attn_output_bias, out);
   }
@@ -214,19 +242,24 @@ class Decoder {
 
 }  // namespace
 
-void forward(const Model& model, std::span<Workspace> workspaces, std::span<const KVLayer> cache,
-             std::span<const int32_t> tokens, int64_t first_position, int64_t n_logits,
-             float* logits, const std::function<void()>& poll, MatmulObserver* observer) {
-  const auto n = static_cast<int64_t>(tokens.size());
-  // What the host takes part in (the choice of experts, positions to look up) cannot be repeated
-  // from a record.
-  const bool repeatable = !observer && n_logits <= 1 && model.params().n_experts == 0 &&
-                          !model.weight(Role::position_embd);
+void forward(const Model& model, std::span<Workspace> workspaces, std::span<const CacheSlot> cache,
+             const Batch& batch, const PassOutputs& outputs, const std::function<void()>& poll,
+             MatmulObserver* observer) {
+  const int64_t n = batch.n_rows();
+  const auto n_logits = static_cast<int64_t>(outputs.logit_rows.size());
+  // What the host takes part in (the choice of experts, rows to look up) cannot be repeated from a
+  // record.
+  const bool repeatable = !observer && model.params().n_experts == 0 &&
+                          outputs.hidden_rows.empty() &&
+                          !Decoder::brings_together(outputs.logit_rows) &&
+                          n_logits <= workspaces.back().max_logit_rows();
   const Workspace* before = nullptr;
   for (const LayerRun& run : model.runs()) {
     Workspace& work = workspaces[run.device];
-    const bool embeds = !before, has_head = &run == &model.runs().back() && n_logits > 0;
-    const Pass pass{model, work, n, first_position, observer};
+    const bool embeds = !before, is_last = &run == &model.runs().back();
+    const bool has_head = is_last && n_logits > 0;
+    const bool logits_fit = n_logits <= work.max_logit_rows();
+    const Pass pass{model, work, batch, observer};
     Decoder decoder(pass);
     if (before) {
       std::vector<uint8_t> x(static_cast<size_t>(n * work.x.cols) * sizeof(float));
@@ -234,21 +267,25 @@ void forward(const Model& model, std::span<Workspace> workspaces, std::span<cons
       work.backend().write(work.x.data, x);
     }
     {
-      Recorded recorded(work.backend(), {work.id(), tokens, first_position, n_logits, repeatable});
+      Recorded recorded(work.backend(), {work.id(), batch, n_logits, repeatable});
       if (!recorded.ran) {
-        if (embeds) decoder.embed(tokens);
+        if (embeds) decoder.embed(batch.tokens);
         for (int64_t l = run.first_layer; l < run.end_layer; ++l) {
           if (poll) poll();
           decoder.layer(l, cache[static_cast<size_t>(l)]);
         }
-        if (has_head && n_logits == 1) decoder.head(n - 1, 1);
+        if (has_head && logits_fit) decoder.head(outputs.logit_rows);
         recorded.complete = true;
       }
     }
-    if (has_head && n_logits == 1 && logits)
-      decoder.read_logits(1, logits);
-    else if (has_head && n_logits > 1)
-      decoder.all_logits(n_logits, logits);
+    if (has_head && outputs.logits) {
+      if (logits_fit)
+        decoder.read_logits(n_logits, outputs.logits);
+      else
+        decoder.all_logits(outputs.logit_rows, outputs.logits);
+    }
+    if (is_last && !outputs.hidden_rows.empty())
+      decoder.read_hidden(outputs.hidden_rows, outputs.hidden);
     before = &work;
   }
 }

@@ -21,13 +21,13 @@ class MatmulObserver {
   virtual void slice_input(Backend& backend, const DeviceTensor& slice, const MatmulInput& x) = 0;
 };
 
-// What the blocks of a layer work with: `n` tokens at positions first, first + 1, ...
+// What the blocks of a layer work with: the rows of a batch.
 struct Pass {
   const Model& model;
   Workspace& work;
-  int64_t n;
-  int64_t first;
+  const Batch& batch;
   MatmulObserver* observer = nullptr;
+  int64_t n = batch.n_rows();
 
   Backend& backend() const { return work.backend(); }
   const HyperParams& params() const { return model.params(); }
@@ -60,13 +60,25 @@ struct Pass {
   }
 };
 
-// Runs `tokens` (at most max_tokens() of the workspaces, one per backend of the model) at positions
-// first_position, ...; keys and values go to `cache`, one KVLayer per layer.  Logits of the last
-// `n_logits` tokens are written to logits [n_logits, n_vocab], which may be null when n_logits is
-// 0, or 1: they then stay in the workspace of the head.  `poll` is called before each layer and may
-// throw; the cache then holds garbage beyond first_position, which the next pass overwrites.
-void forward(const Model& model, std::span<Workspace> workspaces, std::span<const KVLayer> cache,
-             std::span<const int32_t> tokens, int64_t first_position, int64_t n_logits,
-             float* logits, const std::function<void()>& poll, MatmulObserver* observer = nullptr);
+// What a pass computes of its rows, beside their keys and values.
+struct PassOutputs {
+  // Rows whose logits are wanted, rising.
+  std::span<const int32_t> logit_rows;
+  // [logit_rows, n_vocab].  Null: they stay in the head's workspace, whose max_logit_rows() they
+  // must not exceed.
+  float* logits = nullptr;
+  // Rows whose hidden state after the last norm is wanted, rising, and where it goes: [hidden_rows,
+  // n_embd].
+  std::span<const int32_t> hidden_rows;
+  float* hidden = nullptr;
+};
+
+// Runs a batch (at most max_tokens() rows of the workspaces, of which there is one per backend of
+// the model).  Keys and values go to the pages of the spans in `cache`, one slot per layer.  `poll`
+// is called before each layer and may throw; the pages then hold garbage at the positions of the
+// batch, which the next pass over them overwrites.
+void forward(const Model& model, std::span<Workspace> workspaces, std::span<const CacheSlot> cache,
+             const Batch& batch, const PassOutputs& outputs, const std::function<void()>& poll,
+             MatmulObserver* observer = nullptr);
 
 }  // namespace hrun

@@ -1,6 +1,8 @@
 #include "runtime/session.h"
 
 #include <algorithm>
+#include <limits>
+#include <numeric>
 
 #include "base/error.h"
 
@@ -16,12 +18,22 @@ int64_t context_size(const Model& model, const SessionOptions& options) {
   return options.n_ctx > 0 ? options.n_ctx : model.params().n_ctx_train;
 }
 
+// Positions are 32-bit numbers, and a page number as well.
+int64_t pages_for(int64_t n_positions) {
+  if (n_positions > std::numeric_limits<int32_t>::max() - kPagePositions)
+    throw OutOfMemoryError("a KV cache of {} positions is larger than the address space",
+                           n_positions);
+  return (n_positions + kPagePositions - 1) / kPagePositions;
+}
+
 }  // namespace
 
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options)
     : model_(std::move(model)),
       n_ctx_(context_size(*model_, options)),
-      cache_(*model_, n_ctx_, options.type_k, options.type_v) {
+      cache_(*model_, pages_for(n_ctx_), cache_type_named(options.type_k),
+             cache_type_named(options.type_v)),
+      pages_(consecutive_pages(n_ctx_)) {
   for (size_t d = 0; d < model_->n_backends(); ++d)
     workspaces_.emplace_back(*model_, d, std::min(options.n_batch, n_ctx_), n_ctx_);
 }
@@ -52,12 +64,16 @@ void Session::forward(std::span<const int32_t> tokens, Logits which,
     const int64_t count = std::min(workspaces_.front().max_tokens(), n - done);
     const bool is_last = done + count == n;
     const int64_t wanted = which == Logits::all ? count : which != Logits::none && is_last ? 1 : 0;
-    float* out = wanted == 0 || which == Logits::kept
-                     ? nullptr
-                     : logits_.data() + (which == Logits::all ? done * n_vocab : 0);
-    hrun::forward(*model_, workspaces_, cache_.layers(),
-                  tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
-                  n_past_ + done, wanted, out, poll, observer);
+    rows_.clear();
+    rows_.add(tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)), n_past_ + done,
+              pages_);
+    wanted_.resize(static_cast<size_t>(wanted));
+    std::iota(wanted_.begin(), wanted_.end(), static_cast<int32_t>(count - wanted));
+    PassOutputs outputs;
+    outputs.logit_rows = wanted_;
+    if (wanted > 0 && which != Logits::kept)
+      outputs.logits = logits_.data() + (which == Logits::all ? done * n_vocab : 0);
+    hrun::forward(*model_, workspaces_, cache_.slots(), rows_.batch(), outputs, poll, observer);
     model_->file().check_readable();  // weights may lie in it
     done += count;
   }

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "model/cache.h"
 #include "model/forward.h"
 #include "model/model.h"
-#include "runtime/kv_cache.h"
 #include "runtime/samplers.h"
 
 namespace hrun {
@@ -60,8 +60,11 @@ class Session {
   std::shared_ptr<const Model> model_;
   int64_t n_ctx_;
   int64_t n_past_ = 0;
-  KVCache cache_;
+  ModelCache cache_;
+  std::vector<int32_t> pages_;         // of the one sequence: all, in order
   std::vector<Workspace> workspaces_;  // one per backend
+  BatchRows rows_;
+  std::vector<int32_t> wanted_;  // rows of a pass whose logits are wanted
   std::vector<float> logits_;
   bool logits_kept_ = false;
 };

@@ -22,10 +22,10 @@ struct AttentionTask {
   const void* k;
   const void* v;
   bool half_k, half_v;  // fp16, else fp32
-  int64_t capacity;
+  int64_t page_bytes;
   int n_heads, group;  // group: query heads per kv head
   int k_dim, v_dim;
-  Position first;
+  SpanOnDevice span;
   float scale, soft_cap;
   int64_t window;
   const float* sinks;
@@ -34,7 +34,14 @@ struct AttentionTask {
   float* sums;  // [n_splits][n_queries][2]: m and l; with m = -infinity the values are not written
 
   HRUN_HD int64_t n_queries() const { return q.rows * n_heads; }
-  HRUN_HD int64_t position_of(int64_t token) const { return *first.base + first.offset + token; }
+  HRUN_HD int64_t position_of(int64_t token) const { return span.positions[0] + token; }
+  // The first of the keys, or values, of a head from a position on, up to the end of its page.
+  HRUN_HD const void* at(const void* base, bool half, int dim, int kv_head,
+                         int64_t position) const {
+    const int64_t page = position / kPagePositions, inside = position % kPagePositions;
+    return static_cast<const uint8_t*>(base) + span.pages[page] * page_bytes +
+           (kv_head * kPagePositions + inside) * dim * (half ? 2 : 4);
+  }
   HRUN_HD int64_t first_visible(int64_t position) const {
     return window > 0 && position + 1 > window ? position + 1 - window : 0;
   }

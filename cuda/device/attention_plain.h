@@ -15,7 +15,7 @@ struct PlainAttention {
   static constexpr const char* kName = "attention";
   AttentionTask task;
 
-  static HRUN_HD float load(const void* base, bool half, int64_t i) {
+  static HRUN_HD float load(const void* base, bool half, int i) {
     return half ? low_half(static_cast<const uint16_t*>(base)[i])
                 : static_cast<const float*>(base)[i];
   }
@@ -29,7 +29,7 @@ struct PlainAttention {
     const int split = block_y();
     const int64_t from = begin + n * split / task.n_splits,
                   to = begin + n * (split + 1) / task.n_splits;
-    const int64_t plane = head / task.group * task.capacity;
+    const int kv_head = head / task.group;
 
     float q[kPerLane], o[kPerLane];
     const float* const q_row = task.q.row(token) + static_cast<int64_t>(head) * task.k_dim;
@@ -41,13 +41,13 @@ struct PlainAttention {
     }
     float m = minus_infinity(), l = 0;
     for (int64_t p = from + warp(); p < to; p += kWarps) {
+      const void *const key = task.at(task.k, task.half_k, task.k_dim, kv_head, p),
+                        *const value = task.at(task.v, task.half_v, task.v_dim, kv_head, p);
       float dot = 0;
 #pragma unroll
       for (int i = 0; i < kPerLane; ++i) {
         const int at = i * kWarp + lane();
-        if (at < task.k_dim)
-          dot = fused_multiply_add(q[i], load(task.k, task.half_k, (plane + p) * task.k_dim + at),
-                                   dot);
+        if (at < task.k_dim) dot = fused_multiply_add(q[i], load(key, task.half_k, at), dot);
       }
       float score = warp_sum(dot) * task.scale;
       if (task.soft_cap != 0) score = task.capped(score);
@@ -60,8 +60,7 @@ struct PlainAttention {
       for (int i = 0; i < kPerLane; ++i) {
         const int at = i * kWarp + lane();
         if (at < task.v_dim)
-          o[i] = fused_multiply_add(e, load(task.v, task.half_v, (plane + p) * task.v_dim + at),
-                                    o[i] * before);
+          o[i] = fused_multiply_add(e, load(value, task.half_v, at), o[i] * before);
       }
     }
 

@@ -85,8 +85,9 @@ struct AttentionTiles {
     const bool values = item % 2 != 0;
     const int dim = values ? task.v_dim : task.k_dim, first = (w.tile + item / 2) * kTile,
               left = w.end - first;
-    const auto* const from = static_cast<const uint16_t*>(values ? task.v : task.k) +
-                             (w.kv_head * task.capacity + first) * dim;
+    static_assert(kPagePositions % kTile == 0);  // a tile lies in one page
+    const auto* const from = static_cast<const uint16_t*>(
+        task.at(values ? task.v : task.k, true, dim, w.kv_head, first));
     if constexpr (kThreads % kPieces ==
                   0) {  // a thread has the same piece of every so many positions
       constexpr int kStep = kThreads / kPieces;

@@ -8,7 +8,6 @@
 #include "cuda/device/attention_flash.h"
 #include "cuda/device/attention_plain.h"
 #include "cuda/device/attention_wide.h"
-#include "formats/list.h"
 
 namespace hrun::gpu {
 namespace {
@@ -42,15 +41,15 @@ struct Plan {
 };
 
 // n_queries per kv head and token by token.
-Plan plan_for(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape, int64_t n_tokens,
+Plan plan_for(const Gpu& gpu, const KVPages& cache, const AttentionShape& shape, int64_t n_tokens,
               int64_t positions) {
   const int64_t rows = n_tokens * (shape.n_heads / cache.n_kv_heads);
   Plan plan;
   const auto pieces = [](const void* p, int dim) {
     return dim % 8 == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0;
   };
-  if (cache.k_format == F16::kId && cache.v_format == F16::kId && pieces(cache.k, cache.k_dim) &&
-      pieces(cache.v, cache.v_dim)) {
+  if (cache.k_type == CacheType::f16 && cache.v_type == CacheType::f16 &&
+      pieces(cache.k, cache.k_dim) && pieces(cache.v, cache.v_dim)) {
     for (const int dim : kDims)
       if (plan.dim == 0 && std::max(cache.k_dim, cache.v_dim) <= dim) plan.dim = dim;
     // Its shared memory is more than a block has on consumer cards.
@@ -111,7 +110,7 @@ void launch(Gpu& gpu, const AttentionTask& task, const Plan& plan) {
 
 }  // namespace
 
-size_t attention_scratch_bytes(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape,
+size_t attention_scratch_bytes(const Gpu& gpu, const KVPages& cache, const AttentionShape& shape,
                                int64_t n_tokens, int64_t positions) {
   const Plan plan = plan_for(gpu, cache, shape, n_tokens, positions);
   if (plan.n_splits == 1) return 0;
@@ -119,7 +118,7 @@ size_t attention_scratch_bytes(const Gpu& gpu, const KVLayer& cache, const Atten
          sizeof(float);
 }
 
-void attention(Gpu& gpu, FloatView q, const KVLayer& cache, Position first, int64_t positions,
+void attention(Gpu& gpu, FloatView q, const KVPages& cache, SpanOnDevice span, int64_t positions,
                const AttentionShape& shape, const float* sinks, FloatView out, void* scratch) {
   if (shape.n_heads <= 0 || cache.n_kv_heads <= 0 || shape.n_heads % cache.n_kv_heads != 0)
     throw ArgumentError("attention: {} query heads for {} kv heads", shape.n_heads,
@@ -129,12 +128,6 @@ void attention(Gpu& gpu, FloatView q, const KVLayer& cache, Position first, int6
     throw ArgumentError("attention: q of [{}, {}] and out of [{}, {}] for {} heads of {} and {}",
                         q.rows, q.cols, out.rows, out.cols, shape.n_heads, cache.k_dim,
                         cache.v_dim);
-  const auto is_half = [](FormatId format) {
-    if (format != F16::kId && format != F32::kId)
-      throw UnsupportedModelError("the GPU keeps keys and values as f16 or f32, not as format {}",
-                                  format);
-    return format == F16::kId;
-  };
   if (std::max(cache.k_dim, cache.v_dim) > PlainAttention::kMaxDim)
     throw UnsupportedModelError(
         "attention on the GPU: heads of {} and {} values, at most {} are possible", cache.k_dim,
@@ -148,14 +141,14 @@ void attention(Gpu& gpu, FloatView q, const KVLayer& cache, Position first, int6
       .out = out,
       .k = cache.k,
       .v = cache.v,
-      .half_k = is_half(cache.k_format),
-      .half_v = is_half(cache.v_format),
-      .capacity = cache.capacity,
+      .half_k = cache.k_type == CacheType::f16,
+      .half_v = cache.v_type == CacheType::f16,
+      .page_bytes = cache.page_bytes,
       .n_heads = shape.n_heads,
       .group = shape.n_heads / cache.n_kv_heads,
       .k_dim = cache.k_dim,
       .v_dim = cache.v_dim,
-      .first = first,
+      .span = span,
       .scale = shape.scale,
       .soft_cap = shape.soft_cap,
       .window = shape.window,

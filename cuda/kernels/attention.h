@@ -6,22 +6,32 @@
 
 namespace hrun::gpu {
 
-// A position that a recorded graph can be replayed at: what the device reads at `base`, plus an
-// offset known when the kernel was launched.
-struct Position {
-  const int64_t* base;
-  int64_t offset;
+// One layer of a cache in device memory.  A page holds, layer by layer, the keys as
+// [kv_head][64 positions][k_dim] and then the values as [kv_head][64 positions][v_dim].
+struct KVPages {
+  void* k = nullptr;  // of page 0
+  void* v = nullptr;
+  CacheType k_type = CacheType::f16, v_type = CacheType::f16;
+  int64_t page_bytes = 0;  // from a page to the next
+  int n_kv_heads = 0, k_dim = 0, v_dim = 0;
 };
 
-void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, Position first);
-void kv_append(Gpu& gpu, const KVLayer& cache, FloatView k, FloatView v, Position first);
+// Where the device finds what a recorded graph can be replayed at: the position of each row, and
+// the page table of the sequence.
+struct SpanOnDevice {
+  const int32_t* positions;
+  const int32_t* pages;
+};
+
+void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, const int32_t* positions);
+void kv_append(Gpu& gpu, const KVPages& cache, FloatView k, FloatView v, SpanOnDevice span);
 
 // `positions`: an upper bound of first + n_tokens, by which the work is split into blocks; the
 // result does not depend on it beyond rounding.  scratch: attention_scratch_bytes() for the same
 // arguments.
-size_t attention_scratch_bytes(const Gpu& gpu, const KVLayer& cache, const AttentionShape& shape,
+size_t attention_scratch_bytes(const Gpu& gpu, const KVPages& cache, const AttentionShape& shape,
                                int64_t n_tokens, int64_t positions);
-void attention(Gpu& gpu, FloatView q, const KVLayer& cache, Position first, int64_t positions,
+void attention(Gpu& gpu, FloatView q, const KVPages& cache, SpanOnDevice span, int64_t positions,
                const AttentionShape& shape, const float* sinks, FloatView out, void* scratch);
 
 }  // namespace hrun::gpu

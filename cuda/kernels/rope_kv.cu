@@ -2,7 +2,6 @@
 // small.
 #include "base/error.h"
 #include "cuda/kernels/attention.h"
-#include "formats/list.h"
 
 namespace hrun::gpu {
 namespace {
@@ -24,13 +23,13 @@ struct TurnPairs {
   bool interleaved;
   const float* cos;
   const float* sin;
-  Position first;
+  const int32_t* positions;
 
   HRUN_HD void operator()() const {
     const int pair = block_y() * kThreads + thread();
     if (pair >= n_pairs) return;
     const int head = pair / half, i = pair % half;
-    const int64_t at = (*first.base + first.offset + block_x()) * half + i;
+    const int64_t at = int64_t{positions[block_x()]} * half + i;
     float* const values = x.row(block_x()) + static_cast<int64_t>(head) * head_dim + first_value;
     float& low = values[interleaved ? 2 * i : i];
     float& high = values[interleaved ? 2 * i + 1 : i + half];
@@ -51,8 +50,8 @@ struct Append {
     bool narrow;  // to fp16
   };
   Part k, v;
-  int64_t capacity;
-  Position first;
+  int64_t page_bytes;
+  SpanOnDevice span;
 
   HRUN_HD void operator()() const {
     const int i = block_y() * kThreads + thread(), n_k = static_cast<int>(k.from.cols);
@@ -63,18 +62,21 @@ struct Append {
   }
   HRUN_HD void put(const Part& part, int i) const {
     const float value = part.from.row(block_x())[i];
-    const int64_t position = *first.base + first.offset + block_x();
-    const int64_t at = (i / part.dim * capacity + position) * part.dim + i % part.dim;
+    const int position = span.positions[block_x()];
+    auto* const page =
+        static_cast<uint8_t*>(part.to) + span.pages[position / kPagePositions] * page_bytes;
+    const int at =
+        (i / part.dim * kPagePositions + position % kPagePositions) * part.dim + i % part.dim;
     if (part.narrow)
-      static_cast<uint16_t*>(part.to)[at] = static_cast<uint16_t>(two_halves(value, 0));
+      reinterpret_cast<uint16_t*>(page)[at] = static_cast<uint16_t>(two_halves(value, 0));
     else
-      static_cast<float*>(part.to)[at] = value;
+      reinterpret_cast<float*>(page)[at] = value;
   }
 };
 
 }  // namespace
 
-void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, Position first) {
+void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, const int32_t* positions) {
   const int head_dim = n_heads > 0 ? static_cast<int>(x.cols / n_heads) : 0;
   if (n_heads <= 0 || x.cols % n_heads != 0 || rope.n_rot % 2 != 0 || rope.first < 0 ||
       rope.first + rope.n_rot > head_dim)
@@ -84,22 +86,19 @@ void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, Position first) 
   const int half = rope.n_rot / 2, n_pairs = n_heads * half;
   const TurnPairs kernel{x,        head_dim,   n_pairs,
                          half,     rope.first, rope.style == RopeStyle::interleaved,
-                         rope.cos, rope.sin,   first};
+                         rope.cos, rope.sin,   positions};
   gpu.launch(kernel, grid_of(x.rows, n_pairs));
 }
 
-void kv_append(Gpu& gpu, const KVLayer& cache, FloatView k, FloatView v, Position first) {
-  const auto part = [&](FloatView from, void* to, int dim, FormatId format) {
-    if (format != F16::kId && format != F32::kId)
-      throw UnsupportedModelError("the GPU keeps keys and values as f16 or f32, not as format {}",
-                                  format);
+void kv_append(Gpu& gpu, const KVPages& cache, FloatView k, FloatView v, SpanOnDevice span) {
+  const auto part = [&](FloatView from, void* to, int dim, CacheType type) {
     if (from.cols != static_cast<int64_t>(cache.n_kv_heads) * dim)
       throw ArgumentError("kv_append: {} values for {} heads of {}", from.cols, cache.n_kv_heads,
                           dim);
-    return Append::Part{from, to, dim, format == F16::kId};
+    return Append::Part{from, to, dim, type == CacheType::f16};
   };
-  const Append kernel{part(k, cache.k, cache.k_dim, cache.k_format),
-                      part(v, cache.v, cache.v_dim, cache.v_format), cache.capacity, first};
+  const Append kernel{part(k, cache.k, cache.k_dim, cache.k_type),
+                      part(v, cache.v, cache.v_dim, cache.v_type), cache.page_bytes, span};
   if (k.rows > 0) gpu.launch(kernel, grid_of(k.rows, k.cols + v.cols));
 }
 

@@ -236,7 +236,17 @@ def test_attention(shape: tuple[int, int, int, int], formats: tuple[str, str]) -
             ((1, n), (2, n), (1, 1), (3, 7), (2, 64)) if tier != "scalar" else ((1, n), (2, 7))
         ):
             got = kernels.attention(
-                tier, q, k, v, n_heads, n_kv_heads, scale, *formats, chunk, n_threads
+                tier,
+                q,
+                k,
+                v,
+                n_heads,
+                n_kv_heads,
+                scale,
+                *formats,
+                chunk,
+                n_threads,
+                shuffle=chunk,  # pages in any order
             )
             if reference is None:
                 reference = attention_bits(q, *rounded, n_heads, n_kv_heads, scale)
@@ -416,7 +426,7 @@ def test_attention_with_far_apart_scores(tier: str) -> None:
 
 def test_other_cache_formats_are_refused() -> None:
     x = np.zeros((2, 32), np.float32)
-    with pytest.raises(core.UnsupportedModelError, match="f16 or f32"):
+    with pytest.raises(core.ArgumentError, match="bf16.*f16, f32"):
         kernels.attention(TIERS[0], x, x, x, 1, 1, 1.0, "bf16", "bf16")
 
 

@@ -140,22 +140,26 @@ std::vector<Results> run(const std::string& tier) {
   }
   for (const auto& [heads, kv_heads, dim] :
        {std::tuple{4, 2, 64}, std::tuple{3, 1, 20}, std::tuple{2, 2, 128}})
-    for (const hrun::FormatId format : {hrun::F16::kId, hrun::F32::kId}) {
+    for (const hrun::CacheType type : {hrun::CacheType::f16, hrun::CacheType::f32}) {
       constexpr int64_t kTokens = 150, kLong = 704;
       const auto cells = static_cast<size_t>(kLong * kv_heads * dim);
       std::vector<float> k(cells), v(cells), q(static_cast<size_t>(kTokens * heads * dim)),
           out(q.size());
       for (auto* a : {&k, &v, &q})
         for (float& e : *a) e = random_float();
-      const auto keys = cpu.allocate(cells * 4, "keys"), values = cpu.allocate(cells * 4, "values");
-      const hrun::KVLayer cache{keys->data, values->data, format, format,
-                                kLong,      kv_heads,     dim,    dim};
-      cpu.kv_append(cache, {k.data(), kLong, kv_heads * dim, kv_heads * dim},
-                    {v.data(), kLong, kv_heads * dim, kv_heads * dim}, 0);
+      const std::vector<int32_t> pages = hrun::consecutive_pages(kLong);
+      const auto cache = cpu.make_cache(
+          {{{kv_heads, dim, dim, type, type}}, static_cast<int64_t>(pages.size())}, "a test");
+      hrun::BatchRows rows, first, last;
+      rows.add_positions(kLong, 0, pages);
+      first.add_positions(kTokens, 0, pages);
+      last.add_positions(1, kLong - 1, pages);
+      cpu.kv_append({cache.get(), 0}, {k.data(), kLong, kv_heads * dim, kv_heads * dim},
+                    {v.data(), kLong, kv_heads * dim, kv_heads * dim}, rows.batch());
       const int64_t width = heads * dim;
-      cpu.attention({q.data(), kTokens, width, width}, cache, 0, {heads, 0.2f},
-                    {out.data(), kTokens, width, width});
-      cpu.attention({q.data(), 1, width, width}, cache, kLong - 1, {heads, 0.2f},
+      cpu.attention({q.data(), kTokens, width, width}, {cache.get(), 0}, first.batch(),
+                    {heads, 0.2f}, {out.data(), kTokens, width, width});
+      cpu.attention({q.data(), 1, width, width}, {cache.get(), 0}, last.batch(), {heads, 0.2f},
                     {out.data(), 1, width, width});
       all.push_back({"attention of " + std::to_string(heads) + " heads", out});
     }

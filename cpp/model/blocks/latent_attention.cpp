@@ -6,7 +6,7 @@
 
 namespace hrun {
 
-void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, const KVLayer& cache,
+void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, const CacheSlot& cache,
                       FloatView out) {
   const HyperParams& p = pass.params();
   const Model& model = pass.model;
@@ -34,10 +34,10 @@ void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, con
 
   Rope rope = w.rope(false);
   rope.first = static_cast<int>(p.latent_kv);
-  backend.rope(kv, 1, rope, pass.first);
+  backend.rope(kv, 1, rope, pass.batch);
   rope.first = static_cast<int>(p.nope());
-  backend.rope(heads, n_heads, rope, pass.first);
-  backend.kv_append(cache, kv, c, pass.first);
+  backend.rope(heads, n_heads, rope, pass.batch);
+  backend.kv_append(cache, kv, c, pass.batch);
 
   for (int64_t h = 0; h < p.n_heads; ++h)
     pass.multiply_slice(*model.slices(l, Role::attn_k_b)[static_cast<size_t>(h)],
@@ -45,7 +45,7 @@ void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, con
                         columns(q, h * p.k_dim, p.latent_kv));
   backend.copy_heads(columns(heads, p.nope(), heads.cols - p.nope()), p.latent_k_dim,
                      columns(q, p.latent_kv, q.cols - p.latent_kv), p.k_dim, n_heads, p.n_rot);
-  backend.attention(q, cache, pass.first, {n_heads, static_cast<float>(p.attn_scale)}, mixed);
+  backend.attention(q, cache, pass.batch, {n_heads, static_cast<float>(p.attn_scale)}, mixed);
   for (int64_t h = 0; h < p.n_heads; ++h)
     pass.multiply_slice(*model.slices(l, Role::attn_v_b)[static_cast<size_t>(h)],
                         columns(mixed, h * p.latent_kv, p.latent_kv),

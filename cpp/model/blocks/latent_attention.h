@@ -6,7 +6,7 @@
 namespace hrun {
 
 // out [n, n_embd]: the attention block of layer l on `input`, output projection included.
-void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, const KVLayer& cache,
+void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, const CacheSlot& cache,
                       FloatView out);
 
 }  // namespace hrun

@@ -6,8 +6,8 @@
 #include "backend/backend.h"
 #include "cases.h"
 #include "cpu/cpu_backend.h"
-#include "cuda/kernels/attention.h"
 #include "formats/list.h"
+#include "paged.h"
 
 using namespace hrun;
 using namespace hrun::gpu;
@@ -17,7 +17,7 @@ namespace {
 enum class Values { normal, large_scores, all_equal, one_hot, tiny, wide };
 
 struct Case {
-  FormatId k_format = F16::kId, v_format = F16::kId;
+  CacheType k_type = CacheType::f16, v_type = CacheType::f16;
   int n_heads, n_kv_heads, k_dim, v_dim;
   int64_t n_tokens, position;
   int64_t window = 0;
@@ -32,24 +32,12 @@ std::string describe(const Case& c) {
       "{}/{} heads of {}/{}, {} tokens at {}, window {}, cap {}, sinks {}, values {}, formats "
       "{}/{}, bound +{}",
       c.n_heads, c.n_kv_heads, c.k_dim, c.v_dim, c.n_tokens, c.position, c.window, c.soft_cap,
-      c.sinks, static_cast<int>(c.values), c.k_format, c.v_format, c.bound);
+      c.sinks, static_cast<int>(c.values), static_cast<int>(c.k_type), static_cast<int>(c.v_type),
+      c.bound);
 }
 
-float rounded(FormatId format, float v) {
-  return format == F16::kId ? fp16_to_fp32(fp32_to_fp16(v)) : v;
-}
-
-// [kv_head][position][dim] as the cache has it; what is beyond the last position is NaN.
-std::vector<uint8_t> as_cache(FormatId format, const std::vector<float>& values) {
-  std::vector<uint8_t> bytes(values.size() * (format == F16::kId ? 2 : 4));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const uint16_t half = fp32_to_fp16(values[i]);
-    if (format == F16::kId)
-      memcpy(&bytes[2 * i], &half, 2);
-    else
-      memcpy(&bytes[4 * i], &values[i], 4);
-  }
-  return bytes;
+float rounded(CacheType type, float v) {
+  return type == CacheType::f16 ? fp16_to_fp32(fp32_to_fp16(v)) : v;
 }
 
 struct Worst {
@@ -110,8 +98,8 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
     for (int64_t i = (h * capacity + end) * c.v_dim; i < (h + 1) * capacity * c.v_dim; ++i)
       v[static_cast<size_t>(i)] = std::nanf("");
   }
-  for (float& x : k) x = rounded(c.k_format, x);
-  for (float& x : v) x = rounded(c.v_format, x);
+  for (float& x : k) x = rounded(c.k_type, x);
+  for (float& x : v) x = rounded(c.v_type, x);
   std::vector<float> sinks = random.normals(static_cast<size_t>(c.n_heads), 3);
   if (c.n_heads > 1) sinks[1] = -HUGE_VALF;
 
@@ -144,21 +132,20 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
       for (int i = 0; i < c.v_dim; ++i) out[i] /= sum;
     }
 
-  const std::vector<uint8_t> k_bytes = as_cache(c.k_format, k), v_bytes = as_cache(c.v_format, v);
-  const OnDevice<uint8_t> k_on(gpu, k_bytes), v_on(gpu, v_bytes);
+  const PagedCache cache(gpu, c.k_type, c.v_type, c.n_kv_heads, c.k_dim, c.v_dim, capacity,
+                         as_cache(c.k_type, k), as_cache(c.v_type, v), seed);
   const OnDevice<float> q_on(gpu, q), out_on(gpu, static_cast<size_t>(c.n_tokens * o_stride)),
       sinks_on(gpu, sinks);
-  const OnDevice<int64_t> base(gpu, std::vector<int64_t>{c.position - 2});
-  KVLayer cache{k_on.get(), v_on.get(),   c.k_format, c.v_format,
-                capacity,   c.n_kv_heads, c.k_dim,    c.v_dim};
+  const OnDevice<int32_t> positions(gpu, positions_from(c.position, c.n_tokens));
   AttentionShape shape{c.n_heads, scale, c.window, c.soft_cap};
   const int64_t bound = end + c.bound;
-  const size_t scratch_bytes = attention_scratch_bytes(gpu, cache, shape, c.n_tokens, bound);
+  const size_t scratch_bytes = attention_scratch_bytes(gpu, cache.layer, shape, c.n_tokens, bound);
   const OnDevice<uint8_t> scratch(gpu, scratch_bytes + 1);
   const auto attend = [&] {
-    gpu::attention(gpu, {q_on.get(), c.n_tokens, q_cols, q_stride}, cache, {base.get(), 2}, bound,
-                   shape, c.sinks ? sinks_on.get() : nullptr,
-                   {out_on.get(), c.n_tokens, o_cols, o_stride}, scratch.get());
+    gpu::attention(gpu, {q_on.get(), c.n_tokens, q_cols, q_stride}, cache.layer,
+                   {positions.get(), cache.pages()}, bound, shape,
+                   c.sinks ? sinks_on.get() : nullptr, {out_on.get(), c.n_tokens, o_cols, o_stride},
+                   scratch.get());
     const std::vector<float> wide = out_on.read();
     std::vector<float> out;
     for (int64_t t = 0; t < c.n_tokens; ++t)
@@ -170,7 +157,6 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
   if (!expensive) expect(attend() == got, "again in another order of threads: {}", describe(c));
 
   // The CPU's cache has a layout of its own.
-  const int64_t cpu_capacity = (end + kCacheBlock - 1) / kCacheBlock * kCacheBlock;
   const auto rows_of = [&](const std::vector<float>& values, int64_t dim) {
     std::vector<float> rows;
     for (int64_t p = 0; p < end; ++p)
@@ -181,18 +167,20 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
   };
   std::vector<float> k_rows = rows_of(k, c.k_dim), v_rows = rows_of(v, c.v_dim);
   const int64_t k_cols = c.n_kv_heads * c.k_dim, v_cols = c.n_kv_heads * c.v_dim;
-  const auto k_cpu = cpu.allocate(static_cast<size_t>(cpu_capacity * k_cols) * 4, "keys"),
-             v_cpu = cpu.allocate(static_cast<size_t>(cpu_capacity * v_cols) * 4, "values");
-  cache.k = k_cpu->data;
-  cache.v = v_cpu->data;
-  cache.capacity = cpu_capacity;
-  cpu.kv_append(cache, {k_rows.data(), end, k_cols, k_cols}, {v_rows.data(), end, v_cols, v_cols},
-                0);
+  const std::vector<int32_t> pages = consecutive_pages(end);
+  const auto on_cpu = cpu.make_cache(
+      {{{c.n_kv_heads, c.k_dim, c.v_dim, c.k_type, c.v_type}}, static_cast<int64_t>(pages.size())},
+      "a test");
+  BatchRows all, asked;
+  all.add_positions(end, 0, pages);
+  asked.add_positions(c.n_tokens, c.position, pages);
+  cpu.kv_append({on_cpu.get(), 0}, {k_rows.data(), end, k_cols, k_cols},
+                {v_rows.data(), end, v_cols, v_cols}, all.batch());
   const auto sink_tensor = cpu.upload({F32::kId, 1, c.n_heads, static_cast<size_t>(c.n_heads) * 4,
                                        reinterpret_cast<const uint8_t*>(sinks.data()), "sinks"});
   if (c.sinks) shape.sinks = sink_tensor.get();
   std::vector<float> from_cpu(want.size());
-  cpu.attention({q.data(), c.n_tokens, q_cols, q_stride}, cache, c.position, shape,
+  cpu.attention({q.data(), c.n_tokens, q_cols, q_stride}, {on_cpu.get(), 0}, asked.batch(), shape,
                 {from_cpu.data(), c.n_tokens, o_cols, o_cols});
 
   const auto dim = static_cast<size_t>(c.v_dim);
@@ -201,6 +189,11 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
   expect(worst.oracle <= tolerance && worst.cpu <= 2 * tolerance,
          "{}: off by {} from double, {} from the CPU", describe(c), worst.oracle, worst.cpu);
   return worst;
+}
+
+std::vector<uint8_t> bytes_of(const std::vector<uint16_t>& halves) {
+  const auto* const first = reinterpret_cast<const uint8_t*>(halves.data());
+  return {first, first + 2 * halves.size()};
 }
 
 // One position takes almost all of the weight and thousands share the rest, each far below fp16's
@@ -213,15 +206,15 @@ void check_masses(Gpu& gpu) {
       k[static_cast<size_t>(i)] = fp32_to_fp16(1), v[static_cast<size_t>(i)] = 0;
     const float score = 15.3f;
     const std::vector<float> q(static_cast<size_t>(n_tokens) * kDim, score / kDim);
-    const OnDevice<uint16_t> k_on(gpu, k), v_on(gpu, v);
+    const PagedCache cache(gpu, CacheType::f16, CacheType::f16, 1, kDim, kDim, kPositions,
+                           bytes_of(k), bytes_of(v));
     const OnDevice<float> q_on(gpu, q), out(gpu, q.size());
-    const OnDevice<int64_t> base(gpu, std::vector<int64_t>{0});
-    const KVLayer cache{k_on.get(), v_on.get(), F16::kId, F16::kId, kPositions, 1, kDim, kDim};
+    const OnDevice<int32_t> positions(gpu, positions_from(kPositions - n_tokens, n_tokens));
     const AttentionShape shape{1, 1};
     const OnDevice<uint8_t> scratch(
-        gpu, attention_scratch_bytes(gpu, cache, shape, n_tokens, kPositions) + 1);
-    gpu::attention(gpu, {q_on.get(), n_tokens, kDim, kDim}, cache,
-                   {base.get(), kPositions - n_tokens}, kPositions, shape, nullptr,
+        gpu, attention_scratch_bytes(gpu, cache.layer, shape, n_tokens, kPositions) + 1);
+    gpu::attention(gpu, {q_on.get(), n_tokens, kDim, kDim}, cache.layer,
+                   {positions.get(), cache.pages()}, kPositions, shape, nullptr,
                    {out.get(), n_tokens, kDim, kDim}, scratch.get());
     const double others = (kPositions - 1) * std::exp(-static_cast<double>(score));
     const float got = out.read().back();
@@ -237,18 +230,18 @@ void check_nan(Gpu& gpu) {
   std::vector<uint16_t> k(kPositions * kDim), v(k.size());
   for (uint16_t& x : k) x = fp32_to_fp16(random.normal());
   for (uint16_t& x : v) x = fp32_to_fp16(random.normal());
-  const OnDevice<uint16_t> k_on(gpu, k), v_on(gpu, v);
-  const OnDevice<int64_t> base(gpu, std::vector<int64_t>{0});
-  const KVLayer cache{k_on.get(), v_on.get(), F16::kId, F16::kId, kPositions, 1, kDim, kDim};
+  const PagedCache cache(gpu, CacheType::f16, CacheType::f16, 1, kDim, kDim, kPositions,
+                         bytes_of(k), bytes_of(v));
   const AttentionShape shape{kHeads, 0.125f};
   for (const int64_t n_tokens : {1, 30}) {
     std::vector<float> q = random.normals(static_cast<size_t>(n_tokens) * kHeads * kDim);
     const auto attend = [&] {
       const OnDevice<float> q_on(gpu, q), out(gpu, q.size());
       const OnDevice<uint8_t> scratch(
-          gpu, attention_scratch_bytes(gpu, cache, shape, n_tokens, kPositions) + 1);
-      gpu::attention(gpu, {q_on.get(), n_tokens, kHeads * kDim, kHeads * kDim}, cache,
-                     {base.get(), kPositions - n_tokens}, kPositions, shape, nullptr,
+          gpu, attention_scratch_bytes(gpu, cache.layer, shape, n_tokens, kPositions) + 1);
+      const OnDevice<int32_t> positions(gpu, positions_from(kPositions - n_tokens, n_tokens));
+      gpu::attention(gpu, {q_on.get(), n_tokens, kHeads * kDim, kHeads * kDim}, cache.layer,
+                     {positions.get(), cache.pages()}, kPositions, shape, nullptr,
                      {out.get(), n_tokens, kHeads * kDim, kHeads * kDim}, scratch.get());
       return out.read();
     };
@@ -275,31 +268,27 @@ void check_replay(Gpu& gpu) {
   std::vector<uint16_t> k(kPositions * kDim), v(k.size());
   for (uint16_t& x : k) x = fp32_to_fp16(random.normal());
   for (uint16_t& x : v) x = fp32_to_fp16(random.normal());
-  const OnDevice<uint16_t> k_on(gpu, k), v_on(gpu, v);
+  const PagedCache cache(gpu, CacheType::f16, CacheType::f16, 1, kDim, kDim, kPositions,
+                         bytes_of(k), bytes_of(v));
   const OnDevice<float> q_on(gpu, random.normals(2 * kDim)), out(gpu, 2 * kDim),
       again(gpu, 2 * kDim);
-  const OnDevice<int64_t> base(gpu, std::vector<int64_t>{0});
-  const KVLayer cache{k_on.get(), v_on.get(), F16::kId, F16::kId, kPositions, 1, kDim, kDim};
+  const OnDevice<int32_t> at(gpu, std::vector<int32_t>{0});
   const AttentionShape shape{2, 0.125f};
-  const OnDevice<uint8_t> scratch(gpu,
-                                  attention_scratch_bytes(gpu, cache, shape, 1, kPositions) + 1);
-  const auto attend = [&](Position first, const OnDevice<float>& to) {
-    gpu::attention(gpu, {q_on.get(), 1, 2 * kDim, 2 * kDim}, cache, first, kPositions, shape,
-                   nullptr, {to.get(), 1, 2 * kDim, 2 * kDim}, scratch.get());
+  const OnDevice<uint8_t> scratch(
+      gpu, attention_scratch_bytes(gpu, cache.layer, shape, 1, kPositions) + 1);
+  const auto attend = [&](const OnDevice<float>& to) {
+    gpu::attention(gpu, {q_on.get(), 1, 2 * kDim, 2 * kDim}, cache.layer, {at.get(), cache.pages()},
+                   kPositions, shape, nullptr, {to.get(), 1, 2 * kDim, 2 * kDim}, scratch.get());
   };
   gpu.begin_capture();
-  attend({base.get(), 0}, again);
+  attend(again);
   const auto graph = gpu.end_capture();
-  for (const int64_t position : {0, 399, 64, 200}) {
-    gpu.write(base.get(), &position, sizeof position);
+  for (const int32_t position : {0, 399, 64, 200}) {
+    gpu.write(at.get(), &position, sizeof position);
     gpu.run(*graph);
     const std::vector<float> replayed = again.read();
-    attend({base.get(), 0}, out);
+    attend(out);
     expect(out.read() == replayed, "replayed at {}", position);
-    const int64_t zero = 0;
-    gpu.write(base.get(), &zero, sizeof zero);
-    attend({base.get(), position}, out);
-    expect(out.read() == replayed, "an offset instead of a base of {}", position);
   }
 }
 
@@ -336,10 +325,10 @@ int main() {
            .position = position});
   }
   // Every format of the cache, odd sizes of heads, latent attention.
-  for (const FormatId k : {F16::kId, F32::kId})
-    for (const FormatId v : {F16::kId, F32::kId})
-      check({.k_format = k,
-             .v_format = v,
+  for (const CacheType k : {CacheType::f16, CacheType::f32})
+    for (const CacheType v : {CacheType::f16, CacheType::f32})
+      check({.k_type = k,
+             .v_type = v,
              .n_heads = 2,
              .n_kv_heads = 1,
              .k_dim = 64,
@@ -374,8 +363,8 @@ int main() {
            .values = values},
           values == Values::large_scores || values == Values::one_hot ? 1e-4 : 1e-5);
   check({.n_heads = 3, .n_kv_heads = 1, .k_dim = 264, .v_dim = 320, .n_tokens = 7, .position = 50});
-  check({.k_format = F32::kId,
-         .v_format = F32::kId,
+  check({.k_type = CacheType::f32,
+         .v_type = CacheType::f32,
          .n_heads = 2,
          .n_kv_heads = 1,
          .k_dim = 576,

@@ -5,8 +5,7 @@
 #include "backend/backend.h"
 #include "cases.h"
 #include "cpu/cpu_backend.h"
-#include "cuda/kernels/attention.h"
-#include "formats/list.h"
+#include "paged.h"
 
 using namespace hrun;
 using namespace hrun::gpu;
@@ -28,16 +27,18 @@ void check_rope(Gpu& gpu, Backend& cpu, const RopeCase& c, uint64_t seed) {
   const std::vector<float> cos = random.normals(static_cast<size_t>(kPositions * c.n_rot / 2)),
                            sin = random.normals(cos.size());
   const OnDevice<float> on(gpu, x), cos_on(gpu, cos), sin_on(gpu, sin);
-  const OnDevice<int64_t> base(gpu, std::vector<int64_t>{c.position - 3});
+  const OnDevice<int32_t> positions(gpu, positions_from(c.position, c.n_tokens));
+  BatchRows rows;
+  rows.add_positions(c.n_tokens, c.position, {});
   gpu::rope(gpu, {on.get(), c.n_tokens, cols, stride}, c.n_heads,
-            {c.style, c.n_rot, cos_on.get(), sin_on.get(), c.first}, {base.get(), 3});
+            {c.style, c.n_rot, cos_on.get(), sin_on.get(), c.first}, positions.get());
   cpu.rope({x.data(), c.n_tokens, cols, stride}, c.n_heads,
-           {c.style, c.n_rot, cos.data(), sin.data(), c.first}, c.position);
+           {c.style, c.n_rot, cos.data(), sin.data(), c.first}, rows.batch());
   expect(on.read() == x, "rope: {} heads of {}, {} turned from {}, {} tokens at {}", c.n_heads,
          c.head_dim, c.n_rot, c.first, c.n_tokens, c.position);
 }
 
-void check_append(Gpu& gpu, FormatId k_format, FormatId v_format, int n_kv_heads, int k_dim,
+void check_append(Gpu& gpu, CacheType k_type, CacheType v_type, int n_kv_heads, int k_dim,
                   int v_dim, int64_t n_tokens, int64_t position, uint64_t seed) {
   Random random(seed);
   constexpr int64_t kCapacity = 150;
@@ -46,31 +47,30 @@ void check_append(Gpu& gpu, FormatId k_format, FormatId v_format, int n_kv_heads
   std::vector<float> x = random.normals(static_cast<size_t>(n_tokens * stride));
   for (size_t i = 0; i < x.size(); i += 7)
     x[i] *= i % 2 ? 1e6f : 1e-7f;  // beyond fp16 and subnormal in it
-  std::vector<uint8_t> k(static_cast<size_t>(k_cols * kCapacity * 4), 0xfe),
-      v(static_cast<size_t>(v_cols * kCapacity * 4), 0xfe);
+  std::vector<uint8_t> k(static_cast<size_t>(k_cols * kCapacity) * value_bytes(k_type), 0xfe),
+      v(static_cast<size_t>(v_cols * kCapacity) * value_bytes(v_type), 0xfe);
   const OnDevice<float> on(gpu, x);
-  const OnDevice<uint8_t> k_on(gpu, k), v_on(gpu, v);
-  const OnDevice<int64_t> base(gpu, std::vector<int64_t>{position});
-  const KVLayer cache{k_on.get(), v_on.get(), k_format, v_format,
-                      kCapacity,  n_kv_heads, k_dim,    v_dim};
-  gpu::kv_append(gpu, cache, {on.get(), n_tokens, k_cols, stride},
-                 {on.get() + k_cols, n_tokens, v_cols, stride}, {base.get(), 0});
-  const auto put = [&](std::vector<uint8_t>& to, FormatId format, int dim, int64_t first_column) {
+  const PagedCache cache(gpu, k_type, v_type, n_kv_heads, k_dim, v_dim, kCapacity, k, v, seed);
+  const OnDevice<int32_t> positions(gpu, positions_from(position, n_tokens));
+  gpu::kv_append(gpu, cache.layer, {on.get(), n_tokens, k_cols, stride},
+                 {on.get() + k_cols, n_tokens, v_cols, stride}, {positions.get(), cache.pages()});
+  const auto put = [&](std::vector<uint8_t>& to, CacheType type, int dim, int64_t first_column) {
     for (int64_t t = 0; t < n_tokens; ++t)
       for (int64_t i = 0; i < n_kv_heads * dim; ++i) {
         const float value = x[static_cast<size_t>(t * stride + first_column + i)];
         const uint16_t half = fp32_to_fp16(value);
         const auto at = static_cast<size_t>((i / dim * kCapacity + position + t) * dim + i % dim);
-        if (format == F16::kId)
+        if (type == CacheType::f16)
           memcpy(&to[2 * at], &half, 2);
         else
           memcpy(&to[4 * at], &value, 4);
       }
   };
-  put(k, k_format, k_dim, 0);
-  put(v, v_format, v_dim, k_cols);
-  expect(k_on.read() == k && v_on.read() == v, "kv_append: {} heads of {} and {}, {} tokens at {}",
-         n_kv_heads, k_dim, v_dim, n_tokens, position);
+  put(k, k_type, k_dim, 0);
+  put(v, v_type, v_dim, k_cols);
+  expect(cache.keys() == k && cache.values() == v,
+         "kv_append: {} heads of {} and {}, {} tokens at {}", n_kv_heads, k_dim, v_dim, n_tokens,
+         position);
 }
 
 // A recorded graph at another position.
@@ -80,15 +80,18 @@ void check_replay(Gpu& gpu, Backend& cpu) {
   const std::vector<float> cos = random.normals(kPositions * 16),
                            sin = random.normals(kPositions * 16);
   const OnDevice<float> on(gpu, x), cos_on(gpu, cos), sin_on(gpu, sin);
-  const OnDevice<int64_t> base(gpu, std::vector<int64_t>{0});
+  const OnDevice<int32_t> at(gpu, std::vector<int32_t>{0});
   gpu.begin_capture();
   gpu::rope(gpu, {on.get(), 1, 64, 64}, 2, {RopeStyle::halves, 32, cos_on.get(), sin_on.get()},
-            {base.get(), 0});
+            at.get());
   const auto graph = gpu.end_capture();
-  for (const int64_t position : {1000, 63}) {
-    gpu.write(base.get(), &position, sizeof position);
+  for (const int32_t position : {1000, 63}) {
+    gpu.write(at.get(), &position, sizeof position);
     gpu.run(*graph);
-    cpu.rope({x.data(), 1, 64, 64}, 2, {RopeStyle::halves, 32, cos.data(), sin.data()}, position);
+    BatchRows rows;
+    rows.add_positions(1, position, {});
+    cpu.rope({x.data(), 1, 64, 64}, 2, {RopeStyle::halves, 32, cos.data(), sin.data()},
+             rows.batch());
     expect(on.read() == x, "rope, replayed at {}", position);
   }
 }
@@ -106,8 +109,8 @@ int main() {
                                 {2, 192, 64, 128, style, 2, position},
                                 {9, 34, 30, 2, style, 17, position}})
         check_rope(gpu, cpu, c, seed++);
-  for (const FormatId k : {F16::kId, F32::kId})
-    for (const FormatId v : {F16::kId, F32::kId})
+  for (const CacheType k : {CacheType::f16, CacheType::f32})
+    for (const CacheType v : {CacheType::f16, CacheType::f32})
       for (const int64_t position : {0, 1, 63, 127}) {
         check_append(gpu, k, v, 3, 64, 64, 1, position, seed++);
         check_append(gpu, k, v, 2, 34, 50, 17, position, seed++);

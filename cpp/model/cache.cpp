@@ -1,0 +1,34 @@
+#include "model/cache.h"
+
+#include "base/error.h"
+
+namespace hrun {
+
+ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type)
+    : n_pages_(n_pages) {
+  const HyperParams& p = model.params();
+  const std::string purpose = format(
+      "the KV cache of {} positions; a smaller context (-c) needs less", n_pages * kPagePositions);
+  for (const LayerRun& run : model.runs()) {
+    if (run.first_layer == run.end_layer) continue;
+    CachePlan plan;
+    plan.n_pages = n_pages;
+    for (int64_t l = run.first_layer; l < run.end_layer; ++l)
+      plan.layers.push_back({static_cast<int>(p.n_kv_heads), static_cast<int>(p.k_dim),
+                             static_cast<int>(p.v_dim), k_type, v_type});
+    caches_.push_back(model.backend(run.device).make_cache(plan, purpose));
+    for (size_t i = 0; i < plan.layers.size(); ++i) slots_.push_back({caches_.back().get(), i});
+  }
+}
+
+size_t ModelCache::page_bytes() const {
+  size_t bytes = 0;
+  for (const auto& cache : caches_) bytes += cache->page_bytes();
+  return bytes;
+}
+
+void ModelCache::copy_page(int32_t from, int32_t to, int64_t n_positions) {
+  for (const auto& cache : caches_) cache->copy_page(from, to, n_positions);
+}
+
+}  // namespace hrun

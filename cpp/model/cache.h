@@ -1,0 +1,32 @@
+// Keys and values of all layers of a model, on the devices where the layers are.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+
+namespace hrun {
+
+// A page number means the same positions in every layer and on every device.
+class ModelCache {
+ public:
+  // Throws OutOfMemoryError with the need, UnsupportedModelError for a type that a device cannot
+  // keep.
+  ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type);
+
+  std::span<const CacheSlot> slots() const { return slots_; }  // one per layer
+  int64_t n_pages() const { return n_pages_; }
+  size_t bytes() const { return page_bytes() * static_cast<size_t>(n_pages_); }
+  size_t page_bytes() const;  // on all devices
+  void copy_page(int32_t from, int32_t to, int64_t n_positions);
+
+ private:
+  int64_t n_pages_;
+  std::vector<std::unique_ptr<DeviceCache>> caches_;  // one per run of layers
+  std::vector<CacheSlot> slots_;
+};
+
+}  // namespace hrun
