@@ -63,7 +63,7 @@ struct FlashAttention
     }
     Tiles::sum_rows(s);
     if constexpr (kPositionWarps > 1)
-      finish_together(w, s);
+      finish_together(this->work(), s);  // again: held over the loop it would cost registers
     else
       finish(w, s);
   }

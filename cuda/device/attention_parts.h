@@ -22,7 +22,7 @@ struct AttentionTask {
   const void* k;
   const void* v;
   bool half_k, half_v;  // fp16, else fp32
-  int64_t page_bytes;
+  uint32_t page_bytes;
   int n_heads, group;  // group: query heads per kv head
   int k_dim, v_dim;
   SpanOnDevice span;
@@ -35,12 +35,13 @@ struct AttentionTask {
 
   HRUN_HD int64_t n_queries() const { return q.rows * n_heads; }
   HRUN_HD int64_t position_of(int64_t token) const { return span.positions[0] + token; }
-  // The first of the keys, or values, of a head from a position on, up to the end of its page.
-  HRUN_HD const void* at(const void* base, bool half, int dim, int kv_head,
-                         int64_t position) const {
-    const int64_t page = position / kPagePositions, inside = position % kPagePositions;
-    return static_cast<const uint8_t*>(base) + span.pages[page] * page_bytes +
-           (kv_head * kPagePositions + inside) * dim * (half ? 2 : 4);
+  // The keys, or values, of a head from a position on, up to the end of its page.
+  HRUN_HD const uint8_t* at(const void* base, bool half, int dim, int kv_head, int position) const {
+    const auto place = static_cast<uint32_t>(position);
+    const auto page = static_cast<uint32_t>(span.pages[place / kPagePositions]);
+    const uint32_t row = static_cast<uint32_t>(kv_head * kPagePositions) + place % kPagePositions;
+    return static_cast<const uint8_t*>(base) + static_cast<uint64_t>(page) * page_bytes +
+           row * static_cast<uint32_t>(dim) * (half ? 2u : 4u);
   }
   HRUN_HD int64_t first_visible(int64_t position) const {
     return window > 0 && position + 1 > window ? position + 1 - window : 0;

@@ -41,8 +41,9 @@ struct PlainAttention {
     }
     float m = minus_infinity(), l = 0;
     for (int64_t p = from + warp(); p < to; p += kWarps) {
-      const void *const key = task.at(task.k, task.half_k, task.k_dim, kv_head, p),
-                        *const value = task.at(task.v, task.half_v, task.v_dim, kv_head, p);
+      const auto at_p = static_cast<int>(p);
+      const uint8_t *const key = task.at(task.k, task.half_k, task.k_dim, kv_head, at_p),
+                           *const value = task.at(task.v, task.half_v, task.v_dim, kv_head, at_p);
       float dot = 0;
 #pragma unroll
       for (int i = 0; i < kPerLane; ++i) {

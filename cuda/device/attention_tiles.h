@@ -36,7 +36,7 @@ struct AttentionTiles {
   struct Work {
     int kv_head, split, row;   // the first query
     int n_rows;                // queries of the kv head
-    int64_t first_position;    // of token 0
+    int first_position;        // of token 0
     int begin, end;            // positions that some query of the block sees
     int seen_begin, seen_end;  // positions that all of them see
     int tile, tiles;           // the first of this split, and how many
@@ -53,11 +53,12 @@ struct AttentionTiles {
   HRUN_HD Work work() const {
     Work w;
     const int n_kv = task.n_heads / task.group, n_row_tiles = grid_x() / n_kv;
-    w.kv_head = block_x() % n_kv;
-    w.row = (n_row_tiles - 1 - block_x() / n_kv) * kRows;  // late queries see most and go first
+    const int block = opaque(block_x());
+    w.kv_head = block % n_kv;
+    w.row = (n_row_tiles - 1 - block / n_kv) * kRows;  // late queries see most and go first
     w.split = block_y();
     w.n_rows = static_cast<int>(task.q.rows) * task.group;
-    w.first_position = task.position_of(0);
+    w.first_position = task.span.positions[0];
     const int last = w.row + kRows < w.n_rows ? w.row + kRows - 1 : w.n_rows - 1;
     const int64_t first_token = w.row / task.group, last_token = last / task.group;
     w.begin = static_cast<int>(task.first_visible(w.first_position + first_token));
@@ -86,7 +87,7 @@ struct AttentionTiles {
     const int dim = values ? task.v_dim : task.k_dim, first = (w.tile + item / 2) * kTile,
               left = w.end - first;
     static_assert(kPagePositions % kTile == 0);  // a tile lies in one page
-    const auto* const from = static_cast<const uint16_t*>(
+    const auto* const from = reinterpret_cast<const uint16_t*>(
         task.at(values ? task.v : task.k, true, dim, w.kv_head, first));
     if constexpr (kThreads % kPieces ==
                   0) {  // a thread has the same piece of every so many positions

@@ -69,6 +69,15 @@ HRUN_HD uint32_t shuffle_xor_bits(uint32_t v, int mask) {
 }
 HRUN_HD uint32_t ballot(bool vote) { return HRUN_CUDA(__ballot_sync(0xffffffffu, vote), vote); }
 
+// The same number, which the compiler cannot see through: what is computed from it is computed
+// where it stands, and holds no register across a loop.
+HRUN_HD int opaque(int v) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(v));
+#endif
+  return v;
+}
+
 // Not __byte_perm, which drops bit 3 of the selectors.
 HRUN_HD uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   uint32_t r = 0;

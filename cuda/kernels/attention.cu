@@ -143,7 +143,7 @@ void attention(Gpu& gpu, FloatView q, const KVPages& cache, SpanOnDevice span, i
       .v = cache.v,
       .half_k = cache.k_type == CacheType::f16,
       .half_v = cache.v_type == CacheType::f16,
-      .page_bytes = cache.page_bytes,
+      .page_bytes = static_cast<uint32_t>(cache.page_bytes),
       .n_heads = shape.n_heads,
       .group = shape.n_heads / cache.n_kv_heads,
       .k_dim = cache.k_dim,
