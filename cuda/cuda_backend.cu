@@ -18,7 +18,7 @@ constexpr int64_t kLeastPositions = 256;  // that a graph is made for
 constexpr size_t kMostGraphs = 16;
 constexpr int64_t kMostRecordedTokens = 8;
 
-FloatView rows_of(const FloatView& view, const Span& span) {
+FloatView rows_of(const FloatView& view, const RowSpan& span) {
   return {view.row(span.first_row), span.n_rows, view.cols, view.stride};
 }
 
@@ -113,7 +113,7 @@ bool CudaBackend::begin_pass(const PassInfo& pass) {
     put_step(pass.batch);
     if (!recordable(pass)) return false;
     std::vector<int64_t> rows;
-    for (const Span& span : pass.batch.spans) rows.push_back(span.n_rows);
+    for (const RowSpan& span : pass.batch.spans) rows.push_back(span.n_rows);
     key_ = {pass.owner, std::move(rows), pass.n_logits, positions_bound(pass.batch.end_position())};
     const auto seen = std::find_if(recordings_.begin(), recordings_.end(), [&](const Recording& r) {
       return r.key == key_ && r.moves == moves_;
@@ -219,7 +219,7 @@ void CudaBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, co
   require_step(batch);
   const KVPages pages = pages_of(cache);
   for (size_t i = 0; i < batch.spans.size(); ++i) {
-    const Span& span = batch.spans[i];
+    const RowSpan& span = batch.spans[i];
     gpu::kv_append(gpu_, pages, rows_of(k, span), rows_of(v, span), span_on_device(batch, i));
   }
 }
@@ -231,7 +231,7 @@ void CudaBackend::attention(FloatView q, const CacheSlot& cache, const Batch& ba
   require_step(batch);
   const KVPages pages = pages_of(cache);
   for (size_t i = 0; i < batch.spans.size(); ++i) {
-    const Span& span = batch.spans[i];
+    const RowSpan& span = batch.spans[i];
     const int64_t positions = positions_bound(span.end_position());
     const size_t bytes = attention_scratch_bytes(gpu_, pages, shape, span.n_rows, positions);
     gpu::attention(gpu_, rows_of(q, span), pages, span_on_device(batch, i), positions, shape,

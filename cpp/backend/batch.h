@@ -6,12 +6,12 @@
 #include <span>
 #include <vector>
 
-#include "base/page.h"
+#include "base/kv_page.h"
 
 namespace hrun {
 
 // Consecutive rows of one sequence at consecutive positions.
-struct Span {
+struct RowSpan {
   int64_t first_row;
   int64_t n_rows;          // at least 1
   int64_t first_position;  // of first_row
@@ -25,12 +25,12 @@ struct Span {
 struct Batch {
   std::span<const int32_t> tokens;     // of each row; may be empty where nothing is looked up
   std::span<const int32_t> positions;  // of each row
-  std::span<const Span> spans;
+  std::span<const RowSpan> spans;
 
   int64_t n_rows() const { return static_cast<int64_t>(positions.size()); }
   int64_t end_position() const {  // the largest
     int64_t end = 0;
-    for (const Span& span : spans) end = span.end_position() > end ? span.end_position() : end;
+    for (const RowSpan& span : spans) end = span.end_position() > end ? span.end_position() : end;
     return end;
   }
 };
@@ -56,7 +56,7 @@ class BatchRows {
 
  private:
   std::vector<int32_t> tokens_, positions_;
-  std::vector<Span> spans_;
+  std::vector<RowSpan> spans_;
 };
 
 // The page table of a sequence that has the pages 0, 1, 2, ... to itself.

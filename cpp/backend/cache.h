@@ -2,7 +2,7 @@
 //
 // A cache has pages of kPagePositions positions.  A page holds its positions' keys and values of
 // all layers of the cache, in whatever layout the backend's kernels want; only the backend knows
-// it.  Which sequence has which pages is the caller's business (Span::pages).
+// it.  Which sequence has which pages is the caller's business (RowSpan::pages).
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/page.h"
+#include "base/kv_page.h"
 
 namespace hrun {
 

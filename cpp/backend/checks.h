@@ -87,7 +87,7 @@ inline void pages(const DeviceCache& cache, const Batch& batch, int64_t n_rows,
                   std::string_view operation) {
   rows(batch, n_rows, operation);
   int64_t row = 0;
-  for (const Span& span : batch.spans) {
+  for (const RowSpan& span : batch.spans) {
     require(span.first_row == row && span.n_rows > 0 && span.first_position >= 0, operation,
             "spans that cover the rows in order");
     row += span.n_rows;

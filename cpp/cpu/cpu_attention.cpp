@@ -29,7 +29,7 @@ void CpuBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, con
   const size_t page_bytes = cache.cache->page_bytes();
   // A head's part of a page is one thread's: neighbouring positions share cache lines.
   append_parts_.clear();
-  for (const Span& span : batch.spans)
+  for (const RowSpan& span : batch.spans)
     for (int64_t page = span.first_position / kPagePositions;
          page * kPagePositions < span.end_position(); ++page)
       append_parts_.push_back({&span, page});
@@ -107,7 +107,7 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
   auto& pieces = attention_pieces_;
   pieces.clear();
   int64_t total = 0;
-  for (const Span& span : batch.spans) {
+  for (const RowSpan& span : batch.spans) {
     const int64_t together = std::clamp<int64_t>(kQueriesTogether / group, 1, span.n_rows);
     // Late rows see more positions: they go first, so that no thread ends up alone with a long
     // task.

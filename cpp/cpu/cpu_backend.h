@@ -89,13 +89,13 @@ class CpuBackend final : public Backend {
 
   // Positions of one page of a span.
   struct AppendPart {
-    const Span* span;
+    const RowSpan* span;
     int64_t page;  // of the span
   };
   // Some rows of a span for the query heads of one kv head: all the positions that they see, or,
   // with `partial`, some blocks of them.
   struct AttentionPiece {
-    const Span* span;
+    const RowSpan* span;
     int64_t kv_head;
     int64_t first_row, n_rows;  // of the span
     int64_t first_block, n_blocks;
@@ -104,7 +104,7 @@ class CpuBackend final : public Backend {
   };
   // A span whose positions are shared out, and where what was found is joined.
   struct SplitSpan {
-    const Span* span;
+    const RowSpan* span;
     int64_t first_block, n_blocks;
     int64_t partial;
   };
