@@ -318,6 +318,8 @@ void the_newest_of_the_lowest_class_gives_way() {
   check(!preempted.empty() && preempted[0] == b, "the low class first");
   for (const SequenceId id : preempted) check(id != oldest, "the oldest never");
   check(std::find(preempted.begin(), preempted.end(), c) != preempted.end(), "then the newest");
+  const int64_t n_before = bench.scheduler.stats().n_preemptions;
+  check(n_before == static_cast<int64_t>(preempted.size()), "preemptions are counted");
   bench.finish();
   for (const SequenceId id : {oldest, a, b, c}) check(bench.finished.contains(id), "all finish");
 }
@@ -391,6 +393,29 @@ void guesses_take_what_is_left() {
         "prompts keep half of it");
   check(bench.scheduler.sequence(a).draft.empty(), "a draft is for one step");
   bench.finish();
+
+  // Right guesses save steps, wrong ones cost nothing; the tokens are the same.
+  const auto n_steps = [&](int64_t n_guesses, bool right) {
+    Bench b(kRoomy);
+    const SequenceId id = b.submit(text(5, 1), 41);
+    int64_t n = 0;
+    for (; !b.scheduler.idle(); ++n) {
+      const Sequence& s = b.scheduler.sequence(id);
+      std::vector<int32_t> draft;
+      uint64_t hash = FakeExecutor::chain(s.tokens, s.size());
+      for (int64_t i = 0; i < n_guesses; ++i) {
+        const int32_t token = FakeExecutor::drawn(hash);
+        draft.push_back(right ? token : token + 1);
+        hash = FakeExecutor::step(hash, token);
+      }
+      if (n > 0) b.scheduler.set_draft(id, draft);
+      b.step();
+    }
+    check(b.rows(id) >= 45, "rows of every token");
+    return n;
+  };
+  check(n_steps(0, true) == 41 && n_steps(4, false) == 41, "a token a step");
+  check(n_steps(3, true) == 1 + 10, "four tokens a step");
 }
 
 void cancelled_ones_are_freed() {
@@ -526,7 +551,44 @@ void recurrent_states_are_kept() {
   grid.push_back(-1);
   check(computed_of(grid) == 601 - 512, "on from the grid");
   check(computed_of(text(400, 1)) == 400, "nothing to go on from");
+  computed_of(text(640, 6));
+  check(computed_of(text(640, 6)) == 64, "a prompt of whole pages, on from its last one");
+
+  // An answer's end is a checkpoint, so that the next turn goes on there.
+  const SequenceId turn_id = bench.submit(text(70, 3), 20);
+  while (bench.scheduler.sequence(turn_id).size() < 89) bench.step();
+  auto next = bench.scheduler.sequence(turn_id).tokens;
+  bench.finish();
+  next.insert(next.end(), 30, 3);
+  check(computed_of(next) <= 119 - 88, "on from an answer's end");
   check(bench.scheduler.stats().pool.n_used == 0, "all pages free");
+}
+
+// The state least recently used gives way.
+void used_states_stay() {
+  StateCheckpoints checkpoints(3, 64);
+  const int32_t a = checkpoints.take(), b = checkpoints.take(), c = checkpoints.take();
+  check(checkpoints.take() == -1 && checkpoints.n_live() == 3, "all are live");
+  checkpoints.keep(a, 1, 10);
+  checkpoints.keep(b, 1, 20);
+  checkpoints.keep(c, 2, 64);
+  check(checkpoints.last(1, 64)->n == 20 && checkpoints.last(1, 19)->n == 10, "the last one");
+  check(!checkpoints.last(1, 9) && !checkpoints.last(3, 64), "none");
+  checkpoints.touch(a);
+  check(checkpoints.take() == b, "the least recently used goes");
+  checkpoints.keep(b, 2, 64);
+  check(checkpoints.take() == b, "a second state of the same place is not kept");
+  checkpoints.move(2, 5);
+  check(!checkpoints.last(2, 64) && checkpoints.last(5, 64)->slot == c, "with its page");
+  checkpoints.forget_beyond(1, 9);
+  check(!checkpoints.last(1, 64) && checkpoints.n_checkpoints() == 1, "forgotten with its page");
+  checkpoints.forget(c);
+  check(checkpoints.n_checkpoints() == 0, "forgotten by its slot");
+  const std::vector<int64_t> turns = {70, 130};
+  check(checkpoints.next_stop(0, 500, 300, turns) == 64 &&
+            checkpoints.next_stop(64, 500, 300, turns) == 70 &&
+            checkpoints.next_stop(70, 100, 300, turns) == 100,
+        "the grid, a turn, the end");
 }
 
 }  // namespace
@@ -551,5 +613,6 @@ int main() {
   results_are_checked();
   tokens_of_the_caller();
   recurrent_states_are_kept();
+  used_states_stay();
   return failures == 0 ? 0 : 1;
 }
