@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclasses look there
     spec.loader.exec_module(module)
     return module
 
@@ -85,3 +87,15 @@ def test_gpu_kernels(
     for line in lines[4:]:
         cells = [c.strip() for c in line.strip("|").split("|")]
         assert cells[0] in ("rtq3", "q8_0") and cells[2] == "64x256" and float(cells[4]) > 0
+
+
+def test_serve_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(BENCH.parents[1] / "models/demo.gguf")
+    script("serve_batch").main(
+        [model, "--streams", "1", "3", "-n", "6", "-r", "1", "--ctx", "512", "-t", "2"]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["1", "3"]
+    assert lines[4] == "tokens equal to those of each prompt alone: yes"
+    assert lines[5].startswith("prompt of 511 tokens, 499 of them cached: first token after ")
+    assert "idle" in lines[7] and len(lines) == 9

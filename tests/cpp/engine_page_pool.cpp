@@ -124,6 +124,7 @@ void partial_pages_are_copied_or_taken() {
   auto longer = count(120);
   Table second = fill(pool, longer, "", &copies);
   check(copies == Copies{{first[1], second[1], 36}}, "a page in use is copied");
+  check(pool.stats().n_copies == 1, "and counted");
   check(first[0] == second[0] && pool.n_holders(first[0]) == 2, "a full page is shared");
   pool.release(first);
   pool.release(second);

@@ -160,14 +160,15 @@ void classes_and_age() {
   SequenceParameters low, high;
   low.priority = 1;
   // Before it is old a lower class waits while a higher one always has somebody waiting.
+  bench.now_us = 5'000'000;
   const SequenceId waits = bench.submit(text(10, 1), 3, low);
   for (int i = 0; i < 300 && !bench.finished.contains(waits); ++i) {
     bench.submit(text(10, 2), 2, high);
     bench.step();
   }
   check(bench.finished.contains(waits), "a low class does not starve");
-  check(bench.finished[waits] >= 1'000'000, "but waits for higher ones");
-  check(bench.finished[waits] <= 1'200'000, "until it is old, and not longer");
+  check(bench.finished[waits] >= 6'000'000, "but waits for higher ones");
+  check(bench.finished[waits] <= 6'200'000, "until it is old, and not longer");
 }
 
 void clients_share() {
@@ -245,9 +246,13 @@ void most_of_a_long_prompt_is_cached() {
   bench.finish();
   auto second = first;
   for (const int32_t token : text(48, 9)) second.push_back(token);
-  const SequenceId id = bench.submit(second, 1);
-  bench.finish();
+  const SequenceId id = bench.submit(second, 2);
+  bench.step();
+  check(bench.scheduler.sequence(id).n_cached == 2000, "what was cached is told");
   check(bench.rows(id) == 48, "only what is new is computed");
+  check(bench.scheduler.stats().pool.n_hits == 2000 &&
+            bench.scheduler.stats().pool.n_looked_up == 4048,
+        "and that is counted");
 
   // A conversation: the next turn begins with the last one's answer.
   const SequenceId turn = bench.submit(text(500, 2), 30);
@@ -322,6 +327,51 @@ void the_newest_of_the_lowest_class_gives_way() {
   check(n_before == static_cast<int64_t>(preempted.size()), "preemptions are counted");
   bench.finish();
   for (const SequenceId id : {oldest, a, b, c}) check(bench.finished.contains(id), "all finish");
+}
+
+// It waits for a page with those it has.
+void a_newer_one_does_not_displace_older_ones() {
+  SchedulerOptions options{.n_ctx = 640, .n_pages = 10};
+  Bench bench(options);
+  const SequenceId a = bench.submit(text(60, 1), 68);
+  const SequenceId b = bench.submit(text(250, 2), 70);
+  const SequenceId c = bench.submit(text(130, 3), 100);
+  bench.budget.n_rows = 512;
+  int64_t n_stalls = 0;
+  while (!bench.finished.contains(a)) {
+    const StepPlan plan = bench.step();
+    check(plan.preempted.empty(), "nobody is displaced");
+    n_stalls += rows_of(plan, c) == 0;
+  }
+  check(n_stalls > 0, "the newest waits");
+  bench.finish();
+  check(bench.rows(c) == 229 && bench.rows(b) == 319, "nothing is computed twice");
+}
+
+// Those that have nothing to do give up their pages before all others.
+void idle_ones_give_way() {
+  SchedulerOptions options{.n_ctx = 640, .n_pages = 10};
+  Bench bench(options);
+  const SequenceId idle = bench.submit(text(300, 1), 10);
+  bench.step();
+  bench.scheduler.set_ready(idle, false);
+  const SequenceId a = bench.submit(text(100, 2), 100), b = bench.submit(text(100, 3), 300);
+  while (!bench.finished.contains(b)) {
+    const StepPlan plan = bench.step();
+    for (const SequenceId id : plan.preempted) check(id == idle, "only the idle one");
+  }
+  check(bench.finished.contains(a) && bench.scheduler.sequence(idle).n_preemptions == 1, "once");
+  bench.scheduler.set_ready(idle, true);
+  bench.finish();
+}
+
+void what_just_fits_runs() {
+  SchedulerOptions options{.n_ctx = 640, .n_pages = 10};
+  Bench bench(options);
+  const SequenceId id = bench.submit(text(600, 1), 41);
+  check(bench.finish(1000) < 1000 && bench.rows(id) == 640, "in all pages");
+  const SequenceId next = bench.submit(text(640, 2), 1);
+  check(bench.finish(1000) < 1000 && bench.rows(next) == 640, "and another after it");
 }
 
 // What was not overwritten meanwhile is found again.
@@ -412,6 +462,7 @@ void guesses_take_what_is_left() {
       b.step();
     }
     check(b.rows(id) >= 45, "rows of every token");
+    check(b.scheduler.stats().n_draft_accepted == (right ? 40 - n + 1 : 0), "counted");
     return n;
   };
   check(n_steps(0, true) == 41 && n_steps(4, false) == 41, "a token a step");
@@ -562,6 +613,13 @@ void recurrent_states_are_kept() {
   next.insert(next.end(), 30, 3);
   check(computed_of(next) <= 119 - 88, "on from an answer's end");
   check(bench.scheduler.stats().pool.n_used == 0, "all pages free");
+
+  const SequenceId parent = bench.submit(text(90, 4), 10);
+  while (bench.scheduler.sequence(parent).size() == 90) bench.step();
+  const SequenceId child = bench.scheduler.fork(parent, 1, bench.now_us).ids[0];
+  check(bench.scheduler.sequence(child).state == SequenceState::running, "a fork runs at once");
+  bench.finish();
+  check(bench.rows(child) == 9, "with a copy of the state");
 }
 
 // The state least recently used gives way.
@@ -604,6 +662,9 @@ int main() {
   rows_that_were_asked_for();
   echo_goes_on_after_preemption();
   the_newest_of_the_lowest_class_gives_way();
+  a_newer_one_does_not_displace_older_ones();
+  idle_ones_give_way();
+  what_just_fits_runs();
   a_preempted_one_goes_on_from_the_cache();
   two_old_ones_do_not_block_each_other();
   forks_share_the_prompt();
