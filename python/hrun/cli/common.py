@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 import hrun
@@ -34,6 +37,41 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=f"hrun {hrun.__version__}")
 
 
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP, unwound like Ctrl-C so that partial files are removed."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell shows it."""
+        return 128 + self.number
+
+
+@contextlib.contextmanager
+def unwinding_on_termination() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise Terminated, once: a second one does not disturb the cleaning up.  What the caller ignores
+    (nohup) stays ignored."""
+    before: dict[int, Any] = {}
+
+    def stop(number: int, frame: object) -> NoReturn:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise Terminated(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
+                before[number] = handler
+                signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run(
     program: str,
     job: Callable[[argparse.Namespace], int],
@@ -42,7 +80,10 @@ def run(
 ) -> int:
     """Parses and does the job.  Whatever goes wrong ends as one line on stderr and an exit code."""
     try:
-        return job(parser.parse_args(argv))
+        with unwinding_on_termination():
+            return job(parser.parse_args(argv))
+    except Terminated as end:
+        return end.exit_code
     except SystemExit as end:  # --help, --version and usage errors, so that main() always returns
         return end.code if isinstance(end.code, int) else EXIT_ERROR if end.code else 0
     except KeyboardInterrupt:

@@ -8,16 +8,15 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from hrun import _core
+from hrun.cli.common import Terminated, unwinding_on_termination
 
 if TYPE_CHECKING:
     from hrun.convert import Calibration, Preset
@@ -291,26 +290,6 @@ def _progress(quiet: bool) -> Iterator[Callable[[int, int, str], None] | None]:
         yield report
 
 
-class _Terminated(BaseException):
-    """SIGTERM or SIGHUP, unwound like Ctrl-C so that the partial file is removed."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-@contextmanager
-def _unwinding_on_termination() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise _Terminated(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _note(text: str) -> None:
     print(f"hrun-convert: {text}", file=sys.stderr)
 
@@ -496,15 +475,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             and arguments.plan is None
         ):
             parser.error("the following arguments are required: --type (or a target, or a plan)")
-        with _unwinding_on_termination():
+        with unwinding_on_termination():
             run(arguments)
         return 0
     except KeyboardInterrupt:
         _note("interrupted")
         return 130
-    except _Terminated as stop:
+    except Terminated as stop:
         _note("terminated")
-        return 128 + stop.number
+        return stop.exit_code
     except BrokenPipeError:  # stderr was closed by its reader
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         return 1

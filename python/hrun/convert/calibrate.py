@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hrun import _core
 from hrun._core import ArgumentError, UnsupportedModelError
+from hrun.outputs import scratch_folder
 
 from .allocate import LossMeter
 from .moments import (
@@ -72,8 +72,8 @@ def float_model(
         else {tensor.format for tensor in source.tensors if len(tensor.shape) > 1}
     )
     float_format = "f16" if formats <= {"f16"} else "bf16" if formats <= {"bf16"} else "f32"
-    with tempfile.TemporaryDirectory(prefix=".hrun-calibration-", dir=folder) as scratch:
-        path = Path(scratch) / "float.gguf"
+    with scratch_folder(folder) as scratch:
+        path = scratch / "float.gguf"
         write_plan(make_plan(source, PlanOptions(float_format, pure=True)), path, n_threads)
         yield path
 
@@ -126,9 +126,10 @@ def moment_source(
 
         yield read_imatrix(calibration.imatrix)
     elif calibration.text is not None:
-        save = (
-            MomentWriter(calibration.save, source.basis) if calibration.save is not None else None
-        )
+        save = None
+        if calibration.save is not None:
+            inputs = (*source.files, calibration.text)
+            save = MomentWriter(calibration.save, source.basis, inputs)
         try:
             model = float_model(source, folder, n_threads)
             with model as path:

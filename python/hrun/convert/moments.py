@@ -6,10 +6,10 @@ formats, except `power` and `peak`, which are per column of the original one.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from hrun import _core
 from hrun._core import ArgumentError, ModelFileError
+from hrun.outputs import PartialFile
 
 from .folder import shown
 
@@ -139,11 +140,12 @@ class MomentWriter:
     """Appends inputs to a zip of arrays that numpy.load reads, one at a time; it
     appears under its name on finish()."""
 
-    def __init__(self, path: Path, basis: str = "") -> None:
+    def __init__(self, path: Path, basis: str = "", inputs: Iterable[Path] = ()) -> None:
+        """`inputs`: files that `path` must not be."""
         self._basis = basis
-        self._path, self._index = path, list[dict[str, Any]]()
-        self._partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-        self._zip = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._index = list[dict[str, Any]]()
+        self._partial = PartialFile(path, inputs)
+        self._zip = zipfile.ZipFile(self._partial.path, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def add(self, moments: InputMoments) -> None:
         number = len(self._index)
@@ -172,12 +174,13 @@ class MomentWriter:
             ),
         )
         self._zip.close()
-        self._partial.replace(self._path)
+        self._partial.finish()
 
     def abandon(self) -> None:
         """After finish(), nothing."""
-        self._zip.close()
-        self._partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a full disk, again
+            self._zip.close()
+        self._partial.discard()
 
     def _write(self, name: str, values: npt.NDArray[Any]) -> None:
         with self._zip.open(f"{name}.npy", "w", force_zip64=True) as out:

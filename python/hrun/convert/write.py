@@ -7,11 +7,8 @@ encoded tensor and a few slices of its rows.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import re
 import shutil
-import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun import _core
-from hrun._core import ArgumentError, ConversionError, UnsupportedModelError
+from hrun._core import ConversionError, UnsupportedModelError
+from hrun.outputs import PartialFile, checked_output
 
 from .encoding import Encoder
 from .folder import shown
@@ -39,24 +37,7 @@ Progress = Callable[[int, int, str], None]
 
 def check_output(source: Source, output: Path) -> Path:
     """The real path to write.  Raises ArgumentError for an output that is an input, not a file, or in no folder."""
-    real = Path(os.path.realpath(output))
-    if not real.parent.is_dir():
-        raise ArgumentError(f"{output}: the folder {real.parent} does not exist")
-    try:
-        status = real.stat()
-    except FileNotFoundError:
-        return real
-    except OSError as error:
-        raise ArgumentError(f"{output}: {error.strerror}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise ArgumentError(f"{output}: exists and is not a regular file")
-    for path in source.files:
-        with contextlib.suppress(OSError):
-            if os.path.samestat(path.stat(), status):
-                raise ArgumentError(
-                    f"{output}: is also read as input ({path}); choose another output"
-                )
-    return real
+    return checked_output(output, source.files)
 
 
 def write_plan(
@@ -73,14 +54,12 @@ def write_plan(
     Raises ArgumentError, ConversionError (weights not finite or beyond the format, full disk), ModelFileError; after an
     error or KeyboardInterrupt nothing new is in the folder and an old file is untouched.
     """
-    real = check_output(plan.source, output)
-    clean_stale_partials(real)
     metadata = file_metadata(plan)
-    _check_free_space(plan, metadata, real)
+    _check_free_space(plan, metadata, check_output(plan.source, output))
     n_threads = n_threads or len(os.sched_getaffinity(0))
-    with _partial_file(real) as partial:
-        try:
-            writer = _core.GGUFWriter(str(partial))
+    try:
+        with PartialFile(output, plan.source.files) as partial:
+            writer = _core.GGUFWriter(str(partial.path))
             try:
                 for entry in metadata:
                     writer.add(entry.key, entry.type, entry.value)
@@ -93,14 +72,13 @@ def write_plan(
             except BaseException:
                 writer.abort()
                 raise
-            _validate(partial, plan)
-            size = partial.stat().st_size
-            os.replace(partial, real)
-            _sync_folder(real.parent)
-        except OSError as error:
-            raise ConversionError(
-                f"{output}: {error.strerror or error}; nothing was written"
-            ) from error
+            _validate(partial.path, plan)
+            size = partial.path.stat().st_size
+            partial.finish()
+    except OSError as error:
+        raise ConversionError(
+            f"{output}: {error.strerror or error}; nothing was written"
+        ) from error
     return size
 
 
@@ -284,84 +262,3 @@ def _validate(partial: Path, plan: ConversionPlan) -> None:
     except UnsupportedModelError:
         if plan.source.kind != "GGUF file":
             raise
-
-
-_active: set[Path] = set()  # partial files of this process
-
-
-@contextlib.contextmanager
-def _partial_file(real: Path) -> Iterator[Path]:
-    """The temporary path, empty and locked for as long as this process lives; whatever is there on leaving is removed."""
-    partial = real.with_name(f"{real.name}.partial-{os.getpid()}")
-    if partial in _active:
-        raise ArgumentError(f"{real}: is already being written by this process")
-    fd = -1
-    _active.add(partial)
-    try:
-        try:
-            fd = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise ConversionError(f"{partial}: cannot be created: {error.strerror}") from None
-        with contextlib.suppress(OSError):  # a file system without locks: the process id has to do
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield partial
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        if fd >= 0:
-            os.close(fd)
-        _active.discard(partial)
-
-
-def clean_stale_partials(real: Path) -> None:
-    """Removes what conversions to the same name left behind when their process was killed."""
-    pattern = re.compile(re.escape(real.name) + r"\.partial-(\d{1,9})")
-    for entry in os.scandir(real.parent):
-        match = pattern.fullmatch(entry.name)
-        if (
-            match
-            and Path(entry.path) not in _active
-            and not _is_alive(int(match[1]))
-            and not _is_locked(entry.path)
-        ):
-            with contextlib.suppress(OSError):
-                os.unlink(entry.path)
-
-
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False  # ours would be in _active: an earlier process had this number
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _is_locked(path: str) -> bool:
-    """Does a living process hold the file's lock, perhaps in another container, where process ids differ?"""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return False
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    except OSError:  # some network file systems cannot; the rename itself has happened
-        pass
-    finally:
-        os.close(fd)
