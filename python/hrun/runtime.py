@@ -216,10 +216,13 @@ class Runtime:
     def logits(self, ids: Sequence[int], start: int = 0) -> np.ndarray:
         """What follows each prefix of ``ids``: float32 [n_tokens, n_vocab], row i after ids[: i + 1].
 
-        With ``start`` only the rows from that one on: float32 [n_tokens - start, n_vocab].
+        With ``start`` only the rows from that one on: float32 [n_tokens - start, n_vocab].  Calls that continue the ids of
+        the call before evaluate what is new only.  Memory beyond the result is bounded: 128 MiB of logits.
         Raises ContextOverflowError, ArgumentError, Cancelled.
         """
         import numpy as np
+
+        from hrun.predictions import logit_rows
 
         tokens = checked_ids("ids", ids, self.n_vocab)
         start = Rule(int, 0, len(tokens)).check("start", start)
@@ -228,13 +231,14 @@ class Runtime:
         self._jobs.add(user)
         try:
             self._acquire(user)
-            self._align([], user)
-            for at in range(0, start, self.n_batch):
+            for at in range(self._align(tokens[: start + 1], user), start, self.n_batch):
                 self._forward(tokens[at : min(at + self.n_batch, start)], "none", user)
-            rows = []
-            for at in range(start, len(tokens), self.n_batch):
-                rows.append(self._forward(tokens[at : at + self.n_batch], "all", user))
-            return np.concatenate(rows) if rows else np.empty((0, self.n_vocab), np.float32)
+            out = np.empty((len(tokens) - start, self.n_vocab), np.float32)
+            step = min(self.n_batch, logit_rows(self.n_vocab))
+            for at in range(start, len(tokens), step):
+                rows = self._forward(tokens[at : at + step], "all", user)
+                out[at - start : at - start + step] = rows
+            return out
         finally:
             self._lease.release(user)
 

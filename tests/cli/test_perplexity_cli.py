@@ -145,6 +145,13 @@ def test_errors(tiny_model: Callable[..., Path], text: Path, measure: Any, tmp_p
         base.write_bytes(whole[:length])
         code, _, err = measure("-m", model, "--kl-divergence", "--kl-divergence-base", base)
         assert code == 1 and "base.bin" in err
+    base.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    code, _, err = measure("-m", model, "--kl-divergence", "--kl-divergence-base", base)
+    assert code == 1 and "no distribution" in err and err.count("\n") == 1
+    for target in (model, text):
+        kept = target.read_bytes()
+        code, _, err = measure("-m", model, "-f", text, "-c", N_CTX, "--kl-divergence-base", target)
+        assert code == 1 and "also read as input" in err and target.read_bytes() == kept
 
 
 def test_a_failure_leaves_no_file(

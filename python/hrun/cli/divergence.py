@@ -1,15 +1,16 @@
 """The distance between the predictions of two models: the base file of hrun-perplexity, and its statistics.
 
-The base file: a line of JSON (format, context, vocabulary, chunks, whether the first token of a chunk is BOS), the tokens
-as little-endian int32, then per scored position the lowest log-probability and the step (float32 each) and one uint16 per
-vocabulary entry.  Log-probabilities more than 16 nats below the best are stored as 16 below, as llama.cpp does.
+The base file: a line of JSON (format, context, vocabulary, chunks), the tokens as little-endian int32, then a row per
+scored position, of float32 and int32: the lowest log-probability kept, the step, the probability of all that is not kept,
+the log-probability of the token that came, the best token; and one uint16 per vocabulary entry, 0 for a token that is not
+kept, else 1 + (log-probability - lowest) / step.  Tokens more than 16 nats below the best are not kept: in a divergence they
+are one outcome.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +19,36 @@ import numpy as np
 
 import hrun
 from hrun.cli.common import load
-from hrun.cli.perplexity import Estimate, scored_rows
+from hrun.cli.perplexity import Estimate, Mean, scored
+from hrun.convert.data_file import DataFile
 from hrun.errors import printable
+from hrun.outputs import PartialFile
 
-_FORMAT = "hrun-logprobs-1"
+_FORMAT = "hrun-logprobs-2"
 _RANGE = 16.0  # nats
+_STEPS = 65534
 _HEADER_BYTES = 4096
+
+
+def _row(n_vocab: int) -> np.dtype:
+    return np.dtype([("low", "<f4"), ("step", "<f4"), ("rest", "<f4"), ("came", "<f4"), ("best", "<i4"),
+                     ("codes", "<u2", (n_vocab,))])  # fmt: skip
 
 
 class BaseWriter:
     """Writes under a temporary name; ``finish`` gives the file its name, ``abandon`` removes what is unfinished."""
 
     def __init__(
-        self, path: Path, runtime: hrun.Runtime, tokens: Sequence[int], n_ctx: int, n_chunks: int
+        self,
+        path: Path,
+        runtime: hrun.Runtime,
+        tokens: Sequence[int],
+        n_ctx: int,
+        n_chunks: int,
+        text: Path,
     ) -> None:
-        self._path = path
-        self._partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-        self._file = open(self._partial, "wb")
+        self._partial = PartialFile(path, [runtime.model_path, text])
+        self._file = open(self._partial.path, "wb")
         header = {
             "format": _FORMAT,
             "n_ctx": n_ctx,
@@ -45,30 +59,55 @@ class BaseWriter:
         self._file.write(json.dumps(header).encode() + b"\n")
         self._file.write(np.asarray(tokens[: n_chunks * n_ctx], "<i4").tobytes())
 
-    def add(self, rows: np.ndarray) -> None:
-        """The log-probabilities of one chunk, [positions, n_vocab]."""
-        low = np.maximum(rows.min(axis=1), rows.max(axis=1) - _RANGE).astype("<f4")
-        step = ((rows.max(axis=1) - low) / 65535).astype("<f4")
-        codes = (
-            np.rint((rows - low[:, None]) / np.maximum(step, 1e-30)[:, None])
-            .clip(0, 65535)
-            .astype("<u2")
-        )
-        for i in range(len(rows)):
-            self._file.write(low[i].tobytes() + step[i].tobytes() + codes[i].tobytes())
+    def add(self, rows: np.ndarray, came: np.ndarray) -> None:
+        """Log-probabilities of the next positions, [positions, n_vocab], and of the tokens that came."""
+        out = np.empty(len(rows), _row(rows.shape[1]))
+        best = rows.max(axis=1)
+        low = np.maximum(rows.min(axis=1), best - _RANGE)
+        kept = rows >= low[:, None]
+        out["low"], out["step"] = low, np.maximum(best - low, 1e-3) / _STEPS
+        out["rest"] = np.exp(rows).sum(axis=1, where=~kept)
+        out["came"] = came
+        out["best"] = rows.argmax(axis=1)
+        codes = np.rint((rows - out["low"][:, None]) / out["step"][:, None])
+        out["codes"] = np.where(kept, codes.clip(0, _STEPS) + 1, 0)
+        self._file.write(out.tobytes())
 
     def finish(self) -> None:
         self._file.close()
-        self._partial.replace(self._path)
+        self._partial.finish()
 
     def abandon(self) -> None:
         """After finish(), nothing."""
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        except OSError:  # a full disk, again
+            pass
+        self._partial.discard()
+
+
+@dataclass(frozen=True)
+class BaseRows:
+    """Some positions: log_p, p float64 [n, n_vocab], p 0 where a token is not kept; rest, came, best [n]."""
+
+    log_p: np.ndarray
+    p: np.ndarray
+    rest: np.ndarray
+    came: np.ndarray
+    best: np.ndarray
+
+    def divergence(self, log_q: np.ndarray) -> np.ndarray:
+        """KL divergence of each position, in nats; what is not kept is one outcome."""
+        kept = self.p > 0
+        terms = (self.log_p - log_q) * self.p
+        other = np.exp(log_q).sum(axis=1, where=~kept)
+        tiny = np.finfo(np.float64).tiny
+        ratio = np.log(np.maximum(self.rest, tiny)) - np.log(np.maximum(other, tiny))
+        return terms.sum(axis=1) + self.rest * ratio
 
 
 class BaseFile:
-    """A base file, mapped.  Raises ModelFileError if it is none."""
+    """A base file.  Raises ModelFileError if it is none, or was changed while being read."""
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
@@ -80,50 +119,86 @@ class BaseFile:
             self.n_ctx, self.n_vocab, self.n_chunks = (
                 int(header[k]) for k in ("n_ctx", "n_vocab", "n_chunks")
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             raise hrun.ModelFileError(
-                f"{path} is no file of hrun-perplexity --kl-divergence-base"
+                f"{path} is no file of this version's hrun-perplexity --kl-divergence-base"
             ) from None
-        self.rows = self.n_ctx - 1 - self.n_ctx // 2
+        self.n_rows = self.n_ctx - 1 - self.n_ctx // 2  # of a chunk
+        sizes = (self.n_ctx, self.n_vocab, self.n_chunks)
         n_tokens = self.n_chunks * self.n_ctx
-        row = np.dtype([("low", "<f4"), ("step", "<f4"), ("codes", "<u2", (max(self.n_vocab, 1),))])
-        want = len(line) + 4 * n_tokens + row.itemsize * self.rows * self.n_chunks
+        self._data_at = len(line) + 4 * n_tokens
+        self._row_bytes = 20 + 2 * self.n_vocab
+        want = self._data_at + self._row_bytes * self.n_rows * self.n_chunks
         found = path.stat().st_size
-        if self.n_ctx < 4 or self.n_vocab < 1 or self.n_chunks < 1 or found != want:
+        if self.n_ctx < 4 or min(sizes) < 1 or max(sizes) > 1 << 31 or found != want:
             raise hrun.ModelFileError(
                 f"{path} has {found} bytes; {self.n_chunks} chunks of {self.n_ctx} take {want}"
             )
-        self.tokens = np.fromfile(path, "<i4", n_tokens, offset=len(line)).tolist()
-        self._data = np.memmap(
-            path, row, "r", offset=len(line) + 4 * n_tokens, shape=(self.n_chunks, self.rows)
+        self._path = path
+        self._file = DataFile(path, str(path))
+        self.tokens = self._file.read(len(line), (n_tokens,), "<i4").tolist()
+
+    def rows(self, chunk: int, first: int, n: int) -> BaseRows:
+        """`n` positions of a chunk from `first` on."""
+        at = self._data_at + self._row_bytes * (chunk * self.n_rows + first)
+        data = self._file.read(at, (n,), _row(self.n_vocab))
+        codes = data["codes"]
+        log_p = codes.astype(np.float64)
+        log_p -= 1
+        log_p *= data["step"][:, None]
+        log_p += data["low"][:, None]
+        with np.errstate(all="ignore"):
+            p = np.where(codes > 0, np.exp(log_p), 0.0)
+            # Rounding leaves the sum a little off, which would be the largest error of a divergence.
+            scale = (1 - data["rest"].astype(np.float64)) / p.sum(axis=1)
+        if not ((data["rest"] >= 0) & (scale > 0) & np.isfinite(scale)).all():
+            raise hrun.ModelFileError(
+                f"{self._path}: row {first} or later of chunk {chunk} is no distribution"
+            )
+        p *= scale[:, None]
+        log_p += np.log(scale)[:, None]
+        return BaseRows(
+            log_p, p, data["rest"].astype(np.float64), data["came"].astype(np.float64), data["best"]
         )
 
-    def chunk(self, number: int) -> np.ndarray:
-        """float64 log-probabilities [positions, n_vocab]."""
-        part = self._data[number]
-        rows = part["low"][:, None].astype(np.float64) + part["step"][:, None] * part[
-            "codes"
-        ].astype(np.float64)
-        # Rounding leaves the sum of the probabilities a little off 1, which would be the largest error of a divergence.
-        return rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
 
-
-@dataclass
 class Comparison:
-    """Per scored position: KL divergence, change of the probability of the token that came, equal favourites."""
+    """Running figures of a comparison; per scored position where percentiles are wanted."""
 
-    base: Estimate
-    own: Estimate
-    divergence: np.ndarray
-    change: np.ndarray
-    log_ratio: np.ndarray  # of the token that came: own - base, in nats
-    same_top: np.ndarray
+    def __init__(self) -> None:
+        self.base, self.own = Estimate(), Estimate()
+        self.log_ratio = Mean()  # of the token that came: base - own, in nats
+        self.divergence = Mean()
+        self.same_top = Mean()
+        self._divergences: list[np.ndarray] = []
+        self._changes: list[np.ndarray] = []
+
+    def add(self, base: BaseRows, rows: np.ndarray, came: np.ndarray) -> None:
+        """Log-probabilities of the model for the positions of `base`, and of the tokens that came."""
+        self.base.add(base.came)
+        self.own.add(came)
+        self.log_ratio.add(base.came - came)
+        self.same_top.add((rows.argmax(axis=1) == base.best).astype(np.float64))
+        self._divergences.append(base.divergence(rows))
+        self.divergence.add(self._divergences[-1])
+        self._changes.append(np.exp(came) - np.exp(base.came))
+
+    @property
+    def divergences(self) -> np.ndarray:
+        return np.concatenate(self._divergences)
+
+    @property
+    def changes(self) -> np.ndarray:
+        """Of the probability of the token that came."""
+        return np.concatenate(self._changes)
 
 
 def compare(options: argparse.Namespace) -> int:
     """hrun-perplexity --kl-divergence."""
     base = BaseFile(Path(options.kl_divergence_base))
     n_chunks = base.n_chunks if options.chunks < 0 else min(base.n_chunks, options.chunks)
+    if n_chunks == 0:
+        raise hrun.ArgumentError("there are no chunks to compare")
     with load(options, base.n_ctx) as runtime:
         if runtime.n_vocab != base.n_vocab:
             raise hrun.ArgumentError(
@@ -133,54 +208,38 @@ def compare(options: argparse.Namespace) -> int:
         print(
             "chunk             PPL               ln(PPL(Q)/PPL(base))          KL Divergence              Same top p"
         )
-        own_estimate, base_estimate = Estimate(), Estimate()
-        parts: list[tuple[np.ndarray, ...]] = []
-        for chunk, targets, rows in scored_rows(runtime, base.tokens, base.n_ctx, n_chunks):
-            reference = base.chunk(chunk)
-            came = (range(len(targets)), targets)
-            own, theirs = rows[came], reference[came]
-            own_estimate.add(own)
-            base_estimate.add(theirs)
-            parts.append((
-                (np.exp(reference) * (reference - rows)).sum(axis=1),
-                np.exp(own) - np.exp(theirs),
-                own - theirs,
-                rows.argmax(axis=1) == reference.argmax(axis=1),
-            ))  # fmt: skip
-            result = Comparison(
-                base_estimate, own_estimate, *(np.concatenate(column) for column in zip(*parts))
-            )
-            print(_progress(chunk + 1, result), flush=True)
-    if not parts:
-        raise hrun.ArgumentError("there are no chunks to compare")
+        result = Comparison()
+        for block in scored(runtime, base.tokens, base.n_ctx, n_chunks):
+            result.add(base.rows(block.chunk, block.first, len(block.rows)), block.rows, block.came)
+            if block.ends_chunk:
+                print(_progress(block.chunk + 1, result), flush=True)
     print(_report(result))
     return 0
 
 
 def _progress(chunk: int, c: Comparison) -> str:
-    ratio, kld = -c.log_ratio, c.divergence
-    top, top_error = _share(c.same_top)
     return (
-        f"{chunk:4}  {c.own.perplexity:12.4f} ± {c.own.error:9.4f}   {ratio.mean():10.5f} ± {_error(ratio):9.5f}   "
-        f"{kld.mean():10.5f} ± {_error(kld):9.5f}   {100 * top:6.3f} ± {100 * top_error:.3f} %"
+        f"{chunk:4}  {c.own.perplexity:12.4f} ± {c.own.error:9.4f}   "
+        f"{c.log_ratio.mean:10.5f} ± {c.log_ratio.error:9.5f}   "
+        f"{c.divergence.mean:10.5f} ± {c.divergence.error:9.5f}   "
+        f"{100 * c.same_top.mean:6.3f} ± {100 * c.same_top.error:.3f} %"
     )
 
 
 def _report(c: Comparison) -> str:
-    ratio, kld, change = -c.log_ratio, c.divergence, c.change
-    top, top_error = _share(c.same_top)
-    quotient = float(np.exp(ratio.mean()))
+    ratio, kld, change = c.log_ratio, c.divergences, c.changes
+    quotient = float(np.exp(ratio.mean))
     lines = [
         "",
         "====== Perplexity statistics ======",
         f"Mean PPL(Q)                   : {c.own.perplexity:10.6f} ± {c.own.error:10.6f}",
         f"Mean PPL(base)                : {c.base.perplexity:10.6f} ± {c.base.error:10.6f}",
-        f"Mean ln(PPL(Q)/PPL(base))     : {ratio.mean():10.6f} ± {_error(ratio):10.6f}",
-        f"Mean PPL(Q)/PPL(base)         : {quotient:10.6f} ± {quotient * _error(ratio):10.6f}",
+        f"Mean ln(PPL(Q)/PPL(base))     : {ratio.mean:10.6f} ± {ratio.error:10.6f}",
+        f"Mean PPL(Q)/PPL(base)         : {quotient:10.6f} ± {quotient * ratio.error:10.6f}",
         f"Mean PPL(Q)-PPL(base)         : {c.own.perplexity - c.base.perplexity:10.6f}",
         "",
         "====== KL divergence statistics ======",
-        f"Mean    KLD: {kld.mean():10.6f} ± {_error(kld):10.6f}",
+        f"Mean    KLD: {c.divergence.mean:10.6f} ± {c.divergence.error:10.6f}",
         f"Maximum KLD: {kld.max():10.6f}",
         *(f"{name:7} KLD: {np.percentile(kld, q):10.6f}" for name, q in _PERCENTILES),
         f"Minimum KLD: {kld.min():10.6f}",
@@ -191,7 +250,7 @@ def _report(c: Comparison) -> str:
         *(f"{name:7} Δp: {100 * np.percentile(change, q):6.3f}%" for name, q in _PERCENTILES),
         f"Minimum Δp: {100 * change.min():6.3f}%",
         f"RMS Δp    : {100 * float(np.sqrt((change**2).mean())):6.3f} ± {100 * _rms_error(change):5.3f} %",
-        f"Same top p: {100 * top:6.3f} ± {100 * top_error:5.3f} %",
+        f"Same top p: {100 * c.same_top.mean:6.3f} ± {100 * c.same_top.error:5.3f} %",
     ]
     return "\n".join(lines)
 
@@ -208,8 +267,3 @@ def _error(values: np.ndarray) -> float:
 def _rms_error(values: np.ndarray) -> float:
     mean_square = float((values**2).mean())
     return 0.0 if mean_square == 0 else 0.5 * _error(values**2) / mean_square**0.5
-
-
-def _share(flags: np.ndarray) -> tuple[float, float]:
-    share = float(flags.mean())
-    return share, (share * (1 - share) / max(len(flags) - 1, 1)) ** 0.5

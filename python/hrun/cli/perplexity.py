@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 The file of --kl-divergence-base is hrun's own: the tokens, and 16-bit log-probabilities of every scored position (2 bytes
-per vocabulary entry and position).  llama.cpp's files of the same name are not read."""
+per vocabulary entry and position; tokens more than 16 nats below the best count as one outcome).  llama.cpp's files of the same name are not read."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,15 +88,21 @@ def _main(options: argparse.Namespace) -> int:
             from hrun.cli.divergence import BaseWriter
 
             writer = BaseWriter(
-                Path(options.kl_divergence_base), runtime, tokens, options.ctx_size, n_chunks
+                Path(options.kl_divergence_base),
+                runtime,
+                tokens,
+                options.ctx_size,
+                n_chunks,
+                Path(options.file),
             )
         try:
             estimate = Estimate()
-            for chunk, targets, rows in scored_rows(runtime, tokens, options.ctx_size, n_chunks):
-                estimate.add(rows[range(len(targets)), targets])
+            for block in scored(runtime, tokens, options.ctx_size, n_chunks):
+                estimate.add(block.came)
                 if writer:
-                    writer.add(rows)
-                print(f"[{chunk + 1}]{estimate.perplexity:.4f},", end="", flush=True)
+                    writer.add(block.rows, block.came)
+                if block.ends_chunk:
+                    print(f"[{block.chunk + 1}]{estimate.perplexity:.4f},", end="", flush=True)
             print(f"\nFinal estimate: {estimate}")
             if writer:
                 writer.finish()
@@ -105,50 +112,89 @@ def _main(options: argparse.Namespace) -> int:
     return 0
 
 
-class Estimate:
-    """Perplexity and its standard error from log-probabilities of the tokens that came."""
+class Mean:
+    """Mean of values that come in pieces, and one standard error of it."""
 
     def __init__(self) -> None:
         self.count = 0
         self.sum = 0.0
         self.sum_of_squares = 0.0
 
-    def add(self, log_probabilities: np.ndarray) -> None:
-        self.count += len(log_probabilities)
-        self.sum -= float(log_probabilities.sum())
-        self.sum_of_squares += float((log_probabilities**2).sum())
+    def add(self, values: np.ndarray) -> None:
+        self.count += len(values)
+        self.sum += float(values.sum(dtype=float))
+        self.sum_of_squares += float((values * values).sum(dtype=float))
 
     @property
     def mean(self) -> float:
-        """Negative log-likelihood per token, in nats."""
         return self.sum / max(self.count, 1)
 
     @property
+    def error(self) -> float:
+        variance = self.sum_of_squares / max(self.count, 1) - self.mean**2
+        return (max(variance, 0.0) / max(self.count - 1, 1)) ** 0.5
+
+
+class Estimate:
+    """Perplexity and its standard error from log-probabilities of the tokens that came."""
+
+    def __init__(self) -> None:
+        self.loss = Mean()  # negative log-likelihood per token, in nats
+
+    def add(self, log_probabilities: np.ndarray) -> None:
+        self.loss.add(-log_probabilities)
+
+    @property
     def perplexity(self) -> float:
-        return math.exp(min(self.mean, 700.0))
+        return math.exp(min(self.loss.mean, 700.0))
 
     @property
     def error(self) -> float:
         """One standard error of the perplexity."""
-        variance = self.sum_of_squares / max(self.count, 1) - self.mean**2
-        return (max(variance, 0.0) / max(self.count - 1, 1)) ** 0.5 * self.perplexity
+        return self.loss.error * self.perplexity
 
     def __str__(self) -> str:
         return f"PPL = {self.perplexity:.4f} +/- {self.error:.5f}"
 
 
-def scored_rows(
+@dataclass(frozen=True)
+class Block:
+    """Some scored positions of a chunk: of each, float64 log-probabilities of all tokens [n, n_vocab], the token that came,
+    and that token's log-probability."""
+
+    chunk: int
+    first: int  # counted from the chunk's first scored position
+    rows: np.ndarray
+    targets: list[int]
+    ends_chunk: bool
+
+    @property
+    def came(self) -> np.ndarray:
+        return self.rows[range(len(self.targets)), self.targets]
+
+
+def scored(
     runtime: hrun.Runtime, tokens: Sequence[int], n_ctx: int, n_chunks: int
-) -> Iterator[tuple[int, list[int], np.ndarray]]:
-    """For each chunk: its number, the tokens that came, and float64 log-probabilities [n_ctx - 1 - n_ctx // 2, n_vocab]."""
-    first = n_ctx // 2
+) -> Iterator[Block]:
+    """The second half of each chunk, n_ctx - 1 - n_ctx // 2 positions, in blocks of at most 64 MiB of logits."""
+    from hrun.predictions import blocks, log_softmax, logit_rows
+
+    half = n_ctx // 2
     start = time.monotonic()
     for chunk in range(n_chunks):
         part = list(tokens[chunk * n_ctx : (chunk + 1) * n_ctx])
-        targets = part[first + 1 :]
+        targets = part[half + 1 :]
         if runtime.tokenizer.adds_bos and runtime.tokenizer.bos_id is not None:
             part[0] = runtime.tokenizer.bos_id
-        yield chunk, targets, log_softmax(runtime.logits(part[:-1], start=first))
+        step = logit_rows(runtime.n_vocab)
+        for at in range(half, n_ctx - 1, step):
+            logits = runtime.logits(part[: min(at + step, n_ctx - 1)], start=at)
+            for some in blocks(len(logits), runtime.n_vocab):
+                first = at - half + some.start
+                rows = log_softmax(logits[some])
+                wanted = targets[first : first + len(rows)]
+                yield Block(chunk, first, rows, wanted, first + len(rows) == len(targets))
+            del logits  # before the next ones are made
         if sys.stderr.isatty():
             left = (time.monotonic() - start) / (chunk + 1) * (n_chunks - chunk - 1)
             print(
@@ -157,16 +203,6 @@ def scored_rows(
                 file=sys.stderr,
                 flush=True,
             )
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Of each row, in double precision."""
-    import numpy as np
-
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
 
 
 def _tokens(runtime: hrun.Runtime, path: Path) -> list[int]:

@@ -1,0 +1,38 @@
+"""Log-probabilities of models on text, a few rows at a time, so that a large vocabulary takes no more memory than a small one."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Doubles = npt.NDArray[np.float64]
+
+LOGIT_BYTES = 64 << 20  # of float32 logits at a time
+_DOUBLE_BYTES = 16 << 20  # of one float64 array at a time
+
+
+def logit_rows(n_vocab: int) -> int:
+    """How many rows of logits to ask a model for at once."""
+    return max(1, LOGIT_BYTES // (4 * n_vocab))
+
+
+def blocks(n_rows: int, n_vocab: int) -> list[slice]:
+    """Of rows of logits, as many as to work on at once in double precision."""
+    step = max(1, _DOUBLE_BYTES // (8 * n_vocab))
+    return [slice(at, min(at + step, n_rows)) for at in range(0, n_rows, step)]
+
+
+def log_softmax(logits: npt.NDArray[np.float32]) -> Doubles:
+    """Of each row, in double precision."""
+    rows: Doubles = logits.astype(np.float64)
+    rows -= rows.max(axis=1, keepdims=True)
+    rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    return rows
+
+
+def divergence(log_p: npt.NDArray[np.floating], log_q: Doubles) -> Doubles:
+    """KL divergence of each row, in nats."""
+    terms = log_p - log_q
+    terms *= np.exp(log_p)
+    total: Doubles = terms.sum(axis=1, dtype=np.float64)
+    return total
