@@ -6,12 +6,15 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
 import hrun
+from hrun.control_tokens import ControlTokens
 
 N_VOCAB = 262144
 PACKAGE = Path(hrun.__file__).resolve().parents[1]
@@ -86,3 +89,98 @@ def test_memory_of_perplexity_does_not_grow_with_the_context(
         peaks[n_ctx] = max(written, compared)
     assert peaks[256] - peaks[8] < 400 << 20, peaks
     assert peaks[1024] - peaks[256] < 64 << 20, peaks
+
+
+def run_script(script: str, *arguments: object) -> list[int]:
+    """The numbers that a script prints, run in a process of its own; it has `peak()`, the memory so far in bytes."""
+    head = "import sys, resource\nfrom pathlib import Path\n"
+    head += "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10\n"
+    done = subprocess.run(
+        [sys.executable, "-c", head + script, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [int(word) for word in done.stdout.split()]
+
+
+def test_memory_of_the_allocation_does_not_grow_with_its_text(model: Path, tmp_path: Path) -> None:
+    """Two chunks of 512 tokens are 1 GiB of logits."""
+    (tmp_path / "float.gguf").write_bytes(model.read_bytes())
+    script = """
+from hrun import _core
+from hrun.convert.allocate import LossMeter
+path = Path(sys.argv[1])
+tensor = next(t for t in _core.GGUFFile(str(path)).tensors if t.name == "blk.0.attn_q.weight")
+values = _core.decode(tensor.format, tensor.data, tensor.shape[1], tensor.shape[0])
+_core.Session(_core.Model.load(str(path)), 512).forward([1] * 64, "all")
+before = peak()
+meter = LossMeter(path, [[(i * 7919 + j) % 262144 for i in range(512)] for j in (1, 2)])
+print(before, peak())
+print(round(1e9 * meter.loss_with(tensor.name, [values[:8], values[8:]])))
+print(round(1e9 * meter.loss_with(tensor.name, [0 * values])))
+print(round(1e9 * meter.loss_with(tensor.name, [values])), peak())
+"""
+    before, held, same, other, again, after = run_script(script, tmp_path / "float.gguf")
+    assert abs(same) < 1000 and again == same and other > 1e6
+    assert held - before < 300 << 20 and after - before < 300 << 20, (before, held, after)
+    assert sorted(os.listdir(tmp_path)) == ["float.gguf", "reference.f32"]
+    assert (tmp_path / "float.gguf").read_bytes() == model.read_bytes()
+
+
+def test_memory_of_a_reports_comparison(model: Path, text: Path) -> None:
+    script = """
+from hrun.convert.report import compare
+path = Path(sys.argv[1])
+found = compare(path, path, Path(sys.argv[2]), max_chunks=1)
+print(found.n_tokens, round(1e9 * found.divergence.max()), round(found.same_top), peak())
+"""
+    n_tokens, largest, same_top, peak = run_script(script, model, text)
+    assert n_tokens == 255 and abs(largest) < 1000 and same_top == 1
+    assert peak < 1 << 30, peak
+
+
+def test_memory_of_calibration_text(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Encoded whole, 8 MiB take more than a gigabyte."""
+    path = tmp_path / "long.txt"
+    path.write_text(TEXT * (8 * 1024 * 1024 // len(TEXT)))
+    script = """
+from hrun.convert.calibrate import read_tokens
+for wanted in (65536, 1 << 18, 0):
+    tokens, _ = read_tokens(Path(sys.argv[1]), Path(sys.argv[2]), wanted)
+    print(len(tokens), peak())
+"""
+    few, small, more, larger, every, largest = run_script(script, tiny_model(), path)
+    assert few == 65536 and more == 1 << 18 and every > 3 << 20
+    assert small < 300 << 20 and larger < 400 << 20 and largest < 500 << 20
+
+
+def test_many_messages_and_many_control_tokens() -> None:
+    """Gemma 3 has 6249 control tokens, most of which begin alike; 201 messages took two seconds."""
+    names = {f"<unused{i}>": i for i in range(6242)} | {"<start_of_turn>": 7000, "<eos>": 7001}
+    control = ControlTokens(names)
+    pattern = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+    random = Random(5)
+    parts = [*random.sample(list(names), 40), "<", "un", ">", " ", "used", "\ufdd0", "1", "<div>"]
+    for _ in range(300):
+        text = "".join(random.choices(parts, k=30))
+        want = [(m.start(), m.end(), names[m.group()]) for m in pattern.finditer(text)]
+        assert list(control.find(text)) == want
+        guarded = re.compile(f"(?<!\ufdd0)(?:{pattern.pattern})")
+        want = [(m.start(), m.end(), names[m.group()]) for m in guarded.finditer(text)]
+        assert list(control.find(text, "\ufdd0")) == want
+        assert (
+            list(control.find(control.guarded(text.replace("\ufdd0", ""), "\ufdd0"), "\ufdd0"))
+            == []
+        )
+    assert list(ControlTokens({}).find("<eos>")) == []
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        for _ in range(400):
+            control.guarded("hello there", "\ufdd0")
+        control.guarded("<div><p>x</p></div>\n" * 10000, "\ufdd0")
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.2, seconds

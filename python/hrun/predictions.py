@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,8 +32,8 @@ def log_softmax(logits: npt.NDArray[np.float32]) -> Doubles:
     return rows
 
 
-def divergence(log_p: npt.NDArray[np.floating], log_q: Doubles) -> Doubles:
-    """KL divergence of each row, in nats."""
+def divergence(log_p: npt.NDArray[Any], log_q: npt.NDArray[Any]) -> Doubles:
+    """KL divergence of each row, in nats; float32 or float64, summed in float64."""
     terms = log_p - log_q
     terms *= np.exp(log_p)
     total: Doubles = terms.sum(axis=1, dtype=np.float64)

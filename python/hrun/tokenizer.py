@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hrun.control_tokens import ControlTokens
 from hrun.errors import ArgumentError, ModelFileError, UnsupportedModelError, printable
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 
@@ -86,12 +87,13 @@ class Tokenizer:
         )
         self.chat_template: str | None = reader.string("tokenizer.chat_template", "") or None
 
-        # Control tokens in text, the longest first; a character after the guard is never the start of one.
-        self._control = {
-            text: i
-            for i, (text, kind) in enumerate(zip(self.tokens, self.types))
-            if kind == CONTROL and text
-        }
+        self._control = ControlTokens(
+            {
+                text: i
+                for i, (text, kind) in enumerate(zip(self.tokens, self.types))
+                if kind == CONTROL and text
+            }
+        )
         self._rules = self._make_rules(reader, pre, named is not None)
 
     @classmethod
@@ -177,24 +179,15 @@ class Tokenizer:
             return self._rules.encode(text, True)
         ids: list[int] = []
         at = 0
-        for found in re.finditer(f"(?<!{re.escape(guard)})(?:{self._control_pattern()})", text):
-            ids += self._rules.encode(text[at : found.start()].replace(guard, ""), False)
-            ids.append(self._control[found.group()])
-            at = found.end()
+        for start, end, token in self._control.find(text, guard):
+            ids += self._rules.encode(text[at:start].replace(guard, ""), False)
+            ids.append(token)
+            at = end
         return ids + self._rules.encode(text[at:].replace(guard, ""), False)
 
     def guard(self, text: str, guard: str) -> str:
         """``text`` with the character ``guard`` before every character of every control token written in it."""
-        if not self._control:
-            return text
-        return re.sub(
-            self._control_pattern(), lambda found: "".join(guard + c for c in found.group()), text
-        )
-
-    def _control_pattern(self) -> str:
-        return (
-            "|".join(re.escape(t) for t in sorted(self._control, key=len, reverse=True)) or "(?!)"
-        )
+        return self._control.guarded(text, guard)
 
     def _with_ends(self, ids: list[int]) -> list[int]:
         head = [self.bos_id] if self.adds_bos and self.bos_id is not None else []

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ import numpy.typing as npt
 
 from hrun import _core
 from hrun._core import ArgumentError, ModelFileError
+from hrun.predictions import blocks, divergence, logit_rows
 
+from .data_file import DataFile
 from .encoding import Encoder, Preset
 from .folder import parse_json_object, shown
 from .moments import MomentSource
@@ -165,50 +167,70 @@ def allocate(sensitivities: Sequence[Sensitivity], budget_bytes: int) -> Allocat
 class LossMeter:
     """KL divergence of a model with one tensor replaced, from the whole model, on text.
 
-    `path`: a scratch GGUF of float tensors, patched in place and put back.
+    `path`: a GGUF of float tensors in a scratch folder, patched in place and put back.  The whole model's log-probabilities
+    lie beside it, 4 bytes per position and vocabulary entry; memory holds 64 MiB of logits at a time.
     """
 
     def __init__(self, path: Path, chunks: Sequence[Sequence[int]], n_threads: int = 0) -> None:
         self._path, self._chunks, self._n_threads = path, chunks, n_threads
         self._tensors = {
-            t.name: (t.offset, t.n_bytes, t.format, t.shape)
-            for t in _core.GGUFFile(str(path)).tensors
+            t.name: (t.offset, t.n_bytes, t.format) for t in _core.GGUFFile(str(path)).tensors
         }
-        self._reference = self._log_probabilities()
+        reference = path.with_name("reference.f32")
+        with open(reference, "wb") as out:
+            for rows in self._log_probabilities():
+                out.write(rows.data)
+        self._reference = DataFile(reference, str(reference))
 
-    def _log_probabilities(self) -> list[Floats]:
+    def _log_probabilities(self) -> Iterator[Floats]:
+        """Of every position of every chunk, a few positions at a time."""
         model = _core.Model.load(str(self._path), n_threads=self._n_threads)
         longest = max(map(len, self._chunks))
-        session = _core.Session(model, longest, n_batch=longest)
-        out = []
+        step = min(longest, logit_rows(model.n_vocab))
+        session = _core.Session(model, longest, n_batch=step)
         for chunk in self._chunks:
             session.truncate(0)
-            rows = session.forward(list(chunk), "all")
-            rows -= rows.max(axis=1, keepdims=True)
-            rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
-            out.append(rows)
-        return out
+            for at in range(0, len(chunk), step):
+                logits = session.forward(list(chunk[at : at + step]), "all")
+                for some in blocks(len(logits), model.n_vocab):
+                    rows = logits[some]
+                    rows -= rows.max(axis=1, keepdims=True)
+                    rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+                    yield rows
+                del logits, rows  # before the next ones are made
 
-    def loss_with(self, tensor: str, values: Floats) -> float:
-        """Nats per token with `values` [rows, cols] in the tensor's place."""
-        offset, n_bytes, format_name, _ = self._tensors[tensor]
-        patch = np.asarray(_core.encode(format_name, values, tensor=tensor)).tobytes()
-        with open(self._path, "r+b") as file:
-            file.seek(offset)
-            before = file.read(n_bytes)
-            file.seek(offset)
-            file.write(patch)
+    def loss_with(self, tensor: str, pieces: Iterable[Floats]) -> float:
+        """Nats per token with the rows of `pieces`, one piece [rows, cols] after the other, in the tensor's place."""
+        offset, n_bytes, format_name = self._tensors[tensor]
+        kept = self._path.with_name("kept")
+        _copy(self._path, offset, kept, 0, n_bytes)
         try:
-            changed = self._log_probabilities()
-        finally:
             with open(self._path, "r+b") as file:
                 file.seek(offset)
-                file.write(before)
-        return float(
-            np.mean(
-                [(np.exp(p) * (p - q)).sum(axis=1).mean() for p, q in zip(self._reference, changed)]
-            )
-        )
+                for values in pieces:
+                    file.write(np.asarray(_core.encode(format_name, values, tensor=tensor)).data)
+            return self._divergence()
+        finally:
+            _copy(kept, 0, self._path, offset, n_bytes)
+            kept.unlink()
+
+    def _divergence(self) -> float:
+        total, n, at = 0.0, 0, 0
+        for rows in self._log_probabilities():
+            reference = self._reference.read(at, rows.shape, np.float32)
+            total += float(divergence(reference, rows).sum())
+            n, at = n + len(rows), at + rows.nbytes
+        return total / max(n, 1)
+
+
+def _copy(source: Path, at: int, target: Path, target_at: int, n_bytes: int) -> None:
+    """Bytes from one file to another, 16 MiB at a time."""
+    with open(source, "rb") as read, open(target, "r+b" if target.exists() else "xb") as write:
+        read.seek(at)
+        write.seek(target_at)
+        while n_bytes > 0 and (data := read.read(min(n_bytes, 16 << 20))):
+            write.write(data)
+            n_bytes -= len(data)
 
 
 def candidates(tensor: SourceTensor, outside: bool) -> list[Any]:
@@ -269,8 +291,7 @@ def measure(
                 )
                 return values
 
-            values = np.concatenate(list(pool.map(coded, range(0, tensor.rows, step))))
-            loss = meter.loss_with(tensor.name, values)
+            loss = meter.loss_with(tensor.name, pool.map(coded, range(0, tensor.rows, step)))
             error = next(c.error for c in choices if c.format == narrow.name)
             out.append(
                 Sensitivity(

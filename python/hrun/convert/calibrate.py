@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,20 +13,17 @@ from hrun.outputs import scratch_folder
 
 from .allocate import LossMeter
 from .moments import (
-    CHUNK_TOKENS,
     DEFAULT_TOKENS,
     MomentFile,
     MomentSource,
     MomentWriter,
     Report,
     TextMoments,
-    spread_chunks,
 )
 from .plan import PlanOptions, make_plan
 from .source import Source
+from .text import CHUNK_TOKENS, read_text, spread_tokens
 from .write import write_plan
-
-_TEXT_LIMIT = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -78,17 +75,14 @@ def float_model(
         yield path
 
 
-def read_tokens(model: Path, text: Path, wanted: int) -> tuple[list[int], int | None]:
+def read_tokens(model: Path, text: Path, wanted: int) -> tuple[Sequence[int], int | None]:
     """Tokens of the text under the model's tokenizer, about `wanted` of them, and the token that a chunk starts with."""
     from hrun.tokenizer import Tokenizer
 
-    if text.stat().st_size > _TEXT_LIMIT:
-        raise ArgumentError(
-            f"{text}: larger than {_TEXT_LIMIT >> 20} MiB; calibration needs a few megabytes at most"
-        )
+    data = read_text(text)
     tokenizer = Tokenizer.from_gguf(str(model))
-    tokens = tokenizer.encode(text.read_bytes().decode("utf-8", "replace"), add_special=False)
-    return spread_chunks(tokens, wanted), tokenizer.bos_id if tokenizer.adds_bos else None
+    first = tokenizer.bos_id if tokenizer.adds_bos else None
+    return spread_tokens(tokenizer, data, wanted), first
 
 
 @contextlib.contextmanager
@@ -102,7 +96,7 @@ def loss_meter(
         )
     with float_model(source, folder, n_threads, own=True) as path:
         tokens, first = read_tokens(path, calibration.text, chunks * CHUNK_TOKENS)
-        parts = [tokens[i : i + CHUNK_TOKENS] for i in range(0, len(tokens), CHUNK_TOKENS)]
+        parts = [list(tokens[i : i + CHUNK_TOKENS]) for i in range(0, len(tokens), CHUNK_TOKENS)]
         parts = [part for part in parts if len(part) == CHUNK_TOKENS] or parts[:1]
         if first is not None:
             parts = [[first, *part[1:]] for part in parts]

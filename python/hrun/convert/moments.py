@@ -22,12 +22,12 @@ from hrun._core import ArgumentError, ModelFileError
 from hrun.outputs import PartialFile
 
 from .folder import shown
+from .text import CHUNK_TOKENS
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Report = Callable[[int, int, str], None]  # tokens done, tokens in all, what
 
-CHUNK_TOKENS = 512
 DEFAULT_TOKENS = 128 * CHUNK_TOKENS
 BLOCK = 256  # the narrowest diagonal block: the rotation's
 
@@ -207,21 +207,16 @@ class TextMoments:
         report: Report | None = None,
         save: MomentWriter | None = None,
     ) -> None:
-        self._chunks = [
-            list(tokens[i : i + chunk]) for i in range(0, len(tokens) - chunk + 1, chunk)
-        ]
-        if not self._chunks:
+        self._tokens, self._chunk, self._first_token = tokens, chunk, first_token
+        if not self._starts:
             raise ArgumentError(
                 f"the calibration text has {len(tokens)} tokens, at least {chunk} are needed"
             )
-        if first_token is not None:
-            for part in self._chunks:
-                part[0] = first_token
         self._report, self._save = report, save
         self._model = _core.Model.load(str(model), n_threads=n_threads)
         self._session = _core.Session(self._model, chunk, n_batch=chunk)
         self._collector = _core.MomentCollector(self._model, 0, n_threads)
-        self._session.forward(self._chunks[0][:1], "last", self._collector)
+        self._session.forward(self._part(0)[:1], "last", self._collector)
         self._passes = self._plan(wanted, memory)
         inputs = self._collector.inputs
         self._pass_of = {
@@ -239,7 +234,18 @@ class TextMoments:
 
     @property
     def n_tokens(self) -> int:
-        return sum(map(len, self._chunks))
+        return len(self._starts) * self._chunk
+
+    @property
+    def _starts(self) -> range:
+        """Of the chunks in the tokens."""
+        return range(0, len(self._tokens) - self._chunk + 1, self._chunk)
+
+    def _part(self, start: int) -> list[int]:
+        part = list(self._tokens[start : start + self._chunk])
+        if self._first_token is not None:
+            part[0] = self._first_token
+        return part
 
     def _plan(self, wanted: Callable[[str], bool], memory: int) -> list[list[tuple[int, int]]]:
         """Passes of (input number, width)."""
@@ -292,11 +298,11 @@ class TextMoments:
             if self.n_passes == 1
             else f"calibrate, pass {pass_number + 1} of {self.n_passes}"
         )
-        for done, part in enumerate(self._chunks):
+        for start in self._starts:
             if self._report is not None:
-                self._report(done * len(part), self.n_tokens, what)
+                self._report(start, self.n_tokens, what)
             self._session.truncate(0)
-            self._session.forward(part, logits, self._collector)
+            self._session.forward(self._part(start), logits, self._collector)
         for number, _ in chosen:
             found = inputs[number]
             if not found.n_tokens:  # an expert that the text never asked for
@@ -317,11 +323,3 @@ class TextMoments:
         self._saved.add(pass_number)
         if self._report is not None:
             self._report(self.n_tokens, self.n_tokens, what)
-
-
-def spread_chunks(tokens: Sequence[int], wanted: int, chunk: int = CHUNK_TOKENS) -> list[int]:
-    """About `wanted` of the tokens, in whole chunks spread evenly over the text; 0 for all."""
-    n_chunks, n_wanted = len(tokens) // chunk, max(1, wanted // chunk)
-    if wanted <= 0 or n_wanted >= n_chunks:
-        return list(tokens)
-    return [t for i in range(n_wanted) for t in tokens[i * n_chunks // n_wanted * chunk :][:chunk]]

@@ -12,12 +12,14 @@ import numpy.typing as npt
 
 from hrun import _core
 from hrun._core import ArgumentError
+from hrun.predictions import blocks, divergence, log_softmax, logit_rows
 
 from .allocate import Allocation
 from .encoding import Encoder
 from .moments import MomentSource
 from .plan import ConversionPlan
 from .source import SourceTensor
+from .text import first_tokens, read_text
 
 Floats = npt.NDArray[np.float32]
 Report = Callable[[int, int, str], None]
@@ -181,7 +183,7 @@ def compare(
     from hrun.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_gguf(str(reference))
-    tokens = tokenizer.encode(text.read_bytes().decode("utf-8", "replace"), add_special=False)
+    tokens = first_tokens(tokenizer, read_text(text), max_chunks * _CONTEXT)
     chunks = [
         tokens[i : i + _CONTEXT]
         for i in range(0, min(len(tokens), max_chunks * _CONTEXT) - _CONTEXT + 1, _CONTEXT)
@@ -196,29 +198,33 @@ def compare(
         _core.Session(_core.Model.load(str(path), n_threads=n_threads), _CONTEXT, n_batch=_CONTEXT)
         for path in (reference, model)
     ]
-    divergence: list[npt.NDArray[np.float64]] = []
+    n_vocab, half = tokenizer.n_vocab, _CONTEXT // 2
+    step = logit_rows(n_vocab)
+    parts: list[npt.NDArray[np.float64]] = []
     nll = np.zeros(2)
     same = n = 0
     for number, chunk in enumerate(chunks):
         if report is not None:
             report(number, len(chunks), f"report {text.name}")
-        rows = []
         for session in sessions:
             session.truncate(0)
-            logits = session.forward(chunk[:-1], "all")[_CONTEXT // 2 :].astype(np.float64)
-            logits -= logits.max(axis=1, keepdims=True)
-            rows.append(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
-        came = (range(len(rows[0])), chunk[_CONTEXT // 2 + 1 :])
-        nll -= [row[came].sum() for row in rows]
-        divergence.append((np.exp(rows[0]) * (rows[0] - rows[1])).sum(axis=1))
-        same += int((rows[0].argmax(axis=1) == rows[1].argmax(axis=1)).sum())
-        n += len(rows[0])
+            session.forward(chunk[:half], "none")
+        for at in range(half, _CONTEXT - 1, step):
+            end = min(at + step, _CONTEXT - 1)
+            logits = [session.forward(chunk[at:end], "all") for session in sessions]
+            for some in blocks(end - at, n_vocab):
+                base, own = (log_softmax(rows[some]) for rows in logits)
+                came = (range(len(base)), chunk[at + some.start + 1 : at + some.stop + 1])
+                nll -= [base[came].sum(), own[came].sum()]
+                parts.append(divergence(base, own))
+                same += int((base.argmax(axis=1) == own.argmax(axis=1)).sum())
+                n += len(base)
     perplexity = np.exp(nll / n)
     return Comparison(
         text.name,
         n,
         (float(perplexity[0]), float(perplexity[1])),
-        np.concatenate(divergence),
+        np.concatenate(parts),
         same / n,
     )
 
