@@ -225,7 +225,8 @@ void init_runtime(nb::module_& m) {
           "[(operation, seconds, calls)] since time_operations(True).")
       .def_prop_ro("bytes_per_token", &Model::bytes_per_token,
                    "Bytes of weights that generating a token reads.")
-      .def_prop_ro("weights_per_token", &Model::weights_per_token)
+      .def("weights_multiplied", &Model::weights_multiplied, "n_tokens"_a,
+           "Weights times tokens in the products of a prompt whose last token alone gets logits.")
       .def_prop_ro(
           "bytes",
           [](const Model& model) {

@@ -186,10 +186,11 @@ size_t Model::bytes_per_token() const {
   return bytes;
 }
 
-int64_t Model::weights_per_token() const {
+int64_t Model::weights_multiplied(int64_t n_tokens) const {
   int64_t weights = 0;
-  for_each_matrix(
-      *this, [&](const DeviceTensor& w, int64_t count) { weights += w.rows * w.cols * count; });
+  for_each_matrix(*this, [&](const DeviceTensor& w, int64_t count) {
+    weights += w.rows * w.cols * count * (&w == &head() ? 1 : n_tokens);
+  });
   return weights;
 }
 

@@ -50,10 +50,11 @@ class Model {
     return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }
   const DeviceTensor& head() const { return *head_; }
-  // What one token of generation reads and multiplies: the matrices of the layers, of the experts
-  // that it uses, and the head.
+  // What one token of generation reads: the matrices of the layers, of the experts that it uses,
+  // and the head.
   size_t bytes_per_token() const;
-  int64_t weights_per_token() const;
+  // Weights times tokens in the products of a prompt whose last token alone gets logits.
+  int64_t weights_multiplied(int64_t n_tokens) const;
 
  private:
   Model(gguf::File file, ModelPlan plan, const BackendOptions& options);

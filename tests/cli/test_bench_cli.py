@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+import hrun.cli.bench as bench_module
+from hrun import _core
 from hrun.cli.bench import main
 
 # Fields that scripts written for llama-bench read.
@@ -100,8 +102,32 @@ def test_limits_of_the_machine_are_measured_beside(tiny_model, capsys):
     assert generation["read_peak_gbs"] > 0.1 and generation["read_gbs"] > 0
 
 
+def test_the_head_counts_once_for_a_prompt(tiny_model):
+    config = {"n_embd": 64, "n_ff": 96, "n_vocab": 2048}
+    model = _core.Model.load(str(tiny_model(**config)))
+    head = 2048 * 64
+    layers = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 96)
+    for n in (1, 2, 512):
+        assert model.weights_multiplied(n) == n * layers + head
+
+
+def test_no_share_is_above_all(tiny_model, capsys, monkeypatch):
+    """Peaks that were measured too low are measured again; what is still above them is said, not divided."""
+    path = str(tiny_model(n_embd=256, n_ff=512, format="rtq3"))
+    flags = ["-m", path, "-r", "1", "-p", "16", "-n", "2", "-t", "1"]
+    measured = [(1e-6, 1e-6), (1e6, 1e6), (1e-6, 1e-6), (1e-6, 1e-6)]
+    monkeypatch.setattr(bench_module, "measured_peaks", lambda model: measured.pop(0))
+    assert main(flags) == 0
+    prompt, generation = capsys.readouterr().out.splitlines()[2:]
+    assert "of 1000000.00 TOPS = 0 %" in prompt and "of 1000000.0 GB/s = 0 %" in generation
+    assert main(flags) == 0 and measured == []
+    prompt, generation = capsys.readouterr().out.splitlines()[2:]
+    assert "TOPS, above the 0.00 measured as the limit" in prompt and "%" not in prompt
+    assert "GB/s, above the 0.0 measured as the limit" in generation and "%" not in generation
+
+
 def test_errors(tmp_path, capsys):
     assert main(["-m", str(tmp_path / "absent.gguf")]) == 1
     assert "absent.gguf" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["-p", "many"])
+    assert main(["-p", "many"]) == 2 and main(["-r", "0"]) == 2
+    assert main(["-p", "0", "-n", "0,0"]) == 2
