@@ -24,9 +24,20 @@ ALLOWED = {
     "cpu": {"base", "formats", "backend"},
     "cuda": {"base", "formats", "backend"},
     "model": {"base", "formats", "gguf", "backend"},
-    "runtime": {"base", "formats", "gguf", "backend", "model"},
-    "engine": {"base"},
-    "bindings": {"base", "formats", "gguf", "backend", "cpu", "model", "runtime"},
+    "engine": {"base", "formats", "gguf", "backend", "model"},
+    "calibration": {"base", "formats", "gguf", "backend", "model"},
+    "tokenizer": {"base"},
+    "bindings": {
+        "base",
+        "formats",
+        "gguf",
+        "backend",
+        "cpu",
+        "model",
+        "engine",
+        "calibration",
+        "tokenizer",
+    },
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 SOURCES = {".h", ".cpp", ".cu", ".cuh"}

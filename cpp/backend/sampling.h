@@ -1,4 +1,4 @@
-// What a backend needs to draw a token itself; what it means is in runtime/samplers.h.
+// What a backend needs to draw a token itself; what it means is in engine/samplers.h.
 #pragma once
 
 #include <cstdint>

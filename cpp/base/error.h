@@ -60,6 +60,7 @@ using DeviceError =
 using ConversionError = TypedError<struct ConversionTag>;
 using GenerationError = TypedError<struct GenerationTag>;  // logits that are not finite
 using ArgumentError = TypedError<struct ArgumentTag>;      // a ValueError in Python
+using QueueFullError = TypedError<struct QueueFullTag>;    // too many requests wait already
 using Cancelled = TypedError<struct CancelledTag>;         // the caller asked to stop
 
 }  // namespace hrun

@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "formats/ldlq.h"
 #include "formats/list.h"
-#include "runtime/moments.h"
+#include "calibration/moments.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

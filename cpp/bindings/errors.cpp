@@ -20,6 +20,7 @@ void init_errors(nb::module_& m) {
   nb::exception<GenerationError>(m, "GenerationError", base);
   nb::exception<ArgumentError>(m, "ArgumentError",
                                nb::make_tuple(base, nb::handle(PyExc_ValueError)));
+  nb::exception<QueueFullError>(m, "QueueFullError", base);
   nb::exception<Cancelled>(m, "Cancelled", base);
 }
 

@@ -19,9 +19,9 @@
 
 #include "base/error.h"
 #include "bindings/ways.h"
-#include "runtime/moments.h"
-#include "runtime/samplers.h"
-#include "runtime/session.h"
+#include "calibration/moments.h"
+#include "engine/samplers.h"
+#include "engine/session.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

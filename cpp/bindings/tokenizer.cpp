@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "base/utf8.h"
-#include "runtime/sentencepiece.h"
+#include "tokenizer/sentencepiece.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

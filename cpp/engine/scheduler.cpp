@@ -108,6 +108,7 @@ Submitted Scheduler::submit(std::vector<int32_t> prompt, SequenceParameters para
 
   Sequence sequence;
   sequence.wanted = parameters.logits;
+  sequence.wanted_from = std::clamp<int64_t>(parameters.wanted_from, 0, n - 1);
   sequence.parameters = std::move(parameters);
   sequence.arrival_us = now_us;
   sequence.tokens = std::move(prompt);

@@ -22,6 +22,7 @@ struct SequenceParameters {
   // Of the prompt: the last row (to draw a token), all (its log-probabilities; such a sequence
   // takes no cached prefix but fills the cache), or none (it is computed for its own sake).
   LogitRows logits = LogitRows::last;
+  int64_t wanted_from = 0;  // of all rows: the first whose logits are wanted
   bool reuse_prefix = true;
   // Ends of turns within the prompt, ascending: a recurrent state is worth keeping there.
   std::vector<int64_t> turn_ends;

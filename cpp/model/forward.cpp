@@ -60,20 +60,28 @@ class Decoder {
   }
 
   // As many rows at a time as the workspace holds.
-  void all_logits(std::span<const int32_t> rows, float* out) {
+  void all_logits(const PassOutputs& outputs) {
+    const std::span<const int32_t> rows = outputs.logit_rows;
     for (size_t done = 0; done < rows.size();) {
       const auto some = rows.subspan(
           done, std::min(rows.size() - done, static_cast<size_t>(w_.max_logit_rows())));
       head(some);
-      read_logits(static_cast<int64_t>(some.size()),
-                  out + static_cast<int64_t>(done) * params_.n_vocab);
+      give_logits(done, some.size(), outputs);
       done += some.size();
     }
   }
 
-  void read_logits(int64_t rows, float* out) {
-    backend_.read(w_.logits.data, {reinterpret_cast<uint8_t*>(out),
-                                   static_cast<size_t>(rows * params_.n_vocab) * sizeof(float)});
+  // What the workspace holds to where it is wanted.
+  void give_logits(size_t first, size_t rows, const PassOutputs& outputs) {
+    const auto n_vocab = static_cast<size_t>(params_.n_vocab);
+    std::vector<float> here;
+    float* to = outputs.logits ? outputs.logits + first * n_vocab : nullptr;
+    if (!to) {
+      here.resize(rows * n_vocab);
+      to = here.data();
+    }
+    backend_.read(w_.logits.data, {reinterpret_cast<uint8_t*>(to), rows * n_vocab * sizeof(float)});
+    if (outputs.on_logits) outputs.on_logits(first, {to, rows * n_vocab});
   }
 
   // The logits of some rows, into the workspace.
@@ -278,11 +286,11 @@ void forward(const Model& model, std::span<Workspace> workspaces, std::span<cons
         recorded.complete = true;
       }
     }
-    if (has_head && outputs.logits) {
+    if (has_head && (outputs.logits || outputs.on_logits)) {
       if (logits_fit)
-        decoder.read_logits(n_logits, outputs.logits);
+        decoder.give_logits(0, outputs.logit_rows.size(), outputs);
       else
-        decoder.all_logits(outputs.logit_rows, outputs.logits);
+        decoder.all_logits(outputs);
     }
     if (is_last && !outputs.hidden_rows.empty())
       decoder.read_hidden(outputs.hidden_rows, outputs.hidden);

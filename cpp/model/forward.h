@@ -64,9 +64,12 @@ struct Pass {
 struct PassOutputs {
   // Rows whose logits are wanted, rising.
   std::span<const int32_t> logit_rows;
-  // [logit_rows, n_vocab].  Null: they stay in the head's workspace, whose max_logit_rows() they
-  // must not exceed.
+  // [logit_rows, n_vocab], if it is not null.
   float* logits = nullptr;
+  // Or, if it is set, called with some rows at a time: the first one's place in logit_rows, and
+  // [n, n_vocab].  With neither they stay in the head's workspace, whose max_logit_rows() they must
+  // not exceed.
+  std::function<void(size_t first, std::span<const float> logits)> on_logits;
   // Rows whose hidden state after the last norm is wanted, rising, and where it goes: [hidden_rows,
   // n_embd].
   std::span<const int32_t> hidden_rows;

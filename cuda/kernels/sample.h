@@ -1,4 +1,4 @@
-// From logits to a token without leaving the device: the chain of runtime/samplers.h, step by step
+// From logits to a token without leaving the device: the chain of engine/samplers.h, step by step
 // and in its order.
 #pragma once
 

@@ -25,18 +25,21 @@ from hrun.errors import (
     GenerationError,
     ModelFileError,
     OutOfMemoryError,
+    QueueFullError,
     UnsupportedModelError,
 )
 
 if TYPE_CHECKING:
-    from hrun.runtime import Generation, Piece, Runtime, Timings
+    from hrun.generation import Generation, Piece, Timings, TokenLogprob
+    from hrun.runtime import Runtime
     from hrun.tokenizer import Tokenizer
 
 _LAZY = {
-    "Generation": "hrun.runtime",
-    "Piece": "hrun.runtime",
+    "Generation": "hrun.generation",
+    "Piece": "hrun.generation",
     "Runtime": "hrun.runtime",
-    "Timings": "hrun.runtime",
+    "Timings": "hrun.generation",
+    "TokenLogprob": "hrun.generation",
     "Tokenizer": "hrun.tokenizer",
 }
 
@@ -53,8 +56,10 @@ __all__ = [
     "ModelFileError",
     "OutOfMemoryError",
     "Piece",
+    "QueueFullError",
     "Runtime",
     "Timings",
+    "TokenLogprob",
     "Tokenizer",
     "UnsupportedModelError",
     "__version__",

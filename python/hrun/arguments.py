@@ -51,6 +51,8 @@ RULES: dict[str, Rule] = {
     "n_ctx": Rule(int, 0, _I32, optional=True),
     "n_threads": Rule(int, 0, 4096, optional=True),
     "n_batch": Rule(int, 1, 1 << 16),
+    "kv_tokens": Rule(int, 0, _I32, optional=True),
+    "logprobs": Rule(int, 0, 1 << 20, optional=True),
     "device": Rule(str),
     "n_gpu_layers": Rule(int, -1, _I32),
     "type_k": Rule(str),

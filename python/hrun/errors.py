@@ -12,6 +12,7 @@ from hrun._core import (
     GenerationError,
     ModelFileError,
     OutOfMemoryError,
+    QueueFullError,
     UnsupportedModelError,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "GenerationError",
     "ModelFileError",
     "OutOfMemoryError",
+    "QueueFullError",
     "UnsupportedModelError",
     "printable",
 ]

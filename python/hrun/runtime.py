@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import os
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hrun import demo_model_path
-from hrun._core import GGUFFile, Model, Sampler, Session
+from hrun._core import Engine, GGUFFile, Model, RequestHandle
 from hrun.arguments import Rule, checked, checked_bias, checked_ids, checked_sampling
 from hrun.errors import (
     ArgumentError,
@@ -21,91 +22,46 @@ from hrun.errors import (
     ContextOverflowError,
     GenerationError,
 )
-from hrun.lease import Lease
-from hrun.stream import StopStrings, Utf8Decoder, validate_stops
+from hrun.generation import Answer, Generation, Job, Piece, Timings, TokenLogprob, logprob_of
+from hrun.messages import check_messages, mapped, unused_character
+from hrun.stream import validate_stops
 from hrun.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
 
     from hrun.chat_template import ChatTemplate
+    from hrun.wakeup import Wakeup
+
+__all__ = ["Generation", "Piece", "Runtime", "Timings", "TokenLogprob"]
 
 # Without n_ctx: the model's own context, but not the gigabytes of cache that some models' 128 Ki tokens would take.
 DEFAULT_CONTEXT = 16384
 
-FinishReason = Literal["stop", "length", "cancelled"]
+# Without stop strings nobody looks at tokens before the end, so none has to be read before more are drawn.
+_ALL_UNREAD = 2**31 - 1
+
+Prompt = str | Sequence[int]
+Messages = Sequence[Mapping[str, Any]]
+
+_open: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
 
-@dataclass(frozen=True)
-class Timings:
-    """Where the time of one generation went; seconds of wall clock, tokens counted."""
-
-    prompt_tokens: int
-    cached_tokens: int  # of the prompt, found in the session and not evaluated again
-    prompt_seconds: float  # until the first token was drawn
-    generated_tokens: int
-    generate_seconds: float  # from the first token to the last
-
-    @property
-    def prompt_tokens_per_second(self) -> float:
-        return (self.prompt_tokens - self.cached_tokens) / max(self.prompt_seconds, 1e-9)
-
-    @property
-    def tokens_per_second(self) -> float:
-        return max(self.generated_tokens - 1, 0) / max(self.generate_seconds, 1e-9)
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished generation.
-
-    ``tokens`` are the ids drawn, without the one that ended it; after a stop string they reach to its last token while
-    ``text`` ends before it.  ``finish_reason``: "stop" (the model ended, or a stop string), "length" (max_tokens, or the
-    context is full), "cancelled".  The same ``seed``, prompt and parameters give the same tokens.
-    """
-
-    text: str
-    tokens: list[int]
-    finish_reason: FinishReason
-    timings: Timings
-    seed: int
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A step of a stream: one token and the text that has become certain with it, often none.
-
-    The last piece has no token; it carries the rest of the text, the finish reason and the whole generation.
-    """
-
-    text: str
-    token: int | None
-    finish_reason: FinishReason | None = None
-    generation: Generation | None = None
-
-
-@dataclass(eq=False)
-class _Job:
-    """One generation on its way."""
-
-    prompt: list[int]
-    prompt_text: str  # shown first; empty without echo
-    max_tokens: int
-    sampler: Sampler
-    stops: list[str]
-    strip_space: bool  # drop the space that a SentencePiece model puts before its first word
-    cancelled: bool = False
-    tokens: list[int] = field(default_factory=list)
+@atexit.register
+def _close_all() -> None:
+    for runtime in list(_open):
+        runtime.close()
 
 
 class Runtime:
-    """A loaded model with one session.  Safe to use from several threads: calls wait for each other.
+    """A loaded model and an engine that runs it.  Safe, and faster, from several threads: what they ask for is computed together.
 
     ``model_path`` None is the demo model that comes with hrun.  ``n_ctx`` is the context in tokens: None for the model's
     own (at most 16384), 0 for the model's own whatever it is.  ``n_threads`` None: the machine's.  ``device``: "auto" (a
     GPU where there is one), "cpu", "cuda", "cuda1", ...  ``n_gpu_layers``: how many of the last layers go there, one more than
     there are for the head as well, -1 for as many as fit.  ``type_k``, ``type_v``: formats of the KV cache.  ``n_batch``: tokens per pass over the prompt; results do not
-    depend on it.  ``rotation``: "activation" or "weight", how rotated formats are multiplied.  ``pre_tokenizer``: a name of
+    depend on it.  ``kv_tokens``: positions that the cache has room for, of all generations together (None: ``n_ctx``).
+     ``rotation``: "activation" or "weight", how rotated formats are multiplied.  ``pre_tokenizer``: a name of
     llama.cpp's, in place of the file's ``tokenizer.ggml.pre``.  ``progress(done, total)`` is called while the model is loaded,
     a tensor at a time.
 
@@ -123,6 +79,7 @@ class Runtime:
         type_k: str = "f16",
         type_v: str = "f16",
         n_batch: int = 512,
+        kv_tokens: int | None = None,
         rotation: str = "activation",
         pre_tokenizer: str | None = None,
         verbose: bool = False,
@@ -130,7 +87,7 @@ class Runtime:
     ) -> None:
         given = checked(
             n_ctx=n_ctx, n_threads=n_threads, device=device, n_gpu_layers=n_gpu_layers, type_k=type_k, type_v=type_v, n_batch=n_batch,
-            rotation=rotation, pre_tokenizer=pre_tokenizer, verbose=verbose,
+            kv_tokens=kv_tokens, rotation=rotation, pre_tokenizer=pre_tokenizer, verbose=verbose,
         )  # fmt: skip
         if model_path is not None and not isinstance(model_path, (str, os.PathLike)):
             raise ArgumentError(f"model_path must be a path, got {type(model_path).__name__}")
@@ -152,17 +109,22 @@ class Runtime:
         context = (
             min(trained, DEFAULT_CONTEXT) if given["n_ctx"] is None else given["n_ctx"] or trained
         )
-        self._session: Session | None = Session(
-            self._model, context, type_k=type_k, type_v=type_v, n_batch=n_batch
+        self._engine: Engine | None = Engine(
+            self._model,
+            context,
+            n_batch=n_batch,
+            kv_tokens=max(given["kv_tokens"] or 0, context),
+            type_k=type_k,
+            type_v=type_v,
         )
-        self.n_ctx: int = self._session.n_ctx
+        self.n_ctx: int = self._engine.n_ctx
         self.n_vocab: int = self._model.n_vocab
         self.n_batch = n_batch
-        self._in_session: list[int] = []  # the tokens behind the session's cache
-        self._lease = Lease()
-        self._jobs: weakref.WeakSet[_Job] = weakref.WeakSet()
+        self._era = object()  # cancel() begins another
         self._template: ChatTemplate | None = None
         self._process = os.getpid()
+        self._wakeups: dict[int, Wakeup] = {}  # by event loop
+        _open.add(self)
         if verbose:
             print(
                 f"{self.description}, loaded in {time.monotonic() - start:.2f} s", file=sys.stderr
@@ -176,6 +138,11 @@ class Runtime:
         if self._model is None:
             raise GenerationError("the Runtime is closed")
         return self._model
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs the model.  Raises GenerationError once the Runtime is closed."""
+        return self._engine_or_closed()
 
     @property
     def name(self) -> str:
@@ -222,39 +189,110 @@ class Runtime:
         """
         import numpy as np
 
-        from hrun.predictions import logit_rows
-
         tokens = checked_ids("ids", ids, self.n_vocab)
         start = Rule(int, 0, len(tokens)).check("start", start)
         self._require_fit(tokens, "ids")
-        user = _Job(tokens, "", 0, Sampler(seed=0), [], False)
-        self._jobs.add(user)
-        try:
-            self._acquire(user)
-            for at in range(self._align(tokens[: start + 1], user), start, self.n_batch):
-                self._forward(tokens[at : min(at + self.n_batch, start)], "none", user)
-            out = np.empty((len(tokens) - start, self.n_vocab), np.float32)
-            step = min(self.n_batch, logit_rows(self.n_vocab))
-            for at in range(start, len(tokens), step):
-                rows = self._forward(tokens[at : at + step], "all", user)
-                out[at - start : at - start + step] = rows
-            return out
-        finally:
-            self._lease.release(user)
+        if start == len(tokens):
+            return np.empty((0, self.n_vocab), np.float32)
+        handle = self._whole(tokens, kind="logits", first_row=start)
+        return handle.values.reshape(-1, self.n_vocab)
+
+    def score(self, text: Prompt, *, top_logprobs: int = 0) -> list[TokenLogprob]:
+        """The log-probability of each token of ``text`` (text, or token ids) given those before it, from the second one on.
+
+        Text begins with BOS where the model wants it, so that its first word has one as well.
+        Raises ContextOverflowError, ArgumentError, Cancelled.
+        """
+        tokens = self._prompt_ids(text, False)
+        top_logprobs = Rule(int, 0, self.n_vocab).check("top_logprobs", top_logprobs)
+        self._require_fit(tokens, "the text")
+        handle = self._whole(tokens, kind="score", top_logprobs=top_logprobs)
+        return [
+            TokenLogprob(token, logprob, top)
+            for token, (logprob, top) in zip(tokens[1:], handle.scores)
+        ]
+
+    def embed(
+        self,
+        texts: Prompt | Sequence[str],
+        *,
+        pooling: Literal["last", "mean"] = "last",
+        normalize: bool = True,
+    ) -> np.ndarray:
+        """Hidden states after the last norm as embeddings: float32 [n_texts, n_embd]; [n_embd] of one text.
+
+        ``pooling``: the state of the last token, or the mean of all.  ``normalize``: to length 1.
+        Raises ContextOverflowError, ArgumentError, Cancelled.
+        """
+        import numpy as np
+
+        if pooling not in ("last", "mean"):
+            raise ArgumentError(f"pooling must be 'last' or 'mean', got {pooling!r}")
+        one = isinstance(texts, str) or not _is_many(texts)
+        prompts = [self._prompt_ids(t, False) for t in ([texts] if one else texts)]
+        for tokens in prompts:
+            self._require_fit(tokens, "the text")
+        engine = self._engine_or_closed()
+        era = self._era
+        handles = [engine.submit(p, kind="embed", pooling=pooling) for p in prompts]
+        rows = np.stack([self._finished(h, era).values for h in handles])
+        if normalize:
+            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+        return rows[0] if one else rows
 
     # ---- generation
 
     @overload
     def generate(
-        self, prompt: str | Sequence[int], *, stream: Literal[False] = ..., **options: Any
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        seed: int | None = ...,
+        logit_bias: Mapping[int, float] | None = ...,
+        ignore_eos: bool = ...,
+        parse_special: bool = ...,
+        stream: Literal[False] = ...,
+        echo: bool = ...,
+        logprobs: int | None = ...,
+        **sampling: float,
     ) -> Generation: ...
     @overload
     def generate(
-        self, prompt: str | Sequence[int], *, stream: Literal[True], **options: Any
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        seed: int | None = ...,
+        logit_bias: Mapping[int, float] | None = ...,
+        ignore_eos: bool = ...,
+        parse_special: bool = ...,
+        stream: Literal[True],
+        echo: bool = ...,
+        logprobs: int | None = ...,
+        **sampling: float,
     ) -> Iterator[Piece]: ...
+    @overload
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: Sequence[str] | Sequence[Sequence[int]],
+        *,
+        max_tokens: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        seed: int | None = ...,
+        logit_bias: Mapping[int, float] | None = ...,
+        ignore_eos: bool = ...,
+        parse_special: bool = ...,
+        stream: Literal[False] = ...,
+        echo: bool = ...,
+        logprobs: int | None = ...,
+        **sampling: float,
+    ) -> list[Generation]: ...
+    def generate(
+        self,
+        prompt: Prompt | Sequence[str] | Sequence[Sequence[int]],
         *,
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
@@ -264,15 +302,20 @@ class Runtime:
         parse_special: bool = False,
         stream: bool = False,
         echo: bool = False,
+        logprobs: int | None = None,
         **sampling: float,
-    ) -> Generation | Iterator[Piece]:
+    ) -> Generation | list[Generation] | Iterator[Piece]:
         """Continue ``prompt`` (text, or token ids) until the model ends, a stop string, ``max_tokens`` or a full context.
+
+        A list of prompts gives a list of generations, which are computed together; each has the result that it would
+        have alone with the same seed.
 
         ``sampling``: temperature (0.8), top_k (40), top_p (0.95), min_p (0.05), repeat_penalty (1.0), repeat_last_n (64),
         frequency_penalty (0), presence_penalty (0), as in ``hrun._core.samplers()``.  ``seed`` None draws one, which the
         result reports.  ``logit_bias`` adds to the logits of token ids.  ``parse_special`` reads control tokens in the
-        text of the prompt.  ``echo`` puts the prompt before the text.  With ``stream`` the pieces come one token at a time;
-        closing or dropping the iterator stops the generation.
+        text of the prompt.  ``echo`` puts the prompt before the text.  ``logprobs`` n: each token's log-probability and
+        the n likeliest.  With ``stream`` the pieces come one token at a time; closing or dropping the iterator stops the
+        generation.
 
         Raises ArgumentError, ContextOverflowError (before any work), GenerationError.
         """
@@ -283,30 +326,88 @@ class Runtime:
             parse_special=parse_special,
             stream=stream,
             echo=echo,
+            logprobs=logprobs,
         )
-        tokenizer = self.tokenizer
-        if isinstance(prompt, str):
-            ids = self._with_bos(tokenizer.encode(prompt, parse_special=parse_special))
-        else:
-            ids = checked_ids("prompt", prompt, self.n_vocab)
-        if not ids:
-            if tokenizer.bos_id is None:
-                raise ArgumentError("prompt is empty, and the model has no token to begin with")
-            ids = [tokenizer.bos_id]
-        text = (prompt if isinstance(prompt, str) else tokenizer.decode(ids)) if echo else ""
-        return self._run(ids, text, given, stop, logit_bias, sampling, strip_space=False)
+        many = _is_many(prompt)
+        if many and stream:
+            raise ArgumentError("stream gives the pieces of one prompt, not of a list")
+        jobs = [
+            self._generate_job(p, given, stop, logit_bias, sampling)
+            for p in (prompt if many else [prompt])
+        ]
+        return self._run_all(jobs) if many else self._run(jobs[0], stream)
+
+    async def agenerate(self, prompt: Prompt, **options: Any) -> Generation:
+        """:meth:`generate` for asyncio: awaits the generation; cancelling the task ends it."""
+        last: Piece | None = None
+        async for piece in self.astream(prompt, **options):
+            last = piece
+        assert last is not None and last.generation is not None
+        return last.generation
+
+    async def achat(self, messages: Messages, **options: Any) -> Generation:
+        """:meth:`chat` for asyncio."""
+        template_variables = options.pop("template_variables", None)
+        ids = await asyncio.to_thread(self.chat_tokens, messages, template_variables)
+        job = self._async_job(ids, options, strip_space=self.tokenizer.adds_space)
+        last: Piece | None = None
+        async for piece in self._apieces(job):
+            last = piece
+        assert last is not None and last.generation is not None
+        return last.generation
+
+    def astream(self, prompt: Prompt, **options: Any) -> AsyncIterator[Piece]:
+        """The pieces of :meth:`generate` for asyncio; closing the iterator, or cancelling its task, ends the generation."""
+        return self._apieces(self._async_job(prompt, options))
 
     @overload
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[False] = ..., **options: Any
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        seed: int | None = ...,
+        logit_bias: Mapping[int, float] | None = ...,
+        ignore_eos: bool = ...,
+        stream: Literal[False] = ...,
+        template_variables: Mapping[str, Any] | None = ...,
+        logprobs: int | None = ...,
+        **sampling: float,
     ) -> Generation: ...
     @overload
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **options: Any
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        seed: int | None = ...,
+        logit_bias: Mapping[int, float] | None = ...,
+        ignore_eos: bool = ...,
+        stream: Literal[True],
+        template_variables: Mapping[str, Any] | None = ...,
+        logprobs: int | None = ...,
+        **sampling: float,
     ) -> Iterator[Piece]: ...
+    @overload
     def chat(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Messages],
+        *,
+        max_tokens: int | None = ...,
+        stop: str | Sequence[str] | None = ...,
+        seed: int | None = ...,
+        logit_bias: Mapping[int, float] | None = ...,
+        ignore_eos: bool = ...,
+        stream: Literal[False] = ...,
+        template_variables: Mapping[str, Any] | None = ...,
+        logprobs: int | None = ...,
+        **sampling: float,
+    ) -> list[Generation]: ...
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
         *,
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
@@ -315,20 +416,45 @@ class Runtime:
         ignore_eos: bool = False,
         stream: bool = False,
         template_variables: Mapping[str, Any] | None = None,
+        logprobs: int | None = None,
         **sampling: float,
-    ) -> Generation | Iterator[Piece]:
+    ) -> Generation | list[Generation] | Iterator[Piece]:
         """The assistant's answer to ``messages`` ({"role": ..., "content": ...} each), through the model's own template.
 
-        The names of control tokens inside messages are text: they cannot end a turn or begin one.  Other parameters as in
-        :meth:`generate`; ``template_variables`` are passed to the template.
+        The names of control tokens inside messages are text: they cannot end a turn or begin one.  A list of
+        conversations gives a list of answers.  Other parameters as in :meth:`generate`; ``template_variables`` are
+        passed to the template.
 
         Raises ChatTemplateError as well, if the file has no template, or its template refuses the messages.
         """
-        given = checked(max_tokens=max_tokens, seed=seed, ignore_eos=ignore_eos, stream=stream)
-        ids = self.chat_tokens(messages, template_variables)
-        return self._run(
-            ids, "", given, stop, logit_bias, sampling, strip_space=self.tokenizer.adds_space
+        given = checked(
+            max_tokens=max_tokens,
+            seed=seed,
+            ignore_eos=ignore_eos,
+            stream=stream,
+            logprobs=logprobs,
         )
+        many = (
+            isinstance(messages, Sequence)
+            and not isinstance(messages, (str, bytes))
+            and len(messages) > 0
+            and all(isinstance(m, (list, tuple)) for m in messages)
+        )
+        if many and stream:
+            raise ArgumentError("stream gives the pieces of one conversation, not of a list")
+        jobs = [
+            self._job(
+                self.chat_tokens(m, template_variables),
+                "",
+                given,
+                stop,
+                logit_bias,
+                sampling,
+                self.tokenizer.adds_space,
+            )
+            for m in (messages if many else [messages])
+        ]
+        return self._run_all(jobs) if many else self._run(jobs[0], stream)
 
     def chat_tokens(
         self,
@@ -336,7 +462,7 @@ class Runtime:
         template_variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The prompt of :meth:`chat` as token ids, with BOS where the model wants it and never twice."""
-        _check_messages(messages)
+        check_messages(messages)
         tokenizer = self.tokenizer
         if self._template is None:
             if tokenizer.chat_template is None:
@@ -346,9 +472,9 @@ class Runtime:
             from hrun.chat_template import ChatTemplate
 
             self._template = ChatTemplate(tokenizer.chat_template)
-        guard = _unused_character(messages, tokenizer.chat_template or "")
+        guard = unused_character(messages, tokenizer.chat_template or "")
         text = self._template.render(
-            [_mapped(message, lambda s: tokenizer.guard(s, guard)) for message in messages],
+            [mapped(message, lambda s: tokenizer.guard(s, guard)) for message in messages],
             bos_token="" if tokenizer.bos_id is None else tokenizer.tokens[tokenizer.bos_id],
             eos_token="" if tokenizer.eos_id is None else tokenizer.tokens[tokenizer.eos_id],
             **(template_variables or {}),
@@ -360,25 +486,22 @@ class Runtime:
 
     def cancel(self) -> None:
         """End what is running or waiting, from any thread: generations finish as "cancelled" within a token."""
-        for job in list(self._jobs):
-            job.cancelled = True
-        if (session := self._session) is not None:
-            session.cancel()
+        self._era = object()  # one assignment: nothing that threads could see half done
+        if (engine := self._engine) is not None:
+            engine.cancel_all()
 
     def close(self) -> None:
         """Free the model.  What still runs in other threads ends with GenerationError."""
-        if self._session is None:
+        engine, self._engine = self._engine, None
+        if engine is None:
             return
-        user = object()
-        model_was_forked = os.getpid() != self._process
-        session, self._session = self._session, None
-        if not model_was_forked:
-            session.cancel()
-            self._lease.acquire(user)
         self._model = None
+        if os.getpid() == self._process:
+            engine.close()
+        for wakeup in list(self._wakeups.values()):
+            wakeup.close()
         if self._template is not None:
             self._template.close()
-        self._lease.release(user)
 
     def __enter__(self) -> Runtime:
         return self
@@ -391,7 +514,42 @@ class Runtime:
 
     # ---- inside
 
-    def _run(
+    def _prompt_ids(self, prompt: Prompt, parse_special: bool) -> list[int]:
+        tokenizer = self.tokenizer
+        if isinstance(prompt, str):
+            ids = self._with_bos(tokenizer.encode(prompt, parse_special=parse_special))
+        else:
+            ids = checked_ids("prompt", prompt, self.n_vocab)
+        if not ids:
+            if tokenizer.bos_id is None:
+                raise ArgumentError("prompt is empty, and the model has no token to begin with")
+            ids = [tokenizer.bos_id]
+        return ids
+
+    def _generate_job(
+        self,
+        prompt: Prompt,
+        given: Mapping[str, Any],
+        stop: str | Sequence[str] | None,
+        logit_bias: Mapping[int, float] | None,
+        sampling: Mapping[str, float],
+    ) -> Job:
+        ids = self._prompt_ids(prompt, given["parse_special"])
+        text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids)
+        return self._job(
+            ids, text if given["echo"] else "", given, stop, logit_bias, sampling, strip_space=False
+        )
+
+    def _async_job(self, prompt: Prompt, options: dict[str, Any], strip_space: bool = False) -> Job:
+        stop, logit_bias = options.pop("stop", None), options.pop("logit_bias", None)
+        names = ("max_tokens", "seed", "ignore_eos", "parse_special", "echo", "logprobs")
+        usual = {"ignore_eos": False, "parse_special": False, "echo": False}
+        given = checked(**{name: options.pop(name, usual.get(name)) for name in names})
+        job = self._generate_job(prompt, given, stop, logit_bias, options)
+        job.strip_space = strip_space
+        return job
+
+    def _job(
         self,
         ids: list[int],
         prompt_text: str,
@@ -400,7 +558,7 @@ class Runtime:
         logit_bias: Mapping[int, float] | None,
         sampling: Mapping[str, float],
         strip_space: bool,
-    ) -> Generation | Iterator[Piece]:
+    ) -> Job:
         self._require_fit(ids, "the prompt")
         bias = checked_bias(logit_bias, self.n_vocab)
         if given["ignore_eos"]:
@@ -408,128 +566,173 @@ class Runtime:
         seed = (
             given["seed"] if given["seed"] is not None else int.from_bytes(os.urandom(4), "little")
         )
-        sampler = Sampler(seed=seed, logit_bias=bias or None, **checked_sampling(sampling))
-        for token in ids:
-            sampler.accept(token)
         limit = self.n_ctx - len(ids) + 1  # the last token drawn need not fit
         if given["max_tokens"] is not None:
             limit = min(limit, given["max_tokens"])
-        job = _Job(ids, prompt_text, limit, sampler, validate_stops(stop), strip_space)
-        self._jobs.add(job)
-        pieces = self._pieces(job, seed)
-        if given["stream"]:
-            return pieces
-        for piece in pieces:
-            if piece.generation is not None:
-                return piece.generation
-        raise AssertionError("a stream ends with its generation")
+        return Job(
+            prompt=ids,
+            prompt_text=prompt_text,
+            max_tokens=limit,
+            seed=seed,
+            sampling=checked_sampling(sampling),
+            logit_bias=bias,
+            stops=validate_stops(stop),
+            strip_space=strip_space,
+            logprobs=given["logprobs"],
+            era=self._era,
+        )
 
-    def _pieces(self, job: _Job, seed: int) -> Iterator[Piece]:
-        stops = StopStrings(job.stops)
-        decoder = Utf8Decoder()
-        parts = [job.prompt_text]
-        start = first = last = time.monotonic()
-        cached = 0
-        reason: FinishReason = "length"
+    def _submit(self, job: Job, max_unread: int) -> RequestHandle:
+        return self._engine_or_closed().submit(
+            job.prompt,
+            max_tokens=job.max_tokens,
+            seed=job.seed,
+            sampling=job.sampling,
+            logit_bias=list(job.logit_bias.items()),
+            end_tokens=list(self.tokenizer.end_ids),
+            top_logprobs=-1 if job.logprobs is None else job.logprobs,
+            max_unread=max_unread,
+        )
+
+    def _run(self, job: Job, stream: bool) -> Generation | Iterator[Piece]:
+        return self._pieces(job) if stream else self._run_all([job])[0]
+
+    def _run_all(self, jobs: list[Job]) -> list[Generation]:
+        """Generations that are computed together."""
+        engine = self._engine_or_closed()
+        answers = [Answer(job, self.tokenizer) for job in jobs]
+        handles: list[RequestHandle | None] = []
+        done = []
+        try:
+            for job in jobs:
+                unread = _ALL_UNREAD if not job.stops else 8
+                handles.append(self._submit(job, unread) if job.max_tokens > 0 else None)
+            for job, answer, handle in zip(jobs, answers, handles):
+                *_, last = self._read(job, answer, handle, whole=not job.stops)
+                assert last.generation is not None
+                done.append(last.generation)
+            return done
+        finally:
+            for handle in handles:
+                if handle is not None and not handle.finished:
+                    engine.cancel(handle)
+
+    def _pieces(self, job: Job) -> Iterator[Piece]:
         if job.prompt_text:
             yield Piece(job.prompt_text, None)
+        answer = Answer(job, self.tokenizer)
+        engine = self._engine_or_closed()
+        handle = None
+        if job.max_tokens > 0 and job.era is self._era:
+            handle = self._submit(job, 8)
         try:
-            while len(job.tokens) < job.max_tokens:
-                try:
-                    token, reused = self._next_token(job)
-                except Cancelled:
-                    self._session_or_closed()
-                    reason = "cancelled"
-                    break
-                last = time.monotonic()
-                if not job.tokens:
-                    first, cached = last, reused
-                if token in self.tokenizer.end_ids:
-                    reason = "stop"
-                    break
-                job.tokens.append(token)
-                data = (
-                    b"" if self.tokenizer.is_control(token) else self.tokenizer.token_bytes(token)
-                )
-                if job.strip_space and data:
-                    data, job.strip_space = data.removeprefix(b" "), False
-                text = stops.feed(decoder.feed(data))
-                parts.append(text)
-                yield Piece(text, token)
-                if stops.stopped:
-                    reason = "stop"
-                    break
+            yield from self._read(job, answer, handle, whole=False)
         finally:
-            self._lease.release(job)
-        rest = stops.feed(decoder.flush())
-        if stops.stopped:
-            reason = "stop"
-        else:
-            rest += stops.flush()
-        parts.append(rest)
-        timings = Timings(len(job.prompt), cached, first - start, len(job.tokens), last - first)
-        generation = Generation("".join(parts), job.tokens, reason, timings, seed)
-        yield Piece(rest, None, reason, generation)
+            if handle is not None and not handle.finished:
+                engine.cancel(handle)
 
-    def _next_token(self, job: _Job) -> tuple[int, int]:
-        """Evaluates what the session lacks of the job's tokens and draws the next; also how many it did not lack."""
-        undisturbed = self._acquire(job)
+    def _read(
+        self, job: Job, answer: Answer, handle: RequestHandle | None, whole: bool
+    ) -> Iterator[Piece]:
+        """The pieces as they come; with ``whole`` after the end."""
+        if handle is None:
+            yield answer.finish("length" if job.era is self._era else "cancelled")
+            return
+        finish = None
+        while finish is None:
+            drawn, finish = self._engine_or_closed().take(handle, all=whole)
+            last = yield from self._consume(job, answer, handle, drawn, finish)
+            if last:
+                return
+
+    def _consume(
+        self,
+        job: Job,
+        answer: Answer,
+        handle: RequestHandle,
+        drawn: list[Any],
+        finish: str | None,
+    ) -> Iterator[Piece]:
+        """The pieces of what was taken; returns True after the last one."""
+        answer.arrived()
+        answer.cached = handle.n_cached
+        for token, logprob, top in drawn:
+            if job.era is not self._era:
+                break
+            piece = answer.feed(token, logprob_of(token, logprob, top))
+            yield piece
+            if answer.stopped:
+                yield answer.finish("stop")
+                return True
+        if job.era is not self._era or finish == "cancelled":
+            self._engine_or_closed()
+            yield answer.finish("cancelled")
+            return True
+        if finish is not None:
+            yield answer.finish("stop" if finish == "stop" else "length")
+            return True
+        return False
+
+    async def _apieces(self, job: Job) -> AsyncIterator[Piece]:
+        from hrun.wakeup import wakeup_of
+
+        if job.prompt_text:
+            yield Piece(job.prompt_text, None)
+        answer = Answer(job, self.tokenizer)
+        if job.max_tokens == 0 or job.era is not self._era:
+            yield answer.finish("length" if job.era is self._era else "cancelled")
+            return
+        engine = self._engine_or_closed()
+        wakeup = wakeup_of(engine, self._wakeups)
+        handle = self._submit(job, 8)
         try:
-            tokens = (
-                job.prompt + job.tokens if not (undisturbed and job.tokens) else job.tokens[-1:]
-            )
-            reused = 0 if undisturbed and job.tokens else self._align(tokens, job)
-            pending = tokens[reused:]
-            while len(pending) > self.n_batch:
-                self._forward(pending[: self.n_batch], "none", job)
-                pending = pending[self.n_batch :]
-            if job.cancelled:
-                raise Cancelled("cancelled")
-            token = self._session_or_closed().next(pending, job.sampler)
-            self._in_session += pending
-            return token, reused
+            finish = None
+            while finish is None:
+                waiting = wakeup.next_step()
+                drawn, finish = self._engine_or_closed().take(handle, 0.0)
+                if not drawn and finish is None:
+                    await waiting
+                    continue
+                last = False
+                pieces = self._consume(job, answer, handle, drawn, finish)
+                while True:
+                    try:
+                        piece = next(pieces)
+                    except StopIteration as end:
+                        last = bool(end.value)
+                        break
+                    yield piece
+                if last:
+                    return
         finally:
-            self._lease.pause(job)
+            if not handle.finished:
+                engine.cancel(handle)
 
-    def _forward(self, tokens: list[int], logits: str, job: _Job) -> np.ndarray | None:
-        if job.cancelled:
+    def _whole(self, tokens: list[int], **options: Any) -> RequestHandle:
+        """A finished request that draws nothing."""
+        era = self._era
+        return self._finished(self._engine_or_closed().submit(tokens, **options), era)
+
+    def _finished(self, handle: RequestHandle, era: object) -> RequestHandle:
+        engine = self._engine_or_closed()
+        try:
+            _, finish = engine.take(handle, all=True)
+        finally:
+            if not handle.finished:
+                engine.cancel(handle)
+        if finish == "cancelled":
+            self._engine_or_closed()
             raise Cancelled("cancelled")
-        rows = self._session_or_closed().forward(tokens, logits=logits)
-        self._in_session += tokens
-        return rows
+        return handle
 
-    def _align(self, tokens: list[int], job: _Job) -> int:
-        """Cuts the session back to what it shares with ``tokens``, at least one token short of all; how many that is.
-
-        Reuse changes no result: logits do not depend on how a prompt was cut into calls.
-        """
-        session = self._session_or_closed()
-        # An interrupt may have come between the session's step and ours; the shorter of the two accounts is true.
-        have = self._in_session[: session.n_past]
-        most = max(min(len(have), len(tokens) - 1), 0)
-        if have[:most] == tokens[:most]:
-            shared = most
-        else:
-            shared = next(i for i in range(most) if have[i] != tokens[i])
-        session.truncate(shared)
-        self._in_session = have[:shared]
-        return shared
-
-    def _acquire(self, job: _Job) -> bool:
+    def _engine_or_closed(self) -> Engine:
         if os.getpid() != self._process:
             raise GenerationError(
                 "the Runtime was created before fork(); create it in the child, or use spawn"
             )
-        undisturbed = self._lease.acquire(job)
-        if self._session is None:
-            self._lease.release(job)
+        if (engine := self._engine) is None:
             raise GenerationError("the Runtime is closed")
-        return undisturbed
-
-    def _session_or_closed(self) -> Session:
-        if (session := self._session) is None:
-            raise GenerationError("the Runtime is closed")
-        return session
+        return engine
 
     def _with_bos(self, ids: list[int]) -> list[int]:
         bos = self.tokenizer.bos_id
@@ -538,7 +741,7 @@ class Runtime:
         return [bos, *ids]
 
     def _require_fit(self, ids: list[int], what: str) -> None:
-        self._session_or_closed()
+        self._engine_or_closed()
         if len(ids) > self.n_ctx:
             raise ContextOverflowError(
                 f"{what} has {len(ids)} tokens, the context holds {self.n_ctx}; "
@@ -556,48 +759,13 @@ def _recommended_sampling(metadata: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _check_messages(messages: Any) -> None:
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-        raise ArgumentError(
-            f"messages must be a list of {{'role': ..., 'content': ...}}, got {type(messages).__name__}"
-        )
-    if not messages:
-        raise ArgumentError("messages is empty")
-    for i, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise ArgumentError(
-                f"messages[{i}] must be a mapping with 'role' and 'content', got {type(message).__name__}"
-            )
-        if not isinstance(message.get("role"), str):
-            raise ArgumentError(
-                f"messages[{i}]['role'] must be a string, got {type(message.get('role')).__name__}"
-            )
-        content = message.get("content")
-        if content is not None and not isinstance(content, (str, list, tuple)):
-            raise ArgumentError(
-                f"messages[{i}]['content'] must be a string or a list of parts, got {type(content).__name__}"
-            )
-
-
-def _mapped(value: Any, change: Any, depth: int = 0) -> Any:
-    """The JSON value with every string changed, keys excepted."""
-    if depth > 200:
-        raise ArgumentError("messages are nested more than 200 levels deep, or contain themselves")
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {k: _mapped(v, change, depth + 1) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_mapped(v, change, depth + 1) for v in value]
-    return value
-
-
-def _unused_character(messages: Any, template: str) -> str:
-    """A character that occurs neither in the messages nor in the template; from those that Unicode assigns to nobody."""
-    seen: set[str] = set(template)
-    _mapped(list(messages), lambda text: seen.update(text))
-    candidates = [*map(chr, range(0xFDD0, 0xFDF0)), *map(chr, range(0xF0000, 0xFFFFE))]
-    return next(c for c in candidates if c not in seen)
+def _is_many(prompt: Any) -> bool:
+    """Is this a list of prompts, not one of text or token ids?"""
+    return (
+        isinstance(prompt, (list, tuple))
+        and len(prompt) > 0
+        and all(isinstance(p, (str, list, tuple)) for p in prompt)
+    )
 
 
 def _amount(n: float) -> str:

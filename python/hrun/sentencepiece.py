@@ -1,4 +1,4 @@
-"""SentencePiece BPE, merged in the core: see cpp/runtime/sentencepiece.h."""
+"""SentencePiece BPE, merged in the core: see cpp/tokenizer/sentencepiece.h."""
 
 from __future__ import annotations
 

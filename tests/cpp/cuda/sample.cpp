@@ -7,7 +7,7 @@
 #include "base/pcg32.h"
 #include "cases.h"
 #include "cuda/kernels/sample.h"
-#include "runtime/samplers.h"
+#include "engine/samplers.h"
 
 using namespace hrun;
 using namespace hrun::gpu;

@@ -1,4 +1,4 @@
-#include "runtime/session.h"
+#include "engine/session.h"
 
 #include <algorithm>
 #include <limits>
@@ -91,7 +91,7 @@ int32_t Session::next(std::span<const int32_t> tokens, Sampler& sampler,
                       const std::function<void()>& poll) {
   const size_t device = model_->runs().back().device;
   Backend& head = model_->backend(device);
-  if (!head.samples()) {
+  if (!head.samples() || !sampler.runs_on_device()) {
     forward(tokens, Logits::last, poll);
     return sampler.sample(last_logits());
   }

@@ -1,4 +1,4 @@
-#include "runtime/sentencepiece.h"
+#include "tokenizer/sentencepiece.h"
 
 #include <algorithm>
 #include <bit>

@@ -1,4 +1,4 @@
-#include "runtime/samplers.h"
+#include "engine/samplers.h"
 
 #include <algorithm>
 #include <cmath>
@@ -62,6 +62,7 @@ using Step = std::unique_ptr<SamplerStep>;
 // Keskar et al. 2019 (repeat), OpenAI's API (frequency, presence).
 class Penalties : public SamplerStep {
  public:
+  bool on_device() const override { return true; }
   static Step make(const Values& v) {
     if (v["repeat_last_n"] == 0) return nullptr;
     if (v["repeat_penalty"] == 1 && v["frequency_penalty"] == 0 && v["presence_penalty"] == 0)
@@ -109,6 +110,7 @@ class Penalties : public SamplerStep {
 
 class TopK : public SamplerStep {
  public:
+  bool on_device() const override { return true; }
   static Step make(const Values& v) { return v["top_k"] > 0 ? std::make_unique<TopK>(v) : nullptr; }
   explicit TopK(const Values& v) : k_(static_cast<size_t>(v["top_k"])) {}
   void apply(Candidates& c, std::span<const int32_t>) const override { c.keep_best(k_); }
@@ -120,6 +122,7 @@ class TopK : public SamplerStep {
 // Holtzman et al. 2020.
 class TopP : public SamplerStep {
  public:
+  bool on_device() const override { return true; }
   static Step make(const Values& v) { return v["top_p"] < 1 ? std::make_unique<TopP>(v) : nullptr; }
   explicit TopP(const Values& v) : p_(v["top_p"]) {}
   void apply(Candidates& c, std::span<const int32_t>) const override {
@@ -142,6 +145,7 @@ class TopP : public SamplerStep {
 // Nguyen et al. 2024.
 class MinP : public SamplerStep {
  public:
+  bool on_device() const override { return true; }
   static Step make(const Values& v) { return v["min_p"] > 0 ? std::make_unique<MinP>(v) : nullptr; }
   explicit MinP(const Values& v) : log_p_(math64::log(v["min_p"])) {}
   void apply(Candidates& c, std::span<const int32_t>) const override {
@@ -158,6 +162,7 @@ class MinP : public SamplerStep {
 
 class Temperature : public SamplerStep {
  public:
+  bool on_device() const override { return true; }
   static Step make(const Values& v) {
     return v["temperature"] > 0 && v["temperature"] != 1 ? std::make_unique<Temperature>(v)
                                                          : nullptr;
@@ -226,6 +231,10 @@ Sampler::Sampler(uint64_t seed, std::span<const std::pair<std::string_view, doub
   for (const auto& [id, bias] : logit_bias_)
     if (std::isnan(bias) || bias == std::numeric_limits<float>::infinity())
       throw ArgumentError("the logit bias of token {} is {}, must be finite or -inf", id, bias);
+}
+
+bool Sampler::runs_on_device() const {
+  return std::all_of(steps_.begin(), steps_.end(), [](const Step& s) { return s->on_device(); });
 }
 
 std::vector<SampleEdit> Sampler::edits(int64_t n_vocab) const {

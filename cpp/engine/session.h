@@ -11,7 +11,7 @@
 #include "model/cache.h"
 #include "model/forward.h"
 #include "model/model.h"
-#include "runtime/samplers.h"
+#include "engine/samplers.h"
 
 namespace hrun {
 

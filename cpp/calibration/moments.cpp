@@ -1,4 +1,4 @@
-#include "runtime/moments.h"
+#include "calibration/moments.h"
 
 #include <algorithm>
 #include <cmath>

@@ -49,6 +49,9 @@ class SamplerStep {
  public:
   virtual ~SamplerStep() = default;
   virtual void apply(Candidates& candidates, std::span<const int32_t> history) const = 0;
+  // Does a backend's sample() do what this step does, by SampleSettings or by edits?  A step that
+  // does not say so keeps the draw on the host.
+  virtual bool on_device() const { return false; }
   // Of a step that only changes the logits of recent tokens: how.
   virtual void edit(std::unordered_map<int32_t, SampleEdit>&, std::span<const int32_t> /*history*/,
                     int64_t /*n_vocab*/) const {}
@@ -68,6 +71,7 @@ class Sampler {
   int32_t sample(std::span<const float> logits);
   // The same drawn by a backend: what it is asked for, and what it answered.  Throws ArgumentError
   // for a bias outside the vocabulary.
+  bool runs_on_device() const;
   const SampleSettings& settings() const { return settings_; }
   std::vector<SampleEdit> edits(int64_t n_vocab) const;
   uint64_t generator() const { return random_.state; }

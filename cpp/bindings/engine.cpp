@@ -1,0 +1,217 @@
+// Engine and the handles of its requests.
+#include "engine/engine.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+
+#include "base/error.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace hrun::bindings {
+namespace {
+
+using Top = std::vector<std::pair<int32_t, float>>;
+using Drawn = std::tuple<int32_t, std::optional<float>, std::optional<Top>>;
+
+const char* finish_name(Finish finish) {
+  switch (finish) {
+    case Finish::none:
+      return nullptr;
+    case Finish::stop:
+      return "stop";
+    case Finish::length:
+      return "length";
+    case Finish::cancelled:
+      return "cancelled";
+    case Finish::failed:
+      return "failed";
+  }
+  return nullptr;
+}
+
+RequestKind kind_named(const std::string& name) {
+  if (name == "generate") return RequestKind::generate;
+  if (name == "logits") return RequestKind::logits;
+  if (name == "score") return RequestKind::score;
+  if (name == "embed") return RequestKind::embed;
+  throw ArgumentError("kind is '{}', must be generate, logits, score or embed", printable(name));
+}
+
+Pooling pooling_named(const std::string& name) {
+  if (name == "last") return Pooling::last;
+  if (name == "mean") return Pooling::mean;
+  throw ArgumentError("pooling is '{}', must be last or mean", printable(name));
+}
+
+// Waits in slices, so that Ctrl-C is seen.
+std::pair<std::vector<Drawn>, std::optional<std::string>> take(Engine& engine,
+                                                               RequestHandle& handle,
+                                                               double timeout, bool all) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                                      std::chrono::duration<double>(std::min(timeout, 1e6)));
+  Update update;
+  std::vector<DrawnToken> drawn;
+  while (true) {
+    {
+      nb::gil_scoped_release release;
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now());
+      update = handle.take(
+          std::clamp(left, std::chrono::milliseconds(0), std::chrono::milliseconds(20)));
+      if (!update.tokens.empty()) engine.resume(handle);
+    }
+    drawn.insert(drawn.end(), std::make_move_iterator(update.tokens.begin()),
+                 std::make_move_iterator(update.tokens.end()));
+    if ((!all && !drawn.empty()) || update.finish != Finish::none || Clock::now() >= end) break;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+  }
+  if (update.finish == Finish::failed && drawn.empty()) std::rethrow_exception(update.error);
+  std::vector<Drawn> tokens;
+  tokens.reserve(drawn.size());
+  for (DrawnToken& t : drawn)
+    tokens.emplace_back(t.token, t.logprob ? std::optional(t.logprob->logprob) : std::nullopt,
+                        t.logprob ? std::optional(std::move(t.logprob->top)) : std::nullopt);
+  // What failed after some tokens is said by the next call.
+  const char* const name = update.finish == Finish::failed ? nullptr : finish_name(update.finish);
+  return {std::move(tokens), name ? std::optional<std::string>(name) : std::nullopt};
+}
+
+std::shared_ptr<RequestHandle> submit(
+    Engine& engine, std::vector<int32_t> prompt, const std::string& kind, int64_t max_tokens,
+    uint64_t seed, const std::map<std::string, double>& sampling,
+    std::vector<std::pair<int32_t, float>> logit_bias, std::vector<int32_t> end_tokens,
+    int64_t top_logprobs, int32_t priority, const std::string& client, const std::string& salt,
+    bool reuse_prefix, int64_t max_unread, int64_t first_row, const std::string& pooling) {
+  nb::gil_scoped_release release;
+  Request request;
+  request.kind = kind_named(kind);
+  request.pooling = pooling_named(pooling);
+  request.parameters.max_tokens = max_tokens;
+  request.parameters.priority = priority;
+  request.parameters.client = client;
+  request.parameters.salt = salt;
+  request.parameters.reuse_prefix = reuse_prefix;
+  request.end_tokens = std::move(end_tokens);
+  request.n_top_logprobs = top_logprobs;
+  request.max_unread = max_unread;
+  request.first_row = first_row;
+  if (request.kind == RequestKind::generate) {
+    const std::vector<std::pair<std::string_view, double>> values(sampling.begin(), sampling.end());
+    request.sampler.emplace(seed, values, std::move(logit_bias));
+    for (const int32_t token : prompt) request.sampler->accept(token);
+  }
+  request.prompt = std::move(prompt);
+  return engine.submit(std::move(request));
+}
+
+nb::dict stats(const Engine& engine) {
+  EngineStats s;
+  {
+    nb::gil_scoped_release release;
+    s = engine.stats();
+  }
+  nb::dict d;
+  d["n_running"] = s.scheduler.n_running;
+  d["n_waiting"] = s.scheduler.n_waiting;
+  d["n_waiting_tokens"] = s.scheduler.n_waiting_tokens;
+  d["n_preemptions"] = s.scheduler.n_preemptions;
+  d["n_steps"] = s.scheduler.n_steps;
+  d["n_prompt_rows"] = s.scheduler.n_prompt_rows;
+  d["n_decode_rows"] = s.scheduler.n_decode_rows;
+  d["n_generated"] = s.n_generated;
+  d["n_pages"] = s.scheduler.pool.n_pages;
+  d["n_pages_used"] = s.scheduler.pool.n_used;
+  d["n_pages_cached"] = s.scheduler.pool.n_cached;
+  d["n_evictions"] = s.scheduler.pool.n_evictions;
+  d["n_looked_up"] = s.scheduler.pool.n_looked_up;
+  d["n_hits"] = s.scheduler.pool.n_hits;
+  d["busy_seconds"] = s.busy_seconds;
+  d["forward_seconds"] = s.forward_seconds;
+  return d;
+}
+
+}  // namespace
+
+void init_engine(nb::module_& m) {
+  nb::class_<RequestHandle>(m, "RequestHandle", "An answer on its way.")
+      .def_prop_ro("id", &RequestHandle::id)
+      .def_prop_ro("finished", &RequestHandle::finished)
+      .def_prop_ro("n_cached", &RequestHandle::n_cached,
+                   "Tokens of the prompt that were found in the cache.")
+      .def_prop_ro(
+          "values",
+          [](nb::handle self) {
+            auto& handle = nb::cast<RequestHandle&>(self);
+            if (!handle.finished()) throw ArgumentError("the request has not finished");
+            std::vector<float>& v = handle.values();
+            return nb::ndarray<nb::numpy, float, nb::ndim<1>>(v.data(), {v.size()}, self);
+          },
+          "Logits, row after row, or the embedding: float32, once the request has finished.")
+      .def_prop_ro(
+          "scores",
+          [](const RequestHandle& handle) {
+            if (!handle.finished()) throw ArgumentError("the request has not finished");
+            std::vector<std::pair<float, Top>> scores;
+            for (const TokenLogprob& s : handle.scores()) scores.emplace_back(s.logprob, s.top);
+            return scores;
+          },
+          "[(log-probability, [(token, log-probability) of the likeliest])] once the request has "
+          "finished.");
+
+  nb::class_<Engine>(
+      m, "Engine",
+      "Runs the sequences of many callers through a model, as batches, in a thread of its own.")
+      .def(
+          "__init__",
+          [](Engine* self, std::shared_ptr<Model> model, int64_t n_ctx, int64_t n_batch,
+             int64_t kv_tokens, const std::string& type_k, const std::string& type_v,
+             int64_t max_running, int64_t max_waiting, int64_t max_waiting_tokens,
+             double step_seconds) {
+            nb::gil_scoped_release release;
+            new (self)
+                Engine(std::move(model), {n_ctx, n_batch, kv_tokens, type_k, type_v, max_running,
+                                          max_waiting, max_waiting_tokens, step_seconds});
+          },
+          "model"_a, "n_ctx"_a = 0, "n_batch"_a = 512, "kv_tokens"_a = 0, "type_k"_a = "f16",
+          "type_v"_a = "f16", "max_running"_a = 64, "max_waiting"_a = 1 << 20,
+          "max_waiting_tokens"_a = 0, "step_seconds"_a = 0.05)
+      .def("submit", &submit, "prompt"_a, nb::kw_only(), "kind"_a = "generate", "max_tokens"_a = 0,
+           "seed"_a = 0, "sampling"_a = std::map<std::string, double>(),
+           "logit_bias"_a = std::vector<std::pair<int32_t, float>>(),
+           "end_tokens"_a = std::vector<int32_t>(), "top_logprobs"_a = -1, "priority"_a = 0,
+           "client"_a = "", "salt"_a = "", "reuse_prefix"_a = true, "max_unread"_a = 8,
+           "first_row"_a = 0, "pooling"_a = "last",
+           "Queue a request. Raises ContextOverflowError, QueueFullError, ArgumentError, "
+           "GenerationError.")
+      .def("take", &take, "handle"_a, "timeout"_a = 1e6, "all"_a = false,
+           "([(token, log-probability, likeliest)], how it finished or None): what has come since, "
+           "waited for at most `timeout` seconds; with `all`, for the end. Raises what the request "
+           "failed with.")
+      .def("cancel", &Engine::cancel, "handle"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def("cancel_all", &Engine::cancel_all, nb::call_guard<nb::gil_scoped_release>())
+      .def("close", &Engine::close, nb::call_guard<nb::gil_scoped_release>(),
+           "Cancel everything and end the thread.")
+      .def("clear_cache", &Engine::clear_cache, nb::call_guard<nb::gil_scoped_release>(),
+           "Forget the keys and values that no request holds.")
+      .def("make_wakeup", &Engine::make_wakeup,
+           "A file descriptor that becomes readable after each step.")
+      .def("drain", &Engine::drain, "wakeup"_a)
+      .def("drop_wakeup", &Engine::drop_wakeup, "wakeup"_a)
+      .def("stats", &stats)
+      .def_prop_ro("n_ctx", &Engine::n_ctx)
+      .def_prop_ro("n_pages", &Engine::n_pages)
+      .def_prop_ro("memory_bytes", &Engine::memory_bytes);
+}
+
+}  // namespace hrun::bindings

@@ -1,0 +1,539 @@
+#include "engine/engine.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "base/error.h"
+#include "engine/logprobs.h"
+
+namespace hrun {
+namespace {
+
+int64_t context_of(const Model& model, const EngineOptions& options) {
+  if (options.n_ctx < 0)
+    throw ArgumentError("n_ctx is {}, must be at least 1 (or 0 for the model's own)",
+                        options.n_ctx);
+  if (options.n_batch < 1)
+    throw ArgumentError("n_batch is {}, must be at least 1", options.n_batch);
+  if (options.kv_tokens < 0)
+    throw ArgumentError("kv_tokens is {}, must be at least 1 (or 0 for n_ctx)", options.kv_tokens);
+  const int64_t n_ctx = options.n_ctx > 0 ? options.n_ctx : model.params().n_ctx_train;
+  if (options.kv_tokens > 0 && options.kv_tokens < n_ctx)
+    throw ArgumentError("kv_tokens is {}, less than the context of one sequence, {}",
+                        options.kv_tokens, n_ctx);
+  return n_ctx;
+}
+
+// One page more than the positions need: a sequence that begins with part of a cached page writes
+// to a copy of it.
+int64_t page_count(const EngineOptions& options, int64_t n_ctx) {
+  const int64_t positions = std::max(options.kv_tokens, n_ctx);
+  if (positions > std::numeric_limits<int32_t>::max() - 2 * kPagePositions)
+    throw OutOfMemoryError("a KV cache of {} positions is larger than the address space",
+                           positions);
+  return pages_of(positions) + 1;
+}
+
+SchedulerOptions scheduler_options(const EngineOptions& options, int64_t n_ctx, int64_t n_pages) {
+  SchedulerOptions s;
+  s.n_ctx = n_ctx;
+  s.n_pages = n_pages;
+  s.max_running = options.max_running;
+  s.max_waiting = options.max_waiting;
+  s.max_waiting_tokens = options.max_waiting_tokens;
+  return s;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+// The rows of one step, and what is wanted of them.
+class Engine::Step {
+ public:
+  Step(Engine& engine, const StepPlan& plan) : engine_(engine), plan_(plan) {
+    for (const Span& span : plan.spans) add(span);
+  }
+
+  // Without the engine's lock.
+  void run();
+  std::vector<StepResult>& results() { return results_; }
+
+  // A sequence that cannot go on.
+  struct Failure {
+    SequenceId id;
+    std::exception_ptr error;
+  };
+  std::vector<Failure> failures;
+  struct Ending {
+    SequenceId id;
+    Finish how;
+  };
+  std::vector<Ending> endings;
+
+ private:
+  struct Wanted {
+    SequenceId id;
+    Active* active;
+    int64_t position;
+    bool is_last;  // of the sequence's tokens
+  };
+
+  void add(const Span& span);
+  void take_logits(const Wanted& row, std::span<const float> logits);
+  void take_drawn(const Wanted& row, int32_t token, std::optional<TokenLogprob> logprob);
+  void take_hidden(const Wanted& row, std::span<const float> hidden);
+  void draw_on_device();
+  void complete(const Wanted& row);
+
+  Engine& engine_;
+  const StepPlan& plan_;
+  BatchRows rows_;
+  std::vector<int32_t> logit_rows_, hidden_rows_;
+  std::vector<Wanted> logits_, hidden_;
+  bool on_device_ = true;  // can all tokens be drawn there?
+  std::vector<StepResult> results_;
+};
+
+void Engine::Step::add(const Span& span) {
+  const Sequence& s = engine_.scheduler_.sequence(span.id);
+  Active& active = engine_.active_.at(span.id);
+  const int64_t first_row = rows_.n_rows();
+  rows_.add(std::span(s.tokens).subspan(static_cast<size_t>(span.first),
+                                        static_cast<size_t>(span.n_rows)),
+            span.first, s.pages);
+  active.handle->n_cached_ = s.n_cached;
+  const Request& request = active.request;
+  for (int64_t i = 0; i < span.n_rows; ++i) {
+    const int64_t position = span.first + i;
+    const bool is_last = position + 1 == s.size();
+    const Wanted wanted{span.id, &active, position, is_last};
+    const auto row = static_cast<int32_t>(first_row + i);
+    switch (request.kind) {
+      case RequestKind::generate:
+        if (!is_last) continue;
+        on_device_ = on_device_ && request.sampler->runs_on_device() && request.n_top_logprobs < 0;
+        break;
+      case RequestKind::logits:
+      case RequestKind::score:
+        on_device_ = false;
+        if (position < request.first_row && !is_last) continue;
+        break;
+      case RequestKind::embed:
+        if (request.pooling == Pooling::last && !is_last) continue;
+        hidden_.push_back(wanted);
+        hidden_rows_.push_back(row);
+        continue;
+    }
+    logits_.push_back(wanted);
+    logit_rows_.push_back(row);
+  }
+}
+
+void Engine::Step::run() {
+  const Model& model = *engine_.model_;
+  for (const PageCopy& copy : plan_.page_copies)
+    engine_.cache_.copy_page(copy.from, copy.to, copy.n_positions);
+  const auto n_vocab = static_cast<size_t>(model.params().n_vocab);
+  const auto n_embd = static_cast<size_t>(model.params().n_embd);
+  const size_t head = model.runs().back().device;
+  on_device_ =
+      on_device_ && model.backend(head).samples() &&
+      static_cast<int64_t>(logit_rows_.size()) <= engine_.workspaces_[head].max_logit_rows();
+  PassOutputs outputs;
+  outputs.logit_rows = logit_rows_;
+  if (!on_device_)
+    outputs.on_logits = [&](size_t first, std::span<const float> logits) {
+      for (size_t i = 0; i * n_vocab < logits.size(); ++i)
+        take_logits(logits_[first + i], logits.subspan(i * n_vocab, n_vocab));
+    };
+  std::vector<float> hidden(hidden_rows_.size() * n_embd);
+  outputs.hidden_rows = hidden_rows_;
+  outputs.hidden = hidden.data();
+  const auto poll = [this] {
+    if (engine_.abort_step_) throw Cancelled("cancelled");
+  };
+  forward(model, engine_.workspaces_, engine_.cache_.slots(), rows_.batch(), outputs, poll);
+  model.file().check_readable();  // weights may lie in it
+  if (on_device_) draw_on_device();
+  for (size_t i = 0; i < hidden_.size(); ++i)
+    take_hidden(hidden_[i], std::span(hidden).subspan(i * n_embd, n_embd));
+}
+
+void Engine::Step::draw_on_device() {
+  const size_t head = engine_.model_->runs().back().device;
+  Backend& backend = engine_.model_->backend(head);
+  const FloatView& logits = engine_.workspaces_[head].logits;
+  const int64_t n_vocab = engine_.model_->params().n_vocab;
+  for (size_t i = 0; i < logits_.size(); ++i) {
+    Sampler& sampler = *logits_[i].active->request.sampler;
+    const float* const row = logits.row(static_cast<int64_t>(i));
+    try {
+      const std::vector<SampleEdit> edits = sampler.edits(n_vocab);
+      uint64_t generator = sampler.generator();
+      const SampleResult drawn = backend.sample(row, n_vocab, sampler.settings(), edits, generator);
+      if (drawn.status == SampleStatus::ok) {
+        sampler.accept_drawn(drawn.token, generator);
+        take_drawn(logits_[i], drawn.token, std::nullopt);
+      } else {  // the host's sampler says what is wrong with them
+        std::vector<float> here(static_cast<size_t>(n_vocab));
+        backend.read(row, {reinterpret_cast<uint8_t*>(here.data()), here.size() * sizeof(float)});
+        take_logits(logits_[i], here);
+      }
+    } catch (const Error&) { failures.push_back({logits_[i].id, std::current_exception()}); }
+  }
+}
+
+void Engine::Step::take_logits(const Wanted& row, std::span<const float> logits) {
+  Active& active = *row.active;
+  const Request& request = active.request;
+  try {
+    switch (request.kind) {
+      case RequestKind::generate: {
+        const int32_t token = active.request.sampler->sample(logits);
+        std::optional<TokenLogprob> logprob;
+        if (request.n_top_logprobs >= 0)
+          logprob = token_logprob(logits, token, request.n_top_logprobs);
+        take_drawn(row, token, std::move(logprob));
+        break;
+      }
+      case RequestKind::logits:
+        if (row.position >= request.first_row)
+          active.handle->values_.insert(active.handle->values_.end(), logits.begin(), logits.end());
+        break;
+      case RequestKind::score:
+        if (row.position >= request.first_row && !row.is_last) {
+          const int32_t next = request.prompt[static_cast<size_t>(row.position) + 1];
+          active.handle->scores_.push_back(
+              token_logprob(logits, next, std::max<int64_t>(request.n_top_logprobs, 0)));
+        }
+        break;
+      case RequestKind::embed:
+        break;
+    }
+    if (row.is_last && request.kind != RequestKind::generate) complete(row);
+  } catch (const Error&) { failures.push_back({row.id, std::current_exception()}); }
+}
+
+void Engine::Step::take_drawn(const Wanted& row, int32_t token,
+                              std::optional<TokenLogprob> logprob) {
+  const Request& request = row.active->request;
+  const auto& ends = request.end_tokens;
+  if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
+    results_.push_back({row.id, {token}, true});
+    endings.push_back({row.id, Finish::stop});
+    return;
+  }
+  row.active->handle->put({token, std::move(logprob)});
+  const int64_t n_drawn = row.position + 2 - static_cast<int64_t>(request.prompt.size());
+  const bool is_full = n_drawn >= request.parameters.max_tokens;
+  results_.push_back({row.id, {token}, is_full});
+  if (is_full) endings.push_back({row.id, Finish::length});
+}
+
+void Engine::Step::take_hidden(const Wanted& row, std::span<const float> hidden) {
+  std::vector<float>& values = row.active->handle->values_;
+  if (row.active->request.pooling == Pooling::last) {
+    values.assign(hidden.begin(), hidden.end());
+  } else {
+    // In the order of positions, so that no cut of the prompt changes a bit.
+    std::vector<double>& sum = row.active->sum;
+    sum.resize(hidden.size());
+    for (size_t i = 0; i < hidden.size(); ++i) sum[i] += static_cast<double>(hidden[i]);
+    if (row.is_last) {
+      const auto n = static_cast<double>(row.active->request.prompt.size());
+      values.resize(sum.size());
+      for (size_t i = 0; i < sum.size(); ++i) values[i] = static_cast<float>(sum[i] / n);
+    }
+  }
+  if (row.is_last) complete(row);
+}
+
+void Engine::Step::complete(const Wanted& row) {
+  results_.push_back({row.id, {}, true});
+  endings.push_back({row.id, Finish::stop});
+}
+
+// ---- the engine
+
+Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
+    : model_(std::move(model)),
+      options_(options),
+      n_ctx_(context_of(*model_, options)),
+      cache_(*model_, page_count(options, n_ctx_), cache_type_named(options.type_k),
+             cache_type_named(options.type_v)),
+      scheduler_(scheduler_options(options, n_ctx_, cache_.n_pages())),
+      process_(getpid()) {
+  memory_bytes_ = cache_.bytes();
+  for (size_t d = 0; d < model_->n_backends(); ++d) {
+    workspaces_.emplace_back(*model_, d, std::min(options.n_batch, std::max(n_ctx_, int64_t{64})),
+                             n_ctx_);
+    memory_bytes_ += workspaces_.back().bytes();
+  }
+  options_.n_batch = workspaces_.front().max_tokens();
+  thread_ = std::thread([this] { run(); });
+}
+
+Engine::~Engine() {
+  if (getpid() != process_) {
+    thread_.detach();  // it runs in the parent only, and so does whoever holds the lock
+    return;
+  }
+  close();
+  for (const int fd : wakeups_) ::close(fd);
+}
+
+void Engine::require_usable() const {
+  if (getpid() != process_)
+    throw GenerationError(
+        "the engine was created before fork(); create it in the child, or use spawn");
+}
+
+int64_t Engine::now_us() const {
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+std::shared_ptr<RequestHandle> Engine::submit(Request request) {
+  require_usable();
+  const int64_t n_vocab = model_->params().n_vocab;
+  for (size_t i = 0; i < request.prompt.size(); ++i)
+    if (request.prompt[i] < 0 || request.prompt[i] >= n_vocab)
+      throw ArgumentError("token {} is {}, the vocabulary has {} tokens", i, request.prompt[i],
+                          n_vocab);
+  if (request.kind == RequestKind::generate) {
+    if (!request.sampler) throw ArgumentError("a request to generate has no sampler");
+    if (request.parameters.max_tokens < 1)
+      throw ArgumentError("max_tokens is {}, must be at least 1", request.parameters.max_tokens);
+    request.parameters.logits = LogitRows::last;
+  } else {
+    request.parameters.max_tokens = 0;
+    const bool needs_all = request.kind != RequestKind::embed || request.pooling == Pooling::mean;
+    request.parameters.logits = needs_all ? LogitRows::all : LogitRows::last;
+    request.parameters.wanted_from = request.kind == RequestKind::embed ? 0 : request.first_row;
+  }
+  auto handle = std::make_shared<RequestHandle>(std::max<int64_t>(request.max_unread, 1));
+  const auto n = static_cast<int64_t>(request.prompt.size());
+  if (request.first_row < 0 || request.first_row > n)
+    throw ArgumentError("first_row is {}, must be between 0 and {}", request.first_row, n);
+  if (request.kind == RequestKind::logits)
+    handle->values_.reserve(static_cast<size_t>((n - request.first_row) * n_vocab));
+  {
+    const std::lock_guard lock(mutex_);
+    if (closing_) throw GenerationError("the engine is closed");
+    const Submitted submitted = scheduler_.submit(request.prompt, request.parameters, now_us());
+    if (submitted.refusal) {
+      const std::string why = submitted.refusal->text();
+      if (submitted.refusal->reason == Refusal::Reason::too_long)
+        throw ContextOverflowError("the request {}", why);
+      if (submitted.refusal->reason == Refusal::Reason::empty)
+        throw ArgumentError("a request with no tokens");
+      throw QueueFullError("the queue is full: {}", why);
+    }
+    handle->id_ = submitted.id;
+    active_.emplace(submitted.id, Active{std::move(request), handle, {}, false, false});
+  }
+  work_.notify_one();
+  return handle;
+}
+
+void Engine::cancel(const RequestHandle& handle) {
+  require_usable();
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = active_.find(handle.id());
+    if (found == active_.end() || found->second.cancelled) return;
+    if (in_step_) {
+      found->second.cancelled = true;
+      scheduler_.cancel(handle.id());
+      if (all_cancelled(*in_step_)) abort_step_ = true;
+    } else {
+      scheduler_.cancel(handle.id());
+      finish(handle.id(), Finish::cancelled);
+      wake();
+    }
+  }
+  work_.notify_one();
+}
+
+void Engine::cancel_all() {
+  require_usable();
+  std::vector<std::shared_ptr<RequestHandle>> handles;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, active] : active_) handles.push_back(active.handle);
+  }
+  for (const auto& handle : handles) cancel(*handle);
+}
+
+void Engine::resume(const RequestHandle& handle) {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = active_.find(handle.id());
+    if (found == active_.end() || !found->second.rests) return;
+    found->second.rests = false;
+    if (scheduler_.contains(handle.id())) scheduler_.set_ready(handle.id(), true);
+  }
+  work_.notify_one();
+}
+
+void Engine::close() {
+  require_usable();
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+    abort_step_ = true;
+  }
+  work_.notify_one();
+  std::unique_lock lock(mutex_);
+  if (thread_.joinable()) {
+    std::thread ending = std::move(thread_);
+    lock.unlock();
+    ending.join();
+  }
+}
+
+int Engine::make_wakeup() {
+  require_usable();
+  const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (fd < 0) throw DeviceError("no eventfd can be had: {}", std::strerror(errno));
+  const std::lock_guard lock(mutex_);
+  wakeups_.push_back(fd);
+  return fd;
+}
+
+void Engine::drain(int wakeup) const {
+  uint64_t count = 0;
+  static_cast<void>(!::read(wakeup, &count, sizeof count));  // nothing there is as good
+}
+
+void Engine::drop_wakeup(int wakeup) {
+  require_usable();
+  const std::lock_guard lock(mutex_);
+  if (std::erase(wakeups_, wakeup) > 0) ::close(wakeup);
+}
+
+// With the lock.
+void Engine::wake() {
+  const uint64_t one = 1;
+  for (const int fd : wakeups_) static_cast<void>(!::write(fd, &one, sizeof one));
+}
+
+EngineStats Engine::stats() const {
+  require_usable();
+  const std::lock_guard lock(mutex_);
+  EngineStats stats = stats_;
+  stats.scheduler = scheduler_.stats();
+  return stats;
+}
+
+void Engine::clear_cache() {
+  require_usable();
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return !in_step_; });
+  scheduler_.clear_cache();
+}
+
+void Engine::finish(SequenceId id, Finish how, std::exception_ptr error) {
+  const auto found = active_.find(id);
+  if (found == active_.end()) return;
+  const std::shared_ptr<RequestHandle> handle = found->second.handle;
+  active_.erase(found);
+  handle->finish(how, std::move(error));
+}
+
+bool Engine::all_cancelled(const StepPlan& plan) const {
+  return std::all_of(plan.spans.begin(), plan.spans.end(), [&](const Span& span) {
+    const auto found = active_.find(span.id);
+    return found == active_.end() || found->second.cancelled;
+  });
+}
+
+void Engine::run() {
+  std::unique_lock lock(mutex_);
+  std::exception_ptr broken;  // a fault of the engine's own
+  try {
+    while (!closing_) run_step(lock);
+  } catch (...) {
+    broken = std::current_exception();
+    if (!lock.owns_lock()) lock.lock();
+    closing_ = true;
+    in_step_ = nullptr;
+  }
+  while (!active_.empty())
+    finish(active_.begin()->first, broken ? Finish::failed : Finish::cancelled, broken);
+  wake();
+}
+
+void Engine::run_step(std::unique_lock<std::mutex>& lock) {
+  // A sequence whose reader lags behind rests.
+  for (auto& [id, active] : active_)
+    if (!active.rests && active.handle->is_full()) {
+      active.rests = true;
+      scheduler_.set_ready(id, false);
+    }
+  StepBudget budget;
+  budget.n_rows = options_.n_batch;
+  if (active_.size() > 1) {
+    budget.seconds = options_.step_seconds;
+    budget.cost = &cost_;
+  }
+  const StepPlan plan = scheduler_.plan(budget, now_us());
+  if (plan.empty()) {
+    scheduler_.commit(plan, {});
+    if (active_.empty())
+      work_.wait(lock);
+    else
+      work_.wait_for(lock, std::chrono::milliseconds(20));
+    return;
+  }
+  const auto start = std::chrono::steady_clock::now();
+  Step step(*this, plan);
+  in_step_ = &plan;
+  abort_step_ = closing_;
+  lock.unlock();
+  std::exception_ptr failed;
+  try {
+    step.run();
+  } catch (...) { failed = std::current_exception(); }
+  const double seconds = seconds_since(start);
+  lock.lock();
+  in_step_ = nullptr;
+  stats_.forward_seconds += seconds;
+  if (failed) {
+    scheduler_.abandon(plan);
+    if (!abort_step_)
+      for (const Span& span : plan.spans) step.failures.push_back({span.id, failed});
+  } else {
+    cost_.observe(plan.n_rows, plan.attended, seconds);
+    for (const StepResult& result : step.results())
+      stats_.n_generated += static_cast<int64_t>(result.tokens.size());
+    scheduler_.commit(plan, step.results());
+    for (const Step::Ending& ending : step.endings) finish(ending.id, ending.how);
+  }
+  for (const Step::Failure& failure : step.failures) {
+    scheduler_.cancel(failure.id);
+    finish(failure.id, Finish::failed, failure.error);
+  }
+  // Those that were cancelled during the step.
+  std::erase_if(active_, [&](auto& item) {
+    if (!item.second.cancelled) return false;
+    item.second.handle->finish(Finish::cancelled);
+    return true;
+  });
+  stats_.busy_seconds += seconds_since(start);
+  wake();
+  changed_.notify_all();
+}
+
+}  // namespace hrun

@@ -1,0 +1,94 @@
+// What is asked of the engine, and the handle through which the answer comes.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "engine/samplers.h"
+#include "engine/sequence.h"
+
+namespace hrun {
+
+enum class RequestKind : uint8_t {
+  generate,  // draws tokens
+  logits,    // of prompt rows from first_row on
+  score,     // log-probabilities of the prompt's tokens from first_row + 1 on
+  embed,     // hidden states after the last norm, pooled
+};
+
+enum class Pooling : uint8_t { last, mean };
+
+struct Request {
+  RequestKind kind = RequestKind::generate;
+  std::vector<int32_t> prompt;
+  SequenceParameters parameters;
+  std::optional<Sampler> sampler;   // generate; has accepted the prompt
+  std::vector<int32_t> end_tokens;  // a drawn one of these ends the sequence
+  int64_t n_top_logprobs = -1;  // -1: no log-probabilities; else of the drawn and the n likeliest
+  int64_t max_unread = 8;       // tokens that may wait to be read before the sequence rests
+  int64_t first_row = 0;        // logits and score
+  Pooling pooling = Pooling::last;
+};
+
+// From raw logits, before bias, penalties and sampling.
+struct TokenLogprob {
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top;  // the likeliest, best first; ties: the lower id
+};
+
+struct DrawnToken {
+  int32_t token;
+  std::optional<TokenLogprob> logprob;
+};
+
+enum class Finish : uint8_t { none, stop, length, cancelled, failed };
+
+// What has come since the last look.
+struct Update {
+  std::vector<DrawnToken> tokens;  // the end token is not among them
+  Finish finish = Finish::none;
+  std::exception_ptr error;  // of a failed request
+};
+
+// Shared by the engine and its reader; safe from any thread.
+class RequestHandle {
+ public:
+  explicit RequestHandle(int64_t max_unread) : max_unread_(max_unread) {}
+
+  SequenceId id() const { return id_; }
+  // Waits until there is something, at most so long.
+  Update take(std::chrono::milliseconds timeout);
+  bool finished() const;
+
+  // Complete when the request has finished.
+  int64_t n_cached() const { return n_cached_; }
+  std::vector<float>& values() { return values_; }  // logits or embedding
+  const std::vector<TokenLogprob>& scores() const { return scores_; }
+
+ private:
+  friend class Engine;
+  void put(DrawnToken token);
+  void finish(Finish how, std::exception_ptr error = nullptr);
+  bool is_full() const;
+
+  SequenceId id_ = 0;
+  const int64_t max_unread_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<DrawnToken> tokens_;
+  Finish finish_ = Finish::none;
+  std::exception_ptr error_;
+  std::atomic<int64_t> n_cached_ = 0;
+  std::vector<float> values_;  // written by the engine before finish()
+  std::vector<TokenLogprob> scores_;
+};
+
+}  // namespace hrun
