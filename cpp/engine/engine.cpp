@@ -476,6 +476,7 @@ void Engine::run() {
 }
 
 void Engine::run_step(std::unique_lock<std::mutex>& lock) {
+  if (active_.empty()) return work_.wait(lock);
   // A sequence whose reader lags behind rests.
   for (auto& [id, active] : active_)
     if (!active.rests && active.handle->is_full()) {
@@ -491,10 +492,7 @@ void Engine::run_step(std::unique_lock<std::mutex>& lock) {
   const StepPlan plan = scheduler_.plan(budget, now_us());
   if (plan.empty()) {
     scheduler_.commit(plan, {});
-    if (active_.empty())
-      work_.wait(lock);
-    else
-      work_.wait_for(lock, std::chrono::milliseconds(20));
+    work_.wait_for(lock, std::chrono::milliseconds(20));
     return;
   }
   const auto start = std::chrono::steady_clock::now();

@@ -720,7 +720,7 @@ class Runtime:
         finally:
             if not handle.finished:
                 engine.cancel(handle)
-        if finish == "cancelled":
+        if finish == "cancelled" or era is not self._era:
             self._engine_or_closed()
             raise Cancelled("cancelled")
         return handle

@@ -311,7 +311,7 @@ def test_argument_fuzz(rt: Runtime, name: str, value: Any) -> None:
         1.5,
         b"abc",
         {"a": 1},
-        ["a"],
+        ["a", 1],
         [1.5],
         [-1],
         [10**6],
@@ -362,7 +362,7 @@ def nothing_runs(runtime: Runtime) -> bool:
 
 
 def wait_for_steps(runtime: Runtime) -> None:
-    while not runtime.engine.stats()["n_steps"]:
+    while not runtime.engine.stats()["n_prompt_rows"]:
         time.sleep(0.001)
 
 
