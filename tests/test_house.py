@@ -50,3 +50,11 @@ def test_paths_named_in_the_docs_exist():
             r"`((?:cpp|cuda|python|tools|tests|models)/[\w./-]+)`", doc.read_text(encoding="utf-8")
         ):
             assert (ROOT / match).exists(), f"{doc.name} names {match}"
+
+
+def test_only_one_place_gives_up_the_gil():
+    """cpp/bindings/gil.h, which knows what to do where the interpreter is ending."""
+    for path in (ROOT / "cpp").rglob("*"):
+        if path.suffix in {".h", ".cpp"} and path.stem != "gil":
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"gil_scoped|PyGILState|PyEval_(Save|Restore)Thread", text), path

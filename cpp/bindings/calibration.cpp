@@ -10,9 +10,10 @@
 #include <memory>
 
 #include "base/error.h"
+#include "bindings/gil.h"
+#include "bindings/moments.h"
 #include "formats/ldlq.h"
 #include "formats/list.h"
-#include "calibration/moments.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -39,7 +40,7 @@ std::unique_ptr<InputFactor> make_factor(Moments moments, int64_t cols, double d
         "second moments of {} columns are square matrices, [groups, width, width]; found [{}, {}, "
         "{}]",
         cols, moments.shape(0), moments.shape(1), moments.shape(2));
-  nb::gil_scoped_release release;
+  const WithoutGil release;
   return std::make_unique<InputFactor>(moments.data(), cols, width, damping);
 }
 
@@ -70,7 +71,7 @@ nb::tuple encode(const std::string& name, Floats weights, const InputFactor& fac
   auto costs = std::make_unique<double[]>(static_cast<size_t>(rows)),
        energies = std::make_unique<double[]>(static_cast<size_t>(rows));
   {
-    nb::gil_scoped_release release;
+    const WithoutGil release;
     LdlqOptions options;
     options.survivors = survivors;
     options.scales = scales;
@@ -100,33 +101,64 @@ nb::tuple encode(const std::string& name, Floats weights, const InputFactor& fac
                         owned(std::move(energies), {n}));
 }
 
-nb::ndarray<nb::numpy, double> mean(const std::vector<double>& sums, int64_t n) {
-  auto out = std::make_unique<double[]>(sums.size());
-  for (size_t i = 0; i < sums.size(); ++i)
-    out[i] = sums[i] / static_cast<double>(std::max<int64_t>(n, 1));
-  return owned(std::move(out), {sums.size()});
+// An input of a collector, which may sum in another thread while Python looks.
+struct PyMomentInput {
+  std::shared_ptr<PyMomentCollector> owner;
+  size_t index;
+
+  // fn(input), of what the collector holds now; fn must not touch Python.
+  template <class Function>
+  auto look(Function&& fn) const {
+    return owner->mutex.call([&] { return fn(owner->collector.inputs()[index]); });
+  }
+};
+
+std::vector<double> mean(const std::vector<double>& sums, int64_t n) {
+  std::vector<double> out(sums);
+  for (double& x : out) x /= static_cast<double>(std::max<int64_t>(n, 1));
+  return out;
+}
+
+nb::ndarray<nb::numpy, double> array(const std::vector<double>& from) {
+  auto out = std::make_unique<double[]>(from.size());
+  std::copy(from.begin(), from.end(), out.get());
+  return owned(std::move(out), {from.size()});
 }
 
 // Means, with the upper triangle filled in.
-nb::ndarray<nb::numpy, float> moments(const MomentInput& in) {
-  if (in.sums.empty())
-    throw ArgumentError("the input of '{}' was not selected",
-                        in.tensors.empty() ? "" : in.tensors[0]);
-  const auto width = static_cast<size_t>(in.width), groups = static_cast<size_t>(in.groups());
-  auto out = std::make_unique<float[]>(in.sums.size());
-  {
-    nb::gil_scoped_release release;
+nb::ndarray<nb::numpy, float> moments(const PyMomentInput& self) {
+  size_t width = 0, groups = 0;
+  auto out = self.owner->mutex.call_without_gil([&] {
+    const MomentInput& in = self.owner->collector.inputs()[self.index];
+    if (in.sums.empty())
+      throw ArgumentError("the input of '{}' was not selected",
+                          in.tensors.empty() ? "" : in.tensors[0]);
+    width = static_cast<size_t>(in.width);
+    groups = static_cast<size_t>(in.groups());
+    auto means = std::make_unique<float[]>(in.sums.size());
     const double scale = 1.0 / static_cast<double>(std::max<int64_t>(in.n_tokens, 1));
     for (size_t g = 0; g < groups; ++g) {
       const float* from = in.sums.data() + g * width * width;
-      float* to = out.get() + g * width * width;
+      float* to = means.get() + g * width * width;
       for (size_t i = 0; i < width; ++i)
         for (size_t j = 0; j <= i; ++j)
           to[i * width + j] = to[j * width + i] =
               static_cast<float>(static_cast<double>(from[i * width + j]) * scale);
     }
-  }
+    return means;
+  });
   return owned(std::move(out), {groups, width, width});
+}
+
+nb::ndarray<nb::numpy, float> sample(const PyMomentInput& self) {
+  size_t cols = 0;
+  const auto values = self.look([&](const MomentInput& in) {
+    cols = static_cast<size_t>(in.cols);
+    return in.sample;
+  });
+  auto out = std::make_unique<float[]>(values.size());
+  std::copy(values.begin(), values.end(), out.get());
+  return owned(std::move(out), {values.size() / cols, cols});
 }
 
 }  // namespace
@@ -146,44 +178,62 @@ void init_calibration(nb::module_& m) {
       .def_prop_ro("cols", &InputFactor::cols)
       .def_prop_ro("width", &InputFactor::width)
       .def_prop_ro("mean_power", &InputFactor::mean_power);
-  nb::class_<MomentInput>(
+  nb::class_<PyMomentInput>(
       m, "MomentInput",
       "A matmul input: the tensors that read it, and the sums over the tokens seen.")
-      .def_ro("tensors", &MomentInput::tensors)
-      .def_ro("cols", &MomentInput::cols)
-      .def_ro("width", &MomentInput::width)
-      .def_ro("n_tokens", &MomentInput::n_tokens)
+      .def_prop_ro("tensors",
+                   [](const PyMomentInput& self) {
+                     return self.look([](const MomentInput& in) { return in.tensors; });
+                   })
+      .def_prop_ro("cols",
+                   [](const PyMomentInput& self) {
+                     return self.look([](const MomentInput& in) { return in.cols; });
+                   })
+      .def_prop_ro("width",
+                   [](const PyMomentInput& self) {
+                     return self.look([](const MomentInput& in) { return in.width; });
+                   })
+      .def_prop_ro("n_tokens",
+                   [](const PyMomentInput& self) {
+                     return self.look([](const MomentInput& in) { return in.n_tokens; });
+                   })
       .def_prop_ro(
-          "power", [](const MomentInput& in) { return mean(in.power, in.n_tokens); },
+          "power",
+          [](const PyMomentInput& self) {
+            return array(
+                self.look([](const MomentInput& in) { return mean(in.power, in.n_tokens); }));
+          },
           nb::rv_policy::move, "float64 [cols]: mean square per column, original basis")
       .def_prop_ro(
-          "peak", [](const MomentInput& in) { return mean(in.peak, 1); }, nb::rv_policy::move,
-          "float64 [cols]: largest magnitude per column")
-      .def(
-          "sample",
-          [](const MomentInput& in) {
-            auto out = std::make_unique<float[]>(in.sample.size());
-            std::copy(in.sample.begin(), in.sample.end(), out.get());
-            return owned(std::move(out), {in.sample.size() / static_cast<size_t>(in.cols),
-                                          static_cast<size_t>(in.cols)});
+          "peak",
+          [](const PyMomentInput& self) {
+            return array(self.look([](const MomentInput& in) { return in.peak; }));
           },
-          "float32 [up to 64, cols]: a few inputs as they are, original basis.")
+          nb::rv_policy::move, "float64 [cols]: largest magnitude per column")
+      .def("sample", &sample, "float32 [up to 64, cols]: a few inputs as they are, original basis.")
       .def("moments", &moments,
            "float32 [groups, width, width]: E[x x^T], rotated basis. Raises ArgumentError if not "
            "selected.");
-  nb::class_<MomentCollector>(
+  nb::class_<PyMomentCollector>(
       m, "MomentCollector",
       "Sums second moments of a model's matmul inputs; see Session.forward(observer=).")
-      .def(nb::init<std::shared_ptr<Model>, int64_t, int>(), "model"_a, "block_width"_a = 0,
-           "n_threads"_a = 0)
-      .def_prop_ro("inputs", &MomentCollector::inputs, nb::rv_policy::reference_internal)
+      .def(nb::init<std::shared_ptr<Model>, int64_t, int>(), nb::call_guard<WithoutGil>(),
+           "model"_a, "block_width"_a = 0, "n_threads"_a = 0)
+      .def_prop_ro("inputs",
+                   [](std::shared_ptr<PyMomentCollector> self) {
+                     const size_t n =
+                         self->mutex.call([&] { return self->collector.inputs().size(); });
+                     std::vector<PyMomentInput> all;
+                     for (size_t i = 0; i < n; ++i) all.push_back({self, i});
+                     return all;
+                   })
       .def(
           "select",
-          [](MomentCollector& c, const std::vector<int64_t>& indices,
+          [](PyMomentCollector& c, const std::vector<int64_t>& indices,
              const std::vector<int64_t>& widths) {
             if (widths.size() != indices.size())
               throw ArgumentError("one width per input is needed");
-            c.select(indices, widths);
+            c.mutex.call_without_gil([&] { c.collector.select(indices, widths); });
           },
           "indices"_a, "widths"_a,
           "Sum these inputs from zero, as blocks of the given widths (0: all columns).");

@@ -17,6 +17,7 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "base/pcg32.h"
+#include "bindings/gil.h"
 #include "bindings/ways.h"
 #include "cpu/cpu_backend.h"
 #include "cpu/measure.h"
@@ -132,7 +133,7 @@ auto matmul(const std::string& tier, const std::string& format_name, const Bytes
     from.gate = {const_cast<float*>(gate->data()), static_cast<int64_t>(gate->shape(0)),
                  static_cast<int64_t>(gate->shape(1)), static_cast<int64_t>(gate->shape(1))};
   {
-    nb::gil_scoped_release release;
+    const WithoutGil release;
     for (int i = 0; i < repeat; ++i) cpu.matmul({&target, 1}, from);
   }
   return y.release();
@@ -143,7 +144,7 @@ auto time_matmul(const std::string& tier, const std::string& format_name, const 
                  int64_t rows, const Matrix& x, int n_threads, double seconds) {
   const auto cols = static_cast<int64_t>(x.shape(1)), n = static_cast<int64_t>(x.shape(0));
   const TensorView weights = tensor(format_name, data, rows, cols);
-  nb::gil_scoped_release release;
+  const WithoutGil release;
   CpuBackend cpu(options(tier, n_threads));
   const auto w = cpu.upload(weights);
   const auto y = std::make_unique<float[]>(static_cast<size_t>(n * rows));
@@ -415,11 +416,11 @@ void init_cpu(nb::module_& m) {
       "that cannot run.");
   m.def("default_thread_count", &default_thread_count, "Physical cores this process may use.");
   m.def("read_bandwidth", &measure_read_bandwidth, nb::arg("n_threads") = 0,
-        nb::call_guard<nb::gil_scoped_release>(),
+        nb::call_guard<WithoutGil>(),
         "Bytes per second that n_threads threads read from memory. Takes a second and 1 GiB; "
         "raises OutOfMemoryError.");
   m.def("int8_peak", &measure_int8_peak, nb::arg("n_threads") = 0, nb::arg("tier") = "",
-        nb::call_guard<nb::gil_scoped_release>(),
+        nb::call_guard<WithoutGil>(),
         "Operations per second of the tier's int8 multiply-add on registers, all threads.");
 
   nb::module_ t =
@@ -440,8 +441,7 @@ void init_cpu(nb::module_& m) {
   t.def("time_matmul", &time_matmul, nb::arg("tier"), nb::arg("format"), nb::arg("weights"),
         nb::arg("rows"), nb::arg("x"), nb::arg("n_threads") = 0, nb::arg("seconds") = 0.2,
         "(seconds of the best call, bytes of weights that a call reads)");
-  t.def("barrier_seconds", &measure_barrier, nb::arg("n_threads") = 0,
-        nb::call_guard<nb::gil_scoped_release>(),
+  t.def("barrier_seconds", &measure_barrier, nb::arg("n_threads") = 0, nb::call_guard<WithoutGil>(),
         "Seconds of a loop over all threads in which each does nothing.");
   t.def("quantize_activations", &quantize_activations, nb::arg("tier"), nb::arg("kind"),
         nb::arg("x"), "(codes int16 [n, cols], scale [n, blocks], sums int16 [n, cols / 16])");

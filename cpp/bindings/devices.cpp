@@ -11,6 +11,7 @@
 
 #include "backend/backends.h"
 #include "base/error.h"
+#include "bindings/gil.h"
 #include "bindings/ways.h"
 #include "formats/list.h"
 
@@ -35,7 +36,7 @@ std::pair<double, size_t> time_matmul(const std::string& device, const std::stri
     throw ArgumentError("time_matmul: {} bytes are no {} rows of {} values in format '{}'",
                         data.size(), rows, cols, printable(format_name));
   const RotatedMatmul way = rotated_matmul(rotation);
-  nb::gil_scoped_release release;
+  const WithoutGil release;
   const Backends backends = make_backends({.device = device, .rotated_matmul = way}, 0);
   Backend& backend = backends.accelerator ? *backends.accelerator : *backends.cpu;
   std::vector<std::unique_ptr<DeviceTensor>> weights;
@@ -85,6 +86,7 @@ void init_devices(nb::module_& m) {
   m.def(
       "devices",
       [] {
+        const WithoutGil release;  // a GPU takes seconds to start
         std::string reason;
         std::vector<DeviceDescription> all = list_devices(reason);
         return std::pair(std::move(all), std::move(reason));
@@ -96,7 +98,7 @@ void init_devices(nb::module_& m) {
         const DevicePeaks p = measure_device(name);
         return std::tuple(p.read, p.copy, p.int8, p.fp16);
       },
-      "name"_a, nb::call_guard<nb::gil_scoped_release>(),
+      "name"_a, nb::call_guard<WithoutGil>(),
       "(bytes read, bytes copied, int8 operations, fp16 operations) per second of a GPU, measured. "
       "Raises DeviceError.");
   m.def("time_device_matmul", &time_matmul, "device"_a, "format"_a, "weights"_a, "rows"_a, "x"_a,

@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "bindings/gil.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -58,6 +59,7 @@ Pooling pooling_named(const std::string& name) {
 std::pair<std::vector<Drawn>, std::optional<std::string>> take(Engine& engine,
                                                                RequestHandle& handle,
                                                                double timeout, bool all) {
+  engine.require_usable();
   using Clock = std::chrono::steady_clock;
   const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                       std::chrono::duration<double>(std::min(timeout, 1e6)));
@@ -65,7 +67,7 @@ std::pair<std::vector<Drawn>, std::optional<std::string>> take(Engine& engine,
   std::vector<DrawnToken> drawn;
   while (true) {
     {
-      nb::gil_scoped_release release;
+      const WithoutGil release;
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now());
       update = handle.take(
           std::clamp(left, std::chrono::milliseconds(0), std::chrono::milliseconds(20)));
@@ -93,7 +95,7 @@ std::shared_ptr<RequestHandle> submit(
     std::vector<std::pair<int32_t, float>> logit_bias, std::vector<int32_t> end_tokens,
     int64_t top_logprobs, int32_t priority, const std::string& client, const std::string& salt,
     bool reuse_prefix, int64_t max_unread, int64_t first_row, const std::string& pooling) {
-  nb::gil_scoped_release release;
+  const WithoutGil release;
   Request request;
   request.kind = kind_named(kind);
   request.pooling = pooling_named(pooling);
@@ -118,7 +120,7 @@ std::shared_ptr<RequestHandle> submit(
 nb::dict stats(const Engine& engine) {
   EngineStats s;
   {
-    nb::gil_scoped_release release;
+    const WithoutGil release;
     s = engine.stats();
   }
   nb::dict d;
@@ -178,7 +180,7 @@ void init_engine(nb::module_& m) {
              int64_t kv_tokens, const std::string& type_k, const std::string& type_v,
              int64_t max_running, int64_t max_waiting, int64_t max_waiting_tokens,
              double step_seconds) {
-            nb::gil_scoped_release release;
+            const WithoutGil release;
             new (self)
                 Engine(std::move(model), {n_ctx, n_batch, kv_tokens, type_k, type_v, max_running,
                                           max_waiting, max_waiting_tokens, step_seconds});
@@ -198,16 +200,16 @@ void init_engine(nb::module_& m) {
            "([(token, log-probability, likeliest)], how it finished or None): what has come since, "
            "waited for at most `timeout` seconds; with `all`, for the end. Raises what the request "
            "failed with.")
-      .def("cancel", &Engine::cancel, "handle"_a, nb::call_guard<nb::gil_scoped_release>())
-      .def("cancel_all", &Engine::cancel_all, nb::call_guard<nb::gil_scoped_release>())
-      .def("close", &Engine::close, nb::call_guard<nb::gil_scoped_release>(),
+      .def("cancel", &Engine::cancel, "handle"_a, nb::call_guard<WithoutGil>())
+      .def("cancel_all", &Engine::cancel_all, nb::call_guard<WithoutGil>())
+      .def("close", &Engine::close, nb::call_guard<WithoutGil>(),
            "Cancel everything and end the thread.")
-      .def("clear_cache", &Engine::clear_cache, nb::call_guard<nb::gil_scoped_release>(),
+      .def("clear_cache", &Engine::clear_cache, nb::call_guard<WithoutGil>(),
            "Forget the keys and values that no request holds.")
-      .def("make_wakeup", &Engine::make_wakeup,
+      .def("make_wakeup", &Engine::make_wakeup, nb::call_guard<WithoutGil>(),
            "A file descriptor that becomes readable after each step.")
       .def("drain", &Engine::drain, "wakeup"_a)
-      .def("drop_wakeup", &Engine::drop_wakeup, "wakeup"_a)
+      .def("drop_wakeup", &Engine::drop_wakeup, "wakeup"_a, nb::call_guard<WithoutGil>())
       .def("stats", &stats)
       .def_prop_ro("n_ctx", &Engine::n_ctx)
       .def_prop_ro("n_pages", &Engine::n_pages)

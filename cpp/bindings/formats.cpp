@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "bindings/gil.h"
 #include "formats/list.h"
 #include "formats/trellis_fast.h"
 
@@ -49,7 +50,7 @@ nb::ndarray<nb::numpy, float> decode(const std::string& name, Bytes data, int64_
                         row_bytes * static_cast<size_t>(rows), data.size());
   auto out = std::make_unique<float[]>(static_cast<size_t>(rows * cols));
   {
-    nb::gil_scoped_release release;
+    const WithoutGil release;
     for (int64_t r = 0; r < rows; ++r)
       (own_basis ? f.decode_row_own_basis : f.decode_row)(
           data.data() + static_cast<size_t>(r) * row_bytes, cols, out.get() + r * cols);
@@ -80,7 +81,7 @@ nb::ndarray<nb::numpy, uint8_t> encode(const std::string& name, Floats weights,
   const size_t row_bytes = f.row_bytes(cols);
   auto out = std::make_unique<uint8_t[]>(row_bytes * static_cast<size_t>(rows));
   {
-    nb::gil_scoped_release release;
+    const WithoutGil release;
     for (int64_t i = 0; i < rows * cols; ++i)
       if (!(std::fabs(w[i]) <= f.max_weight))
         throw ConversionError(

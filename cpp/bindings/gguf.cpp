@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "bindings/gil.h"
 #include "bindings/path.h"
 #include "formats/list.h"
 #include "gguf/file.h"
@@ -161,11 +162,20 @@ Type require_type(std::string_view name, const std::string& key) {
       printable(key), printable(name));
 }
 
-void add(gguf::Writer& writer, const std::string& key, const std::string& type, nb::object value) {
+// A writer that several Python threads may hold: calls take turns.
+struct PyWriter {
+  PyWriter(const std::string& path, uint32_t alignment) : writer(path, alignment) {}
+
+  gguf::Writer writer;
+  CallMutex mutex;
+};
+
+void add(PyWriter& self, const std::string& key, const std::string& type, nb::object value) {
   constexpr std::string_view kOpen = "array<";
   if (std::string_view(type).substr(0, kOpen.size()) != kOpen || type.back() != '>') {
     const Type known = require_type(type, key);
-    writer.add(key, known, scalar_value(value, known, key));
+    const gguf::Value scalar = scalar_value(value, known, key);
+    self.mutex.call([&] { self.writer.add(key, known, scalar); });
     return;
   }
   const Type element = require_type(
@@ -176,23 +186,31 @@ void add(gguf::Writer& writer, const std::string& key, const std::string& type, 
     append_scalar(bytes, element, scalar_value(item, element, key), key);
     ++size;
   }
-  writer.add(key, Type::array, gguf::Array(element, size, bytes));
+  const gguf::Value array = gguf::Array(element, size, bytes);
+  self.mutex.call([&] { self.writer.add(key, Type::array, array); });
 }
 
-void add_tensor(gguf::Writer& writer, const std::string& name, const std::vector<uint64_t>& dims,
+void add_tensor(PyWriter& self, const std::string& name, const std::vector<uint64_t>& dims,
                 const std::string& format_name) {
   const FormatInfo* info = find_format(std::string_view(format_name));
   if (!info)
     throw ArgumentError("tensor '{}': unknown format '{}'; known: {}", printable(name),
                         printable(format_name), format_names());
-  writer.add_tensor(name, dims, info->id);
+  self.mutex.call([&] { self.writer.add_tensor(name, dims, info->id); });
 }
 
 using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
 
-void write_tensor(gguf::Writer& writer, const std::string& name, Bytes data) {
-  nb::gil_scoped_release release;
-  writer.write_tensor(name, {data.data(), data.size()});
+void write_tensor(PyWriter& self, const std::string& name, const Bytes& data) {
+  self.mutex.call_without_gil([&] { self.writer.write_tensor(name, {data.data(), data.size()}); });
+}
+
+void finish(PyWriter& self) {
+  self.mutex.call_without_gil([&] { self.writer.finish(); });
+}
+
+void discard(PyWriter& self) {
+  self.mutex.call_without_gil([&] { self.writer.discard(); });
 }
 
 // ---- Plans
@@ -211,7 +229,7 @@ std::string_view scaling_name(RopeScaling scaling) {
 PyPlan make_plan(nb::handle path) {
   const std::string name = path_argument(path);
   const auto [plan, bits] = [&] {
-    nb::gil_scoped_release release;
+    const WithoutGil release;
     const gguf::File file = gguf::File::open_model(name);
     const ModelPlan checked = plan_model(file);
     return std::pair(std::pair(checked.params, checked.description),
@@ -267,7 +285,7 @@ void init_reader(nb::module_& m) {
           "verify",
           [](const PyTensor& t) {
             const gguf::File& file = t.owner();
-            nb::gil_scoped_release release;
+            const WithoutGil release;
             gguf::verify(file, *t.info);
           },
           "Decodes every value; raises ModelFileError where one is NaN or infinite.")
@@ -283,7 +301,7 @@ void init_reader(nb::module_& m) {
           "__init__",
           [](gguf::File* self, nb::handle path) {
             const std::string name = path_argument(path);
-            nb::gil_scoped_release release;
+            const WithoutGil release;
             new (self) gguf::File(gguf::File::open(name));
           },
           nb::arg("path"))
@@ -317,15 +335,18 @@ void init_reader(nb::module_& m) {
 }
 
 void init_writer(nb::module_& m) {
-  nb::class_<gguf::Writer>(
+  nb::class_<PyWriter>(
       m, "GGUFWriter",
       "Streams a GGUF file (version 3) to `path`: add, add_tensor, then write_tensor in the same "
       "order, then finish. "
-      "Raises ConversionError for what the file system refuses, ArgumentError for wrong use.")
+      "Raises ConversionError for what the file system refuses, ArgumentError for wrong use. Calls "
+      "from several threads serialise.")
       .def(
           "__init__",
-          [](gguf::Writer* self, nb::handle path, uint32_t alignment) {
-            new (self) gguf::Writer(path_argument(path), alignment);
+          [](PyWriter* self, nb::handle path, uint32_t alignment) {
+            const std::string name = path_argument(path);
+            const WithoutGil release;
+            new (self) PyWriter(name, alignment);
           },
           nb::arg("path"), nb::arg("alignment") = 32)
       .def("add", &add, nb::arg("key"), nb::arg("type"), nb::arg("value"),
@@ -334,19 +355,20 @@ void init_writer(nb::module_& m) {
            "shape in GGUF order, shape[0] the row length")
       .def("write_tensor", &write_tensor, nb::arg("name"), nb::arg("data"),
            "uint8, exactly the declared bytes")
-      .def("finish", &gguf::Writer::finish, nb::call_guard<nb::gil_scoped_release>(),
-           "Pads, flushes to the disk, closes.")
-      .def("abort", &gguf::Writer::discard, "Closes and removes the file; harmless after finish.")
-      .def_prop_ro("file_bytes", &gguf::Writer::file_bytes,
-                   "size of the finished file, as declared so far")
+      .def("finish", &finish, "Pads, flushes to the disk, closes.")
+      .def("abort", &discard, "Closes and removes the file; harmless after finish.")
+      .def_prop_ro(
+          "file_bytes",
+          [](PyWriter& self) { return self.mutex.call([&] { return self.writer.file_bytes(); }); },
+          "size of the finished file, as declared so far")
       .def("__enter__", [](nb::object self) { return self; })
       .def(
           "__exit__",
-          [](gguf::Writer& w, nb::handle type, nb::handle, nb::handle) {
+          [](PyWriter& self, nb::handle type, nb::handle, nb::handle) {
             if (type.is_none())
-              w.finish();
+              finish(self);
             else
-              w.discard();
+              discard(self);
           },
           nb::arg("type").none(), nb::arg("value").none(), nb::arg("traceback").none());
 }

@@ -4,6 +4,7 @@
 namespace nb = nanobind;
 
 namespace hrun::bindings {
+void init_gil(nb::module_& m);
 void init_errors(nb::module_& m);
 void init_formats(nb::module_& m);
 void init_gguf(nb::module_& m);
@@ -20,6 +21,7 @@ NB_MODULE(_core, m) {
   // worth a page of text.
   nb::set_leak_warnings(false);
   m.attr("__version__") = HRUN_VERSION;
+  hrun::bindings::init_gil(m);
   hrun::bindings::init_errors(m);
   hrun::bindings::init_formats(m);
   hrun::bindings::init_gguf(m);

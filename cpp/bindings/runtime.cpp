@@ -1,7 +1,6 @@
 // Model, Session, Sampler.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/function.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -18,8 +17,9 @@
 #include <random>
 
 #include "base/error.h"
+#include "bindings/gil.h"
+#include "bindings/moments.h"
 #include "bindings/ways.h"
-#include "calibration/moments.h"
 #include "engine/samplers.h"
 #include "engine/session.h"
 
@@ -43,15 +43,17 @@ namespace {
 
 using FloatArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// Checks for Ctrl-C from a thread that holds no GIL, at most every 20 ms.
+// Checks for the end of the interpreter, and at most every 20 ms for Ctrl-C, without the GIL.
 class SignalPoll {
  public:
   void operator()() {
+    require_running();
     const auto now = std::chrono::steady_clock::now();
     if (now - last_ < std::chrono::milliseconds(20)) return;
     last_ = now;
-    nb::gil_scoped_acquire gil;
-    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    with_gil([] {
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    });
   }
 
  private:
@@ -70,28 +72,39 @@ std::shared_ptr<Model> load(const std::string& path, const std::string& device,
   options.cpu_tier = cpu_tier;
   options.rotated_matmul = rotated_matmul(rotation);
   const bool report = !progress.is_none();
-  nb::gil_scoped_release release;
+  const WithoutGil release;
   SignalPoll poll;
   auto model = Model::load(path, options, [&](int64_t done, int64_t total) {
     poll();
-    if (!report) return;
-    nb::gil_scoped_acquire gil;
-    progress(done, total);
+    if (report) with_gil([&] { progress(done, total); });
   });
   return std::const_pointer_cast<Model>(model);  // Python has no const; every method bound below is
 }
 
-// A session that several Python threads may hold: calls are serialised.
+// A sampler that several Python threads, and sessions, may hold: calls take turns.
+struct PySampler {
+  explicit PySampler(Sampler&& made) : sampler(std::move(made)), seed(sampler.seed()) {}
+
+  Sampler sampler;
+  CallMutex mutex;
+  const uint64_t seed;
+};
+
+// A session that several Python threads may hold: calls take turns, the session's before the
+// sampler's.
 class PySession {
  public:
+  // Without the GIL: memory of a device is had in turns with passes that ask for the GIL.
   PySession(std::shared_ptr<Model> model, int64_t n_ctx, const std::string& type_k,
             const std::string& type_v, int64_t n_batch)
-      : session_(model, SessionOptions{n_ctx, n_batch, type_k, type_v}) {}
+      : session_(std::move(model), SessionOptions{n_ctx, n_batch, type_k, type_v}),
+        n_ctx_(session_.n_ctx()),
+        memory_bytes_(session_.memory_bytes()) {}
 
   // None where no logits are wanted: an empty array would import numpy for nothing.
   std::optional<nb::ndarray<nb::numpy, float>> forward(const std::vector<int32_t>& tokens,
                                                        const std::string& which,
-                                                       MomentCollector* observer) {
+                                                       PyMomentCollector* observer) {
     const Logits mode = which == "last"  ? Logits::last
                         : which == "all" ? Logits::all
                                          : Logits::none;
@@ -99,16 +112,22 @@ class PySession {
       throw ArgumentError("logits is '{}', must be last, all or none", printable(which));
     std::unique_ptr<float[]> out;
     size_t n = 0, n_vocab = 0;
-    {
-      nb::gil_scoped_release release;
-      const std::lock_guard lock(mutex_);
-      evaluate(tokens, mode, observer);
-      if (mode == Logits::none) return std::nullopt;
+    mutex_.call_without_gil([&] {
+      std::unique_lock<std::mutex> observing;
+      if (observer) observing = observer->mutex.wait();
+      SignalPoll poll;
+      cancelled_ = false;
+      session_.forward(
+          tokens, mode, [&] { check(poll, tokens.size()); },
+          observer ? &observer->collector : nullptr);
+      n_past_ = session_.n_past();
+      if (mode == Logits::none) return;
       n_vocab = static_cast<size_t>(session_.model().params().n_vocab);
       n = session_.logits().size();
       out = std::make_unique<float[]>(n);
       std::memcpy(out.get(), session_.logits().data(), n * sizeof(float));
-    }
+    });
+    if (mode == Logits::none) return std::nullopt;
     float* raw = out.release();
     nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<float*>(p); });
     return nb::ndarray<nb::numpy, float>(raw, {n / n_vocab, n_vocab}, owner);
@@ -116,45 +135,49 @@ class PySession {
 
   // One step of generation: evaluate, then sample, without a round trip of the logits through
   // Python.
-  int32_t next(const std::vector<int32_t>& tokens, Sampler& sampler) {
-    nb::gil_scoped_release release;
-    const std::lock_guard lock(mutex_);
-    cancelled_ = false;
-    SignalPoll poll;
-    return session_.next(tokens, sampler, [&] { check(poll, tokens.size()); });
+  int32_t next(const std::vector<int32_t>& tokens, PySampler& sampler) {
+    return mutex_.call_without_gil([&] {
+      const auto sampling = sampler.mutex.wait();
+      SignalPoll poll;
+      cancelled_ = false;
+      const auto moved = [this](void*) { n_past_ = session_.n_past(); };
+      const std::unique_ptr<void, decltype(moved)> after(this, moved);  // also if drawing fails
+      return session_.next(tokens, sampler.sampler, [&] { check(poll, tokens.size()); });
+    });
   }
 
-  int32_t sample(Sampler& sampler) {
-    const std::lock_guard lock(mutex_);
-    return sampler.sample(session_.last_logits());
+  int32_t sample(PySampler& sampler) {
+    return mutex_.call_without_gil([&] {
+      const auto sampling = sampler.mutex.wait();
+      return sampler.sampler.sample(session_.last_logits());
+    });
   }
   void truncate(int64_t n) {
-    const std::lock_guard lock(mutex_);
-    session_.truncate(n);
+    mutex_.call([&] {
+      session_.truncate(n);
+      n_past_ = n;
+    });
   }
   void cancel() { cancelled_ = true; }
-  const Session& get() const { return session_; }
+  int64_t n_past() const { return n_past_; }
+  int64_t n_ctx() const { return n_ctx_; }
+  size_t memory_bytes() const { return memory_bytes_; }
 
  private:
-  // Without the GIL and with the lock.
-  void evaluate(const std::vector<int32_t>& tokens, Logits which,
-                MatmulObserver* observer = nullptr) {
-    cancelled_ = false;
-    SignalPoll poll;
-    session_.forward(tokens, which, [&] { check(poll, tokens.size()); }, observer);
-  }
   void check(SignalPoll& poll, size_t n_tokens) {
     if (cancelled_) throw Cancelled("cancelled while evaluating {} tokens", n_tokens);
     poll();
   }
 
   Session session_;
-  std::mutex mutex_;
+  CallMutex mutex_;
+  const int64_t n_ctx_;
+  const size_t memory_bytes_;
+  std::atomic<int64_t> n_past_ = 0;  // after the last call, for who must not wait for one
   std::atomic<bool> cancelled_ = false;
 };
 
-std::unique_ptr<Sampler> make_sampler(std::optional<uint64_t> seed, nb::object logit_bias,
-                                      nb::kwargs parameters) {
+Sampler make_sampler(std::optional<uint64_t> seed, nb::object logit_bias, nb::kwargs parameters) {
   std::vector<std::pair<std::string_view, double>> values;
   std::vector<std::string> names;
   names.reserve(nb::len(parameters));
@@ -168,7 +191,7 @@ std::unique_ptr<Sampler> make_sampler(std::optional<uint64_t> seed, nb::object l
       bias.emplace_back(nb::cast<int32_t>(key), nb::cast<float>(value));
   std::random_device random;
   const uint64_t chosen = seed ? *seed : random();
-  return std::make_unique<Sampler>(chosen, values, std::move(bias));
+  return Sampler(chosen, values, std::move(bias));
 }
 
 std::span<const float> as_span(const FloatArray& logits) { return {logits.data(), logits.size()}; }
@@ -207,14 +230,17 @@ void init_runtime(nb::module_& m) {
           [](const Model& model, bool on) {
             for (size_t d = 0; d < model.n_backends(); ++d) model.backend(d).time_operations(on);
           },
-          "on"_a, nb::call_guard<nb::gil_scoped_release>(),
+          "on"_a, nb::call_guard<WithoutGil>(),
           "Measure from zero what each operation of the backend takes, or stop.")
       .def(
           "operation_times",
           [](const Model& model) {
             OperationTimes times;
-            for (size_t d = 0; d < model.n_backends(); ++d)
-              times += model.backend(d).operation_times();
+            {
+              const WithoutGil release;  // a backend may be busy with a pass that asks for the GIL
+              for (size_t d = 0; d < model.n_backends(); ++d)
+                times += model.backend(d).operation_times();
+            }
             std::vector<std::tuple<std::string, double, int64_t>> rows;
             for (size_t i = 0; i < kOperations; ++i)
               if (const auto& entry = times.entries[i]; entry.calls)
@@ -236,34 +262,44 @@ void init_runtime(nb::module_& m) {
           },
           "Bytes of all tensors in the file.");
 
-  nb::class_<Sampler>(m, "Sampler",
-                      "A chain from logits to a token; see samplers() for its keyword parameters.")
+  nb::class_<PySampler>(m, "Sampler",
+                        "A chain from logits to a token; see samplers() for its keyword "
+                        "parameters. Calls from several threads serialise.")
       .def(
           "__init__",
-          [](Sampler* self, std::optional<uint64_t> seed, nb::object logit_bias,
+          [](PySampler* self, std::optional<uint64_t> seed, nb::object logit_bias,
              nb::kwargs parameters) {
-            new (self) Sampler(std::move(*make_sampler(seed, logit_bias, parameters)));
+            new (self) PySampler(make_sampler(seed, logit_bias, parameters));
           },
           "seed"_a = nb::none(), "logit_bias"_a = nb::none(), "parameters"_a)
       .def(
-          "sample_logits", [](Sampler& s, FloatArray logits) { return s.sample(as_span(logits)); },
+          "sample_logits",
+          [](PySampler& s, FloatArray logits) {
+            return s.mutex.call([&] { return s.sampler.sample(as_span(logits)); });
+          },
           "logits"_a, "Draw from float32 [n_vocab] and accept the token. Raises GenerationError.")
       .def(
-          "sample", [](Sampler& s, PySession& session) { return session.sample(s); }, "session"_a,
+          "sample", [](PySampler& s, PySession& session) { return session.sample(s); }, "session"_a,
           "Draw from the last logits of a session.")
-      .def("accept", &Sampler::accept, "token"_a)
+      .def(
+          "accept",
+          [](PySampler& s, int32_t token) { s.mutex.call([&] { s.sampler.accept(token); }); },
+          "token"_a)
       .def(
           "probabilities",
-          [](const Sampler& s, FloatArray logits) { return s.probabilities(as_span(logits)); },
+          [](PySampler& s, FloatArray logits) {
+            return s.mutex.call([&] { return s.sampler.probabilities(as_span(logits)); });
+          },
           "logits"_a, "[(token, probability)] of what would be drawn from, best first.")
-      .def_prop_ro("seed", &Sampler::seed);
+      .def_ro("seed", &PySampler::seed);
 
   nb::class_<PySession>(
       m, "Session",
       "One sequence: a position and its KV cache. Calls from several threads serialise.")
       .def(nb::init<std::shared_ptr<Model>, int64_t, const std::string&, const std::string&,
                     int64_t>(),
-           "model"_a, "n_ctx"_a = 0, "type_k"_a = "f16", "type_v"_a = "f16", "n_batch"_a = 512)
+           nb::call_guard<WithoutGil>(), "model"_a, "n_ctx"_a = 0, "type_k"_a = "f16",
+           "type_v"_a = "f16", "n_batch"_a = 512)
       .def("forward", &PySession::forward, "tokens"_a, "logits"_a = "last",
            "observer"_a = nb::none(),
            "Append tokens; float32 [1, n_vocab], [n, n_vocab] or None. Raises ContextOverflowError "
@@ -274,9 +310,9 @@ void init_runtime(nb::module_& m) {
       .def("truncate", &PySession::truncate, "n"_a, "Forget everything from position n on.")
       .def("cancel", &PySession::cancel,
            "Make a forward() in another thread raise Cancelled within a layer.")
-      .def_prop_ro("n_past", [](const PySession& s) { return s.get().n_past(); })
-      .def_prop_ro("n_ctx", [](const PySession& s) { return s.get().n_ctx(); })
-      .def_prop_ro("memory_bytes", [](const PySession& s) { return s.get().memory_bytes(); });
+      .def_prop_ro("n_past", &PySession::n_past, "Tokens in the cache, without a call under way.")
+      .def_prop_ro("n_ctx", &PySession::n_ctx)
+      .def_prop_ro("memory_bytes", &PySession::memory_bytes);
 
   nb::class_<SamplerParameter>(m, "SamplerInfo")
       .def_prop_ro("name", [](const SamplerParameter& p) { return std::string(p.name); })

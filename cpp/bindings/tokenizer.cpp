@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/utf8.h"
+#include "bindings/gil.h"
 #include "tokenizer/sentencepiece.h"
 
 namespace nb = nanobind;
@@ -46,7 +47,7 @@ void init_tokenizer(nb::module_& m) {
       .def(
           "encode",
           [](const SentencePiece& self, std::string_view text, bool with_control) {
-            nb::gil_scoped_release release;
+            const WithoutGil release;
             return self.encode(text, with_control);
           },
           "text"_a, "with_control"_a,

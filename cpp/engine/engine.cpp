@@ -343,7 +343,7 @@ std::shared_ptr<RequestHandle> Engine::submit(Request request) {
     handle->id_ = submitted.id;
     active_.emplace(submitted.id, Active{std::move(request), handle, {}, false, false});
   }
-  work_.notify_one();
+  work_->notify_one();
   return handle;
 }
 
@@ -363,7 +363,7 @@ void Engine::cancel(const RequestHandle& handle) {
       wake();
     }
   }
-  work_.notify_one();
+  work_->notify_one();
 }
 
 void Engine::cancel_all() {
@@ -377,6 +377,7 @@ void Engine::cancel_all() {
 }
 
 void Engine::resume(const RequestHandle& handle) {
+  require_usable();
   {
     const std::lock_guard lock(mutex_);
     const auto found = active_.find(handle.id());
@@ -384,7 +385,7 @@ void Engine::resume(const RequestHandle& handle) {
     found->second.rests = false;
     if (scheduler_.contains(handle.id())) scheduler_.set_ready(handle.id(), true);
   }
-  work_.notify_one();
+  work_->notify_one();
 }
 
 void Engine::close() {
@@ -394,7 +395,7 @@ void Engine::close() {
     closing_ = true;
     abort_step_ = true;
   }
-  work_.notify_one();
+  work_->notify_one();
   std::unique_lock lock(mutex_);
   if (thread_.joinable()) {
     std::thread ending = std::move(thread_);
@@ -440,7 +441,7 @@ EngineStats Engine::stats() const {
 void Engine::clear_cache() {
   require_usable();
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return !in_step_; });
+  changed_->wait(lock, [&] { return !in_step_; });
   scheduler_.clear_cache();
 }
 
@@ -476,7 +477,7 @@ void Engine::run() {
 }
 
 void Engine::run_step(std::unique_lock<std::mutex>& lock) {
-  if (active_.empty()) return work_.wait(lock);
+  if (active_.empty()) return work_->wait(lock);
   // A sequence whose reader lags behind rests.
   for (auto& [id, active] : active_)
     if (!active.rests && active.handle->is_full()) {
@@ -492,7 +493,7 @@ void Engine::run_step(std::unique_lock<std::mutex>& lock) {
   const StepPlan plan = scheduler_.plan(budget, now_us());
   if (plan.empty()) {
     scheduler_.commit(plan, {});
-    work_.wait_for(lock, std::chrono::milliseconds(20));
+    work_->wait_for(lock, std::chrono::milliseconds(20));
     return;
   }
   const auto start = std::chrono::steady_clock::now();
@@ -531,7 +532,7 @@ void Engine::run_step(std::unique_lock<std::mutex>& lock) {
   });
   stats_.busy_seconds += seconds_since(start);
   wake();
-  changed_.notify_all();
+  changed_->notify_all();
 }
 
 }  // namespace hrun

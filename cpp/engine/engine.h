@@ -7,7 +7,6 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -16,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/fork_condition.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 #include "engine/step_cost.h"
@@ -71,6 +71,9 @@ class Engine {
   void drain(int wakeup) const;
   void drop_wakeup(int wakeup);
 
+  // Throws GenerationError in a process that was forked off.
+  void require_usable() const;
+
   EngineStats stats() const;
   int64_t n_ctx() const { return n_ctx_; }
   int64_t n_pages() const { return cache_.n_pages(); }
@@ -92,7 +95,6 @@ class Engine {
   void run();
   void run_step(std::unique_lock<std::mutex>& lock);
   void finish(SequenceId id, Finish how, std::exception_ptr error = nullptr);
-  void require_usable() const;
   void wake();
   bool all_cancelled(const StepPlan& plan) const;
   int64_t now_us() const;
@@ -106,8 +108,8 @@ class Engine {
   StepCost cost_;  // of the engine's thread
 
   mutable std::mutex mutex_;
-  std::condition_variable work_;     // for the thread: something was asked
-  std::condition_variable changed_;  // for close(): the thread has ended
+  ForkCondition work_;     // for the thread: something was asked
+  ForkCondition changed_;  // for close(): the thread has ended
   Scheduler scheduler_;
   std::unordered_map<SequenceId, Active> active_;
   const StepPlan* in_step_ = nullptr;

@@ -4,7 +4,7 @@ namespace hrun {
 
 Update RequestHandle::take(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, timeout, [&] { return !tokens_.empty() || finish_ != Finish::none; });
+  changed_->wait_for(lock, timeout, [&] { return !tokens_.empty() || finish_ != Finish::none; });
   Update update;
   update.tokens.assign(std::make_move_iterator(tokens_.begin()),
                        std::make_move_iterator(tokens_.end()));
@@ -24,7 +24,7 @@ void RequestHandle::put(DrawnToken token) {
     const std::lock_guard lock(mutex_);
     tokens_.push_back(std::move(token));
   }
-  changed_.notify_all();
+  changed_->notify_all();
 }
 
 void RequestHandle::finish(Finish how, std::exception_ptr error) {
@@ -34,7 +34,7 @@ void RequestHandle::finish(Finish how, std::exception_ptr error) {
     finish_ = how;
     error_ = std::move(error);
   }
-  changed_.notify_all();
+  changed_->notify_all();
 }
 
 bool RequestHandle::is_full() const {

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <exception>
@@ -12,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/fork_condition.h"
 #include "engine/samplers.h"
 #include "engine/sequence.h"
 
@@ -82,7 +82,7 @@ class RequestHandle {
   SequenceId id_ = 0;
   const int64_t max_unread_;
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  ForkCondition changed_;
   std::deque<DrawnToken> tokens_;
   Finish finish_ = Finish::none;
   std::exception_ptr error_;

@@ -8,21 +8,24 @@ up.  The child starts while the model loads and is kept for the next answer.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
 import select
 import subprocess
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hrun import template_worker
+from hrun._core import end_calls, require_running
 from hrun.errors import ArgumentError, ChatTemplateError, printable
+from hrun.fork_lock import ForkLock
 
 SECONDS = 0.9  # for one rendering
 START_SECONDS = 20.0  # for the child to load jinja2, on a machine that may be busy
@@ -47,7 +50,7 @@ class ChatTemplate:
             )
         self.source = source
         self._plain: Any = None
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._worker: Worker | None = None
         if len(source) <= PLAIN_SOURCE_CHARACTERS and "\0" not in source:
             try:
@@ -133,26 +136,27 @@ class Worker:
     """The child process: started at once, killed when it is late, started again when it is next asked."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: list[subprocess.Popen[bytes]] = []  # one, or none
+        self._lock = ForkLock()
+        self._running: list[_Child] = []  # one, or none
         self._ready = False
-        self._parent = os.getpid()
         self._buffer = bytearray()
-        weakref.finalize(self, _kill, self._running)  # when nobody uses it any more, and at exit
+        weakref.finalize(self, _kill, self._running).atexit = False  # then _end_all() does it
+        _workers.add(self)
         self._start()
 
     def ask(self, request: str) -> dict[str, Any]:
         """One rendering; ChatTemplateError if it is not done in time or the process dies of it."""
         with self._lock:
-            if os.getpid() != self._parent:  # after fork(): the process belongs to our parent
-                self._running.clear()
-                self._parent = os.getpid()
+            if self._running and self._running[0].parent != os.getpid():
+                _kill(self._running)  # after fork(): it is our parent's, which may be using it
             try:
+                require_running()
                 return self._answer(request)
             except (
                 BaseException
             ):  # a late reply must not be taken for the next one's, Ctrl-C included
                 _kill(self._running)
+                require_running()
                 raise
 
     def _answer(self, request: str) -> dict[str, Any]:
@@ -195,7 +199,7 @@ class Worker:
                     if k in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
                 },
             )
-            self._running.append(process)
+            self._running.append(_Child(process, os.getpid()))
             self._send(
                 json.dumps(
                     {"path": [p for p in sys.path if p and p != str(script.parent)]}
@@ -251,19 +255,41 @@ class Worker:
 
     @property
     def _process(self) -> subprocess.Popen[bytes] | None:
-        return self._running[0] if self._running else None
+        return self._running[0].process if self._running else None
 
 
-def _kill(running: list[subprocess.Popen[bytes]]) -> None:
-    """Ends the process in the list, if there is one, and empties the list."""
+@dataclass(frozen=True)
+class _Child:
+    process: subprocess.Popen[bytes]
+    parent: int  # the process that started it
+
+
+def _kill(running: list[_Child]) -> None:
+    """Ends the process in the list, if there is one and it is ours, and empties the list."""
     while running:
-        process = running.pop()
-        process.kill()
+        process, parent = (child := running.pop()).process, child.parent
+        if parent == os.getpid():
+            process.kill()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        process.wait()
+        if parent == os.getpid():
+            process.wait()
+
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """A thread that waits for an answer reads the end of the pipe, and ends without a word."""
+    end_calls()
+    for worker in list(_workers):
+        for child in list(worker._running):
+            if child.parent == os.getpid():
+                child.process.kill()
+                child.process.wait()
 
 
 def _wait(descriptor: int, event: int, seconds: float) -> bool:

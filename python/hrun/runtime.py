@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hrun import demo_model_path
-from hrun._core import Engine, GGUFFile, Model, RequestHandle
+from hrun._core import Engine, GGUFFile, Model, RequestHandle, end_calls, require_running
 from hrun.arguments import Rule, checked, checked_bias, checked_ids, checked_sampling
 from hrun.errors import (
     ArgumentError,
@@ -49,6 +49,7 @@ _open: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
+    end_calls()  # first, so that threads that wait for an engine end without a word
     for runtime in list(_open):
         runtime.close()
 
@@ -136,6 +137,7 @@ class Runtime:
     def model(self) -> Model:
         """The core's model.  Raises GenerationError once the Runtime is closed."""
         if self._model is None:
+            require_running()  # at exit the thread ends without a word
             raise GenerationError("the Runtime is closed")
         return self._model
 
@@ -731,6 +733,7 @@ class Runtime:
                 "the Runtime was created before fork(); create it in the child, or use spawn"
             )
         if (engine := self._engine) is None:
+            require_running()  # at exit the thread ends without a word
             raise GenerationError("the Runtime is closed")
         return engine
 

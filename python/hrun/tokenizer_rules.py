@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from hrun.errors import ModelFileError, UnsupportedModelError, printable
+from hrun.fork_lock import ForkLock
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 from hrun.tokenizer import CONTROL, UNKNOWN, USER_DEFINED, byte_alphabet
 
@@ -20,7 +20,7 @@ class HuggingFaceRules:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def encode(self, text: str, special: bool) -> list[int]:
         with self._lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun import _core
+from hrun.fork_lock import ForkLock
 
 from .moments import InputMoments, MomentSource, slice_name
 from .source import SourceTensor
@@ -55,7 +55,7 @@ class Encoder:
             "",
             None,
         )  # what is known about a tensor, for its slices too
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._error = self._energy = 0.0
         self._tensor: str | None = None
         self.keeps_errors = keeps_errors

@@ -13,7 +13,6 @@ Each becomes a tensor under the name that the unquantized checkpoint would have,
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun._core import ModelFileError, UnsupportedModelError
+from hrun.fork_lock import ForkLock
 
 from .config_object import ConfigObject
 from .folder import shown
@@ -36,7 +36,7 @@ _FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -
 _decoded: OrderedDict[tuple[object, int], Floats] = (
     OrderedDict()
 )  # the matrices that were decoded last; their rows are asked for in slices
-_lock = threading.Lock()
+_lock = ForkLock()
 _KEPT_MATRICES = 2
 
 
