@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hrun import ArgumentError
 from hrun.outputs import PartialFile, scratch_folder
+from tiny_hf import TinyLlama
 
 PACKAGE = Path(sys.modules["hrun"].__file__).resolve().parents[1]
 
@@ -96,28 +99,90 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
         process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_every_command_unwinds_on_termination(number: signal.Signals, tmp_path: Path) -> None:
-    """hrun-perplexity in the middle of a base file, and what `run` of every command shares."""
-    text = tmp_path / "text.txt"
-    text.write_text("It was the best of times, it was the worst of times. " * 20000)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hrun.cli.perplexity", "-f", str(text), "-c", "128", "-t", "1",
-         "--kl-divergence-base", str(tmp_path / "base.bin")],
+def start(*arguments: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(PACKAGE)},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_base_file_that_is_not_finished_is_removed(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("It was the best of times, it was the worst of times. " * 20000)
+    process = start(
+        "hrun.cli.perplexity", "-f", text, "-c", 128, "-t", 1,
+        "--kl-divergence-base", tmp_path / "base.bin",
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
-        while not (partial := list(tmp_path.glob("base.bin.partial-*"))) or (
-            partial[0].stat().st_size < 1 << 20
-        ):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
+        partial = tmp_path / f"base.bin.partial-{process.pid}"
+        wait_for(lambda: partial.exists() and partial.stat().st_size > 1 << 20, process)
         process.send_signal(number)
         assert process.wait(30) == 128 + number
         assert os.listdir(tmp_path) == ["text.txt"]
     finally:
-        process.kill()
-        process.communicate()
+        end(process)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("hrun", "-p", "Once", "-n", "100000", "-c", "100000", "--ignore-eos", "-t", "1"),
+        ("hrun.cli.bench", "-r", "100000", "-t", "1", "--no-peaks"),
+    ],
+)
+def test_other_commands_end_by_unwinding(arguments: tuple[str, ...]) -> None:
+    """143 is returned; a process that the signal itself ends has -15."""
+    process = start(*arguments)
+    try:
+        status = Path(f"/proc/{process.pid}/status")
+        caught = 1 << (signal.SIGTERM - 1)
+
+        def handles() -> bool:
+            found = re.search(r"^SigCgt:\s*(\w+)", status.read_text(), re.MULTILINE)
+            return found is not None and bool(int(found[1], 16) & caught)
+
+        wait_for(handles, process)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+        assert process.stderr is not None and b"Traceback" not in process.stderr.read()
+    finally:
+        end(process)
+
+
+def test_a_calibrated_conversion_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    source = TinyLlama(tmp_path / "tiny", embd=64, heads=2, kv_heads=1, head_dim=32, ff=96).path
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 3000)
+    (tmp_path / "out").mkdir()
+    command = ["hrun.cli.convert", source, "-o", tmp_path / "out" / "a.gguf", "--type", "rtq3",
+               "--calibrate", text, "--calibrate-tokens", "0", "-t", 1, "--save-moments", tmp_path / "out" / "m.npz"]  # fmt: skip
+    process = start(*command)
+    try:
+        wait_for(lambda: any((tmp_path / "out").glob(".hrun-scratch-*/float.gguf")), process)
+    finally:
+        end(process)
+    left = os.listdir(tmp_path / "out")
+    assert len(left) == 2 and not {"a.gguf", "m.npz"} & set(left), left
+    process = start(*command)
+    assert process.wait(120) == 0
+    end(process)
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.gguf", "m.npz"]

@@ -54,11 +54,13 @@ def unwinding_on_termination() -> Iterator[None]:
     """SIGTERM and SIGHUP raise Terminated, once: a second one does not disturb the cleaning up.  What the caller ignores
     (nohup) stays ignored."""
     before: dict[int, Any] = {}
+    received: list[Terminated] = []
 
     def stop(number: int, frame: object) -> NoReturn:
         for each in before:
             signal.signal(each, signal.SIG_IGN)
-        raise Terminated(number)
+        received.append(Terminated(number))
+        raise received[0]
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -67,6 +69,10 @@ def unwinding_on_termination() -> Iterator[None]:
                 signal.signal(number, stop)
     try:
         yield
+    except BaseException as error:
+        if received and error is not received[0]:  # a library made another error of it
+            raise received[0] from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
