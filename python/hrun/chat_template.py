@@ -33,6 +33,7 @@ SOURCE_CHARACTERS = 256 << 10
 # What may be rendered in this process: see _is_plain.
 PLAIN_SOURCE_CHARACTERS = 2 << 10
 PLAIN_REQUEST_CHARACTERS = 64 << 10
+PLAIN_COST = 3e7  # operations times messages times characters; about 7 ns each
 _REPLY_BYTES = (
     6 * template_worker.OUTPUT_CHARACTERS + 4096
 )  # JSON takes at most six bytes per character
@@ -50,12 +51,15 @@ class ChatTemplate:
             )
         self.source = source
         self._plain: Any = None
+        self._operations = 0
         self._lock = ForkLock()
         self._worker: Worker | None = None
         if len(source) <= PLAIN_SOURCE_CHARACTERS and "\0" not in source:
             try:
                 environment = template_worker.make_environment()
-                if _is_plain(environment.parse(source)):
+                tree = environment.parse(source)
+                if _is_plain(tree):
+                    self._operations = _count_operations(tree)
                     self._plain = template_worker.compile_template(environment, source)
             except Exception:  # the child process will meet the same error and describe it
                 self._plain = None
@@ -96,7 +100,8 @@ class ChatTemplate:
             raise ArgumentError(
                 f"messages must be plain JSON values, without cycles: {printable(str(error))}"
             ) from error
-        if self._plain is None or len(request) > PLAIN_REQUEST_CHARACTERS:
+        cost = self._operations * max(1, len(messages)) * len(request)
+        if self._plain is None or len(request) > PLAIN_REQUEST_CHARACTERS or cost > PLAIN_COST:
             with self._lock:
                 self._worker = self._worker or Worker()
             answer = self._worker.ask(request)
@@ -304,12 +309,28 @@ _PLAIN_FILTERS = frozenset(
 _PLAIN_CALLS = frozenset({"raise_exception", "strftime_now"})
 
 
+def _count_operations(tree: Any) -> int:
+    """Those that may look at every character of all messages, each at most once per message."""
+    from jinja2 import nodes
+
+    kinds = (
+        nodes.Filter,
+        nodes.Test,
+        nodes.Compare,
+        nodes.Call,
+        nodes.Add,
+        nodes.Concat,
+        nodes.Getitem,
+        nodes.Output,
+    )
+    return sum(1 for _ in tree.find_all(kinds))
+
+
 def _is_plain(tree: Any) -> bool:
     """Is the cost of this template at most its size, times the number of messages, times the size of the messages?
 
     One level of loops, over `messages` alone; no macros, no methods, no arithmetic other than joining what is shown at
-    once; and nothing that `set` stores is larger than what it was made of.  With the bounds on the sizes of template
-    and messages that is well under a second.
+    once; and nothing that `set` stores is larger than what it was made of.  PLAIN_COST bounds that product.
     """
     from jinja2 import nodes
 

@@ -85,6 +85,20 @@ class PartialFile:
         self.discard()
 
 
+def write_text(path: Path, text: str) -> None:
+    """The whole text under this name, with the permissions of what was there, or what was there.  Raises OSError."""
+    data = text.encode()
+    if path.exists() and not path.is_file():  # a pipe, a terminal
+        path.write_bytes(data)
+        return
+    with PartialFile(path) as partial:
+        if partial.output.exists():
+            partial.path.chmod(stat.S_IMODE(partial.output.stat().st_mode))
+        with open(partial.path, "wb") as out:
+            out.write(data)
+        partial.finish()
+
+
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A new folder in ``parent``, removed with all it holds on leaving.  Raises OSError."""

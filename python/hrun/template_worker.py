@@ -153,8 +153,10 @@ def main() -> None:
     # Everything that rendering may import later must be here: afterwards no file can be opened.
     import _strptime  # noqa: F401
     import datetime  # noqa: F401
+    import html  # noqa: F401
     import traceback  # noqa: F401
 
+    import jinja2.constants
     import jinja2.debug
     import jinja2.sandbox  # noqa: F401
 

@@ -329,3 +329,39 @@ def test_a_large_conversation_goes_to_the_child() -> None:
     assert template._worker is not None and len(text) > 100_000
     template.close()
     assert template._worker._process is None
+
+
+def test_cost_of_a_plain_template_is_bounded() -> None:
+    """Size of the template times messages times their characters: together it goes to the child, which has a clock."""
+    source = "{% for m in messages %}" + "{% if messages|string is none %}{% endif %}" * 45
+    template = ChatTemplate(source + "{% endfor %}x")
+    assert template.in_process
+    few = [{"role": "u", "content": "x" * 10}] * 20
+    assert template.render(few) == "x" and template._worker is None
+    start = time.monotonic()
+    with pytest.raises(ChatTemplateError, match=r"not finished after 0\.9 seconds"):
+        template.render([{"role": "u", "content": "x" * 10}] * 800)
+    assert time.monotonic() - start < 5
+    template.close()
+    chat = ChatTemplate(CHATML)
+    chat.render([{"role": "user", "content": "x" * 300}] * 60)  # a long chat stays here
+    assert chat._worker is None
+
+
+def test_every_filter_and_test_of_jinja_works_in_the_child(worker: Worker) -> None:
+    """None of them loads a module later, when files cannot be opened any more."""
+    import jinja2
+
+    for name in sorted(jinja2.filters.FILTERS):
+        for value in ("'<b>a &amp; b</b>'", "[1, 2]", "{'a': 1}", "1.5", "messages"):
+            try:
+                render(f"{{{{ {value}|{name} }}}}{{{{ ()|batch(1) }}}}", worker)
+            except ChatTemplateError as error:
+                assert "OSError" not in str(error) and "ImportError" not in str(error), name
+                assert "ModuleNotFoundError" not in str(error), name
+    for call in ("range(3)", "lipsum(1)", "cycler(1).next()", "joiner()()", "namespace(a=1).a"):
+        try:
+            render(f"{{{{ {call} }}}}", worker)
+        except ChatTemplateError as error:
+            assert "OSError" not in str(error), call
+    assert render("{{ '<b>a &amp; b</b>'|striptags }}{{ ()|batch(1) }}", worker)[:5] == "a & b"

@@ -128,6 +128,7 @@ class EditingReader:
             multiline=True,
             prompt_continuation=MORE,
             enable_history_search=False,
+            enable_suspend=True,
             style=Style.from_dict({"": "ansigreen"}) if colors else None,
             include_default_pygments_style=False,
         )

@@ -16,6 +16,7 @@ from hrun.cli.chat import generation_options, shown, system_message, timings_lin
 from hrun.cli.common import EXIT_INTERRUPTED
 from hrun.cli.reader import Reader, make_reader
 from hrun.errors import printable
+from hrun.outputs import write_text
 
 _HELP = {
     "/help": "this list",
@@ -181,7 +182,7 @@ class Terminal:
             "system": self.system,
             "messages": self.messages,
         }
-        path.write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(saved, indent=1, ensure_ascii=False) + "\n")
         self.note(f"{len(self.messages)} messages written to {printable(str(path))}")
 
     def load(self, name: str) -> None:

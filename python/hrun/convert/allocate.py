@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from hrun import _core
 from hrun._core import ArgumentError, ModelFileError
+from hrun.outputs import write_text
 from hrun.predictions import blocks, divergence, logit_rows
 
 from .data_file import DataFile
@@ -81,9 +82,7 @@ class Allocation:
         return 8.0 * self.n_bytes / max(1, sum(s.n_values for s in self.sensitivities))
 
     def save(self, path: Path) -> None:
-        path.write_text(
-            json.dumps({"hrun.allocation": 1, **asdict(self)}, indent=1) + "\n", encoding="utf-8"
-        )
+        write_text(path, json.dumps({"hrun.allocation": 1, **asdict(self)}, indent=1) + "\n")
 
 
 def load_allocation(path: Path) -> Allocation:

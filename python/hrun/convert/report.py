@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hrun import _core
 from hrun._core import ArgumentError
+from hrun.outputs import write_text
 from hrun.predictions import blocks, divergence, log_softmax, logit_rows
 
 from .allocate import Allocation
@@ -247,7 +248,7 @@ def write_report(
     data = collect(plan, output, encoder, moments, allocation, report)
     if text is not None:
         data.comparison = compare(reference, output, text, n_threads, report=report)
-    path.write_text(page(data), encoding="utf-8")
+    write_text(path, page(data))
 
 
 def kind_of(name: str) -> tuple[str, str]:
