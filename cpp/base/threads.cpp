@@ -7,7 +7,6 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstdio>
 #include <exception>
 #include <fstream>
 #include <mutex>
@@ -17,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/control_groups.h"
 #include "base/error.h"
 
 namespace hrun {
@@ -87,39 +87,6 @@ int physical_cores_in_mask() {
 }
 
 }  // namespace
-
-int control_group_cpus(const std::string& proc, const std::string& sys) {
-  double limit = 0;
-  const auto consider = [&](double quota, double period) {
-    if (quota > 0 && period > 0 && (limit == 0 || quota / period < limit)) limit = quota / period;
-  };
-  std::ifstream groups(proc + "/self/cgroup");
-  for (std::string line;
-       std::getline(groups, line);) {  // "id:controllers:/path"; version 2 has "0::/path"
-    const size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    std::string path = line.substr(second + 1);
-    const bool unified = controllers.empty();
-    if (!unified && controllers.find("cpu") == std::string::npos) continue;
-    for (int depth = 0; depth < 32; ++depth) {
-      double quota = 0, period = 0;
-      if (unified) {
-        const std::string max =
-            first_line(sys + "/fs/cgroup" + path + "/cpu.max");  // "max 100000" or "50000 100000"
-        if (std::sscanf(max.c_str(), "%lf %lf", &quota, &period) == 2) consider(quota, period);
-      } else {
-        const std::string folder = sys + "/fs/cgroup/" + controllers + path;
-        if (std::sscanf(first_line(folder + "/cpu.cfs_quota_us").c_str(), "%lf", &quota) == 1 &&
-            std::sscanf(first_line(folder + "/cpu.cfs_period_us").c_str(), "%lf", &period) == 1)
-          consider(quota, period);
-      }
-      if (path.empty() || path == "/") break;
-      path.erase(path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
-    }
-  }
-  return limit > 0 ? std::max(1, static_cast<int>(std::min(limit + 0.999, 1e6))) : 0;
-}
 
 int default_thread_count() {
   const int cores = physical_cores_in_mask(), quota = control_group_cpus("/proc", "/sys");

@@ -17,10 +17,6 @@ namespace hrun {
 // least 1.
 int default_thread_count();
 
-// CPUs that the quotas of this process's control group and those above it allow, rounded up; 0
-// without a limit.  proc, sys: where the system mounts those file systems.
-int control_group_cpus(const std::string& proc, const std::string& sys);
-
 inline constexpr int kMaxThreads = 1024;
 
 class ThreadPool {

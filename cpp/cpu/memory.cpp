@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "base/control_groups.h"
 #include "base/error.h"
 
 namespace hrun {
@@ -23,13 +24,6 @@ class HostBuffer final : public DeviceBuffer {
   ~HostBuffer() override { std::free(data); }
 };
 
-// The number in a file that holds one ("max" and missing files: unknown).
-size_t number_in(const std::string& path) {
-  std::ifstream file(path);
-  unsigned long long value = 0;
-  return file >> value ? static_cast<size_t>(value) : kUnknown;
-}
-
 // A line of /proc/meminfo, "MemTotal:" say.
 size_t machine_memory(std::string_view line) {
   std::ifstream file("/proc/meminfo");
@@ -41,20 +35,6 @@ size_t machine_memory(std::string_view line) {
   return kUnknown;
 }
 
-size_t control_group_memory() {
-  const size_t limit = number_in("/sys/fs/cgroup/memory.max"),
-               used = number_in("/sys/fs/cgroup/memory.current");
-  if (limit == kUnknown || used == kUnknown) return kUnknown;
-  // The page cache counts as used and is given back on demand.
-  size_t cache = 0;
-  std::ifstream file("/sys/fs/cgroup/memory.stat");
-  std::string key;
-  for (size_t bytes = 0; file >> key >> bytes;)
-    if (key == "inactive_file" || key == "active_file") cache += bytes;
-  const size_t held = used - std::min(used, cache);
-  return limit - std::min(limit, held);
-}
-
 std::string mebibytes(size_t bytes) {
   return bytes == kUnknown ? "unknown" : std::to_string(bytes >> 20) + " MiB";
 }
@@ -64,7 +44,8 @@ std::string mebibytes(size_t bytes) {
 size_t total_memory() { return machine_memory("MemTotal:"); }
 
 size_t available_memory() {
-  return std::min(machine_memory("MemAvailable:"), control_group_memory());
+  return std::min(machine_memory("MemAvailable:"),
+                  control_group_memory("/proc", "/sys").value_or(kUnknown));
 }
 
 std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpose, Pages pages) {

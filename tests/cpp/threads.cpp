@@ -1,5 +1,6 @@
 // The thread pool: coverage of the range, exceptions, callers in several threads, fork, refused
 // threads.  Also under TSan.
+#include "base/control_groups.h"
 #include "base/threads.h"
 
 #include <sched.h>
@@ -241,6 +242,31 @@ void respects_control_groups() {
   check(cpus() == 0, "version 1, no quota");
   write("sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_quota_us", "200000\n");
   check(cpus() == 2, "version 1, a quota");
+
+  const auto memory = [&] {
+    return hrun::control_group_memory(root / "proc", root / "sys").value_or(0);
+  };
+  check(memory() == 0, "no limit of memory");
+  write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+  write("sys/fs/cgroup/memory/memory.usage_in_bytes", "12345\n");
+  check(memory() == 0, "version 1's word for no limit");
+  write("sys/fs/cgroup/memory/box/memory.limit_in_bytes", "1000\n");
+  write("sys/fs/cgroup/memory/box/memory.usage_in_bytes", "600\n");
+  write("sys/fs/cgroup/memory/box/memory.stat",
+        "inactive_file 7\ntotal_inactive_file 100\ntotal_active_file 50\n");
+  check(memory() == 550, "version 1, less what is in use, page cache apart");
+  write("proc/self/cgroup", "0::/outer/inner\n");
+  write("sys/fs/cgroup/outer/inner/memory.max", "max\n");
+  write("sys/fs/cgroup/outer/inner/memory.current", "300\n");
+  check(memory() == 0, "version 2, no limit");
+  write("sys/fs/cgroup/outer/memory.max", "2000\n");
+  write("sys/fs/cgroup/outer/memory.current", "500\n");
+  write("sys/fs/cgroup/outer/memory.stat", "anon 5\ninactive_file 100\nactive_file 0\n");
+  check(memory() == 1600, "version 2, the limit of a group above");
+  write("sys/fs/cgroup/outer/inner/memory.max", "200\n");
+  write("sys/fs/cgroup/outer/inner/memory.stat", "\n");
+  check(memory() == 0 && hrun::control_group_memory(root / "proc", root / "sys").has_value(),
+        "nothing is left where more is used than allowed");
   fs::remove_all(root);
 }
 
