@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
@@ -13,23 +16,64 @@ from hrun.pre_tokenizers import PRE_TOKENIZERS
 from hrun.tokenizer import CONTROL, UNKNOWN, USER_DEFINED, byte_alphabet
 
 LONG_TEXT = 1 << 16  # characters
+PIECE = 1 << 20  # characters encoded at once, where a text may be cut
+
+_LINE_START = re.compile(r"(?<=\S\n)(?=[A-Za-z])")
 
 
 class HuggingFaceRules:
-    """A `tokenizers.Tokenizer`.  Whether it recognises special tokens is a setting of the object, hence the lock."""
+    """A `tokenizers.Tokenizer`.  Whether it recognises special tokens is a setting of the object, hence the lock.
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    ``ends_lines``: it cuts text where a line that has text ends and a word begins the next, whatever comes before and after.
+    The library takes 475 bytes of memory per token, so that such a text is encoded in pieces.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, ends_lines: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._ends_lines = ends_lines
         self._lock = ForkLock()
 
     def encode(self, text: str, special: bool) -> list[int]:
         with self._lock:
             self._tokenizer.encode_special_tokens = not special
-            if (
-                len(text) > LONG_TEXT
-            ):  # without offsets: several times faster, but it starts threads
-                return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            if len(text) > LONG_TEXT:
+                ids: list[int] = []
+                for piece in pieces(text) if self._ends_lines else (text,):
+                    # Without offsets: several times faster, but it starts threads.
+                    (found,) = self._tokenizer.encode_batch_fast([piece], add_special_tokens=False)
+                    ids += found.ids
+                return ids
             return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def pieces(text: str, size: int = PIECE) -> Iterator[str]:
+    """The text in pieces of at least `size` characters that end where a line does and a word begins the next."""
+    at = 0
+    while at < len(text):
+        found = _LINE_START.search(text, at + size) if at + size < len(text) else None
+        end = found.start() if found else len(text)
+        yield text[at:end]
+        at = end
+
+
+def _ends_lines(description: Any) -> bool:
+    """Is it known of this tokenizer.json that it cuts text there?  Where its steps are those of a named pre-tokenizer that does."""
+    if description.get("normalizer") not in (None, {"type": "NFC"}):
+        return False
+    if any(re.search(r"\n[A-Za-z]", t["content"]) for t in description.get("added_tokens") or ()):
+        return False
+    outer = description.get("pre_tokenizer") or {}
+    steps = []
+    for step in outer["pretokenizers"] if outer.get("type") == "Sequence" else [outer]:
+        if step.get("type") == "Split" and step["behavior"] == "Isolated" and not step["invert"]:
+            steps.append(step["pattern"].get("Regex"))
+        elif step.get("type") == "ByteLevel" and not step["add_prefix_space"]:
+            steps += PRE_TOKENIZERS["gpt-2"].steps if step.get("use_regex", True) else []
+        elif step.get("type") == "Digits":
+            steps.append(r"\p{N}" if step["individual_digits"] else r"\p{N}+")
+        else:
+            return False
+    return any(rules.ends_lines and rules.steps == steps for rules in PRE_TOKENIZERS.values())
 
 
 def huggingface_rules(json_text: str, n_vocab: int, path: str) -> HuggingFaceRules:
@@ -47,7 +91,11 @@ def huggingface_rules(json_text: str, n_vocab: int, path: str) -> HuggingFaceRul
         raise ModelFileError(
             f"{path}: tokenizer.huggingface.json has {known} tokens, tokenizer.ggml.tokens {n_vocab}"
         )
-    return HuggingFaceRules(tokenizer)
+    try:
+        ends_lines = _ends_lines(json.loads(json_text))
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        ends_lines = False  # a form that the library takes and we do not know
+    return HuggingFaceRules(tokenizer, ends_lines)
 
 
 def byte_level_rules(
@@ -100,7 +148,9 @@ def byte_level_rules(
         tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     _add_special(tokenizer, tokens, types)
-    return HuggingFaceRules(tokenizer)
+    special = (t for t, kind in zip(tokens, types) if kind in (CONTROL, USER_DEFINED))
+    joins_lines = any(re.search(r"\n[A-Za-z]", t) for t in special)
+    return HuggingFaceRules(tokenizer, rules.ends_lines and not joins_lines)
 
 
 def _add_special(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import random
 import time
@@ -18,6 +20,8 @@ from hrun import ArgumentError, ModelFileError, Tokenizer, UnsupportedModelError
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 from hrun.stream import Utf8Decoder
 from hrun.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, byte_alphabet
+from hrun.tokenizer_rules import huggingface_rules, pieces
+from tiny_hf import tokenizer_json
 
 VOCABULARIES = [
     "bert-bge",
@@ -57,6 +61,56 @@ def test_unknown_kinds_are_named(tiny_model: Callable[..., Path]) -> None:
     assert other.encode("the 123") == Tokenizer(metadata(tiny_model, json=None), "x.gguf").encode(
         "the 123"
     )
+
+
+LINES = ["It's", "don't", " x", "  ", "\n", "\r\n", "\t", "\n\n", "1", "12345", ",", "...", "!\n", "Ä", "é", "日本", " the", "The",
+         "a\u0301", "\u00a0", "\u2028", "<|eos|>", "_", "(", "0\nx", "a\nb", ".\nC", "\u0301\nq", "//\nz", "ה\nw"]  # fmt: skip
+
+
+def same_in_pieces(encode: Callable[[str], list[Any]], seed: int) -> bool:
+    """Does a text give the same whole as in the pieces that a long one is cut into?"""
+    source = random.Random(seed)
+    for _ in range(100):
+        text = "".join(source.choices(LINES, k=source.randrange(2, 60)))
+        cut = list(pieces(text, source.randrange(1, 12)))
+        assert "".join(cut) == text
+        if list(itertools.chain.from_iterable(map(encode, cut))) != encode(text):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("pre", sorted(PRE_TOKENIZERS))
+def test_a_line_may_be_encoded_alone(tiny_model: Callable[..., Path], pre: str) -> None:
+    tokenizer = Tokenizer(metadata(tiny_model, pre=pre, json=None), "x.gguf")
+    cutter = tokenizer._rules._tokenizer.pre_tokenizer
+    same = same_in_pieces(lambda text: [piece for piece, _ in cutter.pre_tokenize_str(text)], 3)
+    assert same == tokenizer._rules._ends_lines == (pre != "superbpe")
+
+
+@pytest.mark.parametrize("name", ["deepseek-coder", "deepseek-llm", "gpt-2", "llama-bpe", "qwen2"])
+def test_a_line_of_a_real_vocabulary_may_be_encoded_alone(name: str, shared: Path) -> None:
+    tokenizer = Tokenizer.from_gguf(shared / "vocab" / f"ggml-vocab-{name}.gguf")
+    assert tokenizer._rules._ends_lines
+    for special in (False, True):
+        assert same_in_pieces(lambda text, s=special: tokenizer.encode(text, parse_special=s), 4)
+
+
+def test_where_it_is_not_known_a_text_is_whole(tiny_model: Callable[..., Path]) -> None:
+    described = json.loads(tokenizer_json())
+    assert huggingface_rules(json.dumps(described), 400, "x")._ends_lines
+    split = described["pre_tokenizer"]["pretokenizers"][0]
+    for change in (
+        {"normalizer": {"type": "Lowercase"}},
+        {"pre_tokenizer": None},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"pre_tokenizer": {**split, "pattern": {"Regex": "[^x]+"}}},
+        {"pre_tokenizer": {**split, "behavior": "Removed"}},
+        {"added_tokens": [{**described["added_tokens"][0], "content": "end\nof"}]},
+    ):
+        rules = huggingface_rules(json.dumps({**described, **change}), 400, "x")
+        assert not rules._ends_lines, change
+    superbpe = Tokenizer(metadata(tiny_model, pre="superbpe", json=None), "x.gguf")
+    assert not superbpe._rules._ends_lines
 
 
 @pytest.mark.parametrize("pre", sorted(PRE_TOKENIZERS))
