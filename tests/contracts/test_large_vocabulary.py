@@ -16,6 +16,8 @@ import pytest
 import hrun
 from hrun.control_tokens import ControlTokens
 
+pytestmark = pytest.mark.slow
+
 N_VOCAB = 262144
 PACKAGE = Path(hrun.__file__).resolve().parents[1]
 TEXT = "It was the best of times, it was the worst of times; and then the sea rose. "
