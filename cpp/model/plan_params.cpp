@@ -300,14 +300,14 @@ void read_rope(const Keys& keys, const ModelDescription& description, HyperParam
 
   const std::string type_key = keys.key("rope.scaling.type");
   std::string_view type = file.find_string(type_key).value_or("none");
-  if (!keys.has("rope.scaling.type") &&
-      keys.has("rope.scale_linear")) {  // files from before rope.scaling.*
-    p.rope_factor = keys.number("rope.scale_linear", 1 / kMaxFactor, kMaxFactor);
-    if (p.rope_factor != 1) p.rope_scaling = RopeScaling::linear;
-    return;
-  }
-  // Checked even where the type is none: a NaN there is a broken file all the same.
-  const double factor = keys.number_or("rope.scaling.factor", 1, 1 / kMaxFactor, kMaxFactor);
+  // Files from before rope.scaling.* have the other key.
+  const std::string_view factor_key =
+      keys.has("rope.scaling.factor") || !keys.has("rope.scale_linear") ? "rope.scaling.factor"
+                                                                        : "rope.scale_linear";
+  // Checked even where the type is none: a NaN there is a broken file all the same.  0 is written
+  // where there is no scaling.
+  const bool no_factor = keys.has(factor_key) && file.get_float(keys.key(factor_key)) == 0;
+  const double factor = no_factor ? 1 : keys.number_or(factor_key, 1, 1 / kMaxFactor, kMaxFactor);
   if (const bool has_factors = description.has_role(Role::rope_long);
       has_factors && (type == "none" || type == "longrope")) {
     // The factors are tensors; files made by llama.cpp do not name the type.
@@ -317,6 +317,8 @@ void read_rope(const Keys& keys, const ModelDescription& description, HyperParam
     p.rope_attn_factor = keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
     return;
   }
+  // A factor without a type is linear scaling, as in llama.cpp.
+  if (!keys.has("rope.scaling.type") && factor != 1) type = "linear";
   if (type == "none") return;
   if (type != "linear" && type != "yarn")
     unsupported(file,
@@ -324,12 +326,12 @@ void read_rope(const Keys& keys, const ModelDescription& description, HyperParam
                 "as rope_freqs.weight; "
                 "longrope for phi3)",
                 type_key, printable(type));
-  if (!keys.has("rope.scaling.factor"))
+  if (!keys.has(factor_key))
     file.fail("key '{}' is missing, rope scaling '{}' needs it", keys.key("rope.scaling.factor"),
               printable(type));
   p.rope_factor = factor;
   if (type == "linear") {
-    p.rope_scaling = RopeScaling::linear;
+    if (factor != 1) p.rope_scaling = RopeScaling::linear;
     return;
   }
   p.rope_scaling = RopeScaling::yarn;

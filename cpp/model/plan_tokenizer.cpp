@@ -16,8 +16,8 @@ constexpr std::string_view kTokens = "tokenizer.ggml.tokens", kTypes = "tokenize
                            kModel = "tokenizer.ggml.model";
 
 // gpt2: byte-level pairs with a list of merges.  llama: SentencePiece pairs ranked by score, with
-// byte tokens.
-constexpr std::string_view kModels[] = {"gpt2", "llama"};
+// byte tokens.  gemma4: SentencePiece's pieces and byte tokens, with a list of merges.
+constexpr std::string_view kModels[] = {"gpt2", "llama", "gemma4"};
 
 enum TokenType : int64_t { kUndefined = 0, kByte = 6 };
 
@@ -135,10 +135,12 @@ void check_scores(const gguf::File& file, size_t n_tokens, bool required) {
   });
 }
 
-// "left right": two tokens whose concatenation is one too.
-void check_merges(const gguf::File& file, TokenIndex& index) {
+// "left right": two tokens whose concatenation is one too.  A merge of which a part is no token
+// never applies, and of equal ones the first counts; both are left out where text is encoded.
+void check_merges(const gguf::File& file, TokenIndex& index, std::vector<std::string>& warnings) {
   const std::vector<std::string_view> merges = file.get_strings(kMerges);
-  std::string joined;
+  std::string joined, first_unknown;
+  uint64_t n_unknown = 0;
   for (size_t i = 0; i < merges.size(); ++i) {
     const std::string_view merge = merges[i];
     const size_t space = merge.find(' ');
@@ -147,26 +149,40 @@ void check_merges(const gguf::File& file, TokenIndex& index) {
       file.fail("key '{}': merge {} '{}' is not 'left right'", kMerges, i, printable(merge));
     const std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);
     joined.assign(left).append(right);
-    for (const std::string_view part : {left, right, std::string_view(joined)})
-      if (!index.contains(part))
-        file.fail("key '{}': merge {} '{}': '{}' is not a token", kMerges, i, printable(merge),
-                  printable(part));
+    for (const std::string_view part : {left, right, std::string_view(joined)}) {
+      if (index.contains(part)) continue;
+      if (n_unknown++ == 0)
+        first_unknown =
+            format("merge {} '{}': '{}' is not a token", i, printable(merge), printable(part));
+      break;
+    }
   }
+  if (n_unknown > 0)
+    warnings.push_back(format("key '{}': {} of {} merges ignored ({})", kMerges, n_unknown,
+                              merges.size(), first_unknown));
   const TokenIndex unique(merges);
   if (unique.n_duplicates() > 0)
-    file.fail("key '{}': merge {} '{}' appears twice", kMerges, unique.first_duplicate(),
-              printable(merges[unique.first_duplicate()]));
+    warnings.push_back(format("key '{}': {} merges appear twice (the first: {}); the first counts",
+                              kMerges, unique.n_duplicates(), unique.first_duplicate()));
 }
 
-void check_special_ids(const gguf::File& file, size_t n_tokens) {
+// The id of a special token that the vocabulary lacks stands for "none", as -1 and 4294967295 do.
+void check_special_ids(const gguf::File& file, size_t n_tokens,
+                       std::vector<std::string>& warnings) {
   constexpr std::string_view kPrefix = "tokenizer.ggml.", kSuffix = "_token_id";
   for (const gguf::Entry& entry : file.metadata()) {
     const std::string_view key = entry.key;
     if (key.size() < kPrefix.size() + kSuffix.size() || key.substr(0, kPrefix.size()) != kPrefix ||
         key.substr(key.size() - kSuffix.size()) != kSuffix)
       continue;
-    if (const uint64_t id = file.get_uint(key); id >= n_tokens)
-      file.fail("key '{}' is {}, the vocabulary has {} tokens", printable(key), id, n_tokens);
+    const auto* number = std::get_if<int64_t>(&entry.value);
+    const bool negative = number && *number < 0;
+    if (!negative && file.get_uint(key) < n_tokens) continue;
+    const bool none = negative ? *number == -1 : file.get_uint(key) == UINT32_MAX;
+    if (!none)
+      warnings.push_back(format(
+          "key '{}' is {}, the vocabulary has {} tokens; it is ignored", printable(key),
+          negative ? std::to_string(*number) : std::to_string(file.get_uint(key)), n_tokens));
   }
 }
 
@@ -176,25 +192,26 @@ int64_t check_tokenizer(const gguf::File& file, const ModelDescription& descript
                         std::vector<std::string>& warnings) {
   const std::string_view model = file.get_string(kModel);
   if (std::find(std::begin(kModels), std::end(kModels), model) == std::end(kModels))
-    unsupported(file, "key '{}' is '{}', which is not supported (supported: gpt2, llama)", kModel,
-                printable(model));
-  const bool pairs = model == "gpt2", pieces = model == "llama";
+    unsupported(file, "key '{}' is '{}', which is not supported (supported: gpt2, llama, gemma4)",
+                kModel, printable(model));
+  const bool pairs = model != "llama", pieces = model != "gpt2", scored = model == "llama";
 
   const std::vector<std::string_view> tokens = read_tokens(file);
   check_types(file, tokens, pieces);
-  check_scores(file, tokens.size(), pieces);
+  check_scores(file, tokens.size(), scored);
   TokenIndex index(tokens);
   if (index.n_duplicates() > 0)
     warnings.push_back(format(
         "{} token{} the same text as an earlier one (the first: {}); the lowest id encodes it",
         index.n_duplicates(), index.n_duplicates() > 1 ? "s have" : " has",
         index.first_duplicate()));
-  if (pairs) check_merges(file, index);
-  check_special_ids(file, tokens.size());
+  if (pairs) check_merges(file, index, warnings);
+  check_special_ids(file, tokens.size(), warnings);
 
   const std::string vocab_key = std::string(description.name) + ".vocab_size";
   if (const uint64_t n = file.get_uint_or(vocab_key, tokens.size()); n != tokens.size())
-    file.fail("key '{}' is {}, the vocabulary has {} tokens", vocab_key, n, tokens.size());
+    warnings.push_back(format("key '{}' is {}, the vocabulary has {} tokens; it is ignored",
+                              vocab_key, n, tokens.size()));
   if (const gguf::Entry* e = file.find("tokenizer.chat_template");
       e && e->type != gguf::Type::string)
     warnings.push_back(

@@ -105,6 +105,8 @@ class Answer:
         self._tokenizer = tokenizer
         self._strip_space = job.strip_space
         self._stops = StopStrings(job.stops)
+        # Control tokens are not shown, but one that a stop string names is part of the text that it looks for.
+        self._stop_tokens = frozenset().union(*map(tokenizer.control_ids_in, job.stops))
         self._decoder = Utf8Decoder()
         self._parts = [job.prompt_text]
         self._start = self._first = self._last = time.monotonic()
@@ -130,6 +132,8 @@ class Answer:
         if self._strip_space and data:
             data, self._strip_space = data.removeprefix(b" "), False
         text = self._stops.feed(self._decoder.feed(data))
+        if token in self._stop_tokens:
+            text += self._stops.feed(tokenizer.tokens[token], hidden=True)
         self._parts.append(text)
         return Piece(text, token, logprob=logprob)
 

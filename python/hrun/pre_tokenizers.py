@@ -196,15 +196,18 @@ _SPLITS: dict[tuple[str, ...], list[str]] = {
 class PreTokenizer:
     """steps: regular expressions, applied in turn.  byte_level: bytes are coded as printing characters; else text is merged as
     it is, bytes stand in for unknown characters, and with `marks_spaces` a space is U+2581.  whole_words_first: a piece that is
-    a token is taken as it is, whatever the merges say.  adds_bos: models expect BOS where the file does not say.  ends_lines: no
-    piece reaches from the end of a line that has text into a word at the beginning of the next."""
+    a token is taken as it is, whatever the merges say; whole_newlines: a run of newlines that is one.  adds_bos: models expect BOS
+    where the file does not say; forces_bos: even where it says otherwise.  ends_lines: no piece reaches from the end of a line that
+    has text into a word at the beginning of the next."""
 
     steps: list[str]
     byte_level: bool = True
     marks_spaces: bool = False
     whole_words_first: bool = False
+    whole_newlines: bool = False
     adds_bos: bool = False
     ends_lines: bool = True
+    forces_bos: bool = False
 
 
 _LLAMA3_NAMES = frozenset(
@@ -228,6 +231,8 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
         byte_level=name not in _RAW | {"whitespace"},
         marks_spaces=name in _RAW,
         whole_words_first=name in _LLAMA3_NAMES | {"tekken", "youtu"},
+        whole_newlines=name == "gemma4",
+        forces_bos=name == "gemma4",
         adds_bos=name in _LLAMA3_NAMES | {"tekken", "chameleon"},
         ends_lines=name != "superbpe",
     )

@@ -52,14 +52,18 @@ class StopStrings:
         self._root = _build(validate_stops(stops))
         self._state = self._root
         self._held = ""
+        self._hidden: list[tuple[int, int]] = []  # ranges of what is held that are never shown
         self.stopped = False
 
-    def feed(self, text: str) -> str:
+    def feed(self, text: str, hidden: bool = False) -> str:
+        """``hidden``: the name of a control token, which may complete a stop string but is not shown."""
         if self.stopped or not text:
             return ""
         if not self._root.next:
-            return text
+            return "" if hidden else text
         buffer = self._held + text
+        if hidden:
+            self._hidden.append((len(self._held), len(buffer)))
         state = self._state
         for i, character in enumerate(text, len(self._held)):
             while character not in state.next and state.fail is not None:
@@ -68,16 +72,28 @@ class StopStrings:
             if state.matched:
                 self.stopped = True
                 self._held = ""
-                return buffer[: i + 1 - state.matched]
+                return self._shown(buffer, i + 1 - state.matched)
         self._state = state
         cut = len(buffer) - state.depth
         self._held = buffer[cut:]
-        return buffer[:cut]
+        return self._shown(buffer, cut)
 
     def flush(self) -> str:
         """The end of the text: what was held back is shown after all."""
         held, self._held, self._state = self._held, "", self._root
-        return held
+        return self._shown(held, len(held))
+
+    def _shown(self, buffer: str, cut: int) -> str:
+        """What is to be seen of the buffer up to the cut; the hidden ranges that remain count from there."""
+        if not self._hidden:
+            return buffer[:cut]
+        parts, at = [], 0
+        for start, end in self._hidden:
+            parts.append(buffer[at : min(start, cut)])
+            at = min(end, cut)
+        parts.append(buffer[at:cut])
+        self._hidden = [(max(s - cut, 0), e - cut) for s, e in self._hidden if e > cut]
+        return "".join(parts)
 
 
 def validate_stops(stops: Sequence[str] | str | None) -> list[str]:

@@ -1,8 +1,8 @@
 """Text to token ids and back, from what a GGUF file holds.
 
 The rules come from ``tokenizer.huggingface.json`` where the file has it, else from the ``tokenizer.ggml.*`` keys:
-byte-level BPE ("gpt2") by its named pre-tokenizer, SentencePiece BPE ("llama") or Unigram ("t5"), WordPiece ("bert").  The
-bytes of each token always come from ``tokenizer.ggml.tokens``, so a stream of tokens is a stream of bytes whatever the rules.
+byte-level BPE ("gpt2") by its named pre-tokenizer, BPE of SentencePiece's pieces ("gemma4"), SentencePiece BPE ("llama") or
+Unigram ("t5"), WordPiece ("bert").  The bytes of each token always come from ``tokenizer.ggml.tokens``, so a stream of tokens is a stream of bytes whatever the rules.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hrun.control_tokens import ControlTokens
+from hrun.end_tokens import END_LIST, END_NAMES, END_ROLES, end_ids
 from hrun.errors import ArgumentError, ModelFileError, UnsupportedModelError, printable
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 
@@ -21,13 +22,6 @@ if TYPE_CHECKING:
 
 # tokenizer.ggml.token_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-
-# Control tokens that end a generation whatever the file says of them: converters have named only one of them, and not
-# always the one that ends a turn.
-END_NAMES = frozenset({
-    "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>",
-    "<|eot|>", "<|return|>", "<|call|>", "<|END_OF_TURN_TOKEN|>", "<EOT>", "<eos>", "<｜end▁of▁sentence｜>",
-})  # fmt: skip
 
 
 class Rules(Protocol):
@@ -55,9 +49,15 @@ class Tokenizer:
             )
         self.n_vocab = len(self.tokens)
         types = reader.numbers("tokenizer.ggml.token_type", int, self.n_vocab)
-        self.types = types or [NORMAL] * self.n_vocab
+        # What ends a turn is no text, whatever type a converter gave it: else a user could write it.
+        self.types = [
+            CONTROL if token in END_NAMES else kind
+            for token, kind in zip(self.tokens, types or [NORMAL] * self.n_vocab)
+        ]
         named = pre
-        pre = pre if pre is not None else reader.string("tokenizer.ggml.pre", "default")
+        if pre is None:
+            gemma4 = self.model == "gemma4"
+            pre = "gemma4" if gemma4 else reader.string("tokenizer.ggml.pre", "default")
         known = PRE_TOKENIZERS.get(pre)
         byte_level = self.model == "gpt2" and (known is None or known.byte_level)
         self._bytes = _token_bytes(self.tokens, self.types, byte_level)
@@ -68,16 +68,19 @@ class Tokenizer:
         self.bos_id = special("bos")
         self.eos_id = special("eos")
         self.unknown_id = special("unknown")
-        ends = {special("eos"), special("eot"), special("eom")} - {None}
-        ends |= {
-            i
-            for i, kind in enumerate(self.types)
-            if kind == CONTROL and self.tokens[i] in END_NAMES
-        }
-        self.end_ids: frozenset[int] = frozenset(ends)  # type: ignore[arg-type]
-        self.adds_bos = self.bos_id is not None and reader.boolean(
-            "tokenizer.ggml.add_bos_token",
-            self.model in ("llama", "bert") or (known is not None and known.adds_bos),
+        named_ends = [special(role) for role in END_ROLES]
+        named_ends += reader.token_ids(END_LIST, self.n_vocab)
+        self.end_ids = end_ids(
+            self.tokens,
+            [kind == CONTROL for kind in self.types],
+            [i for i in named_ends if i is not None],
+        )
+        self.adds_bos = self.bos_id is not None and (
+            (known is not None and known.forces_bos)
+            or reader.boolean(
+                "tokenizer.ggml.add_bos_token",
+                self.model in ("llama", "bert") or (known is not None and known.adds_bos),
+            )
         )
         self.adds_eos = self.eos_id is not None and reader.boolean(
             "tokenizer.ggml.add_eos_token", False
@@ -113,8 +116,8 @@ class Tokenizer:
         if json_text and not named:
             from hrun.tokenizer_rules import huggingface_rules
 
-            return huggingface_rules(json_text, self.n_vocab, self.path)
-        if self.model == "gpt2":
+            return huggingface_rules(json_text, self.n_vocab, END_NAMES, self.path)
+        if self.model in ("gpt2", "gemma4"):
             from hrun.tokenizer_rules import byte_level_rules
 
             merges = reader.strings("tokenizer.ggml.merges")
@@ -153,8 +156,8 @@ class Tokenizer:
             return wordpiece_rules(self.tokens, self.types, self.unknown_id, self.path)
         found = f"'{printable(self.model)}'" if self.model else "missing"
         raise UnsupportedModelError(
-            f"{self.path}: tokenizer.ggml.model is {found}; known are 'gpt2', 'llama', 't5' and 'bert', and any file with "
-            "tokenizer.huggingface.json"
+            f"{self.path}: tokenizer.ggml.model is {found}; known are 'gpt2', 'gemma4', 'llama', 't5' and 'bert', and any file "
+            "with tokenizer.huggingface.json"
         )
 
     # ---- text to ids
@@ -188,6 +191,10 @@ class Tokenizer:
     def guard(self, text: str, guard: str) -> str:
         """``text`` with the character ``guard`` before every character of every control token written in it."""
         return self._control.guarded(text, guard)
+
+    def control_ids_in(self, text: str) -> frozenset[int]:
+        """The control tokens whose names are written in ``text``."""
+        return frozenset(token for _, _, token in self._control.find(text))
 
     def _with_ends(self, ids: list[int]) -> list[int]:
         head = [self.bos_id] if self.adds_bos and self.bos_id is not None else []
@@ -295,15 +302,13 @@ class _Reader:
             raise ModelFileError(f"{self._path}: {key} is no array of integers") from None
 
     def token_id(self, key: str, n_vocab: int) -> int | None:
+        """None where there is none: files say so by -1, 4294967295, or another id that no token has."""
         value = self._typed(key, int, "an integer", None)
-        # Some converters wrote the largest unsigned number, or -1, for "none".
-        if value is None or value in (-1, 0xFFFFFFFF):
-            return None
-        if not 0 <= value < n_vocab:
-            raise ModelFileError(
-                f"{self._path}: {key} is {value}, the vocabulary has {n_vocab} tokens"
-            )
-        return value
+        return value if value is not None and 0 <= value < n_vocab else None
+
+    def token_ids(self, key: str, n_vocab: int) -> list[int]:
+        """The ids of an array that are in the vocabulary."""
+        return [value for value in self.integers(key) if 0 <= value < n_vocab]
 
 
 def byte_alphabet() -> dict[str, int]:

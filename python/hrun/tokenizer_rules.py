@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import tokenizers
@@ -76,15 +77,52 @@ def _ends_lines(description: Any) -> bool:
     return any(rules.ends_lines and rules.steps == steps for rules in PRE_TOKENIZERS.values())
 
 
-def huggingface_rules(json_text: str, n_vocab: int, path: str) -> HuggingFaceRules:
-    """The rules of a tokenizer.json.  Raises ModelFileError if it is none, or knows ids beyond the vocabulary."""
+class NewlineRuns(HuggingFaceRules):
+    """A run of newlines that is a token is that token, whatever the merges say; files lack merges of newlines."""
+
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, ends_lines: bool, tokens: Sequence[str]
+    ) -> None:
+        super().__init__(tokenizer, ends_lines)
+        runs = {i: len(t) for i, t in enumerate(tokens) if t and not t.strip("\n")}
+        self._lengths = runs
+        self._runs = {n: i for i, n in runs.items()}
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        ids = super().encode(text, special)
+        if "\n\n" not in text:
+            return ids
+        out: list[int] = []
+        for is_newlines, group in itertools.groupby(ids, self._lengths.__contains__):
+            run = list(group)
+            whole = self._runs.get(sum(self._lengths[i] for i in run)) if is_newlines else None
+            out += run if whole is None else [whole]
+        return out
+
+
+def huggingface_rules(
+    json_text: str, n_vocab: int, control: Collection[str], path: str
+) -> HuggingFaceRules:
+    """The rules of a tokenizer.json; its added tokens among ``control`` are control tokens, whatever it says of them.
+
+    Raises ModelFileError if it is none, or knows ids beyond the vocabulary.
+    """
     try:
         tokenizer = tokenizers.Tokenizer.from_str(json_text)
+        if max(tokenizer.get_added_tokens_decoder(), default=0) >= n_vocab:
+            tokenizer = tokenizers.Tokenizer.from_str(_without_added_beyond(json_text, n_vocab))
     except Exception as error:  # the library raises plain Exception
         raise ModelFileError(
             f"{path}: tokenizer.huggingface.json: {printable(str(error), 300)}"
         ) from error
     tokenizer.no_truncation()
+    plain = [
+        token
+        for token in tokenizer.get_added_tokens_decoder().values()
+        if token.content in control and not token.special
+    ]
+    if plain:
+        tokenizer.add_special_tokens([AddedToken(t.content, normalized=False) for t in plain])
     tokenizer.no_padding()
     known = tokenizer.get_vocab_size(with_added_tokens=True)
     if known > n_vocab:
@@ -96,6 +134,21 @@ def huggingface_rules(json_text: str, n_vocab: int, path: str) -> HuggingFaceRul
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         ends_lines = False  # a form that the library takes and we do not know
     return HuggingFaceRules(tokenizer, ends_lines)
+
+
+def _without_added_beyond(json_text: str, n_vocab: int) -> str:
+    """Without the added tokens that the model has no row for: their names are text."""
+    values = json.loads(json_text)
+    kept, beyond = [], set()
+    for token in values.get("added_tokens") or []:
+        (kept.append(token) if token["id"] < n_vocab else beyond.add(token["content"]))
+    values["added_tokens"] = kept
+    vocabulary = values["model"].get("vocab")
+    if isinstance(vocabulary, dict):
+        for token in beyond:
+            if vocabulary.get(token, 0) >= n_vocab:
+                del vocabulary[token]
+    return json.dumps(values, ensure_ascii=False)
 
 
 def byte_level_rules(
@@ -120,6 +173,12 @@ def byte_level_rules(
             )
         pairs.append((left, right))
     vocabulary = {token: i for i, token in enumerate(tokens)}
+    # The library refuses a merge of what is no token, and counts the last of equal ones; the first counts.
+    pairs = [
+        pair
+        for pair in dict.fromkeys(pairs)
+        if pair[0] in vocabulary and pair[1] in vocabulary and "".join(pair) in vocabulary
+    ]
     missing = next((c for c in byte_alphabet() if c not in vocabulary), None)
     unknown = None
     if (
@@ -149,8 +208,10 @@ def byte_level_rules(
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     _add_special(tokenizer, tokens, types)
     special = (t for t, kind in zip(tokens, types) if kind in (CONTROL, USER_DEFINED))
-    joins_lines = any(re.search(r"\n[A-Za-z]", t) for t in special)
-    return HuggingFaceRules(tokenizer, rules.ends_lines and not joins_lines)
+    ends_lines = rules.ends_lines and not any(re.search(r"\n[A-Za-z]", t) for t in special)
+    if rules.whole_newlines:
+        return NewlineRuns(tokenizer, ends_lines, tokens)
+    return HuggingFaceRules(tokenizer, ends_lines)
 
 
 def _add_special(

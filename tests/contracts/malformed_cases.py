@@ -280,7 +280,7 @@ NUMBERS = [
     *(llama(f"D98-{n}", "rope.dimension_count", "u32", n, f"is {n}", "16") for n in (0, 15, 17, 18)),
     *(llama(f"D99-{v}", "rope.freq_base", "f32", v, "is") for v in (0.0, -1.0, NAN, INF)),
     *(llama(f"D100-{v}", "rope.scaling.type", "string", v, f"'{v}'", "none, linear, yarn", error=UNSUPPORTED) for v in ("foo", "longrope")),
-    *(llama(f"D101-{v}", "rope.scaling.factor", "f32", v, "is") for v in (0.0, -4.0, NAN, INF)),
+    *(llama(f"D101-{v}", "rope.scaling.factor", "f32", v, "is") for v in (-4.0, NAN, INF)),
     bad("D101-missing", lambda f: f.set("llama.rope.scaling.type", "string", "yarn"), "llama.rope.scaling.factor", "missing"),
     bad("D101-yarn", lambda f: f.set("llama.rope.scaling.type", "string", "yarn").set("llama.rope.scaling.factor", "f32", 4.0)
         .set("llama.rope.scaling.original_context_length", "u32", 0), "original_context_length", "is 0"),
@@ -378,11 +378,8 @@ TOKENIZER = [
         "tokenizer.ggml.tokens", "string 1 of 3", str(2**31 + 5), "past the end"),
     bad("E117", lambda f: f.remove("tokenizer.ggml.merges"), "tokenizer.ggml.merges", "missing"),
     *(ggml_array(f"E118-{n}", "merges", "string", ["A B", m], "merge 1", f"'{m}'")
-      for n, m in (("space", "AB"), ("left", " B"), ("right", "A "), ("three", "A B C"), ("empty", ""), ("unknown", "A <nope>"),
-                   ("product", "B A"), ("duplicate", "A B"))),
+      for n, m in (("space", "AB"), ("left", " B"), ("right", "A "), ("three", "A B C"), ("empty", ""))),
     ggml_array("E118-type", "merges", "u32", [1, 2], "array<u32>", "array<string>"),
-    *(ggml(f"E119-{n}", f"{n}_token_id", "u32", v, f"is {v}", "64 tokens") for n, v in (("bos", 64), ("eos", 50000), ("padding", 2**32 - 1), ("unknown", 64), ("eot", 64))),
-    ggml("E119-negative", "eos_token_id", "i32", -1, "-1", "unsigned integer"),
     ggml("E119-text", "bos_token_id", "string", "<s>", "unsigned integer"),
     *(bad(f"E120-{t}", byte_token(255, t), "token 255", f"'{t}'", "<0x00> to <0xFF>", base=sentencepiece_model)
       for t in ("<0x-1>", "<0xZZ>", "<0x100>", "<0x1>", "")),
@@ -390,7 +387,6 @@ TOKENIZER = [
     bad("E120-none", no_bytes, "0 of the 256", base=sentencepiece_model),
     ggml("E121", "model", "string", "foo", "'foo'", "gpt2, llama", error=UNSUPPORTED),
     bad("E121-missing", lambda f: f.remove("tokenizer.ggml.model"), "tokenizer.ggml.model", "missing"),
-    llama("E123", "vocab_size", "u32", 100, "is 100", "64 tokens"),
 ]  # fmt: skip
 
 
@@ -460,6 +456,14 @@ CONTROLS = [
     Control("E113", edit(model, lambda f: f.set_array("tokenizer.ggml.tokens", "string", tokens_with(5, "!"))), "1 token has the same text"),
     Control("E114", edit(model, lambda f: f.set_array("tokenizer.ggml.tokens", "string", tokens_with(5, "")))),
     Control("E115", edit(model, lambda f: f.set_array("tokenizer.ggml.tokens", "string", tokens_with(5, b"\xff\xfe")))),
+    *(Control(f"D101-{t}-0", edit(model, lambda f, t=t: (t and f.set("llama.rope.scaling.type", "string", t), f.set("llama.rope.scaling.factor", "f32", 0.0)))) for t in ("", "linear", "yarn")),
+    *(Control(f"E118-{n}", edit(model, lambda f, m=m: f.set_array("tokenizer.ggml.merges", "string", ["A B", m])), w)
+      for n, m, w in (("unknown", "A <nope>", "1 of 2 merges ignored"), ("product", "B A", "'BA' is not a token"), ("duplicate", "A B", "1 merges appear twice"))),
+    *(Control(f"E119-{n}", edit(model, lambda f, n=n, v=v: f.set(f"tokenizer.ggml.{n}_token_id", "u32", v)), f"{n}_token_id' is {v}, the vocabulary has 64 tokens")
+      for n, v in (("bos", 64), ("eos", 50000), ("unknown", 64), ("eot", 64), ("padding", 2**32 - 2))),
+    *(Control(f"E119-none-{v}", edit(model, lambda f, t=t, v=v: f.set("tokenizer.ggml.eos_token_id", t, v))) for t, v in (("i32", -1), ("u32", 2**32 - 1))),
+    Control("E119-negative", edit(model, lambda f: f.set("tokenizer.ggml.eos_token_id", "i32", -7)), "is -7"),
+    Control("E123", edit(model, lambda f: f.set("llama.vocab_size", "u32", 100)), "vocab_size' is 100, the vocabulary has 64 tokens"),
     Control("E119-no-ids", edit(model, lambda f: f.remove("tokenizer.ggml.bos_token_id").remove("tokenizer.ggml.eos_token_id"))),
     Control("E120-unknown", edit(sentencepiece_model, lambda f: (no_bytes(f), f.set("tokenizer.ggml.unknown_token_id", "u32", 0)))),
     Control("E124-type", edit(model, lambda f: f.set("tokenizer.chat_template", "u32", 7)), "tokenizer.chat_template"),

@@ -15,7 +15,7 @@ import gguf
 import numpy as np
 import pytest
 
-from hrun import _core
+from hrun import Tokenizer, _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_hf import TEMPLATE, TinyLlama, interleaved, write_safetensors
 
@@ -653,8 +653,8 @@ CASES: dict[str, tuple[Callable[[TinyLlama], None], type[Exception], str]] = {
         BAD,
         "tokenizers library",
     ),
-    "eos outside": (
-        lambda m: m.write_json("generation_config.json", {"eos_token_id": 5000}),
+    "eos a text": (
+        lambda m: m.write_json("generation_config.json", {"eos_token_id": "5"}),
         BAD,
         "'eos_token_id'",
     ),
@@ -815,3 +815,29 @@ def test_sentencepiece_like_tokenizer(small_folder: TinyLlama, tmp_path: Path) -
         meta["tokenizer.ggml.eos_token_id"],
         meta["tokenizer.ggml.unknown_token_id"],
     ) == (1, 2, 0)
+
+
+def test_tokenizers_with_more_than_the_model_needs(tmp_path: Path) -> None:
+    """Ids and added tokens beyond the vocabulary, repeated merges: converted, with a note."""
+    model = TinyLlama(tmp_path / "model", layers=1)
+    end = 317
+    model.write_json(
+        "generation_config.json", {"eos_token_id": [end + 2, end, 5, 6, 5000], "pad_token_id": -1}
+    )
+    path = model.path / "tokenizer.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    merges = values["model"]["merges"]
+    values["model"]["merges"] = [merges[0], *merges]
+    values["added_tokens"].append(dict(values["added_tokens"][0], id=320, content="<extra>"))
+    path.write_text(json.dumps(values), encoding="utf-8")
+    source = open_source(model.path)
+    notes = "\n".join(source.notes)
+    assert "'eos_token_id' 5000 ignored" in notes and "1 added token beyond" in notes
+    assert "merges are repeated" in notes
+    field = {entry.key: entry.value for entry in source.metadata}
+    assert len(field["tokenizer.ggml.tokens"]) == 320
+    assert len(field["tokenizer.ggml.merges"]) == len(merges)
+    assert field["tokenizer.ggml.eos_token_ids"] == [end + 2, end, 5, 6]
+    convert(model.path, tmp_path / "out.gguf", "q8_0")
+    ends = Tokenizer.from_gguf(tmp_path / "out.gguf").end_ids
+    assert ends >= {end + 2, end, 5, 6}

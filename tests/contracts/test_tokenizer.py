@@ -302,8 +302,92 @@ def test_ends(tiny_model: Callable[..., Path]) -> None:
     assert made(add_bos_token=False).encode("the", add_special=True) == plain
     both = made(add_bos_token=True, add_eos_token=True)
     assert both.encode("the", add_special=True) == [both.bos_id, *plain, both.eos_id]
-    assert made(bos_token_id=0xFFFFFFFF).bos_id is None
+    for none in (0xFFFFFFFF, -1, -7, 300, 10**6):
+        assert made(bos_token_id=none).bos_id is None
+        assert made(eos_token_id=none, eos_token_ids=[none, 5]).end_ids >= {5}
     assert {7, 8} <= made(eot_token_id=7, eom_token_id=8).end_ids
+
+
+def test_merges_of_no_tokens_and_repeated_merges(tiny_model: Callable[..., Path]) -> None:
+    data = metadata(tiny_model, json=None)
+    merges = list(data["tokenizer.ggml.merges"])
+    plain = Tokenizer(data, "x.gguf")
+    odd = ["zz yy", *merges, "a zz", *merges[::-1]]  # of equal ones the first counts
+    other = Tokenizer(metadata(tiny_model, json=None, merges=odd), "x.gguf")
+    text = "the quick brown fox, and then the dog " * 3
+    assert other.encode(text) == plain.encode(text)
+
+
+def test_added_tokens_beyond_the_model(tiny_model: Callable[..., Path]) -> None:
+    import json
+
+    from tiny_hf import tokenizer_json
+
+    text = tokenizer_json(300)
+    values = json.loads(text)
+    tokens = [f"t{i}" for i in range(300)]
+
+    def of(json_text: str) -> Tokenizer:
+        changes = {"json": json_text, "tokens": tokens, "token_type": [NORMAL] * 300}
+        return Tokenizer(metadata(tiny_model, **changes), "x.gguf")
+
+    for i in (300, 301):
+        added = dict(values["added_tokens"][-1], id=i, content=f"<extra{i}>")
+        values["added_tokens"].append(added)
+    prompt = "the <extra300> fox"
+    ids = of(json.dumps(values)).encode(prompt, parse_special=True)
+    assert ids == of(text).encode(prompt, parse_special=True) and max(ids) < 300
+
+
+GEMMA4_PIECES = ["▁", "▁▁", "a", "b", "ab", "▁a", "▁ab", "\n", "\n\n", "\n\n\n", "\n" * 5]
+
+
+def gemma4(**changes: Any) -> Tokenizer:
+    """Pieces have ids from 260 on, bytes from 4 on."""
+    special = ["<pad>", "<eos>", "<bos>", "<turn|>"]
+    values = {
+        "model": "gemma4",
+        "pre": "default",
+        "tokens": [*special, *(f"<0x{b:02X}>" for b in range(256)), *GEMMA4_PIECES],
+        "token_type": [CONTROL] * 4 + [BYTE] * 256 + [NORMAL] * len(GEMMA4_PIECES),
+        "merges": ["▁ ▁", "a b", "▁ a", "▁ ab"],
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "add_bos_token": False,
+        **changes,
+    }
+    return Tokenizer({f"tokenizer.ggml.{k}": v for k, v in values.items()}, "g4.gguf")
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("ab ab", ["ab", "▁ab"]),
+        ("a  ab", ["a", "▁▁", "ab"]),
+        ("  a", ["▁▁", "a"]),
+        ("a\nb", ["a", "\n", "b"]),
+        ("a\n\n\nb", ["a", "\n\n\n", "b"]),  # whole, without a merge
+        ("\n\n\n\n", ["\n"] * 4),  # no token of four
+        ("a\n\n<turn|>\n\n\n", ["a", "\n\n", "<turn|>", "\n\n\n"]),
+        ("é", ["<0xC3>", "<0xA9>"]),
+        ("a▁b", ["a", "▁", "b"]),
+    ],
+)
+def test_gemma4(text: str, pieces: list[str]) -> None:
+    tokenizer = gemma4()
+    ids = tokenizer.encode(text, parse_special=True)
+    assert [tokenizer.tokens[i] for i in ids] == pieces
+    if "▁" not in text:
+        assert tokenizer.decode(ids) == text
+
+
+def test_gemma4_begins_with_bos_and_ends_with_its_turn() -> None:
+    tokenizer = gemma4()
+    assert tokenizer.encode("a", add_special=True) == [2, 262]  # whatever add_bos_token says
+    assert tokenizer.end_ids == {1, 3} and not tokenizer.adds_space
+    assert 3 not in tokenizer.encode("<turn|>")
+    with pytest.raises(ModelFileError, match="merges is missing"):
+        gemma4(merges=[])
 
 
 def test_text_that_is_not_unicode(tiny: Tokenizer) -> None:
@@ -340,17 +424,13 @@ def test_time_is_linear(tiny: Tokenizer) -> None:
         ({"json": None, "pre": "foo\x1b[2J"}, r"'foo\\x1b\[2J'"),
         ({"json": None, "merges": None}, "merges is missing"),
         ({"json": None, "merges": ["ab"]}, "entry 0"),
-        ({"json": None, "merges": ["zz yy"]}, "merges"),
         ({"json": None, "model": "llama"}, "scores is missing"),
         ({"json": None, "model": "llama", "scores": [0.0]}, "scores has 1 entries"),
         ({"json": None, "model": "llama", "scores": [float("nan")] * 300}, "entry 0 is nan"),
         ({"tokens": None}, "tokens is missing"),
-        ({"tokens": ["a"]}, "tokens"),
         ({"tokens": [1, 2]}, "no array of strings"),
         ({"tokens": "abc"}, "expected an array of strings"),
         ({"token_type": [1]}, "token_type has 1 entries"),
-        ({"bos_token_id": 300}, "bos_token_id is 300"),
-        ({"eos_token_id": -7}, "eos_token_id is -7"),
         ({"eos_token_id": "x"}, "eos_token_id is str"),
         ({"add_bos_token": 1}, "add_bos_token is int"),
     ],

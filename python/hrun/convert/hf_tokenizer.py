@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hrun._core import ModelFileError, UnsupportedModelError
+from hrun.end_tokens import END_LIST, END_OF_TURN, closes_channels_only
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 
 from .config_object import ConfigObject
@@ -31,9 +32,6 @@ _SPLIT_NAMES: dict[tuple[str, ...], str] = {
 for _name, _rules in PRE_TOKENIZERS.items():
     if _rules.byte_level:
         _SPLIT_NAMES.setdefault(tuple(_rules.steps), _name)
-
-# Texts by which models mark the end of a turn, where no file names the token's role.
-_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<|endofturn|>")
 
 
 @dataclass(frozen=True)
@@ -66,14 +64,18 @@ def read_tokenizer(folder: ModelFolder, n_vocab: int, config: dict[str, Any]) ->
     )
     reader = _TokenizerJson(path, tokenizer, n_vocab)
     _check_with_library(text, path)
-    notes: list[str] = []
+    notes = reader.notes
     entries = (
         reader.sentencepiece_entries()
         if reader.is_sentencepiece
         else reader.byte_level_entries(notes)
     )
     entries += _special_ids(
-        reader, settings, generation, ConfigObject(str(folder.path / "config.json"), config)
+        reader,
+        settings,
+        generation,
+        ConfigObject(str(folder.path / "config.json"), config),
+        notes,
     )
     entries += _added_by_default(reader, settings)
     entries.append(Entry("tokenizer.huggingface.json", "string", text))
@@ -115,7 +117,8 @@ class _TokenizerJson:
             if model.get(key):
                 raise UnsupportedModelError(f"{path}: 'model.{key}' is not supported")
         self.model = model
-        self.vocab = self._vocab(model["vocab"])
+        self.notes: list[str] = []
+        self.vocab = dict(self._vocab(model["vocab"]))
         self.added = self._added()
         self.tokens, self.types = self._token_list(n_vocab)
         self.merges = self._merges()
@@ -165,6 +168,16 @@ class _TokenizerJson:
         return out
 
     def _token_list(self, n_vocab: int) -> tuple[list[str], list[int]]:
+        beyond = [token for number, token, _ in self.added if number >= n_vocab]
+        if beyond:
+            self.notes.append(
+                f"{self.path}: {len(beyond)} added token{'s' if len(beyond) > 1 else ''} beyond the model's "
+                f"{n_vocab} left out (the first: '{shown(beyond[0])}')"
+            )
+            self.added = [entry for entry in self.added if entry[0] < n_vocab]
+            for token in beyond:  # some files have added tokens in the vocabulary as well
+                if self.vocab.get(token, 0) >= n_vocab:
+                    del self.vocab[token]
         highest = max([*self.vocab.values(), *(number for number, _, _ in self.added)], default=-1)
         if highest < 0:
             raise ModelFileError(f"{self.path}: the vocabulary is empty")
@@ -221,7 +234,12 @@ class _TokenizerJson:
                     f"{shown(repr(merge))}"
                 )
             out.append((pair[0], pair[1]))
-        return out
+        unique = list(dict.fromkeys(reversed(out)))[::-1]  # the library keeps the last rank
+        if len(unique) < len(out):
+            self.notes.append(
+                f"{self.path}: {len(out) - len(unique)} of {len(out)} merges are repeated; the last counts"
+            )
+        return unique
 
     def byte_level_entries(self, notes: list[str]) -> list[Entry]:
         splits = self._splits()
@@ -336,6 +354,7 @@ def _special_ids(
     settings: ConfigObject,
     generation: ConfigObject,
     config: ConfigObject,
+    notes: list[str],
 ) -> list[Entry]:
     """bos, eos, eot, eom, unknown, padding: from tokenizer_config.json by text, else by id from the other two files."""
     ids: dict[str, int] = {}
@@ -348,18 +367,15 @@ def _special_ids(
         for source in (generation, config):
             value = source.values.get(f"{role}_token_id")
             listed = value if isinstance(value, list) else [] if value is None else [value]
-            for number in listed:
-                if (
-                    isinstance(number, bool)
-                    or not isinstance(number, int)
-                    or number >= len(tokenizer.tokens)
-                ):
-                    raise source.error(
-                        f"{role}_token_id", f"a token id below {len(tokenizer.tokens)}"
-                    )
-            usable = [
-                number for number in listed if number >= 0
-            ]  # -1 stands for "none" in some configurations
+            if any(isinstance(number, bool) or not isinstance(number, int) for number in listed):
+                raise source.error(f"{role}_token_id", "a token id or an array of them")
+            # -1 stands for "none" in some configurations.
+            usable = [number for number in listed if 0 <= number < len(tokenizer.tokens)]
+            if unknown_ids := [number for number in listed if number >= len(tokenizer.tokens)]:
+                notes.append(
+                    f"{source.path}: '{role}_token_id' {shown(str(unknown_ids)[1:-1], 60)} ignored: the "
+                    f"vocabulary has {len(tokenizer.tokens)} tokens"
+                )
             if role == "eos":
                 stops += usable
             if usable:
@@ -371,15 +387,17 @@ def _special_ids(
         and (number := tokenizer.id_of(unknown)) is not None
     ):
         ids["unk"] = number
+    ends: list[int] = []
     if "eos" in ids:
         turn_ends = [
-            number for text in _END_OF_TURN if (number := tokenizer.id_of(text)) is not None
+            number
+            for text in END_OF_TURN
+            if (number := tokenizer.id_of(text)) is not None
+            and not closes_channels_only(text, tokenizer.tokens)
         ]
-        others = [number for number in dict.fromkeys(stops) if number != ids["eos"]]
-        eot = next(
-            (n for n in turn_ends if n == ids["eos"] or n in others),
-            turn_ends[0] if turn_ends else None,
-        )
+        ends = list(dict.fromkeys([ids["eos"], *stops]))
+        others = ends[1:]
+        eot = next((n for n in turn_ends if n in ends), turn_ends[0] if turn_ends else None)
         eot = others[0] if eot is None and others else eot
         if eot is not None:
             ids["eot"] = eot
@@ -394,10 +412,13 @@ def _special_ids(
         "unk": "unknown",
         "pad": "padding",
     }
-    return [
+    entries = [
         Entry(f"tokenizer.ggml.{names[role]}_token_id", "u32", number)
         for role, number in ids.items()
     ]
+    if not set(ends) <= {ids.get("eos"), ids.get("eot"), ids.get("eom")}:
+        entries.append(Entry(END_LIST, "array<i32>", ends))
+    return entries
 
 
 def _added_by_default(tokenizer: _TokenizerJson, settings: ConfigObject) -> list[Entry]:
