@@ -2,7 +2,8 @@
 
 The rules come from ``tokenizer.huggingface.json`` where the file has it, else from the ``tokenizer.ggml.*`` keys:
 byte-level BPE ("gpt2") by its named pre-tokenizer, BPE of SentencePiece's pieces ("gemma4"), SentencePiece BPE ("llama") or
-Unigram ("t5"), WordPiece ("bert").  The bytes of each token always come from ``tokenizer.ggml.tokens``, so a stream of tokens is a stream of bytes whatever the rules.
+Unigram ("t5"), WordPiece ("bert").  The bytes of each token always come from ``tokenizer.ggml.tokens``, so a stream of tokens
+is a stream of bytes whatever the rules.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Tokenizer:
         if json_text and not named:
             from hrun.tokenizer_rules import huggingface_rules
 
-            return huggingface_rules(json_text, self.n_vocab, END_NAMES, self.path)
+            return huggingface_rules(json_text, self.n_vocab, self.path, END_NAMES)
         if self.model in ("gpt2", "gemma4"):
             from hrun.tokenizer_rules import byte_level_rules
 

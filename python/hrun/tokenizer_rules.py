@@ -101,7 +101,7 @@ class NewlineRuns(HuggingFaceRules):
 
 
 def huggingface_rules(
-    json_text: str, n_vocab: int, control: Collection[str], path: str
+    json_text: str, n_vocab: int, path: str, control: Collection[str] = ()
 ) -> HuggingFaceRules:
     """The rules of a tokenizer.json; its added tokens among ``control`` are control tokens, whatever it says of them.
 
