@@ -200,7 +200,7 @@ def compare(
         for path in (reference, model)
     ]
     n_vocab, half = tokenizer.n_vocab, _CONTEXT // 2
-    step = logit_rows(n_vocab)
+    step = max(1, logit_rows(n_vocab) // 2)  # of two models
     parts: list[npt.NDArray[np.float64]] = []
     nll = np.zeros(2)
     same = n = 0
@@ -220,6 +220,7 @@ def compare(
                 parts.append(divergence(base, own))
                 same += int((base.argmax(axis=1) == own.argmax(axis=1)).sum())
                 n += len(base)
+            del logits  # before the next ones are made
     perplexity = np.exp(nll / n)
     return Comparison(
         text.name,
