@@ -17,6 +17,7 @@ namespace hrun {
 namespace {
 
 constexpr size_t kAlignment = 64;
+constexpr size_t kReserve = size_t{16} << 20;  // for all that is too small to be checked
 constexpr size_t kUnknown = std::numeric_limits<size_t>::max();
 
 class HostBuffer final : public DeviceBuffer {
@@ -37,6 +38,11 @@ size_t machine_memory(std::string_view line) {
 
 std::string mebibytes(size_t bytes) {
   return bytes == kUnknown ? "unknown" : std::to_string(bytes >> 20) + " MiB";
+}
+
+OutOfMemoryError out_of_memory(size_t bytes, std::string_view purpose, size_t available) {
+  return OutOfMemoryError("{} needs {} of memory; {} is free", purpose, mebibytes(bytes),
+                          mebibytes(available));
 }
 
 }  // namespace
@@ -66,8 +72,7 @@ std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpo
 #endif
     if (buffer->data) return buffer;
   }
-  throw OutOfMemoryError("{} needs {} of memory; {} is free", purpose, mebibytes(bytes),
-                         mebibytes(available_memory()));
+  throw out_of_memory(bytes, purpose, available_memory());
 }
 
 class PackedMemory::Slice final : public DeviceBuffer {
@@ -85,8 +90,10 @@ std::unique_ptr<DeviceBuffer> PackedMemory::take(size_t bytes, std::string_view 
   constexpr size_t kChunk = size_t{64} << 20;  // what is not used of a chunk is never touched
   const size_t padded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   if (!chunk_ || chunk_->bytes - used_ < padded) {
-    chunk_ = allocate_host(std::max(padded, std::min(kChunk, available_memory() / 8)), purpose,
-                           Pages::huge);
+    // Chunks become small where little is left, and are checked all the same.
+    const size_t available = available_memory();
+    if (available < padded + kReserve) throw out_of_memory(padded, purpose, available);
+    chunk_ = allocate_host(std::max(padded, std::min(kChunk, available / 8)), purpose, Pages::huge);
     used_ = 0;
   }
   auto slice = std::make_unique<Slice>(chunk_, static_cast<uint8_t*>(chunk_->data) + used_, bytes);
