@@ -237,7 +237,7 @@ void init_calibration(nb::module_& m) {
           },
           "indices"_a, "widths"_a,
           "Sum these inputs from zero, as blocks of the given widths (0: all columns).");
-  m.def("encode_calibrated", &encode, "format"_a, "weights"_a, "factor"_a, "survivors"_a = 16,
+  m.def("encode_calibrated", &encode, "format"_a, "weights"_a, "factor"_a, "survivors"_a,
         "scales"_a, "passes"_a = 1, "tensor"_a = "", "vector_bits"_a = 512,
         "float32 [rows, cols] to blocks, uint8 [rows * row_bytes], and each row's e H e^T and w H "
         "w^T, float64 [rows]. Raises "
