@@ -75,6 +75,7 @@ class Penalties : public SamplerStep {
         frequency_(static_cast<float>(v["frequency_penalty"])),
         presence_(static_cast<float>(v["presence_penalty"])) {}
 
+  bool only_edits() const override { return true; }
   void apply(Candidates& c, std::span<const int32_t> history) const override {
     for (const auto& [token, count] : counts(history, static_cast<int64_t>(c.items.size()))) {
       float& logit =
@@ -113,6 +114,7 @@ class TopK : public SamplerStep {
   bool on_device() const override { return true; }
   static Step make(const Values& v) { return v["top_k"] > 0 ? std::make_unique<TopK>(v) : nullptr; }
   explicit TopK(const Values& v) : k_(static_cast<size_t>(v["top_k"])) {}
+  size_t keeps() const override { return k_; }
   void apply(Candidates& c, std::span<const int32_t>) const override { c.keep_best(k_); }
 
  private:
@@ -276,8 +278,69 @@ Candidates Sampler::candidates(std::span<const float> logits) const {
   return c;
 }
 
+// What candidates() gives, in one pass over the vocabulary: where the chain changes some logits and
+// then keeps a few of the best.  False where it does something else first, or where a logit is odd:
+// candidates() then says what is wrong.
+bool Sampler::best_candidates(std::span<const float> logits, Candidates& c) const {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr size_t kBlock = 16;
+  size_t n_edits = 0;
+  while (n_edits < steps_.size() && steps_[n_edits]->only_edits()) ++n_edits;
+  // The likeliest token passes every step.
+  const size_t keep = greedy_ ? 1 : n_edits < steps_.size() ? steps_[n_edits]->keeps() : 0;
+  if (keep == 0 || keep > 1024 || keep >= logits.size()) return false;
+
+  std::vector<SampleEdit> edited = edits(static_cast<int64_t>(logits.size()));
+  std::sort(edited.begin(), edited.end(),
+            [](const SampleEdit& a, const SampleEdit& b) { return a.token < b.token; });
+  std::vector<Candidate>& items = c.items;
+  items.clear();
+  items.reserve(4 * keep + kBlock);
+  float least = -kInfinity;  // what is not above cannot be among the best: equals go by lower id
+  const auto prune = [&] {
+    std::nth_element(items.begin(), items.begin() + static_cast<std::ptrdiff_t>(keep) - 1,
+                     items.end(), better);
+    items.resize(keep);
+    least = items.back().logit;
+  };
+  bool odd = false;
+  auto edit = edited.begin();
+  for (size_t first = 0; first < logits.size(); first += kBlock) {
+    const size_t n = std::min(kBlock, logits.size() - first);
+    const float* const x = logits.data() + first;
+    bool above = false;
+    for (size_t i = 0; i < n; ++i) {
+      above |= x[i] > least;
+      odd |= !(x[i] < kInfinity);
+    }
+    const bool has_edit = edit != edited.end() && static_cast<size_t>(edit->token) < first + n;
+    if (!above && !has_edit) continue;
+    for (size_t i = 0; i < n; ++i) {
+      float value = x[i];
+      if (edit != edited.end() && static_cast<size_t>(edit->token) == first + i) {
+        value += edit->bias;
+        value = value <= 0 ? value * edit->repeat : value / edit->repeat;
+        value -= edit->subtract;
+        ++edit;
+      }
+      if (value > least) items.push_back({static_cast<int32_t>(first + i), value});
+    }
+    if (items.size() >= 4 * keep) prune();
+  }
+  if (odd || items.empty()) return false;
+  if (items.size() > keep) prune();
+  for (const Candidate& item : items)
+    if (!std::isfinite(item.logit)) return false;
+  c.sorted = false;
+  c.sort();
+  if (greedy_) return true;
+  for (size_t i = n_edits + 1; i < steps_.size(); ++i) steps_[i]->apply(c, history_);
+  return true;
+}
+
 int32_t Sampler::sample(std::span<const float> logits) {
-  Candidates c = candidates(logits);
+  Candidates c;
+  if (!best_candidates(logits, c)) c = candidates(logits);
   int32_t token = 0;
   if (greedy_) {
     token = std::min_element(c.items.begin(), c.items.end(), better)->id;

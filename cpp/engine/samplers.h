@@ -52,6 +52,10 @@ class SamplerStep {
   // Does a backend's sample() do what this step does, by SampleSettings or by edits?  A step that
   // does not say so keeps the draw on the host.
   virtual bool on_device() const { return false; }
+  // Does it keep the n best, whatever came before, and all later steps see these only?  0: no.
+  virtual size_t keeps() const { return 0; }
+  // Is all it does told by edit()?
+  virtual bool only_edits() const { return false; }
   // Of a step that only changes the logits of recent tokens: how.
   virtual void edit(std::unordered_map<int32_t, SampleEdit>&, std::span<const int32_t> /*history*/,
                     int64_t /*n_vocab*/) const {}
@@ -84,6 +88,7 @@ class Sampler {
 
  private:
   Candidates candidates(std::span<const float> logits) const;
+  bool best_candidates(std::span<const float> logits, Candidates& c) const;
 
   uint64_t seed_;
   Pcg32 random_;
