@@ -21,7 +21,7 @@ constexpr SamplerParameter kParameters[] = {
      -100.0, 100.0, false},
     {"presence_penalty", "subtract this once if among the recent tokens; 0 = off", 0.0, -100.0,
      100.0, false},
-    {"top_k", "keep the k likeliest tokens; 0 = off", 40, 0, kBig, true},
+    {"top_k", "keep the k likeliest tokens; 0 or -1 = off", 40, -1, kBig, true},
     {"top_p", "keep the likeliest tokens that together reach this probability; 1 = off", 0.95, 0.0,
      1.0, false},
     {"min_p", "keep tokens at least this fraction as likely as the likeliest; 0 = off", 0.05, 0.0,
@@ -162,12 +162,19 @@ class MinP : public SamplerStep {
   double log_p_;
 };
 
+// Logits and biases divided by less would overflow; what is left by then is the likeliest token.
+constexpr double kCoolest = 1e-20;
+
+double temperature_of(const Values& v) {
+  return v["temperature"] < kCoolest ? 0 : v["temperature"];
+}
+
 class Temperature : public SamplerStep {
  public:
   bool on_device() const override { return true; }
   static Step make(const Values& v) {
-    return v["temperature"] > 0 && v["temperature"] != 1 ? std::make_unique<Temperature>(v)
-                                                         : nullptr;
+    return temperature_of(v) > 0 && v["temperature"] != 1 ? std::make_unique<Temperature>(v)
+                                                          : nullptr;
   }
   explicit Temperature(const Values& v) : temperature_(static_cast<float>(v["temperature"])) {}
   void apply(Candidates& c, std::span<const int32_t>) const override {
@@ -225,9 +232,10 @@ Sampler::Sampler(uint64_t seed, std::span<const std::pair<std::string_view, doub
                  std::vector<std::pair<int32_t, float>> logit_bias)
     : seed_(seed), random_(Pcg32::seeded(seed)), logit_bias_(std::move(logit_bias)) {
   const Values values(given);
-  settings_ = {static_cast<float>(values["temperature"]), static_cast<int64_t>(values["top_k"]),
-               values["top_p"], values["min_p"]};
-  greedy_ = values["temperature"] == 0;
+  settings_ = {static_cast<float>(temperature_of(values)),
+               std::max<int64_t>(0, static_cast<int64_t>(values["top_k"])), values["top_p"],
+               values["min_p"]};
+  greedy_ = temperature_of(values) == 0;
   for (const auto make : kChain)
     if (Step step = make(values)) steps_.push_back(std::move(step));
   for (const auto& [id, bias] : logit_bias_)

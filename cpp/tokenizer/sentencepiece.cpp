@@ -133,7 +133,7 @@ int32_t SentencePiece::find(std::string_view text) const {
 std::vector<int32_t> SentencePiece::encode(std::string_view text, bool with_control) const {
   const WholePieces& whole = with_control ? user_and_control_ : user_;
   std::vector<int32_t> ids;
-  bool after_control = true;
+  bool prefix = true;  // at the start and after every piece that is cut out, as in llama.cpp
   size_t start = 0;
   for (size_t i = 0; i < text.size();) {
     const int32_t id = whole.at_start_of(text.substr(i));
@@ -141,13 +141,12 @@ std::vector<int32_t> SentencePiece::encode(std::string_view text, bool with_cont
       i += character_bytes(text[i]);
       continue;
     }
-    fragment(text.substr(start, i - start), after_control, ids);
+    fragment(text.substr(start, i - start), prefix, ids);
     ids.push_back(id);
-    const Piece& piece = pieces_[static_cast<size_t>(id)];
-    after_control = piece.kind == PieceKind::control;
-    start = i += piece.text.size();
+    prefix = true;
+    start = i += pieces_[static_cast<size_t>(id)].text.size();
   }
-  fragment(text.substr(std::min(start, text.size())), after_control, ids);
+  fragment(text.substr(std::min(start, text.size())), prefix, ids);
   return ids;
 }
 

@@ -109,7 +109,10 @@ class ChatTemplate:
                 raise ChatTemplateError(printable(answer["error"], 600), answer.get("line"))
             return answer["text"]
         try:
-            return template_worker.render(self._plain, json.loads(request)["variables"])
+            variables = json.loads(request)["variables"]
+            # A plain template goes through nothing but the messages.
+            variables["messages"] = template_worker.flattened(variables["messages"])
+            return template_worker.render(self._plain, variables)
         except Exception as error:
             message, line = template_worker.describe(error)
             raise ChatTemplateError(printable(message, 600), line) from None

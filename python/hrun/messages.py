@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,17 @@ def check_messages(messages: Any) -> None:
             raise ArgumentError(
                 f"messages[{i}]['content'] must be a string or a list of parts, got {type(content).__name__}"
             )
+
+        for j, part in enumerate(content if isinstance(content, (list, tuple)) else ()):
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if isinstance(kind, str) and _NO_TEXT.fullmatch(kind):
+                raise ArgumentError(
+                    f"messages[{i}]['content'][{j}] is of type '{kind}'; hrun reads text only"
+                )
+
+
+# Parts of the chat interfaces of OpenAI and transformers that are no text.
+_NO_TEXT = re.compile(r"(input_)?(image|audio|video|file)(_url|_file)?|document")
 
 
 def mapped(value: Any, change: Any, depth: int = 0) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import sys
 import time
@@ -752,14 +753,25 @@ class Runtime:
             )
 
 
+_RECOMMENDED = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repeat_penalty",
+    "penalty_last_n": "repeat_last_n",
+}
+
+
 def _recommended_sampling(metadata: Mapping[str, Any]) -> dict[str, float]:
-    names = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
-    found = {name: metadata.get(f"general.sampling.{key}") for key, name in names.items()}
-    return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
+    """What the file recommends; a value that no sampler takes is no recommendation."""
+    found = {}
+    for key, name in _RECOMMENDED.items():
+        with contextlib.suppress(ArgumentError):
+            value = metadata.get(f"general.sampling.{key}")
+            if value is not None:
+                found.update(checked_sampling({name: value}))
+    return found
 
 
 def _is_many(prompt: Any) -> bool:

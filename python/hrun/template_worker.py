@@ -80,6 +80,63 @@ def compile_template(environment: Any, source: str) -> Any:
     return environment.template_class.from_code(environment, code, environment.make_globals(None))
 
 
+def reads_parts(tree: Any) -> bool:
+    """Does a template go through the parts of a message's content, under that name or one given to it?"""
+    from jinja2 import nodes
+
+    names = {"content"}
+
+    def is_content(node: Any) -> bool:
+        while isinstance(node, nodes.Filter) or (
+            isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)
+        ):
+            node = node.node
+        if isinstance(node, nodes.CondExpr):
+            return is_content(node.expr1) or is_content(node.expr2)
+        if isinstance(node, nodes.Getitem):
+            return isinstance(node.arg, nodes.Const) and node.arg.value == "content"
+        return (isinstance(node, nodes.Getattr) and node.attr == "content") or (
+            isinstance(node, nodes.Name) and node.name in names
+        )
+
+    parameters = {
+        macro.name: [argument.name for argument in macro.args]
+        for macro in tree.find_all(nodes.Macro)
+    }
+    given = [
+        (assigned.target.name, assigned.node)
+        for assigned in tree.find_all(nodes.Assign)
+        if isinstance(assigned.target, nodes.Name)
+    ]
+    for call in tree.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Name):
+            given += zip(parameters.get(call.node.name, ()), call.args)
+    for _ in range(4):  # names of names
+        names |= {name for name, value in given if is_content(value)}
+    return any(is_content(loop.iter) for loop in tree.find_all(nodes.For))
+
+
+def flattened(messages: Any) -> Any:
+    """Contents that are lists of text parts as one text, for templates that read no parts."""
+    return [
+        {**message, "content": "\n".join(texts)}
+        if isinstance(message, dict) and (texts := _texts(message.get("content"))) is not None
+        else message
+        for message in messages
+    ]
+
+
+def _texts(content: Any) -> list[str] | None:
+    """The texts of a list of text parts; None for all else."""
+    if not isinstance(content, list):
+        return None
+    texts = [
+        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
+        for part in content
+    ]
+    return texts if all(isinstance(text, str) for text in texts) else None
+
+
 def render(template: Any, variables: dict[str, Any]) -> str:
     parts: list[str] = []
     total = 0
@@ -135,11 +192,16 @@ def _limit() -> None:
 
 def _answer(request: dict[str, Any], compiled: dict[str, Any], environment: Any) -> dict[str, Any]:
     try:
-        source = request["source"]
+        source, variables = request["source"], request["variables"]
         if source not in compiled:
             compiled.clear()
             compiled[source] = compile_template(environment, source)
-        return {"text": render(compiled[source], request["variables"])}
+        if any(
+            isinstance(m, dict) and isinstance(m.get("content"), list)
+            for m in variables.get("messages", ())
+        ) and not reads_parts(environment.parse(source)):
+            variables["messages"] = flattened(variables["messages"])
+        return {"text": render(compiled[source], variables)}
     except (
         BaseException
     ) as error:  # a template may raise anything, SystemExit and MemoryError included

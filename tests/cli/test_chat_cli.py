@@ -280,3 +280,33 @@ def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch, say: Any) -> N
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     code, _, err = say("-hf", "user/model", "-p", "a")
     assert code == 1 and "huggingface_hub" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "want"),
+    [
+        (b"\xef\xbb\xbfGr\xc3\xbc\xc3\x9fe\n", "Grüße"),
+        (b"a\r\nb\r\n", "a\nb"),
+        (b"a\r\nb\n", "a\r\nb"),  # not how its lines end
+        (b"a\n\n", "a\n"),
+        ("\ufeffa\r\nb".encode("utf-16-le"), "a\nb"),
+        ("\ufeffa\r\nb".encode("utf-16-be"), "a\nb"),
+        ("\ufeffGrüße".encode("utf-32-le"), "Grüße"),
+        (b"\xef\xbb\xbf", ""),
+        (b"", ""),
+    ],
+)
+def test_the_text_of_a_prompt_file(
+    data: bytes, want: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hrun.cli.chat import text_of
+
+    assert text_of(data, "f.txt") == want
+    assert capsys.readouterr().err == ""
+
+
+def test_a_prompt_file_that_is_not_utf8(capsys: pytest.CaptureFixture[str]) -> None:
+    from hrun.cli.chat import text_of
+
+    assert text_of(b"Gr\xfc\xdfe", "f.txt") == "Gr\ufffd\ufffde"
+    assert "f.txt: byte 2 is no UTF-8" in capsys.readouterr().err

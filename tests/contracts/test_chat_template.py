@@ -89,6 +89,37 @@ def test_conventions(source: str, want: str, worker: Worker) -> None:
     assert render(source, worker, messages, bos_token="<s>", eos_token="</s>") == want
 
 
+PARTS = [
+    {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "you"}]}
+]
+LOOPS = {
+    "a loop": "{% for m in messages %}{% for c in m.content %}<{{ c.text }}>{% endfor %}{% endfor %}",
+    "by key": "{% for m in messages %}{% for c in m['content'] %}<{{ c['text'] }}>{% endfor %}{% endfor %}",
+    "a name": "{% for m in messages %}{% set x = m.content %}{% set y = x %}{% for c in y %}<{{ c.text }}>{% endfor %}{% endfor %}",
+    "a macro": "{% macro show(x) %}{% for c in x %}<{{ c.text }}>{% endfor %}{% endmacro %}{{ show(messages[0].content) }}",
+    "a filter": "{% for m in messages %}{% for c in m.content|selectattr('type', 'equalto', 'text') %}<{{ c.text }}>{% endfor %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_parts_for_templates_that_read_them(name: str, worker: Worker) -> None:
+    assert render(LOOPS[name], worker, PARTS) == "<Hi><you>"
+
+
+def test_parts_are_one_text_elsewhere(worker: Worker) -> None:
+    want = "<|im_start|>user\nHi\nyou<|im_end|>\n<|im_start|>assistant\n"
+    assert both_ways(CHATML, worker, PARTS) == want
+    other = "{% for t in tools or [] %}{{ t }}{% endfor %}{% for m in messages %}{{ m['content']|trim }}{% endfor %}"
+    assert render(other + "{% macro m() %}{% endmacro %}", worker, PARTS) == "Hi\nyou"
+    assert both_ways(CHATML, worker, [{"role": "user", "content": ["Hi", "you"]}]) == want
+    assert both_ways(CHATML, worker, [{"role": "user", "content": []}]).startswith(
+        "<|im_start|>user\n<|im_end|>"
+    )
+    # What is no text is the template's own affair.
+    odd = [{"role": "tool", "content": [{"name": "f"}]}]
+    assert both_ways("{{ messages[0].content }}", worker, odd) == "[{'name': 'f'}]"
+
+
 def test_strftime_now_and_extra_variables(worker: Worker) -> None:
     assert (
         render("{{ strftime_now('%Y')|int > 2000 }}{% macro m() %}{% endmacro %}", worker) == "True"

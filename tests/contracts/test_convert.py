@@ -822,7 +822,13 @@ def test_tokenizers_with_more_than_the_model_needs(tmp_path: Path) -> None:
     model = TinyLlama(tmp_path / "model", layers=1)
     end = 317
     model.write_json(
-        "generation_config.json", {"eos_token_id": [end + 2, end, 5, 6, 5000], "pad_token_id": -1}
+        "generation_config.json",
+        {
+            "eos_token_id": [end + 2, end, 5, 6, 5000],
+            "pad_token_id": -1,
+            "top_k": -1,
+            "repetition_penalty": 1.05,
+        },
     )
     path = model.path / "tokenizer.json"
     values = json.loads(path.read_text(encoding="utf-8"))
@@ -837,6 +843,9 @@ def test_tokenizers_with_more_than_the_model_needs(tmp_path: Path) -> None:
     field = {entry.key: entry.value for entry in source.metadata}
     assert len(field["tokenizer.ggml.tokens"]) == 320
     assert len(field["tokenizer.ggml.merges"]) == len(merges)
+    assert field["general.sampling.top_k"] == 0
+    assert field["general.sampling.penalty_repeat"] == pytest.approx(1.05)
+    assert field["general.sampling.penalty_last_n"] == -1
     assert field["tokenizer.ggml.eos_token_ids"] == [end + 2, end, 5, 6]
     convert(model.path, tmp_path / "out.gguf", "q8_0")
     ends = Tokenizer.from_gguf(tmp_path / "out.gguf").end_ids

@@ -160,6 +160,58 @@ def test_logit_bias(rt: Runtime) -> None:
     )
 
 
+def test_extreme_temperatures(rt: Runtime) -> None:
+    """The coldest are greedy, a token that is forced included; the hottest draw what may be drawn."""
+    best = rt.generate(PROMPT, max_tokens=6, temperature=0, ignore_eos=True).tokens
+    for cold in (5e-324, 1e-300, 1e-45, 1e-38, 1e-20, 1e-9):
+        again = rt.generate(PROMPT, max_tokens=6, temperature=cold, seed=3, ignore_eos=True)
+        assert again.tokens == best, cold
+        forced = rt.generate(PROMPT, max_tokens=3, temperature=cold, logit_bias={70: 1e9})
+        assert forced.tokens == [70] * 3, cold
+    allowed = {70: 1000.0, 71: 1000.0}
+    hot = rt.generate(
+        PROMPT, max_tokens=20, temperature=1000.0, top_k=2, logit_bias=allowed, seed=1
+    )
+    assert set(hot.tokens) == {70, 71}
+    for bad in (math.nan, math.inf, -1.0, 1e300):
+        with pytest.raises(ArgumentError, match="temperature"):
+            rt.generate(PROMPT, temperature=bad)
+
+
+def test_top_k_of_minus_one_is_off(rt: Runtime) -> None:
+    options = {"max_tokens": 20, "seed": 4, "temperature": 30.0, "min_p": 0.0, "top_p": 1.0}
+    assert (
+        rt.generate(PROMPT, top_k=-1, **options).tokens
+        == rt.generate(PROMPT, top_k=0, **options).tokens
+        != rt.generate(PROMPT, top_k=1, **options).tokens
+    )
+
+
+def test_what_a_file_recommends() -> None:
+    from hrun.runtime import _recommended_sampling
+
+    def of(**values: object) -> dict[str, float]:
+        return _recommended_sampling({f"general.sampling.{k}": v for k, v in values.items()})
+
+    assert of(temp=0.6, top_k=20, top_p=0.9, min_p=0.0) == {
+        "temperature": 0.6, "top_k": 20, "top_p": 0.9, "min_p": 0.0}  # fmt: skip
+    assert of(penalty_repeat=1.1, penalty_last_n=-1) == {"repeat_penalty": 1.1, "repeat_last_n": -1}
+    assert of(top_k=-1) == {"top_k": -1}
+    # No recommendation: what no sampler takes.
+    assert of(temp=-1.0, top_k=-5, top_p=2.0, min_p="x", penalty_repeat=math.nan) == {}
+
+
+def test_parts_that_are_no_text_are_named(rt: Runtime) -> None:
+    for kind in ("image", "image_url", "input_image", "audio", "input_audio", "video_url", "file"):
+        parts = [{"type": "text", "text": "Hi"}, {"type": kind, kind: {"url": "x"}}]
+        with pytest.raises(ArgumentError, match=rf"\[0\]\['content'\]\[1\] is of type '{kind}'"):
+            rt.chat([{"role": "user", "content": parts}])
+    parts = [{"type": "text", "text": "Hi"}, {"type": "text", "text": "you"}]
+    assert rt.chat_tokens([{"role": "user", "content": parts}]) == rt.chat_tokens(
+        [{"role": "user", "content": "Hi\nyou"}]
+    )
+
+
 def test_stop_strings(rt: Runtime) -> None:
     whole = rt.generate(PROMPT, max_tokens=40, seed=8, ignore_eos=True)
     middle = len(whole.text) // 2

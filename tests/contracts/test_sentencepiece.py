@@ -142,7 +142,12 @@ def test_sentencepiece_control_and_user_tokens() -> None:
     assert tokenizer.encode("a", add_special=True)[0] == 1
     assert 1 not in tokenizer.encode("<s>") and tokenizer.decode(tokenizer.encode("<s>")) == "<s>"
     assert tokenizer.encode("<s>a", parse_special=True) == [1, *tokenizer.encode("a")]
-    assert 3 in tokenizer.encode("a<tool>b")
+    # After an added token of either kind the next word has its mark, as in llama.cpp.
+    assert tokenizer.encode("a<tool>b") == [*tokenizer.encode("a"), 3, *tokenizer.encode("b")]
+    both = tokenizer.encode("<tool><s>b<tool>c", parse_special=True)
+    assert both == [3, 1, *tokenizer.encode("b"), 3, *tokenizer.encode("c")]
+    bare = sentencepiece(add_space_prefix=False)
+    assert bare.encode("<tool>a") == [3, *bare.encode("a")]
     assert tokenizer.decode([1, *tokenizer.encode("a b")], skip_special=True) == "a b"
     assert sentencepiece(add_space_prefix=False).encode("a") == [260 + PIECES.index("a")]
 

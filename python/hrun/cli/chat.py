@@ -10,6 +10,7 @@ hrun -st -p "Hi there"     one answer through the model's chat template
 from __future__ import annotations
 
 import argparse
+import codecs
 import math
 import os
 import sys
@@ -293,7 +294,36 @@ def _prompt(options: argparse.Namespace) -> str | None:
 
 def _read(path: str) -> str:
     data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    return data.decode("utf-8", "replace").removesuffix("\n")
+    return text_of(data, "stdin" if path == "-" else path)
+
+
+def text_of(data: bytes, name: str) -> str:
+    """A prompt as its file shows it: without a mark of its encoding, carriage returns of Windows and the last line's end."""
+    mark, encoding = next(
+        ((mark, encoding) for mark, encoding in _ENCODINGS if data.startswith(mark)), (b"", "utf-8")
+    )
+    data = data[len(mark) :]
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        text = data.decode(encoding, "replace")
+        at = error.start + len(mark)
+        print(
+            f"hrun: {name}: byte {at} is no {encoding.upper()}; it is read as U+FFFD",
+            file=sys.stderr,
+        )
+    if text.count("\r\n") == text.count("\n"):  # all lines, so it is how lines end
+        text = text.replace("\r\n", "\n")
+    return text.removesuffix("\n")
+
+
+_ENCODINGS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 def _unescaped(text: str) -> str:

@@ -475,6 +475,12 @@ def _sampling(generation: ConfigObject) -> list[Entry]:
             out.append(
                 Entry(f"general.sampling.{name}", "f32", generation.number(key, exclusive=False))
             )
-    if generation.has("top_k"):
-        out.append(Entry("general.sampling.top_k", "i32", generation.integer("top_k", low=0)))
+    if generation.has("top_k"):  # 0 and -1 stand for "off"
+        top_k = max(0, generation.integer("top_k", low=-1))
+        out.append(Entry("general.sampling.top_k", "i32", top_k))
+    if generation.has("repetition_penalty"):  # of all tokens before, the prompt's included
+        penalty = generation.number("repetition_penalty")
+        out.append(Entry("general.sampling.penalty_repeat", "f32", penalty))
+        if penalty != 1:
+            out.append(Entry("general.sampling.penalty_last_n", "i32", -1))
     return out
