@@ -131,6 +131,8 @@ class Runtime:
             print(
                 f"{self.description}, loaded in {time.monotonic() - start:.2f} s", file=sys.stderr
             )
+            for warning in self._model.warnings:
+                print(f"note: {warning}", file=sys.stderr)
 
     # ---- what was loaded
 

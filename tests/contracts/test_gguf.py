@@ -9,6 +9,7 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import gguf_bytes as g
@@ -451,6 +452,26 @@ def test_every_writable_format_makes_a_sound_model(
     for tensor in file.tensors:
         tensor.verify()
         assert tensor.format == ("f32" if len(tensor.shape) == 1 else info.name)
+
+
+def test_a_rope_factor_without_a_type_is_linear(tmp_path: Path) -> None:
+    def scaling(**keys: tuple[str, Any]) -> tuple[str, float]:
+        f = g.model()
+        for name, (kind, value) in keys.items():
+            f.set(f"llama.rope.{name.replace('__', '.')}", kind, value)
+        path = tmp_path / "model.gguf"
+        path.write_bytes(f.build())
+        params = _core.plan_model(path).params
+        return params["rope_scaling"], params["rope_factor"]
+
+    four, none = ("f32", 4.0), ("f32", 0.0)
+    assert scaling(scaling__factor=four) == ("linear", 4.0)
+    assert scaling(scale_linear=four) == ("linear", 4.0)
+    assert scaling(scaling__type=("string", "linear"), scale_linear=four) == ("linear", 4.0)
+    assert scaling(scaling__type=("string", "none"), scaling__factor=four)[0] == "none"
+    assert scaling(scaling__factor=none)[0] == "none"
+    assert scaling(scale_linear=none)[0] == "none"
+    assert scaling(scaling__factor=none, scale_linear=four)[0] == "none"  # the newer key counts
 
 
 def test_plan_reads_rope_scalings(tiny_model: Callable[..., Path]) -> None:

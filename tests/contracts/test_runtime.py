@@ -187,6 +187,17 @@ def test_top_k_of_minus_one_is_off(rt: Runtime) -> None:
     )
 
 
+def test_notes_of_a_file_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import gguf_bytes
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes.model().set("llama.vocab_size", "u32", 7).build())
+    for verbose in (False, True):
+        Runtime(path, n_ctx=32, verbose=verbose).close()
+        shown = capsys.readouterr().err
+        assert ("note: key 'llama.vocab_size' is 7, the vocabulary has 64" in shown) == verbose
+
+
 def test_what_a_file_recommends() -> None:
     from hrun.runtime import _recommended_sampling
 

@@ -34,7 +34,7 @@ def read_gguf(path: Path) -> Source:
     if not file.tensors:
         raise ModelFileError(f"{path}: holds no tensors, only metadata")
     try:
-        _core.plan_model(str(path))
+        notes += _core.plan_model(str(path)).warnings
     except UnsupportedModelError as error:
         notes.append(f"hrun cannot run this model, only convert it: {error}")
     formats = {info.name: info for info in _core.formats()}
