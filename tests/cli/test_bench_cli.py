@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 
 import pytest
 
@@ -131,3 +133,29 @@ def test_errors(tmp_path, capsys):
     assert "absent.gguf" in capsys.readouterr().err
     assert main(["-p", "many"]) == 2 and main(["-r", "0"]) == 2
     assert main(["-p", "0", "-n", "0,0"]) == 2
+
+
+def test_involuntary_switches_and_pinned_threads(tiny_model, capsys, monkeypatch):
+    """Threads that another program pushes off their cores are counted; --pin keeps each on a CPU of its own."""
+    masks = []
+    measured = bench_module.time_once
+
+    def watched(*arguments):
+        tasks = bench_module.threads_of_this_process()
+        masks.append({t: os.sched_getaffinity(t) for t in tasks})
+        return measured(*arguments)
+
+    monkeypatch.setattr(bench_module, "time_once", watched)
+    allowed = os.sched_getaffinity(0)
+    options = ["-p", "8", "-n", "0", "-r", "1", "--no-peaks", "--pin", "-o", "json"]
+    (row,) = json.loads(bench(tiny_model, capsys, *options, "-t", str(min(2, len(allowed)))))
+    alone = [next(iter(m)) for m in masks[0].values() if len(m) == 1]
+    assert len(alone) >= min(2, len(allowed)) and len(set(alone)) == len(alone)
+    assert os.sched_getaffinity(0) == allowed
+    assert row["pinned"] is True and row["involuntary_switches"] >= 0
+    monkeypatch.undo()
+    assert main(["-p", "8", "-n", "0", "-r", "1", "--no-peaks", "-t", "1"]) == 0
+    assert re.search(r"Involuntary context switches: \d+ \(pp8, -t 1\)\n", capsys.readouterr().err)
+    error = bench_module.main(["-t", str(len(allowed) + 1), *options])
+    assert error == 1
+    assert f"--pin: {len(allowed) + 1} threads on {len(allowed)} CPUs" in capsys.readouterr().err

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hrun._core import ModelFileError
 
 from hrun import _core
+from hrun._core import ModelFileError
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hrun._core import GGUFFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrun import ArgumentError, ModelFileError, Tokenizer, UnsupportedModelError
+from hrun._core import GGUFFile
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 from hrun.stream import Utf8Decoder
 from hrun.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, byte_alphabet

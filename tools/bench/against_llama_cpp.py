@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -18,11 +19,14 @@ from pathlib import Path
 
 
 def rates(command: list[str]) -> dict[str, float]:
-    """{"pp": tokens per second, "tg": ...} from a benchmark's JSON."""
+    """{"pp": tokens per second, "tg": ...} from a benchmark's JSON; "switches": how often it lost a core against its will."""
+    switches = -resource.getrusage(resource.RUSAGE_CHILDREN).ru_nivcsw
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
-    return {"pp" if row["n_prompt"] else "tg": row["avg_ts"] for row in json.loads(done.stdout)}
+    switches += resource.getrusage(resource.RUSAGE_CHILDREN).ru_nivcsw
+    found = {"pp" if row["n_prompt"] else "tg": row["avg_ts"] for row in json.loads(done.stdout)}
+    return found | {"switches": switches}
 
 
 def main() -> None:
@@ -74,18 +78,20 @@ def main() -> None:
         for name, command in commands.items():
             measured[name].append(rates(command))
     median = {
-        name: {test: statistics.median(run[test] for run in runs) for test in ("pp", "tg")}
+        name: {
+            test: statistics.median(run[test] for run in runs) for test in ("pp", "tg", "switches")
+        }
         for name, runs in measured.items()
     }
 
     theirs = [name for name in commands if name[0] == "llama.cpp"]
     print(
-        f"| | decode tok/s | prefill {args.p} tok/s |"
+        f"| | decode tok/s | prefill {args.p} tok/s | involuntary switches |"
         + "".join(f" decode, prefill against llama.cpp {m} |" for _, m in theirs)
     )
-    print("|---|--:|--:|" + "--:|" * len(theirs))
+    print("|---|--:|--:|--:|" + "--:|" * len(theirs))
     for name in commands:
-        row = f"| {name[0]} {name[1]} | {median[name]['tg']:.1f} | {median[name]['pp']:.0f} |"
+        row = f"| {name[0]} {name[1]} | {median[name]['tg']:.1f} | {median[name]['pp']:.0f} | {median[name]['switches']:.0f} |"
         for other in theirs:
             if name[0] == "hrun":
                 row += f" {median[name]['tg'] / median[other]['tg']:.2f}x, {median[name]['pp'] / median[other]['pp']:.2f}x |"

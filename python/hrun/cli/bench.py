@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import json
+import os
 import platform
+import resource
 import statistics
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -50,6 +54,9 @@ class Measurement:
     int8_tops: float | None = None  # operations of the matrix products per second, 1e12
     int8_peak_tops: float | None = None
     operations: dict[str, float] | None = None  # share of the time by operation
+    # How often the system took a core from one of the threads, in all repetitions: with many, threads shared one.
+    involuntary_switches: int = 0
+    pinned: bool = False
 
     @property
     def test(self) -> str:
@@ -100,7 +107,9 @@ def measure(
     """Warm up once, then time args.repetitions runs."""
     if not args.no_warmup:
         time_once(model, args, n_prompt, min(n_gen, 1), 0)
+    switches = -resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     runs = [time_once(model, args, n_prompt, n_gen, depth) for _ in range(args.repetitions)]
+    switches += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     ns = [n for n, _ in runs]
     rates = [1e9 * (n_prompt + n_gen) / n for n in ns]
     mean = statistics.fmean(rates)
@@ -141,8 +150,29 @@ def measure(
         stddev_ts=statistics.stdev(rates) if len(rates) > 1 else 0.0,
         samples_ns=ns,
         samples_ts=rates,
+        involuntary_switches=switches,
+        pinned=args.pin,
         **ours,
     )
+
+
+def threads_of_this_process() -> set[int]:
+    return {int(task) for task in os.listdir("/proc/self/task")}
+
+
+@contextlib.contextmanager
+def pinned(others: set[int]) -> Iterator[None]:
+    """This thread and the others on a CPU of their own each.  Raises ArgumentError where there are too few."""
+    allowed = os.sched_getaffinity(0)
+    threads = [threading.get_native_id(), *sorted(others)]
+    if len(threads) > len(allowed):
+        raise hrun.ArgumentError(f"--pin: {len(threads)} threads on {len(allowed)} CPUs")
+    try:
+        for thread, cpu in zip(threads, sorted(allowed)):
+            os.sched_setaffinity(thread, {cpu})
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)  # the next model's threads begin with it
 
 
 def measured_peaks(model: _core.Model) -> tuple[float, float] | None:
@@ -308,6 +338,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-warmup", action="store_true")
     parser.add_argument(
+        "--pin", action="store_true", help="keep each thread on a CPU of its own while measuring"
+    )
+    parser.add_argument(
         "--no-peaks",
         action="store_true",
         help="do not measure the machine's read bandwidth and int8 peak",
@@ -319,7 +352,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("-r and -b must be at least 1")
         if not any(args.n_prompt) and not any(args.n_gen):
             parser.error("nothing to measure: -p and -n are 0")
-        print(render(_measurements(args), args.output))
+        rows = _measurements(args)
+        print(render(rows, args.output))
+        seen = ", ".join(f"{r.involuntary_switches} ({r.test}, -t {r.n_threads})" for r in rows)
+        print(f"Involuntary context switches: {seen}", file=sys.stderr)
         return 0
 
     return run("hrun-bench", job, parser, argv)
@@ -330,6 +366,7 @@ def _measurements(args: argparse.Namespace) -> list[Measurement]:
     args.model_type = model_type(path)
     out: list[Measurement] = []
     for threads in args.threads:
+        before = threads_of_this_process()
         model = _core.Model.load(
             path,
             device=args.device,
@@ -337,11 +374,13 @@ def _measurements(args: argparse.Namespace) -> list[Measurement]:
             n_threads=threads,
             rotated_matmul=args.rotation,
         )
+        workers = threads_of_this_process() - before
         peaks = None if args.no_peaks else measured_peaks(model)
         rows = []
-        for depth in args.n_depth:
-            rows += [measure(model, args, p, 0, depth, peaks) for p in args.n_prompt if p]
-            rows += [measure(model, args, 0, n, depth, peaks) for n in args.n_gen if n]
+        with pinned(workers) if args.pin else contextlib.nullcontext():
+            for depth in args.n_depth:
+                rows += [measure(model, args, p, 0, depth, peaks) for p in args.n_prompt if p]
+                rows += [measure(model, args, 0, n, depth, peaks) for n in args.n_gen if n]
         if any(map(above_a_peak, rows)) and (again := measured_peaks(model)):
             rows = [with_peaks(row, again) for row in rows]
         out += rows
