@@ -14,6 +14,7 @@ from pathlib import Path
 ALLOWED = {
     "base": set(),
     "formats": {"base"},
+    "encode": {"base", "formats"},
     "gguf": {"base", "formats"},
     "backend": {
         "base",
@@ -23,13 +24,14 @@ ALLOWED = {
     },  # only backends.cpp names the backends, see below
     "cpu": {"base", "formats", "backend"},
     "cuda": {"base", "formats", "backend"},
-    "model": {"base", "formats", "gguf", "backend"},
+    "model": {"base", "formats", "encode", "gguf", "backend"},
     "engine": {"base", "formats", "gguf", "backend", "model"},
     "calibration": {"base", "formats", "gguf", "backend", "model"},
     "tokenizer": {"base"},
     "bindings": {
         "base",
         "formats",
+        "encode",
         "gguf",
         "backend",
         "cpu",

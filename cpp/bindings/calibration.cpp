@@ -12,7 +12,8 @@
 #include "base/error.h"
 #include "bindings/gil.h"
 #include "bindings/moments.h"
-#include "formats/ldlq.h"
+#include "encode/encoders.h"
+#include "encode/ldlq.h"
 #include "formats/list.h"
 
 namespace nb = nanobind;
@@ -44,16 +45,19 @@ std::unique_ptr<InputFactor> make_factor(Moments moments, int64_t cols, double d
   return std::make_unique<InputFactor>(moments.data(), cols, width, damping);
 }
 
-const FormatInfo& require_trellis(const std::string& name) {
+const Encoder& require_trellis(const std::string& name) {
   const FormatInfo* f = find_format(std::string_view(name));
-  if (!f || !f->trellis) throw ArgumentError("format '{}' has no trellis code", printable(name));
-  return *f;
+  const Encoder* const encoder = f ? find_encoder(f->id) : nullptr;
+  if (!encoder || !encoder->trellis)
+    throw ArgumentError("format '{}' has no trellis code", printable(name));
+  return *encoder;
 }
 
 nb::tuple encode(const std::string& name, Floats weights, const InputFactor& factor, int survivors,
                  const std::vector<float>& scales, int passes, const std::string& tensor,
                  int vector_bits) {
-  const FormatInfo& f = require_trellis(name);
+  const Encoder& encoder = require_trellis(name);
+  const FormatInfo& f = *find_format(encoder.format);
   const auto rows = static_cast<int64_t>(weights.shape(0)),
              cols = static_cast<int64_t>(weights.shape(1));
   if (cols != factor.cols())
@@ -81,16 +85,16 @@ nb::tuple encode(const std::string& name, Floats weights, const InputFactor& fac
     for (int64_t r = 0; r < rows; ++r) {
       const float* w = weights.data() + r * cols;
       for (int64_t i = 0; i < cols; ++i)
-        if (!(std::fabs(w[i]) <= f.max_weight))
+        if (!(std::fabs(w[i]) <= encoder.max_weight))
           throw ConversionError(
               "tensor '{}': value {} of row {} is {}; {} holds finite weights of magnitude up to "
               "{}",
-              printable(tensor), i, r, w[i], f.name, f.max_weight);
+              printable(tensor), i, r, w[i], f.name, encoder.max_weight);
       std::copy_n(w, cols, x.begin());
       for (int64_t first = 0; first < cols; first += kRotationBlock)
         rotate_block(x.data() + first, first,
                      static_cast<int>(std::min<int64_t>(kRotationBlock, cols - first)), true);
-      const RowCost cost = encode_trellis_row_ldlq(f.trellis(), x.data(), factor, options,
+      const RowCost cost = encode_trellis_row_ldlq(encoder.trellis(), x.data(), factor, options,
                                                    out.get() + static_cast<size_t>(r) * row_bytes);
       costs[static_cast<size_t>(r)] = cost.error;
       energies[static_cast<size_t>(r)] = cost.energy;

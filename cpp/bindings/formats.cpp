@@ -10,8 +10,9 @@
 
 #include "base/error.h"
 #include "bindings/gil.h"
+#include "encode/encoders.h"
+#include "encode/trellis_fast.h"
 #include "formats/list.h"
-#include "formats/trellis_fast.h"
 
 namespace nb = nanobind;
 
@@ -25,6 +26,11 @@ using FloatVector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::devi
 const FormatInfo& require_format(const std::string& name) {
   if (const FormatInfo* f = find_format(std::string_view(name))) return *f;
   throw ArgumentError("unknown format '{}'; known: {}", printable(name), format_names());
+}
+
+const TrellisCode* trellis_of(const FormatInfo& f) {
+  const Encoder* const encoder = find_encoder(f.id);
+  return encoder && encoder->trellis ? &encoder->trellis() : nullptr;
 }
 
 void require_row(const FormatInfo& f, int64_t cols) {
@@ -62,9 +68,10 @@ nb::ndarray<nb::numpy, uint8_t> encode(const std::string& name, Floats weights,
                                        nb::object importance, const std::string& tensor,
                                        bool fast) {
   const FormatInfo& f = require_format(name);
-  if (!f.encodable)
+  const Encoder* const encoder = find_encoder(f.id);
+  if (!encoder)
     throw ArgumentError("format {} can be read but not written; written: {}", f.name,
-                        format_names(true));
+                        encoder_names());
   const auto rows = static_cast<int64_t>(weights.shape(0)),
              cols = static_cast<int64_t>(weights.shape(1));
   require_row(f, cols);
@@ -83,21 +90,22 @@ nb::ndarray<nb::numpy, uint8_t> encode(const std::string& name, Floats weights,
   {
     const WithoutGil release;
     for (int64_t i = 0; i < rows * cols; ++i)
-      if (!(std::fabs(w[i]) <= f.max_weight))
+      if (!(std::fabs(w[i]) <= encoder->max_weight))
         throw ConversionError(
             "tensor '{}': value {} of row {} is {}; {} holds finite weights of magnitude up to {}",
-            printable(tensor), i % cols, i / cols, w[i], f.name, f.max_weight);
+            printable(tensor), i % cols, i / cols, w[i], f.name, encoder->max_weight);
     for (int64_t i = 0; per_column && i < cols; ++i)
       if (!(per_column[i] >= 0 && std::isfinite(per_column[i])))
         throw ConversionError(
             "tensor '{}': the importance of column {} is {}; it must be finite and not negative",
             printable(tensor), i, per_column[i]);
-    if (fast && f.trellis)
-      encode_trellis_rows_fast(f.trellis(), fast_trellis(f.trellis()), w, rows, cols, out.get());
+    if (fast && encoder->trellis)
+      encode_trellis_rows_fast(encoder->trellis(), fast_trellis(encoder->trellis()), w, rows, cols,
+                               out.get());
     else
       for (int64_t r = 0; r < rows; ++r)
-        f.encode_row(w + r * cols, per_column, cols,
-                     out.get() + static_cast<size_t>(r) * row_bytes);
+        encoder->encode_row(w + r * cols, per_column, cols,
+                            out.get() + static_cast<size_t>(r) * row_bytes);
   }
   return owned(std::move(out), {row_bytes * static_cast<size_t>(rows)});
 }
@@ -115,10 +123,18 @@ void init_formats(nb::module_& m) {
       .def_ro("is_float", &FormatInfo::is_float)
       .def_ro("has_offset", &FormatInfo::has_offset,
               "does a block subtract offsets from its weights?")
-      .def_ro("encodable", &FormatInfo::encodable, "can hrun write it?")
-      .def_ro("max_weight", &FormatInfo::max_weight, "largest magnitude that encode() takes")
       .def_prop_ro(
-          "trellis", [](const FormatInfo& f) { return f.trellis != nullptr; },
+          "encodable", [](const FormatInfo& f) { return find_encoder(f.id) != nullptr; },
+          "can hrun write it?")
+      .def_prop_ro(
+          "max_weight",
+          [](const FormatInfo& f) {
+            const Encoder* const encoder = find_encoder(f.id);
+            return encoder ? encoder->max_weight : 0.0f;
+          },
+          "largest magnitude that encode() takes")
+      .def_prop_ro(
+          "trellis", [](const FormatInfo& f) { return trellis_of(f) != nullptr; },
           "can be encoded against second moments (encode_calibrated)?")
       .def_prop_ro("rotated", [](const FormatInfo& f) { return is_rotated(f.activation); })
       .def_prop_ro("signed_rotation",

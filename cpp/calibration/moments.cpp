@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/cpu_features.h"
 #include "base/error.h"
 #include "formats/rotation.h"
 
@@ -58,8 +59,8 @@ __attribute__((target("avx512f,prefer-vector-width=512"))) void tile_avx512(
 
 Tile pick_tile() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) return tile_avx512;
-  if (__builtin_cpu_supports("avx2")) return tile_avx2;
+  if (cpu_may_use("avx512f")) return tile_avx512;
+  if (cpu_may_use("avx2")) return tile_avx2;
 #endif
   return tile_baseline;
 }

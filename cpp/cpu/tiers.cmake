@@ -1,11 +1,12 @@
 # The CPU tiers, worst first.  kernels.cpp is compiled once for each; adding a tier is one line here.
 #   hrun_cpu_tier(NAME PROCESSORS FLAGS FEATURES)
 # PROCESSORS: regular expression for CMAKE_SYSTEM_PROCESSOR.  FLAGS: of the compiler.  FEATURES: what the CPU must have, by
-# the names in tiers.cpp.
+# the names in cpp/base/cpu_features.cpp.
 set(HRUN_X86 "x86_64|AMD64|amd64")
 set(HRUN_ARM "aarch64|arm64")
 set(hrun_tier_declarations "")
 set(hrun_tier_entries "")
+set(hrun_tier_features "")
 
 function(hrun_cpu_tier name processors flags features)
   if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(${processors})$")
@@ -26,6 +27,7 @@ function(hrun_cpu_tier name processors flags features)
                          -fno-exceptions ${flags} ${vectorise})
   set(hrun_tier_declarations "${hrun_tier_declarations}const KernelTable& kernels_${name}();\n" PARENT_SCOPE)
   set(hrun_tier_entries "${hrun_tier_entries}    {\"${name}\", \"${features}\", kernels_${name}},\n" PARENT_SCOPE)
+  set(hrun_tier_features "${hrun_tier_features}    {\"${name}\", \"${features}\"},\n" PARENT_SCOPE)
   set(hrun_tier_objects ${hrun_tier_objects} $<TARGET_OBJECTS:hrun_kernels_${name}> PARENT_SCOPE)
 endfunction()
 
@@ -53,6 +55,22 @@ inline constexpr TierEntry kTierList[] = {
 @hrun_tier_entries@};
 }  // namespace hrun
 ")
+
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/cpu_tier_features.h @ONLY CONTENT
+"// Written by cpp/cpu/tiers.cmake.
+#pragma once
+
+#include <string_view>
+
+namespace hrun {
+struct TierFeatures {
+  std::string_view name, features;
+};
+inline constexpr TierFeatures kTierFeatures[] = {
+@hrun_tier_features@};
+}  // namespace hrun
+")
+target_include_directories(hrun_base PRIVATE ${CMAKE_BINARY_DIR}/generated)
 
 hrun_room(cpu hrun_formats)
 target_sources(hrun_cpu PRIVATE ${hrun_tier_objects})

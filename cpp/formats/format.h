@@ -35,8 +35,6 @@
 
 namespace hrun {
 
-struct TrellisCode;  // trellis.h
-
 inline constexpr int kMaxBlock = 256;  // values per block, at most
 inline constexpr int kGroup = 16;      // weights per integer group scale
 inline constexpr int kMaxGroups = kMaxBlock / kGroup;
@@ -114,16 +112,6 @@ template <class F>
 concept DecodedFormat =
     AnyFormat<F> && requires(const uint8_t* block, float* out) { F::decode(block, out); };
 
-// A format that hrun writes has
-//   encode_row(weights, importance, cols, out)
-// weights: `cols` floats in the original basis (a rotated format rotates them itself), of magnitude
-// at most kMaxWeight if the format has one, else fp16's largest value; importance: E[x^2] per
-// column, finite and not negative, or null; out: row_bytes(cols) bytes.
-template <class F>
-concept EncodableFormat = AnyFormat<F> && requires(const float* w, int64_t cols, uint8_t* out) {
-  F::encode_row(w, w, cols, out);
-};
-
 // Rows that are a whole number of blocks: the rule of all GGML formats.
 template <int kValues, size_t kBytes>
 struct WholeBlocks {
@@ -187,19 +175,12 @@ struct FormatInfo {
   int version;  // kVersion of formats that may change, written into each file; else 1
   bool has_offset;
   bool is_float;
-  bool encodable;
-  float max_weight;  // largest magnitude that encode_row takes; beyond it, fp16 values or scales
-                     // would overflow
   bool (*row_ok)(int64_t cols);
   size_t (*row_bytes)(int64_t cols);
   // One row to floats in the original basis (inverse-rotated where the format is rotated).
   void (*decode_row)(const uint8_t* row, int64_t cols, float* out);
   // The same in the format's own basis; equal to decode_row for formats that are not rotated.
   void (*decode_row_own_basis)(const uint8_t* row, int64_t cols, float* out);
-  void (*encode_row)(const float* weights, const float* importance, int64_t cols,
-                     uint8_t* out);  // null: read only
-  const TrellisCode& (*trellis)();   // of trellis formats, which can be encoded against second
-                                     // moments (ldlq.h); else null
 
   double bits_per_weight() const { return 8.0 * static_cast<double>(block_bytes) / block_values; }
 };

@@ -44,7 +44,6 @@ struct IQ3_XXS : BlockOf256<98> {
                      with_even_parity((word >> (7 * j)) & 127), out.codes + 32 * k + 8 * j);
     }
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct IQ3_S : BlockOf256<110> {
@@ -66,7 +65,6 @@ struct IQ3_S : BlockOf256<110> {
       }
     }
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 }  // namespace hrun

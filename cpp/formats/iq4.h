@@ -34,7 +34,6 @@ struct IQ4_NL : WholeBlocks<32, 18> {
     out.group_scale[0] = out.group_scale[1] = 1;
     unpack_iq4_codes(block + 2, out.codes);
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct IQ4_XS : BlockOf256<136> {
@@ -50,7 +49,6 @@ struct IQ4_XS : BlockOf256<136> {
       unpack_iq4_codes(block + 8 + 16 * k, out.codes + 32 * k);
     }
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 }  // namespace hrun

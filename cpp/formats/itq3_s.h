@@ -17,7 +17,6 @@ struct ITQ3_S : WholeBlocks<256, 110> {
   static HRUN_HD void unpack(const uint8_t* block, int n, IntBlock& out) {
     IQ3_S::unpack(block, n, out);
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 }  // namespace hrun

@@ -62,7 +62,6 @@ struct Q2_K : BlockOf256<84, true> {
     out.scale = load_fp16(block + 80);
     out.offset = load_fp16(block + 82);
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q3_K : BlockOf256<110> {
@@ -84,7 +83,6 @@ struct Q3_K : BlockOf256<110> {
     }
     out.scale = load_fp16(block + 108);
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q4_K : BlockOf256<144, true> {
@@ -98,7 +96,6 @@ struct Q4_K : BlockOf256<144, true> {
       for (int j = 0; j < 4; ++j)
         store_bytes(out.codes + 32 * p + 8 * j, half_codes(block + 16, p, j));
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q5_K : BlockOf256<176, true> {
@@ -113,7 +110,6 @@ struct Q5_K : BlockOf256<176, true> {
         store_bytes(out.codes + 32 * p + 8 * j,
                     half_codes(block + 48, p, j) | (top_bits(block + 16, p, j) << 4));
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q6_K : BlockOf256<210> {
@@ -131,7 +127,6 @@ struct Q6_K : BlockOf256<210> {
     for (int g = 0; g < 16; ++g) out.group_scale[g] = static_cast<int8_t>(block[192 + g]);
     out.scale = load_fp16(block + 208);
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 }  // namespace hrun

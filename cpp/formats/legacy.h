@@ -50,7 +50,6 @@ struct Q4_0 : LegacyBlock<18> {
     for (int k = 0; k < 4; ++k)
       store_bytes(out.codes + 8 * k, minus(codes_of_eight(block + 2, k), 8));
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q4_1 : LegacyBlock<20> {
@@ -62,7 +61,6 @@ struct Q4_1 : LegacyBlock<20> {
     set_minimum(load_fp16(block + 2), out);
     for (int k = 0; k < 4; ++k) store_bytes(out.codes + 8 * k, codes_of_eight(block + 4, k));
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q5_0 : LegacyBlock<22> {
@@ -74,7 +72,6 @@ struct Q5_0 : LegacyBlock<22> {
     for (int k = 0; k < 4; ++k)
       store_bytes(out.codes + 8 * k, minus(codes_of_eight(block + 6, block + 2, k), 16));
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q5_1 : LegacyBlock<24> {
@@ -87,7 +84,6 @@ struct Q5_1 : LegacyBlock<24> {
     for (int k = 0; k < 4; ++k)
       store_bytes(out.codes + 8 * k, codes_of_eight(block + 8, block + 4, k));
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 struct Q8_0 : LegacyBlock<34> {
@@ -98,7 +94,6 @@ struct Q8_0 : LegacyBlock<34> {
     set_scale(load_fp16(block), out);
     memcpy(out.codes, block + 2, 32);
   }
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
 };
 
 }  // namespace hrun

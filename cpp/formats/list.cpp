@@ -50,16 +50,6 @@ constexpr FormatInfo describe() {
   info.row_bytes = [](int64_t cols) { return F::row_bytes(cols); };
   info.decode_row = decode<F>;
   info.decode_row_own_basis = decode_own_basis<F>;
-  if constexpr (EncodableFormat<F>) {
-    info.encodable = true;
-    info.max_weight = 65504.0f;
-    if constexpr (requires { F::kMaxWeight; }) info.max_weight = F::kMaxWeight;
-    info.encode_row = [](const float* w, const float* importance, int64_t cols, uint8_t* out) {
-      F::encode_row(w, importance, cols, out);
-    };
-  }
-  if constexpr (requires { F::trellis(); })
-    info.trellis = []() -> const TrellisCode& { return F::trellis(); };
   return info;
 }
 
@@ -99,10 +89,9 @@ const FormatInfo* find_format(std::string_view name) {
   return nullptr;
 }
 
-std::string format_names(bool only_encodable) {
+std::string format_names() {
   std::string out;
-  for (const FormatInfo& f : kTable)
-    if (f.encodable || !only_encodable) out += (out.empty() ? "" : ", ") + std::string(f.name);
+  for (const FormatInfo& f : kTable) out += (out.empty() ? "" : ", ") + std::string(f.name);
   return out;
 }
 

@@ -43,8 +43,8 @@ using Formats =
                Q2_0, MXFP4, NVFP4, I8, I16, I32, I64, F64, ITQ3_S, RTQ2, RTQ3, RTQ4>;
 
 std::span<const FormatInfo> formats();
-const FormatInfo* find_format(FormatId id);             // null if unknown
-const FormatInfo* find_format(std::string_view name);   // case-insensitive; null if unknown
-std::string format_names(bool only_encodable = false);  // "f32, f16, ..." for messages
+const FormatInfo* find_format(FormatId id);            // null if unknown
+const FormatInfo* find_format(std::string_view name);  // case-insensitive; null if unknown
+std::string format_names();                            // "f32, f16, ..." for messages
 
 }  // namespace hrun

@@ -24,7 +24,6 @@
 
 #include "formats/format.h"
 #include "formats/lookup.h"
-#include "formats/trellis.h"
 
 namespace hrun {
 
@@ -174,10 +173,6 @@ struct Rtq {
       store_lookups(out.codes + t, z);
     }
   }
-
-  // importance is not used: every weight of a block counts alike.
-  static void encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out);
-  static const TrellisCode& trellis();
 };
 
 struct RTQ2 : Rtq<2, 2> {

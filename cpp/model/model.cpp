@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "model/placement.h"
+#include "encode/encoders.h"
 #include "formats/list.h"
 
 namespace hrun {
@@ -150,8 +151,8 @@ void Model::split_latent(int64_t layer) {
     const size_t row_bytes = made.row_bytes(nope);
     std::vector<uint8_t>& bytes = made_.emplace_back(row_bytes * static_cast<size_t>(cols));
     for (int64_t c = 0; c < cols; ++c)
-      made.encode_row(&transposed[static_cast<size_t>(c * nope)], nullptr, nope,
-                      &bytes[static_cast<size_t>(c) * row_bytes]);
+      find_encoder(made.id)->encode_row(&transposed[static_cast<size_t>(c * nope)], nullptr, nope,
+                                        &bytes[static_cast<size_t>(c) * row_bytes]);
     const TensorView view{made.id, cols, nope, row_bytes, bytes.data(), whole.name};
     keys.push_back(on.upload(view, TensorUse::product));
     values.push_back(on.upload(rows_of(whole, first + nope, p.latent_v_dim), TensorUse::product));

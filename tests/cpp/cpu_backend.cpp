@@ -8,6 +8,7 @@
 
 #include "backend/backends.h"
 #include "base/error.h"
+#include "encode/encoders.h"
 #include "formats/list.h"
 
 #if defined(__x86_64__)
@@ -45,8 +46,9 @@ Matrix matrix(hrun::Backend& backend, std::string_view format) {
   Matrix m;
   m.bytes.resize(f.row_bytes(kCols) * kRows);
   for (int64_t r = 0; r < kRows; ++r)
-    f.encode_row(w.data() + r * kCols, nullptr, kCols,
-                 m.bytes.data() + static_cast<size_t>(r) * f.row_bytes(kCols));
+    hrun::find_encoder(f.id)->encode_row(
+        w.data() + r * kCols, nullptr, kCols,
+        m.bytes.data() + static_cast<size_t>(r) * f.row_bytes(kCols));
   m.tensor = backend.upload({f.id, kRows, kCols, f.row_bytes(kCols), m.bytes.data(), "test"});
   return m;
 }

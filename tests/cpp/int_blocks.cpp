@@ -10,6 +10,7 @@
 #include <memory>
 #include <random>
 
+#include "encode/encoders.h"
 #include "formats/list.h"
 
 namespace {
@@ -81,7 +82,7 @@ void check_encoding(std::mt19937& random) {
       }
       for (const float* weight :
            {static_cast<const float*>(nullptr), static_cast<const float*>(importance.get())}) {
-        info.encode_row(w.get(), weight, cols, row.get());
+        hrun::find_encoder(info.id)->encode_row(w.get(), weight, cols, row.get());
         info.decode_row(row.get(), cols, decoded.get());
         for (size_t i = 0; i < n; ++i)
           if (!std::isfinite(decoded[i])) {
@@ -101,7 +102,7 @@ int main() {
   std::mt19937 random(1);
   hrun::Formats::for_each([&]<class F>() {
     if constexpr (hrun::QuantizedFormat<F>) check_decoding<F>(random);
-    if constexpr (hrun::EncodableFormat<F>) check_encoding<F>(random);
+    if (hrun::find_encoder(F::kId)) check_encoding<F>(random);
   });
   if (failures) std::printf("%d failures\n", failures);
   return failures != 0;

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "encode/encoders.h"
 #include "formats/list.h"
 #include "gguf/file.h"
 #include "gguf/verify.h"
@@ -146,7 +147,8 @@ inline Bytes model(
     const std::vector<float> row(m.dims[0], 0.5f);
     Bytes data(format.row_bytes(cols) * rows);
     for (uint64_t r = 0; r < rows; ++r)
-      format.encode_row(row.data(), nullptr, cols, data.data() + r * format.row_bytes(cols));
+      hrun::find_encoder(format.id)->encode_row(row.data(), nullptr, cols,
+                                                data.data() + r * format.row_bytes(cols));
     writer.write_tensor(m.name, data);
   }
   writer.finish();

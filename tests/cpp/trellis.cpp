@@ -8,7 +8,7 @@
 
 #include "formats/format.h"
 #include "formats/rotation.h"
-#include "formats/trellis.h"
+#include "encode/trellis.h"
 
 namespace {
 

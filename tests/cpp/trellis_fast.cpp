@@ -6,8 +6,9 @@
 #include <random>
 #include <vector>
 
+#include "encode/encoders.h"
+#include "encode/trellis_fast.h"
 #include "formats/list.h"
-#include "formats/trellis_fast.h"
 
 namespace {
 
@@ -28,20 +29,22 @@ double error(const hrun::FormatInfo& format, const std::vector<uint8_t>& data,
 }
 
 bool check(const hrun::FormatInfo& format, int64_t rows, int64_t cols, double most) {
+  const hrun::TrellisCode& code = hrun::find_encoder(format.id)->trellis();
   std::mt19937 random(static_cast<unsigned>(cols));
   std::normal_distribution<float> normal;
   std::vector<float> weights(static_cast<size_t>(rows * cols));
   for (float& w : weights) w = normal(random);
   std::vector<uint8_t> exact(static_cast<size_t>(rows) * format.row_bytes(cols)), first;
   for (int64_t r = 0; r < rows; ++r)
-    format.encode_row(weights.data() + r * cols, nullptr, cols,
-                      exact.data() + static_cast<size_t>(r) * format.row_bytes(cols));
+    hrun::find_encoder(format.id)->encode_row(
+        weights.data() + r * cols, nullptr, cols,
+        exact.data() + static_cast<size_t>(r) * format.row_bytes(cols));
   const double least = error(format, exact, weights, cols);
   bool ok = true;
   for (const hrun::LaneSearch& search : hrun::lane_searches()) {
     std::vector<uint8_t> data(exact.size());
-    hrun::encode_trellis_rows_fast(format.trellis(), hrun::fast_trellis(format.trellis()),
-                                   weights.data(), rows, cols, data.data(), search);
+    hrun::encode_trellis_rows_fast(code, hrun::fast_trellis(code), weights.data(), rows, cols,
+                                   data.data(), search);
     if (first.empty()) first = data;
     const double found = error(format, data, weights, cols);
     const bool same = data == first, near = found <= most * least;
@@ -58,6 +61,7 @@ bool check(const hrun::FormatInfo& format, int64_t rows, int64_t cols, double mo
 bool check_odd_blocks(const hrun::FormatInfo& format) {
   constexpr int64_t kCols = 288;
   bool ok = true;
+  const hrun::TrellisCode& code = hrun::find_encoder(format.id)->trellis();
   for (int kind = 0; kind < 5; ++kind) {
     std::vector<float> row(kCols);
     for (int64_t c = 0; c < kCols; ++c)
@@ -68,9 +72,9 @@ bool check_odd_blocks(const hrun::FormatInfo& format) {
           : kind == 3 ? hrun::rotation_sign(c)
                       : (c % 100 == 0 ? 50.0f : 1e-3f * static_cast<float>(c % 7));
     std::vector<uint8_t> exact(format.row_bytes(kCols)), fast(exact.size());
-    format.encode_row(row.data(), nullptr, kCols, exact.data());
-    hrun::encode_trellis_rows_fast(format.trellis(), hrun::fast_trellis(format.trellis()),
-                                   row.data(), 1, kCols, fast.data());
+    hrun::find_encoder(format.id)->encode_row(row.data(), nullptr, kCols, exact.data());
+    hrun::encode_trellis_rows_fast(code, hrun::fast_trellis(code), row.data(), 1, kCols,
+                                   fast.data());
     if (kind == 1)
       ok = ok && fast == exact;
     else
@@ -89,7 +93,8 @@ bool check_odd_blocks(const hrun::FormatInfo& format) {
 int main() {
   bool ok = true;
   for (const hrun::FormatInfo& format : hrun::formats()) {
-    if (!format.trellis) continue;
+    const hrun::Encoder* const encoder = hrun::find_encoder(format.id);
+    if (!encoder || !encoder->trellis) continue;
     ok = check(format, 26, 1024, format.bits_per_weight() > 4 ? 1.08 : 1.04) && ok;
     ok = check(format, 27, 224, 1.12) && ok;  // tails only, rows no multiple of four
     ok = check(format, 3, 544, 1.12) && ok;

@@ -3,7 +3,7 @@
 A column of a matrix may be scaled by s if what feeds it is scaled by 1/s: the norm before it, the up-projection's rows before
 the down-projection, the value rows before the attention's output.  Columns of equal rms are the form of least error: within a
 block of 256 the rotation spreads the mean power of the weights over all of them, while the error feedback pays for the
-geometric mean of the inputs' (encoder: cpp/formats/input_moments.h).  And it is the same form whatever scales somebody
+geometric mean of the inputs' (encoder: cpp/encode/input_moments.h).  And it is the same form whatever scales somebody
 else folded in before.
 """
 

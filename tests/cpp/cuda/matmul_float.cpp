@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cuda/kernels/matmul.h"
+#include "encode/encoders.h"
 #include "formats/list.h"
 
 using namespace hrun;
@@ -26,7 +27,7 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, int shift, float magnit
   uint8_t* const data = file.data() + static_cast<size_t>(shift) * F::kBlockBytes;
   std::vector<float> w(static_cast<size_t>(rows * cols));
   for (float& v : w) v = normal(random) * 0.1f;
-  F::encode_row(w.data(), nullptr, rows * cols, data);
+  find_encoder(F::kId)->encode_row(w.data(), nullptr, rows * cols, data);
   const int64_t x_stride = cols + shift;
   std::vector<float> x(static_cast<size_t>(n_tokens * x_stride + shift));
   for (float& v : x) v = normal(random) * magnitude * std::exp(3 * normal(random));

@@ -11,6 +11,7 @@
 #include "cuda/kernels/matmul_weight.h"
 #include "cuda/kernels/quantize.h"
 #include "cuda/kernels/rows.h"
+#include "encode/encoders.h"
 #include "formats/list.h"
 #include "formats/rotation.h"
 
@@ -46,8 +47,8 @@ std::vector<uint8_t> encode(const FormatInfo& f, const std::vector<float>& w, in
   const auto cols = static_cast<int64_t>(w.size()) / rows;
   std::vector<uint8_t> out(f.row_bytes(cols) * static_cast<size_t>(rows));
   for (int64_t r = 0; r < rows; ++r)
-    f.encode_row(w.data() + r * cols, importance, cols,
-                 out.data() + static_cast<size_t>(r) * f.row_bytes(cols));
+    find_encoder(f.id)->encode_row(w.data() + r * cols, importance, cols,
+                                   out.data() + static_cast<size_t>(r) * f.row_bytes(cols));
   return out;
 }
 std::vector<float> decode(const FormatInfo& f, const std::vector<uint8_t>& data, int64_t cols) {
@@ -288,7 +289,7 @@ void every_entry_point_knows_the_formats() {
   Random random(6);
   constexpr int64_t rows = 40, cols = 512, n_tokens = 3;
   for (const FormatInfo* f : rotated_formats()) {
-    expect(f->encodable && f->encode_row && f->decode_row && find_format(f->name) == f &&
+    expect(find_encoder(f->id) && f->decode_row && find_format(f->name) == f &&
                find_format(f->id) == f,
            "{}: in the registry", f->name);
     const std::vector<float> weights = random.normals(rows * cols),

@@ -6,7 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "formats/scale_search.h"
+#include "encode/encoders.h"
+#include "encode/scale_search.h"
 
 namespace hrun {
 namespace {
@@ -91,50 +92,50 @@ void for_each_block(const float* w, const float* importance, int64_t cols, uint8
 
 }  // namespace
 
-void Q4_0::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  for_each_block<kBlockBytes>(w, importance, cols, out,
-                              [](const float* x, const float* imp, uint8_t* block) {
-                                int q[32];
-                                store_fp16(block, encode_symmetric<8>(x, imp, q));
-                                pack_nibbles(q, block + 2);
-                              });
+void encode_q4_0(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  for_each_block<Q4_0::kBlockBytes>(w, importance, cols, out,
+                                    [](const float* x, const float* imp, uint8_t* block) {
+                                      int q[32];
+                                      store_fp16(block, encode_symmetric<8>(x, imp, q));
+                                      pack_nibbles(q, block + 2);
+                                    });
 }
 
-void Q4_1::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  for_each_block<kBlockBytes>(w, importance, cols, out,
-                              [](const float* x, const float* imp, uint8_t* block) {
-                                int q[32];
-                                const search::Line line = encode_affine<15>(x, imp, q);
-                                store_fp16(block, line.scale);
-                                store_fp16(block + 2, -line.offset);
-                                pack_nibbles(q, block + 4);
-                              });
+void encode_q4_1(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  for_each_block<Q4_1::kBlockBytes>(w, importance, cols, out,
+                                    [](const float* x, const float* imp, uint8_t* block) {
+                                      int q[32];
+                                      const search::Line line = encode_affine<15>(x, imp, q);
+                                      store_fp16(block, line.scale);
+                                      store_fp16(block + 2, -line.offset);
+                                      pack_nibbles(q, block + 4);
+                                    });
 }
 
-void Q5_0::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  for_each_block<kBlockBytes>(w, importance, cols, out,
-                              [](const float* x, const float* imp, uint8_t* block) {
-                                int q[32];
-                                store_fp16(block, encode_symmetric<16>(x, imp, q));
-                                pack_fifth_bits(q, block + 2);
-                                pack_nibbles(q, block + 6);
-                              });
+void encode_q5_0(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  for_each_block<Q5_0::kBlockBytes>(w, importance, cols, out,
+                                    [](const float* x, const float* imp, uint8_t* block) {
+                                      int q[32];
+                                      store_fp16(block, encode_symmetric<16>(x, imp, q));
+                                      pack_fifth_bits(q, block + 2);
+                                      pack_nibbles(q, block + 6);
+                                    });
 }
 
-void Q5_1::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  for_each_block<kBlockBytes>(w, importance, cols, out,
-                              [](const float* x, const float* imp, uint8_t* block) {
-                                int q[32];
-                                const search::Line line = encode_affine<31>(x, imp, q);
-                                store_fp16(block, line.scale);
-                                store_fp16(block + 2, -line.offset);
-                                pack_fifth_bits(q, block + 4);
-                                pack_nibbles(q, block + 8);
-                              });
+void encode_q5_1(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  for_each_block<Q5_1::kBlockBytes>(w, importance, cols, out,
+                                    [](const float* x, const float* imp, uint8_t* block) {
+                                      int q[32];
+                                      const search::Line line = encode_affine<31>(x, imp, q);
+                                      store_fp16(block, line.scale);
+                                      store_fp16(block + 2, -line.offset);
+                                      pack_fifth_bits(q, block + 4);
+                                      pack_nibbles(q, block + 8);
+                                    });
 }
 
-void Q8_0::encode_row(const float* w, const float*, int64_t cols, uint8_t* out) {
-  for (int64_t b = 0; b < cols; b += 32, out += kBlockBytes) {
+void encode_q8_0(const float* w, const float*, int64_t cols, uint8_t* out) {
+  for (int64_t b = 0; b < cols; b += 32, out += Q8_0::kBlockBytes) {
     float largest = 0;
     for (int i = 0; i < 32; ++i) largest = std::fmax(largest, std::fabs(w[b + i]));
     const float d = largest / 127.0f;

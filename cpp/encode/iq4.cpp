@@ -3,7 +3,8 @@
 
 #include <cstring>
 
-#include "formats/scale_search.h"
+#include "encode/encoders.h"
+#include "encode/scale_search.h"
 
 namespace hrun {
 namespace {
@@ -45,9 +46,9 @@ void pack_iq4_codes(const int8_t* codes, uint8_t* bytes) {
 
 }  // namespace
 
-void IQ4_NL::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+void encode_iq4_nl(const float* w, const float* importance, int64_t cols, uint8_t* out) {
   search::Encoded view;
-  for (int64_t b = 0; b < cols; b += 32, out += kBlockBytes) {
+  for (int64_t b = 0; b < cols; b += 32, out += IQ4_NL::kBlockBytes) {
     search::single<Iq4Levels, 32>(search::Target(w + b, importance ? importance + b : nullptr, 32),
                                   view);
     store_fp16(out, view.scale);
@@ -55,9 +56,9 @@ void IQ4_NL::encode_row(const float* w, const float* importance, int64_t cols, u
   }
 }
 
-void IQ4_XS::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+void encode_iq4_xs(const float* w, const float* importance, int64_t cols, uint8_t* out) {
   search::Encoded view;
-  for (int64_t b = 0; b < cols; b += 256, out += kBlockBytes) {
+  for (int64_t b = 0; b < cols; b += 256, out += IQ4_XS::kBlockBytes) {
     search::scaled<Iq4Levels, search::ScaleSet<-32, 31, 1>, 32>(
         search::Target(w + b, importance ? importance + b : nullptr, 256), view);
     memset(out, 0, 8);

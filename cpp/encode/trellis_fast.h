@@ -26,7 +26,7 @@
 #include <vector>
 
 #include "formats/format.h"
-#include "formats/trellis.h"
+#include "encode/trellis.h"
 
 namespace hrun {
 

@@ -3,7 +3,8 @@
 
 #include <cstring>
 
-#include "formats/scale_search.h"
+#include "encode/encoders.h"
+#include "encode/scale_search.h"
 
 namespace hrun {
 namespace {
@@ -50,8 +51,8 @@ void encode_blocks(const float* w, const float* importance, int64_t cols, uint8_
 
 }  // namespace
 
-void Q2_K::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  encode_blocks<kBlockBytes>(
+void encode_q2_k(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  encode_blocks<Q2_K::kBlockBytes>(
       w, importance, cols, out, search::affine<3, 15, 16>, [](const Encoded& v, uint8_t* block) {
         for (size_t g = 0; g < 16; ++g)
           block[g] = static_cast<uint8_t>(v.group_scale[g] | (v.group_offset[g] << 4));
@@ -61,8 +62,8 @@ void Q2_K::encode_row(const float* w, const float* importance, int64_t cols, uin
       });
 }
 
-void Q3_K::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  encode_blocks<kBlockBytes>(
+void encode_q3_k(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  encode_blocks<Q3_K::kBlockBytes>(
       w, importance, cols, out,
       search::scaled<search::IntegerLevels<-4, 3>, search::ScaleSet<-32, 31, 1>, 16>,
       [](const Encoded& v, uint8_t* block) {
@@ -79,8 +80,8 @@ void Q3_K::encode_row(const float* w, const float* importance, int64_t cols, uin
       });
 }
 
-void Q4_K::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  encode_blocks<kBlockBytes>(
+void encode_q4_k(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  encode_blocks<Q4_K::kBlockBytes>(
       w, importance, cols, out, search::affine<15, 63, 32>, [](const Encoded& v, uint8_t* block) {
         store_fp16(block, v.scale);
         store_fp16(block + 2, v.offset);
@@ -89,8 +90,8 @@ void Q4_K::encode_row(const float* w, const float* importance, int64_t cols, uin
       });
 }
 
-void Q5_K::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  encode_blocks<kBlockBytes>(
+void encode_q5_k(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  encode_blocks<Q5_K::kBlockBytes>(
       w, importance, cols, out, search::affine<31, 63, 32>, [](const Encoded& v, uint8_t* block) {
         store_fp16(block, v.scale);
         store_fp16(block + 2, v.offset);
@@ -100,8 +101,8 @@ void Q5_K::encode_row(const float* w, const float* importance, int64_t cols, uin
       });
 }
 
-void Q6_K::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
-  encode_blocks<kBlockBytes>(
+void encode_q6_k(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+  encode_blocks<Q6_K::kBlockBytes>(
       w, importance, cols, out,
       search::scaled<search::IntegerLevels<-32, 31>, search::ScaleSet<-128, 127, 1>, 16>,
       [](const Encoded& v, uint8_t* block) {

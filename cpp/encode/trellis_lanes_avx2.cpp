@@ -1,5 +1,5 @@
 // The search of trellis_fast.h, two blocks at once.
-#include "formats/trellis_fast.h"
+#include "encode/trellis_fast.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -43,8 +43,8 @@ inline Bytes smallest(Bytes v) {
 }  // namespace
 }  // namespace hrun
 
-#include "formats/trellis_lanes_x86.h"
-#include "formats/trellis_lanes.h"
+#include "encode/trellis_lanes_x86.h"
+#include "encode/trellis_lanes.h"
 
 namespace hrun {
 void search_lanes_avx2(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs,

@@ -1,6 +1,6 @@
 // The search of trellis_fast.h, one block at a time: SSE2, which every x86-64 has, or no vectors at
 // all.
-#include "formats/trellis_fast.h"
+#include "encode/trellis_fast.h"
 
 #if defined(__x86_64__)
 #include <emmintrin.h>
@@ -106,7 +106,7 @@ inline unsigned cheapest(const uint8_t* costs, const uint16_t* steps, const int1
 }  // namespace
 }  // namespace hrun
 
-#include "formats/trellis_lanes.h"
+#include "encode/trellis_lanes.h"
 
 namespace hrun {
 void search_lanes_portable(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs,

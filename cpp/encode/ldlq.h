@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <span>
 
-#include "formats/input_moments.h"
-#include "formats/trellis.h"
+#include "encode/input_moments.h"
+#include "encode/trellis.h"
 
 namespace hrun {
 

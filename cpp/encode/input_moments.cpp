@@ -1,8 +1,9 @@
-#include "formats/input_moments.h"
+#include "encode/input_moments.h"
 
 #include <algorithm>
 #include <cmath>
 
+#include "base/cpu_features.h"
 #include "base/error.h"
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call
@@ -71,8 +72,8 @@ __attribute__((target("avx512f,prefer-vector-width=512"))) bool factor_avx512(do
 
 Factor pick_factor() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) return factor_avx512;
-  if (__builtin_cpu_supports("avx2")) return factor_avx2;
+  if (cpu_may_use("avx512f")) return factor_avx512;
+  if (cpu_may_use("avx2")) return factor_avx2;
 #endif
   return factor_baseline;
 }

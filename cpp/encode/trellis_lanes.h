@@ -11,7 +11,7 @@
 //                                          branch(levels[i], x)) is smallest
 #pragma once
 
-#include "formats/trellis_fast.h"
+#include "encode/trellis_fast.h"
 
 namespace hrun {
 namespace {

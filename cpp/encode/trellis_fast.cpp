@@ -1,4 +1,4 @@
-#include "formats/trellis_fast.h"
+#include "encode/trellis_fast.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 
+#include "base/cpu_features.h"
 #include "base/error.h"
 #include "formats/rotation.h"
 
@@ -292,9 +293,8 @@ std::span<const LaneSearch> lane_searches() {
   static const std::vector<LaneSearch> kSearches = [] {
     std::vector<LaneSearch> searches{{"portable", 1, search_lanes_portable}};
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2")) searches.push_back({"avx2", 2, search_lanes_avx2});
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
+    if (cpu_may_use("avx2")) searches.push_back({"avx2", 2, search_lanes_avx2});
+    if (cpu_may_use("avx512f avx512bw avx512dq avx512vl"))
       searches.push_back({"avx512", 4, search_lanes_avx512});
 #endif
     return searches;

@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "formats/trellis_fast.h"
+#include "encode/trellis_fast.h"
 
 namespace hrun {
 namespace {

@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "formats/format.h"
-#include "formats/input_moments.h"
-#include "formats/trellis.h"
+#include "encode/input_moments.h"
+#include "encode/trellis.h"
 
 namespace hrun::ldlq {
 

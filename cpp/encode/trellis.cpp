@@ -4,7 +4,7 @@
 // Costs are int32 so that every instruction set finds the same path.  The squared error of a step,
 // in units of 1/64 of a squared integer level, has its lowest k bits replaced by the number of the
 // predecessor, so that one `min` finds the cheapest predecessor and remembers which it was.
-#include "formats/trellis.h"
+#include "encode/trellis.h"
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/cpu_features.h"
 #include "formats/format.h"
 #include "formats/rotation.h"
 
@@ -155,7 +156,7 @@ __attribute__((target("avx2"))) void search_avx2(const TrellisCode& code, const 
 template <int k>
 Search pick_search() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) return search_avx2<k>;
+  if (cpu_may_use("avx2")) return search_avx2<k>;
 #endif
   return search_baseline<k>;
 }

@@ -5,7 +5,8 @@
 
 #include "formats/itq3_s.h"
 #include "formats/rotation.h"
-#include "formats/scale_search.h"
+#include "encode/encoders.h"
+#include "encode/scale_search.h"
 
 namespace hrun {
 namespace {
@@ -198,7 +199,7 @@ void encode_blocks(const float* w, const float* importance, int64_t cols, uint8_
 
 }  // namespace
 
-void IQ3_XXS::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+void encode_iq3_xxs(const float* w, const float* importance, int64_t cols, uint8_t* out) {
   encode_blocks<IQ3_XXS, Iq3xxsLevels>(
       w, importance, cols, out, [](const search::Encoded& view, uint8_t* block) {
         store_fp16(block, view.scale * 4);
@@ -213,7 +214,7 @@ void IQ3_XXS::encode_row(const float* w, const float* importance, int64_t cols, 
       });
 }
 
-void IQ3_S::encode_row(const float* w, const float* importance, int64_t cols, uint8_t* out) {
+void encode_iq3_s(const float* w, const float* importance, int64_t cols, uint8_t* out) {
   encode_blocks<IQ3_S, Iq3sLevels>(
       w, importance, cols, out, [](const search::Encoded& view, uint8_t* block) {
         const auto or_into = [block](size_t byte, int bits) {
@@ -231,12 +232,12 @@ void IQ3_S::encode_row(const float* w, const float* importance, int64_t cols, ui
       });
 }
 
-void ITQ3_S::encode_row(const float* w, const float*, int64_t cols, uint8_t* out) {
-  for (int64_t b = 0; b < cols; b += kRotationBlock, out += kBlockBytes) {
+void encode_itq3_s(const float* w, const float*, int64_t cols, uint8_t* out) {
+  for (int64_t b = 0; b < cols; b += kRotationBlock, out += ITQ3_S::kBlockBytes) {
     float z[kRotationBlock];
     std::copy_n(w + b, kRotationBlock, z);
     rotate_block(z, b, kRotationBlock, false);
-    IQ3_S::encode_row(z, nullptr, kRotationBlock, out);
+    encode_iq3_s(z, nullptr, kRotationBlock, out);
   }
 }
 

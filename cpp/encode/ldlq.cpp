@@ -1,14 +1,15 @@
 // Encoding of a row: scales to try, the search (ldlq_search.h), and the scales that fit its codes
 // best.
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call
-#include "formats/ldlq.h"
+#include "encode/ldlq.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
-#include "formats/ldlq_search.h"
+#include "base/cpu_features.h"
+#include "encode/ldlq_search.h"
 
 namespace hrun {
 namespace {
@@ -194,11 +195,9 @@ encode_avx512(const TrellisCode& code, const float* x, const InputFactor& factor
 template <int k>
 Encode pick(int vector_bits) {
 #if defined(__x86_64__)
-  if (vector_bits >= 512 && __builtin_cpu_supports("avx512f") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq"))
+  if (vector_bits >= 512 && cpu_may_use("avx512f avx512bw avx512vl avx512dq"))
     return encode_avx512<k>;
-  if (vector_bits >= 256 && __builtin_cpu_supports("avx2")) return encode_avx2<k>;
+  if (vector_bits >= 256 && cpu_may_use("avx2")) return encode_avx2<k>;
 #endif
   (void)vector_bits;
   return encode_baseline<k>;
