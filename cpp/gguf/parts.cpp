@@ -28,12 +28,16 @@ bool ends_with(std::string_view text, std::string_view end) {
 File File::open_model(const std::string& path) {
   File first = open(path);
   const uint64_t count = first.get_uint_or("split.count", 0);
+  const uint64_t index = first.get_uint_or("split.no", 0);
+  if (index >= std::max<uint64_t>(count, 1))
+    first.fail("key 'split.no' is {}, must be below {}, the number of files ('split.count')", index,
+               std::max<uint64_t>(count, 1));
   if (count <= 1) return first;
   if (count > kMaxParts)
     first.fail("key 'split.count' is {}, must be at most {}", count, kMaxParts);
-  const uint64_t number = first.get_uint_or("split.no", 0) + 1;
+  const uint64_t number = index + 1;
   const std::string suffix = part_suffix(number, count);
-  if (number > count || !ends_with(path, suffix))
+  if (!ends_with(path, suffix))
     first.fail("it is part {} of a model in {} files, so its name must end in '{}'", number, count,
                suffix);
   const std::string stem = path.substr(0, path.size() - suffix.size());
@@ -58,10 +62,16 @@ File File::open_model(const std::string& path) {
                  printable(std::filesystem::path(name).filename().string(), kShownPathBytes));
     File other = open(name);
     if (other.get_uint_or("split.count", 0) != count ||
-        other.get_uint_or("split.no", 0) + 1 != part)
+        other.get_uint_or("split.no", 0) != part - 1)
       other.fail("key 'split.no' is {} and 'split.count' {}, expected {} and {}",
                  other.get_uint_or("split.no", 0), other.get_uint_or("split.count", 0), part - 1,
                  count);
+    constexpr std::string_view kArchitecture = "general.architecture";
+    if (other.find(kArchitecture) && first.find(kArchitecture) &&
+        other.get_string(kArchitecture) != first.get_string(kArchitecture))
+      other.fail("key '{}' is '{}', the first part's is '{}'", kArchitecture,
+                 printable(other.get_string(kArchitecture)),
+                 printable(first.get_string(kArchitecture)));
     for (TensorInfo tensor : other.state_->tensors) {
       tensor.part = static_cast<uint32_t>(part - 1);
       state.tensors.push_back(tensor);

@@ -8,7 +8,7 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
     : n_pages_(n_pages) {
   const HyperParams& p = model.params();
   const std::string purpose = format(
-      "the KV cache of {} positions; a smaller context (-c) needs less", n_pages * kPagePositions);
+      "the KV cache of {} positions (a smaller context takes less)", n_pages * kPagePositions);
   for (const LayerRun& run : model.runs()) {
     if (run.first_layer == run.end_layer) continue;
     CachePlan plan;

@@ -173,7 +173,7 @@ class Worker:
         if not self._ready:
             if self._exchange(None, START_SECONDS) is None:
                 raise ChatTemplateError(
-                    f"cannot be rendered: the child process {sys.executable} did not start"
+                    f"cannot be rendered: the child process {_interpreter()} did not start"
                 )
             self._ready = True
         answer = self._exchange(request.encode() + b"\n", SECONDS)
@@ -196,7 +196,7 @@ class Worker:
         script = Path(template_worker.__file__)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", str(script)],
+                [_interpreter(), "-I", "-S", "-B", str(script)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

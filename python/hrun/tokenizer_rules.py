@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
+from hrun.charsmap import charsmap_fault, tokenizer_json_fault
 from hrun.errors import ModelFileError, UnsupportedModelError, printable
 from hrun.fork_lock import ForkLock
 from hrun.pre_tokenizers import PRE_TOKENIZERS
@@ -107,6 +109,8 @@ def huggingface_rules(
 
     Raises ModelFileError if it is none, or knows ids beyond the vocabulary.
     """
+    if fault := tokenizer_json_fault(json_text):
+        raise ModelFileError(f"{path}: tokenizer.huggingface.json: precompiled_charsmap {fault}")
     try:
         tokenizer = tokenizers.Tokenizer.from_str(json_text)
         if max(tokenizer.get_added_tokens_decoder(), default=0) >= n_vocab:
@@ -237,6 +241,13 @@ def unigram_rules(
     path: str,
 ) -> HuggingFaceRules:
     """SentencePiece Unigram: the pieces whose scores add up best."""
+    for i, score in enumerate(scores):
+        if not math.isfinite(score):
+            raise ModelFileError(
+                f"{path}: tokenizer.ggml.scores, entry {i} is {score}, expected a finite number"
+            )
+    if charsmap and (fault := charsmap_fault(charsmap)):
+        raise ModelFileError(f"{path}: tokenizer.ggml.precompiled_charsmap {fault}")
     try:
         model = models.Unigram(
             [(t, float(s)) for t, s in zip(tokens, scores)], unk_id=unknown, byte_fallback=False

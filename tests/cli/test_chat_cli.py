@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -107,6 +108,25 @@ def test_prompt_from_a_file_and_from_a_pipe(model: Path, say: Any, tmp_path: Pat
     flags = ["-m", model, "-t", 1, "-s", 1, "-n", 6]
     assert run_command("hrun", *flags, input=b"Once\nupon\n").stdout == want
     assert run_command("hrun", *flags, "-f", "-", input=b"Once\nupon\n").stdout == want
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(model: Path, closed: str) -> None:
+    for flags, code in (
+        (["-p", "Hi", "-n", "2"], 0),
+        (["-f", "-", "-n", "2"], int("<&-" in closed)),
+    ):
+        words = [*command("hrun"), "-m", str(model), *flags]
+        done = subprocess.run(
+            ["sh", "-c", f"exec {shlex.join(words)} {closed}"],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            input="Hi",
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert not code or "2>" in closed or done.stderr == "hrun: stdin: Bad file descriptor\n"
 
 
 def test_a_given_prompt_does_not_wait_for_the_pipe(model: Path) -> None:

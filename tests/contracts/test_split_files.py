@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hrun import Runtime, _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 
 
-def split(source: Path, folder: Path, count: int, name: str = "m", **first: int) -> Path:
+def split(source: Path, folder: Path, count: int, name: str = "m", **first: Any) -> Path:
     """The tensors dealt over `count` files, the metadata in the first."""
     file = _core.GGUFFile(str(source))
     total = len(file.tensors)
@@ -23,8 +24,8 @@ def split(source: Path, folder: Path, count: int, name: str = "m", **first: int)
                 for key, value in file.metadata.items():
                     writer.add(key, file.metadata_types[key], value)
             else:
-                writer.add("general.architecture", "string", "llama")
-            writer.add("split.no", "u16", part)
+                writer.add("general.architecture", "string", first.get("architecture", "llama"))
+            writer.add("split.no", *(first.get("number") or ("u16", part)))
             writer.add("split.count", "u16", count)
             writer.add("split.tensors.count", "i32", first.get("total", total))
             mine = [t for i, t in enumerate(file.tensors) if i % count == part]
@@ -83,6 +84,33 @@ def test_what_is_missing_or_wrong_is_named(tiny_model: Callable[..., Path], tmp_
     first.rename(tmp_path / "other.gguf")
     refused(tmp_path / "other.gguf", "must end in '-00001-of-00003.gguf'")
     refused(split(tiny_model(), tmp_path, 2, "n", total=7), "'split.tensors.count' is 7")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (("u16", 9), "'split.no' is 9, must be below {}"),
+        (("u64", 2**64 - 1), "'split.no' is 18446744073709551615, must be below {}"),
+        (("i32", -1), "'split.no' is i32 -1, must be an unsigned integer"),
+        (("string", "0"), "'split.no' is .*must be an unsigned integer"),
+    ],
+)
+def test_numbers_that_no_part_has(
+    count: int,
+    number: tuple[str, Any],
+    message: str,
+    tiny_model: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    refused(split(tiny_model(), tmp_path, count, number=number), message.format(count))
+
+
+def test_a_part_of_another_architecture(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    refused(
+        split(tiny_model(), tmp_path, 2, architecture="gpt2"),
+        "00002.*'general.architecture' is 'gpt2', the first part's is 'llama'",
+    )
 
 
 def test_links_inside_one_folder_are_followed(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import os
 import random
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -193,32 +195,90 @@ def test_a_mebibyte_of_one_letter(name: str, shared: Path) -> None:
     assert name == "bert-bge" or tokenizer.decode(ids) == "a" * (1 << 20)
 
 
-def test_unigram(tiny_model: Callable[..., Path]) -> None:
-    pieces = [
-        ("<unk>", 0.0, UNKNOWN),
-        ("</s>", 0.0, CONTROL),
-        ("▁", -3.0, NORMAL),
-        ("▁the", -1.0, NORMAL),
-        ("▁th", -1.5, NORMAL),
-        ("e", -2.0, NORMAL),
-        ("re", -1.0, NORMAL),
-        ("t", -4.0, NORMAL),
-        ("h", -4.0, NORMAL),
-    ]
-    changes = {
+UNIGRAM = [
+    ("<unk>", 0.0, UNKNOWN),
+    ("</s>", 0.0, CONTROL),
+    ("▁", -3.0, NORMAL),
+    ("▁the", -1.0, NORMAL),
+    ("▁th", -1.5, NORMAL),
+    ("e", -2.0, NORMAL),
+    ("re", -1.0, NORMAL),
+    ("t", -4.0, NORMAL),
+    ("h", -4.0, NORMAL),
+]
+
+
+def unigram_metadata(tiny_model: Callable[..., Path], **changes: Any) -> dict[str, Any]:
+    whole = {
         "model": "t5",
         "json": None,
-        "tokens": [p for p, _, _ in pieces],
-        "scores": [s for _, s, _ in pieces],
-        "token_type": [k for _, _, k in pieces],
+        "tokens": [p for p, _, _ in UNIGRAM],
+        "scores": [s for _, s, _ in UNIGRAM],
+        "token_type": [k for _, _, k in UNIGRAM],
         "merges": None,
         "unknown_token_id": 0,
         "eos_token_id": 1,
         "bos_token_id": None,
         "padding_token_id": None,
     }
-    tokenizer = Tokenizer(metadata(tiny_model, **changes), "x.gguf")
+    return metadata(tiny_model, **(whole | changes))
+
+
+def test_unigram(tiny_model: Callable[..., Path]) -> None:
+    tokenizer = Tokenizer(unigram_metadata(tiny_model), "x.gguf")
     assert tokenizer.encode("there the") == [3, 6, 3]  # "▁the" "re" scores -2, "▁th" "e" "re" -4.5
+
+
+def charsmap(units: list[int], pool: bytes, size: int | None = None) -> bytes:
+    trie = struct.pack(f"<{len(units)}I", *units)
+    return struct.pack("<I", len(trie) if size is None else size) + trie + pool
+
+
+def trie(leaf: int) -> list[int]:
+    """ "A" leads to the replacement at `leaf`: the root's base is 256, that of "A" 512."""
+    units = [0] * 768
+    units[0] = 256 << 10
+    units[256 ^ 65] = (512 ^ 256 ^ 65) << 10 | 1 << 8 | 65
+    units[512] = 1 << 31 | leaf
+    return units
+
+
+def test_charsmap_is_applied(tiny_model: Callable[..., Path]) -> None:
+    good = charsmap(trie(3), "é\0the\0".encode())
+    rules = Tokenizer(unigram_metadata(tiny_model, precompiled_charsmap=list(good)), "x.gguf")
+    assert rules.encode("Are A") == [3, 6, 3]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\1\0", "has 2 bytes"),
+        (charsmap([0] * 256, b"a\0", 2**32 - 1), "claims a trie of 4294967295 bytes"),
+        (charsmap([0] * 256, b"a\0", 0), "claims a trie of 0 bytes"),
+        (charsmap([0] * 256, b"a\0", 5), "claims a trie of 5 bytes"),
+        (charsmap([0x7FFFFFFF] * 256, b"a\0"), "leads to unit"),
+        (charsmap([0] * 255, b"a\0"), "leads to unit 255"),
+        (charsmap(trie(9), "é\0the\0".encode()), "names a replacement at 9 of 7 bytes"),
+        (charsmap(trie(1), "é\0the\0".encode()), "at 1, inside a character"),
+        (charsmap(trie(0), b"\xff\0"), "not UTF-8"),
+    ],
+)
+def test_broken_charsmap(tiny_model: Callable[..., Path], data: bytes, says: str) -> None:
+    values = unigram_metadata(tiny_model, precompiled_charsmap=list(data))
+    with pytest.raises(ModelFileError, match=f"precompiled_charsmap.*{says}"):
+        Tokenizer(values, "x.gguf").encode("A")
+    form = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
+    whole = json.loads(tokenizer_json())
+    whole["normalizer"] = {"type": "Sequence", "normalizers": [form]}
+    with pytest.raises(ModelFileError, match=f"precompiled_charsmap.*{says}"):
+        Tokenizer(metadata(tiny_model, json=json.dumps(whole)), "x.gguf").encode("A")
+
+
+@pytest.mark.parametrize("score", [float("inf"), -float("inf")])
+def test_infinite_scores(tiny_model: Callable[..., Path], score: float) -> None:
+    scores = [s for _, s, _ in UNIGRAM[:-1]] + [score]
+    with pytest.raises(ModelFileError, match="scores, entry 8 is -?inf"):
+        Tokenizer(unigram_metadata(tiny_model, scores=scores), "x.gguf").encode("A")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import errno
 import math
 import os
 import sys
@@ -293,6 +294,8 @@ def _prompt(options: argparse.Namespace) -> str | None:
 
 
 def _read(path: str) -> str:
+    if path == "-" and sys.stdin is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdin")
     data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     return text_of(data, "stdin" if path == "-" else path)
 

@@ -85,6 +85,7 @@ def run(
     argv: Sequence[str] | None,
 ) -> int:
     """Parses and does the job.  Whatever goes wrong ends as one line on stderr and an exit code."""
+    hold_closed_streams()
     try:
         with unwinding_on_termination():
             return job(parser.parse_args(argv))
@@ -108,6 +109,18 @@ def run(
             sys.stdout.flush()
         except (OSError, ValueError):
             silence(sys.stdout)
+
+
+def hold_closed_streams() -> None:
+    """What is written to a stream that was closed at the start is lost, and no other file takes its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        held = os.open(os.devnull, os.O_RDWR)
+        if held > 2:  # the number is taken
+            os.close(held)
+        if number:  # no stdin is not the same as an empty one
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def complain(program: str, message: str) -> int:

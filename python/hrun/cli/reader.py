@@ -46,7 +46,7 @@ class PlainReader:
     def _line(self, prompt: str) -> str:
         sys.stderr.write(prompt)
         sys.stderr.flush()
-        line = sys.stdin.readline()
+        line = sys.stdin.readline() if sys.stdin is not None else ""
         if not line:
             raise EOFError
         return line.removesuffix("\n")

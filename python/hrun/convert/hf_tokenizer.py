@@ -88,6 +88,10 @@ def _check_with_library(text: str, path: str) -> None:
     """The runtime builds its tokenizer from this text: refuse what the library refuses."""
     from tokenizers import Tokenizer
 
+    from hrun.charsmap import tokenizer_json_fault
+
+    if fault := tokenizer_json_fault(text):
+        raise ModelFileError(f"{path}: precompiled_charsmap {fault}")
     try:
         Tokenizer.from_str(text)
     except BaseException as error:
