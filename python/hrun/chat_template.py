@@ -15,6 +15,7 @@ import os
 import select
 import subprocess
 import sys
+import sysconfig
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -264,6 +265,25 @@ class Worker:
     @property
     def _process(self) -> subprocess.Popen[bytes] | None:
         return self._running[0].process if self._running else None
+
+
+def _interpreter() -> str:
+    """A Python to run.  In a program that embeds Python sys.executable is absent, or that program."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    folder = sysconfig.get_config_var("BINDIR") or os.path.join(sys.base_exec_prefix, "bin")
+    for path in (
+        sys.executable,
+        os.path.join(sys.exec_prefix, "bin", "python3"),
+        os.path.join(folder, version),
+        os.path.join(sys.base_exec_prefix, "bin", version),
+    ):
+        if path and os.path.basename(path).startswith(("python", "pypy")):
+            if os.access(path, os.X_OK):
+                return path
+    raise ChatTemplateError(
+        f"cannot be rendered: no Python interpreter for a child process: "
+        f"sys.executable is {sys.executable!r}, and {folder} has no {version}"
+    )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -396,3 +397,15 @@ def test_every_filter_and_test_of_jinja_works_in_the_child(worker: Worker) -> No
         except ChatTemplateError as error:
             assert "OSError" not in str(error), call
     assert render("{{ '<b>a &amp; b</b>'|striptags }}{{ ()|batch(1) }}", worker)[:5] == "a & b"
+
+
+@pytest.mark.parametrize("host", [None, "", "/bin/false"])
+def test_python_inside_another_program(monkeypatch: pytest.MonkeyPatch, host: str | None) -> None:
+    """There sys.executable is absent or the program itself, which must not be run."""
+    monkeypatch.setattr(sys, "executable", host)
+    worker = Worker()
+    try:
+        assert worker._process is not None
+        assert Path(worker._process.args[0]).name.startswith("python")  # type: ignore[index]
+    finally:
+        worker.stop()
