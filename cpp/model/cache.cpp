@@ -7,8 +7,8 @@ namespace hrun {
 ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type)
     : n_pages_(n_pages) {
   const HyperParams& p = model.params();
-  const std::string purpose = format(
-      "the KV cache of {} positions (a smaller context takes less)", n_pages * kPagePositions);
+  const std::string purpose = format("the KV cache of {} positions (a smaller context takes less)",
+                                     n_pages * kPagePositions);
   for (const LayerRun& run : model.runs()) {
     if (run.first_layer == run.end_layer) continue;
     CachePlan plan;
