@@ -22,13 +22,23 @@ N_VOCAB = 262144
 PACKAGE = Path(hrun.__file__).resolve().parents[1]
 TEXT = "It was the best of times, it was the worst of times; and then the sea rose. "
 
-MEASURED = """
-import resource, sys
+# Not getrusage(): its maximum outlives exec(), so that a child would report the test runner's.
+PEAK = """
+import sys
+from pathlib import Path
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+"""
+MEASURED = (
+    PEAK
+    + """
 from importlib import import_module
 code = import_module(sys.argv[1]).main(sys.argv[2:])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
+print("peak", peak())
 sys.exit(code)
 """
+)
 
 
 def run_measured(module: str, *arguments: object) -> tuple[str, int]:
@@ -95,10 +105,8 @@ def test_memory_of_perplexity_does_not_grow_with_the_context(
 
 def run_script(script: str, *arguments: object) -> list[int]:
     """The numbers that a script prints, run in a process of its own; it has `peak()`, the memory so far in bytes."""
-    head = "import sys, resource\nfrom pathlib import Path\n"
-    head += "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10\n"
     done = subprocess.run(
-        [sys.executable, "-c", head + script, *map(str, arguments)],
+        [sys.executable, "-c", PEAK + script, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(PACKAGE)},
         capture_output=True,
         text=True,
