@@ -149,6 +149,10 @@ void init_engine(nb::module_& m) {
   nb::class_<RequestHandle>(m, "RequestHandle", "An answer on its way.")
       .def_prop_ro("id", &RequestHandle::id)
       .def_prop_ro("finished", &RequestHandle::finished)
+      .def_prop_ro("prompt_seconds", &RequestHandle::prompt_seconds,
+                   "From the request until its first token was drawn.")
+      .def_prop_ro("generate_seconds", &RequestHandle::generate_seconds,
+                   "From the first token drawn to the last.")
       .def_prop_ro("n_cached", &RequestHandle::n_cached,
                    "Tokens of the prompt that were found in the cache.")
       .def_prop_ro(

@@ -7,24 +7,19 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <limits>
 #include <numeric>
 
 #include "base/error.h"
+#include "engine/context.h"
 #include "engine/logprobs.h"
 
 namespace hrun {
 namespace {
 
 int64_t context_of(const Model& model, const EngineOptions& options) {
-  if (options.n_ctx < 0)
-    throw ArgumentError("n_ctx is {}, must be at least 1 (or 0 for the model's own)",
-                        options.n_ctx);
-  if (options.n_batch < 1)
-    throw ArgumentError("n_batch is {}, must be at least 1", options.n_batch);
+  const int64_t n_ctx = context_size(model, options.n_ctx, options.n_batch);
   if (options.kv_tokens < 0)
     throw ArgumentError("kv_tokens is {}, must be at least 1 (or 0 for n_ctx)", options.kv_tokens);
-  const int64_t n_ctx = options.n_ctx > 0 ? options.n_ctx : model.params().n_ctx_train;
   if (options.kv_tokens > 0 && options.kv_tokens < n_ctx)
     throw ArgumentError("kv_tokens is {}, less than the context of one sequence, {}",
                         options.kv_tokens, n_ctx);
@@ -34,11 +29,7 @@ int64_t context_of(const Model& model, const EngineOptions& options) {
 // One page more than the positions need: a sequence that begins with part of a cached page writes
 // to a copy of it.
 int64_t page_count(const EngineOptions& options, int64_t n_ctx) {
-  const int64_t positions = std::max(options.kv_tokens, n_ctx);
-  if (positions > std::numeric_limits<int32_t>::max() - 2 * kPagePositions)
-    throw OutOfMemoryError("a KV cache of {} positions is larger than the address space",
-                           positions);
-  return pages_of(positions) + 1;
+  return cache_pages(std::max(options.kv_tokens, n_ctx)) + 1;
 }
 
 SchedulerOptions scheduler_options(const EngineOptions& options, int64_t n_ctx, int64_t n_pages) {
@@ -176,19 +167,11 @@ void Engine::Step::draw_on_device() {
   const int64_t n_vocab = engine_.model_->params().n_vocab;
   for (size_t i = 0; i < logits_.size(); ++i) {
     Sampler& sampler = *logits_[i].active->request.sampler;
-    const float* const row = logits.row(static_cast<int64_t>(i));
     try {
-      const std::vector<SampleEdit> edits = sampler.edits(n_vocab);
-      uint64_t generator = sampler.generator();
-      const SampleResult drawn = backend.sample(row, n_vocab, sampler.settings(), edits, generator);
-      if (drawn.status == SampleStatus::ok) {
-        sampler.accept_drawn(drawn.token, generator);
-        take_drawn(logits_[i], drawn.token, std::nullopt);
-      } else {  // the host's sampler says what is wrong with them
-        std::vector<float> here(static_cast<size_t>(n_vocab));
-        backend.read(row, {reinterpret_cast<uint8_t*>(here.data()), here.size() * sizeof(float)});
-        take_logits(logits_[i], here);
-      }
+      take_drawn(logits_[i],
+                 hrun::draw_on_device(backend, logits.row(static_cast<int64_t>(i)), n_vocab,
+                                      sampler, sampler.edits(n_vocab)),
+                 std::nullopt);
     } catch (const Error&) { failures.push_back({logits_[i].id, std::current_exception()}); }
   }
 }
@@ -228,6 +211,7 @@ void Engine::Step::take_drawn(const Wanted& row, int32_t token,
                               std::optional<TokenLogprob> logprob) {
   const Request& request = row.active->request;
   const auto& ends = request.end_tokens;
+  row.active->handle->mark_drawn();
   if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
     results_.push_back({row.id, {token}, true});
     endings.push_back({row.id, Finish::stop});
@@ -307,10 +291,7 @@ int64_t Engine::now_us() const {
 std::shared_ptr<RequestHandle> Engine::submit(Request request) {
   require_usable();
   const int64_t n_vocab = model_->params().n_vocab;
-  for (size_t i = 0; i < request.prompt.size(); ++i)
-    if (request.prompt[i] < 0 || request.prompt[i] >= n_vocab)
-      throw ArgumentError("token {} is {}, the vocabulary has {} tokens", i, request.prompt[i],
-                          n_vocab);
+  check_tokens(*model_, request.prompt);
   if (request.kind == RequestKind::generate) {
     if (!request.sampler) throw ArgumentError("a request to generate has no sampler");
     if (request.parameters.max_tokens < 1)
@@ -353,12 +334,11 @@ void Engine::cancel(const RequestHandle& handle) {
     const std::lock_guard lock(mutex_);
     const auto found = active_.find(handle.id());
     if (found == active_.end() || found->second.cancelled) return;
+    scheduler_.cancel(handle.id());
     if (in_step_) {
       found->second.cancelled = true;
-      scheduler_.cancel(handle.id());
       if (all_cancelled(*in_step_)) abort_step_ = true;
     } else {
-      scheduler_.cancel(handle.id());
       finish(handle.id(), Finish::cancelled);
       wake();
     }

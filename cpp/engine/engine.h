@@ -109,7 +109,7 @@ class Engine {
 
   mutable std::mutex mutex_;
   ForkCondition work_;     // for the thread: something was asked
-  ForkCondition changed_;  // for close(): the thread has ended
+  ForkCondition changed_;  // for clear_cache(): a step has ended
   Scheduler scheduler_;
   std::unordered_map<SequenceId, Active> active_;
   const StepPlan* in_step_ = nullptr;

@@ -19,6 +19,22 @@ bool RequestHandle::finished() const {
   return finish_ != Finish::none;
 }
 
+double RequestHandle::prompt_seconds() const {
+  const std::lock_guard lock(mutex_);
+  return first_drawn_ ? std::chrono::duration<double>(*first_drawn_ - submitted_).count() : 0;
+}
+
+double RequestHandle::generate_seconds() const {
+  const std::lock_guard lock(mutex_);
+  return first_drawn_ ? std::chrono::duration<double>(last_drawn_ - *first_drawn_).count() : 0;
+}
+
+void RequestHandle::mark_drawn() {
+  const std::lock_guard lock(mutex_);
+  last_drawn_ = Clock::now();
+  if (!first_drawn_) first_drawn_ = last_drawn_;
+}
+
 void RequestHandle::put(DrawnToken token) {
   {
     const std::lock_guard lock(mutex_);

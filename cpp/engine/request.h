@@ -68,6 +68,10 @@ class RequestHandle {
   Update take(std::chrono::milliseconds timeout);
   bool finished() const;
 
+  // From submit() until the first token was drawn, and from then to the last; an end token counts.
+  double prompt_seconds() const;
+  double generate_seconds() const;
+
   // Complete when the request has finished.
   int64_t n_cached() const { return n_cached_; }
   std::vector<float>& values() { return values_; }  // logits or embedding
@@ -75,6 +79,7 @@ class RequestHandle {
 
  private:
   friend class Engine;
+  void mark_drawn();  // now
   void put(DrawnToken token);
   void finish(Finish how, std::exception_ptr error = nullptr);
   bool is_full() const;
@@ -84,6 +89,10 @@ class RequestHandle {
   mutable std::mutex mutex_;
   ForkCondition changed_;
   std::deque<DrawnToken> tokens_;
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point submitted_ = Clock::now();
+  std::optional<Clock::time_point> first_drawn_;
+  Clock::time_point last_drawn_;
   Finish finish_ = Finish::none;
   std::exception_ptr error_;
   std::atomic<int64_t> n_cached_ = 0;

@@ -375,4 +375,18 @@ std::vector<std::pair<int32_t, double>> Sampler::probabilities(
   return out;
 }
 
+int32_t draw_on_device(Backend& backend, const float* logits, int64_t n_vocab, Sampler& sampler,
+                       std::span<const SampleEdit> edits) {
+  uint64_t generator = sampler.generator();
+  const SampleResult drawn = backend.sample(logits, n_vocab, sampler.settings(), edits, generator);
+  if (drawn.status == SampleStatus::ok) {
+    sampler.accept_drawn(drawn.token, generator);
+    return drawn.token;
+  }
+  // The host's sampler says what is wrong with them.
+  std::vector<float> here(static_cast<size_t>(n_vocab));
+  backend.read(logits, {reinterpret_cast<uint8_t*>(here.data()), here.size() * sizeof(float)});
+  return sampler.sample(here);
+}
+
 }  // namespace hrun

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/backend.h"
 #include "backend/sampling.h"
 #include "base/pcg32.h"
 
@@ -98,5 +99,10 @@ class Sampler {
   std::vector<std::unique_ptr<SamplerStep>> steps_;
   std::vector<int32_t> history_;
 };
+
+// A token drawn by a backend that samples() from logits [n_vocab] in its memory, for a sampler that
+// runs_on_device() and whose edits() these are.  Throws GenerationError where none can be drawn.
+int32_t draw_on_device(Backend& backend, const float* logits, int64_t n_vocab, Sampler& sampler,
+                       std::span<const SampleEdit> edits);
 
 }  // namespace hrun

@@ -1,37 +1,16 @@
 #include "engine/session.h"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
 
 #include "base/error.h"
+#include "engine/context.h"
 
 namespace hrun {
-namespace {
-
-int64_t context_size(const Model& model, const SessionOptions& options) {
-  if (options.n_ctx < 0)
-    throw ArgumentError("n_ctx is {}, must be at least 1 (or 0 for the model's own)",
-                        options.n_ctx);
-  if (options.n_batch < 1)
-    throw ArgumentError("n_batch is {}, must be at least 1", options.n_batch);
-  return options.n_ctx > 0 ? options.n_ctx : model.params().n_ctx_train;
-}
-
-// Positions are 32-bit numbers, and a page number as well.
-int64_t pages_for(int64_t n_positions) {
-  if (n_positions > std::numeric_limits<int32_t>::max() - kPagePositions)
-    throw OutOfMemoryError("a KV cache of {} positions is larger than the address space",
-                           n_positions);
-  return (n_positions + kPagePositions - 1) / kPagePositions;
-}
-
-}  // namespace
-
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options)
     : model_(std::move(model)),
-      n_ctx_(context_size(*model_, options)),
-      cache_(*model_, pages_for(n_ctx_), cache_type_named(options.type_k),
+      n_ctx_(context_size(*model_, options.n_ctx, options.n_batch)),
+      cache_(*model_, cache_pages(n_ctx_), cache_type_named(options.type_k),
              cache_type_named(options.type_v)),
       pages_(consecutive_pages(n_ctx_)) {
   for (size_t d = 0; d < model_->n_backends(); ++d)
@@ -48,10 +27,7 @@ void Session::forward(std::span<const int32_t> tokens, Logits which,
                       const std::function<void()>& poll, MatmulObserver* observer) {
   const int64_t n_vocab = model_->params().n_vocab;
   const auto n = static_cast<int64_t>(tokens.size());
-  for (int64_t i = 0; i < n; ++i)
-    if (tokens[static_cast<size_t>(i)] < 0 || tokens[static_cast<size_t>(i)] >= n_vocab)
-      throw ArgumentError("token {} is {}, the vocabulary has {} tokens", i,
-                          tokens[static_cast<size_t>(i)], n_vocab);
+  check_tokens(*model_, tokens);
   if (n > n_ctx_ - n_past_)
     throw ContextOverflowError("{} tokens do not fit: the context holds {} and {} are in use", n,
                                n_ctx_, n_past_);
@@ -97,15 +73,9 @@ int32_t Session::next(std::span<const int32_t> tokens, Sampler& sampler,
   }
   const int64_t n_vocab = model_->params().n_vocab;
   const std::vector<SampleEdit> edits = sampler.edits(n_vocab);
-  uint64_t generator = sampler.generator();
   forward(tokens, Logits::kept, poll);
   if (!logits_kept_) return sampler.sample(last_logits());  // no tokens: says so
-  const SampleResult drawn =
-      head.sample(workspaces_[device].logits.data, n_vocab, sampler.settings(), edits, generator);
-  if (drawn.status != SampleStatus::ok)
-    return sampler.sample(last_logits());  // which says what is wrong with them
-  sampler.accept_drawn(drawn.token, generator);
-  return drawn.token;
+  return draw_on_device(head, workspaces_[device].logits.data, n_vocab, sampler, edits);
 }
 
 std::span<const float> Session::last_logits() {

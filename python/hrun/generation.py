@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from hrun.stream import StopStrings, Utf8Decoder
 
 if TYPE_CHECKING:
+    from hrun._core import RequestHandle
     from hrun.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -89,9 +89,6 @@ class Job:
     strip_space: bool  # drop the space that a SentencePiece model puts before its first word
     logprobs: int | None
     era: object  # of the Runtime when it began; cancel() begins another
-    ignore_eos: bool = False
-    client: str = ""
-    priority: int = 0
 
 
 class Answer:
@@ -101,7 +98,6 @@ class Answer:
         self.job = job
         self.tokens: list[int] = []
         self.logprobs: list[TokenLogprob] = []
-        self.cached = 0
         self._tokenizer = tokenizer
         self._strip_space = job.strip_space
         self._stops = StopStrings(job.stops)
@@ -109,18 +105,11 @@ class Answer:
         self._stop_tokens = frozenset().union(*map(tokenizer.control_ids_in, job.stops))
         self._decoder = Utf8Decoder()
         self._parts = [job.prompt_text]
-        self._start = self._first = self._last = time.monotonic()
 
     @property
     def stopped(self) -> bool:
         """Has a stop string been found?"""
         return self._stops.stopped
-
-    def arrived(self) -> None:
-        """Something was drawn just now: an end, if no token follows."""
-        self._last = time.monotonic()
-        if not self.tokens:
-            self._first = self._last
 
     def feed(self, token: int, logprob: TokenLogprob | None = None) -> Piece:
         """The piece of a drawn token."""
@@ -137,8 +126,8 @@ class Answer:
         self._parts.append(text)
         return Piece(text, token, logprob=logprob)
 
-    def finish(self, reason: FinishReason) -> Piece:
-        """The last piece."""
+    def finish(self, reason: FinishReason, handle: RequestHandle | None) -> Piece:
+        """The last piece; without a handle nothing was asked of the engine."""
         rest = self._stops.feed(self._decoder.flush())
         if self._stops.stopped:
             reason = "stop"
@@ -148,10 +137,10 @@ class Answer:
         job = self.job
         timings = Timings(
             len(job.prompt),
-            self.cached,
-            self._first - self._start,
+            handle.n_cached if handle else 0,
+            handle.prompt_seconds if handle else 0.0,
             len(self.tokens),
-            self._last - self._first,
+            handle.generate_seconds if handle else 0.0,
         )
         logprobs = None if job.logprobs is None else self.logprobs
         generation = Generation(

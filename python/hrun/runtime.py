@@ -344,22 +344,14 @@ class Runtime:
 
     async def agenerate(self, prompt: Prompt, **options: Any) -> Generation:
         """:meth:`generate` for asyncio: awaits the generation; cancelling the task ends it."""
-        last: Piece | None = None
-        async for piece in self.astream(prompt, **options):
-            last = piece
-        assert last is not None and last.generation is not None
-        return last.generation
+        return await _generation_of(self.astream(prompt, **options))
 
     async def achat(self, messages: Messages, **options: Any) -> Generation:
         """:meth:`chat` for asyncio."""
         template_variables = options.pop("template_variables", None)
         ids = await asyncio.to_thread(self.chat_tokens, messages, template_variables)
         job = self._async_job(ids, options, strip_space=self.tokenizer.adds_space)
-        last: Piece | None = None
-        async for piece in self._apieces(job):
-            last = piece
-        assert last is not None and last.generation is not None
-        return last.generation
+        return await _generation_of(self._apieces(job))
 
     def astream(self, prompt: Prompt, **options: Any) -> AsyncIterator[Piece]:
         """The pieces of :meth:`generate` for asyncio; closing the iterator, or cancelling its task, ends the generation."""
@@ -540,10 +532,10 @@ class Runtime:
         sampling: Mapping[str, float],
     ) -> Job:
         ids = self._prompt_ids(prompt, given["parse_special"])
-        text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids)
-        return self._job(
-            ids, text if given["echo"] else "", given, stop, logit_bias, sampling, strip_space=False
-        )
+        text = ""
+        if given["echo"]:
+            text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids)
+        return self._job(ids, text, given, stop, logit_bias, sampling, strip_space=False)
 
     def _async_job(self, prompt: Prompt, options: dict[str, Any], strip_space: bool = False) -> Job:
         stop, logit_bias = options.pop("stop", None), options.pop("logit_bias", None)
@@ -641,14 +633,19 @@ class Runtime:
     ) -> Iterator[Piece]:
         """The pieces as they come; with ``whole`` after the end."""
         if handle is None:
-            yield answer.finish("length" if job.era is self._era else "cancelled")
+            yield self._nothing(job, answer)
             return
         finish = None
         while finish is None:
             drawn, finish = self._engine_or_closed().take(handle, all=whole)
-            last = yield from self._consume(job, answer, handle, drawn, finish)
-            if last:
-                return
+            for piece in self._consume(job, answer, handle, drawn, finish):
+                yield piece
+                if piece.generation is not None:
+                    return
+
+    def _nothing(self, job: Job, answer: Answer) -> Piece:
+        """The last piece of a job that asked nothing of the engine."""
+        return answer.finish("length" if job.era is self._era else "cancelled", None)
 
     def _consume(
         self,
@@ -658,25 +655,19 @@ class Runtime:
         drawn: list[Any],
         finish: str | None,
     ) -> Iterator[Piece]:
-        """The pieces of what was taken; returns True after the last one."""
-        answer.arrived()
-        answer.cached = handle.n_cached
+        """The pieces of what was taken, the last one included where that is known."""
         for token, logprob, top in drawn:
             if job.era is not self._era:
                 break
-            piece = answer.feed(token, logprob_of(token, logprob, top))
-            yield piece
+            yield answer.feed(token, logprob_of(token, logprob, top))
             if answer.stopped:
-                yield answer.finish("stop")
-                return True
+                yield answer.finish("stop", handle)
+                return
         if job.era is not self._era or finish == "cancelled":
             self._engine_or_closed()
-            yield answer.finish("cancelled")
-            return True
-        if finish is not None:
-            yield answer.finish("stop" if finish == "stop" else "length")
-            return True
-        return False
+            yield answer.finish("cancelled", handle)
+        elif finish is not None:
+            yield answer.finish("stop" if finish == "stop" else "length", handle)
 
     async def _apieces(self, job: Job) -> AsyncIterator[Piece]:
         from hrun.wakeup import wakeup_of
@@ -685,7 +676,7 @@ class Runtime:
             yield Piece(job.prompt_text, None)
         answer = Answer(job, self.tokenizer)
         if job.max_tokens == 0 or job.era is not self._era:
-            yield answer.finish("length" if job.era is self._era else "cancelled")
+            yield self._nothing(job, answer)
             return
         engine = self._engine_or_closed()
         wakeup = wakeup_of(engine, self._wakeups)
@@ -698,17 +689,10 @@ class Runtime:
                 if not drawn and finish is None:
                     await waiting
                     continue
-                last = False
-                pieces = self._consume(job, answer, handle, drawn, finish)
-                while True:
-                    try:
-                        piece = next(pieces)
-                    except StopIteration as end:
-                        last = bool(end.value)
-                        break
+                for piece in self._consume(job, answer, handle, drawn, finish):
                     yield piece
-                if last:
-                    return
+                    if piece.generation is not None:
+                        return
         finally:
             if not handle.finished:
                 engine.cancel(handle)
@@ -774,6 +758,14 @@ def _recommended_sampling(metadata: Mapping[str, Any]) -> dict[str, float]:
             if value is not None:
                 found.update(checked_sampling({name: value}))
     return found
+
+
+async def _generation_of(pieces: AsyncIterator[Piece]) -> Generation:
+    last: Piece | None = None
+    async for piece in pieces:
+        last = piece
+    assert last is not None and last.generation is not None
+    return last.generation
 
 
 def _is_many(prompt: Any) -> bool:

@@ -86,6 +86,22 @@ def test_a_cached_prefix_is_counted_and_changes_nothing(rt: Runtime) -> None:
     assert turn.timings.cached_tokens >= len(prompt) + 7
 
 
+def test_timings_are_those_of_the_engine(rt: Runtime) -> None:
+    """Not of who reads: a whole generation has the timings of a stream."""
+    prompt = [1, 2, 3] * 60
+    for stream in (False, True):
+        rt.engine.clear_cache()
+        if stream:
+            *_, last = rt.generate(prompt, max_tokens=60, seed=1, ignore_eos=True, stream=True)
+            assert last.generation is not None
+            t = last.generation.timings
+        else:
+            t = rt.generate(prompt, max_tokens=60, seed=1, ignore_eos=True).timings
+        assert t.prompt_tokens == 180 and t.generated_tokens == 60
+        assert 0 < t.prompt_seconds < 60 and 0 < t.generate_seconds < 60
+        assert t.tokens_per_second < 1e6
+
+
 def test_score_and_logprobs_are_those_of_the_logits(rt: Runtime) -> None:
     ids = prompts_of(random.Random(6), 1, rt.n_vocab)[0]
     rows = rt.logits(ids).astype(np.float64)
