@@ -30,15 +30,17 @@ std::string available_names() {
 }  // namespace
 
 std::span<const CpuTier> cpu_tiers() {
-  static const std::vector<CpuTier> tiers = [] {
-    std::vector<CpuTier> all;
+  // Never destroyed: at exit another thread may still use it.
+  static const std::vector<CpuTier>& tiers = *[] {
+    auto* const made = new std::vector<CpuTier>;
+    std::vector<CpuTier>& all = *made;
     for (const TierEntry& entry : kTierList) {
       CpuTier tier{entry.name, &entry.kernels(), missing_features(entry.features)};
       if (tier.available() && tier.kernels->self_check && !tier.kernels->self_check())
         tier.missing = "a matrix unit that computes right";
       all.push_back(std::move(tier));
     }
-    return all;
+    return made;
   }();
   return tiers;
 }

@@ -126,12 +126,14 @@ class QuadIndex {
 };
 
 const QuadIndex& iq3_s_index() {
-  static const QuadIndex index(iq3_s_grid(), 512, 2.0f);
+  // Never destroyed: at exit another thread may still use it.
+  static const QuadIndex& index = *new QuadIndex(iq3_s_grid(), 512, 2.0f);
   return index;
 }
 
 const QuadIndex& iq3_xxs_index() {
-  static const QuadIndex index(iq3_xxs_grid(), 256, 8.0f);
+  // Never destroyed: at exit another thread may still use it.
+  static const QuadIndex& index = *new QuadIndex(iq3_xxs_grid(), 256, 8.0f);
   return index;
 }
 

@@ -12,13 +12,14 @@ namespace {
 
 template <class R>
 const TrellisCode& trellis_code() {
-  static const TrellisCode kCode = [] {
+  // Never destroyed: at exit another thread may still use it.
+  static const TrellisCode& kCode = *[] {
     std::vector<float> values(size_t{1} << (R::kCodeBits * (R::kMemory + 1)));
     for (uint32_t window = 0; window < values.size(); ++window)
       values[window] =
           static_cast<float>(R::level(window & ((1u << R::kCodeBits) - 1), window >> R::kCodeBits));
-    return TrellisCode(R::kCodeBits, R::kMemory, std::move(values), R::Tables::kLevelRms,
-                       R::Tables::kGaussianError);
+    return new TrellisCode(R::kCodeBits, R::kMemory, std::move(values), R::Tables::kLevelRms,
+                           R::Tables::kGaussianError);
   }();
   return kCode;
 }

@@ -284,20 +284,23 @@ FastTrellis::FastTrellis(const TrellisCode& code)
 
 const FastTrellis& fast_trellis(const TrellisCode& code) {
   static std::mutex mutex;
-  static std::map<const TrellisCode*, FastTrellis> made;
+  // Never destroyed: at exit another thread may still use it.
+  static auto& made = *new std::map<const TrellisCode*, FastTrellis>;
   const std::lock_guard lock(mutex);
   return made.try_emplace(&code, code).first->second;
 }
 
 std::span<const LaneSearch> lane_searches() {
-  static const std::vector<LaneSearch> kSearches = [] {
-    std::vector<LaneSearch> searches{{"portable", 1, search_lanes_portable}};
+  // Never destroyed: at exit another thread may still use it.
+  static const std::vector<LaneSearch>& kSearches = *[] {
+    auto* const made = new std::vector<LaneSearch>{{"portable", 1, search_lanes_portable}};
+    std::vector<LaneSearch>& searches = *made;
 #if defined(__x86_64__)
     if (cpu_may_use("avx2")) searches.push_back({"avx2", 2, search_lanes_avx2});
     if (cpu_may_use("avx512f avx512bw avx512dq avx512vl"))
       searches.push_back({"avx512", 4, search_lanes_avx512});
 #endif
-    return searches;
+    return made;
   }();
   return kSearches;
 }

@@ -126,7 +126,7 @@ class Answer:
         self._parts.append(text)
         return Piece(text, token, logprob=logprob)
 
-    def finish(self, reason: FinishReason, handle: RequestHandle | None) -> Piece:
+    def finish(self, reason: FinishReason, handle: RequestHandle | None = None) -> Piece:
         """The last piece; without a handle nothing was asked of the engine."""
         rest = self._stops.feed(self._decoder.flush())
         if self._stops.stopped:
