@@ -689,6 +689,8 @@ class Runtime:
                 if not drawn and finish is None:
                     await waiting
                     continue
+                # A model that is as fast as its reader must not keep the loop from others.
+                await asyncio.sleep(0)
                 for piece in self._consume(job, answer, handle, drawn, finish):
                     yield piece
                     if piece.generation is not None:
