@@ -5,7 +5,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
-#include "cpu/cpu_backend.h"
+#include "cpu/backend/cpu_backend.h"
 
 namespace hrun {
 namespace {

@@ -19,7 +19,7 @@
 #include "base/pcg32.h"
 #include "bindings/gil.h"
 #include "bindings/ways.h"
-#include "cpu/cpu_backend.h"
+#include "cpu/backend/cpu_backend.h"
 #include "cpu/measure.h"
 #include "cpu/tiers.h"
 #include "formats/list.h"

@@ -1,4 +1,4 @@
-// The kernels of one CPU tier: what kernels.cpp exports, once per tier, and what cpu_backend.cpp
+// The kernels of one CPU tier: what kernels.cpp exports, once per tier, and what backend/backend.cpp
 // calls.
 //
 // A kernel works on one small piece (a panel of rows, one token) in one thread; splitting the work
@@ -51,7 +51,7 @@ struct WeightRows {
   int64_t cols = 0;
 };
 
-// Activations for packed weights (packed.h): int8, in the order that the codes of the format are
+// Activations for packed weights (panels/layout.h): int8, in the order that the codes of the format are
 // packed in.  The tokens of a block lie side by side, so that kernels reach those of a tile from
 // one address.
 struct PackedActivations {

@@ -3,14 +3,14 @@
 // Everything else here has internal linkage or is always inlined: a weak symbol would let the
 // linker keep the copy of the highest tier for every CPU.  tests/contracts/test_tier_symbols.py
 // looks for them.
-#include "cpu/attention.h"
-#include "cpu/decode.h"
-#include "cpu/elementwise.h"
-#include "cpu/fast.h"
+#include "cpu/kernels/attention.h"
+#include "cpu/kernels/decode.h"
+#include "cpu/kernels/elementwise.h"
+#include "cpu/kernels/matmul_panels.h"
 #include "cpu/kernel_table.h"
-#include "cpu/matmul_float.h"
-#include "cpu/matmul_int.h"
-#include "cpu/rotate.h"
+#include "cpu/kernels/matmul_float.h"
+#include "cpu/kernels/matmul_int.h"
+#include "cpu/kernels/quantize.h"
 
 namespace hrun {
 namespace {

@@ -1,21 +1,34 @@
 # The CPU tiers, worst first.  kernels.cpp is compiled once for each; adding a tier is one line here.
-#   hrun_cpu_tier(NAME PROCESSORS FLAGS FEATURES)
-# PROCESSORS: regular expression for CMAKE_SYSTEM_PROCESSOR.  FLAGS: of the compiler.  FEATURES: what the CPU must have, by
-# the names in cpp/base/cpu_features.cpp.
+#   hrun_cpu_tier(NAME PROCESSORS LANES PANELS DECODERS FLAGS FEATURES)
+# PROCESSORS: regular expression for CMAKE_SYSTEM_PROCESSOR.  LANES, PANELS, DECODERS: the headers
+# lanes/LANES.h, panels/PANELS.h and panels/decoders_DECODERS.h; PANELS is empty where the tier
+# reads no panels.  FLAGS: of the compiler.  FEATURES: what the CPU must have, by the names in
+# cpp/base/cpu_features.cpp.
 set(HRUN_X86 "x86_64|AMD64|amd64")
 set(HRUN_ARM "aarch64|arm64")
 set(hrun_tier_declarations "")
 set(hrun_tier_entries "")
 set(hrun_tier_features "")
 
-function(hrun_cpu_tier name processors flags features)
+# The definitions by which kernel headers find the tier's own.
+function(hrun_tier_headers out lanes panels decoders)
+  set(definitions "HRUN_LANES=\"cpu/lanes/${lanes}.h\"")
+  if(panels)
+    list(APPEND definitions "HRUN_PANELS=\"cpu/panels/${panels}.h\""
+                            "HRUN_DECODERS=\"cpu/panels/decoders_${decoders}.h\"")
+  endif()
+  set(${out} "${definitions}" PARENT_SCOPE)
+endfunction()
+
+function(hrun_cpu_tier name processors lanes panels decoders flags features)
   if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(${processors})$")
     return()
   endif()
   separate_arguments(flags)
   add_library(hrun_kernels_${name} OBJECT ${CMAKE_SOURCE_DIR}/cpp/cpu/kernels.cpp)
   target_include_directories(hrun_kernels_${name} PRIVATE ${CMAKE_SOURCE_DIR}/cpp)
-  target_compile_definitions(hrun_kernels_${name} PRIVATE HRUN_TIER=kernels_${name})
+  hrun_tier_headers(definitions "${lanes}" "${panels}" "${decoders}")
+  target_compile_definitions(hrun_kernels_${name} PRIVATE HRUN_TIER=kernels_${name} ${definitions})
   # -O3 for the vectorisation of what is written as plain loops; under sanitizers it would take minutes for nothing.
   set(vectorise "$<$<NOT:$<CONFIG:Debug>>:-O3>")
   if(HRUN_SANITIZE)  # a list with a comma, which $<BOOL:> does not take
@@ -31,17 +44,17 @@ function(hrun_cpu_tier name processors flags features)
   set(hrun_tier_objects ${hrun_tier_objects} $<TARGET_OBJECTS:hrun_kernels_${name}> PARENT_SCOPE)
 endfunction()
 
-hrun_cpu_tier(scalar ".*" "" "")
-hrun_cpu_tier(avx2 "${HRUN_X86}" "-mavx2 -mfma -mf16c -mbmi -mbmi2" "avx2 fma f16c bmi1 bmi2")
-hrun_cpu_tier(avx2vnni "${HRUN_X86}" "-mavx2 -mfma -mf16c -mbmi -mbmi2 -mavxvnni" "avx2 fma f16c bmi1 bmi2 avxvnni")
+hrun_cpu_tier(scalar ".*" scalar "" "" "" "")
+hrun_cpu_tier(avx2 "${HRUN_X86}" avx2 avx2 half "-mavx2 -mfma -mf16c -mbmi -mbmi2" "avx2 fma f16c bmi1 bmi2")
+hrun_cpu_tier(avx2vnni "${HRUN_X86}" avx2 avx2 half "-mavx2 -mfma -mf16c -mbmi -mbmi2 -mavxvnni" "avx2 fma f16c bmi1 bmi2 avxvnni")
 set(HRUN_AVX512_FLAGS "-mavx2 -mfma -mf16c -mbmi -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi \
 -mprefer-vector-width=512")
 set(hrun_avx512_features "avx2 fma f16c bmi1 bmi2 avx512f avx512bw avx512dq avx512vl avx512vnni avx512vbmi")
-hrun_cpu_tier(avx512 "${HRUN_X86}" "${HRUN_AVX512_FLAGS}" "${hrun_avx512_features}")
-hrun_cpu_tier(amx "${HRUN_X86}" "${HRUN_AVX512_FLAGS} -mamx-tile -mamx-int8" "${hrun_avx512_features} amx-tile amx-int8")
+hrun_cpu_tier(avx512 "${HRUN_X86}" avx512 avx512 avx512 "${HRUN_AVX512_FLAGS}" "${hrun_avx512_features}")
+hrun_cpu_tier(amx "${HRUN_X86}" avx512 avx512 avx512 "${HRUN_AVX512_FLAGS} -mamx-tile -mamx-int8" "${hrun_avx512_features} amx-tile amx-int8")
 
-hrun_cpu_tier(neon "${HRUN_ARM}" "-march=armv8.2-a+dotprod" "asimddp")
-hrun_cpu_tier(neoni8mm "${HRUN_ARM}" "-march=armv8.2-a+dotprod+i8mm" "asimddp i8mm")
+hrun_cpu_tier(neon "${HRUN_ARM}" neon neon half "-march=armv8.2-a+dotprod" "asimddp")
+hrun_cpu_tier(neoni8mm "${HRUN_ARM}" neon neon half "-march=armv8.2-a+dotprod+i8mm" "asimddp i8mm")
 
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/cpu_tier_list.h @ONLY CONTENT
 "// Written by cpp/cpu/tiers.cmake.

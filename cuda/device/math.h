@@ -1,5 +1,5 @@
 // exp and what is made of it, one value at a time: the same operations as the sixteen lanes of
-// cpp/cpu/math.h, so the same bits as the CPU.  Divisions and square roots are IEEE's (nvcc's
+// cpp/cpu/lanes/math.h, so the same bits as the CPU.  Divisions and square roots are IEEE's (nvcc's
 // default, no fast-math flags).
 #pragma once
 
@@ -19,7 +19,7 @@ HRUN_HD float square_root(float x) {
 #endif
 }
 
-// e^x; cpp/cpu/math.h has the reasons.
+// e^x; cpp/cpu/lanes/math.h has the reasons.
 HRUN_HD float exponential(float x) {
   constexpr float kMagic = 12582912.0f;
   x = smaller(89.0f, larger(-104.0f, x));

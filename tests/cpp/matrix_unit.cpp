@@ -10,7 +10,7 @@
 #include <vector>
 
 #if defined(__AVX512VNNI__)
-#include "cpu/fast.h"
+#include "cpu/kernels/matmul_panels.h"
 
 namespace hrun {
 namespace {

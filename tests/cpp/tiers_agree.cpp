@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/half.h"
-#include "cpu/cpu_backend.h"
+#include "cpu/backend/cpu_backend.h"
 #include "formats/list.h"
 #include "random_bits.h"
 

@@ -5,7 +5,7 @@
 
 #include "backend/backend.h"
 #include "cases.h"
-#include "cpu/cpu_backend.h"
+#include "cpu/backend/cpu_backend.h"
 #include "formats/list.h"
 #include "paged.h"
 

@@ -18,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/cpu_backend.h"
+#include "cpu/backend/cpu_backend.h"
 #include "cuda/kernels/matmul_weight.h"
 #include "cases.h"
 #include "cuda/memory.h"

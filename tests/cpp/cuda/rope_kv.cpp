@@ -4,7 +4,7 @@
 
 #include "backend/backend.h"
 #include "cases.h"
-#include "cpu/cpu_backend.h"
+#include "cpu/backend/cpu_backend.h"
 #include "paged.h"
 
 using namespace hrun;

@@ -6,7 +6,7 @@
 #include <span>
 
 #include "cases.h"
-#include "cpu/cpu_backend.h"
+#include "cpu/backend/cpu_backend.h"
 #include "cuda/cuda_backend.h"
 #include "cuda/kernels/matmul_weight.h"
 #include "cuda/kernels/quantize.h"

@@ -1,0 +1,203 @@
+// Keys and values on the CPU, and attention over them: how the work is shared out.
+#include <algorithm>
+
+#include "cpu/backend/parallel.h"
+#include "cpu/backend/cpu_cache.h"
+
+namespace hrun {
+namespace {
+
+// values[i] to column `position` of [kLanes positions][dim][position].
+template <class T>
+void put_column(const T* values, int dim, int64_t position, uint8_t* block) {
+  T* const to = reinterpret_cast<T*>(block) + position / kLanes * kLanes * dim + position % kLanes;
+  for (int i = 0; i < dim; ++i) to[i * kLanes] = values[i];
+}
+
+}  // namespace
+
+std::unique_ptr<DeviceCache> CpuBackend::make_cache(const CachePlan& plan,
+                                                    std::string_view purpose) {
+  return std::make_unique<CpuCache>(plan, purpose);
+}
+
+void CpuBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) {
+  const Turn turn(*this, Operation::kv_append);
+  checks::kv_append(cache, k, v, batch);
+  const CacheLayer& layer = cache.layer();
+  const CpuCache::Heads heads = on_cpu(cache).heads(cache.index);
+  const size_t page_bytes = cache.cache->page_bytes();
+  // A head's part of a page is one thread's: neighbouring positions share cache lines.
+  append_parts_.clear();
+  for (const RowSpan& span : batch.spans)
+    for (int64_t page = span.first_position / kPagePositions;
+         page * kPagePositions < span.end_position(); ++page)
+      append_parts_.push_back({&span, page});
+  const int64_t per_part = std::min<int64_t>(k.rows, kPagePositions);
+  parallel(static_cast<int64_t>(append_parts_.size()) * layer.n_kv_heads,
+           per_part * (layer.k_dim + layer.v_dim), [&](int64_t i, int worker) {
+             const auto& [span, page] = append_parts_[static_cast<size_t>(i / layer.n_kv_heads)];
+             const int64_t head = i % layer.n_kv_heads, first = page * kPagePositions;
+             const size_t at =
+                 static_cast<size_t>(span->pages[static_cast<size_t>(page)]) * page_bytes +
+                 static_cast<size_t>(head) * heads.head_stride;
+             uint8_t *const keys = heads.keys + at, *const values = heads.values + at;
+             auto* const halves = worker_scratch_[static_cast<size_t>(worker)].get<uint16_t>(
+                 static_cast<size_t>(layer.k_dim), "a key");
+             const int64_t end = std::min(first + kPagePositions, span->end_position());
+             for (int64_t p = std::max(first, span->first_position); p < end; ++p) {
+               const int64_t row = span->first_row + p - span->first_position;
+               const float* const key = k.row(row) + head * layer.k_dim;
+               const float* const value = v.row(row) + head * layer.v_dim;
+               if (layer.k_type == CacheType::f16) {
+                 kernels_.to_fp16(key, layer.k_dim, halves);
+                 put_column(halves, layer.k_dim, p - first, keys);
+               } else {
+                 put_column(key, layer.k_dim, p - first, keys);
+               }
+               const auto offset = static_cast<size_t>((p - first) * layer.v_dim);
+               if (layer.v_type == CacheType::f16)
+                 kernels_.to_fp16(value, layer.v_dim, reinterpret_cast<uint16_t*>(values) + offset);
+               else
+                 std::copy(value, value + layer.v_dim, reinterpret_cast<float*>(values) + offset);
+             }
+           });
+}
+
+void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& batch,
+                           const AttentionShape& shape, FloatView out) {
+  const Turn turn(*this, Operation::attention);
+  checks::attention(q, cache, batch, shape, out);
+  const CacheLayer& layer = cache.layer();
+  const auto kernel = kernels_.attention(cache_format(layer.k_type), cache_format(layer.v_type));
+  const CpuCache::Heads heads = on_cpu(cache).heads(cache.index);
+  const size_t page_bytes = cache.cache->page_bytes();
+  const int n_kv_heads = layer.n_kv_heads, group = shape.n_heads / n_kv_heads;
+  const float* const sinks = shape.sinks ? on_cpu(*shape.sinks).vector.data() : nullptr;
+  // The block in which the window of the token at this position begins.
+  const auto first_block_of = [&](int64_t position) {
+    return shape.window > 0 ? std::max<int64_t>(0, position + 1 - shape.window) / kAttentionBlock
+                            : 0;
+  };
+  const auto task_of = [&](const AttentionPiece& piece) {
+    const int64_t head = piece.kv_head * group, row = piece.span->first_row + piece.first_row;
+    const size_t at = static_cast<size_t>(piece.kv_head) * heads.head_stride;
+    return AttentionTask{
+        .q = {q.row(row) + head * layer.k_dim, piece.n_rows, group * layer.k_dim, q.stride},
+        .out = {out.row(row) + head * layer.v_dim, piece.n_rows, group * layer.v_dim, out.stride},
+        .n_heads = group,
+        .k = heads.keys + at,
+        .v = heads.values + at,
+        .pages = piece.span->pages.data(),
+        .page_bytes = page_bytes,
+        .k_dim = layer.k_dim,
+        .v_dim = layer.v_dim,
+        .first_position = piece.span->first_position + piece.first_row,
+        .scale = shape.scale,
+        .window = shape.window,
+        .soft_cap = shape.soft_cap,
+        .sinks = sinks ? sinks + head : nullptr,
+        .first_block = piece.first_block,
+        .n_blocks = piece.n_blocks,
+    };
+  };
+
+  // Some rows together, so that a page is converted once for all their heads.
+  constexpr int64_t kQueriesTogether = 64, kBlocksTogether = 4;
+  auto& pieces = attention_pieces_;
+  pieces.clear();
+  int64_t total = 0;
+  for (const RowSpan& span : batch.spans) {
+    const int64_t together = std::clamp<int64_t>(kQueriesTogether / group, 1, span.n_rows);
+    // Late rows see more positions: they go first, so that no thread ends up alone with a long
+    // task.
+    for (int64_t first = (span.n_rows - 1) / together * together; first >= 0; first -= together)
+      for (int64_t head = 0; head < n_kv_heads; ++head) {
+        AttentionPiece piece{&span, head, first, std::min(together, span.n_rows - first), 0, 0, 0};
+        const int64_t position = span.first_position + first;
+        piece.first_block = first_block_of(position);
+        piece.n_blocks =
+            (position + piece.n_rows + kAttentionBlock - 1) / kAttentionBlock - piece.first_block;
+        piece.cost =
+            piece.n_blocks * kAttentionBlock * (layer.k_dim + layer.v_dim) * group * piece.n_rows;
+        total += piece.cost;
+        pieces.push_back(piece);
+      }
+  }
+
+  if (batch.spans.size() > 1)  // the longest first, of all sequences
+    std::stable_sort(pieces.begin(), pieces.end(),
+                     [](const auto& a, const auto& b) { return a.cost > b.cost; });
+
+  // A piece that would keep one thread busy while the others wait is cut by its positions, and what
+  // its parts find is joined.
+  auto& splits = attention_splits_;
+  splits.clear();
+  int64_t partial_floats = 0;
+  if (n_threads() > 1) {
+    const size_t n_whole = pieces.size();
+    for (size_t i = 0; i < n_whole; ++i) {
+      const AttentionPiece piece = pieces[i];
+      if (piece.n_rows != piece.span->n_rows || piece.n_blocks < 2 * kBlocksTogether ||
+          piece.cost * 2 * n_threads() <= total)
+        continue;
+      const int64_t stride = piece.n_rows * group * (2 + layer.v_dim);
+      if (piece.kv_head == 0) {
+        splits.push_back({piece.span, piece.first_block, piece.n_blocks, partial_floats});
+        partial_floats += n_kv_heads * piece.n_blocks * stride;
+      }
+      for (int64_t done = 0; done < piece.n_blocks; done += kBlocksTogether) {
+        AttentionPiece part = piece;
+        part.first_block = piece.first_block + done;
+        part.n_blocks = std::min(kBlocksTogether, piece.n_blocks - done);
+        part.cost = piece.cost * part.n_blocks / piece.n_blocks;
+        part.partial = splits.back().partial + (piece.kv_head * piece.n_blocks + done) * stride;
+        if (done == 0)
+          pieces[i] = part;
+        else
+          pieces.push_back(part);
+      }
+    }
+  }
+  float* const partial = partial_floats > 0
+                             ? partial_.get<float>(static_cast<size_t>(partial_floats),
+                                                   "the attention of a long context")
+                             : nullptr;
+
+  const auto n_pieces = static_cast<int64_t>(pieces.size());
+  const int64_t mean_cost = total / std::max<int64_t>(n_pieces, 1);
+  const int64_t chunk = tasks_together(n_pieces, mean_cost);
+  parallel(n_pieces, mean_cost, [&](int64_t i, int worker) {
+    const AttentionPiece& piece = pieces[static_cast<size_t>(i)];
+    AttentionTask task = task_of(piece);
+    if (piece.partial >= 0) {
+      task.partial = partial + piece.partial;
+    } else if (piece.n_rows == 1) {
+      // What this thread reads next, if the others are as fast.
+      const int64_t next = (i + 1) % chunk != 0 ? i + 1 : i + 1 + chunk * (n_threads() - 1);
+      if (next < n_pieces && pieces[static_cast<size_t>(next)].span == piece.span)
+        task.to_next = (pieces[static_cast<size_t>(next)].kv_head - piece.kv_head) *
+                       static_cast<ptrdiff_t>(heads.head_stride);
+    }
+    kernel(task, worker_scratch_[static_cast<size_t>(worker)].get<float>(task.scratch_floats(),
+                                                                         "the queries of a head"));
+  });
+
+  for (const SplitSpan& split : splits) {
+    const int64_t n_queries = split.span->n_rows * group, stride = n_queries * (2 + layer.v_dim);
+    parallel(n_kv_heads * n_queries, split.n_blocks * layer.v_dim, [&](int64_t i, int) {
+      const int64_t query = i % n_queries, head = i / n_queries;
+      const AttentionTask task = task_of({split.span, head, 0, split.span->n_rows, 0, 0, 0});
+      const int64_t position = split.span->first_position + query / group;
+      const int64_t first = first_block_of(position);
+      const float* const found = partial + split.partial +
+                                 (head * split.n_blocks + first - split.first_block) * stride +
+                                 query * task.partial_floats();
+      kernels_.join_attention(found, position / kAttentionBlock + 1 - first, stride, layer.v_dim,
+                              task.sinks ? task.sinks + query % group : nullptr,
+                              task.out_of(static_cast<int>(query)));
+    });
+  }
+}
+
+}  // namespace hrun

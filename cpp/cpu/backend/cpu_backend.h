@@ -1,0 +1,150 @@
+// The operations of backend.h on the CPU: checks, splitting over threads, scratch; the arithmetic
+// is in the kernels of the tier.  Calls from several threads take turns.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/plugin.h"
+#include "base/threads.h"
+#include "cpu/memory.h"
+#include "cpu/tiers.h"
+#include "formats/list.h"
+
+namespace hrun {
+
+// Weights stay where the file is mapped; where the tier has a kernel for it, matmul reads a
+// repacked copy (panels/layout.h).
+class CpuTensor final : public DeviceTensor {
+ public:
+  const uint8_t* data = nullptr;
+  size_t row_bytes = 0;
+  const FormatInfo* info = nullptr;
+  const FormatKernels* kernels = nullptr;
+  std::unique_ptr<DeviceBuffer> packed;
+  size_t panel_bytes = 0;
+  std::vector<float> vector;  // decoded, where there is one row: a norm or a bias
+
+  const uint8_t* row(int64_t r) const { return data + static_cast<size_t>(r) * row_bytes; }
+};
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(const BackendOptions& options);
+
+  static DeviceDescription device();
+
+  std::string description() const override;
+  int n_threads() const override { return pool_.n_threads(); }
+  const CpuTier& tier() const { return tier_; }
+
+  std::unique_ptr<DeviceBuffer> allocate(size_t bytes, std::string_view purpose) override;
+  void write(void* to, std::span<const uint8_t> from) override;
+  void read(const void* from, std::span<uint8_t> to) override;
+  using Backend::upload;
+  std::unique_ptr<DeviceTensor> upload(const TensorView& view, TensorUse use) override;
+
+  void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) override;
+  void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
+  void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps,
+                  FloatView out) override;
+  void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
+  void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) override;
+  void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) override;
+  std::unique_ptr<DeviceCache> make_cache(const CachePlan& plan, std::string_view purpose) override;
+  void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) override;
+  void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
+                 const AttentionShape& shape, FloatView out) override;
+  void silu_mul(FloatView gate, FloatView up, FloatView out) override;
+  void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
+  void activate(Nonlinearity f, FloatView x, FloatView out) override;
+  void add(FloatView x, FloatView y) override;
+  void add_bias(FloatView x, const DeviceTensor& bias) override;
+  void scale(FloatView x, float factor) override;
+  void soft_cap(FloatView x, float cap) override;
+  void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads,
+                  int64_t width) override;
+  void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) override;
+  void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights,
+                FloatView out) override;
+  void time_operations(bool on) override;
+  OperationTimes operation_times() override;
+
+ private:
+  // The input of a matmul in the forms its targets want, each made once.
+  struct PreparedInput {
+    ActivationSource source;
+    bool has_quantized[kActivations] = {}, has_packed[kActivations] = {};
+    QuantizedRows quantized[kActivations];
+    PackedActivations packed[kActivations];
+    FloatView x;  // stored
+    FloatView rotated[kActivations];
+  };
+  struct QuantizedScratch {
+    Scratch codes, scale, sums, rotated;
+    Scratch packed_codes, packed_scale, block_sums, sums8, sums16, sums32;
+  };
+
+  // Positions of one page of a span.
+  struct AppendPart {
+    const RowSpan* span;
+    int64_t page;  // of the span
+  };
+  // Some rows of a span for the query heads of one kv head: all the positions that they see, or,
+  // with `partial`, some blocks of them.
+  struct AttentionPiece {
+    const RowSpan* span;
+    int64_t kv_head;
+    int64_t first_row, n_rows;  // of the span
+    int64_t first_block, n_blocks;
+    int64_t cost;
+    int64_t partial = -1;  // floats into the scratch where the result of each block goes
+  };
+  // A span whose positions are shared out, and where what was found is joined.
+  struct SplitSpan {
+    const RowSpan* span;
+    int64_t first_block, n_blocks;
+    int64_t partial;
+  };
+
+  class Turn;
+
+  int64_t tasks_together(int64_t n_tasks, int64_t values_per_task) const;
+  template <class Function>
+  void parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn);
+  const float* signs(int64_t cols);
+  void quantize(const ActivationSource& from, Activation kind, QuantizedRows& out);
+  void quantize_packed(const ActivationSource& from, Activation kind, PackedActivations& out);
+  void pack(CpuTensor& tensor);
+  bool uses_packed(const CpuTensor& tensor) const;
+  void rotate(FloatView x, Activation kind, FloatView& out);
+  ActivationSource source(const MatmulInput& input);
+  FloatView materialise(const MatmulInput& input);
+  void prepare(const CpuTensor& w, const MatmulInput& from, PreparedInput& input);
+  void multiply(std::span<const MatmulPart> parts, const MatmulInput& from, Turn& turn);
+  void multiply_packed(const MatmulPart& part, int64_t first_panel, const PreparedInput& input,
+                       int worker);
+  void multiply_panel(const MatmulPart& part, int64_t first_row, const PreparedInput& input,
+                      int worker);
+
+  const CpuTier& tier_;
+  const KernelTable& kernels_;
+  const RotatedMatmul rotated_matmul_;
+  ThreadPool pool_;
+  std::mutex mutex_;
+  OperationTimes times_;
+  std::vector<float> signs_;
+  PackedMemory packed_memory_;
+  Scratch inverse_, input_, partial_;
+  std::vector<MatmulPart> parts_;
+  std::vector<AppendPart> append_parts_;
+  std::vector<AttentionPiece> attention_pieces_;
+  std::vector<SplitSpan> attention_splits_;
+  std::vector<int64_t> first_tasks_;  // of each part of a matmul, and their number
+  QuantizedScratch quantized_[kActivations];
+  std::vector<Scratch> worker_scratch_;  // one per worker
+};
+
+}  // namespace hrun

@@ -1,0 +1,134 @@
+// Norm, rotary embedding, activation function, sums: one token at a time.
+#pragma once
+
+#include "cpu/lanes/math.h"
+
+namespace hrun {
+namespace {
+
+// The sum of squares runs in 16 lanes and the fixed tree; square root and divisions are IEEE's.
+float norm_inverse_kernel(const float* x, float eps, int64_t n_values) {
+  Lanes squares = splat(0.0f);
+  for_lanes(n_values, [&](int64_t i, int n) {
+    const Lanes v = load_n(x + i, n);
+    squares = fma(v, v, squares);
+  });
+  const float mean = reduce_add(squares) / static_cast<float>(n_values);
+  return 1.0f / __builtin_sqrtf(mean + eps);
+}
+
+void rms_norm_kernel(const float* x, const float* weight, float eps, int64_t n_values, float* out) {
+  const Lanes inverse = splat(norm_inverse_kernel(x, eps, n_values));
+  for_lanes(n_values, [&](int64_t i, int n) {
+    store_n(out + i, mul(mul(load_n(x + i, n), inverse), load_n(weight + i, n)), n);
+  });
+}
+
+void rope_kernel(float* x, int n_heads, int64_t head_dim, int n_rot, RopeStyle style,
+                 const float* cos, const float* sin) {
+  const int half = n_rot / 2;
+  for (int head = 0; head < n_heads; ++head) {
+    float* const h = x + head * head_dim;
+    if (style == RopeStyle::interleaved) {
+      for (int i = 0; i < half; ++i) {
+        const float a = h[2 * i], b = h[2 * i + 1];
+        h[2 * i] = a * cos[i] - b * sin[i];
+        h[2 * i + 1] = a * sin[i] + b * cos[i];
+      }
+    } else {
+      for (int i = 0; i < half; ++i) {
+        const float a = h[i], b = h[i + half];
+        h[i] = a * cos[i] - b * sin[i];
+        h[i + half] = a * sin[i] + b * cos[i];
+      }
+    }
+  }
+}
+
+void to_fp16_kernel(const float* x, int64_t n_values, uint16_t* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n_values; i += kLanes) store_f16(out + i, load(x + i));
+  for (; i < n_values; ++i) out[i] = fp32_to_fp16(x[i]);
+}
+
+void silu_mul_kernel(const float* gate, const float* up, int64_t n_values, float* out) {
+  for_lanes(n_values, [&](int64_t i, int n) {
+    store_n(out + i, mul(silu(load_n(gate + i, n)), load_n(up + i, n)), n);
+  });
+}
+
+void layer_norm_kernel(const float* x, const float* weight, const float* bias, float eps,
+                       int64_t n_values, float* out) {
+  Lanes sum = splat(0.0f);
+  for_lanes(n_values, [&](int64_t i, int n) { sum = add(sum, load_n(x + i, n)); });
+  const auto count = static_cast<float>(n_values);
+  const Lanes mean = splat(reduce_add(sum) / count);
+  Lanes squares = splat(0.0f);
+  for_lanes(n_values, [&](int64_t i, int n) {
+    float centred[kLanes] = {};
+    store_n(centred, sub(load_n(x + i, n), mean), n);
+    squares = fma(load(centred), load(centred), squares);
+  });
+  const Lanes inverse = splat(1.0f / __builtin_sqrtf(reduce_add(squares) / count + eps));
+  for_lanes(n_values, [&](int64_t i, int n) {
+    const Lanes y = mul(mul(sub(load_n(x + i, n), mean), inverse), load_n(weight + i, n));
+    store_n(out + i, bias ? add(y, load_n(bias + i, n)) : y, n);
+  });
+}
+
+void gated_kernel(Nonlinearity f, const float* gate, const float* up, int64_t n_values,
+                  float* out) {
+  for_lanes(n_values, [&](int64_t i, int n) {
+    const Lanes g = load_n(gate + i, n), u = load_n(up + i, n);
+    store_n(out + i,
+            f == Nonlinearity::silu   ? mul(silu(g), u)
+            : f == Nonlinearity::gelu ? mul(gelu(g), u)
+                                      : clamped_silu(g, u),
+            n);
+  });
+}
+
+void activate_kernel(Nonlinearity f, const float* x, int64_t n_values, float* out) {
+  for_lanes(n_values, [&](int64_t i, int n) {
+    const Lanes v = load_n(x + i, n);
+    store_n(out + i, f == Nonlinearity::silu ? silu(v) : gelu(v), n);
+  });
+}
+
+void scale_kernel(float* x, float factor, int64_t n_values) {
+  for_lanes(n_values,
+            [&](int64_t i, int n) { store_n(x + i, mul(load_n(x + i, n), splat(factor)), n); });
+}
+
+void soft_cap_kernel(float* x, float cap, int64_t n_values) {
+  for_lanes(n_values,
+            [&](int64_t i, int n) { store_n(x + i, soft_cap(load_n(x + i, n), splat(cap)), n); });
+}
+
+void add_scaled_kernel(float* x, float factor, const float* y, int64_t n_values) {
+  for_lanes(n_values, [&](int64_t i, int n) {
+    store_n(x + i, fma(splat(factor), load_n(y + i, n), load_n(x + i, n)), n);
+  });
+}
+
+void add_kernel(float* x, const float* y, int64_t n_values) {
+  for_lanes(n_values,
+            [&](int64_t i, int n) { store_n(x + i, add(load_n(x + i, n), load_n(y + i, n)), n); });
+}
+
+void exp_kernel(const float* x, int64_t n_values, float* out) {
+  for_lanes(n_values, [&](int64_t i, int n) { store_n(out + i, exp(load_n(x + i, n)), n); });
+}
+
+int64_t read_memory_kernel(const uint8_t* p, size_t n) {
+  IntLanes sums[4] = {splat_int(0), splat_int(0), splat_int(0), splat_int(0)};
+  for (size_t i = 0; i + 256 <= n; i += 256) {
+    for (size_t line = 0; line < 256; line += 64) __builtin_prefetch(p + i + 2048 + line);
+    for (size_t k = 0; k < 4; ++k)
+      sums[k] = add(sums[k], load_pairs(reinterpret_cast<const int16_t*>(p + i + 64 * k)));
+  }
+  return reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+}
+
+}  // namespace
+}  // namespace hrun

@@ -1,0 +1,78 @@
+// exp and what is made of it, sixteen at a time, the same bits in every tier.
+#pragma once
+
+#include "cpu/lanes/lanes.h"
+
+namespace hrun {
+namespace {
+
+// p 2^n for a whole n of -150 to 128, rounded once: in two factors, each a normal number.  A tier
+// may have its own.
+template <class Lanes>
+HRUN_HD Lanes times_power_of_2(Lanes p, Lanes n) {
+  const auto whole = round_to_int(n), half = shift_right<1>(whole);
+  const auto power = [](auto e) { return as_float(shift_left<23>(add(e, splat_int(127)))); };
+  return mul(mul(p, power(half)), power(sub(whole, half)));
+}
+
+// e^x: x = n ln 2 + r with |r| <= ln 2 / 2 and a Taylor polynomial of degree 7, whose remainder is
+// below r^8 / 8!, a tenth of a unit in the last place.  exp(-inf) = 0, results below the smallest
+// subnormal are 0, overflow is infinity, NaN stays NaN.
+HRUN_HD Lanes exp(Lanes x) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  // Beyond these the result is 0 or infinity anyway.  A NaN passes because it is the second
+  // operand.
+  x = min(splat(89.0f), max(splat(-104.0f), x));
+  const Lanes shifted = fma(x, splat(1.44269504088896341f), splat(kMagic));
+  const Lanes n = sub(shifted, splat(kMagic));
+  Lanes r = fma(n, splat(-0.693359375f),
+                x);  // ln 2 in two parts; the first has 9 bits, so the product is exact
+  r = fma(n, splat(2.12194440e-4f), r);
+  Lanes p = splat(1.0f / 5040);
+  p = fma(p, r, splat(1.0f / 720));
+  p = fma(p, r, splat(1.0f / 120));
+  p = fma(p, r, splat(1.0f / 24));
+  p = fma(p, r, splat(1.0f / 6));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  return times_power_of_2(p, n);
+}
+
+// exp(x) in lanes of ones, 0 in lanes of zeros, whatever x is there: x86 takes 90 ns for a vector
+// with results below the smallest normal number.
+HRUN_HD Lanes exp_in(IntLanes lanes, Lanes x) {
+  return as_float(bit_and(as_int(exp(as_float(bit_and(as_int(x), lanes)))), lanes));
+}
+
+// exp where -infinity means "not there".
+HRUN_HD Lanes exp_or_zero(Lanes x) {
+  const auto distance =
+      sub(as_int(x),
+          splat_int(static_cast<int32_t>(0xff800000u)));  // of the bits, to those of -infinity
+  return exp_in(shift_right<31>(sub(splat_int(0), max(distance, sub(splat_int(0), distance)))), x);
+}
+
+// x / (1 + e^-x)
+HRUN_HD Lanes silu(Lanes x) { return div(x, add(splat(1.0f), exp(sub(splat(0.0f), x)))); }
+
+// x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3): the tanh form of GELU.
+HRUN_HD Lanes gelu(Lanes x) {
+  const Lanes cubic = fma(mul(mul(x, x), splat(0.044715f)), x, x);
+  return div(x, add(splat(1.0f), exp(mul(cubic, splat(-1.5957691216057308f)))));
+}
+
+// (1 + clamp(up, -7, 7)) g / (1 + e^-1.702 g), g = min(gate, 7)
+HRUN_HD Lanes clamped_silu(Lanes gate, Lanes up) {
+  const Lanes g = min(splat(7.0f), gate), u = max(splat(-7.0f), min(splat(7.0f), up));
+  return mul(add(u, splat(1.0f)), div(g, add(splat(1.0f), exp(mul(g, splat(-1.702f))))));
+}
+
+// c tanh(x / c) = c (1 - 2 / (1 + e^(2 x / c)))
+HRUN_HD Lanes soft_cap(Lanes x, Lanes cap) {
+  const Lanes e = exp(mul(splat(2.0f), div(x, cap)));
+  return mul(cap, sub(splat(1.0f), div(splat(2.0f), add(splat(1.0f), e))));
+}
+
+}  // namespace
+}  // namespace hrun
