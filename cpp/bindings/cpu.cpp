@@ -18,7 +18,7 @@
 #include "base/error.h"
 #include "base/pcg32.h"
 #include "bindings/gil.h"
-#include "bindings/ways.h"
+#include "bindings/names.h"
 #include "cpu/backend/cpu_backend.h"
 #include "cpu/measure.h"
 #include "cpu/tiers.h"

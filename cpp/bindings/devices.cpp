@@ -12,7 +12,7 @@
 #include "backend/backends.h"
 #include "base/error.h"
 #include "bindings/gil.h"
-#include "bindings/ways.h"
+#include "bindings/names.h"
 #include "formats/list.h"
 
 namespace nb = nanobind;

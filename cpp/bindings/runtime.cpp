@@ -19,7 +19,7 @@
 #include "base/error.h"
 #include "bindings/gil.h"
 #include "bindings/moments.h"
-#include "bindings/ways.h"
+#include "bindings/names.h"
 #include "engine/samplers.h"
 #include "engine/session.h"
 

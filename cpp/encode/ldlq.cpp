@@ -1,6 +1,5 @@
 // Encoding of a row: scales to try, the search (ldlq_search.h), and the scales that fit its codes
 // best.
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call
 #include "encode/ldlq.h"
 
 #include <algorithm>

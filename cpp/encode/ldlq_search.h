@@ -10,6 +10,7 @@
 //
 // Included by ldlq.cpp only, whose functions compile it for each instruction set.
 #pragma once
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call
 
 #include <algorithm>
 #include <cstdint>

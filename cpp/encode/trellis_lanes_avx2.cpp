@@ -43,8 +43,8 @@ inline Bytes smallest(Bytes v) {
 }  // namespace
 }  // namespace hrun
 
-#include "encode/trellis_lanes_x86.h"
-#include "encode/trellis_lanes.h"
+#include "encode/trellis_lanes_x86.inc"
+#include "encode/trellis_lanes.inc"
 
 namespace hrun {
 void search_lanes_avx2(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs,

@@ -106,7 +106,7 @@ inline unsigned cheapest(const uint8_t* costs, const uint16_t* steps, const int1
 }  // namespace
 }  // namespace hrun
 
-#include "encode/trellis_lanes.h"
+#include "encode/trellis_lanes.inc"
 
 namespace hrun {
 void search_lanes_portable(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs,

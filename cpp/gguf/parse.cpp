@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/utf8.h"
 #include "formats/list.h"
-#include "gguf/foreign.h"
+#include "gguf/lookalikes.h"
 #include "gguf/ggml_ids.h"
 #include "gguf/state.h"
 
@@ -97,7 +97,7 @@ void Parser::header() {
   if (in_.size() < 4)
     fail("the file is {} bytes long, too short for a GGUF header ({} bytes)", in_.size(),
          kHeaderBytes);
-  if (read<uint32_t>(where) != kMagic) fail("{}", describe_foreign(state_.bytes));
+  if (read<uint32_t>(where) != kMagic) fail("{}", describe_lookalike(state_.bytes));
   state_.version = read<uint32_t>(where);
   if (state_.version != 0 && (state_.version & 0xffffu) == 0)
     unsupported(

@@ -8,6 +8,6 @@
 namespace hrun::gguf {
 
 // A sentence on what a file that does not start with "GGUF" is, and what to do about it.
-std::string describe_foreign(std::span<const uint8_t> data);
+std::string describe_lookalike(std::span<const uint8_t> data);
 
 }  // namespace hrun::gguf

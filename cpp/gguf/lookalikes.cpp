@@ -1,4 +1,4 @@
-#include "gguf/foreign.h"
+#include "gguf/lookalikes.h"
 
 #include <algorithm>
 #include <array>
@@ -88,7 +88,7 @@ bool is_safetensors(std::span<const uint8_t> data) {
 
 }  // namespace
 
-std::string describe_foreign(std::span<const uint8_t> data) {
+std::string describe_lookalike(std::span<const uint8_t> data) {
   const std::string_view text = as_text(data);
   for (const Signature& s : kSignatures)
     if (starts_with(text, s.bytes)) return std::string(s.sentence);
