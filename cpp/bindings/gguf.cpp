@@ -325,6 +325,9 @@ void init_reader(nb::module_& m) {
            "Raises ModelFileError where the mapped file could not be read any more (cut short by "
            "another program, a failing disk): what "
            "came from it since it was opened may then be zeros.")
+      .def("require_first_part", &gguf::File::require_first_part,
+           "The number of files that the model is in. Raises ModelFileError where this is not the "
+           "first.")
       .def_prop_ro("file_bytes", &gguf::File::file_bytes)
       .def_prop_ro("unused_bytes", &gguf::File::unused_bytes,
                    "after the last tensor and its padding")

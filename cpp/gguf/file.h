@@ -40,6 +40,8 @@ class File {
   // (split.count, NAME-00001-of-0000N.gguf).  The others are sought beside it; a link that leads
   // elsewhere is refused.
   static File open_model(const std::string& path);
+  // The number of files that the model is in.  Throws ModelFileError where this is not the first.
+  uint64_t require_first_part() const;
 
   File(File&&) noexcept;
   File& operator=(File&&) noexcept;

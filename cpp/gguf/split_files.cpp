@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <numeric>
+#include <optional>
 
+#include "base/byte_span.h"
 #include "base/error.h"
 #include "gguf/state.h"
 
@@ -10,6 +12,7 @@ namespace hrun::gguf {
 namespace {
 
 constexpr uint64_t kMaxParts = 99'999;  // five digits
+constexpr std::string_view kMagicBytes = "GGUF";
 
 std::string part_suffix(uint64_t number, uint64_t count) {
   const auto five = [](uint64_t n) {
@@ -23,28 +26,54 @@ bool ends_with(std::string_view text, std::string_view end) {
   return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
 }
 
+// Where another GGUF file begins behind the last tensor: parts that were joined byte by byte.
+std::optional<uint64_t> joined_at(const File::State& state) {
+  const ByteSpan bytes(state.bytes);
+  const uint64_t end = state.data_end;
+  for (const uint64_t at : {end, checked_align(end, state.alignment).value_or(end)})
+    if (const auto found = bytes.at(at, kMagicBytes.size());
+        found && as_text(*found) == kMagicBytes)
+      return at;
+  return std::nullopt;
+}
+
 }  // namespace
+
+uint64_t File::require_first_part() const {
+  const uint64_t count = get_uint_or("split.count", 0);
+  const uint64_t index = get_uint_or("split.no", 0);
+  if (index >= std::max<uint64_t>(count, 1))
+    fail("key 'split.no' is {}, must be below {}, the number of files ('split.count')", index,
+         std::max<uint64_t>(count, 1));
+  if (count > kMaxParts) fail("key 'split.count' is {}, must be at most {}", count, kMaxParts);
+  if (index == 0) return std::max<uint64_t>(count, 1);
+  const std::string here = part_suffix(index + 1, count), first = part_suffix(1, count);
+  const std::string name = std::filesystem::path(path()).filename().string();
+  if (ends_with(name, here))
+    fail("it is part {} of a model in {} files; open the first, '{}'", index + 1, count,
+         printable(name.substr(0, name.size() - here.size()) + first, kShownPathBytes));
+  fail("it is part {} of a model in {} files; open the first, whose name ends in '{}'", index + 1,
+       count, first);
+}
 
 File File::open_model(const std::string& path) {
   File first = open(path);
-  const uint64_t count = first.get_uint_or("split.count", 0);
-  const uint64_t index = first.get_uint_or("split.no", 0);
-  if (index >= std::max<uint64_t>(count, 1))
-    first.fail("key 'split.no' is {}, must be below {}, the number of files ('split.count')", index,
-               std::max<uint64_t>(count, 1));
-  if (count <= 1) return first;
-  if (count > kMaxParts)
-    first.fail("key 'split.count' is {}, must be at most {}", count, kMaxParts);
-  const uint64_t number = index + 1;
-  const std::string suffix = part_suffix(number, count);
-  if (!ends_with(path, suffix))
-    first.fail("it is part {} of a model in {} files, so its name must end in '{}'", number, count,
-               suffix);
+  const uint64_t count = first.require_first_part();
+  if (count == 1) return first;
+  const std::string suffix = part_suffix(1, count);
+  const auto joined = joined_at(*first.state_);
+  const auto fail_joined = [&](uint64_t at) {
+    first.fail(
+        "it is the first of {} files with others behind it, the second from byte {} on; such "
+        "parts are not joined byte by byte: give each its own file again, NAME{} and so on, and "
+        "open the first",
+        count, at, suffix);
+  };
+  if (!ends_with(path, suffix)) {
+    if (joined) fail_joined(*joined);
+    first.fail("it is part 1 of a model in {} files, so its name must end in '{}'", count, suffix);
+  }
   const std::string stem = path.substr(0, path.size() - suffix.size());
-  if (number != 1)
-    first.fail("it is part {} of a model in {} files; open the first, '{}'", number, count,
-               printable(std::filesystem::path(stem + part_suffix(1, count)).filename().string(),
-                         kShownPathBytes));
 
   State& state = *first.state_;
   std::error_code error;
@@ -52,6 +81,7 @@ File File::open_model(const std::string& path) {
   for (uint64_t part = 2; part <= count; ++part) {
     const std::string name = stem + part_suffix(part, count);
     const auto real = std::filesystem::canonical(name, error);
+    if (error && joined) fail_joined(*joined);
     if (error)
       first.fail(
           "it is the first of {} files, and '{}' is not beside it; download all of them into one "

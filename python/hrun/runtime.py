@@ -95,7 +95,9 @@ class Runtime:
             raise ArgumentError(f"model_path must be a path, got {type(model_path).__name__}")
         start = time.monotonic()
         self.model_path = Path(model_path) if model_path is not None else demo_model_path()
-        metadata = GGUFFile(str(self.model_path)).metadata
+        file = GGUFFile(str(self.model_path))
+        file.require_first_part()
+        metadata = file.metadata
         self.tokenizer = Tokenizer(metadata, str(self.model_path), pre_tokenizer)
         self._name = metadata.get("general.name")
         self._sampling = _recommended_sampling(metadata)

@@ -104,12 +104,14 @@ class Tokenizer:
     def from_gguf(cls, source: str | Path | GGUFFile, pre: str | None = None) -> Tokenizer:
         """From a path or an open file; files that hold a vocabulary and no weights will do.
 
-        Raises ModelFileError for a damaged vocabulary, UnsupportedModelError for a kind that hrun does not know.
+        Raises ModelFileError for a damaged vocabulary and for a part that is not the first, UnsupportedModelError for a
+        kind that hrun does not know.
         """
         if isinstance(source, (str, Path)):
             from hrun._core import GGUFFile
 
             source = GGUFFile(str(source))
+        source.require_first_part()
         return cls(source.metadata, source.path, pre)
 
     def _make_rules(self, reader: _Reader, pre: str, named: bool) -> Rules:

@@ -12,6 +12,7 @@ import pytest
 
 from hrun import Runtime, _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
+from hrun.tokenizer import Tokenizer
 
 
 def split(source: Path, folder: Path, count: int, name: str = "m", **first: Any) -> Path:
@@ -66,7 +67,15 @@ def refused(path: Path, message: str) -> None:
 def test_what_is_missing_or_wrong_is_named(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     first = split(tiny_model(), tmp_path, 3)
     second = tmp_path / "m-00002-of-00003.gguf"
-    refused(second, "part 2 of a model in 3 files; open the first, 'm-00001-of-00003.gguf'")
+    message = "part 2 of a model in 3 files; open the first, 'm-00001-of-00003.gguf'"
+    refused(second, message)
+    for opened in (Runtime, Tokenizer.from_gguf, open_source):
+        with pytest.raises(_core.ModelFileError, match=message):
+            opened(second)
+    shutil.copy(second, tmp_path / "second.gguf")
+    refused(
+        tmp_path / "second.gguf", "part 2 .* open the first, whose name ends in '-00001-of-00003"
+    )
     kept = second.read_bytes()
     second.unlink()
     refused(first, "'m-00002-of-00003.gguf' is not beside it")
@@ -84,6 +93,21 @@ def test_what_is_missing_or_wrong_is_named(tiny_model: Callable[..., Path], tmp_
     first.rename(tmp_path / "other.gguf")
     refused(tmp_path / "other.gguf", "must end in '-00001-of-00003.gguf'")
     refused(split(tiny_model(), tmp_path, 2, "n", total=7), "'split.tensors.count' is 7")
+
+
+def test_parts_joined_byte_by_byte(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    first = split(tiny_model(), tmp_path, 2)
+    second = tmp_path / "m-00002-of-00002.gguf"
+    joined = tmp_path / "joined.gguf"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    at = first.stat().st_size
+    message = f"the second from byte {at} on; .* not joined byte by byte: give each its own file"
+    refused(joined, message)
+    with pytest.raises(_core.ModelFileError, match=message):
+        Runtime(joined)
+    second.unlink()
+    shutil.copy(joined, first)  # also under the name of the first
+    refused(first, message)
 
 
 @pytest.mark.parametrize("count", [1, 2])
