@@ -471,6 +471,11 @@ def sharded(name: Any) -> Callable[[TinyLlama], None]:
     return apply
 
 
+def index_alone(model: TinyLlama) -> None:
+    (model.path / "model.safetensors").unlink()
+    model.write_json("model.safetensors.index.json", {})
+
+
 def config(**changes: Any) -> Callable[[TinyLlama], None]:
     return lambda model: model.write_config(**changes)
 
@@ -539,7 +544,7 @@ CASES: dict[str, tuple[Callable[[TinyLlama], None], type[Exception], str]] = {
         "not a regular file",
     ),
     "weights a link out": (link_out, BAD, "leaves the model folder"),
-    "index empty": (file("model.safetensors.index.json", b"{}"), BAD, "weight_map"),
+    "index empty": (index_alone, BAD, "weight_map"),
     "pickle": (only_pickle, NO, "can run any code"),
     "pickle as safetensors": (
         file("model.safetensors", b"PK\x03\x04" + bytes(100)),

@@ -25,6 +25,7 @@ from .quantized_checkpoint import Decoded, plain_weights
 from .safetensors_file import SafetensorsFile, StoredTensor
 from .source import Entry, Source, SourceTensor
 from .transforms import CODED_ROWS, TRANSFORMS, Stored, Target, plain_shape, stacked
+from .weight_names import plain_names
 
 _CONFIG_LIMIT = 64 << 20  # bytes
 _INDEX_LIMIT = 256 << 20
@@ -39,18 +40,23 @@ def read_hf(path: Path) -> Source:
     """Opens and validates everything but the weights' values.  Raises ModelFileError, UnsupportedModelError."""
     folder = ModelFolder(path)
     if not folder.has("config.json"):
+        if folder.has("adapter_config.json"):
+            raise UnsupportedModelError(
+                f"{path}: an adapter (LoRA), not a model; merge it into its model first (in PEFT: model.merge_and_unload())"
+            )
         raise ModelFileError(f"{path}: not a model folder: config.json is missing")
     values = folder.read_json("config.json", _CONFIG_LIMIT)
     config_path = str(path / "config.json")
     architecture = _architecture(values, config_path)
     config = read_config(config_path, values, architecture)
-    coded, files = _stored_tensors(folder)
     notes: list[str] = []
+    coded, files = _stored_tensors(folder, notes)
+    roles = {rule.role: rule for rule in architecture.tensors}
+    coded = plain_names(coded, roles["token_embd"].hf_name, path, notes)
     stored = plain_weights(coded, config.object, notes)
     vocabulary = read_tokenizer(folder, config.n_vocab, values)
     notes += vocabulary.notes
     tensors = _tensors(architecture, config, stored, path, notes)
-    roles = {rule.role: rule.gguf_name for rule in architecture.tensors}
     present = {tensor.name for tensor in tensors}
     name = _model_name(path)
     metadata = [
@@ -69,8 +75,10 @@ def read_hf(path: Path) -> Source:
         name=name,
         metadata=metadata,
         tensors=tensors,
-        embedding=roles.get("token_embd"),
-        head=roles.get("output") if roles.get("output") in present else None,
+        embedding=roles["token_embd"].gguf_name,
+        head=head.gguf_name
+        if (head := roles.get("output")) and head.gguf_name in present
+        else None,
         files=[*files, *(p for n in folder.names() if (p := path / n).is_file())],
         notes=notes,
     )
@@ -119,18 +127,28 @@ def _architecture(values: dict[str, Any], path: str) -> Any:
     )
 
 
-def _stored_tensors(folder: ModelFolder) -> tuple[dict[str, StoredTensor], list[Path]]:
-    """Every tensor of the folder with the file that holds it."""
-    if folder.has("model.safetensors.index.json"):
-        return _sharded(folder, "model.safetensors.index.json")
-    if folder.has("model.safetensors"):
-        path = folder.file("model.safetensors")
-        file = SafetensorsFile(path, str(folder.path / "model.safetensors"))
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def _stored_tensors(
+    folder: ModelFolder, notes: list[str]
+) -> tuple[dict[str, StoredTensor], list[Path]]:
+    """Every tensor of the folder with the file that holds it.  A single file comes before an index, as in transformers."""
+    if folder.has(_SINGLE):
+        path = folder.file(_SINGLE)
+        file = SafetensorsFile(path, str(folder.path / _SINGLE))
+        if folder.has(_INDEX):
+            notes.append(f"{folder.path / _INDEX}: not read, as {_SINGLE} is there")
         return dict(file.tensors), [path]
-    if pickles := folder.pickles():
+    if folder.has(_INDEX):
+        return _sharded(folder, _INDEX)
+    others = [name for name in folder.names() if name.lower().endswith(".safetensors")]
+    if not others and (pickles := folder.pickles()):
         raise UnsupportedModelError(f"{folder.path / pickles[0]}: {PICKLE_SENTENCE}")
+    there = ", ".join(f"'{shown(name)}'" for name in others[:3])
     raise ModelFileError(
-        f"{folder.path}: no weights: neither model.safetensors nor model.safetensors.index.json"
+        f"{folder.path}: no weights: neither {_SINGLE} nor {_INDEX}"
+        + (f"; there is {there}" if there else "")
     )
 
 
