@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kSlots = 16;             // passes that may be under way before one is waited for
 constexpr int64_t kLeastPositions = 256;  // that a graph is made for
-constexpr size_t kMostGraphs = 16;
+constexpr size_t kMostGraphs = 256;
 constexpr int64_t kMostRecordedTokens = 8;
 
 FloatView rows_of(const FloatView& view, const RowSpan& span) {
@@ -31,14 +31,21 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options)
       decoded_(gpu_, "the decoded rows of a matmul", moves_),
       attention_(gpu_, "the attention of a long context", moves_),
       product_(gpu_, "the partial sums of a matmul", moves_),
-      staging_(gpu_, "the upload of weights", moves_),
-      indices_(gpu_, "row numbers", moves_),
-      draw_(gpu_, "the draw of a token", moves_),
-      draw_scratch_(gpu_, "the draw of a token", moves_) {
+      staging_(gpu_, "the upload of weights", other_moves_),
+      indices_(gpu_, "row numbers", other_moves_),
+      draw_(gpu_, "the draw of a token", other_moves_),
+      draw_scratch_(gpu_, "the draw of a token", other_moves_) {
   const char* const graphs = std::getenv("HRUN_CUDA_GRAPHS");
   graphs_ = !(graphs && std::string_view(graphs) == "0");
   quantized_.reserve(kActivations);
   for (int k = 0; k < kActivations; ++k) quantized_.emplace_back(gpu_, moves_);
+}
+
+CudaBackend::~CudaBackend() {
+  try {
+    gpu_.wait();            // graphs and pinned memory may be in use
+  } catch (const Error&) {  // there is nobody left to tell
+  }
 }
 
 std::string CudaBackend::description() const {
@@ -74,6 +81,8 @@ void CudaBackend::put_step(const Batch& batch) {
     gpu_.wait();
     size_t slot = std::max<size_t>(step_.slot_bytes, 4096);
     while (slot < bytes) slot *= 2;
+    ++moves_;  // also when the new memory cannot be had
+    step_.slot_bytes = 0;
     step_.device.reset();
     step_.device = std::make_unique<Memory>(gpu_, slot, "the tokens of a batch");
     gpu_.release_host(std::exchange(step_.pinned, nullptr));
@@ -83,7 +92,6 @@ void CudaBackend::put_step(const Batch& batch) {
                              kSlots * slot >> 10);
     step_.slot_bytes = slot;
     step_.next_slot = 0;
-    ++moves_;
   }
   if (step_.next_slot == kSlots) {  // whoever never reads a result could overtake the device
     gpu_.wait();
@@ -137,25 +145,38 @@ bool CudaBackend::begin_pass(const PassInfo& pass) {
   }
 }
 
-void CudaBackend::end_pass(bool complete) {
+bool CudaBackend::end_pass(bool complete) {
   const auto unlock = [this](void*) {
     in_pass_ = false;
     mutex_.unlock();
   };
   const std::unique_ptr<void, decltype(unlock)> turn(this, unlock);
   if (std::exchange(recording_, false)) {
-    if (!complete) return gpu_.drop_capture();
+    if (!complete) {
+      gpu_.drop_capture();
+      return true;
+    }
     Recording& latest = recordings_.front();
-    latest.graph = gpu_.end_capture();
+    try {
+      latest.graph = gpu_.end_capture();
+    } catch (const Error&) {  // nothing has run: without graphs all is as it should be, but slower
+      graphs_ = false;
+      recordings_.clear();
+      return false;
+    }
     gpu_.run(*latest.graph);
-    return;
+    return true;
   }
-  if (!complete || !recordable(pass_)) return;
+  if (!complete || !recordable(pass_)) return true;
   if (!recordings_.empty() && recordings_.front().key == key_ &&
       recordings_.front().moves == moves_)
-    return;
+    return true;
   recordings_.push_front({key_, moves_, nullptr});
-  if (recordings_.size() > kMostGraphs) recordings_.pop_back();
+  if (recordings_.size() > kMostGraphs) {
+    gpu_.wait();  // it may be running
+    recordings_.pop_back();
+  }
+  return true;
 }
 
 int64_t CudaBackend::positions_bound(int64_t end) const {

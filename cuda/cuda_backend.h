@@ -48,6 +48,7 @@ class CudaTensor final : public DeviceTensor {
 class CudaBackend final : public Backend {
  public:
   CudaBackend(int device, const BackendOptions& options);
+  ~CudaBackend() override;
 
   std::string description() const override;
   int n_threads() const override { return 1; }
@@ -59,7 +60,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<DeviceTensor> upload(const TensorView& view, TensorUse use) override;
 
   bool begin_pass(const PassInfo& pass) override;
-  void end_pass(bool complete) override;
+  bool end_pass(bool complete) override;
 
   void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) override;
   void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
@@ -135,6 +136,7 @@ class CudaBackend final : public Backend {
   OperationTimes times_;
 
   int64_t moves_ = 0;                        // of memory that graphs may know
+  int64_t other_moves_ = 0;                  // of memory that no recorded pass reads
   std::vector<QuantizedScratch> quantized_;  // by Activation
   Scratch floats_, decoded_, attention_, product_, staging_, indices_, draw_, draw_scratch_;
 

@@ -28,6 +28,7 @@ struct GpuInfo {
   size_t free_bytes = 0;
   int capability = 0;  // 90 for 9.0
   int multiprocessors = 0;
+  size_t block_shared_bytes = 0;  // that a block of threads may have
 };
 
 // A recorded sequence of launches and copies.
@@ -51,8 +52,10 @@ class Gpu {
   size_t free_bytes() const;
   static size_t free_bytes(int index);  // without the rest of a Gpu; throws DeviceError
 
-  void* allocate(size_t bytes);       // null when there is not so much
-  void release(void* memory);         // waits for work that may use it
+  void* allocate(size_t bytes);  // null when there is not so much
+  // Waits for work that may use it.  From any thread: what is released while a graph is recorded is
+  // freed when the recording ends.
+  void release(void* memory);
   void* allocate_host(size_t bytes);  // pinned; null when there is not so much
   void release_host(void* memory);
 

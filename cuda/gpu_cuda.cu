@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
+#include <utility>
 
 #include "base/error.h"
 
@@ -22,6 +24,9 @@ class CudaGraph : public Graph {
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // clears what can be cleared
+  // Launches and graphs take memory too: stacks of kernels, nodes.
+  if (status == cudaErrorMemoryAllocation)
+    throw OutOfMemoryError("CUDA: {} failed: the device has no memory left", what);
   throw DeviceError("CUDA: {} failed: {} ({})", what, cudaGetErrorString(status),
                     cudaGetErrorName(status));
 }
@@ -37,9 +42,18 @@ struct Gpu::State {
   uint8_t* staging = nullptr;
   cudaEvent_t travelled[2] = {};
   int half = 0;
+  std::mutex mutex;  // of these two: any thread may release
   bool capturing = false;
+  std::vector<void*> unreleased;
 
   void select() const { check(cudaSetDevice(info.index), "the choice of the device"); }
+  void end_of_capture() {
+    const std::lock_guard lock(mutex);
+    capturing = false;
+    if (unreleased.empty()) return;
+    cudaStreamSynchronize(stream);
+    for (void* const memory : std::exchange(unreleased, {})) cudaFree(memory);
+  }
 };
 
 std::vector<GpuInfo> Gpu::list(std::string& reason) {
@@ -67,6 +81,7 @@ std::vector<GpuInfo> Gpu::list(std::string& reason) {
     info.total_bytes = info.free_bytes = properties.totalGlobalMem;
     info.capability = properties.major * 10 + properties.minor;
     info.multiprocessors = properties.multiProcessorCount;
+    info.block_shared_bytes = properties.sharedMemPerBlockOptin;
     all.push_back(info);
   }
   return all;
@@ -126,6 +141,8 @@ void* Gpu::allocate(size_t bytes) {
 
 void Gpu::release(void* memory) {
   if (!memory) return;
+  const std::lock_guard lock(state_->mutex);
+  if (state_->capturing) return state_->unreleased.push_back(memory);
   cudaSetDevice(state_->info.index);
   cudaStreamSynchronize(state_->stream);
   cudaFree(memory);
@@ -138,7 +155,11 @@ void* Gpu::allocate_host(size_t bytes) {
   cudaGetLastError();
   return nullptr;
 }
-void Gpu::release_host(void* memory) { cudaFreeHost(memory); }
+void Gpu::release_host(void* memory) {
+  if (!memory) return;
+  cudaSetDevice(state_->info.index);
+  cudaFreeHost(memory);
+}
 
 void Gpu::write(void* to, const void* from, size_t bytes) {
   if (state_->capturing)
@@ -201,6 +222,7 @@ void* Gpu::stream() const {
 void Gpu::check_launch(const char* what) { check(cudaGetLastError(), what); }
 
 void Gpu::begin_capture() {
+  const std::lock_guard lock(state_->mutex);
   state_->select();
   check(cudaStreamBeginCapture(state_->stream, cudaStreamCaptureModeThreadLocal),
         "the recording of a graph");
@@ -208,9 +230,10 @@ void Gpu::begin_capture() {
 }
 
 std::unique_ptr<Graph> Gpu::end_capture() {
-  state_->capturing = false;
   cudaGraph_t graph = nullptr;
-  check(cudaStreamEndCapture(state_->stream, &graph), "the recording of a graph");
+  const cudaError_t ended = cudaStreamEndCapture(state_->stream, &graph);
+  state_->end_of_capture();
+  check(ended, "the recording of a graph");
   cudaGraphExec_t exec = nullptr;
   const cudaError_t status = cudaGraphInstantiate(&exec, graph, 0);
   cudaGraphDestroy(graph);
@@ -220,9 +243,9 @@ std::unique_ptr<Graph> Gpu::end_capture() {
 
 void Gpu::drop_capture() noexcept {
   if (!state_->capturing) return;
-  state_->capturing = false;
   cudaGraph_t graph = nullptr;
   cudaStreamEndCapture(state_->stream, &graph);
+  state_->end_of_capture();
   if (graph) cudaGraphDestroy(graph);
   cudaGetLastError();
 }

@@ -1,6 +1,7 @@
 // Memory of a device with an owner, and scratch that grows.
 #pragma once
 
+#include <algorithm>
 #include <string_view>
 #include <utility>
 
@@ -32,7 +33,7 @@ class Memory : public DeviceBuffer {
 };
 
 // One buffer for one purpose, as large as the largest wish so far.  Growing forgets the contents
-// and moves it: `moves` counts that, since a recorded graph holds the old address.
+// and moves it: `moves` counts that, since a recorded graph may hold the old address.
 class Scratch {
  public:
   Scratch(Gpu& gpu, std::string_view purpose, int64_t& moves)
@@ -42,14 +43,18 @@ class Scratch {
   T* get(size_t count) {
     const size_t bytes = count * sizeof(T);
     if (!memory_ || memory_->bytes < bytes) {
+      // Small ones double, so that one that grows with every token does not move with every token.
+      const size_t doubled = memory_ ? 2 * memory_->bytes : 0;
+      ++moves_;  // also when the new memory cannot be had
       memory_.reset();
-      memory_ = std::make_unique<Memory>(gpu_, bytes, purpose_);
-      ++moves_;
+      memory_ =
+          std::make_unique<Memory>(gpu_, std::max(bytes, std::min(doubled, kDoubled)), purpose_);
     }
     return static_cast<T*>(memory_->data);
   }
 
  private:
+  static constexpr size_t kDoubled = size_t{1} << 20;
   Gpu& gpu_;
   std::string_view purpose_;
   int64_t& moves_;

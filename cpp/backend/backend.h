@@ -163,8 +163,13 @@ class Backend {
 
   // Operations come between these.  A backend that recorded a repeatable pass runs it from its
   // record and returns true: the operations need not be called again.  `complete`: they all were.
+  // end_pass(true) returns false where they were recorded only, and the record could not be made:
+  // the pass is to be begun again.  end_pass(false) throws nothing.
   virtual bool begin_pass(const PassInfo&) { return false; }
-  virtual void end_pass(bool complete) { static_cast<void>(complete); }
+  virtual bool end_pass(bool complete) {
+    static_cast<void>(complete);
+    return true;
+  }
 
   // out[t] = row tokens[t] of the table, in the original basis.
   virtual void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) = 0;

@@ -15,13 +15,20 @@ class Recorded {
       : ran(backend.begin_pass(info)), backend_(backend) {}
   Recorded(const Recorded&) = delete;
   Recorded& operator=(const Recorded&) = delete;
-  ~Recorded() { backend_.end_pass(complete); }
+  ~Recorded() {
+    if (!finished_) backend_.end_pass(false);
+  }
+  // False: nothing has run, and the operations are to be run again.
+  bool finish() {
+    finished_ = true;
+    return backend_.end_pass(true);
+  }
 
   const bool ran;
-  bool complete = false;
 
  private:
   Backend& backend_;
+  bool finished_ = false;
 };
 
 // One pass: names the tensors so that the layer reads like the formula.
@@ -161,6 +168,8 @@ class Decoder {
     const Weight& weights = model_.slices(l, role);
     if (weights.empty()) return;
     const int64_t head = y.cols / n_heads;
+    // Heads that share a weight are rows of one operation where they lie one after the other.
+    if (weights.size() == 1 && y.stride == y.cols) y = {y.data, y.rows * n_heads, head, head};
     const bool whole = weights.front()->cols == y.cols;
     for (int64_t h = 0; h < (whole ? 1 : n_heads); ++h) {
       const FloatView part = whole ? y : columns(y, h * head, head);
@@ -274,7 +283,7 @@ void forward(const Model& model, std::span<Workspace> workspaces, std::span<cons
       before->backend().read(before->x.data, x);
       work.backend().write(work.x.data, x);
     }
-    {
+    for (bool done = false; !done;) {
       Recorded recorded(work.backend(), {work.id(), batch, n_logits, repeatable});
       if (!recorded.ran) {
         if (embeds) decoder.embed(batch.tokens);
@@ -283,8 +292,8 @@ void forward(const Model& model, std::span<Workspace> workspaces, std::span<cons
           decoder.layer(l, cache[static_cast<size_t>(l)]);
         }
         if (has_head && logits_fit) decoder.head(outputs.logit_rows);
-        recorded.complete = true;
       }
+      done = recorded.finish();
     }
     if (has_head && (outputs.logits || outputs.on_logits)) {
       if (logits_fit)

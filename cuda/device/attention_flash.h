@@ -27,7 +27,7 @@ struct FlashAttention
   static_assert(kSlice % 16 == 0 && (kRowWarps == 1 || kPositionWarps == 1));
   using Tiles = AttentionTiles<kDim, kRows, kTile, kSlots, kRowWarps * kPositionWarps * kWarp>;
   using Tiles::kQueryHalves, Tiles::kSlotHalves, Tiles::kStride, Tiles::kWeightScale,
-      Tiles::put_sums, Tiles::query_of, Tiles::target, Tiles::task, Tiles::whole_factor;
+      Tiles::put_sums, Tiles::query_of, Tiles::target, Tiles::task;
   using typename Tiles::Rows;
   using typename Tiles::Work;
   static constexpr size_t kSharedBytes = Tiles::kTileBytes;
@@ -147,14 +147,18 @@ struct FlashAttention
       if (row >= w.n_rows) continue;
       const int64_t query = query_of(w, row);
       const bool whole = task.n_splits == 1;
-      const float factor = (whole ? whole_factor(query, s.m[r], s.l[r]) : 1.0f) / kWeightScale;
+      const WholeFactor all(task, query, s.m[r], s.l[r]);
+      const auto value = [&](float part) {
+        part *= 1 / kWeightScale;
+        return whole ? all.value(part) : part;
+      };
       float* const to = target(w, query);
 #pragma unroll
       for (int i = 0; i < kDim / 8; ++i) {
         const int at = 8 * i + lane() % 4 * 2;
         if (at < task.v_dim) {
-          to[at] = s.o[i][2 * r] * factor;
-          to[at + 1] = s.o[i][2 * r + 1] * factor;
+          to[at] = value(s.o[i][2 * r]);
+          to[at + 1] = value(s.o[i][2 * r + 1]);
         }
       }
       if (!whole && lane() % 4 == 0) put_sums(w, query, s.m[r], s.l[r]);
@@ -192,21 +196,22 @@ struct FlashAttention
       }
       const int64_t query = query_of(w, w.row + r);
       const bool whole = task.n_splits == 1;
-      const float factor = (whole ? whole_factor(query, m, l) : 1.0f) / kWeightScale;
+      const WholeFactor all(task, query, m, l);
       float* const to = target(w, query);
       for (int at = lane(); at < task.v_dim; at += kWarp) {
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < kPositionWarps; ++i)
           sum = fused_multiply_add(row[i * kRows * kJoinStride + at], factors[i], sum);
-        to[at] = sum * factor;
+        sum *= 1 / kWeightScale;
+        to[at] = whole ? all.value(sum) : sum;
       }
       if (!whole && lane() == 0) put_sums(w, query, m, l);
     }
   }
 };
 
-// Up to 32 queries per kv head, the decoding of a token above all: bound by the cache's bytes, of
+// Up to 16 tokens, the decoding of a token above all: bound by the cache's bytes, of
 // which (kSlots - 1) tiles per resident block are under way.
 template <int kDim>
 using FewQueries = FlashAttention<kDim, 1, 4, 64, kDim <= 128 ? 3 : 2,

@@ -14,6 +14,8 @@
 
 namespace hrun::gpu {
 
+// What a block of threads sees where positions are split, from multiples of it on.
+inline constexpr int kSplitPositions = 256;
 inline constexpr float kLog2E = 1.44269504088896341f;
 HRUN_HD float minus_infinity() { return bits_to_float(0xff800000u); }
 
@@ -29,7 +31,7 @@ struct AttentionTask {
   float scale, soft_cap;
   int64_t window;
   const float* sinks;
-  int n_splits;   // 1: out is written, else partial
+  int n_splits;   // 1: all positions, and out is written; else kSplitPositions each, and partial
   float* values;  // [n_splits][n_queries][v_dim], query = token * n_heads + head
   float* sums;  // [n_splits][n_queries][2]: m and l; with m = -infinity the values are not written
 
@@ -51,6 +53,15 @@ struct AttentionTask {
     const float e = exp2_fast(2 * kLog2E * (score / soft_cap));
     return soft_cap * (1 - 2 / (1 + e));
   }
+  // The positions of a split within [begin, end).
+  HRUN_HD int64_t split_begin(int split, int64_t begin) const {
+    const int64_t at = static_cast<int64_t>(split) * kSplitPositions;
+    return n_splits > 1 && at > begin ? at : begin;
+  }
+  HRUN_HD int64_t split_end(int split, int64_t end) const {
+    const int64_t at = (static_cast<int64_t>(split) + 1) * kSplitPositions;
+    return n_splits > 1 && at < end ? at : end;
+  }
   HRUN_HD float* values_at(int split, int64_t query) const {
     return values + (split * n_queries() + query) * v_dim;
   }
@@ -64,20 +75,32 @@ HRUN_HD float join_factor(float m, float top) {
   return m == minus_infinity() ? 0.0f : exp2_fast(m - top);
 }
 
+// What makes a query's only part the whole, by the operations of JoinParts.
+struct WholeFactor {
+  float factor, total;
+  HRUN_HD WholeFactor(const AttentionTask& task, int64_t query, float m, float l) {
+    const float sink = task.sinks ? task.sinks[query % task.n_heads] * kLog2E : minus_infinity(),
+                top = largest_of(sink, m);
+    factor = join_factor(m, top);
+    total = fused_multiply_add(l, factor, join_factor(sink, top));
+  }
+  HRUN_HD float value(float part) const { return fused_multiply_add(part, factor, 0.0f) / total; }
+};
+
 // The whole of one query from its parts: a block per query.
 struct JoinParts {
-  static constexpr int kThreads = 128, kBlocks = 1, kMaxSplits = 128;
+  static constexpr int kThreads = 128, kBlocks = 1;
   static constexpr const char* kName = "the join of attention's parts";
   AttentionTask task;
 
   HRUN_HD void operator()() const {
     auto* const factors = reinterpret_cast<float*>(shared());  // [n_splits], then their sums
-    float* const sums = factors + kMaxSplits;
     const int64_t query = block_x();
     const int n = task.n_splits;
-    if (thread() < n) {
-      factors[thread()] = task.sums_at(thread(), query)[0];
-      sums[thread()] = task.sums_at(thread(), query)[1];
+    float* const sums = factors + n;
+    for (int s = thread(); s < n; s += kThreads) {
+      factors[s] = task.sums_at(s, query)[0];
+      sums[s] = task.sums_at(s, query)[1];
     }
     sync_block();
     const float sink = task.sinks ? task.sinks[query % task.n_heads] * kLog2E : minus_infinity();
@@ -87,7 +110,7 @@ struct JoinParts {
     for (int s = 0; s < n; ++s)
       total = fused_multiply_add(sums[s], join_factor(factors[s], top), total);
     sync_block();
-    if (thread() < n) factors[thread()] = join_factor(factors[thread()], top);
+    for (int s = thread(); s < n; s += kThreads) factors[s] = join_factor(factors[s], top);
     sync_block();
     float* const out = task.out.row(query / task.n_heads) + query % task.n_heads * task.v_dim;
     for (int i = thread(); i < task.v_dim; i += kThreads) {
@@ -96,7 +119,7 @@ struct JoinParts {
       for (int s = 0; s < n; ++s) {
         const float value = factors[s] != 0 ? task.values_at(s, query)[i]
                                             : 0.0f;  // a load under a condition, not a jump
-        sum = fused_multiply_add(value, factors[s], sum);
+        sum = factors[s] != 0 ? fused_multiply_add(value, factors[s], sum) : sum;
       }
       out[i] = sum / total;
     }

@@ -24,11 +24,10 @@ struct PlainAttention {
   HRUN_HD void operator()() const {
     const int64_t query = block_x(), token = query / task.n_heads;
     const auto head = static_cast<int>(query % task.n_heads);
-    const int64_t position = task.position_of(token), begin = task.first_visible(position),
-                  n = position + 1 - begin;
+    const int64_t position = task.position_of(token);
     const int split = block_y();
-    const int64_t from = begin + n * split / task.n_splits,
-                  to = begin + n * (split + 1) / task.n_splits;
+    const int64_t from = task.split_begin(split, task.first_visible(position)),
+                  to = task.split_end(split, position + 1);
     const int kv_head = head / task.group;
 
     float q[kPerLane], o[kPerLane];
@@ -75,14 +74,12 @@ struct PlainAttention {
     float top = minus_infinity(), total = 0, factors[kWarps];
     for (int w = 0; w < kWarps; ++w) top = largest_of(top, parts[w * (kMaxDim + 2)]);
     const bool whole = task.n_splits == 1;
-    const float sink = whole && task.sinks ? task.sinks[head] * kLog2E : minus_infinity();
-    top = largest_of(top, sink);
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
       factors[w] = join_factor(parts[w * (kMaxDim + 2)], top);
       total = fused_multiply_add(parts[w * (kMaxDim + 2) + 1], factors[w], total);
     }
-    total += join_factor(sink, top);
+    const WholeFactor all(task, query, top, total);
     float* const out = whole ? task.out.row(token) + static_cast<int64_t>(head) * task.v_dim
                              : task.values_at(split, query);
     for (int i = thread(); i < task.v_dim; i += kThreads) {
@@ -90,7 +87,7 @@ struct PlainAttention {
 #pragma unroll
       for (int w = 0; w < kWarps; ++w)
         sum = fused_multiply_add(parts[w * (kMaxDim + 2) + 2 + i], factors[w], sum);
-      out[i] = whole ? sum / total : sum;
+      out[i] = whole ? all.value(sum) : sum;
     }
     if (!whole && thread() == 0) {
       task.sums_at(split, query)[0] = top;

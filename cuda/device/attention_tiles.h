@@ -65,10 +65,10 @@ struct AttentionTiles {
     w.seen_begin = static_cast<int>(task.first_visible(w.first_position + last_token));
     w.end = static_cast<int>(w.first_position + last_token + 1);
     w.seen_end = static_cast<int>(w.first_position + first_token + 1);
-    const int first = w.begin / kTile, n = (w.end + kTile - 1) / kTile - first;
-    w.tile = first + static_cast<int>(static_cast<int64_t>(n) * w.split / task.n_splits);
-    w.tiles =
-        first + static_cast<int>(static_cast<int64_t>(n) * (w.split + 1) / task.n_splits) - w.tile;
+    static_assert(kSplitPositions % kTile == 0);
+    w.tile = static_cast<int>(task.split_begin(w.split, w.begin)) / kTile;
+    const int end = (static_cast<int>(task.split_end(w.split, w.end)) + kTile - 1) / kTile;
+    w.tiles = end > w.tile ? end - w.tile : 0;
     return w;
   }
 
@@ -253,13 +253,6 @@ struct AttentionTiles {
   HRUN_HD int64_t query_of(const Work& w, int row) const {
     return static_cast<int64_t>(row / task.group) * task.n_heads + w.kv_head * task.group +
            row % task.group;
-  }
-  // Of a whole query: what m becomes with its sink, and what its values are multiplied by.
-  HRUN_HD float whole_factor(int64_t query, float m, float l) const {
-    const float sink = task.sinks ? task.sinks[query % task.n_heads] * kLog2E : minus_infinity(),
-                top = largest_of(m, sink);
-    const float here = join_factor(m, top);
-    return here / fused_multiply_add(l, here, join_factor(sink, top));
   }
   HRUN_HD float* target(const Work& w, int64_t query) const {
     if (task.n_splits > 1) return task.values_at(w.split, query);

@@ -138,14 +138,18 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
       for (int i = 0; i < kWarps; ++i) l += of_warps()[i * kRows + at];
       const int64_t query = query_of(w, row);
       const bool whole = task.n_splits == 1;
-      const float factor = (whole ? whole_factor(query, rows.m[r], l) : 1.0f) / kWeightScale;
+      const WholeFactor all(task, query, rows.m[r], l);
+      const auto value = [&](float part) {
+        part *= 1 / kWeightScale;
+        return whole ? all.value(part) : part;
+      };
       float* const to = target(w, query);
 #pragma unroll
       for (int i = 0; i < kColumns / 8; ++i) {
         const int column = warp() * kColumns + 8 * i + lane() % 4 * 2;
         if (column < task.v_dim) {
-          to[column] = o[i][2 * r] * factor;
-          to[column + 1] = o[i][2 * r + 1] * factor;
+          to[column] = value(o[i][2 * r]);
+          to[column + 1] = value(o[i][2 * r + 1]);
         }
       }
       if (!whole && warp() == 0 && lane() % 4 == 0) put_sums(w, query, rows.m[r], l);

@@ -1,11 +1,11 @@
 // Products with few tokens: weights pass once from memory to the tensor cores, as fast as memory
 // gives them.
 //
-// A warp takes every kth chunk of a row tile, loads one while it works on the one before, and keeps
-// fp32 sums; the warps of a row tile are in one block of threads and add their sums in order. Where
-// there are many row tiles a block goes on to the next, whose first chunks are under way when it
-// comes there.  Activations come through tiles of shared memory of the warp's own, so that there is
-// one barrier of the block per row tile.
+// A warp takes every kth chunk of a row tile (k: sum_slots()), loads one while it works on the one
+// before, and keeps fp32 sums; the warps of a row tile are in one block of threads and add their
+// sums in order. Where there are many row tiles a block goes on to the next, whose first chunks are
+// under way when it comes there.  Activations come through tiles of shared memory of the warp's
+// own, so that there is one barrier of the block per row tile.
 //
 // Up to 8 tokens each look-up table is a product of its own (rtq_decoder.h): the tensor cores are
 // idle anyway.
@@ -165,14 +165,7 @@ void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const Quantiz
   k.n_parts = static_cast<int>(parts.size());
   k.chunks = static_cast<int>(n_chunks<F>(x.cols));
   k.x = x;
-  int64_t tiles = 0;
-  for (const PackedProduct& part : parts) tiles += (part.w.rows + kTileRows - 1) / kTileRows;
-  // Row tiles of a group share activations in L1; warps without a chunk are of no use.
-  k.tiles_per_group = x.n_tokens > 8 ? 4 : x.n_tokens > 4 ? 2 : 1;
-  while (k.tiles_per_group > 1 && tiles / k.tiles_per_group < 2 * gpu.info().multiprocessors)
-    k.tiles_per_group /= 2;
-  while (Kernel::kWarps / k.tiles_per_group > k.chunks && k.tiles_per_group < Kernel::kWarps)
-    k.tiles_per_group *= 2;
+  k.tiles_per_group = Kernel::kWarps / sum_slots(k.chunks);
   for (size_t i = 0; i < parts.size(); ++i) {
     const PackedProduct& part = parts[i];
     k.parts[i] = {part.w.data, part.w.rows, part.y.data, part.y.stride, k.n_groups};

@@ -5,6 +5,8 @@
 // copies; each warp decodes the chunks of its rows straight into A fragments and uses them for all
 // of its tokens.
 //
+// Chunks are summed in the order of matmul_stream.h: slot after slot, each from zero and added to y
+// when it ends.
 #pragma once
 
 #include "cuda/device/activations.h"
@@ -149,19 +151,23 @@ struct MatmulTile {
     const typename Decoder::Constants constants;
     float sums[kRowTiles][kColumnTiles][4] = {};
 
+    const int slots = sum_slots(chunks);
+    int c = 0;
     copy(shared(), first_tile, first_token, 0);
     commit_copies();
     Scales scales = load_scales(first_token, 0);
     View view{nullptr, token_warp * kColumnTiles * 8, 0, 0};
     view.row = (view.first + lane() % 8 + lane() / 16 * 8) * kChunkColumns;
     view.swap = ((lane() / 8 % 2) ^ (lane() % 8)) << 4;
-    for (int c = 0; c < chunks; ++c) {
-      uint8_t* const stage = shared() + (c % 2) * kStageBytes;
-      if (c + 1 < chunks)
-        copy(shared() + ((c + 1) % 2) * kStageBytes, first_tile, first_token, c + 1);
+    for (int i = 0; i < chunks; ++i) {
+      uint8_t* const stage = shared() + (i % 2) * kStageBytes;
+      const bool slot_ends = c + slots >= chunks;
+      const int next = slot_ends ? c % slots + 1 : c + slots;
+      if (i + 1 < chunks)
+        copy(shared() + ((i + 1) % 2) * kStageBytes, first_tile, first_token, next);
       commit_copies();
       store_scales(stage, scales);
-      if (c + 1 < chunks) scales = load_scales(first_token, c + 1);
+      if (i + 1 < chunks) scales = load_scales(first_token, next);
       wait_copies<1>();
       sync_block();
       view.stage = stage;
@@ -171,9 +177,16 @@ struct MatmulTile {
         chunk[t].load(stage + (row_warp * kRowTiles + t) * kChunkBytes<F>,
                       [](const uint8_t* p) { return *reinterpret_cast<const Words4*>(p); });
       multiply_chunks<F, Decoder>(constants, chunk, view, sums);
+      if (slot_ends) add_slot(c % slots == 0, first_tile, first_token, view.first, row_warp, sums);
+      c = next;
       sync_block();
     }
+  }
 
+  // y, or zero before the first slot, plus the sums of a slot, which become zero.  An element of y
+  // belongs to one thread.
+  HRUN_HD void add_slot(bool first_slot, int64_t first_tile, int64_t first_token, int first,
+                        int row_warp, float (&sums)[kRowTiles][kColumnTiles][4]) const {
 #pragma unroll
     for (int t = 0; t < kRowTiles; ++t)
 #pragma unroll
@@ -182,8 +195,12 @@ struct MatmulTile {
         for (int k = 0; k < 4; ++k) {
           const int64_t row =
               (first_tile + row_warp * kRowTiles + t) * kTileRows + lane() / 4 + 8 * (k / 2);
-          const int64_t token = first_token + view.first + 8 * n + 2 * (lane() % 4) + k % 2;
-          if (row < rows && token < x.n_tokens) y[token * y_stride + row] = sums[t][n][k];
+          const int64_t token = first_token + first + 8 * n + 2 * (lane() % 4) + k % 2;
+          if (row < rows && token < x.n_tokens) {
+            float& at = y[token * y_stride + row];
+            at = (first_slot ? 0.0f : at) + sums[t][n][k];
+          }
+          sums[t][n][k] = 0;
         }
   }
 };

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <mutex>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -18,7 +19,12 @@ class Recording : public Graph {
 };
 
 // HRUN_EMULATED_BYTES: the memory of the device; HRUN_EMULATED_SEED: the order in which threads
-// run; HRUN_EMULATED_INDEX: its number, as if those before were too old.
+// run; HRUN_EMULATED_INDEX: its number, as if those before were too old; HRUN_EMULATED_FAIL: what
+// fails (end_capture).
+bool shall_fail(std::string_view what) {
+  const char* text = std::getenv("HRUN_EMULATED_FAIL");
+  return text && what == text;
+}
 size_t from_environment(const char* name, size_t otherwise) {
   const char* text = std::getenv(name);
   return text && *text ? std::strtoull(text, nullptr, 10) : otherwise;
@@ -32,6 +38,19 @@ struct Gpu::State {
   uint64_t seed = from_environment("HRUN_EMULATED_SEED", 1);
   std::unordered_map<void*, size_t> sizes;
   std::unique_ptr<Recording> recording;
+  std::mutex mutex;               // of the memory: any thread may release
+  std::vector<void*> unreleased;  // while a graph is recorded
+
+  void release(void* memory) {
+    used -= sizes[memory];
+    sizes.erase(memory);
+    std::free(memory);
+  }
+  std::unique_ptr<Recording> take_recording() {
+    const std::lock_guard lock(mutex);
+    for (void* const memory : std::exchange(unreleased, {})) release(memory);
+    return std::move(recording);
+  }
 
   void do_or_record(std::function<void()> step) {
     if (recording)
@@ -51,6 +70,7 @@ std::vector<GpuInfo> Gpu::list(std::string&) {
   info.total_bytes = info.free_bytes = from_environment("HRUN_EMULATED_BYTES", size_t{4} << 30);
   info.capability = 90;
   info.multiprocessors = 4;
+  info.block_shared_bytes = 227 << 10;
   return {info};
 }
 
@@ -75,15 +95,18 @@ void* Gpu::allocate(size_t bytes) {
   void* memory = std::aligned_alloc(256, (bytes + 255) & ~size_t{255});
   if (!memory) return nullptr;
   memset(memory, 0xfe, bytes);  // whoever reads what was not written shall notice
+  const std::lock_guard lock(state_->mutex);
   state_->sizes[memory] = bytes;
   state_->used += bytes;
   return memory;
 }
 void Gpu::release(void* memory) {
   if (!memory) return;
-  state_->used -= state_->sizes[memory];
-  state_->sizes.erase(memory);
-  std::free(memory);
+  const std::lock_guard lock(state_->mutex);
+  if (state_->recording)
+    state_->unreleased.push_back(memory);
+  else
+    state_->release(memory);
 }
 void* Gpu::allocate_host(size_t bytes) { return std::malloc(bytes); }
 void Gpu::release_host(void* memory) { std::free(memory); }
@@ -119,10 +142,15 @@ void Gpu::launch(void (*entry)(const void*), const void* kernel, size_t bytes, G
 
 void Gpu::begin_capture() {
   state_->forbid_while_recording("another recording");
+  const std::lock_guard lock(state_->mutex);
   state_->recording = std::make_unique<Recording>();
 }
-std::unique_ptr<Graph> Gpu::end_capture() { return std::move(state_->recording); }
-void Gpu::drop_capture() noexcept { state_->recording.reset(); }
+std::unique_ptr<Graph> Gpu::end_capture() {
+  std::unique_ptr<Graph> graph = state_->take_recording();
+  if (shall_fail("end_capture")) throw DeviceError("emulated: a graph could not be made");
+  return graph;
+}
+void Gpu::drop_capture() noexcept { state_->take_recording().reset(); }
 void Gpu::run(const Graph& graph) {
   state_->forbid_while_recording("a graph");
   for (const auto& step : static_cast<const Recording&>(graph).steps) step();

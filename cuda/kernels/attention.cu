@@ -12,15 +12,10 @@
 namespace hrun::gpu {
 namespace {
 
-// How many parts the positions are cut into, so that every multiprocessor has `per_multiprocessor`
-// blocks, none of which sees less than `least` positions.
-int count_splits(const Gpu& gpu, int64_t blocks, int64_t positions, int per_multiprocessor,
-                 int64_t least) {
-  const int64_t wanted = static_cast<int64_t>(gpu.info().multiprocessors) * per_multiprocessor /
-                         std::max<int64_t>(1, blocks);
-  return static_cast<int>(
-      std::clamp<int64_t>(std::min(wanted, positions / least), 1, JoinParts::kMaxSplits));
-}
+// Spans of up to so many tokens are cut at multiples of kSplitPositions, whatever the device, the
+// bound and the rest of the batch: a token has the same bits alone and among others.  Longer spans
+// have blocks enough, and their parts would not fit into memory.
+constexpr int64_t kFewTokens = 16;
 
 // The sizes of heads that the tensor core kernels are compiled for; a smaller head is padded with
 // zeros in shared memory.
@@ -53,36 +48,23 @@ Plan plan_for(const Gpu& gpu, const KVPages& cache, const AttentionShape& shape,
     for (const int dim : kDims)
       if (plan.dim == 0 && std::max(cache.k_dim, cache.v_dim) <= dim) plan.dim = dim;
     // Its shared memory is more than a block has on consumer cards.
-    const bool large_memory =
-        gpu.info().capability == 80 || gpu.info().capability == 90 || gpu.info().capability == 100;
+    const bool large_memory = gpu.info().block_shared_bytes >= WideAttention::kSharedBytes;
     if (plan.dim > 0)
-      plan.way = rows <= 32 ? Way::few : Way::many;
+      plan.way = n_tokens <= kFewTokens ? Way::few : Way::many;
     else if (large_memory && cache.k_dim <= WideAttention::kKeyDim &&
              cache.v_dim <= WideAttention::kValueDim)
       plan.way = Way::wide;
   }
-  const int64_t seen = shape.window > 0 ? std::min(positions, shape.window + n_tokens) : positions;
   const auto blocks_of = [&](int block_rows) {
     return (rows + block_rows - 1) / block_rows * cache.n_kv_heads;
   };
   int64_t blocks = n_tokens * shape.n_heads;
-  switch (plan.way) {
-    case Way::plain:
-      plan.n_splits = count_splits(gpu, blocks, seen, 8, 64);
-      break;
-    case Way::few:
-      blocks = blocks_of(FewQueries<64>::kRows),
-      plan.n_splits = count_splits(gpu, blocks, seen, 2, 128);
-      break;
-    case Way::many:
-      blocks = blocks_of(ManyQueries<64>::kRows),
-      plan.n_splits = count_splits(gpu, blocks, seen, 2, 256);
-      break;
-    case Way::wide:
-      blocks = blocks_of(WideAttention::kRows),
-      plan.n_splits = count_splits(gpu, blocks, seen, 2, 64);
-      break;
-  }
+  if (plan.way == Way::few) blocks = blocks_of(FewQueries<64>::kRows);
+  if (plan.way == Way::many) blocks = blocks_of(ManyQueries<64>::kRows);
+  if (plan.way == Way::wide) blocks = blocks_of(WideAttention::kRows);
+  if (n_tokens <= kFewTokens)
+    plan.n_splits =
+        static_cast<int>(std::max<int64_t>(1, (positions + kSplitPositions - 1) / kSplitPositions));
   plan.grid = {static_cast<int>(blocks), plan.n_splits};
   return plan;
 }
@@ -160,7 +142,7 @@ void attention(Gpu& gpu, FloatView q, const KVPages& cache, SpanOnDevice span, i
   launch(gpu, task, plan);
   if (plan.n_splits > 1)
     gpu.launch(JoinParts{task}, Grid{static_cast<int>(n_queries)},
-               2 * JoinParts::kMaxSplits * sizeof(float));
+               2 * sizeof(float) * static_cast<size_t>(plan.n_splits));
 }
 
 }  // namespace hrun::gpu

@@ -26,8 +26,8 @@ struct SpanOnDevice {
 void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, const int32_t* positions);
 void kv_append(Gpu& gpu, const KVPages& cache, FloatView k, FloatView v, SpanOnDevice span);
 
-// `positions`: an upper bound of first + n_tokens, by which the work is split into blocks; the
-// result does not depend on it beyond rounding.  scratch: attention_scratch_bytes() for the same
+// `positions`: an upper bound of first + n_tokens.  No bit of the result depends on it, nor, up to
+// 16 tokens, on how many tokens there are.  scratch: attention_scratch_bytes() for the same
 // arguments.
 size_t attention_scratch_bytes(const Gpu& gpu, const KVPages& cache, const AttentionShape& shape,
                                int64_t n_tokens, int64_t positions);

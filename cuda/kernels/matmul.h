@@ -11,6 +11,11 @@
 
 namespace hrun::gpu {
 
+// Slot s of sum_slots(n) has every so many of n steps along the columns, from step s on.  All
+// kernels sum a slot from zero and add the slots in order, so that a token's bits depend on the
+// number of columns alone: not on the kernel, the other tokens, the other matrices or the device.
+HRUN_HD int sum_slots(int64_t n) { return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1; }
+
 // A matrix in the layout that the fast kernels read, on the device.
 struct PackedMatrix {
   FormatId format;

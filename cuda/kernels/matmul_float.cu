@@ -8,6 +8,8 @@
 // columns 8 q ... 8 q + 7 of rows g and g + 8, which are 64 successive bytes per row.  The order of
 // the columns in a product is free as long as both factors have the same: product j of four takes
 // columns 8 q + 2 j and 8 q + 2 j + 1.
+#include <algorithm>
+
 #include "base/error.h"
 #include "cuda/device/packed.h"
 #include "cuda/kernels/matmul.h"
@@ -60,7 +62,6 @@ struct MatmulFloats {
   static constexpr int kThreads = kWarps * kWarp, kBlocks = 1;
   static constexpr const char* kName = "matmul_floats";
   static constexpr int kTokens = 8 * kColumnTiles;
-  static constexpr size_t kSharedBytes = kWarps * kTokens * kTileRows * sizeof(float);
   static constexpr int kWindows = kStepColumns / 32;
   static constexpr bool kSplit = F::kId == F32::kId;
 
@@ -68,6 +69,7 @@ struct MatmulFloats {
   FloatView x, y;
   bool wide_rows, wide_tokens;  // rows begin at multiples of 16 bytes
   int tiles_per_block;
+  int sum_slots;  // slot s has every sum_slots-th step; their sums are added in order
 
   struct Step {
     Eight<F> rows[kWindows][2];
@@ -78,16 +80,18 @@ struct MatmulFloats {
         static_cast<int64_t>(block_x()) * tiles_per_block + warp() % tiles_per_block;
     const int slot = warp() / tiles_per_block, slots = kWarps / tiles_per_block;
     const int64_t first_token = static_cast<int64_t>(block_y()) * kTokens;
-    float sums[kColumnTiles][4] = {};
-    if (tile * kTileRows < w.rows) add_steps(tile, slot, slots, first_token, sums);
-
-    auto* const mine = reinterpret_cast<float*>(shared()) + warp() * kTokens * kTileRows;
+    for (int s = slot; s < sum_slots; s += slots) {
+      float sums[kColumnTiles][4] = {};
+      if (tile * kTileRows < w.rows) add_steps(tile, s, first_token, sums);
+      auto* const place = reinterpret_cast<float*>(shared()) +
+                          (s * tiles_per_block + warp() % tiles_per_block) * kTokens * kTileRows;
 #pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n)
+      for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
-      for (int k = 0; k < 4; ++k)
-        mine[(8 * n + 2 * (lane() % 4) + k % 2) * kTileRows + lane() / 4 + 8 * (k / 2)] =
-            sums[n][k];
+        for (int k = 0; k < 4; ++k)
+          place[(8 * n + 2 * (lane() % 4) + k % 2) * kTileRows + lane() / 4 + 8 * (k / 2)] =
+              sums[n][k];
+    }
     sync_block();
     for (int at = thread(); at < kTokens * kTileRows * tiles_per_block; at += kThreads) {
       const int t = at / kTileRows % tiles_per_block, token = at / kTileRows / tiles_per_block;
@@ -95,7 +99,7 @@ struct MatmulFloats {
           (static_cast<int64_t>(block_x()) * tiles_per_block + t) * kTileRows + at % kTileRows;
       if (row >= w.rows || first_token + token >= x.rows) continue;
       float sum = 0;
-      for (int s = 0; s < slots; ++s)
+      for (int s = 0; s < sum_slots; ++s)
         sum += reinterpret_cast<const float*>(
             shared())[((s * tiles_per_block + t) * kTokens + token) * kTileRows + at % kTileRows];
       y.data[(first_token + token) * y.stride + row] = sum;
@@ -115,9 +119,9 @@ struct MatmulFloats {
       }
   }
 
-  HRUN_HD void add_steps(int64_t tile, int slot, int slots, int64_t first_token,
+  HRUN_HD void add_steps(int64_t tile, int slot, int64_t first_token,
                          float (&sums)[kColumnTiles][4]) const {
-    const int64_t distance = static_cast<int64_t>(slots) * kStepColumns;
+    const int64_t distance = static_cast<int64_t>(sum_slots) * kStepColumns;
     int64_t c = static_cast<int64_t>(slot) * kStepColumns;
     Step steps[2];
     load(steps[0], tile, c);
@@ -177,14 +181,16 @@ void launch_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y) {
   using Kernel = MatmulFloats<F, kColumnTiles>;
   const int64_t tiles = (w.rows + kTileRows - 1) / kTileRows,
                 steps = (w.cols + kStepColumns - 1) / kStepColumns;
+  const int slots = sum_slots(steps);
   int tiles_per_block = x.rows > 8 ? 4 : 1;  // which share activations in L1
-  while (tiles_per_block < kWarps && kWarps / tiles_per_block > steps) tiles_per_block *= 2;
+  while (kWarps / tiles_per_block > slots) tiles_per_block *= 2;
   const bool wide_rows = w.row_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
   const bool wide_tokens = x.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
-  gpu.launch(Kernel{w, x, y, wide_rows, wide_tokens, tiles_per_block},
+  gpu.launch(Kernel{w, x, y, wide_rows, wide_tokens, tiles_per_block, slots},
              Grid{static_cast<int>((tiles + tiles_per_block - 1) / tiles_per_block),
                   static_cast<int>((x.rows + Kernel::kTokens - 1) / Kernel::kTokens)},
-             Kernel::kSharedBytes);
+             sizeof(float) * kTileRows * Kernel::kTokens *
+                 static_cast<size_t>(std::max(tiles_per_block * slots, kWarps)));
 }
 
 }  // namespace

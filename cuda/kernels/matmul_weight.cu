@@ -306,7 +306,8 @@ struct Join {
   }
 };
 
-// How a product is cut up: by its shape alone, so that its result is the same on every device.
+// How a product is cut up: by the shape of the matrix alone, so that its result is the same on
+// every device and a token's does not depend on how many there are.
 struct Cut {
   int64_t stride, n_blocks, row_blocks, token_blocks, blocks_per_split, n_splits;
   static constexpr int64_t kEnoughBlocks = 128;  // of threads, to keep a large device busy
@@ -315,7 +316,7 @@ struct Cut {
     n_blocks = stride / kTileCols;
     row_blocks = (rows + kBlockRows - 1) / kBlockRows;
     token_blocks = (n_tokens + kBlockTokens - 1) / kBlockTokens;
-    const int64_t unsplit = std::max<int64_t>(row_blocks * token_blocks, 1);
+    const int64_t unsplit = std::max<int64_t>(row_blocks, 1);
     const int64_t wanted = std::min((kEnoughBlocks + unsplit - 1) / unsplit, n_blocks);
     blocks_per_split = (n_blocks + wanted - 1) / wanted;
     n_splits = (n_blocks + blocks_per_split - 1) / blocks_per_split;

@@ -81,6 +81,23 @@ def test_steps_from_a_graph_equal_steps_without(
     assert np.array_equal(one_by_one(path, IDS[:9], device="cuda"), recorded)
 
 
+def test_chunks_of_up_to_sixteen_tokens_change_no_bit(tiny_model) -> None:
+    ids = IDS * 11  # past a border between the splits of attention
+    path = tiny_model(format="rtq3", **WIDE)
+    expected = logits(path, ids, 1, 300, device="cuda")
+    for chunk in (3, 16):
+        assert np.array_equal(logits(path, ids, chunk, 300, device="cuda"), expected), chunk
+
+
+def test_a_graph_that_cannot_be_made_changes_nothing(
+    tiny_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_model(format="rtq3", **WIDE)
+    recorded = one_by_one(path, IDS[:6], device="cuda")
+    monkeypatch.setenv("HRUN_EMULATED_FAIL", "end_capture")
+    assert np.array_equal(one_by_one(path, IDS[:6], device="cuda"), recorded)
+
+
 def test_graphs_outlive_what_grows(tiny_model) -> None:
     """A longer prompt in between moves the scratch that a recorded graph knows."""
     path = tiny_model(format="q4_k", **WIDE)

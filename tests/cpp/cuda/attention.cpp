@@ -139,13 +139,24 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
   const OnDevice<int32_t> positions(gpu, positions_from(c.position, c.n_tokens));
   AttentionShape shape{c.n_heads, scale, c.window, c.soft_cap};
   const int64_t bound = end + c.bound;
-  const size_t scratch_bytes = attention_scratch_bytes(gpu, cache.layer, shape, c.n_tokens, bound);
-  const OnDevice<uint8_t> scratch(gpu, scratch_bytes + 1);
-  const auto attend = [&] {
-    gpu::attention(gpu, {q_on.get(), c.n_tokens, q_cols, q_stride}, cache.layer,
-                   {positions.get(), cache.pages()}, bound, shape,
-                   c.sinks ? sinks_on.get() : nullptr, {out_on.get(), c.n_tokens, o_cols, o_stride},
-                   scratch.get());
+  // Tokens first ... first + n.
+  const auto attend_to = [&](int64_t first, int64_t n, int64_t launched) {
+    const OnDevice<uint8_t> own(gpu,
+                                attention_scratch_bytes(gpu, cache.layer, shape, n, launched) + 1);
+    gpu::attention(gpu, {q_on.get() + first * q_stride, n, q_cols, q_stride}, cache.layer,
+                   {positions.get() + first, cache.pages()}, launched, shape,
+                   c.sinks ? sinks_on.get() : nullptr,
+                   {out_on.get() + first * o_stride, n, o_cols, o_stride}, own.get());
+  };
+  const auto attend = [&](bool apart = false) {
+    if (!apart)
+      attend_to(0, c.n_tokens, bound);
+    else if (c.n_tokens <= 16)  // each token alone, for just so many positions
+      for (int64_t t = 0; t < c.n_tokens; ++t) attend_to(t, 1, c.position + t + 1);
+    else {
+      attend_to(0, 17, c.position + 17);
+      attend_to(c.n_tokens - 17, 17, end);
+    }
     const std::vector<float> wide = out_on.read();
     std::vector<float> out;
     for (int64_t t = 0; t < c.n_tokens; ++t)
@@ -154,7 +165,10 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
   };
   const std::vector<float> got = attend();
   const bool expensive = c.n_tokens * end * (c.k_dim + c.v_dim) > 500000;
-  if (!expensive) expect(attend() == got, "again in another order of threads: {}", describe(c));
+  if (!expensive) {
+    expect(attend() == got, "again in another order of threads: {}", describe(c));
+    expect(attend(true) == got, "tokens apart have the same bits: {}", describe(c));
+  }
 
   // The CPU's cache has a layout of its own.
   const auto rows_of = [&](const std::vector<float>& values, int64_t dim) {
@@ -489,6 +503,15 @@ int main() {
            .position = 90,
            .values = values},
           values == Values::large_scores || values == Values::one_hot ? 1e-4 : 1e-5);
+  // Tokens on both sides of a border between splits, in every kernel.
+  for (const int dim : {64, 320, 34})
+    check({.n_heads = 2,
+           .n_kv_heads = 1,
+           .k_dim = dim,
+           .v_dim = dim,
+           .n_tokens = 3,
+           .position = 254,
+           .sinks = dim == 64});
   check_masses(gpu);
   check_nan(gpu);
   check_replay(gpu);

@@ -120,6 +120,11 @@ void check(gpu::Gpu& device, const FormatInfo& f, int64_t rows, int64_t cols, in
   for (size_t i = 0; i < x.size(); ++i)
     x[i] = magnitude * random_float() * (random_bits() % 97 == 0 ? 100.0f : 1.0f);
   const Product got = multiply(device, f, w, rows, cols, x, n_tokens, gap);
+  if (n_tokens > 1) {
+    const Product alone = multiply(device, f, w, rows, cols, {x.end() - cols, x.end()}, 1);
+    expect(std::equal(alone.y.begin(), alone.y.end(), got.y.end() - rows),
+           name + ": the last token has the same bits alone");
+  }
   constexpr double u = 1.0 / 2048;
   double squared_error = 0, squared_size = 0;
   for (int64_t r = 0; r < rows; ++r) {
@@ -205,6 +210,7 @@ int main() {
       check(device, f, 24, 256, n_tokens, Scales::ordinary);
     check(device, f, 150, 512, 129,
           Scales::ordinary);  // two blocks of rows, two of tokens, whole and not
+    check(device, f, 24, 768, 129, Scales::ordinary);
     check(device, f, 3, 2816, 3, Scales::ordinary, 1, 5);  // columns split over blocks of threads
     check(device, f, 16, 768, 4, Scales::large, 1e-3f);
     check(device, f, 16, 768, 4, Scales::large, 1e25f);
