@@ -116,7 +116,7 @@ class PySession {
       std::unique_lock<std::mutex> observing;
       if (observer) observing = observer->mutex.wait();
       SignalPoll poll;
-      cancelled_ = false;
+      check(poll, tokens.size());
       session_.forward(
           tokens, mode, [&] { check(poll, tokens.size()); },
           observer ? &observer->collector : nullptr);
@@ -139,7 +139,7 @@ class PySession {
     return mutex_.call_without_gil([&] {
       const auto sampling = sampler.mutex.wait();
       SignalPoll poll;
-      cancelled_ = false;
+      check(poll, tokens.size());
       const auto moved = [this](void*) { n_past_ = session_.n_past(); };
       const std::unique_ptr<void, decltype(moved)> after(this, moved);  // also if drawing fails
       return session_.next(tokens, sampler.sampler, [&] { check(poll, tokens.size()); });
@@ -165,7 +165,8 @@ class PySession {
 
  private:
   void check(SignalPoll& poll, size_t n_tokens) {
-    if (cancelled_) throw Cancelled("cancelled while evaluating {} tokens", n_tokens);
+    if (cancelled_.exchange(false))
+      throw Cancelled("cancelled while evaluating {} tokens", n_tokens);
     poll();
   }
 
@@ -173,8 +174,8 @@ class PySession {
   CallMutex mutex_;
   const int64_t n_ctx_;
   const size_t memory_bytes_;
-  std::atomic<int64_t> n_past_ = 0;  // after the last call, for who must not wait for one
-  std::atomic<bool> cancelled_ = false;
+  std::atomic<int64_t> n_past_ = 0;      // after the last call, for who must not wait for one
+  std::atomic<bool> cancelled_ = false;  // until a call has ended by it
 };
 
 Sampler make_sampler(std::optional<uint64_t> seed, nb::object logit_bias, nb::kwargs parameters) {
@@ -309,7 +310,8 @@ void init_runtime(nb::module_& m) {
            "forward(tokens) and sample from the last row.")
       .def("truncate", &PySession::truncate, "n"_a, "Forget everything from position n on.")
       .def("cancel", &PySession::cancel,
-           "Make a forward() in another thread raise Cancelled within a layer.")
+           "Make the forward() or next() under way in another thread raise Cancelled within a "
+           "layer; where none is, the next one, as a caller cannot know whether it has begun.")
       .def_prop_ro("n_past", &PySession::n_past, "Tokens in the cache, without a call under way.")
       .def_prop_ro("n_ctx", &PySession::n_ctx)
       .def_prop_ro("memory_bytes", &PySession::memory_bytes);

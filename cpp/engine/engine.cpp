@@ -168,10 +168,11 @@ void Engine::Step::draw_on_device() {
   for (size_t i = 0; i < logits_.size(); ++i) {
     Sampler& sampler = *logits_[i].active->request.sampler;
     try {
-      take_drawn(logits_[i],
-                 hrun::draw_on_device(backend, logits.row(static_cast<int64_t>(i)), n_vocab,
-                                      sampler, sampler.edits(n_vocab)),
-                 std::nullopt);
+      const int32_t token = engine_.cache_.drawing([&] {
+        return hrun::draw_on_device(backend, logits.row(static_cast<int64_t>(i)), n_vocab, sampler,
+                                    sampler.edits(n_vocab));
+      });
+      take_drawn(logits_[i], token, std::nullopt);
     } catch (const Error&) { failures.push_back({logits_[i].id, std::current_exception()}); }
   }
 }
@@ -182,7 +183,8 @@ void Engine::Step::take_logits(const Wanted& row, std::span<const float> logits)
   try {
     switch (request.kind) {
       case RequestKind::generate: {
-        const int32_t token = active.request.sampler->sample(logits);
+        const int32_t token =
+            engine_.cache_.drawing([&] { return active.request.sampler->sample(logits); });
         std::optional<TokenLogprob> logprob;
         if (request.n_top_logprobs >= 0)
           logprob = token_logprob(logits, token, request.n_top_logprobs);

@@ -69,13 +69,15 @@ int32_t Session::next(std::span<const int32_t> tokens, Sampler& sampler,
   Backend& head = model_->backend(device);
   if (!head.samples() || !sampler.runs_on_device()) {
     forward(tokens, Logits::last, poll);
-    return sampler.sample(last_logits());
+    return cache_.drawing([&] { return sampler.sample(last_logits()); });
   }
   const int64_t n_vocab = model_->params().n_vocab;
   const std::vector<SampleEdit> edits = sampler.edits(n_vocab);
   forward(tokens, Logits::kept, poll);
   if (!logits_kept_) return sampler.sample(last_logits());  // no tokens: says so
-  return draw_on_device(head, workspaces_[device].logits.data, n_vocab, sampler, edits);
+  return cache_.drawing([&] {
+    return draw_on_device(head, workspaces_[device].logits.data, n_vocab, sampler, edits);
+  });
 }
 
 std::span<const float> Session::last_logits() {

@@ -1,11 +1,13 @@
 #include "model/cache.h"
 
+#include <tuple>
+
 #include "base/error.h"
 
 namespace hrun {
 
 ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type)
-    : n_pages_(n_pages) {
+    : n_pages_(n_pages), k_type_(k_type), v_type_(v_type) {
   const HyperParams& p = model.params();
   const std::string purpose = format("the KV cache of {} positions (a smaller context takes less)",
                                      n_pages * kPagePositions);
@@ -25,6 +27,21 @@ size_t ModelCache::page_bytes() const {
   size_t bytes = 0;
   for (const auto& cache : caches_) bytes += cache->page_bytes();
   return bytes;
+}
+
+std::string ModelCache::overflow_hint() const {
+  std::string flags, names;
+  for (const auto& [type, flag, name] :
+       {std::tuple(k_type_, "-ctk", "type_k"), std::tuple(v_type_, "-ctv", "type_v")}) {
+    if (type == CacheType::f32) continue;
+    flags += format(" {} f32", flag);
+    names += format("{}{}", names.empty() ? "" : ", ", name);
+  }
+  if (flags.empty()) return "";
+  return format(
+      "; if keys or values are beyond what a cache of f16 holds (65504), one of f32 mends it:{} "
+      "(in Python {})",
+      flags, names);
 }
 
 void ModelCache::copy_page(int32_t from, int32_t to, int64_t n_positions) {

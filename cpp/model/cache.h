@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "model/model.h"
 
 namespace hrun {
@@ -23,8 +24,21 @@ class ModelCache {
   size_t page_bytes() const;  // on all devices
   void copy_page(int32_t from, int32_t to, int64_t n_positions);
 
+  // draw(), with a word about the cache where logits are not finite: it may be the cause.
+  template <class Draw>
+  auto drawing(Draw&& draw) const {
+    try {
+      return draw();
+    } catch (const GenerationError& error) {
+      throw GenerationError("{}{}", error.what(), overflow_hint());
+    }
+  }
+
  private:
+  std::string overflow_hint() const;  // "" where no value is stored in fewer bits than it had
+
   int64_t n_pages_;
+  CacheType k_type_, v_type_;
   std::vector<std::unique_ptr<DeviceCache>> caches_;  // one per run of layers
   std::vector<CacheSlot> slots_;
 };

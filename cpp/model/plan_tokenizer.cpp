@@ -21,7 +21,7 @@ constexpr std::string_view kModels[] = {"gpt2", "llama", "gemma4"};
 
 enum TokenType : int64_t { kUndefined = 0, kByte = 6 };
 
-// Text -> lowest id, open addressing over 32-bit ids: 8 bytes per token.
+// Texts and the lowest id of each, open addressing over 32-bit ids: 8 bytes per token.
 class TokenIndex {
  public:
   explicit TokenIndex(const std::vector<std::string_view>& tokens) : tokens_(tokens) {
@@ -202,7 +202,8 @@ int64_t check_tokenizer(const gguf::File& file, const ModelDescription& descript
   TokenIndex index(tokens);
   if (index.n_duplicates() > 0)
     warnings.push_back(format(
-        "{} token{} the same text as an earlier one (the first: {}); the lowest id encodes it",
+        "{} token{} the same text as an earlier one (the first: {}); the highest id encodes it, as "
+        "in llama.cpp",
         index.n_duplicates(), index.n_duplicates() > 1 ? "s have" : " has",
         index.first_duplicate()));
   if (pairs) check_merges(file, index, warnings);

@@ -187,6 +187,49 @@ def test_top_k_of_minus_one_is_off(rt: Runtime) -> None:
     )
 
 
+@pytest.mark.parametrize("tensor", ["attn_k", "attn_v"])
+def test_a_cache_that_overflows(
+    tensor: str, tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Keys or values beyond f16 give no text; the message names the flag that does, and only types that exist."""
+    file = hrun._core.GGUFFile(str(tiny_model(format="f32", biases=True)))
+    path = tmp_path / "large.gguf"
+    with hrun._core.GGUFWriter(str(path)) as writer:
+        for key, value in file.metadata.items():
+            writer.add(key, file.metadata_types[key], value)
+        for t in file.tensors:
+            writer.add_tensor(t.name, list(t.shape), t.format)
+        for t in file.tensors:
+            data = t.data.reshape(-1)
+            if tensor in t.name:
+                data = (data.view(np.float32) * np.float32(1e6)).view(np.uint8)
+            writer.write_tensor(t.name, data)
+    wide = {f"type_{tensor[-1]}": "f32"}
+    with Runtime(path, **wide) as runtime:
+        assert runtime.generate(PROMPT, max_tokens=3).tokens
+    with Runtime(path) as runtime, pytest.raises(GenerationError) as caught:
+        runtime.generate(PROMPT, max_tokens=3)
+    assert "-ctk f32 -ctv f32 (in Python type_k, type_v)" in str(caught.value)
+    session = hrun._core.Session(runtime_model := hrun._core.Model.load(str(path)), 32)
+    with pytest.raises(GenerationError, match="-ctk f32 -ctv f32"):
+        session.next([1, 2, 3], hrun._core.Sampler(seed=1))
+    both = hrun._core.Session(runtime_model, 32, "f32", "f32")
+    both.next([1, 2, 3], hrun._core.Sampler(seed=1))
+
+
+def test_a_cancel_before_a_call_is_not_lost(tiny_model: Callable[..., Path]) -> None:
+    """Who cancels from another thread cannot know whether the call has begun."""
+    session = hrun._core.Session(hrun._core.Model.load(str(tiny_model())), 32)
+    session.cancel()
+    with pytest.raises(Cancelled):
+        session.forward([1, 2, 3])
+    assert session.n_past == 0 and session.forward([1, 2, 3]) is not None
+    session.cancel()
+    with pytest.raises(Cancelled):
+        session.next([4], hrun._core.Sampler(seed=1))
+    assert session.n_past == 3 and session.next([4], hrun._core.Sampler(seed=1)) >= 0
+
+
 def test_notes_of_a_file_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import gguf_bytes
 

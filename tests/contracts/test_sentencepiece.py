@@ -37,6 +37,20 @@ def sentencepiece(seed: int = 0, **changes: Any) -> Tokenizer:
     )
 
 
+def test_scores_may_be_infinite_but_numbers() -> None:
+    """Merges only compare them, as in llama.cpp."""
+    scores = scores_of(0)
+    scores[-len(PIECES) :] = [0.0] * len(PIECES)
+    scores[260 + PIECES.index("ab")] = -float("inf")
+    scores[260 + PIECES.index("bc")] = float("inf")
+    made = sentencepiece(scores=scores, add_space_prefix=False)
+    assert [made.tokens[i] for i in made.encode("abc")] == ["abc"]
+    assert [made.tokens[i] for i in made.encode("bcab")] == ["bc", "ab"]
+    scores[7] = float("nan")
+    with pytest.raises(ModelFileError, match="scores, entry 7 is nan"):
+        sentencepiece(scores=scores)
+
+
 def slow_merge(scores: dict[str, float], text: str) -> list[str]:
     """The definition: join the best-scored pair of neighbours, the leftmost of equals, until none is a token."""
     pieces = list(text.replace(" ", "▁"))

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrun import ArgumentError, ModelFileError, Tokenizer, UnsupportedModelError
-from hrun._core import GGUFFile
+from hrun._core import GGUFFile, plan_model
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 from hrun.stream import Utf8Decoder
 from hrun.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, byte_alphabet
@@ -366,6 +366,23 @@ def test_ends(tiny_model: Callable[..., Path]) -> None:
         assert made(bos_token_id=none).bos_id is None
         assert made(eos_token_id=none, eos_token_ids=[none, 5]).end_ids >= {5}
     assert {7, 8} <= made(eot_token_id=7, eom_token_id=8).end_ids
+
+
+def test_of_equal_tokens_the_highest_id_encodes(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As in llama.cpp; the note of the core says so."""
+    import gguf_bytes
+
+    tokens = list(metadata(tiny_model)["tokenizer.ggml.tokens"])
+    unused = tokens.index("[unused294]")
+    tokens[unused] = "the"
+    data = metadata(tiny_model, json=None, tokens=tokens)
+    assert Tokenizer(data, "x.gguf").encode("the") == [unused]
+    path = tmp_path / "twice.gguf"
+    names = [f"t{i}" for i in range(63)] + ["t0"]
+    path.write_bytes(gguf_bytes.model().set_array("tokenizer.ggml.tokens", "string", names).build())
+    assert any("the highest id encodes it" in w for w in plan_model(str(path)).warnings)
 
 
 def test_merges_of_no_tokens_and_repeated_merges(tiny_model: Callable[..., Path]) -> None:
