@@ -52,6 +52,7 @@ RULES: dict[str, Rule] = {
     "n_threads": Rule(int, 0, 4096, optional=True),
     "n_batch": Rule(int, 1, 1 << 16),
     "kv_tokens": Rule(int, 0, _I32, optional=True),
+    "n_parallel": Rule(int, 1, 1 << 16),
     "logprobs": Rule(int, 0, 1 << 20, optional=True),
     "device": Rule(str),
     "n_gpu_layers": Rule(int, -1, _I32),

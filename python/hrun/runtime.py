@@ -10,6 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -55,6 +56,14 @@ def _close_all() -> None:
         runtime.close()
 
 
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation as the model reads it."""
+
+    text: str
+    ids: list[int]
+
+
 class Runtime:
     """A loaded model and an engine that runs it.  Safe, and faster, from several threads: what they ask for is computed together.
 
@@ -63,6 +72,7 @@ class Runtime:
     GPU where there is one), "cpu", "cuda", "cuda1", ...  ``n_gpu_layers``: how many of the last layers go there, one more than
     there are for the head as well, -1 for as many as fit.  ``type_k``, ``type_v``: formats of the KV cache.  ``n_batch``: tokens per pass over the prompt; results do not
     depend on it.  ``kv_tokens``: positions that the cache has room for, of all generations together (None: ``n_ctx``).
+    ``n_parallel``: generations that are computed together at most; others wait.
      ``rotation``: "activation" or "weight", how rotated formats are multiplied.  ``pre_tokenizer``: a name of
     llama.cpp's, in place of the file's ``tokenizer.ggml.pre``.  ``progress(done, total)`` is called while the model is loaded,
     a tensor at a time.
@@ -82,6 +92,7 @@ class Runtime:
         type_v: str = "f16",
         n_batch: int = 512,
         kv_tokens: int | None = None,
+        n_parallel: int = 64,
         rotation: str = "activation",
         pre_tokenizer: str | None = None,
         verbose: bool = False,
@@ -89,7 +100,7 @@ class Runtime:
     ) -> None:
         given = checked(
             n_ctx=n_ctx, n_threads=n_threads, device=device, n_gpu_layers=n_gpu_layers, type_k=type_k, type_v=type_v, n_batch=n_batch,
-            kv_tokens=kv_tokens, rotation=rotation, pre_tokenizer=pre_tokenizer, verbose=verbose,
+            kv_tokens=kv_tokens, n_parallel=n_parallel, rotation=rotation, pre_tokenizer=pre_tokenizer, verbose=verbose,
         )  # fmt: skip
         if model_path is not None and not isinstance(model_path, (str, os.PathLike)):
             raise ArgumentError(f"model_path must be a path, got {type(model_path).__name__}")
@@ -120,7 +131,11 @@ class Runtime:
             kv_tokens=max(given["kv_tokens"] or 0, context),
             type_k=type_k,
             type_v=type_v,
+            max_running=n_parallel,
         )
+        self.cache_formats = (type_k, type_v)
+        self.rotation = rotation
+        self.pre_tokenizer = pre_tokenizer
         self.n_ctx: int = self._engine.n_ctx
         self.n_vocab: int = self._model.n_vocab
         self.n_batch = n_batch
@@ -210,7 +225,7 @@ class Runtime:
         Text begins with BOS where the model wants it, so that its first word has one as well.
         Raises ContextOverflowError, ArgumentError, Cancelled.
         """
-        tokens = self._prompt_ids(text, False)
+        tokens = self.prompt_ids(text, False)
         top_logprobs = Rule(int, 0, self.n_vocab).check("top_logprobs", top_logprobs)
         self._require_fit(tokens, "the text")
         handle = self._whole(tokens, kind="score", top_logprobs=top_logprobs)
@@ -236,7 +251,7 @@ class Runtime:
         if pooling not in ("last", "mean"):
             raise ArgumentError(f"pooling must be 'last' or 'mean', got {pooling!r}")
         one = isinstance(texts, str) or not _is_many(texts)
-        prompts = [self._prompt_ids(t, False) for t in ([texts] if one else texts)]
+        prompts = [self.prompt_ids(t, False) for t in ([texts] if one else texts)]
         for tokens in prompts:
             self._require_fit(tokens, "the text")
         engine = self._engine_or_closed()
@@ -461,27 +476,63 @@ class Runtime:
         template_variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The prompt of :meth:`chat` as token ids, with BOS where the model wants it and never twice."""
+        return self.chat_prompt(messages, template_variables).ids
+
+    def chat_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template_variables: Mapping[str, Any] | None = None,
+        *,
+        continue_last: bool = False,
+        template: ChatTemplate | None = None,
+    ) -> ChatPrompt:
+        """The prompt of :meth:`chat`, as text and as token ids.
+
+        With ``continue_last`` it ends where the content of the last message ends, so that the model goes on with it.
+        ``template``: in place of the model's own.
+        Raises ChatTemplateError, ArgumentError.
+        """
         check_messages(messages)
         tokenizer = self.tokenizer
+        template = template or self._own_template()
+        guard = unused_character(messages, template.source)
+        guarded = [mapped(message, lambda s: tokenizer.guard(s, guard)) for message in messages]
+        variables = dict(template_variables or {})
+        end = ""
+        if continue_last:
+            last = dict(guarded[-1])
+            if not isinstance(last.get("content"), str):
+                raise ArgumentError("the last message has no text that could be continued")
+            end = unused_character([*messages, guard], template.source)
+            last["content"] += end
+            guarded[-1] = last
+            variables["add_generation_prompt"] = False
+        text = template.render(
+            guarded,
+            bos_token="" if tokenizer.bos_id is None else tokenizer.tokens[tokenizer.bos_id],
+            eos_token="" if tokenizer.eos_id is None else tokenizer.tokens[tokenizer.eos_id],
+            **variables,
+        )
+        if end:
+            if end not in text:
+                raise ChatTemplateError("leaves out the last message, which was to be continued")
+            text = text[: text.rindex(end)]
+        ids = self._with_bos(tokenizer.encode_guarded(text, guard))
+        if not ids:
+            raise ChatTemplateError("made an empty prompt of the messages")
+        return ChatPrompt(text.replace(guard, ""), ids)
+
+    def _own_template(self) -> ChatTemplate:
         if self._template is None:
-            if tokenizer.chat_template is None:
+            source = self.tokenizer.chat_template
+            if source is None:
                 raise ChatTemplateError(
                     f"{self.model_path} has none (tokenizer.chat_template); generate() continues plain text"
                 )
             from hrun.chat_template import ChatTemplate
 
-            self._template = ChatTemplate(tokenizer.chat_template)
-        guard = unused_character(messages, tokenizer.chat_template or "")
-        text = self._template.render(
-            [mapped(message, lambda s: tokenizer.guard(s, guard)) for message in messages],
-            bos_token="" if tokenizer.bos_id is None else tokenizer.tokens[tokenizer.bos_id],
-            eos_token="" if tokenizer.eos_id is None else tokenizer.tokens[tokenizer.eos_id],
-            **(template_variables or {}),
-        )
-        ids = self._with_bos(tokenizer.encode_guarded(text, guard))
-        if not ids:
-            raise ChatTemplateError("made an empty prompt of the messages")
-        return ids
+            self._template = ChatTemplate(source)
+        return self._template
 
     def cancel(self) -> None:
         """End what is running or waiting, from any thread: generations finish as "cancelled" within a token."""
@@ -513,7 +564,8 @@ class Runtime:
 
     # ---- inside
 
-    def _prompt_ids(self, prompt: Prompt, parse_special: bool) -> list[int]:
+    def prompt_ids(self, prompt: Prompt, parse_special: bool = False) -> list[int]:
+        """Token ids of what :meth:`generate` continues: text with BOS where the model wants it, ids as they are."""
         tokenizer = self.tokenizer
         if isinstance(prompt, str):
             ids = self._with_bos(tokenizer.encode(prompt, parse_special=parse_special))
@@ -533,7 +585,7 @@ class Runtime:
         logit_bias: Mapping[int, float] | None,
         sampling: Mapping[str, float],
     ) -> Job:
-        ids = self._prompt_ids(prompt, given["parse_special"])
+        ids = self.prompt_ids(prompt, given["parse_special"])
         text = ""
         if given["echo"]:
             text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids)

@@ -29,6 +29,11 @@ class Utf8Decoder:
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
 
+    @property
+    def pending(self) -> bool:
+        """Is a character incomplete?"""
+        return bool(self._decoder.getstate()[0])
+
 
 @dataclass
 class _Node:
@@ -54,6 +59,10 @@ class StopStrings:
         self._held = ""
         self._hidden: list[tuple[int, int]] = []  # ranges of what is held that are never shown
         self.stopped = False
+        self.found: str | None = None  # the stop string, once it is complete
+        self.unshown = (
+            0  # characters that were fed and not returned, those of the stop string included
+        )
 
     def feed(self, text: str, hidden: bool = False) -> str:
         """``hidden``: the name of a control token, which may complete a stop string but is not shown."""
@@ -64,6 +73,7 @@ class StopStrings:
         buffer = self._held + text
         if hidden:
             self._hidden.append((len(self._held), len(buffer)))
+        self.unshown += len(text)
         state = self._state
         for i, character in enumerate(text, len(self._held)):
             while character not in state.next and state.fail is not None:
@@ -71,6 +81,7 @@ class StopStrings:
             state = state.next.get(character, self._root)
             if state.matched:
                 self.stopped = True
+                self.found = buffer[i + 1 - state.matched : i + 1]
                 self._held = ""
                 return self._shown(buffer, i + 1 - state.matched)
         self._state = state
@@ -85,6 +96,7 @@ class StopStrings:
 
     def _shown(self, buffer: str, cut: int) -> str:
         """What is to be seen of the buffer up to the cut; the hidden ranges that remain count from there."""
+        self.unshown -= cut
         if not self._hidden:
             return buffer[:cut]
         parts, at = [], 0

@@ -268,8 +268,13 @@ class LoadProgress:
             self._stream.flush()
 
 
-def load(options: argparse.Namespace, n_ctx: int | None, verbose: bool = False) -> hrun.Runtime:
-    """The Runtime that the options of :func:`add_model_options` ask for; a slow load shows its progress."""
+def load(
+    options: argparse.Namespace, n_ctx: int | None, verbose: bool = False, **more: Any
+) -> hrun.Runtime:
+    """The Runtime that the options of :func:`add_model_options` ask for; a slow load shows its progress.
+
+    ``more``: other parameters of the Runtime.
+    """
     progress = LoadProgress(sys.stderr)
     try:
         runtime = hrun.Runtime(
@@ -285,6 +290,7 @@ def load(options: argparse.Namespace, n_ctx: int | None, verbose: bool = False) 
             pre_tokenizer=options.pre_tokenizer,
             verbose=verbose,
             progress=progress,
+            **more,
         )
     finally:
         progress.close()

@@ -1,0 +1,85 @@
+"""What every endpoint does with a request and a response."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from hrun.serve.admission import Ticket
+from hrun.serve.errors import ApiError, ClientGone, bad
+from hrun.serve.schemas import loads
+from hrun.serve.service import Service
+from hrun.serve.sse import HEADERS, Stream, dumps, openai_error
+
+_LARGE_BODY = 256 << 10  # from here on JSON is read beside the event loop
+
+
+async def body_of(request: Request) -> Any:
+    """The request's JSON."""
+    kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise ApiError(415, f"the content type is '{kind[:80]}', expected application/json")
+    service: Service = request.app.state.service
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > service.options.max_body_bytes:
+                raise ApiError(
+                    413, f"the body has more than {service.options.max_body_bytes} bytes"
+                )
+            parts.append(part)
+    except ClientDisconnect:
+        raise ClientGone from None
+    data = b"".join(parts)
+    if not data:
+        raise bad("the body is empty, expected a JSON object")
+    return await service.in_thread(loads, data) if size > _LARGE_BODY else loads(data)
+
+
+def key_of(request: Request) -> str:
+    """Who asks: a name for the API key, "" without one."""
+    return str(request.scope.get("hrun_key", ""))
+
+
+def json_response(
+    value: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """JSON as it is, in UTF-8."""
+    return Response(dumps(value), status, dict(headers or {}), media_type="application/json")
+
+
+def stream_response(
+    service: Service,
+    request: Request,
+    texts: AsyncIterator[str],
+    ticket: Ticket,
+    close: Callable[[], None],
+    *,
+    on_error: Callable[[ApiError], str] = openai_error,
+    ping: str = ": ping\n\n",
+    headers: Mapping[str, str] = HEADERS,
+) -> Any:
+    """A stream that keeps the request's ticket until its end and frees the engine whatever happens."""
+    ticket.keep()
+
+    def end(how: str) -> None:
+        close()
+        ticket.leave()
+        if how in ("gone", "slow"):
+            service.metrics.disconnects.inc()
+        request.scope["hrun_outcome"] = how
+
+    return Stream(
+        texts,
+        on_error=on_error,
+        on_end=end,
+        ping=ping,
+        ping_seconds=service.options.ping_seconds,
+        write_seconds=service.options.write_seconds,
+        headers=headers,
+    )

@@ -1,0 +1,119 @@
+"""What is served and how it fares: models, health, version, properties, metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+
+import hrun
+from hrun.arguments import SAMPLING
+from hrun.serve.endpoint import json_response
+from hrun.serve.errors import ApiError
+from hrun.serve.service import Service
+
+
+def _entry(service: Service, name: str) -> dict[str, Any]:
+    runtime = service.runtime
+    model = runtime.model
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "hrun",
+        "root": runtime.name,
+        "parent": None,
+        "max_model_len": runtime.n_ctx,
+        "permission": [],
+        "meta": {
+            "n_ctx_train": model.n_ctx_train,
+            "n_embd": model.n_embd,
+            "n_params": model.n_params,
+            "n_vocab": runtime.n_vocab,
+            "size": model.bytes,
+            "architecture": model.architecture,
+        },
+    }
+
+
+async def models(request: Request) -> Response:
+    """GET /v1/models."""
+    service: Service = request.app.state.service
+    names = service.options.aliases or (service.name,)
+    return json_response({"object": "list", "data": [_entry(service, name) for name in names]})
+
+
+async def model(request: Request) -> Response:
+    """GET /v1/models/{id}."""
+    service: Service = request.app.state.service
+    name = request.path_params["id"]
+    service.check_model(name)
+    return json_response(_entry(service, name))
+
+
+async def health(request: Request) -> Response:
+    """GET /health: does the process live, and does the engine get on?"""
+    service: Service = request.app.state.service
+    if service.stalled:
+        raise ApiError(503, "the engine has computed nothing for a while", code="stalled")
+    return json_response({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    """GET /ready: are requests taken?"""
+    service: Service = request.app.state.service
+    if not service.ready:
+        raise ApiError(
+            503, "the server is shutting down", code="draining", headers={"Retry-After": "5"}
+        )
+    return json_response({"status": "ready"})
+
+
+async def version(request: Request) -> Response:
+    """GET /version."""
+    service: Service = request.app.state.service
+    return json_response({"version": hrun.__version__, "system_fingerprint": service.fingerprint})
+
+
+async def props(request: Request) -> Response:
+    """GET /props: read only."""
+    service: Service = request.app.state.service
+    runtime = service.runtime
+    sampling = {name: row.default for name, row in _samplers().items()}
+    sampling |= runtime.recommended_sampling | dict(service.options.sampling)
+    template = service.options.chat_template or runtime.tokenizer.chat_template
+    return json_response({
+        "model": service.name,
+        "model_alias": service.name,
+        "model_path": runtime.model_path.name,
+        "description": runtime.description,
+        "build_info": f"hrun {hrun.__version__}",
+        "system_fingerprint": service.fingerprint,
+        "total_slots": service.admission.n_parallel,
+        "max_queue": service.admission.max_queue,
+        "default_generation_settings": {"n_ctx": runtime.n_ctx, "params": sampling},
+        "kv_tokens": runtime.engine.n_pages * 64,
+        "chat_template": template,
+        "bos_token": _token(service, runtime.tokenizer.bos_id),
+        "eos_token": _token(service, runtime.tokenizer.eos_id),
+        "modalities": {"vision": False, "audio": False},
+        "endpoints": {"chat": template is not None},
+    })  # fmt: skip
+
+
+def _samplers() -> dict[str, Any]:
+    from hrun._core import samplers
+
+    return {row.name: row for row in samplers() if row.name in SAMPLING}
+
+
+def _token(service: Service, token: int | None) -> str:
+    return "" if token is None else service.runtime.tokenizer.tokens[token]
+
+
+async def metrics(request: Request) -> Response:
+    """GET /metrics, for Prometheus."""
+    service: Service = request.app.state.service
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,202 @@
+"""The served model: what every endpoint shares."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hrun
+from hrun._core import GGUFFile
+from hrun.chat_template import ChatTemplate
+from hrun.errors import printable
+from hrun.runtime import Runtime
+from hrun.serve.admission import Admission, draining
+from hrun.serve.errors import ApiError
+from hrun.serve.flight import Ask, Flight
+from hrun.serve.metrics import Metrics
+from hrun.serve.options import Options
+
+T = TypeVar("T")
+_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
+_SAMPLES = 64  # of a file, for its fingerprint
+_SAMPLE_BYTES = 1 << 16
+
+
+class Service:
+    """One Runtime behind HTTP.  Lives in one event loop; closes the Runtime with itself."""
+
+    def __init__(self, runtime: Runtime, options: Options, n_parallel: int) -> None:
+        self.runtime = runtime
+        self.options = options
+        self.admission = Admission(n_parallel, options.max_queue, options.max_per_key)
+        self.metrics = Metrics(self)
+        self.created = int(time.time())
+        self.fingerprint = fingerprint(runtime)
+        given = options.chat_template
+        self.template = ChatTemplate(given) if given else None
+        self.flights: set[Flight] = set()
+        # Texts and templates are read beside the event loop; more threads than this would wait for each other.
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="hrun-serve")
+        self._noted: set[str] = set()
+        self._last_step = (-1, time.monotonic())
+        self.stalled = False
+
+    # ---- names
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names by which requests may ask for the model; answers carry the first."""
+        path = self.runtime.model_path
+        own = [path.stem, path.name, self.runtime.name]
+        return tuple(dict.fromkeys([*self.options.aliases, *own]))
+
+    @property
+    def name(self) -> str:
+        """The name that answers carry."""
+        return self.names[0]
+
+    def check_model(self, model: str | None) -> str:
+        """The name for the answer.  Raises ApiError 404 for a model that is not here."""
+        if not model or self.options.any_model or model in self.names:
+            return self.name if self.options.any_model or not model else model
+        raise ApiError(
+            404,
+            f"the model '{printable(model)}' is not here; this server has '{self.name}' (--any-model answers to every name)",
+            param="model",
+            code="model_not_found",
+        )
+
+    @cached_property
+    def pooling_type(self) -> int | None:
+        """How the file says that hidden states become one embedding; None where it does not."""
+        metadata = GGUFFile(str(self.runtime.model_path)).metadata
+        value = metadata.get(f"{self.runtime.model.architecture}.pooling_type")
+        return value if isinstance(value, int) else None
+
+    # ---- work
+
+    async def in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Runs what would hold the event loop up."""
+        call = partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def fly(self, asks: list[Ask]) -> Flight:
+        """The sequences in the engine, until :meth:`land`."""
+        if self.admission.draining:
+            raise draining()
+        flight = Flight(self.runtime, asks)
+        self.flights.add(flight)
+        flight.deadline = asyncio.get_running_loop().call_later(
+            self.options.request_seconds, flight.end, too_long(self.options.request_seconds)
+        )
+        return flight
+
+    def land(self, flight: Flight) -> None:
+        """Frees what the flight still holds."""
+        if flight.deadline is not None:
+            flight.deadline.cancel()
+        flight.close()
+        self.flights.discard(flight)
+
+    def end_flights(self, error: ApiError) -> None:
+        """Whoever still reads an answer meets the error."""
+        for flight in list(self.flights):
+            flight.end(error)
+
+    def salt(self, key: str, asked: str | None) -> str:
+        """What separates cached prompts: keys see each other's by the time an answer takes."""
+        own = key if len(self.options.api_keys) > 1 else ""
+        if self.options.share_cache_across_keys:
+            own = ""
+        return f"{own}/{asked}" if asked else own
+
+    def note_once(self, text: str) -> None:
+        """A line for the log, once for each text."""
+        if text not in self._noted and len(self._noted) < 1000:
+            self._noted.add(text)
+            log(f"note: {text}")
+
+    def check_progress(self) -> None:
+        """Called now and then: has the engine computed anything since the last time, if it had to?"""
+        stats = self.runtime.engine.stats()
+        step, now = stats["n_steps"], time.monotonic()
+        if step != self._last_step[0] or not stats["n_running"]:
+            self._last_step = (step, now)
+        self.stalled = now - self._last_step[1] > self.options.stall_seconds
+
+    @property
+    def ready(self) -> bool:
+        """Are requests taken?"""
+        return not self.admission.draining
+
+    def close(self) -> None:
+        """Frees the model."""
+        if self.template is not None:
+            self.template.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.runtime.close()
+
+
+def too_long(seconds: float) -> ApiError:
+    """The request's time is over."""
+    return ApiError(
+        408,
+        f"the request was not done after {seconds:g} s (--timeout)",
+        code="timeout",
+        headers={"x-should-retry": "false"},
+    )
+
+
+def log(text: str) -> None:
+    """One line on stderr."""
+    os.write(2, (printable(text, 2000) + "\n").encode())
+
+
+def fingerprint(runtime: Runtime) -> str:
+    """``fp_`` and a hash of all that decides an answer beside the request: hrun, weights, cache format, device.
+
+    Of the model's files the sizes and 64 samples each are hashed, not every byte.
+    """
+    model = runtime.model
+    state: dict[str, object] = {
+        "hrun": hrun.__version__,
+        "device": model.description.split(",")[0] if "cuda" in model.description.lower() else "cpu",
+        "cache": runtime.cache_formats,
+        "rotation": runtime.rotation,
+        "pre_tokenizer": runtime.pre_tokenizer,
+    }
+    digest = hashlib.blake2b(repr(sorted(state.items())).encode(), digest_size=8)
+    for path in model_files(runtime.model_path):
+        size = path.stat().st_size
+        digest.update(str(size).encode())
+        with path.open("rb") as file:
+            for i in range(_SAMPLES):
+                file.seek(max(size - _SAMPLE_BYTES, 0) * i // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return "fp_" + digest.hexdigest()
+
+
+def model_files(path: Path) -> list[Path]:
+    """All parts of a model that is opened by its first."""
+    found = _PART.search(path.name)
+    if not found:
+        return [path]
+    n = int(found[1])
+    head = path.name[: found.start()]
+    return [path.with_name(f"{head}-{i:05d}-of-{n:05d}.gguf") for i in range(1, n + 1)]
+
+
+def template_variables(options: Options, *given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The server's variables of the chat template, and a request's before them."""
+    merged: dict[str, Any] = dict(options.template_variables)
+    for each in given:
+        merged.update(each or {})
+    return merged

@@ -1,0 +1,134 @@
+"""Embeddings and the order of documents."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hrun.serve.drawing import check_extra, overflow
+from hrun.serve.endpoint import body_of, json_response, key_of
+from hrun.serve.errors import ApiError, bad
+from hrun.serve.flight import finished
+from hrun.serve.schemas import EmbeddingsRequest, RerankRequest, parsed
+from hrun.serve.service import Service
+from hrun.serve.sse import unless_gone
+
+# <architecture>.pooling_type of GGUF files.
+_POOLING = {1: "mean", 3: "last"}
+
+
+def pooling_of(service: Service) -> str:
+    """How the model's hidden states become one, by its file; the server's flag goes before it.
+
+    Raises ApiError 501 for a model that says nothing or wants what hrun does not have.
+    """
+    if service.options.embeddings_pooling is not None:
+        return service.options.embeddings_pooling
+    kind = service.pooling_type
+    if kind in _POOLING:
+        return _POOLING[kind]
+    said = "its file names no pooling" if kind is None else f"its pooling type is {kind}"
+    raise ApiError(
+        501,
+        f"'{service.name}' is no model for embeddings: {said} (--pooling last or mean embeds with it all the same)",
+        code="not_supported",
+    )
+
+
+async def embeddings(request: Request) -> Response:
+    """POST /v1/embeddings."""
+    service: Service = request.app.state.service
+    body = parsed(EmbeddingsRequest, await body_of(request))
+    model = service.check_model(body.model)
+    check_extra(service, body)
+    pooling = pooling_of(service)
+    given: Any = body.input
+    many = isinstance(given, list) and (not given or not isinstance(given[0], int))
+    texts = given if many else [given]
+    if not texts or any(text in ("", []) for text in texts):
+        raise bad("input is empty, or holds an empty text", param="input")
+    n_embd = service.runtime.model.n_embd
+    if body.dimensions is not None and body.dimensions != n_embd:
+        raise bad(f"dimensions is {body.dimensions}, the model has {n_embd}", param="dimensions")
+    rows, n_tokens = await _embedded(request, service, texts, pooling)
+    data: list[dict[str, Any]] = [
+        {"object": "embedding", "index": i, "embedding": _encoded(row, body.encoding_format)}
+        for i, row in enumerate(rows)
+    ]
+    usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    return json_response({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+def _encoded(row: np.ndarray, encoding: str | None) -> Any:
+    if encoding == "base64":
+        return base64.b64encode(row.astype("<f4").tobytes()).decode()
+    return [float(v) for v in row]
+
+
+async def _embedded(
+    request: Request, service: Service, texts: list[Any], pooling: str
+) -> tuple[list[np.ndarray], int]:
+    """Unit vectors, and how many tokens they took."""
+    if len(texts) > service.options.max_prompts:
+        raise bad(
+            f"{len(texts)} texts, the server takes {service.options.max_prompts}", param="input"
+        )
+    runtime = service.runtime
+    with service.admission.enter(len(texts), key_of(request)):
+
+        def encode() -> list[list[int]]:
+            return [runtime.prompt_ids(text) for text in texts]
+
+        prompts = await unless_gone(request, service.in_thread(encode))
+        for ids in prompts:
+            if len(ids) > runtime.n_ctx:
+                raise overflow(
+                    f"a text has {len(ids)} tokens, the context holds {runtime.n_ctx}",
+                    len(ids),
+                    runtime.n_ctx,
+                )
+        key = key_of(request)
+        handles = [
+            runtime.engine.submit(
+                ids, kind="embed", pooling=pooling, client=key, salt=service.salt(key, None)
+            )
+            for ids in prompts
+        ]
+        await unless_gone(request, finished(runtime, handles))
+    rows = [np.asarray(handle.values) for handle in handles]
+    return [row / max(float(np.linalg.norm(row)), 1e-30) for row in rows], sum(map(len, prompts))
+
+
+async def rerank(request: Request) -> Response:
+    """POST /v1/rerank: documents by how near their embeddings are to the query's.
+
+    Models that score pairs themselves (cross-encoders, Qwen3-Reranker) are refused: hrun does not run their heads.
+    """
+    service: Service = request.app.state.service
+    body = parsed(RerankRequest, await body_of(request))
+    model = service.check_model(body.model)
+    check_extra(service, body)
+    pooling = pooling_of(service)
+    texts = [_text(i, document) for i, document in enumerate(body.documents)]
+    (query, *rows), n_tokens = await _embedded(request, service, [body.query, *texts], pooling)
+    scores = [float(query @ row) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (-scores[i], i))[: body.top_n]
+    results: list[dict[str, Any]] = []
+    for i in order:
+        result: dict[str, Any] = {"index": i, "relevance_score": scores[i]}
+        if body.return_documents:
+            result["document"] = {"text": texts[i]}
+        results.append(result)
+    usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    return json_response({"object": "list", "model": model, "results": results, "usage": usage})
+
+
+def _text(i: int, document: Any) -> str:
+    text = document.get("text") if isinstance(document, dict) else document
+    if not isinstance(text, str) or not text:
+        raise bad(f"documents[{i}] must be a text that is not empty", param=f"documents[{i}]")
+    return text
