@@ -94,7 +94,8 @@ std::shared_ptr<RequestHandle> submit(
     uint64_t seed, const std::map<std::string, double>& sampling,
     std::vector<std::pair<int32_t, float>> logit_bias, std::vector<int32_t> end_tokens,
     int64_t top_logprobs, int32_t priority, const std::string& client, const std::string& salt,
-    bool reuse_prefix, int64_t max_unread, int64_t first_row, const std::string& pooling) {
+    bool reuse_prefix, int64_t max_unread, int64_t first_row, const std::string& pooling,
+    std::optional<uint64_t> constraint) {
   const WithoutGil release;
   Request request;
   request.kind = kind_named(kind);
@@ -108,6 +109,7 @@ std::shared_ptr<RequestHandle> submit(
   request.n_top_logprobs = top_logprobs;
   request.max_unread = max_unread;
   request.first_row = first_row;
+  request.constraint = constraint;
   if (request.kind == RequestKind::generate) {
     const std::vector<std::pair<std::string_view, double>> values(sampling.begin(), sampling.end());
     request.sampler.emplace(seed, values, std::move(logit_bias));
@@ -115,6 +117,39 @@ std::shared_ptr<RequestHandle> submit(
   }
   request.prompt = std::move(prompt);
   return engine.submit(std::move(request));
+}
+
+using Query = std::tuple<uint64_t, std::shared_ptr<RequestHandle>, std::optional<int32_t>, bool>;
+
+std::vector<Query> take_queries(MaskDesk& desk) {
+  std::vector<Query> queries;
+  for (MaskQuery& q : desk.take())
+    queries.emplace_back(q.constraint, std::move(q.handle),
+                         q.kind == MaskQuery::Kind::drawn ? std::optional(q.token) : std::nullopt,
+                         q.kind == MaskQuery::Kind::ended);
+  return queries;
+}
+
+using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void allow(MaskDesk& desk, RequestHandle& handle, const Words& words) {
+  if (words.size() == 0) throw ArgumentError("a token mask without words");
+  MaskAnswer answer;
+  answer.words.assign(words.data(), words.data() + words.size());
+  const WithoutGil release;
+  desk.answer(handle, std::move(answer));
+}
+
+void complete(MaskDesk& desk, RequestHandle& handle) {
+  MaskAnswer answer;
+  answer.complete = true;
+  desk.answer(handle, std::move(answer));
+}
+
+void fail(MaskDesk& desk, RequestHandle& handle, const std::string& why) {
+  MaskAnswer answer;
+  answer.error = std::make_exception_ptr(GenerationError("{}", why));
+  desk.answer(handle, std::move(answer));
 }
 
 nb::dict stats(const Engine& engine) {
@@ -138,6 +173,7 @@ nb::dict stats(const Engine& engine) {
   d["n_evictions"] = s.scheduler.pool.n_evictions;
   d["n_looked_up"] = s.scheduler.pool.n_looked_up;
   d["n_hits"] = s.scheduler.pool.n_hits;
+  d["n_late_masks"] = s.n_late_masks;
   d["busy_seconds"] = s.busy_seconds;
   d["forward_seconds"] = s.forward_seconds;
   return d;
@@ -175,6 +211,22 @@ void init_engine(nb::module_& m) {
           "[(log-probability, [(token, log-probability) of the likeliest])] once the request has "
           "finished.");
 
+  nb::class_<MaskDesk>(m, "MaskDesk",
+                       "Where an engine asks which tokens a grammar allows next; for one thread.")
+      .def("take", &take_queries,
+           "[(constraint, handle, token or None, ended)]: what was asked since the last look. A "
+           "token was drawn, None stands for the beginning; each but the last of a request, which "
+           "has ended, expects an answer.")
+      .def("allow", &allow, "handle"_a, "words"_a,
+           "Answer: token t may be drawn if bit t % 32 of word t // 32 is set.")
+      .def("complete", &complete, "handle"_a, nb::call_guard<WithoutGil>(),
+           "Answer: the text is complete, and nothing may follow.")
+      .def("fail", &fail, "handle"_a, "why"_a, nb::call_guard<WithoutGil>(),
+           "Answer: the request fails with GenerationError.")
+      .def_prop_ro("descriptor", &MaskDesk::descriptor,
+                   "Readable while there is something to take, and once the engine is closed.")
+      .def_prop_ro("closed", &MaskDesk::closed);
+
   nb::class_<Engine>(
       m, "Engine",
       "Runs the sequences of many callers through a model, as batches, in a thread of its own.")
@@ -197,7 +249,7 @@ void init_engine(nb::module_& m) {
            "logit_bias"_a = std::vector<std::pair<int32_t, float>>(),
            "end_tokens"_a = std::vector<int32_t>(), "top_logprobs"_a = -1, "priority"_a = 0,
            "client"_a = "", "salt"_a = "", "reuse_prefix"_a = true, "max_unread"_a = 8,
-           "first_row"_a = 0, "pooling"_a = "last",
+           "first_row"_a = 0, "pooling"_a = "last", "constraint"_a = nb::none(),
            "Queue a request. Raises ContextOverflowError, QueueFullError, ArgumentError, "
            "GenerationError.")
       .def("take", &take, "handle"_a, "timeout"_a = 1e6, "all"_a = false,
@@ -215,6 +267,8 @@ void init_engine(nb::module_& m) {
       .def("drain", &Engine::drain, "wakeup"_a)
       .def("drop_wakeup", &Engine::drop_wakeup, "wakeup"_a, nb::call_guard<WithoutGil>())
       .def("stats", &stats)
+      .def_prop_ro("mask_desk", &Engine::mask_desk,
+                   "Where requests with a constraint ask for the masks of their draws.")
       .def_prop_ro("n_ctx", &Engine::n_ctx)
       .def_prop_ro("n_pages", &Engine::n_pages)
       .def_prop_ro("memory_bytes", &Engine::memory_bytes);

@@ -57,19 +57,7 @@ class Engine::Step {
 
   // Without the engine's lock.
   void run();
-  std::vector<StepResult>& results() { return results_; }
-
-  // A sequence that cannot go on.
-  struct Failure {
-    SequenceId id;
-    std::exception_ptr error;
-  };
-  std::vector<Failure> failures;
-  struct Ending {
-    SequenceId id;
-    Finish how;
-  };
-  std::vector<Ending> endings;
+  Outcome outcome;
 
  private:
   struct Wanted {
@@ -81,7 +69,6 @@ class Engine::Step {
 
   void add(const Span& span);
   void take_logits(const Wanted& row, std::span<const float> logits);
-  void take_drawn(const Wanted& row, int32_t token, std::optional<TokenLogprob> logprob);
   void take_hidden(const Wanted& row, std::span<const float> hidden);
   void draw_on_device();
   void complete(const Wanted& row);
@@ -92,7 +79,6 @@ class Engine::Step {
   std::vector<int32_t> logit_rows_, hidden_rows_;
   std::vector<Wanted> logits_, hidden_;
   bool on_device_ = true;  // can all tokens be drawn there?
-  std::vector<StepResult> results_;
 };
 
 void Engine::Step::add(const Span& span) {
@@ -112,7 +98,8 @@ void Engine::Step::add(const Span& span) {
     switch (request.kind) {
       case RequestKind::generate:
         if (!is_last) continue;
-        on_device_ = on_device_ && request.sampler->runs_on_device() && request.n_top_logprobs < 0;
+        on_device_ = on_device_ && request.sampler->runs_on_device() &&
+                     request.n_top_logprobs < 0 && !request.constraint;
         break;
       case RequestKind::logits:
       case RequestKind::score:
@@ -166,14 +153,15 @@ void Engine::Step::draw_on_device() {
   const FloatView& logits = engine_.workspaces_[head].logits;
   const int64_t n_vocab = engine_.model_->params().n_vocab;
   for (size_t i = 0; i < logits_.size(); ++i) {
-    Sampler& sampler = *logits_[i].active->request.sampler;
+    const Wanted& row = logits_[i];
+    Sampler& sampler = *row.active->request.sampler;
     try {
       const int32_t token = engine_.cache_.drawing([&] {
         return hrun::draw_on_device(backend, logits.row(static_cast<int64_t>(i)), n_vocab, sampler,
                                     sampler.edits(n_vocab));
       });
-      take_drawn(logits_[i], token, std::nullopt);
-    } catch (const Error&) { failures.push_back({logits_[i].id, std::current_exception()}); }
+      engine_.take_drawn(row.id, *row.active, token, std::nullopt, outcome);
+    } catch (const Error&) { outcome.failures.push_back({row.id, std::current_exception()}); }
   }
 }
 
@@ -182,15 +170,12 @@ void Engine::Step::take_logits(const Wanted& row, std::span<const float> logits)
   const Request& request = active.request;
   try {
     switch (request.kind) {
-      case RequestKind::generate: {
-        const int32_t token =
-            engine_.cache_.drawing([&] { return active.request.sampler->sample(logits); });
-        std::optional<TokenLogprob> logprob;
-        if (request.n_top_logprobs >= 0)
-          logprob = token_logprob(logits, token, request.n_top_logprobs);
-        take_drawn(row, token, std::move(logprob));
+      case RequestKind::generate:
+        if (request.constraint && !active.handle->has_mask())
+          active.late_logits.assign(logits.begin(), logits.end());
+        else
+          engine_.draw(row.id, active, logits, outcome);
         break;
-      }
       case RequestKind::logits:
         if (row.position >= request.first_row)
           active.handle->values_.insert(active.handle->values_.end(), logits.begin(), logits.end());
@@ -206,24 +191,7 @@ void Engine::Step::take_logits(const Wanted& row, std::span<const float> logits)
         break;
     }
     if (row.is_last && request.kind != RequestKind::generate) complete(row);
-  } catch (const Error&) { failures.push_back({row.id, std::current_exception()}); }
-}
-
-void Engine::Step::take_drawn(const Wanted& row, int32_t token,
-                              std::optional<TokenLogprob> logprob) {
-  const Request& request = row.active->request;
-  const auto& ends = request.end_tokens;
-  row.active->handle->mark_drawn();
-  if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
-    results_.push_back({row.id, {token}, true});
-    endings.push_back({row.id, Finish::stop});
-    return;
-  }
-  row.active->handle->put({token, std::move(logprob)});
-  const int64_t n_drawn = row.position + 2 - static_cast<int64_t>(request.prompt.size());
-  const bool is_full = n_drawn >= request.parameters.max_tokens;
-  results_.push_back({row.id, {token}, is_full});
-  if (is_full) endings.push_back({row.id, Finish::length});
+  } catch (const Error&) { outcome.failures.push_back({row.id, std::current_exception()}); }
 }
 
 void Engine::Step::take_hidden(const Wanted& row, std::span<const float> hidden) {
@@ -245,8 +213,79 @@ void Engine::Step::take_hidden(const Wanted& row, std::span<const float> hidden)
 }
 
 void Engine::Step::complete(const Wanted& row) {
-  results_.push_back({row.id, {}, true});
-  endings.push_back({row.id, Finish::stop});
+  outcome.results.push_back({row.id, {}, true});
+  outcome.endings.push_back({row.id, Finish::stop});
+}
+
+// ---- draws
+
+// Throws GenerationError where no token can be drawn, and what the mask's maker failed with.
+void Engine::draw(SequenceId id, Active& active, std::span<const float> logits, Outcome& outcome) {
+  const Request& request = active.request;
+  MaskAnswer mask;
+  if (request.constraint) {
+    mask = active.handle->take_mask().value();
+    if (mask.error) std::rethrow_exception(mask.error);
+    if (mask.complete) {
+      active.handle->mark_drawn();
+      outcome.results.push_back({id, {}, true});
+      outcome.endings.push_back({id, Finish::stop});
+      return;
+    }
+  }
+  const int32_t token =
+      cache_.drawing([&] { return active.request.sampler->sample(logits, mask.words); });
+  std::optional<TokenLogprob> logprob;
+  if (request.n_top_logprobs >= 0) logprob = token_logprob(logits, token, request.n_top_logprobs);
+  take_drawn(id, active, token, std::move(logprob), outcome);
+}
+
+void Engine::take_drawn(SequenceId id, Active& active, int32_t token,
+                        std::optional<TokenLogprob> logprob, Outcome& outcome) {
+  const Request& request = active.request;
+  const auto& ends = request.end_tokens;
+  active.handle->mark_drawn();
+  if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
+    outcome.results.push_back({id, {token}, true});
+    outcome.endings.push_back({id, Finish::stop});
+    return;
+  }
+  const bool is_full = ++active.n_drawn >= request.parameters.max_tokens;
+  if (request.constraint && !is_full) {
+    active.handle->expect_mask();
+    mask_desk_->ask({*request.constraint, active.handle, MaskQuery::Kind::drawn, token});
+  }
+  active.handle->put({token, std::move(logprob)});
+  outcome.results.push_back({id, {token}, is_full});
+  if (is_full) outcome.endings.push_back({id, Finish::length});
+}
+
+// With the lock, between steps: the draws of sequences whose masks have come since theirs.
+void Engine::draw_late() {
+  Outcome outcome;
+  for (auto& [id, active] : active_) {
+    if (active.late_logits.empty() || active.rests || !active.handle->has_mask()) continue;
+    ++stats_.n_late_masks;
+    const std::vector<float> logits = std::exchange(active.late_logits, {});
+    try {
+      draw(id, active, logits, outcome);
+    } catch (const Error&) { outcome.failures.push_back({id, std::current_exception()}); }
+  }
+  if (outcome.results.empty() && outcome.failures.empty()) return;
+  for (const StepResult& result : outcome.results) scheduler_.append_late(result);
+  settle(outcome);
+  wake();
+}
+
+// With the lock: of what the scheduler knows already.
+void Engine::settle(const Outcome& outcome) {
+  for (const StepResult& result : outcome.results)
+    stats_.n_generated += static_cast<int64_t>(result.tokens.size());
+  for (const Ending& ending : outcome.endings) finish(ending.id, ending.how);
+  for (const Failure& failure : outcome.failures) {
+    scheduler_.cancel(failure.id);
+    finish(failure.id, Finish::failed, failure.error);
+  }
 }
 
 // ---- the engine
@@ -266,6 +305,10 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
     memory_bytes_ += workspaces_.back().bytes();
   }
   options_.n_batch = workspaces_.front().max_tokens();
+  mask_desk_->on_answer([this] {
+    { const std::lock_guard lock(mutex_); }  // not between the engine's look and its wait
+    work_->notify_one();
+  });
   thread_ = std::thread([this] { run(); });
 }
 
@@ -300,6 +343,7 @@ std::shared_ptr<RequestHandle> Engine::submit(Request request) {
       throw ArgumentError("max_tokens is {}, must be at least 1", request.parameters.max_tokens);
     request.parameters.logits = LogitRows::last;
   } else {
+    if (request.constraint) throw ArgumentError("a constraint for a request that draws no tokens");
     request.parameters.max_tokens = 0;
     const bool needs_all = request.kind != RequestKind::embed || request.pooling == Pooling::mean;
     request.parameters.logits = needs_all ? LogitRows::all : LogitRows::last;
@@ -324,7 +368,11 @@ std::shared_ptr<RequestHandle> Engine::submit(Request request) {
       throw QueueFullError("the queue is full: {}", why);
     }
     handle->id_ = submitted.id;
-    active_.emplace(submitted.id, Active{std::move(request), handle, {}, false, false});
+    if (request.constraint) {
+      handle->expect_mask();
+      mask_desk_->ask({*request.constraint, handle, MaskQuery::Kind::first});
+    }
+    active_.emplace(submitted.id, Active{.request = std::move(request), .handle = handle});
   }
   work_->notify_one();
   return handle;
@@ -383,6 +431,8 @@ void Engine::close() {
     std::thread ending = std::move(thread_);
     lock.unlock();
     ending.join();
+    mask_desk_->on_answer(nullptr);
+    mask_desk_->close();
   }
 }
 
@@ -430,9 +480,14 @@ void Engine::clear_cache() {
 void Engine::finish(SequenceId id, Finish how, std::exception_ptr error) {
   const auto found = active_.find(id);
   if (found == active_.end()) return;
-  const std::shared_ptr<RequestHandle> handle = found->second.handle;
+  end(found->second, how, std::move(error));
   active_.erase(found);
-  handle->finish(how, std::move(error));
+}
+
+void Engine::end(const Active& active, Finish how, std::exception_ptr error) {
+  active.handle->finish(how, std::move(error));
+  if (const auto constraint = active.request.constraint)
+    mask_desk_->ask({*constraint, active.handle, MaskQuery::Kind::ended});
 }
 
 bool Engine::all_cancelled(const StepPlan& plan) const {
@@ -466,6 +521,8 @@ void Engine::run_step(std::unique_lock<std::mutex>& lock) {
       active.rests = true;
       scheduler_.set_ready(id, false);
     }
+  draw_late();
+  if (active_.empty()) return;
   StepBudget budget;
   budget.n_rows = options_.n_batch;
   if (active_.size() > 1) {
@@ -494,22 +551,18 @@ void Engine::run_step(std::unique_lock<std::mutex>& lock) {
   if (failed) {
     scheduler_.abandon(plan);
     if (!abort_step_)
-      for (const Span& span : plan.spans) step.failures.push_back({span.id, failed});
+      for (const Span& span : plan.spans) step.outcome.failures.push_back({span.id, failed});
+    step.outcome.results.clear();
+    step.outcome.endings.clear();
   } else {
     cost_.observe(plan.n_rows, plan.attended, seconds);
-    for (const StepResult& result : step.results())
-      stats_.n_generated += static_cast<int64_t>(result.tokens.size());
-    scheduler_.commit(plan, step.results());
-    for (const Step::Ending& ending : step.endings) finish(ending.id, ending.how);
+    scheduler_.commit(plan, step.outcome.results);
   }
-  for (const Step::Failure& failure : step.failures) {
-    scheduler_.cancel(failure.id);
-    finish(failure.id, Finish::failed, failure.error);
-  }
+  settle(step.outcome);
   // Those that were cancelled during the step.
   std::erase_if(active_, [&](auto& item) {
     if (!item.second.cancelled) return false;
-    item.second.handle->finish(Finish::cancelled);
+    end(item.second, Finish::cancelled);
     return true;
   });
   stats_.busy_seconds += seconds_since(start);

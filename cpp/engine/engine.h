@@ -10,12 +10,15 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <unordered_map>
 #include <vector>
 
 #include "base/fork_condition.h"
+#include "engine/mask_desk.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 #include "engine/step_cost.h"
@@ -41,6 +44,7 @@ struct EngineOptions {
 struct EngineStats {
   SchedulerStats scheduler;
   int64_t n_generated = 0;
+  int64_t n_late_masks = 0;    // draws that waited for their mask
   double busy_seconds = 0;     // in steps
   double forward_seconds = 0;  // of them, in the model
 };
@@ -65,6 +69,9 @@ class Engine {
   // Cancels everything and waits for the thread.  submit() throws from now on.
   void close();
 
+  // Where requests with a constraint ask for their masks.
+  const std::shared_ptr<MaskDesk>& mask_desk() const { return mask_desk_; }
+
   // A file descriptor (eventfd) that becomes readable after each step, until drain() is called for
   // it: for event loops, which then look at their handles.  Closed by drop_wakeup() or the engine.
   int make_wakeup();
@@ -86,15 +93,38 @@ class Engine {
   struct Active {
     Request request;
     std::shared_ptr<RequestHandle> handle;
-    std::vector<double> sum;  // of hidden states, for the mean
+    std::vector<double> sum = {};  // of hidden states, for the mean
+    int64_t n_drawn = 0;
     bool cancelled = false;
     bool rests = false;
+    std::vector<float> late_logits = {};  // of its last token, whose mask was not there
+  };
+  // What became of sequences.
+  struct Ending {
+    SequenceId id;
+    Finish how;
+  };
+  struct Failure {
+    SequenceId id;
+    std::exception_ptr error;
+  };
+  struct Outcome {
+    std::vector<StepResult> results;
+    std::vector<Ending> endings;
+    std::vector<Failure> failures;
   };
   class Step;
 
   void run();
   void run_step(std::unique_lock<std::mutex>& lock);
   void finish(SequenceId id, Finish how, std::exception_ptr error = nullptr);
+  void end(const Active& active, Finish how, std::exception_ptr error = nullptr);
+  // The draw of a sequence's next token by the host, and what follows from a token that was drawn.
+  void draw(SequenceId id, Active& active, std::span<const float> logits, Outcome& outcome);
+  void take_drawn(SequenceId id, Active& active, int32_t token, std::optional<TokenLogprob> logprob,
+                  Outcome& outcome);
+  void draw_late();
+  void settle(const Outcome& outcome);
   void wake();
   bool all_cancelled(const StepPlan& plan) const;
   int64_t now_us() const;
@@ -112,6 +142,7 @@ class Engine {
   ForkCondition changed_;  // for clear_cache(): a step has ended
   Scheduler scheduler_;
   std::unordered_map<SequenceId, Active> active_;
+  const std::shared_ptr<MaskDesk> mask_desk_ = std::make_shared<MaskDesk>();
   const StepPlan* in_step_ = nullptr;
   std::atomic<bool> abort_step_ = false;
   std::vector<int> wakeups_;

@@ -1,5 +1,9 @@
 #include "engine/request.h"
 
+#include <utility>
+
+#include "base/error.h"
+
 namespace hrun {
 
 Update RequestHandle::take(std::chrono::milliseconds timeout) {
@@ -27,6 +31,29 @@ double RequestHandle::prompt_seconds() const {
 double RequestHandle::generate_seconds() const {
   const std::lock_guard lock(mutex_);
   return first_drawn_ ? std::chrono::duration<double>(last_drawn_ - *first_drawn_).count() : 0;
+}
+
+void RequestHandle::expect_mask() {
+  const std::lock_guard lock(mutex_);
+  expects_mask_ = true;
+}
+
+void RequestHandle::put_mask(MaskAnswer answer) {
+  const std::lock_guard lock(mutex_);
+  if (finish_ != Finish::none) return;
+  if (!expects_mask_) throw ArgumentError("a token mask for request {}, which expects none", id_);
+  expects_mask_ = false;
+  mask_ = std::move(answer);
+}
+
+bool RequestHandle::has_mask() const {
+  const std::lock_guard lock(mutex_);
+  return mask_.has_value();
+}
+
+std::optional<MaskAnswer> RequestHandle::take_mask() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(mask_, std::nullopt);
 }
 
 void RequestHandle::mark_drawn() {

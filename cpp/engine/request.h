@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/fork_condition.h"
+#include "engine/mask_desk.h"
 #include "engine/samplers.h"
 #include "engine/sequence.h"
 
@@ -32,6 +33,9 @@ struct Request {
   SequenceParameters parameters;
   std::optional<Sampler> sampler;   // generate; has accepted the prompt
   std::vector<int32_t> end_tokens;  // a drawn one of these ends the sequence
+  // A grammar of the caller's, by a number of the caller's: each draw waits for the mask that the
+  // engine's MaskDesk is asked for.
+  std::optional<uint64_t> constraint;
   int64_t n_top_logprobs = -1;  // -1: no log-probabilities; else of the drawn and the n likeliest
   int64_t max_unread = 8;       // tokens that may wait to be read before the sequence rests
   int64_t first_row = 0;        // logits and score
@@ -79,6 +83,11 @@ class RequestHandle {
 
  private:
   friend class Engine;
+  friend class MaskDesk;
+  void expect_mask();
+  void put_mask(MaskAnswer answer);
+  bool has_mask() const;
+  std::optional<MaskAnswer> take_mask();
   void mark_drawn();  // now
   void put(DrawnToken token);
   void finish(Finish how, std::exception_ptr error = nullptr);
@@ -89,6 +98,8 @@ class RequestHandle {
   mutable std::mutex mutex_;
   ForkCondition changed_;
   std::deque<DrawnToken> tokens_;
+  std::optional<MaskAnswer> mask_;
+  bool expects_mask_ = false;
   using Clock = std::chrono::steady_clock;
   const Clock::time_point submitted_ = Clock::now();
   std::optional<Clock::time_point> first_drawn_;

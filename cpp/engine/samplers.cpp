@@ -264,10 +264,9 @@ void Sampler::accept_drawn(int32_t token, uint64_t generator) {
   accept(token);
 }
 
-Candidates Sampler::candidates(std::span<const float> logits) const {
+Candidates Sampler::candidates(std::span<const float> logits, TokenMask mask) const {
   Candidates c;
   c.items.resize(logits.size());
-  bool any = false;
   for (size_t i = 0; i < logits.size(); ++i) {
     if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity())
       throw GenerationError("logits are not finite: token {} has {} at position {}", i, logits[i],
@@ -278,18 +277,25 @@ Candidates Sampler::candidates(std::span<const float> logits) const {
     check_bias(id, static_cast<int64_t>(logits.size()));
     c.items[static_cast<size_t>(id)].logit += bias;
   }
-  for (const Candidate& item : c.items) any |= std::isfinite(item.logit);
-  if (!any)
-    throw GenerationError("logits are not finite: no token has a probability at position {}",
-                          history_.size());
-  for (const auto& step : steps_) step->apply(c, history_);
+  size_t n_edits = 0;
+  for (; n_edits < steps_.size() && steps_[n_edits]->only_edits(); ++n_edits)
+    steps_[n_edits]->apply(c, history_);
+  // What cannot be drawn is no candidate.
+  std::erase_if(c.items, [&](const Candidate& item) {
+    return item.logit == -std::numeric_limits<float>::infinity() ||
+           !allows(mask, static_cast<size_t>(item.id));
+  });
+  if (c.items.empty())
+    throw GenerationError("logits are not finite: no token{} has a probability at position {}",
+                          mask.empty() ? "" : " that the grammar allows", history_.size());
+  for (size_t i = n_edits; i < steps_.size(); ++i) steps_[i]->apply(c, history_);
   return c;
 }
 
 // What candidates() gives, in one pass over the vocabulary: where the chain changes some logits and
 // then keeps a few of the best.  False where it does something else first, or where a logit is odd:
 // candidates() then says what is wrong.
-bool Sampler::best_candidates(std::span<const float> logits, Candidates& c) const {
+bool Sampler::best_candidates(std::span<const float> logits, TokenMask mask, Candidates& c) const {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   constexpr size_t kBlock = 16;
   size_t n_edits = 0;
@@ -322,7 +328,8 @@ bool Sampler::best_candidates(std::span<const float> logits, Candidates& c) cons
       odd |= !(x[i] < kInfinity);
     }
     const bool has_edit = edit != edited.end() && static_cast<size_t>(edit->token) < first + n;
-    if (!above && !has_edit) continue;
+    const uint32_t allowed = allowed_of_16(mask, first);
+    if (!(above && allowed != 0) && !has_edit) continue;
     for (size_t i = 0; i < n; ++i) {
       float value = x[i];
       if (edit != edited.end() && static_cast<size_t>(edit->token) == first + i) {
@@ -331,7 +338,8 @@ bool Sampler::best_candidates(std::span<const float> logits, Candidates& c) cons
         value -= edit->subtract;
         ++edit;
       }
-      if (value > least) items.push_back({static_cast<int32_t>(first + i), value});
+      if (value > least && ((allowed >> i) & 1) != 0)
+        items.push_back({static_cast<int32_t>(first + i), value});
     }
     if (items.size() >= 4 * keep) prune();
   }
@@ -346,9 +354,12 @@ bool Sampler::best_candidates(std::span<const float> logits, Candidates& c) cons
   return true;
 }
 
-int32_t Sampler::sample(std::span<const float> logits) {
+int32_t Sampler::sample(std::span<const float> logits, TokenMask mask) {
+  if (!mask.empty() && mask.size() != mask_words(logits.size()))
+    throw ArgumentError("a token mask of {} words for a vocabulary of {} tokens, must be {}",
+                        mask.size(), logits.size(), mask_words(logits.size()));
   Candidates c;
-  if (!best_candidates(logits, c)) c = candidates(logits);
+  if (!best_candidates(logits, mask, c)) c = candidates(logits, mask);
   int32_t token = 0;
   if (greedy_) {
     token = std::min_element(c.items.begin(), c.items.end(), better)->id;
@@ -364,9 +375,9 @@ int32_t Sampler::sample(std::span<const float> logits) {
   return token;
 }
 
-std::vector<std::pair<int32_t, double>> Sampler::probabilities(
-    std::span<const float> logits) const {
-  Candidates c = candidates(logits);
+std::vector<std::pair<int32_t, double>> Sampler::probabilities(std::span<const float> logits,
+                                                               TokenMask mask) const {
+  Candidates c = candidates(logits, mask);
   c.sort();
   if (greedy_) c.items.resize(1);
   const std::vector<double> p = c.probabilities();

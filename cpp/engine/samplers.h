@@ -16,6 +16,7 @@
 #include "backend/backend.h"
 #include "backend/sampling.h"
 #include "base/pcg32.h"
+#include "engine/token_mask.h"
 
 namespace hrun {
 
@@ -71,9 +72,9 @@ class Sampler {
           std::vector<std::pair<int32_t, float>> logit_bias);
   Sampler(Sampler&&) = default;
 
-  // Draws from the chain and accepts the result.  Throws GenerationError if a logit is NaN or none
-  // is finite.
-  int32_t sample(std::span<const float> logits);
+  // Draws from the chain, among the tokens that the mask allows, and accepts the result.  Throws
+  // GenerationError if a logit is NaN or none that is allowed is finite.
+  int32_t sample(std::span<const float> logits, TokenMask mask = {});
   // The same drawn by a backend: what it is asked for, and what it answered.  Throws ArgumentError
   // for a bias outside the vocabulary.
   bool runs_on_device() const;
@@ -84,12 +85,13 @@ class Sampler {
   // Adds a token (of a prompt, say) to the history that the penalties look at.
   void accept(int32_t token) { history_.push_back(token); }
   // What sample() would draw from, best first.
-  std::vector<std::pair<int32_t, double>> probabilities(std::span<const float> logits) const;
+  std::vector<std::pair<int32_t, double>> probabilities(std::span<const float> logits,
+                                                        TokenMask mask = {}) const;
   uint64_t seed() const { return seed_; }
 
  private:
-  Candidates candidates(std::span<const float> logits) const;
-  bool best_candidates(std::span<const float> logits, Candidates& c) const;
+  Candidates candidates(std::span<const float> logits, TokenMask mask) const;
+  bool best_candidates(std::span<const float> logits, TokenMask mask, Candidates& c) const;
 
   uint64_t seed_;
   Pcg32 random_;

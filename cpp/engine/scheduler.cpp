@@ -230,10 +230,12 @@ Forked Scheduler::fork(SequenceId id, int64_t n, int64_t now_us) {
     sequence.wanted = from.wanted == LogitRows::none ? LogitRows::none : LogitRows::last;
     Entry& child = add(std::move(sequence));
     forked.ids.push_back(child.sequence.id);
-    if (in_step_)
+    if (in_step_) {
       forks_.push_back({id, child.sequence.id});
-    else
-      begin_fork(*parent, child);
+      continue;
+    }
+    begin_fork(*parent, child);
+    finish_fork(child);  // the parent's token may be late
   }
   return forked;
 }
@@ -384,6 +386,21 @@ void Scheduler::append_drawn(Entry& entry, const StepResult& result) {
     stats_.n_draft_accepted += n_accepted;
   }
   s.wanted = LogitRows::last;
+}
+
+void Scheduler::append_late(const StepResult& result) {
+  require_between_steps("a late token");
+  Entry& e = entry(result.id);
+  const Sequence& s = e.sequence;
+  const auto n = static_cast<int64_t>(result.tokens.size());
+  if (n > 1 || (n == 0 && !result.finished))
+    throw ArgumentError("{} late tokens of sequence {}; expected 1", n, result.id);
+  if (s.n_done < s.size())
+    throw ArgumentError("a late token of sequence {} before it is complete", result.id);
+  if (s.n_prompt + s.parameters.max_tokens - s.size() < n)
+    throw ArgumentError("a late token of sequence {}, but none may be drawn", result.id);
+  append_drawn(e, result);
+  if (result.finished) remove(e);
 }
 
 // A fork without a token of its own computes the last position again.

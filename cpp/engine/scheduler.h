@@ -165,6 +165,9 @@ class Scheduler {
   // One result for each span whose rows are complete; a missing one stands for an empty one.
   // Results of forks and in any order.  Results of cancelled sequences are dropped.
   void commit(const StepPlan& plan, std::span<const StepResult> results);
+  // A token drawn from the logits of an earlier step, or the end, of a sequence that is complete;
+  // not between plan() and commit().
+  void append_late(const StepResult& result);
   // The step failed: what it was to copy and compute is taken as undone.
   void abandon(const StepPlan& plan);
 

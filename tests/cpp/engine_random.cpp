@@ -1,6 +1,7 @@
 // The scheduler under random events: whatever is submitted, cancelled, forked, cut or finished, in
 // whatever pool, every row reads the prefix it should, all pages are free in the end, and everybody
 // gets what they asked for.
+#include <algorithm>
 #include <cstdio>
 #include <optional>
 #include <set>
@@ -82,6 +83,7 @@ class Simulation {
     bool was_held = false;
     bool chat = false;  // goes on with more tokens when it is complete
     bool forked_in_step = false;
+    bool late = false;  // its next token is drawn between steps
   };
 
   std::vector<int32_t> some_prompt() {
@@ -160,6 +162,7 @@ class Simulation {
     child.logits = child.logits == LogitRows::none ? LogitRows::none : LogitRows::last;
     child.submitted_us = now_us_;
     child.held = false;
+    child.late = false;
     child.forked_in_step = in_step;
     const SchedulerStats before = scheduler_.stats();
     const int64_t n = 1 + random_below(3);
@@ -231,11 +234,39 @@ class Simulation {
     client.max_tokens = scheduler_.sequence(id).parameters.max_tokens;
     client.logits = LogitRows::last;
     client.drawn.clear();
+    client.late = false;
     executor_.delivered.erase(id);
+  }
+
+  // Some tokens that were not drawn in their steps; true if there were any.
+  bool draw_late() {
+    std::vector<StepResult> results;
+    for (auto& [id, client] : clients_) {
+      if (!client.late || random_below(2) == 0) continue;
+      client.late = false;
+      const auto& tokens = scheduler_.sequence(id).tokens;
+      StepResult result{id, {}, false};
+      if (random_below(20) == 0) {  // or it ends there
+        result.finished = true;
+      } else {
+        result.tokens = {
+            FakeExecutor::drawn(FakeExecutor::chain(tokens, static_cast<int64_t>(tokens.size())))};
+        give(result, client);
+      }
+      results.push_back(result);
+    }
+    for (const StepResult& result : results) {
+      scheduler_.append_late(result);
+      if (result.finished) end(result.id);
+    }
+    return !results.empty();
   }
 
   bool step() {
     now_us_ += 10'000;
+    const bool any_late =
+        std::any_of(clients_.begin(), clients_.end(), [](const auto& c) { return c.second.late; });
+    draw_late();
     if (world_.drafts)
       for (const auto& [id, client] : clients_) {
         const Sequence& s = scheduler_.sequence(id);
@@ -255,6 +286,7 @@ class Simulation {
       n_rows += span.n_rows;
       check(planned.insert(span.id).second, "one span for a sequence");
       check(!clients_.at(span.id).held, "a sequence that is not ready sits out");
+      check(!clients_.at(span.id).late, "a sequence whose token is late sits out");
     }
     check(n_rows == plan.n_rows && n_rows <= world_.n_rows, "the step's rows");
     if (world_.failures && random_below(15) == 0) {
@@ -280,8 +312,9 @@ class Simulation {
       StepResult result{span.id, {}, false};
       if (const auto found = clients_.find(span.id); found != clients_.end()) {
         ClientSide& client = found->second;
-        if (client.max_tokens > 0) result.tokens = executor_.draw(s, span);
-        give(result, client);
+        client.late = client.max_tokens > 0 && span.n_draft == 0 && random_below(8) == 0;
+        if (client.max_tokens > 0 && !client.late) result.tokens = executor_.draw(s, span);
+        if (!client.late) give(result, client);
       }
       results.push_back(result);
     }
@@ -300,7 +333,7 @@ class Simulation {
     scheduler_.commit(plan, results);
     for (const StepResult& result : results)
       if (result.finished) end(result.id);
-    return !plan.empty();
+    return !plan.empty() || any_late;
   }
 
   void give(StepResult& result, ClientSide& client) {

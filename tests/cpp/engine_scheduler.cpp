@@ -520,6 +520,46 @@ void time_limits_chunks() {
   check(rows_of(bench.step(), id) == 16, "a prompt gets on, whatever it costs");
 }
 
+bool throws(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const ArgumentError&) { return true; }
+  return false;
+}
+
+// A token that is drawn after its step, as if it had been drawn in it.
+void late_tokens() {
+  Bench b({.n_ctx = 300, .n_pages = 10});
+  const SequenceId id = b.submit(text(70, 1), 3);
+  check(throws([&] { b.scheduler.append_late({id, {5}, false}); }), "before it is complete");
+  StepPlan plan = b.scheduler.plan(b.budget, b.now_us);
+  b.executor.run(b.scheduler, plan);
+  check(throws([&] { b.scheduler.append_late({id, {5}, false}); }), "during a step");
+  b.scheduler.commit(plan, std::vector<StepResult>{{id, {}, false}});
+  plan = b.scheduler.plan(b.budget, b.now_us);
+  check(plan.empty(), "without its token it has nothing to do");
+  b.scheduler.commit(plan, {});
+  check(throws([&] { b.scheduler.append_late({id, {5, 6}, false}); }), "one token");
+  check(throws([&] { b.scheduler.append_late({id, {}, false}); }), "not nothing");
+  const Forked forked = b.scheduler.fork(id, 1, b.now_us);
+  b.scheduler.append_late({id, {5}, false});
+  b.scheduler.check();
+  plan = b.scheduler.plan(b.budget, b.now_us);
+  check(plan.spans.size() == 2, "it goes on, and so does a fork, which draws for itself");
+  for (const Span& span : plan.spans)
+    check(span.first == (span.id == id ? 70 : 69) && span.n_rows == 1, "by one row");
+  b.executor.run(b.scheduler, plan);
+  b.scheduler.commit(plan, {});
+  b.scheduler.append_late({id, {6}, false});
+  b.scheduler.append_late({forked.ids[0], {}, true});
+  check(!b.scheduler.contains(forked.ids[0]), "a late end");
+  plan = b.scheduler.plan(b.budget, b.now_us);
+  b.executor.run(b.scheduler, plan);
+  b.scheduler.commit(plan, {});
+  b.scheduler.append_late({id, {7}, true});
+  check(b.scheduler.idle() && b.scheduler.stats().pool.n_used == 0, "and the end");
+}
+
 void results_are_checked() {
   Bench bench(kRoomy);
   const SequenceId id = bench.submit(text(300, 1), 2);
@@ -671,6 +711,7 @@ int main() {
   guesses_take_what_is_left();
   cancelled_ones_are_freed();
   time_limits_chunks();
+  late_tokens();
   results_are_checked();
   tokens_of_the_caller();
   recurrent_states_are_kept();

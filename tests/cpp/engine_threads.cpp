@@ -1,9 +1,14 @@
-// The engine under many threads that submit, read, cancel and close: every answer is the one that
-// the prompt has alone, and no page stays taken.  Also run under the thread sanitizer.
+// The engine under many threads that submit, read, cancel and close, half of the requests bound to
+// masks that come late: every answer is the one that the prompt has alone, and no page stays taken.
+// Also run under the thread sanitizer.
+#include <poll.h>
+
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -18,8 +23,71 @@ using namespace hrun;
 constexpr int64_t kContext = 200, kDrawn = 20;
 std::atomic<int> failures = 0;
 
+// A grammar of numbers: what may follow depends on the request's number and on what was drawn.
+// Half the requests have one.
+uint64_t step(uint64_t hash, uint64_t value) { return (hash ^ (value + 1)) * 0x9e3779b97f4a7c15u; }
+
+std::optional<uint64_t> constraint_of(const std::vector<int32_t>& prompt) {
+  return prompt.size() % 2 ? std::optional<uint64_t>(prompt.size()) : std::nullopt;
+}
+
+MaskAnswer answer_to(uint64_t hash, size_t n_drawn, int n_vocab) {
+  MaskAnswer answer;
+  answer.complete = n_drawn > 0 && hash >> 60 == 0;
+  const auto bits = static_cast<uint32_t>(hash >> 32) & ((uint32_t{1} << n_vocab) - 1);
+  answer.words = {bits == 0 ? 1 : bits};
+  return answer;
+}
+
+// Answers at once or late, in any order.
+void keep_desk(MaskDesk& desk, int n_vocab, bool in_haste) {
+  struct Known {
+    uint64_t hash;
+    size_t n_drawn = 0;
+  };
+  std::map<SequenceId, Known> known;
+  std::vector<std::pair<std::shared_ptr<RequestHandle>, MaskAnswer>> answers;
+  Pcg32 own = Pcg32::seeded(9);
+  while (!desk.closed()) {
+    pollfd waiting{desk.descriptor(), POLLIN, 0};
+    if (answers.empty()) ::poll(&waiting, 1, -1);
+    for (MaskQuery& query : desk.take()) {
+      const SequenceId id = query.handle->id();
+      if (query.kind == MaskQuery::Kind::ended) {
+        known.erase(id);
+        continue;
+      }
+      Known& k = known.try_emplace(id, Known{step(query.constraint, 0)}).first->second;
+      if (query.kind == MaskQuery::Kind::drawn) {
+        k.hash = step(k.hash, static_cast<uint64_t>(query.token));
+        ++k.n_drawn;
+      }
+      answers.emplace_back(std::move(query.handle), answer_to(k.hash, k.n_drawn, n_vocab));
+    }
+    for (size_t i = answers.size(); i-- > 0;) {
+      if (!in_haste && own.uniform() < 0.5) continue;
+      desk.answer(*answers[i].first, std::move(answers[i].second));
+      answers.erase(answers.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
+}
+
+// Are these what the grammar of the prompt allows?
+bool fits(const std::vector<int32_t>& prompt, const std::vector<int32_t>& tokens, int n_vocab) {
+  const auto constraint = constraint_of(prompt);
+  if (!constraint) return true;
+  uint64_t hash = step(*constraint, 0);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const MaskAnswer answer = answer_to(hash, i, n_vocab);
+    if (answer.complete || !allows(answer.words, static_cast<size_t>(tokens[i]))) return false;
+    hash = step(hash, static_cast<uint64_t>(tokens[i]));
+  }
+  return true;
+}
+
 Request request_of(const std::vector<int32_t>& prompt, int64_t max_unread) {
   Request request;
+  request.constraint = constraint_of(prompt);
   request.prompt = prompt;
   request.parameters.max_tokens = kDrawn;
   request.sampler.emplace(uint64_t{3},
@@ -75,11 +143,19 @@ int main() {
   std::vector<std::vector<int32_t>> want;
   {
     Engine alone(model, options);
-    for (const auto& prompt : prompts) want.push_back(answer(alone, prompt, 0, false));
+    std::thread desk([&] { keep_desk(*alone.mask_desk(), n_vocab, true); });
+    for (const auto& prompt : prompts) {
+      want.push_back(answer(alone, prompt, 0, false));
+      if (!fits(prompt, want.back(), n_vocab) && ++failures)
+        std::printf("tokens that the grammar does not allow\n");
+    }
+    alone.close();
+    desk.join();
   }
   for (int round = 0; round < 3; ++round) {
     Engine engine(model, options);
     const int wakeup = engine.make_wakeup();
+    std::thread desk([&] { keep_desk(*engine.mask_desk(), n_vocab, false); });
     std::vector<std::thread> threads;
     for (int t = 0; t < 6; ++t)
       threads.emplace_back([&, t] {
@@ -106,6 +182,7 @@ int main() {
     std::vector<std::shared_ptr<RequestHandle>> left;
     for (const auto& prompt : prompts) left.push_back(engine.submit(request_of(prompt, 2)));
     engine.close();
+    desk.join();
     for (const auto& handle : left)
       if (!handle->finished() && ++failures) std::printf("a request outlives its engine\n");
   }
