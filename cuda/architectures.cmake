@@ -1,10 +1,10 @@
 # For which compute capabilities the CUDA backend is compiled: those of the cards that are here, else of all that it supports.
 #
 #   cards          lines like "8.9", as `nvidia-smi --query-gpu=compute_cap --format=csv,noheader` prints them, or empty
-#   nvcc_version   12.8 is the first that knows 10.0 and 12.0
+#   nvcc_version   12.8 is the first that knows 10.0 and 12.0, 13.0 the first that knows 11.0
 #
 # Code for X.y runs on X.z with z >= y, so 8.0 serves 8.6 and 8.9, and 12.0 serves 12.1; a capability that is not listed gets its code
-# from the driver, which compiles the PTX that lies beside each of them (not that of 9.0a).
+# from the driver, which compiles the PTX that lies beside each of them.  That of 9.0a serves no other card, so it is never alone.
 function(hrun_cuda_architectures result nvcc_version cards)
   set(newest 9)
   set(all 80 90a)
@@ -21,12 +21,17 @@ function(hrun_cuda_architectures result nvcc_version cards)
     elseif(major EQUAL 8)
       string(REPLACE "." "" architecture "${card}")
       list(APPEND here ${architecture})
+    elseif(major EQUAL 11 AND nvcc_version VERSION_LESS 13.0)
+      continue()
     elseif(major GREATER_EQUAL 10 AND major LESS_EQUAL newest)
       list(APPEND here ${major}0)
     endif()
   endforeach()
   list(REMOVE_DUPLICATES here)
   list(SORT here)
+  if(here STREQUAL "90a")
+    list(PREPEND here 80-virtual)
+  endif()
   if(here)
     set(${result} "${here}" PARENT_SCOPE)
   else()

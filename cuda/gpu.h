@@ -39,7 +39,7 @@ class Graph {
 
 class Gpu {
  public:
-  // The usable devices of this machine.  `reason` says why there are none.
+  // The usable devices of this machine; makes no context.  `reason` says why there are none.
   static std::vector<GpuInfo> list(std::string& reason);
 
   // Throws DeviceError.
@@ -50,7 +50,9 @@ class Gpu {
 
   const GpuInfo& info() const;
   size_t free_bytes() const;
-  static size_t free_bytes(int index);  // without the rest of a Gpu; throws DeviceError
+  // Without the rest of a Gpu, and without what kernels will take for their stacks.  Makes a
+  // context on the device, which costs time and memory.  Throws DeviceError.
+  static size_t free_bytes(int index);
 
   void* allocate(size_t bytes);  // null when there is not so much
   // Waits for work that may use it.  From any thread: what is released while a graph is recorded is
@@ -88,8 +90,8 @@ class Gpu {
   void* stream() const;
   void check_launch(const char* what);
 #else
-  void launch(void (*entry)(const void*), const void* kernel, size_t bytes, Grid grid, int threads,
-              size_t shared_bytes);
+  void launch(void (*entry)(const void*), const char* name, const void* kernel, size_t bytes,
+              Grid grid, int threads, size_t shared_bytes);
 #endif
   struct State;
   std::unique_ptr<State> state_;
@@ -117,8 +119,8 @@ void Gpu::launch(const Kernel& kernel, Grid grid, size_t shared_bytes) {
 template <class Kernel>
 void Gpu::launch(const Kernel& kernel, Grid grid, size_t shared_bytes) {
   static_assert(std::is_trivially_copyable_v<Kernel>);
-  launch([](const void* k) { (*static_cast<const Kernel*>(k))(); }, &kernel, sizeof kernel, grid,
-         Kernel::kThreads, shared_bytes);
+  launch([](const void* k) { (*static_cast<const Kernel*>(k))(); }, Kernel::kName, &kernel,
+         sizeof kernel, grid, Kernel::kThreads, shared_bytes);
 }
 
 #endif

@@ -20,6 +20,28 @@ class CudaGraph : public Graph {
   cudaGraphExec_t exec;
 };
 
+std::string version(int number) {  // 12040 -> "12.4"
+  return format("{}.{}", number / 1000, number % 1000 / 10);
+}
+
+// Why nothing can be done with any device.
+std::string why_none(cudaError_t status) {
+  if (status == cudaErrorInsufficientDriver) {
+    int driver = 0, built = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&built);
+    return driver == 0 ? std::string("no NVIDIA driver is installed")
+                       : format(
+                             "the NVIDIA driver is for CUDA {}, this build needs one for CUDA "
+                             "{} or newer",
+                             version(driver), version(built));
+  }
+  if (status == cudaErrorInitializationError)
+    return "CUDA cannot be initialised; a process that was forked cannot use CUDA once its parent "
+           "did";
+  return cudaGetErrorString(status);
+}
+
 // What the runtime reports becomes an exception; the process and the other devices go on.
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
@@ -27,10 +49,20 @@ void check(cudaError_t status, const char* what) {
   // Launches and graphs take memory too: stacks of kernels, nodes.
   if (status == cudaErrorMemoryAllocation)
     throw OutOfMemoryError("CUDA: {} failed: the device has no memory left", what);
+  if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion)
+    throw DeviceError(
+        "CUDA: {} failed: this build has no code for the device; install hrun again on this "
+        "machine, or with -C cmake.define.HRUN_CUDA_ARCHITECTURES for it",
+        what);
+  if (status == cudaErrorInitializationError || status == cudaErrorInsufficientDriver)
+    throw DeviceError("CUDA: {} failed: {}", what, why_none(status));
   throw DeviceError("CUDA: {} failed: {} ({})", what, cudaGetErrorString(status),
                     cudaGetErrorName(status));
 }
 
+// The largest stack of a thread among the kernels, which the runtime takes for all threads that a
+// device can hold at once when such a kernel first runs.
+constexpr size_t kStackBytes = 2048;
 constexpr size_t kStagingBytes = size_t{8} << 20;
 
 }  // namespace
@@ -54,6 +86,15 @@ struct Gpu::State {
     cudaStreamSynchronize(stream);
     for (void* const memory : std::exchange(unreleased, {})) cudaFree(memory);
   }
+  ~State() {  // also where the constructor of a Gpu threw
+    if (!stream) return;
+    cudaSetDevice(info.index);
+    cudaStreamSynchronize(stream);
+    for (const cudaEvent_t event : travelled)
+      if (event) cudaEventDestroy(event);
+    if (staging) cudaFreeHost(staging);
+    cudaStreamDestroy(stream);
+  }
 };
 
 std::vector<GpuInfo> Gpu::list(std::string& reason) {
@@ -61,18 +102,21 @@ std::vector<GpuInfo> Gpu::list(std::string& reason) {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) {
     cudaGetLastError();
-    reason = status == cudaErrorInsufficientDriver
-                 ? "the NVIDIA driver is missing or older than this build needs"
-                 : cudaGetErrorString(status);
+    reason = why_none(status);
     return {};
   }
   if (count == 0) reason = "no CUDA device is present";
   std::vector<GpuInfo> all;
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties;
-    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess || properties.major < 8) {
+    if (const cudaError_t asked = cudaGetDeviceProperties(&properties, i); asked != cudaSuccess) {
       cudaGetLastError();
-      reason = "the devices present are older than compute capability 8.0";
+      reason = format("device {} cannot be asked: {}", i, cudaGetErrorString(asked));
+      continue;
+    }
+    if (properties.major < 8) {
+      reason = format("{} has compute capability {}.{}, and 8.0 or newer is needed",
+                      properties.name, properties.major, properties.minor);
       continue;
     }
     GpuInfo info;
@@ -105,15 +149,7 @@ Gpu::Gpu(int index) : state_(new State) {
     check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
 }
 
-Gpu::~Gpu() {
-  if (!state_) return;
-  cudaSetDevice(state_->info.index);
-  if (state_->stream) cudaStreamSynchronize(state_->stream);
-  for (const cudaEvent_t event : state_->travelled)
-    if (event) cudaEventDestroy(event);
-  if (state_->staging) cudaFreeHost(state_->staging);
-  if (state_->stream) cudaStreamDestroy(state_->stream);
-}
+Gpu::~Gpu() = default;
 
 const GpuInfo& Gpu::info() const { return state_->info; }
 
@@ -123,7 +159,14 @@ size_t Gpu::free_bytes(int index) {
   check(cudaSetDevice(index), "the choice of the device");
   size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "the question for free memory");
-  return free;
+  int threads = 0, multiprocessors = 0;
+  check(cudaDeviceGetAttribute(&threads, cudaDevAttrMaxThreadsPerMultiProcessor, index),
+        "a question");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index),
+        "a question");
+  const size_t stacks =
+      kStackBytes * static_cast<size_t>(threads) * static_cast<size_t>(multiprocessors);
+  return free - std::min(free, stacks);
 }
 
 void* Gpu::allocate(size_t bytes) {

@@ -88,10 +88,6 @@ HRUN_HD uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
 }
 // The upper 32 of 64 bits.
 HRUN_HD uint32_t multiply_high(uint32_t a, uint32_t b) { return HRUN_CUDA(__umulhi(a, b), a + b); }
-HRUN_HD int dot4(uint32_t a, uint32_t b, int c) {
-  return HRUN_CUDA(__dp4a(static_cast<int>(a), static_cast<int>(b), c),
-                   c + static_cast<int>(a + b));
-}
 
 // c[16 x 8] += a[16 x 32] b[32 x 8], int8, rows of a and columns of b packed four to a word.
 HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -240,22 +236,10 @@ HRUN_HD uint32_t fma_halves(uint32_t a, uint32_t b, uint32_t c) {
   return r;
 }
 
-// A counter that blocks of a grid share: its old value.  What this thread wrote before is visible
-// to who sees the count.
-HRUN_HD uint32_t count_up(uint32_t* counter) {
-#if defined(__CUDA_ARCH__)
-  __threadfence();
-  return atomicAdd(counter, 1u);
-#else
-  return *counter;
-#endif
-}
 // A counter in shared memory: its old value.  Which thread gets which number is left to chance.
 HRUN_HD int add_shared(int* counter, int n) {
   return HRUN_CUDA(atomicAdd(counter, n), *counter + n);
 }
-// After a count_up() that came last: what the other blocks wrote is visible.
-HRUN_HD void fence() { HRUN_CUDA(__threadfence(), (void)0); }
 
 HRUN_HD float fused_multiply_add(float a, float b, float c) {
   return HRUN_CUDA(__fmaf_rn(a, b, c), a * b + c);
@@ -347,11 +331,6 @@ HRUN_HD uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
 HRUN_HD uint32_t multiply_high(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
 }
-HRUN_HD int dot4(uint32_t a, uint32_t b, int c) {
-  for (int i = 0; i < 4; ++i)
-    c += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
-  return c;
-}
 
 struct Fragments {
   uint32_t a[4], b[2];
@@ -436,6 +415,7 @@ HRUN_HD void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)
 }
 
 HRUN_HD void load_matrices(uint32_t (&r)[4], const void* row) {
+  emulation::require_alignment(row, "a row of a matrix");
   const emulation::Slot* slots =
       emulation::exchange(emulation::Meeting::load_matrices, &row, sizeof row);
   const int lane = thread() & 31;
@@ -443,6 +423,7 @@ HRUN_HD void load_matrices(uint32_t (&r)[4], const void* row) {
     memcpy(&r[i], from_lane<const uint8_t*>(slots, 8 * i + lane / 4) + 4 * (lane % 4), 4);
 }
 HRUN_HD void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+  emulation::require_alignment(row, "a row of a matrix");
   const emulation::Slot* slots =
       emulation::exchange(emulation::Meeting::load_matrices, &row, sizeof row);
   const int lane = thread() & 31;
@@ -464,7 +445,10 @@ HRUN_HD void wait_copies() {
   emulation::wait_copies(n);
 }
 
-HRUN_HD Words4 load_once(const Words4* p) { return *p; }
+HRUN_HD Words4 load_once(const Words4* p) {
+  emulation::require_alignment(p, "a load");
+  return *p;
+}
 
 HRUN_HD float half_to_float(uint32_t bits) { return fp16_to_fp32(static_cast<uint16_t>(bits)); }
 
@@ -489,13 +473,7 @@ HRUN_HD uint32_t fma_halves(uint32_t a, uint32_t b, uint32_t c) {
   return each_half([&](int i) { return half_at(a, i) * half_at(b, i) + half_at(c, i); });
 }
 
-HRUN_HD uint32_t count_up(uint32_t* counter) { return (*counter)++; }
-HRUN_HD int add_shared(int* counter, int n) {
-  const int old = *counter;
-  *counter += n;
-  return old;
-}
-HRUN_HD void fence() {}
+HRUN_HD int add_shared(int* counter, int n) { return emulation::add_shared(counter, n); }
 HRUN_HD float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
 HRUN_HD float exp2_fast(float x) { return __builtin_exp2f(x); }

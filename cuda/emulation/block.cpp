@@ -90,6 +90,11 @@ struct Copy {
   int group;
 };
 
+struct Byte {
+  uint32_t at;
+  uint8_t value;
+};
+
 struct Thread : Fiber {
   Context context;
   uint8_t* stack = nullptr;
@@ -99,6 +104,7 @@ struct Thread : Fiber {
   int meetings = 0;  // of the warp, so far: parity chooses the slots
   int groups = 0;    // of asynchronous copies, committed so far
   std::vector<Copy> copies;
+  std::vector<Byte> unseen;  // that it wrote to shared memory, in weak order
 };
 
 struct Warp {
@@ -120,7 +126,7 @@ class Random {
 class Machine : public Block {
  public:
   Machine(void (*kernel)(const void*), const void* argument, Grid the_grid, int threads,
-          size_t shared_bytes, uint64_t seed)
+          size_t shared_bytes, uint64_t seed, bool weak)
       : kernel_(kernel),
         argument_(argument),
         random_(seed),
@@ -128,7 +134,8 @@ class Machine : public Block {
         warps_(static_cast<size_t>(threads / kLanes)),
         stacks_(new uint8_t[kStackBytes * static_cast<size_t>(threads)]),
         memory_(shared_bytes + 2 * kGuard + 128),
-        shared_bytes_(shared_bytes) {
+        shared_bytes_(shared_bytes),
+        weak_(weak && shared_bytes > 0) {
     n_threads = threads;
     grid = the_grid;
     auto* base = memory_.data() + kGuard;
@@ -151,6 +158,11 @@ class Machine : public Block {
     }
   }
 
+  // Ends the run from within a thread, where nothing can be thrown: its stack has no caller.
+  void give_up(std::string why) {
+    failure_ = std::move(why);
+    leave(self(), true);
+  }
   void wait(Meeting kind) {
     Thread& me = self();
     me.waiting = kind;
@@ -158,8 +170,17 @@ class Machine : public Block {
   }
   Thread& self() { return *static_cast<Thread*>(current_fiber); }
   Warp& warp_of(const Thread& t) { return warps_[static_cast<size_t>(t.thread / kLanes)]; }
+  bool lands_at_once() { return random_.below(2) != 0; }
+  // What a lane does to shared memory that all see at once, as atomic operations do.
+  void seen_by_all(const void* place, size_t bytes) {
+    if (weak_) memcpy(&seen_[offset_of(place)], place, bytes);
+  }
+  const void* seen(const void* place) const { return weak_ ? &seen_[offset_of(place)] : place; }
 
  private:
+  size_t offset_of(const void* place) const {
+    return static_cast<size_t>(static_cast<const uint8_t*>(place) - shared);
+  }
   static constexpr size_t kGuard = 256;
   static constexpr uint8_t kPoison = 0xfe, kGuardByte = 0xa5;
 
@@ -185,6 +206,7 @@ class Machine : public Block {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #endif
+    if (!failure_.empty()) fail("{}", failure_);
   }
   void leave(Thread& t, [[maybe_unused]] bool for_good) {
 #if defined(__SANITIZE_ADDRESS__)
@@ -200,7 +222,9 @@ class Machine : public Block {
   void run_block() {
     std::fill(memory_.begin(), memory_.end(), kGuardByte);
     memset(shared, kPoison, shared_bytes_);
+    if (weak_) seen_.assign(shared, shared + shared_bytes_);
     for (Thread& t : threads_) {
+      t.unseen.clear();
       t.waiting = Meeting::none;
       t.done = false;
       t.meetings = t.groups = 0;
@@ -230,12 +254,57 @@ class Machine : public Block {
     current_fiber = nullptr;
   }
 
+  // The lanes up to their next meeting, after which a barrier shows what they wrote.
+  template <class Lane>
+  void step_weakly(Thread* lanes, const Lane& lane) {
+    const auto wrote = [](const Thread& t) { return !t.unseen.empty(); };
+    const bool fresh = std::none_of(lanes, lanes + kLanes, wrote);
+    const auto at_barrier = [](const Thread& t) {
+      return t.done || t.waiting == Meeting::sync || t.waiting == Meeting::block;
+    };
+    step(lane(0));
+    const bool barrier = at_barrier(lane(0));
+    // From one barrier to the next nothing can be hidden, which saves the comparison.
+    for (int i = 1; i < kLanes; ++i)
+      if (barrier && fresh)
+        enter(lane(i));
+      else
+        step(lane(i));
+    if (!barrier) return;
+    for (int i = 0; i < kLanes; ++i) show(lanes[i]);
+    if (fresh) seen_.assign(shared, shared + shared_bytes_);
+  }
+
+  // A thread up to its next meeting.  In weak order shared memory is, meanwhile, what all have seen
+  // and what this thread wrote; between threads it is what all have seen.
+  void step(Thread& t) {
+    for (const Byte& b : t.unseen) shared[b.at] = b.value;
+    enter(t);
+    t.unseen.clear();
+    constexpr size_t kPiece = 64;
+    for (size_t first = 0; first < shared_bytes_; first += kPiece) {
+      const size_t n = std::min(kPiece, shared_bytes_ - first);
+      if (memcmp(shared + first, &seen_[first], n) == 0) continue;
+      for (size_t i = first; i < first + n; ++i)
+        if (shared[i] != seen_[i]) t.unseen.push_back({static_cast<uint32_t>(i), shared[i]});
+      memcpy(shared + first, &seen_[first], n);
+    }
+  }
+  void show(Thread& t) {
+    for (const Byte& b : t.unseen) shared[b.at] = seen_[b.at] = b.value;
+    t.unseen.clear();
+  }
+
   // Lets the lanes of a warp meet a few times; false when they wait for the block or are done.
   bool run_warp(size_t w) {
     Thread* const lanes = &threads_[w * kLanes];
     do {
       const bool upwards = random_.below(2) != 0;
-      for (int i = 0; i < kLanes; ++i) enter(lanes[upwards ? i : kLanes - 1 - i]);
+      const auto lane = [&](int i) -> Thread& { return lanes[upwards ? i : kLanes - 1 - i]; };
+      if (weak_)
+        step_weakly(lanes, lane);
+      else
+        for (int i = 0; i < kLanes; ++i) enter(lane(i));
       for (int i = 1; i < kLanes; ++i)
         if (lanes[i].waiting != lanes[0].waiting || lanes[i].done != lanes[0].done)
           fail("the lanes of warp {} have parted: lane {} is elsewhere than lane 0", w, i);
@@ -260,6 +329,9 @@ class Machine : public Block {
   std::unique_ptr<uint8_t[]> stacks_;
   std::vector<uint8_t> memory_;
   size_t shared_bytes_;
+  std::string failure_;
+  bool weak_;
+  std::vector<uint8_t> seen_;  // shared memory as all see it, in weak order
   Context main_;
   const void* main_stack_ = nullptr;
   size_t main_stack_bytes_ = 0;
@@ -282,11 +354,23 @@ const Slot* exchange(Meeting kind, const void* mine, size_t bytes) {
 
 void wait_for_block() { machine().wait(Meeting::block); }
 
+void land(const Copy& copy) {
+  if (copy.from)
+    memcpy(copy.to, copy.from, 16);
+  else
+    memset(copy.to, 0, 16);
+}
+
 void copy_async(void* to, const void* from) {
-  Thread& me = machine().self();
-  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0)
-    throw std::logic_error("emulated device: an asynchronous copy of 16 bytes at an odd address");
-  me.copies.push_back({to, from, me.groups});
+  Machine& m = machine();
+  Thread& me = m.self();
+  require_alignment(to, "an asynchronous copy");
+  require_alignment(from, "an asynchronous copy");
+  const Copy copy{to, from, me.groups};
+  if (m.lands_at_once())
+    land(copy);
+  else
+    me.copies.push_back(copy);
 }
 
 void commit_copies() { ++machine().self().groups; }
@@ -295,17 +379,26 @@ void wait_copies(int newest) {
   Thread& me = machine().self();
   const auto due = [&](const Copy& c) { return c.group < me.groups - newest; };
   for (const Copy& c : me.copies)
-    if (due(c)) {
-      if (c.from)
-        memcpy(c.to, c.from, 16);
-      else
-        memset(c.to, 0, 16);
-    }
+    if (due(c)) land(c);
   std::erase_if(me.copies, due);
 }
 
+int add_shared(int* counter, int n) {
+  Machine& m = machine();
+  int old = 0;
+  memcpy(&old, m.seen(counter), sizeof old);
+  *counter = old + n;
+  m.seen_by_all(counter, sizeof *counter);
+  return old;
+}
+
+void require_alignment(const void* p, const char* what) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0)
+    machine().give_up(std::string(what) + " of 16 bytes at an odd address");
+}
+
 void run(void (*kernel)(const void*), const void* argument, Grid grid, int threads,
-         size_t shared_bytes, uint64_t seed) {
+         size_t shared_bytes, uint64_t seed, bool weak) {
   if (threads < kLanes || threads > 1024 || threads % kLanes != 0)
     throw DeviceError("a block of {} threads: whole warps, at most 1024", threads);
   if (shared_bytes > kSharedLimit)
@@ -313,7 +406,7 @@ void run(void (*kernel)(const void*), const void* argument, Grid grid, int threa
                       kSharedLimit);
   if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535)
     throw DeviceError("a grid of {} x {} x {} blocks", grid.x, grid.y, grid.z);
-  Machine(kernel, argument, grid, threads, shared_bytes, seed).run_all();
+  Machine(kernel, argument, grid, threads, shared_bytes, seed, weak).run_all();
 }
 
 }  // namespace hrun::gpu::emulation

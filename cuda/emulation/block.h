@@ -43,14 +43,19 @@ inline const Block& block() { return *current_block; }
 // Meets the other 31 lanes; what lane l brought is in slot l until the lane after next meets again.
 const Slot* exchange(Meeting kind, const void* mine, size_t bytes);
 void wait_for_block();
-void copy_async(void* to, const void* from);  // null: zeros
+// Lands at once or at its wait, as is drawn.  from == null: zeros.
+void copy_async(void* to, const void* from);
 void commit_copies();
 void wait_copies(int newest);
+int add_shared(int* counter, int n);  // returns the old value
+// Of 16 bytes that one instruction reads.
+void require_alignment(const void* p, const char* what);
 
 // Runs kernel(argument) in every thread of every block.  `seed` draws the order; threads: a
-// multiple of 32, at most 1024.
+// multiple of 32, at most 1024.  `weak`: what a lane writes to shared memory is seen by others only
+// after the next barrier of the warp or the block, as shuffles and products order no memory.
 void run(void (*kernel)(const void*), const void* argument, Grid grid, int threads,
-         size_t shared_bytes, uint64_t seed);
+         size_t shared_bytes, uint64_t seed, bool weak);
 
 }  // namespace emulation
 }  // namespace hrun::gpu

@@ -2,6 +2,7 @@
 // graph.
 #include "cuda/gpu.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -18,12 +19,25 @@ class Recording : public Graph {
   std::vector<std::function<void()>> steps;
 };
 
-// HRUN_EMULATED_BYTES: the memory of the device; HRUN_EMULATED_SEED: the order in which threads
-// run; HRUN_EMULATED_INDEX: its number, as if those before were too old; HRUN_EMULATED_FAIL: what
-// fails (end_capture).
+// What tests ask for by the environment:
+//   HRUN_EMULATED_BYTES   the memory of a device
+//   HRUN_EMULATED_SHARED  the shared memory that a block of threads may have
+//   HRUN_EMULATED_INDEX   the number of the first device, as if those before were too old
+//   HRUN_EMULATED_SEED    the order in which threads run
+//   HRUN_EMULATED_WEAK    1: a lane sees what others wrote to shared memory after a barrier only
+//   HRUN_EMULATED_FAIL    what fails from now on: allocation, end_capture, run, launch
+//   HRUN_EMULATED_LOG     a file that gets a line for each launch: the device, and the kernel
 bool shall_fail(std::string_view what) {
   const char* text = std::getenv("HRUN_EMULATED_FAIL");
   return text && what == text;
+}
+void log_line(int device, const char* what) {
+  const char* path = std::getenv("HRUN_EMULATED_LOG");
+  if (!path || !*path) return;
+  if (std::FILE* file = std::fopen(path, "a")) {
+    std::fprintf(file, "%d %s\n", device, what);
+    std::fclose(file);
+  }
 }
 size_t from_environment(const char* name, size_t otherwise) {
   const char* text = std::getenv(name);
@@ -43,6 +57,7 @@ struct Gpu::State {
 
   void release(void* memory) {
     used -= sizes[memory];
+    memset(memory, 0xfd, sizes[memory]);  // whoever still reads it shall notice
     sizes.erase(memory);
     std::free(memory);
   }
@@ -70,7 +85,7 @@ std::vector<GpuInfo> Gpu::list(std::string&) {
   info.total_bytes = info.free_bytes = from_environment("HRUN_EMULATED_BYTES", size_t{4} << 30);
   info.capability = 90;
   info.multiprocessors = 4;
-  info.block_shared_bytes = 227 << 10;
+  info.block_shared_bytes = from_environment("HRUN_EMULATED_SHARED", 227 << 10);
   return {info};
 }
 
@@ -91,7 +106,7 @@ size_t Gpu::free_bytes(int) {
 
 void* Gpu::allocate(size_t bytes) {
   state_->forbid_while_recording("an allocation");
-  if (bytes > free_bytes()) return nullptr;
+  if (bytes > free_bytes() || shall_fail("allocation")) return nullptr;
   void* memory = std::aligned_alloc(256, (bytes + 255) & ~size_t{255});
   if (!memory) return nullptr;
   memset(memory, 0xfe, bytes);  // whoever reads what was not written shall notice
@@ -130,13 +145,19 @@ void Gpu::clear(void* at, size_t bytes) {
 }
 void Gpu::wait() { state_->forbid_while_recording("a wait"); }
 
-void Gpu::launch(void (*entry)(const void*), const void* kernel, size_t bytes, Grid grid,
-                 int threads, size_t shared_bytes) {
+void Gpu::launch(void (*entry)(const void*), const char* name, const void* kernel, size_t bytes,
+                 Grid grid, int threads, size_t shared_bytes) {
+  if (shall_fail("launch")) throw OutOfMemoryError("emulated: {} failed", name);
+  if (shared_bytes > state_->info.block_shared_bytes)
+    throw DeviceError("a block with {} bytes of shared memory: the limit is {}", shared_bytes,
+                      state_->info.block_shared_bytes);
+  log_line(state_->info.index, name);
   std::vector<uint64_t> arguments((bytes + 7) / 8);  // as a graph keeps them
   memcpy(arguments.data(), kernel, bytes);
+  const bool weak = from_environment("HRUN_EMULATED_WEAK", 0) != 0;
   state_->do_or_record(
-      [this, entry, arguments = std::move(arguments), grid, threads, shared_bytes] {
-        emulation::run(entry, arguments.data(), grid, threads, shared_bytes, state_->seed++);
+      [this, entry, arguments = std::move(arguments), grid, threads, shared_bytes, weak] {
+        emulation::run(entry, arguments.data(), grid, threads, shared_bytes, state_->seed++, weak);
       });
 }
 
@@ -153,6 +174,8 @@ std::unique_ptr<Graph> Gpu::end_capture() {
 void Gpu::drop_capture() noexcept { state_->take_recording().reset(); }
 void Gpu::run(const Graph& graph) {
   state_->forbid_while_recording("a graph");
+  if (shall_fail("run")) throw DeviceError("emulated: a graph could not be run");
+  log_line(state_->info.index, "graph");
   for (const auto& step : static_cast<const Recording&>(graph).steps) step();
 }
 

@@ -98,6 +98,65 @@ def test_a_graph_that_cannot_be_made_changes_nothing(
     assert np.array_equal(one_by_one(path, IDS[:6], device="cuda"), recorded)
 
 
+def launches(log: Path) -> list[str]:
+    """The names of what ran since the last call: kernels, and "graph" for each one that was replayed."""
+    names = [line.split(" ", 1)[1] for line in log.read_text().splitlines()]
+    log.write_text("")
+    return names
+
+
+def test_a_graph_that_cannot_run_is_an_error(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = _core.Session(_core.Model.load(str(tiny_model()), device="cuda"), 64)
+    for i in IDS[:4]:
+        session.forward([i], "last")
+    monkeypatch.setenv("HRUN_EMULATED_FAIL", "run")
+    with pytest.raises(DeviceError, match="graph"):
+        session.forward([IDS[4]], "last")
+    monkeypatch.setenv("HRUN_EMULATED_FAIL", "launch")  # as a kernel without room for its stack
+    with pytest.raises(OutOfMemoryError):
+        session.forward(IDS, "last")
+
+
+def test_memory_that_cannot_be_had_leaves_no_graph_in_freed_memory(
+    tiny_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decode, then a prompt that does not fit, then decode on: the old graph knows scratch that is gone."""
+    path = tiny_model(format="rtq3", **WIDE)
+    model = _core.Model.load(str(path), device="cuda")
+    session, undisturbed = _core.Session(model, 600), _core.Session(model, 600)
+    other = _core.Session(model, 600)
+    expected = [undisturbed.forward([i], "last") for i in IDS[:9]]
+    for i, e in zip(IDS[:5], expected):
+        assert np.array_equal(session.forward([i], "last"), e)
+    monkeypatch.setenv("HRUN_EMULATED_FAIL", "allocation")
+    with pytest.raises(OutOfMemoryError, match="free"):
+        other.forward(IDS * 8, "last")
+    monkeypatch.delenv("HRUN_EMULATED_FAIL")
+    for i, e in zip(IDS[5:9], expected[5:]):
+        assert np.array_equal(session.forward([i], "last"), e)
+    with pytest.raises(OutOfMemoryError):  # the tokens of a batch
+        monkeypatch.setenv("HRUN_EMULATED_FAIL", "allocation")
+        _core.Session(model, 4096).forward(IDS * 20, "last")
+
+
+def test_penalties_keep_the_graphs(
+    tiny_model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each token adds an edit of the logits; what they need on the device grows now and then only."""
+    log = tmp_path / "launches"
+    monkeypatch.setenv("HRUN_EMULATED_LOG", str(log))
+    model = _core.Model.load(str(tiny_model(format="q8_0", **WIDE)), device="cuda")
+    session = _core.Session(model, 200)
+    sampler = _core.Sampler(seed=3, repeat_penalty=1.3, repeat_last_n=-1, temperature=1.0, top_k=0)
+    tokens = IDS[:3]
+    for _ in range(5):
+        tokens = [session.next(tokens, sampler)]
+    launches(log)
+    for _ in range(30):
+        tokens = [session.next(tokens, sampler)]
+    assert launches(log).count("graph") == 30
+
+
 def test_graphs_outlive_what_grows(tiny_model) -> None:
     """A longer prompt in between moves the scratch that a recorded graph knows."""
     path = tiny_model(format="q4_k", **WIDE)

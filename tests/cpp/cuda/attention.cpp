@@ -318,6 +318,17 @@ int main() {
       std::printf("%.2g %.2g  %s\n", worst.oracle, worst.cpu, describe(c).c_str());
   };
 
+  if (weak_order()) {
+    for (const int64_t n_tokens : {1, 17})
+      for (const int dim : {34, 64, 320})
+        check({.n_heads = 2,
+               .n_kv_heads = 1,
+               .k_dim = dim,
+               .v_dim = dim,
+               .n_tokens = n_tokens,
+               .position = 70});
+    return failures == 0 ? 0 : 1;
+  }
   for (const int64_t position : {0, 1, 63, 64, 65, 127, 128, 129, 1000}) {
     check({.n_heads = 4,
            .n_kv_heads = 2,
@@ -515,5 +526,11 @@ int main() {
   check_masses(gpu);
   check_nan(gpu);
   check_replay(gpu);
+  // A device whose blocks have too little shared memory for the kernel of wide heads.
+  setenv("HRUN_EMULATED_SHARED", "101376", 1);
+  Gpu small(0);
+  run(small, cpu,
+      {.n_heads = 4, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .n_tokens = 2, .position = 130},
+      seed, 1e-5);
   return failures == 0 ? 0 : 1;
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,13 @@
 #include "cuda/gpu.h"
 
 namespace hrun::gpu {
+
+// Does shared memory have a weak order (HRUN_EMULATED_WEAK)?  That is slow: a few cases for each
+// kernel suffice.
+inline bool weak_order() {
+  const char* const text = std::getenv("HRUN_EMULATED_WEAK");
+  return text && *text == '1';
+}
 
 inline int failures = 0;
 template <class... Args>
