@@ -134,6 +134,57 @@ def test_llama_cpp_reads_our_files(converted, kind, tmp_path):
                 theirs.eval([token])
 
 
+@pytest.mark.parametrize("name", ["nmt_nfkc", "nfkc_cf"])
+def test_charsmaps_of_sentencepiece_pass_the_check(name):
+    """T5 and its kin have these; each character is normalised as SentencePiece itself does it."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
+    from tokenizers import normalizers
+
+    from hrun.charsmap import charsmap_fault
+
+    theirs = sentencepiece.SentencePieceNormalizer(
+        rule_name=name,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        escape_whitespaces=False,
+    )
+    spec = dict(_fields(theirs.serialized_model_proto()))[3]  # ModelProto.normalizer_spec
+    data = dict(_fields(spec))[2]  # NormalizerSpec.precompiled_charsmap
+    assert len(data) > 200_000 and charsmap_fault(data) is None
+    ours = normalizers.Precompiled(data)
+    for c in (chr(c) for c in range(1, 0x2FFFF, 3) if not 0xD800 <= c < 0xE000):
+        assert ours.normalize_str(c) == theirs.normalize(c), hex(ord(c))
+    end = 4 + int.from_bytes(data[:4], "little")
+    assert charsmap_fault(data[: end - 4] + data[end:])
+
+
+def _fields(data):
+    """(number, bytes) of the fields of a protocol buffer that hold bytes."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(data):
+        number, kind = divmod(varint(), 8)
+        if kind == 2:
+            length = varint()
+            yield number, data[at : at + length]
+            at += length
+        elif kind == 0:
+            varint()
+        else:
+            at += 4 if kind == 5 else 8
+
+
 def test_tokenizer_equals_transformers(checkpoint, converted, shared):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     theirs = transformers.AutoTokenizer.from_pretrained(checkpoint)

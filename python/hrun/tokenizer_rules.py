@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from hrun.charsmap import charsmap_fault, tokenizer_json_fault
 from hrun.errors import ModelFileError, UnsupportedModelError, printable
 from hrun.fork_lock import ForkLock
+from hrun.library_errors import library_errors
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 from hrun.tokenizer import CONTROL, UNKNOWN, USER_DEFINED, byte_alphabet
 
@@ -31,13 +32,16 @@ class HuggingFaceRules:
     The library takes 475 bytes of memory per token, so that such a text is encoded in pieces.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, ends_lines: bool = False) -> None:
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, path: str, ends_lines: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
+        self._path = path
         self._ends_lines = ends_lines
         self._lock = ForkLock()
 
     def encode(self, text: str, special: bool) -> list[int]:
-        with self._lock:
+        with self._lock, library_errors(f"{self._path}: its tokenizer fails on this text"):
             self._tokenizer.encode_special_tokens = not special
             if len(text) > LONG_TEXT:
                 ids: list[int] = []
@@ -83,9 +87,9 @@ class NewlineRuns(HuggingFaceRules):
     """A run of newlines that is a token is that token, whatever the merges say; files lack merges of newlines."""
 
     def __init__(
-        self, tokenizer: tokenizers.Tokenizer, ends_lines: bool, tokens: Sequence[str]
+        self, tokenizer: tokenizers.Tokenizer, path: str, ends_lines: bool, tokens: Sequence[str]
     ) -> None:
-        super().__init__(tokenizer, ends_lines)
+        super().__init__(tokenizer, path, ends_lines)
         runs = {i: len(t) for i, t in enumerate(tokens) if t and not t.strip("\n")}
         self._lengths = runs
         self._runs = {n: i for i, n in runs.items()}
@@ -111,24 +115,18 @@ def huggingface_rules(
     """
     if fault := tokenizer_json_fault(json_text):
         raise ModelFileError(f"{path}: tokenizer.huggingface.json: precompiled_charsmap {fault}")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(json_text)
-        if max(tokenizer.get_added_tokens_decoder(), default=0) >= n_vocab:
-            tokenizer = tokenizers.Tokenizer.from_str(_without_added_beyond(json_text, n_vocab))
-    except Exception as error:  # the library raises plain Exception
-        raise ModelFileError(
-            f"{path}: tokenizer.huggingface.json: {printable(str(error), 300)}"
-        ) from error
-    tokenizer.no_truncation()
-    plain = [
-        token
-        for token in tokenizer.get_added_tokens_decoder().values()
-        if token.content in control and not token.special
-    ]
-    if plain:
-        tokenizer.add_special_tokens([AddedToken(t.content, normalized=False) for t in plain])
-    tokenizer.no_padding()
-    known = tokenizer.get_vocab_size(with_added_tokens=True)
+    with library_errors(f"{path}: tokenizer.huggingface.json"):
+        tokenizer = loaded(json_text, n_vocab)
+        tokenizer.no_truncation()
+        plain = [
+            token
+            for token in tokenizer.get_added_tokens_decoder().values()
+            if token.content in control and not token.special
+        ]
+        if plain:
+            tokenizer.add_special_tokens([AddedToken(t.content, normalized=False) for t in plain])
+        tokenizer.no_padding()
+        known = tokenizer.get_vocab_size(with_added_tokens=True)
     if known > n_vocab:
         raise ModelFileError(
             f"{path}: tokenizer.huggingface.json has {known} tokens, tokenizer.ggml.tokens {n_vocab}"
@@ -137,7 +135,38 @@ def huggingface_rules(
         ends_lines = _ends_lines(json.loads(json_text))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         ends_lines = False  # a form that the library takes and we do not know
-    return HuggingFaceRules(tokenizer, ends_lines)
+    return HuggingFaceRules(tokenizer, path, ends_lines)
+
+
+def loaded(json_text: str, n_vocab: int) -> tokenizers.Tokenizer:
+    """The library's tokenizer, without what it refuses or hrun cannot use and what changes no encoding.
+
+    The library's errors pass as they are: see library_errors.
+    """
+    tokenizer = _parsed(json_text)
+    if max(tokenizer.get_added_tokens_decoder(), default=0) >= n_vocab:
+        tokenizer = _parsed(_without_added_beyond(json_text, n_vocab))
+    return tokenizer
+
+
+def _parsed(json_text: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(json_text)
+    except Exception as error:
+        if "out of vocabulary" not in str(error):
+            raise
+    values = json.loads(json_text)
+    model = values["model"]
+    # A merge of what is no token never applies.  One to what is no token would: that stays an error.
+    model["merges"] = [
+        merge
+        for merge in model["merges"]
+        if all(
+            part in model["vocab"]
+            for part in (merge.split(" ") if isinstance(merge, str) else merge)
+        )
+    ]
+    return tokenizers.Tokenizer.from_str(json.dumps(values, ensure_ascii=False))
 
 
 def _without_added_beyond(json_text: str, n_vocab: int) -> str:
@@ -189,7 +218,7 @@ def byte_level_rules(
         missing is not None or not rules.byte_level
     ):  # without it the library drops such bytes silently
         unknown = next((t for t, kind in zip(tokens, types) if kind == UNKNOWN), None)
-    try:
+    with library_errors(f"{path}: tokenizer.ggml.merges"):
         bpe = models.BPE(
             vocab=vocabulary,
             merges=pairs,
@@ -197,25 +226,21 @@ def byte_level_rules(
             unk_token=unknown,
             byte_fallback=not rules.byte_level,
         )
-    except Exception as error:
-        raise ModelFileError(
-            f"{path}: tokenizer.ggml.merges: {printable(str(error), 300)}"
-        ) from error
-    tokenizer = tokenizers.Tokenizer(bpe)
-    steps: list[pre_tokenizers.PreTokenizer] = [
-        pre_tokenizers.Split(Regex(step), "isolated") for step in rules.steps
-    ]
-    if rules.byte_level:
-        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-    if rules.marks_spaces:
-        tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    _add_special(tokenizer, tokens, types)
+        tokenizer = tokenizers.Tokenizer(bpe)
+        steps: list[pre_tokenizers.PreTokenizer] = [
+            pre_tokenizers.Split(Regex(step), "isolated") for step in rules.steps
+        ]
+        if rules.byte_level:
+            steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+        if rules.marks_spaces:
+            tokenizer.normalizer = normalizers.Replace(" ", "▁")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        _add_special(tokenizer, tokens, types)
     special = (t for t, kind in zip(tokens, types) if kind in (CONTROL, USER_DEFINED))
     ends_lines = rules.ends_lines and not any(re.search(r"\n[A-Za-z]", t) for t in special)
     if rules.whole_newlines:
-        return NewlineRuns(tokenizer, ends_lines, tokens)
-    return HuggingFaceRules(tokenizer, ends_lines)
+        return NewlineRuns(tokenizer, path, ends_lines, tokens)
+    return HuggingFaceRules(tokenizer, path, ends_lines)
 
 
 def _add_special(
@@ -248,7 +273,7 @@ def unigram_rules(
             )
     if charsmap and (fault := charsmap_fault(charsmap)):
         raise ModelFileError(f"{path}: tokenizer.ggml.precompiled_charsmap {fault}")
-    try:
+    with library_errors(f"{path}: tokenizer.ggml.tokens"):
         model = models.Unigram(
             [(t, float(s)) for t, s in zip(tokens, scores)], unk_id=unknown, byte_fallback=False
         )
@@ -260,15 +285,11 @@ def unigram_rules(
             steps.append(normalizers.Replace(Regex(" {2,}"), " "))
         if steps:
             tokenizer.normalizer = normalizers.Sequence(steps)
-    except Exception as error:  # the library raises plain Exception
-        raise ModelFileError(
-            f"{path}: tokenizer.ggml.tokens: {printable(str(error), 300)}"
-        ) from error
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
-        replacement="▁", prepend_scheme="always" if adds_space else "never"
-    )
-    _add_special(tokenizer, tokens, types)
-    return HuggingFaceRules(tokenizer)
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+            replacement="▁", prepend_scheme="always" if adds_space else "never"
+        )
+        _add_special(tokenizer, tokens, types)
+    return HuggingFaceRules(tokenizer, path)
 
 
 def wordpiece_rules(
@@ -287,17 +308,13 @@ def wordpiece_rules(
         t if kind in special or i == unknown else t[1:] if t.startswith("▁") else f"##{t}": i
         for i, (t, kind) in enumerate(zip(tokens, types))
     }
-    try:
+    with library_errors(f"{path}: tokenizer.ggml.tokens"):
         tokenizer = tokenizers.Tokenizer(
             models.WordPiece(vocabulary, unk_token=tokens[unknown], max_input_chars_per_word=100)
         )
-    except Exception as error:
-        raise ModelFileError(
-            f"{path}: tokenizer.ggml.tokens: {printable(str(error), 300)}"
-        ) from error
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    _add_special(tokenizer, tokens, types)
-    return HuggingFaceRules(tokenizer)
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
+        )
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        _add_special(tokenizer, tokens, types)
+    return HuggingFaceRules(tokenizer, path)

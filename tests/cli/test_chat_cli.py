@@ -175,8 +175,14 @@ def test_errors_are_one_line(flags: list[str], code: int, message: str, say: Any
 def test_no_prompt(model: Path, say: Any) -> None:
     # An empty pipe is an empty prompt: the tiny model has BOS and begins with it.
     assert say("-n", 3)[0] == 0
-    done = run_command("hrun", "-m", model, "-n", 3, stdin=None, preexec_fn=lambda: os.close(0))
-    assert done.returncode in (0, 1) and b"Traceback" not in done.stderr
+    # A closed stdin is none.
+    for flags in ([], ["-cnv"], ["-st"], ["-sys", "Be brief."], ["-no-cnv"]):
+        done = subprocess.run(
+            ["sh", "-c", shlex.join([*command("hrun"), "-m", str(model), "-n", "3", *flags]) + " <&-"],
+            env=environment(), capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 2 and done.stdout == "", flags
+        assert done.stderr == "hrun: no prompt: give -p TEXT or -f FILE\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

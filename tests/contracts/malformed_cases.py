@@ -406,7 +406,7 @@ SPLIT = [
         lambda f, n=n: f.set("split.no", "u16", 1).set("split.count", "u16", n),
         "part 2",
         f"{n} files",
-        "must end in '-00002-of-",
+        "whose name ends in '-00001-of-",
     )
     for n in (2, 65535)
 ]

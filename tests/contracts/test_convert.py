@@ -649,9 +649,9 @@ CASES: dict[str, tuple[Callable[[TinyLlama], None], type[Exception], str]] = {
         "share the id 5",
     ),
     "tokenizer merge": (
-        tokenizer(lambda t: t["model"]["merges"].append(["a", "\u1234"])),
+        tokenizer(lambda t: t["model"]["merges"].append(["a", "%"])),
         BAD,
-        "'model.merges', entry",
+        "'model.merges', entry .*joins 'a' and '%' to what is no token",
     ),
     "tokenizer refused": (
         tokenizer(lambda t: t.update(pre_tokenizer={"type": "Nonsense"})),
@@ -838,13 +838,14 @@ def test_tokenizers_with_more_than_the_model_needs(tmp_path: Path) -> None:
     path = model.path / "tokenizer.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     merges = values["model"]["merges"]
-    values["model"]["merges"] = [merges[0], *merges]
+    values["model"]["merges"] = [merges[0], ["a", "zz%"], *merges]
     values["added_tokens"].append(dict(values["added_tokens"][0], id=320, content="<extra>"))
     path.write_text(json.dumps(values), encoding="utf-8")
     source = open_source(model.path)
     notes = "\n".join(source.notes)
     assert "'eos_token_id' 5000 ignored" in notes and "1 added token beyond" in notes
     assert "merges are repeated" in notes
+    assert "1 of" in notes and "a part is no token (the first: 'zz%')" in notes
     field = {entry.key: entry.value for entry in source.metadata}
     assert len(field["tokenizer.ggml.tokens"]) == 320
     assert len(field["tokenizer.ggml.merges"]) == len(merges)

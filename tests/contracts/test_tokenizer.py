@@ -274,6 +274,51 @@ def test_broken_charsmap(tiny_model: Callable[..., Path], data: bytes, says: str
         Tokenizer(metadata(tiny_model, json=json.dumps(whole)), "x.gguf").encode("A")
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "fails on this text: chunk size"),
+        ({"prefix": "#" * 10}, "tokenizer.huggingface.json: range end index"),
+        ({"model": {"type": "Unigram", "unk_id": None, "vocab": [["b", -1.0]]}}, "fails on this text: .*unk_id"),
+    ],
+)  # fmt: skip
+def test_a_panic_of_the_library_is_an_error(
+    change: dict[str, Any], says: str, tiny_model: Callable[..., Path]
+) -> None:
+    """A panic is no Exception: it would pass whoever catches the errors of hrun."""
+    whole = json.loads(tokenizer_json(300))
+    prefix = change.pop("prefix", None)
+    whole.update(change)
+    if prefix:
+        whole["model"]["continuing_subword_prefix"] = prefix
+    with pytest.raises(ModelFileError, match=says):
+        for text in ("a", "a" * (1 << 17)):
+            Tokenizer(metadata(tiny_model, json=json.dumps(whole)), "x.gguf").encode(text)
+
+
+def test_library_errors_let_others_pass() -> None:
+    from hrun.library_errors import library_errors
+
+    for error in (KeyboardInterrupt, MemoryError, SystemExit, UnsupportedModelError):
+        with pytest.raises(error), library_errors("x"):
+            raise error("y")
+    with pytest.raises(ModelFileError, match="^x: y$"), library_errors("x"):
+        raise ValueError("y")
+
+
+def test_merges_that_the_library_refuses(tiny_model: Callable[..., Path]) -> None:
+    """Of a part that is no token, a merge never applies; to what is no token, nobody knows what it should do."""
+    whole = json.loads(tokenizer_json(300))
+    data = dict(metadata(tiny_model, json=json.dumps(whole)))
+    text = "the quick brown fox's times " * 3
+    ids = Tokenizer(data, "x.gguf").encode(text)
+    whole["model"]["merges"] += [["a", "zz%"], ["zz%", "zz%"]]
+    assert Tokenizer(metadata(tiny_model, json=json.dumps(whole)), "x.gguf").encode(text) == ids
+    whole["model"]["merges"] += [["a", "%"]]
+    with pytest.raises(ModelFileError, match="huggingface.json: Token `a%` out of vocabulary"):
+        Tokenizer(metadata(tiny_model, json=json.dumps(whole)), "x.gguf")
+
+
 @pytest.mark.parametrize("score", [float("inf"), -float("inf")])
 def test_infinite_scores(tiny_model: Callable[..., Path], score: float) -> None:
     scores = [s for _, s, _ in UNIGRAM[:-1]] + [score]

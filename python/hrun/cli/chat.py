@@ -23,6 +23,7 @@ import hrun
 from hrun._core import samplers
 from hrun.cli.common import (
     EXIT_INTERRUPTED,
+    EXIT_USAGE,
     Parser,
     add_model_options,
     add_version,
@@ -197,8 +198,9 @@ def _main(options: argparse.Namespace) -> int:
     chat = options.conversation
     if chat is None:
         chat = prompt is None or options.single_turn or system_message(options) is not None
-    if prompt is None and not chat:
-        return complain("hrun", "no prompt: give -p TEXT or -f FILE")
+    if prompt is None and not (chat and _is_terminal(sys.stdin)):
+        complain("hrun", "no prompt: give -p TEXT or -f FILE")
+        return EXIT_USAGE
     runtime = load(options, options.ctx_size, options.verbose)
     with runtime:
         if chat and not options.single_turn and _is_terminal(sys.stdin):

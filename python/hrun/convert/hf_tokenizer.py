@@ -63,7 +63,7 @@ def read_tokenizer(folder: ModelFolder, n_vocab: int, config: dict[str, Any]) ->
         folder.read_json_if_present("generation_config.json", _CONFIG_LIMIT),
     )
     reader = _TokenizerJson(path, tokenizer, n_vocab)
-    _check_with_library(text, path)
+    _check_with_library(text, path, n_vocab)
     notes = reader.notes
     entries = (
         reader.sentencepiece_entries()
@@ -84,25 +84,16 @@ def read_tokenizer(folder: ModelFolder, n_vocab: int, config: dict[str, Any]) ->
     return Vocabulary(entries, notes)
 
 
-def _check_with_library(text: str, path: str) -> None:
+def _check_with_library(text: str, path: str, n_vocab: int) -> None:
     """The runtime builds its tokenizer from this text: refuse what the library refuses."""
-    from tokenizers import Tokenizer
-
     from hrun.charsmap import tokenizer_json_fault
+    from hrun.library_errors import library_errors
+    from hrun.tokenizer_rules import loaded
 
     if fault := tokenizer_json_fault(text):
         raise ModelFileError(f"{path}: precompiled_charsmap {fault}")
-    try:
-        Tokenizer.from_str(text)
-    except BaseException as error:
-        # A panic of the library is no Exception, but neither is Ctrl-C.
-        if isinstance(error, MemoryError) or not (
-            isinstance(error, Exception) or type(error).__name__ == "PanicException"
-        ):
-            raise
-        raise ModelFileError(
-            f"{path}: the tokenizers library refuses it: {shown(error, 200)}"
-        ) from None
+    with library_errors(f"{path}: the tokenizers library refuses it"):
+        loaded(text, n_vocab).encode("a", add_special_tokens=False)
 
 
 class _TokenizerJson:
@@ -183,7 +174,7 @@ class _TokenizerJson:
                 if self.vocab.get(token, 0) >= n_vocab:
                     del self.vocab[token]
         highest = max([*self.vocab.values(), *(number for number, _, _ in self.added)], default=-1)
-        if highest < 0:
+        if not self.vocab or highest < 0:
             raise ModelFileError(f"{self.path}: the vocabulary is empty")
         if highest >= n_vocab:
             raise ModelFileError(
@@ -225,19 +216,30 @@ class _TokenizerJson:
                 f"{self.path}: 'model.merges' must be an array, found {json_type(merges)}"
             )
         out: list[tuple[str, str]] = []
+        unknown: list[str] = []
         for i, merge in enumerate(merges):
             pair = merge.split(" ") if isinstance(merge, str) else merge
+            where = f"{self.path}: 'model.merges', entry {i}"
             if (
                 not isinstance(pair, list)
                 or len(pair) != 2
                 or not all(isinstance(part, str) and part for part in pair)
-                or pair[0] + pair[1] not in self.vocab
             ):
+                raise ModelFileError(f"{where}, is not a pair of tokens: {shown(repr(merge))}")
+            left, right = pair
+            if left not in self.vocab or right not in self.vocab:
+                unknown.append(left if left not in self.vocab else right)
+            elif left + right not in self.vocab:
                 raise ModelFileError(
-                    f"{self.path}: 'model.merges', entry {i}, is not a pair of tokens whose join is a token: "
-                    f"{shown(repr(merge))}"
+                    f"{where}, joins '{shown(left)}' and '{shown(right)}' to what is no token"
                 )
-            out.append((pair[0], pair[1]))
+            else:
+                out.append((left, right))
+        if unknown:
+            self.notes.append(
+                f"{self.path}: {len(unknown)} of {len(merges)} merges left out, as they never apply: a part is no token "
+                f"(the first: '{shown(unknown[0])}')"
+            )
         unique = list(dict.fromkeys(reversed(out)))[::-1]  # the library keeps the last rank
         if len(unique) < len(out):
             self.notes.append(

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from hrun._core import ModelFileError, UnsupportedModelError
+from hrun.library_errors import library_errors
 
 from .data_file import DataFile
 from .folder import PICKLE_SENTENCE, looks_like_pickle, shown
@@ -81,13 +82,11 @@ class SafetensorsFile:
                 raise ModelFileError(
                     f"{shown_path}: not a safetensors file: its header claims {header_bytes} bytes, the file has {size}"
                 )
-            try:
-                with safe_open(str(path), framework="numpy"):
-                    pass
-            except (SafetensorError, OSError, ValueError) as error:
-                raise ModelFileError(
-                    f"{shown_path}: not a sound safetensors file: {shown(error, 200)}"
-                ) from None
+            with (
+                library_errors(f"{shown_path}: not a sound safetensors file"),
+                safe_open(str(path), framework="numpy"),
+            ):
+                pass
             handle.seek(8)
             try:
                 table = json.loads(handle.read(header_bytes))
