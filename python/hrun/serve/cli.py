@@ -124,6 +124,11 @@ def options_of(flags: argparse.Namespace) -> Options:
     fields = tuple(_split([flags.reasoning_field]))
     if not fields or not set(fields) <= {"reasoning_content", "reasoning"}:
         raise ArgumentError("--reasoning-field takes reasoning_content, reasoning, or both")
+    from hrun.serve.tools.formats import FORMATS
+
+    names = [row.name for row in FORMATS]
+    if flags.tool_format is not None and flags.tool_format not in names:
+        raise ArgumentError(f"--tool-format is one of {', '.join(names)}")
     return Options(
         host=flags.host,
         port=flags.port,

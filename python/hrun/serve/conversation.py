@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from hrun.runtime import ChatPrompt
 from hrun.serve.answers import Answers
-from hrun.serve.choice import Choice, Parser, PlainParser
+from hrun.serve.choice import Choice, Parser
 from hrun.serve.drawing import asks_of, max_tokens_of, stops_of
-from hrun.serve.errors import ApiError
-from hrun.serve.prompt import chat_prompt
+from hrun.serve.errors import bad
+from hrun.serve.prompt import chat_prompt, check
 from hrun.serve.schemas import ChatRequest
 from hrun.serve.service import Service, template_variables
+from hrun.serve.tools.dialect import Dialect
+from hrun.serve.tools.formats import reads_tools
+from hrun.serve.tools.request import Tools, tools_of, with_preamble
 
 
 @dataclass(frozen=True)
@@ -21,29 +25,49 @@ class Conversation:
 
     prompt: ChatPrompt
     make_parser: Callable[[], Parser]
+    tools: Tools
+    thinking: bool  # the prompt ends inside what the model thinks
 
 
 async def converse(service: Service, body: ChatRequest) -> Conversation:
-    """The prompt of the messages."""
-    if body.chat_template is not None and not service.options.trust_request_chat_template:
-        raise ApiError(
-            400,
+    """The prompt of the messages.  Raises ApiError, ChatTemplateError."""
+    options = service.options
+    if body.chat_template is not None and not options.trust_request_chat_template:
+        raise bad(
             "a request's own chat_template is not taken (--trust-request-chat-template)",
             param="chat_template",
         )
-    variables = template_variables(service.options, body.chat_template_kwargs)
+    tools = tools_of(body.tools, body.tool_choice, body.parallel_tool_calls, options.max_tools)
+    template = body.chat_template or service.chat_template
+    dialect = service.dialect if body.chat_template is None else Dialect(template, options)
+    messages = body.messages
+    variables = template_variables(options, body.chat_template_kwargs)
     if body.reasoning_effort is not None:
         variables.setdefault("reasoning_effort", body.reasoning_effort)
+        if body.reasoning_effort in ("none", "minimal"):
+            variables.setdefault("enable_thinking", False)
     variables["add_generation_prompt"] = body.add_generation_prompt
+    if tools:
+        if dialect.row is None and options.strict_tools:
+            raise bad("the model's chat template does not say how tools are called", param="tools")
+        if reads_tools(template):
+            variables["tools"] = tools.offered
+        else:
+            check(messages)
+            messages = with_preamble(messages, tools)
     prompt = await service.in_thread(
         chat_prompt,
         service,
-        body.messages,
+        messages,
         variables,
         continue_last=body.continue_final_message,
         template=body.chat_template,
     )
-    return Conversation(prompt, PlainParser)
+    thinking = dialect.reasoning is not None and prompt.text.rstrip().endswith(
+        dialect.reasoning.begin
+    )
+    make = partial(dialect.parser, service.tags, tools, thinking)
+    return Conversation(prompt, make, tools, thinking)
 
 
 def answers_of(

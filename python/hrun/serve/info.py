@@ -83,7 +83,6 @@ async def props(request: Request) -> Response:
     runtime = service.runtime
     sampling = {name: row.default for name, row in _samplers().items()}
     sampling |= runtime.recommended_sampling | dict(service.options.sampling)
-    template = service.options.chat_template or runtime.tokenizer.chat_template
     return json_response({
         "model": service.name,
         "model_alias": service.name,
@@ -95,11 +94,13 @@ async def props(request: Request) -> Response:
         "max_queue": service.admission.max_queue,
         "default_generation_settings": {"n_ctx": runtime.n_ctx, "params": sampling},
         "kv_tokens": runtime.engine.n_pages * 64,
-        "chat_template": template,
+        "chat_template": service.chat_template or None,
+        "tool_format": service.dialect.row.name if service.dialect.row else None,
+        "reasoning": service.dialect.reasoning is not None,
         "bos_token": _token(service, runtime.tokenizer.bos_id),
         "eos_token": _token(service, runtime.tokenizer.eos_id),
         "modalities": {"vision": False, "audio": False},
-        "endpoints": {"chat": template is not None},
+        "endpoints": {"chat": bool(service.chat_template)},
     })  # fmt: skip
 
 

@@ -24,12 +24,17 @@ def prepared(messages: list[dict[str, Any]], template: str, limit: int) -> list[
     """The messages as a template can read them: no nulls it does not know, arguments of calls as it wants them."""
     if len(messages) > limit:
         raise bad(f"{len(messages)} messages, the server takes {limit}", param="messages")
+    check(messages)
+    return [_prepared(i, message, template) for i, message in enumerate(messages)]
+
+
+def check(messages: list[dict[str, Any]]) -> None:
+    """Raises ApiError 400 that names the message."""
     try:
         check_messages(messages)
     except ArgumentError as error:
         found = re.match(r"messages(\[\d+\](\['\w+'\])?(\[\d+\])?)?", str(error))
         raise bad(str(error), param=found[0] if found else "messages") from None
-    return [_prepared(i, message, template) for i, message in enumerate(messages)]
 
 
 def _prepared(i: int, message: dict[str, Any], template: str) -> dict[str, Any]:
@@ -80,8 +85,7 @@ def chat_prompt(
     template: str | None = None,
 ) -> ChatPrompt:
     """The prompt; for a thread.  ``template``: a request's own, which must be trusted."""
-    source = template or service.options.chat_template or service.runtime.tokenizer.chat_template
-    ready = prepared(messages, source or "", service.options.max_messages)
+    ready = prepared(messages, template or service.chat_template, service.options.max_messages)
     if template is None:
         return service.runtime.chat_prompt(
             ready, variables, continue_last=continue_last, template=service.template

@@ -23,6 +23,8 @@ from hrun.serve.errors import ApiError
 from hrun.serve.flight import Ask, Flight
 from hrun.serve.metrics import Metrics
 from hrun.serve.options import Options
+from hrun.serve.tools.dialect import Dialect
+from hrun.serve.tools.parser import Tags
 
 T = TypeVar("T")
 _PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
@@ -42,6 +44,11 @@ class Service:
         self.fingerprint = fingerprint(runtime)
         given = options.chat_template
         self.template = ChatTemplate(given) if given else None
+        tokenizer = runtime.tokenizer
+        self.chat_template = given or tokenizer.chat_template or ""
+        self.dialect = Dialect(self.chat_template, options)
+        names = (t for i, t in enumerate(tokenizer.tokens) if tokenizer.is_control(i))
+        self.tags = Tags(frozenset(names))
         self.flights: set[Flight] = set()
         # Texts and templates are read beside the event loop; more threads than this would wait for each other.
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="hrun-serve")

@@ -1,0 +1,234 @@
+"""From the text of a tool call to its name and arguments.  What cannot be read gives None, never an exception."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hrun.serve.tools.formats import ToolFormat
+
+_MAX_PYTHON = 64 << 10
+_CONSTANTS = {"true": True, "false": False, "null": None, "none": None}
+_MARKS = re.compile(r'["\\{}\[\]]')
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that a model made; ``arguments`` is JSON text."""
+
+    name: str
+    arguments: str
+    id: str | None = None  # where the model writes one
+
+
+class JsonScan:
+    """Finds the end of the JSON value that begins a text, while the text grows."""
+
+    def __init__(self) -> None:
+        self.end: int | None = None
+        self.in_string = False
+        self._at = 0
+        self._depth = 0
+
+    def scan(self, text: str) -> int | None:
+        """The end of the value in the text so far, if it has been reached."""
+        while self.end is None and (found := _MARKS.search(text, self._at)):
+            mark = found[0]
+            self._at = found.end()
+            if mark == "\\":
+                if self._at >= len(text):  # what is escaped has not come yet
+                    self._at -= 1
+                    break
+                self._at += 1 if self.in_string else 0
+            elif mark == '"':
+                self.in_string = not self.in_string
+            elif not self.in_string:
+                self._depth += 1 if mark in "{[" else -1
+                if self._depth <= 0:
+                    self.end = self._at
+        return self.end
+
+
+def read_calls(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call] | None:
+    """The calls that the text between the tags of a call holds."""
+    try:
+        if row.payload == "json":
+            return _json_calls(row, text)
+        if row.payload == "named":
+            return _named(row, text)
+        if row.payload == "tagged":
+            return _tagged(row, text, schemas)
+        return _pythonic(text)
+    except (ValueError, RecursionError, MemoryError, OverflowError):
+        return None
+
+
+def loads(text: str) -> Any:
+    """JSON without what JSON does not have.  Raises ValueError, RecursionError."""
+
+    def refuse(name: str) -> Any:
+        raise ValueError(name)
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise ValueError(digits)
+        return value
+
+    return json.loads(text, parse_constant=refuse, parse_float=number)
+
+
+def dumps(value: Any) -> str:
+    """JSON as arguments are written."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _json_calls(row: ToolFormat, text: str) -> list[Call] | None:
+    text = text.strip()
+    scan = JsonScan()
+    end = scan.scan(text)
+    if end is None or text[end:].strip(" \t\r\n}];,"):
+        return None
+    value = loads(text[:end])
+    calls = [_json_call(row, item) for item in (value if isinstance(value, list) else [value])]
+    return [call for call in calls if call is not None] if calls and None not in calls else None
+
+
+def _json_call(row: ToolFormat, item: Any) -> Call | None:
+    if isinstance(item, dict) and isinstance(item.get("function"), dict):
+        item = item["function"] | {k: v for k, v in item.items() if k in row.id_keys}
+    if not isinstance(item, dict):
+        return None
+    name = next((item[key] for key in row.name_keys if key in item), None)
+    if not isinstance(name, str) or not name:
+        return None
+    arguments = next((item[key] for key in row.args_keys if key in item), {})
+    given = next((item[key] for key in row.id_keys if isinstance(item.get(key), str)), None)
+    if isinstance(arguments, str):
+        return Call(name, arguments if isinstance(loads(arguments or "{}"), dict) else "", given)
+    if arguments is not None and not isinstance(arguments, dict):
+        return None
+    return Call(name, dumps(arguments or {}), given)
+
+
+def _named(row: ToolFormat, text: str) -> list[Call] | None:
+    name, found, rest = text.partition(row.name_end)
+    rest = rest.strip()
+    if rest.endswith("```"):
+        rest = rest[:-3].rstrip()
+    name = name.strip()
+    given = None
+    if row.index_after_name and ":" in name:
+        given = name
+        name = name.rpartition(":")[0]
+    name = name.removeprefix(row.name_prefix)
+    if not found or not name:
+        return None
+    value = loads(rest) if rest else {}
+    return [Call(name, dumps(value), given)] if isinstance(value, dict) else None
+
+
+def _tagged(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call] | None:
+    text = text.strip()
+    if row.name_prefix:
+        if not text.startswith(row.name_prefix):
+            return None
+        text = text[len(row.name_prefix) :]
+    if row.name_end:
+        name, found, rest = text.partition(row.name_end)
+        if not found:
+            return None
+    else:  # the name ends where the first parameter begins
+        at = text.find(row.key_begin)
+        name, rest = (text, "") if at < 0 else (text[:at], text[at:])
+    name = name.strip()
+    if not name or "<" in name or "\n" in name:
+        return None
+    properties = _properties(schemas.get(name))
+    arguments: dict[str, Any] = {}
+    while (rest := rest.lstrip()).startswith(row.key_begin):
+        key, found, rest = rest[len(row.key_begin) :].partition(row.key_end)
+        if not found:
+            return None
+        if row.value_begin:
+            rest = rest.lstrip()
+            if not rest.startswith(row.value_begin):
+                return None
+            rest = rest[len(row.value_begin) :]
+        value, found, rest = rest.partition(row.value_end)
+        if not found:
+            return None
+        arguments[key.strip()] = _value(value, properties.get(key.strip()))
+    if row.function_end:
+        rest = rest.removeprefix(row.function_end)
+    return None if rest.strip() else [Call(name, dumps(arguments))]
+
+
+def _properties(schema: Any) -> Mapping[str, Any]:
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    return properties if isinstance(properties, Mapping) else {}
+
+
+def _value(text: str, schema: Any) -> Any:
+    """A value between tags: text as it is where the schema wants a string, else JSON where it is some."""
+    if text.startswith("\n") and text.endswith("\n"):
+        text = text[1:-1]
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
+    if kind == "string":
+        return text
+    try:
+        return loads(text.strip())
+    except (ValueError, RecursionError):
+        return text
+
+
+def _pythonic(text: str) -> list[Call] | None:
+    text = text.strip()
+    if len(text) > _MAX_PYTHON:
+        return None
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return None
+    items = tree.elts if isinstance(tree, (ast.List, ast.Tuple)) else [tree]
+    calls = []
+    for item in items:
+        if not isinstance(item, ast.Call) or item.args:
+            return None
+        name = ast.unparse(item.func)
+        if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
+            return None
+        arguments = {}
+        for keyword in item.keywords:
+            if keyword.arg is None:
+                return None
+            arguments[keyword.arg] = _literal(keyword.value)
+        calls.append(Call(name, dumps(arguments)))
+    return calls or None
+
+
+def _literal(node: ast.expr) -> Any:
+    """A constant, list or dict; JSON's constants are known too.  Raises ValueError."""
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, (bytes, complex)) or node.value is Ellipsis:
+            raise ValueError("no JSON")
+        return node.value
+    if isinstance(node, ast.Name) and node.id.lower() in _CONSTANTS:
+        return _CONSTANTS[node.id.lower()]
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        keys = [_literal(key) for key in node.keys if key is not None]
+        if len(keys) != len(node.keys) or not all(isinstance(key, str) for key in keys):
+            raise ValueError("no JSON")
+        return dict(zip(keys, map(_literal, node.values)))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        value = _literal(node.operand)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return -value if isinstance(node.op, ast.USub) else value
+    raise ValueError("no constant")

@@ -1,0 +1,47 @@
+"""How one model, by its chat template, writes calls and what it thinks."""
+
+from __future__ import annotations
+
+import secrets
+import string
+
+from hrun.serve.choice import Parser, PlainParser
+from hrun.serve.options import Options
+from hrun.serve.tools.formats import HERMES, ToolFormat, format_named, format_of, reasoning_of
+from hrun.serve.tools.parser import ChannelParser, TagParser, Tags
+from hrun.serve.tools.request import Tools
+
+_LETTERS = string.ascii_letters + string.digits
+
+
+def new_call_id(row: ToolFormat) -> str:
+    """As the family has them; never from the generator that draws tokens."""
+    return row.id_prefix + "".join(secrets.choice(_LETTERS) for _ in range(row.id_characters))
+
+
+class Dialect:
+    """The rows that a template, or the server's flags, choose."""
+
+    def __init__(self, template: str, options: Options) -> None:
+        self.row = format_named(options.tool_format) if options.tool_format else format_of(template)
+        self.reasoning = reasoning_of(template) if options.reasoning_format != "none" else None
+        self._apart = options.reasoning_format != "none"
+
+    def parser(self, tags: Tags, tools: Tools, thinking: bool) -> Parser:
+        """A parser for one answer."""
+        row = self.row or HERMES
+        if row.channels and (tools or self._apart):
+            return ChannelParser(
+                row, tools=tools.schemas, tag=tags, new_id=new_call_id, parallel=tools.parallel
+            )
+        if not tools and self.reasoning is None:
+            return PlainParser()
+        return TagParser(
+            row,
+            self.reasoning,
+            tools=tools.schemas,
+            tag=tags,
+            thinking=thinking,
+            new_id=new_call_id,
+            parallel=tools.parallel,
+        )

@@ -1,0 +1,254 @@
+"""How each family of models writes tool calls and what it thinks: one row each, which parser and prompt follow.
+
+A row is chosen by marks in the model's chat template.  To add a family, add a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """The tags around what a model thinks."""
+
+    begin: str
+    end: str
+
+
+@dataclass(frozen=True)
+class ToolFormat:
+    """One way to write calls.
+
+    ``payload`` says what stands between ``call_begin`` and ``call_end``:
+
+    - "json": an object, or a list of them, with the name under one of ``name_keys``, the arguments under one of ``args_keys``;
+    - "named": a name, ``name_end``, then the arguments as JSON up to the end tag;
+    - "tagged": a name, then parameters, each ``key_begin`` NAME ``key_end`` VALUE ``value_end``;
+    - "pythonic": a list of calls as Python has them, ``[f(a=1), g(b="x")]``.
+
+    ``section_begin`` and ``section_end`` surround all calls and carry nothing.  An empty ``call_end`` means that a call ends
+    with its JSON.  ``bare``: calls may come without a tag, as the whole answer.  ``channels``: gpt-oss's way, in which messages
+    have channels and recipients.  Tags that are control tokens in a model's vocabulary count as such tokens only.
+    """
+
+    name: str
+    marks: tuple[tuple[str, ...], ...] = ()  # a template with all marks of one group has the format
+    payload: str = "json"
+    call_begin: str = ""
+    call_end: str = ""
+    section_begin: str = ""
+    section_end: str = ""
+    name_keys: tuple[str, ...] = ("name",)
+    args_keys: tuple[str, ...] = ("arguments", "parameters")
+    id_keys: tuple[str, ...] = ("id", "tool_call_id")
+    name_prefix: str = ""  # before each name, e.g. "functions."
+    name_end: str = ""
+    key_begin: str = ""
+    key_end: str = ""
+    value_begin: str = ""
+    value_end: str = ""
+    function_end: str = ""  # closes what name_end opened, before call_end
+    index_after_name: bool = False  # "functions.NAME:0"
+    bare: bool = False
+    channels: bool = False
+    id_characters: int = 24
+    id_prefix: str = "call_"
+    reasoning: Reasoning | None = field(default=None)
+
+
+THINK = Reasoning("<think>", "</think>")
+
+HERMES = ToolFormat(
+    "hermes",
+    marks=(("<tool_call>",),),
+    call_begin="<tool_call>",
+    call_end="</tool_call>",
+    reasoning=THINK,
+)
+
+# The more particular before the more general: the first row whose marks are in the template counts.
+FORMATS: tuple[ToolFormat, ...] = (
+    ToolFormat(
+        "gpt-oss",
+        marks=(("<|channel|>", "<|message|>"),),
+        channels=True,
+    ),
+    ToolFormat(
+        "deepseek-v3.1",
+        marks=(("<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>", "thinking"),),
+        payload="named",
+        section_begin="<｜tool▁calls▁begin｜>",
+        section_end="<｜tool▁calls▁end｜>",
+        call_begin="<｜tool▁call▁begin｜>",
+        name_end="<｜tool▁sep｜>",
+        call_end="<｜tool▁call▁end｜>",
+        reasoning=THINK,
+    ),
+    ToolFormat(
+        "deepseek",
+        marks=(("<｜tool▁calls▁begin｜>",),),
+        payload="named",
+        section_begin="<｜tool▁calls▁begin｜>",
+        section_end="<｜tool▁calls▁end｜>",
+        call_begin="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+        name_end="\n```json\n",
+        call_end="<｜tool▁call▁end｜>",
+        reasoning=THINK,
+    ),
+    ToolFormat(
+        "glm",
+        marks=(("<arg_key>", "<arg_value>"),),
+        payload="tagged",
+        call_begin="<tool_call>",
+        call_end="</tool_call>",
+        key_begin="<arg_key>",
+        key_end="</arg_key>",
+        value_begin="<arg_value>",
+        value_end="</arg_value>",
+        reasoning=THINK,
+    ),
+    ToolFormat(
+        "qwen3-coder",
+        marks=(("<tool_call>", "<function=", "<parameter="),),
+        payload="tagged",
+        call_begin="<tool_call>",
+        call_end="</tool_call>",
+        name_prefix="<function=",
+        name_end=">",
+        key_begin="<parameter=",
+        key_end=">",
+        value_end="</parameter>",
+        function_end="</function>",
+        reasoning=THINK,
+    ),
+    ToolFormat(
+        "minimax",
+        marks=(("<minimax:tool_call>",),),
+        payload="tagged",
+        section_begin="<minimax:tool_call>",
+        section_end="</minimax:tool_call>",
+        call_begin='<invoke name="',
+        name_end='">',
+        call_end="</invoke>",
+        key_begin='<parameter name="',
+        key_end='">',
+        value_end="</parameter>",
+        reasoning=THINK,
+    ),
+    ToolFormat(
+        "kimi",
+        marks=(("<|tool_calls_section_begin|>",),),
+        payload="named",
+        section_begin="<|tool_calls_section_begin|>",
+        section_end="<|tool_calls_section_end|>",
+        call_begin="<|tool_call_begin|>",
+        name_prefix="functions.",
+        name_end="<|tool_call_argument_begin|>",
+        call_end="<|tool_call_end|>",
+        index_after_name=True,
+        reasoning=THINK,
+    ),
+    ToolFormat(
+        "mistral",
+        marks=(("[TOOL_CALLS]", "[ARGS]"),),
+        payload="named",
+        call_begin="[TOOL_CALLS]",
+        name_end="[ARGS]",
+        id_prefix="",
+        id_characters=9,
+        reasoning=Reasoning("[THINK]", "[/THINK]"),
+    ),
+    ToolFormat(
+        "mistral-old",
+        marks=(("[TOOL_CALLS]",),),
+        call_begin="[TOOL_CALLS]",
+        id_prefix="",
+        id_characters=9,
+    ),
+    ToolFormat(
+        "command-r",
+        marks=(("<|START_ACTION|>",),),
+        call_begin="<|START_ACTION|>",
+        call_end="<|END_ACTION|>",
+        name_keys=("tool_name", "name"),
+        args_keys=("parameters", "arguments"),
+        reasoning=Reasoning("<|START_THINKING|>", "<|END_THINKING|>"),
+    ),
+    ToolFormat(
+        "lfm2",
+        marks=(("<|tool_call_start|>",),),
+        payload="pythonic",
+        call_begin="<|tool_call_start|>",
+        call_end="<|tool_call_end|>",
+    ),
+    ToolFormat(
+        "granite",
+        marks=(("<|tool_call|>", "granite"), ("<|tool_call|>", "Granite")),
+        call_begin="<|tool_call|>",
+        reasoning=THINK,
+    ),
+    ToolFormat(
+        "phi4-mini",
+        marks=(("<|tool_call|>",),),
+        call_begin="<|tool_call|>",
+        call_end="<|/tool_call|>",
+    ),
+    ToolFormat(
+        "functools",
+        marks=(("functools[",),),
+        call_begin="functools",
+    ),
+    ToolFormat(
+        "nemotron",
+        marks=(("<TOOLCALL>",),),
+        call_begin="<TOOLCALL>",
+        call_end="</TOOLCALL>",
+        reasoning=THINK,
+    ),
+    HERMES,
+    ToolFormat(
+        "pythonic",
+        marks=(("[func_name1(",), ("func_name1(params_name1=",)),
+        payload="pythonic",
+        bare=True,
+    ),
+    ToolFormat(
+        "llama3",
+        marks=(("<|python_tag|>",), ('{"name": function name, "parameters":',)),
+        call_begin="<|python_tag|>",
+        args_keys=("parameters", "arguments"),
+        bare=True,
+    ),
+)
+_REASONING_MARKS = (
+    THINK,
+    Reasoning("[THINK]", "[/THINK]"),
+    Reasoning("<|START_THINKING|>", "<|END_THINKING|>"),
+)
+
+
+def format_named(name: str) -> ToolFormat | None:
+    """The row of that name."""
+    return next((row for row in FORMATS if row.name == name), None)
+
+
+def format_of(template: str) -> ToolFormat | None:
+    """The row whose marks a chat template has."""
+    for row in FORMATS:
+        if any(all(mark in template for mark in group) for group in row.marks):
+            return row
+    return None
+
+
+def reasoning_of(template: str) -> Reasoning | None:
+    """The tags of what a model thinks, where its template knows any."""
+    row = format_of(template)
+    if row is not None and row.reasoning is not None and row.reasoning.end in template:
+        return row.reasoning
+    return next((tags for tags in _REASONING_MARKS if tags.end in template), None)
+
+
+def reads_tools(template: str) -> bool:
+    """Does a chat template write the tools into the prompt by itself?"""
+    return "tools" in template

@@ -1,0 +1,491 @@
+"""Takes an answer apart while it comes: what the model thinks, what it says, which tools it calls.
+
+What is decided depends on the text alone, never on how it was cut: a decision waits until no continuation could change it.
+A call is given out when it is complete; what cannot be read as one is content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from hrun.serve.choice import Event
+from hrun.serve.tools.calls import JsonScan, read_calls
+from hrun.serve.tools.formats import Reasoning, ToolFormat
+
+# Control tokens stand in the text between these, which no decoder makes of bytes.
+_OPEN, _CLOSE = "\ud800", "\udfff"
+
+
+def control(name: str) -> str:
+    """A control token inside the parser's text."""
+    return _OPEN + name + _CLOSE
+
+
+def shown(text: str) -> str:
+    """Without control tokens."""
+    parts = text.split(_OPEN)
+    return parts[0] + "".join(part.partition(_CLOSE)[2] for part in parts[1:])
+
+
+class Tags:
+    """Writes tags as the parser sees them: what is a control token of the vocabulary counts as such a token only."""
+
+    def __init__(self, control_names: Collection[str]) -> None:
+        self._names = sorted(filter(None, control_names), key=len, reverse=True)
+        self._known: dict[str, str] = {}
+
+    def __call__(self, tag: str) -> str:
+        """The tag with its control tokens marked."""
+        found = self._known.get(tag)
+        if found is None:
+            parts = [tag]
+            for name in self._names:
+                if name in tag:
+                    parts = [p for part in parts for p in _split(part, name)]
+            found = self._known[tag] = "".join(parts)
+        return found
+
+
+def _split(part: str, name: str) -> list[str]:
+    if part.startswith(_OPEN):
+        return [part]
+    pieces = part.split(name)
+    return [p for piece in pieces for p in (piece, control(name))][:-1]
+
+
+class TagParser:
+    """For formats whose calls stand between tags, or are the whole answer."""
+
+    def __init__(
+        self,
+        row: ToolFormat | None,
+        reasoning: Reasoning | None,
+        *,
+        tools: Mapping[str, Any],
+        tag: Callable[[str], str],
+        thinking: bool,
+        new_id: Callable[[ToolFormat], str],
+        parallel: bool = True,
+    ) -> None:
+        """``tools``: schemas of arguments by name.  ``tag`` writes a tag as :class:`Tags` does.  ``thinking``: the prompt
+        has opened the tag."""
+        self.failures = 0
+        self._row = row if tools else None
+        self._tools = tools
+        self._new_id = new_id
+        self._parallel = parallel
+        self._tag = tag
+        self._think = (self._tag(reasoning.begin), self._tag(reasoning.end)) if reasoning else None
+        self._text = ""
+        self._state = self._thinks if thinking and reasoning else self._starts
+        self._skip_space = True
+        self._space = ""  # of content, dropped if a call follows
+        self._said = False
+        self._n_calls = 0
+        self._scan = JsonScan()
+        self._from = 0  # where the search for the end of a call goes on
+        self._begin = ""  # the tag that opened the call
+        self._in_section = False
+        self._out: list[Event] = []
+
+    @property
+    def held(self) -> int:
+        """Characters that wait."""
+        return len(shown(self._text)) + len(self._space)
+
+    def feed(self, text: str) -> list[Event]:
+        """Text that the model wrote."""
+        self._text += text
+        while self._state():
+            pass
+        out, self._out = self._out, []
+        return out
+
+    def control(self, name: str) -> list[Event]:
+        """A control token that the model wrote."""
+        return self.feed(control(name))
+
+    def finish(self) -> list[Event]:
+        """The end: what is held is what it looks like now."""
+        text, self._text = self._text, ""
+        if self._state == self._calls:
+            calls = self._read(text)
+            if calls is None:
+                self._fail(self._begin + text)
+            else:
+                self._give(calls)
+        elif self._state == self._maybe_bare:
+            calls = self._read(text)
+            if calls is None or any(call.name not in self._tools for call in calls):
+                self._say(text)
+            else:
+                self._give(calls)
+        elif self._state == self._thinks:
+            self._reason(text.rstrip())
+        else:
+            self._say(text)
+        if self._space and not self._n_calls:
+            self._out.append(Event("content", self._space))
+        self._space = ""
+        out, self._out = self._out, []
+        return out
+
+    # ---- states: each does one step on the text, and says whether it got on
+
+    def _starts(self) -> bool:
+        """Before anything but blanks was said."""
+        text = self._text
+        start = len(text) - len(text.lstrip())
+        rest = text[start:]
+        if not rest:
+            return False
+        if self._think is not None:
+            begin = self._think[0]
+            if rest.startswith(begin):
+                self._text = rest[len(begin) :]
+                self._state, self._skip_space = self._thinks, True
+                return True
+            if begin.startswith(rest):
+                return False
+        return self._answers()
+
+    def _answers(self) -> bool:
+        """What is said begins: as a bare call, or as text."""
+        self._state = self._says
+        if self._row is None or not self._row.bare:
+            return True
+        rest = self._text.lstrip()
+        opens = "[" if self._row.payload == "pythonic" else "{["
+        if rest and rest[0] in opens:
+            self._text = rest
+            self._state, self._scan = self._maybe_bare, JsonScan()
+        return True
+
+    def _thinks(self) -> bool:
+        assert self._think is not None
+        if self._skip_space:
+            self._text = self._text.lstrip()
+            if not self._text:
+                return False
+            self._skip_space = False
+        end = self._think[1]
+        at = self._text.find(end)
+        if at >= 0:
+            self._reason(self._text[:at].rstrip())
+            self._text = self._text[at + len(end) :]
+            self._state, self._skip_space = self._after_thoughts, True
+            return True
+        keep = _overlap(self._text, (end,))
+        ready = self._text[: len(self._text) - keep].rstrip()
+        self._reason(ready)
+        self._text = self._text[len(ready) :]
+        return False
+
+    def _after_thoughts(self) -> bool:
+        self._text = self._text.lstrip()
+        return bool(self._text) and self._answers()
+
+    def _says(self) -> bool:
+        row = self._row
+        if row is None:
+            self._say(self._text)
+            self._text = ""
+            return False
+        tags = [self._tag(t) for t in (row.section_begin, row.call_begin) if t]
+        places = [(at, -len(tag), tag) for tag in tags if (at := self._text.find(tag)) >= 0]
+        if not places:
+            keep = _overlap(self._text, tags)
+            ready = self._text[: len(self._text) - keep]
+            self._say(ready)
+            self._text = self._text[len(ready) :]
+            return False
+        at, _, tag = min(places)
+        self._say(self._text[:at])
+        self._text = self._text[at + len(tag) :]
+        if tag == self._tag(row.call_begin):
+            self._open(tag)
+        else:
+            self._state, self._in_section = self._between, True
+        return True
+
+    def _between(self) -> bool:
+        """Inside a section, before a call or the end."""
+        row = self._row
+        assert row is not None
+        self._text = self._text.lstrip()
+        begin, end = self._tag(row.call_begin), self._tag(row.section_end)
+        if not self._text:
+            return False
+        for tag in (begin, end):
+            if self._text.startswith(tag):
+                self._text = self._text[len(tag) :]
+                if tag == begin:
+                    self._open(tag)
+                else:
+                    self._state, self._in_section = self._says, False
+                return True
+        if begin.startswith(self._text) or end.startswith(self._text):
+            return False
+        self._state, self._in_section = self._says, False
+        return True
+
+    def _open(self, tag: str) -> None:
+        self._begin = tag
+        self._state, self._scan, self._from = self._calls, JsonScan(), 0
+
+    def _calls(self) -> bool:
+        """Inside a call."""
+        row = self._row
+        assert row is not None
+        if not row.call_end:
+            return self._ends_with_json()
+        end = self._tag(row.call_end)
+        at = self._text.find(end, self._from)
+        if at < 0:
+            self._from = max(len(self._text) - len(end) + 1, 0)
+            return False
+        inside = self._text[:at]
+        calls = self._read(inside)
+        if calls is None and row.payload in ("json", "named"):
+            # The end tag may stand in a string of the arguments.
+            scan = JsonScan()
+            scan.scan(inside[max(inside.find("{"), 0) :])
+            if scan.end is None and scan.in_string:
+                self._from = at + len(end)
+                return True
+        self._text = self._text[at + len(end) :]
+        self._state = self._between if self._in_section else self._says
+        if calls is None:
+            self._fail(self._begin + inside + end)
+        else:
+            self._give(calls)
+        return True
+
+    def _ends_with_json(self) -> bool:
+        """Of a call without an end tag: it ends with its value, or with the next call."""
+        row = self._row
+        assert row is not None
+        begin = self._tag(row.call_begin)
+        start = 0
+        if row.payload == "named":
+            at = self._text.find(self._tag(row.name_end))
+            start = at + len(self._tag(row.name_end)) if at >= 0 else -1
+        if start >= 0:
+            value = self._text[start:].lstrip()
+            start = len(self._text) - len(value)
+            if value and value[0] not in "{[":
+                return self._not_a_call(begin)
+            if not value or (end := self._scan.scan(value)) is None:
+                return False
+            inside = self._text[: start + end]
+            calls = self._read(inside)
+            self._text = self._text[start + end :]
+            self._state = self._says
+            if calls is None:
+                self._fail(self._begin + inside)
+            else:
+                self._give(calls)
+            return True
+        return False
+
+    def _not_a_call(self, begin: str) -> bool:
+        text, self._text = self._text, ""
+        self._state = self._says
+        self.failures += 1
+        self._say(self._begin)
+        self._text = text
+        return True
+
+    def _maybe_bare(self) -> bool:
+        """The answer may be a call without tags."""
+        row = self._row
+        assert row is not None
+        if row.payload == "pythonic":
+            end = _python_end(self._text)
+        else:
+            end = self._scan.scan(self._text)
+        if end is None:
+            return False
+        inside = self._text[:end]
+        calls = self._read(inside)
+        self._state = self._says
+        if calls is None or any(call.name not in self._tools for call in calls):
+            self._say(inside)
+            self._text = self._text[end:]
+            return True
+        self._give(calls)
+        self._text = self._text[end:]
+        self._state = self._after_bare
+        return True
+
+    def _after_bare(self) -> bool:
+        self._text = self._text.lstrip(" \t\r\n;,")
+        return bool(self._text) and self._answers()
+
+    # ---- results
+
+    def _read(self, text: str) -> Any:
+        row = self._row
+        assert row is not None
+        # Tags inside a call that are control tokens are text for who reads it.
+        return read_calls(row, text.replace(_OPEN, "").replace(_CLOSE, ""), self._tools)
+
+    def _reason(self, text: str) -> None:
+        if text := shown(text):
+            self._out.append(Event("reasoning", text))
+
+    def _say(self, text: str) -> None:
+        text = shown(text)
+        if not text:
+            return
+        if self._row is None:
+            self._out.append(Event("content", text))
+            return
+        text = self._space + text
+        ready = text.rstrip()
+        self._space = text[len(ready) :]
+        if ready:
+            if not self._said and self._n_calls:
+                ready = ready.lstrip()
+            self._said = True
+            self._out.append(Event("content", ready))
+
+    def _fail(self, text: str) -> None:
+        """What looked like a call and is none stays what the model wrote."""
+        self.failures += 1
+        self._say(text.replace(_OPEN, "").replace(_CLOSE, ""))
+
+    def _give(self, calls: Any) -> None:
+        assert self._row is not None
+        for call in calls:
+            if self._n_calls and not self._parallel:
+                continue
+            self._space, self._said = "", False
+            index = self._n_calls
+            self._n_calls += 1
+            self._out.append(
+                Event("call", index=index, id=call.id or self._new_id(self._row), name=call.name)
+            )
+            self._out.append(Event("arguments", call.arguments, index))
+
+
+class ChannelParser:
+    """For gpt-oss, whose messages have a channel and perhaps a recipient."""
+
+    def __init__(
+        self,
+        row: ToolFormat,
+        *,
+        tools: Mapping[str, Any],
+        tag: Callable[[str], str],
+        new_id: Callable[[ToolFormat], str],
+        parallel: bool = True,
+    ) -> None:
+        self.failures = 0
+        self._row = row
+        self._tools = tools
+        self._new_id = new_id
+        self._parallel = parallel
+        names = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>")
+        self._tags = {name: tag(name) for name in names}
+        self._text = ""
+        self._header: str | None = ""  # what stands before <|message|>; None inside a message
+        self._kind = ""
+        self._n_calls = 0
+
+    @property
+    def held(self) -> int:
+        """Characters that wait."""
+        return len(shown(self._text)) + len(shown(self._header or ""))
+
+    def feed(self, text: str) -> list[Event]:
+        """Text that the model wrote."""
+        self._text += text
+        out: list[Event] = []
+        tags = self._tags
+        while True:
+            found = [(at, name) for name, tag in tags.items() if (at := self._text.find(tag)) >= 0]
+            if not found:
+                keep = _overlap(self._text, tags.values())
+                ready = self._text[: len(self._text) - keep]
+                self._text = self._text[len(ready) :]
+                self._take(ready, out)
+                return out
+            at, name = min(found)
+            self._take(self._text[:at], out)
+            self._text = self._text[at + len(tags[name]) :]
+            if name == "<|message|>":
+                self._begin(self._header or "", out)
+                self._header = None
+            elif name == "<|channel|>" and self._header is not None:
+                self._header += " \n"  # what is before names the role, and perhaps a recipient
+            else:
+                self._header = ""
+
+    def control(self, name: str) -> list[Event]:
+        """A control token that the model wrote."""
+        return self.feed(control(name))
+
+    def finish(self) -> list[Event]:
+        """The end."""
+        out: list[Event] = []
+        text, self._text = self._text, ""
+        self._take(text, out)
+        if self._header and (rest := shown(self._header).strip()) and not self._n_calls:
+            out.append(Event("content", rest))
+        self._header = ""
+        return out
+
+    def _take(self, text: str, out: list[Event]) -> None:
+        if self._header is not None:
+            self._header += text
+        elif self._kind and (text := shown(text)):
+            index = self._n_calls - 1 if self._kind == "arguments" else 0
+            out.append(Event(self._kind, text, index))
+
+    def _begin(self, header: str, out: list[Event]) -> None:
+        words = shown(header.replace(_OPEN, " ").replace(_CLOSE, " ")).split()
+        # Models put calls on every channel.
+        target = next((w[13:] for w in words if w.startswith("to=functions.")), None)
+        if target and self._tools:
+            if self._n_calls and not self._parallel:
+                self._kind = ""
+                return
+            out.append(Event("call", index=self._n_calls, id=self._new_id(self._row), name=target))
+            self._n_calls += 1
+            self._kind = "arguments"
+        else:
+            self._kind = "reasoning" if "analysis" in words else "content"
+
+
+def _overlap(text: str, tags: Collection[str]) -> int:
+    """The longest end of the text that begins one of the tags."""
+    longest = min(max(map(len, tags), default=0) - 1, len(text))
+    for n in range(longest, 0, -1):
+        end = text[len(text) - n :]
+        if any(tag.startswith(end) for tag in tags):
+            return n
+    return 0
+
+
+def _python_end(text: str) -> int | None:
+    """Where the list that begins the text ends, by Python's rules for strings."""
+    depth, quote, at = 0, "", 0
+    while at < len(text):
+        c = text[at]
+        if quote:
+            if c == "\\":
+                at += 1
+            elif c == quote:
+                quote = ""
+        elif c in "\"'":
+            quote = c
+        elif c in "[({":
+            depth += 1
+        elif c in "])}":
+            depth -= 1
+            if depth == 0:
+                return at + 1
+        at += 1
+    return None

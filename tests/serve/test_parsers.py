@@ -1,0 +1,182 @@
+"""Tool calls and reasoning of each family, and that no cut of the text changes what is read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("starlette", reason="needs the extra hrun[serve]")
+
+from hrun.serve.options import Options
+from hrun.serve.tools.dialect import Dialect
+from hrun.serve.tools.formats import FORMATS, format_named, format_of
+from hrun.serve.tools.parser import Tags
+from hrun.serve.tools.request import Tools
+
+SCHEMAS = {
+    "get_weather": {"type": "object", "properties": {"city": {"type": "string"}, "n": {"type": "integer"}}},
+    "now": {"type": "object", "properties": {}},
+}  # fmt: skip
+PARIS = ("get_weather", {"city": "Paris", "n": 2})
+NOW = ("now", {})
+
+# (format, what the model writes, reasoning, content, calls); <|...|> in "controls" are single tokens.
+CASES: list[tuple[str, str, str, str, list[Any]]] = [
+    ("hermes", '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}\n</tool_call>', "", "", [PARIS]),
+    ("hermes", 'I look.\n<tool_call>{"name": "now"}</tool_call>\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}</tool_call>\n', "", "I look.", [NOW, PARIS]),
+    ("hermes", '<tool_call>{"name": "now", "arguments": {}}</tool_call><tool_call>{"name": "now", "arguments": {}}</tool_call>', "", "", [NOW, NOW]),
+    ("hermes", '<think>\nA thought.\n</think>\n\nHi <b>there</b>', "A thought.", "Hi <b>there</b>", []),
+    ("hermes", '<think>x < y</think><tool_call>{"name": "now"}</tool_call>', "x < y", "", [NOW]),
+    ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": "</tool_call> \\" {"}}</tool_call>', "", "", [("get_weather", {"city": '</tool_call> " {'})]),
+    ("hermes", '<tool_call>{"name": "now", "arguments": {}}', "", "", [NOW]),
+    ("hermes", 'a <tool_call>{bad json}</tool_call> b <tool_call>{"name": "now"}</tool_call>', "", "a <tool_call>{bad json}</tool_call> b", [NOW]),
+    ("hermes", '<tool_call>never closed', "", "<tool_call>never closed", []),
+    ("hermes", 'a < b and <tool and </tool_call>', "", "a < b and <tool and </tool_call>", []),
+    ("hermes", '<tool_call>{"name": "now", "arguments": "{}"}}\n</tool_call>', "", "", [NOW]),
+    ("qwen3-coder", '<tool_call>\n<function=get_weather>\n<parameter=city>\nPa<ris\n</parameter>\n<parameter=n>\n2\n</parameter>\n</function>\n</tool_call>', "", "", [("get_weather", {"city": "Pa<ris", "n": 2})]),
+    ("qwen3-coder", '<tool_call>\n<function=now>\n</function>\n</tool_call>', "", "", [NOW]),
+    ("qwen3-coder", '<tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>', "", '<tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>', []),
+    ("glm", '<think>t</think>\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>n</arg_key>\n<arg_value>2</arg_value>\n</tool_call>', "t", "", [PARIS]),
+    ("minimax", '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n<parameter name="n">2</parameter>\n</invoke>\n<invoke name="now">\n</invoke>\n</minimax:tool_call>', "", "", [PARIS, NOW]),
+    ("llama3", '{"name": "get_weather", "parameters": {"city": "Paris", "n": 2}}', "", "", [PARIS]),
+    ("llama3", '<|python_tag|>{"name": "now", "parameters": {}}', "", "", [NOW]),
+    ("llama3", '{"name": "other", "parameters": {}} and more', "", '{"name": "other", "parameters": {}} and more', []),
+    ("llama3", '{"answer": [1, 2]}', "", '{"answer": [1, 2]}', []),
+    ("pythonic", "[get_weather(city='Paris', n=2), now()]", "", "", [PARIS, NOW]),
+    ("pythonic", "[1, 2] is a list", "", "[1, 2] is a list", []),
+    ("lfm2", "<|tool_call_start|>[get_weather(city=\"Paris\", n=2)]<|tool_call_end|>Done.", "", "Done.", [PARIS]),
+    ("mistral-old", '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}, {"name": "now", "arguments": {}}]', "", "", [PARIS, NOW]),
+    ("mistral", '[THINK]hm[/THINK]ok[TOOL_CALLS]get_weather[ARGS]{"city": "Paris", "n": 2}[TOOL_CALLS]now[ARGS]{}', "hm", "ok", [PARIS, NOW]),
+    ("gpt-oss", '<|channel|>analysis<|message|>Think.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Paris", "n": 2}<|call|>', "Think.", "", [PARIS]),
+    ("gpt-oss", '<|channel|>analysis to=functions.now<|message|>{}', "", "", [NOW]),
+    ("gpt-oss", ' to=functions.now<|channel|>commentary<|message|>{}', "", "", [NOW]),
+    ("gpt-oss", '<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>Hi there<|return|>', "a", "Hi there", []),
+    ("deepseek", '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{"city": "Paris", "n": 2}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>', "", "", [PARIS, NOW]),
+    ("deepseek-v3.1", 'ok<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>', "", "ok", [NOW]),
+    ("kimi", '<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>', "", "", [NOW]),
+    ("granite", '<|tool_call|>[{"name": "now", "arguments": {}}]', "", "", [NOW]),
+    ("command-r", '<|START_THINKING|>p<|END_THINKING|><|START_ACTION|>[\n{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Paris", "n": 2}}\n]<|END_ACTION|>', "p", "", [PARIS]),
+    ("phi4-mini", '<|tool_call|>[{"type": "function", "function": {"name": "now", "arguments": {}}}]<|/tool_call|>', "", "", [NOW]),
+    ("functools", 'functools[{"name": "now", "arguments": {}}]', "", "", [NOW]),
+    ("nemotron", '<TOOLCALL>[{"name": "now", "arguments": {}}]</TOOLCALL>', "", "", [NOW]),
+]  # fmt: skip
+CONTROLS = (
+    "<|python_tag|>", "<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|call|>", "<|return|>", "<|constrain|>",
+    "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>",
+    "[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]", "<|tool_call_start|>", "<|tool_call_end|>", "<|START_ACTION|>",
+)  # fmt: skip
+
+
+def pieces(text: str, controls: tuple[str, ...]) -> list[tuple[bool, str]]:
+    """(is it a control token, text), in order."""
+    out: list[tuple[bool, str]] = [(False, text)]
+    for name in controls:
+        out = [
+            piece
+            for is_control, part in out
+            for piece in (
+                [(True, part)]
+                if is_control
+                else [p for q in part.split(name) for p in ((False, q), (True, name))][:-1]
+            )
+        ]
+    return [piece for piece in out if piece[1]]
+
+
+def read(name: str, parts: list[tuple[bool, str]], controls: tuple[str, ...], thinking=False):
+    row = format_named(name)
+    assert row is not None
+    dialect = Dialect("<think></think>" if row.reasoning is None else row.reasoning.end + row.marks[0][0], Options(tool_format=name))  # fmt: skip
+    dialect.reasoning = row.reasoning
+    tools = Tools([], SCHEMAS, frozenset())
+    parser = dialect.parser(Tags(controls), tools, thinking)
+    events = []
+    for is_control, text in parts:
+        events += parser.control(text) if is_control else parser.feed(text)
+    events += parser.finish()
+    assert parser.held == 0
+    calls: dict[int, list[str]] = {}
+    for event in events:
+        if event.kind == "call":
+            assert event.index not in calls and event.id and event.name
+            calls[event.index] = [event.name, ""]
+        elif event.kind == "arguments":
+            calls[event.index][1] += event.text
+    texts = {
+        kind: "".join(e.text for e in events if e.kind == kind) for kind in ("reasoning", "content")
+    }
+    return texts["reasoning"], texts["content"], [calls[i] for i in sorted(calls)]
+
+
+@pytest.mark.parametrize("controls", [(), CONTROLS], ids=["text", "tokens"])
+@pytest.mark.parametrize("case", CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
+def test_what_models_write(case, controls) -> None:
+    name, text, reasoning, content, calls = case
+    got = read(name, pieces(text, controls), controls)
+    assert (got[0], got[1]) == (reasoning, content)
+    assert [(n, json.loads(a)) for n, a in got[2]] == calls
+
+
+def cut(parts: list[tuple[bool, str]], data: st.DataObject) -> list[tuple[bool, str]]:
+    out = []
+    for is_control, text in parts:
+        while text:
+            n = len(text) if is_control else data.draw(st.integers(1, min(len(text), 12)))
+            out.append((is_control, text[:n]))
+            text = text[n:]
+    return out
+
+
+@pytest.mark.parametrize("controls", [(), CONTROLS], ids=["text", "tokens"])
+@pytest.mark.parametrize("case", CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_no_cut_changes_what_is_read(case, controls, data: st.DataObject) -> None:
+    parts = pieces(case[1], controls)
+    assert read(case[0], cut(parts, data), controls) == read(case[0], parts, controls)
+
+
+ALPHABET = [
+    "<tool_call>", "</tool_call>", '{"name": "now", "arguments": {}}', "<think>", "</think>", "<", "{", "}", '"', "\\", "[", "]",
+    "(", ")", "now", "now()", "[now()]", "=", ",", " ", "\n", "x", "é", *CONTROLS, "<function=now>", "</function>", "<parameter=a>",
+    "</parameter>", "<arg_key>", "</arg_key>", "functions.now:0", " to=functions.now",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [row.name for row in FORMATS])
+@settings(max_examples=40, deadline=None)
+@given(words=st.lists(st.sampled_from(ALPHABET), max_size=14), data=st.data())
+def test_any_text_is_read_alike_however_it_is_cut(name: str, words, data: st.DataObject) -> None:
+    parts = pieces("".join(words), CONTROLS)
+    assert read(name, cut(parts, data), CONTROLS) == read(name, parts, CONTROLS)
+
+
+def test_a_prompt_that_opened_the_tag() -> None:
+    parts = [(False, "deep"), (False, " thought\n</thi"), (False, "nk>\n\nHi")]
+    assert read("hermes", parts, (), thinking=True) == ("deep thought", "Hi", [])
+
+
+def test_a_users_text_cannot_forge_a_token() -> None:
+    """Where the tag is a token of the vocabulary its letters are text."""
+    parts = [(False, "[TOOL_CALLS]now[ARGS]{}")]
+    assert read("mistral", parts, CONTROLS) == ("", "[TOOL_CALLS]now[ARGS]{}", [])
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{% for m in messages %}<|im_start|>{% endfor %}", None),
+        ("...<tool_call>...<function=x>...<parameter=y>", "qwen3-coder"),
+        ("<tool_call>\n{{ tool | tojson }}", "hermes"),
+        ("[TOOL_CALLS] [AVAILABLE_TOOLS]", "mistral-old"),
+        ("<|channel|>analysis<|message|>", "gpt-oss"),
+        ("<|python_tag|>", "llama3"),
+    ],
+)  # fmt: skip
+def test_a_template_tells_its_format(template: str, name: str | None) -> None:
+    row = format_of(template)
+    assert (row.name if row else None) == name
