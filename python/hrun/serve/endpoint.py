@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -24,8 +25,9 @@ async def body_of(request: Request) -> Any:
         raise ApiError(415, f"the content type is '{kind[:80]}', expected application/json")
     service: Service = request.app.state.service
     parts: list[bytes] = []
-    size = 0
-    try:
+
+    async def read() -> None:
+        size = 0
         async for part in request.stream():
             size += len(part)
             if size > service.options.max_body_bytes:
@@ -33,12 +35,19 @@ async def body_of(request: Request) -> Any:
                     413, f"the body has more than {service.options.max_body_bytes} bytes"
                 )
             parts.append(part)
+
+    try:
+        await asyncio.wait_for(read(), service.options.body_seconds)
     except ClientDisconnect:
         raise ClientGone from None
+    except asyncio.TimeoutError:
+        raise ApiError(
+            408, f"the body did not come within {service.options.body_seconds:g} s", code="timeout"
+        ) from None
     data = b"".join(parts)
     if not data:
         raise bad("the body is empty, expected a JSON object")
-    return await service.in_thread(loads, data) if size > _LARGE_BODY else loads(data)
+    return await service.in_thread(loads, data) if len(data) > _LARGE_BODY else loads(data)
 
 
 def key_of(request: Request) -> str:

@@ -46,6 +46,7 @@ class Options:
     max_stops: int = 16
     max_schema_bytes: int = 256 << 10
     request_seconds: float = 600.0
+    body_seconds: float = 60.0  # for a request's body to come
     write_seconds: float = 60.0  # a client that reads nothing for so long is gone
     ping_seconds: float = 15.0
     drain_seconds: float = 30.0
