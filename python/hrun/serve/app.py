@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Scope
 
-from hrun.serve import chat, completions, info, text, vectors
-from hrun.serve.endpoint import json_response
+from hrun.serve import chat, completions, info, messages, ollama, responses, text, vectors
+from hrun.serve.endpoint import error_response
 from hrun.serve.errors import ApiError, ClientGone, api_error
 from hrun.serve.middleware import Gate, Names, surrounded
 from hrun.serve.service import Service, log
@@ -27,6 +27,12 @@ POST: dict[str, Endpoint] = {
     "/chat/completions": chat.chat_completions,
     "/v1/completions": completions.completions,
     "/completions": completions.completions,
+    "/v1/responses": responses.responses,
+    "/v1/messages": messages.messages,
+    "/v1/messages/count_tokens": messages.count_tokens,
+    "/api/chat": ollama.chat,
+    "/api/generate": ollama.generate,
+    "/api/show": ollama.show,
     "/v1/embeddings": vectors.embeddings,
     "/embeddings": vectors.embeddings,
     "/v1/rerank": vectors.rerank,
@@ -47,6 +53,9 @@ GET: dict[str, Endpoint] = {
     "/version": info.version,
     "/props": info.props,
     "/metrics": info.metrics,
+    "/api/tags": ollama.tags,
+    "/api/ps": ollama.ps,
+    "/api/version": ollama.version,
     "/tokenizer_info": text.tokenizer_info,
 }
 _WATCH_SECONDS = 1.0
@@ -82,13 +91,9 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             request.app.state.service.metrics.disconnects.inc()
             return Response(status_code=499)
         except Exception as error:
-            return _error_response(api_error(error))
+            return error_response(request.url.path, api_error(error))
 
     return guarded
-
-
-def _error_response(error: ApiError) -> Response:
-    return json_response(error.body(), error.status, error.headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -98,11 +103,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
         405: f"{request.url.path[:200]} does not take {request.method}",
     }
     message = messages.get(error.status_code, str(error.detail))
-    return _error_response(ApiError(error.status_code, message, headers=dict(error.headers or {})))
+    failed = ApiError(error.status_code, message, headers=dict(error.headers or {}))
+    return error_response(request.url.path, failed)
 
 
 async def _other_error(request: Request, error: Exception) -> Response:
-    return _error_response(api_error(error))
+    return error_response(request.url.path, api_error(error))
 
 
 def _done(service: Service, scope: Scope, status: int, seconds: float) -> None:

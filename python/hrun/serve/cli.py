@@ -228,7 +228,7 @@ def _cache(flags: argparse.Namespace) -> dict[str, Any]:
     kv_tokens = flags.kv_tokens
     on_gpu = flags.device != "cpu" and any(d.name != "cpu" for d in devices()[0])
     if kv_tokens is None and not on_gpu:
-        metadata = GGUFFile(str(flags.model or hrun.demo_model_path())).metadata
+        metadata: Any = GGUFFile(str(flags.model or hrun.demo_model_path())).metadata
         kv_tokens = default_kv_tokens(metadata, flags.ctx_size, free_memory())
     return {"n_parallel": flags.parallel, "kv_tokens": kv_tokens}
 

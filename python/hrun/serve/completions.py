@@ -92,9 +92,7 @@ def n_logprobs(body: CompletionRequest) -> int:
     return body.logprobs
 
 
-def _encoded(
-    service: Service, body: CompletionRequest, prompts: list[str] | list[list[int]]
-) -> list[list[int]]:
+def _encoded(service: Service, body: CompletionRequest, prompts: list[Any]) -> list[list[int]]:
     """Token ids of each prompt; for a thread."""
     runtime = service.runtime
     out = []

@@ -42,7 +42,7 @@ REFUSED = {
     "use_beam_search": "hrun draws tokens",
 }
 _ALIASES = {"repetition_penalty": "repeat_penalty"}
-_SAYS_NOTHING = (None, False, 0, "", [], {}, "none", "auto")
+_SAYS_NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {}, "none", "auto")
 
 
 def check_extra(service: Service, body: Body) -> None:

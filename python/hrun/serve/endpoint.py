@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from hrun.serve.admission import Ticket
-from hrun.serve.errors import ApiError, ClientGone, bad
+from hrun.serve.errors import ApiError, ClientGone, anthropic_error, bad
 from hrun.serve.schemas import loads
 from hrun.serve.service import Service
 from hrun.serve.sse import HEADERS, Stream, dumps, openai_error
@@ -62,6 +62,16 @@ def json_response(
     return Response(dumps(value), status, dict(headers or {}), media_type="application/json")
 
 
+def error_response(path: str, error: ApiError) -> Response:
+    """An error in the shape of the interface that the path belongs to."""
+    body = error.body()
+    if path.startswith("/v1/messages"):
+        body = anthropic_error(error)
+    elif path.startswith("/api/"):
+        body = {"error": error.message}
+    return json_response(body, error.status, error.headers)
+
+
 def stream_response(
     service: Service,
     request: Request,
@@ -72,7 +82,7 @@ def stream_response(
     on_error: Callable[[ApiError], str] = openai_error,
     ping: str = ": ping\n\n",
     headers: Mapping[str, str] = HEADERS,
-) -> Any:
+) -> Response:
     """A stream that keeps the request's ticket until its end and frees the engine whatever happens."""
     ticket.keep()
 
@@ -83,7 +93,7 @@ def stream_response(
             service.metrics.disconnects.inc()
         request.scope["hrun_outcome"] = how
 
-    return Stream(
+    stream: Any = Stream(
         texts,
         on_error=on_error,
         on_end=end,
@@ -92,3 +102,4 @@ def stream_response(
         write_seconds=service.options.write_seconds,
         headers=headers,
     )
+    return cast(Response, stream)

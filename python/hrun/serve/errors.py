@@ -20,6 +20,15 @@ _TYPES = {
     501: "not_supported_error",
     503: "unavailable_error",
 }
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 _PATH = re.compile(r"(?<![\w/.])/(?:[\w.@+-]+/)+([\w.@+-]+)")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
 
@@ -67,6 +76,13 @@ class ClientGone(Exception):
 def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """A request that the client has to change."""
     return ApiError(400, message, param=param, code=code)
+
+
+def anthropic_error(error: ApiError) -> dict[str, Any]:
+    """An error in Anthropic's shape."""
+    usual = "api_error" if error.status >= 500 else _ANTHROPIC_TYPES[400]
+    kind = _ANTHROPIC_TYPES.get(error.status, usual)
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
 
 
 def api_error(error: BaseException) -> ApiError:

@@ -44,7 +44,7 @@ class Metrics:
         self._prefix = service.options.metrics_prefix
         if not self._prefix.endswith((":", "_")):
             self._prefix += ":"
-        self.registry.register(self)  # type: ignore[arg-type]
+        self.registry.register(self)
         name = self._prefix
 
         def histogram(stem: str, what: str, buckets: Iterable[float]) -> Histogram:

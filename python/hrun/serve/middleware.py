@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hrun.serve.answers import new_id
-from hrun.serve.endpoint import json_response
+from hrun.serve.endpoint import error_response
 from hrun.serve.errors import ApiError
 from hrun.serve.options import Options
 
@@ -83,7 +83,7 @@ class Gate:
                 return await _preflight(headers)(scope, receive, _with_cors(send, origin, allowed))
             self._check_key(scope, headers)
         except ApiError as error:
-            response = json_response(error.body(), error.status, error.headers)
+            response = error_response(scope["path"], error)
             return await response(scope, receive, _with_cors(send, origin, allowed))
         await self._app(scope, receive, _with_cors(send, origin, allowed))
 

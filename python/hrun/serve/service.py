@@ -72,11 +72,12 @@ class Service:
 
     def check_model(self, model: str | None) -> str:
         """The name for the answer.  Raises ApiError 404 for a model that is not here."""
-        if not model or self.options.any_model or model in self.names:
-            return self.name if self.options.any_model or not model else model
+        asked = (model or "").removesuffix(":latest")  # as ollama's clients say
+        if not asked or self.options.any_model or asked in self.names:
+            return asked if asked in self.names else self.name
         raise ApiError(
             404,
-            f"the model '{printable(model)}' is not here; this server has '{self.name}' (--any-model answers to every name)",
+            f"the model '{printable(asked)}' is not here; this server has '{self.name}' (--any-model answers to every name)",
             param="model",
             code="model_not_found",
         )
@@ -84,7 +85,7 @@ class Service:
     @cached_property
     def pooling_type(self) -> int | None:
         """How the file says that hidden states become one embedding; None where it does not."""
-        metadata = GGUFFile(str(self.runtime.model_path)).metadata
+        metadata: Any = GGUFFile(str(self.runtime.model_path)).metadata
         value = metadata.get(f"{self.runtime.model.architecture}.pooling_type")
         return value if isinstance(value, int) else None
 

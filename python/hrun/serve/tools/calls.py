@@ -107,7 +107,7 @@ def _json_call(row: ToolFormat, item: Any) -> Call | None:
     name = next((item[key] for key in row.name_keys if key in item), None)
     if not isinstance(name, str) or not name:
         return None
-    arguments = next((item[key] for key in row.args_keys if key in item), {})
+    arguments: Any = next((item[key] for key in row.args_keys if key in item), {})
     given = next((item[key] for key in row.id_keys if isinstance(item.get(key), str)), None)
     if isinstance(arguments, str):
         return Call(name, arguments if isinstance(loads(arguments or "{}"), dict) else "", given)
@@ -203,7 +203,7 @@ def _pythonic(text: str) -> list[Call] | None:
         name = ast.unparse(item.func)
         if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
             return None
-        arguments = {}
+        arguments: dict[str, Any] = {}
         for keyword in item.keywords:
             if keyword.arg is None:
                 return None
