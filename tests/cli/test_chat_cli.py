@@ -24,6 +24,12 @@ COMMANDS = ["hrun", "hrun-convert", "hrun-perplexity", "hrun-inspect"]
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Callable[..., Path]) -> Path:
+    """Without a template: what it is asked, it continues."""
+    return tiny_model(tied=False, chat_template=None)
+
+
+@pytest.fixture(scope="module")
+def chat_model(tiny_model: Callable[..., Path]) -> Path:
     return tiny_model(tied=False)
 
 
@@ -89,16 +95,52 @@ def test_no_flag_changes_a_result_that_should_not(say: Any) -> None:
         assert say("-p", "a b c d e f g h", "-n", 8, *flags) == want
 
 
-def test_one_answer(model: Path, say: Any) -> None:
-    with hrun.Runtime(model, n_threads=1) as rt:
+def test_one_answer(chat_model: Path, say: Any) -> None:
+    with hrun.Runtime(chat_model, n_threads=1) as rt:
         ask = [{"role": "user", "content": "Hi"}]
         plain = rt.chat(ask, max_tokens=8, seed=1).text
         told = rt.chat(
             [{"role": "system", "content": "Be brief."}, *ask], max_tokens=8, seed=1
         ).text
-    assert say("-st", "-p", "Hi", "-n", 8)[1] == plain
-    assert say("-cnv", "-p", "Hi", "-n", 8)[1] == plain  # stdin is no terminal: one answer
-    assert say("-sys", "Be brief.", "-p", "Hi", "-n", 8)[1] == told
+
+    def asked(*flags: object) -> str:
+        return say("-m", chat_model, "-n", 8, *flags)[1]
+
+    for flags in ([], ["-st"], ["-cnv"]):  # stdin is no terminal: one answer
+        assert asked("-p", "Hi", *flags) == plain
+    assert asked("-sys", "Be brief.", "-p", "Hi") == told
+    assert asked("-p", "Hi", "--display-prompt") == "Hi\n" + plain
+    assert asked("-p", "Hi", "-no-cnv") == reference(chat_model, "Hi", max_tokens=8)
+    piped = run_command("hrun", "-m", chat_model, "-t", 1, "-s", 1, "-n", 8, input=b"Hi\n")
+    assert piped.stdout.decode() == plain
+
+
+def test_stdin_follows_the_prompt(model: Path, tmp_path: Path) -> None:
+    flags = ["-m", model, "-t", 1, "-s", 1, "-n", 6, "-p", "Sum up:"]
+    want = reference(model, "Sum up:\n\nOnce\nupon", max_tokens=6).encode()
+    assert run_command("hrun", *flags, input=b"Once\nupon\n").stdout == want
+    text = tmp_path / "text"
+    text.write_text("Once\nupon\n")
+    with text.open() as stdin:
+        assert run_command("hrun", *flags, stdin=stdin).stdout == want
+    alone = reference(model, "Sum up:", max_tokens=6).encode()
+    for options in ({"input": b""}, {"stdin": subprocess.DEVNULL}):
+        assert run_command("hrun", *flags, **options).stdout == alone
+
+
+def test_an_empty_answer_says_why(chat_model: Path, model: Path, say: Any) -> None:
+    with hrun.Runtime(chat_model) as rt:
+        end = min(rt.tokenizer.end_ids)
+    bias = ["-l", f"{end}+1e6", "-p", "Hi"]
+    for flags, says in (
+        (["-m", chat_model], "the model ended it at once; another seed"),
+        (["-m", chat_model, "-no-cnv"], "plain text asks it nothing: leave -no-cnv out"),
+        (["-m", chat_model, "-r", "x"], "the model, or -r, ended it at once"),
+        (["-m", model], "the model ended it at once; another seed"),
+    ):
+        code, out, err = say(*flags, *bias)
+        assert (code, out) == (0, "") and err.startswith("hrun: the answer is empty: ")
+        assert says in err and err.count("\n") == 1
 
 
 def test_prompt_from_a_file_and_from_a_pipe(model: Path, say: Any, tmp_path: Path) -> None:
@@ -129,10 +171,13 @@ def test_closed_streams(model: Path, closed: str) -> None:
         assert not code or "2>" in closed or done.stderr == "hrun: stdin: Bad file descriptor\n"
 
 
-def test_a_given_prompt_does_not_wait_for_the_pipe(model: Path) -> None:
-    with subprocess.Popen([*command("hrun"), "-m", model, "-p", "a", "-n", "2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          env=environment()) as process:  # fmt: skip
-        assert process.wait(timeout=60) == 0  # while its stdin is still open
+def test_a_pipe_that_stays_open_is_waited_for_aloud(model: Path) -> None:
+    with subprocess.Popen([*command("hrun"), "-m", model, "-p", "a", "-n", "2"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:  # fmt: skip
+        assert process.stdin and process.stderr
+        assert b"waiting for the end of stdin, which follows -p" in process.stderr.readline()
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
 
 
 def test_input_that_is_not_text(model: Path) -> None:
@@ -172,9 +217,11 @@ def test_errors_are_one_line(flags: list[str], code: int, message: str, say: Any
     assert out == "" and err.count("\n") == 1 and err.startswith("hrun: ")
 
 
-def test_no_prompt(model: Path, say: Any) -> None:
+def test_no_prompt(model: Path, chat_model: Path, say: Any) -> None:
     # An empty pipe is an empty prompt: the tiny model has BOS and begins with it.
     assert say("-n", 3)[0] == 0
+    # Nothing is no message of a chat.
+    assert say("-m", chat_model, "-n", 3) == (2, "", "hrun: no prompt: it is empty\n")
     # A closed stdin is none.
     for flags in ([], ["-cnv"], ["-st"], ["-sys", "Be brief."], ["-no-cnv"]):
         done = subprocess.run(

@@ -46,6 +46,10 @@ def test_a_chat(start: Callable[..., TerminalSession], tmp_path: Path) -> None:
     chat.expect("temperature = 0")
     chat.line("/set temperature -1")
     chat.expect("temperature is -1.0, must be between 0 and")
+    chat.line("/set temp 0.5")
+    chat.expect("temperature = 0.5")
+    chat.line("/set temprature 1")
+    chat.expect("did you mean temperature")
     chat.line("/set nonsense 1")
     chat.expect("/set knows .*temperature")
     chat.line("/set system Be brief.")
@@ -64,9 +68,24 @@ def test_a_chat(start: Callable[..., TerminalSession], tmp_path: Path) -> None:
     chat.line(f"/load {tmp_path}/talk.json")
     chat.expect("2 messages loaded")
     chat.line(f"/load {tmp_path}/absent.json")
-    chat.expect("No such file")
+    chat.expect("absent.json: No such file or directory")
     chat.line("/frobnicate")
     chat.expect("unknown command /frobnicate")
+    chat.line("/regenerate")
+    chat.expect("did you mean /regen")
+    chat.line("/system Speak up.")
+    chat.expect('the system message is "Speak up."')
+    chat.line("/system -")
+    chat.expect("the system message is empty")
+    chat.line("/tokens the sea")
+    chat.expect(r"\d+ tokens")
+    chat.line("/tokens")
+    chat.expect(r"\d+ user +Hello")
+    chat.expect("of 16384 tokens, 2 messages")
+    chat.line("/undo")
+    chat.expect("0 messages remain")
+    chat.line("/etc/passwd - what is it?")  # a path is no command
+    chat.expect(ENDED)
     chat.line("/help")
     chat.expect("/regen +answer the last message again")
     chat.line("/exit")
@@ -163,6 +182,59 @@ def test_context_overflow_keeps_the_chat(start: Callable[..., TerminalSession]) 
     chat.expect(ENDED)
 
 
+def test_a_long_chat_leaves_its_oldest_messages_out(
+    start: Callable[..., TerminalSession], tmp_path: Path
+) -> None:
+    chat = start("-c", 128)
+    chat.expect(">")
+    for i in range(4):
+        chat.line(f"question {i} " + "word " * 4)
+        chat.expect(ENDED)
+    chat.line("/show")
+    left_out = chat.expect(r"context +\d+ of 128 tokens, 8 messages, [246] of them left out")
+    assert int(left_out.split("context")[-1].split()[0]) <= 128
+    chat.line(f"/save {tmp_path}/talk.json")  # all of them
+    chat.expect("8 messages written")
+    chat.line("/clear")
+    chat.line("/show")
+    chat.expect(r"of 128 tokens, 0 messages\n")
+
+
+def test_context_of_a_chat_counts_the_system_message(
+    start: Callable[..., TerminalSession],
+) -> None:
+    used = []
+    for flags in ([], ["-sys", "word " * 20]):
+        chat = start(*flags, "-n", 1, "--temp", 0)
+        chat.expect(">")
+        chat.line("Hello")
+        chat.expect(ENDED)
+        chat.line("/show")
+        used.append(int(chat.expect(r"context +\d+ of").split()[-2]))
+    assert used[1] >= used[0] + 20
+
+
+def test_one_message_is_asked_for(start: Callable[..., TerminalSession]) -> None:
+    chat = start("-st")
+    chat.expect(">")
+    chat.line("Hello")
+    chat.expect(ENDED)
+    assert chat.wait() == 0
+
+
+def test_without_a_template_each_message_is_continued(
+    tiny_model: Callable[..., Path], start: Callable[..., TerminalSession]
+) -> None:
+    chat = start("-m", tiny_model(tied=False, chat_template=None))
+    chat.expect("no chat template: each message is continued as plain text")
+    chat.line("Once upon")
+    chat.expect(ENDED)
+    chat.line("/show")
+    chat.expect("context")
+    chat.line("/exit")
+    assert chat.wait() == 0
+
+
 @pytest.mark.parametrize("place", [None, "/proc/nowhere"])
 def test_without_a_place_for_history(
     start: Callable[..., TerminalSession], place: str | None
@@ -183,7 +255,7 @@ def test_plain_lines(start: Callable[..., TerminalSession], changes: dict[str, s
     chat.expect(ENDED)
     chat.send("\x04")
     assert chat.wait() == 0
-    assert "\x1b" not in chat.seen
+    assert "\x1b" not in chat.seen.replace("\r\x1b[K", "")  # of a slow load's line
 
 
 def test_a_file_that_is_no_chat(start: Callable[..., TerminalSession], tmp_path: Path) -> None:

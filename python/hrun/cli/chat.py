@@ -1,10 +1,10 @@
-"""hrun: chat with a language model in the terminal, or continue a prompt.
+"""hrun: chat with a language model in the terminal, or ask it one thing.
 
-hrun                       chat with the demo model
-hrun -m model.gguf         chat with a model
-hrun -p "Once upon a time" continue a text and exit
-echo "..." | hrun -n 50    the same, from a pipe
-hrun -st -p "Hi there"     one answer through the model's chat template
+hrun                                 chat with the demo model
+hrun -m model.gguf                   chat with a model
+hrun -p "Who wrote Emma?"            one answer
+cat notes.txt | hrun -p "Sum up:"    one answer about a text
+hrun -no-cnv -p "Once upon a time"   continue a text
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import codecs
 import errno
 import math
 import os
+import select
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,8 +39,9 @@ _FLAGS = {
     "temperature": ["--temp", "--temperature"]
 }  # where llama.cpp's name is not the parameter's
 _EPILOG = """\
-Without -p and -f, text from a pipe is the prompt, and a terminal is a chat.  A prompt is continued as plain text and the
-generated text alone is written to stdout; -cnv, -st and -sys pass it through the model's chat template instead.
+Without -p and -f, text from a pipe is the prompt, and a terminal is a chat; with -p it follows the prompt after an empty
+line (< /dev/null: none).  A prompt goes through the model's chat template and is answered once; where the model has none,
+or with -no-cnv, it is continued as plain text.  The generated text alone is written to stdout.
 In a chat: /help lists the commands, Ctrl-C stops an answer, a second one (or Ctrl-D) leaves.
 Exit code 0; 1 after an error, 2 for a wrong flag, 130 after Ctrl-C."""
 
@@ -100,7 +103,7 @@ def make_parser() -> Parser:
         dest="conversation",
         action="store_true",
         default=None,
-        help="chat, with -p as the first message",
+        help="chat through the model's template; in a terminal -p is the first message, and the chat goes on",
     )
     add(
         "-no-cnv",
@@ -195,19 +198,32 @@ def _main(options: argparse.Namespace) -> int:
         from hrun.cli.hub import download
 
         options.model = str(download(options.hf_repo))
-    chat = options.conversation
-    if chat is None:
-        chat = prompt is None or options.single_turn or system_message(options) is not None
-    if prompt is None and not (chat and _is_terminal(sys.stdin)):
-        complain("hrun", "no prompt: give -p TEXT or -f FILE")
-        return EXIT_USAGE
-    runtime = load(options, options.ctx_size, options.verbose)
-    with runtime:
-        if chat and not options.single_turn and _is_terminal(sys.stdin):
+    # Somebody types: a chat goes on after -p only where that is asked for.
+    typed = _is_terminal(sys.stdin) and (prompt is None or bool(options.conversation))
+    if prompt is None and (not typed or options.conversation is False):
+        return _no_prompt("give -p TEXT or -f FILE")
+    with load(options, options.ctx_size, options.verbose) as runtime:
+        chat = options.conversation
+        if chat is None:
+            asked = options.single_turn or system_message(options) is not None
+            chat = asked or runtime.tokenizer.chat_template is not None
+        if typed and (prompt is None or not options.single_turn):
             from hrun.cli.terminal import Terminal
 
-            return Terminal(runtime, options).run(prompt)
+            return Terminal(runtime, options, plain=not chat).run(prompt)
+        if chat and not (prompt or "").strip():
+            return _no_prompt("it is empty")
+        if chat and runtime.tokenizer.chat_template is None:
+            name = runtime.model_path
+            return complain(
+                "hrun", f"{name} has no chat template; -no-cnv without -sys continues plain text"
+            )
         return _once(runtime, options, prompt or "", chat)
+
+
+def _no_prompt(why: str) -> int:
+    complain("hrun", f"no prompt: {why}")
+    return EXIT_USAGE
 
 
 def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat: bool) -> int:
@@ -219,18 +235,20 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
         if system := system_message(options):
             messages.insert(0, {"role": "system", "content": system})
         pieces = runtime.chat(messages, stream=True, **given)
+        if options.display_prompt:
+            print(prompt)
     else:
         pieces = runtime.generate(
             prompt, stream=True, parse_special=True, echo=options.display_prompt, **given
         )
     terminal = _is_terminal(sys.stdout)
-    last = "\n"
+    last, empty = "\n", True
     generation: hrun.Generation | None = None
     try:
         for piece in pieces:
             generation = piece.generation
             if piece.text:
-                last = piece.text
+                last, empty = piece.text, False
                 sys.stdout.write(shown(piece.text) if terminal else piece.text)
                 sys.stdout.flush()
     except KeyboardInterrupt:
@@ -239,9 +257,23 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
         return EXIT_INTERRUPTED
     if terminal and not last.endswith("\n"):
         print()
+    if generation is not None and empty and options.predict != 0:
+        print(f"hrun: {_why_empty(runtime, options, chat, generation)}", file=sys.stderr)
     if options.show_timings and generation is not None:
         print(timings_line(generation), file=sys.stderr)
     return 0
+
+
+def _why_empty(
+    runtime: hrun.Runtime, options: argparse.Namespace, chat: bool, generation: hrun.Generation
+) -> str:
+    if generation.finish_reason != "stop":
+        return f"the answer is empty: its {len(generation.tokens)} tokens are no text"
+    ended = "the model, or -r," if options.reverse_prompt else "the model"
+    cure = "another seed (-s) or wording may help; --ignore-eos forbids it"
+    if not chat and runtime.tokenizer.chat_template is not None:
+        cure = "it is trained for chats, and plain text asks it nothing: leave -no-cnv out"
+    return f"the answer is empty: {ended} ended it at once; {cure}"
 
 
 def generation_options(runtime: hrun.Runtime, options: argparse.Namespace) -> dict[str, Any]:
@@ -287,12 +319,27 @@ def shown(text: str) -> str:
 
 
 def _prompt(options: argparse.Namespace) -> str | None:
-    """From -p, -f or a pipe; None on a terminal.  Never waits for a pipe when the flags give a prompt."""
-    if options.prompt is not None:
-        return _unescaped(options.prompt) if options.escape else options.prompt
+    """From -p, -f or a pipe, which -p comes before; None where there is neither."""
     if options.file is not None:
         return _read(options.file)
-    return None if sys.stdin is None or _is_terminal(sys.stdin) else _read("-")
+    if options.prompt is None:
+        return None if sys.stdin is None or _is_terminal(sys.stdin) else _read("-")
+    prompt = _unescaped(options.prompt) if options.escape else options.prompt
+    piped = _read_slowly() if _is_pipe_or_file(sys.stdin) else ""
+    return f"{prompt}\n\n{piped}" if piped else prompt
+
+
+def _read_slowly() -> str:
+    """Stdin to its end.  Who has left a pipe open by mistake learns what is waited for."""
+    if not select.select([sys.stdin], [], [], _PATIENCE)[0]:
+        print(
+            "hrun: waiting for the end of stdin, which follows -p; < /dev/null leaves it out",
+            file=sys.stderr,
+        )
+    return _read("-")
+
+
+_PATIENCE = 2.0  # seconds
 
 
 def _read(path: str) -> str:
@@ -356,6 +403,15 @@ def _bias(text: str) -> tuple[int, float]:
         raise hrun.ArgumentError(
             f"--logit-bias '{text}' is not of the form ID+BIAS or ID-BIAS, like 15043+1"
         ) from None
+
+
+def _is_pipe_or_file(stream: Any) -> bool:
+    """Can it hold text that somebody gave?  /dev/null and terminals cannot."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -98,6 +98,8 @@ def run(
     except BrokenPipeError:  # the reader of our output has left: nobody to tell
         silence(sys.stdout)
         return EXIT_PIPE
+    except hrun.ContextOverflowError as error:
+        return complain(program, f"{error} (-c N)")
     except hrun.Error as error:
         return complain(program, str(error))
     except OSError as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,28 @@ _HELP = {
     "/save FILE": "write the conversation to a file (JSON)",
     "/load FILE": "go on with a saved conversation",
     "/set NAME VALUE": "change a sampling parameter, max_tokens, seed or system",
+    "/system TEXT": "change the system message; without TEXT show it, - for none",
+    "/undo": "take back the last message and its answer",
     "/show": "the settings, and how full the context is",
+    "/tokens TEXT": "the tokens of a text; without TEXT of each message",
     "/exit": "leave (also Ctrl-D)",
 }
 _FORMAT = "hrun-chat"
+_SHORT = {"temp": "temperature", "n": "max_tokens", "predict": "max_tokens"}  # as the flags have it
+_ANSWER_ROOM = 512  # tokens, or a quarter of the context
 
 
 class Terminal:
-    """One chat in a terminal; ``run`` returns the exit code."""
+    """One chat in a terminal; ``run`` returns the exit code.
 
-    def __init__(self, runtime: hrun.Runtime, options: argparse.Namespace) -> None:
+    ``plain``: without a template; each message is continued, and those before it are not seen.
+    """
+
+    def __init__(
+        self, runtime: hrun.Runtime, options: argparse.Namespace, plain: bool = False
+    ) -> None:
+        self.plain = plain
+        self.first = 0  # of the messages that still fit into the context
         self.runtime = runtime
         self.options = options
         self.settings = generation_options(runtime, options)
@@ -48,14 +61,16 @@ class Terminal:
         )
         self.commands: dict[str, Callable[[str], bool | None]] = {
             "/help": self.help, "/?": self.help, "/clear": self.clear, "/regen": self.regenerate, "/save": self.save,
-            "/load": self.load, "/set": self.set, "/show": self.show, "/exit": self.leave, "/quit": self.leave,
+            "/load": self.load, "/set": self.set, "/system": self.set_system, "/undo": self.undo, "/show": self.show,
+            "/tokens": self.tokens, "/exit": self.leave, "/quit": self.leave,
             "/bye": self.leave,
         }  # fmt: skip
 
     def run(self, first: str | None) -> int:
         """Until the user leaves.  ``first`` is answered before anything is read."""
         # A model that cannot chat should say so now, not after a message has been typed.
-        self.runtime.chat_tokens([{"role": "user", "content": ""}])
+        if not self.plain:
+            self.runtime.chat_tokens([{"role": "user", "content": ""}])
         names = [name for name in self.settings if name not in ("stop", "logit_bias", "ignore_eos")]
         reader: Reader = make_reader(
             commands=[c for c in self.commands if c not in ("/?", "/quit", "/bye")],
@@ -68,7 +83,7 @@ class Terminal:
         if first:
             self.note("> " + first)
             self.say(first)
-        while True:
+        while not (self.options.single_turn and self.messages):
             try:
                 text = reader.read()
             except EOFError:
@@ -83,14 +98,18 @@ class Terminal:
             if not text.strip():
                 continue
             command, _, argument = text.strip().partition(" ")
-            if command.startswith("/") and "\n" not in command:
+            # A path is no command.
+            if command.startswith("/") and not {"/", "\n"} & set(command[1:]):
                 try:
                     if self.command(command, argument.strip()):
                         return 0
-                except (hrun.Error, OSError) as error:
-                    self.complain(error)
+                except hrun.Error as error:
+                    self.complain(str(error))
+                except OSError as error:
+                    self.complain(f"{error.filename or 'cannot write'}: {error.strerror or error}")
             else:
                 self.say(text)
+        return 0
 
     # ---- the conversation
 
@@ -101,10 +120,7 @@ class Terminal:
 
     def answer(self) -> bool:
         """Answers the last message; False if that was impossible."""
-        messages = [
-            *([{"role": "system", "content": self.system}] if self.system else []),
-            *self.messages,
-        ]
+        first = self.first
         settings = dict(self.settings)
         if (
             settings["seed"] is not None
@@ -114,7 +130,7 @@ class Terminal:
         parts: list[str] = []
         generation = None
         try:
-            for piece in self.runtime.chat(messages, stream=True, **settings):
+            for piece in self.pieces(settings):
                 parts.append(piece.text)
                 sys.stdout.write(shown(piece.text))
                 sys.stdout.flush()
@@ -124,9 +140,11 @@ class Terminal:
         except hrun.Error as error:
             if parts:
                 print()
-            self.complain(error)
-            if isinstance(error, hrun.ContextOverflowError):
+            overflow = isinstance(error, hrun.ContextOverflowError)
+            self.complain(f"{error} (-c N)" if overflow else str(error))
+            if overflow:
                 self.note("/clear begins anew")
+            self.first = first
             return False
         text = "".join(parts)
         if not text.endswith("\n"):
@@ -141,11 +159,42 @@ class Terminal:
         self.note("")
         return True
 
+    def pieces(self, settings: dict[str, Any]) -> Iterator[hrun.Piece]:
+        if self.plain:
+            text = self.messages[-1]["content"]
+            return self.runtime.generate(text, stream=True, parse_special=True, **settings)
+        self.make_room()
+        return self.runtime.chat(self.sent(), stream=True, **settings)
+
+    def sent(self) -> list[dict[str, str]]:
+        """What the model sees of the conversation."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, *self.messages[self.first :]]
+
+    def make_room(self) -> None:
+        """Leaves the oldest turns out where they and an answer do not fit; several at once, as what follows is read anew."""
+        n_ctx = self.runtime.n_ctx
+        wanted = self.settings["max_tokens"] or _ANSWER_ROOM
+        room = n_ctx - min(wanted, n_ctx // 4)
+        if len(self.runtime.chat_tokens(self.sent())) <= room:
+            return
+        before = self.first
+        turns = [i for i, m in enumerate(self.messages) if m["role"] == "user" and i > self.first]
+        for self.first in turns:
+            if len(self.runtime.chat_tokens(self.sent())) <= room * 3 // 4:
+                break
+        if self.first > before:
+            self.note(
+                f"the context is full: the oldest {self.first} messages are left out from here on (a larger one: -c N)"
+            )
+
     # ---- commands; each returns True to leave
 
     def command(self, name: str, argument: str) -> bool | None:
         if name not in self.commands:
-            self.note(f"unknown command {printable(name, 40)}; /help lists them")
+            near = difflib.get_close_matches(name, self.commands, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            self.note(f"unknown command {printable(name, 40)}{meant}; /help lists them")
             return None
         return self.commands[name](argument)
 
@@ -158,6 +207,7 @@ class Terminal:
 
     def clear(self, _: str) -> None:
         self.messages.clear()
+        self.first = 0
         self.note("the conversation is forgotten")
 
     def regenerate(self, _: str) -> None:
@@ -167,6 +217,15 @@ class Terminal:
         last = self.messages.pop() if self.messages[-1]["role"] == "assistant" else None
         if not self.answer() and last is not None:
             self.messages.append(last)
+
+    def undo(self, _: str) -> None:
+        turns = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
+        if not turns:
+            self.note("there is nothing to take back")
+            return
+        del self.messages[turns[-1] :]
+        self.first = min(self.first, len(self.messages))
+        self.note(f"{len(self.messages)} messages remain")
 
     def save(self, name: str) -> None:
         if not name:
@@ -190,6 +249,7 @@ class Terminal:
             self.note("usage: /load FILE")
             return
         self.system, self.messages = _read_chat(Path(name).expanduser())
+        self.first = 0
         self.note(f"{len(self.messages)} messages loaded")
         for message in self.messages[-2:]:
             self.note(f"{shown(message['role'])}: {shown(message['content'])}")
@@ -197,9 +257,9 @@ class Terminal:
     def set(self, argument: str) -> None:
         name, _, value = argument.partition(" ")
         value = value.strip()
+        name = _SHORT.get(name, name)
         if name == "system":
-            self.system = value or None
-            self.note("the system message is " + (f'"{shown(value)}"' if value else "empty"))
+            self.set_system(value or "-")
             return
         if name in ("max_tokens", "seed") and value in ("", "-1", "none"):
             self.settings[name] = None
@@ -214,11 +274,40 @@ class Terminal:
                 return
             self.settings[name] = rule.check(name, number)
         else:
-            self.note(
-                f"/set knows {', '.join([*sampling_defaults(), 'max_tokens', 'seed', 'system'])}"
-            )
+            known = [*sampling_defaults(), "max_tokens", "seed", "system"]
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            self.note(f"{meant}/set knows {', '.join(known)}")
             return
         self.note(f"{name} = {_shown_setting(self.settings[name])}")
+
+    def set_system(self, text: str) -> None:
+        if text:
+            self.system = text if text != "-" else None
+        now = f'"{shown(self.system)}"' if self.system else "empty"
+        self.note(f"the system message is {now}")
+
+    def tokens(self, text: str) -> None:
+        runtime = self.runtime
+        if text:
+            ids = runtime.tokenize(text)
+            parts = [printable(runtime.detokenize([i])) for i in ids]
+            self.note(" ".join(f"{i}:{part!r}" for i, part in zip(ids, parts)))
+            self.note(f"{len(ids)} tokens")
+            return
+        for i, message in enumerate(self.messages):
+            n = len(runtime.tokenize(message["content"]))
+            start = shown(message["content"][:60]).replace("\n", " ")
+            out = " (left out)" if i < self.first else ""
+            self.note(f"  {n:6} {message['role']:10} {start}{out}")
+        self.note(self.context())
+
+    def context(self) -> str:
+        """How full it is."""
+        sent = self.sent()
+        used = len(self.runtime.chat_tokens(sent)) if sent and not self.plain else 0
+        out = f", {self.first} of them left out" if self.first else ""
+        return f"{used} of {self.runtime.n_ctx} tokens, {len(self.messages)} messages{out}"
 
     def show(self, _: str) -> None:
         for name, fallback in sampling_defaults().items():
@@ -226,11 +315,9 @@ class Terminal:
         for name in ("max_tokens", "seed"):
             self.note(f"  {name:18} {_shown_setting(self.settings[name])}")
         self.note(f"  {'system':18} {shown(self.system) if self.system else '-'}")
-        used = len(self.runtime.chat_tokens(self.messages)) if self.messages else 0
-        self.note(
-            f"  {'context':18} {used} of {self.runtime.n_ctx} tokens, {len(self.messages)} messages"
-        )
+        self.note(f"  {'context':18} {self.context()}")
         self.note(f"  {'model':18} {self.runtime.description}")
+        self.note(f"  {'file':18} {printable(str(self.runtime.model_path), 400)}")
 
     def leave(self, _: str) -> bool:
         return True
@@ -240,7 +327,8 @@ class Terminal:
     def banner(self) -> str:
         return (
             f"hrun {hrun.__version__}\n{shown(self.runtime.description)}\n"
-            "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves\n"
+            + "no chat template: each message is continued as plain text\n" * self.plain
+            + "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves\n"
         )
 
     def note(self, text: str) -> None:
@@ -249,8 +337,8 @@ class Terminal:
             f"\x1b[2m{text}\x1b[0m" if self.colors and text else text, file=sys.stderr, flush=True
         )
 
-    def complain(self, error: Exception) -> None:
-        line = " ".join(str(error).split())
+    def complain(self, error: str) -> None:
+        line = " ".join(error.split())
         sys.stdout.flush()
         print(f"\x1b[31m{line}\x1b[0m" if self.colors else line, file=sys.stderr, flush=True)
 
