@@ -25,6 +25,7 @@ __all__ = [
     "DeviceError",
     "Error",
     "GenerationError",
+    "GrammarError",
     "ModelFileError",
     "OutOfMemoryError",
     "QueueFullError",
@@ -44,6 +45,10 @@ class ChatTemplateError(Error):
             f"chat template, line {line}: {message}" if line else f"chat template: {message}"
         )
         self.line = line
+
+
+class GrammarError(Error):
+    """A JSON schema, regular expression or grammar that is malformed, or asks for what cannot be kept exactly."""
 
 
 def printable(text: str, limit: int = 128) -> str:

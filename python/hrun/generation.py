@@ -10,6 +10,7 @@ from hrun.stream import StopStrings, Utf8Decoder
 
 if TYPE_CHECKING:
     from hrun._core import RequestHandle
+    from hrun.grammar import Grammar
     from hrun.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -49,7 +50,7 @@ class Generation:
 
     ``tokens`` are the ids drawn, without the one that ended it; after a stop string they reach to its last token while
     ``text`` ends before it.  ``finish_reason``: "stop" (the model ended, or a stop string), "length" (max_tokens, or the
-    context is full), "cancelled".  The same ``seed``, prompt and parameters give the same tokens, whatever else runs.
+    context is full; a text bound to a grammar is then not complete), "cancelled".  The same ``seed``, prompt and parameters give the same tokens, whatever else runs.
     ``logprobs``, if they were asked for: one entry per token.
     """
 
@@ -88,6 +89,7 @@ class Job:
     stops: list[str]
     strip_space: bool  # drop the space that a SentencePiece model puts before its first word
     logprobs: int | None
+    grammar: Grammar | None
     era: object  # of the Runtime when it began; cancel() begins another
 
 

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from hrun.errors import (
     GenerationError,
 )
 from hrun.generation import Answer, Generation, Job, Piece, Timings, TokenLogprob, logprob_of
+from hrun.grammar import Grammar, grammar_of
 from hrun.messages import check_messages, mapped, unused_character
 from hrun.stream import validate_stops
 from hrun.tokenizer import Tokenizer
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hrun.chat_template import ChatTemplate
+    from hrun.masks import Masks
     from hrun.wakeup import Wakeup
 
 __all__ = ["Generation", "Piece", "Runtime", "Timings", "TokenLogprob"]
@@ -141,6 +144,8 @@ class Runtime:
         self.n_batch = n_batch
         self._era = object()  # cancel() begins another
         self._template: ChatTemplate | None = None
+        self._masks: Masks | None = None
+        self._masks_lock = threading.Lock()
         self._process = os.getpid()
         self._wakeups: dict[int, Wakeup] = {}  # by event loop
         _open.add(self)
@@ -165,6 +170,17 @@ class Runtime:
     def engine(self) -> Engine:
         """The engine that runs the model.  Raises GenerationError once the Runtime is closed."""
         return self._engine_or_closed()
+
+    @property
+    def masks(self) -> Masks:
+        """Grammars that requests of the engine are bound to.  Raises GrammarError without llguidance."""
+        engine = self._engine_or_closed()
+        with self._masks_lock:
+            if self._masks is None:
+                from hrun.masks import Masks
+
+                self._masks = Masks(engine, self.tokenizer, self.n_vocab)
+            return self._masks
 
     @property
     def name(self) -> str:
@@ -278,6 +294,10 @@ class Runtime:
         stream: Literal[False] = ...,
         echo: bool = ...,
         logprobs: int | None = ...,
+        json_schema: Any = ...,
+        regex: str | None = ...,
+        choice: Sequence[str] | None = ...,
+        grammar: str | Grammar | None = ...,
         **sampling: float,
     ) -> Generation: ...
     @overload
@@ -294,6 +314,10 @@ class Runtime:
         stream: Literal[True],
         echo: bool = ...,
         logprobs: int | None = ...,
+        json_schema: Any = ...,
+        regex: str | None = ...,
+        choice: Sequence[str] | None = ...,
+        grammar: str | Grammar | None = ...,
         **sampling: float,
     ) -> Iterator[Piece]: ...
     @overload
@@ -310,6 +334,10 @@ class Runtime:
         stream: Literal[False] = ...,
         echo: bool = ...,
         logprobs: int | None = ...,
+        json_schema: Any = ...,
+        regex: str | None = ...,
+        choice: Sequence[str] | None = ...,
+        grammar: str | Grammar | None = ...,
         **sampling: float,
     ) -> list[Generation]: ...
     def generate(
@@ -325,6 +353,10 @@ class Runtime:
         stream: bool = False,
         echo: bool = False,
         logprobs: int | None = None,
+        json_schema: Any = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | Grammar | None = None,
         **sampling: float,
     ) -> Generation | list[Generation] | Iterator[Piece]:
         """Continue ``prompt`` (text, or token ids) until the model ends, a stop string, ``max_tokens`` or a full context.
@@ -339,7 +371,11 @@ class Runtime:
         the n likeliest.  With ``stream`` the pieces come one token at a time; closing or dropping the iterator stops the
         generation.
 
-        Raises ArgumentError, ContextOverflowError (before any work), GenerationError.
+        ``json_schema`` (a dict, its text, True for any JSON, or a pydantic model), ``regex``, ``choice`` (texts) or
+        ``grammar`` (GBNF or llguidance's Lark) binds the text: it ends where that can end, and only then.  Needs the
+        extra ``hrun[grammar]``.
+
+        Raises ArgumentError, ContextOverflowError, GrammarError (before any work), GenerationError.
         """
         given = checked(
             max_tokens=max_tokens,
@@ -350,11 +386,12 @@ class Runtime:
             echo=echo,
             logprobs=logprobs,
         )
+        bound = grammar_of(json_schema, regex, choice, grammar)
         many = _is_many(prompt)
         if many and stream:
             raise ArgumentError("stream gives the pieces of one prompt, not of a list")
         jobs = [
-            self._generate_job(p, given, stop, logit_bias, sampling)
+            self._generate_job(p, given, stop, logit_bias, sampling, bound)
             for p in (prompt if many else [prompt])
         ]
         return self._run_all(jobs) if many else self._run(jobs[0], stream)
@@ -387,6 +424,10 @@ class Runtime:
         stream: Literal[False] = ...,
         template_variables: Mapping[str, Any] | None = ...,
         logprobs: int | None = ...,
+        json_schema: Any = ...,
+        regex: str | None = ...,
+        choice: Sequence[str] | None = ...,
+        grammar: str | Grammar | None = ...,
         **sampling: float,
     ) -> Generation: ...
     @overload
@@ -402,6 +443,10 @@ class Runtime:
         stream: Literal[True],
         template_variables: Mapping[str, Any] | None = ...,
         logprobs: int | None = ...,
+        json_schema: Any = ...,
+        regex: str | None = ...,
+        choice: Sequence[str] | None = ...,
+        grammar: str | Grammar | None = ...,
         **sampling: float,
     ) -> Iterator[Piece]: ...
     @overload
@@ -417,6 +462,10 @@ class Runtime:
         stream: Literal[False] = ...,
         template_variables: Mapping[str, Any] | None = ...,
         logprobs: int | None = ...,
+        json_schema: Any = ...,
+        regex: str | None = ...,
+        choice: Sequence[str] | None = ...,
+        grammar: str | Grammar | None = ...,
         **sampling: float,
     ) -> list[Generation]: ...
     def chat(
@@ -431,6 +480,10 @@ class Runtime:
         stream: bool = False,
         template_variables: Mapping[str, Any] | None = None,
         logprobs: int | None = None,
+        json_schema: Any = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | Grammar | None = None,
         **sampling: float,
     ) -> Generation | list[Generation] | Iterator[Piece]:
         """The assistant's answer to ``messages`` ({"role": ..., "content": ...} each), through the model's own template.
@@ -448,6 +501,7 @@ class Runtime:
             stream=stream,
             logprobs=logprobs,
         )
+        bound = grammar_of(json_schema, regex, choice, grammar)
         many = (
             isinstance(messages, Sequence)
             and not isinstance(messages, (str, bytes))
@@ -464,6 +518,7 @@ class Runtime:
                 stop,
                 logit_bias,
                 sampling,
+                bound,
                 self.tokenizer.adds_space,
             )
             for m in (messages if many else [messages])
@@ -548,6 +603,8 @@ class Runtime:
         self._model = None
         if os.getpid() == self._process:
             engine.close()
+            if self._masks is not None:
+                self._masks.join()
         for wakeup in list(self._wakeups.values()):
             wakeup.close()
         if self._template is not None:
@@ -584,20 +641,24 @@ class Runtime:
         stop: str | Sequence[str] | None,
         logit_bias: Mapping[int, float] | None,
         sampling: Mapping[str, float],
+        grammar: Grammar | None,
     ) -> Job:
         ids = self.prompt_ids(prompt, given["parse_special"])
         text = ""
         if given["echo"]:
             text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids)
-        return self._job(ids, text, given, stop, logit_bias, sampling, strip_space=False)
+        return self._job(ids, text, given, stop, logit_bias, sampling, grammar, strip_space=False)
 
     def _async_job(self, prompt: Prompt, options: dict[str, Any], strip_space: bool = False) -> Job:
         stop, logit_bias = options.pop("stop", None), options.pop("logit_bias", None)
         names = ("max_tokens", "seed", "ignore_eos", "parse_special", "echo", "logprobs")
         usual = {"ignore_eos": False, "parse_special": False, "echo": False}
         given = checked(**{name: options.pop(name, usual.get(name)) for name in names})
-        job = self._generate_job(prompt, given, stop, logit_bias, options)
-        job.strip_space = strip_space
+        bound = grammar_of(
+            **{k: options.pop(k, None) for k in ("json_schema", "regex", "choice", "grammar")}
+        )
+        job = self._generate_job(prompt, given, stop, logit_bias, options, bound)
+        job.strip_space = strip_space and bound is None
         return job
 
     def _job(
@@ -608,6 +669,7 @@ class Runtime:
         stop: str | Sequence[str] | None,
         logit_bias: Mapping[int, float] | None,
         sampling: Mapping[str, float],
+        grammar: Grammar | None,
         strip_space: bool,
     ) -> Job:
         self._require_fit(ids, "the prompt")
@@ -628,22 +690,31 @@ class Runtime:
             sampling=checked_sampling(sampling),
             logit_bias=bias,
             stops=validate_stops(stop),
-            strip_space=strip_space,
+            strip_space=strip_space and grammar is None,
             logprobs=given["logprobs"],
+            grammar=grammar,
             era=self._era,
         )
 
     def _submit(self, job: Job, max_unread: int) -> RequestHandle:
-        return self._engine_or_closed().submit(
-            job.prompt,
-            max_tokens=job.max_tokens,
-            seed=job.seed,
-            sampling=job.sampling,
-            logit_bias=list(job.logit_bias.items()),
-            end_tokens=list(self.tokenizer.end_ids),
-            top_logprobs=-1 if job.logprobs is None else job.logprobs,
-            max_unread=max_unread,
-        )
+        engine = self._engine_or_closed()
+        constraint = None if job.grammar is None else self.masks.bind(job.grammar)
+        try:
+            return engine.submit(
+                job.prompt,
+                max_tokens=job.max_tokens,
+                seed=job.seed,
+                sampling=job.sampling,
+                logit_bias=list(job.logit_bias.items()),
+                end_tokens=list(self.tokenizer.end_ids),
+                top_logprobs=-1 if job.logprobs is None else job.logprobs,
+                max_unread=max_unread,
+                constraint=constraint,
+            )
+        except BaseException:
+            if constraint is not None:
+                self.masks.drop(constraint)
+            raise
 
     def _run(self, job: Job, stream: bool) -> Generation | Iterator[Piece]:
         return self._pieces(job) if stream else self._run_all([job])[0]

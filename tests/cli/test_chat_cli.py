@@ -383,3 +383,31 @@ def test_a_prompt_file_that_is_not_utf8(capsys: pytest.CaptureFixture[str]) -> N
 
     assert text_of(b"Gr\xfc\xdfe", "f.txt") == "Gr\ufffd\ufffde"
     assert "f.txt: byte 2 is no UTF-8" in capsys.readouterr().err
+
+
+def test_answers_keep_a_grammar_of_the_flags(
+    say: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    """llama.cpp's flags; what is wrong with a grammar is said before the model is loaded."""
+    pytest.importorskip("llguidance")
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["red", "green"]}')
+    grammar = tmp_path / "answer.gbnf"
+    grammar.write_text('root ::= "yes" | "no"\n')
+    for flags, texts in (
+        (("-j", '{"const": 7}'), ["7"]),
+        (("--json-schema-file", schema), ['"red"', '"green"']),
+        (("--grammar", 'root ::= "<" [a-c]{3} ">"'), None),
+        (("--grammar-file", grammar), ["yes", "no"]),
+    ):
+        code, out, _ = say("-p", "x", "-n", 40, *flags)
+        assert code == 0 and (out in texts if texts else len(out) == 5), (flags, out)
+    for flags, words in (
+        (("-j", '{"not": {}}'), 'unsupported keywords: ["not"]'),
+        (("-j", "{"), "the JSON schema is no JSON"),
+        (("--grammar", "root ::= nope"), "line 1: no rule 'nope'"),
+        (("--grammar-file", tmp_path / "none"), "none"),
+        (("--grammar", "x", "-j", "{}"), "not allowed with"),
+    ):
+        code, out, err = say("-p", "x", *flags)
+        assert code in (1, 2) and out == "" and words in err, (flags, err)

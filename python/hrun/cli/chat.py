@@ -34,6 +34,7 @@ from hrun.cli.common import (
     run,
     whole_number,
 )
+from hrun.grammar import Grammar, grammar_of
 
 _FLAGS = {
     "temperature": ["--temp", "--temperature"]
@@ -183,7 +184,28 @@ def make_parser() -> Parser:
         help="e.g. 15043+1 or 15043-inf; may be repeated",
     )
     group.add_argument("--ignore-eos", action="store_true", help="never end by itself")
+    add_grammar_flags(group)
     return parser
+
+
+def add_grammar_flags(group: Any) -> None:
+    """llama.cpp's."""
+    bound = group.add_mutually_exclusive_group()
+    bound.add_argument("--grammar", metavar="TEXT", help="a grammar that answers keep, in GBNF")
+    bound.add_argument("--grammar-file", metavar="FILE", help="the same from a file")
+    bound.add_argument(
+        "-j", "--json-schema", metavar="SCHEMA", help="answers are JSON of this schema; {} for any"
+    )
+    bound.add_argument("-jf", "--json-schema-file", metavar="FILE", help="the same from a file")
+
+
+def grammar(options: argparse.Namespace) -> Grammar | None:
+    """The grammar that the flags give, if any."""
+    schema = options.json_schema
+    if options.json_schema_file:
+        schema = _read(options.json_schema_file)
+    text = _read(options.grammar_file) if options.grammar_file else options.grammar
+    return grammar_of(json_schema=schema, grammar=text)
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -194,6 +216,7 @@ def _main(options: argparse.Namespace) -> int:
     options.logit_bias = dict(_bias(text) for text in options.logit_bias)
     if options.escape:
         options.reverse_prompt = [_unescaped(text) for text in options.reverse_prompt]
+    options.bound = grammar(options)
     if options.hf_repo:
         from hrun.cli.hub import download
 
@@ -284,6 +307,7 @@ def generation_options(runtime: hrun.Runtime, options: argparse.Namespace) -> di
         "logit_bias": options.logit_bias,
         "ignore_eos": options.ignore_eos,
         "stop": options.reverse_prompt,
+        "grammar": options.bound,
     }
     chosen = {row.name: getattr(options, row.name) for row in samplers()}
     return (
