@@ -18,6 +18,7 @@ from hrun.serve import chat, completions, info, messages, ollama, responses, tex
 from hrun.serve.endpoint import error_response
 from hrun.serve.errors import ApiError, ClientGone, api_error
 from hrun.serve.middleware import Gate, Names, surrounded
+from hrun.serve.page import page
 from hrun.serve.service import Service, log
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -63,9 +64,10 @@ _WATCH_SECONDS = 1.0
 
 def make_app(service: Service) -> ASGIApp:
     """The app of a service; its life span begins and ends with the server's."""
+    get = GET | ({"/": page} if service.options.page else {})
     routes = [
         Route(path, _guarded(endpoint), methods=[method])
-        for method, table in (("POST", POST), ("GET", GET))
+        for method, table in (("POST", POST), ("GET", get))
         for path, endpoint in table.items()
     ]
     app = Starlette(
