@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hrun.control_tokens import ControlTokens
-from hrun.end_tokens import END_LIST, END_NAMES, END_ROLES, end_ids
+from hrun.end_tokens import END_LIST, END_NAMES, END_OF_TURN, END_ROLES, end_ids
 from hrun.errors import ArgumentError, ModelFileError, UnsupportedModelError, printable
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 
@@ -34,7 +34,7 @@ class Rules(Protocol):
 class Tokenizer:
     """The vocabulary and rules of one model; immutable, and safe to use from several threads.
 
-    Attributes: ``n_vocab``; ``bos_id``, ``eos_id``, ``unknown_id`` (None if the model has none); ``end_ids``, every id
+    Attributes: ``n_vocab``; ``bos_id``, ``eos_id``, ``unknown_id``, ``end_of_turn_id`` (None if the model has none); ``end_ids``, every id
     that ends a generation; ``adds_bos``, ``adds_eos``: what ``encode(add_special=True)`` adds; ``chat_template``.
     """
 
@@ -76,6 +76,10 @@ class Tokenizer:
             [kind == CONTROL for kind in self.types],
             [i for i in named_ends if i is not None],
         )
+        by_name = {t: i for i, t in enumerate(self.tokens) if t in END_OF_TURN}
+        named = next((by_name[text] for text in END_OF_TURN if text in by_name), self.eos_id)
+        eot = special("eot")
+        self.end_of_turn_id = named if eot is None else eot
         self.adds_bos = self.bos_id is not None and (
             (known is not None and known.forces_bos)
             or reader.boolean(

@@ -157,9 +157,10 @@ def test_memory_of_calibration_text(tiny_model: Callable[..., Path], tmp_path: P
     path = tmp_path / "long.txt"
     path.write_text(TEXT * (8 * 1024 * 1024 // len(TEXT)))
     script = """
-from hrun.convert.calibrate import read_tokens
+from hrun.convert.calibrate import Calibration, calibration_tokens
+given = Calibration(Path(sys.argv[2]))
 for wanted in (65536, 1 << 18, 0):
-    tokens, _ = read_tokens(Path(sys.argv[1]), Path(sys.argv[2]), wanted)
+    tokens, _ = calibration_tokens(given, Path(sys.argv[1]), wanted)
     print(len(tokens), peak())
 """
     few, small, more, larger, every, largest = run_script(script, tiny_model(), path)

@@ -1,11 +1,13 @@
 """hrun-convert: a Hugging Face folder or a GGUF file to a GGUF file of a given format.
 
-Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 Ctrl-C, 143 terminated.
+Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 3 written but outside --strict's bound, 130 Ctrl-C,
+143 terminated.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -19,7 +21,9 @@ from hrun import _core
 from hrun.cli.common import Terminated, unwinding_on_termination
 
 if TYPE_CHECKING:
-    from hrun.convert import Calibration, Preset
+    from hrun.convert import Calibration, ConversionPlan, Preset
+    from hrun.convert.auto_text import AutoText
+    from hrun.convert.self_check import Check
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -93,7 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--calibrate",
         metavar="TEXT",
         type=Path,
-        help="run the model over this text and round against what it sees",
+        help="run the model over this text and round against what it sees; auto: over text of many kinds and the model's own "
+        "answers, the default for RTQ formats; none: do not",
     )
     add(
         "--calibrate-tokens",
@@ -113,8 +118,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--preset",
         choices=("fast", "normal", "best"),
-        help="fast: no calibration; normal, best: calibrated search; normal without calibration: exact search "
-        "(default: normal with calibration, else fast)",
+        help="fast: no calibration; normal, best: calibrated search; normal for formats without calibration: exact search "
+        "(default: normal for RTQ formats and with calibration, else fast)",
     )
     add(
         "--fold",
@@ -129,6 +134,23 @@ def build_parser() -> argparse.ArgumentParser:
         type=_size,
         default=4 << 30,
         help="memory for calibration, as 800M or 4G (default 4G); less means more passes over the text, or block-diagonal moments",
+    )
+    add = parser.add_argument_group(
+        "check", "The finished file beside its source, on text that no calibration saw."
+    ).add_argument
+    add(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        help="measure the KL divergence and compare greedy answers; the result is printed and stored in the file (default: where "
+        "the source is calibrated, or has at most 4 GiB as floats)",
+    )
+    add(
+        "--strict",
+        metavar="KLD",
+        nargs="?",
+        type=_bound,
+        const=math.nan,
+        help="exit with 3 where the mean KL divergence is above KLD (0.15), or could not be measured",
     )
     add = parser.add_argument_group(
         "allocation", "Formats tensor by tensor, for the least loss at a size; needs --calibrate."
@@ -201,6 +223,16 @@ def _thread_count(text: str) -> int:
     if not 0 <= n <= 1024:
         raise argparse.ArgumentTypeError(f"expected 0 to 1024, found '{text}'")
     return n
+
+
+def _bound(text: str) -> float:
+    try:
+        bound = float(text)
+    except ValueError:
+        bound = -1.0
+    if not 0.0 <= bound < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a KL divergence in nats, found '{text}'")
+    return bound
 
 
 def _bits(text: str) -> float:
@@ -294,17 +326,32 @@ def _note(text: str) -> None:
     print(f"hrun-convert: {text}", file=sys.stderr)
 
 
-def _calibration(arguments: argparse.Namespace) -> tuple[Calibration, Preset | None]:
+_AUTO, _NONE = Path("auto"), Path("none")  # of --calibrate
+_UNASKED_CHECK = 4 << 30  # bytes of a float copy that is written for a check nobody asked for
+
+
+def _calibrates_itself(arguments: argparse.Namespace, has_trellis: bool) -> bool:
+    """Is text made where no calibration is given?"""
+    if arguments.calibrate is not None:
+        return bool(arguments.calibrate == _AUTO)
+    given = arguments.imatrix is not None or arguments.moments is not None
+    return has_trellis and not given and arguments.preset != "fast"
+
+
+def _calibration(
+    arguments: argparse.Namespace, auto: AutoText | None
+) -> tuple[Calibration, Preset | None]:
     """What to calibrate with, and how to search; preset None without calibration.  Raises ArgumentError."""
     from hrun.convert import PRESETS, Calibration
 
     given = Calibration(
-        arguments.calibrate,
+        arguments.calibrate if arguments.calibrate not in (_AUTO, _NONE) else None,
         arguments.imatrix,
         arguments.moments,
         arguments.calibrate_tokens,
         arguments.memory,
         arguments.save_moments,
+        auto,
     )
     preset = arguments.preset or ("normal" if given.is_given else "fast")
     if preset == "fast" and given.is_given:
@@ -318,8 +365,58 @@ def _calibration(arguments: argparse.Namespace) -> tuple[Calibration, Preset | N
     return given, PRESETS[preset] if preset != "fast" else None
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """The conversion itself.  Raises hrun.Error and OSError."""
+def _own_calibration(
+    arguments: argparse.Namespace, auto: AutoText, model: Callable[[], Path]
+) -> tuple[Calibration, Preset | None]:
+    """With the text made; without calibration, and said so, where the model cannot be run and nobody asked for it."""
+    try:
+        tokens = auto.tokens(model())
+    except _core.Error as error:
+        if arguments.calibrate is not None or arguments.preset is not None:
+            raise
+        _note(f"warning: hrun cannot run this model, so it is coded without calibration: {error}")
+        return _calibration(arguments, None)
+    _note(
+        f"calibrating on {len(tokens)} tokens of text of many kinds, {auto.n_own} of them the model's own answers"
+    )
+    return _calibration(arguments, auto)
+
+
+def _checks(arguments: argparse.Namespace, plan: ConversionPlan, has_model: bool) -> bool:
+    if arguments.check is not None:
+        return bool(arguments.check)
+    if arguments.strict is not None:
+        return True
+    coded = any(not p.format.is_float for p in plan.tensors)
+    return coded and (has_model or 2 * plan.n_values <= _UNASKED_CHECK)
+
+
+def _verdict(arguments: argparse.Namespace, found: Check | None) -> int:
+    """The exit code, after what there is to say."""
+    from hrun.convert.self_check import VISIBLE
+
+    if found is not None:
+        _note(found.line())
+        if found.exceeds(VISIBLE):
+            _note(
+                "warning: this file answers visibly worse than its source; more bits (--target-bpw, or a wider --type), "
+                "--preset best or calibration on your own kind of text help"
+            )
+    if arguments.strict is None:
+        return 0
+    bound = VISIBLE if math.isnan(arguments.strict) else arguments.strict
+    if found is not None and not found.exceeds(bound):
+        return 0
+    _note(
+        "error: could not be checked (--strict)"
+        if found is None
+        else f"error: the mean KL divergence {found.mean_divergence:.4f} is above {bound:g} (--strict)"
+    )
+    return 3
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The conversion itself; the exit code.  Raises hrun.Error and OSError."""
     from hrun.convert import (
         Encoder,
         PlanOptions,
@@ -330,61 +427,74 @@ def run(arguments: argparse.Namespace) -> None:
         write_plan,
     )
     from hrun.convert.allocate import find_allocation, load_allocation
-    from hrun.convert.calibrate import float_model, loss_meter, moment_source
+    from hrun.convert.auto_text import AutoText
+    from hrun.convert.calibrate import loss_meter, moment_source, shared_float_model
     from hrun.convert.fold import UNEVEN, fold_channels
     from hrun.convert.folder import shown
+    from hrun.convert.moments import DEFAULT_TOKENS
     from hrun.convert.table import size_text
 
     _check_usage(arguments)
     source = open_source(arguments.source)
     if arguments.model_name is not None:
         source = source.renamed(arguments.model_name)
-    if arguments.fold == "always" or (
-        arguments.fold == "auto" and (arguments.calibrate or arguments.moments)
-    ):
-        source, folds = fold_channels(source, 0 if arguments.fold == "always" else UNEVEN)
-        if folds:
-            _note(
-                f"note: channel scales evened before {sum(len(fold.readers) for fold in folds)} matrices"
-            )
-    wanted = arguments.format or "rtq3"
     default = default_output(arguments.source, source.name, arguments.format or "mixed")
     output = arguments.output if arguments.output is not None else default
     replaced = check_output(source, output).exists()
     folder = Path(os.path.realpath(output)).parent
-    calibration, preset = _calibration(arguments)
     options = PlanOptions(
-        format=wanted,
+        format=arguments.format or "rtq3",
         tensor_types=arguments.tensor_type,
         embedding_format=arguments.token_embedding_type,
         head_format=arguments.output_tensor_type,
         pure=arguments.pure,
         allocation=load_allocation(arguments.plan).formats if arguments.plan is not None else {},
     )
-    for note in source.notes:
-        _note(f"note: {note}")
     has_target = arguments.target_bpw is not None or arguments.target_size is not None
     trellis = {info.name for info in _core.formats() if info.trellis}
     plan = make_plan(source, options)
+    has_trellis = has_target or any(p.format.name in trellis for p in plan.tensors)
+    calibrates_itself = _calibrates_itself(arguments, has_trellis)
+    calibration, preset = _calibration(arguments, AutoText(0) if calibrates_itself else None)
+    if arguments.fold == "always" or (arguments.fold == "auto" and has_trellis):
+        source, folds = fold_channels(source, 0 if arguments.fold == "always" else UNEVEN)
+        if folds:
+            _note(
+                f"note: channel scales evened before {sum(len(fold.readers) for fold in folds)} matrices"
+            )
+            plan = make_plan(source, options)
+    for note in source.notes:
+        _note(f"note: {note}")
     calibrated = {
         p.tensor.name
         for p in plan.tensors
         if len(p.tensor.shape) > 1 and (has_target or p.format.name in trellis)
     }
+
+    def dry_run() -> int:
+        _note(
+            f"dry run: {output} not written"
+            + (" (it exists and would be replaced)" if replaced else "")
+        )
+        return 0
+
     if not has_target:
         print_plan(plan, sys.stderr, every_tensor=arguments.verbose)
         if arguments.dry_run:
-            _note(
-                f"dry run: {output} not written"
-                + (" (it exists and would be replaced)" if replaced else "")
-            )
-            return
+            return dry_run()
     allocation = None
+    found: Check | None = None
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(quiet=not sys.stderr.isatty()))
+        model = stack.enter_context(shared_float_model(source, folder, arguments.threads))
+        if calibrates_itself:
+            auto = AutoText(
+                arguments.calibrate_tokens or DEFAULT_TOKENS, arguments.threads, progress
+            )
+            calibration, preset = _own_calibration(arguments, auto, model)
         moments = stack.enter_context(
             moment_source(
-                calibration, source, calibrated.__contains__, folder, arguments.threads, progress
+                calibration, source, calibrated.__contains__, model, arguments.threads, progress
             )
         )
         if has_target:
@@ -408,30 +518,38 @@ def run(arguments: argparse.Namespace) -> None:
             if arguments.save_plan is not None:
                 allocation.save(arguments.save_plan)
             if arguments.dry_run:
-                _note(
-                    f"dry run: {output} not written"
-                    + (" (it exists and would be replaced)" if replaced else "")
-                )
-                return
+                return dry_run()
         encoder = Encoder(moments, preset, keeps_errors=arguments.report is not None)
-        size = write_plan(plan, output, arguments.threads, progress, encoder)
+
+        def inspect(path: Path) -> Check | None:
+            nonlocal found
+            from hrun.convert.self_check import check
+
+            try:
+                found = check(model(), path, arguments.threads, progress)
+            except _core.Error as error:
+                _note(f"note: not checked against its source: {error}")
+            return found
+
+        checks = _checks(arguments, plan, calibration.has_text)
+        size = write_plan(
+            plan, output, arguments.threads, progress, encoder, inspect if checks else None
+        )
         if arguments.report is not None:
             from hrun.convert.report import write_report
 
-            text = arguments.report_text or arguments.calibrate
-            with float_model(source, folder, arguments.threads) as reference:
-                write_report(
-                    arguments.report,
-                    plan,
-                    output,
-                    encoder,
-                    moments,
-                    allocation,
-                    reference,
-                    text,
-                    arguments.threads,
-                    progress,
-                )
+            write_report(
+                arguments.report,
+                plan,
+                output,
+                encoder,
+                moments,
+                allocation,
+                model(),
+                arguments.report_text or calibration.text,
+                arguments.threads,
+                progress,
+            )
     if missing := [name for name in encoder.uncalibrated if name in calibrated]:
         _note(
             f"note: nothing was known about the input of {shown(missing[0])}"
@@ -441,6 +559,7 @@ def run(arguments: argparse.Namespace) -> None:
     _note(f"{'replaced' if replaced else 'wrote'} {output}, {size_text(size)}")
     if arguments.report is not None:
         _note(f"wrote {arguments.report}")
+    return _verdict(arguments, found)
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:
@@ -452,9 +571,10 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         raise _core.ArgumentError(
             "a plan has the formats already; leave out the target, or the plan"
         )
-    if target and arguments.calibrate is None:
+    unmeasured = arguments.imatrix is not None or arguments.moments is not None
+    if target and (arguments.calibrate == _NONE or (arguments.calibrate is None and unmeasured)):
         raise _core.ArgumentError(
-            "bits are allocated by measuring the model on text: give --calibrate TEXT"
+            "bits are allocated by measuring the model on text: give --calibrate TEXT, or auto"
         )
     if arguments.save_plan is not None and not target:
         raise _core.ArgumentError(
@@ -476,8 +596,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):
             parser.error("the following arguments are required: --type (or a target, or a plan)")
         with unwinding_on_termination():
-            run(arguments)
-        return 0
+            return run(arguments)
     except KeyboardInterrupt:
         _note("interrupted")
         return 130

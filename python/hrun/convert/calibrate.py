@@ -12,6 +12,7 @@ from hrun._core import ArgumentError, UnsupportedModelError
 from hrun.outputs import scratch_folder
 
 from .allocate import LossMeter
+from .auto_text import AutoText
 from .moments import (
     DEFAULT_TOKENS,
     MomentFile,
@@ -22,7 +23,7 @@ from .moments import (
 )
 from .plan import PlanOptions, make_plan
 from .source import Source
-from .text import CHUNK_TOKENS, read_text, spread_tokens
+from .text import CHUNK_TOKENS, read_text, spread_chunks, spread_tokens
 from .write import write_plan
 
 
@@ -31,6 +32,7 @@ class Calibration:
     """What the user gave; an importance matrix excludes the others, saved moments go before the text.
 
     tokens: how many tokens of the text to use, 0 for all.  memory: bytes for moments.  save: file to write them to.
+    auto: text of many kinds and the model's own, where no text is given.
     """
 
     text: Path | None = None
@@ -39,18 +41,23 @@ class Calibration:
     tokens: int = DEFAULT_TOKENS
     memory: int = 4 << 30
     save: Path | None = None
+    auto: AutoText | None = None
 
     def __post_init__(self) -> None:
-        if self.imatrix is not None and (self.text is not None or self.moments is not None):
+        if self.imatrix is not None and (self.has_text or self.moments is not None):
             raise ArgumentError(
                 "an importance matrix and calibration text or saved moments exclude each other"
             )
-        if self.save is not None and (self.text is None or self.moments is not None):
+        if self.save is not None and (not self.has_text or self.moments is not None):
             raise ArgumentError("only moments collected from a calibration text can be saved")
 
     @property
+    def has_text(self) -> bool:
+        return self.text is not None or self.auto is not None
+
+    @property
     def is_given(self) -> bool:
-        return self.text is not None or self.imatrix is not None or self.moments is not None
+        return self.has_text or self.imatrix is not None or self.moments is not None
 
 
 @contextlib.contextmanager
@@ -75,14 +82,34 @@ def float_model(
         yield path
 
 
-def read_tokens(model: Path, text: Path, wanted: int) -> tuple[Sequence[int], int | None]:
-    """Tokens of the text under the model's tokenizer, about `wanted` of them, and the token that a chunk starts with."""
+@contextlib.contextmanager
+def shared_float_model(
+    source: Source, folder: Path, n_threads: int = 0
+) -> Iterator[Callable[[], Path]]:
+    """A function that gives the path of float_model(), which is written at its first call."""
+    with contextlib.ExitStack() as stack:
+        made: list[Path] = []
+
+        def path() -> Path:
+            if not made:
+                made.append(stack.enter_context(float_model(source, folder, n_threads)))
+            return made[0]
+
+        yield path
+
+
+def calibration_tokens(
+    calibration: Calibration, model: Path, wanted: int
+) -> tuple[Sequence[int], int | None]:
+    """About ``wanted`` tokens under the model's tokenizer, and the token that a chunk starts with.  Raises hrun.Error."""
     from hrun.tokenizer import Tokenizer
 
-    data = read_text(text)
     tokenizer = Tokenizer.from_gguf(str(model))
     first = tokenizer.bos_id if tokenizer.adds_bos else None
-    return spread_tokens(tokenizer, data, wanted), first
+    if calibration.text is not None:
+        return spread_tokens(tokenizer, read_text(calibration.text), wanted), first
+    assert calibration.auto is not None
+    return spread_chunks(calibration.auto.tokens(model), wanted), first
 
 
 @contextlib.contextmanager
@@ -90,12 +117,12 @@ def loss_meter(
     calibration: Calibration, source: Source, folder: Path, n_threads: int = 0, chunks: int = 8
 ) -> Iterator[LossMeter]:
     """A LossMeter over a scratch copy of the model and a few chunks of the calibration text.  Raises ArgumentError without one."""
-    if calibration.text is None:
+    if not calibration.has_text:
         raise ArgumentError(
-            "bits are allocated by measuring the model on text: give --calibrate TEXT"
+            "bits are allocated by measuring the model on text: give --calibrate TEXT, or auto"
         )
     with float_model(source, folder, n_threads, own=True) as path:
-        tokens, first = read_tokens(path, calibration.text, chunks * CHUNK_TOKENS)
+        tokens, first = calibration_tokens(calibration, path, chunks * CHUNK_TOKENS)
         parts = [list(tokens[i : i + CHUNK_TOKENS]) for i in range(0, len(tokens), CHUNK_TOKENS)]
         parts = [part for part in parts if len(part) == CHUNK_TOKENS] or parts[:1]
         if first is not None:
@@ -108,38 +135,37 @@ def moment_source(
     calibration: Calibration,
     source: Source,
     wanted: Callable[[str], bool],
-    folder: Path,
+    model: Callable[[], Path],
     n_threads: int = 0,
     report: Report | None = None,
 ) -> Iterator[MomentSource | None]:
-    """The moments as asked for; `wanted` says which tensors will be coded against them.  Raises hrun.Error, OSError."""
+    """The moments as asked for; `model` gives a file of the source that hrun can run; `wanted` says which tensors will be coded against them.  Raises hrun.Error, OSError."""
     if calibration.moments is not None:
         yield MomentFile(calibration.moments, source.basis)
     elif calibration.imatrix is not None:
         from .imatrix import read_imatrix
 
         yield read_imatrix(calibration.imatrix)
-    elif calibration.text is not None:
+    elif calibration.has_text:
         save = None
         if calibration.save is not None:
-            inputs = (*source.files, calibration.text)
-            save = MomentWriter(calibration.save, source.basis, inputs)
+            texts = [calibration.text] if calibration.text is not None else []
+            save = MomentWriter(calibration.save, source.basis, (*source.files, *texts))
         try:
-            model = float_model(source, folder, n_threads)
-            with model as path:
-                tokens, first = read_tokens(path, calibration.text, calibration.tokens)
-                moments = TextMoments(
-                    path,
-                    tokens,
-                    wanted,
-                    calibration.memory,
-                    n_threads,
-                    first_token=first,
-                    report=report,
-                    save=save,
-                )
-                yield moments
-                moments.finish()
+            path = model()
+            tokens, first = calibration_tokens(calibration, path, calibration.tokens)
+            moments = TextMoments(
+                path,
+                tokens,
+                wanted,
+                calibration.memory,
+                n_threads,
+                first_token=first,
+                report=report,
+                save=save,
+            )
+            yield moments
+            moments.finish()
         except UnsupportedModelError as error:
             raise UnsupportedModelError(
                 f"{source.path}: calibration runs the model, and hrun cannot: {error}"

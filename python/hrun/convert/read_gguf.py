@@ -23,7 +23,13 @@ _DROPPED = (
     "general.quantized_by",
     "general.alignment",
 )
-_DROPPED_PREFIXES = ("hrun.format.", "quantize.imatrix.", "split.")
+_DROPPED_PREFIXES = (
+    "hrun.format.",
+    "hrun.check.",
+    "hrun.calibration",
+    "quantize.imatrix.",
+    "split.",
+)
 
 
 def read_gguf(path: Path) -> Source:

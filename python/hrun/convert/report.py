@@ -13,21 +13,20 @@ import numpy.typing as npt
 from hrun import _core
 from hrun._core import ArgumentError
 from hrun.outputs import write_text
-from hrun.predictions import blocks, divergence, log_softmax, logit_rows
 
 from .allocate import Allocation
+from .compare import chunks_of, compare_models
 from .encoding import Encoder
 from .moments import MomentSource
 from .plan import ConversionPlan
 from .source import SourceTensor
-from .text import first_tokens, read_text
+from .text import CHUNK_TOKENS, first_tokens, read_text
 
 Floats = npt.NDArray[np.float32]
 Report = Callable[[int, int, str], None]
 
 BINS = np.linspace(-12, 12, 193)  # in units of the rms of 256 values
 _SAMPLE_ROWS = 64
-_CONTEXT = 512
 
 
 @dataclass
@@ -184,51 +183,15 @@ def compare(
     from hrun.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_gguf(str(reference))
-    tokens = first_tokens(tokenizer, read_text(text), max_chunks * _CONTEXT)
-    chunks = [
-        tokens[i : i + _CONTEXT]
-        for i in range(0, min(len(tokens), max_chunks * _CONTEXT) - _CONTEXT + 1, _CONTEXT)
-    ]
+    tokens = first_tokens(tokenizer, read_text(text), max_chunks * CHUNK_TOKENS)
+    first = tokenizer.bos_id if tokenizer.adds_bos else None
+    chunks = chunks_of(tokens[: max_chunks * CHUNK_TOKENS], first)
     if not chunks:
         raise ArgumentError(
-            f"{text} has {len(tokens)} tokens; the report compares models on chunks of {_CONTEXT}"
+            f"{text} has {len(tokens)} tokens; the report compares models on chunks of {CHUNK_TOKENS}"
         )
-    if tokenizer.adds_bos and tokenizer.bos_id is not None:
-        chunks = [[tokenizer.bos_id, *chunk[1:]] for chunk in chunks]
-    sessions = [
-        _core.Session(_core.Model.load(str(path), n_threads=n_threads), _CONTEXT, n_batch=_CONTEXT)
-        for path in (reference, model)
-    ]
-    n_vocab, half = tokenizer.n_vocab, _CONTEXT // 2
-    step = max(1, logit_rows(n_vocab) // 2)  # of two models
-    parts: list[npt.NDArray[np.float64]] = []
-    nll = np.zeros(2)
-    same = n = 0
-    for number, chunk in enumerate(chunks):
-        if report is not None:
-            report(number, len(chunks), f"report {text.name}")
-        for session in sessions:
-            session.truncate(0)
-            session.forward(chunk[:half], "none")
-        for at in range(half, _CONTEXT - 1, step):
-            end = min(at + step, _CONTEXT - 1)
-            logits = [session.forward(chunk[at:end], "all") for session in sessions]
-            for some in blocks(end - at, n_vocab):
-                base, own = (log_softmax(rows[some]) for rows in logits)
-                came = (range(len(base)), chunk[at + some.start + 1 : at + some.stop + 1])
-                nll -= [base[came].sum(), own[came].sum()]
-                parts.append(divergence(base, own))
-                same += int((base.argmax(axis=1) == own.argmax(axis=1)).sum())
-                n += len(base)
-            del logits  # before the next ones are made
-    perplexity = np.exp(nll / n)
-    return Comparison(
-        text.name,
-        n,
-        (float(perplexity[0]), float(perplexity[1])),
-        np.concatenate(parts),
-        same / n,
-    )
+    found = compare_models(reference, model, chunks, n_threads, report, f"report {text.name}")
+    return Comparison(text.name, found.n_tokens, found.perplexity, found.divergence, found.same_top)
 
 
 def write_report(

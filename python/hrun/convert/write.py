@@ -7,12 +7,15 @@ encoded tensor and a few slices of its rows.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +29,9 @@ from .folder import shown
 from .plan import ConversionPlan, PlannedTensor
 from .source import Entry, Source
 from .table import size_text
+
+if TYPE_CHECKING:
+    from .self_check import Check
 
 _SLICE_VALUES = (
     1 << 18
@@ -46,15 +52,19 @@ def write_plan(
     n_threads: int = 0,
     progress: Progress | None = None,
     encoder: Encoder | None = None,
+    inspect: Callable[[Path], Check | None] | None = None,
 ) -> int:
     """Writes the file and returns its size in bytes; an existing file is replaced at the end, in one step.
 
     progress(weights done, all weights, tensor) is called as slices finish.  n_threads 0: all of the machine's.
-    encoder: how weights are coded, without calibration if None.
+    encoder: how weights are coded, without calibration if None.  inspect: looks at the complete file before it gets its
+    name; what it finds is stored in the file.
     Raises ArgumentError, ConversionError (weights not finite or beyond the format, full disk), ModelFileError; after an
     error or KeyboardInterrupt nothing new is in the folder and an old file is untouched.
     """
     metadata = file_metadata(plan)
+    if inspect is not None:
+        metadata = [*_CHECK_ENTRIES, *metadata]
     _check_free_space(plan, metadata, check_output(plan.source, output))
     n_threads = n_threads or len(os.sched_getaffinity(0))
     try:
@@ -73,6 +83,8 @@ def write_plan(
                 writer.abort()
                 raise
             _validate(partial.path, plan)
+            if inspect is not None and (found := inspect(partial.path)) is not None:
+                _store_check(partial.path, found)
             size = partial.path.stat().st_size
             partial.finish()
     except OSError as error:
@@ -80,6 +92,33 @@ def write_plan(
             f"{output}: {error.strerror or error}; nothing was written"
         ) from error
     return size
+
+
+# They stand first in the file, so that their places are known.
+_CHECK_ENTRIES = (
+    Entry("hrun.check.tokens", "u32", 0),
+    Entry("hrun.check.mean_kld", "f32", math.nan),
+    Entry("hrun.check.same_top", "f32", math.nan),
+    Entry("hrun.check.greedy_alike", "f32", math.nan),
+)
+_HEADER_BYTES = 24  # of GGUF: magic, version, two counts
+
+
+def _store_check(path: Path, found: Check) -> None:
+    """Over the placeholders of _CHECK_ENTRIES."""
+    values = (
+        struct.pack("<I", found.n_tokens),
+        struct.pack("<f", found.mean_divergence),
+        struct.pack("<f", found.same_top),
+        struct.pack("<f", found.greedy_alike),
+    )
+    at = _HEADER_BYTES
+    with open(path, "r+b") as file:
+        for entry, value in zip(_CHECK_ENTRIES, values):
+            at += 8 + len(entry.key) + 4  # length, key, type
+            file.seek(at)
+            file.write(value)
+            at += len(value)
 
 
 def _write_tensors(
