@@ -64,7 +64,7 @@ def page(browser: Any, scripted: tuple[Live, ScriptedEngine]) -> Iterator[Any]:
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda r: said.append(r.url) if f":{live.port}/" not in r.url and not r.url.startswith("data:") else None)  # fmt: skip
     page.goto(f"http://127.0.0.1:{live.port}/")
-    page.wait_for_function("document.getElementById('model').textContent")
+    page.wait_for_selector("#model:not(:empty)")
     yield page
     assert said == []
     page.close()
@@ -102,7 +102,7 @@ def test_stop_frees_the_sequence(page: Any, scripted: tuple[Live, ScriptedEngine
     page.wait_for_selector("#stop:visible")
     until(lambda: engine.handles, "a sequence")
     engine.step(5)
-    page.wait_for_function("document.querySelector('#messages > li.assistant').innerText.includes('Hello')")  # fmt: skip
+    page.locator("#messages > li.assistant", has_text="Hello").wait_for()
     page.keyboard.press("Escape")
     until(lambda: engine.handles[0].cancelled, "the cancellation")
     live.idle()

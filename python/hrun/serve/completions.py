@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hrun.generation import TokenLogprob
+from hrun.grammar import Grammar
 from hrun.serve.answers import Answers, new_id
 from hrun.serve.choice import Choice
 from hrun.serve.drawing import asks_of, check_extra, max_tokens_of, room_for, stops_of
@@ -21,6 +22,7 @@ from hrun.serve.logprobs import CompletionLogprobs
 from hrun.serve.schemas import CompletionRequest, parsed
 from hrun.serve.service import Service
 from hrun.serve.sse import DONE, frame, unless_gone
+from hrun.serve.structured import grammar_asked, ready
 
 DEFAULT_TOKENS = 16  # OpenAI's
 MAX_LOGPROBS = 100
@@ -37,7 +39,8 @@ async def completions(request: Request) -> Response:
     n_draws = max(body.n or 1, body.best_of or 1)
     with service.admission.enter(len(texts) * n_draws, key_of(request)) as ticket:
         prompts = await unless_gone(request, service.in_thread(_encoded, service, body, texts))
-        writer = _Writer(service, body, model, prompts, n_draws, key_of(request))
+        grammar = await unless_gone(request, service.in_thread(_grammar, service, body))
+        writer = _Writer(service, body, model, prompts, n_draws, key_of(request), grammar)
         await unless_gone(request, writer.score())
         writer.begin()
         if body.stream:
@@ -112,6 +115,11 @@ def _encoded(service: Service, body: CompletionRequest, prompts: list[Any]) -> l
     return out
 
 
+def _grammar(service: Service, body: CompletionRequest) -> Grammar | None:
+    """What the text is bound to; for a thread."""
+    return ready(service, "response_format", grammar_asked(service, body))
+
+
 class _Writer:
     """The work and the response, in OpenAI's shapes."""
 
@@ -123,7 +131,9 @@ class _Writer:
         prompts: list[list[int]],
         n_draws: int,
         key: str,
+        grammar: Grammar | None,
     ) -> None:
+        self._grammar = grammar
         self._service = service
         self._body = body
         self._prompts = prompts
@@ -174,6 +184,7 @@ class _Writer:
             max_tokens=DEFAULT_TOKENS if max_tokens is None else max_tokens,
             top_logprobs=n_top,
             clamp=max_tokens is None,
+            grammar=self._grammar,
         )
         choices = [
             Choice(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from hrun.grammar import Grammar
 from hrun.runtime import ChatPrompt
 from hrun.serve.answers import Answers
 from hrun.serve.choice import Choice, Parser
@@ -14,8 +15,10 @@ from hrun.serve.errors import bad
 from hrun.serve.prompt import chat_prompt, check
 from hrun.serve.schemas import ChatRequest
 from hrun.serve.service import Service, template_variables
+from hrun.serve.structured import checked, grammar_asked, ready
 from hrun.serve.tools.dialect import Dialect
-from hrun.serve.tools.formats import reads_tools
+from hrun.serve.tools.formats import HERMES, reads_tools
+from hrun.serve.tools.grammar import AnswerGrammar
 from hrun.serve.tools.request import Tools, tools_of, with_preamble
 
 
@@ -27,6 +30,7 @@ class Conversation:
     make_parser: Callable[[], Parser]
     tools: Tools
     thinking: bool  # the prompt ends inside what the model thinks
+    grammar: Grammar | None = None
 
 
 async def converse(service: Service, body: ChatRequest) -> Conversation:
@@ -67,7 +71,29 @@ async def converse(service: Service, body: ChatRequest) -> Conversation:
         dialect.reasoning.begin
     )
     make = partial(dialect.parser, service.tags, tools, thinking)
-    return Conversation(prompt, make, tools, thinking)
+    grammar = await service.in_thread(_grammar, service, body, dialect, tools, thinking)
+    return Conversation(prompt, make, tools, thinking, grammar)
+
+
+def _grammar(
+    service: Service, body: ChatRequest, dialect: Dialect, tools: Tools, thinking: bool
+) -> Grammar | None:
+    """What the answer is bound to; for a thread.  Raises ApiError."""
+    asked = grammar_asked(service, body)
+    row = dialect.row or HERMES
+    writer = AnswerGrammar(row, dialect.reasoning, service.control_ids)
+    if tools and (tools.required or tools.strict):
+        if asked is not None:
+            raise bad("tools that must be called exclude response_format", param="response_format")
+        field = "tool_choice" if tools.required else "tools"
+        calls = checked(field, lambda: writer.of_calls(tools, thinking))
+        return ready(service, field, calls)
+    if asked is None:
+        return None
+    if row.channels:
+        raise bad("models with channels cannot be bound to a form yet", param="response_format")
+    whole = checked("response_format", lambda: writer.of_answer(asked, thinking))
+    return ready(service, "response_format", whole)
 
 
 def answers_of(
@@ -91,14 +117,16 @@ def answers_of(
         max_tokens=max_tokens_of(body),
         top_logprobs=top_logprobs,
         clamp=clamp,
+        grammar=conversation.grammar,
     )
+    first_space = service.runtime.tokenizer.adds_space and conversation.grammar is None
     choices = [
         Choice(
             service.runtime.tokenizer,
             stops=stops,
             include_stop=body.include_stop_str_in_output,
             show_control=not body.skip_special_tokens,
-            strip_space=service.runtime.tokenizer.adds_space and not body.continue_final_message,
+            strip_space=first_space and not body.continue_final_message,
             parser=conversation.make_parser(),
         )
         for _ in asks

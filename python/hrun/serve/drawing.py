@@ -9,6 +9,7 @@ from typing import Any
 
 from hrun.arguments import SAMPLING, checked_sampling
 from hrun.errors import ArgumentError, printable
+from hrun.grammar import Grammar
 from hrun.serve.errors import ApiError, bad
 from hrun.serve.flight import Ask
 from hrun.serve.schemas import Body, Drawing
@@ -171,7 +172,7 @@ def asks_of(
     max_tokens: int | None,
     top_logprobs: int = -1,
     clamp: bool = False,
-    constraint: Any = None,
+    grammar: Grammar | None = None,
 ) -> list[Ask]:
     """``n`` sequences of each prompt; choice i draws with seed + i, so the first is that of n=1."""
     sampling = sampling_of(service, body)
@@ -190,7 +191,7 @@ def asks_of(
             client=f"{key}/{body.user or ''}",
             salt=service.salt(key, body.cache_salt),
             priority=body.priority,
-            constraint=constraint,
+            grammar=grammar,
         )
         for ids in prompts
         for i in range(n)

@@ -94,6 +94,8 @@ def api_error(error: BaseException) -> ApiError:
         return bad(text, code="context_length_exceeded")
     if isinstance(error, hrun.ChatTemplateError):
         return bad(text, param="messages", code="chat_template_error")
+    if isinstance(error, hrun.GrammarError):
+        return bad(text, code="unsupported_grammar")
     if isinstance(error, hrun.ArgumentError):
         return bad(text)
     if isinstance(error, hrun.QueueFullError):

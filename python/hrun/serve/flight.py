@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from hrun._core import RequestHandle
 from hrun.generation import TokenLogprob, logprob_of
+from hrun.grammar import Grammar
 from hrun.runtime import Runtime
 from hrun.wakeup import wakeup_of
 
@@ -29,7 +29,7 @@ class Ask:
     client: str = ""
     salt: str = ""
     priority: int = 0
-    constraint: Any = None  # of hrun.grammar; None: any text
+    grammar: Grammar | None = None  # None: any text
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,16 @@ class Flight:
             raise
 
     def _submit(self, ask: Ask) -> RequestHandle:
+        masks = self._runtime.masks if ask.grammar is not None else None
+        constraint = masks.bind(ask.grammar) if masks is not None and ask.grammar else None
+        try:
+            return self._submitted(ask, constraint)
+        except BaseException:
+            if masks is not None and constraint is not None:
+                masks.drop(constraint)
+            raise
+
+    def _submitted(self, ask: Ask, constraint: int | None) -> RequestHandle:
         return self._engine.submit(
             ask.ids,
             max_tokens=ask.max_tokens,
@@ -74,6 +84,7 @@ class Flight:
             salt=ask.salt,
             priority=ask.priority,
             max_unread=_UNREAD,
+            constraint=constraint,
         )
 
     async def drawn(self) -> AsyncIterator[Drawn]:

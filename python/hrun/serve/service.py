@@ -47,8 +47,10 @@ class Service:
         tokenizer = runtime.tokenizer
         self.chat_template = given or tokenizer.chat_template or ""
         self.dialect = Dialect(self.chat_template, options)
-        names = (t for i, t in enumerate(tokenizer.tokens) if tokenizer.is_control(i))
-        self.tags = Tags(frozenset(names))
+        self.control_ids = {
+            token: i for i, token in enumerate(tokenizer.tokens) if tokenizer.is_control(i)
+        }
+        self.tags = Tags(self.control_ids)
         self.flights: set[Flight] = set()
         # Texts and templates are read beside the event loop; more threads than this would wait for each other.
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="hrun-serve")

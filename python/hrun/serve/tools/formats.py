@@ -51,6 +51,7 @@ class ToolFormat:
     function_end: str = ""  # closes what name_end opened, before call_end
     index_after_name: bool = False  # "functions.NAME:0"
     bare: bool = False
+    listed: bool = False  # one tag for a list of calls
     channels: bool = False
     id_characters: int = 24
     id_prefix: str = "call_"
@@ -163,6 +164,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         "mistral-old",
         marks=(("[TOOL_CALLS]",),),
         call_begin="[TOOL_CALLS]",
+        listed=True,
         id_prefix="",
         id_characters=9,
     ),
@@ -170,6 +172,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         "command-r",
         marks=(("<|START_ACTION|>",),),
         call_begin="<|START_ACTION|>",
+        listed=True,
         call_end="<|END_ACTION|>",
         name_keys=("tool_name", "name"),
         args_keys=("parameters", "arguments"),
@@ -186,23 +189,27 @@ FORMATS: tuple[ToolFormat, ...] = (
         "granite",
         marks=(("<|tool_call|>", "granite"), ("<|tool_call|>", "Granite")),
         call_begin="<|tool_call|>",
+        listed=True,
         reasoning=THINK,
     ),
     ToolFormat(
         "phi4-mini",
         marks=(("<|tool_call|>",),),
         call_begin="<|tool_call|>",
+        listed=True,
         call_end="<|/tool_call|>",
     ),
     ToolFormat(
         "functools",
         marks=(("functools[",),),
         call_begin="functools",
+        listed=True,
     ),
     ToolFormat(
         "nemotron",
         marks=(("<TOOLCALL>",),),
         call_begin="<TOOLCALL>",
+        listed=True,
         call_end="</TOOLCALL>",
         reasoning=THINK,
     ),

@@ -1,0 +1,227 @@
+"""Answers bound to schemas, patterns and grammars, and calls that must be made, of a model that writes noise."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("llguidance", reason="needs the extra hrun[serve]")
+
+from live import Live
+from test_parsers import CONTROLS
+
+from hrun import Runtime
+from hrun.grammar import matcher_of
+from hrun.masks import vocabulary_of
+from hrun.serve.options import Options
+from hrun.serve.tools.dialect import Dialect
+from hrun.serve.tools.formats import FORMATS, THINK, ToolFormat
+from hrun.serve.tools.grammar import AnswerGrammar
+from hrun.serve.tools.request import Tools
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 8},
+        "n": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["city", "n"],
+    "additionalProperties": False,
+}
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+NOW = {"type": "function", "function": {"name": "now", "parameters": NOTHING}}
+HELLO = [{"role": "user", "content": "Hello"}]
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n<think>\n{# </think> <tool_call> #}"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Callable[..., Path]) -> Iterator[Live]:
+    runtime = Runtime(tiny_model(n_ctx=2048, tied=False), n_threads=1)
+    with Live(runtime) as live:
+        yield live
+
+
+def keeps(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"city", "n"}
+        and isinstance(value["city"], str)
+        and len(value["city"]) <= 8
+        and isinstance(value["n"], int)
+        and 0 <= value["n"] <= 99
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_json_schema(server: Live, stream: bool) -> None:
+    given = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
+    for seed in range(3):
+        body = {"messages": HELLO, "response_format": given, "seed": seed, "max_tokens": 400}
+        if stream:
+            chunks = server.events("/v1/chat/completions", body | {"stream": True})
+            text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks[:-1])
+        else:
+            (choice,) = server.chat(**body).ok()["choices"]
+            assert choice["finish_reason"] == "stop"
+            text = choice["message"]["content"]
+        assert keeps(json.loads(text))
+
+
+def test_other_forms(server: Live) -> None:
+    def said(**fields: Any) -> str:
+        reply = server.chat(max_tokens=400, seed=1, **fields)
+        return reply.ok()["choices"][0]["message"]["content"]
+
+    assert said(structured_outputs={"choice": ["yes", "no"]}) in ("yes", "no")
+    assert re.fullmatch(r"[a-c]{3}", said(structured_outputs={"regex": "[a-c]{3}"}))
+    assert said(grammar='root ::= "a" | "b"') in ("a", "b")
+    assert keeps(json.loads(said(json_schema=SCHEMA)))
+    text = server.post("/v1/completions", {"prompt": "a", "grammar": 'start: "xyz"'}).ok()
+    assert text["choices"][0]["text"] == "xyz"
+    ollama = {"messages": HELLO, "format": SCHEMA, "stream": False}
+    assert keeps(json.loads(server.post("/api/chat", ollama).ok()["message"]["content"]))
+    form = {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}
+    output = server.post("/v1/responses", {"input": "Hello", "text": form}).ok()["output"]
+    assert keeps(json.loads(output[0]["content"][0]["text"]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, "not"),
+        ({"response_format": {"type": "json_schema"}}, "schema"),
+        ({"response_format": {"type": "xml"}}, "type"),
+        ({"structured_outputs": {"regex": "(?=a)b"}}, "regular expression"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structural_tag"),
+        ({"grammar": "root ::= ("}, "grammar"),
+        ({"grammar": 'start: "a"', "json_schema": {}}, "one form"),
+        ({"grammar": "x" * 10**6}, "characters"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_kept_is_refused_by_name(server: Live, fields: dict, word: str) -> None:
+    assert word in server.chat(**fields).refused(400)
+    assert server.get("/health").ok()
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "now"}}])
+def test_a_call_that_must_be_made_is_made(server: Live, choice: Any) -> None:
+    for seed in range(3):
+        reply = server.chat(
+            tools=[WEATHER, NOW], tool_choice=choice, seed=seed, parallel_tool_calls=False,
+            max_tokens=600,
+        ).ok()  # fmt: skip
+        (call,) = reply["choices"][0]["message"]["tool_calls"]
+        assert reply["choices"][0]["finish_reason"] == "tool_calls"
+        arguments = json.loads(call["function"]["arguments"])
+        if choice == "required":
+            assert call["function"]["name"] in ("get_weather", "now")
+        else:
+            assert call["function"]["name"] == "now"
+        if call["function"]["name"] == "get_weather":
+            assert keeps(arguments)
+
+
+def test_a_form_begins_after_what_the_model_thinks(tiny_model: Callable[..., Path]) -> None:
+    path = tiny_model(n_ctx=4096, tied=False, chat_template=THINKING)
+    with Live(Runtime(path, n_threads=1)) as live:
+        bias = {str(i): 20 for i in live.runtime.tokenize("</think>")}
+        reply = live.chat(
+            structured_outputs={"choice": ["yes", "no"]}, logit_bias=bias, seed=3, max_tokens=3000
+        ).ok()  # fmt: skip
+        (choice,) = reply["choices"]
+        assert choice["message"]["content"] in ("yes", "no") or choice["finish_reason"] == "length"
+        assert reply["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+
+
+# ---- every family: what its grammar allows its parser reads
+
+
+CALLS = {
+    "hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}\n</tool_call>',
+    "qwen3-coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=n>\n2\n</parameter>\n</function>\n</tool_call>",
+    "glm": "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>n</arg_key>\n<arg_value>2</arg_value>\n</tool_call>",
+    "minimax": '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n<parameter name="n">2</parameter>\n</invoke>\n</minimax:tool_call>',
+    "llama3": '{"name": "get_weather", "parameters": {"city": "Paris", "n": 2}}',
+    "mistral-old": '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]',
+    "mistral": '[TOOL_CALLS]get_weather[ARGS]{"city": "Paris", "n": 2}',
+    "deepseek": '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{"city": "Paris", "n": 2}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+    "deepseek-v3.1": '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Paris", "n": 2}<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+    "kimi": '<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{"city": "Paris", "n": 2}<|tool_call_end|><|tool_calls_section_end|>',
+    "granite": '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]',
+    "command-r": '<|START_ACTION|>[{"tool_name": "get_weather", "parameters": {"city": "Paris", "n": 2}}]<|END_ACTION|>',
+    "phi4-mini": '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]<|/tool_call|>',
+    "functools": 'functools[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]',
+    "nemotron": '<TOOLCALL>[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]</TOOLCALL>',
+}  # fmt: skip
+FORCED = [row for row in FORMATS if not row.channels and row.payload != "pythonic"]
+
+
+class Bytes:
+    """A vocabulary of bytes, behind which control tokens come."""
+
+    def __init__(self, controls: tuple[str, ...]) -> None:
+        self.tokens = [*(chr(i) for i in range(256)), *controls, "<eos>"]
+        self.n_vocab = len(self.tokens)
+        self.end_ids = frozenset({self.n_vocab - 1})
+        self.controls = controls
+
+    def is_control(self, token: int) -> bool:
+        return token >= 256
+
+    def token_bytes(self, token: int) -> bytes:
+        return self.tokens[token].encode() if token >= 256 else bytes([token])
+
+    def encode(self, text: str) -> list[int]:
+        out: list[int] = []
+        while text:
+            name = next((c for c in self.controls if text.startswith(c)), None)
+            out += [self.tokens.index(name)] if name else list(text[0].encode())
+            text = text[len(name or text[0]) :]
+        return out
+
+
+def accepts(row: ToolFormat, reasoning, tools: Tools, thinking: bool, controls, text: str) -> bool:
+    vocabulary = Bytes(controls)
+    ids = {name: 256 + i for i, name in enumerate(controls)}
+    grammar = AnswerGrammar(row, reasoning, ids).of_calls(tools, thinking)
+    matcher = matcher_of(grammar, vocabulary_of(vocabulary, vocabulary.n_vocab))  # type: ignore[arg-type]
+    tokens = [*vocabulary.encode(text), vocabulary.n_vocab - 1]
+    return matcher.try_consume_tokens(tokens) == len(tokens)
+
+
+def test_every_family_has_an_example() -> None:
+    assert {row.name for row in FORCED} == set(CALLS)
+
+
+@pytest.mark.parametrize("controls", [(), CONTROLS], ids=["text", "tokens"])
+@pytest.mark.parametrize("row", FORCED, ids=lambda row: row.name)
+def test_the_grammar_of_a_family_takes_what_it_writes(row: ToolFormat, controls) -> None:
+    call = CALLS[row.name]
+    schemas = {"get_weather": SCHEMA, "now": {"type": "object", "properties": {}}}
+    must = Tools([], schemas, frozenset(), required=True)
+    may = Tools([], schemas, frozenset({"get_weather"}))
+
+    def take(tools: Tools, text: str, reasoning: Any = None, thinking: bool = False) -> bool:
+        return accepts(row, reasoning, tools, thinking, controls, text)
+
+    assert take(must, call) and take(may, call)
+    assert not take(must, "Hi there.") and take(may, "Hi there.")
+    assert not take(must, call.replace("get_weather", "get_other"))
+    if row.payload != "tagged":
+        assert not take(must, call.replace('"n": 2', '"n": "x"'))
+        if row.name != "llama3":
+            assert not take(may, call.replace('"n": 2', '"n": "x"'))
+    thought = f"Well.\n</think>\n\n{call}"
+    assert take(must, thought, THINK, True) and not take(must, call, THINK, True)
+    assert take(must, "<think>" + thought, THINK) and take(must, call, THINK)
+    dialect = Dialect("", Options(tool_format=row.name))
+    assert dialect.row is row
