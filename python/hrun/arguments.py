@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from hrun._core import samplers
@@ -79,12 +80,30 @@ def checked(**values: Any) -> dict[str, Any]:
     return {name: RULES[name].check(name, value) for name, value in values.items()}
 
 
+# As other libraries call them.
+_OTHER_NAMES = {
+    "max_new_tokens": "max_tokens", "max_length": "max_tokens", "num_predict": "max_tokens", "n_predict": "max_tokens",
+    "temp": "temperature", "stop_sequences": "stop", "stop_strings": "stop",
+    "repetition_penalty": "repeat_penalty", "random_seed": "seed",
+    "top_logprobs": "logprobs", "chat_template_kwargs": "template_variables",
+}  # fmt: skip
+_KEYWORDS = (
+    "max_tokens", "stop", "seed", "logit_bias", "ignore_eos", "logprobs", "parse_special", "echo", "stream", "template_variables",
+    "json_schema", "regex", "choice", "grammar",
+)  # fmt: skip
+
+
 def checked_sampling(values: Mapping[str, Any]) -> dict[str, float]:
     """Sampling parameters; an unknown name is a TypeError, as for any function."""
     for name in values:
         if name not in SAMPLING:
+            known = [*_KEYWORDS, *SAMPLING]
+            near = (
+                [_OTHER_NAMES[name]] if name in _OTHER_NAMES else get_close_matches(name, known, 1)
+            )
+            meant = f"did you mean {near[0]}? " if near else ""
             raise TypeError(
-                f"unknown parameter {printable(name)!r}; sampling parameters are {', '.join(SAMPLING)}"
+                f"unknown parameter {printable(name)!r}; {meant}parameters are {', '.join(known)}"
             )
     return {name: SAMPLING[name].check(name, value) for name, value in values.items()}
 

@@ -33,9 +33,11 @@ from hrun.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
+    from typing_extensions import Unpack
 
     from hrun.chat_template import ChatTemplate
     from hrun.masks import Masks
+    from hrun.options import ChatOptions, GenerateOptions
     from hrun.wakeup import Wakeup
 
 __all__ = ["Generation", "Piece", "Runtime", "Timings", "TokenLogprob"]
@@ -281,65 +283,29 @@ class Runtime:
     # ---- generation
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
         self,
         prompt: Prompt,
         *,
-        max_tokens: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
-        seed: int | None = ...,
-        logit_bias: Mapping[int, float] | None = ...,
-        ignore_eos: bool = ...,
-        parse_special: bool = ...,
         stream: Literal[False] = ...,
-        echo: bool = ...,
-        logprobs: int | None = ...,
-        json_schema: Any = ...,
-        regex: str | None = ...,
-        choice: Sequence[str] | None = ...,
-        grammar: str | Grammar | None = ...,
-        **sampling: float,
+        **options: Unpack[GenerateOptions],
     ) -> Generation: ...
     @overload
     def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
-        seed: int | None = ...,
-        logit_bias: Mapping[int, float] | None = ...,
-        ignore_eos: bool = ...,
-        parse_special: bool = ...,
-        stream: Literal[True],
-        echo: bool = ...,
-        logprobs: int | None = ...,
-        json_schema: Any = ...,
-        regex: str | None = ...,
-        choice: Sequence[str] | None = ...,
-        grammar: str | Grammar | None = ...,
-        **sampling: float,
+        self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[GenerateOptions]
     ) -> Iterator[Piece]: ...
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]
         self,
         prompt: Sequence[str] | Sequence[Sequence[int]],
         *,
-        max_tokens: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
-        seed: int | None = ...,
-        logit_bias: Mapping[int, float] | None = ...,
-        ignore_eos: bool = ...,
-        parse_special: bool = ...,
         stream: Literal[False] = ...,
-        echo: bool = ...,
-        logprobs: int | None = ...,
-        json_schema: Any = ...,
-        regex: str | None = ...,
-        choice: Sequence[str] | None = ...,
-        grammar: str | Grammar | None = ...,
-        **sampling: float,
+        **options: Unpack[GenerateOptions],
     ) -> list[Generation]: ...
+    @overload
+    def generate(
+        self, prompt: Prompt, *, stream: bool, **options: Unpack[GenerateOptions]
+    ) -> Generation | Iterator[Piece]: ...
     def generate(
         self,
         prompt: Prompt | Sequence[str] | Sequence[Sequence[int]],
@@ -396,78 +362,45 @@ class Runtime:
         ]
         return self._run_all(jobs) if many else self._run(jobs[0], stream)
 
-    async def agenerate(self, prompt: Prompt, **options: Any) -> Generation:
+    async def agenerate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Generation:
         """:meth:`generate` for asyncio: awaits the generation; cancelling the task ends it."""
         return await _generation_of(self.astream(prompt, **options))
 
-    async def achat(self, messages: Messages, **options: Any) -> Generation:
+    async def achat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Generation:
         """:meth:`chat` for asyncio."""
         template_variables = options.pop("template_variables", None)
         ids = await asyncio.to_thread(self.chat_tokens, messages, template_variables)
-        job = self._async_job(ids, options, strip_space=self.tokenizer.adds_space)
+        job = self._async_job(ids, dict(options), strip_space=self.tokenizer.adds_space)
         return await _generation_of(self._apieces(job))
 
-    def astream(self, prompt: Prompt, **options: Any) -> AsyncIterator[Piece]:
+    def astream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> AsyncIterator[Piece]:
         """The pieces of :meth:`generate` for asyncio; closing the iterator, or cancelling its task, ends the generation."""
-        return self._apieces(self._async_job(prompt, options))
+        return self._apieces(self._async_job(prompt, dict(options)))
 
     @overload
     def chat(
         self,
         messages: Messages,
         *,
-        max_tokens: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
-        seed: int | None = ...,
-        logit_bias: Mapping[int, float] | None = ...,
-        ignore_eos: bool = ...,
         stream: Literal[False] = ...,
-        template_variables: Mapping[str, Any] | None = ...,
-        logprobs: int | None = ...,
-        json_schema: Any = ...,
-        regex: str | None = ...,
-        choice: Sequence[str] | None = ...,
-        grammar: str | Grammar | None = ...,
-        **sampling: float,
+        **options: Unpack[ChatOptions],
     ) -> Generation: ...
     @overload
     def chat(
-        self,
-        messages: Messages,
-        *,
-        max_tokens: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
-        seed: int | None = ...,
-        logit_bias: Mapping[int, float] | None = ...,
-        ignore_eos: bool = ...,
-        stream: Literal[True],
-        template_variables: Mapping[str, Any] | None = ...,
-        logprobs: int | None = ...,
-        json_schema: Any = ...,
-        regex: str | None = ...,
-        choice: Sequence[str] | None = ...,
-        grammar: str | Grammar | None = ...,
-        **sampling: float,
+        self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]
     ) -> Iterator[Piece]: ...
     @overload
     def chat(
         self,
         messages: Sequence[Messages],
         *,
-        max_tokens: int | None = ...,
-        stop: str | Sequence[str] | None = ...,
-        seed: int | None = ...,
-        logit_bias: Mapping[int, float] | None = ...,
-        ignore_eos: bool = ...,
         stream: Literal[False] = ...,
-        template_variables: Mapping[str, Any] | None = ...,
-        logprobs: int | None = ...,
-        json_schema: Any = ...,
-        regex: str | None = ...,
-        choice: Sequence[str] | None = ...,
-        grammar: str | Grammar | None = ...,
-        **sampling: float,
+        **options: Unpack[ChatOptions],
     ) -> list[Generation]: ...
+    @overload
+    def chat(
+        self, messages: Messages, *, stream: bool, **options: Unpack[ChatOptions]
+    ) -> Generation | Iterator[Piece]: ...
     def chat(
         self,
         messages: Messages | Sequence[Messages],

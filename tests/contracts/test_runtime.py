@@ -448,6 +448,14 @@ def test_bad_constructor_arguments(tiny_model: Callable[..., Path], field: str, 
 def test_unknown_names(rt: Runtime) -> None:
     with pytest.raises(TypeError, match="temprature"):
         rt.generate("a", temprature=1.0)
+    for name, meant in (
+        ("max_tokenz", "max_tokens"),
+        ("max_new_tokens", "max_tokens"),
+        ("temp", "temperature"),
+        ("stop_sequences", "stop"),
+    ):
+        with pytest.raises(TypeError, match=f"'{name}'; did you mean {meant}[?]"):
+            rt.generate("a", **{name: 1})  # type: ignore[call-overload]
 
 
 def test_no_such_file(tmp_path: Path) -> None:

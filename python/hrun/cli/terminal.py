@@ -162,9 +162,10 @@ class Terminal:
     def pieces(self, settings: dict[str, Any]) -> Iterator[hrun.Piece]:
         if self.plain:
             text = self.messages[-1]["content"]
-            return self.runtime.generate(text, stream=True, parse_special=True, **settings)
+            yield from self.runtime.generate(text, stream=True, parse_special=True, **settings)
+            return
         self.make_room()
-        return self.runtime.chat(self.sent(), stream=True, **settings)
+        yield from self.runtime.chat(self.sent(), stream=True, **settings)
 
     def sent(self) -> list[dict[str, str]]:
         """What the model sees of the conversation."""
