@@ -341,6 +341,8 @@ def test_hub_downloads_every_part_and_says_when_it_is_offline(
     assert asked == ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"]
     fake.list_repo_files = offline
     code, _, err = say("-hf", "user/model:q8_0", "-p", "a")
+    chosen, err = err.split("\n", 1)  # of the download before
+    assert chosen == "hrun: user/model: m-Q8_0-00001-of-00002.gguf"
     assert (
         code == 1
         and "no connection to Hugging Face" in err

@@ -1,10 +1,12 @@
 """hrun: chat with a language model in the terminal, or ask it one thing.
 
 hrun                                 chat with the demo model
-hrun -m model.gguf                   chat with a model
-hrun -p "Who wrote Emma?"            one answer
+hrun model.gguf                      chat with a model: a file, USER/MODEL[:TYPE] of Hugging Face or a short name
+hrun model.gguf "Who wrote Emma?"    one answer
 cat notes.txt | hrun -p "Sum up:"    one answer about a text
 hrun -no-cnv -p "Once upon a time"   continue a text
+
+hrun run | pull | list | rm | show | serve | convert | bench | perplexity: see hrun help COMMAND
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from hrun.cli.common import (
     run,
     whole_number,
 )
+from hrun.cli.models import HUB_NAME, resolve
+from hrun.errors import printable
 from hrun.grammar import Grammar, grammar_of
 
 _FLAGS = {
@@ -51,10 +55,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run("hrun", _main, make_parser(), argv)
 
 
+class _Parser(Parser):
+    """Words may stand between flags."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self.parse_intermixed_args(args, namespace)
+
+
+# Flags of llama.cpp that guides tell people to type and that change nothing here, and how many values each takes.
+_WITHOUT_MEANING: tuple[tuple[tuple[str, ...], str | int], ...] = (
+    (("-fa", "--flash-attn"), "?"), (("--jinja",), 0), (("--no-mmap",), 0), (("--mlock",), 0), (("--no-warmup",), 0),
+    (("--no-perf",), 0),
+)  # fmt: skip
+
+
+class _Ignored(argparse.Action):
+    def __call__(self, parser: Any, options: Any, values: Any, flag: str | None = None) -> None:
+        if isinstance(values, str) and values not in ("on", "off", "auto", "0", "1"):
+            parser.error(f"argument {flag}: '{values}' is not on, off or auto")
+        print(f"hrun: {flag} is of llama.cpp and changes nothing here", file=sys.stderr)
+
+
 def make_parser() -> Parser:
-    parser = Parser(prog="hrun", description=__doc__, epilog=_EPILOG)
+    parser = _Parser(
+        prog="hrun",
+        usage="hrun [MODEL [PROMPT ...]] [flags]",
+        description=__doc__,
+        epilog=_EPILOG,
+    )
     add_model_options(parser)
     add = parser.add_argument
+    add(
+        "words",
+        nargs="*",
+        metavar="MODEL [PROMPT]",
+        help="a model as above, unless -m or -hf names one, and what to ask it",
+    )
+    for names, takes in _WITHOUT_MEANING:
+        add(*names, dest="ignored", action=_Ignored, nargs=takes, help=argparse.SUPPRESS)
     add(
         "-hf",
         "--hf-repo",
@@ -212,6 +250,16 @@ def _main(options: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
+    named = options.model or options.hf_repo
+    model = None if named or not options.words else options.words.pop(0)
+    if options.words:
+        if options.prompt is not None or options.file is not None:
+            complain(
+                "hrun",
+                f"two prompts: '{printable(' '.join(options.words), 60)}' and that of -p or -f",
+            )
+            return EXIT_USAGE
+        options.prompt, options.escape = " ".join(options.words), False
     prompt = _prompt(options)
     options.logit_bias = dict(_bias(text) for text in options.logit_bias)
     if options.escape:
@@ -221,6 +269,12 @@ def _main(options: argparse.Namespace) -> int:
         from hrun.cli.hub import download
 
         options.model = str(download(options.hf_repo))
+    elif model is not None:
+        options.model = str(resolve(model))
+    elif options.model and HUB_NAME.fullmatch(options.model) and not os.path.exists(options.model):
+        raise hrun.ArgumentError(
+            f"{options.model}: no such file; a model of Hugging Face is named without -m: hrun {options.model}"
+        )
     # Somebody types: a chat goes on after -p only where that is asked for.
     typed = _is_terminal(sys.stdin) and (prompt is None or bool(options.conversation))
     if prompt is None and (not typed or options.conversation is False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,7 @@ def download(spec: str) -> Path:
     found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?", spec)
     if not found:
         raise hrun.ArgumentError(f"-hf '{spec}' is not of the form USER/MODEL or USER/MODEL:QUANT")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise hrun.Error(
-            "-hf needs the package huggingface_hub: pip install 'hrun[hub]', or download the file and use -m"
-        ) from None
+    huggingface_hub = library()
     repository, wish = found.groups()
     try:
         _reach(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
@@ -57,6 +53,7 @@ def download(spec: str) -> Path:
         raise hrun.Error(
             f"{repository} has no GGUF file{f' of type {wish}' if wish else ''}{where}"
         )
+    print(f"hrun: {repository}: {name}", file=sys.stderr)
     try:
         parts = [
             huggingface_hub.hf_hub_download(repository, part, local_files_only=local)
@@ -69,6 +66,17 @@ def download(spec: str) -> Path:
             ) from error
         raise hrun.Error(f"cannot download {spec}: {error}") from error
     return Path(parts[0])
+
+
+def library() -> Any:
+    """The package huggingface_hub.  Raises hrun.Error where it is not installed."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise hrun.Error(
+            "-hf needs the package huggingface_hub: pip install 'hrun[hub]', or download the file and use -m"
+        ) from None
+    return huggingface_hub
 
 
 def _is_offline(error: Exception) -> bool:
