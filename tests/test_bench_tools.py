@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -99,3 +100,80 @@ def test_serve_batch(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[4] == "tokens equal to those of each prompt alone: yes"
     assert lines[5].startswith("prompt of 511 tokens, 499 of them cached: first token after ")
     assert "idle" in lines[7] and len(lines) == 9
+
+
+def test_serve(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One server under two names, by a fixed number of clients and by arrivals; a queue that is full is counted as 429."""
+    monkeypatch.syspath_prepend(str(BENCH.parents[1] / "tests/serve"))
+    pytest.importorskip("starlette")
+    from live import Live
+
+    from hrun import Runtime
+
+    serve = script("serve")
+    figures = tmp_path / "figures.json"
+    with Live(Runtime(n_ctx=512, n_threads=1), max_queue=256) as live:
+        url = f"http://127.0.0.1:{live.port}"
+        common = [
+            "--server",
+            f"a={url}",
+            "--server",
+            f"b={url}/v1",
+            "--lengths",
+            "5:4:1,9:2",
+            "--health",
+        ]
+        serve.main(
+            [
+                *common,
+                "--clients",
+                "3",
+                "--requests",
+                "9",
+                "--json",
+                str(figures),
+                "--shared",
+                "0.5:20",
+            ]
+        )
+        serve.main([*common, "--rate", "200", "--requests", "6", "--chat", "--rounds", "2"])
+        serve.main(
+            [
+                *common,
+                "--clients",
+                "2",
+                "--requests",
+                "4",
+                "--token-ids",
+                "10:200",
+                "--api-key",
+                "unused",
+            ]
+        )
+    out = capsys.readouterr().out
+    assert "a against b: " in out and "9 x 200" in out and "12 x 200" in out, out
+    (first, _) = json.loads(figures.read_text())
+    assert (
+        first["tokens_per_second"] > 0
+        and 0 < first["first_p50"] <= first["first_p99"] <= first["total_p99"]
+    )
+    assert 0 < first["fairness"] <= 1 and first["health_worst"] < 30
+    assert serve.percentile([3, 1, 2], 50) == 2 and serve.percentile([1, 2], 99) == 2
+
+
+def test_serve_counts_what_went_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    serve = script("serve")
+    serve.main(
+        ["--server", "http://127.0.0.1:1", "--model", "x", "--requests", "2", "--clients", "1"]
+    )
+    out = capsys.readouterr().out
+    assert "2 x 0 broken" in out and "ConnectionRefusedError" in out
+    answers = [
+        serve.Answer(user, 0.0, 200, times=[0.1], total=1.0, n_tokens=n)
+        for user, n in (("a", 10), ("b", 10), ("c", 10))
+    ]
+    assert serve.fairness(answers) == pytest.approx(1)
+    answers[0].n_tokens = answers[1].n_tokens = 0
+    assert serve.fairness(answers) == pytest.approx(1 / 3)

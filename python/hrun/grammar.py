@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hrun.errors import ArgumentError, GrammarError, printable
@@ -94,6 +94,18 @@ def text_grammar(text: str) -> Grammar:
     is_gbnf = "::=" in text and "%llguidance" not in text
     lark = gbnf_to_lark(text) if is_gbnf else text
     return _checked("the grammar", _library().grammar_from_lark(lark))
+
+
+def within(lark: str, grammar: Grammar) -> Grammar:
+    """``lark``, in llguidance's dialect, with ``grammar`` where it says ``@answer``.  Raises GrammarError."""
+    is_lark = not grammar.source.startswith("{")
+    parts = (
+        [{"lark_grammar": grammar.source}] if is_lark else json.loads(grammar.source)["grammars"]
+    )
+    main = {"name": "main", "lark_grammar": lark}
+    named = [{**parts[0], "name": "answer"}, *parts[1:]]
+    source = json.dumps({"grammars": [main, *named]})
+    return replace(_checked("the grammar", source), warnings=grammar.warnings)
 
 
 def grammar_of(

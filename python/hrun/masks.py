@@ -39,20 +39,25 @@ class Masks:
         )
         self._thread.start()
 
-    def bind(self, grammar: Grammar) -> int:
-        """The ``constraint`` of one request; :meth:`drop` it if the request is not made.  Raises GrammarError."""
+    def prepare(self, grammar: Grammar) -> LLMatcher:
+        """A matcher at its beginning, kept for those who :meth:`bind`.  Raises GrammarError."""
         with self._lock:
             matcher = self._kept.pop(grammar, None)
             if matcher is not None:
                 self._kept[grammar] = matcher
-        if matcher is None:
-            matcher = matcher_of(grammar, self._vocabulary)
-            with self._lock:
-                self._kept[grammar] = matcher
-                if len(self._kept) > _MAX_KEPT:
-                    self._kept.popitem(last=False)
+                return matcher
+        matcher = matcher_of(grammar, self._vocabulary)
+        with self._lock:
+            self._kept[grammar] = matcher
+            if len(self._kept) > _MAX_KEPT:
+                self._kept.popitem(last=False)
+        return matcher
+
+    def bind(self, grammar: Grammar) -> int:
+        """The ``constraint`` of one request; :meth:`drop` it if the request is not made.  Raises GrammarError."""
+        matcher = self.prepare(grammar).deep_copy()
         constraint = next(self._numbers)
-        self._matchers[constraint] = matcher.deep_copy()
+        self._matchers[constraint] = matcher
         return constraint
 
     def drop(self, constraint: int) -> None:

@@ -16,7 +16,7 @@ from live import Live
 from test_parsers import CONTROLS
 
 from hrun import Runtime
-from hrun.grammar import matcher_of
+from hrun.grammar import grammar_of, matcher_of
 from hrun.masks import vocabulary_of
 from hrun.serve.options import Options
 from hrun.serve.tools.dialect import Dialect
@@ -225,3 +225,31 @@ def test_the_grammar_of_a_family_takes_what_it_writes(row: ToolFormat, controls)
     assert take(must, "<think>" + thought, THINK) and take(must, call, THINK)
     dialect = Dialect("", Options(tool_format=row.name))
     assert dialect.row is row
+
+
+@pytest.mark.parametrize("controls", [(), ("<think>", "</think>")], ids=["text", "tokens"])
+@pytest.mark.parametrize("thinking", [True, False])
+def test_every_kind_of_form_goes_behind_thoughts(controls, thinking: bool) -> None:
+    vocabulary = Bytes(controls)
+    trie = vocabulary_of(vocabulary, vocabulary.n_vocab)  # type: ignore[arg-type]
+    ids = {name: 256 + i for i, name in enumerate(controls)}
+    for form, good, wrong in (
+        ({"json_schema": {"const": 1}}, "1", "2"),
+        ({"regex": "[ab]+"}, "aab", "c"),
+        ({"choice": ["aa", "ab"]}, "ab", "ba"),
+        ({"grammar": 'root ::= "a" x\nx ::= "b" | "a" x'}, "aab", "aa"),
+        ({"grammar": "start: w+\nw: /[0-9]/"}, "12", "x"),
+    ):
+        answer = grammar_of(**form)
+        assert answer is not None
+        grammar = AnswerGrammar(FORMATS[0], THINK, ids).of_answer(answer, thinking)
+        for text, ok in (
+            (f"what 1 aab</think>\n\n{good}", thinking),
+            (f"<think>what</think>{good}", not thinking or not controls),
+            (good, not thinking),
+            (f"x</think>{wrong}", False),
+        ):
+            matcher = matcher_of(grammar, trie)
+            tokens = vocabulary.encode(text)
+            taken = matcher.try_consume_tokens(tokens) == len(tokens)
+            assert (taken and matcher.is_accepting()) == ok, (form, text)

@@ -49,8 +49,7 @@ def ready(service: Service, field: str, grammar: Grammar | None) -> Grammar | No
     if grammar is None:
         return None
     masks = service.runtime.masks
-    checked(field, lambda: masks.drop(masks.bind(grammar)))
-    return grammar
+    return checked(field, lambda: masks.prepare(grammar) and grammar)
 
 
 def _response_format(body: Drawing) -> dict[str, tuple[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hrun.errors import GrammarError
-from hrun.grammar import Grammar, json_schema_grammar, text_grammar
+from hrun.grammar import Grammar, json_schema_grammar, text_grammar, within
 from hrun.serve.tools.formats import Reasoning, ToolFormat
 from hrun.serve.tools.request import Tools
 
@@ -32,13 +32,8 @@ class AnswerGrammar:
         """``answer`` after what the model thinks; ``thinking``: the prompt has opened the tag."""
         if self._reasoning is None:
             return answer
-        grammars = json.loads(answer.source)["grammars"]
-        if len(grammars) != 1:
-            raise GrammarError("grammars of several parts are not supported for models that think")
-        lark = f"start: {self._thoughts(thinking)} @answer\n{_COMMON}" + "\n".join(self._rules)
-        main = {"name": "main", "lark_grammar": lark}
-        source = {"grammars": [main, grammars[0] | {"name": "answer"}]}
-        return Grammar(json.dumps(source), answer.warnings)
+        thoughts = self._thoughts(thinking)
+        return within(f"start: {thoughts} @answer\n{_COMMON}" + "\n".join(self._rules), answer)
 
     def of_calls(self, tools: Tools, thinking: bool) -> Grammar:
         """Calls of the tools: at once where they are required, else wherever the model begins one.
