@@ -86,28 +86,31 @@ class Stream:
         self._ping_seconds = ping_seconds
         self._write_seconds = write_seconds
         self._headers = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
-        self._last = time.monotonic()
+        self._last = time.monotonic()  # something was written
+        self._since: float | None = None  # the client has not taken what is being written
         self._lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves the response."""
         how = "gone"
         producer = asyncio.ensure_future(self._produce(send))
-        helpers = [asyncio.ensure_future(gone(receive))]
-        if self._ping:
-            helpers.append(asyncio.ensure_future(self._pings(send)))
+        watcher = asyncio.ensure_future(gone(receive))
+        keeper = asyncio.ensure_future(self._keep(send))
+        tasks = (producer, watcher, keeper)
         try:
-            await asyncio.wait({producer, helpers[0]}, return_when=asyncio.FIRST_COMPLETED)
-            if producer.done() and not producer.cancelled():
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if producer.done():
                 how = producer.result()
+            elif keeper.done() and not watcher.done():
+                how = "slow"
         finally:
-            for task in (producer, *helpers):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(producer, *helpers, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._on_end(how)
 
     async def _produce(self, send: Send) -> str:
-        """How it ended: done, error, or slow."""
+        """How it ended: done, error or gone."""
         how = "done"
         try:
             async with contextlib.aclosing(self._texts) as texts:  # type: ignore[type-var]
@@ -117,27 +120,40 @@ class Stream:
                     )
                     async for text in texts:
                         await self._write(send, text)
-                except (asyncio.TimeoutError, OSError):
-                    return "slow"
+                except OSError:
+                    return "gone"
                 except Exception as error:
                     how = "error"
                     await self._write(send, self._on_error(api_error(error)))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except (asyncio.TimeoutError, OSError):
-            return "slow"
+        except OSError:
+            return "gone"
         return how
 
     async def _write(self, send: Send, text: str) -> None:
         async with self._lock:
-            body = {"type": "http.response.body", "body": text.encode(), "more_body": True}
-            await asyncio.wait_for(send(body), self._write_seconds)
-            self._last = time.monotonic()
+            self._since = time.monotonic()
+            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+            self._since, self._last = None, time.monotonic()
 
-    async def _pings(self, send: Send) -> None:
+    async def _keep(self, send: Send) -> None:
+        """Pings while nothing comes; returns when the client has taken nothing for too long."""
         while True:
-            left = self._last + self._ping_seconds - time.monotonic()
-            if left > 0:
-                await asyncio.sleep(left)
+            if self._since is not None:
+                left = self._since + self._write_seconds - time.monotonic()
+                if left <= 0:
+                    return
             else:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await self._write(send, self._ping)
+                left = self._last + self._ping_seconds - time.monotonic()
+                if left <= 0 and self._ping and not await self._pinged(send):
+                    return
+            await asyncio.sleep(min(max(left, 0.01), self._write_seconds / 4, 1.0))
+
+    async def _pinged(self, send: Send) -> bool:
+        """Did the client take a ping?"""
+        task = asyncio.ensure_future(self._write(send, self._ping))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=self._write_seconds)
+            return bool(done)
+        finally:
+            task.cancel()
