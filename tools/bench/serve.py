@@ -53,7 +53,7 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        return self.status == 200 and not self.error and bool(self.times)
+        return self.status == 200 and not self.error and self.n_tokens > 0
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ def report(
     server: Server, answers: Sequence[Answer], looks: Sequence[float], seconds: float
 ) -> Report:
     good = [a for a in answers if a.ok]
-    first = [a.times[0] for a in good]
+    first = [a.times[0] for a in good if a.times]  # an answer may be all control tokens
     gaps = [later - earlier for a in good for earlier, later in zip(a.times, a.times[1:])]
     total = [a.total for a in good]
     statuses = collections.Counter(
