@@ -214,6 +214,48 @@ def test_context_of_a_chat_counts_the_system_message(
     assert used[1] >= used[0] + 20
 
 
+def test_the_last_chat_is_resumed(start: Callable[..., TerminalSession], tmp_path: Path) -> None:
+    first = start("-sys", "Be brief.")
+    first.expect(">")
+    first.line("remember me")
+    first.expect(ENDED)
+    first.line("/exit")
+    assert first.wait() == 0
+    kept = tmp_path / "hrun" / "last-chat.json"
+    assert kept.stat().st_mode & 0o077 == 0
+    second = start("--resume")
+    second.expect("2 messages loaded")
+    second.expect("user: remember me")
+    second.expect(">")
+    second.line("/system")
+    second.expect('"Be brief."')
+    second.line("And now?")
+    second.expect(ENDED)
+    second.line("/show")
+    second.expect("4 messages")
+    second.line("/exit")
+    assert second.wait() == 0
+    assert len(json.loads(kept.read_text())["messages"]) == 4
+    kept.unlink()
+    third = start("--resume")
+    third.expect("there is no chat to go on with")
+    assert third.wait() == 1
+
+
+def test_what_is_typed_during_an_answer_comes_after_it(
+    start: Callable[..., TerminalSession],
+) -> None:
+    chat = start("-n", -1, "--ignore-eos")
+    chat.expect(">")
+    chat.line("Hello")
+    chat.expect("Hello\\n.")  # it answers
+    chat.send("/show\x03")
+    assert "/show" not in chat.expect(r"\[stopped\]")
+    chat.expect("> /show")
+    chat.send("\r")
+    chat.expect("context")
+
+
 def test_one_message_is_asked_for(start: Callable[..., TerminalSession]) -> None:
     chat = start("-st")
     chat.expect(">")

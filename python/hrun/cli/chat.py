@@ -37,6 +37,7 @@ from hrun.cli.common import (
     whole_number,
 )
 from hrun.cli.models import HUB_NAME, resolve
+from hrun.cli.wrapping import Wrapping
 from hrun.errors import printable
 from hrun.grammar import Grammar, grammar_of
 
@@ -151,6 +152,7 @@ def make_parser() -> Parser:
         action="store_false",
         help="plain text, no chat template",
     )
+    add("--resume", action="store_true", help="go on with the last chat in a terminal")
     add("-st", "--single-turn", action="store_true", help="exit after one answer")
     add(
         "-mli",
@@ -279,6 +281,9 @@ def _main(options: argparse.Namespace) -> int:
     typed = _is_terminal(sys.stdin) and (prompt is None or bool(options.conversation))
     if prompt is None and (not typed or options.conversation is False):
         return _no_prompt("give -p TEXT or -f FILE")
+    if options.resume and not typed:
+        complain("hrun", "--resume goes on with a chat in a terminal (with -p: -cnv -p TEXT)")
+        return EXIT_USAGE
     with load(options, options.ctx_size, options.verbose) as runtime:
         chat = options.conversation
         if chat is None:
@@ -319,6 +324,7 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
             prompt, stream=True, parse_special=True, echo=options.display_prompt, **given
         )
     terminal = _is_terminal(sys.stdout)
+    wrapping = Wrapping() if terminal and os.environ.get("TERM", "dumb") != "dumb" else None
     last, empty = "\n", True
     generation: hrun.Generation | None = None
     try:
@@ -326,7 +332,8 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
             generation = piece.generation
             if piece.text:
                 last, empty = piece.text, False
-                sys.stdout.write(shown(piece.text) if terminal else piece.text)
+                text = shown(piece.text) if terminal else piece.text
+                sys.stdout.write(wrapping.feed(text) if wrapping else text)
                 sys.stdout.flush()
     except KeyboardInterrupt:
         if terminal:

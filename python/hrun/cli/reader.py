@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+import termios
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -175,13 +177,36 @@ def unquoted(text: str) -> str:
     return stripped[len(QUOTES) : -len(QUOTES)].strip("\n")
 
 
-def history_path() -> Path | None:
-    """Where the lines typed are kept between runs, by the XDG rules; None where there is no home."""
+def state_folder() -> Path | None:
+    """Where what was typed is kept between runs, by the XDG rules; None where there is no home."""
     state = os.environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(state):
-        return Path(state) / "hrun" / "history"
+        return Path(state) / "hrun"
     home = os.environ.get("HOME", "")
-    return Path(home) / ".local" / "state" / "hrun" / "history" if os.path.isabs(home) else None
+    return Path(home) / ".local" / "state" / "hrun" if os.path.isabs(home) else None
+
+
+def history_path() -> Path | None:
+    """The lines typed."""
+    folder = state_folder()
+    return folder / "history" if folder else None
+
+
+@contextlib.contextmanager
+def keys_kept() -> Iterator[None]:
+    """Keys that are typed meanwhile are not shown; the next line begins with them.  Ctrl-C stays what it is."""
+    try:
+        before = termios.tcgetattr(0)
+    except (termios.error, OSError):  # no terminal
+        yield
+        return
+    local = before[3] & ~termios.ECHO | termios.NOFLSH  # NOFLSH: Ctrl-C does not throw them away
+    silent = [*before[:3], local, *before[4:]]
+    termios.tcsetattr(0, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSANOW, before)
 
 
 def _history() -> Any:

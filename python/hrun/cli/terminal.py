@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,9 +14,10 @@ import hrun
 from hrun._core import samplers
 from hrun.cli.chat import generation_options, shown, system_message, timings_line
 from hrun.cli.common import EXIT_INTERRUPTED
-from hrun.cli.reader import Reader, make_reader
+from hrun.cli.reader import Reader, keys_kept, make_reader
+from hrun.cli.saved_chats import is_saved_chat, keep_last, last_chat, read_chat, write_chat
+from hrun.cli.wrapping import Wrapping
 from hrun.errors import printable
-from hrun.outputs import write_text
 
 _HELP = {
     "/help": "this list",
@@ -32,7 +32,6 @@ _HELP = {
     "/tokens TEXT": "the tokens of a text; without TEXT of each message",
     "/exit": "leave (also Ctrl-D)",
 }
-_FORMAT = "hrun-chat"
 _SHORT = {"temp": "temperature", "n": "max_tokens", "predict": "max_tokens"}  # as the flags have it
 _ANSWER_ROOM = 512  # tokens, or a quarter of the context
 
@@ -56,6 +55,7 @@ class Terminal:
         self.answers = 0
         self.interrupted = False  # Ctrl-C came, and nothing was typed since
         on_terminal = os.isatty(1) and os.environ.get("TERM") != "dumb"
+        self.wraps = on_terminal and not options.simple_io
         self.colors = options.color == "on" or (
             options.color == "auto" and on_terminal and "NO_COLOR" not in os.environ
         )
@@ -79,11 +79,22 @@ class Terminal:
             simple=self.options.simple_io,
             colors=self.colors,
         )
+        if self.options.resume:
+            system, self.messages = last_chat()
+            self.system = self.system or system
         self.note(self.banner())
+        self.recall()
+        try:
+            return self.talk(reader, first)
+        finally:
+            keep_last(self.runtime.model_path, self.system, self.messages)
+
+    def talk(self, reader: Reader, first: str | None) -> int:
+        answered = len(self.messages)
         if first:
             self.note("> " + first)
             self.say(first)
-        while not (self.options.single_turn and self.messages):
+        while not (self.options.single_turn and len(self.messages) > answered):
             try:
                 text = reader.read()
             except EOFError:
@@ -129,12 +140,15 @@ class Terminal:
         self.answers += 1
         parts: list[str] = []
         generation = None
+        wrapping = Wrapping() if self.wraps else None
         try:
-            for piece in self.pieces(settings):
-                parts.append(piece.text)
-                sys.stdout.write(shown(piece.text))
-                sys.stdout.flush()
-                generation = piece.generation
+            with keys_kept():
+                for piece in self.pieces(settings):
+                    parts.append(piece.text)
+                    text = shown(piece.text)
+                    sys.stdout.write(wrapping.feed(text) if wrapping else text)
+                    sys.stdout.flush()
+                    generation = piece.generation
         except KeyboardInterrupt:
             self.interrupted = True
         except hrun.Error as error:
@@ -233,25 +247,24 @@ class Terminal:
             self.note("usage: /save FILE")
             return
         path = Path(name).expanduser()
-        if path.exists() and not _is_saved_chat(path):
+        if path.exists() and not is_saved_chat(path):
             self.note(f"{printable(name)} exists and is no saved chat; choose another name")
             return
-        saved = {
-            "format": _FORMAT,
-            "model": str(self.runtime.model_path),
-            "system": self.system,
-            "messages": self.messages,
-        }
-        write_text(path, json.dumps(saved, indent=1, ensure_ascii=False) + "\n")
+        write_chat(path, self.runtime.model_path, self.system, self.messages)
         self.note(f"{len(self.messages)} messages written to {printable(str(path))}")
 
     def load(self, name: str) -> None:
         if not name:
             self.note("usage: /load FILE")
             return
-        self.system, self.messages = _read_chat(Path(name).expanduser())
+        self.system, self.messages = read_chat(Path(name).expanduser())
         self.first = 0
-        self.note(f"{len(self.messages)} messages loaded")
+        self.recall()
+
+    def recall(self) -> None:
+        """The end of a conversation that was read from a file."""
+        if self.messages:
+            self.note(f"{len(self.messages)} messages loaded")
         for message in self.messages[-2:]:
             self.note(f"{shown(message['role'])}: {shown(message['content'])}")
 
@@ -351,34 +364,3 @@ def sampling_defaults() -> dict[str, float]:
 
 def _shown_setting(value: Any) -> str:
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _is_saved_chat(path: Path) -> bool:
-    try:
-        _read_chat(path)
-        return True
-    except (hrun.Error, OSError):
-        return False
-
-
-def _read_chat(path: Path) -> tuple[str | None, list[dict[str, str]]]:
-    """System message and messages of a saved chat.  Raises ArgumentError if the file is none."""
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise hrun.ArgumentError(f"{path} is no saved chat: {printable(str(error))}") from error
-    if (
-        not isinstance(saved, dict)
-        or saved.get("format") != _FORMAT
-        or not isinstance(saved.get("messages"), list)
-    ):
-        raise hrun.ArgumentError(f"{path} is no saved chat")
-    messages = []
-    for i, message in enumerate(saved["messages"]):
-        if not isinstance(message, dict) or not all(
-            isinstance(message.get(k), str) for k in ("role", "content")
-        ):
-            raise hrun.ArgumentError(f"{path}: message {i} must have a role and a content")
-        messages.append({"role": message["role"], "content": message["content"]})
-    system = saved.get("system")
-    return (system if isinstance(system, str) else None), messages
