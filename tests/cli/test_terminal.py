@@ -51,7 +51,7 @@ def test_a_chat(start: Callable[..., TerminalSession], tmp_path: Path) -> None:
     chat.line("/set temprature 1")
     chat.expect("did you mean temperature")
     chat.line("/set nonsense 1")
-    chat.expect("/set knows .*temperature")
+    chat.expect(r"/set knows [^>]*\btemperature")
     chat.line("/set system Be brief.")
     chat.expect('"Be brief."')
     chat.line("/show")
@@ -240,6 +240,18 @@ def test_the_last_chat_is_resumed(start: Callable[..., TerminalSession], tmp_pat
     third = start("--resume")
     third.expect("there is no chat to go on with")
     assert third.wait() == 1
+
+
+def test_nothing_is_kept_without_history(
+    start: Callable[..., TerminalSession], tmp_path: Path
+) -> None:
+    chat = start("--no-history")
+    chat.expect(">")
+    chat.line("a secret")
+    chat.expect(ENDED)
+    chat.line("/exit")
+    assert chat.wait() == 0
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 def test_what_is_typed_during_an_answer_comes_after_it(

@@ -7,7 +7,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrun.cli.wrapping import Wrapping, width_of
+from hrun.cli.wrapping import Wrapping, width_of, wrapped
 
 WIDTH = 20
 
@@ -61,6 +61,16 @@ def test_nothing_but_line_ends_changes(text: str, size: int) -> None:
     longest = max(map(len, text.split()), default=0)
     if longest < WIDTH - 1:
         assert all(len(line.rstrip()) < WIDTH for line in lines)
+
+
+@settings(max_examples=200, deadline=None)
+@given(plain)
+def test_a_whole_text(text: str) -> None:
+    lines = wrapped(text, WIDTH).split("\n")
+    assert " ".join(" ".join(lines).split()) == " ".join(text.split())
+    assert all(len(line) < WIDTH or " " not in line.strip() for line in lines)
+    if all(len(line) < WIDTH for line in text.split("\n")):
+        assert wrapped(text, WIDTH) == text
 
 
 def test_wide_characters_count_twice() -> None:

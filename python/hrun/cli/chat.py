@@ -152,6 +152,12 @@ def make_parser() -> Parser:
         action="store_false",
         help="plain text, no chat template",
     )
+    add(
+        "--no-history",
+        dest="history",
+        action="store_false",
+        help="keep neither the lines typed nor the last chat (else in ~/.local/state/hrun, for you alone)",
+    )
     add("--resume", action="store_true", help="go on with the last chat in a terminal")
     add("-st", "--single-turn", action="store_true", help="exit after one answer")
     add(

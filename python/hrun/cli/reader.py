@@ -24,12 +24,17 @@ class Reader(Protocol):
 
 
 def make_reader(
-    commands: Sequence[str], settings: Sequence[str], multiline: bool, simple: bool, colors: bool
+    commands: Sequence[str],
+    settings: Sequence[str],
+    multiline: bool,
+    simple: bool,
+    colors: bool,
+    keeps: bool = True,
 ) -> Reader:
     """A line editor if the terminal allows one."""
     if simple or os.environ.get("TERM", "dumb") == "dumb" or not os.isatty(1):
         return PlainReader()
-    return EditingReader(commands, settings, multiline, colors)
+    return EditingReader(commands, settings, multiline, colors, keeps)
 
 
 class PlainReader:
@@ -58,7 +63,12 @@ class EditingReader:
     """prompt_toolkit: history across runs, completion, several lines."""
 
     def __init__(
-        self, commands: Sequence[str], settings: Sequence[str], multiline: bool, colors: bool
+        self,
+        commands: Sequence[str],
+        settings: Sequence[str],
+        multiline: bool,
+        colors: bool,
+        keeps: bool = True,
     ) -> None:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
@@ -121,7 +131,7 @@ class EditingReader:
 
         self._session: PromptSession[str] = PromptSession(
             ANSI("\x1b[1;32m> \x1b[0m") if colors else PROMPT,
-            history=_history(),
+            history=_history(keeps),
             completer=Commands(),
             complete_while_typing=Condition(
                 lambda: self._session.default_buffer.text.startswith("/")
@@ -209,7 +219,7 @@ def keys_kept() -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSANOW, before)
 
 
-def _history() -> Any:
+def _history(keeps: bool) -> Any:
     """A file that only the user can read; lines are kept in memory where there can be none."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
@@ -227,7 +237,7 @@ def _history() -> Any:
                 pass
 
     path = history_path()
-    if path is None:
+    if path is None or not keeps:
         return InMemoryHistory()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

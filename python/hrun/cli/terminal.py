@@ -16,7 +16,7 @@ from hrun.cli.chat import generation_options, shown, system_message, timings_lin
 from hrun.cli.common import EXIT_INTERRUPTED
 from hrun.cli.reader import Reader, keys_kept, make_reader
 from hrun.cli.saved_chats import is_saved_chat, keep_last, last_chat, read_chat, write_chat
-from hrun.cli.wrapping import Wrapping
+from hrun.cli.wrapping import Wrapping, wrapped
 from hrun.errors import printable
 
 _HELP = {
@@ -78,6 +78,7 @@ class Terminal:
             multiline=self.options.multiline_input,
             simple=self.options.simple_io,
             colors=self.colors,
+            keeps=self.options.history,
         )
         if self.options.resume:
             system, self.messages = last_chat()
@@ -87,7 +88,8 @@ class Terminal:
         try:
             return self.talk(reader, first)
         finally:
-            keep_last(self.runtime.model_path, self.system, self.messages)
+            if self.options.history:
+                keep_last(self.runtime.model_path, self.system, self.messages)
 
     def talk(self, reader: Reader, first: str | None) -> int:
         answered = len(self.messages)
@@ -347,6 +349,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         sys.stdout.flush()
+        text = wrapped(text) if self.wraps else text
         print(
             f"\x1b[2m{text}\x1b[0m" if self.colors and text else text, file=sys.stderr, flush=True
         )

@@ -61,6 +61,22 @@ class Wrapping:
         return self._in_code or start.startswith(("```", "|"))
 
 
+def wrapped(text: str, width: int | None = None) -> str:
+    """The text with its lines broken between words."""
+    room = (width or shutil.get_terminal_size().columns) - 1
+    out = []
+    for line in text.split("\n"):
+        while width_of(line) > room:
+            fits = next(i for i in range(len(line), 0, -1) if width_of(line[:i]) <= room)
+            at = line.rfind(" ", 1, fits + 1)
+            if not line[:at].strip() or at < 0:
+                break  # one long word: the terminal's business
+            out.append(line[:at])
+            line = line[at + 1 :]
+        out.append(line)
+    return "\n".join(out)
+
+
 def width_of(text: str) -> int:
     """Columns that it takes."""
     return sum(
