@@ -234,7 +234,8 @@ std::unique_ptr<DeviceCache> CudaBackend::make_cache(const CachePlan& plan,
   return std::make_unique<CudaCache>(*this, plan, purpose);
 }
 
-void CudaBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) {
+void CudaBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
+                            const KeyContext&) {
   const Turn turn(*this, Operation::kv_append);
   checks::kv_append(cache, k, v, batch);
   require_step(batch);

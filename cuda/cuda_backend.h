@@ -69,7 +69,9 @@ class CudaBackend final : public Backend {
   void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
   void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) override;
   std::unique_ptr<DeviceCache> make_cache(const CachePlan& plan, std::string_view purpose) override;
-  void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) override;
+  using Backend::kv_append;
+  void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
+                 const KeyContext& keys) override;
   void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
                  const AttentionShape& shape, FloatView out) override;
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;

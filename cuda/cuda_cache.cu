@@ -7,6 +7,11 @@ namespace hrun::gpu {
 CudaCache::CudaCache(CudaBackend& backend, const CachePlan& plan, std::string_view purpose)
     : DeviceCache(plan), backend_(backend) {
   checks::cache_plan(plan);
+  for (const CacheLayer& layer : plan.layers)
+    if (layer.is_coded())
+      throw UnsupportedModelError(
+          "a GPU keeps no keys and values as {} and {}; possible there: f16, f32",
+          cache_type_name(layer.k_type), cache_type_name(layer.v_type));
   const auto add = [&](CacheType type, int n_heads, int dim) {
     offsets_.push_back(page_bytes_);
     const size_t values = static_cast<size_t>(n_heads) * static_cast<size_t>(dim) * kPagePositions;

@@ -96,7 +96,17 @@ struct Rope {
   const float*
       cos;  // [n_positions, n_rot / 2] on the device, already multiplied by the attention factor
   const float* sin;
-  int first = 0;  // value of each head with which the turned ones begin
+  int first = 0;                     // value of each head with which the turned ones begin
+  const float* block_cos = nullptr;  // [n_positions / 64, n_rot / 2]: means over 64 positions
+  const float* block_sin = nullptr;
+};
+
+// What coded caches want to know of keys: how they were turned, and the queries [n_rows, n_heads *
+// k_dim] that will read them.
+struct KeyContext {
+  const Rope* rope = nullptr;  // null: not at all
+  FloatView q{};
+  int n_heads = 0;  // 0: q is not known yet
 };
 
 struct AttentionShape {
@@ -106,6 +116,7 @@ struct AttentionShape {
   float soft_cap = 0;  // c: scores s become c tanh(s / c); 0: as they are
   const DeviceTensor* sinks =
       nullptr;  // per head: the score of a position without value, part of every softmax
+  const Rope* rope = nullptr;  // as KeyContext had it
 };
 
 // What stands between the matrices of a feed-forward block.
@@ -198,7 +209,11 @@ class Backend {
   virtual std::unique_ptr<DeviceCache> make_cache(const CachePlan& plan,
                                                   std::string_view purpose) = 0;
   // Stores keys and values [n_rows, n_kv_heads * dim] at the positions of their rows.
-  virtual void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) = 0;
+  virtual void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
+                         const KeyContext& keys) = 0;
+  void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) {
+    kv_append(cache, k, v, batch, {});
+  }
   // Causal: a row sees the positions of its sequence up to its own, from 0 or the start of its
   // window on.  q, out: [n_rows, n_heads * head_dim].
   virtual void attention(FloatView q, const CacheSlot& cache, const Batch& batch,

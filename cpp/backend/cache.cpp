@@ -1,12 +1,19 @@
 #include "backend/cache.h"
 
+#include <utility>
+
 #include "base/error.h"
 
 namespace hrun {
 namespace {
 
-constexpr std::string_view kNames[] = {"f16", "f32"};
-static_assert(std::size(kNames) == static_cast<size_t>(CacheType::f32) + 1);
+constexpr std::string_view kNames[] = {"f16", "f32", "rtq8", "rtq5", "rtq4", "rtq3", "rtq2"};
+static_assert(std::size(kNames) == static_cast<size_t>(CacheType::rtq2) + 1);
+
+// What other programs call caches of about as many bits.
+constexpr std::pair<std::string_view, CacheType> kWishes[] = {
+    {"q8_0", CacheType::rtq8}, {"q5_0", CacheType::rtq5}, {"q5_1", CacheType::rtq5},
+    {"q4_0", CacheType::rtq4}, {"q4_1", CacheType::rtq4}, {"iq4_nl", CacheType::rtq4}};
 
 }  // namespace
 
@@ -20,7 +27,16 @@ CacheType cache_type_named(std::string_view name) {
     if (kNames[i] == name) return static_cast<CacheType>(i);
     known += (i ? ", " : "") + std::string(kNames[i]);
   }
+  for (const auto& [wish, type] : kWishes)
+    if (wish == name) return type;
   throw ArgumentError("a KV cache cannot hold '{}'; possible: {}", printable(name), known);
+}
+
+size_t cache_position_bytes(CacheType type, int64_t dim) {
+  const auto values = static_cast<size_t>(dim);
+  if (type == CacheType::f32) return values * sizeof(float);
+  if (type == CacheType::f16) return values * sizeof(uint16_t);
+  return values * static_cast<size_t>(cache_code_bits(type)) / 8 + sizeof(uint16_t);
 }
 
 }  // namespace hrun

@@ -5,6 +5,7 @@
 // it.  Which sequence has which pages is the caller's business (RowSpan::pages).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,18 +13,42 @@
 #include <string_view>
 #include <vector>
 
+#include "base/host_device.h"
 #include "base/kv_page.h"
 
 namespace hrun {
 
-// How keys, or values, are stored.
-enum class CacheType : uint8_t { f16, f32 };
+// How keys, or values, are stored: as they are, or in rotated codes (formats/cache_codes.h).
+enum class CacheType : uint8_t { f16, f32, rtq8, rtq5, rtq4, rtq3, rtq2 };
 
-// "f16", "f32": in the order of CacheType, for choices and messages.
+// Of a code; 0: as they are.
+HRUN_HD constexpr int cache_code_bits(CacheType type) {
+  switch (type) {
+    case CacheType::rtq8:
+      return 8;
+    case CacheType::rtq5:
+      return 5;
+    case CacheType::rtq4:
+      return 4;
+    case CacheType::rtq3:
+      return 3;
+    case CacheType::rtq2:
+      return 2;
+    default:
+      return 0;
+  }
+}
+HRUN_HD constexpr bool is_coded(CacheType type) { return cache_code_bits(type) != 0; }
+
+// "f16", "f32", "rtq8", ...: in the order of CacheType, for choices and messages.
 std::span<const std::string_view> cache_type_names();
 std::string_view cache_type_name(CacheType type);
-// Throws ArgumentError that names the possible ones.
+// Also the names that other programs have for caches of about as many bits: "q8_0" is rtq8.  Throws
+// ArgumentError that names the possible ones.
 CacheType cache_type_named(std::string_view name);
+
+// Of one position of one head, in a page.
+size_t cache_position_bytes(CacheType type, int64_t dim);
 
 struct CacheLayer {
   int n_kv_heads = 0;
@@ -31,6 +56,8 @@ struct CacheLayer {
   int v_dim = 0;
   CacheType k_type = CacheType::f16;
   CacheType v_type = CacheType::f16;
+
+  bool is_coded() const { return hrun::is_coded(k_type) || hrun::is_coded(v_type); }
 };
 
 struct CachePlan {
@@ -48,6 +75,15 @@ class DeviceCache {
   int64_t n_pages() const { return plan_.n_pages; }
   virtual size_t page_bytes() const = 0;
   size_t bytes() const { return page_bytes() * static_cast<size_t>(n_pages()); }
+  bool is_coded() const {
+    return std::any_of(plan_.layers.begin(), plan_.layers.end(),
+                       [](const CacheLayer& layer) { return layer.is_coded(); });
+  }
+  // Can positions be written to the page from here on?  Codes are made of a whole page of rows,
+  // which are dropped some time after; then a page can only be written from its beginning.
+  virtual bool keeps_rows(int32_t /*page*/) const { return true; }
+  // Nobody goes on in the middle of the page.
+  virtual void drop_rows(int32_t /*page*/) {}
   // Copies the first n_positions of page `from`, in every layer, to page `to`.
   virtual void copy_page(int32_t from, int32_t to, int64_t n_positions) = 0;
 

@@ -383,11 +383,38 @@ auto attention(const std::string& tier, const Matrix& q, const Matrix& k, const 
     const int64_t n_rows = std::min(chunk, n - first);
     BatchRows rows;
     rows.add_positions(n_rows, first, pages);
-    cpu.kv_append(cache, part(view(ks), first, n_rows), part(view(vs), first, n_rows),
-                  rows.batch());
+    cpu.kv_append(cache, part(view(ks), first, n_rows), part(view(vs), first, n_rows), rows.batch(),
+                  {nullptr, part(view(qs), first, n_rows), n_heads});
     cpu.attention(part(view(qs), first, n_rows), cache, rows.batch(), attention_shape,
                   part(view(out), first, n_rows));
   }
+  return out.release();
+}
+
+// Codes and scales of 64 keys or values of a head, [64, dim].
+auto code_block(const std::string& tier, const Matrix& x, const std::string& format, bool keys,
+                const Vector& centre, const Vector& balance) {
+  const int dim = static_cast<int>(x.shape(1));
+  const CacheType type = cache_type_named(format);
+  if (x.shape(0) != kPagePositions || dim % 16 != 0 || !is_coded(type) ||
+      static_cast<int>(centre.size()) != dim || static_cast<int>(balance.size()) != dim)
+    throw ArgumentError("code_block: 64 rows of a multiple of 16 values, a centre and a balance");
+  std::vector<uint16_t> rows(static_cast<size_t>(kPagePositions) * static_cast<size_t>(dim));
+  for (int p = 0; p < kPagePositions; ++p)
+    for (int i = 0; i < dim; ++i)
+      rows[static_cast<size_t>(keys ? (p / kLanes * dim + i) * kLanes + p % kLanes : p * dim + i)] =
+          fp32_to_fp16(x(p, i));
+  Array<uint8_t> out({static_cast<size_t>((dim * cache_code_bits(type) / 8 + 2) * kPagePositions)});
+  const BlockToCode block{reinterpret_cast<const uint8_t*>(rows.data()),
+                          dim,
+                          keys,
+                          type,
+                          centre.data(),
+                          balance.data(),
+                          out.data.get()};
+  Scratch scratch;
+  select_cpu_tier(tier).kernels->code_block(block,
+                                            scratch.get<float>(block.scratch_floats(), "a test"));
   return out.release();
 }
 
@@ -464,6 +491,8 @@ void init_cpu(nb::module_& m) {
   t.def("add_bias", &add_bias, nb::arg("tier"), nb::arg("x"), nb::arg("bias"));
   t.def("exp", &exp, nb::arg("tier"), nb::arg("x"));
   t.def("to_fp16", &to_fp16, nb::arg("tier"), nb::arg("x"), "bit patterns, uint16");
+  t.def("code_block", &code_block, nb::arg("tier"), nb::arg("x"), nb::arg("format"),
+        nb::arg("keys"), nb::arg("centre"), nb::arg("balance"));
   t.def("attention", &attention, nb::arg("tier"), nb::arg("q"), nb::arg("k"), nb::arg("v"),
         nb::arg("n_heads"), nb::arg("n_kv_heads"), nb::arg("scale"), nb::arg("k_format") = "f16",
         nb::arg("v_format") = "f16", nb::arg("chunk") = 512, nb::arg("n_threads") = 1,

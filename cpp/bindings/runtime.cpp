@@ -335,6 +335,17 @@ void init_runtime(nb::module_& m) {
     for (const auto name : cache_type_names()) names.emplace_back(name);
     return names;
   });
+  m.def(
+      "kv_bytes",
+      [](const std::string& format, int64_t dim) {
+        if (dim < 1) throw ArgumentError("kv_bytes: a head of {} values", dim);
+        return cache_position_bytes(cache_type_named(format), dim);
+      },
+      "format"_a, "dim"_a, "Bytes of a position of a head in a KV cache of a format.");
+  m.def(
+      "kv_format",
+      [](const std::string& name) { return std::string(cache_type_name(cache_type_named(name))); },
+      "name"_a, "The format of a KV cache that is meant by a name, perhaps another program's.");
 }
 
 }  // namespace hrun::bindings

@@ -1,5 +1,5 @@
-// The kernels of one CPU tier: what kernels.cpp exports, once per tier, and what backend/backend.cpp
-// calls.
+// The kernels of one CPU tier: what kernels.cpp exports, once per tier, and what
+// backend/backend.cpp calls.
 //
 // A kernel works on one small piece (a panel of rows, one token) in one thread; splitting the work
 // over threads and all checking is the backend's.  Numeric contract: DESIGN.md, "Numbers that do
@@ -51,9 +51,9 @@ struct WeightRows {
   int64_t cols = 0;
 };
 
-// Activations for packed weights (panels/layout.h): int8, in the order that the codes of the format are
-// packed in.  The tokens of a block lie side by side, so that kernels reach those of a tile from
-// one address.
+// Activations for packed weights (panels/layout.h): int8, in the order that the codes of the format
+// are packed in.  The tokens of a block lie side by side, so that kernels reach those of a tile
+// from one address.
 struct PackedActivations {
   int8_t* codes = nullptr;        // [n_blocks, stride, columns of a block]
   float* scale = nullptr;         // [n_blocks, stride]
@@ -139,6 +139,48 @@ struct AttentionTask {
   }
 };
 
+// Keys or values of 64 positions of a head that become codes (kernels/cache_encode.h).
+struct BlockToCode {
+  const uint8_t* rows;  // fp16, as AttentionTask has them
+  int dim;
+  bool keys;
+  CacheType type;
+  const float* centre;   // [dim], of keys: what is taken from them ...
+  const float* balance;  // ... and what they are then multiplied by
+  uint8_t* to;           // codes and scales
+
+  size_t scratch_floats() const { return 112 * static_cast<size_t>(dim); }
+};
+
+// Attention over codes (kernels/attention_coded.h).  `task` has the codes, or plain keys or values
+// where only the others are coded; the last block, in which all its queries are, is read from the
+// rows that were not coded yet.
+struct CodedAttentionTask {
+  AttentionTask task;
+  CacheType k_type, v_type;
+  int64_t own_block;  // of the queries
+  const uint8_t *own_k, *own_v;
+  // Of block 0, where own_block is another.
+  const uint8_t *exact_k, *exact_v;  // [kExactPositions][dim]
+  const float *mean, *balance;       // [k_dim] of keys before they were turned; of what is coded
+  // Means of the rotary table over each block, [n_rot / 2]; n_rot is 0 where nothing is turned.
+  const float *block_cos, *block_sin;
+  int n_rot, first_rot;
+  bool interleaved;
+
+  // Of codes: how many a query's preparation takes, and all together.
+  size_t query_floats() const {
+    return static_cast<size_t>(task.k_dim / 4 + 4 + 2 * pair_floats() + task.v_dim);
+  }
+  int pair_floats() const { return (n_rot / 2 + kLanes - 1) / kLanes * kLanes; }
+  // An entry of `partial` more: that of the exact positions, the last.
+  size_t scratch_floats() const {
+    return task.scratch_floats() + kLanes +
+           static_cast<size_t>((kAttentionBlock / 4 + kLanes + 1) * (task.k_dim + task.v_dim)) +
+           static_cast<size_t>(task.n_queries()) * query_floats();
+  }
+};
+
 struct KernelTable {
   const FormatKernels* formats;  // in the order of formats()
 
@@ -167,6 +209,15 @@ struct KernelTable {
   // or null.
   void (*join_attention)(const float* partial, int64_t n_blocks, int64_t stride, int v_dim,
                          const float* sink, float* out);
+  // scratch: task.scratch_floats().
+  void (*attention_coded)(const CodedAttentionTask& task, float* scratch);
+  // One query from the partial results of its blocks, which are `stride` floats apart: coded ones,
+  // the exact positions (null: not seen), its own block.  scratch: [v_dim].
+  void (*join_attention_coded)(const float* partial, int64_t n_coded, const float* exact,
+                               int64_t stride, int v_dim, bool v_coded, const float* sink,
+                               float* scratch, float* out);
+  // scratch: block.scratch_floats(), 64-aligned.
+  void (*code_block)(const BlockToCode& block, float* scratch);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t n,
                      float* out);
   void (*gated)(Nonlinearity f, const float* gate, const float* up, int64_t n, float* out);

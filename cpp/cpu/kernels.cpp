@@ -3,7 +3,8 @@
 // Everything else here has internal linkage or is always inlined: a weak symbol would let the
 // linker keep the copy of the highest tier for every CPU.  tests/contracts/test_tier_symbols.py
 // looks for them.
-#include "cpu/kernels/attention.h"
+#include "cpu/kernels/attention_coded.h"
+#include "cpu/kernels/cache_encode.h"
 #include "cpu/kernels/decode.h"
 #include "cpu/kernels/elementwise.h"
 #include "cpu/kernels/matmul_panels.h"
@@ -49,6 +50,9 @@ constexpr KernelTable kTable = {
     .to_fp16 = to_fp16_kernel,
     .attention = find_attention,
     .join_attention = join_attention_kernel,
+    .attention_coded = attention_coded_kernel,
+    .join_attention_coded = join_attention_coded_kernel,
+    .code_block = code_block_kernel,
     .layer_norm = layer_norm_kernel,
     .gated = gated_kernel,
     .activate = activate_kernel,

@@ -32,10 +32,13 @@ int64_t page_count(const EngineOptions& options, int64_t n_ctx) {
   return cache_pages(std::max(options.kv_tokens, n_ctx)) + 1;
 }
 
-SchedulerOptions scheduler_options(const EngineOptions& options, int64_t n_ctx, int64_t n_pages) {
+SchedulerOptions scheduler_options(const EngineOptions& options, int64_t n_ctx, ModelCache& cache) {
   SchedulerOptions s;
   s.n_ctx = n_ctx;
-  s.n_pages = n_pages;
+  s.n_pages = cache.n_pages();
+  if (cache.is_coded())
+    s.rows = {[&cache](PageId page) { return cache.keeps_rows(page); },
+              [&cache](PageId page) { cache.drop_rows(page); }};
   s.max_running = options.max_running;
   s.max_waiting = options.max_waiting;
   s.max_waiting_tokens = options.max_waiting_tokens;
@@ -296,7 +299,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
       n_ctx_(context_of(*model_, options)),
       cache_(*model_, page_count(options, n_ctx_), cache_type_named(options.type_k),
              cache_type_named(options.type_v)),
-      scheduler_(scheduler_options(options, n_ctx_, cache_.n_pages())),
+      scheduler_(scheduler_options(options, n_ctx_, cache_)),
       process_(getpid()) {
   memory_bytes_ = cache_.bytes();
   for (size_t d = 0; d < model_->n_backends(); ++d) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "base/error.h"
 #include "engine/state_checkpoints.h"
@@ -40,8 +41,9 @@ bool PagePool::ByTokens::operator()(PageId a, Tokens tokens) const {
   return std::lexicographical_compare(x.begin(), x.end(), tokens.begin(), tokens.end());
 }
 
-PagePool::PagePool(int64_t n_pages, StateCheckpoints* checkpoints, uint64_t hash_mask)
-    : hash_mask_(hash_mask), checkpoints_(checkpoints) {
+PagePool::PagePool(int64_t n_pages, StateCheckpoints* checkpoints, uint64_t hash_mask,
+                   PageRows rows)
+    : hash_mask_(hash_mask), checkpoints_(checkpoints), rows_(std::move(rows)) {
   if (n_pages < 1 || n_pages > INT32_MAX)
     throw ArgumentError("a pool of {} pages; expected 1 to {}", n_pages, INT32_MAX);
   pages_.reserve(static_cast<size_t>(n_pages));
@@ -90,7 +92,24 @@ void PagePool::hold(PageId id) {
 // A table gives its pages back from the last to the first, and who holds a page holds its parent.
 // So in the list every page comes before its parent, and the first one has no children.
 void PagePool::drop(PageId id) {
-  if (--at(id).n_holders == 0) link(id, at(id).n_tokens == 0);
+  if (--at(id).n_holders > 0) return;
+  link(id, at(id).n_tokens == 0);
+  if (rows_.drop) open_.push_back(id);
+}
+
+// Not at once: what was planned may still copy them.
+void PagePool::trim_rows(size_t n_kept) {
+  std::deque<PageId> kept;
+  for (const PageId id : std::exchange(open_, {})) {
+    if (at(id).n_holders > 0 || !rows_.kept(id)) continue;
+    const int64_t n = at(id).n_tokens;
+    if (n == 0 || n == kPagePositions)
+      rows_.drop(id);
+    else if (std::find(kept.begin(), kept.end(), id) == kept.end())
+      kept.push_back(id);
+  }
+  for (; kept.size() > n_kept; kept.pop_front()) rows_.drop(kept.front());
+  open_ = std::move(kept);
 }
 
 PageId PagePool::allocate() {
@@ -177,6 +196,10 @@ CachedPrefix PagePool::lookup(Tokens tokens, std::string_view salt, int64_t at_m
     const auto place = children->lower_bound(wanted);
     if (place != children->end()) compare(*place);
     if (place != children->begin()) compare(*std::prev(place));
+  }
+  if (prefix.partial != kNoPage && rows_.kept && !rows_.kept(prefix.partial)) {
+    prefix.partial = kNoPage;
+    prefix.n_partial = 0;
   }
   if (checkpoints_) cut_to_checkpoint(prefix);
   return prefix;
@@ -332,8 +355,14 @@ void PagePool::truncate(std::vector<PageId>& table, int64_t n) {
   }
 }
 
+bool PagePool::can_go_on(const std::vector<PageId>& table, int64_t n) const {
+  return !rows_.kept || n % kPagePositions == 0 ||
+         rows_.kept(table[static_cast<size_t>(n / kPagePositions)]);
+}
+
 void PagePool::clear_cache() {
   for (PageId id = first_; id != kNoPage; id = at(id).later) forget(id);
+  trim_rows(0);
 }
 
 PagePoolStats PagePool::stats() const {

@@ -16,6 +16,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <set>
@@ -41,6 +42,13 @@ struct PageCopy {
   PageId to;
   int64_t n_positions;  // the first of the page
   bool operator==(const PageCopy&) const = default;
+};
+
+// Of caches whose pages are coded when they are full: the rows of a page are kept for some time,
+// and without them a sequence can only go on at the page's end, or from its beginning.
+struct PageRows {
+  std::function<bool(PageId)> kept;  // empty: always
+  std::function<void(PageId)> drop;
 };
 
 // What of a prompt need not be computed again.
@@ -73,7 +81,7 @@ class PagePool {
   // checkpoints: of the models with recurrent layers; outlives the pool.  hash_mask: tests narrow
   // the hash so that collisions happen.
   explicit PagePool(int64_t n_pages, StateCheckpoints* checkpoints = nullptr,
-                    uint64_t hash_mask = ~uint64_t{0});
+                    uint64_t hash_mask = ~uint64_t{0}, PageRows rows = {});
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
@@ -116,6 +124,11 @@ class PagePool {
   // Gives back the pages that positions from n on need; contents stay cached.
   void truncate(std::vector<PageId>& table, int64_t n);
   void release(std::vector<PageId>& table) { truncate(table, 0); }
+  // Can the sequence of this table go on at position n, with what is there?
+  bool can_go_on(const std::vector<PageId>& table, int64_t n) const;
+  // Drops the rows of pages that nobody holds, but for the last ones that are not full: whoever
+  // goes on there needs them.  Not while copies are planned.
+  void trim_rows(size_t n_kept = 16);
 
   // Forgets the contents of all pages that no table holds.
   void clear_cache();
@@ -179,6 +192,8 @@ class PagePool {
   SipHash hasher_;
   uint64_t hash_mask_;
   StateCheckpoints* checkpoints_;
+  PageRows rows_;
+  std::deque<PageId> open_;  // pages that nobody held when they came here, oldest first
   std::vector<Page> pages_;
   Roots roots_;
   std::unordered_multimap<Hash128, PageId, HashOfHash> full_;

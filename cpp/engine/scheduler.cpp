@@ -43,7 +43,7 @@ Scheduler::Scheduler(const SchedulerOptions& options)
       checkpoints_(options.n_state_slots > 0 ? std::make_unique<StateCheckpoints>(
                                                    options.n_state_slots, options.state_grid)
                                              : nullptr),
-      pool_(options.n_pages, checkpoints_.get(), options.hash_mask) {
+      pool_(options.n_pages, checkpoints_.get(), options.hash_mask, options.rows) {
   const auto at_least_one = [](int64_t value, const char* name) {
     if (value < 1) throw ArgumentError("scheduler: {} is {}; expected 1 or more", name, value);
   };

@@ -48,6 +48,7 @@ struct SchedulerOptions {
   int64_t n_state_slots = 0;
   int64_t state_grid = 512;
   uint64_t hash_mask = ~uint64_t{0};  // see PagePool
+  PageRows rows{};
 };
 
 struct Refusal {

@@ -25,6 +25,8 @@ class Scheduler::Planner {
     plan_.number = s_.step_;
     plan_.state_copies = std::exchange(s_.state_copies_, {});
     rows_left_ = budget_.n_rows;
+    pool_.trim_rows();
+    go_back();
     const bool prompts = prompts_wait();
     plan_single_rows(prompts ? std::min(s_.options_.min_chunk, rows_left_ / 2) : 0);
     plan_drafts(prompts ? rows_left_ / 2 : 0);
@@ -34,6 +36,14 @@ class Scheduler::Planner {
   }
 
  private:
+  // Sequences that stand in a page whose rows are gone, because others went on from it meanwhile or
+  // they were cut, begin again at what is cached.
+  void go_back() {
+    const std::vector<Entry*> running = s_.running_;
+    for (Entry* e : running)
+      if (!pool_.can_go_on(e->sequence.pages, e->sequence.n_computed)) s_.stop(*e, true);
+  }
+
   bool works(const Entry& e) const { return e.ready && e.sequence.has_work(); }
   static int64_t n_left(const Entry& e) { return e.sequence.size() - e.sequence.n_computed; }
   static bool single(const Entry& e) { return n_left(e) == 1; }

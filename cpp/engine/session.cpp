@@ -36,31 +36,53 @@ void Session::forward(std::span<const int32_t> tokens, Logits which,
                        : which == Logits::last                                  ? 1
                                                                                 : n;
   logits_.resize(static_cast<size_t>(rows * n_vocab));
+  // A coded page can be cut where its rows are kept, else only at its beginning.
+  int64_t first = std::min(n_computed_, n_past_);
+  if (first % kPagePositions != 0 &&
+      !cache_.keeps_rows(pages_[static_cast<size_t>(first / kPagePositions)]))
+    first -= first % kPagePositions;
+  n_computed_ = first;
+  if (n > 0)
+    pass(std::span<const int32_t>(tokens_).subspan(static_cast<size_t>(first)), first, Logits::none,
+         nullptr, poll, nullptr);
+  pass(tokens, n_past_, which, logits_.data(), poll, observer);
+  logits_kept_ = which == Logits::kept && n > 0;
+  // Only now: an exception above leaves the position where it was.
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  n_past_ += n;
+  if (n > 0) n_computed_ = n_past_;
+}
+
+// The tokens at positions `first` on.
+void Session::pass(std::span<const int32_t> tokens, int64_t first, Logits which, float* logits,
+                   const std::function<void()>& poll, MatmulObserver* observer) {
+  const int64_t n_vocab = model_->params().n_vocab;
+  const auto n = static_cast<int64_t>(tokens.size());
   for (int64_t done = 0; done < n;) {
     const int64_t count = std::min(workspaces_.front().max_tokens(), n - done);
     const bool is_last = done + count == n;
     const int64_t wanted = which == Logits::all ? count : which != Logits::none && is_last ? 1 : 0;
     rows_.clear();
-    rows_.add(tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)), n_past_ + done,
+    rows_.add(tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)), first + done,
               pages_);
     wanted_.resize(static_cast<size_t>(wanted));
     std::iota(wanted_.begin(), wanted_.end(), static_cast<int32_t>(count - wanted));
     PassOutputs outputs;
     outputs.logit_rows = wanted_;
     if (wanted > 0 && which != Logits::kept)
-      outputs.logits = logits_.data() + (which == Logits::all ? done * n_vocab : 0);
+      outputs.logits = logits + (which == Logits::all ? done * n_vocab : 0);
     hrun::forward(*model_, workspaces_, cache_.slots(), rows_.batch(), outputs, poll, observer);
     model_->file().check_readable();  // weights may lie in it
     done += count;
   }
-  logits_kept_ = which == Logits::kept && n > 0;
-  n_past_ += n;  // only now: an exception above leaves the position where it was
 }
 
 void Session::truncate(int64_t n) {
   if (n < 0 || n > n_past_)
     throw ArgumentError("cannot truncate to position {}, the session stands at {}", n, n_past_);
   n_past_ = n;
+  tokens_.resize(static_cast<size_t>(n));
+  n_computed_ = std::min(n_computed_, n);
 }
 
 int32_t Session::next(std::span<const int32_t> tokens, Sampler& sampler,

@@ -57,9 +57,14 @@ class Session {
   std::span<const float> last_logits();
 
  private:
+  void pass(std::span<const int32_t> tokens, int64_t first, Logits which, float* logits,
+            const std::function<void()>& poll, MatmulObserver* observer);
+
   std::shared_ptr<const Model> model_;
   int64_t n_ctx_;
   int64_t n_past_ = 0;
+  std::vector<int32_t> tokens_;  // n_past_ of them
+  int64_t n_computed_ = 0;       // positions in the cache; those up to n_past_ are computed again
   ModelCache cache_;
   std::vector<int32_t> pages_;         // of the one sequence: all, in order
   std::vector<Workspace> workspaces_;  // one per backend

@@ -1,5 +1,6 @@
 #include "model/cache.h"
 
+#include <algorithm>
 #include <tuple>
 
 #include "base/error.h"
@@ -46,6 +47,19 @@ std::string ModelCache::overflow_hint() const {
 
 void ModelCache::copy_page(int32_t from, int32_t to, int64_t n_positions) {
   for (const auto& cache : caches_) cache->copy_page(from, to, n_positions);
+}
+
+bool ModelCache::is_coded() const {
+  return std::any_of(caches_.begin(), caches_.end(), [](const auto& c) { return c->is_coded(); });
+}
+
+bool ModelCache::keeps_rows(int32_t page) const {
+  return std::all_of(caches_.begin(), caches_.end(),
+                     [&](const auto& c) { return c->keeps_rows(page); });
+}
+
+void ModelCache::drop_rows(int32_t page) {
+  for (const auto& cache : caches_) cache->drop_rows(page);
 }
 
 }  // namespace hrun

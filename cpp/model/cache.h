@@ -23,6 +23,10 @@ class ModelCache {
   size_t bytes() const { return page_bytes() * static_cast<size_t>(n_pages_); }
   size_t page_bytes() const;  // on all devices
   void copy_page(int32_t from, int32_t to, int64_t n_positions);
+  // See DeviceCache.
+  bool is_coded() const;
+  bool keeps_rows(int32_t page) const;
+  void drop_rows(int32_t page);
 
   // draw(), with a word about the cache where logits are not finite: it may be the cause.
   template <class Draw>

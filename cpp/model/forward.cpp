@@ -203,14 +203,18 @@ class Decoder {
     norm_heads(l, Role::attn_q_norm, q, n_heads);
     norm_heads(l, Role::attn_k_norm, k, n_kv_heads);
     const bool has_window = params_.has_window(l);
-    if (model_.description().rotary) {
-      backend_.rope(q, n_heads, w_.rope(has_window), pass_.batch);
-      backend_.rope(k, n_kv_heads, w_.rope(has_window), pass_.batch);
+    const Rope* const rope = model_.description().rotary ? &w_.rope(has_window) : nullptr;
+    if (rope) {
+      backend_.rope(q, n_heads, *rope, pass_.batch);
+      backend_.rope(k, n_kv_heads, *rope, pass_.batch);
     }
-    backend_.kv_append(cache, k, v, pass_.batch);
-    const AttentionShape shape{
-        n_heads, static_cast<float>(params_.attn_scale), has_window ? params_.window : 0,
-        static_cast<float>(params_.attn_soft_cap), model_.weight(l, Role::attn_sinks)};
+    backend_.kv_append(cache, k, v, pass_.batch, {rope, q, n_heads});
+    const AttentionShape shape{n_heads,
+                               static_cast<float>(params_.attn_scale),
+                               has_window ? params_.window : 0,
+                               static_cast<float>(params_.attn_soft_cap),
+                               model_.weight(l, Role::attn_sinks),
+                               rope};
     backend_.attention(q, cache, pass_.batch, shape, mixed);
     pass_.multiply(*model_.weight(l, Role::attn_output), mixed, out);
     pass_.add_bias(l, Role::attn_output_bias, out);

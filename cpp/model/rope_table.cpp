@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/kv_page.h"
 #include "base/math64.h"
 
 namespace hrun {
@@ -66,13 +67,24 @@ RopeTable make_rope_table(const HyperParams& p, std::span<const float> factors,
   const size_t size = frequency.size() * static_cast<size_t>(n_positions);
   table.cos.reserve(size);
   table.sin.reserve(size);
-  for (int64_t position = 0; position < n_positions; ++position)
-    for (const double f : frequency) {
+  std::vector<double> cos_sum(frequency.size()), sin_sum(frequency.size());
+  for (int64_t position = 0; position < n_positions; ++position) {
+    for (size_t i = 0; i < frequency.size(); ++i) {
       double c, s;
-      math64::cos_sin(static_cast<double>(position) * f, c, s);
+      math64::cos_sin(static_cast<double>(position) * frequency[i], c, s);
       table.cos.push_back(static_cast<float>(c * magnitude));
       table.sin.push_back(static_cast<float>(s * magnitude));
+      cos_sum[i] += c;
+      sin_sum[i] += s;
     }
+    if (position % kPagePositions != kPagePositions - 1) continue;
+    constexpr double kMean = 1.0 / kPagePositions;
+    for (size_t i = 0; i < frequency.size(); ++i) {
+      table.block_cos.push_back(static_cast<float>(cos_sum[i] * kMean * magnitude));
+      table.block_sin.push_back(static_cast<float>(sin_sum[i] * kMean * magnitude));
+      cos_sum[i] = sin_sum[i] = 0;
+    }
+  }
   return table;
 }
 

@@ -12,6 +12,8 @@ namespace hrun {
 struct RopeTable {
   std::vector<float> cos;  // [n_positions, n_rot / 2]
   std::vector<float> sin;
+  std::vector<float> block_cos;  // means of 64 positions, [n_positions / 64, n_rot / 2]
+  std::vector<float> block_sin;
 };
 
 // Angular frequency per pair, [n_rot / 2], scaling included; `factors` are those of

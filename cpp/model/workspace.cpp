@@ -49,11 +49,17 @@ FloatView Workspace::floats(int64_t rows, int64_t cols, const char* what) {
 Rope Workspace::make_rope(const Model& model, const HyperParams& p,
                           const std::vector<float>& factors, int64_t n_ctx) {
   const RopeTable table = make_rope_table(p, factors, n_ctx);
-  const FloatView cos = floats(n_ctx, p.n_rot / 2, "the rotary table");
-  backend_->write(cos.data, as_bytes(table.cos));
-  const FloatView sin = floats(n_ctx, p.n_rot / 2, "the rotary table");
-  backend_->write(sin.data, as_bytes(table.sin));
-  return {model.description().rope, static_cast<int>(p.n_rot), cos.data, sin.data};
+  const auto stored = [&](const std::vector<float>& values) {
+    const auto rows = static_cast<int64_t>(values.size()) / std::max<int64_t>(1, p.n_rot / 2);
+    const FloatView view = floats(rows, p.n_rot / 2, "the rotary table");
+    backend_->write(view.data, as_bytes(values));
+    return view.data;
+  };
+  Rope rope{model.description().rope, static_cast<int>(p.n_rot), stored(table.cos),
+            stored(table.sin)};
+  rope.block_cos = stored(table.block_cos);
+  rope.block_sin = stored(table.block_sin);
+  return rope;
 }
 
 Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int64_t n_ctx)

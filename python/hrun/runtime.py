@@ -16,8 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hrun import demo_model_path
-from hrun._core import Engine, GGUFFile, Model, RequestHandle, end_calls, require_running
+from hrun._core import (
+    Engine,
+    GGUFFile,
+    Model,
+    RequestHandle,
+    end_calls,
+    kv_format,
+    plan_model,
+    require_running,
+)
 from hrun.arguments import Rule, checked, checked_bias, checked_ids, checked_sampling
+from hrun.cache_memory import bytes_per_token
 from hrun.errors import (
     ArgumentError,
     Cancelled,
@@ -154,6 +164,13 @@ class Runtime:
         if verbose:
             print(
                 f"{self.description}, loaded in {time.monotonic() - start:.2f} s", file=sys.stderr
+            )
+            n_positions = max(given["kv_tokens"] or 0, self.n_ctx)
+            per_token = bytes_per_token(plan_model(str(self.model_path)).params, type_k, type_v)
+            print(
+                f"KV cache: {n_positions} tokens, {kv_format(type_k)}/{kv_format(type_v)}, "
+                f"{per_token * n_positions / 2**20:.1f} MiB ({per_token} bytes per token)",
+                file=sys.stderr,
             )
             for warning in self._model.warnings:
                 print(f"note: {warning}", file=sys.stderr)

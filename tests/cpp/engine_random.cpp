@@ -20,18 +20,26 @@ struct World {
   bool drafts = false;
   bool failures = false;  // steps that fail half way
   bool quiet = false;
+  bool coded = false;  // pages lose their rows
 };
 
 class Simulation {
  public:
   Simulation(const World& world)
       : world_(world),
-        scheduler_(world.options),
+        scheduler_(options_of(world, executor_)),
         executor_(world.options.n_pages, world.options.n_state_slots),
         capacity_(std::min(world.options.n_ctx, world.options.n_pages * kPagePositions)) {
+    executor_.coded = world.coded;
     for (auto& text : texts_)
       for (int64_t n = 20 + random_below(capacity_); n > 0; --n)
         text.push_back(static_cast<int32_t>(random_below(FakeExecutor::kVocabulary)));
+  }
+
+  static SchedulerOptions options_of(const World& world, FakeExecutor& executor) {
+    SchedulerOptions options = world.options;
+    if (world.coded) options.rows = executor.page_rows();
+    return options;
   }
 
   void run(int n_events) {
@@ -64,6 +72,7 @@ class Simulation {
           ll(n_refused_), static_cast<double>(longest_wait_us_) * 1e-6);
     check(longest_wait_us_ < world_.options.max_wait_us + 15'000'000, "nobody starves");
     scheduler_.clear_cache();
+    check(executor_.n_pages_with_rows() == 0, "rows of no page are left over");
     check(scheduler_.stats().pool.n_empty == world_.options.n_pages, "the cache can be cleared");
     scheduler_.check();
   }
@@ -415,6 +424,13 @@ int main(int argc, char** argv) {
       {"collisions", colliding, 64, true},
       {"recurrent", recurrent, 96},
       {"few slots", tight, 64, false, true},
+      {.name = "coded", .options = small, .n_rows = 48, .drafts = true, .coded = true},
+      {.name = "coded, failing",
+       .options = colliding,
+       .n_rows = 200,
+       .drafts = true,
+       .failures = true,
+       .coded = true},
   };
   for (const World& world : worlds)
     for (uint32_t seed = 1; seed <= n_seeds; ++seed) {

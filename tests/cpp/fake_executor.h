@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -48,6 +49,7 @@ class FakeExecutor {
       std::copy_n(page(copy.from), copy.n_positions, page(copy.to));
       // Nobody may rely on what lies behind.
       std::fill(page(copy.to) + copy.n_positions, page(copy.to) + hrun::kPagePositions, 0xdead);
+      rows_.contains(copy.from) ? void(rows_.insert(copy.to)) : void(rows_.erase(copy.to));
     }
     for (const auto& copy : plan.state_copies) {
       if (n_work-- == 0) return;
@@ -82,6 +84,14 @@ class FakeExecutor {
 
   std::map<hrun::SequenceId, Delivered> delivered;
 
+  // As caches do whose pages are coded when they are full.
+  hrun::PageRows page_rows() {
+    return {[this](hrun::PageId id) { return rows_.contains(id); },
+            [this](hrun::PageId id) { rows_.erase(id); }};
+  }
+  bool coded = false;
+  size_t n_pages_with_rows() const { return rows_.size(); }
+
  private:
   static void require(bool rule, const char* what) {
     if (!rule) throw std::logic_error(std::string("executor: ") + what);
@@ -94,6 +104,14 @@ class FakeExecutor {
     require(end <= static_cast<int64_t>(s.pages.size()) * hrun::kPagePositions,
             "rows without a page");
     require(span.n_draft == 0 || end - span.n_draft == s.size(), "guesses before the last token");
+    if (coded) {
+      const auto of = [&](int64_t k) { return s.pages[static_cast<size_t>(k)]; };
+      const int64_t k = span.first / hrun::kPagePositions;
+      for (int64_t i = k - 2; i >= 0 && rows_.contains(of(i)); --i) rows_.erase(of(i));
+      require(span.first % hrun::kPagePositions == 0 || rows_.contains(of(k)),
+              "a page is written to whose rows are gone");
+      for (int64_t i = k; i * hrun::kPagePositions < end; ++i) rows_.insert(of(i));
+    }
     uint64_t hash = kEmpty;
     for (int64_t i = 0; i < end; ++i) {
       const int32_t token = i < s.size() ? s.tokens[static_cast<size_t>(i)]
@@ -124,6 +142,7 @@ class FakeExecutor {
 
   std::vector<uint64_t> pages_;
   std::vector<uint64_t> states_;
+  std::set<hrun::PageId> rows_;
 };
 
 inline int failures = 0;

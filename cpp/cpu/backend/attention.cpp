@@ -3,6 +3,7 @@
 
 #include "cpu/backend/parallel.h"
 #include "cpu/backend/cpu_cache.h"
+#include "formats/cache_codes.h"
 
 namespace hrun {
 namespace {
@@ -21,47 +22,55 @@ std::unique_ptr<DeviceCache> CpuBackend::make_cache(const CachePlan& plan,
   return std::make_unique<CpuCache>(plan, purpose);
 }
 
-void CpuBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) {
+void CpuBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
+                           const KeyContext& keys) {
   const Turn turn(*this, Operation::kv_append);
   checks::kv_append(cache, k, v, batch);
   const CacheLayer& layer = cache.layer();
-  const CpuCache::Heads heads = on_cpu(cache).heads(cache.index);
-  const size_t page_bytes = cache.cache->page_bytes();
   // A head's part of a page is one thread's: neighbouring positions share cache lines.
   append_parts_.clear();
   for (const RowSpan& span : batch.spans)
     for (int64_t page = span.first_position / kPagePositions;
          page * kPagePositions < span.end_position(); ++page)
       append_parts_.push_back({&span, page});
+  if (layer.is_coded()) return append_coded(cache, k, v, batch, keys);
+  const CpuCache::Heads heads = on_cpu(cache).heads(cache.index);
+  const size_t page_bytes = cache.cache->page_bytes();
   const int64_t per_part = std::min<int64_t>(k.rows, kPagePositions);
   parallel(static_cast<int64_t>(append_parts_.size()) * layer.n_kv_heads,
            per_part * (layer.k_dim + layer.v_dim), [&](int64_t i, int worker) {
-             const auto& [span, page] = append_parts_[static_cast<size_t>(i / layer.n_kv_heads)];
-             const int64_t head = i % layer.n_kv_heads, first = page * kPagePositions;
-             const size_t at =
-                 static_cast<size_t>(span->pages[static_cast<size_t>(page)]) * page_bytes +
-                 static_cast<size_t>(head) * heads.head_stride;
-             uint8_t *const keys = heads.keys + at, *const values = heads.values + at;
-             auto* const halves = worker_scratch_[static_cast<size_t>(worker)].get<uint16_t>(
-                 static_cast<size_t>(layer.k_dim), "a key");
-             const int64_t end = std::min(first + kPagePositions, span->end_position());
-             for (int64_t p = std::max(first, span->first_position); p < end; ++p) {
-               const int64_t row = span->first_row + p - span->first_position;
-               const float* const key = k.row(row) + head * layer.k_dim;
-               const float* const value = v.row(row) + head * layer.v_dim;
-               if (layer.k_type == CacheType::f16) {
-                 kernels_.to_fp16(key, layer.k_dim, halves);
-                 put_column(halves, layer.k_dim, p - first, keys);
-               } else {
-                 put_column(key, layer.k_dim, p - first, keys);
-               }
-               const auto offset = static_cast<size_t>((p - first) * layer.v_dim);
-               if (layer.v_type == CacheType::f16)
-                 kernels_.to_fp16(value, layer.v_dim, reinterpret_cast<uint16_t*>(values) + offset);
-               else
-                 std::copy(value, value + layer.v_dim, reinterpret_cast<float*>(values) + offset);
-             }
+             const AppendPart& part = append_parts_[static_cast<size_t>(i / layer.n_kv_heads)];
+             const int64_t head = i % layer.n_kv_heads;
+             const size_t at = static_cast<size_t>(part.page_id()) * page_bytes +
+                               static_cast<size_t>(head) * heads.head_stride;
+             store_rows(layer, k, v, part, head, worker, heads.keys + at, heads.values + at);
            });
+}
+
+// The part's keys and values of a head to where its page's are.
+void CpuBackend::store_rows(const CacheLayer& layer, const FloatView& k, const FloatView& v,
+                            const AppendPart& part, int64_t head, int worker, uint8_t* keys,
+                            uint8_t* values) {
+  auto* const halves = worker_scratch_[static_cast<size_t>(worker)].get<uint16_t>(
+      static_cast<size_t>(layer.k_dim), "a key");
+  const bool short_keys = cache_format(layer.k_type) == F16::kId;
+  const bool short_values = cache_format(layer.v_type) == F16::kId;
+  for (int64_t p = part.first(); p < part.end(); ++p) {
+    const int64_t row = part.row(p), place = p % kPagePositions;
+    const float* const key = k.row(row) + head * layer.k_dim;
+    const float* const value = v.row(row) + head * layer.v_dim;
+    if (short_keys) {
+      kernels_.to_fp16(key, layer.k_dim, halves);
+      put_column(halves, layer.k_dim, place, keys);
+    } else {
+      put_column(key, layer.k_dim, place, keys);
+    }
+    const auto offset = static_cast<size_t>(place * layer.v_dim);
+    if (short_values)
+      kernels_.to_fp16(value, layer.v_dim, reinterpret_cast<uint16_t*>(values) + offset);
+    else
+      std::copy(value, value + layer.v_dim, reinterpret_cast<float*>(values) + offset);
+  }
 }
 
 void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& batch,
@@ -69,6 +78,7 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
   const Turn turn(*this, Operation::attention);
   checks::attention(q, cache, batch, shape, out);
   const CacheLayer& layer = cache.layer();
+  const bool coded = layer.is_coded();
   const auto kernel = kernels_.attention(cache_format(layer.k_type), cache_format(layer.v_type));
   const CpuCache::Heads heads = on_cpu(cache).heads(cache.index);
   const size_t page_bytes = cache.cache->page_bytes();
@@ -102,7 +112,14 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
     };
   };
 
-  // Some rows together, so that a page is converted once for all their heads.
+  const auto coded_task_of = [&](const AttentionPiece& piece) {
+    const int64_t position = piece.span->first_position + piece.first_row;
+    return coded_task(cache, piece.span->pages, piece.kv_head, position / kAttentionBlock,
+                      shape.rope, task_of(piece));
+  };
+
+  // Some rows together, so that a page is converted once for all their heads; over codes all of
+  // one block.
   constexpr int64_t kQueriesTogether = 64, kBlocksTogether = 4;
   auto& pieces = attention_pieces_;
   pieces.clear();
@@ -111,9 +128,15 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
     const int64_t together = std::clamp<int64_t>(kQueriesTogether / group, 1, span.n_rows);
     // Late rows see more positions: they go first, so that no thread ends up alone with a long
     // task.
-    for (int64_t first = (span.n_rows - 1) / together * together; first >= 0; first -= together)
+    for (int64_t end = span.n_rows, first; end > 0; end = first) {
+      const int64_t last = span.first_position + end - 1;
+      const int64_t block =
+          coded
+              ? std::max<int64_t>(0, last / kAttentionBlock * kAttentionBlock - span.first_position)
+              : 0;
+      first = block + (end - 1 - block) / together * together;
       for (int64_t head = 0; head < n_kv_heads; ++head) {
-        AttentionPiece piece{&span, head, first, std::min(together, span.n_rows - first), 0, 0, 0};
+        AttentionPiece piece{&span, head, first, end - first, 0, 0, 0};
         const int64_t position = span.first_position + first;
         piece.first_block = first_block_of(position);
         piece.n_blocks =
@@ -123,6 +146,7 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
         total += piece.cost;
         pieces.push_back(piece);
       }
+    }
   }
 
   if (batch.spans.size() > 1)  // the longest first, of all sequences
@@ -134,6 +158,7 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
   auto& splits = attention_splits_;
   splits.clear();
   int64_t partial_floats = 0;
+  const int64_t n_more = coded ? 1 : 0;  // the exact positions are an entry too
   if (n_threads() > 1) {
     const size_t n_whole = pieces.size();
     for (size_t i = 0; i < n_whole; ++i) {
@@ -144,14 +169,15 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
       const int64_t stride = piece.n_rows * group * (2 + layer.v_dim);
       if (piece.kv_head == 0) {
         splits.push_back({piece.span, piece.first_block, piece.n_blocks, partial_floats});
-        partial_floats += n_kv_heads * piece.n_blocks * stride;
+        partial_floats += n_kv_heads * (piece.n_blocks + n_more) * stride;
       }
       for (int64_t done = 0; done < piece.n_blocks; done += kBlocksTogether) {
         AttentionPiece part = piece;
         part.first_block = piece.first_block + done;
         part.n_blocks = std::min(kBlocksTogether, piece.n_blocks - done);
         part.cost = piece.cost * part.n_blocks / piece.n_blocks;
-        part.partial = splits.back().partial + (piece.kv_head * piece.n_blocks + done) * stride;
+        part.partial =
+            splits.back().partial + (piece.kv_head * (piece.n_blocks + n_more) + done) * stride;
         if (done == 0)
           pieces[i] = part;
         else
@@ -179,23 +205,42 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
         task.to_next = (pieces[static_cast<size_t>(next)].kv_head - piece.kv_head) *
                        static_cast<ptrdiff_t>(heads.head_stride);
     }
-    kernel(task, worker_scratch_[static_cast<size_t>(worker)].get<float>(task.scratch_floats(),
-                                                                         "the queries of a head"));
+    Scratch& scratch = worker_scratch_[static_cast<size_t>(worker)];
+    constexpr std::string_view kWhat = "the queries of a head";
+    if (coded) {
+      CodedAttentionTask over_codes = coded_task_of(piece);
+      over_codes.task.partial = task.partial;
+      kernels_.attention_coded(over_codes, scratch.get<float>(over_codes.scratch_floats(), kWhat));
+    } else {
+      kernel(task, scratch.get<float>(task.scratch_floats(), kWhat));
+    }
   });
 
   for (const SplitSpan& split : splits) {
     const int64_t n_queries = split.span->n_rows * group, stride = n_queries * (2 + layer.v_dim);
-    parallel(n_kv_heads * n_queries, split.n_blocks * layer.v_dim, [&](int64_t i, int) {
+    parallel(n_kv_heads * n_queries, split.n_blocks * layer.v_dim, [&](int64_t i, int worker) {
       const int64_t query = i % n_queries, head = i / n_queries;
       const AttentionTask task = task_of({split.span, head, 0, split.span->n_rows, 0, 0, 0});
       const int64_t position = split.span->first_position + query / group;
       const int64_t first = first_block_of(position);
-      const float* const found = partial + split.partial +
-                                 (head * split.n_blocks + first - split.first_block) * stride +
-                                 query * task.partial_floats();
-      kernels_.join_attention(found, position / kAttentionBlock + 1 - first, stride, layer.v_dim,
-                              task.sinks ? task.sinks + query % group : nullptr,
-                              task.out_of(static_cast<int>(query)));
+      const float* const all = partial + split.partial + head * (split.n_blocks + n_more) * stride +
+                               query * task.partial_floats();
+      const float* const found = all + (first - split.first_block) * stride;
+      const int64_t n_blocks = position / kAttentionBlock + 1 - first;
+      const float* const sink = task.sinks ? task.sinks + query % group : nullptr;
+      float* const to = task.out_of(static_cast<int>(query));
+      if (coded) {
+        const bool sees_exact =
+            position >= kAttentionBlock && task.first_visible(query / group) < kExactPositions;
+        kernels_.join_attention_coded(
+            found, n_blocks - 1, sees_exact ? all + split.n_blocks * stride : nullptr, stride,
+            layer.v_dim, is_coded(layer.v_type), sink,
+            worker_scratch_[static_cast<size_t>(worker)].get<float>(
+                static_cast<size_t>(layer.v_dim), "the values of a query"),
+            to);
+      } else {
+        kernels_.join_attention(found, n_blocks, stride, layer.v_dim, sink, to);
+      }
     });
   }
 }

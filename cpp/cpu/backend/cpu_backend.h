@@ -2,6 +2,7 @@
 // is in the kernels of the tier.  Calls from several threads take turns.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -54,7 +55,9 @@ class CpuBackend final : public Backend {
   void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) override;
   void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) override;
   std::unique_ptr<DeviceCache> make_cache(const CachePlan& plan, std::string_view purpose) override;
-  void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) override;
+  using Backend::kv_append;
+  void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
+                 const KeyContext& keys) override;
   void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
                  const AttentionShape& shape, FloatView out) override;
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;
@@ -91,6 +94,14 @@ class CpuBackend final : public Backend {
   struct AppendPart {
     const RowSpan* span;
     int64_t page;  // of the span
+
+    int32_t page_id() const { return span->pages[static_cast<size_t>(page)]; }
+    int64_t first() const { return std::max(page * kPagePositions, span->first_position); }
+    int64_t end() const { return std::min((page + 1) * kPagePositions, span->end_position()); }
+    bool completes_page() const { return end() == (page + 1) * kPagePositions; }
+    int64_t row(int64_t position) const {
+      return span->first_row + position - span->first_position;
+    }
   };
   // Some rows of a span for the query heads of one kv head: all the positions that they see, or,
   // with `partial`, some blocks of them.
@@ -111,6 +122,15 @@ class CpuBackend final : public Backend {
 
   class Turn;
 
+  void store_rows(const CacheLayer& layer, const FloatView& k, const FloatView& v,
+                  const AppendPart& part, int64_t head, int worker, uint8_t* keys, uint8_t* values);
+  void append_coded(const CacheSlot& cache, const FloatView& k, const FloatView& v,
+                    const Batch& batch, const KeyContext& keys);
+  void code_page(const CacheSlot& cache, const AppendPart& part, int64_t head,
+                 const KeyContext& keys, int worker);
+  CodedAttentionTask coded_task(const CacheSlot& cache, std::span<const int32_t> pages,
+                                int64_t head, int64_t own_block, const Rope* rope,
+                                const AttentionTask& task) const;
   int64_t tasks_together(int64_t n_tasks, int64_t values_per_task) const;
   template <class Function>
   void parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn);

@@ -3,34 +3,87 @@
 #include <cstring>
 
 #include "backend/checks.h"
+#include "cpu/kernel_table.h"
 #include "cpu/memory.h"
+#include "formats/cache_codes.h"
 #include "formats/list.h"
 
 namespace hrun {
+namespace {
 
-FormatId cache_format(CacheType type) {
-  switch (type) {
-    case CacheType::f16:
-      return F16::kId;
-    case CacheType::f32:
-      return F32::kId;
+size_t round_up_64(size_t bytes) { return (bytes + 63) & ~size_t{63}; }
+
+size_t row_bytes(CacheType type, int dim) {
+  return find_format(cache_format(type))->row_bytes(dim);
+}
+
+}  // namespace
+
+FormatId cache_format(CacheType type) { return type == CacheType::f32 ? F32::kId : F16::kId; }
+
+uint8_t* PageBuffers::open(int32_t page) {
+  auto& buffer = of_page_[static_cast<size_t>(page)];
+  if (!buffer) {
+    if (free_.empty()) {
+      buffer = allocate_host(bytes_, purpose_, Pages::small);
+      ++n_made_;
+    } else {
+      buffer = std::move(free_.back());
+      free_.pop_back();
+    }
   }
-  throw UnsupportedModelError("the CPU keeps no keys and values as type {}",
-                              static_cast<int>(type));
+  return static_cast<uint8_t*>(buffer->data);
+}
+
+void PageBuffers::close(int32_t page) {
+  auto& buffer = of_page_[static_cast<size_t>(page)];
+  if (buffer) free_.push_back(std::move(buffer));
+}
+
+void PageBuffers::copy(int32_t from, int32_t to) {
+  if (find(from))
+    std::memcpy(open(to), find(from), bytes_);
+  else
+    close(to);
 }
 
 CpuCache::CpuCache(const CachePlan& plan, std::string_view purpose) : DeviceCache(plan) {
   checks::cache_plan(plan);
   // Steps of 64 bytes keep rows aligned for vector loads.
-  const auto bytes = [](CacheType type, int dim) {
-    const size_t all = find_format(cache_format(type))->row_bytes(dim) * kPagePositions;
-    return (all + 63) & ~size_t{63};
+  const auto rows = [](CacheType type, int dim) {
+    return round_up_64(row_bytes(type, dim) * kPagePositions);
   };
+  const auto bytes = [&](CacheType type, int dim) {
+    if (!hrun::is_coded(type)) return rows(type, dim);
+    return cache_position_bytes(type, dim) * kPagePositions;
+  };
+  size_t rows_bytes = 0, beginning_bytes = 0, squares_bytes = 0;
   for (const CacheLayer& layer : plan.layers) {
-    const Place place{page_bytes_, bytes(layer.k_type, layer.k_dim),
-                      bytes(layer.v_type, layer.v_dim)};
+    const auto n_heads = static_cast<size_t>(layer.n_kv_heads);
+    if (layer.is_coded() && (layer.k_dim % kLanes != 0 || layer.v_dim % kLanes != 0))
+      throw UnsupportedModelError(
+          "a cache of {} and {} needs heads of a multiple of 16 values; these have {} and {}",
+          cache_type_name(layer.k_type), cache_type_name(layer.v_type), layer.k_dim, layer.v_dim);
+    Place place{};
+    place.offset = page_bytes_;
+    place.key_bytes = bytes(layer.k_type, layer.k_dim);
+    place.value_bytes = bytes(layer.v_type, layer.v_dim);
+    page_bytes_ += (place.key_bytes + place.value_bytes) * n_heads;
+    if (layer.is_coded()) {
+      coded_ = true;
+      place.rows_offset = rows_bytes;
+      place.row_key_bytes = rows(layer.k_type, layer.k_dim);
+      place.row_value_bytes = rows(layer.v_type, layer.v_dim);
+      rows_bytes += (place.row_key_bytes + place.row_value_bytes) * n_heads;
+      place.beginning_offset = beginning_bytes;
+      place.beginning_bytes = round_up_64(kExactPositions * (row_bytes(layer.k_type, layer.k_dim) +
+                                                             row_bytes(layer.v_type, layer.v_dim)) +
+                                          2 * sizeof(float) * static_cast<size_t>(layer.k_dim));
+      beginning_bytes += place.beginning_bytes * n_heads;
+      place.squares_offset = squares_bytes;
+      squares_bytes += sizeof(float) * kPagePositions * static_cast<size_t>(layer.k_dim) * n_heads;
+    }
     places_.push_back(place);
-    page_bytes_ += (place.key_bytes + place.value_bytes) * static_cast<size_t>(layer.n_kv_heads);
   }
   size_t all = 0;
   if (__builtin_mul_overflow(page_bytes_, static_cast<size_t>(plan.n_pages), &all))
@@ -38,6 +91,60 @@ CpuCache::CpuCache(const CachePlan& plan, std::string_view purpose) : DeviceCach
                            plan.n_pages, page_bytes_);
   // Pages are used from the first one on, so huge pages of the system pay.
   memory_ = allocate_host(all, purpose, Pages::huge);
+  if (!coded_) return;
+  constexpr std::string_view kWhat = "keys and values that are not coded yet";
+  rows_ = PageBuffers(rows_bytes, plan.n_pages, kWhat);
+  beginnings_ = PageBuffers(beginning_bytes, plan.n_pages, kWhat);
+  squares_ = PageBuffers(squares_bytes, plan.n_pages, kWhat);
+}
+
+CpuCache::Rows CpuCache::rows(size_t layer, int64_t head, int32_t page) const {
+  const Place& place = places_[layer];
+  uint8_t* const keys = rows_.find(page) + place.rows_offset +
+                        static_cast<size_t>(head) * (place.row_key_bytes + place.row_value_bytes);
+  return {keys, keys + place.row_key_bytes};
+}
+
+CpuCache::Beginning CpuCache::beginning(size_t layer, int64_t head, int32_t page) const {
+  const Place& place = places_[layer];
+  const CacheLayer& plan = this->layer(layer);
+  uint8_t* const at = beginnings_.find(page) + place.beginning_offset +
+                      static_cast<size_t>(head) * place.beginning_bytes;
+  auto* const mean = reinterpret_cast<float*>(at);  // numbers first: they are aligned
+  float* const balance = mean + plan.k_dim;
+  auto* const keys = reinterpret_cast<uint8_t*>(balance + plan.k_dim);
+  return {keys, keys + kExactPositions * row_bytes(plan.k_type, plan.k_dim), mean, balance};
+}
+
+float* CpuCache::query_squares(size_t layer, int64_t head, int32_t page) const {
+  auto* const all = reinterpret_cast<float*>(squares_.find(page) + places_[layer].squares_offset);
+  return all + head * kPagePositions * this->layer(layer).k_dim;
+}
+
+void CpuCache::open_pages(std::span<const int32_t> pages, int64_t first, int64_t end) {
+  const auto page = [&](int64_t i) { return pages[static_cast<size_t>(i)]; };
+  const int64_t index = first / kPagePositions, end_index = pages_of(end);
+  require((first % kPagePositions == 0 || rows_.find(page(index))) &&
+              (index == 0 || beginnings_.find(page(0))),
+          "kv_append", "rows before the first that were not dropped");
+  // The page before may still be cut into: a draft that was refused.
+  for (int64_t i = index - 2; i >= 0 && rows_.find(page(i)); --i) drop_rows(page(i));
+  for (int64_t i = index; i < end_index; ++i) {
+    rows_.open(page(i));
+    if (i == 0) {
+      beginnings_.open(page(i));
+      squares_.open(page(i));
+    } else {
+      beginnings_.close(page(i));
+      squares_.close(page(i));
+    }
+  }
+}
+
+void CpuCache::drop_rows(int32_t page) {
+  if (!coded_) return;
+  rows_.close(page);
+  squares_.close(page);
 }
 
 void CpuCache::copy_page(int32_t from, int32_t to, int64_t n_positions) {
@@ -47,6 +154,10 @@ void CpuCache::copy_page(int32_t from, int32_t to, int64_t n_positions) {
   auto* const base = static_cast<uint8_t*>(memory_->data);
   std::memcpy(base + static_cast<size_t>(to) * page_bytes_,
               base + static_cast<size_t>(from) * page_bytes_, page_bytes_);
+  if (!coded_) return;
+  rows_.copy(from, to);
+  beginnings_.copy(from, to);
+  squares_.copy(from, to);
 }
 
 }  // namespace hrun

@@ -1,8 +1,11 @@
 // Keys and values on the CPU: where they lie in a page.
 //
 // A page holds the layers one after the other, and of each, head by head, the keys as
-// [16 positions][k_dim][position], as the attention kernels want them (attention.h), and then the
-// values as [position][v_dim].
+// [16 positions][k_dim][position], as the attention kernels want them (kernels/attention.h), and
+// then the values as [position][v_dim].  Coded ones are codes and scales instead
+// (kernels/cache_codes.h), which are made when the page is full; its rows lie beside the page until
+// then, in the layout of a page without codes, and until the sequence is two pages further.  A page
+// that begins a sequence also keeps what the codes after it are read with.
 #pragma once
 
 #include "backend/cache.h"
@@ -10,13 +13,41 @@
 
 namespace hrun {
 
+// Buffers of one size that some pages have.
+class PageBuffers {
+ public:
+  PageBuffers() = default;
+  PageBuffers(size_t bytes, int64_t n_pages, std::string_view purpose)
+      : bytes_(bytes), purpose_(purpose), of_page_(static_cast<size_t>(n_pages)) {}
+
+  // Null if the page has none.
+  uint8_t* find(int32_t page) const {
+    const auto& buffer = of_page_[static_cast<size_t>(page)];
+    return buffer ? static_cast<uint8_t*>(buffer->data) : nullptr;
+  }
+  // Throws OutOfMemoryError.
+  uint8_t* open(int32_t page);
+  void close(int32_t page);
+  // What `from` has goes to `to`.
+  void copy(int32_t from, int32_t to);
+  size_t bytes() const { return bytes_ * static_cast<size_t>(n_made_); }  // of all, in use or not
+
+ private:
+  size_t bytes_ = 0;
+  std::string purpose_;
+  std::vector<std::unique_ptr<DeviceBuffer>> of_page_, free_;
+  int64_t n_made_ = 0;
+};
+
 class CpuCache final : public DeviceCache {
  public:
-  // Throws OutOfMemoryError.
+  // Throws OutOfMemoryError, UnsupportedModelError.
   CpuCache(const CachePlan& plan, std::string_view purpose);
 
   size_t page_bytes() const override { return page_bytes_; }
   void copy_page(int32_t from, int32_t to, int64_t n_positions) override;
+  bool keeps_rows(int32_t page) const override { return !coded_ || rows_.find(page); }
+  void drop_rows(int32_t page) override;
 
   // Keys and values of a head of a layer in page 0; page p is p * page_bytes() further.
   struct Heads {
@@ -30,22 +61,59 @@ class CpuCache final : public DeviceCache {
     return {keys, keys + place.key_bytes, place.key_bytes + place.value_bytes};
   }
 
+  // Of a layer with codes, and a head.
+  struct Rows {
+    uint8_t* keys;
+    uint8_t* values;
+  };
+  Rows rows(size_t layer, int64_t head, int32_t page) const;
+  // What the codes of a sequence are read with, beside its first page: the exact positions, keys
+  // before they were turned in the mean, and the balance.
+  struct Beginning {
+    uint8_t* exact_keys;    // [kExactPositions][k_dim]
+    uint8_t* exact_values;  // [kExactPositions][v_dim]
+    float* mean;            // [k_dim]
+    float* balance;         // [k_dim]
+  };
+  Beginning beginning(size_t layer, int64_t head, int32_t page) const;
+  // Squares of the queries that read a position of the first page, [position][k_dim], summed over
+  // those of a kv head.
+  float* query_squares(size_t layer, int64_t head, int32_t page) const;
+
+  // Before positions [first, end) of a sequence are written, in the first layer.  Throws
+  // ArgumentError where the rows before them are gone, OutOfMemoryError.
+  void open_pages(std::span<const int32_t> pages, int64_t first, int64_t end);
+  bool coded() const { return coded_; }
+  // Blocks that became codes, in all layers and heads, of keys and of values.
+  int64_t n_coded_blocks() const { return n_coded_blocks_; }
+  void count_coded_blocks(int64_t n) { n_coded_blocks_ += n; }
+  // Beside the pages.
+  size_t open_bytes() const { return rows_.bytes() + beginnings_.bytes() + squares_.bytes(); }
+
  private:
   struct Place {
     size_t offset;     // of the layer in a page
     size_t key_bytes;  // of a head
     size_t value_bytes;
+    // Beside pages.
+    size_t rows_offset, row_key_bytes, row_value_bytes;
+    size_t beginning_offset, beginning_bytes;
+    size_t squares_offset;
   };
   std::vector<Place> places_;
   size_t page_bytes_ = 0;
+  bool coded_ = false;
+  int64_t n_coded_blocks_ = 0;
   std::unique_ptr<DeviceBuffer> memory_;
+  PageBuffers rows_, beginnings_, squares_;
 };
 
 inline const CpuCache& on_cpu(const CacheSlot& slot) {
   return static_cast<const CpuCache&>(*slot.cache);
 }
 
-// The weight format in which the kernels read a type of cache.
+// The weight format in which the kernels read rows of a type of cache: fp16 where they become
+// codes.
 FormatId cache_format(CacheType type);
 
 }  // namespace hrun

@@ -92,6 +92,20 @@ HRUN_HD void scores_of_positions(const AttentionTask& task, const float* const* 
   }
 }
 
+// -infinity for the positions that are not seen but share a vector with some that are.
+template <int kQueries>
+HRUN_HD void hide_unseen(Visible seen, float (&scores)[kTileQueries][kAttentionBlock]) {
+  for (int c = seen.first_vector(); c < seen.end_vector(); ++c) {
+    if (seen.whole_vector(c)) continue;
+    const IntLanes lanes = seen_lanes(seen, c),
+                   none = splat_int(static_cast<int32_t>(0xff800000u));  // -infinity
+    for (int h = 0; h < kQueries; ++h) {
+      float* const at = &scores[h][c * kLanes];
+      store(at, as_float(add(bit_and(as_int(load(at)), lanes), sub(none, bit_and(none, lanes)))));
+    }
+  }
+}
+
 // The block's scores, -infinity for the positions that are not seen but share a vector with some
 // that are.
 template <FloatFormat F, int kQueries>
@@ -104,15 +118,7 @@ template <FloatFormat F, int kQueries>
     scores_of_positions<F, kQueries, kBlockVectors>(task, q, k, kBlockVectors, ahead, scores);
   else
     scores_of_positions<F, kQueries, 1>(task, q, k, vectors, ahead, scores);
-  for (int c = seen.first_vector(); c < vectors; ++c) {
-    if (seen.whole_vector(c)) continue;
-    const IntLanes lanes = seen_lanes(seen, c),
-                   none = splat_int(static_cast<int32_t>(0xff800000u));  // -infinity
-    for (int h = 0; h < kQueries; ++h) {
-      float* const at = &scores[h][c * kLanes];
-      store(at, as_float(add(bit_and(as_int(load(at)), lanes), sub(none, bit_and(none, lanes)))));
-    }
-  }
+  hide_unseen<kQueries>(seen, scores);
 }
 
 // Where the values of a tile's queries go: stored, or, with a state, joined with what is there.
@@ -185,6 +191,8 @@ struct BlockOfCache {
   const uint8_t* v;
   int64_t first;  // position
   Ahead k_ahead, v_ahead;
+  int begin = 0, end = kAttentionBlock;  // the positions that count, if they are seen
+  int64_t entry = -1;                    // in `partial`; -1: by its position
 };
 
 // Of each query, maximum and sum of the blocks so far.
@@ -198,6 +206,40 @@ struct QueryPlaces {
   float** out;
 };
 
+// Where the values of the queries from `query` on go: the block's entry of `partial`, or `out` and
+// the states, which are gathered, joined and scattered, as a tile starts at any query.
+template <int kQueries>
+HRUN_HD void begin_values(const AttentionTask& task, const BlockOfCache& block, int query,
+                          float* const* out, const RunningStates& states, SoftmaxState& state,
+                          ValueTarget& to) {
+  if (task.partial) {
+    const int64_t entry =
+        block.entry >= 0 ? block.entry : block.first / kAttentionBlock - task.first_block;
+    float* part = task.partial + (entry * task.n_queries() + query) * task.partial_floats();
+    for (int h = 0; h < kQueries; ++h, part += task.partial_floats()) {
+      part[0] = to.block.largest[h];
+      part[1] = to.block.sum[h];
+      to.out[h] = part + 2;
+    }
+  } else {
+    to.state = &state;
+    for (int h = 0; h < kQueries; ++h) {
+      state.largest[h] = states.largest[query + h];
+      state.sum[h] = states.sum[query + h];
+      to.out[h] = out[query + h];
+    }
+  }
+}
+template <int kQueries>
+HRUN_HD void end_values(const AttentionTask& task, int query, const RunningStates& states,
+                        const SoftmaxState& state) {
+  if (task.partial) return;
+  for (int h = 0; h < kQueries; ++h) {
+    states.largest[query + h] = state.largest[h];
+    states.sum[query + h] = state.sum[h];
+  }
+}
+
 // The queries from `query` on, all of which see the same positions of the block.
 template <FloatFormat K, FloatFormat V, int kQueries>
 HRUN_HD void attend_tile(const AttentionTask& task, const BlockOfCache& block, int query,
@@ -207,36 +249,17 @@ HRUN_HD void attend_tile(const AttentionTask& task, const BlockOfCache& block, i
   ValueTarget to{};
   SoftmaxState state{};
   softmax_of_block<kQueries>(scores, seen, to.block);
-  if (task.partial) {
-    float* part = task.partial +
-                  ((block.first / kAttentionBlock - task.first_block) * task.n_queries() + query) *
-                      task.partial_floats();
-    for (int h = 0; h < kQueries; ++h, part += task.partial_floats()) {
-      part[0] = to.block.largest[h];
-      part[1] = to.block.sum[h];
-      to.out[h] = part + 2;
-    }
-  } else {  // a tile's states start at any query: gathered, joined, scattered
-    to.state = &state;
-    for (int h = 0; h < kQueries; ++h) {
-      state.largest[h] = states.largest[query + h];
-      state.sum[h] = states.sum[query + h];
-      to.out[h] = queries.out[query + h];
-    }
-  }
+  begin_values<kQueries>(task, block, query, queries.out, states, state, to);
   add_values<V, kQueries>(task.v_dim, scores, block.v, seen, block.v_ahead, to);
-  if (!task.partial)
-    for (int h = 0; h < kQueries; ++h) {
-      states.largest[query + h] = state.largest[h];
-      states.sum[query + h] = state.sum[h];
-    }
+  end_values<kQueries>(task, query, states, state);
 }
 
-template <FloatFormat K, FloatFormat V>
-void attend_block(const AttentionTask& task, const BlockOfCache& block, const QueryPlaces& queries,
-                  const RunningStates& states) {
-  const auto inside = [](int64_t n) {
-    return static_cast<int>(n < 0 ? 0 : n < kAttentionBlock ? n : kAttentionBlock);
+// attend<n>(query, seen) for the queries of a task, up to four at a time that see the same
+// positions.
+template <class Function>
+HRUN_HD void for_tiles(const AttentionTask& task, const BlockOfCache& block, Function&& attend) {
+  const auto inside = [&](int64_t n) {
+    return static_cast<int>(n < block.begin ? block.begin : n < block.end ? n : block.end);
   };
   const auto visible = [&](int64_t token) {
     return Visible{inside(task.first_visible(token) - block.first),
@@ -250,13 +273,21 @@ void attend_block(const AttentionTask& task, const BlockOfCache& block, const Qu
     const int end = static_cast<int>(next) * task.n_heads;
     for (int query = static_cast<int>(token) * task.n_heads; query < end;) {
       if (end - query >= 4)
-        attend_tile<K, V, 4>(task, block, query, seen, queries, states), query += 4;
+        attend.template operator()<4>(query, seen), query += 4;
       else if (end - query >= 2)
-        attend_tile<K, V, 2>(task, block, query, seen, queries, states), query += 2;
+        attend.template operator()<2>(query, seen), query += 2;
       else
-        attend_tile<K, V, 1>(task, block, query, seen, queries, states), ++query;
+        attend.template operator()<1>(query, seen), ++query;
     }
   }
+}
+
+template <FloatFormat K, FloatFormat V>
+void attend_block(const AttentionTask& task, const BlockOfCache& block, const QueryPlaces& queries,
+                  const RunningStates& states) {
+  for_tiles(task, block, [&]<int kQueries>(int query, Visible seen) {
+    attend_tile<K, V, kQueries>(task, block, query, seen, queries, states);
+  });
 }
 
 template <FloatFormat F>
@@ -277,13 +308,14 @@ ptrdiff_t ahead_of(const AttentionTask& task, int64_t b) {
   return task.to_next + task.page_offset(task.first_block + beyond);
 }
 
-template <FloatFormat K, FloatFormat V>
-void attention_kernel(const AttentionTask& task, float* scratch) {
+struct Queries {
+  RunningStates states;
+  QueryPlaces places;
+};
+// Places of a task's queries, in scratch, and their states before the first block.
+HRUN_HD Queries begin_queries(const AttentionTask& task, float* scratch) {
   const int n_queries = task.n_queries();
-  float* const k_floats = scratch;
-  float* const v_floats = k_floats + kAttentionBlock * task.k_dim;
-  const RunningStates states{v_floats + kAttentionBlock * task.v_dim,
-                             v_floats + kAttentionBlock * task.v_dim + n_queries};
+  const RunningStates states{scratch, scratch + n_queries};
   const QueryPlaces queries{reinterpret_cast<const float**>(states.sum + n_queries),
                             reinterpret_cast<float**>(states.sum + n_queries) + n_queries};
   for (int64_t token = 0, query = 0; token < task.q.rows; ++token)
@@ -296,6 +328,25 @@ void attention_kernel(const AttentionTask& task, float* scratch) {
       if (!task.partial)
         memset(queries.out[query], 0, static_cast<size_t>(task.v_dim) * sizeof(float));
     }
+  return {states, queries};
+}
+// What was summed, over the sum of the weights.
+HRUN_HD void end_queries(const AttentionTask& task, const Queries& all) {
+  if (task.partial) return;
+  for (int query = 0; query < task.n_queries(); ++query) {
+    const Lanes sum = splat(all.states.sum[query]);
+    float* const out = all.places.out[query];
+    for_lanes(task.v_dim,
+              [&](int64_t i, int n) { store_n(out + i, div(load_n(out + i, n), sum), n); });
+  }
+}
+
+template <FloatFormat K, FloatFormat V>
+void attention_kernel(const AttentionTask& task, float* scratch) {
+  const int n_queries = task.n_queries();
+  float* const k_floats = scratch;
+  float* const v_floats = k_floats + kAttentionBlock * task.k_dim;
+  const auto [states, queries] = begin_queries(task, v_floats + kAttentionBlock * task.v_dim);
   const int64_t end =
       task.first_position + task.q.rows;  // of the positions that the last token sees
   const int64_t end_block = task.first_block + task.n_blocks;
@@ -318,23 +369,22 @@ void attention_kernel(const AttentionTask& task, float* scratch) {
       attend_block<F32, F32>(task, {keys, values, first, {}, {}}, queries, states);
     }
   }
-  if (task.partial) return;
-  for (int query = 0; query < n_queries; ++query) {
-    const Lanes sum = splat(states.sum[query]);
-    float* const out = queries.out[query];
-    for_lanes(task.v_dim,
-              [&](int64_t i, int n) { store_n(out + i, div(load_n(out + i, n), sum), n); });
-  }
+  end_queries(task, {states, queries});
 }
 
-// The blocks of one query joined, as attention_kernel does without `partial`.
-void join_attention_kernel(const float* partial, int64_t n_blocks, int64_t stride, int v_dim,
-                           const float* sink, float* out) {
-  SoftmaxState state{};
-  state.largest[0] = sink ? *sink : bits_to_float(0xff800000u);  // -infinity
-  state.sum[0] = sink ? 1.0f : 0.0f;
-  memset(out, 0, static_cast<size_t>(v_dim) * sizeof(float));
-  for (int64_t b = 0; b < n_blocks; ++b, partial += stride) {
+// One query, of which blocks are joined.
+struct JoinedQuery {
+  int v_dim;
+  float* out;
+  SoftmaxState state;
+
+  HRUN_HD JoinedQuery(int dim, const float* sink, float* to) : v_dim(dim), out(to), state{} {
+    state.largest[0] = sink ? *sink : bits_to_float(0xff800000u);  // -infinity
+    state.sum[0] = sink ? 1.0f : 0.0f;
+    memset(out, 0, static_cast<size_t>(v_dim) * sizeof(float));
+  }
+  // largest, sum, values
+  HRUN_HD void join_block(const float* partial) {
     SoftmaxState here{};
     here.largest[0] = partial[0];
     here.sum[0] = partial[1];
@@ -345,8 +395,18 @@ void join_attention_kernel(const float* partial, int64_t n_blocks, int64_t strid
       store_n(out + i, fma(load_n(out + i, n), before, mul(load_n(partial + 2 + i, n), block)), n);
     });
   }
-  const Lanes sum = splat(state.sum[0]);
-  for_lanes(v_dim, [&](int64_t i, int n) { store_n(out + i, div(load_n(out + i, n), sum), n); });
+  HRUN_HD void end() const {
+    const Lanes sum = splat(state.sum[0]);
+    for_lanes(v_dim, [&](int64_t i, int n) { store_n(out + i, div(load_n(out + i, n), sum), n); });
+  }
+};
+
+// The blocks of one query joined, as attention_kernel does without `partial`.
+void join_attention_kernel(const float* partial, int64_t n_blocks, int64_t stride, int v_dim,
+                           const float* sink, float* out) {
+  JoinedQuery query(v_dim, sink, out);
+  for (int64_t b = 0; b < n_blocks; ++b, partial += stride) query.join_block(partial);
+  query.end();
 }
 
 KernelTable::Attention find_attention(FormatId k_format, FormatId v_format) {

@@ -128,8 +128,8 @@ void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, 
   sum_pairs(eights, n / kGroup, to.sums + t * to.n_groups + first / kGroup);
 }
 
-// The signed rotation's formats are packed in the order `segments` (panels/layout.h), all others in the
-// order `squares`.
+// The signed rotation's formats are packed in the order `segments` (panels/layout.h), all others in
+// the order `squares`.
 void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind,
                             const float* signs, const PackedActivations& to) {
   alignas(64) float values[kRotationBlock];

@@ -37,7 +37,8 @@ void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, con
   backend.rope(kv, 1, rope, pass.batch);
   rope.first = static_cast<int>(p.nope());
   backend.rope(heads, n_heads, rope, pass.batch);
-  backend.kv_append(cache, kv, c, pass.batch);
+  rope.first = static_cast<int>(p.latent_kv);
+  backend.kv_append(cache, kv, c, pass.batch, {&rope, {}, 0});
 
   for (int64_t h = 0; h < p.n_heads; ++h)
     pass.multiply_slice(*model.slices(l, Role::attn_k_b)[static_cast<size_t>(h)],
@@ -45,7 +46,9 @@ void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, con
                         columns(q, h * p.k_dim, p.latent_kv));
   backend.copy_heads(columns(heads, p.nope(), heads.cols - p.nope()), p.latent_k_dim,
                      columns(q, p.latent_kv, q.cols - p.latent_kv), p.k_dim, n_heads, p.n_rot);
-  backend.attention(q, cache, pass.batch, {n_heads, static_cast<float>(p.attn_scale)}, mixed);
+  AttentionShape shape{n_heads, static_cast<float>(p.attn_scale)};
+  shape.rope = &rope;
+  backend.attention(q, cache, pass.batch, shape, mixed);
   for (int64_t h = 0; h < p.n_heads; ++h)
     pass.multiply_slice(*model.slices(l, Role::attn_v_b)[static_cast<size_t>(h)],
                         columns(mixed, h * p.latent_kv, p.latent_kv),

@@ -323,10 +323,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="layers that go to the GPU (default: everything)",
     )
     parser.add_argument(
-        "-ctk", default="f16", choices=_core.kv_formats(), help="format of cached keys"
+        "-ctk",
+        default="f16",
+        type=_core.kv_format,
+        metavar="TYPE",
+        help=f"format of cached keys: {', '.join(_core.kv_formats())}",
     )
     parser.add_argument(
-        "-ctv", default="f16", choices=_core.kv_formats(), help="format of cached values"
+        "-ctv", default="f16", type=_core.kv_format, metavar="TYPE", help="format of cached values"
     )
     parser.add_argument("-r", "--repetitions", type=int, default=5)
     parser.add_argument("-o", "--output", choices=["md", "json", "csv"], default="md")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 import hrun
-from hrun._core import devices, kv_formats
+from hrun._core import devices, kv_format, kv_formats
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -284,6 +284,12 @@ def load(
 
     ``more``: other parameters of the Runtime.
     """
+    for flag, wish in (("-ctk", options.cache_type_k), ("-ctv", options.cache_type_v)):
+        kept = kv_format(wish)
+        if kept != wish:
+            print(
+                f"hrun: {flag} {wish}: {kept} is kept, smaller and closer to f16", file=sys.stderr
+            )
     progress = LoadProgress(sys.stderr)
     try:
         runtime = hrun.Runtime(

@@ -11,7 +11,8 @@ from typing import Any
 
 import hrun
 from hrun._core import GGUFFile, TensorInfo, formats, plan_model
-from hrun.cli.common import EXIT_ERROR, Parser, add_version, run
+from hrun.cache_memory import PAIRS, bytes_per_token
+from hrun.cli.common import EXIT_ERROR, Parser, add_version, run, whole_number
 from hrun.errors import printable
 
 _SHOWN_ITEMS = 6
@@ -32,12 +33,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="also look for NaN and infinity in the weights (reads the whole file)",
     )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="only what a KV cache costs with each pair of formats",
+    )
+    parser.add_argument(
+        "-c",
+        "--ctx-size",
+        type=whole_number(1),
+        metavar="N",
+        help="with --memory: tokens in the cache (default: the model's context)",
+    )
     add_version(parser)
     return run("hrun-inspect", _inspect, parser, argv)
 
 
 def _inspect(options: argparse.Namespace) -> int:
     file = GGUFFile(options.file)
+    if options.memory:
+        return _print_memory(options)
     found = _check(file, options.check_data)
     tensors = [_tensor(t) for t in file.tensors]
     summary = _summary(file, tensors)
@@ -79,6 +94,35 @@ def _check(file: GGUFFile, data: bool) -> dict[str, Any]:
     if file.unused_bytes:
         warnings.append(f"{file.unused_bytes} bytes after the last tensor")
     return {"plan": plan, "warnings": warnings, "errors": list(dict.fromkeys(errors))}
+
+
+def _print_memory(options: argparse.Namespace) -> int:
+    params = plan_model(options.file).params
+    n_ctx = options.ctx_size or params["n_ctx_train"]
+    rows = []
+    for k, v in PAIRS:
+        try:
+            per_token = bytes_per_token(params, k, v)
+        except hrun.Error as error:
+            rows.append({"keys": k, "values": v, "error": str(error)})
+            continue
+        rows.append(
+            {"keys": k, "values": v, "bytes_per_token": per_token, "bytes": per_token * n_ctx}
+        )
+    if options.json:
+        json.dump({"tokens": n_ctx, "caches": rows}, sys.stdout, indent=1)
+        print()
+        return 0
+    print(f"A KV cache of {n_ctx} tokens (-ctk, -ctv):")
+    for row in rows:
+        name = f"{row['keys']}/{row['values']}"
+        if "error" in row:
+            print(f"  {name:10} {row['error']}")
+        else:
+            print(
+                f"  {name:10} {_size(row['bytes_per_token']):>11} per token {_size(row['bytes']):>11}"
+            )
+    return 0
 
 
 def _tensor(tensor: TensorInfo) -> dict[str, Any]:

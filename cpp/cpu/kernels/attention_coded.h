@@ -1,0 +1,429 @@
+// Attention over coded keys and values.
+//
+// A query reads its own block of 64 positions and the kExactPositions first ones as they are, all
+// others as codes: that depends on positions alone.  Its order is the coded blocks, joined in order
+// in the basis of the codes; what they give turned back once; the exact positions; its own block.
+//
+// Of keys k, with mean mu before their rotary embedding, the codes hold H (s (k - c_b)): H the
+// rotation, s the balance, c_b the mean of mu turned by the positions of block b.  A score is
+// <H (q / s), code> scale + <q, c_b>, the first product exact in int32 with the query as int8 by
+// its largest, the second of one row of the rotary table's means per block.  Softmax weights times
+// the scales of values become bytes by their block's largest, and their products with the levels
+// are exact again.
+#pragma once
+
+#include "cpu/kernels/attention.h"
+#include "cpu/kernels/cache_codes.h"
+#include "cpu/kernels/cache_rotation.h"
+
+namespace hrun {
+namespace {
+
+// A query for coded keys.
+struct CodedQuery {
+  int32_t* codes;  // [k_dim / 4], four stretches of dimensions in each
+  float* turned;   // [2][pair_floats]: products with cosines and sines
+  float* numbers;  // scale of the codes, what is never turned; then the sum of the codes
+  HRUN_HD float scale() const { return numbers[0]; }
+  HRUN_HD float constant() const { return numbers[1]; }
+  HRUN_HD int32_t sum() const {
+    int32_t value;
+    memcpy(&value, numbers + 2, sizeof value);
+    return value;
+  }
+};
+
+struct CodedScratch {
+  const CodedAttentionTask& coded;
+  uint8_t *k_levels, *v_levels;
+  float* exact;  // keys [k_dim][kLanes], then values [kExactPositions][v_dim]
+  float* row;    // of either size
+  float* queries;
+
+  HRUN_HD CodedScratch(const CodedAttentionTask& task, float* at) : coded(task) {
+    at += (kLanes - reinterpret_cast<uintptr_t>(at) / sizeof(float) % kLanes) % kLanes;
+    const int k_dim = task.task.k_dim, v_dim = task.task.v_dim;
+    k_levels = reinterpret_cast<uint8_t*>(at), at += kAttentionBlock / 4 * k_dim;
+    v_levels = reinterpret_cast<uint8_t*>(at), at += kAttentionBlock / 4 * v_dim;
+    exact = at, at += kLanes * (k_dim + v_dim);
+    row = at, at += k_dim + v_dim;
+    queries = at;
+  }
+  HRUN_HD CodedQuery query(int i) const {
+    float* const at = queries + static_cast<size_t>(i) * coded.query_floats();
+    float* const turned = at + coded.task.k_dim / 4;
+    return {reinterpret_cast<int32_t*>(at), turned, turned + 2 * coded.pair_floats()};
+  }
+  // Its values so far, in the order and basis of the codes.
+  HRUN_HD float* values(int i) const { return query(i).numbers + 4; }
+};
+
+// The dimensions of pair j of a rotary embedding.
+struct RotaryPair {
+  int a, b;
+};
+HRUN_HD RotaryPair rotary_pair(const CodedAttentionTask& task, int j) {
+  const int a = task.first_rot + (task.interleaved ? 2 * j : j);
+  return {a, a + (task.interleaved ? 1 : task.n_rot / 2)};
+}
+
+[[gnu::noinline]] void prepare_query(const CodedAttentionTask& task, const float* q, float* row,
+                                     const CodedQuery& to) {
+  const int dim = task.task.k_dim, n_pairs = task.n_rot / 2, stride = task.pair_floats();
+  memset(to.turned, 0, 2 * static_cast<size_t>(stride) * sizeof(float));
+  for (int j = 0; j < n_pairs; ++j) {
+    const auto [a, b] = rotary_pair(task, j);
+    to.turned[j] = q[a] * task.mean[a] + q[b] * task.mean[b];
+    to.turned[stride + j] = q[b] * task.mean[a] - q[a] * task.mean[b];
+  }
+  float constant = 0;
+  for (int i = 0; i < dim; ++i)
+    if (i < task.first_rot || i >= task.first_rot + task.n_rot) constant += q[i] * task.mean[i];
+  for (int i = 0; i < dim; i += kLanes) store(row + i, div(load(q + i), load(task.balance + i)));
+  rotate_row(row, dim);
+  Lanes largest = splat(0.0f);
+  for (int i = 0; i < dim; i += kLanes)
+    largest = max(as_float(bit_and(as_int(load(row + i)), splat_int(0x7fffffff))), largest);
+  const float top = reduce_max(largest);
+  const Lanes factor = splat(top > 1e-30f ? 127.0f / top : 0.0f);
+  IntLanes sum = splat_int(0);
+  auto* const codes = reinterpret_cast<int8_t*>(row);  // over what was read already
+  for (int i = 0; i < dim; i += kLanes) {
+    const Lanes x = mul(load(row + i), factor);
+    const IntLanes code = round_to_int(min(max(x, splat(-127.0f)), splat(127.0f)));
+    sum = add(sum, code);
+    store_int8(codes + i, code);
+  }
+  auto* const bytes = reinterpret_cast<int8_t*>(to.codes);
+  const int steps = dim / 4;
+  for (int j = 0; j < 4; ++j)
+    for (int i = 0; i < steps; ++i) bytes[4 * i + j] = codes[j * steps + i];
+  const int32_t total = reduce_add(sum);
+  to.numbers[0] = top / (127.0f * kCacheScaleUnit);
+  to.numbers[1] = constant;
+  memcpy(to.numbers + 2, &total, sizeof total);
+}
+
+// <q, c_b>
+HRUN_HD float centre_score(const CodedAttentionTask& task, const CodedQuery& query, int64_t block) {
+  const int n_pairs = task.n_rot / 2, stride = task.pair_floats();
+  if (n_pairs == 0) return query.constant();
+  const float* const cos = task.block_cos + block * n_pairs;
+  const float* const sin = task.block_sin + block * n_pairs;
+  Lanes sum = splat(0.0f);
+  for_lanes(n_pairs, [&](int64_t j, int n) {
+    sum = fma(load_n(cos + j, n), load(query.turned + j), sum);
+    sum = fma(load_n(sin + j, n), load(query.turned + stride + j), sum);
+  });
+  return reduce_add(sum) + query.constant();
+}
+
+// The scores of kVectors times 16 positions from vector c on.
+template <int kQueries, int kVectors>
+HRUN_HD void coded_scores_of_positions(const AttentionTask& task, const CodedQuery* queries,
+                                       const float* centre, const uint8_t* levels,
+                                       const uint8_t* scales, int c,
+                                       float (&scores)[kTileQueries][kAttentionBlock]) {
+  const int steps = task.k_dim / 4;
+  IntLanes sums[kQueries][kVectors];
+#pragma GCC unroll 4
+  for (int h = 0; h < kQueries; ++h)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[h][v] = splat_int(-kKeyBias * queries[h].sum());
+  const uint8_t* at = levels + c * steps * kLaneBytes;
+  for (int i = 0; i < steps; ++i, at += kLaneBytes) {
+    ByteLanes level[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) level[v] = load_byte_lanes(at + v * steps * kLaneBytes);
+#pragma GCC unroll 4
+    for (int h = 0; h < kQueries; ++h)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v)
+        sums[h][v] = dot_keys(sums[h][v], level[v], queries[h].codes[i]);
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    const Lanes scale = load_f16(scales + 2 * kLanes * (c + v));
+#pragma GCC unroll 4
+    for (int h = 0; h < kQueries; ++h) {
+      const Lanes product = mul(to_float(sums[h][v]), scale);
+      Lanes score =
+          mul(fma(product, splat(queries[h].scale()), splat(centre[h])), splat(task.scale));
+      if (task.soft_cap != 0) score = soft_cap(score, splat(task.soft_cap));
+      store(&scores[h][(c + v) * kLanes], score);
+    }
+  }
+}
+
+template <int kQueries>
+[[gnu::noinline]] void coded_scores(const CodedScratch& scratch, int query, int64_t block,
+                                    const uint8_t* scales, Visible seen,
+                                    float (&scores)[kTileQueries][kAttentionBlock]) {
+  const AttentionTask& task = scratch.coded.task;
+  CodedQuery queries[kQueries];
+  float centre[kQueries];
+  for (int h = 0; h < kQueries; ++h) {
+    queries[h] = scratch.query(query + h);
+    centre[h] = centre_score(scratch.coded, queries[h], block);
+  }
+  if (kSixteenSums && seen.first_vector() == 0 && seen.end_vector() == kBlockVectors) {
+    coded_scores_of_positions<kQueries, kBlockVectors>(task, queries, centre, scratch.k_levels,
+                                                       scales, 0, scores);
+  } else {
+    for (int c = seen.first_vector(); c < seen.end_vector(); ++c)
+      coded_scores_of_positions<kQueries, 1>(task, queries, centre, scratch.k_levels, scales, c,
+                                             scores);
+  }
+  hide_unseen<kQueries>(seen, scores);
+}
+
+// Weights of a block as bytes, in positions: [query][position].
+struct ByteWeights {
+  alignas(64) int32_t quads[kTileQueries][kAttentionBlock / 4];
+  float factor[kTileQueries];
+};
+template <int kQueries>
+HRUN_HD void weights_to_bytes(const float (&weights)[kTileQueries][kAttentionBlock],
+                              const uint8_t* scales, Visible seen, ByteWeights& out) {
+  for (int h = 0; h < kQueries; ++h) {
+    auto* const bytes = reinterpret_cast<uint8_t*>(out.quads[h]);
+    Lanes scaled[kBlockVectors];
+    Lanes largest = splat(0.0f);
+    for (int c = seen.first_vector(); c < seen.end_vector(); ++c) {
+      scaled[c] = mul(load(&weights[h][c * kLanes]), load_f16(scales + 2 * kLanes * c));
+      largest = max(scaled[c], largest);
+    }
+    const float top = reduce_max(largest);
+    const Lanes factor = splat(top > 1e-30f ? 255.0f / top : 0.0f);
+    if (seen.first_vector() > 0 || seen.end_vector() < kBlockVectors)
+      memset(bytes, 0, kAttentionBlock);
+    for (int c = seen.first_vector(); c < seen.end_vector(); ++c) {
+      const Lanes x = min(max(mul(scaled[c], factor), splat(0.0f)), splat(255.0f));
+      store_uint8(bytes + c * kLanes, round_to_int(x));
+    }
+    out.factor[h] = top / (255.0f * kCacheScaleUnit);
+  }
+}
+
+template <int kQueries, int kVectors>
+HRUN_HD void add_coded_values_at(int i, int steps, const ByteWeights& weights,
+                                 const uint8_t* levels, ValueTarget& to) {
+  IntLanes sums[kQueries][kVectors];
+#pragma GCC unroll 4
+  for (int h = 0; h < kQueries; ++h)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[h][v] = splat_int(0);
+  const uint8_t* at = levels + i * kLaneBytes;
+  for (int group = 0; group < kAttentionBlock / 4; ++group, at += steps * kLaneBytes) {
+    ByteLanes level[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) level[v] = load_byte_lanes(at + v * kLaneBytes);
+#pragma GCC unroll 4
+    for (int h = 0; h < kQueries; ++h)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v)
+        sums[h][v] = dot_values(sums[h][v], level[v], weights.quads[h][group]);
+  }
+  if (i == 0 && to.state) join(*to.state, to.block, to.factors);
+#pragma GCC unroll 4
+  for (int h = 0; h < kQueries; ++h)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const Lanes value = mul(to_float(sums[h][v]), splat(weights.factor[h]));
+      float* const out = to.out[h] + (i + v) * kLanes;
+      if (to.state) {
+        const Lanes block = mul(value, splat(to.factors.block[h]));
+        store(out, fma(load(out), splat(to.factors.before[h]), block));
+      } else {
+        store(out, value);
+      }
+    }
+}
+
+template <int kQueries>
+[[gnu::noinline]] void add_coded_values(int v_dim, const ByteWeights& weights,
+                                        const uint8_t* levels, ValueTarget& to) {
+  constexpr int kVectors = kSixteenSums ? 4 : 1;
+  const int steps = v_dim / kLanes;
+  int i = 0;
+  for (; i + kVectors <= steps; i += kVectors)
+    add_coded_values_at<kQueries, kVectors>(i, steps, weights, levels, to);
+  for (; i < steps; ++i) add_coded_values_at<kQueries, 1>(i, steps, weights, levels, to);
+}
+
+// What the coded blocks gave, in the order of dimensions and their own basis.
+HRUN_HD void values_turned_back(const float* values, int v_dim, float* out) {
+  const int steps = v_dim / kLanes;
+  for (int i = 0; i < steps; ++i)
+    for (int l = 0; l < kLanes; ++l) out[l * steps + i] = values[i * kLanes + l];
+  rotate_row(out, v_dim);
+}
+
+HRUN_HD size_t plain_bytes(CacheType type) {
+  return type == CacheType::f32 ? F32::kBlockBytes : F16::kBlockBytes;
+}
+HRUN_HD size_t codes_bytes(CacheType type, int dim) {
+  return static_cast<size_t>(dim) * kAttentionBlock * static_cast<size_t>(cache_code_bits(type)) /
+         8;
+}
+
+// To the second-level cache.
+HRUN_HD void prefetch_codes(const uint8_t* block, CacheType type, int dim) {
+  const size_t bytes = codes_bytes(type, dim) + kAttentionBlock * sizeof(uint16_t);
+  for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(block + at, 0, 2);
+}
+
+// A tile over a block of which keys, values or both are codes.
+template <int kQueries>
+HRUN_HD void coded_tile(const CodedScratch& scratch, const BlockOfCache& block, int query,
+                        Visible seen, const Queries& all) {
+  const CodedAttentionTask& coded = scratch.coded;
+  const AttentionTask& task = coded.task;
+  alignas(64) float scores[kTileQueries][kAttentionBlock];
+  const Ahead none{block.k, block.k, block.k};
+  if (is_coded(coded.k_type))
+    coded_scores<kQueries>(scratch, query, block.first / kAttentionBlock,
+                           block.k + codes_bytes(coded.k_type, task.k_dim), seen, scores);
+  else if (coded.k_type == CacheType::f16)
+    scores_of_block<F16, kQueries>(task, all.places.q + query, block.k, seen, none, scores);
+  else
+    scores_of_block<F32, kQueries>(task, all.places.q + query, block.k, seen, none, scores);
+  ValueTarget to{};
+  SoftmaxState state{};
+  softmax_of_block<kQueries>(scores, seen, to.block);
+  float* out[kTileQueries];
+  for (int h = 0; h < kQueries; ++h) out[h] = scratch.values(query + h);
+  begin_values<kQueries>(task, block, query, out - query, all.states, state, to);
+  const Ahead none_v{block.v, block.v, block.v};
+  if (is_coded(coded.v_type)) {
+    ByteWeights weights;
+    weights_to_bytes<kQueries>(scores, block.v + codes_bytes(coded.v_type, task.v_dim), seen,
+                               weights);
+    add_coded_values<kQueries>(task.v_dim, weights, scratch.v_levels, to);
+  } else if (coded.v_type == CacheType::f16) {
+    add_values<F16, kQueries>(task.v_dim, scores, block.v, seen, none_v, to);
+  } else {
+    add_values<F32, kQueries>(task.v_dim, scores, block.v, seen, none_v, to);
+  }
+  end_values<kQueries>(task, query, all.states, state);
+}
+
+// Rows that are kept as they are, fp16 or fp32 by their types; many queries share one conversion.
+void attend_plain(const CodedAttentionTask& coded, const BlockOfCache& block, int64_t n,
+                  float* floats, const Queries& all) {
+  const AttentionTask& task = coded.task;
+  if (task.n_queries() <= kTileQueries && coded.k_type != CacheType::f32 &&
+      coded.v_type != CacheType::f32) {
+    BlockOfCache here = block;
+    here.k_ahead = {block.k, block.k, block.k};
+    here.v_ahead = {block.v, block.v, block.v};
+    return attend_block<F16, F16>(task, here, all.places, all.states);
+  }
+  const int64_t vectors = (n + kLanes - 1) / kLanes * kLanes;
+  float* const v_floats = floats + kAttentionBlock * task.k_dim;
+  BlockOfCache converted = block;
+  converted.k = coded.k_type == CacheType::f32
+                    ? block.k
+                    : rows_as_floats<F16>(block.k, vectors * task.k_dim, floats);
+  converted.v = coded.v_type == CacheType::f32
+                    ? block.v
+                    : rows_as_floats<F16>(block.v, n * task.v_dim, v_floats);
+  attend_block<F32, F32>(task, converted, all.places, all.states);
+}
+
+// The exact positions as a block.
+void attend_exact(const CodedAttentionTask& coded, const CodedScratch& scratch,
+                  const Queries& all) {
+  const AttentionTask& task = coded.task;
+  float *const keys = scratch.exact, *const values = keys + kLanes * task.k_dim;
+  const auto sixteen = [](CacheType type, const uint8_t* rows, int i) {
+    const uint8_t* const at = rows + static_cast<size_t>(i) * plain_bytes(type);
+    return type == CacheType::f32 ? load_f32(at) : load_f16(at);
+  };
+  memset(keys, 0, sizeof(float) * kLanes * static_cast<size_t>(task.k_dim));
+  for (int p = 0; p < kExactPositions; ++p)
+    for (int i = 0; i < task.k_dim; i += kLanes) {
+      float column[kLanes];
+      store(column, sixteen(coded.k_type, coded.exact_k, p * task.k_dim + i));
+      for (int l = 0; l < kLanes; ++l) keys[(i + l) * kLanes + p] = column[l];
+    }
+  for (int i = 0; i < kExactPositions * task.v_dim; i += kLanes)
+    store(values + i, sixteen(coded.v_type, coded.exact_v, i));
+  BlockOfCache block{
+      reinterpret_cast<const uint8_t*>(keys), reinterpret_cast<const uint8_t*>(values), 0, {}, {}};
+  block.end = kExactPositions;
+  block.entry = task.n_blocks;
+  attend_block<F32, F32>(task, block, all.places, all.states);
+}
+
+void attention_coded_kernel(const CodedAttentionTask& coded, float* floats) {
+  const AttentionTask& task = coded.task;
+  const Queries all = begin_queries(task, floats + kAttentionBlock * (task.k_dim + task.v_dim));
+  const CodedScratch scratch(coded, floats + task.scratch_floats());
+  const int64_t end_block = task.first_block + task.n_blocks;
+  const int64_t end_coded = end_block < coded.own_block ? end_block : coded.own_block;
+  const bool k_coded = is_coded(coded.k_type), v_coded = is_coded(coded.v_type);
+  const int n_queries = task.n_queries();
+  if (task.first_block < end_coded) {
+    if (k_coded)
+      for (int i = 0; i < n_queries; ++i)
+        prepare_query(coded, all.places.q[i], scratch.row, scratch.query(i));
+    if (!task.partial)
+      for (int i = 0; i < n_queries; ++i)
+        memset(scratch.values(i), 0, static_cast<size_t>(task.v_dim) * sizeof(float));
+    const LevelsOfBlock k_levels = levels_of<true>(coded.k_type),
+                        v_levels = levels_of<false>(coded.v_type);
+    for (int64_t b = task.first_block; b < end_coded; ++b) {
+      const ptrdiff_t offset = task.page_offset(b);
+      BlockOfCache block{task.k + offset, task.v + offset, b * kAttentionBlock, {}, {}};
+      if (b == 0) block.begin = kExactPositions;
+      // The next block is in another page, where the processor's own prefetching does not look.
+      const ptrdiff_t next = b + 1 < end_coded ? task.page_offset(b + 1) - offset : 0;
+      if (k_coded) {
+        prefetch_codes(block.k + next, coded.k_type, task.k_dim);
+        k_levels(block.k, task.k_dim, kKeyBias, scratch.k_levels);
+      }
+      if (v_coded) {
+        prefetch_codes(block.v + next, coded.v_type, task.v_dim);
+        v_levels(block.v, task.v_dim, 0, scratch.v_levels);
+      }
+      for_tiles(task, block, [&]<int kQueries>(int query, Visible seen) {
+        coded_tile<kQueries>(scratch, block, query, seen, all);
+      });
+    }
+    if (!task.partial)
+      for (int i = 0; i < n_queries; ++i) {
+        if (v_coded)
+          values_turned_back(scratch.values(i), task.v_dim, all.places.out[i]);
+        else
+          memcpy(all.places.out[i], scratch.values(i),
+                 static_cast<size_t>(task.v_dim) * sizeof(float));
+      }
+  }
+  if (end_block > coded.own_block) {
+    if (coded.own_block > 0 && task.first_visible(0) < kExactPositions)
+      attend_exact(coded, scratch, all);
+    const int64_t first = coded.own_block * kAttentionBlock;
+    attend_plain(coded, {coded.own_k, coded.own_v, first, {}, {}},
+                 task.first_position + task.q.rows - first, floats, all);
+  }
+  end_queries(task, all);
+}
+
+// As attention_coded_kernel does without `partial`.
+void join_attention_coded_kernel(const float* partial, int64_t n_coded, const float* exact,
+                                 int64_t stride, int v_dim, bool v_coded, const float* sink,
+                                 float* scratch, float* out) {
+  JoinedQuery query(v_dim, sink, out);
+  for (int64_t b = 0; b < n_coded; ++b, partial += stride) query.join_block(partial);
+  if (n_coded > 0 && v_coded) {
+    memcpy(scratch, out, static_cast<size_t>(v_dim) * sizeof(float));
+    values_turned_back(scratch, v_dim, out);
+  }
+  if (exact) query.join_block(exact);
+  query.join_block(partial);  // its own block
+  query.end();
+}
+
+}  // namespace
+}  // namespace hrun

@@ -1,0 +1,26 @@
+"""What a KV cache costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hrun._core import kv_bytes
+
+# Pairs of formats for keys and values that nothing smaller is closer to f16 than.
+PAIRS = (
+    ("f16", "f16"),
+    ("rtq8", "rtq8"),
+    ("rtq8", "rtq4"),
+    ("rtq5", "rtq4"),
+    ("rtq4", "rtq4"),
+    ("rtq4", "rtq3"),
+    ("rtq3", "rtq3"),
+    ("rtq3", "rtq2"),
+)
+
+
+def bytes_per_token(params: Mapping[str, Any], type_k: str, type_v: str) -> int:
+    """Of all layers, in pages; ``params`` are those of a plan."""
+    head = kv_bytes(type_k, params["k_dim"]) + kv_bytes(type_v, params["v_dim"])
+    return int(params["n_layers"]) * int(params["n_kv_heads"]) * head
