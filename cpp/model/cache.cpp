@@ -40,7 +40,8 @@ std::string ModelCache::overflow_hint() const {
   }
   if (flags.empty()) return "";
   return format(
-      "; if keys or values are beyond what a cache of f16 holds (65504), one of f32 mends it:{} "
+      "; if keys or values are beyond what their cache holds (65504 in f16), one of f32 mends "
+      "it:{} "
       "(in Python {})",
       flags, names);
 }

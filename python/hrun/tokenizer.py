@@ -55,7 +55,7 @@ class Tokenizer:
             CONTROL if token in END_NAMES else kind
             for token, kind in zip(self.tokens, types or [NORMAL] * self.n_vocab)
         ]
-        named = pre
+        is_named = pre is not None
         if pre is None:
             gemma4 = self.model == "gemma4"
             pre = "gemma4" if gemma4 else reader.string("tokenizer.ggml.pre", "default")
@@ -77,9 +77,9 @@ class Tokenizer:
             [i for i in named_ends if i is not None],
         )
         by_name = {t: i for i, t in enumerate(self.tokens) if t in END_OF_TURN}
-        named = next((by_name[text] for text in END_OF_TURN if text in by_name), self.eos_id)
+        likely = next((by_name[text] for text in END_OF_TURN if text in by_name), self.eos_id)
         eot = special("eot")
-        self.end_of_turn_id = named if eot is None else eot
+        self.end_of_turn_id = likely if eot is None else eot
         self.adds_bos = self.bos_id is not None and (
             (known is not None and known.forces_bos)
             or reader.boolean(
@@ -102,7 +102,7 @@ class Tokenizer:
                 if kind == CONTROL and text
             }
         )
-        self._rules = self._make_rules(reader, pre, named is not None)
+        self._rules = self._make_rules(reader, pre, is_named)
 
     @classmethod
     def from_gguf(cls, source: str | Path | GGUFFile, pre: str | None = None) -> Tokenizer:
