@@ -99,7 +99,7 @@ def _check(file: GGUFFile, data: bool) -> dict[str, Any]:
 def _print_memory(options: argparse.Namespace) -> int:
     params = plan_model(options.file).params
     n_ctx = options.ctx_size or params["n_ctx_train"]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for k, v in PAIRS:
         try:
             per_token = bytes_per_token(params, k, v)
