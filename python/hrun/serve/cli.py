@@ -222,14 +222,15 @@ def _main(flags: argparse.Namespace) -> int:
 def _cache(flags: argparse.Namespace) -> dict[str, Any]:
     """The size of the cache, and how many share it."""
     import hrun
-    from hrun._core import GGUFFile, devices
+    from hrun._core import devices, plan_model
     from hrun.serve.memory import default_kv_tokens, free_memory
 
     kv_tokens = flags.kv_tokens
     on_gpu = flags.device != "cpu" and any(d.name != "cpu" for d in devices()[0])
     if kv_tokens is None and not on_gpu:
-        metadata: Any = GGUFFile(str(flags.model or hrun.demo_model_path())).metadata
-        kv_tokens = default_kv_tokens(metadata, flags.ctx_size, free_memory())
+        params = plan_model(str(flags.model or hrun.demo_model_path())).params
+        types = (flags.cache_type_k, flags.cache_type_v)
+        kv_tokens = default_kv_tokens(params, flags.ctx_size, *types, free_memory())
     return {"n_parallel": flags.parallel, "kv_tokens": kv_tokens}
 
 
