@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Judges the server by llama-server's own tests: those that are about HTTP and not about its model, slots or native routes.
+# Usage: llama_server_tests.sh LLAMA.CPP/tools/server/tests [MODEL.gguf [FOLDER OF THE ENVIRONMENT [pytest's arguments]]]
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+tests=$1
+export HRUN_JUDGE_MODEL=${2:-$root/models/demo.gguf}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+venv=${3:-$work/venv}
+if [ ! -x "$venv/bin/python" ]; then
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install -q aiohttp pytest filelock numpy openai prometheus-client requests wget
+fi
+mkdir -p "$work/tools/server"
+cp -r "$tests" "$work/tools/server/tests"
+ln -s "$(cd "$tests/../../.." && pwd)/models" "$work/models" # templates that the tests name
+cat > "$work/shim" <<EOF
+#!/bin/sh
+PYTHONPATH="${PYTHONPATH:-$root/python}" exec "$(command -v python3)" "$here/llama_server_shim.py" "\$@"
+EOF
+chmod +x "$work/shim"
+export LLAMA_SERVER_BIN_PATH=$work/shim PORT=${PORT:-8231}
+cd "$work/tools/server/tests"
+sed -i 's/ServerPreset.load_all()/pass/' conftest.py # downloads
+PYTHONPATH='' "$venv/bin/python" -m pytest -q -p no:cacheprovider -c /dev/null --rootdir . "${@:4}"
