@@ -80,7 +80,10 @@ def test_html_is_no_end() -> None:
 
 def answer(stops: list[str], *fed: str) -> tuple[str, bool]:
     tokenizer = made("<|im_start|>", "<|user|>")
-    job = Job([1], "", 9, 0, {}, {}, stops, False, None, None)
+    job = Job(
+        prompt=[1], prompt_text="", max_tokens=9, seed=0, sampling={}, logit_bias={}, stops=stops,
+        strip_space=False, logprobs=None, grammar=None, era=None,
+    )  # fmt: skip
     got = Answer(job, tokenizer)
     ids = [tokenizer.tokens.index(t) if t in tokenizer.tokens else ord(t) for t in fed]
     text = ""
