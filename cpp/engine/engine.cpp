@@ -143,7 +143,7 @@ void Engine::Step::run() {
   const auto poll = [this] {
     if (engine_.abort_step_) throw Cancelled("cancelled");
   };
-  forward(model, engine_.workspaces_, engine_.cache_.slots(), rows_.batch(), outputs, poll);
+  forward(model, engine_.workspaces_, engine_.cache_, rows_.batch(), outputs, poll);
   model.file().check_readable();  // weights may lie in it
   if (on_device_) draw_on_device();
   for (size_t i = 0; i < hidden_.size(); ++i)

@@ -71,7 +71,7 @@ void Session::pass(std::span<const int32_t> tokens, int64_t first, Logits which,
     outputs.logit_rows = wanted_;
     if (wanted > 0 && which != Logits::kept)
       outputs.logits = logits + (which == Logits::all ? done * n_vocab : 0);
-    hrun::forward(*model_, workspaces_, cache_.slots(), rows_.batch(), outputs, poll, observer);
+    hrun::forward(*model_, workspaces_, cache_, rows_.batch(), outputs, poll, observer);
     model_->file().check_readable();  // weights may lie in it
     done += count;
   }

@@ -4,23 +4,31 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "model/blocks/block.h"
 
 namespace hrun {
 
 ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type)
     : n_pages_(n_pages), k_type_(k_type), v_type_(v_type) {
-  const HyperParams& p = model.params();
   const std::string purpose = format("the KV cache of {} positions (a smaller context takes less)",
                                      n_pages * kPagePositions);
   for (const LayerRun& run : model.runs()) {
-    if (run.first_layer == run.end_layer) continue;
     CachePlan plan;
     plan.n_pages = n_pages;
-    for (int64_t l = run.first_layer; l < run.end_layer; ++l)
-      plan.layers.push_back({static_cast<int>(p.n_kv_heads), static_cast<int>(p.k_dim),
-                             static_cast<int>(p.v_dim), k_type, v_type});
+    std::vector<int64_t> layers;
+    for (int64_t l = run.first_layer; l < run.end_layer; ++l) {
+      const BlockNeeds needs = mixer_needs(model.plan(), l, 1);
+      slots_.push_back({});
+      if (!needs.has_cache()) continue;
+      CacheLayer layer = needs.cache;
+      layer.k_type = k_type, layer.v_type = v_type;
+      plan.layers.push_back(layer);
+      layers.push_back(l);
+    }
+    if (layers.empty()) continue;
     caches_.push_back(model.backend(run.device).make_cache(plan, purpose));
-    for (size_t i = 0; i < plan.layers.size(); ++i) slots_.push_back({caches_.back().get(), i});
+    for (size_t i = 0; i < layers.size(); ++i)
+      slots_[static_cast<size_t>(layers[i])] = {caches_.back().get(), i};
   }
 }
 

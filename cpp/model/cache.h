@@ -18,7 +18,8 @@ class ModelCache {
   // keep.
   ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type);
 
-  std::span<const CacheSlot> slots() const { return slots_; }  // one per layer
+  // Of a layer; without a cache where the layer keeps none.
+  const CacheSlot& slot(int64_t layer) const { return slots_[static_cast<size_t>(layer)]; }
   int64_t n_pages() const { return n_pages_; }
   size_t bytes() const { return page_bytes() * static_cast<size_t>(n_pages_); }
   size_t page_bytes() const;  // on all devices
@@ -43,7 +44,7 @@ class ModelCache {
 
   int64_t n_pages_;
   CacheType k_type_, v_type_;
-  std::vector<std::unique_ptr<DeviceCache>> caches_;  // one per run of layers
+  std::vector<std::unique_ptr<DeviceCache>> caches_;  // one per run of layers that keep some
   std::vector<CacheSlot> slots_;
 };
 

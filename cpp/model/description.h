@@ -156,6 +156,11 @@ struct ConfigRule {
 };
 
 enum class Norm : uint8_t { rms, layer };
+
+// What a layer does first, and then: the blocks under model/blocks.
+enum class Mixer : uint8_t { attention, latent_attention, count };
+enum class Feed : uint8_t { dense, experts, count };
+
 enum class Gating : uint8_t {
   softmax = 1,
   sigmoid = 2,

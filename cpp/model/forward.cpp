@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "model/blocks/experts.h"
-#include "model/blocks/latent_attention.h"
+#include "model/blocks/block.h"
 
 namespace hrun {
 namespace {
@@ -51,16 +50,16 @@ class Decoder {
     }
   }
 
-  void layer(int64_t l, const CacheSlot& cache) {
+  void layer(int64_t l) {
     const FloatView projected = pass_.rows(w_.projected), fed = pass_.rows(w_.fed);
-    attention(l, cache, projected);
+    run_mixer(pass_, l, normed(l, Role::attn_norm, Role::attn_norm_bias), projected);
     finish(l, Role::attn_post_norm, projected);
     if (model_.description().parallel) {
-      feed_forward(l, Role::attn_norm, Role::attn_norm_bias, fed);
+      run_feed(pass_, l, normed(l, Role::attn_norm, Role::attn_norm_bias), fed);
       backend_.add(x_, projected);
     } else {
       backend_.add(x_, projected);
-      feed_forward(l, Role::ffn_norm, Role::ffn_norm_bias, fed);
+      run_feed(pass_, l, normed(l, Role::ffn_norm, Role::ffn_norm_bias), fed);
     }
     finish(l, Role::ffn_post_norm, fed);
     backend_.add(x_, fed);
@@ -112,13 +111,10 @@ class Decoder {
   void read_hidden(std::span<const int32_t> rows, float* out) {
     const FloatView x = picked(rows);
     const FloatView y = first_rows(w_.projected, x.rows);
-    const DeviceTensor* const weight = model_.weight(Role::output_norm);
-    if (!weight)
-      backend_.copy_heads(x, 0, y, 0, 1, x.cols);
-    else if (model_.description().norm == Norm::rms)
-      backend_.rms_norm(x, *weight, params_.norm_eps, y);
+    if (const DeviceTensor* weight = model_.weight(Role::output_norm))
+      pass_.norm(x, *weight, model_.weight(Role::output_norm_bias), y);
     else
-      backend_.layer_norm(x, *weight, model_.weight(Role::output_norm_bias), params_.norm_eps, y);
+      backend_.copy_heads(x, 0, y, 0, 1, x.cols);
     backend_.read(y.data, {reinterpret_cast<uint8_t*>(out),
                            static_cast<size_t>(y.rows * y.cols) * sizeof(float)});
   }
@@ -145,112 +141,11 @@ class Decoder {
     return normed(x_, model_.weight(l, weight), model_.weight(l, bias));
   }
 
-  // The same, stored.
-  FloatView stored_normed(int64_t l, Role role, Role bias) {
-    const DeviceTensor* weight = model_.weight(l, role);
-    if (!weight) return x_;
-    if (model_.description().norm == Norm::layer) return normed(l, role, bias).x;
-    const FloatView out = pass_.rows(w_.normed);
-    backend_.rms_norm(x_, *weight, params_.norm_eps, out);
-    return out;
-  }
-
   // What happens to a block's output before it is added.
   void finish(int64_t l, Role post_norm, FloatView y) {
     if (const DeviceTensor* weight = model_.weight(l, post_norm))
       backend_.rms_norm(y, *weight, params_.norm_eps, y);
     if (params_.residual_scale != 1) backend_.scale(y, static_cast<float>(params_.residual_scale));
-  }
-
-  // Of whole rows, or of each head, as the weight's width says; with one weight for all heads, or
-  // one for each.
-  void norm_heads(int64_t l, Role role, FloatView y, int64_t n_heads) {
-    const Weight& weights = model_.slices(l, role);
-    if (weights.empty()) return;
-    const int64_t head = y.cols / n_heads;
-    // Heads that share a weight are rows of one operation where they lie one after the other.
-    if (weights.size() == 1 && y.stride == y.cols) y = {y.data, y.rows * n_heads, head, head};
-    const bool whole = weights.front()->cols == y.cols;
-    for (int64_t h = 0; h < (whole ? 1 : n_heads); ++h) {
-      const FloatView part = whole ? y : columns(y, h * head, head);
-      const DeviceTensor& weight = *weights[weights.size() > 1 ? static_cast<size_t>(h) : 0];
-      if (model_.description().norm == Norm::rms)
-        backend_.rms_norm(part, weight, params_.norm_eps, part);
-      else
-        backend_.layer_norm(part, weight, nullptr, params_.norm_eps, part);
-    }
-  }
-
-  void attention(int64_t l, const CacheSlot& cache, FloatView out) {
-    const MatmulInput input = normed(l, Role::attn_norm, Role::attn_norm_bias);
-    if (params_.latent_kv > 0) return latent_attention(pass_, l, input, cache, out);
-    const FloatView q = pass_.rows(w_.q), k = pass_.rows(w_.k), v = pass_.rows(w_.v),
-                    mixed = pass_.rows(w_.attention);
-    const auto n_heads = static_cast<int>(params_.n_heads),
-               n_kv_heads = static_cast<int>(params_.n_kv_heads);
-    if (const DeviceTensor* all = model_.weight(l, Role::attn_qkv)) {
-      pass_.multiply(*all, input, pass_.rows(w_.qkv));
-      pass_.add_bias(l, Role::attn_qkv_bias, pass_.rows(w_.qkv));
-    } else {
-      const MatmulTarget qkv[] = {{model_.weight(l, Role::attn_q), q},
-                                  {model_.weight(l, Role::attn_k), k},
-                                  {model_.weight(l, Role::attn_v), v}};
-      pass_.multiply(qkv, input);
-      pass_.add_bias(l, Role::attn_q_bias, q);
-      pass_.add_bias(l, Role::attn_k_bias, k);
-      pass_.add_bias(l, Role::attn_v_bias, v);
-    }
-    norm_heads(l, Role::attn_q_norm, q, n_heads);
-    norm_heads(l, Role::attn_k_norm, k, n_kv_heads);
-    const bool has_window = params_.has_window(l);
-    const Rope* const rope = model_.description().rotary ? &w_.rope(has_window) : nullptr;
-    if (rope) {
-      backend_.rope(q, n_heads, *rope, pass_.batch);
-      backend_.rope(k, n_kv_heads, *rope, pass_.batch);
-    }
-    backend_.kv_append(cache, k, v, pass_.batch, {rope, q, n_heads});
-    const AttentionShape shape{n_heads,
-                               static_cast<float>(params_.attn_scale),
-                               has_window ? params_.window : 0,
-                               static_cast<float>(params_.attn_soft_cap),
-                               model_.weight(l, Role::attn_sinks),
-                               rope};
-    backend_.attention(q, cache, pass_.batch, shape, mixed);
-    pass_.multiply(*model_.weight(l, Role::attn_output), mixed, out);
-    pass_.add_bias(l, Role::attn_output_bias, out);
-  }
-
-  void feed_forward(int64_t l, Role norm, Role norm_bias, FloatView out) {
-    if (params_.has_experts(l))
-      return mix_experts(pass_, l, stored_normed(l, norm, norm_bias), out);
-    const FloatView gate = pass_.rows(w_.gate), up = pass_.rows(w_.up);
-    const Nonlinearity f = model_.description().nonlinearity;
-    const MatmulInput input = normed(l, norm, norm_bias);
-    const DeviceTensor* const up_weight = model_.weight(l, Role::ffn_up);
-    const DeviceTensor* const gate_weight = model_.weight(l, Role::ffn_gate);
-    const DeviceTensor* const both = model_.weight(l, Role::ffn_gate_up);
-    if (both) {
-      pass_.multiply(*both, input, pass_.rows(w_.gate_up));
-    } else if (gate_weight) {
-      const MatmulTarget gate_up[] = {{gate_weight, gate}, {up_weight, up}};
-      pass_.multiply(gate_up, input);
-      pass_.add_bias(l, Role::ffn_gate_bias, gate);
-      pass_.add_bias(l, Role::ffn_up_bias, up);
-    } else {
-      pass_.multiply(*up_weight, input, up);
-      pass_.add_bias(l, Role::ffn_up_bias, up);
-    }
-    const DeviceTensor& down = *model_.weight(l, Role::ffn_down);
-    if (!both && !gate_weight) {
-      backend_.activate(f, up, up);
-      pass_.multiply(down, up, out);
-    } else if (f == Nonlinearity::silu) {
-      pass_.multiply(down, MatmulInput::gated(gate, up), out);
-    } else {
-      backend_.gated(f, gate, up, up);
-      pass_.multiply(down, up, out);
-    }
-    pass_.add_bias(l, Role::ffn_down_bias, out);
   }
 
   const Pass& pass_;
@@ -263,14 +158,14 @@ class Decoder {
 
 }  // namespace
 
-void forward(const Model& model, std::span<Workspace> workspaces, std::span<const CacheSlot> cache,
+void forward(const Model& model, std::span<Workspace> workspaces, const ModelCache& cache,
              const Batch& batch, const PassOutputs& outputs, const std::function<void()>& poll,
              MatmulObserver* observer) {
   const int64_t n = batch.n_rows();
   const auto n_logits = static_cast<int64_t>(outputs.logit_rows.size());
-  // What the host takes part in (the choice of experts, rows to look up) cannot be repeated from a
+  // What the host takes part in (blocks of some kinds, rows to look up) cannot be repeated from a
   // record.
-  const bool repeatable = !observer && model.params().n_experts == 0 &&
+  const bool repeatable = !observer && workspaces.front().repeatable() &&
                           outputs.hidden_rows.empty() &&
                           !Decoder::brings_together(outputs.logit_rows) &&
                           n_logits <= workspaces.back().max_logit_rows();
@@ -280,7 +175,7 @@ void forward(const Model& model, std::span<Workspace> workspaces, std::span<cons
     const bool embeds = !before, is_last = &run == &model.runs().back();
     const bool has_head = is_last && n_logits > 0;
     const bool logits_fit = n_logits <= work.max_logit_rows();
-    const Pass pass{model, work, batch, observer};
+    const Pass pass{model, work, cache, batch, observer};
     Decoder decoder(pass);
     if (before) {
       std::vector<uint8_t> x(static_cast<size_t>(n * work.x.cols) * sizeof(float));
@@ -293,7 +188,7 @@ void forward(const Model& model, std::span<Workspace> workspaces, std::span<cons
         if (embeds) decoder.embed(batch.tokens);
         for (int64_t l = run.first_layer; l < run.end_layer; ++l) {
           if (poll) poll();
-          decoder.layer(l, cache[static_cast<size_t>(l)]);
+          decoder.layer(l);
         }
         if (has_head && logits_fit) decoder.head(outputs.logit_rows);
       }

@@ -5,6 +5,8 @@
 #include <functional>
 #include <span>
 
+#include "model/blocks/arena.h"
+#include "model/cache.h"
 #include "model/model.h"
 #include "model/workspace.h"
 
@@ -25,6 +27,7 @@ class MatmulObserver {
 struct Pass {
   const Model& model;
   Workspace& work;
+  const ModelCache& kept;
   const Batch& batch;
   MatmulObserver* observer = nullptr;
   int64_t n = batch.n_rows();
@@ -32,6 +35,22 @@ struct Pass {
   Backend& backend() const { return work.backend(); }
   const HyperParams& params() const { return model.params(); }
   FloatView rows(const FloatView& view) const { return first_rows(view, n); }
+  // Of a block: all of it, whatever the block before had.
+  Arena arena() const { return Arena(work.scratch()); }
+  const CacheSlot& cache(int64_t layer) const { return kept.slot(layer); }
+  void norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
+            FloatView out) const {
+    if (model.description().norm == Norm::rms)
+      backend().rms_norm(x, weight, params().norm_eps, out);
+    else
+      backend().layer_norm(x, weight, bias, params().norm_eps, out);
+  }
+  // The input as rows in memory: `out` where something is made of it on the way.
+  FloatView stored(const MatmulInput& input, FloatView out) const {
+    if (!input.norm) return input.x;
+    backend().rms_norm(input.x, *input.norm, input.eps, out);
+    return out;
+  }
   void observe(std::span<const MatmulTarget> targets, const MatmulInput& x) const {
     if (observer) observer->matmul_input(backend(), targets, x);
   }
@@ -77,10 +96,10 @@ struct PassOutputs {
 };
 
 // Runs a batch (at most max_tokens() rows of the workspaces, of which there is one per backend of
-// the model).  Keys and values go to the pages of the spans in `cache`, one slot per layer.  `poll`
+// the model).  Keys and values go to the pages of the spans in `cache`.  `poll`
 // is called before each layer and may throw; the pages then hold garbage at the positions of the
 // batch, which the next pass over them overwrites.
-void forward(const Model& model, std::span<Workspace> workspaces, std::span<const CacheSlot> cache,
+void forward(const Model& model, std::span<Workspace> workspaces, const ModelCache& cache,
              const Batch& batch, const PassOutputs& outputs, const std::function<void()>& poll,
              MatmulObserver* observer = nullptr);
 

@@ -131,6 +131,7 @@ Weight Model::upload(const gguf::TensorInfo* info, Role role, size_t device, Ten
 void Model::split_latent(int64_t layer) {
   const HyperParams& p = params();
   const TensorView whole = file_.view(*plan_.layer(layer, Role::attn_kv_b));
+  const int64_t n_heads = p.layer(layer).n_heads;
   const FormatInfo& format = *find_format(whole.format);
   const int64_t nope = p.nope(), cols = whole.cols;
   std::vector<Weight>& weights = layers_[static_cast<size_t>(layer)];
@@ -140,7 +141,7 @@ void Model::split_latent(int64_t layer) {
   Backend& on = backend(device_of(layer));
   const FormatInfo& made = *find_format(format.is_float ? F32::kId : F16::kId);
   std::vector<float> row(static_cast<size_t>(cols)), transposed(static_cast<size_t>(nope * cols));
-  for (int64_t h = 0; h < p.n_heads; ++h) {
+  for (int64_t h = 0; h < n_heads; ++h) {
     const int64_t first = h * (nope + p.latent_v_dim);
     for (int64_t r = 0; r < nope; ++r) {
       format.decode_row(whole.data + static_cast<size_t>(first + r) * whole.row_bytes, cols,

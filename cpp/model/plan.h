@@ -19,16 +19,39 @@ namespace hrun {
 
 enum class RopeScaling : uint8_t { none, linear, llama3, yarn, longrope };
 
+// A rotary embedding.
+struct RopeParams {
+  int64_t n_rot = 0;
+  double base = 10000;
+  RopeScaling scaling = RopeScaling::none;
+  double factor = 1;
+  double attn_factor = 1;   // multiplies cos and sin, beside YaRN's own 1 + 0.1 ln(factor)
+  double original_ctx = 0;  // yarn, longrope
+  double yarn_beta_fast = 32, yarn_beta_slow = 1;
+  bool yarn_truncates = true;
+  // Frequencies are divided by the factors of a tensor (llama3 scaling, longrope) if there is one.
+  bool has_factors = true;
+};
+inline constexpr int kNoRope = -1;
+
+// What one layer is.  A kind of layer that differs from the others differs here.
+struct LayerParams {
+  Mixer mixer = Mixer::attention;
+  Feed feed = Feed::dense;
+  int64_t n_heads = 0;
+  int64_t n_kv_heads = 0;
+  int64_t k_dim = 0;   // per head
+  int64_t v_dim = 0;   // with latent attention k_dim and v_dim are those of the cache: latent_kv +
+                       // n_rot, latent_kv
+  int64_t window = 0;  // positions that it sees; 0: all
+  int rope = kNoRope;  // number of its rotary embedding in HyperParams::ropes
+  int64_t n_ff = 0;
+};
+
 struct HyperParams {
   int64_t n_layers = 0;
   int64_t n_embd = 0;
   int64_t n_vocab = 0;
-  int64_t n_ff = 0;
-  int64_t n_heads = 0;
-  int64_t n_kv_heads = 0;
-  int64_t k_dim = 0;  // per head
-  int64_t v_dim = 0;  // with latent attention k_dim and v_dim are those of the cache: latent_kv +
-                      // n_rot, latent_kv
   int64_t n_ctx_train = 0;
   float norm_eps = 0;
 
@@ -36,13 +59,9 @@ struct HyperParams {
   double logit_scale = 1;                        // times
   double attn_scale = 0;                         // of q . k
   double attn_soft_cap = 0, logit_soft_cap = 0;  // 0: none
-  int64_t window = 0;           // positions that a layer with a window sees; 0: no layer has one
-  int64_t window_period = 0;    // every n-th layer has none; 0: all have it
-  double window_rope_base = 0;  // of the layers with a window, without scaling; 0: as the others
 
   int64_t n_experts = 0;  // 0: dense
   int64_t n_experts_used = 0;
-  int64_t n_dense_layers = 0;  // leading layers without experts
   int64_t n_ff_expert = 0, n_ff_shared = 0;
   int64_t n_expert_groups = 1, n_expert_groups_used = 1;
   Gating gating = Gating::softmax;
@@ -54,22 +73,12 @@ struct HyperParams {
   int64_t latent_k_dim = 0;  // per head: nope + n_rot
   int64_t latent_v_dim = 0;
 
-  int64_t n_rot = 0;
-  double rope_base = 10000;
-  RopeScaling rope_scaling = RopeScaling::none;
-  double rope_factor = 1;
-  double rope_attn_factor = 1;   // multiplies cos and sin, beside YaRN's own 1 + 0.1 ln(factor)
-  double rope_original_ctx = 0;  // yarn
-  double yarn_beta_fast = 32, yarn_beta_slow = 1;
-  bool yarn_truncates = true;
-  // llama3 scaling reaches a GGUF as the tensor rope_freqs.weight: factors by which each frequency
-  // is divided.
+  std::vector<LayerParams> layers;  // n_layers
+  std::vector<RopeParams> ropes;
 
-  int64_t nope() const { return latent_k_dim - n_rot; }
-  bool has_window(int64_t layer) const {
-    return window > 0 && (window_period == 0 || (layer + 1) % window_period != 0);
-  }
-  bool has_experts(int64_t layer) const { return n_experts > 0 && layer >= n_dense_layers; }
+  const LayerParams& layer(int64_t l) const { return layers[static_cast<size_t>(l)]; }
+  int64_t n_rot() const { return ropes.empty() ? 0 : ropes.front().n_rot; }
+  int64_t nope() const { return latent_k_dim - n_rot(); }
 };
 
 struct ModelPlan {
@@ -90,8 +99,8 @@ struct ModelPlan {
 // Does a layer of this model have the tensor?
 bool is_in_layer(const TensorRule& rule, const HyperParams& params, int64_t layer);
 
-// Length of a dimension.
-int64_t size_of(Dim dim, const HyperParams& params);
+// Length of a dimension in a layer, or, of what is no layer's, in any.
+int64_t size_of(Dim dim, const HyperParams& params, int64_t layer = 0);
 
 ModelPlan plan_model(const gguf::File& file);
 

@@ -31,20 +31,20 @@ class Keys {
     return has(suffix) ? count(suffix, least, most) : fallback;
   }
 
-  // One number for all layers, or an array with one per layer; hrun runs only uniform models.
-  int64_t per_layer(std::string_view suffix, int64_t n_layers, uint64_t least,
-                    uint64_t most) const {
+  // One number for all layers, or an array with one per layer.
+  std::vector<int64_t> per_layer(std::string_view suffix, int64_t n_layers, uint64_t least,
+                                 uint64_t most) const {
     const std::string name = key(suffix);
     const gguf::Entry* entry = file_.find(name);
     const auto* array = entry ? std::get_if<gguf::Array>(&entry->value) : nullptr;
-    if (!array) return count(suffix, least, most);
+    if (!array)
+      return std::vector<int64_t>(static_cast<size_t>(n_layers), count(suffix, least, most));
     if (!gguf::is_unsigned(array->element()) && !gguf::is_signed(array->element()))
       file_.fail("key '{}' is array<{}>, must be an unsigned integer or an array of them", name,
                  type_name(array->element()));
     if (array->size() != static_cast<uint64_t>(n_layers))
       file_.fail("key '{}' has {} entries, the model has {} layers", name, array->size(), n_layers);
-    std::optional<int64_t> first;
-    bool uniform = true;
+    std::vector<int64_t> values;
     array->for_each([&](const gguf::Value& value) {
       const auto* u = std::get_if<uint64_t>(&value);
       const auto* i = std::get_if<int64_t>(&value);
@@ -55,15 +55,20 @@ class Keys {
         if (u) file_.fail("key '{}' has an entry {}, must be {} to {}", name, *u, least, most);
         file_.fail("key '{}' has an entry {}, must be {} to {}", name, i ? *i : 0, least, most);
       }
-      const int64_t number = u ? static_cast<int64_t>(*u) : *i;
-      uniform = uniform && number == first.value_or(number);
-      first = first.value_or(number);
+      values.push_back(u ? static_cast<int64_t>(*u) : *i);
     });
-    if (!uniform)
-      unsupported(
-          file_, "key '{}' differs between layers, which hrun does not support; expected one value",
-          name);
-    return *first;  // n_layers is at least 1
+    return values;
+  }
+  // The same of what must be alike in all layers.
+  int64_t uniform(std::string_view suffix, int64_t n_layers, uint64_t least, uint64_t most) const {
+    const std::vector<int64_t> values = per_layer(suffix, n_layers, least, most);
+    for (const int64_t value : values)
+      if (value != values.front())
+        unsupported(
+            file_,
+            "key '{}' differs between layers, which hrun does not support; expected one value",
+            key(suffix));
+    return values.front();  // n_layers is at least 1
   }
 
   double number(std::string_view suffix, double least, double most) const {
@@ -147,29 +152,33 @@ void read_scales(const Keys& keys, const ModelDescription& description, HyperPar
   if (description.divides_logits) p.logit_scale = 1 / p.logit_scale;
   p.attn_soft_cap = listed("attn_logit_softcapping", 0, 0);
   p.logit_soft_cap = listed("final_logit_softcapping", 0, 0);
-  p.attn_scale = 1.0 / std::sqrt(static_cast<double>(p.latent_kv > 0 ? p.latent_k_dim : p.k_dim));
+  p.attn_scale =
+      1.0 / std::sqrt(static_cast<double>(p.latent_kv > 0 ? p.latent_k_dim : p.layer(0).k_dim));
   if (!description.has_key("attention.scale")) return;
   if (const double scale = keys.number_or("attention.scale", 0, 0, kMaxScale); scale != 0) {
     p.attn_scale = scale;
   } else if (p.n_layers ==
              description
                  .width_scaled_layers) {  // llama.cpp's converter leaves it to who reads the file
-    p.attn_scale = 1.0 / std::sqrt(static_cast<double>(p.n_embd) / static_cast<double>(p.n_heads));
+    p.attn_scale =
+        1.0 / std::sqrt(static_cast<double>(p.n_embd) / static_cast<double>(p.layer(0).n_heads));
   }
 }
 
-// Layers with a window are given by a period: every n-th layer is without.
-int64_t read_window_period(const Keys& keys, const ModelDescription& description,
-                           int64_t n_layers) {
+// Layers with a window: by a period (every n-th layer is without, 0: none is), or one by one.
+std::vector<bool> read_window_pattern(const Keys& keys, const ModelDescription& description,
+                                      int64_t n_layers) {
   constexpr std::string_view kKey = "attention.sliding_window_pattern";
-  const gguf::Entry* entry = keys.file().find(keys.key(kKey));
-  if (!entry || !description.has_key(kKey)) return description.window_period;
-  const auto* array = std::get_if<gguf::Array>(&entry->value);
-  if (!array) {
-    const int64_t period = keys.count(kKey, 0, kMaxLayers);
-    return period;
-  }
   std::vector<bool> has_window;
+  const auto fill = [&](int64_t period) {
+    for (int64_t l = 0; l < n_layers; ++l)
+      has_window.push_back(period == 0 || (l + 1) % period != 0);
+    return has_window;
+  };
+  const gguf::Entry* entry = keys.file().find(keys.key(kKey));
+  if (!entry || !description.has_key(kKey)) return fill(description.window_period);
+  const auto* array = std::get_if<gguf::Array>(&entry->value);
+  if (!array) return fill(keys.count(kKey, 0, kMaxLayers));
   array->for_each([&](const gguf::Value& value) {
     const auto* flag = std::get_if<bool>(&value);
     const auto* number = std::get_if<uint64_t>(&value);
@@ -179,32 +188,25 @@ int64_t read_window_period(const Keys& keys, const ModelDescription& description
   if (static_cast<int64_t>(has_window.size()) < n_layers)
     keys.file().fail("key '{}' has {} entries, the model has {} layers", keys.key(kKey),
                      has_window.size(), n_layers);
-  for (int64_t period = 0; period <= n_layers + 1; ++period) {
-    bool same = true;
-    for (int64_t l = 0; l < n_layers; ++l)
-      same = same && has_window[static_cast<size_t>(l)] == (period == 0 || (l + 1) % period != 0);
-    if (same) return period;
-  }
-  unsupported(keys.file(), "key '{}': the layers with a window follow no period", keys.key(kKey));
+  return has_window;
 }
 
 void read_window(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   constexpr uint64_t kMaxWindow = 2'147'483'648;
   if (!description.has_key("attention.sliding_window")) return;
-  p.window = keys.count_or("attention.sliding_window", 0, 0, kMaxWindow);
-  if (p.window >= p.n_ctx_train) p.window = 0;
-  p.window_period = read_window_period(keys, description, p.n_layers);
-  if (description.window_rope_base > 0)
-    p.window_rope_base =
-        keys.number_or("rope.freq_base_swa", description.window_rope_base, 2, 1e15);
+  int64_t window = keys.count_or("attention.sliding_window", 0, 0, kMaxWindow);
+  if (window >= p.n_ctx_train) window = 0;
+  const std::vector<bool> has_window = read_window_pattern(keys, description, p.n_layers);
+  for (int64_t l = 0; l < p.n_layers; ++l)
+    p.layers[static_cast<size_t>(l)].window = has_window[static_cast<size_t>(l)] ? window : 0;
 }
 
 // Scores are corrected where they are sigmoids.
 bool has_correction(const gguf::File& file, const ModelDescription& description,
-                    const HyperParams& p) {
+                    int64_t first_layer) {
   for (const TensorRule& rule : description.tensors)
     if (rule.role == Role::router_correction &&
-        file.find_tensor(layer_name(rule.gguf_name, p.n_dense_layers)))
+        file.find_tensor(layer_name(rule.gguf_name, first_layer)))
       return true;
   return false;
 }
@@ -226,14 +228,16 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
   }
   p.n_experts_used = keys.count("expert_used_count", 1, static_cast<uint64_t>(p.n_experts));
   const bool own_width = description.has_key("expert_feed_forward_length");
-  p.n_ff_expert = own_width
-                      ? keys.per_layer("expert_feed_forward_length", p.n_layers, 1, kMaxFeedForward)
-                      : p.n_ff;
+  const int64_t n_ff = p.layer(0).n_ff;
+  p.n_ff_expert =
+      own_width ? keys.uniform("expert_feed_forward_length", p.n_layers, 1, kMaxFeedForward) : n_ff;
+  int64_t n_dense = 0;
   if (description.has_key("leading_dense_block_count"))
-    p.n_dense_layers =
-        keys.count_or("leading_dense_block_count", 0, 0, static_cast<uint64_t>(p.n_layers));
+    n_dense = keys.count_or("leading_dense_block_count", 0, 0, static_cast<uint64_t>(p.n_layers));
+  for (int64_t l = n_dense; l < p.n_layers; ++l)
+    p.layers[static_cast<size_t>(l)].feed = Feed::experts;
   if (description.has_key("expert_shared_feed_forward_length"))
-    p.n_ff_shared = keys.count_or("expert_shared_feed_forward_length", p.n_ff, 1, kMaxFeedForward);
+    p.n_ff_shared = keys.count_or("expert_shared_feed_forward_length", n_ff, 1, kMaxFeedForward);
   if (description.has_key("expert_shared_count"))
     p.n_ff_shared = p.n_ff_expert * keys.count("expert_shared_count", 1, 1024);
   p.experts_normed =
@@ -252,7 +256,7 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
       unsupported(file, "key '{}' is {}, hrun supports 1 (softmax) and 2 (sigmoid)",
                   keys.key("expert_gating_func"), gating);
     p.gating = gating == 2 ? Gating::sigmoid : Gating::softmax;
-    if (!keys.has("expert_gating_func") && has_correction(file, description, p))
+    if (!keys.has("expert_gating_func") && has_correction(file, description, n_dense))
       p.gating = Gating::sigmoid;
   }
   if (description.has_key("expert_group_count")) {
@@ -281,22 +285,27 @@ void read_latent_attention(const Keys& keys, const ModelDescription& description
       keys.count(is_old ? "attention.key_length" : "attention.key_length_mla", 2, kMaxHeadDim);
   p.latent_v_dim =
       keys.count(is_old ? "attention.value_length" : "attention.value_length_mla", 1, kMaxHeadDim);
-  p.n_rot = keys.count("rope.dimension_count", 2, static_cast<uint64_t>(p.latent_k_dim - 1));
-  p.n_kv_heads = 1;
-  p.k_dim = p.latent_kv + p.n_rot;
-  p.v_dim = p.latent_kv;
+  const int64_t n_rot =
+      keys.count("rope.dimension_count", 2, static_cast<uint64_t>(p.latent_k_dim - 1));
+  for (LayerParams& layer : p.layers) {
+    layer.mixer = Mixer::latent_attention;
+    layer.n_kv_heads = 1;
+    layer.k_dim = p.latent_kv + n_rot;
+    layer.v_dim = p.latent_kv;
+  }
 }
 
 constexpr double kMaxFactor = 1e6;
 
-void read_rope(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+// The rotary embedding of layers whose heads have k_dim values.
+void read_rope(const Keys& keys, const ModelDescription& description, int64_t k_dim, HyperParams& p,
+               RopeParams& rope) {
   const gguf::File& file = keys.file();
-  if (p.latent_kv == 0)
-    p.n_rot = keys.count_or("rope.dimension_count", p.k_dim, 2, static_cast<uint64_t>(p.k_dim));
-  if (p.n_rot % 2 != 0)
+  rope.n_rot = keys.count_or("rope.dimension_count", k_dim, 2, static_cast<uint64_t>(k_dim));
+  if (rope.n_rot % 2 != 0)
     file.fail("key '{}' is {}, must be even and at most {}", keys.key("rope.dimension_count"),
-              p.n_rot, p.k_dim);
-  p.rope_base = keys.number_or("rope.freq_base", 10000, 2, 1e15);
+              rope.n_rot, k_dim);
+  rope.base = keys.number_or("rope.freq_base", 10000, 2, 1e15);
 
   const std::string type_key = keys.key("rope.scaling.type");
   std::string_view type = file.find_string(type_key).value_or("none");
@@ -311,10 +320,10 @@ void read_rope(const Keys& keys, const ModelDescription& description, HyperParam
   if (const bool has_factors = description.has_role(Role::rope_long);
       has_factors && (type == "none" || type == "longrope")) {
     // The factors are tensors; files made by llama.cpp do not name the type.
-    if (type == "longrope") p.rope_scaling = RopeScaling::longrope;
-    p.rope_original_ctx = static_cast<double>(
+    if (type == "longrope") rope.scaling = RopeScaling::longrope;
+    rope.original_ctx = static_cast<double>(
         keys.count_or("rope.scaling.original_context_length", p.n_ctx_train, 1, kMaxContext));
-    p.rope_attn_factor = keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
+    rope.attn_factor = keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
     return;
   }
   // A factor without a type is linear scaling, as in llama.cpp.
@@ -329,24 +338,23 @@ void read_rope(const Keys& keys, const ModelDescription& description, HyperParam
   if (!keys.has(factor_key))
     file.fail("key '{}' is missing, rope scaling '{}' needs it", keys.key("rope.scaling.factor"),
               printable(type));
-  p.rope_factor = factor;
+  rope.factor = factor;
   if (type == "linear") {
-    if (factor != 1) p.rope_scaling = RopeScaling::linear;
+    if (factor != 1) rope.scaling = RopeScaling::linear;
     return;
   }
-  p.rope_scaling = RopeScaling::yarn;
-  p.rope_original_ctx = static_cast<double>(
+  rope.scaling = RopeScaling::yarn;
+  rope.original_ctx = static_cast<double>(
       keys.count_or("rope.scaling.original_context_length", p.n_ctx_train, 1, kMaxContext));
-  p.yarn_beta_fast = keys.number_or("rope.scaling.yarn_beta_fast", 32, 1e-3, kMaxFactor);
-  p.yarn_beta_slow = keys.number_or("rope.scaling.yarn_beta_slow", 1, 1e-3, kMaxFactor);
-  p.yarn_truncates =
+  rope.yarn_beta_fast = keys.number_or("rope.scaling.yarn_beta_fast", 32, 1e-3, kMaxFactor);
+  rope.yarn_beta_slow = keys.number_or("rope.scaling.yarn_beta_slow", 1, 1e-3, kMaxFactor);
+  rope.yarn_truncates =
       description.has_key("rope.scaling.yarn_truncate")
           ? file.get_bool_or(keys.key("rope.scaling.yarn_truncate"), description.yarn_truncates)
           : description.yarn_truncates;
   // YaRN's temperature belongs to the rope table; these keys only adjust it.
-  p.rope_attn_factor =
-      keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor) *
-      keys.number_or("rope.scaling.yarn_attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
+  rope.attn_factor = keys.number_or("rope.scaling.attn_factor", 1, 1 / kMaxFactor, kMaxFactor) *
+                     keys.number_or("rope.scaling.yarn_attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
   // DeepSeek: the temperature is on the scores, squared, and not on the rotation.  The file holds a
   // tenth of the multiplier.
   if (description.has_key("rope.scaling.yarn_log_multiplier"))
@@ -355,8 +363,61 @@ void read_rope(const Keys& keys, const ModelDescription& description, HyperParam
         multiplier != 0 && factor > 1) {
       const double temperature = 1 + multiplier * math64::log(factor);
       p.attn_scale *= temperature * temperature;
-      p.rope_attn_factor /= 1 + 0.1 * math64::log(factor);
+      rope.attn_factor /= 1 + 0.1 * math64::log(factor);
     }
+}
+
+// Which rotary embedding each layer has: one for all, or another for those with a window.
+void read_ropes(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  if (!description.rotary) return;
+  const int64_t k_dim = p.latent_kv > 0 ? p.latent_k_dim - 1 : p.layer(0).k_dim;
+  RopeParams rope;
+  read_rope(keys, description, k_dim, p, rope);
+  p.ropes.push_back(rope);
+  if (description.window_rope_base > 0) {
+    RopeParams plain;
+    plain.n_rot = rope.n_rot;
+    plain.base = keys.number_or("rope.freq_base_swa", description.window_rope_base, 2, 1e15);
+    plain.has_factors = false;
+    p.ropes.push_back(plain);
+  }
+  for (LayerParams& layer : p.layers) layer.rope = layer.window > 0 && p.ropes.size() > 1 ? 1 : 0;
+}
+
+// Heads and widths of every layer.
+void read_layers(const Keys& keys, HyperParams& p) {
+  const gguf::File& file = keys.file();
+  const std::vector<int64_t> n_ff =
+      keys.per_layer("feed_forward_length", p.n_layers, 1, kMaxFeedForward);
+  const std::vector<int64_t> n_heads =
+      keys.per_layer("attention.head_count", p.n_layers, 1, kMaxHeads);
+  const std::vector<int64_t> n_kv_heads =
+      keys.has("attention.head_count_kv")
+          ? keys.per_layer("attention.head_count_kv", p.n_layers, 1, kMaxHeads)
+          : n_heads;
+  const bool explicit_dims = keys.has("attention.key_length") && keys.has("attention.value_length");
+  for (size_t l = 0; l < n_ff.size(); ++l) {
+    LayerParams layer;
+    layer.n_ff = n_ff[l];
+    layer.n_heads = n_heads[l];
+    layer.n_kv_heads = n_kv_heads[l];
+    if (layer.n_heads % layer.n_kv_heads != 0)
+      file.fail("key '{}' is {}, which is not a multiple of head_count_kv {}",
+                keys.key("attention.head_count"), layer.n_heads, layer.n_kv_heads);
+    if (!explicit_dims && p.n_embd % layer.n_heads != 0)
+      file.fail(
+          "key '{}' is {}, which is not divisible by head_count {} (and there is no "
+          "attention.key_length)",
+          keys.key("embedding_length"), p.n_embd, layer.n_heads);
+    const int64_t even = p.n_embd / layer.n_heads;
+    layer.k_dim = keys.count_or("attention.key_length", even, 1, kMaxHeadDim);
+    layer.v_dim = keys.count_or("attention.value_length", even, 1, kMaxHeadDim);
+    if (layer.k_dim > static_cast<int64_t>(kMaxHeadDim) || layer.k_dim < 2 ||
+        layer.v_dim > static_cast<int64_t>(kMaxHeadDim))
+      file.fail("a head has {} values (embedding_length {} / head_count {}), must be 2 to {}",
+                std::max(layer.k_dim, layer.v_dim), p.n_embd, layer.n_heads, kMaxHeadDim);
+    p.layers.push_back(layer);
+  }
 }
 
 }  // namespace
@@ -367,27 +428,7 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   p.n_layers = keys.count("block_count", 1, kMaxLayers);
   p.n_embd = keys.count("embedding_length", 1, kMaxWidth);
   p.n_ctx_train = keys.count("context_length", 1, kMaxContext);
-  p.n_ff = keys.per_layer("feed_forward_length", p.n_layers, 1, kMaxFeedForward);
-  p.n_heads = keys.per_layer("attention.head_count", p.n_layers, 1, kMaxHeads);
-  p.n_kv_heads = keys.has("attention.head_count_kv")
-                     ? keys.per_layer("attention.head_count_kv", p.n_layers, 1, kMaxHeads)
-                     : p.n_heads;
-  if (p.n_heads % p.n_kv_heads != 0)
-    file.fail("key '{}' is {}, which is not a multiple of head_count_kv {}",
-              keys.key("attention.head_count"), p.n_heads, p.n_kv_heads);
-
-  const bool explicit_dims = keys.has("attention.key_length") && keys.has("attention.value_length");
-  if (!explicit_dims && p.n_embd % p.n_heads != 0)
-    file.fail(
-        "key '{}' is {}, which is not divisible by head_count {} (and there is no "
-        "attention.key_length)",
-        keys.key("embedding_length"), p.n_embd, p.n_heads);
-  p.k_dim = keys.count_or("attention.key_length", p.n_embd / p.n_heads, 1, kMaxHeadDim);
-  p.v_dim = keys.count_or("attention.value_length", p.n_embd / p.n_heads, 1, kMaxHeadDim);
-  if (p.k_dim > static_cast<int64_t>(kMaxHeadDim) || p.k_dim < 2 ||
-      p.v_dim > static_cast<int64_t>(kMaxHeadDim))
-    file.fail("a head has {} values (embedding_length {} / head_count {}), must be 2 to {}",
-              std::max(p.k_dim, p.v_dim), p.n_embd, p.n_heads, kMaxHeadDim);
+  read_layers(keys, p);
   p.norm_eps = static_cast<float>(keys.number(description.norm == Norm::rms
                                                   ? "attention.layer_norm_rms_epsilon"
                                                   : "attention.layer_norm_epsilon",
@@ -397,7 +438,7 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   read_scales(keys, description, p);
   read_window(keys, description, p);
   read_experts(keys, description, p);
-  if (description.rotary) read_rope(keys, description, p);
+  read_ropes(keys, description, p);
   return p;
 }
 

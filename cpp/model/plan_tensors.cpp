@@ -9,10 +9,20 @@
 namespace hrun {
 
 bool is_in_layer(const TensorRule& rule, const HyperParams& params, int64_t layer) {
-  return rule.where == Where::every || (rule.where == Where::experts) == params.has_experts(layer);
+  const Feed feed = params.layer(layer).feed;
+  switch (rule.where) {
+    case Where::every:
+      return true;
+    case Where::dense:
+      return feed == Feed::dense;
+    case Where::experts:
+      return feed == Feed::experts;
+  }
+  return false;
 }
 
-int64_t size_of(Dim dim, const HyperParams& p) {
+int64_t size_of(Dim dim, const HyperParams& p, int64_t layer) {
+  const LayerParams& at = p.layer(layer);
   switch (dim) {
     case Dim::one:
       return 1;
@@ -23,27 +33,27 @@ int64_t size_of(Dim dim, const HyperParams& p) {
     case Dim::ctx:
       return p.n_ctx_train;
     case Dim::ff:
-      return p.n_ff;
+      return at.n_ff;
     case Dim::ff_twice:
-      return 2 * p.n_ff;
+      return 2 * at.n_ff;
     case Dim::heads:
-      return p.n_heads;
+      return at.n_heads;
     case Dim::kv_heads:
-      return p.n_kv_heads;
+      return at.n_kv_heads;
     case Dim::head:
-      return p.k_dim;
+      return at.k_dim;
     case Dim::q:
-      return p.n_heads * p.k_dim;
+      return at.n_heads * at.k_dim;
     case Dim::k:
-      return p.n_kv_heads * p.k_dim;
+      return at.n_kv_heads * at.k_dim;
     case Dim::v:
-      return p.n_kv_heads * p.v_dim;
+      return at.n_kv_heads * at.v_dim;
     case Dim::qkv:
-      return (p.n_heads + p.n_kv_heads) * p.k_dim + p.n_kv_heads * p.v_dim;
+      return (at.n_heads + at.n_kv_heads) * at.k_dim + at.n_kv_heads * at.v_dim;
     case Dim::q_out:
-      return p.n_heads * p.v_dim;
+      return at.n_heads * at.v_dim;
     case Dim::half_rot:
-      return p.n_rot / 2;
+      return p.n_rot() / 2;
     case Dim::experts:
       return p.n_experts;
     case Dim::ff_expert:
@@ -55,17 +65,17 @@ int64_t size_of(Dim dim, const HyperParams& p) {
     case Dim::latent_kv:
       return p.latent_kv;
     case Dim::latent_kv_rot:
-      return p.latent_kv + p.n_rot;
+      return p.latent_kv + p.n_rot();
     case Dim::latent_heads:
-      return p.n_heads * p.latent_k_dim;
+      return at.n_heads * p.latent_k_dim;
     case Dim::nope:
       return p.nope();
     case Dim::latent_v:
       return p.latent_v_dim;
     case Dim::latent_out:
-      return p.n_heads * p.latent_v_dim;
+      return at.n_heads * p.latent_v_dim;
     case Dim::latent_expanded:
-      return p.n_heads * (p.nope() + p.latent_v_dim);
+      return at.n_heads * (p.nope() + p.latent_v_dim);
     case Dim::count:
       break;
   }
@@ -82,10 +92,10 @@ std::string shape_text(const gguf::TensorInfo& t) {
 }
 
 void check_shape(const gguf::File& file, const gguf::TensorInfo& t, const TensorRule& rule,
-                 const HyperParams& p) {
-  const auto cols = static_cast<uint64_t>(size_of(rule.cols, p)),
-             rows = static_cast<uint64_t>(size_of(rule.rows, p));
-  const auto slices = static_cast<uint64_t>(size_of(rule.slices, p));
+                 const HyperParams& p, int64_t layer) {
+  const auto cols = static_cast<uint64_t>(size_of(rule.cols, p, layer)),
+             rows = static_cast<uint64_t>(size_of(rule.rows, p, layer));
+  const auto slices = static_cast<uint64_t>(size_of(rule.slices, p, layer));
   const bool vector = rule.rows == Dim::one;
   if (t.dims[0] == cols && t.dims[1] == (vector ? slices : rows) &&
       t.dims[2] == (vector ? 1 : slices) && t.dims[3] == 1)
@@ -122,10 +132,10 @@ void check_vector(const gguf::File& file, const gguf::TensorInfo& t, Role role) 
 }
 
 const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule,
-                              const std::string& name, const HyperParams& p) {
+                              const std::string& name, const HyperParams& p, int64_t layer) {
   const gguf::TensorInfo* tensor = file.find_tensor(name);
   if (!tensor) return nullptr;
-  check_shape(file, *tensor, rule, p);
+  check_shape(file, *tensor, rule, p, layer);
   if (rule.rows == Dim::one) check_vector(file, *tensor, rule.role);
   return tensor;
 }
@@ -165,7 +175,8 @@ bool changes_the_result(std::string_view name, int64_t n_layers) {
 void check_choices(const gguf::File& file, const ModelPlan& plan) {
   const HyperParams& p = plan.params;
   const bool has_long = plan.global(Role::rope_long), has_short = plan.global(Role::rope_short);
-  if (has_long != has_short || (p.rope_scaling == RopeScaling::longrope && !has_long))
+  if (has_long != has_short ||
+      (!p.ropes.empty() && p.ropes.front().scaling == RopeScaling::longrope && !has_long))
     file.fail(
         "tensors 'rope_factors_long.weight' and 'rope_factors_short.weight' belong together, found "
         "{}",
@@ -218,20 +229,20 @@ void place_tensors(const gguf::File& file, ModelPlan& plan) {
   // A file that claims 512 layers and has none fails at its first tensor, before the table is
   // built.
   std::unordered_set<const gguf::TensorInfo*> used;
-  const auto put = [&](const TensorRule& rule, const std::string& name,
+  const auto put = [&](const TensorRule& rule, const std::string& name, int64_t layer,
                        std::vector<const gguf::TensorInfo*>& table) {
-    const gguf::TensorInfo* tensor = place(file, rule, name, p);
+    const gguf::TensorInfo* tensor = place(file, rule, name, p, layer);
     if (!tensor && rule.required) fail_missing(file, rule, name, p);
     if (tensor) used.insert(tensor);
     table[static_cast<size_t>(rule.role)] = tensor;
   };
   for (const TensorRule& rule : plan.description->tensors)
-    if (!is_layer_role(rule.role)) put(rule, std::string(rule.gguf_name), plan.globals);
+    if (!is_layer_role(rule.role)) put(rule, std::string(rule.gguf_name), 0, plan.globals);
   for (int64_t l = 0; l < p.n_layers; ++l) {
     auto& layer = plan.layers.emplace_back(n_roles, nullptr);
     for (const TensorRule& rule : plan.description->tensors)
       if (is_layer_role(rule.role) && is_in_layer(rule, p, l))
-        put(rule, layer_name(rule.gguf_name, l), layer);
+        put(rule, layer_name(rule.gguf_name, l), l, layer);
   }
   check_choices(file, plan);
   plan.tied_head = plan.global(Role::output) == nullptr;

@@ -13,19 +13,18 @@ constexpr double kTwoPi = 6.283185307179586476925;
 
 // YaRN (Peng et al. 2023): the pair whose wavelength makes `rotations` turns in the original
 // context.
-double yarn_pair(const HyperParams& p, double rotations) {
+double yarn_pair(const RopeParams& p, double rotations) {
   const auto n_rot = static_cast<double>(p.n_rot);
-  return n_rot * math64::log(p.rope_original_ctx / (rotations * kTwoPi)) /
-         (2 * math64::log(p.rope_base));
+  return n_rot * math64::log(p.original_ctx / (rotations * kTwoPi)) / (2 * math64::log(p.base));
 }
 
 }  // namespace
 
-std::vector<double> rope_frequencies(const HyperParams& p, std::span<const float> factors) {
+std::vector<double> rope_frequencies(const RopeParams& p, std::span<const float> factors) {
   const auto pairs = static_cast<size_t>(p.n_rot / 2);
   std::vector<double> frequency(pairs);
   double low = 0, high = 0;
-  if (p.rope_scaling == RopeScaling::yarn) {
+  if (p.scaling == RopeScaling::yarn) {
     low = yarn_pair(p, p.yarn_beta_fast);
     high = yarn_pair(p, p.yarn_beta_slow);
     if (p.yarn_truncates) low = std::floor(low), high = std::ceil(high);
@@ -34,21 +33,21 @@ std::vector<double> rope_frequencies(const HyperParams& p, std::span<const float
   }
   for (size_t i = 0; i < pairs; ++i) {
     const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(p.n_rot);
-    double f = math64::pow(p.rope_base, exponent);
+    double f = math64::pow(p.base, exponent);
     if (!factors.empty()) f /= static_cast<double>(factors[i]);
-    switch (p.rope_scaling) {
+    switch (p.scaling) {
       case RopeScaling::none:
       case RopeScaling::llama3:  // already in the factors
       case RopeScaling::longrope:
         break;
       case RopeScaling::linear:
-        f /= p.rope_factor;
+        f /= p.factor;
         break;
       case RopeScaling::yarn: {
         // Fast pairs keep their frequency, slow ones are interpolated, with a linear ramp between.
         const double ramp =
             std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
-        f = f * (1 - ramp) + f / p.rope_factor * ramp;
+        f = f * (1 - ramp) + f / p.factor * ramp;
         break;
       }
     }
@@ -57,12 +56,11 @@ std::vector<double> rope_frequencies(const HyperParams& p, std::span<const float
   return frequency;
 }
 
-RopeTable make_rope_table(const HyperParams& p, std::span<const float> factors,
+RopeTable make_rope_table(const RopeParams& p, std::span<const float> factors,
                           int64_t n_positions) {
   const std::vector<double> frequency = rope_frequencies(p, factors);
-  double magnitude = p.rope_attn_factor;
-  if (p.rope_scaling == RopeScaling::yarn && p.rope_factor > 1)
-    magnitude *= 1 + 0.1 * math64::log(p.rope_factor);
+  double magnitude = p.attn_factor;
+  if (p.scaling == RopeScaling::yarn && p.factor > 1) magnitude *= 1 + 0.1 * math64::log(p.factor);
   RopeTable table;
   const size_t size = frequency.size() * static_cast<size_t>(n_positions);
   table.cos.reserve(size);

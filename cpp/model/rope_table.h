@@ -18,9 +18,9 @@ struct RopeTable {
 
 // Angular frequency per pair, [n_rot / 2], scaling included; `factors` are those of
 // rope_freqs.weight, or empty.
-std::vector<double> rope_frequencies(const HyperParams& params, std::span<const float> factors);
+std::vector<double> rope_frequencies(const RopeParams& params, std::span<const float> factors);
 
-RopeTable make_rope_table(const HyperParams& params, std::span<const float> factors,
+RopeTable make_rope_table(const RopeParams& params, std::span<const float> factors,
                           int64_t n_positions);
 
 }  // namespace hrun

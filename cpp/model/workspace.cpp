@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "formats/list.h"
+#include "model/blocks/block.h"
 #include "model/rope_table.h"
 
 namespace hrun {
@@ -30,11 +31,11 @@ uint64_t next_id() {
 }
 
 // Longrope has one set of factors for contexts up to the original length and one beyond.
-std::vector<float> rope_factors(const Model& model, int64_t n_ctx) {
-  const HyperParams& p = model.params();
+std::vector<float> rope_factors(const Model& model, const RopeParams& p, int64_t n_ctx) {
+  if (!p.has_factors) return {};
   if (!model.plan().global(Role::rope_long)) return factors_of(model, Role::rope_freqs);
   return factors_of(
-      model, static_cast<double>(n_ctx) > p.rope_original_ctx ? Role::rope_long : Role::rope_short);
+      model, static_cast<double>(n_ctx) > p.original_ctx ? Role::rope_long : Role::rope_short);
 }
 
 }  // namespace
@@ -46,9 +47,8 @@ FloatView Workspace::floats(int64_t rows, int64_t cols, const char* what) {
   return {static_cast<float*>(buffers_.back()->data), rows, cols, cols};
 }
 
-Rope Workspace::make_rope(const Model& model, const HyperParams& p,
-                          const std::vector<float>& factors, int64_t n_ctx) {
-  const RopeTable table = make_rope_table(p, factors, n_ctx);
+Rope Workspace::make_rope(const Model& model, const RopeParams& p, int64_t n_ctx) {
+  const RopeTable table = make_rope_table(p, rope_factors(model, p, n_ctx), n_ctx);
   const auto stored = [&](const std::vector<float>& values) {
     const auto rows = static_cast<int64_t>(values.size()) / std::max<int64_t>(1, p.n_rot / 2);
     const FloatView view = floats(rows, p.n_rot / 2, "the rotary table");
@@ -63,7 +63,10 @@ Rope Workspace::make_rope(const Model& model, const HyperParams& p,
 }
 
 Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int64_t n_ctx)
-    : backend_(&model.backend(device)), id_(next_id()), max_tokens_(max_tokens) {
+    : backend_(&model.backend(device)),
+      id_(next_id()),
+      max_tokens_(max_tokens),
+      repeatable_(is_repeatable(model.plan())) {
   const HyperParams& p = model.params();
   const ModelDescription& d = model.description();
   if (d.has_role(Role::position_embd) && n_ctx > p.n_ctx_train)
@@ -74,51 +77,13 @@ Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int6
   const auto rows = [&](int64_t cols) { return floats(max_tokens, cols, what); };
   x = rows(p.n_embd);
   normed = rows(p.n_embd);
-  attention = rows(p.n_heads * p.v_dim);
   projected = rows(p.n_embd);
   fed = rows(p.n_embd);
-  const int64_t q_cols = p.n_heads * p.k_dim, k_cols = p.n_kv_heads * p.k_dim,
-                v_cols = p.n_kv_heads * p.v_dim;
-  if (d.has_role(Role::attn_qkv)) {
-    qkv = rows(q_cols + k_cols + v_cols);
-    q = columns(qkv, 0, q_cols), k = columns(qkv, q_cols, k_cols),
-    v = columns(qkv, q_cols + k_cols, v_cols);
-  } else if (p.latent_kv > 0) {
-    q = rows(q_cols);
-    latent_q = rows(p.latent_q), latent_q_normed = rows(p.latent_q);
-    latent_heads = rows(p.n_heads * p.latent_k_dim);
-    latent_kv = rows(p.k_dim);
-    latent_out = rows(p.n_heads * p.latent_v_dim);
-  } else {
-    q = rows(q_cols), k = rows(k_cols), v = rows(v_cols);
-  }
-  if (d.has_role(Role::ffn_gate_up)) {
-    gate_up = rows(2 * p.n_ff);
-    gate = columns(gate_up, 0, p.n_ff), up = columns(gate_up, p.n_ff, p.n_ff);
-  } else if (d.has_role(Role::ffn_up)) {
-    gate = rows(p.n_ff), up = rows(p.n_ff);
-  }
-  if (p.n_experts > 0) {
-    const int64_t slots = max_tokens * p.n_experts_used;
-    routed = rows(p.n_experts);
-    gathered = floats(slots, p.n_embd, what), expert_out = floats(slots, p.n_embd, what);
-    expert_gate = floats(slots, p.n_ff_expert, what),
-    expert_up = floats(slots, p.n_ff_expert, what);
-    shared_gate = rows(p.n_ff_shared), shared_up = rows(p.n_ff_shared);
-    shared_out = rows(p.n_ff_shared > 0 ? p.n_embd : 0);
-  }
+  scratch_ = floats(1, static_cast<int64_t>(scratch_floats(model.plan(), max_tokens)), what);
   // At most 64 MiB of logits at a time.
   const int64_t logit_rows = std::clamp<int64_t>((16 << 20) / p.n_vocab, 1, max_tokens);
   logits = floats(logit_rows, p.n_vocab, "the logits of a batch");
-  if (!d.rotary) return;
-  rope_ = make_rope(model, p, rope_factors(model, n_ctx), n_ctx);
-  if (p.window > 0 && p.window_rope_base > 0) {
-    HyperParams plain = p;
-    plain.rope_base = p.window_rope_base;
-    plain.rope_scaling = RopeScaling::none;
-    plain.rope_attn_factor = 1;
-    window_rope_ = make_rope(model, plain, {}, n_ctx);
-  }
+  for (const RopeParams& rope : p.ropes) ropes_.push_back(make_rope(model, rope, n_ctx));
 }
 
 }  // namespace hrun

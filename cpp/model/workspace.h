@@ -10,7 +10,7 @@
 
 namespace hrun {
 
-// Views have max_tokens rows; those that the model does not need are empty.
+// Views have max_tokens rows.
 class Workspace {
  public:
   // Throws ArgumentError where the model has learned positions and n_ctx is beyond them.
@@ -21,33 +21,26 @@ class Workspace {
   int64_t max_tokens() const { return max_tokens_; }
   int64_t max_logit_rows() const { return logits.rows; }
   size_t bytes() const { return bytes_; }
-  const Rope& rope(bool has_window) const {
-    return has_window && window_rope_.n_rot > 0 ? window_rope_ : rope_;
-  }
+  const Rope& rope(int number) const { return ropes_[static_cast<size_t>(number)]; }
+  bool repeatable() const { return repeatable_; }  // see BlockNeeds
+  float* scratch() const { return scratch_.data; }
 
-  FloatView x, normed;
-  FloatView q, k, v, qkv;  // q, k and v are parts of qkv where the model has one matrix for them
-  FloatView attention, projected, fed;
-  FloatView gate, up,
-      gate_up;  // gate and up are halves of gate_up where the model has one matrix for them
+  FloatView x, normed;       // the hidden states, and a layer's input where a layer norm makes it
+  FloatView projected, fed;  // what a mixer gives, and a feed-forward block
   FloatView logits;
-  // Experts: tokens by the experts that they chose, [max_tokens * n_experts_used].
-  FloatView routed, gathered, expert_gate, expert_up, expert_out, shared_gate, shared_up,
-      shared_out;
-  // Latent attention.
-  FloatView latent_q, latent_q_normed, latent_heads, latent_kv, latent_out;
 
  private:
   FloatView floats(int64_t rows, int64_t cols, const char* what);
-  Rope make_rope(const Model& model, const HyperParams& params, const std::vector<float>& factors,
-                 int64_t n_ctx);
+  Rope make_rope(const Model& model, const RopeParams& params, int64_t n_ctx);
 
   Backend* backend_;
   uint64_t id_;
   int64_t max_tokens_;
   size_t bytes_ = 0;
   std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
-  Rope rope_{}, window_rope_{};
+  std::vector<Rope> ropes_;  // in the order of HyperParams::ropes
+  FloatView scratch_;        // of the blocks, one after the other
+  bool repeatable_;
 };
 
 inline FloatView first_rows(const FloatView& view, int64_t rows) {

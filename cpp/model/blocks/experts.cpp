@@ -11,6 +11,24 @@
 namespace hrun {
 namespace {
 
+struct Scratch {
+  FloatView x;  // the normed input
+  FloatView routed;
+  // Tokens by the experts that they chose, [n * n_experts_used].
+  FloatView gathered, gate, up, mixed;
+  FloatView shared_gate, shared_up, shared;
+
+  Scratch(Arena& arena, const HyperParams& p, int64_t n) {
+    const int64_t slots = n * p.n_experts_used;
+    x = arena.take(n, p.n_embd);
+    routed = arena.take(n, p.n_experts);
+    gathered = arena.take(slots, p.n_embd), mixed = arena.take(slots, p.n_embd);
+    gate = arena.take(slots, p.n_ff_expert), up = arena.take(slots, p.n_ff_expert);
+    shared_gate = arena.take(n, p.n_ff_shared), shared_up = arena.take(n, p.n_ff_shared);
+    shared = arena.take(p.n_ff_shared > 0 ? n : 0, p.n_embd);
+  }
+};
+
 double sigmoid(double x) { return 1 / (1 + math64::exp(-x)); }
 
 void softmax(std::span<double> x) {
@@ -57,24 +75,23 @@ std::vector<float> read_back(Backend& backend, const FloatView& view) {
   return values;
 }
 
-void run_shared(const Pass& pass, int64_t l, FloatView x, FloatView out) {
+void run_shared(const Pass& pass, int64_t l, const Scratch& s, FloatView x, FloatView out) {
   const Model& model = pass.model;
   const DeviceTensor* const gate_weight = model.weight(l, Role::shared_gate);
   if (!gate_weight) return;
   Backend& backend = pass.backend();
-  const FloatView gate = pass.rows(pass.work.shared_gate), up = pass.rows(pass.work.shared_up),
-                  shared = pass.rows(pass.work.shared_out);
+  const FloatView gate = s.shared_gate, up = s.shared_up, shared = s.shared;
   const MatmulTarget gate_up[] = {{gate_weight, gate}, {model.weight(l, Role::shared_up), up}};
   pass.multiply(gate_up, x);
   pass.multiply(*model.weight(l, Role::shared_down), MatmulInput::gated(gate, up), shared);
   if (const DeviceTensor* router = model.weight(l, Role::shared_router)) {
-    const FloatView logit = {pass.work.routed.data, pass.n, 1, 1};
+    const FloatView logit = {s.routed.data, pass.n, 1, 1};
     pass.multiply(*router, x, logit);
     std::vector<float> weights = read_back(backend, logit);
     for (float& weight : weights) weight = static_cast<float>(sigmoid(static_cast<double>(weight)));
     std::vector<int32_t> rows(weights.size());
     std::iota(rows.begin(), rows.end(), 0);
-    const FloatView weighted = {pass.work.gathered.data, pass.n, out.cols, out.cols};
+    const FloatView weighted = {s.gathered.data, pass.n, out.cols, out.cols};
     backend.mix_rows(shared, rows, weights, weighted);
     return backend.add(out, weighted);
   }
@@ -116,13 +133,24 @@ void choose_experts(const HyperParams& p, const float* logits, const float* corr
   }
 }
 
-void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out) {
+BlockNeeds experts_needs(const ModelPlan& plan, int64_t, int64_t n_rows) {
+  Arena count;
+  Scratch(count, plan.params, n_rows);
+  BlockNeeds needs;
+  needs.scratch_floats = count.used_floats();
+  needs.repeatable = false;  // the host chooses the experts
+  return needs;
+}
+
+void mix_experts(const Pass& pass, int64_t l, const MatmulInput& from, FloatView out) {
   const Model& model = pass.model;
   const HyperParams& p = pass.params();
   Backend& backend = pass.backend();
   const auto n = static_cast<size_t>(pass.n), used = static_cast<size_t>(p.n_experts_used);
 
-  const FloatView routed = pass.rows(pass.work.routed);
+  Arena arena = pass.arena();
+  const Scratch scratch(arena, p, pass.n);
+  const FloatView x = pass.stored(from, scratch.x), routed = scratch.routed;
   // All experts read what the router reads; who observes, takes them as one.
   const MatmulTarget readers[] = {{model.weight(l, Role::router), routed},
                                   {model.weight(l, Role::experts_gate), {}},
@@ -150,13 +178,11 @@ void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out) {
     slot_of[static_cast<size_t>(by_expert[s])] = static_cast<int32_t>(s);
   }
   const auto n_slots = static_cast<int64_t>(n * used);
-  const FloatView gate = first_rows(pass.work.expert_gate, n_slots),
-                  up = first_rows(pass.work.expert_up, n_slots);
-  const FloatView mixed = first_rows(pass.work.expert_out, n_slots);
+  const FloatView gate = scratch.gate, up = scratch.up, mixed = scratch.mixed;
   // One token is the input of all its experts; of several, those of an expert are brought together.
   FloatView input = x;
   if (n > 1) {
-    input = first_rows(pass.work.gathered, n_slots);
+    input = scratch.gathered;
     backend.gather_rows(x, token_of, input);
   }
   struct Run {  // slots of one expert
@@ -199,7 +225,7 @@ void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out) {
   }
   add_biases(Role::experts_down_bias, mixed);
   backend.mix_rows(mixed, slot_of, weights, out);
-  run_shared(pass, l, x, out);
+  run_shared(pass, l, scratch, x, out);
 }
 
 }  // namespace hrun

@@ -1,13 +1,13 @@
 // A feed-forward block of experts, of which each token uses a few.
 #pragma once
 
-#include "model/forward.h"
+#include "model/blocks/block.h"
 
 namespace hrun {
 
-// out [n, n_embd]: the experts of layer l that each token of x chooses, weighted, and the shared
-// ones.
-void mix_experts(const Pass& pass, int64_t l, FloatView x, FloatView out);
+BlockNeeds experts_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+// The experts of a layer that each token chooses, weighted, and the shared ones.
+void mix_experts(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 
 // The experts of one token and their weights, by the router's logits [n_experts]; correction
 // [n_experts] moves the choice, not the weights, and may be null.  Equal scores: the lower number

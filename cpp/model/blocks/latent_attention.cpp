@@ -6,33 +6,64 @@
 
 namespace hrun {
 
-void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, const CacheSlot& cache,
-                      FloatView out) {
+namespace {
+
+struct Scratch {
+  FloatView q, compressed, heads, kv, mixed, values;
+
+  Scratch(Arena& arena, const ModelPlan& plan, int64_t l, int64_t n) {
+    const HyperParams& p = plan.params;
+    const LayerParams& at = p.layer(l);
+    q = arena.take(n, at.n_heads * at.k_dim);
+    compressed = arena.take(n, p.latent_q);
+    heads = arena.take(n, at.n_heads * p.latent_k_dim);
+    kv = arena.take(n, at.k_dim);
+    mixed = arena.take(n, at.n_heads * at.v_dim);
+    values = arena.take(n, at.n_heads * p.latent_v_dim);
+  }
+};
+
+}  // namespace
+
+BlockNeeds latent_attention_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
+  const LayerParams& p = plan.params.layer(layer);
+  Arena count;
+  Scratch(count, plan, layer, n_rows);
+  BlockNeeds needs;
+  needs.scratch_floats = count.used_floats();
+  needs.cache.n_kv_heads = static_cast<int>(p.n_kv_heads);
+  needs.cache.k_dim = static_cast<int>(p.k_dim);
+  needs.cache.v_dim = static_cast<int>(p.v_dim);
+  return needs;
+}
+
+void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView out) {
   const HyperParams& p = pass.params();
+  const LayerParams& at = p.layer(l);
   const Model& model = pass.model;
   Backend& backend = pass.backend();
-  Workspace& w = pass.work;
-  const FloatView heads = pass.rows(w.latent_heads), kv = pass.rows(w.latent_kv),
-                  q = pass.rows(w.q);
-  const FloatView c = columns(kv, 0, p.latent_kv), mixed = pass.rows(w.attention),
-                  values = pass.rows(w.latent_out);
-  const auto n_heads = static_cast<int>(p.n_heads);
+  Arena arena = pass.arena();
+  const Scratch s(arena, model.plan(), l, pass.n);
+  const FloatView heads = s.heads, kv = s.kv, q = s.q, c = columns(kv, 0, p.latent_kv);
+  const FloatView mixed = s.mixed, values = s.values;
+  const auto n_heads = static_cast<int>(at.n_heads);
+  const CacheSlot& cache = pass.cache(l);
 
   if (const DeviceTensor* whole = model.weight(l, Role::attn_q)) {
     const MatmulTarget targets[] = {{whole, heads}, {model.weight(l, Role::attn_kv_a), kv}};
     pass.multiply(targets, input);
   } else {
-    const FloatView compressed = pass.rows(w.latent_q);
-    const MatmulTarget targets[] = {{model.weight(l, Role::attn_q_a), compressed},
+    const MatmulTarget targets[] = {{model.weight(l, Role::attn_q_a), s.compressed},
                                     {model.weight(l, Role::attn_kv_a), kv}};
     pass.multiply(targets, input);
     pass.multiply(
         *model.weight(l, Role::attn_q_b),
-        MatmulInput::normed(compressed, *model.weight(l, Role::attn_q_a_norm), p.norm_eps), heads);
+        MatmulInput::normed(s.compressed, *model.weight(l, Role::attn_q_a_norm), p.norm_eps),
+        heads);
   }
   backend.rms_norm(c, *model.weight(l, Role::attn_kv_a_norm), p.norm_eps, c);
 
-  Rope rope = w.rope(false);
+  Rope rope = pass.work.rope(at.rope);
   rope.first = static_cast<int>(p.latent_kv);
   backend.rope(kv, 1, rope, pass.batch);
   rope.first = static_cast<int>(p.nope());
@@ -40,16 +71,16 @@ void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, con
   rope.first = static_cast<int>(p.latent_kv);
   backend.kv_append(cache, kv, c, pass.batch, {&rope, {}, 0});
 
-  for (int64_t h = 0; h < p.n_heads; ++h)
+  for (int64_t h = 0; h < at.n_heads; ++h)
     pass.multiply_slice(*model.slices(l, Role::attn_k_b)[static_cast<size_t>(h)],
                         columns(heads, h * p.latent_k_dim, p.nope()),
-                        columns(q, h * p.k_dim, p.latent_kv));
+                        columns(q, h * at.k_dim, p.latent_kv));
   backend.copy_heads(columns(heads, p.nope(), heads.cols - p.nope()), p.latent_k_dim,
-                     columns(q, p.latent_kv, q.cols - p.latent_kv), p.k_dim, n_heads, p.n_rot);
+                     columns(q, p.latent_kv, q.cols - p.latent_kv), at.k_dim, n_heads, p.n_rot());
   AttentionShape shape{n_heads, static_cast<float>(p.attn_scale)};
   shape.rope = &rope;
   backend.attention(q, cache, pass.batch, shape, mixed);
-  for (int64_t h = 0; h < p.n_heads; ++h)
+  for (int64_t h = 0; h < at.n_heads; ++h)
     pass.multiply_slice(*model.slices(l, Role::attn_v_b)[static_cast<size_t>(h)],
                         columns(mixed, h * p.latent_kv, p.latent_kv),
                         columns(values, h * p.latent_v_dim, p.latent_v_dim));

@@ -1,12 +1,11 @@
 // Attention over latent vectors (DeepSeek V2).
 #pragma once
 
-#include "model/forward.h"
+#include "model/blocks/block.h"
 
 namespace hrun {
 
-// out [n, n_embd]: the attention block of layer l on `input`, output projection included.
-void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, const CacheSlot& cache,
-                      FloatView out);
+BlockNeeds latent_attention_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+void latent_attention(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 
 }  // namespace hrun

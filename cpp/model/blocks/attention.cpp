@@ -1,0 +1,95 @@
+#include "model/blocks/attention.h"
+
+namespace hrun {
+namespace {
+
+struct Scratch {
+  FloatView qkv, q, k, v;  // q, k and v are parts of qkv where one matrix gives them
+  FloatView mixed;
+
+  Scratch(Arena& arena, const ModelPlan& plan, int64_t l, int64_t n) {
+    const LayerParams& p = plan.params.layer(l);
+    const int64_t q_cols = p.n_heads * p.k_dim, k_cols = p.n_kv_heads * p.k_dim,
+                  v_cols = p.n_kv_heads * p.v_dim;
+    if (plan.layer(l, Role::attn_qkv)) {
+      qkv = arena.take(n, q_cols + k_cols + v_cols);
+      q = columns(qkv, 0, q_cols), k = columns(qkv, q_cols, k_cols),
+      v = columns(qkv, q_cols + k_cols, v_cols);
+    } else {
+      q = arena.take(n, q_cols), k = arena.take(n, k_cols), v = arena.take(n, v_cols);
+    }
+    mixed = arena.take(n, p.n_heads * p.v_dim);
+  }
+};
+
+// Normalises whole rows or each head; the weight's width decides.  Heads have one weight for all,
+// or one for each.
+void norm_heads(const Pass& pass, int64_t l, Role role, FloatView y, int64_t n_heads) {
+  const Weight& weights = pass.model.slices(l, role);
+  if (weights.empty()) return;
+  const int64_t head = y.cols / n_heads;
+  // Heads that share a weight are rows of one operation where they lie one after the other.
+  if (weights.size() == 1 && weights.front()->cols == head && y.stride == y.cols)
+    y = {y.data, y.rows * n_heads, head, head};
+  const bool whole = weights.front()->cols == y.cols;
+  for (int64_t h = 0; h < (whole ? 1 : n_heads); ++h) {
+    const FloatView part = whole ? y : columns(y, h * head, head);
+    pass.norm(part, *weights[weights.size() > 1 ? static_cast<size_t>(h) : 0], nullptr, part);
+  }
+}
+
+}  // namespace
+
+BlockNeeds attention_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
+  const LayerParams& p = plan.params.layer(layer);
+  Arena count;
+  Scratch(count, plan, layer, n_rows);
+  BlockNeeds needs;
+  needs.scratch_floats = count.used_floats();
+  needs.cache.n_kv_heads = static_cast<int>(p.n_kv_heads);
+  needs.cache.k_dim = static_cast<int>(p.k_dim);
+  needs.cache.v_dim = static_cast<int>(p.v_dim);
+  return needs;
+}
+
+void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView out) {
+  const HyperParams& params = pass.params();
+  const LayerParams& p = params.layer(l);
+  const Model& model = pass.model;
+  Backend& backend = pass.backend();
+  Arena arena = pass.arena();
+  const Scratch s(arena, model.plan(), l, pass.n);
+  const auto n_heads = static_cast<int>(p.n_heads), n_kv_heads = static_cast<int>(p.n_kv_heads);
+  if (const DeviceTensor* all = model.weight(l, Role::attn_qkv)) {
+    pass.multiply(*all, input, s.qkv);
+    pass.add_bias(l, Role::attn_qkv_bias, s.qkv);
+  } else {
+    const MatmulTarget qkv[] = {{model.weight(l, Role::attn_q), s.q},
+                                {model.weight(l, Role::attn_k), s.k},
+                                {model.weight(l, Role::attn_v), s.v}};
+    pass.multiply(qkv, input);
+    pass.add_bias(l, Role::attn_q_bias, s.q);
+    pass.add_bias(l, Role::attn_k_bias, s.k);
+    pass.add_bias(l, Role::attn_v_bias, s.v);
+  }
+  norm_heads(pass, l, Role::attn_q_norm, s.q, n_heads);
+  norm_heads(pass, l, Role::attn_k_norm, s.k, n_kv_heads);
+  const Rope* const rope = p.rope != kNoRope ? &pass.work.rope(p.rope) : nullptr;
+  if (rope) {
+    backend.rope(s.q, n_heads, *rope, pass.batch);
+    backend.rope(s.k, n_kv_heads, *rope, pass.batch);
+  }
+  const CacheSlot& cache = pass.cache(l);
+  backend.kv_append(cache, s.k, s.v, pass.batch, {rope, s.q, n_heads});
+  const AttentionShape shape{n_heads,
+                             static_cast<float>(params.attn_scale),
+                             p.window,
+                             static_cast<float>(params.attn_soft_cap),
+                             model.weight(l, Role::attn_sinks),
+                             rope};
+  backend.attention(s.q, cache, pass.batch, shape, s.mixed);
+  pass.multiply(*model.weight(l, Role::attn_output), s.mixed, out);
+  pass.add_bias(l, Role::attn_output_bias, out);
+}
+
+}  // namespace hrun

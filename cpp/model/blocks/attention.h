@@ -1,0 +1,11 @@
+// Attention of query heads over the keys and values of earlier positions.
+#pragma once
+
+#include "model/blocks/block.h"
+
+namespace hrun {
+
+BlockNeeds attention_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+void attention(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
+
+}  // namespace hrun

@@ -1,0 +1,64 @@
+#include "model/blocks/block.h"
+
+#include <algorithm>
+
+#include "model/blocks/attention.h"
+#include "model/blocks/experts.h"
+#include "model/blocks/feed_forward.h"
+#include "model/blocks/latent_attention.h"
+
+namespace hrun {
+namespace {
+
+struct Block {
+  BlockNeeds (*needs)(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+  void (*run)(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
+};
+
+// In the order of Mixer, and of Feed.
+constexpr Block kMixers[] = {{attention_needs, attention},
+                             {latent_attention_needs, latent_attention}};
+constexpr Block kFeeds[] = {{feed_forward_needs, feed_forward}, {experts_needs, mix_experts}};
+static_assert(std::size(kMixers) == static_cast<size_t>(Mixer::count));
+static_assert(std::size(kFeeds) == static_cast<size_t>(Feed::count));
+
+const Block& mixer_of(const ModelPlan& plan, int64_t layer) {
+  return kMixers[static_cast<size_t>(plan.params.layer(layer).mixer)];
+}
+const Block& feed_of(const ModelPlan& plan, int64_t layer) {
+  return kFeeds[static_cast<size_t>(plan.params.layer(layer).feed)];
+}
+
+}  // namespace
+
+BlockNeeds mixer_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
+  return mixer_of(plan, layer).needs(plan, layer, n_rows);
+}
+
+BlockNeeds feed_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
+  return feed_of(plan, layer).needs(plan, layer, n_rows);
+}
+
+void run_mixer(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out) {
+  mixer_of(pass.model.plan(), layer).run(pass, layer, input, out);
+}
+
+void run_feed(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out) {
+  feed_of(pass.model.plan(), layer).run(pass, layer, input, out);
+}
+
+bool is_repeatable(const ModelPlan& plan) {
+  for (int64_t l = 0; l < plan.params.n_layers; ++l)
+    if (!mixer_needs(plan, l, 1).repeatable || !feed_needs(plan, l, 1).repeatable) return false;
+  return true;
+}
+
+size_t scratch_floats(const ModelPlan& plan, int64_t n_rows) {
+  size_t most = 0;
+  for (int64_t l = 0; l < plan.params.n_layers; ++l)
+    most = std::max({most, mixer_needs(plan, l, n_rows).scratch_floats,
+                     feed_needs(plan, l, n_rows).scratch_floats});
+  return most;
+}
+
+}  // namespace hrun

@@ -1,0 +1,32 @@
+// The blocks of a layer: a mixer, which looks at other positions, and a feed-forward block.
+//
+// A block is two functions: what it needs, and how it runs.  The layer's parameters name its
+// blocks; block.cpp knows which functions those are.
+#pragma once
+
+#include "model/forward.h"
+
+namespace hrun {
+
+// Of one layer, for passes of at most n_rows rows.
+struct BlockNeeds {
+  size_t scratch_floats = 0;
+  CacheLayer cache{};      // of the keys and values, types left open; without heads: none
+  bool repeatable = true;  // the host takes no part in it, so a pass can be recorded
+
+  bool has_cache() const { return cache.n_kv_heads > 0; }
+};
+
+BlockNeeds mixer_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+BlockNeeds feed_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+
+// out [n, n_embd]: the block of a layer on its normed input.
+void run_mixer(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
+void run_feed(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
+
+// Does what a backend recorded of a pass stay true?
+bool is_repeatable(const ModelPlan& plan);
+// Scratch that suffices for every block of every layer, which run one after the other.
+size_t scratch_floats(const ModelPlan& plan, int64_t n_rows);
+
+}  // namespace hrun

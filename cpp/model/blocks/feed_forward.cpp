@@ -1,0 +1,64 @@
+#include "model/blocks/feed_forward.h"
+
+namespace hrun {
+namespace {
+
+struct Scratch {
+  FloatView gate_up, gate, up;  // gate and up are halves of gate_up where one matrix gives them
+
+  Scratch(Arena& arena, const ModelPlan& plan, int64_t l, int64_t n) {
+    const int64_t n_ff = plan.params.layer(l).n_ff;
+    if (plan.layer(l, Role::ffn_gate_up)) {
+      gate_up = arena.take(n, 2 * n_ff);
+      gate = columns(gate_up, 0, n_ff), up = columns(gate_up, n_ff, n_ff);
+    } else {
+      if (plan.layer(l, Role::ffn_gate)) gate = arena.take(n, n_ff);
+      up = arena.take(n, n_ff);
+    }
+  }
+};
+
+}  // namespace
+
+BlockNeeds feed_forward_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
+  Arena count;
+  Scratch(count, plan, layer, n_rows);
+  BlockNeeds needs;
+  needs.scratch_floats = count.used_floats();
+  return needs;
+}
+
+void feed_forward(const Pass& pass, int64_t l, const MatmulInput& input, FloatView out) {
+  const Model& model = pass.model;
+  Backend& backend = pass.backend();
+  Arena arena = pass.arena();
+  const Scratch s(arena, model.plan(), l, pass.n);
+  const Nonlinearity f = model.description().nonlinearity;
+  const DeviceTensor* const up_weight = model.weight(l, Role::ffn_up);
+  const DeviceTensor* const gate_weight = model.weight(l, Role::ffn_gate);
+  const DeviceTensor* const both = model.weight(l, Role::ffn_gate_up);
+  if (both) {
+    pass.multiply(*both, input, s.gate_up);
+  } else if (gate_weight) {
+    const MatmulTarget gate_up[] = {{gate_weight, s.gate}, {up_weight, s.up}};
+    pass.multiply(gate_up, input);
+    pass.add_bias(l, Role::ffn_gate_bias, s.gate);
+    pass.add_bias(l, Role::ffn_up_bias, s.up);
+  } else {
+    pass.multiply(*up_weight, input, s.up);
+    pass.add_bias(l, Role::ffn_up_bias, s.up);
+  }
+  const DeviceTensor& down = *model.weight(l, Role::ffn_down);
+  if (!both && !gate_weight) {
+    backend.activate(f, s.up, s.up);
+    pass.multiply(down, s.up, out);
+  } else if (f == Nonlinearity::silu) {
+    pass.multiply(down, MatmulInput::gated(s.gate, s.up), out);
+  } else {
+    backend.gated(f, s.gate, s.up, s.up);
+    pass.multiply(down, s.up, out);
+  }
+  pass.add_bias(l, Role::ffn_down_bias, out);
+}
+
+}  // namespace hrun
