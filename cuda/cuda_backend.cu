@@ -18,10 +18,6 @@ constexpr int64_t kLeastPositions = 256;  // that a graph is made for
 constexpr size_t kMostGraphs = 256;
 constexpr int64_t kMostRecordedTokens = 8;
 
-FloatView rows_of(const FloatView& view, const RowSpan& span) {
-  return {view.row(span.first_row), span.n_rows, view.cols, view.stride};
-}
-
 }  // namespace
 
 CudaBackend::CudaBackend(int device, const BackendOptions& options)
@@ -74,8 +70,10 @@ void CudaBackend::put_step(const Batch& batch) {
   step_.tokens_at = (n + 3) / 4 * 4;
   step_.tables_at = 2 * step_.tokens_at;
   // A table has room for the positions that a graph may be replayed at.
-  step_.table = static_cast<size_t>(positions_bound(batch.end_position()) + kPagePositions - 1) /
-                kPagePositions;
+  // Before the pages of a span comes the slot of its state.
+  step_.table =
+      1 + static_cast<size_t>(positions_bound(batch.end_position()) + kPagePositions - 1) /
+              kPagePositions;
   const size_t bytes = (step_.tables_at + step_.table * batch.spans.size()) * sizeof(int32_t);
   if (bytes > step_.slot_bytes) {
     gpu_.wait();
@@ -103,8 +101,9 @@ void CudaBackend::put_step(const Batch& batch) {
   std::copy(batch.tokens.begin(), batch.tokens.end(), numbers + step_.tokens_at);
   for (size_t i = 0; i < batch.spans.size(); ++i) {
     const std::span<const int32_t> pages = batch.spans[i].pages;
-    std::copy_n(pages.begin(), std::min(pages.size(), step_.table),
-                numbers + step_.tables_at + i * step_.table);
+    int32_t* const table = numbers + step_.tables_at + i * step_.table;
+    table[0] = batch.spans[i].state;
+    std::copy_n(pages.begin(), std::min(pages.size(), step_.table - 1), table + 1);
   }
   gpu_.write_pinned(step_.device->data, slot, bytes);
 }
@@ -194,7 +193,8 @@ void CudaBackend::require_step(const Batch& batch) {
 
 SpanOnDevice CudaBackend::span_on_device(const Batch& batch, size_t span) const {
   const int32_t* const numbers = step_positions();
-  return {numbers + batch.spans[span].first_row, numbers + step_.tables_at + span * step_.table};
+  const int32_t* const table = numbers + step_.tables_at + span * step_.table;
+  return {numbers + batch.spans[span].first_row, table + 1, table};
 }
 
 const int32_t* CudaBackend::upload_indices(std::span<const int32_t> indices) {

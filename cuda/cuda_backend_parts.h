@@ -17,6 +17,10 @@ inline const float* vector_of(const DeviceTensor& t) {
   return own.floats();
 }
 
+inline FloatView rows_of(const FloatView& view, const RowSpan& span) {
+  return {view.row(span.first_row), span.n_rows, view.cols, view.stride};
+}
+
 // One operation: the lock and, while they are measured, the time until the device has done it.
 class CudaBackend::Turn {
  public:

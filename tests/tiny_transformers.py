@@ -44,6 +44,15 @@ _LATENT = {
     "qk_rope_head_dim": 16,
     "v_head_dim": 32,
 }
+# Twice as many heads of values as of keys, other sizes of both, and no whole number of periods.
+_DELTA = {
+    "num_hidden_layers": 5,
+    "head_dim": 32,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
 _LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -217,6 +226,28 @@ TINY: dict[str, Tiny] = {
                 "original_max_position_embeddings": 32,
             },
         },
+    ),
+    "qwen35": Tiny("qwen35", "Qwen3_5TextConfig", _DELTA),
+    "qwen35, no period": Tiny(
+        "qwen35",
+        "Qwen3_5TextConfig",
+        {
+            **_DELTA,
+            "num_hidden_layers": 4,
+            "layer_types": ["full_attention", *["linear_attention"] * 2, "full_attention"],
+            "linear_num_value_heads": 6,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen35moe": Tiny(
+        "qwen35moe",
+        "Qwen3_5MoeTextConfig",
+        {**_MOE, **_DELTA, "shared_expert_intermediate_size": 48},
+    ),
+    "qwen3next": Tiny(
+        "qwen3next",
+        "Qwen3NextConfig",
+        {**_MOE, **_DELTA, "shared_expert_intermediate_size": 48},
     ),
     "command-r": Tiny("command-r", "CohereConfig", {"logit_scale": 0.5}),
     "command-r, plus": Tiny("command-r", "CohereConfig", {"logit_scale": 0.5, "use_qk_norm": True}),

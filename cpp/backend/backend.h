@@ -16,6 +16,7 @@
 #include "backend/cache.h"
 #include "backend/operation_times.h"
 #include "backend/sampling.h"
+#include "backend/state.h"
 #include "base/tensor.h"
 
 namespace hrun {
@@ -109,6 +110,14 @@ struct KeyContext {
   int n_heads = 0;  // 0: q is not known yet
 };
 
+// What a step of the gated delta rule reads, rows of one stride: heads of keys and queries, heads
+// of values, and of each value head what the state is multiplied by and how much of the new is
+// taken.
+struct DeltaInput {
+  FloatView q, k, v;
+  FloatView decay, beta;
+};
+
 struct AttentionShape {
   int n_heads;
   float scale;         // of q . k
@@ -122,6 +131,7 @@ struct AttentionShape {
 // What stands between the matrices of a feed-forward block.
 enum class Nonlinearity : uint8_t {
   silu,          // x / (1 + e^-x)
+  sigmoid,       // 1 / (1 + e^-x)
   gelu,          // the tanh form: x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3)
   clamped_silu,  // only gated: (1 + clamp(up, -7, 7)) g / (1 + e^-1.702 g), g = min(gate, 7)
 };
@@ -218,6 +228,24 @@ class Backend {
   // window on.  q, out: [n_rows, n_heads * head_dim].
   virtual void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
                          const AttentionShape& shape, FloatView out) = 0;
+
+  // Memory for states of recurrent layers.  Throws as make_cache().
+  virtual std::unique_ptr<DeviceStates> make_states(const StatePlan& plan,
+                                                    std::string_view purpose) = 0;
+  // Of each column: out[t] = sum over i of taps[i] x[t - n_past + i], of a sequence, whose last
+  // inputs before the batch are in its state; then silu where asked.  taps: [n_past + 1, columns]
+  // in one row.  x and out may be the same.
+  virtual void short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state,
+                          const Batch& batch, bool silu, FloatView out) = 0;
+  // Per value head and row, with the head's matrix S: S <- decay S + k d^T for
+  // d = beta (v - decay S^T k), and out = S^T q.
+  virtual void delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
+                          const Batch& batch, FloatView out) = 0;
+  // Each head: x = x / sqrt(sum(x^2) + eps) * scale
+  virtual void l2_norm(FloatView x, int n_heads, float eps, float scale) = 0;
+  // x[t] = e^(rate softplus(x[t] + bias))
+  virtual void decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) = 0;
+
   virtual void silu_mul(FloatView gate, FloatView up,
                         FloatView out) = 0;  // out = gate * sigmoid(gate) * up
   virtual void gated(Nonlinearity f, FloatView gate, FloatView up,

@@ -16,7 +16,8 @@ struct RowSpan {
   int64_t n_rows;          // at least 1
   int64_t first_position;  // of first_row
   std::span<const int32_t>
-      pages;  // page i has the positions 64 i to 64 i + 63, up to the last row's
+      pages;           // page i has the positions 64 i to 64 i + 63, up to the last row's
+  int32_t state = -1;  // slot of its recurrent state, where the model has one
 
   int64_t end_position() const { return first_position + n_rows; }
 };
@@ -39,15 +40,16 @@ struct Batch {
 class BatchRows {
  public:
   // `pages` must stay where it is as long as the batch is used.
-  void add(std::span<const int32_t> tokens, int64_t first_position,
-           std::span<const int32_t> pages) {
-    add_positions(static_cast<int64_t>(tokens.size()), first_position, pages);
+  void add(std::span<const int32_t> tokens, int64_t first_position, std::span<const int32_t> pages,
+           int32_t state = -1) {
+    add_positions(static_cast<int64_t>(tokens.size()), first_position, pages, state);
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
   }
   // Rows without tokens, where nothing is looked up.
-  void add_positions(int64_t n, int64_t first_position, std::span<const int32_t> pages) {
+  void add_positions(int64_t n, int64_t first_position, std::span<const int32_t> pages,
+                     int32_t state = -1) {
     if (n == 0) return;
-    spans_.push_back({n_rows(), n, first_position, pages});
+    spans_.push_back({n_rows(), n, first_position, pages, state});
     for (int64_t i = 0; i < n; ++i) positions_.push_back(static_cast<int32_t>(first_position + i));
   }
   void clear() { tokens_.clear(), positions_.clear(), spans_.clear(); }

@@ -128,6 +128,70 @@ inline void cache_plan(const CachePlan& plan) {
             "heads with keys and values");
 }
 
+inline void state_plan(const StatePlan& plan) {
+  require(plan.n_slots > 0, "make_states", "at least one slot");
+  for (const StateLayer& layer : plan.layers)
+    require(layer.n_channels >= 0 && layer.n_past >= 0 && layer.n_past < kMaxConvTaps &&
+                layer.n_heads >= 0 && layer.k_dim >= 0 && layer.k_dim <= kMaxStateRows &&
+                layer.v_dim >= 0,
+            "make_states", "convolutions and matrices of a size that kernels do");
+}
+
+inline void state(const DeviceStates& states, int32_t slot, std::string_view operation) {
+  require(slot >= 0 && slot < states.n_slots(), operation, "a slot of the states");
+}
+
+// Every span has a state of its own.
+inline void states(const StateSlot& state, const Batch& batch, int64_t n_rows,
+                   std::string_view operation) {
+  rows(batch, n_rows, operation);
+  int64_t row = 0;
+  for (const RowSpan& span : batch.spans) {
+    require(span.first_row == row && span.n_rows > 0, operation,
+            "spans that cover the rows in order");
+    row += span.n_rows;
+    checks::state(*state.states, span.state, operation);
+  }
+  require(row == n_rows, operation, "spans that cover all rows");
+}
+
+inline void short_conv(const FloatView& x, const DeviceTensor& taps, const StateSlot& state,
+                       const Batch& batch, const FloatView& out) {
+  const StateLayer& layer = state.layer();
+  require(same_shape(x, out) && x.cols == layer.n_channels &&
+              is_vector(taps, x.cols * (layer.n_past + 1)),
+          "short_conv", "x and out of the channels of the state, and taps for each");
+  states(state, batch, x.rows, "short_conv");
+}
+
+inline void delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
+                       const Batch& batch, const FloatView& out) {
+  const StateLayer& layer = state.layer();
+  require(heads.n_k_heads > 0 && heads.n_v_heads > 0 && heads.n_v_heads % heads.n_k_heads == 0 &&
+              heads.n_v_heads == layer.n_heads,
+          "delta_rule", "the value heads of the state, in equal groups per key head");
+  const int64_t keys = static_cast<int64_t>(heads.n_k_heads) * layer.k_dim;
+  require(in.q.cols == keys && in.k.cols == keys && same_shape(in.q, in.k) &&
+              same_shape(in.v, out) &&
+              out.cols == static_cast<int64_t>(heads.n_v_heads) * layer.v_dim &&
+              in.decay.cols == heads.n_v_heads && same_shape(in.decay, in.beta) &&
+              in.q.rows == out.rows && in.beta.rows == out.rows,
+          "delta_rule", "whole heads, and a decay and a beta for each");
+  require(
+      in.q.stride == in.v.stride && in.k.stride == in.v.stride && in.decay.stride == in.beta.stride,
+      "delta_rule", "rows of one stride");
+  states(state, batch, out.rows, "delta_rule");
+}
+
+inline void heads(const FloatView& x, int n_heads, std::string_view operation) {
+  require(n_heads > 0 && x.cols % n_heads == 0, operation, "whole heads");
+}
+
+inline void decay(const FloatView& x, const DeviceTensor& bias, const DeviceTensor& rate) {
+  require(is_vector(bias, x.cols) && is_vector(rate, x.cols), "decay",
+          "a bias and a rate per column");
+}
+
 inline void copy_page(const DeviceCache& cache, int32_t from, int32_t to, int64_t n_positions) {
   require(from >= 0 && from < cache.n_pages() && to >= 0 && to < cache.n_pages() && from != to,
           "copy_page", "two pages of the cache");

@@ -18,12 +18,14 @@ enum class Operation : uint8_t {
   rope,
   kv_append,
   attention,
+  recurrent,
   gate,
   add
 };
 
 inline constexpr std::string_view kOperationNames[] = {
-    "embed", "norm", "quantize", "matmul", "rope", "kv append", "attention", "gate", "add"};
+    "embed",     "norm",      "quantize",  "matmul", "rope",
+    "kv append", "attention", "recurrent", "gate",   "add"};
 inline constexpr size_t kOperations = std::size(kOperationNames);
 static_assert(kOperations == static_cast<size_t>(Operation::add) + 1);
 

@@ -30,7 +30,7 @@ struct DevicePeaks {
 // kInterface changes with Backend, so that a library left over from another version is refused
 // instead of called.
 struct BackendPlugin {
-  static constexpr uint32_t kInterface = 5;
+  static constexpr uint32_t kInterface = 6;
   static constexpr const char* kEntry = "hrun_backend_plugin";
   uint32_t interface;
   std::vector<DeviceDescription> (*devices)(std::string& reason);  // `reason`: why there are none

@@ -411,12 +411,7 @@ void init_plan(nb::module_& m) {
           "slices", [](const TensorRule& r) { return std::string(dim_name(r.slices)); },
           "'one': the tensor is one matrix or vector")
       .def_prop_ro(
-          "where",
-          [](const TensorRule& r) {
-            return r.where == Where::every   ? "every"
-                   : r.where == Where::dense ? "dense"
-                                             : "experts";
-          },
+          "where", [](const TensorRule& r) { return std::string(where_name(r.where)); },
           "layers that have it")
       .def_prop_ro(
           "hf_if", [](const TensorRule& r) { return std::string(r.hf_if); },

@@ -152,10 +152,11 @@ class PySession {
       return sampler.sampler.sample(session_.last_logits());
     });
   }
-  void truncate(int64_t n) {
-    mutex_.call([&] {
-      session_.truncate(n);
+  int64_t truncate(int64_t n) {
+    return mutex_.call([&] {
+      const int64_t start = session_.truncate(n);
       n_past_ = n;
+      return start;
     });
   }
   void cancel() { cancelled_ = true; }
@@ -308,7 +309,10 @@ void init_runtime(nb::module_& m) {
            "KeyboardInterrupt; the session then stands where it stood.")
       .def("next", &PySession::next, "tokens"_a, "sampler"_a,
            "forward(tokens) and sample from the last row.")
-      .def("truncate", &PySession::truncate, "n"_a, "Forget everything from position n on.")
+      .def("truncate", &PySession::truncate, "n"_a,
+           "Forget everything from position n on. Returns the position from which the next "
+           "forward() "
+           "goes on: n, or where a state of recurrent layers was kept.")
       .def("cancel", &PySession::cancel,
            "Make the forward() or next() under way in another thread raise Cancelled within a "
            "layer; where none is, the next one, as a caller cannot know whether it has begun.")

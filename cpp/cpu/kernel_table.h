@@ -181,6 +181,32 @@ struct CodedAttentionTask {
   }
 };
 
+// Channels of a short convolution, and rows of one sequence.
+struct ConvTask {
+  const float* x;
+  float* out;
+  const float* taps;  // [n_taps][tap_stride]
+  float* state;       // [n_taps - 1][tap_stride]
+  int64_t x_stride, out_stride, tap_stride;
+  int64_t n_tokens, n_channels;
+  int n_taps;
+  bool silu;
+};
+
+// Up to kLanes columns of a head's matrix, and rows of one sequence.
+struct DeltaTask {
+  const float* q;  // [n_tokens, k_dim], `stride` apart, as k and v
+  const float* k;
+  const float* v;      // [n_tokens, n_columns]
+  const float* decay;  // one per token, `gate_stride` apart, as beta
+  const float* beta;
+  float* out;
+  float* state;  // [k_dim][kLanes]
+  int64_t stride, gate_stride, out_stride;
+  int64_t n_tokens;
+  int k_dim, n_columns;
+};
+
 struct KernelTable {
   const FormatKernels* formats;  // in the order of formats()
 
@@ -228,6 +254,10 @@ struct KernelTable {
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*add)(float* x, const float* y, int64_t n);  // x += y
   void (*exp)(const float* x, int64_t n, float* out);
+  void (*short_conv)(const ConvTask& task);
+  void (*delta_rule)(const DeltaTask& task);
+  void (*l2_norm)(float* x, float eps, float scale, int64_t n);  // of one head
+  void (*decay)(float* x, const float* bias, const float* rate, int64_t n);
   // For measurements: reads n bytes (a multiple of 256) as fast as it can; the result only keeps
   // the loads alive.
   int64_t (*read_memory)(const uint8_t* p, size_t n);

@@ -12,6 +12,7 @@
 #include "cpu/kernels/matmul_float.h"
 #include "cpu/kernels/matmul_int.h"
 #include "cpu/kernels/quantize.h"
+#include "cpu/kernels/recurrent.h"
 
 namespace hrun {
 namespace {
@@ -62,6 +63,10 @@ constexpr KernelTable kTable = {
     .silu_mul = silu_mul_kernel,
     .add = add_kernel,
     .exp = exp_kernel,
+    .short_conv = short_conv_kernel,
+    .delta_rule = delta_rule_kernel,
+    .l2_norm = l2_norm_kernel,
+    .decay = decay_kernel,
     .read_memory = read_memory_kernel,
 #if defined(__AMX_INT8__)
     .multiply_registers = multiply_tiles_kernel,

@@ -36,6 +36,7 @@ SchedulerOptions scheduler_options(const EngineOptions& options, int64_t n_ctx, 
   SchedulerOptions s;
   s.n_ctx = n_ctx;
   s.n_pages = cache.n_pages();
+  s.n_state_slots = cache.n_states();
   if (cache.is_coded())
     s.rows = {[&cache](PageId page) { return cache.keeps_rows(page); },
               [&cache](PageId page) { cache.drop_rows(page); }};
@@ -43,6 +44,17 @@ SchedulerOptions scheduler_options(const EngineOptions& options, int64_t n_ctx, 
   s.max_waiting = options.max_waiting;
   s.max_waiting_tokens = options.max_waiting_tokens;
   return s;
+}
+
+// Ends of the last turns of a prompt: whoever takes the conversation up again goes on from there.
+std::vector<int64_t> turn_ends_of(const Request& request) {
+  constexpr size_t kTurns = 2;
+  std::vector<int64_t> ends;
+  for (auto n = static_cast<int64_t>(request.prompt.size()) - 1; n > 0 && ends.size() < kTurns; --n)
+    if (std::find(request.end_tokens.begin(), request.end_tokens.end(),
+                  request.prompt[static_cast<size_t>(n) - 1]) != request.end_tokens.end())
+      ends.insert(ends.begin(), n);
+  return ends;
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -90,7 +102,7 @@ void Engine::Step::add(const Span& span) {
   const int64_t first_row = rows_.n_rows();
   rows_.add(std::span(s.tokens).subspan(static_cast<size_t>(span.first),
                                         static_cast<size_t>(span.n_rows)),
-            span.first, s.pages);
+            span.first, s.pages, s.state_slot);
   active.handle->n_cached_ = s.n_cached;
   const Request& request = active.request;
   for (int64_t i = 0; i < span.n_rows; ++i) {
@@ -124,6 +136,7 @@ void Engine::Step::run() {
   const Model& model = *engine_.model_;
   for (const PageCopy& copy : plan_.page_copies)
     engine_.cache_.copy_page(copy.from, copy.to, copy.n_positions);
+  for (const StateCopy& copy : plan_.state_copies) engine_.cache_.copy_state(copy.from, copy.to);
   const auto n_vocab = static_cast<size_t>(model.params().n_vocab);
   const auto n_embd = static_cast<size_t>(model.params().n_embd);
   const size_t head = model.runs().back().device;
@@ -145,6 +158,7 @@ void Engine::Step::run() {
   };
   forward(model, engine_.workspaces_, engine_.cache_, rows_.batch(), outputs, poll);
   model.file().check_readable();  // weights may lie in it
+  for (const StateCopy& save : plan_.state_saves) engine_.cache_.copy_state(save.from, save.to);
   if (on_device_) draw_on_device();
   for (size_t i = 0; i < hidden_.size(); ++i)
     take_hidden(hidden_[i], std::span(hidden).subspan(i * n_embd, n_embd));
@@ -298,7 +312,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
       options_(options),
       n_ctx_(context_of(*model_, options)),
       cache_(*model_, page_count(options, n_ctx_), cache_type_named(options.type_k),
-             cache_type_named(options.type_v)),
+             cache_type_named(options.type_v), default_state_slots(*model_, options.max_running)),
       scheduler_(scheduler_options(options, n_ctx_, cache_)),
       process_(getpid()) {
   memory_bytes_ = cache_.bytes();
@@ -345,6 +359,7 @@ std::shared_ptr<RequestHandle> Engine::submit(Request request) {
     if (request.parameters.max_tokens < 1)
       throw ArgumentError("max_tokens is {}, must be at least 1", request.parameters.max_tokens);
     request.parameters.logits = LogitRows::last;
+    if (cache_.n_states() > 0) request.parameters.turn_ends = turn_ends_of(request);
   } else {
     if (request.constraint) throw ArgumentError("a constraint for a request that draws no tokens");
     request.parameters.max_tokens = 0;

@@ -209,6 +209,8 @@ void PagePool::cut_to_checkpoint(CachedPrefix& prefix) const {
   const auto cut = [&](PageId page, int64_t n) {
     const auto checkpoint = checkpoints_->last(page, n);
     if (!checkpoint) return false;
+    // Of a coded page whose rows are gone no part can be had.
+    if (checkpoint->n < kPagePositions && rows_.kept && !rows_.kept(page)) return false;
     prefix.checkpoint = checkpoint->slot;
     prefix.partial = checkpoint->n < kPagePositions ? page : kNoPage;
     prefix.n_partial = checkpoint->n < kPagePositions ? checkpoint->n : 0;

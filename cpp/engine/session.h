@@ -48,8 +48,10 @@ class Session {
   int64_t n_past() const { return n_past_; }
   int64_t n_ctx() const { return n_ctx_; }
   const Model& model() const { return *model_; }
-  // Forgets everything from position n on; n <= n_past().
-  void truncate(int64_t n);
+  // Forgets everything from position n on; n <= n_past().  Returns the position from which the next
+  // forward() has to go on: n or, where recurrent states or coded pages cannot be cut, the last one
+  // before; it then computes the tokens between once more, to the same bits.
+  int64_t truncate(int64_t n);
   size_t memory_bytes() const;
 
   // Of the last forward(): [n_logit_rows, n_vocab].
@@ -60,12 +62,27 @@ class Session {
   void pass(std::span<const int32_t> tokens, int64_t first, Logits which, float* logits,
             const std::function<void()>& poll, MatmulObserver* observer);
 
+  // Recurrent layers.  Slot 0 is the state at state_at_, the others are kept.
+  struct KeptState {
+    int32_t slot;
+    int64_t position;
+  };
+  void keep_state();
+  void restore_state(int64_t position);
+  void forget_states_beyond(int64_t n) {
+    std::erase_if(kept_, [&](const KeptState& kept) { return kept.position > n; });
+  }
+  bool can_write(int64_t position) const;
+  int64_t start_before(int64_t most) const;
+
   std::shared_ptr<const Model> model_;
   int64_t n_ctx_;
   int64_t n_past_ = 0;
   std::vector<int32_t> tokens_;  // n_past_ of them
   int64_t n_computed_ = 0;       // positions in the cache; those up to n_past_ are computed again
   ModelCache cache_;
+  std::vector<KeptState> kept_;        // the least recently kept first
+  int64_t state_at_ = 0;               // -1: nowhere
   std::vector<int32_t> pages_;         // of the one sequence: all, in order
   std::vector<Workspace> workspaces_;  // one per backend
   BatchRows rows_;

@@ -8,22 +8,38 @@
 
 namespace hrun {
 
-ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type)
+ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type,
+                       int64_t n_states)
     : n_pages_(n_pages), k_type_(k_type), v_type_(v_type) {
   const std::string purpose = format("the KV cache of {} positions (a smaller context takes less)",
                                      n_pages * kPagePositions);
   for (const LayerRun& run : model.runs()) {
     CachePlan plan;
     plan.n_pages = n_pages;
-    std::vector<int64_t> layers;
+    StatePlan state_plan;
+    state_plan.n_slots = n_states;
+    std::vector<int64_t> layers, recurrent;
     for (int64_t l = run.first_layer; l < run.end_layer; ++l) {
       const BlockNeeds needs = mixer_needs(model.plan(), l, 1);
       slots_.push_back({});
+      states_.push_back({});
+      if (needs.has_state()) {
+        state_plan.layers.push_back(needs.state);
+        recurrent.push_back(l);
+      }
       if (!needs.has_cache()) continue;
       CacheLayer layer = needs.cache;
       layer.k_type = k_type, layer.v_type = v_type;
       plan.layers.push_back(layer);
       layers.push_back(l);
+    }
+    if (!recurrent.empty()) {
+      n_states_ = n_states;
+      kept_states_.push_back(
+          model.backend(run.device)
+              .make_states(state_plan, format("{} states of recurrent layers", n_states)));
+      for (size_t i = 0; i < recurrent.size(); ++i)
+        states_[static_cast<size_t>(recurrent[i])] = {kept_states_.back().get(), i};
     }
     if (layers.empty()) continue;
     caches_.push_back(model.backend(run.device).make_cache(plan, purpose));
@@ -54,6 +70,17 @@ std::string ModelCache::overflow_hint() const {
       flags, names);
 }
 
+size_t ModelCache::bytes() const {
+  size_t bytes = page_bytes() * static_cast<size_t>(n_pages_);
+  for (const auto& states : kept_states_)
+    bytes += states->slot_bytes() * static_cast<size_t>(states->n_slots());
+  return bytes;
+}
+
+void ModelCache::copy_state(int32_t from, int32_t to) {
+  for (const auto& states : kept_states_) from < 0 ? states->clear(to) : states->copy(from, to);
+}
+
 void ModelCache::copy_page(int32_t from, int32_t to, int64_t n_positions) {
   for (const auto& cache : caches_) cache->copy_page(from, to, n_positions);
 }
@@ -69,6 +96,14 @@ bool ModelCache::keeps_rows(int32_t page) const {
 
 void ModelCache::drop_rows(int32_t page) {
   for (const auto& cache : caches_) cache->drop_rows(page);
+}
+
+int64_t default_state_slots(const Model& model, int64_t n_running) {
+  constexpr size_t kBytes = size_t{1} << 30;
+  constexpr int64_t kLeast = 4;
+  const size_t bytes = state_bytes(model.plan());
+  if (bytes == 0) return 0;
+  return std::clamp(static_cast<int64_t>(kBytes / bytes), kLeast, std::max(kLeast, 2 * n_running));
 }
 
 }  // namespace hrun

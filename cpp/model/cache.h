@@ -16,18 +16,24 @@ class ModelCache {
  public:
   // Throws OutOfMemoryError with the need, UnsupportedModelError for a type that a device cannot
   // keep.
-  ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type);
+  // n_states: slots for states of recurrent layers, where the model has such.
+  ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type,
+             int64_t n_states);
 
   // Of a layer; without a cache where the layer keeps none.
   const CacheSlot& slot(int64_t layer) const { return slots_[static_cast<size_t>(layer)]; }
+  const StateSlot& state(int64_t layer) const { return states_[static_cast<size_t>(layer)]; }
   int64_t n_pages() const { return n_pages_; }
-  size_t bytes() const { return page_bytes() * static_cast<size_t>(n_pages_); }
+  int64_t n_states() const { return n_states_; }  // 0 where no layer is recurrent
+  size_t bytes() const;
   size_t page_bytes() const;  // on all devices
   void copy_page(int32_t from, int32_t to, int64_t n_positions);
   // See DeviceCache.
   bool is_coded() const;
   bool keeps_rows(int32_t page) const;
   void drop_rows(int32_t page);
+  // Of all recurrent layers; from -1: the state before any token.
+  void copy_state(int32_t from, int32_t to);
 
   // draw(), with a word about the cache where logits are not finite: it may be the cause.
   template <class Draw>
@@ -46,6 +52,13 @@ class ModelCache {
   CacheType k_type_, v_type_;
   std::vector<std::unique_ptr<DeviceCache>> caches_;  // one per run of layers that keep some
   std::vector<CacheSlot> slots_;
+  int64_t n_states_ = 0;
+  std::vector<std::unique_ptr<DeviceStates>> kept_states_;  // one per run with recurrent layers
+  std::vector<StateSlot> states_;
 };
+
+// Slots for the states of up to n_running sequences and for checkpoints beside them, in a gibibyte
+// or so; 0 where no layer is recurrent.
+int64_t default_state_slots(const Model& model, int64_t n_running);
 
 }  // namespace hrun

@@ -44,6 +44,16 @@ enum class Role : uint8_t {
   attn_k_b,
   attn_v_b,
   attn_kv_b,  // latent attention
+  delta_qkv,
+  delta_gate,
+  delta_conv,
+  delta_step,
+  delta_beta,
+  delta_beta_step,
+  delta_step_bias,
+  delta_rate,
+  delta_norm,
+  delta_out,  // the gated delta rule
   attn_output,
   attn_output_bias,
   attn_post_norm,
@@ -75,6 +85,8 @@ enum class Role : uint8_t {
 inline constexpr Role kFirstLayerRole = Role::attn_norm;
 
 constexpr bool is_layer_role(Role role) { return role >= kFirstLayerRole; }
+// Of a short convolution: read column by column, not multiplied as a matrix.
+constexpr bool is_taps(Role role) { return role == Role::delta_conv; }
 
 // A tensor's sizes in terms of the hyper-parameters.
 enum class Dim : uint8_t {
@@ -104,6 +116,13 @@ enum class Dim : uint8_t {
   latent_v,
   latent_out /* heads * latent_v */,
   latent_expanded /* heads * (nope + latent_v) */,
+  q_gated /* a gate beside each query: 2 * heads * head */,
+  delta_qkv,
+  delta_v,
+  delta_heads /* of values */,
+  delta_heads_twice,
+  delta_head /* values of one */,
+  conv_taps,
   count,
 };
 
@@ -121,12 +140,20 @@ enum class Transform : uint8_t {
   odd_values,  // of pairs of values
   latent_keys,
   latent_values,  // parts of the heads of kv_b_proj; keys transposed
+  taps,           // of a convolution of each channel by itself: [channels, 1, taps]
+  tile_heads,  // value heads (n_k_heads, r), r to a key head, to (r, n_k_heads): of rows, or values
+  tile_last_heads,       // of the rows (taps or not) behind those of queries and keys
+  tile_head_columns,     // of columns
+  tile_heads_minus_exp,  // of values, -e^x
+  minus_exp,
+  delta_groups_qkv,
+  delta_groups_gate,  // rows that lie together by key head: its query, key, values, gates
   count,
 };
 
-// The layers that have a tensor: all, the leading dense ones of a model with experts, or those with
-// experts.
-enum class Where : uint8_t { every, dense, experts };
+// The layers that have a tensor: all, those with this feed-forward block, or those with this mixer.
+enum class Where : uint8_t { every, dense, experts, attention, recurrent, count };
+std::string_view where_name(Where where);
 
 struct TensorRule {
   Role role;
@@ -158,7 +185,8 @@ struct ConfigRule {
 enum class Norm : uint8_t { rms, layer };
 
 // What a layer does first, and then: the blocks under model/blocks.
-enum class Mixer : uint8_t { attention, latent_attention, count };
+enum class Mixer : uint8_t { attention, latent_attention, delta_rule, count };
+constexpr bool is_recurrent(Mixer mixer) { return mixer >= Mixer::delta_rule; }
 enum class Feed : uint8_t { dense, experts, count };
 
 enum class Gating : uint8_t {
@@ -186,8 +214,11 @@ struct ModelDescription {
   int64_t width_scaled_layers = 0;  // the model of so many layers has attention.scale 1 /
                                     // sqrt(n_embd / n_heads) where the key is absent
   Gating gating = Gating::softmax;
-  bool experts_normed = true;  // the weights of the selected experts sum to 1
-  bool yarn_truncates = true;  // the ends of yarn's ramp are whole pairs
+  bool experts_normed = true;      // the weights of the selected experts sum to 1
+  bool yarn_truncates = true;      // the ends of yarn's ramp are whole pairs
+  Mixer recurrent = Mixer::count;  // of the layers without attention, if there are such
+  int64_t attention_period = 0;    // every n-th layer has attention, where the file does not say
+  bool delta_grouped = false;      // value heads of one key head lie together
 
   bool has_key(std::string_view key) const {
     for (const ConfigRule& rule : config)

@@ -38,6 +38,7 @@ struct Pass {
   // Of a block: all of it, whatever the block before had.
   Arena arena() const { return Arena(work.scratch()); }
   const CacheSlot& cache(int64_t layer) const { return kept.slot(layer); }
+  const StateSlot& state(int64_t layer) const { return kept.state(layer); }
   void norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
             FloatView out) const {
     if (model.description().norm == Norm::rms)
@@ -96,9 +97,9 @@ struct PassOutputs {
 };
 
 // Runs a batch (at most max_tokens() rows of the workspaces, of which there is one per backend of
-// the model).  Keys and values go to the pages of the spans in `cache`.  `poll`
-// is called before each layer and may throw; the pages then hold garbage at the positions of the
-// batch, which the next pass over them overwrites.
+// the model).  Keys and values go to the pages of the spans in `cache`, recurrent states on from
+// the slots of the spans.  `poll` is called before each layer and may throw; the pages then hold
+// garbage at the positions of the batch, which the next pass over them overwrites.
 void forward(const Model& model, std::span<Workspace> workspaces, const ModelCache& cache,
              const Batch& batch, const PassOutputs& outputs, const std::function<void()>& poll,
              MatmulObserver* observer = nullptr);

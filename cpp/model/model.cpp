@@ -113,6 +113,7 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
 Weight Model::upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use) {
   const int64_t n_slices = size_of(rule_of(description(), role).slices, params());
   const TensorView whole = file_.view(*info);
+  if (is_taps(role)) return upload_taps(whole, device);
   const int64_t rows = whole.rows / n_slices;
   Weight weight;
   bool copied = true;
@@ -122,6 +123,26 @@ Weight Model::upload(const gguf::TensorInfo* info, Role role, size_t device, Ten
   }
   file_.check_readable();
   if (copied) file_.release_pages(*info);
+  return weight;
+}
+
+// The taps of a convolution, of which the file has a row per channel: one row of floats, tap after
+// tap.
+Weight Model::upload_taps(const TensorView& taps, size_t device) {
+  const auto rows = static_cast<size_t>(taps.rows), cols = static_cast<size_t>(taps.cols);
+  const FormatInfo& format = *find_format(taps.format);
+  std::vector<uint8_t>& bytes = made_.emplace_back(rows * cols * sizeof(float));
+  auto* const out = reinterpret_cast<float*>(bytes.data());
+  std::vector<float> row(cols);
+  for (size_t r = 0; r < rows; ++r) {
+    format.decode_row(taps.data + r * taps.row_bytes, taps.cols, row.data());
+    for (size_t c = 0; c < cols; ++c) out[c * rows + r] = row[c];
+  }
+  file_.check_readable();
+  Weight weight;
+  weight.push_back(backend(device).upload(
+      TensorView{F32::kId, 1, taps.rows * taps.cols, bytes.size(), bytes.data(), taps.name},
+      TensorUse::product));
   return weight;
 }
 

@@ -59,6 +59,7 @@ class Model {
  private:
   Model(gguf::File file, ModelPlan plan, const BackendOptions& options);
   Weight upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use);
+  Weight upload_taps(const TensorView& taps, size_t device);
   void split_latent(int64_t layer);
   static const DeviceTensor* first(const Weight& weight) {
     return weight.empty() ? nullptr : weight.front().get();

@@ -21,11 +21,14 @@ size_t working_bytes(const ModelPlan& plan, int64_t positions) {
   return static_cast<size_t>(2 * (activations + logits) + rotary) * sizeof(float);
 }
 
-// Keys and values of a layer, as F16.
+// Keys and values of a layer, as F16, or the states of a few sequences.
 size_t cache_bytes(const ModelPlan& plan, int64_t layer, int64_t positions) {
-  const CacheLayer cache = mixer_needs(plan, layer, 1).cache;
+  constexpr size_t kStates = 4;
+  const BlockNeeds needs = mixer_needs(plan, layer, 1);
+  const CacheLayer& cache = needs.cache;
   return static_cast<size_t>(positions) *
-         static_cast<size_t>(cache.n_kv_heads * (cache.k_dim + cache.v_dim)) * 2;
+             static_cast<size_t>(cache.n_kv_heads * (cache.k_dim + cache.v_dim)) * 2 +
+         kStates * needs.state.floats() * sizeof(float);
 }
 
 }  // namespace

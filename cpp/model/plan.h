@@ -48,6 +48,15 @@ struct LayerParams {
   int64_t n_ff = 0;
 };
 
+// The gated delta rule, alike in all layers that have it.
+struct DeltaParams {
+  int64_t n_k_heads = 0;
+  int64_t n_v_heads = 0;
+  int64_t k_dim = 0;  // per head
+  int64_t v_dim = 0;
+  int64_t n_taps = 0;  // of the convolution
+};
+
 struct HyperParams {
   int64_t n_layers = 0;
   int64_t n_embd = 0;
@@ -72,6 +81,8 @@ struct HyperParams {
   int64_t latent_kv = 0;     // 0: no latent attention
   int64_t latent_k_dim = 0;  // per head: nope + n_rot
   int64_t latent_v_dim = 0;
+
+  DeltaParams delta;
 
   std::vector<LayerParams> layers;  // n_layers
   std::vector<RopeParams> ropes;

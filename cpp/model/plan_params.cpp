@@ -42,7 +42,8 @@ class Keys {
     if (!gguf::is_unsigned(array->element()) && !gguf::is_signed(array->element()))
       file_.fail("key '{}' is array<{}>, must be an unsigned integer or an array of them", name,
                  type_name(array->element()));
-    if (array->size() != static_cast<uint64_t>(n_layers))
+    if (array->size() != static_cast<uint64_t>(n_layers) &&
+        array->size() != static_cast<uint64_t>(n_layers + n_extra_))
       file_.fail("key '{}' has {} entries, the model has {} layers", name, array->size(), n_layers);
     std::vector<int64_t> values;
     array->for_each([&](const gguf::Value& value) {
@@ -57,6 +58,7 @@ class Keys {
       }
       values.push_back(u ? static_cast<int64_t>(*u) : *i);
     });
+    values.resize(static_cast<size_t>(n_layers));
     return values;
   }
   // The same of what must be alike in all layers.
@@ -83,10 +85,13 @@ class Keys {
   }
 
   const gguf::File& file() const { return file_; }
+  // Arrays may have so many entries more, of layers that are not run.
+  void allow_extra_layers(int64_t n) { n_extra_ = n; }
 
  private:
   const gguf::File& file_;
   std::string prefix_;
+  int64_t n_extra_ = 0;
 };
 
 // Keys that change what some models compute; where the description does not list one it is harmless
@@ -297,6 +302,49 @@ void read_latent_attention(const Keys& keys, const ModelDescription& description
 
 constexpr double kMaxFactor = 1e6;
 
+// Which layers are recurrent: by a period (every n-th has attention), or one by one.
+void read_mixers(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  if (description.recurrent == Mixer::count) return;
+  const gguf::File& file = keys.file();
+  constexpr std::string_view kKey = "attention.recurrent_layers";
+  const gguf::Entry* entry = file.find(keys.key(kKey));
+  std::vector<bool> recurrent;
+  if (const auto* array = entry ? std::get_if<gguf::Array>(&entry->value) : nullptr) {
+    array->for_each([&](const gguf::Value& value) {
+      const auto* flag = std::get_if<bool>(&value);
+      if (!flag) file.fail("key '{}' is no array<bool>", keys.key(kKey));
+      recurrent.push_back(*flag);
+    });
+    if (static_cast<int64_t>(recurrent.size()) < p.n_layers)
+      file.fail("key '{}' has {} entries, the model has {} layers", keys.key(kKey),
+                recurrent.size(), p.n_layers);
+  } else {
+    const int64_t period =
+        keys.count_or("full_attention_interval", description.attention_period, 1, kMaxLayers);
+    for (int64_t l = 0; l < p.n_layers; ++l) recurrent.push_back((l + 1) % period != 0);
+  }
+  for (size_t l = 0; l < p.layers.size(); ++l)
+    if (recurrent[l]) p.layers[l].mixer = description.recurrent;
+}
+
+void read_delta_rule(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  if (description.recurrent != Mixer::delta_rule) return;
+  DeltaParams& d = p.delta;
+  d.n_taps = keys.count("ssm.conv_kernel", 1, kMaxConvTaps);
+  d.k_dim = keys.count("ssm.state_size", 1, kMaxStateRows);
+  d.n_k_heads = keys.count("ssm.group_count", 1, kMaxHeads);
+  d.n_v_heads = keys.count("ssm.time_step_rank", 1, kMaxHeads);
+  const int64_t values = keys.count("ssm.inner_size", 1, kMaxWidth);
+  if (d.n_v_heads % d.n_k_heads != 0)
+    keys.file().fail("key '{}' is {}, which is not a multiple of {}, {}",
+                     keys.key("ssm.time_step_rank"), d.n_v_heads, keys.key("ssm.group_count"),
+                     d.n_k_heads);
+  if (values % d.n_v_heads != 0 || values / d.n_v_heads > static_cast<int64_t>(kMaxHeadDim))
+    keys.file().fail("key '{}' is {}, must be {} (the heads) times at most {}",
+                     keys.key("ssm.inner_size"), values, d.n_v_heads, kMaxHeadDim);
+  d.v_dim = values / d.n_v_heads;
+}
+
 // The rotary embedding of layers whose heads have k_dim values.
 void read_rope(const Keys& keys, const ModelDescription& description, int64_t k_dim, HyperParams& p,
                RopeParams& rope) {
@@ -423,12 +471,21 @@ void read_layers(const Keys& keys, HyperParams& p) {
 }  // namespace
 
 HyperParams read_params(const gguf::File& file, const ModelDescription& description) {
-  const Keys keys(file, description.name);
+  Keys keys(file, description.name);
   HyperParams p;
   p.n_layers = keys.count("block_count", 1, kMaxLayers);
+  // The last layers predict several tokens at once; they stay in the file.
+  if (description.has_key("nextn_predict_layers")) {
+    const int64_t n_extra =
+        keys.count_or("nextn_predict_layers", 0, 0, static_cast<uint64_t>(p.n_layers - 1));
+    keys.allow_extra_layers(n_extra);
+    p.n_layers -= n_extra;
+  }
   p.n_embd = keys.count("embedding_length", 1, kMaxWidth);
   p.n_ctx_train = keys.count("context_length", 1, kMaxContext);
   read_layers(keys, p);
+  read_mixers(keys, description, p);
+  read_delta_rule(keys, description, p);
   p.norm_eps = static_cast<float>(keys.number(description.norm == Norm::rms
                                                   ? "attention.layer_norm_rms_epsilon"
                                                   : "attention.layer_norm_epsilon",

@@ -10,6 +10,7 @@ namespace hrun {
 
 bool is_in_layer(const TensorRule& rule, const HyperParams& params, int64_t layer) {
   const Feed feed = params.layer(layer).feed;
+  const bool recurrent = is_recurrent(params.layer(layer).mixer);
   switch (rule.where) {
     case Where::every:
       return true;
@@ -17,6 +18,12 @@ bool is_in_layer(const TensorRule& rule, const HyperParams& params, int64_t laye
       return feed == Feed::dense;
     case Where::experts:
       return feed == Feed::experts;
+    case Where::attention:
+      return !recurrent;
+    case Where::recurrent:
+      return recurrent;
+    case Where::count:
+      break;
   }
   return false;
 }
@@ -76,6 +83,20 @@ int64_t size_of(Dim dim, const HyperParams& p, int64_t layer) {
       return at.n_heads * p.latent_v_dim;
     case Dim::latent_expanded:
       return at.n_heads * (p.nope() + p.latent_v_dim);
+    case Dim::q_gated:
+      return 2 * at.n_heads * at.k_dim;
+    case Dim::delta_qkv:
+      return 2 * p.delta.n_k_heads * p.delta.k_dim + p.delta.n_v_heads * p.delta.v_dim;
+    case Dim::delta_v:
+      return p.delta.n_v_heads * p.delta.v_dim;
+    case Dim::delta_heads:
+      return p.delta.n_v_heads;
+    case Dim::delta_heads_twice:
+      return 2 * p.delta.n_v_heads;
+    case Dim::delta_head:
+      return p.delta.v_dim;
+    case Dim::conv_taps:
+      return p.delta.n_taps;
     case Dim::count:
       break;
   }
@@ -136,7 +157,7 @@ const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule,
   const gguf::TensorInfo* tensor = file.find_tensor(name);
   if (!tensor) return nullptr;
   check_shape(file, *tensor, rule, p, layer);
-  if (rule.rows == Dim::one) check_vector(file, *tensor, rule.role);
+  if (rule.rows == Dim::one || is_taps(rule.role)) check_vector(file, *tensor, rule.role);
   return tensor;
 }
 

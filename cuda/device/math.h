@@ -40,6 +40,24 @@ HRUN_HD float exponential(float x) {
   return (p * power(half)) * power(whole - half);
 }
 
+// 1 / (1 + e^-x)
+HRUN_HD float sigmoid(float x) { return 1.0f / (1.0f + exponential(0.0f - x)); }
+
+// ln(1 + e^x)
+HRUN_HD float softplus(float x) {
+  const float u = exponential(0.0f - larger(0.0f - x, x));
+  const float s = u / (2.0f + u), t = s * s;
+  float p = 1.0f / 15;
+  p = fused_multiply_add(p, t, 1.0f / 13);
+  p = fused_multiply_add(p, t, 1.0f / 11);
+  p = fused_multiply_add(p, t, 1.0f / 9);
+  p = fused_multiply_add(p, t, 1.0f / 7);
+  p = fused_multiply_add(p, t, 1.0f / 5);
+  p = fused_multiply_add(p, t, 1.0f / 3);
+  p = fused_multiply_add(p, t, 1.0f);
+  return larger(0.0f, x) + (s + s) * p;
+}
+
 // x / (1 + e^-x)
 HRUN_HD float silu(float x) { return x / (1.0f + exponential(0.0f - x)); }
 

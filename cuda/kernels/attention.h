@@ -21,6 +21,7 @@ struct KVPages {
 struct SpanOnDevice {
   const int32_t* positions;
   const int32_t* pages;
+  const int32_t* state;  // the slot of its recurrent state
 };
 
 void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, const int32_t* positions);

@@ -57,9 +57,11 @@ struct Gated {
   FloatView gate, up, out;
   HRUN_HD void operator()(int64_t r, int64_t c) const {
     const float g = gate.row(r)[c], u = up.row(r)[c];
-    out.row(r)[c] = f == Nonlinearity::clamped_silu
-                        ? clamped_silu(g, u)
-                        : (f == Nonlinearity::silu ? silu(g) : gelu(g)) * u;
+    out.row(r)[c] = f == Nonlinearity::clamped_silu ? clamped_silu(g, u)
+                                                    : (f == Nonlinearity::silu      ? silu(g)
+                                                       : f == Nonlinearity::sigmoid ? sigmoid(g)
+                                                                                    : gelu(g)) *
+                                                          u;
   }
 };
 struct Activate {
@@ -67,7 +69,9 @@ struct Activate {
   FloatView x, out;
   HRUN_HD void operator()(int64_t r, int64_t c) const {
     const float v = x.row(r)[c];
-    out.row(r)[c] = f == Nonlinearity::silu ? silu(v) : gelu(v);
+    out.row(r)[c] = f == Nonlinearity::silu      ? silu(v)
+                    : f == Nonlinearity::sigmoid ? sigmoid(v)
+                                                 : gelu(v);
   }
 };
 struct CopyHeads {

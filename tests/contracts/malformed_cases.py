@@ -270,7 +270,7 @@ NUMBERS = [
     bad("D92", lambda f: f.set("llama.attention.head_count_kv", "u32", 8), "head_count", "4", "multiple of head_count_kv 8"),
     *(bad(f"D93-{k}", lambda f, k=k: f.set_array(f"llama.{k}", "u32", [4, 4, 4]), k, "3 entries", "2 layers")
       for k in ("attention.head_count", "attention.head_count_kv", "feed_forward_length")),
-    bad("D93-differs", lambda f: f.set_array("llama.attention.head_count_kv", "u32", [2, 1]), "head_count_kv", "differs", error=UNSUPPORTED),
+    bad("D93-differs", lambda f: f.set_array("llama.attention.head_count_kv", "u32", [2, 1]), "blk.1.attn_k.weight", "[64, 32]", "[64, 16]"),
     bad("D93-zero", lambda f: f.set_array("llama.attention.head_count", "i32", [4, -4]), "head_count", "-4"),
     bad("D93-text", lambda f: f.set_array("llama.attention.head_count", "string", ["4", "4"]), "head_count", "array<string>", "unsigned integer"),
     *(llama(f"D94-{n}", "embedding_length", "u32", n, f"is {n}", "1 to 1048576") for n in (0, 2**32 - 1)),
@@ -446,6 +446,12 @@ CONTROLS = [
     Control("D82", edit(model, lambda f: [f.add_tensor(n, [32]) for n in ("a", "b", "c")]), "3 tensors are not used: a, b, c"),
     Control("D89-key-length", edit(model, lambda f: f.set("llama.attention.key_length", "u32", 16).set("llama.attention.value_length", "u32", 16))),
     Control("D93", edit(model, lambda f: f.set_array("llama.attention.head_count_kv", "u32", [2, 2]).set_array("llama.feed_forward_length", "i32", [FF, FF]))),
+    # A head of keys less in the second layer, and a narrower feed-forward block.
+    Control("D93-per-layer", edit(model, lambda f: [
+        f.set_array("llama.attention.head_count_kv", "u32", [2, 1]).set_array("llama.feed_forward_length", "u32", [FF, 64]),
+        *(f.remove_tensor(f"blk.1.{n}.weight").add_tensor(f"blk.1.{n}.weight", dims)
+          for n, dims in (("attn_k", [WIDTH, 16]), ("attn_v", [WIDTH, 16]), ("ffn_gate", [WIDTH, 64]), ("ffn_up", [WIDTH, 64]),
+                          ("ffn_down", [64, WIDTH])))])),
     Control("D97", edit(model, lambda f: f.set("llama.context_length", "u32", 2**32 - 1))),
     *(Control(f"D105-{t}", edit(model, lambda f, t=t: f.set("llama.block_count", t, 2).set("llama.embedding_length", t, WIDTH))) for t in ("u8", "u64", "u16", "i32", "i64")),
     *(Control(f"D108-{n}", edit(model, lambda f, n=n: f.set("llama.attention.sliding_window", "u32", n))) for n in (0, 32, 128)),

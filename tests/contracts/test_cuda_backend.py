@@ -218,7 +218,7 @@ def test_as_many_layers_as_fit(tiny_model) -> None:
     path = str(tiny_model(format="q8_0", n_layers=6, n_embd=256, n_ff=512, n_vocab=600))
     code = "import sys; from hrun import Runtime; r = Runtime(sys.argv[1], device='cuda'); r.generate('a', max_tokens=2); print(r.description)"
     seen = []
-    for room in (100_000, 10_000_000, 12_000_000, 100_000_000):
+    for room in (100_000, 8_000_000, 10_000_000, 100_000_000):
         done = subprocess.run(
             [sys.executable, "-c", code, path],
             env={**os.environ, "HRUN_EMULATED_BYTES": str(room)},

@@ -60,6 +60,14 @@ class CpuBackend final : public Backend {
                  const KeyContext& keys) override;
   void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
                  const AttentionShape& shape, FloatView out) override;
+  std::unique_ptr<DeviceStates> make_states(const StatePlan& plan,
+                                            std::string_view purpose) override;
+  void short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state, const Batch& batch,
+                  bool silu, FloatView out) override;
+  void delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
+                  const Batch& batch, FloatView out) override;
+  void l2_norm(FloatView x, int n_heads, float eps, float scale) override;
+  void decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) override;
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;
   void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
   void activate(Nonlinearity f, FloatView x, FloatView out) override;

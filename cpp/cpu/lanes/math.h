@@ -53,6 +53,28 @@ HRUN_HD Lanes exp_or_zero(Lanes x) {
   return exp_in(shift_right<31>(sub(splat_int(0), max(distance, sub(splat_int(0), distance)))), x);
 }
 
+// 1 / (1 + e^-x)
+HRUN_HD Lanes sigmoid(Lanes x) {
+  return div(splat(1.0f), add(splat(1.0f), exp(sub(splat(0.0f), x))));
+}
+
+// ln(1 + e^x) = max(x, 0) + ln(1 + u), u = e^-|x|;  ln(1 + u) = 2 atanh(u / (2 + u)) as a series
+// whose remainder is below 1e-8.
+HRUN_HD Lanes softplus(Lanes x) {
+  const Lanes zero = splat(0.0f);
+  const Lanes u = exp(sub(zero, max(sub(zero, x), x)));
+  const Lanes s = div(u, add(splat(2.0f), u)), t = mul(s, s);
+  Lanes p = splat(1.0f / 15);
+  p = fma(p, t, splat(1.0f / 13));
+  p = fma(p, t, splat(1.0f / 11));
+  p = fma(p, t, splat(1.0f / 9));
+  p = fma(p, t, splat(1.0f / 7));
+  p = fma(p, t, splat(1.0f / 5));
+  p = fma(p, t, splat(1.0f / 3));
+  p = fma(p, t, splat(1.0f));
+  return add(max(zero, x), mul(add(s, s), p));
+}
+
 // x / (1 + e^-x)
 HRUN_HD Lanes silu(Lanes x) { return div(x, add(splat(1.0f), exp(sub(splat(0.0f), x)))); }
 

@@ -16,6 +16,9 @@
 #include "model/architectures/qwen2moe.h"
 #include "model/architectures/qwen3.h"
 #include "model/architectures/qwen3moe.h"
+#include "model/architectures/qwen3next.h"
+#include "model/architectures/qwen35.h"
+#include "model/architectures/qwen35moe.h"
 #include "model/architectures/starcoder2.h"
 
 namespace hrun {
@@ -27,6 +30,7 @@ constexpr std::array kArchitectures = {
     &architecture::kGemma3,   &architecture::kPhi3,       &architecture::kOlmo2,
     &architecture::kGranite,  &architecture::kStarcoder2, &architecture::kGpt2,
     &architecture::kGptOss,   &architecture::kDeepseek2,  &architecture::kCommandR,
+    &architecture::kQwen35,   &architecture::kQwen35moe,  &architecture::kQwen3next,
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {
@@ -59,6 +63,16 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "attn_k_b",
     "attn_v_b",
     "attn_kv_b",
+    "delta_qkv",
+    "delta_gate",
+    "delta_conv",
+    "delta_step",
+    "delta_beta",
+    "delta_beta_step",
+    "delta_step_bias",
+    "delta_rate",
+    "delta_norm",
+    "delta_out",
     "attn_output",
     "attn_output_bias",
     "attn_post_norm",
@@ -115,15 +129,28 @@ constexpr std::array<std::string_view, static_cast<size_t>(Dim::count)> kDimName
     "latent_v",
     "latent_out",
     "latent_expanded",
+    "q_gated",
+    "delta_qkv",
+    "delta_v",
+    "delta_heads",
+    "delta_heads_twice",
+    "delta_head",
+    "conv_taps",
 };
 static_assert(!kDimNames.back().empty(), "a dim without a name");
 
 constexpr std::array<std::string_view, static_cast<size_t>(Transform::count)> kTransformNames = {
     "none",       "interleave_q_heads",   "interleave_k_heads",  "transpose",
     "plus_one",   "even_rows_transposed", "odd_rows_transposed", "even_values",
-    "odd_values", "latent_keys",          "latent_values",
+    "odd_values", "latent_keys",          "latent_values",       "taps",
+    "tile_heads", "tile_last_heads",      "tile_head_columns",   "tile_heads_minus_exp",
+    "minus_exp",  "delta_groups_qkv",     "delta_groups_gate",
 };
 static_assert(!kTransformNames.back().empty(), "a transform without a name");
+
+constexpr std::array<std::string_view, static_cast<size_t>(Where::count)> kWhereNames = {
+    "every", "dense", "experts", "attention", "recurrent"};
+static_assert(!kWhereNames.back().empty(), "layers without a name");
 
 }  // namespace
 
@@ -136,6 +163,7 @@ const ModelDescription* find_architecture(std::string_view name) {
 }
 
 std::string_view role_name(Role role) { return kRoleNames[static_cast<size_t>(role)]; }
+std::string_view where_name(Where where) { return kWhereNames[static_cast<size_t>(where)]; }
 std::string_view dim_name(Dim dim) { return kDimNames[static_cast<size_t>(dim)]; }
 std::string_view transform_name(Transform transform) {
   return kTransformNames[static_cast<size_t>(transform)];

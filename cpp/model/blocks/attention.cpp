@@ -3,8 +3,16 @@
 namespace hrun {
 namespace {
 
+// Does the queries' matrix also give gates of the mixed values?
+bool has_gates(const ModelPlan& plan) {
+  for (const TensorRule& rule : plan.description->tensors)
+    if (rule.role == Role::attn_q) return rule.rows == Dim::q_gated;
+  return false;
+}
+
 struct Scratch {
   FloatView qkv, q, k, v;  // q, k and v are parts of qkv where one matrix gives them
+  FloatView gated, gate;   // queries and gates, head by head, where one matrix gives both
   FloatView mixed;
 
   Scratch(Arena& arena, const ModelPlan& plan, int64_t l, int64_t n) {
@@ -16,6 +24,7 @@ struct Scratch {
       q = columns(qkv, 0, q_cols), k = columns(qkv, q_cols, k_cols),
       v = columns(qkv, q_cols + k_cols, v_cols);
     } else {
+      if (has_gates(plan)) gated = arena.take(n, 2 * q_cols), gate = arena.take(n, q_cols);
       q = arena.take(n, q_cols), k = arena.take(n, k_cols), v = arena.take(n, v_cols);
     }
     mixed = arena.take(n, p.n_heads * p.v_dim);
@@ -64,10 +73,15 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
     pass.multiply(*all, input, s.qkv);
     pass.add_bias(l, Role::attn_qkv_bias, s.qkv);
   } else {
-    const MatmulTarget qkv[] = {{model.weight(l, Role::attn_q), s.q},
+    const MatmulTarget qkv[] = {{model.weight(l, Role::attn_q), s.gate.data ? s.gated : s.q},
                                 {model.weight(l, Role::attn_k), s.k},
                                 {model.weight(l, Role::attn_v), s.v}};
     pass.multiply(qkv, input);
+    if (s.gate.data) {
+      const FloatView gates = columns(s.gated, p.k_dim, s.gated.cols - p.k_dim);
+      backend.copy_heads(s.gated, 2 * p.k_dim, s.q, p.k_dim, n_heads, p.k_dim);
+      backend.copy_heads(gates, 2 * p.k_dim, s.gate, p.k_dim, n_heads, p.k_dim);
+    }
     pass.add_bias(l, Role::attn_q_bias, s.q);
     pass.add_bias(l, Role::attn_k_bias, s.k);
     pass.add_bias(l, Role::attn_v_bias, s.v);
@@ -88,6 +102,7 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
                              model.weight(l, Role::attn_sinks),
                              rope};
   backend.attention(s.q, cache, pass.batch, shape, s.mixed);
+  if (s.gate.data) backend.gated(Nonlinearity::sigmoid, s.gate, s.mixed, s.mixed);
   pass.multiply(*model.weight(l, Role::attn_output), s.mixed, out);
   pass.add_bias(l, Role::attn_output_bias, out);
 }

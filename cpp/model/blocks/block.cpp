@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/blocks/attention.h"
+#include "model/blocks/delta_rule.h"
 #include "model/blocks/experts.h"
 #include "model/blocks/feed_forward.h"
 #include "model/blocks/latent_attention.h"
@@ -17,7 +18,8 @@ struct Block {
 
 // In the order of Mixer, and of Feed.
 constexpr Block kMixers[] = {{attention_needs, attention},
-                             {latent_attention_needs, latent_attention}};
+                             {latent_attention_needs, latent_attention},
+                             {delta_rule_needs, delta_rule}};
 constexpr Block kFeeds[] = {{feed_forward_needs, feed_forward}, {experts_needs, mix_experts}};
 static_assert(std::size(kMixers) == static_cast<size_t>(Mixer::count));
 static_assert(std::size(kFeeds) == static_cast<size_t>(Feed::count));
@@ -59,6 +61,13 @@ size_t scratch_floats(const ModelPlan& plan, int64_t n_rows) {
     most = std::max({most, mixer_needs(plan, l, n_rows).scratch_floats,
                      feed_needs(plan, l, n_rows).scratch_floats});
   return most;
+}
+
+size_t state_bytes(const ModelPlan& plan) {
+  size_t floats = 0;
+  for (int64_t l = 0; l < plan.params.n_layers; ++l)
+    floats += mixer_needs(plan, l, 1).state.floats();
+  return floats * sizeof(float);
 }
 
 }  // namespace hrun

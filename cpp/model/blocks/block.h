@@ -12,9 +12,11 @@ namespace hrun {
 struct BlockNeeds {
   size_t scratch_floats = 0;
   CacheLayer cache{};      // of the keys and values, types left open; without heads: none
+  StateLayer state{};      // of a recurrent layer
   bool repeatable = true;  // the host takes no part in it, so a pass can be recorded
 
   bool has_cache() const { return cache.n_kv_heads > 0; }
+  bool has_state() const { return state.floats() > 0; }
 };
 
 BlockNeeds mixer_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
@@ -28,5 +30,7 @@ void run_feed(const Pass& pass, int64_t layer, const MatmulInput& input, FloatVi
 bool is_repeatable(const ModelPlan& plan);
 // Scratch that suffices for every block of every layer, which run one after the other.
 size_t scratch_floats(const ModelPlan& plan, int64_t n_rows);
+// About what the state of a sequence takes.
+size_t state_bytes(const ModelPlan& plan);
 
 }  // namespace hrun

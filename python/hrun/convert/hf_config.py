@@ -43,6 +43,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "scoring_func": ("softmax", "sigmoid"),
     "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"),
     "clip_qkv": (),
+    "attn_output_gate": (True,),
 }
 
 
@@ -83,6 +84,18 @@ class HFConfig:
     def has_experts(self, layer: int) -> bool:
         return self["expert_count"] > 0 and layer >= self["leading_dense_block_count"]
 
+    def is_recurrent(self, layer: int) -> bool:
+        if (kinds := self.keys.get("attention.recurrent_layers")) is not None:
+            return isinstance(kinds.value, list) and bool(kinds.value[layer])
+        period = self["full_attention_interval"]
+        return period > 0 and (layer + 1) % period != 0
+
+    def in_layer(self, where: str, layer: int) -> bool:
+        """Has the layer what is in layers of this kind (Where in the core)?"""
+        if where in ("attention", "recurrent"):
+            return (where == "recurrent") == self.is_recurrent(layer)
+        return where == "every" or (where == "experts") == self.has_experts(layer)
+
     def sizes(self) -> dict[str, int]:
         """Lengths by the names of the Dim enumeration of the architecture descriptions."""
         heads, kv_heads, k, v = (
@@ -99,6 +112,10 @@ class HFConfig:
             for key in ("kv_lora_rank", "key_length_mla", "value_length_mla")
         )
         ff_expert = self["expert_feed_forward_length"] or ff
+        delta_k, delta_keys, delta_heads, delta_v = (
+            self[f"ssm.{key}"]
+            for key in ("state_size", "group_count", "time_step_rank", "inner_size")
+        )
         return {
             "one": 1,
             "embd": self["embedding_length"],
@@ -127,6 +144,15 @@ class HFConfig:
             "latent_v": latent_v,
             "latent_out": heads * latent_v,
             "latent_expanded": heads * (latent_k - n_rot + latent_v),
+            "q_gated": 2 * heads * k,
+            "delta_qkv": 2 * delta_keys * delta_k + delta_v,
+            "delta_v": delta_v,
+            "delta_heads": delta_heads,
+            "delta_heads_twice": 2 * delta_heads,
+            "delta_head": delta_v // max(delta_heads, 1),
+            "delta_key_heads": delta_keys,
+            "delta_key_head": delta_k,
+            "conv_taps": self["ssm.conv_kernel"],
         }
 
 
@@ -275,6 +301,16 @@ def _put_listed(
             value = _window_period(config, keys)
         elif rule.key == "rope.freq_base_swa" and rope is not None and rope.window_base is not None:
             value = rope.window_base
+        elif rule.key in ("full_attention_interval", "attention.recurrent_layers"):
+            _put_mixers(config, keys)
+            continue
+        elif rule.key == "ssm.inner_size":
+            value = config.integer("linear_value_head_dim") * config.integer(
+                "linear_num_value_heads"
+            )
+        elif rule.key == "rope.dimension_sections":
+            keys[rule.key] = Entry(rule.key, "array<u32>", _rope_sections(config))
+            continue
         elif rule.key == "expert_gating_func":
             sigmoid = (
                 config.text(
@@ -316,6 +352,49 @@ def _put_listed(
             value = None
         if value is not None:
             keys[rule.key] = Entry(rule.key, rule.type, value)
+
+
+def _put_mixers(config: ConfigObject, keys: dict[str, Entry]) -> None:
+    """Which layers are recurrent: by a period where there is one."""
+    n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
+    kinds = config.values.get("layer_types")
+    if kinds is None:
+        period = config.integer("full_attention_interval", default=4)
+        keys["full_attention_interval"] = Entry("full_attention_interval", "u32", period)
+        return
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != n_layers
+        or not set(kinds) <= {"linear_attention", "full_attention"}
+    ):
+        raise config.error(
+            "layer_types", f"{n_layers} strings, 'linear_attention' or 'full_attention'"
+        )
+    recurrent = [kind == "linear_attention" for kind in kinds]
+    for period in range(1, n_layers + 2):
+        if recurrent == [(layer + 1) % period != 0 for layer in range(n_layers)]:
+            keys["full_attention_interval"] = Entry("full_attention_interval", "u32", period)
+            return
+    keys["attention.recurrent_layers"] = Entry(
+        "attention.recurrent_layers", "array<bool>", recurrent
+    )
+
+
+def _rope_sections(config: ConfigObject) -> list[int]:
+    """Pairs that turn by time, height and width; with text all three are the position."""
+    rope = config.child("rope_parameters") or config.child("rope_scaling")
+    sections = rope.values.get("mrope_section") if rope is not None else None
+    if sections is None:
+        sections = [11, 11, 10]
+    if (
+        not isinstance(sections, list)
+        or len(sections) > 4
+        or not all(
+            isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 65536 for n in sections
+        )
+    ):
+        raise config.error("mrope_section", "an array of up to four counts of pairs")
+    return [*sections, *[0] * (4 - len(sections))]
 
 
 def _window_period(config: ConfigObject, keys: dict[str, Entry]) -> int | None:

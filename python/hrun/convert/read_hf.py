@@ -225,9 +225,7 @@ def _tensors(
             add(rule, None)
     for layer in range(config.n_layers):
         for rule in architecture.tensors:
-            if rule.per_layer and (
-                rule.where == "every" or (rule.where == "experts") == config.has_experts(layer)
-            ):
+            if rule.per_layer and config.in_layer(rule.where, layer):
                 add(rule, layer)
     left = [
         name
@@ -277,7 +275,15 @@ def _computed(name: str, values: Floats) -> SourceTensor:
 
 
 # Small tensors on which much depends: they stay F32.
-_KEPT = ("router", "shared_router", "position_embd")
+_KEPT = (
+    "router",
+    "shared_router",
+    "position_embd",
+    "delta_conv",
+    "delta_step",
+    "delta_beta",
+    "delta_beta_step",
+)
 
 
 def _tensor(rule: Any, gguf_name: str, parts: list[Stored], sizes: dict[str, int]) -> SourceTensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -138,6 +138,81 @@ def _latent_values(stored: Stored, t: Target) -> Made:
     )
 
 
+def _same_shape_gathered(order_of: Callable[[Target], npt.NDArray[np.int64]]) -> Any:
+    """Rows (of a vector, values) in another order: row i of what is written is row order[i] of what is stored."""
+
+    def make(stored: Stored, t: Target) -> Made:
+        order = order_of(t)
+        if t.vector:
+            return (lambda first, last: stored.rows(first, last, t.cols)[:, order]), 1
+        return _gathered(stored, order, t.cols), 1
+
+    return make
+
+
+def _gathered(stored: Stored, order: npt.NDArray[np.int64], cols: int) -> Reader:
+    def read(first: int, last: int) -> Floats:
+        wanted = order[first:last]
+        parts, at = [], 0
+        for end in [*(np.flatnonzero(np.diff(wanted) != 1) + 1), wanted.size]:  # runs
+            parts.append(stored.rows(int(wanted[at]), int(wanted[end - 1]) + 1, cols))
+            at = int(end)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return read
+
+
+def _tiled(sizes: dict[str, int], n: int) -> npt.NDArray[np.int64]:
+    """Of n rows in value heads: those that read key head 0, 1, 2 ... in turn, over and over; stored are all of one together."""
+    keys, values = sizes["delta_key_heads"], sizes["delta_heads"]
+    heads = np.arange(n, dtype=np.int64).reshape(keys, values // keys, n // values)
+    return heads.swapaxes(0, 1).reshape(-1)
+
+
+def _tile_heads(t: Target) -> npt.NDArray[np.int64]:
+    return _tiled(t.sizes, t.cols if t.vector else t.rows)
+
+
+def _tile_last_heads(t: Target) -> npt.NDArray[np.int64]:
+    n_values = t.sizes["delta_v"]
+    return np.concatenate(
+        [np.arange(t.rows - n_values), t.rows - n_values + _tiled(t.sizes, n_values)]
+    )
+
+
+def _by_key_head(t: Target) -> list[npt.NDArray[np.int64]]:
+    """Rows of queries, keys, values and gates, where those of a key head lie together."""
+    s = t.sizes
+    keys, k_dim = s["delta_key_heads"], s["delta_key_head"]
+    v = s["delta_v"] // keys
+    group = np.arange(keys * (2 * k_dim + 2 * v), dtype=np.int64).reshape(keys, -1)
+    return [part.reshape(-1) for part in np.split(group, [k_dim, 2 * k_dim, 2 * k_dim + v], axis=1)]
+
+
+def _by_key_head_shape(t: Target) -> Shape:
+    return (t.sizes["delta_qkv"] + t.sizes["delta_v"], t.cols)
+
+
+def _taps_shape(t: Target) -> Shape:
+    """A convolution of each channel by itself has [channels, 1, taps]."""
+    return (t.rows, 1, t.cols) if t.cols == t.sizes["conv_taps"] else plain_shape(t)
+
+
+def _tile_head_columns(stored: Stored, t: Target) -> Made:
+    order = _tiled(t.sizes, t.cols)
+    return (lambda first, last: stored.rows(first, last, t.cols)[:, order]), 1
+
+
+def _minus_exp(make: Callable[[Stored, Target], Made]) -> Callable[[Stored, Target], Made]:
+    def made(stored: Stored, t: Target) -> Made:
+        read, step = make(stored, t)
+        return (
+            lambda first, last: (-np.exp(read(first, last).astype(np.float64))).astype(np.float32)
+        ), step
+
+    return made
+
+
 # By the names of the Transform enumeration: the stored tensor's shape, and the reader.
 TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target], Made]]] = {
     "none": (plain_shape, _as_is),
@@ -151,6 +226,17 @@ TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target]
     "odd_values": (_paired_values_shape, _paired_values(1)),
     "latent_keys": (_latent_shape, _latent_keys),
     "latent_values": (_latent_shape, _latent_values),
+    "taps": (_taps_shape, _as_is),
+    "tile_heads": (plain_shape, _same_shape_gathered(_tile_heads)),
+    "tile_last_heads": (_taps_shape, _same_shape_gathered(_tile_last_heads)),
+    "tile_head_columns": (plain_shape, _tile_head_columns),
+    "tile_heads_minus_exp": (plain_shape, _minus_exp(_same_shape_gathered(_tile_heads))),
+    "minus_exp": (plain_shape, _minus_exp(_as_is)),
+    "delta_groups_qkv": (
+        _by_key_head_shape,
+        _same_shape_gathered(lambda t: np.concatenate(_by_key_head(t)[:3])),
+    ),
+    "delta_groups_gate": (_by_key_head_shape, _same_shape_gathered(lambda t: _by_key_head(t)[3])),
 }
 
 # Of a tensor whose columns are coded (quantized_checkpoint.py): the columns that a transform keeps, as rows.

@@ -1,0 +1,40 @@
+// States of recurrent layers on the CPU: where they lie in a slot.
+//
+// A slot holds the layers one after the other, and of each the last inputs of its convolution as
+// [past][channel], then its matrices, head by head, as [16 columns][k_dim][column].
+#pragma once
+
+#include <string_view>
+
+#include "backend/backend.h"
+#include "backend/state.h"
+#include "cpu/kernel_table.h"
+
+namespace hrun {
+
+class CpuStates final : public DeviceStates {
+ public:
+  // Throws OutOfMemoryError.
+  CpuStates(const StatePlan& plan, std::string_view purpose);
+
+  size_t slot_bytes() const override { return slot_floats_ * sizeof(float); }
+  void clear(int32_t slot) override;
+  void copy(int32_t from, int32_t to) override;
+
+  float* past(int32_t slot, size_t layer) const { return at(slot) + offsets_[2 * layer]; }
+  float* matrix(int32_t slot, size_t layer) const { return at(slot) + offsets_[2 * layer + 1]; }
+  static size_t head_floats(const StateLayer& layer) {
+    const int columns = (layer.v_dim + kLanes - 1) / kLanes * kLanes;
+    return static_cast<size_t>(layer.k_dim) * static_cast<size_t>(columns);
+  }
+
+ private:
+  float* at(int32_t slot) const {
+    return static_cast<float*>(memory_->data) + static_cast<size_t>(slot) * slot_floats_;
+  }
+  std::vector<size_t> offsets_;  // of the inputs and the matrices of each layer
+  size_t slot_floats_ = 0;
+  std::unique_ptr<DeviceBuffer> memory_;
+};
+
+}  // namespace hrun

@@ -1,0 +1,33 @@
+// Qwen 3.5 (3.6, 3.8) with experts: its layers, and Qwen 2's experts beside a shared one.
+#pragma once
+
+#include "model/architectures/qwen2moe.h"
+#include "model/architectures/qwen35.h"
+
+namespace hrun::architecture {
+
+inline constexpr std::string_view kQwen35moeClasses[] = {"Qwen3_5MoeForConditionalGeneration",
+                                                         "Qwen3_5MoeForCausalLM"};
+
+inline constexpr std::array kQwen35moeWidths = {
+    ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
+    ConfigRule{"expert_shared_feed_forward_length", ConfigType::integer,
+               "shared_expert_intermediate_size"},
+};
+inline constexpr auto kQwen35moeKeys = join(kExpertKeys, kQwen35moeWidths, kDeltaKeys);
+
+inline constexpr auto kQwen35moeTensors =
+    join(kQwen35Globals, kQwen35Norms, kQwen35Attention, only_in(kDeltaRule, Where::recurrent),
+         kExperts, kQwen2moeShared);
+
+inline constexpr ModelDescription kQwen35moe = {
+    .name = "qwen35moe",
+    .hf_classes = kQwen35moeClasses,
+    .rope = RopeStyle::halves,
+    .tensors = kQwen35moeTensors,
+    .config = kQwen35moeKeys,
+    .recurrent = Mixer::delta_rule,
+    .attention_period = 4,
+};
+
+}  // namespace hrun::architecture

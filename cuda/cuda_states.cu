@@ -1,0 +1,95 @@
+#include "cuda/cuda_states.h"
+
+#include "cuda/cuda_backend_parts.h"
+
+namespace hrun::gpu {
+
+CudaStates::CudaStates(CudaBackend& backend, const StatePlan& plan, std::string_view purpose)
+    : DeviceStates(plan), backend_(backend) {
+  checks::state_plan(plan);
+  const auto add = [&](size_t n) {
+    offsets_.push_back(slot_floats_);
+    slot_floats_ += (n + 63) / 64 * 64;
+  };
+  for (const StateLayer& layer : plan.layers) {
+    const size_t past = static_cast<size_t>(layer.n_past) * static_cast<size_t>(layer.n_channels);
+    add(past);
+    add(layer.floats() - past);
+  }
+  size_t all = 0;
+  if (__builtin_mul_overflow(slot_bytes(), static_cast<size_t>(plan.n_slots), &all))
+    throw OutOfMemoryError("{}: {} states of {} bytes are more than the address space", purpose,
+                           plan.n_slots, slot_bytes());
+  memory_ = std::make_unique<Memory>(backend_.gpu_, all, purpose);
+}
+
+void CudaStates::clear(int32_t slot) {
+  checks::state(*this, slot, "clear");
+  const CudaBackend::Turn turn(backend_);
+  backend_.gpu_.clear(at(slot), slot_bytes());
+}
+
+void CudaStates::copy(int32_t from, int32_t to) {
+  checks::state(*this, from, "copy");
+  checks::state(*this, to, "copy");
+  const CudaBackend::Turn turn(backend_);
+  if (from != to) backend_.gpu_.copy(at(to), at(from), slot_bytes());
+}
+
+StateOnDevice CudaStates::state(size_t layer, const int32_t* slot) const {
+  return {at(0) + offsets_[2 * layer], at(0) + offsets_[2 * layer + 1],
+          static_cast<int64_t>(slot_floats_), slot};
+}
+
+namespace {
+
+const CudaStates& on_device(const StateSlot& slot) {
+  if (const auto* own = dynamic_cast<const CudaStates*>(slot.states)) return *own;
+  throw ArgumentError("states of another backend were given to CUDA");
+}
+
+}  // namespace
+
+std::unique_ptr<DeviceStates> CudaBackend::make_states(const StatePlan& plan,
+                                                       std::string_view purpose) {
+  const Turn turn(*this);
+  return std::make_unique<CudaStates>(*this, plan, purpose);
+}
+
+void CudaBackend::short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state,
+                             const Batch& batch, bool silu, FloatView out) {
+  const Turn turn(*this, Operation::recurrent);
+  checks::short_conv(x, taps, state, batch, out);
+  require_step(batch);
+  for (size_t i = 0; i < batch.spans.size(); ++i)
+    gpu::short_conv(gpu_, rows_of(x, batch.spans[i]), vector_of(taps), state.layer().n_past + 1,
+                    on_device(state).state(state.index, span_on_device(batch, i).state), silu,
+                    rows_of(out, batch.spans[i]));
+}
+
+void CudaBackend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
+                             const Batch& batch, FloatView out) {
+  const Turn turn(*this, Operation::recurrent);
+  checks::delta_rule(in, heads, state, batch, out);
+  require_step(batch);
+  for (size_t i = 0; i < batch.spans.size(); ++i) {
+    const auto part = [&](const FloatView& view) { return rows_of(view, batch.spans[i]); };
+    gpu::delta_rule(gpu_, {part(in.q), part(in.k), part(in.v), part(in.decay), part(in.beta)},
+                    heads, state.layer(),
+                    on_device(state).state(state.index, span_on_device(batch, i).state), part(out));
+  }
+}
+
+void CudaBackend::l2_norm(FloatView x, int n_heads, float eps, float scale) {
+  const Turn turn(*this, Operation::norm);
+  checks::heads(x, n_heads, "l2_norm");
+  gpu::l2_norm(gpu_, x, n_heads, eps, scale);
+}
+
+void CudaBackend::decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) {
+  const Turn turn(*this, Operation::gate);
+  checks::decay(x, bias, rate);
+  gpu::decay(gpu_, x, vector_of(bias), vector_of(rate));
+}
+
+}  // namespace hrun::gpu

@@ -1,0 +1,30 @@
+// States of recurrent layers in device memory.
+#pragma once
+
+#include "cuda/cuda_backend.h"
+#include "cuda/kernels/recurrent.h"
+
+namespace hrun::gpu {
+
+class CudaStates final : public DeviceStates {
+ public:
+  // Throws OutOfMemoryError.
+  CudaStates(CudaBackend& backend, const StatePlan& plan, std::string_view purpose);
+
+  size_t slot_bytes() const override { return slot_floats_ * sizeof(float); }
+  void clear(int32_t slot) override;
+  void copy(int32_t from, int32_t to) override;
+  // Of a layer; `slot` is in device memory.
+  StateOnDevice state(size_t layer, const int32_t* slot) const;
+
+ private:
+  float* at(int32_t slot) const {
+    return static_cast<float*>(memory_->data) + static_cast<size_t>(slot) * slot_floats_;
+  }
+  CudaBackend& backend_;
+  std::vector<size_t> offsets_;  // of the inputs and the matrices of each layer
+  size_t slot_floats_ = 0;
+  std::unique_ptr<Memory> memory_;
+};
+
+}  // namespace hrun::gpu
