@@ -24,6 +24,7 @@ DIFFERENT = {
     "gpt-oss": "llama.cpp rounds the ends of yarn's ramp to whole pairs",
     "deepseek2, lite": "llama.cpp tells models without compressed queries by their number of layers",
     "command-r, plus": "llama.cpp knows the norms of heads in models of 64 layers or more",
+    "qwen35, no period": "llama.cpp has one size for heads of keys and of values",
     "deepseek2": "llama.cpp ranks groups of experts by their two best",
 }
 

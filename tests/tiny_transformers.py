@@ -44,12 +44,12 @@ _LATENT = {
     "qk_rope_head_dim": 16,
     "v_head_dim": 32,
 }
-# Twice as many heads of values as of keys, other sizes of both, and no whole number of periods.
+# Twice as many heads of values as of keys, and no whole number of periods.
 _DELTA = {
     "num_hidden_layers": 5,
     "head_dim": 32,
     "linear_key_head_dim": 16,
-    "linear_value_head_dim": 24,
+    "linear_value_head_dim": 16,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }
@@ -236,6 +236,7 @@ TINY: dict[str, Tiny] = {
             "num_hidden_layers": 4,
             "layer_types": ["full_attention", *["linear_attention"] * 2, "full_attention"],
             "linear_num_value_heads": 6,
+            "linear_value_head_dim": 24,
             "tie_word_embeddings": True,
         },
     ),

@@ -10,7 +10,7 @@ from hrun._core import ModelFileError, UnsupportedModelError
 from .config_object import ConfigObject
 from .folder import shown
 from .hf_rope import Rope, read_rope
-from .source import Entry, Value
+from .source import Entry, Scalar, Value
 
 # Names that config.json has had for the same thing; the first that is there counts.
 _EMBD, _LAYERS, _HEADS, _FF = (
@@ -380,7 +380,7 @@ def _put_mixers(config: ConfigObject, keys: dict[str, Entry]) -> None:
     )
 
 
-def _rope_sections(config: ConfigObject) -> list[int]:
+def _rope_sections(config: ConfigObject) -> list[Scalar]:
     """Pairs that turn by time, height and width; with text all three are the position."""
     rope = config.child("rope_parameters") or config.child("rope_scaling")
     sections = rope.values.get("mrope_section") if rope is not None else None
