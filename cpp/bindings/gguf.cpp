@@ -248,6 +248,10 @@ PyPlan make_plan(nb::handle path) {
   put("n_ff", first.n_ff);
   put("n_heads", first.n_heads);
   put("n_kv_heads", first.n_kv_heads);
+  int64_t n_cached_heads = 0;
+  for (const LayerParams& layer : p.layers)
+    if (!is_recurrent(layer.mixer)) n_cached_heads += layer.n_kv_heads;
+  put("n_cached_heads", n_cached_heads);  // of all layers
   put("k_dim", first.k_dim);
   put("v_dim", first.v_dim);
   put("n_ctx_train", p.n_ctx_train);

@@ -23,4 +23,4 @@ PAIRS = (
 def bytes_per_token(params: Mapping[str, Any], type_k: str, type_v: str) -> int:
     """Of all layers, in pages; ``params`` are those of a plan."""
     head = kv_bytes(type_k, params["k_dim"]) + kv_bytes(type_v, params["v_dim"])
-    return int(params["n_layers"]) * int(params["n_kv_heads"]) * head
+    return int(params["n_cached_heads"]) * head
