@@ -10,8 +10,7 @@ CudaCache::CudaCache(CudaBackend& backend, const CachePlan& plan, std::string_vi
   for (const CacheLayer& layer : plan.layers)
     if (layer.is_coded())
       throw UnsupportedModelError(
-          "a GPU keeps no keys and values as {} and {}; possible there: f16, f32",
-          cache_type_name(layer.k_type), cache_type_name(layer.v_type));
+          "a GPU keeps keys and values as they are, not in codes; possible there: f16, f32");
   const auto add = [&](CacheType type, int n_heads, int dim) {
     offsets_.push_back(page_bytes_);
     const size_t values = static_cast<size_t>(n_heads) * static_cast<size_t>(dim) * kPagePositions;
