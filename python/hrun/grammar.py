@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hrun.errors import ArgumentError, GrammarError, printable
 from hrun.gbnf import gbnf_to_lark
+from hrun.library_errors import library_errors
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -58,17 +59,18 @@ def json_schema_grammar(schema: Any) -> Grammar:
         text = json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise GrammarError(f"the JSON schema is no JSON: {printable(str(error), 200)}") from None
-    return _checked(
-        "the JSON schema",
-        _library().grammar_from_json_schema(text, defaults={"whitespace_pattern": _BLANKS}),
-    )
+    with library_errors("the JSON schema", GrammarError):
+        source = _library().grammar_from_json_schema(text, defaults={"whitespace_pattern": _BLANKS})
+    return _checked("the JSON schema", source)
 
 
 def regex_grammar(pattern: str) -> Grammar:
     """Text that ``pattern`` matches as a whole.  Raises GrammarError."""
     if not isinstance(pattern, str):
         raise ArgumentError(f"regex must be a string, got {type(pattern).__name__}")
-    return _checked("the regular expression", _library().grammar_from_regex(pattern))
+    with library_errors("the regular expression", GrammarError):
+        source = _library().grammar_from_regex(pattern)
+    return _checked("the regular expression", source)
 
 
 def choice_grammar(choices: Sequence[str]) -> Grammar:
@@ -93,7 +95,9 @@ def text_grammar(text: str) -> Grammar:
         )
     is_gbnf = "::=" in text and "%llguidance" not in text
     lark = gbnf_to_lark(text) if is_gbnf else text
-    return _checked("the grammar", _library().grammar_from_lark(lark))
+    with library_errors("the grammar", GrammarError):
+        source = _library().grammar_from_lark(lark)
+    return _checked("the grammar", source)
 
 
 def within(lark: str, grammar: Grammar) -> Grammar:
@@ -134,7 +138,8 @@ def grammar_of(
 
 def matcher_of(grammar: Grammar, vocabulary: LLTokenizer) -> LLMatcher:
     """A matcher at the beginning of ``grammar``.  Raises GrammarError."""
-    matcher = _library()(vocabulary, grammar.source, log_level=0, limits=_limits())
+    with library_errors("the grammar", GrammarError):
+        matcher: LLMatcher = _library()(vocabulary, grammar.source, log_level=0, limits=_limits())
     if matcher.is_error():
         raise GrammarError(f"the grammar: {_said(matcher.get_error())}")
     return matcher
@@ -160,7 +165,8 @@ def _limits() -> Any:
 
 
 def _checked(what: str, source: str) -> Grammar:
-    failed, said = _library().validate_grammar_with_warnings(source, limits=_limits())
+    with library_errors(what, GrammarError):
+        failed, said = _library().validate_grammar_with_warnings(source, limits=_limits())
     if failed:
         raise GrammarError(f"{what}: {_said(said[0])}")
     return Grammar(source, tuple(_said(text) for text in said))

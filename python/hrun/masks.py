@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hrun.errors import GrammarError
 from hrun.grammar import Grammar, library, matcher_of
+from hrun.library_errors import library_errors
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -101,9 +103,10 @@ def vocabulary_of(tokenizer: Tokenizer, n_vocab: int) -> LLTokenizer:
     llguidance = library()
     vocabulary = _Vocabulary(tokenizer, n_vocab)
     ends = sorted(tokenizer.end_ids) or [vocabulary.eos_token_id]
-    return llguidance.LLTokenizer(
-        llguidance.TokenizerWrapper(vocabulary), n_vocab=len(vocabulary.tokens), eos_token=ends
-    )
+    with library_errors("the vocabulary has no trie", GrammarError):
+        return llguidance.LLTokenizer(
+            llguidance.TokenizerWrapper(vocabulary), n_vocab=len(vocabulary.tokens), eos_token=ends
+        )
 
 
 def _bits_of(ids: frozenset[int], n_vocab: int) -> np.ndarray:
@@ -126,9 +129,10 @@ def _keep(desk: MaskDesk, matchers: dict[int, LLMatcher], ends: np.ndarray, n_vo
                 matchers.pop(constraint, None)
                 continue
             try:
-                _answer(desk, handle, matchers[constraint], token, words, ends, n_words)
+                with library_errors("the grammar", GrammarError):
+                    _answer(desk, handle, matchers[constraint], token, words, ends, n_words)
             except Exception as error:
-                desk.fail(handle, f"the grammar: {type(error).__name__}: {error}")
+                desk.fail(handle, str(error))
 
 
 def _answer(

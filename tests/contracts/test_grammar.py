@@ -366,3 +366,25 @@ def test_the_trie_of_a_vocabulary(rt: Runtime, shared: Path) -> None:
     check_vocabulary(rt.tokenizer)
     for name in ("llama-spm", "gpt-2", "qwen2"):
         check_vocabulary(Tokenizer.from_gguf(shared / "vocab" / f"ggml-vocab-{name}.gguf"))
+
+
+def test_a_panic_of_the_library_ends_one_answer_and_no_thread(
+    rt: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A panic is no Exception; it would end the thread that all grammars share."""
+    from hrun import masks
+
+    class PanicException(BaseException):
+        """The name of pyo3's."""
+
+    answer = masks._answer
+
+    def panics(*arguments: object) -> None:
+        monkeypatch.setattr(masks, "_answer", answer)
+        raise PanicException("index out of bounds")
+
+    assert rt.generate("a", choice=["yes", "no"], max_tokens=9).text in ("yes", "no")
+    monkeypatch.setattr(masks, "_answer", panics)
+    with pytest.raises(hrun.GenerationError, match="the grammar: index out of bounds"):
+        rt.generate("a", choice=["yes", "no"], max_tokens=9)
+    assert rt.generate("a", choice=["yes", "no"], max_tokens=9).text in ("yes", "no")
