@@ -249,9 +249,12 @@ class Scheduler::Planner {
 
   // Of the rows left, as many as the time allows, and not fewer than min_chunk.
   int64_t rows_for_prompts(int64_t first, int64_t at_most) const {
-    if (!budget_.cost || !budget_.cost->known() || budget_.seconds <= 0) return at_most;
-    const int64_t n =
-        budget_.cost->rows_within(budget_.seconds, plan_.n_rows, plan_.attended, first, at_most);
+    if (!budget_.cost || budget_.seconds <= 0) return at_most;
+    const StepCost& cost = *budget_.cost;
+    int64_t n = cost.known() ? cost.rows_within(budget_.seconds, plan_.n_rows, plan_.attended,
+                                                first, at_most)
+                             : 0;
+    n = std::min(n, cost.rows_believed() - plan_.n_rows);
     return std::clamp(n, std::min(s_.options_.min_chunk, at_most), at_most);
   }
 

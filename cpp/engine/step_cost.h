@@ -13,7 +13,10 @@ class StepCost {
  public:
   void observe(int64_t n_rows, double attended, double seconds);
   // False until enough steps were seen for rows_within() to mean something.
-  bool known() const { return n_observed_ >= 8; }
+  bool known() const { return n_observed_ >= 2; }
+  // Rows of a step up to which the model may be believed: twice those of the largest step seen, so
+  // that the first steps of a prompt find out what rows cost instead of guessing it.
+  int64_t rows_believed() const { return 2 * most_rows_; }
   double seconds(int64_t n_rows, double attended) const;
   // How many rows from position `first` on can join a step of n_rows and `attended` so that it
   // takes at most `limit` seconds; between 0 and at_most.
@@ -29,7 +32,7 @@ class StepCost {
  private:
   void solve();
 
-  int64_t n_observed_ = 0;
+  int64_t n_observed_ = 0, most_rows_ = 0;
   std::array<std::array<double, 3>, 3> moments_{};
   std::array<double, 3> products_{};
   std::array<double, 3> coefficients_{};

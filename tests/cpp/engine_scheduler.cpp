@@ -484,6 +484,39 @@ void cancelled_ones_are_freed() {
   check(bench.rows(again) < 300 - 64, "and cached");
 }
 
+// A running stream's first steps with another's prompt, whatever was seen before them.
+void first_chunks_are_measured() {
+  for (const int n_decoded : {0, 1, 40}) {
+    StepCost cost;
+    const auto seconds = [](int64_t n, double attended) {
+      return 0.008 + 0.0015 * static_cast<double>(n) + 1e-7 * attended;
+    };
+    Bench bench(kRoomy);
+    bench.budget.cost = &cost;
+    bench.budget.seconds = 0.050;
+    const auto timed_step = [&] {
+      const StepPlan plan = bench.step();
+      cost.observe(plan.n_rows, plan.attended, seconds(plan.n_rows, plan.attended));
+      return plan;
+    };
+    const SequenceId stream = bench.submit(text(8, 1), 1000);
+    for (int i = 0; i < 1 + n_decoded; ++i) timed_step();
+    const SequenceId id = bench.submit(text(4096, 2), 1);
+    int64_t most = 0;
+    for (int i = 0; i < 10; ++i) {
+      const StepPlan plan = timed_step();
+      check(rows_of(plan, stream) == 1, "the stream goes on");
+      check(seconds(plan.n_rows, plan.attended) < 0.055, "no step is much longer than wished");
+      most = std::max(most, rows_of(plan, id));
+    }
+    check(most >= 24, "and the prompt gets what fits");
+  }
+  StepCost cost;
+  for (int i = 0; i < 20; ++i) cost.observe(1, 100, 0.010);
+  check(cost.seconds(5, 500) > 0.049, "steps of one row: what they cost is the row's");
+  check(cost.rows_believed() == 2, "and nothing is known of larger ones");
+}
+
 void time_limits_chunks() {
   StepCost cost;
   for (int i = 0; i < 40; ++i) {
@@ -710,6 +743,7 @@ int main() {
   forks_share_the_prompt();
   guesses_take_what_is_left();
   cancelled_ones_are_freed();
+  first_chunks_are_measured();
   time_limits_chunks();
   late_tokens();
   results_are_checked();
