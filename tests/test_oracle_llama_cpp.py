@@ -21,10 +21,14 @@ DIFFERENT = {
     "starcoder2": "llama.cpp leaves out the window",
     "gemma2": "llama.cpp takes the scale of queries from the sizes",
     "gemma3": "llama.cpp takes the scale of queries from the sizes",
+    "gemma3, multimodal": "llama.cpp takes the scale of queries from the sizes",
     "gpt-oss": "llama.cpp rounds the ends of yarn's ramp to whole pairs",
     "deepseek2, lite": "llama.cpp tells models without compressed queries by their number of layers",
     "command-r, plus": "llama.cpp knows the norms of heads in models of 64 layers or more",
     "qwen35, no period": "llama.cpp has one size for heads of keys and of values",
+    "qwen2 vl": "llama.cpp's logits of so small a model are no numbers",
+    "qwen2.5 vl": "llama.cpp's logits of so small a model are no numbers",
+    "exaone 4": "llama.cpp knows windows in the model of 64 layers",
     "deepseek2": "llama.cpp ranks groups of experts by their two best",
 }
 

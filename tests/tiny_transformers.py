@@ -53,6 +53,36 @@ _DELTA = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }
+_SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]}
+_VISION = {
+    "depth": 1,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+}
+_TEMPERATURE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+_ROUTED = {
+    "num_hidden_layers": 3,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.5,
+    "head_dim": 16,
+}
+_SOLAR = {k: v for k, v in _ROUTED.items() if k != "first_k_dense_replace"}
 _LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -63,11 +93,15 @@ _LONGROPE = {
 
 @dataclass(frozen=True)
 class Tiny:
-    """architecture: its name in hrun.  config: the class of transformers' configuration, and changes to the sizes above."""
+    """architecture: its name in hrun.  config: the class of transformers' configuration, and changes to the sizes above.
+
+    vision: of a multimodal model, the sizes of its other part.
+    """
 
     architecture: str
     config: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    vision: Mapping[str, Any] | None = None
 
 
 TINY: dict[str, Tiny] = {
@@ -119,6 +153,19 @@ TINY: dict[str, Tiny] = {
                 "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             },
+        },
+    ),
+    "gemma3, multimodal": Tiny(
+        "gemma3",
+        "Gemma3Config",
+        {"head_dim": 32, "sliding_window": 16, "num_hidden_layers": 7, "query_pre_attn_scalar": 24},
+        {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 224,
+            "patch_size": 14,
         },
     ),
     "phi3": Tiny("phi3", "Phi3Config", {"sliding_window": 24}),
@@ -250,8 +297,158 @@ TINY: dict[str, Tiny] = {
         "Qwen3NextConfig",
         {**_MOE, **_DELTA, "shared_expert_intermediate_size": 48},
     ),
+    "glm 4.7 flash": Tiny(
+        "deepseek2", "Glm4MoeLiteConfig", {**_LATENT, "routed_scaling_factor": 1.8}
+    ),
     "command-r": Tiny("command-r", "CohereConfig", {"logit_scale": 0.5}),
     "command-r, plus": Tiny("command-r", "CohereConfig", {"logit_scale": 0.5, "use_qk_norm": True}),
+    "seed-oss": Tiny("seed_oss", "SeedOssConfig", {"head_dim": 32}),
+    "glm4": Tiny("glm4", "Glm4Config", {"head_dim": 32}),
+    "glm 4.5": Tiny("glm4moe", "Glm4MoeConfig", {**_ROUTED, "attention_bias": True}),
+    "glm 4.5, large": Tiny("glm4moe", "Glm4MoeConfig", {**_ROUTED, "use_qk_norm": True}),
+    "solar open": Tiny("glm4moe", "SolarOpenConfig", _SOLAR),
+    "minimax m2": Tiny(
+        "minimax-m2",
+        "MiniMaxM2Config",
+        {"num_local_experts": 6, "num_experts_per_tok": 2, "head_dim": 32, "rotary_dim": 16},
+    ),
+    "ernie 4.5": Tiny("ernie4_5", "Ernie4_5Config", {"head_dim": 32}),
+    "ernie 4.5, experts": Tiny(
+        "ernie4_5-moe",
+        "Ernie4_5_MoeConfig",
+        {
+            "num_hidden_layers": 3,
+            "moe_num_experts": 6,
+            "moe_k": 2,
+            "moe_intermediate_size": 24,
+            "moe_num_shared_experts": 2,
+            "moe_layer_end_index": 2,
+        },
+    ),
+    "qwen2 vl": Tiny(
+        "qwen2vl",
+        "Qwen2VLConfig",
+        {"rope_parameters": _SECTIONS},
+        {"depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2},
+    ),
+    "qwen2.5 vl": Tiny(
+        "qwen2vl",
+        "Qwen2_5_VLConfig",
+        {"rope_parameters": _SECTIONS},
+        {**_VISION, "fullatt_block_indexes": [0]},
+    ),
+    "qwen3 vl": Tiny(
+        "qwen3vl",
+        "Qwen3VLConfig",
+        {"rope_parameters": _SECTIONS, "head_dim": 16},
+        {**_VISION, "deepstack_visual_indexes": [0]},
+    ),
+    "qwen3 vl, experts": Tiny(
+        "qwen3vlmoe",
+        "Qwen3VLMoeConfig",
+        {
+            **_MOE,
+            "num_local_experts": 6,
+            "moe_intermediate_size": 48,
+            "rope_parameters": _SECTIONS,
+            "head_dim": 16,
+        },
+        {**_VISION, "deepstack_visual_indexes": [0]},
+    ),
+    "stablelm": Tiny("stablelm", "StableLmConfig", {"use_qkv_bias": True}),
+    "granite, experts": Tiny(
+        "granitemoe",
+        "GraniteMoeConfig",
+        {
+            "num_local_experts": 6,
+            "num_experts_per_tok": 2,
+            "attention_multiplier": 0.3,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.5,
+        },
+    ),
+    "granite, shared expert": Tiny(
+        "granitemoe",
+        "GraniteMoeSharedConfig",
+        {"num_local_experts": 6, "num_experts_per_tok": 2, "shared_intermediate_size": 32},
+    ),
+    "olmoe": Tiny(
+        "olmoe",
+        "OlmoeConfig",
+        {"num_experts": 6, "num_experts_per_tok": 2, "num_key_value_heads": 4},
+    ),
+    "dots.llm1": Tiny(
+        "dots1", "Dots1Config", {**_ROUTED, "norm_topk_prob": True, "num_key_value_heads": 4}
+    ),
+    "phi 2": Tiny("phi2", "PhiConfig", {"num_key_value_heads": 4}),
+    "smollm3": Tiny("smollm3", "SmolLM3Config", {"num_hidden_layers": 5}),
+    "cohere2": Tiny(
+        "cohere2",
+        "Cohere2Config",
+        {"num_hidden_layers": 5, "sliding_window": 16, "logit_scale": 0.5},
+    ),
+    "exaone 4": Tiny(
+        "exaone4",
+        "Exaone4Config",
+        {"num_hidden_layers": 5, "sliding_window": 16, "sliding_window_pattern": 4},
+    ),
+    "exaone 4, small": Tiny(
+        "exaone4",
+        "Exaone4Config",
+        {
+            "sliding_window": None,
+            "layer_types": ["full_attention"] * 2,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "olmo3": Tiny(
+        "olmo2",
+        "Olmo3Config",
+        {
+            "num_hidden_layers": 5,
+            "sliding_window": 16,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "rope_theta": 500000.0,
+                    "factor": 8.0,
+                    "original_max_position_embeddings": 32,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
+            },
+        },
+    ),
+    "ministral 3": Tiny(
+        "mistral3", "Ministral3Config", {"head_dim": 16, "rope_parameters": _TEMPERATURE}
+    ),
+    "mistral 3": Tiny(
+        "mistral3",
+        "Mistral3Config",
+        {"model_type": "mistral", "head_dim": 16, "sliding_window": None},
+        {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "head_dim": 16,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    ),
+    "hunyuan": Tiny(
+        "hunyuan-dense",
+        "HunYuanDenseV1Config",
+        {
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "rope_theta": 10000.0,
+                "alpha": 50.0,
+                "factor": 1.0,
+            },
+        },
+    ),
+    "gemma": Tiny("gemma", "GemmaConfig", {"head_dim": 32}),
 }
 
 
@@ -270,8 +467,12 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0, **changes: Any) -> 
             "initializer_range": 0.15,
         }
     torch.manual_seed(seed)
-    config = getattr(transformers, tiny.config)(**{**sizes, **tiny.changes, **changes})
-    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    sizes = {**sizes, **tiny.changes, **changes}
+    make, auto = getattr(transformers, tiny.config), transformers.AutoModelForCausalLM
+    if tiny.vision is not None:
+        sizes = {"text_config": sizes, "vision_config": dict(tiny.vision)}
+        auto = transformers.AutoModelForImageTextToText
+    model = auto.from_config(make(**sizes)).float().eval()
     with torch.no_grad():
         for key, value in model.named_parameters():
             if (

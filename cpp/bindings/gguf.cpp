@@ -453,6 +453,12 @@ void init_plan(nb::module_& m) {
       .def_prop_ro("norm",
                    [](const ModelDescription& d) { return d.norm == Norm::rms ? "rms" : "layer"; })
       .def_prop_ro("rotary", [](const ModelDescription& d) { return d.rotary; })
+      .def_prop_ro("rotary_part", [](const ModelDescription& d) { return d.rotary_part; })
+      .def_prop_ro("no_rope_period", [](const ModelDescription& d) { return d.no_rope_period; })
+      .def_prop_ro(
+          "gating", [](const ModelDescription& d) { return static_cast<int>(d.gating); },
+          "How experts are weighted where config.json does not say: the number that GGUF has for "
+          "it.")
       .def_prop_ro("nonlinearity", [](const ModelDescription& d) {
         return d.nonlinearity == Nonlinearity::silu   ? "silu"
                : d.nonlinearity == Nonlinearity::gelu ? "gelu"

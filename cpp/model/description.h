@@ -20,6 +20,7 @@ enum class Role : uint8_t {
   output_norm,
   output_norm_bias,
   output,
+  output_bias,
   rope_freqs,
   rope_long,
   rope_short,
@@ -136,6 +137,10 @@ enum class Transform : uint8_t {
   plus_one,   // norms that multiply by 1 + weight
   even_rows_transposed,
   odd_rows_transposed,  // of pairs of rows, stored [cols, 2 rows] per slice
+  first_half,
+  second_half,  // of slices of twice the rows
+  first_half_transposed,
+  second_half_transposed,  // stored [cols, 2 rows] per slice
   even_values,
   odd_values,  // of pairs of values
   latent_keys,
@@ -159,8 +164,9 @@ struct TensorRule {
   Role role;
   std::string_view gguf_name;  // "{}" is the layer
   std::string_view hf_name;  // the full parameter name, or several with '|' between; "" if Hugging
-                             // Face has none.  A second
-                             // "{}" is the expert: the slices are stored one by one
+                             // Face has none.  A second "{}" is the expert: the slices are stored
+                             // one by one.  "name@transform": under this name it has another one;
+                             // of equal names the first whose transform takes the stored shape
   Dim rows, cols;
   bool required;
   Transform transform = Transform::none;
@@ -205,14 +211,19 @@ struct ModelDescription {
   Nonlinearity nonlinearity = Nonlinearity::silu;
   bool parallel = false;  // attention and feed-forward read the same normed input
   bool rotary = true;
+  double rotary_part = 1;        // of each head that is turned, where config.json does not say
   bool embd_times_root = false;  // embeddings times sqrt(n_embd)
   bool divides_logits = false;   // by logit_scale, not times
   int64_t window_period =
       0;  // every n-th layer sees all positions, the others a window; 0: all have the window
   double window_rope_base =
       0;  // of the layers with a window, which then have no rope scaling; 0: as the others
-  int64_t width_scaled_layers = 0;  // the model of so many layers has attention.scale 1 /
-                                    // sqrt(n_embd / n_heads) where the key is absent
+  bool window_rope_unscaled = false;  // layers with a window have no rope scaling
+  int64_t no_rope_period = 0;         // every n-th layer is not turned; 0: all are
+  bool rope_in_windows = false;  // of a model with windows, only layers that have one are turned
+  bool turned_before_normed = false;  // heads of queries and keys
+  int64_t width_scaled_layers = 0;    // the model of so many layers has attention.scale 1 /
+                                      // sqrt(n_embd / n_heads) where the key is absent
   Gating gating = Gating::softmax;
   bool experts_normed = true;      // the weights of the selected experts sum to 1
   bool yarn_truncates = true;      // the ends of yarn's ramp are whole pairs

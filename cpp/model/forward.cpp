@@ -97,6 +97,7 @@ class Decoder {
     pass_.multiply(
         model_.head(),
         normed(x, model_.weight(Role::output_norm), model_.weight(Role::output_norm_bias)), y);
+    if (const DeviceTensor* bias = model_.weight(Role::output_bias)) backend_.add_bias(y, *bias);
     if (params_.logit_scale != 1) backend_.scale(y, static_cast<float>(params_.logit_scale));
     if (params_.logit_soft_cap > 0)
       backend_.soft_cap(y, static_cast<float>(params_.logit_soft_cap));

@@ -31,6 +31,8 @@ struct RopeParams {
   bool yarn_truncates = true;
   // Frequencies are divided by the factors of a tensor (llama3 scaling, longrope) if there is one.
   bool has_factors = true;
+  // Vectors at position p are multiplied by 1 + temperature ln(1 + floor(p / original_ctx)).
+  double temperature = 0;
 };
 inline constexpr int kNoRope = -1;
 
@@ -45,6 +47,7 @@ struct LayerParams {
                        // n_rot, latent_kv
   int64_t window = 0;  // positions that it sees; 0: all
   int rope = kNoRope;  // number of its rotary embedding in HyperParams::ropes
+  int query_rope = kNoRope;  // of queries, where it is another one
   int64_t n_ff = 0;
 };
 

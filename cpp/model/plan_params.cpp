@@ -100,7 +100,8 @@ struct Neutral {
   std::string_view suffix;
   double value;
 };
-constexpr std::array<Neutral, 19> kNeutral = {{
+constexpr std::string_view kExpertStep = "interleave_moe_layer_step";
+constexpr std::array<Neutral, 20> kNeutral = {{
     {"expert_count", 0},
     {"expert_used_count", 0},
     {"expert_shared_count", 0},
@@ -108,6 +109,7 @@ constexpr std::array<Neutral, 19> kNeutral = {{
     {"expert_group_count", 1},
     {"expert_group_used_count", 1},
     {"leading_dense_block_count", 0},
+    {kExpertStep, 1},
     {"logit_scale", 1},
     {"residual_scale", 1},
     {"embedding_scale", 1},
@@ -125,7 +127,7 @@ constexpr std::array<Neutral, 19> kNeutral = {{
 void refuse_unknown_maths(const Keys& keys, const ModelDescription& description, int64_t n_ctx) {
   const gguf::File& file = keys.file();
   for (const Neutral& n : kNeutral) {
-    if (description.has_key(n.suffix)) continue;
+    if (description.has_key(n.suffix) && n.suffix != kExpertStep) continue;
     const std::string name = keys.key(n.suffix);
     if (const double value = file.get_float_or(name, n.value); value != n.value)
       unsupported(file, "key '{}' is {}, hrun supports only {} for this architecture", name, value,
@@ -241,10 +243,14 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
     n_dense = keys.count_or("leading_dense_block_count", 0, 0, static_cast<uint64_t>(p.n_layers));
   for (int64_t l = n_dense; l < p.n_layers; ++l)
     p.layers[static_cast<size_t>(l)].feed = Feed::experts;
-  if (description.has_key("expert_shared_feed_forward_length"))
-    p.n_ff_shared = keys.count_or("expert_shared_feed_forward_length", n_ff, 1, kMaxFeedForward);
-  if (description.has_key("expert_shared_count"))
-    p.n_ff_shared = p.n_ff_expert * keys.count("expert_shared_count", 1, 1024);
+  // Where both are there, the width is of all shared experts together.
+  constexpr std::string_view kSharedWidth = "expert_shared_feed_forward_length",
+                             kShared = "expert_shared_count";
+  if (description.has_key(kShared))
+    p.n_ff_shared = p.n_ff_expert * keys.count_or(kShared, 0, 0, 1024);
+  if (description.has_key(kSharedWidth) &&
+      (keys.has(kSharedWidth) || !description.has_key(kShared)))
+    p.n_ff_shared = keys.count_or(kSharedWidth, n_ff, 0, kMaxFeedForward);
   p.experts_normed =
       description.has_key("expert_weights_norm")
           ? file.get_bool_or(keys.key("expert_weights_norm"), description.experts_normed)
@@ -405,14 +411,37 @@ void read_rope(const Keys& keys, const ModelDescription& description, int64_t k_
                      keys.number_or("rope.scaling.yarn_attn_factor", 1, 1 / kMaxFactor, kMaxFactor);
   // DeepSeek: the temperature is on the scores, squared, and not on the rotation.  The file holds a
   // tenth of the multiplier.
-  if (description.has_key("rope.scaling.yarn_log_multiplier"))
-    if (const double multiplier =
-            keys.number_or("rope.scaling.yarn_log_multiplier", 0, 0, kMaxFactor);
-        multiplier != 0 && factor > 1) {
-      const double temperature = 1 + multiplier * math64::log(factor);
-      p.attn_scale *= temperature * temperature;
-      rope.attn_factor /= 1 + 0.1 * math64::log(factor);
-    }
+  // Mistral: it is taken off the rotation.
+  const double multiplier =
+      description.has_key("rope.scaling.yarn_log_multiplier")
+          ? keys.number_or("rope.scaling.yarn_log_multiplier", 0, 0, kMaxFactor)
+          : 0;
+  if (multiplier == 0 || factor <= 1) return;
+  if (p.latent_kv == 0) {
+    rope.attn_factor /= 1 + 0.1 * multiplier * math64::log(factor);
+    return;
+  }
+  const double temperature = 1 + multiplier * math64::log(factor);
+  p.attn_scale *= temperature * temperature;
+  rope.attn_factor /= 1 + 0.1 * math64::log(factor);
+}
+
+// Queries that grow with their position: a rotary embedding of their own.
+void read_query_temperature(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  constexpr std::string_view kKey = "attention.temperature_scale";
+  if (!description.has_key(kKey)) return;
+  RopeParams rope = p.ropes.front();
+  rope.temperature = keys.number_or(kKey, 0, 0, kMaxFactor);
+  if (rope.temperature == 0) return;
+  if (rope.n_rot != p.layer(0).k_dim)
+    unsupported(keys.file(),
+                "key '{}' is {} and {} of {} values of a head are turned: hrun supports only heads "
+                "turned as a whole",
+                keys.key(kKey), rope.temperature, rope.n_rot, p.layer(0).k_dim);
+  rope.original_ctx = static_cast<double>(
+      keys.count_or("rope.scaling.original_context_length", p.n_ctx_train, 1, kMaxContext));
+  for (LayerParams& layer : p.layers) layer.query_rope = static_cast<int>(p.ropes.size());
+  p.ropes.push_back(rope);
 }
 
 // Which rotary embedding each layer has: one for all, or another for those with a window.
@@ -422,14 +451,26 @@ void read_ropes(const Keys& keys, const ModelDescription& description, HyperPara
   RopeParams rope;
   read_rope(keys, description, k_dim, p, rope);
   p.ropes.push_back(rope);
-  if (description.window_rope_base > 0) {
+  if (description.window_rope_base > 0 || description.window_rope_unscaled) {
     RopeParams plain;
     plain.n_rot = rope.n_rot;
-    plain.base = keys.number_or("rope.freq_base_swa", description.window_rope_base, 2, 1e15);
+    const double base = description.window_rope_unscaled ? rope.base : description.window_rope_base;
+    plain.base = keys.number_or("rope.freq_base_swa", base, 2, 1e15);
     plain.has_factors = false;
     p.ropes.push_back(plain);
   }
-  for (LayerParams& layer : p.layers) layer.rope = layer.window > 0 && p.ropes.size() > 1 ? 1 : 0;
+  // Some models turn only the layers with a window, or leave out every n-th.
+  const bool in_windows = description.rope_in_windows &&
+                          keys.count_or("attention.sliding_window", 0, 0, UINT32_MAX) > 0;
+  const std::vector<bool> has_window = read_window_pattern(keys, description, p.n_layers);
+  const int64_t period = description.no_rope_period;
+  for (int64_t l = 0; l < p.n_layers; ++l) {
+    LayerParams& layer = p.layers[static_cast<size_t>(l)];
+    const bool left_out = (period > 0 && (l + 1) % period == 0) ||
+                          (in_windows && !has_window[static_cast<size_t>(l)]);
+    layer.rope = left_out ? kNoRope : layer.window > 0 && p.ropes.size() > 1 ? 1 : 0;
+  }
+  read_query_temperature(keys, description, p);
 }
 
 // Heads and widths of every layer.
@@ -475,7 +516,7 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   HyperParams p;
   p.n_layers = keys.count("block_count", 1, kMaxLayers);
   // The last layers predict several tokens at once; they stay in the file.
-  if (description.has_key("nextn_predict_layers")) {
+  {
     const int64_t n_extra =
         keys.count_or("nextn_predict_layers", 0, 0, static_cast<uint64_t>(p.n_layers - 1));
     keys.allow_extra_layers(n_extra);

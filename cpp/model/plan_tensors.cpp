@@ -204,6 +204,15 @@ void check_choices(const gguf::File& file, const ModelPlan& plan) {
         has_long    ? "only the first"
         : has_short ? "only the second"
                     : "neither");
+  for (int64_t l = 0; l < p.n_layers; ++l)
+    if (p.layer(l).feed == Feed::experts && plan.description->has_role(Role::shared_gate)) {
+      const bool any = plan.layer(l, Role::shared_gate),
+                 all = any && plan.layer(l, Role::shared_up) && plan.layer(l, Role::shared_down);
+      if (any != all || any != (p.n_ff_shared > 0))
+        file.fail("layer {} must have {} tensor '{}' and its like: its shared experts are {} wide",
+                  l, p.n_ff_shared > 0 ? "a" : "no", layer_name("blk.{}.ffn_gate_shexp.weight", l),
+                  p.n_ff_shared);
+    }
   if (p.latent_kv == 0) return;
   for (int64_t l = 0; l < p.n_layers; ++l) {
     const bool whole = plan.layer(l, Role::attn_q), parts = plan.layer(l, Role::attn_q_a) &&

@@ -67,11 +67,15 @@ RopeTable make_rope_table(const RopeParams& p, std::span<const float> factors,
   table.sin.reserve(size);
   std::vector<double> cos_sum(frequency.size()), sin_sum(frequency.size());
   for (int64_t position = 0; position < n_positions; ++position) {
+    double length = magnitude;
+    if (p.temperature > 0)
+      length *= 1 + p.temperature *
+                        math64::log(1 + std::floor(static_cast<double>(position) / p.original_ctx));
     for (size_t i = 0; i < frequency.size(); ++i) {
       double c, s;
       math64::cos_sin(static_cast<double>(position) * frequency[i], c, s);
-      table.cos.push_back(static_cast<float>(c * magnitude));
-      table.sin.push_back(static_cast<float>(s * magnitude));
+      table.cos.push_back(static_cast<float>(c * length));
+      table.sin.push_back(static_cast<float>(s * length));
       cos_sum[i] += c;
       sin_sum[i] += s;
     }

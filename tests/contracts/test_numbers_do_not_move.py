@@ -74,7 +74,7 @@ def test_a_difference_would_be_seen(demo_logits):
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen2moe", "gemma2", "gpt-oss", "deepseek3", "phi3, long", "command-r"]
+    "name", ["qwen2moe", "gemma2", "gpt-oss", "deepseek3", "phi3, long", "command-r", "glm 4.5"]
 )
 def test_every_kind_of_block(name, tmp_path):
     """Experts, windows, sinks, latent attention, fused matrices, parallel blocks, with quantized weights."""

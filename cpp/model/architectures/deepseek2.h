@@ -1,4 +1,5 @@
-// DeepSeek V2, V2.5, V3 and R1: latent attention, one or more shared experts, dense leading layers.
+// DeepSeek V2, V2.5, V3 and R1, GLM 4.7 Flash: latent attention, one or more shared experts, dense
+// leading layers.
 //
 // Keys and values of all heads come from one latent vector per position, which is all that the
 // cache holds: the matrices that would expand it are applied to the queries and to the mixed
@@ -9,8 +10,8 @@
 
 namespace hrun::architecture {
 
-inline constexpr std::string_view kDeepseek2Classes[] = {"DeepseekV2ForCausalLM",
-                                                         "DeepseekV3ForCausalLM"};
+inline constexpr std::string_view kDeepseek2Classes[] = {
+    "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM"};
 
 inline constexpr std::array kLatentAttention = {
     TensorRule{Role::attn_q, "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight",
@@ -40,41 +41,19 @@ inline constexpr std::array kLatentAttention = {
     TensorRule{Role::attn_output, "blk.{}.attn_output.weight",
                "model.layers.{}.self_attn.o_proj.weight", Dim::embd, Dim::latent_out, true},
 };
-inline constexpr std::array kDeepseekShared = {
-    TensorRule{Role::router_correction, "blk.{}.exp_probs_b.bias",
-               "model.layers.{}.mlp.gate.e_score_correction_bias", Dim::one, Dim::experts, false},
-    TensorRule{Role::shared_gate, "blk.{}.ffn_gate_shexp.weight",
-               "model.layers.{}.mlp.shared_experts.gate_proj.weight", Dim::ff_shared, Dim::embd,
-               true},
-    TensorRule{Role::shared_up, "blk.{}.ffn_up_shexp.weight",
-               "model.layers.{}.mlp.shared_experts.up_proj.weight", Dim::ff_shared, Dim::embd,
-               true},
-    TensorRule{Role::shared_down, "blk.{}.ffn_down_shexp.weight",
-               "model.layers.{}.mlp.shared_experts.down_proj.weight", Dim::embd, Dim::ff_shared,
-               true},
-};
-
-inline constexpr std::array kDeepseekWidths = {
-    ConfigRule{"leading_dense_block_count", ConfigType::integer, "first_k_dense_replace", "0"},
+inline constexpr std::array kLatentKeys = {
     ConfigRule{"attention.q_lora_rank", ConfigType::integer, "q_lora_rank"},
     ConfigRule{"attention.kv_lora_rank", ConfigType::integer, "kv_lora_rank"},
     ConfigRule{"attention.key_length_mla", ConfigType::integer, ""},
     ConfigRule{"attention.value_length_mla", ConfigType::integer, "v_head_dim"},
-    ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
-    ConfigRule{"expert_shared_count", ConfigType::integer, "n_shared_experts"},
-    ConfigRule{"expert_weights_scale", ConfigType::number, "routed_scaling_factor", "1"},
-    ConfigRule{"expert_weights_norm", ConfigType::boolean, "norm_topk_prob", "false"},
-    ConfigRule{"expert_gating_func", ConfigType::integer, ""},
-    ConfigRule{"expert_group_count", ConfigType::integer, "n_group"},
-    ConfigRule{"expert_group_used_count", ConfigType::integer, "topk_group"},
     ConfigRule{"rope.scaling.yarn_log_multiplier", ConfigType::number, ""},
 };
-inline constexpr auto kDeepseek2Keys = join(kExpertKeys, kDeepseekWidths);
+inline constexpr auto kDeepseek2Keys = join(kExpertKeys, kRoutingKeys, kLatentKeys);
 
 inline constexpr auto kDeepseek2Tensors =
     join(kEmbeddingAndHead, kNormBeforeAttention, kLatentAttention, kNormBeforeFeedForward,
          only_in(kFeedForward, Where::dense), only_in(kExperts, Where::experts),
-         only_in(kDeepseekShared, Where::experts));
+         only_in(kScoreCorrection, Where::experts), only_in(kSharedExperts, Where::experts));
 
 inline constexpr ModelDescription kDeepseek2 = {
     .name = "deepseek2",

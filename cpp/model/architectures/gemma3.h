@@ -6,7 +6,8 @@
 
 namespace hrun::architecture {
 
-inline constexpr std::string_view kGemma3Classes[] = {"Gemma3ForCausalLM"};
+inline constexpr std::string_view kGemma3Classes[] = {"Gemma3ForCausalLM",
+                                                      "Gemma3ForConditionalGeneration"};
 
 inline constexpr std::array kGemma3Base = {
     ConfigRule{"rope.freq_base_swa", ConfigType::number, "rope_local_base_freq"},

@@ -13,8 +13,6 @@ inline constexpr std::string_view kGptOssClasses[] = {"GptOssForCausalLM"};
 inline constexpr std::array kGptOssOwn = {
     TensorRule{Role::attn_sinks, "blk.{}.attn_sinks.weight", "model.layers.{}.self_attn.sinks",
                Dim::one, Dim::heads, true},
-    TensorRule{Role::ffn_norm, "blk.{}.post_attention_norm.weight",
-               "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true},
     TensorRule{Role::router, "blk.{}.ffn_gate_inp.weight", "model.layers.{}.mlp.router.weight",
                Dim::experts, Dim::embd, true},
     TensorRule{Role::router_bias, "blk.{}.ffn_gate_inp.bias", "model.layers.{}.mlp.router.bias",
@@ -44,7 +42,7 @@ inline constexpr std::array kGptOssWidths = {
 };
 inline constexpr auto kGptOssTensors =
     join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, made_required(kQkvBiases),
-         made_required(kAttentionOutputBias), kGptOssOwn);
+         made_required(kAttentionOutputBias), kPostNormBeforeFeedForward, kGptOssOwn);
 inline constexpr auto kGptOssKeys = join(kAlternatingWindowKeys, kExpertKeys, kGptOssWidths);
 
 inline constexpr ModelDescription kGptOss = {

@@ -2,103 +2,100 @@
 #include <array>
 #include <string>
 
+#include "model/architectures/cohere2.h"
 #include "model/architectures/command_r.h"
 #include "model/architectures/deepseek2.h"
+#include "model/architectures/dots1.h"
+#include "model/architectures/ernie4_5.h"
+#include "model/architectures/ernie4_5_moe.h"
+#include "model/architectures/exaone4.h"
+#include "model/architectures/gemma.h"
 #include "model/architectures/gemma2.h"
 #include "model/architectures/gemma3.h"
+#include "model/architectures/glm4.h"
+#include "model/architectures/glm4moe.h"
 #include "model/architectures/gpt2.h"
 #include "model/architectures/gpt_oss.h"
 #include "model/architectures/granite.h"
+#include "model/architectures/granitemoe.h"
+#include "model/architectures/hunyuan_dense.h"
 #include "model/architectures/llama.h"
+#include "model/architectures/minimax_m2.h"
+#include "model/architectures/mistral3.h"
 #include "model/architectures/olmo2.h"
+#include "model/architectures/olmoe.h"
+#include "model/architectures/phi2.h"
 #include "model/architectures/phi3.h"
 #include "model/architectures/qwen2.h"
 #include "model/architectures/qwen2moe.h"
+#include "model/architectures/qwen2vl.h"
 #include "model/architectures/qwen3.h"
 #include "model/architectures/qwen3moe.h"
 #include "model/architectures/qwen3next.h"
 #include "model/architectures/qwen35.h"
 #include "model/architectures/qwen35moe.h"
+#include "model/architectures/qwen3vl.h"
+#include "model/architectures/qwen3vlmoe.h"
+#include "model/architectures/seed_oss.h"
+#include "model/architectures/smollm3.h"
+#include "model/architectures/stablelm.h"
 #include "model/architectures/starcoder2.h"
 
 namespace hrun {
 namespace {
 
 constexpr std::array kArchitectures = {
-    &architecture::kLlama,    &architecture::kQwen2,      &architecture::kQwen3,
-    &architecture::kQwen2moe, &architecture::kQwen3moe,   &architecture::kGemma2,
-    &architecture::kGemma3,   &architecture::kPhi3,       &architecture::kOlmo2,
-    &architecture::kGranite,  &architecture::kStarcoder2, &architecture::kGpt2,
-    &architecture::kGptOss,   &architecture::kDeepseek2,  &architecture::kCommandR,
-    &architecture::kQwen35,   &architecture::kQwen35moe,  &architecture::kQwen3next,
+    &architecture::kLlama,     &architecture::kQwen2,      &architecture::kQwen3,
+    &architecture::kQwen2moe,  &architecture::kQwen3moe,   &architecture::kGemma2,
+    &architecture::kGemma3,    &architecture::kPhi3,       &architecture::kOlmo2,
+    &architecture::kGranite,   &architecture::kStarcoder2, &architecture::kGpt2,
+    &architecture::kGptOss,    &architecture::kDeepseek2,  &architecture::kCommandR,
+    &architecture::kQwen35,    &architecture::kQwen35moe,  &architecture::kQwen3next,
+
+    &architecture::kQwen2vl,   &architecture::kQwen3vl,    &architecture::kQwen3vlmoe,
+    &architecture::kSeedOss,   &architecture::kGlm4,       &architecture::kGlm4moe,
+    &architecture::kMinimaxM2, &architecture::kErnie45,    &architecture::kErnie45moe,
+    &architecture::kGemma,     &architecture::kSmollm3,    &architecture::kCohere2,
+    &architecture::kExaone4,   &architecture::kMistral3,   &architecture::kHunyuanDense,
+    &architecture::kStablelm,  &architecture::kGranitemoe, &architecture::kOlmoe,
+    &architecture::kDots1,     &architecture::kPhi2,
+
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {
-    "token_embd",
-    "position_embd",
-    "output_norm",
-    "output_norm_bias",
-    "output",
-    "rope_freqs",
-    "rope_long",
-    "rope_short",
-    "attn_norm",
-    "attn_norm_bias",
-    "attn_qkv",
-    "attn_qkv_bias",
-    "attn_q",
-    "attn_k",
-    "attn_v",
-    "attn_q_bias",
-    "attn_k_bias",
-    "attn_v_bias",
-    "attn_q_norm",
-    "attn_k_norm",
-    "attn_sinks",
-    "attn_q_a",
-    "attn_q_a_norm",
-    "attn_q_b",
-    "attn_kv_a",
-    "attn_kv_a_norm",
-    "attn_k_b",
-    "attn_v_b",
-    "attn_kv_b",
-    "delta_qkv",
-    "delta_gate",
-    "delta_conv",
-    "delta_step",
-    "delta_beta",
-    "delta_beta_step",
-    "delta_step_bias",
-    "delta_rate",
-    "delta_norm",
-    "delta_out",
-    "attn_output",
-    "attn_output_bias",
-    "attn_post_norm",
-    "ffn_norm",
-    "ffn_norm_bias",
-    "ffn_gate_up",
-    "ffn_gate",
-    "ffn_up",
-    "ffn_down",
-    "ffn_gate_bias",
-    "ffn_up_bias",
-    "ffn_down_bias",
-    "ffn_post_norm",
-    "router",
-    "router_bias",
-    "router_correction",
-    "experts_gate",
-    "experts_up",
-    "experts_down",
-    "experts_gate_bias",
-    "experts_up_bias",
-    "experts_down_bias",
-    "shared_router",
-    "shared_gate",
-    "shared_up",
-    "shared_down",
+    "token_embd",      "position_embd",
+    "output_norm",     "output_norm_bias",
+    "output",          "output_bias",
+    "rope_freqs",      "rope_long",
+    "rope_short",      "attn_norm",
+    "attn_norm_bias",  "attn_qkv",
+    "attn_qkv_bias",   "attn_q",
+    "attn_k",          "attn_v",
+    "attn_q_bias",     "attn_k_bias",
+    "attn_v_bias",     "attn_q_norm",
+    "attn_k_norm",     "attn_sinks",
+    "attn_q_a",        "attn_q_a_norm",
+    "attn_q_b",        "attn_kv_a",
+    "attn_kv_a_norm",  "attn_k_b",
+    "attn_v_b",        "attn_kv_b",
+    "delta_qkv",       "delta_gate",
+    "delta_conv",      "delta_step",
+    "delta_beta",      "delta_beta_step",
+    "delta_step_bias", "delta_rate",
+    "delta_norm",      "delta_out",
+    "attn_output",     "attn_output_bias",
+    "attn_post_norm",  "ffn_norm",
+    "ffn_norm_bias",   "ffn_gate_up",
+    "ffn_gate",        "ffn_up",
+    "ffn_down",        "ffn_gate_bias",
+    "ffn_up_bias",     "ffn_down_bias",
+    "ffn_post_norm",   "router",
+    "router_bias",     "router_correction",
+    "experts_gate",    "experts_up",
+    "experts_down",    "experts_gate_bias",
+    "experts_up_bias", "experts_down_bias",
+    "shared_router",   "shared_gate",
+    "shared_up",       "shared_down",
 };
 static_assert(!kRoleNames.back().empty(), "a role without a name");
 
@@ -140,11 +137,12 @@ constexpr std::array<std::string_view, static_cast<size_t>(Dim::count)> kDimName
 static_assert(!kDimNames.back().empty(), "a dim without a name");
 
 constexpr std::array<std::string_view, static_cast<size_t>(Transform::count)> kTransformNames = {
-    "none",       "interleave_q_heads",   "interleave_k_heads",  "transpose",
-    "plus_one",   "even_rows_transposed", "odd_rows_transposed", "even_values",
-    "odd_values", "latent_keys",          "latent_values",       "taps",
-    "tile_heads", "tile_last_heads",      "tile_head_columns",   "tile_heads_minus_exp",
-    "minus_exp",  "delta_groups_qkv",     "delta_groups_gate",
+    "none",        "interleave_q_heads",    "interleave_k_heads",     "transpose",
+    "plus_one",    "even_rows_transposed",  "odd_rows_transposed",    "first_half",
+    "second_half", "first_half_transposed", "second_half_transposed", "even_values",
+    "odd_values",  "latent_keys",           "latent_values",          "taps",
+    "tile_heads",  "tile_last_heads",       "tile_head_columns",      "tile_heads_minus_exp",
+    "minus_exp",   "delta_groups_qkv",      "delta_groups_gate",
 };
 static_assert(!kTransformNames.back().empty(), "a transform without a name");
 

@@ -35,6 +35,19 @@ constexpr auto made_required(std::array<TensorRule, n> rules) {
 }
 
 template <size_t n>
+constexpr auto made_optional(std::array<TensorRule, n> rules) {
+  for (TensorRule& rule : rules) rule.required = false;
+  return rules;
+}
+
+// The rules with another boolean of config.json that says whether the model has them.
+template <size_t n>
+constexpr auto asked_by(std::array<TensorRule, n> rules, std::string_view hf_if) {
+  for (TensorRule& rule : rules) rule.hf_if = hf_if;
+  return rules;
+}
+
+template <size_t n>
 constexpr auto only_in(std::array<TensorRule, n> rules, Where where) {
   for (TensorRule& rule : rules) rule.where = where;
   return rules;
@@ -63,6 +76,12 @@ inline constexpr std::array kNormBeforeAttention = {
 };
 inline constexpr std::array kNormBeforeFeedForward = {
     TensorRule{Role::ffn_norm, "blk.{}.ffn_norm.weight",
+               "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true},
+};
+
+// The same under the name that some of llama.cpp's files have for it.
+inline constexpr std::array kPostNormBeforeFeedForward = {
+    TensorRule{Role::ffn_norm, "blk.{}.post_attention_norm.weight",
                "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true},
 };
 
@@ -105,25 +124,59 @@ inline constexpr std::array kFeedForward = {
                Dim::embd, Dim::ff, true},
 };
 
-// Experts as Qwen and DeepSeek name them.
+// Experts as Qwen and DeepSeek name them, one by one or all in one tensor.
 inline constexpr std::array kExperts = {
     TensorRule{Role::router, "blk.{}.ffn_gate_inp.weight", "model.layers.{}.mlp.gate.weight",
                Dim::experts, Dim::embd, true},
     TensorRule{Role::experts_gate, "blk.{}.ffn_gate_exps.weight",
-               "model.layers.{}.mlp.experts.{}.gate_proj.weight", Dim::ff_expert, Dim::embd, true,
-               Transform::none, Dim::experts},
+               "model.layers.{}.mlp.experts.{}.gate_proj.weight|"
+               "model.layers.{}.mlp.experts.gate_up_proj@first_half",
+               Dim::ff_expert, Dim::embd, true, Transform::none, Dim::experts},
     TensorRule{Role::experts_up, "blk.{}.ffn_up_exps.weight",
-               "model.layers.{}.mlp.experts.{}.up_proj.weight", Dim::ff_expert, Dim::embd, true,
-               Transform::none, Dim::experts},
+               "model.layers.{}.mlp.experts.{}.up_proj.weight|"
+               "model.layers.{}.mlp.experts.gate_up_proj@second_half",
+               Dim::ff_expert, Dim::embd, true, Transform::none, Dim::experts},
     TensorRule{Role::experts_down, "blk.{}.ffn_down_exps.weight",
-               "model.layers.{}.mlp.experts.{}.down_proj.weight", Dim::embd, Dim::ff_expert, true,
-               Transform::none, Dim::experts},
+               "model.layers.{}.mlp.experts.{}.down_proj.weight|"
+               "model.layers.{}.mlp.experts.down_proj",
+               Dim::embd, Dim::ff_expert, true, Transform::none, Dim::experts},
+};
+
+// What DeepSeek and those after it have beside the experts: a correction of the scores by which
+// they are chosen, and experts that all tokens share.
+inline constexpr std::array kScoreCorrection = {
+    TensorRule{Role::router_correction, "blk.{}.exp_probs_b.bias",
+               "model.layers.{}.mlp.gate.e_score_correction_bias", Dim::one, Dim::experts, false},
+};
+inline constexpr std::array kSharedExperts = {
+    TensorRule{Role::shared_gate, "blk.{}.ffn_gate_shexp.weight",
+               "model.layers.{}.mlp.shared_experts.gate_proj.weight", Dim::ff_shared, Dim::embd,
+               true},
+    TensorRule{Role::shared_up, "blk.{}.ffn_up_shexp.weight",
+               "model.layers.{}.mlp.shared_experts.up_proj.weight", Dim::ff_shared, Dim::embd,
+               true},
+    TensorRule{Role::shared_down, "blk.{}.ffn_down_shexp.weight",
+               "model.layers.{}.mlp.shared_experts.down_proj.weight", Dim::embd, Dim::ff_shared,
+               true},
 };
 
 inline constexpr std::array kExpertKeys = {
     ConfigRule{"expert_count", ConfigType::integer,
                "num_local_experts|num_experts|n_routed_experts"},
     ConfigRule{"expert_used_count", ConfigType::integer, "num_experts_per_tok"},
+};
+
+// How experts are chosen and weighted where config.json says it as DeepSeek's does.
+inline constexpr std::array kRoutingKeys = {
+    ConfigRule{"leading_dense_block_count", ConfigType::integer,
+               "first_k_dense_replace|mlp_layer_types", "0"},
+    ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
+    ConfigRule{"expert_shared_count", ConfigType::integer, "n_shared_experts"},
+    ConfigRule{"expert_weights_scale", ConfigType::number, "routed_scaling_factor", "1"},
+    ConfigRule{"expert_weights_norm", ConfigType::boolean, "norm_topk_prob", "false"},
+    ConfigRule{"expert_gating_func", ConfigType::integer, "scoring_func"},
+    ConfigRule{"expert_group_count", ConfigType::integer, "n_group"},
+    ConfigRule{"expert_group_used_count", ConfigType::integer, "topk_group"},
 };
 
 inline constexpr std::array kWindowKeys = {

@@ -86,13 +86,19 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
     pass.add_bias(l, Role::attn_k_bias, s.k);
     pass.add_bias(l, Role::attn_v_bias, s.v);
   }
-  norm_heads(pass, l, Role::attn_q_norm, s.q, n_heads);
-  norm_heads(pass, l, Role::attn_k_norm, s.k, n_kv_heads);
+  const auto norm = [&] {
+    norm_heads(pass, l, Role::attn_q_norm, s.q, n_heads);
+    norm_heads(pass, l, Role::attn_k_norm, s.k, n_kv_heads);
+  };
+  const bool normed_after = model.description().turned_before_normed;
+  if (!normed_after) norm();
   const Rope* const rope = p.rope != kNoRope ? &pass.work.rope(p.rope) : nullptr;
   if (rope) {
-    backend.rope(s.q, n_heads, *rope, pass.batch);
+    const bool apart = p.query_rope != kNoRope;
+    backend.rope(s.q, n_heads, apart ? pass.work.rope(p.query_rope) : *rope, pass.batch);
     backend.rope(s.k, n_kv_heads, *rope, pass.batch);
   }
+  if (normed_after) norm();
   const CacheSlot& cache = pass.cache(l);
   backend.kv_append(cache, s.k, s.v, pass.batch, {rope, s.q, n_heads});
   const AttentionShape shape{n_heads,

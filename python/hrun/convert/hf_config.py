@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,7 +216,7 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
             raise ModelFileError(
                 f"{path}: the head dimension is {head_dim}, rotary embedding needs an even one"
             )
-        rope = read_rope(config, head_dim, n_ctx, latent)
+        rope = read_rope(config, head_dim, n_ctx, latent, architecture.rotary_part)
         put("rope.dimension_count", "u32", rope.n_rot)
         put("rope.freq_base", "f32", rope.base)
         for entry in rope.scaling.entries:
@@ -251,6 +252,16 @@ def _refuse(config: ConfigObject, architecture: Any) -> None:
             f"{config.path}: '{key}' is '{shown(activation)}'; only {' or '.join(repr(a) for a in allowed)} "
             f"is supported for '{architecture.name}'"
         )
+    if period := architecture.no_rope_period:
+        n_layers = config.integer(config.first_of(_LAYERS), high=65535)
+        turned = [int((layer + 1) % period != 0) for layer in range(n_layers)]
+        if (
+            config.values.get("no_rope_layers") not in (None, [], turned)
+            or config.integer("no_rope_layer_interval", default=period) != period
+        ):
+            raise UnsupportedModelError(
+                f"{config.path}: 'no_rope_layers' must leave out every {period}th layer: a GGUF file cannot say otherwise"
+            )
     asked_for = {rule.hf_if for rule in architecture.tensors}
     for key, neutral in _NEUTRAL.items():
         if key not in asked_for and config.has(key) and config.values[key] not in neutral:
@@ -312,14 +323,27 @@ def _put_listed(
             keys[rule.key] = Entry(rule.key, "array<u32>", _rope_sections(config))
             continue
         elif rule.key == "expert_gating_func":
-            sigmoid = (
-                config.text(
-                    "scoring_func",
-                    "sigmoid" if config.values.get("model_type") == "deepseek_v3" else "softmax",
-                )
-                == "sigmoid"
+            by_default = config.values.get("model_type") in ("deepseek_v3", "glm4_moe_lite")
+            scores = config.text(
+                "scoring_func", "sigmoid" if by_default or architecture.gating == 2 else "softmax"
             )
-            value = 2 if sigmoid else 1
+            value = 2 if scores == "sigmoid" else 1
+        elif rule.key == "attention.temperature_scale":
+            scaling = config.child("rope_parameters")
+            value = scaling.number(name, default=0.0, exclusive=False) if scaling else None
+        elif rule.key == "rope.dimension_sections":
+            value = _position_sections(config)
+        elif rule.key == "n_deepstack_layers":
+            vision = config.child("vision_config")
+            layers = vision.values.get("deepstack_visual_indexes") if vision else None
+            value = len(layers) if isinstance(layers, list) else 0
+        elif rule.key == "leading_dense_block_count" and name == "mlp_layer_types":
+            value = _leading_dense(config, name, keys)
+        elif rule.key == "interleave_moe_layer_step":
+            value = _expert_step(config, name, keys)
+        elif rule.key == "expert_shared_feed_forward_length" and not rule.hf_key:
+            parts = (keys.get(k) for k in ("expert_feed_forward_length", "expert_shared_count"))
+            value = math.prod(int(e.value) if e else 0 for e in parts)  # type: ignore[arg-type]
         elif rule.key.startswith("expert_group") and config.values.get("topk_method") == "greedy":
             value = None
         elif name and config.has(name):
@@ -351,7 +375,46 @@ def _put_listed(
         ):
             value = None
         if value is not None:
-            keys[rule.key] = Entry(rule.key, rule.type, value)
+            kind = f"array<{rule.type}>" if isinstance(value, list) else rule.type
+            keys[rule.key] = Entry(rule.key, kind, value)
+
+
+def _position_sections(config: ConfigObject) -> Value:
+    """Pairs of a head by the position of an image (time, height, width) that turns them; four numbers."""
+    for key in ("rope_parameters", "rope_scaling"):
+        scaling = config.child(key)
+        if scaling is not None and scaling.has("mrope_section"):
+            sections = scaling.values["mrope_section"]
+            if not isinstance(sections, list) or not all(
+                type(n) is int and 0 <= n <= 65536 for n in sections[:4]
+            ):
+                raise scaling.error("mrope_section", "an array of small numbers")
+            return [*sections, 0, 0, 0, 0][:4]
+    return [0, 0, 0, 0]
+
+
+def _leading_dense(config: ConfigObject, name: str, keys: dict[str, Entry]) -> int:
+    """Layers before the first with experts, all of which have them from there on."""
+    kinds = config.values[name]
+    n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
+    dense = kinds.count("dense") if isinstance(kinds, list) else 0
+    if kinds != ["dense"] * dense + ["sparse"] * (n_layers - dense):
+        raise UnsupportedModelError(
+            f"{config.path}: '{name}' must be {n_layers} layers, 'dense' ones and then 'sparse' ones"
+        )
+    return dense
+
+
+def _expert_step(config: ConfigObject, name: str, keys: dict[str, Entry]) -> int:
+    """1: all layers from the first with experts to the last have them."""
+    last = int(keys["block_count"].value) - 1  # type: ignore[arg-type]
+    end = config.integer("moe_layer_end_index", default=last, low=-1)
+    if config.integer(name, default=1) != 1 or end not in (-1, last):
+        raise UnsupportedModelError(
+            f"{config.path}: '{name}' and 'moe_layer_end_index' must be 1 and {last}: hrun runs experts in all layers "
+            "from the first that has them"
+        )
+    return 1
 
 
 def _put_mixers(config: ConfigObject, keys: dict[str, Entry]) -> None:
@@ -412,4 +475,7 @@ def _window_period(config: ConfigObject, keys: dict[str, Entry]) -> int | None:
             f"{config.path}: 'layer_types': the layers with a window follow no period"
         )
     name = config.first_of("sliding_window_pattern|_sliding_window_pattern")
+    text = config.values.get(name)
+    if isinstance(text, str) and text == "L" * (len(text) - 1) + "G":  # local, global
+        return len(text)
     return config.integer(name, low=0) if config.has(name) else None

@@ -36,10 +36,13 @@ class Rope:
     window_base: float | None = None
 
 
-def read_rope(config: ConfigObject, head_dim: int, n_ctx: int, latent: bool) -> Rope:
+def read_rope(
+    config: ConfigObject, head_dim: int, n_ctx: int, latent: bool, part: float = 1.0
+) -> Rope:
     """From `rope_theta` and `rope_scaling` or from the newer `rope_parameters`.  Raises ModelFileError, UnsupportedModelError.
 
     latent: attention temperatures go on the scores, as in DeepSeek's models, and head_dim is the turned part alone.
+    part: how much of a head is turned where the configuration does not say.
     """
     key = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"
     scaling = config.child(key)
@@ -54,11 +57,11 @@ def read_rope(config: ConfigObject, head_dim: int, n_ctx: int, latent: bool) -> 
         scaling = full
     base_in = scaling if scaling is not None and scaling.has("rope_theta") else config
     base = base_in.number("rope_theta", default=10000.0, low=2.0, exclusive=False, high=1e15)
-    part = 1.0
     for where in (config, scaling):
-        if where is not None and where.has("partial_rotary_factor"):
-            part = where.number("partial_rotary_factor", high=1.0)
-    n_rot = int(head_dim * part)
+        for name in ("rotary_pct", "partial_rotary_factor"):
+            if where is not None and where.has(name):
+                part = where.number(name, high=1.0)
+    n_rot = config.integer("rotary_dim", default=int(head_dim * part), low=0, high=head_dim)
     if n_rot < 2 or n_rot % 2 != 0:
         raise UnsupportedModelError(
             f"{config.path}: 'partial_rotary_factor' {part:g} leaves {n_rot} of {head_dim} values to turn; "
@@ -69,6 +72,8 @@ def read_rope(config: ConfigObject, head_dim: int, n_ctx: int, latent: bool) -> 
     kind = scaling.text("rope_type", scaling.text("type", "default"))
     readers = {
         "default": _none,
+        "dynamic": _ntk_alpha,
+        "mrope": _none,  # of images; text has one position
         "none": _none,
         "linear": _linear,
         "llama3": _llama3,
@@ -90,6 +95,20 @@ def _none(
     scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool
 ) -> RopeScaling:
     return RopeScaling()
+
+
+def _ntk_alpha(
+    scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool
+) -> RopeScaling:
+    """Hunyuan: another base, the same at every length."""
+    if not scaling.has("alpha"):
+        raise UnsupportedModelError(
+            f"{config.path}: the RoPE scaling 'dynamic' changes with the length of the text, which hrun does not support"
+        )
+    alpha = scaling.number("alpha")
+    return RopeScaling(
+        "none", (Entry("rope.freq_base", "f32", base * alpha ** (n_rot / (n_rot - 2))),)
+    )
 
 
 def _linear(

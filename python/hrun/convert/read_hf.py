@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hrun._core import ModelFileError, UnsupportedModelError
 from .folder import PICKLE_SENTENCE, ModelFolder, json_type, shown
 from .hf_config import HFConfig, read_config
 from .hf_tokenizer import read_tokenizer
+from .language_part import is_multimodal, language_config, language_tensors
 from .quantized_checkpoint import Decoded, plain_weights
 from .safetensors_file import SafetensorsFile, StoredTensor
 from .source import Entry, Source, SourceTensor
@@ -48,9 +50,12 @@ def read_hf(path: Path) -> Source:
     values = folder.read_json("config.json", _CONFIG_LIMIT)
     config_path = str(path / "config.json")
     architecture = _architecture(values, config_path)
+    whole, values = values, language_config(values, config_path)
     config = read_config(config_path, values, architecture)
     notes: list[str] = []
     coded, files = _stored_tensors(folder, notes)
+    if is_multimodal(whole):
+        coded = language_tensors(coded, notes)
     roles = {rule.role: rule for rule in architecture.tensors}
     coded = plain_names(coded, roles["token_embd"].hf_name, path, notes)
     stored = plain_weights(coded, config.object, notes)
@@ -200,12 +205,21 @@ def _tensors(
                 out.append(_computed(gguf_name, factors[rule.role]))
             return
         choices = [
-            [n.replace("{}", str(expert)) for expert in range(sizes[rule.slices])]
-            if "{}" in n
-            else [n]
-            for n in (name.replace("{}", str(layer), 1) for name in rule.hf_name.split("|"))
+            (
+                [n.replace("{}", str(expert)) for expert in range(sizes[rule.slices])]
+                if "{}" in n
+                else [n],
+                transform or rule.transform,
+            )
+            for n, _, transform in (
+                name.replace("{}", str(layer), 1).partition("@") for name in rule.hf_name.split("|")
+            )
         ]
-        names = next((c for c in choices if c[0] in stored), choices[0])
+        there = [c for c in choices if c[0][0] in stored]
+        names, transform = next(
+            (c for c in there if len(there) > 1 and _fits(rule, c[1], stored[c[0][0]], sizes)),
+            (there or choices)[0],
+        )
         if rule.role == "output" and config.tied:
             if names[0] in stored:
                 used.add(names[0])
@@ -218,7 +232,8 @@ def _tensors(
         if missing := next((name for name in names if name not in stored), None):
             raise ModelFileError(f"{path}: tensor '{missing}' is missing")
         used.update(names)
-        out.append(_tensor(rule, gguf_name, [stored[name] for name in names], sizes))
+        parts = [stored[name] for name in names]
+        out.append(_tensor(rule, transform, gguf_name, parts, sizes))
 
     for rule in architecture.tensors:
         if not rule.per_layer:
@@ -286,16 +301,28 @@ _KEPT = (
 )
 
 
-def _tensor(rule: Any, gguf_name: str, parts: list[Stored], sizes: dict[str, int]) -> SourceTensor:
-    rows, cols, slices = sizes[rule.rows], sizes[rule.cols], sizes[rule.slices]
-    if rule.transform not in TRANSFORMS:
-        raise UnsupportedModelError(
-            f"tensor '{shown(parts[0].name)}': unknown transform '{rule.transform}' in the architecture description"
-        )
-    shape_of, make = TRANSFORMS[rule.transform]
+def _target(rule: Any, sizes: dict[str, int]) -> Target:
     vector, sliced = rule.rows == "one", rule.slices != "one"
-    whole = Target(rows, cols, slices, sliced, vector, sizes)
-    part = Target(rows, cols, 1, False, vector, sizes) if len(parts) > 1 else whole
+    return Target(sizes[rule.rows], sizes[rule.cols], sizes[rule.slices], sliced, vector, sizes)
+
+
+def _fits(rule: Any, transform: str, stored: Stored, sizes: dict[str, int]) -> bool:
+    return transform in TRANSFORMS and stored.shape == TRANSFORMS[transform][0](
+        _target(rule, sizes)
+    )
+
+
+def _tensor(
+    rule: Any, transform: str, gguf_name: str, parts: list[Stored], sizes: dict[str, int]
+) -> SourceTensor:
+    if transform not in TRANSFORMS:
+        raise UnsupportedModelError(
+            f"tensor '{shown(parts[0].name)}': unknown transform '{transform}' in the architecture description"
+        )
+    shape_of, make = TRANSFORMS[transform]
+    whole = _target(rule, sizes)
+    rows, slices, sliced, vector = whole.rows, whole.slices, whole.sliced, whole.vector
+    part = replace(whole, slices=1, sliced=False) if len(parts) > 1 else whole
     expected = shape_of(part)
     for stored in parts:
         shape = (
@@ -312,7 +339,7 @@ def _tensor(rule: Any, gguf_name: str, parts: list[Stored], sizes: dict[str, int
     read = made[0][0] if len(made) == 1 else stacked([reader for reader, _ in made], rows)
     step = made[0][1]
     shape_written = tuple(reversed(plain_shape(whole)))
-    read_blocks = _blocks(parts[0], rule.transform, slices) if len(parts) == 1 else None
+    read_blocks = _blocks(parts[0], transform, slices) if len(parts) == 1 else None
     return SourceTensor(
         gguf_name,
         shape_written,

@@ -62,6 +62,10 @@ def _paired_transposed_shape(t: Target) -> Shape:
     return (t.slices, t.cols, 2 * t.rows)
 
 
+def _twice_the_rows_shape(t: Target) -> Shape:
+    return (t.slices, 2 * t.rows, t.cols) if t.sliced else (2 * t.rows, t.cols)
+
+
 def _paired_values_shape(t: Target) -> Shape:
     return (t.slices, 2 * t.cols) if t.sliced else (2 * t.cols,)
 
@@ -114,6 +118,23 @@ def _transpose(stored: Stored, t: Target) -> Made:
 def _paired_rows_transposed(odd: int) -> Callable[[Stored, Target], Made]:
     return lambda stored, t: _per_slice(
         t, lambda i: stored.rows(i * t.cols, (i + 1) * t.cols, 2 * t.rows).T[odd::2]
+    )
+
+
+def _half_rows(second: int) -> Callable[[Stored, Target], Made]:
+    """Of slices of twice the rows, the first or the second half."""
+    return lambda stored, t: _per_slice(
+        t,
+        lambda i: stored.rows((2 * i + second) * t.rows, (2 * i + second + 1) * t.rows, t.cols),
+    )
+
+
+def _half_rows_transposed(second: int) -> Callable[[Stored, Target], Made]:
+    return lambda stored, t: _per_slice(
+        t,
+        lambda i: stored.rows(i * t.cols, (i + 1) * t.cols, 2 * t.rows).T[
+            second * t.rows : (second + 1) * t.rows
+        ],
     )
 
 
@@ -222,6 +243,10 @@ TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target]
     "transpose": (_transposed_shape, _transpose),
     "even_rows_transposed": (_paired_transposed_shape, _paired_rows_transposed(0)),
     "odd_rows_transposed": (_paired_transposed_shape, _paired_rows_transposed(1)),
+    "first_half": (_twice_the_rows_shape, _half_rows(0)),
+    "second_half": (_twice_the_rows_shape, _half_rows(1)),
+    "first_half_transposed": (_paired_transposed_shape, _half_rows_transposed(0)),
+    "second_half_transposed": (_paired_transposed_shape, _half_rows_transposed(1)),
     "even_values": (_paired_values_shape, _paired_values(0)),
     "odd_values": (_paired_values_shape, _paired_values(1)),
     "latent_keys": (_latent_shape, _latent_keys),
