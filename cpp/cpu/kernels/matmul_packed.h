@@ -6,6 +6,7 @@
 // a panel's 16 rows.
 #pragma once
 
+#include "cpu/kernels/matmul_few.h"
 #include "cpu/kernels/matmul_stream.h"
 #include "cpu/kernels/matmul_tile.h"
 
@@ -15,6 +16,9 @@ namespace {
 template <PackableFormat F>
 void matmul_packed_kernel(const PackedWeights& w, int64_t first_panel, int n_panels,
                           const PackedActivations& x, float* y, int64_t y_stride, float* scratch) {
+  if constexpr (kFewTokens<F>)
+    if (x.n_tokens > 2 && x.n_tokens <= kMostFewTokens)
+      return multiply_few_tokens<F>(w, first_panel, n_panels, x, y, y_stride);
   if (x.n_tokens > kStreamedTokens<F>) {
     for (int p = 0; p < n_panels; p += kTilePanels)
       multiply_tokens<F>(w, first_panel + p, x, y, y_stride, scratch);

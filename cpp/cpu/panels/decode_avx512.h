@@ -27,14 +27,17 @@ struct UnitDecoder<F, PackedCodes::nibble> {
   const __m512i table;
   HRUN_HD UnitDecoder(const Constants& c, const uint8_t* block, int)
       : unit(block), table(c.table) {}
+  static constexpr int kStepVectors = 2;
+  template <int>
+  HRUN_HD void step(CodeBytes* out) {
+    const __m512i both = load_bytes(unit);
+    out[0].v = _mm512_permutexvar_epi8(both, table);
+    out[1].v = _mm512_permutexvar_epi8(_mm512_srli_epi16(both, 4), table);
+    unit += 64;
+  }
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const __m512i both = load_bytes(unit + 64 * i);
-      out[2 * i].v = _mm512_permutexvar_epi8(both, table);
-      out[2 * i + 1].v = _mm512_permutexvar_epi8(_mm512_srli_epi16(both, 4), table);
-    }
-    unit += 256;
+    for (int i = 0; i < 4; ++i) step<0>(out + 2 * i);
   }
 };
 
@@ -83,6 +86,7 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
   const uint8_t* unit;
   const Constants tables;
   __m512i even, odd, before;  // of the pair before; `before` is its even with the halves exchanged
+  __m512i spare;
 
   HRUN_HD __m512i exchange(__m512i pair) const {
     return _mm512_permutexvar_epi8(pair, tables.swapped);
@@ -112,6 +116,23 @@ struct UnitDecoder<F, PackedCodes::rtq3> {
                                _mm512_permutexvar_epi8(odd, tables.earlier));
     even = now;
     before = turned;
+  }
+
+  // The fourth pair is put together while the three before it are decoded.
+  static constexpr int kStepVectors = 2;
+  template <int i>
+  HRUN_HD void step(CodeBytes* out) {
+    if constexpr (i == 3) {
+      pair(spare, out[0], out[1]);
+      unit += 192;
+    } else {
+      __m512i now = load_bytes(unit + 64 * i);
+      asm("" : "+v"(now));  // loaded once: the compiler would do so again for each use
+      if constexpr (i == 0) spare = _mm512_srli_epi16(now, 6);
+      if constexpr (i == 1) spare = select(_mm512_set1_epi8(3), spare, _mm512_srli_epi16(now, 4));
+      if constexpr (i == 2) spare = select(_mm512_set1_epi8(15), spare, _mm512_srli_epi16(now, 2));
+      pair(now, out[0], out[1]);
+    }
   }
 
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {

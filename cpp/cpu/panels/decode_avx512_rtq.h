@@ -1,9 +1,9 @@
 // Decoders of RTQ2 and RTQ4 for AVX-512: 36 uops on ports 0 and 5 per 512 weights.
 //
-// Panels are in the order `segments` (panels/layout.h): the codes before a weight's are in the vectors
-// before, or, at the start of a segment, one byte lane down.  vpermb looks at the lower six bits of
-// an index: tables of 16 entries are repeated over the others, so that an index need not be cut out
-// of its byte.
+// Panels are in the order `segments` (panels/layout.h): the codes before a weight's are in the
+// vectors before, or, at the start of a segment, one byte lane down.  vpermb looks at the lower six
+// bits of an index: tables of 16 entries are repeated over the others, so that an index need not be
+// cut out of its byte.
 #pragma once
 
 #include <immintrin.h>
@@ -67,10 +67,16 @@ struct UnitDecoder<F, PackedCodes::rtq2> {
     before_high = high;
   }
 
-  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+  static constexpr int kStepVectors = 4;
+  template <int>
+  HRUN_HD void step(CodeBytes* out) {
     four(load_bytes(unit), out);
-    four(load_bytes(unit + 64), out + 4);
-    unit += 128;
+    unit += 64;
+  }
+
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+    step<0>(out);
+    step<1>(out + 4);
   }
 };
 
@@ -95,20 +101,24 @@ struct UnitDecoder<F, PackedCodes::rtq4> {
     before_high = _mm512_srli_epi16(before, 4);
   }
 
+  static constexpr int kStepVectors = 2;
+  template <int>
+  HRUN_HD void step(CodeBytes* out) {
+    const __m512i now = load_bytes(unit), high = _mm512_srli_epi16(now, 4);
+    const auto weight = [&](__m512i newest, __m512i previous) {
+      return _mm512_add_epi8(_mm512_permutexvar_epi8(newest, tables.first),
+                             _mm512_permutexvar_epi8(previous, tables.second));
+    };
+    out[0].v = weight(_mm512_xor_si512(now, before), before_high);
+    out[1].v = weight(_mm512_xor_si512(high, before_high), now);
+    before = now;
+    before_high = high;
+    unit += 64;
+  }
+
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const __m512i now = load_bytes(unit + 64 * i), high = _mm512_srli_epi16(now, 4);
-      const auto weight = [&](__m512i newest, __m512i previous) {
-        return _mm512_add_epi8(_mm512_permutexvar_epi8(newest, tables.first),
-                               _mm512_permutexvar_epi8(previous, tables.second));
-      };
-      out[2 * i].v = weight(_mm512_xor_si512(now, before), before_high);
-      out[2 * i + 1].v = weight(_mm512_xor_si512(high, before_high), now);
-      before = now;
-      before_high = high;
-    }
-    unit += 256;
+    for (int i = 0; i < 4; ++i) step<0>(out + 2 * i);
   }
 };
 

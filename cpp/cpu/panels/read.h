@@ -14,10 +14,16 @@ struct UnitDecoder<F, PackedCodes::byte> {
   using Constants = NoTables;
   const uint8_t* unit;
   HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
+  static constexpr int kStepVectors = 2;
+  template <int>
+  HRUN_HD void step(CodeBytes* out) {
+    out[0] = load_codes(unit);
+    out[1] = load_codes(unit + 64);
+    unit += 128;
+  }
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kUnitVectors; ++i) out[i] = load_codes(unit + 64 * i);
-    unit += 512;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) step<0>(out + 2 * i);
   }
 };
 
