@@ -76,7 +76,8 @@ struct PackedWeights {
   int64_t rows = 0;
   int64_t cols = 0;
 };
-inline constexpr int kPackedPanels = 2;  // per call of a packed matmul, at most
+inline constexpr int kPackedPanels = 4;     // per call of a packed matmul, at most
+inline constexpr int kFewTokensAtMost = 8;  // beyond, a packed matmul stores decoded weights
 
 struct FormatKernels {
   // One row to floats, in the original basis or in the format's own.  `signs` holds rotation_sign()

@@ -77,7 +77,7 @@ bool same_bits(int64_t rows, int64_t cols, int64_t n_tokens, int extreme, std::m
   const size_t n_results = static_cast<size_t>(rows * n_tokens);
   std::vector<float> wanted(n_results, -1.0f), found(n_results, -2.0f);
   Aligned<float> scratch(static_cast<size_t>(kPackedPanels * kPanelRows * n_tokens));
-  for (int64_t p = 0; p < n_panels; p += kTilePanels) {
+  for (int64_t p = 0; p < n_panels; p += kTilePanels<2>) {
     multiply_tokens<F, NoTiles>(w, p, x, wanted.data(), rows, scratch.data);
     multiply_tokens<F, EmulatedTiles>(w, p, x, found.data(), rows, scratch.data);
   }

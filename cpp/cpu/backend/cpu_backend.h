@@ -152,8 +152,8 @@ class CpuBackend final : public Backend {
   FloatView materialise(const MatmulInput& input);
   void prepare(const CpuTensor& w, const MatmulInput& from, PreparedInput& input);
   void multiply(std::span<const MatmulPart> parts, const MatmulInput& from, Turn& turn);
-  void multiply_packed(const MatmulPart& part, int64_t first_panel, const PreparedInput& input,
-                       int worker);
+  void multiply_packed(const MatmulPart& part, int64_t first_panel, int64_t most_panels,
+                       const PreparedInput& input, int worker);
   void multiply_panel(const MatmulPart& part, int64_t first_row, const PreparedInput& input,
                       int worker);
 

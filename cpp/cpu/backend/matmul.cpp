@@ -91,12 +91,17 @@ FloatView rows_of(const FloatView& x, int64_t first, int64_t n) {
   return {x.row(first), n, x.cols, x.stride};
 }
 
-// Rows of weights in one task.
-int64_t task_rows(const CpuTensor& w) { return w.packed ? kPackedPanels * kPanelRows : kPanelRows; }
+// Panels of weights in one task: what the kernel for this many tokens multiplies at a time, or less
+// where the threads would not get equal shares of the rows.
+int64_t task_panels(int64_t n_rows, int64_t n_tokens, int n_threads) {
+  if (n_tokens > kFewTokensAtMost) return kPackedPanels;
+  const int64_t fewest_tasks = 8 * n_threads;
+  return n_tokens <= 2 && n_rows / (2 * kPanelRows) < fewest_tasks ? 1 : 2;
+}
 
 }  // namespace
 
-void CpuBackend::multiply_packed(const MatmulPart& part, int64_t first_panel,
+void CpuBackend::multiply_packed(const MatmulPart& part, int64_t first_panel, int64_t most_panels,
                                  const PreparedInput& input, int worker) {
   const CpuTensor& w = on_cpu(*part.weights);
   const Activation kind = w.info->activation;
@@ -107,10 +112,9 @@ void CpuBackend::multiply_packed(const MatmulPart& part, int64_t first_panel,
                               w.cols};
   float* const scratch = worker_scratch_[static_cast<size_t>(worker)].get<float>(
       static_cast<size_t>(x.n_tokens) * kPackedPanels * kPanelRows, "the sums of a matmul");
-  w.kernels->matmul_packed(
-      weights, first_panel,
-      static_cast<int>(std::min<int64_t>(kPackedPanels, n_panels - first_panel)), x, part.y.data,
-      part.y.stride, scratch);
+  w.kernels->matmul_packed(weights, first_panel,
+                           static_cast<int>(std::min(most_panels, n_panels - first_panel)), x,
+                           part.y.data, part.y.stride, scratch);
 }
 
 // Sixteen rows of one part for all its tokens.
@@ -223,8 +227,11 @@ void CpuBackend::multiply(std::span<const MatmulPart> parts, const MatmulInput& 
   const FloatView& x = from.x;
   checks::matmul_input(from);
   PreparedInput input;
-  int64_t n_tasks = 0;
+  int64_t n_tasks = 0, n_rows = 0;
   first_tasks_.clear();
+  for (const MatmulPart& part : parts) n_rows += on_cpu(*part.weights).rows;
+  const int64_t panels = task_panels(n_rows, x.rows, n_threads());
+  const int64_t rows = panels * kPanelRows;
   for (const MatmulPart& part : parts) {
     const CpuTensor& w = on_cpu(*part.weights);
     require(w.cols == x.cols && part.first >= 0 && part.first + part.y.rows <= x.rows &&
@@ -232,19 +239,18 @@ void CpuBackend::multiply(std::span<const MatmulPart> parts, const MatmulInput& 
             "matmul",
             "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
     first_tasks_.push_back(n_tasks);
-    n_tasks += (w.rows + task_rows(w) - 1) / task_rows(w);
+    n_tasks += (w.rows + rows - 1) / rows;
     prepare(w, from, input);
   }
   signs(x.cols);  // grown here, because the workers only read
   turn.next(Operation::matmul);
-  parallel(n_tasks, kPanelRows * x.cols, [&](int64_t task, int worker) {
+  parallel(n_tasks, rows * x.cols, [&](int64_t task, int worker) {
     const auto which =
         std::upper_bound(first_tasks_.begin(), first_tasks_.end(), task) - first_tasks_.begin() - 1;
     const MatmulPart& part = parts[static_cast<size_t>(which)];
     const CpuTensor& w = on_cpu(*part.weights);
     task -= first_tasks_[static_cast<size_t>(which)];
-    if (uses_packed(w)) return multiply_packed(part, task * kPackedPanels, input, worker);
-    const int64_t rows = task_rows(w);
+    if (uses_packed(w)) return multiply_packed(part, task * panels, panels, input, worker);
     for (int64_t row = task * rows; row < std::min((task + 1) * rows, w.rows); row += kPanelRows)
       multiply_panel(part, row, input, worker);
   });

@@ -16,11 +16,11 @@ namespace {
 template <PackableFormat F>
 void matmul_packed_kernel(const PackedWeights& w, int64_t first_panel, int n_panels,
                           const PackedActivations& x, float* y, int64_t y_stride, float* scratch) {
-  if constexpr (kFewTokens<F>)
-    if (x.n_tokens > 2 && x.n_tokens <= kMostFewTokens)
+  if constexpr (few_tokens<F>() > 0)
+    if (x.n_tokens > 2 && x.n_tokens <= few_tokens<F>())
       return multiply_few_tokens<F>(w, first_panel, n_panels, x, y, y_stride);
   if (x.n_tokens > kStreamedTokens<F>) {
-    for (int p = 0; p < n_panels; p += kTilePanels)
+    for (int p = 0; p < n_panels; p += kTilePanels<tile_registers<F, MatrixTiles>()>)
       multiply_tokens<F>(w, first_panel + p, x, y, y_stride, scratch);
     return;
   }

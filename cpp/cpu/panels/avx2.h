@@ -18,6 +18,7 @@ inline constexpr int kPartRows = 8;
 inline constexpr int kStreamTokens =
     4;                                 // at most, in the kernel that does not store decoded weights
 inline constexpr int kTileTokens = 4;  // of the kernel that stores decoded weights
+inline constexpr int kTileRegisters = 2, kWideTileTokens = 4;
 inline constexpr int kGroupTileTokens =
     4;  // of formats with group scales, which need twice the sums
 inline constexpr int kLargestSum = INT16_MAX;  // of a group (panels/group_sums.h)

@@ -13,6 +13,7 @@ inline constexpr int kPartRows = 16;  // rows of a panel that one register holds
 inline constexpr int kStreamTokens =
     8;                                 // at most, in the kernel that does not store decoded weights
 inline constexpr int kTileTokens = 8;  // of the kernel that stores decoded weights
+inline constexpr int kTileRegisters = 4, kWideTileTokens = 6;  // where more than two registers fit
 inline constexpr int kGroupTileTokens =
     6;                                 // of formats with group scales, which need twice the sums
 inline constexpr int kMaxLevel = 255;  // of the unsigned codes that dot_codes takes

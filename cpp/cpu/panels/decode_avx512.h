@@ -46,21 +46,23 @@ struct UnitDecoder<F, PackedCodes::six> {
   using Constants = NoTables;
   const uint8_t* unit;
   HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
-  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+  static constexpr int kStepVectors = 4;
+  template <int half>
+  HRUN_HD void step(CodeBytes* out) {
     const __m512i low = _mm512_set1_epi8(0x0f), six = _mm512_set1_epi8(0x3f);
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const __m512i high = load_bytes(unit + 256 + 64 * half);
-      const __m512i a = load_bytes(unit + 128 * half), b = load_bytes(unit + 128 * half + 64);
-      CodeBytes* const o = out + 4 * half;
-      o[0].v = _mm512_and_si512(select(low, a, _mm512_slli_epi16(high, 4)), six);
-      o[1].v =
-          _mm512_and_si512(select(low, _mm512_srli_epi16(a, 4), _mm512_slli_epi16(high, 2)), six);
-      o[2].v = _mm512_and_si512(select(low, b, high), six);
-      o[3].v =
-          _mm512_and_si512(select(low, _mm512_srli_epi16(b, 4), _mm512_srli_epi16(high, 2)), six);
-    }
-    unit += 384;
+    const __m512i high = load_bytes(unit + 256 + 64 * half);
+    const __m512i a = load_bytes(unit + 128 * half), b = load_bytes(unit + 128 * half + 64);
+    out[0].v = _mm512_and_si512(select(low, a, _mm512_slli_epi16(high, 4)), six);
+    out[1].v =
+        _mm512_and_si512(select(low, _mm512_srli_epi16(a, 4), _mm512_slli_epi16(high, 2)), six);
+    out[2].v = _mm512_and_si512(select(low, b, high), six);
+    out[3].v =
+        _mm512_and_si512(select(low, _mm512_srli_epi16(b, 4), _mm512_srli_epi16(high, 2)), six);
+    if constexpr (half == 1) unit += 384;
+  }
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+    step<0>(out);
+    step<1>(out + 4);
   }
 };
 

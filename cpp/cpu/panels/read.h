@@ -34,17 +34,19 @@ struct UnitDecoder<F, PackedCodes::two> {
   using Constants = NoTables;
   const uint8_t* unit;
   HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
+  static constexpr int kStepVectors = 4;
+  template <int>
+  HRUN_HD void step(CodeBytes* out) {
+    const auto four = load_bytes(unit);
+    out[0].v = field<2, 0>(four);
+    out[1].v = field<2, 2>(four);
+    out[2].v = field<2, 4>(four);
+    out[3].v = field<2, 6>(four);
+    unit += 64;
+  }
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const auto four = load_bytes(unit + 64 * half);
-      CodeBytes* const o = out + 4 * half;
-      o[0].v = field<2, 0>(four);
-      o[1].v = field<2, 2>(four);
-      o[2].v = field<2, 4>(four);
-      o[3].v = field<2, 6>(four);
-    }
-    unit += 128;
+    step<0>(out);
+    step<1>(out + 4);
   }
 };
 
@@ -54,14 +56,20 @@ struct UnitDecoder<F, PackedCodes::three> {
   const uint8_t* unit;
   HRUN_HD UnitDecoder(const Constants&, const uint8_t* block, int) : unit(block) {}
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
-    const auto a = load_bytes(unit), b = load_bytes(unit + 64), c = load_bytes(unit + 128);
-    const decltype(CodeBytes::v) pairs[4] = {a, b, c, spare_bits(a, b, c)};
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      out[2 * i].v = field<3, 0>(pairs[i]);
-      out[2 * i + 1].v = field<3, 3>(pairs[i]);
-    }
-    unit += 192;
+    step<0>(out);
+    step<1>(out + 2);
+    step<2>(out + 4);
+    step<3>(out + 6);
+  }
+  static constexpr int kStepVectors = 2;
+  template <int i>
+  HRUN_HD void step(CodeBytes* out) {
+    const auto pair =
+        i < 3 ? load_bytes(unit + 64 * i)
+              : spare_bits(load_bytes(unit), load_bytes(unit + 64), load_bytes(unit + 128));
+    out[0].v = field<3, 0>(pair);
+    out[1].v = field<3, 3>(pair);
+    if constexpr (i == 3) unit += 192;
   }
 };
 
