@@ -203,7 +203,7 @@ def test_results_do_not_depend_on_threads_tokens_or_tier(f: core.FormatInfo) -> 
                 assert same_bits(
                     kernels.matmul(tier, f.name, data, rows, x, way, n_threads), whole
                 ), (tier, way, n_threads)
-            for chunk in (1, 2, 3, 4, 7, 8, 16) if tier != "scalar" else (1, 5):
+            for chunk in (1, 2, 3, 4, 5, 6, 7, 8, 16) if tier != "scalar" else (1, 5):
                 parts = [
                     kernels.matmul(tier, f.name, data, rows, x[i : i + chunk], way)
                     for i in range(0, len(x), chunk)
