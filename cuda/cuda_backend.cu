@@ -67,13 +67,14 @@ void CudaBackend::read(const void* from, std::span<uint8_t> to) {
 
 void CudaBackend::put_step(const Batch& batch) {
   const auto n = static_cast<size_t>(batch.n_rows());
-  step_.tokens_at = (n + 3) / 4 * 4;
-  step_.tables_at = 2 * step_.tokens_at;
+  const size_t rows = (n + 3) / 4 * 4;
+  step_.tokens_at = rows;
+  step_.span_of_row_at = 2 * rows;
+  step_.spans_at = 3 * rows;
+  step_.tables_at = step_.spans_at + batch.spans.size() * (sizeof(SpanOnDevice) / sizeof(int32_t));
   // A table has room for the positions that a graph may be replayed at.
-  // Before the pages of a span comes the slot of its state.
-  step_.table =
-      1 + static_cast<size_t>(positions_bound(batch.end_position()) + kPagePositions - 1) /
-              kPagePositions;
+  step_.table = static_cast<size_t>(positions_bound(batch.end_position()) + kPagePositions - 1) /
+                kPagePositions;
   const size_t bytes = (step_.tables_at + step_.table * batch.spans.size()) * sizeof(int32_t);
   if (bytes > step_.slot_bytes) {
     gpu_.wait();
@@ -100,10 +101,17 @@ void CudaBackend::put_step(const Batch& batch) {
   std::copy(batch.positions.begin(), batch.positions.end(), numbers);
   std::copy(batch.tokens.begin(), batch.tokens.end(), numbers + step_.tokens_at);
   for (size_t i = 0; i < batch.spans.size(); ++i) {
-    const std::span<const int32_t> pages = batch.spans[i].pages;
-    int32_t* const table = numbers + step_.tables_at + i * step_.table;
-    table[0] = batch.spans[i].state;
-    std::copy_n(pages.begin(), std::min(pages.size(), step_.table - 1), table + 1);
+    const RowSpan& span = batch.spans[i];
+    const SpanOnDevice for_device{static_cast<int32_t>(span.first_row),
+                                  static_cast<int32_t>(span.n_rows),
+                                  static_cast<int32_t>(span.first_position), span.state};
+    std::memcpy(numbers + step_.spans_at + i * (sizeof for_device / sizeof(int32_t)), &for_device,
+                sizeof for_device);
+    std::fill_n(numbers + step_.span_of_row_at + span.first_row, span.n_rows,
+                static_cast<int32_t>(i));
+    const std::span<const int32_t> pages = span.pages;
+    std::copy_n(pages.begin(), std::min(pages.size(), step_.table),
+                numbers + step_.tables_at + i * step_.table);
   }
   gpu_.write_pinned(step_.device->data, slot, bytes);
 }
@@ -179,7 +187,7 @@ bool CudaBackend::end_pass(bool complete) {
 }
 
 int64_t CudaBackend::positions_bound(int64_t end) const {
-  if (!in_pass_ || !pass_.repeatable) return end;
+  if (!in_pass_ || !recordable(pass_)) return end;
   int64_t bound = kLeastPositions;
   while (bound < end) bound *= 2;
   return bound;
@@ -191,10 +199,14 @@ void CudaBackend::require_step(const Batch& batch) {
   require(batch.positions.data() == pass_.batch.positions.data(), "CUDA", "the batch of the pass");
 }
 
-SpanOnDevice CudaBackend::span_on_device(const Batch& batch, size_t span) const {
+BatchOnDevice CudaBackend::batch_on_device(const Batch& batch) const {
   const int32_t* const numbers = step_positions();
-  const int32_t* const table = numbers + step_.tables_at + span * step_.table;
-  return {numbers + batch.spans[span].first_row, table + 1, table};
+  return {reinterpret_cast<const SpanOnDevice*>(numbers + step_.spans_at),
+          numbers,
+          numbers + step_.span_of_row_at,
+          numbers + step_.tables_at,
+          static_cast<int>(batch.spans.size()),
+          static_cast<int>(step_.table)};
 }
 
 const int32_t* CudaBackend::upload_indices(std::span<const int32_t> indices) {
@@ -239,11 +251,7 @@ void CudaBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, co
   const Turn turn(*this, Operation::kv_append);
   checks::kv_append(cache, k, v, batch);
   require_step(batch);
-  const KVPages pages = pages_of(cache);
-  for (size_t i = 0; i < batch.spans.size(); ++i) {
-    const RowSpan& span = batch.spans[i];
-    gpu::kv_append(gpu_, pages, rows_of(k, span), rows_of(v, span), span_on_device(batch, i));
-  }
+  gpu::kv_append(gpu_, pages_of(cache), k, v, batch_on_device(batch));
 }
 
 void CudaBackend::attention(FloatView q, const CacheSlot& cache, const Batch& batch,
@@ -252,14 +260,14 @@ void CudaBackend::attention(FloatView q, const CacheSlot& cache, const Batch& ba
   checks::attention(q, cache, batch, shape, out);
   require_step(batch);
   const KVPages pages = pages_of(cache);
-  for (size_t i = 0; i < batch.spans.size(); ++i) {
-    const RowSpan& span = batch.spans[i];
-    const int64_t positions = positions_bound(span.end_position());
-    const size_t bytes = attention_scratch_bytes(gpu_, pages, shape, span.n_rows, positions);
-    gpu::attention(gpu_, rows_of(q, span), pages, span_on_device(batch, i), positions, shape,
-                   shape.sinks ? vector_of(*shape.sinks) : nullptr, rows_of(out, span),
-                   attention_.get<uint8_t>(bytes));
-  }
+  const bool replayable = in_pass_ && recordable(pass_);
+  const int64_t bound = positions_bound(batch.end_position());
+  std::vector<SpanBound> bounds;
+  for (const RowSpan& span : batch.spans)
+    bounds.push_back({span.n_rows, replayable ? bound : span.end_position()});
+  gpu::attention(gpu_, q, pages, batch_on_device(batch), bounds, shape,
+                 shape.sinks ? vector_of(*shape.sinks) : nullptr, out,
+                 attention_.get<uint8_t>(attention_scratch_bytes(pages, shape, bounds)));
 }
 
 void CudaBackend::silu_mul(FloatView gate, FloatView up, FloatView out) {

@@ -127,7 +127,7 @@ class CudaBackend final : public Backend {
   bool recordable(const PassInfo& pass) const;
   void require_step(const Batch& batch);
   const int32_t* step_positions() const { return static_cast<const int32_t*>(step_.device->data); }
-  SpanOnDevice span_on_device(const Batch& batch, size_t span) const;
+  BatchOnDevice batch_on_device(const Batch& batch) const;
   int64_t positions_bound(int64_t end) const;
   const int32_t* upload_indices(std::span<const int32_t> indices);
 
@@ -151,14 +151,15 @@ class CudaBackend final : public Backend {
   std::vector<QuantizedScratch> quantized_;  // by Activation
   Scratch floats_, decoded_, attention_, product_, staging_, indices_, draw_, draw_scratch_;
 
-  // What the device reads of the pass: the positions of the rows, their tokens, and a page table
-  // for each span.  Written from pinned slots in turn.
+  // What the device reads of the pass: of the rows positions, tokens and spans; of the spans
+  // SpanOnDevice and a page table.  Written from pinned slots in turn.
   struct Step {
     std::unique_ptr<Memory> device;
     uint8_t* pinned = nullptr;
     size_t slot_bytes = 0;
     size_t next_slot = 0;
-    size_t tokens_at = 0, tables_at = 0, table = 0;  // numbers from the beginning; of a table
+    // Numbers from the beginning; of a table.
+    size_t tokens_at = 0, span_of_row_at = 0, spans_at = 0, tables_at = 0, table = 0;
   } step_;
   struct Pinned {
     Gpu& gpu;

@@ -63,8 +63,8 @@ void CudaBackend::short_conv(FloatView x, const DeviceTensor& taps, const StateS
   require_step(batch);
   for (size_t i = 0; i < batch.spans.size(); ++i)
     gpu::short_conv(gpu_, rows_of(x, batch.spans[i]), vector_of(taps), state.layer().n_past + 1,
-                    on_device(state).state(state.index, span_on_device(batch, i).state), silu,
-                    rows_of(out, batch.spans[i]));
+                    on_device(state).state(state.index, &batch_on_device(batch).spans[i].state),
+                    silu, rows_of(out, batch.spans[i]));
 }
 
 void CudaBackend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
@@ -76,7 +76,8 @@ void CudaBackend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, cons
     const auto part = [&](const FloatView& view) { return rows_of(view, batch.spans[i]); };
     gpu::delta_rule(gpu_, {part(in.q), part(in.k), part(in.v), part(in.decay), part(in.beta)},
                     heads, state.layer(),
-                    on_device(state).state(state.index, span_on_device(batch, i).state), part(out));
+                    on_device(state).state(state.index, &batch_on_device(batch).spans[i].state),
+                    part(out));
   }
 }
 

@@ -51,7 +51,8 @@ TENSOR = {
     "MatmulTile": IMMA,
     "MatmulFloats": HMMA,
     "Multiply": HMMA,
-    "FlashAttention": HMMA,
+    "FewQueries": HMMA,
+    "ManyQueries": HMMA,
     "WideAttention": HMMA,
 }
 LOCAL = {0x983: "LDL", 0x387: "STL"}

@@ -1,23 +1,31 @@
-// What the attention kernels share: their arguments, which positions a query sees, and how parts of
-// a softmax are joined.
+// What all attention kernels share: which span, queries and positions a block of threads has, and
+// the order in which parts are joined.
 //
-// Scores live in the domain of powers of two: u = log2(e) * score, and a part of the positions
-// leaves per query
-//   m  the largest u, l  the sum of 2^(u - m), o  the values weighted with 2^(u - m).
-// Parts join in order of positions: M = max m, then the sums of 2^(m - M) l and 2^(m - M) o.  A
-// sink adds 2^(sink - M) to l.
+// Positions are cut at multiples of a split's length, counted from position 0.  Each kernel
+// computes a split from nothing, and splits are joined one after the other by Joined, whether by
+// the block that goes on to the next split (spans of many rows, whose blocks are enough to fill the
+// device) or by JoinParts (spans of few rows, whose splits are blocks of their own).  So the bits
+// of a query depend on its own positions alone.
 #pragma once
 
-#include "backend/backend.h"
+#include "cuda/device/math.h"
 #include "cuda/device/thread.h"
 #include "cuda/kernels/attention.h"
 
 namespace hrun::gpu {
 
-// What a block of threads sees where positions are split, from multiples of it on.
-inline constexpr int kSplitPositions = 256;
 inline constexpr float kLog2E = 1.44269504088896341f;
 HRUN_HD float minus_infinity() { return bits_to_float(0xff800000u); }
+
+// 2^(m - top), 0 for a part that saw nothing.
+HRUN_HD float join_factor(float m, float top) {
+  return m == minus_infinity() ? 0.0f : exp2_fast(m - top);
+}
+
+// The splits of a span: first, and how many.
+struct Splits {
+  int first, n;
+};
 
 struct AttentionTask {
   FloatView q, out;
@@ -27,20 +35,28 @@ struct AttentionTask {
   uint32_t page_bytes;
   int n_heads, group;  // group: query heads per kv head
   int k_dim, v_dim;
-  SpanOnDevice span;
+  BatchOnDevice batch;
   float scale, soft_cap;
   int64_t window;
   const float* sinks;
-  int n_splits;   // 1: all positions, and out is written; else kSplitPositions each, and partial
-  float* values;  // [n_splits][n_queries][v_dim], query = token * n_heads + head
-  float* sums;  // [n_splits][n_queries][2]: m and l; with m = -infinity the values are not written
+  int split;        // its length
+  int least, most;  // rows of the spans that this launch is for
+  bool apart;       // splits are blocks of their own
+  float* values;    // of splits that are apart: [part][head][v_dim]
+  float* sums;      // [part][head][2]: m and l; with m = -infinity the values do not count
 
-  HRUN_HD int64_t n_queries() const { return q.rows * n_heads; }
-  HRUN_HD int64_t position_of(int64_t token) const { return span.positions[0] + token; }
+  HRUN_HD bool is_for(const SpanOnDevice& span) const {
+    return span.n_rows >= least && span.n_rows <= most;
+  }
+  HRUN_HD Splits splits_of(const SpanOnDevice& span) const {
+    const int first = static_cast<int>(first_visible(span.first_position)) / split;
+    return {first, (span.first_position + span.n_rows - 1) / split + 1 - first};
+  }
   // The keys, or values, of a head from a position on, up to the end of its page.
-  HRUN_HD const uint8_t* at(const void* base, bool half, int dim, int kv_head, int position) const {
+  HRUN_HD const uint8_t* at(const void* base, const int32_t* pages, bool half, int dim, int kv_head,
+                            int position) const {
     const auto place = static_cast<uint32_t>(position);
-    const auto page = static_cast<uint32_t>(span.pages[place / kPagePositions]);
+    const auto page = static_cast<uint32_t>(pages[place / kPagePositions]);
     const uint32_t row = static_cast<uint32_t>(kv_head * kPagePositions) + place % kPagePositions;
     return static_cast<const uint8_t*>(base) + static_cast<uint64_t>(page) * page_bytes +
            row * static_cast<uint32_t>(dim) * (half ? 2u : 4u);
@@ -53,38 +69,76 @@ struct AttentionTask {
     const float e = exp2_fast(2 * kLog2E * (score / soft_cap));
     return soft_cap * (1 - 2 / (1 + e));
   }
-  // The positions of a split within [begin, end).
-  HRUN_HD int64_t split_begin(int split, int64_t begin) const {
-    const int64_t at = static_cast<int64_t>(split) * kSplitPositions;
-    return n_splits > 1 && at > begin ? at : begin;
+  HRUN_HD float* values_at(int64_t part, int head) const {
+    return values + (part * n_heads + head) * v_dim;
   }
-  HRUN_HD int64_t split_end(int split, int64_t end) const {
-    const int64_t at = (static_cast<int64_t>(split) + 1) * kSplitPositions;
-    return n_splits > 1 && at < end ? at : end;
+  HRUN_HD float* sums_at(int64_t part, int head) const {
+    return sums + (part * n_heads + head) * 2;
   }
-  HRUN_HD float* values_at(int split, int64_t query) const {
-    return values + (split * n_queries() + query) * v_dim;
+  // Parts lie span by span, split by split, row by row.  Needs the whole warp.
+  HRUN_HD int64_t first_part(int span) const {
+    int64_t parts = 0;
+    for (int s = lane(); s < span; s += kWarp) {
+      const SpanOnDevice other = batch.spans[s];
+      if (is_for(other)) parts += static_cast<int64_t>(splits_of(other).n) * other.n_rows;
+    }
+    return static_cast<int64_t>(warp_sum(static_cast<double>(parts)));  // exact
   }
-  HRUN_HD float* sums_at(int split, int64_t query) const {
-    return sums + (split * n_queries() + query) * 2;
+
+  // Item `item` of count(span) for each span in turn; span -1: there is none.  Whole warps.
+  struct Place {
+    int span, item;
+  };
+  template <class Count>
+  HRUN_HD Place find(int item, const Count& count) const {
+    int before = 0;
+    for (int first = 0; first < batch.n_spans; first += kWarp) {
+      const int s = first + lane(), own = s < batch.n_spans ? count(batch.spans[s]) : 0;
+      int sum = own;  // up to this lane's
+#pragma unroll
+      for (int step = 1; step < kWarp; step *= 2) {
+        const int other = static_cast<int>(shuffle_bits(static_cast<uint32_t>(sum), lane() - step));
+        if (lane() >= step) sum += other;
+      }
+      const uint32_t reached = ballot(item < before + sum);
+      if (reached != 0) {
+        const int at = lowest_bit(reached);
+        const auto start = static_cast<int>(shuffle_bits(static_cast<uint32_t>(sum - own), at));
+        return {first + at, item - before - start};
+      }
+      before += static_cast<int>(shuffle_bits(static_cast<uint32_t>(sum), kWarp - 1));
+    }
+    return {-1, 0};
   }
 };
 
-// 2^(m - top), 0 for a part that saw nothing.
-HRUN_HD float join_factor(float m, float top) {
-  return m == minus_infinity() ? 0.0f : exp2_fast(m - top);
+// A query's parts so far.
+struct Joined {
+  float m = minus_infinity(), l = 0;
+  // The next part: what the values so far, and its own, are multiplied by.
+  HRUN_HD void add(float part_m, float part_l, float& before, float& here) {
+    const float now = largest_of(part_m, m);
+    before = join_factor(m, now);
+    here = join_factor(part_m, now);
+    l = fused_multiply_add(l, before, part_l * here);
+    m = now;
+  }
+};
+// A part without weight leaves what is there; what is there without weight may be anything.
+HRUN_HD float join_value(float so_far, float value, float before, float here) {
+  return here == 0 ? so_far : fused_multiply_add(before == 0 ? 0.0f : so_far, before, value * here);
 }
 
-// What makes a query's only part the whole, by the operations of JoinParts.
-struct WholeFactor {
+// What makes the joined parts of a query the result.
+struct Whole {
   float factor, total;
-  HRUN_HD WholeFactor(const AttentionTask& task, int64_t query, float m, float l) {
-    const float sink = task.sinks ? task.sinks[query % task.n_heads] * kLog2E : minus_infinity(),
-                top = largest_of(sink, m);
-    factor = join_factor(m, top);
-    total = fused_multiply_add(l, factor, join_factor(sink, top));
+  HRUN_HD Whole(const AttentionTask& task, int head, const Joined& all) {
+    const float sink = task.sinks ? task.sinks[head] * kLog2E : minus_infinity(),
+                top = largest_of(sink, all.m);
+    factor = join_factor(all.m, top);
+    total = fused_multiply_add(all.l, factor, join_factor(sink, top));
   }
-  HRUN_HD float value(float part) const { return fused_multiply_add(part, factor, 0.0f) / total; }
+  HRUN_HD float value(float joined) const { return joined * factor / total; }
 };
 
 // The whole of one query from its parts: a block per query.
@@ -94,34 +148,25 @@ struct JoinParts {
   AttentionTask task;
 
   HRUN_HD void operator()() const {
-    auto* const factors = reinterpret_cast<float*>(shared());  // [n_splits], then their sums
-    const int64_t query = block_x();
-    const int n = task.n_splits;
-    float* const sums = factors + n;
-    for (int s = thread(); s < n; s += kThreads) {
-      factors[s] = task.sums_at(s, query)[0];
-      sums[s] = task.sums_at(s, query)[1];
-    }
-    sync_block();
-    const float sink = task.sinks ? task.sinks[query % task.n_heads] * kLog2E : minus_infinity();
-    float top = sink;
-    for (int s = 0; s < n; ++s) top = largest_of(top, factors[s]);
-    float total = join_factor(sink, top);
-    for (int s = 0; s < n; ++s)
-      total = fused_multiply_add(sums[s], join_factor(factors[s], top), total);
-    sync_block();
-    for (int s = thread(); s < n; s += kThreads) factors[s] = join_factor(factors[s], top);
-    sync_block();
-    float* const out = task.out.row(query / task.n_heads) + query % task.n_heads * task.v_dim;
+    const auto row = static_cast<int>(block_x() / task.n_heads), head = block_x() % task.n_heads;
+    const int span_number = task.batch.span_of_row[row];
+    const SpanOnDevice span = task.batch.spans[span_number];
+    const Splits splits = task.splits_of(span);
+    if (!task.is_for(span) || splits.n == 1) return;
+    const int64_t first = task.first_part(span_number) + row - span.first_row;
+    float* const out = task.out.row(row) + static_cast<int64_t>(head) * task.v_dim;
     for (int i = thread(); i < task.v_dim; i += kThreads) {
-      float sum = 0;
-#pragma unroll 8
-      for (int s = 0; s < n; ++s) {
-        const float value = factors[s] != 0 ? task.values_at(s, query)[i]
-                                            : 0.0f;  // a load under a condition, not a jump
-        sum = factors[s] != 0 ? fused_multiply_add(value, factors[s], sum) : sum;
+      Joined all;
+      float value = 0;
+#pragma unroll 4
+      for (int s = 0; s < splits.n; ++s) {
+        const int64_t part = first + static_cast<int64_t>(s) * span.n_rows;
+        const float* const sums = task.sums_at(part, head);
+        float before, here;
+        all.add(sums[0], sums[1], before, here);
+        value = join_value(value, task.values_at(part, head)[i], before, here);
       }
-      out[i] = sum / total;
+      out[i] = Whole(task, head, all).value(value);
     }
   }
 };

@@ -20,18 +20,55 @@ struct PlainAttention {
                 : static_cast<const float*>(base)[i];
   }
 
-  // Grid: x over queries, y over splits.
+  // Grid: x over queries; y over splits where they are apart.
   HRUN_HD void operator()() const {
-    const int64_t query = block_x(), token = query / task.n_heads;
-    const auto head = static_cast<int>(query % task.n_heads);
-    const int64_t position = task.position_of(token);
-    const int split = block_y();
-    const int64_t from = task.split_begin(split, task.first_visible(position)),
-                  to = task.split_end(split, position + 1);
-    const int kv_head = head / task.group;
+    const auto row = static_cast<int>(block_x() / task.n_heads), head = block_x() % task.n_heads;
+    const int span_number = task.batch.span_of_row[row];
+    const SpanOnDevice span = task.batch.spans[span_number];
+    if (!task.is_for(span)) return;
+    const int32_t* const pages = task.batch.pages(span_number);
+    const Splits splits = task.splits_of(span);
+    const int position = task.batch.positions[row];
+    float* const out = task.out.row(row) + static_cast<int64_t>(head) * task.v_dim;
+    Joined all;
+    if (!task.apart || splits.n == 1) {
+      if (block_y() > 0) return;
+      for (int s = 0; s < splits.n; ++s) {
+        Joined part;
+        attend(row, head, position, splits.first + s, pages, part, [&](int i, float value) {
+          float before, here;
+          Joined joined = all;
+          joined.add(part.m, part.l, before, here);
+          value = join_value(s == 0 ? 0.0f : out[i], value, before, here);
+          out[i] = s + 1 < splits.n ? value : Whole(task, head, joined).value(value);
+        });
+        float before, here;
+        all.add(part.m, part.l, before, here);
+      }
+      return;
+    }
+    if (block_y() >= splits.n) return;
+    const int64_t part = task.first_part(span_number) +
+                         static_cast<int64_t>(block_y()) * span.n_rows + row - span.first_row;
+    attend(row, head, position, splits.first + block_y(), pages, all,
+           [&](int i, float value) { task.values_at(part, head)[i] = value; });
+    if (thread() == 0) {
+      task.sums_at(part, head)[0] = all.m;
+      task.sums_at(part, head)[1] = all.l;
+    }
+  }
 
+  // One split: its m and l, and then put(i, value).
+  template <class Put>
+  HRUN_HD void attend(int row, int head, int position, int split, const int32_t* pages,
+                      Joined& joined, const Put& put) const {
+    const int64_t begin = task.first_visible(position),
+                  first = static_cast<int64_t>(split) * task.split,
+                  from = first > begin ? first : begin,
+                  to = first + task.split < position + 1 ? first + task.split : position + 1;
+    const int kv_head = head / task.group;
     float q[kPerLane], o[kPerLane];
-    const float* const q_row = task.q.row(token) + static_cast<int64_t>(head) * task.k_dim;
+    const float* const q_row = task.q.row(row) + static_cast<int64_t>(head) * task.k_dim;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       const int at = i * kWarp + lane();
@@ -41,8 +78,9 @@ struct PlainAttention {
     float m = minus_infinity(), l = 0;
     for (int64_t p = from + warp(); p < to; p += kWarps) {
       const auto at_p = static_cast<int>(p);
-      const uint8_t *const key = task.at(task.k, task.half_k, task.k_dim, kv_head, at_p),
-                           *const value = task.at(task.v, task.half_v, task.v_dim, kv_head, at_p);
+      const uint8_t *const key = task.at(task.k, pages, task.half_k, task.k_dim, kv_head, at_p),
+                           *const value =
+                               task.at(task.v, pages, task.half_v, task.v_dim, kv_head, at_p);
       float dot = 0;
 #pragma unroll
       for (int i = 0; i < kPerLane; ++i) {
@@ -67,31 +105,22 @@ struct PlainAttention {
     // The warps joined in order.
     auto* const parts = reinterpret_cast<float*>(shared());
     float* const mine = parts + warp() * (kMaxDim + 2);
+    sync_block();  // of the split before
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) mine[2 + i * kWarp + lane()] = o[i];
     if (lane() == 0) mine[0] = m, mine[1] = l;
     sync_block();
-    float top = minus_infinity(), total = 0, factors[kWarps];
-    for (int w = 0; w < kWarps; ++w) top = largest_of(top, parts[w * (kMaxDim + 2)]);
-    const bool whole = task.n_splits == 1;
+    float before[kWarps], here[kWarps];
+    joined = {};
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      factors[w] = join_factor(parts[w * (kMaxDim + 2)], top);
-      total = fused_multiply_add(parts[w * (kMaxDim + 2) + 1], factors[w], total);
-    }
-    const WholeFactor all(task, query, top, total);
-    float* const out = whole ? task.out.row(token) + static_cast<int64_t>(head) * task.v_dim
-                             : task.values_at(split, query);
+    for (int w = 0; w < kWarps; ++w)
+      joined.add(parts[w * (kMaxDim + 2)], parts[w * (kMaxDim + 2) + 1], before[w], here[w]);
     for (int i = thread(); i < task.v_dim; i += kThreads) {
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < kWarps; ++w)
-        sum = fused_multiply_add(parts[w * (kMaxDim + 2) + 2 + i], factors[w], sum);
-      out[i] = whole ? all.value(sum) : sum;
-    }
-    if (!whole && thread() == 0) {
-      task.sums_at(split, query)[0] = top;
-      task.sums_at(split, query)[1] = total;
+        sum = join_value(sum, parts[w * (kMaxDim + 2) + 2 + i], before[w], here[w]);
+      put(i, sum);
     }
   }
 };

@@ -34,80 +34,107 @@ struct AttentionTiles {
   AttentionTask task;
 
   struct Work {
-    int kv_head, split, row;   // the first query
-    int n_rows;                // queries of the kv head
-    int first_position;        // of token 0
+    int kv_head, row;    // the first query of the block
+    int n_rows;          // queries of the kv head in the span
+    int first_row;       // of the span in the batch
+    int first_position;  // of the span
+    const int32_t* pages;
     int begin, end;            // positions that some query of the block sees
     int seen_begin, seen_end;  // positions that all of them see
-    int tile, tiles;           // the first of this split, and how many
+    int first, last;           // splits of the block, from first to before last
+    bool whole;                // they are all that the span has
+    int64_t part;              // else: of the block's split and the span's first row
   };
   // What a thread knows of its two queries, rows lane / 4 and lane / 4 + 8 of sixteen: left
   // operands and sums of mma have them so.
   struct Rows {
-    float m[2], l[2];  // l: of the thread's own columns, in units of 1 / kWeightScale
-    float factor[2];   // of a product with the scaled query; makes it log2(e) * score, or the score
-                       // that is capped
+    float factor[2];  // of a product with the scaled query; makes it log2(e) * score, or the score
+                      // that is capped
     int begin[2], end[2];
   };
 
-  HRUN_HD Work work() const {
-    Work w;
-    const int n_kv = task.n_heads / task.group, n_row_tiles = grid_x() / n_kv;
-    const int block = opaque(block_x());
+  // Grid: x over kv heads and, slower, the items of the spans; false where there is none.
+  HRUN_HD bool work(Work& w) const {
+    const int n_kv = task.n_heads / task.group, block = opaque(block_x());
+    const auto count = [&](const SpanOnDevice& span) {
+      const int blocks = (span.n_rows * task.group + kRows - 1) / kRows;
+      return task.is_for(span) ? blocks * (task.apart ? task.splits_of(span).n : 1) : 0;
+    };
+    const AttentionTask::Place place = task.find(block / n_kv, count);
+    if (place.span < 0) return false;
+    const SpanOnDevice span = task.batch.spans[place.span];
+    const Splits splits = task.splits_of(span);
     w.kv_head = block % n_kv;
-    w.row = (n_row_tiles - 1 - block / n_kv) * kRows;  // late queries see most and go first
-    w.split = block_y();
-    w.n_rows = static_cast<int>(task.q.rows) * task.group;
-    w.first_position = task.span.positions[0];
+    w.n_rows = span.n_rows * task.group;
+    w.first_row = span.first_row;
+    w.first_position = span.first_position;
+    w.pages = task.batch.pages(place.span);
+    w.whole = !task.apart || splits.n == 1;
+    const int n_blocks = (w.n_rows + kRows - 1) / kRows,
+              row_block = task.apart ? place.item / splits.n : place.item;
+    w.row = (n_blocks - 1 - row_block) * kRows;  // late queries see most and go first
     const int last = w.row + kRows < w.n_rows ? w.row + kRows - 1 : w.n_rows - 1;
-    const int64_t first_token = w.row / task.group, last_token = last / task.group;
+    const int first_token = w.row / task.group, last_token = last / task.group;
     w.begin = static_cast<int>(task.first_visible(w.first_position + first_token));
     w.seen_begin = static_cast<int>(task.first_visible(w.first_position + last_token));
-    w.end = static_cast<int>(w.first_position + last_token + 1);
-    w.seen_end = static_cast<int>(w.first_position + first_token + 1);
-    static_assert(kSplitPositions % kTile == 0);
-    w.tile = static_cast<int>(task.split_begin(w.split, w.begin)) / kTile;
-    const int end = (static_cast<int>(task.split_end(w.split, w.end)) + kTile - 1) / kTile;
-    w.tiles = end > w.tile ? end - w.tile : 0;
-    return w;
+    w.end = w.first_position + last_token + 1;
+    w.seen_end = w.first_position + first_token + 1;
+    w.part = 0;
+    if (w.whole) {
+      w.first = w.begin / task.split;
+      w.last = (w.end - 1) / task.split + 1;
+    } else {
+      w.first = splits.first + place.item % splits.n;
+      w.last = w.first + 1;
+      w.part =
+          task.first_part(place.span) + static_cast<int64_t>(place.item % splits.n) * span.n_rows;
+    }
+    return true;
   }
 
+  // Asks for the rows of a slot, keys or values: row r is position_of(r), zeros where nobody sees
+  // it.  kOnePage: they follow each other in one page.
+  template <bool kOnePage, class PositionOf>
+  HRUN_HD void ask_for(const Work& w, bool values, uint16_t* slot,
+                       const PositionOf& position_of) const {
+    constexpr int kPieces = kDim / 8;  // of 16 bytes, per position
+    const int dim = values ? task.v_dim : task.k_dim;
+    const void* const base = values ? task.v : task.k;
+    const auto row_at = [&](int position) {
+      return reinterpret_cast<const uint16_t*>(
+          task.at(base, w.pages, true, dim, w.kv_head, position));
+    };
+    const uint16_t* const first = kOnePage ? row_at(position_of(0)) : nullptr;
+#pragma unroll
+    for (int i = 0; i < kTile * kPieces / kThreads; ++i) {
+      const int at = i * kThreads + thread(), row = at / kPieces, piece = at % kPieces,
+                position = position_of(row);
+      const bool inside = position >= w.begin && position < w.end && piece * 8 < dim;
+      const uint16_t* from = kOnePage ? first + row * dim : first;
+      if (!kOnePage && inside) from = row_at(position);
+      copy_async(slot + row * kStride + piece * 8,
+                 inside ? static_cast<const void*>(from + piece * 8) : base, inside);
+    }
+    static_assert(kTile * kPieces % kThreads == 0);
+  }
+
+  // Items follow each other through the slots of the ring: ask(item, slot) for one.
+  template <class Ask>
+  HRUN_HD void begin_slots(int items, const Ask& ask) const {
+#pragma unroll
+    for (int i = 0; i < kSlots - 1; ++i) {
+      if (i < items) ask(i, slots() + i * kSlotHalves);
+      commit_copies();
+    }
+  }
   // Item i is there, everybody is done with item i - 1, and its slot is filled again.
-  HRUN_HD void next_slot(const Work& w, int item, int slot) const {
+  template <class Ask>
+  HRUN_HD void next_slot(int items, int item, int slot, const Ask& ask) const {
     wait_copies<kSlots - 2>();
     sync_block();
     const int next = item + kSlots - 1, free = slot == 0 ? kSlots - 1 : slot - 1;
-    if (next < 2 * w.tiles) ask_for(w, next, slots() + free * kSlotHalves);
+    if (next < items) ask(next, slots() + free * kSlotHalves);
     commit_copies();
-  }
-
-  HRUN_HD void ask_for(const Work& w, int item, uint16_t* slot) const {
-    constexpr int kPieces = kDim / 8;  // of 16 bytes, per position
-    const bool values = item % 2 != 0;
-    const int dim = values ? task.v_dim : task.k_dim, first = (w.tile + item / 2) * kTile,
-              left = w.end - first;
-    static_assert(kPagePositions % kTile == 0);  // a tile lies in one page
-    const auto* const from = reinterpret_cast<const uint16_t*>(
-        task.at(values ? task.v : task.k, true, dim, w.kv_head, first));
-    if constexpr (kThreads % kPieces ==
-                  0) {  // a thread has the same piece of every so many positions
-      constexpr int kStep = kThreads / kPieces;
-      const int row = thread() / kPieces, piece = thread() % kPieces;
-      const int inside = piece * 8 < dim ? left : 0;
-      const uint16_t* at = from + row * dim + piece * 8;
-      uint16_t* const to = slot + row * kStride + piece * 8;
-#pragma unroll
-      for (int i = 0; i < kTile / kStep; ++i, at += kStep * dim)
-        copy_async(to + i * kStep * kStride, at, row + i * kStep < inside);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kTile * kPieces / kThreads; ++i) {
-        const int at = i * kThreads + thread(), row = at / kPieces, piece = at % kPieces;
-        copy_async(slot + row * kStride + piece * 8, from + row * dim + piece * 8,
-                   row < left && piece * 8 < dim);
-      }
-    }
-    static_assert(kTile * kPieces % kThreads == 0);
   }
 
   // The queries of the block in two fp16 parts, and 1 / scale.
@@ -116,7 +143,7 @@ struct AttentionTiles {
       const int row = w.row + r;
       const bool real = row < w.n_rows;
       const float* const q =
-          real ? task.q.row(row / task.group) +
+          real ? task.q.row(w.first_row + row / task.group) +
                      static_cast<int64_t>(w.kv_head * task.group + row % task.group) * task.k_dim
                : nullptr;
       float values[kDim / kWarp], largest = 0;
@@ -153,29 +180,9 @@ struct AttentionTiles {
   static HRUN_HD uint16_t* queries() { return reinterpret_cast<uint16_t*>(shared()); }
   static HRUN_HD uint16_t* slots() { return queries() + 2 * kQueryHalves; }
 
-  // The first tiles are under way and the queries in place; false if this part has no tiles, which
-  // it then has said.
-  HRUN_HD bool begin(const Work& w) const {
-    if (w.tiles == 0) {
-      const int row = w.row + thread();
-      if (thread() < kRows && row < w.n_rows) put_sums(w, query_of(w, row), minus_infinity(), 0);
-      return false;
-    }
-#pragma unroll
-    for (int i = 0; i < kSlots - 1; ++i) {
-      if (i < 2 * w.tiles) ask_for(w, i, slots() + i * kSlotHalves);
-      commit_copies();
-    }
-    put_queries(w);
-    sync_block();
-    return true;
-  }
-
   HRUN_HD void start(const Work& w, int first_row, Rows& rows) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      rows.m[r] = minus_infinity();
-      rows.l[r] = 0;
       const int at = first_row + lane() / 4 + 8 * r;
       const int row = w.row + at < w.n_rows ? w.row + at : w.n_rows - 1;
       const int64_t position = w.first_position + row / task.group;
@@ -222,13 +229,12 @@ struct AttentionTiles {
     top = largest_of(shuffle_xor(top, 1), top);
     return largest_of(shuffle_xor(top, 2), top);
   }
-  // Products become weights, with the maximum so far; returns what earlier sums are multiplied by.
+  // Products become weights, in units of 1 / kWeightScale and relative to the largest, m; returns
+  // the sum of this thread's.
   template <int n>
-  HRUN_HD float weights_of(Rows& rows, int r, float top, float (&u)[n][4]) const {
-    const float factor = score_factor(rows, r), now = largest_of(top * factor, rows.m[r]);
-    const float before = join_factor(rows.m[r], now),
-                base = now == minus_infinity() ? 0.0f : kWeightShift - now;
-    rows.m[r] = now;
+  HRUN_HD float weights_of(const Rows& rows, int r, float m, float (&u)[n][4]) const {
+    const float factor = score_factor(rows, r),
+                base = m == minus_infinity() ? 0.0f : kWeightShift - m;
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < n; ++i)
@@ -237,30 +243,56 @@ struct AttentionTiles {
         u[i][j] = exp2_fast(fused_multiply_add(u[i][j], factor, base));
         sum += u[i][j];
       }
-    rows.l[r] = fused_multiply_add(rows.l[r], before, sum);
-    return before;
+    return sum;
   }
-  // The whole l, of true size.
-  static HRUN_HD void sum_rows(Rows& rows) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      rows.l[r] += shuffle_xor(rows.l[r], 1);
-      rows.l[r] += shuffle_xor(rows.l[r], 2);
-      rows.l[r] *= 1 / kWeightScale;
-    }
+  // Over the four lanes of a query, of true size.
+  static HRUN_HD float sum_of_query(float l) {
+    l += shuffle_xor(l, 1);
+    l += shuffle_xor(l, 2);
+    return l * (1 / kWeightScale);
   }
 
-  HRUN_HD int64_t query_of(const Work& w, int row) const {
-    return static_cast<int64_t>(row / task.group) * task.n_heads + w.kv_head * task.group +
-           row % task.group;
+  HRUN_HD int batch_row(const Work& w, int row) const { return w.first_row + row / task.group; }
+  HRUN_HD int head_of(const Work& w, int row) const {
+    return w.kv_head * task.group + row % task.group;
   }
-  HRUN_HD float* target(const Work& w, int64_t query) const {
-    if (task.n_splits > 1) return task.values_at(w.split, query);
-    return task.out.row(query / task.n_heads) + query % task.n_heads * task.v_dim;
+  HRUN_HD float* out_of(const Work& w, int row) const {
+    return task.out.row(batch_row(w, row)) + static_cast<int64_t>(head_of(w, row)) * task.v_dim;
   }
-  HRUN_HD void put_sums(const Work& w, int64_t query, float m, float l) const {
-    task.sums_at(w.split, query)[0] = m;
-    task.sums_at(w.split, query)[1] = l;
+  HRUN_HD void put_sums(const Work& w, int row, const Joined& split) const {
+    float* const sums = task.sums_at(w.part + row / task.group, head_of(w, row));
+    sums[0] = split.m;
+    sums[1] = split.l;
+  }
+
+  // What becomes of the values of a split: a part, or joined to those before, which wait in `out`.
+  struct Target {
+    float* to;
+    bool part, first, last;
+    float before, here;
+    Whole whole;
+    HRUN_HD void put(int i, float value) const {
+      if (part) {
+        to[i] = value;
+        return;
+      }
+      value = join_value(first ? 0.0f : to[i], value, before, here);
+      to[i] = last ? whole.value(value) : value;
+    }
+  };
+  HRUN_HD Target target(const Work& w, int row, int split, const Joined& of_split,
+                        Joined& all) const {
+    float before, here;
+    all.add(of_split.m, of_split.l, before, here);
+    float* const to =
+        w.whole ? out_of(w, row) : task.values_at(w.part + row / task.group, head_of(w, row));
+    return {to,
+            !w.whole,
+            split == w.first,
+            split + 1 == w.last,
+            before,
+            here,
+            Whole(task, head_of(w, row), all)};
   }
 };
 

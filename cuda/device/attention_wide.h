@@ -27,28 +27,54 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
     return reinterpret_cast<float*>(weights() + 2 * kWeightHalves);
   }  // [warp][query]
 
+  static constexpr int kSplit = 256;
+
+  // The split so far; l: of the thread's own columns, in units of 1 / kWeightScale.
+  struct State {
+    float m[2] = {minus_infinity(), minus_infinity()}, l[2] = {};
+  };
+
   HRUN_HD void operator()() const {
-    const Work w = work();
-    if (!begin(w)) return;
+    Work w;
+    if (!work(w)) return;
+    const auto least = [](int a, int b) { return a < b ? a : b; };
+    const int first_position = w.first * kSplit,
+              first = (first_position > w.begin ? first_position : w.begin) / kTile,
+              end = (least(w.last * kSplit, w.end) + kTile - 1) / kTile,
+              items = end > first ? 2 * (end - first) : 0;
+    const auto ask = [&](int item, uint16_t* slot) {
+      const int start = (first + item / 2) * kTile;
+      ask_for<true>(w, item % 2 != 0, slot, [&](int row) { return start + row; });
+    };
+    begin_slots(items, ask);
+    put_queries(w);
+    sync_block();
     Rows rows;
     start(w, 0, rows);
+    State state;
+    Joined all[2];
     float o[kColumns / 8][4];
+    clear(o);
+    for (int item = 0; item < items; item += 2) {
+      const int tile = first + item / 2;
+      next_slot(items, item, 0, ask);
+      float before[2];
+      weigh(w, tile, slots(), rows, state, before);
+      next_slot(items, item + 1, 1, ask);  // and the weights of all warps are there
+      add_values(slots() + kSlotHalves, before, o);
+      if ((tile + 1) % (kSplit / kTile) == 0 || item + 2 == items)
+        finish(w, tile / (kSplit / kTile), state, all, o);
+    }
+    if (items == 0) finish(w, w.first, state, all, o);  // a part that saw nothing
+  }
+  static HRUN_HD void clear(float (&o)[kColumns / 8][4]) {
 #pragma unroll
     for (int i = 0; i < kColumns / 8; ++i)
 #pragma unroll
       for (int j = 0; j < 4; ++j) o[i][j] = 0;
-    for (int tile = 0; tile < w.tiles; ++tile) {
-      next_slot(w, 2 * tile, 0);
-      float before[2];
-      weigh(w, w.tile + tile, slots(), rows, before);
-      next_slot(w, 2 * tile + 1, 1);  // and the weights of all warps are there
-      add_values(slots() + kSlotHalves, before, o);
-    }
-    sum_rows(rows);
-    finish(w, rows, o);
   }
 
-  HRUN_HD void weigh(const Work& w, int tile, const uint16_t* keys, Rows& rows,
+  HRUN_HD void weigh(const Work& w, int tile, const uint16_t* keys, const Rows& rows, State& state,
                      float (&before)[2]) const {
     float even[1][4] = {}, odd[1][4] = {};  // two chains of sums
     const uint16_t* const q = queries() + lane() % 16 * kStride + lane() / 16 * 8;
@@ -84,7 +110,10 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
 #pragma unroll
       for (int i = 1; i < kWarps; ++i)
         top = largest_of(of_warps()[i * kRows + lane() / 4 + 8 * r], top);
-      before[r] = weights_of(rows, r, top, u);
+      const float now = largest_of(top * score_factor(rows, r), state.m[r]);
+      before[r] = join_factor(state.m[r], now);
+      state.l[r] = fused_multiply_add(state.l[r], before[r], weights_of(rows, r, now, u));
+      state.m[r] = now;
       const uint32_t high = two_halves(u[0][2 * r], u[0][2 * r + 1]);
       const uint32_t low =
           two_halves(u[0][2 * r] - low_half(high), u[0][2 * r + 1] - high_half(high));
@@ -123,37 +152,36 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
     }
   }
 
-  // Each warp has summed the weights of its own positions.
-  HRUN_HD void finish(const Work& w, const Rows& rows, const float (&o)[kColumns / 8][4]) const {
+  // The end of a split, after which the next one starts from nothing.  Each warp has summed the
+  // weights of its own positions.
+  HRUN_HD void finish(const Work& w, int number, State& state, Joined (&all)[2],
+                      float (&o)[kColumns / 8][4]) const {
     sync_block();
-    if (lane() % 4 == 0)
-      for (int r = 0; r < 2; ++r) of_warps()[warp() * kRows + lane() / 4 + 8 * r] = rows.l[r];
+    for (int r = 0; r < 2; ++r) {
+      const float l = sum_of_query(state.l[r]);
+      if (lane() % 4 == 0) of_warps()[warp() * kRows + lane() / 4 + 8 * r] = l;
+    }
     sync_block();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int at = lane() / 4 + 8 * r, row = w.row + at;
       if (row >= w.n_rows) continue;
-      float l = 0;
+      Joined split{state.m[r], 0};
 #pragma unroll
-      for (int i = 0; i < kWarps; ++i) l += of_warps()[i * kRows + at];
-      const int64_t query = query_of(w, row);
-      const bool whole = task.n_splits == 1;
-      const WholeFactor all(task, query, rows.m[r], l);
-      const auto value = [&](float part) {
-        part *= 1 / kWeightScale;
-        return whole ? all.value(part) : part;
-      };
-      float* const to = target(w, query);
+      for (int i = 0; i < kWarps; ++i) split.l += of_warps()[i * kRows + at];
+      const Target to = target(w, row, number, split, all[r]);
 #pragma unroll
       for (int i = 0; i < kColumns / 8; ++i) {
         const int column = warp() * kColumns + 8 * i + lane() % 4 * 2;
         if (column < task.v_dim) {
-          to[column] = value(o[i][2 * r]);
-          to[column + 1] = value(o[i][2 * r + 1]);
+          to.put(column, o[i][2 * r] * (1 / kWeightScale));
+          to.put(column + 1, o[i][2 * r + 1] * (1 / kWeightScale));
         }
       }
-      if (!whole && warp() == 0 && lane() % 4 == 0) put_sums(w, query, rows.m[r], l);
+      if (!w.whole && warp() == 0 && lane() % 4 == 0) put_sums(w, row, split);
     }
+    state = {};
+    clear(o);
   }
 };
 

@@ -489,6 +489,14 @@ HRUN_HD float high_half(uint32_t word) { return fp16_to_fp32(static_cast<uint16_
 
 // Made of the above.
 
+HRUN_HD int lowest_bit(uint32_t v) {  // of v != 0
+#if defined(__CUDA_ARCH__)
+  return __ffs(static_cast<int>(v)) - 1;
+#else
+  return __builtin_ctz(v);
+#endif
+}
+
 HRUN_HD int lane() { return thread() & (kWarp - 1); }
 HRUN_HD int warp() { return thread() / kWarp; }
 

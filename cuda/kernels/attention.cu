@@ -2,6 +2,7 @@
 #include "cuda/kernels/attention.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/error.h"
@@ -12,78 +13,101 @@
 namespace hrun::gpu {
 namespace {
 
-// Spans of up to so many tokens are cut at multiples of kSplitPositions, whatever the device, the
-// bound and the rest of the batch: a token has the same bits alone and among others.  Longer spans
-// have blocks enough, and their parts would not fit into memory.
-constexpr int64_t kFewTokens = 16;
+// In spans of up to so many rows splits are blocks of their own.  Longer spans have blocks enough,
+// and their parts would not fit into memory.
+constexpr int kFewRows = 16;
 
 // The sizes of heads that the tensor core kernels are compiled for; a smaller head is padded with
 // zeros in shared memory.
 constexpr int kDims[] = {64, 96, 128, 256};
 
-enum class Way : uint8_t {
-  plain,
-  few,
-  many,
-  wide
-};  // PlainAttention, FewQueries, ManyQueries, WideAttention
+// PlainAttention; FewQueries and ManyQueries; WideAttention.
+enum class Way : uint8_t { plain, flash, wide };
 
 struct Plan {
   Way way = Way::plain;
-  int dim = 0;  // of kDims
-  int n_splits = 1;
-  Grid grid;
+  int dim = 0;      // of kDims
+  int split = 256;  // positions
 };
 
-// n_queries per kv head and token by token.
-Plan plan_for(const Gpu& gpu, const KVPages& cache, const AttentionShape& shape, int64_t n_tokens,
-              int64_t positions) {
-  const int64_t rows = n_tokens * (shape.n_heads / cache.n_kv_heads);
+// The device may decide: what it cannot do, another does with other bits.
+Plan plan_for(const Gpu& gpu, const KVPages& cache) {
   Plan plan;
   const auto pieces = [](const void* p, int dim) {
     return dim % 8 == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0;
   };
-  if (cache.k_type == CacheType::f16 && cache.v_type == CacheType::f16 &&
-      pieces(cache.k, cache.k_dim) && pieces(cache.v, cache.v_dim)) {
-    for (const int dim : kDims)
-      if (plan.dim == 0 && std::max(cache.k_dim, cache.v_dim) <= dim) plan.dim = dim;
-    // Its shared memory is more than a block has on consumer cards.
-    const bool large_memory = gpu.info().block_shared_bytes >= WideAttention::kSharedBytes;
-    if (plan.dim > 0)
-      plan.way = n_tokens <= kFewTokens ? Way::few : Way::many;
-    else if (large_memory && cache.k_dim <= WideAttention::kKeyDim &&
-             cache.v_dim <= WideAttention::kValueDim)
-      plan.way = Way::wide;
+  if (cache.k_type != CacheType::f16 || cache.v_type != CacheType::f16 ||
+      !pieces(cache.k, cache.k_dim) || !pieces(cache.v, cache.v_dim))
+    return plan;
+  for (const int dim : kDims)
+    if (plan.dim == 0 && std::max(cache.k_dim, cache.v_dim) <= dim) plan.dim = dim;
+  if (plan.dim > 0) {
+    plan.way = Way::flash;
+    plan.split = kUnitsPerSplit * (plan.dim <= 128 ? kAttentionUnit<128> : kAttentionUnit<256>);
+  } else if (gpu.info().block_shared_bytes >= WideAttention::kSharedBytes &&
+             cache.k_dim <= WideAttention::kKeyDim && cache.v_dim <= WideAttention::kValueDim) {
+    plan.way = Way::wide;
+    plan.split = WideAttention::kSplit;
   }
-  const auto blocks_of = [&](int block_rows) {
-    return (rows + block_rows - 1) / block_rows * cache.n_kv_heads;
-  };
-  int64_t blocks = n_tokens * shape.n_heads;
-  if (plan.way == Way::few) blocks = blocks_of(FewQueries<64>::kRows);
-  if (plan.way == Way::many) blocks = blocks_of(ManyQueries<64>::kRows);
-  if (plan.way == Way::wide) blocks = blocks_of(WideAttention::kRows);
-  if (n_tokens <= kFewTokens)
-    plan.n_splits =
-        static_cast<int>(std::max<int64_t>(1, (positions + kSplitPositions - 1) / kSplitPositions));
-  plan.grid = {static_cast<int>(blocks), plan.n_splits};
   return plan;
 }
 
-template <int kDim>
-void launch_flash(Gpu& gpu, const AttentionTask& task, const Plan& plan) {
-  if (plan.way == Way::few)
-    gpu.launch(FewQueries<kDim>{{task}}, plan.grid, FewQueries<kDim>::kSharedBytes);
-  else
-    gpu.launch(ManyQueries<kDim>{{task}}, plan.grid, ManyQueries<kDim>::kSharedBytes);
+// At least as many as AttentionTask::splits_of() finds.
+int64_t splits_bound(const SpanBound& span, int64_t window, int split) {
+  const int64_t all = (std::max<int64_t>(span.end, 1) + split - 1) / split;
+  if (window <= 0) return all;
+  return std::min(all, (window + span.n_rows) / split + 2);
 }
 
-void launch(Gpu& gpu, const AttentionTask& task, const Plan& plan) {
-  if (plan.way == Way::wide)
-    return gpu.launch(WideAttention{{task}}, plan.grid, WideAttention::kSharedBytes);
+// The spans of one launch: how many blocks they have for `rows` queries each, and parts.
+struct Launch {
+  int64_t blocks = 0, parts = 0, most_splits = 1;
+};
+Launch count(std::span<const SpanBound> bounds, bool few, int group, int rows, int64_t window,
+             int split) {
+  Launch launch;
+  for (const SpanBound& span : bounds) {
+    if ((span.n_rows <= kFewRows) != few) continue;
+    const int64_t splits = few ? splits_bound(span, window, split) : 1;
+    launch.blocks += (span.n_rows * group + rows - 1) / rows * splits;
+    launch.parts += span.n_rows * splits;
+    launch.most_splits = std::max(launch.most_splits, splits);
+  }
+  return launch;
+}
+
+template <class Kernel>
+void launch(Gpu& gpu, const AttentionTask& task, std::span<const SpanBound> bounds, int rows) {
+  const Launch l = count(bounds, task.apart, task.group, rows, task.window, task.split);
+  if (l.blocks > 0)
+    gpu.launch(Kernel{{{task}}}, Grid{static_cast<int>(l.blocks * (task.n_heads / task.group))},
+               Kernel::kSharedBytes);
+}
+
+template <int kDim>
+void launch_flash(Gpu& gpu, const AttentionTask& task, std::span<const SpanBound> bounds) {
+  if (task.apart)
+    launch<FewQueries<kDim>>(gpu, task, bounds, FewQueries<kDim>::kRows);
+  else
+    launch<ManyQueries<kDim>>(gpu, task, bounds, ManyQueries<kDim>::kRows);
+}
+
+void launch(Gpu& gpu, const AttentionTask& task, const Plan& plan,
+            std::span<const SpanBound> bounds, int64_t most_splits) {
+  if (plan.way == Way::wide) {
+    const Launch l =
+        count(bounds, task.apart, task.group, WideAttention::kRows, task.window, task.split);
+    return gpu.launch(WideAttention{{task}},
+                      Grid{static_cast<int>(l.blocks * (task.n_heads / task.group))},
+                      WideAttention::kSharedBytes);
+  }
   if (plan.way == Way::plain)
-    return gpu.launch(PlainAttention{task}, plan.grid, PlainAttention::kSharedBytes);
+    return gpu.launch(
+        PlainAttention{task},
+        Grid{static_cast<int>(task.q.rows * task.n_heads), static_cast<int>(most_splits)},
+        PlainAttention::kSharedBytes);
   const auto try_dim = [&]<int kDim>() {
-    if (plan.dim == kDim) launch_flash<kDim>(gpu, task, plan);
+    if (plan.dim == kDim) launch_flash<kDim>(gpu, task, bounds);
   };
   [&]<size_t... i>(std::index_sequence<i...>) {
     (try_dim.template operator()<kDims[i]>(), ...);
@@ -92,16 +116,20 @@ void launch(Gpu& gpu, const AttentionTask& task, const Plan& plan) {
 
 }  // namespace
 
-size_t attention_scratch_bytes(const Gpu& gpu, const KVPages& cache, const AttentionShape& shape,
-                               int64_t n_tokens, int64_t positions) {
-  const Plan plan = plan_for(gpu, cache, shape, n_tokens, positions);
-  if (plan.n_splits == 1) return 0;
-  return static_cast<size_t>(plan.n_splits * n_tokens * shape.n_heads * (cache.v_dim + 2)) *
-         sizeof(float);
+size_t attention_scratch_bytes(const KVPages& cache, const AttentionShape& shape,
+                               std::span<const SpanBound> bounds) {
+  // The shortest splits that there are.
+  const int split =
+      kUnitsPerSplit *
+      (std::max(cache.k_dim, cache.v_dim) > 128 ? kAttentionUnit<256> : kAttentionUnit<128>);
+  const Launch l = count(bounds, true, 1, 1, shape.window, split);
+  if (l.most_splits == 1) return 0;
+  return static_cast<size_t>(l.parts * shape.n_heads * (cache.v_dim + 2)) * sizeof(float);
 }
 
-void attention(Gpu& gpu, FloatView q, const KVPages& cache, SpanOnDevice span, int64_t positions,
-               const AttentionShape& shape, const float* sinks, FloatView out, void* scratch) {
+void attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice& batch,
+               std::span<const SpanBound> bounds, const AttentionShape& shape, const float* sinks,
+               FloatView out, void* scratch) {
   if (shape.n_heads <= 0 || cache.n_kv_heads <= 0 || shape.n_heads % cache.n_kv_heads != 0)
     throw ArgumentError("attention: {} query heads for {} kv heads", shape.n_heads,
                         cache.n_kv_heads);
@@ -115,10 +143,8 @@ void attention(Gpu& gpu, FloatView q, const KVPages& cache, SpanOnDevice span, i
         "attention on the GPU: heads of {} and {} values, at most {} are possible", cache.k_dim,
         cache.v_dim, PlainAttention::kMaxDim);
   if (q.rows == 0) return;
-  const Plan plan = plan_for(gpu, cache, shape, q.rows, positions);
-  auto* const values = static_cast<float*>(scratch);
-  const int64_t n_queries = q.rows * shape.n_heads;
-  const AttentionTask task{
+  const Plan plan = plan_for(gpu, cache);
+  AttentionTask task{
       .q = q,
       .out = out,
       .k = cache.k,
@@ -130,19 +156,32 @@ void attention(Gpu& gpu, FloatView q, const KVPages& cache, SpanOnDevice span, i
       .group = shape.n_heads / cache.n_kv_heads,
       .k_dim = cache.k_dim,
       .v_dim = cache.v_dim,
-      .span = span,
+      .batch = batch,
       .scale = shape.scale,
       .soft_cap = shape.soft_cap,
       .window = shape.window,
       .sinks = sinks,
-      .n_splits = plan.n_splits,
-      .values = values,
-      .sums = plan.n_splits > 1 ? values + plan.n_splits * n_queries * cache.v_dim : nullptr,
+      .split = plan.split,
+      .least = 0,
+      .most = 0,
+      .apart = false,
+      .values = nullptr,
+      .sums = nullptr,
   };
-  launch(gpu, task, plan);
-  if (plan.n_splits > 1)
-    gpu.launch(JoinParts{task}, Grid{static_cast<int>(n_queries)},
-               2 * sizeof(float) * static_cast<size_t>(plan.n_splits));
+  for (const bool few : {true, false}) {
+    const Launch l = count(bounds, few, 1, 1, shape.window, plan.split);
+    if (l.blocks == 0) continue;
+    task.apart = few;
+    task.least = few ? 0 : kFewRows + 1;
+    task.most = few ? kFewRows : std::numeric_limits<int>::max();
+    if (few && l.most_splits > 1) {
+      task.values = static_cast<float*>(scratch);
+      task.sums = task.values + l.parts * shape.n_heads * cache.v_dim;
+    }
+    launch(gpu, task, plan, bounds, l.most_splits);
+    if (few && l.most_splits > 1)
+      gpu.launch(JoinParts{task}, Grid{static_cast<int>(q.rows * shape.n_heads)});
+  }
 }
 
 }  // namespace hrun::gpu

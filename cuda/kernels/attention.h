@@ -1,6 +1,8 @@
 // Keys and values on the device, and what reads them.
 #pragma once
 
+#include <span>
+
 #include "backend/backend.h"
 #include "cuda/gpu.h"
 
@@ -16,23 +18,41 @@ struct KVPages {
   int n_kv_heads = 0, k_dim = 0, v_dim = 0;
 };
 
-// Where the device finds what a recorded graph can be replayed at: the position of each row, and
-// the page table of the sequence.
+// A span of the batch, for the device.
 struct SpanOnDevice {
+  int32_t first_row, n_rows, first_position;
+  int32_t state;  // the slot of its recurrent state
+};
+
+// What the device reads of a batch, where a recorded graph finds it again: the spans, and of each
+// row its position and its span.  Span s has the page table `tables + s * table`.
+struct BatchOnDevice {
+  const SpanOnDevice* spans;
   const int32_t* positions;
-  const int32_t* pages;
-  const int32_t* state;  // the slot of its recurrent state
+  const int32_t* span_of_row;
+  const int32_t* tables;
+  int n_spans, table;
+
+  HRUN_HD const int32_t* pages(int span) const {
+    return tables + static_cast<int64_t>(span) * table;
+  }
+};
+
+// The same, as far as the launch depends on it: rows, and a bound of the last position plus one.
+struct SpanBound {
+  int64_t n_rows, end;
 };
 
 void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, const int32_t* positions);
-void kv_append(Gpu& gpu, const KVPages& cache, FloatView k, FloatView v, SpanOnDevice span);
+void kv_append(Gpu& gpu, const KVPages& cache, FloatView k, FloatView v,
+               const BatchOnDevice& batch);
 
-// `positions`: an upper bound of first + n_tokens.  No bit of the result depends on it, nor, up to
-// 16 tokens, on how many tokens there are.  scratch: attention_scratch_bytes() for the same
-// arguments.
-size_t attention_scratch_bytes(const Gpu& gpu, const KVPages& cache, const AttentionShape& shape,
-                               int64_t n_tokens, int64_t positions);
-void attention(Gpu& gpu, FloatView q, const KVPages& cache, SpanOnDevice span, int64_t positions,
-               const AttentionShape& shape, const float* sinks, FloatView out, void* scratch);
+// All spans at once.  No bit of a row depends on the other rows, the bounds or the device.
+// scratch: attention_scratch_bytes() for the same arguments.
+size_t attention_scratch_bytes(const KVPages& cache, const AttentionShape& shape,
+                               std::span<const SpanBound> bounds);
+void attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice& batch,
+               std::span<const SpanBound> bounds, const AttentionShape& shape, const float* sinks,
+               FloatView out, void* scratch);
 
 }  // namespace hrun::gpu

@@ -51,7 +51,7 @@ struct Append {
   };
   Part k, v;
   int64_t page_bytes;
-  SpanOnDevice span;
+  BatchOnDevice batch;
 
   HRUN_HD void operator()() const {
     const int i = block_y() * kThreads + thread(), n_k = static_cast<int>(k.from.cols);
@@ -62,9 +62,10 @@ struct Append {
   }
   HRUN_HD void put(const Part& part, int i) const {
     const float value = part.from.row(block_x())[i];
-    const int position = span.positions[block_x()];
+    const int position = batch.positions[block_x()];
+    const int32_t* const pages = batch.pages(batch.span_of_row[block_x()]);
     auto* const page =
-        static_cast<uint8_t*>(part.to) + span.pages[position / kPagePositions] * page_bytes;
+        static_cast<uint8_t*>(part.to) + pages[position / kPagePositions] * page_bytes;
     const int at =
         (i / part.dim * kPagePositions + position % kPagePositions) * part.dim + i % part.dim;
     if (part.narrow)
@@ -90,7 +91,8 @@ void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, const int32_t* p
   gpu.launch(kernel, grid_of(x.rows, n_pairs));
 }
 
-void kv_append(Gpu& gpu, const KVPages& cache, FloatView k, FloatView v, SpanOnDevice span) {
+void kv_append(Gpu& gpu, const KVPages& cache, FloatView k, FloatView v,
+               const BatchOnDevice& batch) {
   const auto part = [&](FloatView from, void* to, int dim, CacheType type) {
     if (from.cols != static_cast<int64_t>(cache.n_kv_heads) * dim)
       throw ArgumentError("kv_append: {} values for {} heads of {}", from.cols, cache.n_kv_heads,
@@ -98,7 +100,7 @@ void kv_append(Gpu& gpu, const KVPages& cache, FloatView k, FloatView v, SpanOnD
     return Append::Part{from, to, dim, type == CacheType::f16};
   };
   const Append kernel{part(k, cache.k, cache.k_dim, cache.k_type),
-                      part(v, cache.v, cache.v_dim, cache.v_type), cache.page_bytes, span};
+                      part(v, cache.v, cache.v_dim, cache.v_type), cache.page_bytes, batch};
   if (k.rows > 0) gpu.launch(kernel, grid_of(k.rows, k.cols + v.cols));
 }
 

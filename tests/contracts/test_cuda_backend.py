@@ -81,12 +81,35 @@ def test_steps_from_a_graph_equal_steps_without(
     assert np.array_equal(one_by_one(path, IDS[:9], device="cuda"), recorded)
 
 
-def test_chunks_of_up_to_sixteen_tokens_change_no_bit(tiny_model) -> None:
-    ids = IDS * 11  # past a border between the splits of attention
-    path = tiny_model(format="rtq3", **WIDE)
-    expected = logits(path, ids, 1, 300, device="cuda")
-    for chunk in (3, 16):
-        assert np.array_equal(logits(path, ids, chunk, 300, device="cuda"), expected), chunk
+@pytest.mark.parametrize(("name", "before"), [("rtq3", 240), ("q4_k", 0), ("f16", 0)])
+def test_chunks_change_no_bit(name: str, before: int, tiny_model) -> None:
+    """One token at a time, some, all: past a border of attention's splits, in the kernels for few and for many."""
+    model = _core.Model.load(str(tiny_model(format=name, n_layers=1, **WIDE)), device="cuda")
+    prefix, ids = (IDS * 10)[:before], IDS[:21]
+
+    def cut(chunk: int) -> np.ndarray:
+        session = _core.Session(model, 300, n_batch=300)
+        if prefix:
+            session.forward(prefix, "none")
+        return np.concatenate(
+            [session.forward(ids[i : i + chunk], "all") for i in range(0, len(ids), chunk)]
+        )
+
+    expected = cut(21)
+    for chunk in (1, 4, 16):
+        assert np.array_equal(cut(chunk), expected), chunk
+
+
+def test_sequences_of_a_batch_change_no_bit(tiny_model) -> None:
+    """The engine mixes prompts and steps of several sequences in one pass; each has the bits of itself alone."""
+    path = str(tiny_model(format="rtq3", n_layers=1, **WIDE))
+    prompts = [IDS[:n] for n in (3, 20, 7)]
+    with Runtime(path, device="cuda", n_ctx=128) as runtime:
+        options = {"max_tokens": 5, "temperature": 0.0, "logprobs": 2, "ignore_eos": True}
+        together = runtime.generate(prompts, **options)
+        for prompt, answer in zip(prompts, together):
+            alone = runtime.generate(prompt, **options)
+            assert alone.tokens == answer.tokens and alone.logprobs == answer.logprobs
 
 
 def test_a_graph_that_cannot_be_made_changes_nothing(

@@ -136,38 +136,52 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
                          as_cache(c.k_type, k), as_cache(c.v_type, v), seed);
   const OnDevice<float> q_on(gpu, q), out_on(gpu, static_cast<size_t>(c.n_tokens * o_stride)),
       sinks_on(gpu, sinks);
-  const OnDevice<int32_t> positions(gpu, positions_from(c.position, c.n_tokens));
   AttentionShape shape{c.n_heads, scale, c.window, c.soft_cap};
-  const int64_t bound = end + c.bound;
-  // Tokens first ... first + n.
-  const auto attend_to = [&](int64_t first, int64_t n, int64_t launched) {
-    const OnDevice<uint8_t> own(gpu,
-                                attention_scratch_bytes(gpu, cache.layer, shape, n, launched) + 1);
+  // Rows from `first` on, which are cut into spans of these lengths; all in one launch.
+  const auto attend_to = [&](int64_t first, const std::vector<int64_t>& lengths, int64_t beyond) {
+    std::vector<SpansOnDevice::Span> cut;
+    int64_t n = 0;
+    for (const int64_t length : lengths) {
+      if (length == 0) continue;
+      cut.push_back({length, c.position + first + n});
+      n += length;
+    }
+    SpansOnDevice spans(gpu, cut, cache.pages());
+    for (SpanBound& bound : spans.bounds) bound.end += beyond;
+    const OnDevice<uint8_t> own(gpu, attention_scratch_bytes(cache.layer, shape, spans.bounds) + 1);
     gpu::attention(gpu, {q_on.get() + first * q_stride, n, q_cols, q_stride}, cache.layer,
-                   {positions.get() + first, cache.pages()}, launched, shape,
-                   c.sinks ? sinks_on.get() : nullptr,
+                   spans.batch, spans.bounds, shape, c.sinks ? sinks_on.get() : nullptr,
                    {out_on.get() + first * o_stride, n, o_cols, o_stride}, own.get());
   };
-  const auto attend = [&](bool apart = false) {
-    if (!apart)
-      attend_to(0, c.n_tokens, bound);
-    else if (c.n_tokens <= 16)  // each token alone, for just so many positions
-      for (int64_t t = 0; t < c.n_tokens; ++t) attend_to(t, 1, c.position + t + 1);
-    else {
-      attend_to(0, 17, c.position + 17);
-      attend_to(c.n_tokens - 17, 17, end);
-    }
+  const auto result = [&] {
     const std::vector<float> wide = out_on.read();
     std::vector<float> out;
     for (int64_t t = 0; t < c.n_tokens; ++t)
       out.insert(out.end(), wide.begin() + t * o_stride, wide.begin() + t * o_stride + o_cols);
     return out;
   };
+  const auto attend = [&] {
+    attend_to(0, {c.n_tokens}, c.bound);
+    return result();
+  };
+  // Some rows as other calls, other spans of one call, or alone.
+  const auto attend_apart = [&] {
+    if (c.n_tokens <= 16)
+      for (int64_t t = 0; t < c.n_tokens; ++t) attend_to(t, {1}, 0);
+    else if (c.n_tokens < 40) {
+      attend_to(0, {1, 16, c.n_tokens - 17}, 0);
+    } else {
+      attend_to(0, {c.n_tokens - 20}, 0);
+      attend_to(c.n_tokens - 20, {3, 17}, 0);
+      attend_to(5, {1}, 0);
+    }
+    return result();
+  };
   const std::vector<float> got = attend();
   const bool expensive = c.n_tokens * end * (c.k_dim + c.v_dim) > 500000;
   if (!expensive) {
     expect(attend() == got, "again in another order of threads: {}", describe(c));
-    expect(attend(true) == got, "tokens apart have the same bits: {}", describe(c));
+    expect(attend_apart() == got, "tokens apart have the same bits: {}", describe(c));
   }
 
   // The CPU's cache has a layout of its own.
@@ -223,13 +237,12 @@ void check_masses(Gpu& gpu) {
     const PagedCache cache(gpu, CacheType::f16, CacheType::f16, 1, kDim, kDim, kPositions,
                            bytes_of(k), bytes_of(v));
     const OnDevice<float> q_on(gpu, q), out(gpu, q.size());
-    const OnDevice<int32_t> positions(gpu, positions_from(kPositions - n_tokens, n_tokens));
+    const SpansOnDevice spans(gpu, {{n_tokens, kPositions - n_tokens}}, cache.pages());
     const AttentionShape shape{1, 1};
-    const OnDevice<uint8_t> scratch(
-        gpu, attention_scratch_bytes(gpu, cache.layer, shape, n_tokens, kPositions) + 1);
-    gpu::attention(gpu, {q_on.get(), n_tokens, kDim, kDim}, cache.layer,
-                   {positions.get(), cache.pages()}, kPositions, shape, nullptr,
-                   {out.get(), n_tokens, kDim, kDim}, scratch.get());
+    const OnDevice<uint8_t> scratch(gpu,
+                                    attention_scratch_bytes(cache.layer, shape, spans.bounds) + 1);
+    gpu::attention(gpu, {q_on.get(), n_tokens, kDim, kDim}, cache.layer, spans.batch, spans.bounds,
+                   shape, nullptr, {out.get(), n_tokens, kDim, kDim}, scratch.get());
     const double others = (kPositions - 1) * std::exp(-static_cast<double>(score));
     const float got = out.read().back();
     expect(std::fabs(got - others / (1 + others)) < 1e-5 * others,
@@ -251,11 +264,11 @@ void check_nan(Gpu& gpu) {
     std::vector<float> q = random.normals(static_cast<size_t>(n_tokens) * kHeads * kDim);
     const auto attend = [&] {
       const OnDevice<float> q_on(gpu, q), out(gpu, q.size());
+      const SpansOnDevice spans(gpu, {{n_tokens, kPositions - n_tokens}}, cache.pages());
       const OnDevice<uint8_t> scratch(
-          gpu, attention_scratch_bytes(gpu, cache.layer, shape, n_tokens, kPositions) + 1);
-      const OnDevice<int32_t> positions(gpu, positions_from(kPositions - n_tokens, n_tokens));
+          gpu, attention_scratch_bytes(cache.layer, shape, spans.bounds) + 1);
       gpu::attention(gpu, {q_on.get(), n_tokens, kHeads * kDim, kHeads * kDim}, cache.layer,
-                     {positions.get(), cache.pages()}, kPositions, shape, nullptr,
+                     spans.batch, spans.bounds, shape, nullptr,
                      {out.get(), n_tokens, kHeads * kDim, kHeads * kDim}, scratch.get());
       return out.read();
     };
@@ -286,19 +299,22 @@ void check_replay(Gpu& gpu) {
                          bytes_of(k), bytes_of(v));
   const OnDevice<float> q_on(gpu, random.normals(2 * kDim)), out(gpu, 2 * kDim),
       again(gpu, 2 * kDim);
-  const OnDevice<int32_t> at(gpu, std::vector<int32_t>{0});
+  SpansOnDevice spans(gpu, {{1, 0}}, cache.pages());
+  spans.bounds[0].end = kPositions;
   const AttentionShape shape{2, 0.125f};
-  const OnDevice<uint8_t> scratch(
-      gpu, attention_scratch_bytes(gpu, cache.layer, shape, 1, kPositions) + 1);
+  const OnDevice<uint8_t> scratch(gpu,
+                                  attention_scratch_bytes(cache.layer, shape, spans.bounds) + 1);
   const auto attend = [&](const OnDevice<float>& to) {
-    gpu::attention(gpu, {q_on.get(), 1, 2 * kDim, 2 * kDim}, cache.layer, {at.get(), cache.pages()},
-                   kPositions, shape, nullptr, {to.get(), 1, 2 * kDim, 2 * kDim}, scratch.get());
+    gpu::attention(gpu, {q_on.get(), 1, 2 * kDim, 2 * kDim}, cache.layer, spans.batch, spans.bounds,
+                   shape, nullptr, {to.get(), 1, 2 * kDim, 2 * kDim}, scratch.get());
   };
   gpu.begin_capture();
   attend(again);
   const auto graph = gpu.end_capture();
   for (const int32_t position : {0, 399, 64, 200}) {
-    gpu.write(at.get(), &position, sizeof position);
+    const SpanOnDevice span{0, 1, position, 0};
+    gpu.write(spans.spans.get(), &span, sizeof span);
+    gpu.write(spans.positions.get(), &position, sizeof position);
     gpu.run(*graph);
     const std::vector<float> replayed = again.read();
     attend(out);

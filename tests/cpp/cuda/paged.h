@@ -102,6 +102,50 @@ class PagedCache {
   OnDevice<uint8_t> memory_;
 };
 
+// Spans {rows, first position}, one after the other, of sequences with page tables of `table`
+// pages.
+class SpansOnDevice {
+ public:
+  struct Span {
+    int64_t n_rows, first_position;
+  };
+  SpansOnDevice(Gpu& gpu, const std::vector<Span>& given, const int32_t* tables, int table = 0)
+      : spans(gpu, records(given)),
+        positions(gpu, numbers(given, true)),
+        span_of_row(gpu, numbers(given, false)) {
+    batch = {
+        spans.get(), positions.get(), span_of_row.get(), tables, static_cast<int>(given.size()),
+        table};
+    for (const Span& span : given)
+      bounds.push_back({span.n_rows, span.first_position + span.n_rows});
+  }
+
+  OnDevice<SpanOnDevice> spans;
+  OnDevice<int32_t> positions, span_of_row;
+  BatchOnDevice batch;
+  std::vector<SpanBound> bounds;
+
+ private:
+  static std::vector<SpanOnDevice> records(const std::vector<Span>& given) {
+    std::vector<SpanOnDevice> out;
+    int32_t row = 0;
+    for (const Span& span : given) {
+      out.push_back(
+          {row, static_cast<int32_t>(span.n_rows), static_cast<int32_t>(span.first_position), 0});
+      row += static_cast<int32_t>(span.n_rows);
+    }
+    return out;
+  }
+  static std::vector<int32_t> numbers(const std::vector<Span>& given, bool of_positions) {
+    std::vector<int32_t> out;
+    for (size_t s = 0; s < given.size(); ++s)
+      for (int64_t i = 0; i < given[s].n_rows; ++i)
+        out.push_back(static_cast<int32_t>(of_positions ? given[s].first_position + i
+                                                        : static_cast<int64_t>(s)));
+    return out;
+  }
+};
+
 inline std::vector<int32_t> positions_from(int64_t first, int64_t n) {
   std::vector<int32_t> positions(static_cast<size_t>(n));
   std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));

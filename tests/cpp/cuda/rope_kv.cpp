@@ -51,9 +51,9 @@ void check_append(Gpu& gpu, CacheType k_type, CacheType v_type, int n_kv_heads, 
       v(static_cast<size_t>(v_cols * kCapacity) * value_bytes(v_type), 0xfe);
   const OnDevice<float> on(gpu, x);
   const PagedCache cache(gpu, k_type, v_type, n_kv_heads, k_dim, v_dim, kCapacity, k, v, seed);
-  const OnDevice<int32_t> positions(gpu, positions_from(position, n_tokens));
+  const SpansOnDevice spans(gpu, {{n_tokens, position}}, cache.pages());
   gpu::kv_append(gpu, cache.layer, {on.get(), n_tokens, k_cols, stride},
-                 {on.get() + k_cols, n_tokens, v_cols, stride}, {positions.get(), cache.pages()});
+                 {on.get() + k_cols, n_tokens, v_cols, stride}, spans.batch);
   const auto put = [&](std::vector<uint8_t>& to, CacheType type, int dim, int64_t first_column) {
     for (int64_t t = 0; t < n_tokens; ++t)
       for (int64_t i = 0; i < n_kv_heads * dim; ++i) {
