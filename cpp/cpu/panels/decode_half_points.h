@@ -1,5 +1,5 @@
-// Decoder of points (panels/points.h) for the tiers of panels/decode_half.h: points are looked up one by
-// one, 16 to a register.
+// Decoder of points (panels/points.h) for the tiers of panels/decode_half.h: points are looked up
+// one by one, 16 to a register.
 //
 // A tier also gives words_of(at), the 16 numbers of 16 bits at at(0), ...; spread_bits(p), a byte
 // of ones for each of 32 bits at p; store_words(out, low, high), 32 numbers of 16 bits from their

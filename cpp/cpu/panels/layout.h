@@ -13,8 +13,8 @@
 //   nibble  256 bytes         vectors 2i (low half) and 2i + 1 (high half) share 64 bytes; 16
 //   levels by table six     384 bytes         nibbles as above, then two vectors of high bits, 2
 //   bits each of vectors 0..3 and 4..7 byte    512 bytes         as they are points  64 to 144
-//   bytes   points of a codebook of eight weights, and signs (panels/points.h) rtq2, rtq3, rtq4 as two,
-//   three and nibble
+//   bytes   points of a codebook of eight weights, and signs (panels/points.h) rtq2, rtq3, rtq4 as
+//   two, three and nibble
 //
 // In the order `squares`, four steps take 16 columns, step s of them columns s, 4 + s, 8 + s and 12
 // + s: then four steps are the four weights, in order, of what a byte lane of codes says about four
