@@ -127,7 +127,7 @@ def test_folders_and_missing_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("Qwen3NextForCausalLM", "Qwen3ForCausalLM"),
+        ("Qwen4ForCausalLM", "Qwen3ForCausalLM"),
         ("LlamaForSequenceClassification", "LlamaForCausalLM"),
         ("BambaForCausalLM", "supported are"),
     ],
