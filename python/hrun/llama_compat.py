@@ -7,6 +7,7 @@ ArgumentError that names the argument; nothing is ignored that would change a re
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import time
@@ -403,7 +404,7 @@ class Llama:
         if found is None:
             return None
         texts = [self._token_text(entry.token) for entry in found]
-        offsets = [offset + sum(map(len, texts[:i])) for i in range(len(texts))]
+        offsets = list(itertools.accumulate(map(len, texts), initial=offset))[:-1]
         return {
             "tokens": texts,
             "text_offset": offsets,

@@ -34,7 +34,7 @@ class Rules(Protocol):
 class Tokenizer:
     """The vocabulary and rules of one model; immutable, and safe to use from several threads.
 
-    Attributes: ``n_vocab``; ``bos_id``, ``eos_id``, ``unknown_id``, ``end_of_turn_id`` (None if the model has none); ``end_ids``, every id
+    Attributes: ``n_vocab``; ``bos_id``, ``eos_id``, ``unknown_id`` (None if the model has none); ``end_ids``, every id
     that ends a generation; ``adds_bos``, ``adds_eos``: what ``encode(add_special=True)`` adds; ``chat_template``.
     """
 
@@ -76,10 +76,7 @@ class Tokenizer:
             [kind == CONTROL for kind in self.types],
             [i for i in named_ends if i is not None],
         )
-        by_name = {t: i for i, t in enumerate(self.tokens) if t in END_OF_TURN}
-        likely = next((by_name[text] for text in END_OF_TURN if text in by_name), self.eos_id)
-        eot = special("eot")
-        self.end_of_turn_id = likely if eot is None else eot
+        self._eot_id = special("eot")
         self.adds_bos = self.bos_id is not None and (
             (known is not None and known.forces_bos)
             or reader.boolean(
@@ -117,6 +114,14 @@ class Tokenizer:
             source = GGUFFile(str(source))
         source.require_first_part()
         return cls(source.metadata, source.path, pre)
+
+    @property
+    def end_of_turn_id(self) -> int | None:
+        """What ends a turn: the file's EOT, else the likeliest end by name, else EOS; None if the model has none."""
+        if self._eot_id is not None:
+            return self._eot_id
+        by_name = {self.tokens[i]: i for i in self.end_ids}
+        return next((by_name[text] for text in END_OF_TURN if text in by_name), self.eos_id)
 
     def _make_rules(self, reader: _Reader, pre: str, named: bool) -> Rules:
         json_text = reader.string("tokenizer.huggingface.json", "")

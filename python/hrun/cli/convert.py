@@ -365,21 +365,24 @@ def _calibration(
     return given, PRESETS[preset] if preset != "fast" else None
 
 
-def _own_calibration(
-    arguments: argparse.Namespace, auto: AutoText, model: Callable[[], Path]
-) -> tuple[Calibration, Preset | None]:
-    """With the text made; without calibration, and said so, where the model cannot be run and nobody asked for it."""
+def _makes_text(
+    arguments: argparse.Namespace,
+    auto: AutoText,
+    model: Callable[[], Path],
+    progress: Callable[[int, int, str], None] | None,
+) -> bool:
+    """False, and said so, where the model cannot be run and nobody asked for calibration.  Raises hrun.Error."""
     try:
-        tokens = auto.tokens(model())
+        tokens = auto.tokens(model(), progress)
     except _core.Error as error:
         if arguments.calibrate is not None or arguments.preset is not None:
             raise
         _note(f"warning: hrun cannot run this model, so it is coded without calibration: {error}")
-        return _calibration(arguments, None)
+        return False
     _note(
         f"calibrating on {len(tokens)} tokens of text of many kinds, {auto.n_own} of them the model's own answers"
     )
-    return _calibration(arguments, auto)
+    return True
 
 
 def _checks(arguments: argparse.Namespace, plan: ConversionPlan, has_model: bool) -> bool:
@@ -454,8 +457,10 @@ def run(arguments: argparse.Namespace) -> int:
     trellis = {info.name for info in _core.formats() if info.trellis}
     plan = make_plan(source, options)
     has_trellis = has_target or any(p.format.name in trellis for p in plan.tensors)
-    calibrates_itself = _calibrates_itself(arguments, has_trellis)
-    calibration, preset = _calibration(arguments, AutoText(0) if calibrates_itself else None)
+    auto = None
+    if _calibrates_itself(arguments, has_trellis):
+        auto = AutoText(arguments.calibrate_tokens or DEFAULT_TOKENS, arguments.threads)
+    calibration, preset = _calibration(arguments, auto)
     if arguments.fold == "always" or (arguments.fold == "auto" and has_trellis):
         source, folds = fold_channels(source, 0 if arguments.fold == "always" else UNEVEN)
         if folds:
@@ -487,11 +492,8 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(quiet=not sys.stderr.isatty()))
         model = stack.enter_context(shared_float_model(source, folder, arguments.threads))
-        if calibrates_itself:
-            auto = AutoText(
-                arguments.calibrate_tokens or DEFAULT_TOKENS, arguments.threads, progress
-            )
-            calibration, preset = _own_calibration(arguments, auto, model)
+        if auto is not None and not _makes_text(arguments, auto, model, progress):
+            calibration, preset = _calibration(arguments, None)
         moments = stack.enter_context(
             moment_source(
                 calibration, source, calibrated.__contains__, model, arguments.threads, progress

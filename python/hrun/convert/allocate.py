@@ -27,13 +27,11 @@ from hrun.predictions import blocks, divergence, logit_rows
 from .data_file import DataFile
 from .encoding import Encoder, Preset
 from .folder import parse_json_object, shown
-from .moments import MomentSource
+from .moments import MomentSource, Report
 from .plan import ConversionPlan, PlanOptions
 from .source import SourceTensor
 
 Floats = npt.NDArray[np.float32]
-Report = Callable[[int, int, str], None]
-
 _SAMPLE_ROWS = 48
 _LIMIT = 64 << 20  # bytes of a plan file
 # The search that measures: cheap, and its errors are nearly those of the better ones times a common factor.

@@ -10,16 +10,15 @@ prompt is kept for the check of the finished file (``self_check.py``).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hrun.errors import ChatTemplateError
 from hrun.runtime import Runtime
 from hrun.tokenizer import Tokenizer
 
+from .moments import Report
 from .text import CHUNK_TOKENS, spread_chunks
-
-Report = Callable[[int, int, str], None]
 
 KINDS = ("prose", "dialogue", "code", "mathematics", "languages", "data")
 _FOLDER = Path(__file__).parent / "texts"
@@ -112,20 +111,20 @@ def bundled_text(tokenizer: Tokenizer, held_out: bool) -> array[int]:
 class AutoText:
     """The tokens of ``--calibrate auto``; made once, at the first request."""
 
-    def __init__(self, wanted: int, n_threads: int = 0, report: Report | None = None) -> None:
+    def __init__(self, wanted: int, n_threads: int = 0) -> None:
         """``wanted``: about how many tokens."""
-        self._wanted, self._n_threads, self._report = wanted, n_threads, report
+        self._wanted, self._n_threads = wanted, n_threads
         self._tokens: Sequence[int] | None = None
         self.n_own = 0
 
-    def tokens(self, model: Path) -> Sequence[int]:
+    def tokens(self, model: Path, report: Report | None = None) -> Sequence[int]:
         """In an order in which evenly spread chunks are of all kinds.  Raises hrun.Error."""
         if self._tokens is None:
             tokenizer = Tokenizer.from_gguf(str(model))
             wanted = max(self._wanted, 2 * CHUNK_TOKENS)
             bundled = spread_chunks(bundled_text(tokenizer, held_out=False), wanted // 2)
             tokens = array("i", bundled)
-            for part in own_text(model, wanted - len(bundled), self._n_threads, self._report):
+            for part in own_text(model, wanted - len(bundled), self._n_threads, report):
                 tokens.extend(part)
             self.n_own = len(tokens) - len(bundled)
             self._tokens = tokens

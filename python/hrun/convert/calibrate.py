@@ -23,7 +23,7 @@ from .moments import (
 )
 from .plan import PlanOptions, make_plan
 from .source import Source
-from .text import CHUNK_TOKENS, read_text, spread_chunks, spread_tokens
+from .text import CHUNK_TOKENS, begun, chunks_of, read_text, spread_chunks, spread_tokens
 from .write import write_plan
 
 
@@ -123,11 +123,7 @@ def loss_meter(
         )
     with float_model(source, folder, n_threads, own=True) as path:
         tokens, first = calibration_tokens(calibration, path, chunks * CHUNK_TOKENS)
-        parts = [list(tokens[i : i + CHUNK_TOKENS]) for i in range(0, len(tokens), CHUNK_TOKENS)]
-        parts = [part for part in parts if len(part) == CHUNK_TOKENS] or parts[:1]
-        if first is not None:
-            parts = [[first, *part[1:]] for part in parts]
-        yield LossMeter(path, parts, n_threads)
+        yield LossMeter(path, chunks_of(tokens, first) or [begun(tokens, first)], n_threads)
 
 
 @contextlib.contextmanager

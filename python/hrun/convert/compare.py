@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +11,7 @@ import numpy.typing as npt
 from hrun import _core
 from hrun.predictions import blocks, divergence, log_softmax, logit_rows
 
-from .text import CHUNK_TOKENS
-
-Report = Callable[[int, int, str], None]
+from .moments import Report
 
 
 @dataclass(frozen=True)
@@ -28,26 +25,17 @@ class Differences:
     same_top: float
 
 
-def chunks_of(tokens: Sequence[int], first_token: int | None) -> list[list[int]]:
-    """Whole chunks; each starts with ``first_token`` where the model wants one."""
-    ends = range(CHUNK_TOKENS, len(tokens) + 1, CHUNK_TOKENS)
-    chunks = [list(tokens[end - CHUNK_TOKENS : end]) for end in ends]
-    return chunks if first_token is None else [[first_token, *chunk[1:]] for chunk in chunks]
-
-
 def compare_models(
-    reference: Path,
-    model: Path,
+    reference: _core.Model,
+    model: _core.Model,
     chunks: Sequence[Sequence[int]],
-    n_threads: int = 0,
     report: Report | None = None,
     what: str = "compare",
 ) -> Differences:
     """The second half of each chunk counts, as in hrun-perplexity.  Raises hrun.Error."""
     size = len(chunks[0])
-    models = [_core.Model.load(str(path), n_threads=n_threads) for path in (reference, model)]
-    sessions = [_core.Session(loaded, size, n_batch=size) for loaded in models]
-    n_vocab, half = models[0].n_vocab, size // 2
+    sessions = [_core.Session(one, size, n_batch=size) for one in (reference, model)]
+    n_vocab, half = reference.n_vocab, size // 2
     step = max(1, logit_rows(n_vocab) // 2)  # of two models
     parts: list[npt.NDArray[np.float64]] = []
     nll = np.zeros(2)

@@ -22,7 +22,7 @@ from hrun._core import ArgumentError, ModelFileError
 from hrun.outputs import PartialFile
 
 from .folder import shown
-from .text import CHUNK_TOKENS
+from .text import CHUNK_TOKENS, begun
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -242,10 +242,7 @@ class TextMoments:
         return range(0, len(self._tokens) - self._chunk + 1, self._chunk)
 
     def _part(self, start: int) -> list[int]:
-        part = list(self._tokens[start : start + self._chunk])
-        if self._first_token is not None:
-            part[0] = self._first_token
-        return part
+        return begun(self._tokens[start : start + self._chunk], self._first_token)
 
     def _plan(self, wanted: Callable[[str], bool], memory: int) -> list[list[tuple[int, int]]]:
         """Passes of (input number, width)."""

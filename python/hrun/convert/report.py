@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,14 @@ from hrun._core import ArgumentError
 from hrun.outputs import write_text
 
 from .allocate import Allocation
-from .compare import chunks_of, compare_models
+from .compare import compare_models
 from .encoding import Encoder
-from .moments import MomentSource
+from .moments import MomentSource, Report
 from .plan import ConversionPlan
 from .source import SourceTensor
-from .text import CHUNK_TOKENS, first_tokens, read_text
+from .text import CHUNK_TOKENS, chunks_of, first_tokens, read_text
 
 Floats = npt.NDArray[np.float32]
-Report = Callable[[int, int, str], None]
-
 BINS = np.linspace(-12, 12, 193)  # in units of the rms of 256 values
 _SAMPLE_ROWS = 64
 
@@ -190,7 +187,13 @@ def compare(
         raise ArgumentError(
             f"{text} has {len(tokens)} tokens; the report compares models on chunks of {CHUNK_TOKENS}"
         )
-    found = compare_models(reference, model, chunks, n_threads, report, f"report {text.name}")
+    found = compare_models(
+        _core.Model.load(str(reference), n_threads=n_threads),
+        _core.Model.load(str(model), n_threads=n_threads),
+        chunks,
+        report,
+        f"report {text.name}",
+    )
     return Comparison(text.name, found.n_tokens, found.perplexity, found.divergence, found.same_top)
 
 

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrun.tokenizer import Tokenizer
+from hrun.runtime import Runtime
 
 from .auto_text import bundled_text, open_runtime, questions
-from .compare import chunks_of, compare_models
-
-Report = Callable[[int, int, str], None]
+from .compare import compare_models
+from .moments import Report
+from .text import chunks_of
 
 # Mean KL divergence, in nats, above which a person sees the difference in answers.  SmolLM2-135M:
 # 0.03 and 0.06 answer like the source, 0.2 makes more mistakes, 0.6 repeats itself.
 VISIBLE = 0.15
 _ANSWER_TOKENS = 48
+_ROOM = 4  # contexts: all questions and answers fit, as they are short
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,10 @@ class Check:
         return not self.mean_divergence <= bound
 
 
-def greedy_answers(model: Path, n_threads: int = 0) -> list[tuple[list[int], list[int]]]:
+def greedy_answers(runtime: Runtime) -> list[tuple[list[int], list[int]]]:
     """Questions and answers, as tokens; -1 ends an answer that is complete.  Raises hrun.Error."""
-    with open_runtime(model, n_threads, n_parallel=16) as runtime:
-        asked = questions(runtime, held_out=True)
-        answers = runtime.generate(asked, max_tokens=_ANSWER_TOKENS, temperature=0.0, seed=0)
+    asked = questions(runtime, held_out=True)
+    answers = runtime.generate(asked, max_tokens=_ANSWER_TOKENS, temperature=0.0, seed=0)
     return [
         (question, [*answer.tokens, *([-1] if answer.finish_reason == "stop" else [])])
         for question, answer in zip(asked, answers)
@@ -68,15 +67,17 @@ def check(reference: Path, coded: Path, n_threads: int = 0, report: Report | Non
     """Raises hrun.Error where one of the models cannot be run."""
     if report is not None:
         report(0, 1, "check: answers")
-    wanted = greedy_answers(reference, n_threads)
-    found = greedy_answers(coded, n_threads)
-    tokenizer = Tokenizer.from_gguf(str(reference))
-    tokens = array("i", bundled_text(tokenizer, held_out=True))
-    for question, answer in wanted:
-        tokens.extend([*question, *(token for token in answer if token >= 0)])
-    first = tokenizer.bos_id if tokenizer.adds_bos else None
-    chunks = chunks_of(tokens, first)
-    differences = compare_models(reference, coded, chunks, n_threads, report, "check")
+    with (
+        open_runtime(reference, n_threads, _ROOM) as source,
+        open_runtime(coded, n_threads, _ROOM) as file,
+    ):
+        wanted, found = greedy_answers(source), greedy_answers(file)
+        tokenizer = source.tokenizer
+        tokens = array("i", bundled_text(tokenizer, held_out=True))
+        for question, answer in wanted:
+            tokens.extend([*question, *(token for token in answer if token >= 0)])
+        chunks = chunks_of(tokens, tokenizer.bos_id if tokenizer.adds_bos else None)
+        differences = compare_models(source.model, file.model, chunks, report, "check")
     mean = float(differences.divergence.mean())
     return Check(
         differences.n_tokens,

@@ -17,6 +17,17 @@ _BYTES_PER_TOKEN = 16  # a generous guess
 _EDGE_TOKENS = 8  # before a cut, that a longer piece might encode otherwise
 
 
+def begun(chunk: Sequence[int], first_token: int | None) -> list[int]:
+    """The chunk with ``first_token`` in place of its first, where the model wants one."""
+    return list(chunk) if first_token is None else [first_token, *chunk[1:]]
+
+
+def chunks_of(tokens: Sequence[int], first_token: int | None) -> list[list[int]]:
+    """Whole chunks; what is left at the end is not used."""
+    ends = range(CHUNK_TOKENS, len(tokens) + 1, CHUNK_TOKENS)
+    return [begun(tokens[end - CHUNK_TOKENS : end], first_token) for end in ends]
+
+
 def read_text(path: Path) -> bytes:
     """Raises ArgumentError for more than 256 MiB, OSError."""
     with open(path, "rb") as file:
