@@ -380,7 +380,7 @@ TINY: dict[str, Tiny] = {
     "dots.llm1": Tiny(
         "dots1", "Dots1Config", {**_ROUTED, "norm_topk_prob": True, "num_key_value_heads": 4}
     ),
-    "phi 2": Tiny("phi2", "PhiConfig", {"num_key_value_heads": 4}),
+    "phi 2": Tiny("phi2", "PhiConfig", {"num_key_value_heads": 4, "intermediate_size": 256}),
     "smollm3": Tiny("smollm3", "SmolLM3Config", {"num_hidden_layers": 5}),
     "cohere2": Tiny(
         "cohere2",

@@ -218,6 +218,13 @@ bool has_correction(const gguf::File& file, const ModelDescription& description,
   return false;
 }
 
+// Has every model of the architecture shared experts?
+bool always_shared(const ModelDescription& description) {
+  for (const TensorRule& rule : description.tensors)
+    if (rule.role == Role::shared_gate) return rule.required;
+  return false;
+}
+
 void read_experts(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   const gguf::File& file = keys.file();
   constexpr uint64_t kMaxExperts = 65'536;
@@ -250,7 +257,8 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
     p.n_ff_shared = p.n_ff_expert * keys.count_or(kShared, 0, 0, 1024);
   if (description.has_key(kSharedWidth) &&
       (keys.has(kSharedWidth) || !description.has_key(kShared)))
-    p.n_ff_shared = keys.count_or(kSharedWidth, n_ff, 0, kMaxFeedForward);
+    p.n_ff_shared =
+        keys.count_or(kSharedWidth, always_shared(description) ? n_ff : 0, 0, kMaxFeedForward);
   p.experts_normed =
       description.has_key("expert_weights_norm")
           ? file.get_bool_or(keys.key("expert_weights_norm"), description.experts_normed)
