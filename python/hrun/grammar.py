@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 # Between the parts of a document; without a bound some models write blanks for ever.
-_BLANKS = r"[\x20\x0A\x0D\x09]{1,8}"
+JSON_BLANKS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,8}"}
 _MAX_CHARACTERS = 1 << 20  # of a grammar
 
 
@@ -60,7 +60,7 @@ def json_schema_grammar(schema: Any) -> Grammar:
     except (TypeError, ValueError, RecursionError) as error:
         raise GrammarError(f"the JSON schema is no JSON: {printable(str(error), 200)}") from None
     with library_errors("the JSON schema", GrammarError):
-        source = _library().grammar_from_json_schema(text, defaults={"whitespace_pattern": _BLANKS})
+        source = _library().grammar_from_json_schema(text, defaults=JSON_BLANKS)
     return _checked("the JSON schema", source)
 
 

@@ -136,9 +136,7 @@ class Runtime:
             progress=progress,
         )
         trained = self._model.n_ctx_train
-        context = (
-            min(trained, DEFAULT_CONTEXT) if given["n_ctx"] is None else given["n_ctx"] or trained
-        )
+        context = context_of(given["n_ctx"], trained)
         self._engine: Engine | None = Engine(
             self._model,
             context,
@@ -647,23 +645,31 @@ class Runtime:
         )
 
     def _submit(self, job: Job, max_unread: int) -> RequestHandle:
+        return self.submit_bound(
+            job.grammar,
+            job.prompt,
+            max_tokens=job.max_tokens,
+            seed=job.seed,
+            sampling=job.sampling,
+            logit_bias=list(job.logit_bias.items()),
+            end_tokens=list(self.tokenizer.end_ids),
+            top_logprobs=-1 if job.logprobs is None else job.logprobs,
+            max_unread=max_unread,
+        )
+
+    def submit_bound(
+        self, grammar: Grammar | None, prompt: list[int], **options: Any
+    ) -> RequestHandle:
+        """The engine's ``submit``, bound to a grammar where there is one."""
         engine = self._engine_or_closed()
-        constraint = None if job.grammar is None else self.masks.bind(job.grammar)
+        if grammar is None:
+            return engine.submit(prompt, **options)
+        masks = self.masks
+        constraint = masks.bind(grammar)
         try:
-            return engine.submit(
-                job.prompt,
-                max_tokens=job.max_tokens,
-                seed=job.seed,
-                sampling=job.sampling,
-                logit_bias=list(job.logit_bias.items()),
-                end_tokens=list(self.tokenizer.end_ids),
-                top_logprobs=-1 if job.logprobs is None else job.logprobs,
-                max_unread=max_unread,
-                constraint=constraint,
-            )
+            return engine.submit(prompt, constraint=constraint, **options)
         except BaseException:
-            if constraint is not None:
-                self.masks.drop(constraint)
+            masks.drop(constraint)
             raise
 
     def _run(self, job: Job, stream: bool) -> Generation | Iterator[Piece]:
@@ -852,6 +858,11 @@ def _is_many(prompt: Any) -> bool:
         and len(prompt) > 0
         and all(isinstance(p, (str, list, tuple)) for p in prompt)
     )
+
+
+def context_of(n_ctx: int | None, trained: int) -> int:
+    """The context that ``n_ctx`` asks for, of a model that was trained for so many tokens."""
+    return min(trained, DEFAULT_CONTEXT) if n_ctx is None else n_ctx or trained
 
 
 def _amount(n: float) -> str:

@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import hrun
-from hrun._core import samplers
 from hrun.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     Parser,
     add_model_options,
+    add_sampling_options,
     add_version,
+    chosen_sampling,
     complain,
     load,
     run,
@@ -41,9 +42,6 @@ from hrun.cli.wrapping import Wrapping
 from hrun.errors import printable
 from hrun.grammar import Grammar, grammar_of
 
-_FLAGS = {
-    "temperature": ["--temp", "--temperature"]
-}  # where llama.cpp's name is not the parameter's
 _EPILOG = """\
 Without -p and -f, text from a pipe is the prompt, and a terminal is a chat; with -p it follows the prompt after an empty
 line (< /dev/null: none).  A prompt goes through the model's chat template and is answered once; where the model has none,
@@ -200,26 +198,8 @@ def make_parser() -> Parser:
     add("--no-show-timings", dest="show_timings", action="store_false", help=argparse.SUPPRESS)
     add("-v", "--verbose", action="store_true", help="what is loaded, on stderr")
     add_version(parser)
-    group = parser.add_argument_group(
-        "sampling", "Defaults are the model file's recommendations, else those shown."
-    )
-    for row in samplers():
-        names = _FLAGS.get(row.name, ["--" + row.name.replace("_", "-")])
-        kind = int if row.type == "int" else float
-        group.add_argument(
-            *names,
-            dest=row.name,
-            type=kind,
-            metavar="N",
-            help=f"{row.help} (default {row.default:g})",
-        )
-    group.add_argument(
-        "-s",
-        "--seed",
-        type=whole_number(-1, 2**64 - 1),
-        default=-1,
-        metavar="N",
-        help="-1 (default): a new one each time",
+    group = add_sampling_options(
+        parser, "Defaults are the model file's recommendations, else those shown."
     )
     group.add_argument(
         "-l",
@@ -376,12 +356,7 @@ def generation_options(runtime: hrun.Runtime, options: argparse.Namespace) -> di
         "stop": options.reverse_prompt,
         "grammar": options.bound,
     }
-    chosen = {row.name: getattr(options, row.name) for row in samplers()}
-    return (
-        given
-        | runtime.recommended_sampling
-        | {name: value for name, value in chosen.items() if value is not None}
-    )
+    return given | runtime.recommended_sampling | chosen_sampling(options)
 
 
 def system_message(options: argparse.Namespace) -> str | None:

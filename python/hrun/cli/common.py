@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 import hrun
-from hrun._core import devices, kv_format, kv_formats
+from hrun._core import devices, kv_format, kv_formats, samplers
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -233,6 +233,38 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="how text is cut, by llama.cpp's names, in place of what the file says",
     )
+
+
+# Where llama.cpp's name is not the parameter's.
+_SAMPLING_FLAGS = {"temperature": ["--temp", "--temperature"]}
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, what: str) -> Any:
+    """The flags of every command that draws tokens, as a group; :func:`chosen_sampling` reads them."""
+    group = parser.add_argument_group("sampling", what)
+    for row in samplers():
+        group.add_argument(
+            *_SAMPLING_FLAGS.get(row.name, ["--" + row.name.replace("_", "-")]),
+            dest=row.name,
+            type=int if row.type == "int" else float,
+            metavar="N",
+            help=f"{row.help} (default {row.default:g})",
+        )
+    group.add_argument(
+        "-s",
+        "--seed",
+        type=whole_number(-1, 2**64 - 1),
+        default=-1,
+        metavar="N",
+        help="-1 (default): a new one each time",
+    )
+    return group
+
+
+def chosen_sampling(options: argparse.Namespace) -> dict[str, float]:
+    """The parameters that the flags of :func:`add_sampling_options` give."""
+    given = {row.name: getattr(options, row.name) for row in samplers()}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 class ListDevices(argparse.Action):

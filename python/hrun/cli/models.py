@@ -151,11 +151,12 @@ def remove(model: Kept) -> int:
     """Deletes it from the cache; the bytes that became free."""
     freed = 0
     blobs = {Path(f.blob_path) for f in model.files}
+    targets = {b.resolve() for b in blobs}
     root = Path(model.files[0].file_path)
     while root.name != "snapshots":
         root = root.parent
     for path in root.rglob("*"):
-        if path.is_file() and path.resolve() in {b.resolve() for b in blobs}:
+        if path.is_file() and path.resolve() in targets:
             path.unlink()
     for blob in blobs:
         if blob.exists():  # else the cache holds files in place of links

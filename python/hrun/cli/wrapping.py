@@ -18,6 +18,7 @@ class Wrapping:
         self._width = width or (lambda: shutil.get_terminal_size().columns)
         self._column = 0
         self._word = ""
+        self._taken = 0  # columns of the word
         self._line = ""  # its first characters, which tell what it is
         self._in_code = False
 
@@ -29,20 +30,20 @@ class Wrapping:
             if c == "\n":
                 if self._line.lstrip().startswith("```"):
                     self._in_code = not self._in_code
-                self._column, self._word, self._line = 0, "", ""
+                self._column, self._word, self._taken, self._line = 0, "", 0, ""
                 out.append(c)
                 continue
             if len(self._line) < 8:
                 self._line += c
             if c in " \t":
-                self._word = ""
+                self._word, self._taken = "", 0
                 if self._column >= width - 1 and not self._untouched():
                     continue  # the space at which the line breaks: the next word begins another
                 self._column += 1 if c == " " else 8 - self._column % 8
                 out.append(c)
                 continue
             columns = width_of(c)
-            taken = width_of(self._word)
+            taken = self._taken
             if (
                 self._column + columns > width - 1
                 and taken < self._column
@@ -52,6 +53,7 @@ class Wrapping:
                 out.append((f"\x1b[{taken}D" if taken else "") + "\x1b[K\n" + self._word)
                 self._column = taken
             self._word += c
+            self._taken += columns
             self._column += columns
             out.append(c)
         return "".join(out)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import string
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -11,13 +9,6 @@ from hrun.errors import Cancelled
 from hrun.serve.choice import Choice, Delta
 from hrun.serve.flight import Ask
 from hrun.serve.service import Service
-
-_LETTERS = string.ascii_letters + string.digits
-
-
-def new_id(prefix: str, n: int = 24) -> str:
-    """A name that no one has; never from the generator that draws tokens."""
-    return prefix + "".join(secrets.choice(_LETTERS) for _ in range(n))
 
 
 class Answers:

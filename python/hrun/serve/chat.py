@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hrun.generation import TokenLogprob
-from hrun.serve.answers import Answers, new_id
+from hrun.serve.answers import Answers
 from hrun.serve.choice import Choice, Delta, Event
 from hrun.serve.conversation import Conversation, answers_of, converse
 from hrun.serve.drawing import check_extra
 from hrun.serve.endpoint import body_of, json_response, key_of, stream_response
 from hrun.serve.errors import bad
+from hrun.serve.ids import new_id
 from hrun.serve.logprobs import chat_logprobs
 from hrun.serve.schemas import ChatRequest, parsed
 from hrun.serve.service import Service
@@ -56,9 +57,8 @@ def _check(service: Service, body: ChatRequest) -> None:
 class _Part:
     """What of one choice has not been written yet."""
 
-    begun: bool = False
-    logprobs: list[TokenLogprob] | None = None
-    tokens: list[int] | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
 
 
 class _Writer:
@@ -127,7 +127,6 @@ class _Writer:
         parts = [_Part() for _ in answers.choices]
         try:
             for index, part in enumerate(parts):
-                part.begun = True
                 yield self._chunk(index, {"role": "assistant", "content": ""}, part, with_usage)
             async for index, delta in answers.deltas():
                 for text in self._new(index, delta, parts[index], with_usage):
@@ -142,9 +141,9 @@ class _Writer:
         """Chunks of what is new of a choice."""
         choice = self._answers.choices[index]
         if self._body.logprobs:
-            part.logprobs = (part.logprobs or []) + delta.logprobs
+            part.logprobs += delta.logprobs
         if self._body.return_token_ids:
-            part.tokens = (part.tokens or []) + delta.tokens
+            part.tokens += delta.tokens
         out = []
         for event in delta.events:
             fields = self._delta(event)

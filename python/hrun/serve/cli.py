@@ -16,21 +16,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hrun._core import samplers
 from hrun.cli.common import (
     EXIT_INTERRUPTED,
     Parser,
     add_model_options,
+    add_sampling_options,
     add_version,
+    chosen_sampling,
     complain,
     load,
     run,
     whole_number,
 )
 from hrun.errors import ArgumentError
-from hrun.serve.options import Options
+from hrun.serve.options import Options, is_loopback
 
-_FLAGS = {"temperature": ["--temp", "--temperature"]}
 _EPILOG = """\
 Flags have llama-server's names where both have the feature.  Exit code 0 after SIGTERM, 130 after Ctrl-C; 1 after an error, 2
 for a wrong flag.  The first signal lets answers finish (--drain-timeout), a second one ends at once."""
@@ -87,12 +87,7 @@ def make_parser() -> Parser:
     add("--log-requests", action="store_true", help="a line on stderr for each request")
     add("-v", "--verbose", action="store_true", help="what is loaded, on stderr")
     add_version(parser)
-    group = parser.add_argument_group("sampling", "For requests that do not say.  Defaults are the model file's recommendations, else those shown.")  # fmt: skip
-    for row in samplers():
-        names = _FLAGS.get(row.name, ["--" + row.name.replace("_", "-")])
-        kind = int if row.type == "int" else float
-        group.add_argument(*names, dest=row.name, type=kind, metavar="N", help=f"{row.help} (default {row.default:g})")  # fmt: skip
-    group.add_argument("-s", "--seed", type=whole_number(-1, 2**64 - 1), default=-1, metavar="N", help="-1 (default): a new one each time")  # fmt: skip
+    add_sampling_options(parser, "For requests that do not say.  Defaults are the model file's recommendations, else those shown.")  # fmt: skip
     return parser
 
 
@@ -107,8 +102,7 @@ def options_of(flags: argparse.Namespace) -> Options:
     if flags.api_key_file:
         keys += [k.strip() for k in Path(flags.api_key_file).read_text().splitlines() if k.strip()]
     keys += _split([os.environ.get("HRUN_API_KEY", "")])
-    loopback = flags.host in ("localhost", "::1") or flags.host.startswith("127.")
-    if not keys and not loopback and not flags.no_auth:
+    if not keys and not is_loopback(flags.host) and not flags.no_auth:
         raise ArgumentError(
             f"--host {flags.host} is reached from other machines: give an --api-key, or --no-auth if all may use it"
         )
@@ -116,11 +110,6 @@ def options_of(flags: argparse.Namespace) -> Options:
     if flags.chat_template_file:
         template = Path(flags.chat_template_file).read_text(encoding="utf-8")
     hosts = _split(flags.allowed_hosts)
-    sampling = {
-        row.name: getattr(flags, row.name)
-        for row in samplers()
-        if getattr(flags, row.name) is not None
-    }
     fields = tuple(_split([flags.reasoning_field]))
     if not fields or not set(fields) <= {"reasoning_content", "reasoning"}:
         raise ArgumentError("--reasoning-field takes reasoning_content, reasoning, or both")
@@ -140,7 +129,7 @@ def options_of(flags: argparse.Namespace) -> Options:
         allowed_hosts=tuple(hosts),
         check_host="*" not in hosts,
         share_cache_across_keys=flags.share_cache_across_keys,
-        sampling=checked_sampling(sampling),
+        sampling=checked_sampling(chosen_sampling(flags)),
         seed=None if flags.seed == -1 else flags.seed,
         default_max_tokens=None if flags.predict == -1 else flags.predict,
         template_variables=_variables(flags.chat_template_kwargs),
@@ -223,14 +212,15 @@ def _cache(flags: argparse.Namespace) -> dict[str, Any]:
     """The size of the cache, and how many share it."""
     import hrun
     from hrun._core import devices, plan_model
-    from hrun.serve.memory import default_kv_tokens, free_memory
+    from hrun.serve.memory import default_kv_tokens
 
     kv_tokens = flags.kv_tokens
-    on_gpu = flags.device != "cpu" and any(d.name != "cpu" for d in devices()[0])
+    *gpus, cpu = devices()[0]
+    on_gpu = flags.device != "cpu" and bool(gpus)
     if kv_tokens is None and not on_gpu:
         params = plan_model(str(flags.model or hrun.demo_model_path())).params
         types = (flags.cache_type_k, flags.cache_type_v)
-        kv_tokens = default_kv_tokens(params, flags.ctx_size, *types, free_memory())
+        kv_tokens = default_kv_tokens(params, flags.ctx_size, *types, cpu.free_bytes)
     return {"n_parallel": flags.parallel, "kv_tokens": kv_tokens}
 
 

@@ -12,14 +12,15 @@ from starlette.responses import Response
 
 from hrun.generation import TokenLogprob
 from hrun.grammar import Grammar
-from hrun.serve.answers import Answers, new_id
+from hrun.serve.answers import Answers
 from hrun.serve.choice import Choice
 from hrun.serve.drawing import asks_of, check_extra, max_tokens_of, room_for, stops_of
 from hrun.serve.endpoint import body_of, json_response, key_of, stream_response
 from hrun.serve.errors import bad
 from hrun.serve.flight import finished
+from hrun.serve.ids import new_id
 from hrun.serve.logprobs import CompletionLogprobs
-from hrun.serve.schemas import CompletionRequest, parsed
+from hrun.serve.schemas import CompletionRequest, parsed, several
 from hrun.serve.service import Service
 from hrun.serve.sse import DONE, frame, unless_gone
 from hrun.serve.structured import grammar_asked, ready
@@ -53,9 +54,7 @@ async def completions(request: Request) -> Response:
 
 
 def _prompts(service: Service, body: CompletionRequest) -> list[str] | list[list[int]]:
-    prompt: Any = body.prompt
-    many = isinstance(prompt, list) and (not prompt or not isinstance(prompt[0], int))
-    prompts = prompt if many else [prompt]
+    prompts = several(body.prompt)
     if not prompts:
         raise bad("prompt is an empty list", param="prompt")
     if len(prompts) > service.options.max_prompts:

@@ -28,8 +28,6 @@ class Conversation:
 
     prompt: ChatPrompt
     make_parser: Callable[[], Parser]
-    tools: Tools
-    thinking: bool  # the prompt ends inside what the model thinks
     grammar: Grammar | None = None
 
 
@@ -72,7 +70,7 @@ async def converse(service: Service, body: ChatRequest) -> Conversation:
     )
     make = partial(dialect.parser, service.tags, tools, thinking)
     grammar = await service.in_thread(_grammar, service, body, dialect, tools, thinking)
-    return Conversation(prompt, make, tools, thinking, grammar)
+    return Conversation(prompt, make, grammar)
 
 
 def _grammar(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from hrun._core import RequestHandle
+from hrun.errors import Cancelled
 from hrun.generation import TokenLogprob, logprob_of
 from hrun.grammar import Grammar
 from hrun.runtime import Runtime
@@ -62,17 +63,8 @@ class Flight:
             raise
 
     def _submit(self, ask: Ask) -> RequestHandle:
-        masks = self._runtime.masks if ask.grammar is not None else None
-        constraint = masks.bind(ask.grammar) if masks is not None and ask.grammar else None
-        try:
-            return self._submitted(ask, constraint)
-        except BaseException:
-            if masks is not None and constraint is not None:
-                masks.drop(constraint)
-            raise
-
-    def _submitted(self, ask: Ask, constraint: int | None) -> RequestHandle:
-        return self._engine.submit(
+        return self._runtime.submit_bound(
+            ask.grammar,
             ask.ids,
             max_tokens=ask.max_tokens,
             seed=ask.seed,
@@ -84,7 +76,6 @@ class Flight:
             salt=ask.salt,
             priority=ask.priority,
             max_unread=_UNREAD,
-            constraint=constraint,
         )
 
     async def drawn(self) -> AsyncIterator[Drawn]:
@@ -143,8 +134,6 @@ async def finished(runtime: Runtime, handles: Sequence[RequestHandle]) -> None:
                     break
                 await step
             if finish == "cancelled":
-                from hrun.errors import Cancelled
-
                 raise Cancelled("cancelled")
     finally:
         for handle in handles:

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import hrun
-from hrun.arguments import SAMPLING
+from hrun._core import samplers
+from hrun.serve.admission import draining
 from hrun.serve.endpoint import json_response
 from hrun.serve.errors import ApiError
 from hrun.serve.service import Service
@@ -65,9 +66,7 @@ async def ready(request: Request) -> Response:
     """GET /ready: are requests taken?"""
     service: Service = request.app.state.service
     if not service.ready:
-        raise ApiError(
-            503, "the server is shutting down", code="draining", headers={"Retry-After": "5"}
-        )
+        raise draining()
     return json_response({"status": "ready"})
 
 
@@ -81,7 +80,7 @@ async def props(request: Request) -> Response:
     """GET /props: read only."""
     service: Service = request.app.state.service
     runtime = service.runtime
-    sampling = {name: row.default for name, row in _samplers().items()}
+    sampling = {row.name: row.default for row in samplers()}
     sampling |= runtime.recommended_sampling | dict(service.options.sampling)
     return json_response({
         "model": service.name,
@@ -102,12 +101,6 @@ async def props(request: Request) -> Response:
         "modalities": {"vision": False, "audio": False},
         "endpoints": {"chat": bool(service.chat_template)},
     })  # fmt: skip
-
-
-def _samplers() -> dict[str, Any]:
-    from hrun._core import samplers
-
-    return {row.name: row for row in samplers() if row.name in SAMPLING}
 
 
 def _token(service: Service, token: int | None) -> str:

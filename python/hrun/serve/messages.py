@@ -10,12 +10,13 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hrun.serve.answers import Answers, new_id
+from hrun.serve.answers import Answers
 from hrun.serve.choice import Event
 from hrun.serve.conversation import answers_of, converse
 from hrun.serve.drawing import check_extra
 from hrun.serve.endpoint import body_of, json_response, key_of, stream_response
 from hrun.serve.errors import anthropic_error, bad
+from hrun.serve.ids import new_id
 from hrun.serve.schemas import Body, ChatRequest, Number, parsed
 from hrun.serve.service import Service
 from hrun.serve.sse import frame, unless_gone

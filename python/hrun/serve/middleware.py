@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hrun.serve.answers import new_id
 from hrun.serve.endpoint import error_response
 from hrun.serve.errors import ApiError
-from hrun.serve.options import Options
+from hrun.serve.ids import new_id
+from hrun.serve.options import LOOPBACK, Options, is_loopback
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 # What may be seen without a key.
 _PUBLIC = frozenset({"/health", "/v1/health", "/ready", "/", "/favicon.ico"})
@@ -59,9 +59,9 @@ class Gate:
         self._options = options
         self._keys = {_digest(key): key_name(key) for key in options.api_keys}
         self._public = _PUBLIC | ({"/metrics"} if options.public_metrics else frozenset())
-        loopback = options.host in _LOOPBACK or options.host.startswith("127.")
-        hosts = {*_LOOPBACK, options.host, *options.allowed_hosts}
-        self._hosts = hosts if options.check_host and (loopback or options.allowed_hosts) else None
+        hosts = {*LOOPBACK, options.host, *options.allowed_hosts}
+        checks = options.check_host and (is_loopback(options.host) or options.allowed_hosts)
+        self._hosts = hosts if checks else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves the request, or says why not."""
@@ -109,9 +109,9 @@ class Gate:
             return
         given = headers.get("authorization", "")
         key = given[7:].strip() if given[:7].lower() == "bearer " else headers.get("x-api-key", "")
-        found = None
+        asked, found = _digest(key), None
         for digest, name in self._keys.items():  # all of them, whatever is found
-            if hmac.compare_digest(digest, _digest(key)):
+            if hmac.compare_digest(digest, asked):
                 found = name
         if found is not None:
             scope["hrun_key"] = found
@@ -149,8 +149,6 @@ def _preflight(headers: Headers) -> ASGIApp:
         else "authorization, content-type",
         "Access-Control-Max-Age": "600",
     }
-    from starlette.responses import Response
-
     return Response(None, 204, answer)
 
 

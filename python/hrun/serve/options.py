@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def is_loopback(host: str) -> bool:
+    """Is the address reached from this machine only?"""
+    return host in LOOPBACK or host.startswith("127.")
+
 
 @dataclass(frozen=True)
 class Options:

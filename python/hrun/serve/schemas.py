@@ -135,6 +135,12 @@ class DetokenizeRequest(Body):
     tokens: Tokens
 
 
+def several(given: Any) -> list[Any]:
+    """Texts or lists of token ids; one alone as a list of one."""
+    many = isinstance(given, list) and (not given or not isinstance(given[0], int))
+    return given if many else [given]
+
+
 B = TypeVar("B", bound=BaseModel)
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import hrun
 from hrun._core import GGUFFile
 from hrun.chat_template import ChatTemplate
+from hrun.cli.hub import parts_of
 from hrun.errors import printable
 from hrun.runtime import Runtime
 from hrun.serve.admission import Admission, draining
@@ -27,7 +26,6 @@ from hrun.serve.tools.dialect import Dialect
 from hrun.serve.tools.parser import Tags
 
 T = TypeVar("T")
-_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
 _SAMPLES = 64  # of a file, for its fingerprint
 _SAMPLE_BYTES = 1 << 16
 
@@ -184,7 +182,8 @@ def fingerprint(runtime: Runtime) -> str:
         "pre_tokenizer": runtime.pre_tokenizer,
     }
     digest = hashlib.blake2b(repr(sorted(state.items())).encode(), digest_size=8)
-    for path in model_files(runtime.model_path):
+    for part in parts_of(runtime.model_path.name):
+        path = runtime.model_path.with_name(part)
         size = path.stat().st_size
         digest.update(str(size).encode())
         with path.open("rb") as file:
@@ -192,16 +191,6 @@ def fingerprint(runtime: Runtime) -> str:
                 file.seek(max(size - _SAMPLE_BYTES, 0) * i // (_SAMPLES - 1))
                 digest.update(file.read(_SAMPLE_BYTES))
     return "fp_" + digest.hexdigest()
-
-
-def model_files(path: Path) -> list[Path]:
-    """All parts of a model that is opened by its first."""
-    found = _PART.search(path.name)
-    if not found:
-        return [path]
-    n = int(found[1])
-    head = path.name[: found.start()]
-    return [path.with_name(f"{head}-{i:05d}-of-{n:05d}.gguf") for i in range(1, n + 1)]
 
 
 def template_variables(options: Options, *given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from hrun.runtime import ChatPrompt
+from hrun.serve.conversation import converse
 from hrun.serve.endpoint import body_of, json_response
 from hrun.serve.errors import bad
 from hrun.serve.prompt import chat_prompt
@@ -77,9 +79,7 @@ async def input_tokens(request: Request) -> Response:
     return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 
 
-async def _prompt(request: Request, service: Service) -> Any:
-    from hrun.serve.conversation import converse
-
+async def _prompt(request: Request, service: Service) -> ChatPrompt:
     body = parsed(ChatRequest, await body_of(request))
     return (await converse(service, body)).prompt
 

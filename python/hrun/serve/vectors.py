@@ -13,7 +13,7 @@ from hrun.serve.drawing import check_extra, overflow
 from hrun.serve.endpoint import body_of, json_response, key_of
 from hrun.serve.errors import ApiError, bad
 from hrun.serve.flight import finished
-from hrun.serve.schemas import EmbeddingsRequest, RerankRequest, parsed
+from hrun.serve.schemas import EmbeddingsRequest, RerankRequest, parsed, several
 from hrun.serve.service import Service
 from hrun.serve.sse import unless_gone
 
@@ -46,9 +46,7 @@ async def embeddings(request: Request) -> Response:
     model = service.check_model(body.model)
     check_extra(service, body)
     pooling = pooling_of(service)
-    given: Any = body.input
-    many = isinstance(given, list) and (not given or not isinstance(given[0], int))
-    texts = given if many else [given]
+    texts = several(body.input)
     if not texts or any(text in ("", []) for text in texts):
         raise bad("input is empty, or holds an empty text", param="input")
     n_embd = service.runtime.model.n_embd

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
-import string
-
 from hrun.serve.choice import Parser, PlainParser
+from hrun.serve.ids import new_id
 from hrun.serve.options import Options
 from hrun.serve.tools.formats import HERMES, ToolFormat, format_named, format_of, reasoning_of
 from hrun.serve.tools.parser import ChannelParser, TagParser, Tags
 from hrun.serve.tools.request import Tools
 
-_LETTERS = string.ascii_letters + string.digits
-
 
 def new_call_id(row: ToolFormat) -> str:
-    """As the family has them; never from the generator that draws tokens."""
-    return row.id_prefix + "".join(secrets.choice(_LETTERS) for _ in range(row.id_characters))
+    """As the family has them."""
+    return new_id(row.id_prefix, row.id_characters)
 
 
 class Dialect:

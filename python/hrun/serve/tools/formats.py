@@ -5,7 +5,7 @@ A row is chosen by marks in the model's chat template.  To add a family, add a r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ToolFormat:
     channels: bool = False
     id_characters: int = 24
     id_prefix: str = "call_"
-    reasoning: Reasoning | None = field(default=None)
+    reasoning: Reasoning | None = None
 
 
 THINK = Reasoning("<think>", "</think>")
@@ -228,11 +228,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         bare=True,
     ),
 )
-_REASONING_MARKS = (
-    THINK,
-    Reasoning("[THINK]", "[/THINK]"),
-    Reasoning("<|START_THINKING|>", "<|END_THINKING|>"),
-)
+_REASONING = tuple(dict.fromkeys(row.reasoning for row in FORMATS if row.reasoning is not None))
 
 
 def format_named(name: str) -> ToolFormat | None:
@@ -253,7 +249,7 @@ def reasoning_of(template: str) -> Reasoning | None:
     row = format_of(template)
     if row is not None and row.reasoning is not None and row.reasoning.end in template:
         return row.reasoning
-    return next((tags for tags in _REASONING_MARKS if tags.end in template), None)
+    return next((tags for tags in _REASONING if tags.end in template), None)
 
 
 def reads_tools(template: str) -> bool:

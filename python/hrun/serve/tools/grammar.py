@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from hrun.errors import GrammarError
-from hrun.grammar import Grammar, json_schema_grammar, text_grammar, within
+from hrun.grammar import JSON_BLANKS, Grammar, json_schema_grammar, text_grammar, within
 from hrun.serve.tools.formats import Reasoning, ToolFormat
 from hrun.serve.tools.request import Tools
 
-# Between the parts of JSON; without a bound some models write blanks for ever.
-_GUIDANCE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,8}"}
 _COMMON = "TEXT: /(.|\\n)*/\nBLANKS: /[ \\t\\r\\n]{1,4}/\n"
 
 
@@ -155,7 +153,7 @@ def _regex(text: str) -> str:
 def _json(schema: Any) -> str:
     """The schema's place in Lark; its definitions go to the root, where references look for them."""
     if isinstance(schema, Mapping):
-        schema = {**schema, "x-guidance": _GUIDANCE}
+        schema = {**schema, "x-guidance": JSON_BLANKS}
     return f"%json {json.dumps(schema)}"
 
 

@@ -266,7 +266,6 @@ class TagParser:
         """Of a call without an end tag: it ends with its value, or with the next call."""
         row = self._row
         assert row is not None
-        begin = self._tag(row.call_begin)
         start = 0
         if row.payload == "named":
             at = self._text.find(self._tag(row.name_end))
@@ -275,7 +274,7 @@ class TagParser:
             value = self._text[start:].lstrip()
             start = len(self._text) - len(value)
             if value and value[0] not in "{[":
-                return self._not_a_call(begin)
+                return self._not_a_call()
             if not value or (end := self._scan.scan(value)) is None:
                 return False
             inside = self._text[: start + end]
@@ -289,12 +288,10 @@ class TagParser:
             return True
         return False
 
-    def _not_a_call(self, begin: str) -> bool:
-        text, self._text = self._text, ""
+    def _not_a_call(self) -> bool:
         self._state = self._says
         self.failures += 1
         self._say(self._begin)
-        self._text = text
         return True
 
     def _maybe_bare(self) -> bool:

@@ -1,0 +1,13 @@
+"""Names that no one has; never from the generator that draws tokens."""
+
+from __future__ import annotations
+
+import secrets
+import string
+
+_LETTERS = string.ascii_letters + string.digits
+
+
+def new_id(prefix: str, n: int = 24) -> str:
+    """The prefix and n letters or digits."""
+    return prefix + "".join(secrets.choice(_LETTERS) for _ in range(n))
