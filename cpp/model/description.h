@@ -236,11 +236,13 @@ struct ModelDescription {
       if (rule.key == key) return true;
     return false;
   }
-  bool has_role(Role role) const {
+  // Null where no model of the architecture has it.
+  const TensorRule* find_rule(Role role) const {
     for (const TensorRule& rule : tensors)
-      if (rule.role == role) return true;
-    return false;
+      if (rule.role == role) return &rule;
+    return nullptr;
   }
+  bool has_role(Role role) const { return find_rule(role) != nullptr; }
 };
 
 std::span<const ModelDescription* const> architectures();

@@ -11,8 +11,7 @@ namespace {
 constexpr auto kRoles = static_cast<size_t>(Role::count);
 
 const TensorRule& rule_of(const ModelDescription& description, Role role) {
-  for (const TensorRule& rule : description.tensors)
-    if (rule.role == role) return rule;
+  if (const TensorRule* rule = description.find_rule(role)) return *rule;
   throw ArgumentError("architecture '{}' has no role {}", description.name, role_name(role));
 }
 
@@ -48,6 +47,14 @@ size_t Model::device_of(int64_t layer) const {
   for (const LayerRun& run : runs_)
     if (layer < run.end_layer) return run.device;
   return runs_.back().device;
+}
+
+std::vector<float> Model::values_of(const gguf::TensorInfo* vector) const {
+  if (!vector) return {};
+  const TensorView view = file_.view(*vector);
+  std::vector<float> values(static_cast<size_t>(view.cols));
+  find_format(view.format)->decode_row(view.data, view.cols, values.data());
+  return values;
 }
 
 std::string Model::device_description() const {

@@ -50,6 +50,8 @@ class Model {
     return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }
   const DeviceTensor& head() const { return *head_; }
+  // A vector as the file has it; empty where there is none.
+  std::vector<float> values_of(const gguf::TensorInfo* vector) const;
   // What one token of generation reads: the matrices of the layers, of the experts that it uses,
   // and the head.
   size_t bytes_per_token() const;

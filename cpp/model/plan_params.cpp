@@ -124,6 +124,8 @@ constexpr std::array<Neutral, 20> kNeutral = {{
     {"final_logit_softcapping", 0},
 }};
 
+constexpr uint64_t kMaxWindow = 2'147'483'648;
+
 void refuse_unknown_maths(const Keys& keys, const ModelDescription& description, int64_t n_ctx) {
   const gguf::File& file = keys.file();
   for (const Neutral& n : kNeutral) {
@@ -137,7 +139,6 @@ void refuse_unknown_maths(const Keys& keys, const ModelDescription& description,
     unsupported(file, "key '{}' is false, hrun supports only causal attention",
                 keys.key("attention.causal"));
   // A window as long as the context changes nothing.
-  constexpr uint64_t kMaxWindow = 2'147'483'648;
   if (const int64_t window = keys.count_or("attention.sliding_window", n_ctx, 0, kMaxWindow);
       window > 0 && window < n_ctx && !description.has_key("attention.sliding_window"))
     unsupported(file,
@@ -199,7 +200,6 @@ std::vector<bool> read_window_pattern(const Keys& keys, const ModelDescription& 
 }
 
 void read_window(const Keys& keys, const ModelDescription& description, HyperParams& p) {
-  constexpr uint64_t kMaxWindow = 2'147'483'648;
   if (!description.has_key("attention.sliding_window")) return;
   int64_t window = keys.count_or("attention.sliding_window", 0, 0, kMaxWindow);
   if (window >= p.n_ctx_train) window = 0;
@@ -211,18 +211,14 @@ void read_window(const Keys& keys, const ModelDescription& description, HyperPar
 // Scores are corrected where they are sigmoids.
 bool has_correction(const gguf::File& file, const ModelDescription& description,
                     int64_t first_layer) {
-  for (const TensorRule& rule : description.tensors)
-    if (rule.role == Role::router_correction &&
-        file.find_tensor(layer_name(rule.gguf_name, first_layer)))
-      return true;
-  return false;
+  const TensorRule* rule = description.find_rule(Role::router_correction);
+  return rule && file.find_tensor(layer_name(rule->gguf_name, first_layer));
 }
 
 // Has every model of the architecture shared experts?
 bool always_shared(const ModelDescription& description) {
-  for (const TensorRule& rule : description.tensors)
-    if (rule.role == Role::shared_gate) return rule.required;
-  return false;
+  const TensorRule* rule = description.find_rule(Role::shared_gate);
+  return rule && rule->required;
 }
 
 void read_experts(const Keys& keys, const ModelDescription& description, HyperParams& p) {

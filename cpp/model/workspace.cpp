@@ -4,7 +4,6 @@
 #include <atomic>
 
 #include "base/error.h"
-#include "formats/list.h"
 #include "model/blocks/block.h"
 #include "model/rope_table.h"
 
@@ -15,16 +14,6 @@ std::span<const uint8_t> as_bytes(std::span<const float> values) {
   return {reinterpret_cast<const uint8_t*>(values.data()), values.size_bytes()};
 }
 
-// The factors of a tensor, or nothing.
-std::vector<float> factors_of(const Model& model, Role role) {
-  const gguf::TensorInfo* info = model.plan().global(role);
-  if (!info) return {};
-  const TensorView view = model.file().view(*info);
-  std::vector<float> factors(static_cast<size_t>(view.cols));
-  find_format(view.format)->decode_row(view.data, view.cols, factors.data());
-  return factors;
-}
-
 uint64_t next_id() {
   static std::atomic<uint64_t> last = 0;
   return ++last;
@@ -33,9 +22,11 @@ uint64_t next_id() {
 // Longrope has one set of factors for contexts up to the original length and one beyond.
 std::vector<float> rope_factors(const Model& model, const RopeParams& p, int64_t n_ctx) {
   if (!p.has_factors) return {};
-  if (!model.plan().global(Role::rope_long)) return factors_of(model, Role::rope_freqs);
-  return factors_of(
-      model, static_cast<double>(n_ctx) > p.original_ctx ? Role::rope_long : Role::rope_short);
+  const ModelPlan& plan = model.plan();
+  const gguf::TensorInfo* long_factors = plan.global(Role::rope_long);
+  if (!long_factors) return model.values_of(plan.global(Role::rope_freqs));
+  return model.values_of(
+      static_cast<double>(n_ctx) > p.original_ctx ? long_factors : plan.global(Role::rope_short));
 }
 
 }  // namespace

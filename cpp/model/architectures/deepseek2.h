@@ -52,8 +52,7 @@ inline constexpr auto kDeepseek2Keys = join(kExpertKeys, kRoutingKeys, kLatentKe
 
 inline constexpr auto kDeepseek2Tensors =
     join(kEmbeddingAndHead, kNormBeforeAttention, kLatentAttention, kNormBeforeFeedForward,
-         only_in(kFeedForward, Where::dense), only_in(kExperts, Where::experts),
-         only_in(kScoreCorrection, Where::experts), only_in(kSharedExperts, Where::experts));
+         kDenseThenExperts);
 
 inline constexpr ModelDescription kDeepseek2 = {
     .name = "deepseek2",

@@ -8,10 +8,8 @@ namespace hrun::architecture {
 inline constexpr std::string_view kDots1Classes[] = {"Dots1ForCausalLM"};
 
 inline constexpr auto kDots1Keys = join(kExpertKeys, kRoutingKeys);
-inline constexpr auto kDots1Tensors =
-    join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, kHeadNorms, kNormBeforeFeedForward,
-         only_in(kFeedForward, Where::dense), only_in(kExperts, Where::experts),
-         only_in(kScoreCorrection, Where::experts), only_in(kSharedExperts, Where::experts));
+inline constexpr auto kDots1Tensors = join(kEmbeddingAndHead, kNormBeforeAttention, kAttention,
+                                           kHeadNorms, kNormBeforeFeedForward, kDenseThenExperts);
 
 inline constexpr ModelDescription kDots1 = {
     .name = "dots1",

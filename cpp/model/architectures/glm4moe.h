@@ -13,8 +13,7 @@ inline constexpr auto kGlm4moeKeys = join(kExpertKeys, kRoutingKeys);
 inline constexpr auto kGlm4moeTensors =
     join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, kQkvBiases,
          asked_by(made_optional(kHeadNorms), "use_qk_norm"), kPostNormBeforeFeedForward,
-         only_in(kFeedForward, Where::dense), only_in(kExperts, Where::experts),
-         only_in(kScoreCorrection, Where::experts), only_in(kSharedExperts, Where::experts));
+         kDenseThenExperts);
 
 inline constexpr ModelDescription kGlm4moe = {
     .name = "glm4moe",

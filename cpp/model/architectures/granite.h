@@ -13,15 +13,12 @@ inline constexpr std::array kGraniteKeys = {
     ConfigRule{"residual_scale", ConfigType::number, "residual_multiplier"},
     ConfigRule{"logit_scale", ConfigType::number, "logits_scaling", "1"},
 };
-inline constexpr auto kGraniteTensors =
-    join(kEmbeddingAndHead, kRopeFactors, kNormBeforeAttention, kLlamaAttention,
-         kNormBeforeFeedForward, kFeedForward, kFeedForwardBiases);
 
 inline constexpr ModelDescription kGranite = {
     .name = "granite",
     .hf_classes = kGraniteClasses,
     .rope = RopeStyle::interleaved,
-    .tensors = kGraniteTensors,
+    .tensors = kDenseLlamaTensors,
     .config = kGraniteKeys,
     .divides_logits = true,
 };

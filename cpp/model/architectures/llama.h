@@ -58,6 +58,10 @@ inline constexpr std::array kMixtralExperts = {
                true, Transform::none, Dim::experts},
 };
 
+// Of models without experts.
+inline constexpr auto kDenseLlamaTensors =
+    join(kEmbeddingAndHead, kRopeFactors, kNormBeforeAttention, kLlamaAttention,
+         kNormBeforeFeedForward, kFeedForward, kFeedForwardBiases);
 inline constexpr auto kLlamaTensors =
     join(kEmbeddingAndHead, kRopeFactors, kNormBeforeAttention, kLlamaAttention,
          kNormBeforeFeedForward, only_in(kFeedForward, Where::dense), kFeedForwardBiases,

@@ -28,6 +28,14 @@ constexpr auto with_transform(std::array<TensorRule, n> rules, Role first, Role 
   return rules;
 }
 
+// The rules with other rows of one role.
+template <size_t n>
+constexpr auto with_rows(std::array<TensorRule, n> rules, Role role, Dim rows) {
+  for (TensorRule& rule : rules)
+    if (rule.role == role) rule.rows = rows;
+  return rules;
+}
+
 template <size_t n>
 constexpr auto made_required(std::array<TensorRule, n> rules) {
   for (TensorRule& rule : rules) rule.required = true;
@@ -85,16 +93,29 @@ inline constexpr std::array kPostNormBeforeFeedForward = {
                "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true},
 };
 
-inline constexpr std::array kAttention = {
+// Of layer norms before both blocks and after the last layer.
+inline constexpr std::array kLayerNormBiases = {
+    TensorRule{Role::output_norm_bias, "output_norm.bias", "model.norm.bias", Dim::one, Dim::embd,
+               true},
+    TensorRule{Role::attn_norm_bias, "blk.{}.attn_norm.bias",
+               "model.layers.{}.input_layernorm.bias", Dim::one, Dim::embd, true},
+    TensorRule{Role::ffn_norm_bias, "blk.{}.ffn_norm.bias",
+               "model.layers.{}.post_attention_layernorm.bias", Dim::one, Dim::embd, true},
+};
+
+inline constexpr std::array kQueriesKeysValues = {
     TensorRule{Role::attn_q, "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight",
                Dim::q, Dim::embd, true},
     TensorRule{Role::attn_k, "blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight",
                Dim::k, Dim::embd, true},
     TensorRule{Role::attn_v, "blk.{}.attn_v.weight", "model.layers.{}.self_attn.v_proj.weight",
                Dim::v, Dim::embd, true},
+};
+inline constexpr std::array kAttentionOutput = {
     TensorRule{Role::attn_output, "blk.{}.attn_output.weight",
                "model.layers.{}.self_attn.o_proj.weight", Dim::embd, Dim::q_out, true},
 };
+inline constexpr auto kAttention = join(kQueriesKeysValues, kAttentionOutput);
 inline constexpr std::array kQkvBiases = {
     TensorRule{Role::attn_q_bias, "blk.{}.attn_q.bias", "model.layers.{}.self_attn.q_proj.bias",
                Dim::one, Dim::q, false},
@@ -159,6 +180,11 @@ inline constexpr std::array kSharedExperts = {
                "model.layers.{}.mlp.shared_experts.down_proj.weight", Dim::embd, Dim::ff_shared,
                true},
 };
+
+// Both feed-forward blocks where the leading layers are dense and experts are as DeepSeek's.
+inline constexpr auto kDenseThenExperts =
+    join(only_in(kFeedForward, Where::dense),
+         only_in(join(kExperts, kScoreCorrection, kSharedExperts), Where::experts));
 
 inline constexpr std::array kExpertKeys = {
     ConfigRule{"expert_count", ConfigType::integer,

@@ -23,12 +23,8 @@ inline constexpr std::array kPhi2Own = {
                "model.layers.{}.self_attn.dense.bias", Dim::one, Dim::embd, true},
     TensorRule{Role::attn_output, "blk.{}.attn_output.weight",
                "model.layers.{}.self_attn.dense.weight", Dim::embd, Dim::q_out, true},
-    TensorRule{Role::attn_q, "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight",
-               Dim::q, Dim::embd, true},
-    TensorRule{Role::attn_k, "blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight",
-               Dim::k, Dim::embd, true},
-    TensorRule{Role::attn_v, "blk.{}.attn_v.weight", "model.layers.{}.self_attn.v_proj.weight",
-               Dim::v, Dim::embd, true},
+};
+inline constexpr std::array kPhi2FeedForward = {
     TensorRule{Role::ffn_up, "blk.{}.ffn_up.weight", "model.layers.{}.mlp.fc1.weight", Dim::ff,
                Dim::embd, true},
     TensorRule{Role::ffn_up_bias, "blk.{}.ffn_up.bias", "model.layers.{}.mlp.fc1.bias", Dim::one,
@@ -38,8 +34,8 @@ inline constexpr std::array kPhi2Own = {
     TensorRule{Role::ffn_down_bias, "blk.{}.ffn_down.bias", "model.layers.{}.mlp.fc2.bias",
                Dim::one, Dim::embd, true},
 };
-inline constexpr auto kPhi2Tensors =
-    join(kNormBeforeAttention, made_required(kQkvBiases), kPhi2Own);
+inline constexpr auto kPhi2Tensors = join(kNormBeforeAttention, made_required(kQkvBiases), kPhi2Own,
+                                          kQueriesKeysValues, kPhi2FeedForward);
 
 inline constexpr ModelDescription kPhi2 = {
     .name = "phi2",

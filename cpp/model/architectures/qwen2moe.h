@@ -25,9 +25,11 @@ inline constexpr std::array kQwen2moeWidths = {
     ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
     ConfigRule{"expert_shared_feed_forward_length", ConfigType::integer,
                "shared_expert_intermediate_size"},
+};
+inline constexpr std::array kQwen2moeWeights = {
     ConfigRule{"expert_weights_norm", ConfigType::boolean, "norm_topk_prob", "false"},
 };
-inline constexpr auto kQwen2moeKeys = join(kExpertKeys, kQwen2moeWidths);
+inline constexpr auto kQwen2moeKeys = join(kExpertKeys, kQwen2moeWidths, kQwen2moeWeights);
 
 inline constexpr auto kQwen2moeTensors =
     join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, made_required(kQkvBiases),

@@ -27,18 +27,8 @@ inline constexpr std::array kQwen35Globals = {
                Dim::embd, true},
     TensorRule{Role::output, "output.weight", "lm_head.weight", Dim::vocab, Dim::embd, false},
 };
-inline constexpr std::array kGatedQueries = {
-    TensorRule{Role::attn_q, "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight",
-               Dim::q_gated, Dim::embd, true},
-    TensorRule{Role::attn_k, "blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight",
-               Dim::k, Dim::embd, true},
-    TensorRule{Role::attn_v, "blk.{}.attn_v.weight", "model.layers.{}.self_attn.v_proj.weight",
-               Dim::v, Dim::embd, true},
-    TensorRule{Role::attn_output, "blk.{}.attn_output.weight",
-               "model.layers.{}.self_attn.o_proj.weight", Dim::embd, Dim::q_out, true},
-};
 inline constexpr auto kQwen35Attention = only_in(
-    join(kGatedQueries,
+    join(with_rows(kAttention, Role::attn_q, Dim::q_gated),
          with_transform(kHeadNorms, Role::attn_q_norm, Role::attn_k_norm, Transform::plus_one)),
     Where::attention);
 

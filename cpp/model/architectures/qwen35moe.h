@@ -9,12 +9,7 @@ namespace hrun::architecture {
 inline constexpr std::string_view kQwen35moeClasses[] = {"Qwen3_5MoeForConditionalGeneration",
                                                          "Qwen3_5MoeForCausalLM"};
 
-inline constexpr std::array kQwen35moeWidths = {
-    ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
-    ConfigRule{"expert_shared_feed_forward_length", ConfigType::integer,
-               "shared_expert_intermediate_size"},
-};
-inline constexpr auto kQwen35moeKeys = join(kExpertKeys, kQwen35moeWidths, kDeltaKeys);
+inline constexpr auto kQwen35moeKeys = join(kExpertKeys, kQwen2moeWidths, kDeltaKeys);
 
 inline constexpr auto kQwen35moeTensors =
     join(kQwen35Globals, kQwen35Norms, kQwen35Attention, only_in(kDeltaRule, Where::recurrent),

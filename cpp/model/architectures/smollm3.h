@@ -7,15 +7,11 @@ namespace hrun::architecture {
 
 inline constexpr std::string_view kSmollm3Classes[] = {"SmolLM3ForCausalLM"};
 
-inline constexpr auto kSmollm3Tensors =
-    join(kEmbeddingAndHead, kRopeFactors, kNormBeforeAttention, kLlamaAttention,
-         kNormBeforeFeedForward, kFeedForward, kFeedForwardBiases);
-
 inline constexpr ModelDescription kSmollm3 = {
     .name = "smollm3",
     .hf_classes = kSmollm3Classes,
     .rope = RopeStyle::interleaved,
-    .tensors = kSmollm3Tensors,
+    .tensors = kDenseLlamaTensors,
     .no_rope_period = 4,
 };
 

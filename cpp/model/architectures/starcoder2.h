@@ -8,12 +8,6 @@ namespace hrun::architecture {
 inline constexpr std::string_view kStarcoder2Classes[] = {"Starcoder2ForCausalLM"};
 
 inline constexpr std::array kStarcoder2Own = {
-    TensorRule{Role::output_norm_bias, "output_norm.bias", "model.norm.bias", Dim::one, Dim::embd,
-               true},
-    TensorRule{Role::attn_norm_bias, "blk.{}.attn_norm.bias",
-               "model.layers.{}.input_layernorm.bias", Dim::one, Dim::embd, true},
-    TensorRule{Role::ffn_norm_bias, "blk.{}.ffn_norm.bias",
-               "model.layers.{}.post_attention_layernorm.bias", Dim::one, Dim::embd, true},
     TensorRule{Role::ffn_up, "blk.{}.ffn_up.weight", "model.layers.{}.mlp.c_fc.weight", Dim::ff,
                Dim::embd, true},
     TensorRule{Role::ffn_up_bias, "blk.{}.ffn_up.bias", "model.layers.{}.mlp.c_fc.bias", Dim::one,
@@ -25,7 +19,7 @@ inline constexpr std::array kStarcoder2Own = {
 };
 inline constexpr auto kStarcoder2Tensors =
     join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, kQkvBiases, kAttentionOutputBias,
-         kNormBeforeFeedForward, kStarcoder2Own);
+         kNormBeforeFeedForward, kLayerNormBiases, kStarcoder2Own);
 
 inline constexpr ModelDescription kStarcoder2 = {
     .name = "starcoder2",

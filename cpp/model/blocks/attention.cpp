@@ -5,9 +5,8 @@ namespace {
 
 // Does the queries' matrix also give gates of the mixed values?
 bool has_gates(const ModelPlan& plan) {
-  for (const TensorRule& rule : plan.description->tensors)
-    if (rule.role == Role::attn_q) return rule.rows == Dim::q_gated;
-  return false;
+  const TensorRule* rule = plan.description->find_rule(Role::attn_q);
+  return rule && rule->rows == Dim::q_gated;
 }
 
 struct Scratch {
@@ -50,14 +49,11 @@ void norm_heads(const Pass& pass, int64_t l, Role role, FloatView y, int64_t n_h
 }  // namespace
 
 BlockNeeds attention_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
-  const LayerParams& p = plan.params.layer(layer);
   Arena count;
   Scratch(count, plan, layer, n_rows);
   BlockNeeds needs;
   needs.scratch_floats = count.used_floats();
-  needs.cache.n_kv_heads = static_cast<int>(p.n_kv_heads);
-  needs.cache.k_dim = static_cast<int>(p.k_dim);
-  needs.cache.v_dim = static_cast<int>(p.v_dim);
+  needs.cache = cache_of(plan.params.layer(layer));
   return needs;
 }
 

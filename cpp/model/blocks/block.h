@@ -22,6 +22,15 @@ struct BlockNeeds {
 BlockNeeds mixer_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
 BlockNeeds feed_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
 
+// What a layer that keeps keys and values keeps of a position.
+inline CacheLayer cache_of(const LayerParams& layer) {
+  CacheLayer cache{};
+  cache.n_kv_heads = static_cast<int>(layer.n_kv_heads);
+  cache.k_dim = static_cast<int>(layer.k_dim);
+  cache.v_dim = static_cast<int>(layer.v_dim);
+  return cache;
+}
+
 // out [n, n_embd]: the block of a layer on its normed input.
 void run_mixer(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 void run_feed(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);

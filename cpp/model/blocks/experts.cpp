@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "base/math64.h"
-#include "formats/list.h"
 
 namespace hrun {
 namespace {
@@ -57,15 +56,6 @@ void keep_best_groups(const HyperParams& p, std::span<double> scores) {
   for (size_t i = static_cast<size_t>(p.n_expert_groups_used); i < groups.size(); ++i)
     for (double& s : scores.subspan(groups[i].second * size, size))
       s = -std::numeric_limits<double>::infinity();
-}
-
-std::vector<float> values_of(const Model& model, int64_t l, Role role) {
-  const gguf::TensorInfo* info = model.plan().layer(l, role);
-  if (!info) return {};
-  const TensorView view = model.file().view(*info);
-  std::vector<float> values(static_cast<size_t>(view.cols));
-  find_format(view.format)->decode_row(view.data, view.cols, values.data());
-  return values;
 }
 
 std::vector<float> read_back(Backend& backend, const FloatView& view) {
@@ -159,7 +149,8 @@ void mix_experts(const Pass& pass, int64_t l, const MatmulInput& from, FloatView
   backend.matmul({readers, 1}, x);
   pass.add_bias(l, Role::router_bias, routed);
   const std::vector<float> logits = read_back(backend, routed),
-                           correction = values_of(model, l, Role::router_correction);
+                           correction =
+                               model.values_of(model.plan().layer(l, Role::router_correction));
   std::vector<int32_t> experts(n * used);
   std::vector<float> weights(n * used);
   for (size_t t = 0; t < n; ++t)

@@ -26,14 +26,11 @@ struct Scratch {
 }  // namespace
 
 BlockNeeds latent_attention_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
-  const LayerParams& p = plan.params.layer(layer);
   Arena count;
   Scratch(count, plan, layer, n_rows);
   BlockNeeds needs;
   needs.scratch_floats = count.used_floats();
-  needs.cache.n_kv_heads = static_cast<int>(p.n_kv_heads);
-  needs.cache.k_dim = static_cast<int>(p.k_dim);
-  needs.cache.v_dim = static_cast<int>(p.v_dim);
+  needs.cache = cache_of(plan.params.layer(layer));
   return needs;
 }
 

@@ -320,8 +320,7 @@ def _put_listed(
                 "linear_num_value_heads"
             )
         elif rule.key == "rope.dimension_sections":
-            keys[rule.key] = Entry(rule.key, "array<u32>", _rope_sections(config))
-            continue
+            value = _rope_sections(config)
         elif rule.key == "expert_gating_func":
             by_default = config.values.get("model_type") in ("deepseek_v3", "glm4_moe_lite")
             scores = config.text(
@@ -331,8 +330,6 @@ def _put_listed(
         elif rule.key == "attention.temperature_scale":
             scaling = config.child("rope_parameters")
             value = scaling.number(name, default=0.0, exclusive=False) if scaling else None
-        elif rule.key == "rope.dimension_sections":
-            value = _position_sections(config)
         elif rule.key == "n_deepstack_layers":
             vision = config.child("vision_config")
             layers = vision.values.get("deepstack_visual_indexes") if vision else None
@@ -377,20 +374,6 @@ def _put_listed(
         if value is not None:
             kind = f"array<{rule.type}>" if isinstance(value, list) else rule.type
             keys[rule.key] = Entry(rule.key, kind, value)
-
-
-def _position_sections(config: ConfigObject) -> Value:
-    """Pairs of a head by the position of an image (time, height, width) that turns them; four numbers."""
-    for key in ("rope_parameters", "rope_scaling"):
-        scaling = config.child(key)
-        if scaling is not None and scaling.has("mrope_section"):
-            sections = scaling.values["mrope_section"]
-            if not isinstance(sections, list) or not all(
-                type(n) is int and 0 <= n <= 65536 for n in sections[:4]
-            ):
-                raise scaling.error("mrope_section", "an array of small numbers")
-            return [*sections, 0, 0, 0, 0][:4]
-    return [0, 0, 0, 0]
 
 
 def _leading_dense(config: ConfigObject, name: str, keys: dict[str, Entry]) -> int:
