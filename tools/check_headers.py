@@ -69,13 +69,7 @@ def command_for(header: Path, known: list[tuple[Path, list[str]]]) -> list[str] 
 def main() -> int:
     build = Path(sys.argv[1]).resolve()
     known = commands(build)
-    # lanes/bytes_*.h are bodies that one header includes after their vocabulary.
-    headers = sorted(
-        p
-        for top in ("cpp", "cuda")
-        for p in (ROOT / top).rglob("*.h")
-        if not p.name.startswith("bytes_")
-    )
+    headers = sorted(p for top in ("cpp", "cuda") for p in (ROOT / top).rglob("*.h"))
 
     def check(header: Path) -> tuple[Path, str | None]:
         words = command_for(header, known)

@@ -2,8 +2,9 @@
 #   hrun_cpu_tier(NAME PROCESSORS LANES PANELS DECODERS FLAGS FEATURES)
 # PROCESSORS: regular expression for CMAKE_SYSTEM_PROCESSOR.  LANES, PANELS, DECODERS: the headers
 # lanes/LANES.h, panels/PANELS.h and panels/decoders_DECODERS.h; PANELS is empty where the tier
-# reads no panels.  FLAGS: of the compiler.  FEATURES: what the CPU must have, by the names in
-# cpp/base/cpu_features.cpp.
+# reads no panels.  Byte lanes are lanes/bytes_LANES.h where LANES has its own, else
+# lanes/bytes_portable.h.  FLAGS: of the compiler.  FEATURES: what the CPU must have, by the names
+# in cpp/base/cpu_features.cpp.
 set(HRUN_X86 "x86_64|AMD64|amd64")
 set(HRUN_ARM "aarch64|arm64")
 set(hrun_tier_declarations "")
@@ -12,7 +13,11 @@ set(hrun_tier_features "")
 
 # The definitions by which kernel headers find the tier's own.
 function(hrun_tier_headers out lanes panels decoders)
-  set(definitions "HRUN_LANES=\"cpu/lanes/${lanes}.h\"")
+  set(bytes portable)
+  if(EXISTS ${CMAKE_SOURCE_DIR}/cpp/cpu/lanes/bytes_${lanes}.h)
+    set(bytes ${lanes})
+  endif()
+  set(definitions "HRUN_LANES=\"cpu/lanes/${lanes}.h\"" "HRUN_BYTES=\"cpu/lanes/bytes_${bytes}.h\"")
   if(panels)
     list(APPEND definitions "HRUN_PANELS=\"cpu/panels/${panels}.h\""
                             "HRUN_DECODERS=\"cpu/panels/decoders_${decoders}.h\"")

@@ -13,6 +13,7 @@
 
 #include "cpu/lanes/math.h"
 #include "formats/cache_codes.h"
+#include HRUN_BYTES  // the tier's, named in tiers.cmake
 
 namespace hrun {
 namespace {

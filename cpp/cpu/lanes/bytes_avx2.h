@@ -1,9 +1,7 @@
 // Sixty-four bytes, four per lane, as two 256-bit registers (bytes_portable.h defines them).
 #pragma once
 
-#include <immintrin.h>
-
-#include "base/host_device.h"
+#include "cpu/lanes/avx2.h"
 
 namespace hrun {
 namespace {

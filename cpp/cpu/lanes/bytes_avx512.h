@@ -1,9 +1,7 @@
 // Sixty-four bytes, four per lane, as one 512-bit register (bytes_portable.h defines them).
 #pragma once
 
-#include <immintrin.h>
-
-#include "base/host_device.h"
+#include "cpu/lanes/avx512.h"
 
 namespace hrun {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "base/host_device.h"
+#include "cpu/lanes/lanes.h"
 
 namespace hrun {
 namespace {

@@ -220,5 +220,3 @@ HRUN_HD void transpose_pairs(const int16_t* rows, int64_t stride, int16_t* out) 
 
 }  // namespace
 }  // namespace hrun
-
-#include "cpu/lanes/bytes_portable.h"
