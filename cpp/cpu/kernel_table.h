@@ -1,5 +1,5 @@
 // The kernels of one CPU tier: what kernels.cpp exports, once per tier, and what
-// backend/backend.cpp calls.
+// backend/ calls.
 //
 // A kernel works on one small piece (a panel of rows, one token) in one thread; splitting the work
 // over threads and all checking is the backend's.  Numeric contract: DESIGN.md, "Numbers that do

@@ -112,12 +112,6 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
     };
   };
 
-  const auto coded_task_of = [&](const AttentionPiece& piece) {
-    const int64_t position = piece.span->first_position + piece.first_row;
-    return coded_task(cache, piece.span->pages, piece.kv_head, position / kAttentionBlock,
-                      shape.rope, task_of(piece));
-  };
-
   // Some rows together, so that a page is converted once for all their heads; over codes all of
   // one block.
   constexpr int64_t kQueriesTogether = 64, kBlocksTogether = 4;
@@ -208,8 +202,8 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
     Scratch& scratch = worker_scratch_[static_cast<size_t>(worker)];
     constexpr std::string_view kWhat = "the queries of a head";
     if (coded) {
-      CodedAttentionTask over_codes = coded_task_of(piece);
-      over_codes.task.partial = task.partial;
+      const CodedAttentionTask over_codes =
+          coded_task(cache, piece.span->pages, piece.kv_head, shape.rope, task);
       kernels_.attention_coded(over_codes, scratch.get<float>(over_codes.scratch_floats(), kWhat));
     } else {
       kernel(task, scratch.get<float>(task.scratch_floats(), kWhat));

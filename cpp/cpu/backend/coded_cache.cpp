@@ -95,9 +95,9 @@ void balance_of_keys(const Rope* rope, CacheType type, const uint8_t* keys, int 
 }
 
 void copy_exact(CacheType type, const uint8_t* rows, int dim, bool keys, uint8_t* to) {
-  const size_t value = type == CacheType::f32 ? sizeof(float) : sizeof(uint16_t);
+  const size_t value = row_bytes(type, 1);
   if (!keys) {
-    std::memcpy(to, rows, static_cast<size_t>(kExactPositions * dim) * value);
+    std::memcpy(to, rows, kExactPositions * row_bytes(type, dim));
     return;
   }
   for (int p = 0; p < kExactPositions; ++p)
@@ -184,7 +184,7 @@ void CpuBackend::code_page(const CacheSlot& slot, const AppendPart& part, int64_
     if (is_coded(type)) {
       kernels_.code_block({from, dim, is_keys, type, centre, beginning.balance, to}, scratch);
     } else {
-      std::memcpy(to, from, find_format(cache_format(type))->row_bytes(dim) * kPagePositions);
+      std::memcpy(to, from, row_bytes(type, dim) * kPagePositions);
     }
   };
   put(layer.k_type, rows.keys, k_dim, true, heads.keys + at);
@@ -192,7 +192,7 @@ void CpuBackend::code_page(const CacheSlot& slot, const AppendPart& part, int64_
 }
 
 CodedAttentionTask CpuBackend::coded_task(const CacheSlot& slot, std::span<const int32_t> pages,
-                                          int64_t head, int64_t own_block, const Rope* rope,
+                                          int64_t head, const Rope* rope,
                                           const AttentionTask& task) const {
   const CpuCache& cache = on_cpu(slot);
   const CacheLayer& layer = slot.layer();
@@ -200,11 +200,12 @@ CodedAttentionTask CpuBackend::coded_task(const CacheSlot& slot, std::span<const
   coded.task = task;
   coded.k_type = layer.k_type;
   coded.v_type = layer.v_type;
-  coded.own_block = own_block;
-  const CpuCache::Rows rows = cache.rows(slot.index, head, pages[static_cast<size_t>(own_block)]);
+  coded.own_block = task.first_position / kAttentionBlock;
+  const CpuCache::Rows rows =
+      cache.rows(slot.index, head, pages[static_cast<size_t>(coded.own_block)]);
   coded.own_k = rows.keys;
   coded.own_v = rows.values;
-  if (own_block == 0) return coded;
+  if (coded.own_block == 0) return coded;
   const CpuCache::Beginning beginning = cache.beginning(slot.index, head, pages.front());
   coded.exact_k = beginning.exact_keys;
   coded.exact_v = beginning.exact_values;

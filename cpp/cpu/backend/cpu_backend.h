@@ -137,8 +137,7 @@ class CpuBackend final : public Backend {
   void code_page(const CacheSlot& cache, const AppendPart& part, int64_t head,
                  const KeyContext& keys, int worker);
   CodedAttentionTask coded_task(const CacheSlot& cache, std::span<const int32_t> pages,
-                                int64_t head, int64_t own_block, const Rope* rope,
-                                const AttentionTask& task) const;
+                                int64_t head, const Rope* rope, const AttentionTask& task) const;
   int64_t tasks_together(int64_t n_tasks, int64_t values_per_task) const;
   template <class Function>
   void parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn);

@@ -13,13 +13,12 @@ namespace {
 
 size_t round_up_64(size_t bytes) { return (bytes + 63) & ~size_t{63}; }
 
-size_t row_bytes(CacheType type, int dim) {
-  return find_format(cache_format(type))->row_bytes(dim);
-}
-
 }  // namespace
 
 FormatId cache_format(CacheType type) { return type == CacheType::f32 ? F32::kId : F16::kId; }
+size_t row_bytes(CacheType type, int dim) {
+  return cache_position_bytes(hrun::is_coded(type) ? CacheType::f16 : type, dim);
+}
 
 uint8_t* PageBuffers::open(int32_t page) {
   auto& buffer = of_page_[static_cast<size_t>(page)];

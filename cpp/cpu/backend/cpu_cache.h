@@ -83,7 +83,6 @@ class CpuCache final : public DeviceCache {
   // Before positions [first, end) of a sequence are written, in the first layer.  Throws
   // ArgumentError where the rows before them are gone, OutOfMemoryError.
   void open_pages(std::span<const int32_t> pages, int64_t first, int64_t end);
-  bool coded() const { return coded_; }
   // Blocks that became codes, in all layers and heads, of keys and of values.
   int64_t n_coded_blocks() const { return n_coded_blocks_; }
   void count_coded_blocks(int64_t n) { n_coded_blocks_ += n; }
@@ -115,5 +114,7 @@ inline const CpuCache& on_cpu(const CacheSlot& slot) {
 // The weight format in which the kernels read rows of a type of cache: fp16 where they become
 // codes.
 FormatId cache_format(CacheType type);
+// Of dim values in it.
+size_t row_bytes(CacheType type, int dim);
 
 }  // namespace hrun

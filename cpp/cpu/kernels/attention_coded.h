@@ -262,10 +262,6 @@ HRUN_HD void values_turned_back(const float* values, int v_dim, float* out) {
 HRUN_HD size_t plain_bytes(CacheType type) {
   return type == CacheType::f32 ? F32::kBlockBytes : F16::kBlockBytes;
 }
-HRUN_HD size_t codes_bytes(CacheType type, int dim) {
-  return static_cast<size_t>(dim) * kAttentionBlock * static_cast<size_t>(cache_code_bits(type)) /
-         8;
-}
 
 // To the second-level cache.
 HRUN_HD void prefetch_codes(const uint8_t* block, CacheType type, int dim) {

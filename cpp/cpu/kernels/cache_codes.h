@@ -18,6 +18,12 @@
 namespace hrun {
 namespace {
 
+// Of a block, without its scales, which follow.
+HRUN_HD size_t codes_bytes(CacheType type, int dim) {
+  return static_cast<size_t>(dim) * kAttentionBlock * static_cast<size_t>(cache_code_bits(type)) /
+         8;
+}
+
 // Levels of all vectors of a block: [d][64] bytes.  `bias` is added to each.
 using LevelsOfBlock = void (*)(const uint8_t* codes, int dim, int bias, uint8_t* levels);
 

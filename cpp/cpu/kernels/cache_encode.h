@@ -179,7 +179,7 @@ void code_block_of(const BlockToCode& block, float* scratch) {
   auto* const steps = reinterpret_cast<int32_t*>(z + dim * kLanes);
   auto* const codes = reinterpret_cast<uint8_t*>(steps + 4 * dim * kLanes);
   uint8_t* const vectors = codes + n_codes;
-  uint8_t* const scales = block.to + n_codes * static_cast<size_t>(cache_code_bits(block.type)) / 8;
+  uint8_t* const scales = block.to + codes_bytes(block.type, dim);
   for (int first = 0; first < kAttentionBlock; first += kLanes) {
     if constexpr (kKeys) {
       const uint8_t* const rows =

@@ -1,5 +1,5 @@
 // y[t, r] = <x[t], w[r]> over packed panels (panels/layout.h), for tiers that have decoders for
-// them (fast_<tier>.h).
+// them (panels/tier.h).
 //
 // A tier gives its register types, a dozen operations on them and one decoder per kind of codes,
 // which yields a unit of 32 columns as 8 vectors of unsigned bytes.  A register holds kPartRows of

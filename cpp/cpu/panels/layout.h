@@ -4,7 +4,7 @@
 // holding for each row the 4 columns that one 32-bit dot-product step takes: byte 4 row + j.  Codes
 // are unsigned (code + bias), as the u8 x s8 instructions want them; the bias is taken off again
 // with the exact sums of the activations.  Where a tier's instructions do not take the format's
-// largest unsigned code, codes are signed and have no bias (panels/read.h, signed_codes).
+// largest unsigned code, codes are signed and have no bias (panels/tier.h, signed_codes).
 //
 //   two     128 bytes a unit  two vectors: bits 2j and 2j + 1 are the codes of step 4i + j
 //   three   192 bytes         three vectors: bits 0-2 and 3-5 are the codes of steps (0,1), (2,3),
@@ -251,7 +251,7 @@ struct PanelLayout {
 
 namespace {
 
-// What this tier adds to the format's codes (panels/read.h).
+// What this tier adds to the format's codes (panels/tier.h).
 template <PackableFormat F>
 constexpr int code_bias();
 
