@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,46 +26,50 @@ TIERS = {"avx512": "avx512", "avx2": "avx2", "half": "avx2", "neon": "neon", "sc
 KERNEL_ROOMS = ("cpp/cpu/lanes", "cpp/cpu/kernels", "cpp/cpu/panels")
 
 
-def commands(build: Path) -> list[tuple[Path, list[str]]]:
-    """The sources of the build and their commands, without input and output."""
+class Command(NamedTuple):
+    """How the build compiles a source, without input and output; ``output`` names its target."""
+
+    source: Path
+    words: list[str]
+    output: str
+
+
+def commands(build: Path) -> list[Command]:
+    """Of every source of the build."""
     found = []
     for entry in json.loads((build / "compile_commands.json").read_text(encoding="utf-8")):
         words = shlex.split(entry["command"])
         if Path(words[0]).name == "ccache":
-            words = words[1:]
-        if "-o" in words:
-            tier = Path(words[words.index("-o") + 1]).parts
-            del words[words.index("-o") : words.index("-o") + 2]
-        words = [w for w in words if w != "-c" and w != entry["file"]]
-        found.append((Path(entry["file"]), words + [f"--where={'/'.join(tier)}"]))
+            del words[0]
+        at = words.index("-o")
+        output = words[at + 1]
+        del words[at : at + 2]
+        words = [w for w in words if w not in ("-c", entry["file"])]
+        found.append(Command(Path(entry["file"]), words, output))
     return found
 
 
-def command_for(header: Path, known: list[tuple[Path, list[str]]]) -> list[str] | None:
+def command_for(header: Path, known: list[Command]) -> list[str] | None:
     """None: the build has no command for the header's tier, or no bindings."""
     name = header.relative_to(ROOT).as_posix()
     if name.startswith(KERNEL_ROOMS):
-        wanted = next((t for word, t in TIERS.items() if word in header.stem), None)
         tiers = {
-            words[-1].split("hrun_kernels_")[1].split(".dir")[0]: words
-            for _, words in known
-            if "hrun_kernels_" in words[-1]
+            found[1]: command.words
+            for command in known
+            if (found := re.search(r"hrun_kernels_(\w+)\.dir", command.output))
         }
+        wanted = next((t for word, t in TIERS.items() if word in header.stem), None)
         if wanted is None:
             wanted = next(t for t in ("avx512", "neon", "scalar") if t in tiers)
-        words = tiers.get(wanted)
-        return words and words[:-1]
-    if name.startswith("cuda/"):
-        suited = [w for path, w in known if "/cuda/" in path.as_posix()]
-        return suited[0][:-1] if suited else None
+        return tiers.get(wanted)
+    for room, folder in (("cuda/", "cuda"), ("cpp/bindings/", "bindings")):
+        if name.startswith(room) and not any(folder in c.source.parts for c in known):
+            return None
 
-    if name.startswith("cpp/bindings/") and not any("bindings" in p.parts for p, _ in known):
-        return None
+    def shared(command: Command) -> int:
+        return len(os.path.commonpath([command.source, header]))
 
-    def shared(path: Path) -> int:
-        return len(os.path.commonpath([path, header]))
-
-    return max(known, key=lambda item: shared(item[0]))[1][:-1]
+    return max(known, key=shared).words
 
 
 def main() -> int:
