@@ -1,17 +1,20 @@
 """The demo checkpoint against implementations that nobody here wrote: transformers and llama.cpp.
 
-They are optional: `pip install torch transformers llama-cpp-python`.  The checkpoint and the texts are not part of the
-repository; each test skips where something is missing.
+They are optional: `pip install torch transformers llama-cpp-python`; each test skips where its own is missing.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hrun import Runtime
+
+ROOT = Path(__file__).resolve().parents[1]
+UNSEEN = ROOT / "tests" / "data" / "text" / "valid.txt"
 
 PROMPTS = [
     "Once upon a time",
@@ -38,11 +41,8 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def checkpoint(shared):
-    folder = shared / "demo-model"
-    if not (folder / "model.safetensors").exists():
-        pytest.skip("the demo checkpoint is not here")
-    return folder
+def checkpoint():
+    return ROOT / "models" / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,11 @@ def reference(checkpoint):
 # The second figure is what rounding keys and values to 11 bits does to logits of up to 25: transformers keeps them in
 # float32, so only the float32 cache can be held to 1e-3.
 @pytest.mark.parametrize("cache,bound", [("f32", 1e-3), ("f16", 2e-2)])
-def test_logits_equal_transformers(converted, reference, shared, cache, bound):
+def test_logits_equal_transformers(converted, reference, cache, bound):
     import torch
 
     with Runtime(str(converted("f32")), n_ctx=512, type_k=cache, type_v=cache) as runtime:
-        ids = runtime.tokenize((shared / "text" / "valid.txt").read_text(encoding="utf-8")[:20000])[
-            :512
-        ]
+        ids = runtime.tokenize(UNSEEN.read_text(encoding="utf-8")[:20000])[:512]
         assert len(ids) == 512
         ours = runtime.logits(ids)
     with torch.no_grad():
@@ -185,11 +183,11 @@ def _fields(data):
             at += 4 if kind == 5 else 8
 
 
-def test_tokenizer_equals_transformers(checkpoint, converted, shared):
+def test_tokenizer_equals_transformers(checkpoint, converted):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     theirs = transformers.AutoTokenizer.from_pretrained(checkpoint)
     with Runtime(str(converted("q8_0"))) as runtime:
-        text = (shared / "text" / "valid.txt").read_text(encoding="utf-8")[:50000]
+        text = UNSEEN.read_text(encoding="utf-8")[:50000]
         assert runtime.tokenize(text) == theirs.encode(text, add_special_tokens=False)
         messages = [
             {"role": "system", "content": "Be brief."},
@@ -199,11 +197,11 @@ def test_tokenizer_equals_transformers(checkpoint, converted, shared):
         assert runtime.detokenize(runtime.chat_tokens(messages)) == rendered
 
 
-def test_demo_model_answers(shared):
+def test_demo_model_answers():
     """The model that the package carries still knows most of what the checkpoint was taught."""
     pairs = [
         b
-        for b in json.loads((shared / "demo-model" / "books.json").read_text())
+        for b in json.loads((ROOT / "models" / "demo" / "books.json").read_text())
         if b[0] != "Anonymous"
     ][:20]
     with Runtime() as runtime:

@@ -63,8 +63,8 @@ def test_files_that_cannot_run(
     assert inspect(cut)[0] == 1
 
 
-def test_a_vocabulary_alone(shared: Path, inspect: Any) -> None:
-    code, out, _ = inspect(shared / "vocab" / "ggml-vocab-llama-spm.gguf")
+def test_a_vocabulary_alone(vocabulary: Callable[[str], Path], inspect: Any) -> None:
+    code, out, _ = inspect(vocabulary("llama-spm"))
     assert code == 1 and "error: " in out and "tokenizer.ggml.scores" in out
 
 

@@ -430,10 +430,11 @@ def test_a_link_as_output_stays_a_link(tiny: TinyLlama, tmp_path: Path) -> None:
     ).read_bytes()[:4] == b"GGUF"
 
 
-def test_the_demo_model_is_current(shared: Path) -> None:
+def test_the_demo_model_is_current() -> None:
     """Made by the tables of RTQ3 as they are now, from the checkpoint as it is now."""
-    demo = _core.GGUFFile(str(Path(__file__).resolve().parents[2] / "models" / "demo.gguf"))
-    source = {t.name: t for t in open_source(shared / "demo-model").tensors}
+    models = Path(__file__).resolve().parents[2] / "models"
+    demo = _core.GGUFFile(str(models / "demo.gguf"))
+    source = {t.name: t for t in open_source(models / "demo").tensors}
     tensors = {t.name: t for t in demo.tensors}
     assert source.keys() == tensors.keys()
     for name in ("blk.0.attn_q.weight", "blk.3.ffn_down.weight", "token_embd.weight"):

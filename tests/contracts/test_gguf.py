@@ -568,9 +568,11 @@ VOCABULARIES = [
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-def test_real_vocabularies_are_sound(shared: Path, tmp_path: Path, name: str) -> None:
+def test_real_vocabularies_are_sound(
+    vocabulary: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
     """A check that is too strict would refuse models that people have: nothing is wrong here but the absence of tensors."""
-    source = _core.GGUFFile(shared / "vocab" / f"ggml-vocab-{name}.gguf")
+    source = _core.GGUFFile(vocabulary(name))
     path = tmp_path / "x.gguf"
     with _core.GGUFWriter(path) as writer:
         writer.add("general.architecture", "string", "llama")

@@ -362,10 +362,10 @@ def check_vocabulary(tokenizer: Tokenizer) -> None:
             assert not words[0, i // 32] >> (i % 32) & 1, tokenizer.tokens[i]
 
 
-def test_the_trie_of_a_vocabulary(rt: Runtime, shared: Path) -> None:
+def test_the_trie_of_a_vocabulary(rt: Runtime, vocabulary: Callable[[str], Path]) -> None:
     check_vocabulary(rt.tokenizer)
     for name in ("llama-spm", "gpt-2", "qwen2"):
-        check_vocabulary(Tokenizer.from_gguf(shared / "vocab" / f"ggml-vocab-{name}.gguf"))
+        check_vocabulary(Tokenizer.from_gguf(vocabulary(name)))
 
 
 def test_a_panic_of_the_library_ends_one_answer_and_no_thread(

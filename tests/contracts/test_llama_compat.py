@@ -22,11 +22,8 @@ def llm(tiny_model: Callable[..., Path]) -> Iterator[Llama]:
         yield llama
 
 
-def test_tokens_of_a_vocabulary_alone(shared: Path) -> None:
-    path = shared / "vocab" / "ggml-vocab-llama-spm.gguf"
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
-    llama = Llama(path, vocab_only=True, verbose=False)
+def test_tokens_of_a_vocabulary_alone(vocabulary: Callable[[str], Path]) -> None:
+    llama = Llama(vocabulary("llama-spm"), vocab_only=True, verbose=False)
     tokens = llama.tokenize(b"Hello World")
     assert tokens == [1, 15043, 2787] and tokens[0] == llama.token_bos()
     assert llama.detokenize(tokens) == b"Hello World"

@@ -25,6 +25,7 @@ from hrun.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, byte_alphabet
 from hrun.tokenizer_rules import huggingface_rules, pieces
 from tiny_hf import tokenizer_json
 
+DATA = Path(__file__).resolve().parents[1] / "data" / "vocab"
 VOCABULARIES = [
     "bert-bge",
     "deepseek-coder",
@@ -40,11 +41,10 @@ VOCABULARIES = [
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-def test_reference_cases(name: str, shared: Path) -> None:
-    path = shared / "vocab" / f"ggml-vocab-{name}.gguf"
-    texts = Path(f"{path}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
-    wanted = Path(f"{path}.out").read_text().split("\n")
-    tokenizer = Tokenizer.from_gguf(path)
+def test_reference_cases(name: str, vocabulary: Callable[[str], Path]) -> None:
+    texts = (DATA / f"{name}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    wanted = (DATA / f"{name}.out").read_text().split("\n")
+    tokenizer = Tokenizer.from_gguf(vocabulary(name))
     assert len(texts) > 40
     for text, want in zip(texts, wanted):
         assert tokenizer.encode(text) == [int(t) for t in want.split()], text
@@ -90,8 +90,10 @@ def test_a_line_may_be_encoded_alone(tiny_model: Callable[..., Path], pre: str) 
 
 
 @pytest.mark.parametrize("name", ["deepseek-coder", "deepseek-llm", "gpt-2", "llama-bpe", "qwen2"])
-def test_a_line_of_a_real_vocabulary_may_be_encoded_alone(name: str, shared: Path) -> None:
-    tokenizer = Tokenizer.from_gguf(shared / "vocab" / f"ggml-vocab-{name}.gguf")
+def test_a_line_of_a_real_vocabulary_may_be_encoded_alone(
+    name: str, vocabulary: Callable[[str], Path]
+) -> None:
+    tokenizer = Tokenizer.from_gguf(vocabulary(name))
     assert tokenizer._rules._ends_lines
     for special in (False, True):
         assert same_in_pieces(lambda text, s=special: tokenizer.encode(text, parse_special=s), 4)
@@ -163,10 +165,10 @@ def random_text(rng: random.Random) -> str:
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-def test_equals_llama_cpp_on_random_text(name: str, shared: Path) -> None:
+def test_equals_llama_cpp_on_random_text(name: str, vocabulary: Callable[[str], Path]) -> None:
     """The second implementation; HRUN_LONG_TESTS=1 for 20,000 strings in place of 300."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    path = shared / "vocab" / f"ggml-vocab-{name}.gguf"
+    path = vocabulary(name)
     theirs = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     tokenizer = Tokenizer.from_gguf(path)
     rng = random.Random(2)
@@ -187,8 +189,8 @@ def test_equals_llama_cpp_on_random_text(name: str, shared: Path) -> None:
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-def test_a_mebibyte_of_one_letter(name: str, shared: Path) -> None:
-    tokenizer = Tokenizer.from_gguf(shared / "vocab" / f"ggml-vocab-{name}.gguf")
+def test_a_mebibyte_of_one_letter(name: str, vocabulary: Callable[[str], Path]) -> None:
+    tokenizer = Tokenizer.from_gguf(vocabulary(name))
     start = time.process_time()
     ids = tokenizer.encode("a" * (1 << 20))
     assert time.process_time() - start < 1.0
