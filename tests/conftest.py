@@ -1,18 +1,19 @@
-"""Fixtures for all tests: tiny models made on the spot, and the reference data beside the checkout."""
+"""Fixtures for all tests: tiny models made on the spot, vocabularies of real models, the emulated CUDA backend."""
 
 from __future__ import annotations
 
+import lzma
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "tests" / "data"
 sys.path.insert(0, str(ROOT / "tools"))
 
 from make_tiny_models import TinyConfig, write_tiny_model  # noqa: E402
@@ -31,33 +32,58 @@ EMULATED = Path(
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--build-emulated",
+        action="store_true",
+        default=bool(os.environ.get("HRUN_BUILD_EMULATED")),
+        help="build the emulated CUDA backend first (minutes; also HRUN_BUILD_EMULATED=1); "
+        "without it, tests marked emulated run where it is built and up to date",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Before anything opens a backend."""
+    """Before anything opens a backend; once, in the process that starts the workers."""
     if config.getoption("-m") != "gpu":
         os.environ["HRUN_CUDA_LIBRARY"] = str(EMULATED)
+    worker = hasattr(config, "workerinput")
+    if config.getoption("dist", None) == "load":  # -n alone
+        config.option.dist = "loadgroup"
+    if config.getoption("--build-emulated") and not worker:
+        load_build_tool().build(EMULATED)
+
+
+def load_build_tool() -> Any:
+    sys.path.insert(0, str(ROOT / "tools"))
+    import build_emulated
+
+    return build_emulated
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, so that no worker ends late; tests that share something costly stay with one worker."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        info = item._fixtureinfo  # type: ignore[attr-defined]
+        own = [
+            defs[-1] for name, defs in info.name2fixturedefs.items() if name in info.names_closure
+        ]
+        if "emulated_cuda" in info.names_closure:
+            item.add_marker("emulated")
+        if any(d.scope == "module" and d.baseid.endswith(".py") for d in own):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        elif "live" in info.names_closure:
+            item.add_marker(pytest.mark.xdist_group("live"))
 
 
 @pytest.fixture(scope="session")
-def emulated_cuda() -> None:
-    """The CUDA backend with its kernels run on the CPU, built where it is not up to date; skips where it cannot be built."""
-    if os.environ.get("HRUN_EMULATED_LIBRARY"):
+def emulated_cuda(pytestconfig: pytest.Config) -> None:
+    """The CUDA backend with its kernels run on the CPU; skips where it is not built, or older than its sources."""
+    if os.environ.get("HRUN_EMULATED_LIBRARY") or pytestconfig.getoption("--build-emulated"):
         return
-    if not shutil.which("cmake"):
-        pytest.skip("needs cmake to build the emulated CUDA backend")
-    options = [
-        "-DHRUN_PYTHON=OFF",
-        "-DHRUN_CUDA=OFF",
-        "-DHRUN_EMULATED=ON",
-        "-DCMAKE_BUILD_TYPE=Release",
-    ]
-    for step in (
-        ["-S", str(ROOT), "-B", str(EMULATED.parent), *options],
-        ["--build", str(EMULATED.parent), "-j", "2", "--target", "hrun_cuda_emulated"],
-    ):
-        done = subprocess.run(["cmake", *step], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (
-            f"cmake {' '.join(step)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
-        )
+    if not load_build_tool().is_current(EMULATED):
+        pytest.skip("the emulated CUDA backend is not built or not up to date: --build-emulated")
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +103,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of reference data beside the checkout; skips where it is absent."""
-    folder = ROOT.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip(f"needs the reference data in {folder}")
-    return folder
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """vocabulary("gpt-2") -> a GGUF file of tests/data/vocab, which holds a tokenizer alone."""
+    folder = tmp_path_factory.mktemp("vocabularies")
+
+    def unpack(name: str) -> Path:
+        path = folder / f"{name}.gguf"
+        if not path.exists():
+            path.write_bytes(lzma.decompress((DATA / "vocab" / f"{name}.gguf.xz").read_bytes()))
+        return path
+
+    return unpack
