@@ -58,3 +58,18 @@ def test_only_one_place_gives_up_the_gil():
         if path.suffix in {".h", ".cpp"} and path.stem != "gil":
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"gil_scoped|PyGILState|PyEval_(Save|Restore)Thread", text), path
+
+
+def test_errors_come_from_one_place():
+    """hrun.errors, which alone takes them from the extension."""
+    taken = re.compile(
+        r"_core\.(?:\w*Error|Cancelled)\b|from hrun\._core import[^#\n]*(?:Error|Cancelled)"
+    )
+    for path in (ROOT / "python" / "hrun").rglob("*.py"):
+        if path.name != "errors.py":
+            text = re.sub(
+                r"import \(([^)]*)\)",
+                lambda m: "import " + " ".join(m[1].split()),
+                path.read_text(encoding="utf-8"),
+            )
+            assert not taken.search(text), path

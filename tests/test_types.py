@@ -14,6 +14,7 @@ from hrun import options
 from hrun._core import samplers
 
 PACKAGE = Path(hrun.__file__).resolve().parents[1]
+SOURCE = Path(__file__).resolve().parents[1] / "python"
 
 RIGHT = """
 import asyncio
@@ -92,3 +93,14 @@ def test_a_type_checker_finds_what_is_wrong(tmp_path: Path) -> None:
     found = {int(n) - first for n in re.findall(r"^wrong\.py:(\d+): error", done.stdout, re.M)}
     missed = [line for i, line in enumerate(WRONG) if i not in found]
     assert not missed, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_package_is_typed(tmp_path: Path) -> None:
+    """mypy --strict finds nothing in hrun itself."""
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(SOURCE / "hrun")],
+        capture_output=True, text=True, env={"MYPYPATH": str(SOURCE), "PATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -5,7 +5,21 @@ Usage: python tools/make_stubs.py, with the tree's python/ on PYTHONPATH.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+# What the binding's signatures say, and what it is.
+TYPES = [
+    (r"(def metadata\(self\)) -> object", r"\1 -> dict[str, Any]"),
+    (r"(def metadata_types\(self\)) -> dict", r"\1 -> dict[str, str]"),
+    (r"(def tensors\(self\)) -> list:", r"\1 -> list[TensorInfo]:"),
+    (r"(def name\(self\)) -> object", r"\1 -> str | bytes"),  # bytes: not UTF-8
+    (r"(def path\(self\)) -> object", r"\1 -> str"),
+    (r"-> dict:", "-> dict[str, Any]:"),
+    (r"-> list:", "-> list[Any]:"),
+    (r"-> tuple:", "-> tuple[Any, ...]:"),
+    (r"\*\*(\w+)\)", r"**\1: Any)"),
+]
 
 STUB = Path(__file__).resolve().parents[1] / "python" / "hrun" / "_core.pyi"
 
@@ -20,7 +34,9 @@ def made() -> str:
     generator.put(_core)
     text = generator.get()
     text = text.replace("from hrun._core import testing as testing\n", "")
-    head = "# Made by tools/make_stubs.py.\nfrom types import ModuleType\n"
+    for pattern, better in TYPES:
+        text = re.sub(pattern, better, text, flags=re.M)
+    head = "# Made by tools/make_stubs.py.\nfrom types import ModuleType\nfrom typing import Any\n"
     return head + text.replace("\n\n\n", "\n\ntesting: ModuleType\n__version__: str\n\n", 1)
 
 

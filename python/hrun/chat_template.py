@@ -108,7 +108,8 @@ class ChatTemplate:
             answer = self._worker.ask(request)
             if "error" in answer:
                 raise ChatTemplateError(printable(answer["error"], 600), answer.get("line"))
-            return answer["text"]
+            text: str = answer["text"]
+            return text
         try:
             variables = json.loads(request)["variables"]
             # A plain template goes through nothing but the messages.

@@ -60,7 +60,7 @@ def json_schema_grammar(schema: Any) -> Grammar:
     except (TypeError, ValueError, RecursionError) as error:
         raise GrammarError(f"the JSON schema is no JSON: {printable(str(error), 200)}") from None
     with library_errors("the JSON schema", GrammarError):
-        source = _library().grammar_from_json_schema(text, defaults=JSON_BLANKS)
+        source = _library().grammar_from_json_schema(text, defaults=JSON_BLANKS)  # type: ignore[arg-type]
     return _checked("the JSON schema", source)
 
 
@@ -157,7 +157,8 @@ def library() -> Any:
 
 
 def _library() -> type[LLMatcher]:
-    return library().LLMatcher
+    matcher: type[LLMatcher] = library().LLMatcher
+    return matcher
 
 
 def _limits() -> Any:

@@ -440,7 +440,9 @@ class Llama:
         """The mean of the last hidden states: a list of floats for one text, a list of lists for more."""
         runtime = self._runtime
         many = not isinstance(input, str)
-        prompts = [runtime.prompt_ids(t, True) for t in ([input] if not many else input)]
+        prompts = [
+            runtime.prompt_ids(t, True) for t in ([input] if isinstance(input, str) else input)
+        ]
         if truncate:
             prompts = [ids[: runtime.n_ctx] for ids in prompts]
         rows = [runtime.embed(ids, pooling="mean", normalize=normalize).tolist() for ids in prompts]

@@ -104,9 +104,10 @@ def vocabulary_of(tokenizer: Tokenizer, n_vocab: int) -> LLTokenizer:
     vocabulary = _Vocabulary(tokenizer, n_vocab)
     ends = sorted(tokenizer.end_ids) or [vocabulary.eos_token_id]
     with library_errors("the vocabulary has no trie", GrammarError):
-        return llguidance.LLTokenizer(
+        trie: LLTokenizer = llguidance.LLTokenizer(
             llguidance.TokenizerWrapper(vocabulary), n_vocab=len(vocabulary.tokens), eos_token=ends
         )
+    return trie
 
 
 def _bits_of(ids: frozenset[int], n_vocab: int) -> np.ndarray:

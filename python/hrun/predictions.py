@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from hrun._core import Session
 
 Doubles = npt.NDArray[np.float64]
 
@@ -16,6 +19,13 @@ _DOUBLE_BYTES = 16 << 20  # of one float64 array at a time
 def logit_rows(n_vocab: int) -> int:
     """How many rows of logits to ask a model for at once."""
     return max(1, LOGIT_BYTES // (4 * n_vocab))
+
+
+def all_logits(session: Session, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Of every position of the tokens, which the session reads: [tokens, n_vocab]."""
+    logits = session.forward(list(tokens), "all")
+    assert logits is not None  # "none" was not asked for
+    return logits
 
 
 def blocks(n_rows: int, n_vocab: int) -> list[slice]:

@@ -283,8 +283,8 @@ class Runtime:
 
         if pooling not in ("last", "mean"):
             raise ArgumentError(f"pooling must be 'last' or 'mean', got {pooling!r}")
-        one = isinstance(texts, str) or not _is_many(texts)
-        prompts = [self.prompt_ids(t, False) for t in ([texts] if one else texts)]
+        one = not _is_many(texts)
+        prompts = [self.prompt_ids(t, False) for t in _listed(texts)]
         for tokens in prompts:
             self._require_fit(tokens, "the text")
         engine = self._engine_or_closed()
@@ -372,8 +372,7 @@ class Runtime:
         if many and stream:
             raise ArgumentError("stream gives the pieces of one prompt, not of a list")
         jobs = [
-            self._generate_job(p, given, stop, logit_bias, sampling, bound)
-            for p in (prompt if many else [prompt])
+            self._generate_job(p, given, stop, logit_bias, sampling, bound) for p in _listed(prompt)
         ]
         return self._run_all(jobs) if many else self._run(jobs[0], stream)
 
@@ -458,6 +457,7 @@ class Runtime:
         )
         if many and stream:
             raise ArgumentError("stream gives the pieces of one conversation, not of a list")
+        conversations: Any = messages if many else [messages]
         jobs = [
             self._job(
                 self.chat_tokens(m, template_variables),
@@ -469,7 +469,7 @@ class Runtime:
                 bound,
                 self.tokenizer.adds_space,
             )
-            for m in (messages if many else [messages])
+            for m in conversations
         ]
         return self._run_all(jobs) if many else self._run(jobs[0], stream)
 
@@ -849,6 +849,11 @@ async def _generation_of(pieces: AsyncIterator[Piece]) -> Generation:
         last = piece
     assert last is not None and last.generation is not None
     return last.generation
+
+
+def _listed(prompt: Any) -> list[Prompt]:
+    """One prompt, or a list of them, as a list."""
+    return list(prompt) if _is_many(prompt) else [prompt]
 
 
 def _is_many(prompt: Any) -> bool:

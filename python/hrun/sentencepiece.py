@@ -25,12 +25,14 @@ class SentencePieceRules:
         path: str,
     ) -> None:
         bytes_by_name = {t: i for i, (t, kind) in enumerate(zip(tokens, types)) if kind == BYTE}
-        fallback = [bytes_by_name.get(f"<0x{b:02X}>", unknown) for b in range(256)]
-        if any(i is None for i in fallback):
-            b = fallback.index(None)
-            raise ModelFileError(
-                f"{path}: tokenizer.ggml.tokens has neither <0x{b:02X}> nor an unknown token"
-            )
+        fallback = []
+        for b in range(256):
+            token = bytes_by_name.get(f"<0x{b:02X}>", unknown)
+            if token is None:
+                raise ModelFileError(
+                    f"{path}: tokenizer.ggml.tokens has neither <0x{b:02X}> nor an unknown token"
+                )
+            fallback.append(token)
         kinds = [_KINDS.get(kind, _core.PieceKind.merged) for kind in types]
         self._core = _core.SentencePiece(tokens, scores, kinds, fallback, adds_space)
 

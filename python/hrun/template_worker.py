@@ -134,7 +134,8 @@ def _texts(content: Any) -> list[str] | None:
         part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
         for part in content
     ]
-    return texts if all(isinstance(text, str) for text in texts) else None
+    strings = [text for text in texts if isinstance(text, str)]
+    return strings if len(strings) == len(texts) else None
 
 
 def render(template: Any, variables: dict[str, Any]) -> str:
@@ -213,7 +214,7 @@ def main() -> None:
     read, write = sys.stdin.buffer, sys.stdout.buffer
     sys.path[:] = json.loads(read.readline())["path"]
     # Everything that rendering may import later must be here: afterwards no file can be opened.
-    import _strptime  # noqa: F401
+    import _strptime  # type: ignore[import-not-found]  # noqa: F401
     import datetime  # noqa: F401
     import html  # noqa: F401
     import traceback  # noqa: F401

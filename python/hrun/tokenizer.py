@@ -266,10 +266,12 @@ class _Reader:
         return value
 
     def string(self, key: str, fallback: str) -> str:
-        return self._typed(key, str, "a string", fallback)
+        value: str = self._typed(key, str, "a string", fallback)
+        return value
 
     def boolean(self, key: str, fallback: bool) -> bool:
-        return self._typed(key, bool, "a boolean", fallback)
+        value: bool = self._typed(key, bool, "a boolean", fallback)
+        return value
 
     def strings(self, key: str) -> list[str]:
         values = list(self._typed(key, list, "an array of strings", []))

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import hrun
 from hrun import _core
@@ -113,7 +114,7 @@ def measure(
     ns = [n for n, _ in runs]
     rates = [1e9 * (n_prompt + n_gen) / n for n in ns]
     mean = statistics.fmean(rates)
-    ours = {}
+    ours: dict[str, Any] = {}
     if peaks:
         if n_gen:
             ours = {"read_gbs": model.bytes_per_token * mean / 1e9, "read_peak_gbs": peaks[0]}
@@ -236,9 +237,9 @@ def render(rows: list[Measurement], kind: str) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---|--:|--:|---|--:|--:|--:|---|"]
     for r in rows:
         limit = ""
-        if r.read_gbs is not None:
+        if r.read_gbs is not None and r.read_peak_gbs is not None:
             limit = _of_limit(r.read_gbs, r.read_peak_gbs, "GB/s", 1)
-        elif r.int8_tops is not None:
+        elif r.int8_tops is not None and r.int8_peak_tops is not None:
             limit = _of_limit(r.int8_tops, r.int8_peak_tops, "TOPS", 2)
         cells = [
             r.model_type,
@@ -283,7 +284,7 @@ def model_type(path: str) -> str:
     share: dict[str, int] = {}
     for tensor in file.tensors:
         share[tensor.format] = share.get(tensor.format, 0) + tensor.n_bytes
-    return f"{file.metadata.get('general.architecture', '?')} {max(share, key=share.get, default='empty')}"
+    return f"{file.metadata.get('general.architecture', '?')} {max(share, key=share.__getitem__, default='empty')}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

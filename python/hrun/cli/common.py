@@ -81,8 +81,8 @@ def unwinding_on_termination() -> Iterator[None]:
             raise received[0] from error
         raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def run(
@@ -270,8 +270,8 @@ def chosen_sampling(options: argparse.Namespace) -> dict[str, float]:
 class ListDevices(argparse.Action):
     """``--list-devices``: one line per device on stdout, why there is no GPU on stderr."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, nargs=0, **kwargs)
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print and exit."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from hrun import _core
 from hrun.cli.common import Terminated, unwinding_on_termination
+from hrun.errors import ArgumentError, Error
 
 if TYPE_CHECKING:
     from hrun.convert import Calibration, ConversionPlan, Preset
@@ -204,7 +205,7 @@ def _format_name(text: str) -> str:
 
     try:
         return str(find_format(text).name)
-    except _core.ArgumentError as error:
+    except ArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
@@ -355,11 +356,11 @@ def _calibration(
     )
     preset = arguments.preset or ("normal" if given.is_given else "fast")
     if preset == "fast" and given.is_given:
-        raise _core.ArgumentError(
+        raise ArgumentError(
             "--preset fast does not calibrate; leave out the calibration, or choose normal or best"
         )
     if preset == "best" and not given.is_given:
-        raise _core.ArgumentError(
+        raise ArgumentError(
             f"--preset {preset} needs --calibrate TEXT, --imatrix FILE or --moments FILE"
         )
     return given, PRESETS[preset] if preset != "fast" else None
@@ -374,7 +375,7 @@ def _makes_text(
     """False, and said so, where the model cannot be run and nobody asked for calibration.  Raises hrun.Error."""
     try:
         tokens = auto.tokens(model(), progress)
-    except _core.Error as error:
+    except Error as error:
         if arguments.calibrate is not None or arguments.preset is not None:
             raise
         _note(f"warning: hrun cannot run this model, so it is coded without calibration: {error}")
@@ -529,7 +530,7 @@ def run(arguments: argparse.Namespace) -> int:
 
             try:
                 found = check(model(), path, arguments.threads, progress)
-            except _core.Error as error:
+            except Error as error:
                 _note(f"note: not checked against its source: {error}")
             return found
 
@@ -567,19 +568,17 @@ def run(arguments: argparse.Namespace) -> int:
 def _check_usage(arguments: argparse.Namespace) -> None:
     """What argparse cannot say.  Raises ArgumentError."""
     if arguments.target_bpw is not None and arguments.target_size is not None:
-        raise _core.ArgumentError("--target-bpw and --target-size exclude each other")
+        raise ArgumentError("--target-bpw and --target-size exclude each other")
     target = arguments.target_bpw is not None or arguments.target_size is not None
     if target and arguments.plan is not None:
-        raise _core.ArgumentError(
-            "a plan has the formats already; leave out the target, or the plan"
-        )
+        raise ArgumentError("a plan has the formats already; leave out the target, or the plan")
     unmeasured = arguments.imatrix is not None or arguments.moments is not None
     if target and (arguments.calibrate == _NONE or (arguments.calibrate is None and unmeasured)):
-        raise _core.ArgumentError(
+        raise ArgumentError(
             "bits are allocated by measuring the model on text: give --calibrate TEXT, or auto"
         )
     if arguments.save_plan is not None and not target:
-        raise _core.ArgumentError(
+        raise ArgumentError(
             "--save-plan keeps what --target-bpw or --target-size found; give one of them"
         )
 
@@ -608,10 +607,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # stderr was closed by its reader
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         return 1
-    except (_core.Error, OSError, MemoryError) as error:
+    except (Error, OSError, MemoryError) as error:
         if verbose:
             raise
-        text = str(error) if isinstance(error, _core.Error) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, Error) else f"{type(error).__name__}: {error}"
         _note(f"error: {text}")
         return 1
 

@@ -103,7 +103,8 @@ class BaseRows:
         other = np.exp(log_q).sum(axis=1, where=~kept)
         tiny = np.finfo(np.float64).tiny
         ratio = np.log(np.maximum(self.rest, tiny)) - np.log(np.maximum(other, tiny))
-        return terms.sum(axis=1) + self.rest * ratio
+        out: np.ndarray = terms.sum(axis=1) + self.rest * ratio
+        return out
 
 
 class BaseFile:

@@ -132,7 +132,7 @@ class Mean:
     @property
     def error(self) -> float:
         variance = self.sum_of_squares / max(self.count, 1) - self.mean**2
-        return (max(variance, 0.0) / max(self.count - 1, 1)) ** 0.5
+        return float((max(variance, 0.0) / max(self.count - 1, 1)) ** 0.5)
 
 
 class Estimate:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hrun._core import ModelFileError, UnsupportedModelError
+from hrun.errors import ModelFileError, UnsupportedModelError
 
 from .calibrate import Calibration, moment_source
 from .encoding import PRESETS, Encoder, Preset

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun import _core
-from hrun._core import ArgumentError, ModelFileError
+from hrun.errors import ArgumentError, ModelFileError
 from hrun.outputs import write_text
-from hrun.predictions import blocks, divergence, logit_rows
+from hrun.predictions import all_logits, blocks, divergence, logit_rows
 
 from .data_file import DataFile
 from .encoding import Encoder, Preset
@@ -188,7 +188,7 @@ class LossMeter:
         for chunk in self._chunks:
             session.truncate(0)
             for at in range(0, len(chunk), step):
-                logits = session.forward(list(chunk[at : at + step]), "all")
+                logits = all_logits(session, chunk[at : at + step])
                 for some in blocks(len(logits), model.n_vocab):
                     rows = logits[some]
                     rows -= rows.max(axis=1, keepdims=True)

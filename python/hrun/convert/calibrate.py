@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrun import _core
-from hrun._core import ArgumentError, UnsupportedModelError
+from hrun.errors import ArgumentError, UnsupportedModelError
 from hrun.outputs import scratch_folder
 
 from .allocate import LossMeter

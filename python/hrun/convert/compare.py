@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun import _core
-from hrun.predictions import blocks, divergence, log_softmax, logit_rows
+from hrun.predictions import all_logits, blocks, divergence, log_softmax, logit_rows
 
 from .moments import Report
 
@@ -48,7 +48,7 @@ def compare_models(
             session.forward(list(chunk[:half]), "none")
         for at in range(half, size - 1, step):
             end = min(at + step, size - 1)
-            logits = [session.forward(list(chunk[at:end]), "all") for session in sessions]
+            logits = [all_logits(session, chunk[at:end]) for session in sessions]
             for some in blocks(end - at, n_vocab):
                 base, own = (log_softmax(rows[some]) for rows in logits)
                 came = (range(len(base)), list(chunk[at + some.start + 1 : at + some.stop + 1]))

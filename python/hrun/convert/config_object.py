@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hrun._core import ModelFileError
+from hrun.errors import ModelFileError
 
 from .folder import json_type, shown
 

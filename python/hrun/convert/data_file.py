@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hrun._core import ModelFileError
+from hrun.errors import ModelFileError
 
 
 class DataFile:
@@ -33,7 +33,7 @@ class DataFile:
         out = np.empty(shape, dtype)
         if out.size == 0:
             return out
-        view = memoryview(out).cast("B")
+        view = memoryview(out.data).cast("B")
         done = 0
         while done < len(view):
             n = os.preadv(self._fd, [view[done:]], offset + done)

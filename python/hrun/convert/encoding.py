@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun import _core
+from hrun.errors import ConversionError
 from hrun.fork_lock import ForkLock
 
 from .moments import InputMoments, MomentSource, slice_name
@@ -88,7 +89,7 @@ class Encoder:
             found = self._moments.of(tensor.name)
             self._whole = (tensor.name, found)
         if found is not None and found.cols != tensor.cols:
-            raise _core.ConversionError(
+            raise ConversionError(
                 f"tensor '{tensor.name}' has rows of {tensor.cols} values, the calibration has {found.cols}"
             )
         if found is None and tensor.name not in self.uncalibrated:

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from hrun._core import ModelFileError, UnsupportedModelError
+from hrun.errors import ModelFileError, UnsupportedModelError
 
 PICKLE_SENTENCE = (
     "pickle files can run any code when they are read, so hrun does not open them; use safetensors"
@@ -114,8 +114,8 @@ def parse_json_object(text: str, path: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         out = dict(pairs)
         if len(out) != len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            keys = [key for key, _ in pairs]
+            twice = next(key for i, key in enumerate(keys) if key in keys[:i])
             raise ModelFileError(f"{path}: key '{shown(twice)}' appears twice in one object")
         return out
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from hrun._core import ModelFileError, UnsupportedModelError
+from hrun.errors import ModelFileError, UnsupportedModelError
 
 from .config_object import ConfigObject
 from .folder import shown
@@ -340,7 +340,8 @@ def _put_listed(
             value = _expert_step(config, name, keys)
         elif rule.key == "expert_shared_feed_forward_length" and not rule.hf_key:
             parts = (keys.get(k) for k in ("expert_feed_forward_length", "expert_shared_count"))
-            value = math.prod(int(e.value) if e else 0 for e in parts)  # type: ignore[arg-type]
+            sizes = [int(e.value) if e else 0 for e in parts]  # type: ignore[arg-type]
+            value = math.prod(sizes)
         elif rule.key.startswith("expert_group") and config.values.get("topk_method") == "greedy":
             value = None
         elif name and config.has(name):

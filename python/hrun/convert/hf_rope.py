@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hrun._core import UnsupportedModelError
+from hrun.errors import UnsupportedModelError
 
 from .config_object import ConfigObject
 from .folder import shown

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from hrun._core import ModelFileError, UnsupportedModelError
 from hrun.end_tokens import END_LIST, END_OF_TURN, closes_channels_only
+from hrun.errors import ModelFileError, UnsupportedModelError
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 
 from .config_object import ConfigObject
@@ -321,12 +321,8 @@ class _TokenizerJson:
         if any(isinstance(step, dict) and step.get("type") == "Prepend" for step in steps):
             return True
         if isinstance(pre, dict) and pre.get("type") == "Metaspace":
-            return (
-                pre.get(
-                    "prepend_scheme", "always" if pre.get("add_prefix_space", True) else "never"
-                )
-                != "never"
-            )
+            unsaid = "always" if pre.get("add_prefix_space", True) else "never"
+            return bool(pre.get("prepend_scheme", unsaid) != "never")
         return False
 
     def id_of(self, token: str) -> int | None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun import _core
-from hrun._core import ModelFileError
+from hrun.errors import ModelFileError
 
 from .folder import shown
 from .moments import BLOCK, InputMoments, slice_name
@@ -98,7 +98,7 @@ def _read_gguf(path: Path) -> dict[str, Doubles]:
         raise ModelFileError(
             f"{path}: a GGUF file, but general.type is '{shown(file.metadata.get('general.type'))}', not 'imatrix'"
         )
-    arrays = {t.name: (t, t.shape) for t in file.tensors}
+    arrays = {str(t.name): (t, t.shape) for t in file.tensors}
     found: dict[str, Doubles] = {}
     for name, (tensor, shape) in arrays.items():
         if not name.endswith(".in_sum2"):

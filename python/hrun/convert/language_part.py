@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, TypeVar
 
-from hrun._core import UnsupportedModelError
+from hrun.errors import UnsupportedModelError
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun import _core
-from hrun._core import ArgumentError, ModelFileError
+from hrun.errors import ArgumentError, ModelFileError
 from hrun.outputs import PartialFile
 
 from .folder import shown

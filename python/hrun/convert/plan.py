@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hrun import _core
-from hrun._core import ArgumentError
+from hrun.errors import ArgumentError
 
 from .folder import shown
 from .source import NATIVE_FORMATS, Source, SourceTensor

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hrun._core import ModelFileError, UnsupportedModelError
+from hrun.errors import ModelFileError, UnsupportedModelError
 from hrun.fork_lock import ForkLock
 
 from .config_object import ConfigObject
@@ -171,7 +171,8 @@ def bit_stream(words: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.int32
     wide = words.astype(np.uint64)
     following = np.concatenate([wide[1:], np.zeros((1, cols), np.uint64)])
     both = wide[word] | (following[word] << np.uint64(32))
-    return ((both >> shift) & np.uint64((1 << bits) - 1)).astype(np.int32)
+    codes: npt.NDArray[np.int32] = ((both >> shift) & np.uint64((1 << bits) - 1)).astype(np.int32)
+    return codes
 
 
 def _check(ok: bool, tensor: StoredTensor, expected: str) -> None:
@@ -287,7 +288,8 @@ def _float8(exponent_bits: int) -> Floats:
         values[(codes & 0x7F) == 0x7F] = np.nan
     else:
         values = np.where(exponent == 31, np.where(mantissa == 0, np.inf, np.nan), values)
-    return np.where(codes >= 128, -values, values).astype(np.float32)
+    signed: Floats = np.where(codes >= 128, -values, values).astype(np.float32)
+    return signed
 
 
 _FP8 = {"F8_E4M3": _float8(4), "F8_E5M2": _float8(5)}
@@ -334,7 +336,8 @@ def _fp8(
         factors = _matrix(scale).reshape(shape if len(shape) == 2 else (-1, 1))
         if block is not None and len(shape) == 2:
             factors = factors.repeat(block[0], axis=0)[:rows].repeat(block[1], axis=1)[:, :cols]
-        return (values * factors).astype(np.float32)
+        out: Floats = (values * factors).astype(np.float32)
+        return out
 
     parts = [
         name,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun import _core
-from hrun._core import ModelFileError, UnsupportedModelError
+from hrun.errors import ModelFileError, UnsupportedModelError
 
 from .data_file import DataFile
 from .folder import shown

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun import _core
-from hrun._core import ModelFileError, UnsupportedModelError
+from hrun.errors import ModelFileError, UnsupportedModelError
 
 from .folder import PICKLE_SENTENCE, ModelFolder, json_type, shown
 from .hf_config import HFConfig, read_config

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun import _core
-from hrun._core import ArgumentError
+from hrun.errors import ArgumentError
 from hrun.outputs import write_text
 
 from .allocate import Allocation

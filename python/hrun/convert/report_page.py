@@ -124,10 +124,11 @@ def _histogram(title: str, spreads: tuple[Spread, Spread]) -> str:
     step = BINS[1] - BINS[0]
 
     def x(value: float) -> float:
-        return left + (value - BINS[0]) / (BINS[-1] - BINS[0]) * (width - left - 6)
+        return float(left + (value - BINS[0]) / (BINS[-1] - BINS[0]) * (width - left - 6))
 
     def y(density: float) -> float:
-        return 8 + (0 - np.log10(max(density, low))) / -np.log10(low) * (height - bottom - 8)
+        share = np.log10(max(density, low)) / np.log10(low)
+        return float(8 + share * (height - bottom - 8))
 
     def curve(densities: Sequence[float], style: str) -> str:
         points = " ".join(f"{x(c):.1f},{y(d):.1f}" for c, d in zip(centres.tolist(), densities))
@@ -167,7 +168,7 @@ def _errors(tensors: Sequence[TensorFigures]) -> str:
     slot = (width - left) / len(known)
 
     def y(log_error: float) -> float:
-        return 8 + (high - log_error) / (high - low) * (height - bottom - 8)
+        return float(8 + (high - log_error) / (high - low) * (height - bottom - 8))
 
     grid = "".join(
         f'<line x1="{left}" x2="{width}" y1="{y(e):.1f}" y2="{y(e):.1f}" stroke="var(--line)"/>'

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
-from hrun._core import ModelFileError, UnsupportedModelError
+from hrun.errors import ModelFileError, UnsupportedModelError
 from hrun.library_errors import library_errors
 
 from .data_file import DataFile

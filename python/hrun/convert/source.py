@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 # A GGUF value: text that is not UTF-8 is kept as bytes.
 Scalar = int | float | bool | str | bytes
-Value = Scalar | list[Scalar]
+Value = Scalar | Sequence[Scalar]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ NATIVE_FORMATS = ("mxfp4",)
 
 
 class RowReader(Protocol):
-    def __call__(self, first: int, last: int) -> npt.NDArray[np.float32]:
+    def __call__(self, first: int, last: int, /) -> npt.NDArray[np.float32]:
         """Rows first to last (exclusive) as C-contiguous float32 [last - first, cols]; callable from any thread."""
 
 

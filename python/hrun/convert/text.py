@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-from hrun._core import ArgumentError
+from hrun.errors import ArgumentError
 from hrun.tokenizer import Tokenizer
 
 CHUNK_TOKENS = 512

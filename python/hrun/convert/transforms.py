@@ -19,8 +19,11 @@ Floats = npt.NDArray[np.float32]
 class Stored(Protocol):
     """A tensor of a checkpoint, whatever it is coded in.  shape: outermost first.  format: hrun's name, for the table."""
 
-    name: str
-    shown_path: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shown_path(self) -> str: ...
 
     @property
     def shape(self) -> tuple[int, ...]: ...

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrun import _core
-from hrun._core import ConversionError, UnsupportedModelError
+from hrun.errors import ConversionError, UnsupportedModelError
 from hrun.outputs import PartialFile, checked_output
 
 from .encoding import Encoder
@@ -123,7 +123,7 @@ def _store_check(path: Path, found: Check) -> None:
 
 def _write_tensors(
     plan: ConversionPlan,
-    writer: object,
+    writer: _core.GGUFWriter,
     n_threads: int,
     progress: Progress | None,
     encoder: Encoder,
@@ -140,7 +140,7 @@ def _write_tensors(
         for planned in plan.tensors:
             writer.write_tensor(
                 planned.tensor.name, _encode_tensor(planned, pool, n_threads, advance, encoder)
-            )  # type: ignore[attr-defined]
+            )
         encoder.finish_tensor()
 
 
