@@ -1,4 +1,4 @@
-"""Commands in the README work as printed."""
+"""Commands in the README and in docs/ work as printed."""
 
 from __future__ import annotations
 
@@ -18,33 +18,50 @@ BLOCKS = load_tool("readme_command").commands()
 COMMANDS = [line for line in BLOCKS["tour"].splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_tour_command(command):
-    """Each line of the tour, with the installed commands on the path."""
+SHELL = ["chat", "ladder", "edit"]
+PYTHON = ["python-guide", "llama-compat", "gguf-types", "rtq-decoder"]
+
+
+def run(command: list[str], folder: Path = ROOT, **variables: str) -> str:
+    """stdout of a command with the installed ones on the path; it must succeed and say something."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        cwd=ROOT,
-        env=os.environ | {"PATH": path},
+        command,
+        cwd=folder,
+        env=os.environ | {"PATH": path, **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert (done.stdout + done.stderr).strip()
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_tour_command(command):
+    """Each line of the tour."""
+    run(["bash", "-euo", "pipefail", "-c", command])
+
+
+@pytest.mark.parametrize("name", [name for name in SHELL if name in BLOCKS])
+def test_shell_example(name, tmp_path):
+    run(["bash", "-euo", "pipefail", "-c", BLOCKS[name]], OUT=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", [name for name in PYTHON if name in BLOCKS])
+def test_python_examples(name):
+    run([sys.executable, "-c", BLOCKS[name]])
+
+
+def test_every_block_is_run():
+    elsewhere = {"install", "test", "tour", "python", "serve", "serve-python"}
+    assert set(BLOCKS) - elsewhere <= {*SHELL, *PYTHON}
 
 
 def test_python_example():
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCKS["python"]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "(2, 4096)" in done.stdout or "4096)" in done.stdout
+    assert "4096)" in run([sys.executable, "-c", BLOCKS["python"]])
 
 
 def test_server(tmp_path):
@@ -76,3 +93,16 @@ def test_server(tmp_path):
 
 def test_install_and_test_commands_are_named():
     assert "pip install ." in BLOCKS["install"] and "pytest" in BLOCKS["test"]
+
+
+@pytest.mark.slow
+def test_the_documentation_builds(tmp_path):
+    """With --strict: no link that leads nowhere."""
+    pytest.importorskip("material", reason="mkdocs-material is not installed")
+    pytest.importorskip("starlette", reason="needs the extra hrun[serve]")
+    run([sys.executable, "tools/build_docs.py", str(tmp_path)])
+    flags = (tmp_path / "reference" / "flags" / "index.html").read_text(encoding="utf-8")
+    assert "--cache-type-k" in flags and "--drain-timeout" in flags
+    assert "max_tokens" in (tmp_path / "reference" / "api" / "index.html").read_text(
+        encoding="utf-8"
+    )

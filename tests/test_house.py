@@ -45,9 +45,10 @@ def test_nothing_in_the_core_ends_the_process():
 
 
 def test_paths_named_in_the_docs_exist():
-    for doc in ROOT.glob("*.md"):
+    for doc in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for match in re.findall(
-            r"`((?:cpp|cuda|python|tools|tests|models)/[\w./-]+)`", doc.read_text(encoding="utf-8")
+            r"`((?:cpp|cuda|docs|python|tools|tests|models)/[\w./-]+)`",
+            doc.read_text(encoding="utf-8"),
         ):
             assert (ROOT / match).exists(), f"{doc.name} names {match}"
 
@@ -73,3 +74,16 @@ def test_errors_come_from_one_place():
                 path.read_text(encoding="utf-8"),
             )
             assert not taken.search(text), path
+
+
+def test_decisions_are_numbered_once():
+    numbers = re.findall(r"^\*\*D(\d+)\. ", (ROOT / "DESIGN.md").read_text(encoding="utf-8"), re.M)
+    assert len(numbers) > 60 and len(set(numbers)) == len(numbers)
+
+
+def test_the_pictures_are_of_the_figures():
+    tool = load_tool("plot_measurements")
+    for name, picture in tool.made().items():
+        assert (tool.FOLDER / name).read_text(encoding="utf-8") == picture, (
+            "tools/plot_measurements.py"
+        )

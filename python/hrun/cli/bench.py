@@ -288,6 +288,24 @@ def model_type(path: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser()
+
+    def job(args: argparse.Namespace) -> int:
+        if args.repetitions < 1 or args.batch_size < 1:
+            parser.error("-r and -b must be at least 1")
+        if not any(args.n_prompt) and not any(args.n_gen):
+            parser.error("nothing to measure: -p and -n are 0")
+        rows = _measurements(args)
+        print(render(rows, args.output))
+        seen = ", ".join(f"{r.involuntary_switches} ({r.test}, -t {r.n_threads})" for r in rows)
+        print(f"Involuntary context switches: {seen}", file=sys.stderr)
+        return 0
+
+    return run("hrun-bench", job, parser, argv)
+
+
+def make_parser() -> Parser:
+    """All flags."""
     parser = Parser(prog="hrun-bench", description=__doc__)
     parser.add_argument("-m", "--model", help="GGUF file (default: the demo model)")
     parser.add_argument(
@@ -351,19 +369,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="do not measure the machine's read bandwidth and int8 peak",
     )
     add_version(parser)
-
-    def job(args: argparse.Namespace) -> int:
-        if args.repetitions < 1 or args.batch_size < 1:
-            parser.error("-r and -b must be at least 1")
-        if not any(args.n_prompt) and not any(args.n_gen):
-            parser.error("nothing to measure: -p and -n are 0")
-        rows = _measurements(args)
-        print(render(rows, args.output))
-        seen = ", ".join(f"{r.involuntary_switches} ({r.test}, -t {r.n_threads})" for r in rows)
-        print(f"Involuntary context switches: {seen}", file=sys.stderr)
-        return 0
-
-    return run("hrun-bench", job, parser, argv)
+    return parser
 
 
 def _measurements(args: argparse.Namespace) -> list[Measurement]:

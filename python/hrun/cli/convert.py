@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from hrun.convert.self_check import Check
 
 
-def build_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """All flags."""
     from hrun.convert import encodable_formats
     from hrun.convert.source import NATIVE_FORMATS
 
@@ -586,7 +587,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     verbose = False
     try:
-        parser = build_parser()
+        parser = make_parser()
         arguments = parser.parse_args(argv)
         verbose = arguments.verbose
         if (

@@ -20,6 +20,11 @@ _SHOWN_CHARACTERS = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    return run("hrun-inspect", _inspect, make_parser(), argv)
+
+
+def make_parser() -> Parser:
+    """All flags."""
     parser = Parser(
         prog="hrun-inspect",
         description=__doc__,
@@ -46,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="with --memory: tokens in the cache (default: the model's context)",
     )
     add_version(parser)
-    return run("hrun-inspect", _inspect, parser, argv)
+    return parser
 
 
 def _inspect(options: argparse.Namespace) -> int:

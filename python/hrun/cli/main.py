@@ -140,6 +140,16 @@ def _convert(words: list[str]) -> int:
     return convert(words)
 
 
+# Command -> what makes its parser: for completion in shells and for the documentation.
+PARSERS = {
+    "hrun": "hrun.cli.chat:make_parser",
+    "hrun-serve": "hrun.serve.cli:make_parser",
+    "hrun-convert": "hrun.cli.convert:make_parser",
+    "hrun-inspect": "hrun.cli.inspect:make_parser",
+    "hrun-perplexity": "hrun.cli.perplexity:make_parser",
+    "hrun-bench": "hrun.cli.bench:make_parser",
+}
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "pull": _pull,

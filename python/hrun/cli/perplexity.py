@@ -30,6 +30,11 @@ per vocabulary entry and position; tokens more than 16 nats below the best count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    return run("hrun-perplexity", _main, make_parser(), argv)
+
+
+def make_parser() -> Parser:
+    """All flags."""
     parser = Parser(prog="hrun-perplexity", description=__doc__, epilog=_EPILOG)
     add_model_options(parser)
     add = parser.add_argument
@@ -66,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="compare with the probabilities in --kl-divergence-base",
     )
     add_version(parser)
-    return run("hrun-perplexity", _main, parser, argv)
+    return parser
 
 
 def _main(options: argparse.Namespace) -> int:
