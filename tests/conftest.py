@@ -27,6 +27,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Whatever the machine has, tests run on the CPU unless they ask for a device; and the device that they get is emulated, unless
 # only those for a GPU were asked for.
 os.environ.setdefault("HRUN_DEVICE", "cpu")
+if "PYTEST_XDIST_WORKER" in os.environ:  # torch in several workers: each has its share of the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 EMULATED = Path(
     os.environ.get("HRUN_EMULATED_LIBRARY") or ROOT / "build/emulated/libhrun_cuda_emulated.so"
 )

@@ -154,3 +154,42 @@ def test_help_names_every_command(run: Hrun) -> None:
     assert (
         os.path.basename(str(hrun.demo_model_path())) in run("show", "demo", "--no-tensors").stdout
     )
+
+
+# Flags of one name with another meaning: a prompt and a text; files and tables; what is measured.
+DIFFERENT = {
+    "-n",
+    "-p",
+    "-f",
+    "--file",
+    "-r",
+    "-o",
+    "--output",
+    "--memory",
+    "--jinja",
+    "--no-warmup",
+    "--chunks",
+}
+
+
+def test_a_flag_has_one_definition() -> None:
+    """What several commands have comes from hrun.cli.options, or the sampling parameters."""
+    from importlib import import_module
+
+    from hrun._core import samplers
+    from hrun.cli.main import PARSERS
+    from hrun.cli.options import FLAGS
+
+    shared = {name for names, _ in FLAGS.values() for name in names}
+    drawn = {"--" + row.name.replace("_", "-") for row in samplers()} | {"--temp"}
+    seen: dict[str, set[tuple[str, ...]]] = {}
+    commands: dict[str, list[str]] = {}
+    for command, place in PARSERS.items():
+        module, _, function = place.partition(":")
+        for action in getattr(import_module(module), function)()._actions:
+            for name in action.option_strings:
+                seen.setdefault(name, set()).add(tuple(action.option_strings))
+                commands.setdefault(name, []).append(command)
+    for name, where in commands.items():
+        if len(where) > 1 and name not in DIFFERENT | {"-h", "--help"} | drawn:
+            assert name in shared and len(seen[name]) == 1, (name, where)

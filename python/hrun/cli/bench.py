@@ -22,7 +22,8 @@ from typing import Any
 
 import hrun
 from hrun import _core
-from hrun.cli.common import Parser, add_version, run
+from hrun.cli.common import Parser, run
+from hrun.cli.options import add_flags
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ def time_once(
     """Nanoseconds for one prompt of n_prompt tokens, or for n_gen single tokens, after `depth` tokens of context; and, if
     asked for, the seconds of each operation."""
     n_ctx = max(depth + n_prompt + n_gen, 1)
-    session = _core.Session(model, n_ctx, type_k=args.ctk, type_v=args.ctv, n_batch=args.batch_size)
+    session = _core.Session(
+        model, n_ctx, type_k=args.cache_type_k, type_v=args.cache_type_v, n_batch=args.batch_size
+    )
     # Any ids will do: the work does not depend on them.
     tokens = [(i * 7919 + 1) % model.n_vocab for i in range(n_ctx)]
     if depth:
@@ -139,8 +142,8 @@ def measure(
         model_n_params=model.n_params,
         n_batch=args.batch_size,
         n_threads=model.n_threads,
-        type_k=args.ctk,
-        type_v=args.ctv,
+        type_k=args.cache_type_k,
+        type_v=args.cache_type_v,
         n_prompt=n_prompt,
         n_gen=n_gen,
         n_depth=depth,
@@ -307,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> Parser:
     """All flags."""
     parser = Parser(prog="hrun-bench", description=__doc__)
-    parser.add_argument("-m", "--model", help="GGUF file (default: the demo model)")
+    add_flags(parser, "model")
     parser.add_argument(
         "-p",
         "--n-prompt",
@@ -329,33 +332,20 @@ def make_parser() -> Parser:
         default=[0],
         help="tokens of context before the test (default: 0)",
     )
-    parser.add_argument("-b", "--batch-size", type=int, default=512)
-    parser.add_argument(
-        "-t", "--threads", type=numbers, default=[0], help="thread counts (default: physical cores)"
+    add_flags(parser, "batch_size")
+    add_flags(
+        parser,
+        "threads",
+        type=numbers,
+        default=[0],
+        metavar="N[,N...]",
+        help="thread counts (default: physical cores)",
     )
-    parser.add_argument("-dev", "--device", default="auto", help="auto, cpu, cuda, cuda1, ...")
-    parser.add_argument(
-        "-ngl",
-        "--gpu-layers",
-        type=int,
-        default=-1,
-        help="layers that go to the GPU (default: everything)",
-    )
-    parser.add_argument(
-        "-ctk",
-        default="f16",
-        type=_core.kv_format,
-        metavar="TYPE",
-        help=f"format of cached keys: {', '.join(_core.kv_formats())}",
-    )
-    parser.add_argument(
-        "-ctv", default="f16", type=_core.kv_format, metavar="TYPE", help="format of cached values"
-    )
+    add_flags(parser, "device", "list_devices", "gpu_layers")
+    add_flags(parser, "cache_type_k", "cache_type_v", type=_core.kv_format)
     parser.add_argument("-r", "--repetitions", type=int, default=5)
     parser.add_argument("-o", "--output", choices=["md", "json", "csv"], default="md")
-    parser.add_argument(
-        "--rotation", default="activation", choices=["activation", "activation-float", "weight"]
-    )
+    add_flags(parser, "rotation", choices=["activation", "activation-float", "weight"])
     parser.add_argument(
         "--ops", action="store_true", help="also show the share of each operation in the time"
     )
@@ -368,7 +358,7 @@ def make_parser() -> Parser:
         action="store_true",
         help="do not measure the machine's read bandwidth and int8 peak",
     )
-    add_version(parser)
+    add_flags(parser, "version")
     return parser
 
 

@@ -30,14 +30,13 @@ from hrun.cli.common import (
     Parser,
     add_model_options,
     add_sampling_options,
-    add_version,
     chosen_sampling,
     complain,
     load,
     run,
-    whole_number,
 )
 from hrun.cli.models import HUB_NAME, resolve
+from hrun.cli.options import add_flags
 from hrun.cli.wrapping import Wrapping
 from hrun.errors import printable
 from hrun.grammar import Grammar, grammar_of
@@ -92,28 +91,7 @@ def make_parser() -> Parser:
     )
     for names, takes in _WITHOUT_MEANING:
         add(*names, dest="ignored", action=_Ignored, nargs=takes, help=argparse.SUPPRESS)
-    add(
-        "-hf",
-        "--hf-repo",
-        metavar="USER/MODEL[:QUANT]",
-        help="download the model from Hugging Face (needs huggingface_hub)",
-    )
-    add(
-        "-c",
-        "--ctx-size",
-        type=whole_number(0),
-        metavar="N",
-        help="context in tokens; 0: the model's (default: the model's, at most 16384)",
-    )
-    add(
-        "-n",
-        "--predict",
-        "--n-predict",
-        type=whole_number(-2),
-        default=-1,
-        metavar="N",
-        help="tokens to generate; -1 (default) or -2: until the model ends or the context is full",
-    )
+    add_flags(parser, "hf_repo", "ctx_size", "predict")
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt (\\n, \\t, \\\\ are understood)"
@@ -196,8 +174,8 @@ def make_parser() -> Parser:
         help="speeds and seed on stderr (default in a chat)",
     )
     add("--no-show-timings", dest="show_timings", action="store_false", help=argparse.SUPPRESS)
-    add("-v", "--verbose", action="store_true", help="what is loaded, on stderr")
-    add_version(parser)
+    add_flags(parser, "verbose")
+    add_flags(parser, "version")
     group = add_sampling_options(
         parser, "Defaults are the model file's recommendations, else those shown."
     )

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 import hrun
-from hrun._core import devices, kv_format, kv_formats, samplers
+from hrun._core import kv_format, samplers
+from hrun.cli.options import MODEL_FLAGS, add_flags
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -38,10 +39,6 @@ class Parser(argparse.ArgumentParser):
             if near := difflib.get_close_matches(unknown[1].split("=")[0], flags, 1, 0.7):
                 message += f"; did you mean {near[0]}?"
         self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def add_version(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--version", action="version", version=f"hrun {hrun.__version__}")
 
 
 class Terminated(BaseException):
@@ -152,87 +149,9 @@ def silence(stream: object) -> None:
         pass
 
 
-def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
-    """An argparse type for integers in a range."""
-
-    def convert(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
-        if not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"{number} is not between {low} and {high}")
-        return number
-
-    return convert
-
-
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The flags of every command that runs a model; :func:`load` reads them."""
-    parser.add_argument(
-        "-m",
-        "--model",
-        metavar="FILE",
-        help="the GGUF file; default: the demo model that comes with hrun",
-    )
-    parser.add_argument(
-        "-t",
-        "--threads",
-        type=whole_number(-1, 4096),
-        default=0,
-        metavar="N",
-        help="CPU threads (default: the machine's)",
-    )
-    parser.add_argument(
-        "-b",
-        "--batch-size",
-        type=whole_number(1, 1 << 16),
-        default=512,
-        metavar="N",
-        help="tokens per pass over the prompt; changes no result (default 512)",
-    )
-    kinds = ", ".join(kv_formats())
-    for flag, name, what in (
-        ("-ctk", "--cache-type-k", "keys"),
-        ("-ctv", "--cache-type-v", "values"),
-    ):
-        parser.add_argument(
-            flag,
-            name,
-            default="f16",
-            metavar="TYPE",
-            help=f"format of the {what} in the cache: {kinds} (default f16)",
-        )
-    parser.add_argument(
-        "-dev",
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="auto, cpu, cuda, cuda1, ... (--list-devices)",
-    )
-    parser.add_argument(
-        "--list-devices", action=ListDevices, help="print the devices of this machine and stop"
-    )
-    parser.add_argument(
-        "-ngl",
-        "--gpu-layers",
-        "--n-gpu-layers",
-        type=whole_number(-1, 1 << 20),
-        default=-1,
-        metavar="N",
-        help="layers that go to the GPU, one more than the model has for its head as well (default: what fits)",
-    )
-    parser.add_argument(
-        "--rotation",
-        default="activation",
-        metavar="WAY",
-        help="how rotated formats are multiplied: activation (default) or weight",
-    )
-    parser.add_argument(
-        "--pre-tokenizer",
-        metavar="NAME",
-        help="how text is cut, by llama.cpp's names, in place of what the file says",
-    )
+    add_flags(parser, *MODEL_FLAGS)
 
 
 # Where llama.cpp's name is not the parameter's.
@@ -250,40 +169,14 @@ def add_sampling_options(parser: argparse.ArgumentParser, what: str) -> Any:
             metavar="N",
             help=f"{row.help} (default {row.default:g})",
         )
-    group.add_argument(
-        "-s",
-        "--seed",
-        type=whole_number(-1, 2**64 - 1),
-        default=-1,
-        metavar="N",
-        help="-1 (default): a new one each time",
-    )
+    add_flags(group, "seed")
     return group
 
 
-def chosen_sampling(options: argparse.Namespace) -> dict[str, float]:
+def chosen_sampling(flags: argparse.Namespace) -> dict[str, float]:
     """The parameters that the flags of :func:`add_sampling_options` give."""
-    given = {row.name: getattr(options, row.name) for row in samplers()}
+    given = {row.name: getattr(flags, row.name) for row in samplers()}
     return {name: value for name, value in given.items() if value is not None}
-
-
-class ListDevices(argparse.Action):
-    """``--list-devices``: one line per device on stdout, why there is no GPU on stderr."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        """Print and exit."""
-        found, reason = devices()
-        print("Available devices:")
-        for d in found:
-            print(
-                f"  {d.name}: {d.description} ({d.total_bytes >> 20} MiB, {d.free_bytes >> 20} MiB free)"
-            )
-        if reason:
-            print(f"no GPU: {reason}", file=sys.stderr)
-        parser.exit(0)
 
 
 class LoadProgress:
@@ -310,13 +203,13 @@ class LoadProgress:
 
 
 def load(
-    options: argparse.Namespace, n_ctx: int | None, verbose: bool = False, **more: Any
+    flags: argparse.Namespace, n_ctx: int | None, verbose: bool = False, **more: Any
 ) -> hrun.Runtime:
-    """The Runtime that the options of :func:`add_model_options` ask for; a slow load shows its progress.
+    """The Runtime that the flags of :func:`add_model_options` ask for; a slow load shows its progress.
 
     ``more``: other parameters of the Runtime.
     """
-    for flag, wish in (("-ctk", options.cache_type_k), ("-ctv", options.cache_type_v)):
+    for flag, wish in (("-ctk", flags.cache_type_k), ("-ctv", flags.cache_type_v)):
         kept = kv_format(wish)
         if kept != wish:
             print(
@@ -325,16 +218,16 @@ def load(
     progress = LoadProgress(sys.stderr)
     try:
         runtime = hrun.Runtime(
-            options.model,
+            flags.model,
             n_ctx=n_ctx,
-            n_threads=max(options.threads, 0),
-            n_batch=options.batch_size,
-            type_k=options.cache_type_k,
-            type_v=options.cache_type_v,
-            device=options.device,
-            n_gpu_layers=options.gpu_layers,
-            rotation=options.rotation,
-            pre_tokenizer=options.pre_tokenizer,
+            n_threads=max(flags.threads, 0),
+            n_batch=flags.batch_size,
+            type_k=flags.cache_type_k,
+            type_v=flags.cache_type_v,
+            device=flags.device,
+            n_gpu_layers=flags.gpu_layers,
+            rotation=flags.rotation,
+            pre_tokenizer=flags.pre_tokenizer,
             verbose=verbose,
             progress=progress,
             **more,

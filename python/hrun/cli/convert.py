@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from hrun import _core
 from hrun.cli.common import Terminated, unwinding_on_termination
+from hrun.cli.options import add_flags
 from hrun.errors import ArgumentError, Error
 
 if TYPE_CHECKING:
@@ -84,14 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model-name", metavar="NAME", help="name of the model in the file (default: the source's)"
     )
-    parser.add_argument(
-        "-t",
-        "--threads",
-        metavar="N",
-        type=_thread_count,
-        default=0,
-        help="encoding threads (default: all)",
-    )
+    add_flags(parser, "threads", type=_thread_count, help="encoding threads (default: all)")
     add = parser.add_argument_group(
         "calibration", "Rounding that minimises the error of what the weights compute on text."
     ).add_argument
@@ -191,13 +185,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the table of tensors and sizes, write nothing"
     )
-    parser.add_argument(
-        "-v",
-        "--verbose",
-        action="store_true",
-        help="list every tensor; show where an error came from",
-    )
-    parser.add_argument("--version", action="version", version=f"hrun {_core.__version__}")
+    add_flags(parser, "verbose", help="list every tensor; show where an error came from")
+    add_flags(parser, "version")
     return parser
 
 

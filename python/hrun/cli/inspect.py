@@ -12,7 +12,8 @@ from typing import Any
 import hrun
 from hrun._core import GGUFFile, TensorInfo, formats, plan_model
 from hrun.cache_memory import PAIRS, bytes_per_token
-from hrun.cli.common import EXIT_ERROR, Parser, add_version, run, whole_number
+from hrun.cli.common import EXIT_ERROR, Parser, run
+from hrun.cli.options import add_flags, whole_number
 from hrun.errors import printable
 
 _SHOWN_ITEMS = 6
@@ -43,14 +44,9 @@ def make_parser() -> Parser:
         action="store_true",
         help="only what a KV cache costs with each pair of formats",
     )
-    parser.add_argument(
-        "-c",
-        "--ctx-size",
-        type=whole_number(1),
-        metavar="N",
-        help="with --memory: tokens in the cache (default: the model's context)",
-    )
-    add_version(parser)
+    text = "with --memory: tokens in the cache (default: the model's context)"
+    add_flags(parser, "ctx_size", type=whole_number(1), help=text)
+    add_flags(parser, "version")
     return parser
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hrun
-from hrun.cli.common import Parser, add_model_options, add_version, load, run, whole_number
+from hrun.cli.common import Parser, add_model_options, load, run
+from hrun.cli.options import add_flags, whole_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,13 +45,8 @@ def make_parser() -> Parser:
         metavar="TEXT",
         help="the text; not needed with --kl-divergence, whose base file has the tokens",
     )
-    add(
-        "-c",
-        "--ctx-size",
-        type=whole_number(4),
-        default=512,
-        metavar="N",
-        help="tokens per chunk (default 512)",
+    add_flags(
+        parser, "ctx_size", type=whole_number(4), default=512, help="tokens per chunk (default 512)"
     )
     add(
         "--chunks",
@@ -70,7 +66,7 @@ def make_parser() -> Parser:
         action="store_true",
         help="compare with the probabilities in --kl-divergence-base",
     )
-    add_version(parser)
+    add_flags(parser, "version")
     return parser
 
 

@@ -21,13 +21,12 @@ from hrun.cli.common import (
     Parser,
     add_model_options,
     add_sampling_options,
-    add_version,
     chosen_sampling,
     complain,
     load,
     run,
-    whole_number,
 )
+from hrun.cli.options import add_flags, whole_number
 from hrun.errors import ArgumentError
 from hrun.serve.options import Options, is_loopback
 
@@ -46,8 +45,8 @@ def make_parser() -> Parser:
     parser = Parser(prog="hrun-serve", description=__doc__, epilog=_EPILOG)
     add_model_options(parser)
     add = parser.add_argument
-    add("-hf", "--hf-repo", metavar="USER/MODEL[:QUANT]", help="download the model from Hugging Face (needs huggingface_hub)")  # fmt: skip
-    add("-c", "--ctx-size", type=whole_number(0), metavar="N", help="context of one request in tokens; 0: the model's (default: the model's, at most 16384)")  # fmt: skip
+    add_flags(parser, "hf_repo")
+    add_flags(parser, "ctx_size", help="context of one request in tokens; 0: the model's (default: the model's, at most 16384)")  # fmt: skip
     add("-np", "--parallel", type=whole_number(1, 1 << 16), default=64, metavar="N", help="sequences computed together at most (default 64)")  # fmt: skip
     add("--kv-tokens", type=whole_number(1), metavar="N", help="tokens that the cache of all requests together holds (default: four contexts, as far as a quarter of the free memory holds them)")  # fmt: skip
     add("--host", default="127.0.0.1", metavar="NAME", help="address to listen on (default 127.0.0.1: this machine only)")  # fmt: skip
@@ -65,7 +64,7 @@ def make_parser() -> Parser:
     add("--strict-tools", action="store_true", help="refuse tools where the template does not say how they are written")  # fmt: skip
     add("--strict-params", action="store_true", help="refuse fields that are not known")
     add("--pooling", choices=["last", "mean"], help="of embeddings (default: what the model's file says)")  # fmt: skip
-    add("-n", "--predict", "--n-predict", dest="predict", type=whole_number(-1), default=-1, metavar="N", help="tokens of an answer whose request names no limit (default -1: what fits)")  # fmt: skip
+    add_flags(parser, "predict", type=whole_number(-1), help="tokens of an answer whose request names no limit (default -1: what fits)")  # fmt: skip
     guard = parser.add_argument_group("access")
     guard.add_argument("--api-key", action="append", default=[], metavar="KEY", help="may be repeated, or several by commas (also HRUN_API_KEY)")  # fmt: skip
     guard.add_argument("--api-key-file", metavar="FILE", help="one key a line")
@@ -85,8 +84,8 @@ def make_parser() -> Parser:
     add("--metrics", action="store_true", help=argparse.SUPPRESS)  # always
     add("--metrics-prefix", default=Options.metrics_prefix, metavar="TEXT", help="e.g. vllm: for boards made for vLLM (default hrun:)")  # fmt: skip
     add("--log-requests", action="store_true", help="a line on stderr for each request")
-    add("-v", "--verbose", action="store_true", help="what is loaded, on stderr")
-    add_version(parser)
+    add_flags(parser, "verbose")
+    add_flags(parser, "version")
     add_sampling_options(parser, "For requests that do not say.  Defaults are the model file's recommendations, else those shown.")  # fmt: skip
     return parser
 
