@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "bindings/gil.h"
+#include "engine/page_hash.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -95,7 +96,7 @@ std::shared_ptr<RequestHandle> submit(
     std::vector<std::pair<int32_t, float>> logit_bias, std::vector<int32_t> end_tokens,
     int64_t top_logprobs, int32_t priority, const std::string& client, const std::string& salt,
     bool reuse_prefix, int64_t max_unread, int64_t first_row, const std::string& pooling,
-    std::optional<uint64_t> constraint) {
+    std::optional<uint64_t> constraint, int64_t n_drawn) {
   const WithoutGil release;
   Request request;
   request.kind = kind_named(kind);
@@ -114,6 +115,9 @@ std::shared_ptr<RequestHandle> submit(
     const std::vector<std::pair<std::string_view, double>> values(sampling.begin(), sampling.end());
     request.sampler.emplace(seed, values, std::move(logit_bias));
     for (const int32_t token : prompt) request.sampler->accept(token);
+    if (n_drawn < 0 || n_drawn > static_cast<int64_t>(prompt.size()))
+      throw ArgumentError("n_drawn is {}, must be between 0 and {}", n_drawn, prompt.size());
+    request.sampler->skip(n_drawn);
   }
   request.prompt = std::move(prompt);
   return engine.submit(std::move(request));
@@ -182,6 +186,23 @@ nb::dict stats(const Engine& engine) {
 }  // namespace
 
 void init_engine(nb::module_& m) {
+  nb::class_<PageHasher>(
+      m, "PageHasher",
+      "Keyed hashes of pages of tokens, as the engine's cache knows them; the key "
+      "is this object's own.")
+      .def(nb::init<>())
+      .def(
+          "chain",
+          [](const PageHasher& hasher, const std::vector<int32_t>& tokens, const std::string& salt,
+             size_t at_most) {
+            nb::list out;
+            for (const Hash128& h : hasher.chain(tokens, salt, at_most))
+              out.append(nb::bytes(&h, sizeof h));
+            return out;
+          },
+          "tokens"_a, "salt"_a = "", "at_most"_a = 64,
+          "One value for each full page of the prompt, of it and all before it.");
+
   nb::class_<RequestHandle>(m, "RequestHandle", "An answer on its way.")
       .def_prop_ro("id", &RequestHandle::id)
       .def_prop_ro("finished", &RequestHandle::finished)
@@ -249,8 +270,11 @@ void init_engine(nb::module_& m) {
            "logit_bias"_a = std::vector<std::pair<int32_t, float>>(),
            "end_tokens"_a = std::vector<int32_t>(), "top_logprobs"_a = -1, "priority"_a = 0,
            "client"_a = "", "salt"_a = "", "reuse_prefix"_a = true, "max_unread"_a = 8,
-           "first_row"_a = 0, "pooling"_a = "last", "constraint"_a = nb::none(),
-           "Queue a request. Raises ContextOverflowError, QueueFullError, ArgumentError, "
+           "first_row"_a = 0, "pooling"_a = "last", "constraint"_a = nb::none(), "n_drawn"_a = 0,
+           "Queue a request. Of its prompt the last n_drawn tokens were drawn by an earlier one "
+           "with "
+           "the same seed, which it continues as if that had never ended. Raises "
+           "ContextOverflowError, QueueFullError, ArgumentError, "
            "GenerationError.")
       .def("take", &take, "handle"_a, "timeout"_a = 1e6, "all"_a = false,
            "([(token, log-probability, likeliest)], how it finished or None): what has come since, "

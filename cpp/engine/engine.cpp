@@ -1,12 +1,9 @@
 #include "engine/engine.h"
 
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <numeric>
 
 #include "base/error.h"
@@ -335,7 +332,6 @@ Engine::~Engine() {
     return;
   }
   close();
-  for (const int fd : wakeups_) ::close(fd);
 }
 
 void Engine::require_usable() const {
@@ -456,28 +452,22 @@ void Engine::close() {
 
 int Engine::make_wakeup() {
   require_usable();
-  const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (fd < 0) throw DeviceError("no eventfd can be had: {}", std::strerror(errno));
+  auto wakeup = std::make_unique<EventFd>();
   const std::lock_guard lock(mutex_);
-  wakeups_.push_back(fd);
-  return fd;
+  return wakeups_.emplace_back(std::move(wakeup))->descriptor();
 }
 
-void Engine::drain(int wakeup) const {
-  uint64_t count = 0;
-  static_cast<void>(!::read(wakeup, &count, sizeof count));  // nothing there is as good
-}
+void Engine::drain(int wakeup) const { EventFd::drain(wakeup); }
 
 void Engine::drop_wakeup(int wakeup) {
   require_usable();
   const std::lock_guard lock(mutex_);
-  if (std::erase(wakeups_, wakeup) > 0) ::close(wakeup);
+  std::erase_if(wakeups_, [&](const auto& w) { return w->descriptor() == wakeup; });
 }
 
 // With the lock.
 void Engine::wake() {
-  const uint64_t one = 1;
-  for (const int fd : wakeups_) static_cast<void>(!::write(fd, &one, sizeof one));
+  for (const auto& wakeup : wakeups_) wakeup->signal();
 }
 
 EngineStats Engine::stats() const {

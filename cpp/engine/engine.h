@@ -17,6 +17,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/event_fd.h"
 #include "base/fork_condition.h"
 #include "engine/mask_desk.h"
 #include "engine/request.h"
@@ -72,7 +73,7 @@ class Engine {
   // Where requests with a constraint ask for their masks.
   const std::shared_ptr<MaskDesk>& mask_desk() const { return mask_desk_; }
 
-  // A file descriptor (eventfd) that becomes readable after each step, until drain() is called for
+  // A file descriptor that becomes readable after each step, until drain() is called for
   // it: for event loops, which then look at their handles.  Closed by drop_wakeup() or the engine.
   int make_wakeup();
   void drain(int wakeup) const;
@@ -145,7 +146,7 @@ class Engine {
   const std::shared_ptr<MaskDesk> mask_desk_ = std::make_shared<MaskDesk>();
   const StepPlan* in_step_ = nullptr;
   std::atomic<bool> abort_step_ = false;
-  std::vector<int> wakeups_;
+  std::vector<std::unique_ptr<EventFd>> wakeups_;
   bool closing_ = false;
   EngineStats stats_;
   int process_;

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <vector>
 
+#include "base/event_fd.h"
 #include "engine/token_mask.h"
 
 namespace hrun {
@@ -39,15 +40,10 @@ struct MaskAnswer {
 
 class MaskDesk {
  public:
-  MaskDesk();  // throws DeviceError where the system has no descriptor left
-  ~MaskDesk();
-  MaskDesk(const MaskDesk&) = delete;
-  MaskDesk& operator=(const MaskDesk&) = delete;
-
   // Everything that was asked since the last look, in order.
   std::vector<MaskQuery> take();
   // Readable while there is something to take, and once the engine is closed.
-  int descriptor() const { return descriptor_; }
+  int descriptor() const { return asked_.descriptor(); }
   // The engine is closed: nothing more will be asked.
   bool closed() const;
 
@@ -59,9 +55,8 @@ class MaskDesk {
   void ask(MaskQuery query);
   void on_answer(std::function<void()> wake);
   void close();
-  void signal() const;
 
-  const int descriptor_;  // an eventfd
+  const EventFd asked_;
   mutable std::mutex mutex_;
   std::vector<MaskQuery> queries_;
   bool closed_ = false;

@@ -1,7 +1,6 @@
 #include "engine/page_pool.h"
 
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
 #include <utility>
 
@@ -43,7 +42,7 @@ bool PagePool::ByTokens::operator()(PageId a, Tokens tokens) const {
 
 PagePool::PagePool(int64_t n_pages, StateCheckpoints* checkpoints, uint64_t hash_mask,
                    PageRows rows)
-    : hash_mask_(hash_mask), checkpoints_(checkpoints), rows_(std::move(rows)) {
+    : hasher_(hash_mask), checkpoints_(checkpoints), rows_(std::move(rows)) {
   if (n_pages < 1 || n_pages > INT32_MAX)
     throw ArgumentError("a pool of {} pages; expected 1 to {}", n_pages, INT32_MAX);
   pages_.reserve(static_cast<size_t>(n_pages));
@@ -53,18 +52,6 @@ PagePool::PagePool(int64_t n_pages, StateCheckpoints* checkpoints, uint64_t hash
 
 Tokens PagePool::contents(PageId page) const {
   return {at(page).tokens.data(), static_cast<size_t>(at(page).n_tokens)};
-}
-
-Hash128 PagePool::hash(std::string_view bytes) const {
-  const Hash128 h = hasher_.hash128(bytes);
-  return {h.low & hash_mask_, h.high & hash_mask_};
-}
-
-Hash128 PagePool::hash_page(const Hash128& before, Tokens tokens) const {
-  char bytes[sizeof(Hash128) + kPagePositions * sizeof(int32_t)];
-  std::memcpy(bytes, &before, sizeof before);
-  std::memcpy(bytes + sizeof before, tokens.data(), tokens.size_bytes());
-  return hash({bytes, sizeof before + tokens.size_bytes()});
 }
 
 // The list of pages that nobody holds, and the tree of contents.
@@ -176,7 +163,7 @@ CachedPrefix PagePool::lookup(Tokens tokens, std::string_view salt, int64_t at_m
   int64_t k = 0;
   for (; (k + 1) * kPagePositions <= at_most; ++k) {
     const Tokens wanted = page_tokens(tokens, k, at_most);
-    before = hash_page(before, wanted);
+    before = hasher_.next(before, wanted);
     const PageId found = find_full(&root->second, parent, before, wanted);
     if (found == kNoPage) break;
     prefix.pages.push_back(found);
@@ -299,7 +286,8 @@ void PagePool::computed(std::vector<PageId>& table, Tokens tokens, std::string_v
   if (first >= end) return;
   auto root = roots_.find(salt);
   if (root == roots_.end())
-    root = roots_.emplace(std::string(salt), Root{hash(salt), Children(ByTokens{this})}).first;
+    root =
+        roots_.emplace(std::string(salt), Root{hasher_.root(salt), Children(ByTokens{this})}).first;
   for (int64_t k = first / kPagePositions; k < pages_of(end); ++k) {
     const PageId id = table[static_cast<size_t>(k)];
     Page& page = at(id);
@@ -314,7 +302,7 @@ void PagePool::computed(std::vector<PageId>& table, Tokens tokens, std::string_v
     PageId same = kNoPage;
     Hash128 hashed;
     if (now.size() == kPagePositions) {
-      hashed = hash_page(parent == kNoPage ? root->second.hash : at(parent).hash, now);
+      hashed = hasher_.next(parent == kNoPage ? root->second.hash : at(parent).hash, now);
       same = find_full(&root->second, parent, hashed, now);
     }
     // Out of the order before its tokens change, and in again.
@@ -408,7 +396,7 @@ void PagePool::check() const {
     if (page.n_tokens == kPagePositions) {
       ++n_full;
       const Hash128& before = top ? page.root->second.hash : at(page.parent).hash;
-      require(page.hash == hash_page(before, contents(id)), "a wrong hash");
+      require(page.hash == hasher_.next(before, contents(id)), "a wrong hash");
       require(find_full(&page.root->second, page.parent, page.hash, contents(id)) == id,
               "a page that cannot be found");
     }

@@ -27,7 +27,7 @@
 #include <vector>
 
 #include "base/kv_page.h"
-#include "base/siphash.h"
+#include "engine/page_hash.h"
 
 namespace hrun {
 
@@ -174,8 +174,6 @@ class PagePool {
   Children& siblings(const Page& page) {
     return page.parent == kNoPage ? page.root->second.children : at(page.parent).children;
   }
-  Hash128 hash(std::string_view bytes) const;
-  Hash128 hash_page(const Hash128& before, std::span<const int32_t> tokens) const;
   PageId find_full(const Root* root, PageId parent, const Hash128& hash,
                    std::span<const int32_t> tokens) const;
   bool writable(PageId page, int64_t offset) const;
@@ -189,8 +187,7 @@ class PagePool {
   void unlink(PageId page);
   void cut_to_checkpoint(CachedPrefix& prefix) const;
 
-  SipHash hasher_;
-  uint64_t hash_mask_;
+  PageHasher hasher_;
   StateCheckpoints* checkpoints_;
   PageRows rows_;
   std::deque<PageId> open_;  // pages that nobody held when they came here, oldest first

@@ -6,7 +6,14 @@
 
 namespace hrun {
 
+// Its lock may be held by a thread that the fork has left behind.
+void RequestHandle::require_usable() const {
+  if (getpid() != process_)
+    throw GenerationError("the request was made before fork(); it is answered in the parent only");
+}
+
 Update RequestHandle::take(std::chrono::milliseconds timeout) {
+  require_usable();
   std::unique_lock lock(mutex_);
   changed_->wait_for(lock, timeout, [&] { return !tokens_.empty() || finish_ != Finish::none; });
   Update update;
@@ -18,17 +25,14 @@ Update RequestHandle::take(std::chrono::milliseconds timeout) {
   return update;
 }
 
-bool RequestHandle::finished() const {
-  const std::lock_guard lock(mutex_);
-  return finish_ != Finish::none;
-}
-
 double RequestHandle::prompt_seconds() const {
+  require_usable();
   const std::lock_guard lock(mutex_);
   return first_drawn_ ? std::chrono::duration<double>(*first_drawn_ - submitted_).count() : 0;
 }
 
 double RequestHandle::generate_seconds() const {
+  require_usable();
   const std::lock_guard lock(mutex_);
   return first_drawn_ ? std::chrono::duration<double>(last_drawn_ - *first_drawn_).count() : 0;
 }

@@ -1,6 +1,8 @@
 // What is asked of the engine, and the handle through which the answer comes.
 #pragma once
 
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -62,7 +64,8 @@ struct Update {
   std::exception_ptr error;  // of a failed request
 };
 
-// Shared by the engine and its reader; safe from any thread.
+// Shared by the engine and its reader; safe from any thread.  In a process that was forked off,
+// what would wait throws GenerationError.
 class RequestHandle {
  public:
   explicit RequestHandle(int64_t max_unread) : max_unread_(max_unread) {}
@@ -70,7 +73,7 @@ class RequestHandle {
   SequenceId id() const { return id_; }
   // Waits until there is something, at most so long.
   Update take(std::chrono::milliseconds timeout);
-  bool finished() const;
+  bool finished() const { return finish_ != Finish::none; }
 
   // From submit() until the first token was drawn, and from then to the last; an end token counts.
   double prompt_seconds() const;
@@ -84,6 +87,7 @@ class RequestHandle {
  private:
   friend class Engine;
   friend class MaskDesk;
+  void require_usable() const;
   void expect_mask();
   void put_mask(MaskAnswer answer);
   bool has_mask() const;
@@ -104,8 +108,9 @@ class RequestHandle {
   const Clock::time_point submitted_ = Clock::now();
   std::optional<Clock::time_point> first_drawn_;
   Clock::time_point last_drawn_;
-  Finish finish_ = Finish::none;
+  std::atomic<Finish> finish_ = Finish::none;  // changes with the lock
   std::exception_ptr error_;
+  const pid_t process_ = getpid();
   std::atomic<int64_t> n_cached_ = 0;
   std::vector<float> values_;  // written by the engine before finish()
   std::vector<TokenLogprob> scores_;

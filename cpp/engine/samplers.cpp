@@ -264,6 +264,11 @@ void Sampler::accept_drawn(int32_t token, uint64_t generator) {
   accept(token);
 }
 
+void Sampler::skip(int64_t n_draws) {
+  if (greedy_) return;
+  for (int64_t i = 0; i < n_draws; ++i) random_.uniform();
+}
+
 Candidates Sampler::candidates(std::span<const float> logits, TokenMask mask) const {
   Candidates c;
   c.items.resize(logits.size());

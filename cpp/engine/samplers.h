@@ -84,6 +84,8 @@ class Sampler {
   void accept_drawn(int32_t token, uint64_t generator);
   // Adds a token (of a prompt, say) to the history that the penalties look at.
   void accept(int32_t token) { history_.push_back(token); }
+  // As after so many draws: for a request that goes on where another one ended.
+  void skip(int64_t n_draws);
   // What sample() would draw from, best first.
   std::vector<std::pair<int32_t, double>> probabilities(std::span<const float> logits,
                                                         TokenMask mask = {}) const;

@@ -6,6 +6,7 @@ import itertools
 import select
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,9 +56,14 @@ class Masks:
                 self._kept.popitem(last=False)
         return matcher
 
-    def bind(self, grammar: Grammar) -> int:
-        """The ``constraint`` of one request; :meth:`drop` it if the request is not made.  Raises GrammarError."""
+    def bind(self, grammar: Grammar, drawn: Sequence[int] = ()) -> int:
+        """The ``constraint`` of one request; :meth:`drop` it if the request is not made.
+
+        ``drawn``: tokens of the text that are there already.  Raises GrammarError.
+        """
         matcher = self.prepare(grammar).deep_copy()
+        if drawn and not matcher.consume_tokens(list(drawn)):
+            raise GrammarError("the tokens before are not of the grammar")
         constraint = next(self._numbers)
         self._matchers[constraint] = matcher
         return constraint

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import os
 import sys
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hrun import demo_model_path
 from hrun._core import (
     Engine,
-    GGUFFile,
     Model,
     RequestHandle,
     end_calls,
@@ -31,21 +28,18 @@ from hrun.cache_memory import bytes_per_token
 from hrun.errors import (
     ArgumentError,
     Cancelled,
-    ChatTemplateError,
     ContextOverflowError,
     GenerationError,
 )
 from hrun.generation import Answer, Generation, Job, Piece, Timings, TokenLogprob, logprob_of
 from hrun.grammar import Grammar, grammar_of
-from hrun.messages import check_messages, mapped, unused_character
+from hrun.prompts import Prompt, Prompts
 from hrun.stream import validate_stops
-from hrun.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Unpack
 
-    from hrun.chat_template import ChatTemplate
     from hrun.masks import Masks
     from hrun.options import ChatOptions, GenerateOptions
     from hrun.wakeup import Wakeup
@@ -58,7 +52,6 @@ DEFAULT_CONTEXT = 16384
 # Without stop strings nobody looks at tokens before the end, so none has to be read before more are drawn.
 _ALL_UNREAD = 2**31 - 1
 
-Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
 
 _open: weakref.WeakSet[Runtime] = weakref.WeakSet()
@@ -71,15 +64,7 @@ def _close_all() -> None:
         runtime.close()
 
 
-@dataclass(frozen=True)
-class ChatPrompt:
-    """A conversation as the model reads it."""
-
-    text: str
-    ids: list[int]
-
-
-class Runtime:
+class Runtime(Prompts):
     """A loaded model and an engine that runs it.  Safe, and faster, from several threads: what they ask for is computed together.
 
     ``model_path`` None is the demo model that comes with hrun.  ``n_ctx`` is the context in tokens: None for the model's
@@ -120,13 +105,9 @@ class Runtime:
         if model_path is not None and not isinstance(model_path, (str, os.PathLike)):
             raise ArgumentError(f"model_path must be a path, got {type(model_path).__name__}")
         start = time.monotonic()
-        self.model_path = Path(model_path) if model_path is not None else demo_model_path()
-        file = GGUFFile(str(self.model_path))
-        file.require_first_part()
-        metadata = file.metadata
-        self.tokenizer = Tokenizer(metadata, str(self.model_path), pre_tokenizer)
-        self._name = metadata.get("general.name")
-        self._sampling = _recommended_sampling(metadata)
+        super().__init__(
+            Path(model_path) if model_path is not None else demo_model_path(), pre_tokenizer
+        )
         self._model: Model | None = Model.load(
             str(self.model_path),
             device=device,
@@ -148,12 +129,10 @@ class Runtime:
         )
         self.cache_formats = (type_k, type_v)
         self.rotation = rotation
-        self.pre_tokenizer = pre_tokenizer
         self.n_ctx: int = self._engine.n_ctx
         self.n_vocab: int = self._model.n_vocab
         self.n_batch = n_batch
         self._era = object()  # cancel() begins another
-        self._template: ChatTemplate | None = None
         self._masks: Masks | None = None
         self._masks_lock = threading.Lock()
         self._process = os.getpid()
@@ -200,11 +179,6 @@ class Runtime:
             return self._masks
 
     @property
-    def name(self) -> str:
-        """The model's name from its metadata, else its file's."""
-        return self._name if isinstance(self._name, str) and self._name else self.model_path.stem
-
-    @property
     def bits_per_weight(self) -> float:
         """Of all tensors together."""
         return 8 * self.model.bytes / max(self.model.n_params, 1)
@@ -217,23 +191,6 @@ class Runtime:
             f"{self.name}: {_amount(model.n_params)} parameters, {self.bits_per_weight:.2f} bits per weight, "
             f"context {self.n_ctx}, {model.description}"
         )
-
-    @property
-    def recommended_sampling(self) -> dict[str, float]:
-        """The sampling parameters that the model's file recommends (general.sampling.*), by hrun's names."""
-        return dict(self._sampling)
-
-    # ---- text and tokens
-
-    def tokenize(
-        self, text: str, add_special: bool = False, parse_special: bool = False
-    ) -> list[int]:
-        """Token ids; see :meth:`Tokenizer.encode`."""
-        return self.tokenizer.encode(text, add_special, parse_special)
-
-    def detokenize(self, ids: Sequence[int], skip_special: bool = False) -> str:
-        """The text of token ids; see :meth:`Tokenizer.decode`."""
-        return self.tokenizer.decode(checked_ids("ids", ids, self.tokenizer.n_vocab), skip_special)
 
     def logits(self, ids: Sequence[int], start: int = 0) -> np.ndarray:
         """What follows each prefix of ``ids``: float32 [n_tokens, n_vocab], row i after ids[: i + 1].
@@ -473,70 +430,6 @@ class Runtime:
         ]
         return self._run_all(jobs) if many else self._run(jobs[0], stream)
 
-    def chat_tokens(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        template_variables: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        """The prompt of :meth:`chat` as token ids, with BOS where the model wants it and never twice."""
-        return self.chat_prompt(messages, template_variables).ids
-
-    def chat_prompt(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        template_variables: Mapping[str, Any] | None = None,
-        *,
-        continue_last: bool = False,
-        template: ChatTemplate | None = None,
-    ) -> ChatPrompt:
-        """The prompt of :meth:`chat`, as text and as token ids.
-
-        With ``continue_last`` it ends where the content of the last message ends, so that the model goes on with it.
-        ``template``: in place of the model's own.
-        Raises ChatTemplateError, ArgumentError.
-        """
-        check_messages(messages)
-        tokenizer = self.tokenizer
-        template = template or self._own_template()
-        guard = unused_character(messages, template.source)
-        guarded = [mapped(message, lambda s: tokenizer.guard(s, guard)) for message in messages]
-        variables = dict(template_variables or {})
-        end = ""
-        if continue_last:
-            last = dict(guarded[-1])
-            if not isinstance(last.get("content"), str):
-                raise ArgumentError("the last message has no text that could be continued")
-            end = unused_character([*messages, guard], template.source)
-            last["content"] += end
-            guarded[-1] = last
-            variables["add_generation_prompt"] = False
-        text = template.render(
-            guarded,
-            bos_token="" if tokenizer.bos_id is None else tokenizer.tokens[tokenizer.bos_id],
-            eos_token="" if tokenizer.eos_id is None else tokenizer.tokens[tokenizer.eos_id],
-            **variables,
-        )
-        if end:
-            if end not in text:
-                raise ChatTemplateError("leaves out the last message, which was to be continued")
-            text = text[: text.rindex(end)]
-        ids = self._with_bos(tokenizer.encode_guarded(text, guard))
-        if not ids:
-            raise ChatTemplateError("made an empty prompt of the messages")
-        return ChatPrompt(text.replace(guard, ""), ids)
-
-    def _own_template(self) -> ChatTemplate:
-        if self._template is None:
-            source = self.tokenizer.chat_template
-            if source is None:
-                raise ChatTemplateError(
-                    f"{self.model_path} has none (tokenizer.chat_template); generate() continues plain text"
-                )
-            from hrun.chat_template import ChatTemplate
-
-            self._template = ChatTemplate(source)
-        return self._template
-
     def cancel(self) -> None:
         """End what is running or waiting, from any thread: generations finish as "cancelled" within a token."""
         self._era = object()  # one assignment: nothing that threads could see half done
@@ -555,8 +448,7 @@ class Runtime:
                 self._masks.join()
         for wakeup in list(self._wakeups.values()):
             wakeup.close()
-        if self._template is not None:
-            self._template.close()
+        super().close()
 
     def __enter__(self) -> Runtime:
         return self
@@ -568,19 +460,6 @@ class Runtime:
         return f"<Runtime {self.model_path}{' closed' if self._model is None else ''}>"
 
     # ---- inside
-
-    def prompt_ids(self, prompt: Prompt, parse_special: bool = False) -> list[int]:
-        """Token ids of what :meth:`generate` continues: text with BOS where the model wants it, ids as they are."""
-        tokenizer = self.tokenizer
-        if isinstance(prompt, str):
-            ids = self._with_bos(tokenizer.encode(prompt, parse_special=parse_special))
-        else:
-            ids = checked_ids("prompt", prompt, self.n_vocab)
-        if not ids:
-            if tokenizer.bos_id is None:
-                raise ArgumentError("prompt is empty, and the model has no token to begin with")
-            ids = [tokenizer.bos_id]
-        return ids
 
     def _generate_job(
         self,
@@ -660,12 +539,16 @@ class Runtime:
     def submit_bound(
         self, grammar: Grammar | None, prompt: list[int], **options: Any
     ) -> RequestHandle:
-        """The engine's ``submit``, bound to a grammar where there is one."""
+        """The engine's ``submit``, bound to a grammar where there is one.
+
+        With ``n_drawn`` the grammar has read the last tokens of the prompt, as the sampler has drawn them.
+        """
         engine = self._engine_or_closed()
         if grammar is None:
             return engine.submit(prompt, **options)
         masks = self.masks
-        constraint = masks.bind(grammar)
+        n_drawn = options.get("n_drawn", 0)
+        constraint = masks.bind(grammar, prompt[len(prompt) - n_drawn :])
         try:
             return engine.submit(prompt, constraint=constraint, **options)
         except BaseException:
@@ -807,12 +690,6 @@ class Runtime:
             raise GenerationError("the Runtime is closed")
         return engine
 
-    def _with_bos(self, ids: list[int]) -> list[int]:
-        bos = self.tokenizer.bos_id
-        if bos is None or not self.tokenizer.adds_bos or ids[:1] == [bos]:
-            return ids
-        return [bos, *ids]
-
     def _require_fit(self, ids: list[int], what: str) -> None:
         self._engine_or_closed()
         if len(ids) > self.n_ctx:
@@ -820,27 +697,6 @@ class Runtime:
                 f"{what} has {len(ids)} tokens, the context holds {self.n_ctx}; "
                 "shorten it or load the model with a larger n_ctx"
             )
-
-
-_RECOMMENDED = {
-    "temp": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "penalty_repeat": "repeat_penalty",
-    "penalty_last_n": "repeat_last_n",
-}
-
-
-def _recommended_sampling(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """What the file recommends; a value that no sampler takes is no recommendation."""
-    found = {}
-    for key, name in _RECOMMENDED.items():
-        with contextlib.suppress(ArgumentError):
-            value = metadata.get(f"general.sampling.{key}")
-            if value is not None:
-                found.update(checked_sampling({name: value}))
-    return found
 
 
 async def _generation_of(pieces: AsyncIterator[Piece]) -> Generation:

@@ -235,3 +235,40 @@ def test_random_requests_and_cancellations_from_many_threads(path: Path) -> None
         while runtime.engine.stats()["n_running"] and time.monotonic() < deadline:
             time.sleep(0.001)
         assert runtime.engine.stats()["n_pages_used"] == 0
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 0.0},
+        {"temperature": 1.3},
+        {"temperature": 0.9, "top_k": 5, "top_p": 0.8, "repeat_penalty": 1.3, "repeat_last_n": 20},
+        {"temperature": 1.0, "frequency_penalty": 0.7, "presence_penalty": 0.3},
+    ],
+)
+def test_a_request_goes_on_where_another_ended(rt: Runtime, sampling: dict[str, float]) -> None:
+    """Wherever it was cut: as if the first had never ended."""
+    engine, prompt, n = rt.engine, [7, 8, 9] * 21, 24
+
+    def drawn(ids: list[int], n_drawn: int) -> list[int]:
+        left = n - n_drawn
+        handle = engine.submit(ids, max_tokens=left, seed=11, sampling=sampling, n_drawn=n_drawn)
+        return [token for token, *_ in engine.take(handle, all=True)[0]]
+
+    whole = drawn(prompt, 0)
+    for cut in (1, 2, 7, n - 1):
+        assert drawn(prompt + whole[:cut], cut) == whole[cut:]
+    with pytest.raises(ArgumentError, match="n_drawn"):
+        engine.submit(prompt, max_tokens=1, n_drawn=len(prompt) + 1)
+
+
+def test_keys_of_pages_are_those_of_what_is_before_them() -> None:
+    hasher = _core.PageHasher()
+    ids = list(range(64 * 3 + 5))
+    keys = hasher.chain(ids, "salt")
+    assert len(keys) == 3 and len(set(keys)) == 3 and {len(key) for key in keys} == {16}
+    assert hasher.chain(ids[:130], "salt") == keys[:2] and hasher.chain(ids[:63]) == []
+    assert hasher.chain(ids, "salt", 1) == keys[:1]
+    assert not set(hasher.chain(ids)) & set(keys)  # of another salt
+    assert hasher.chain([9, *ids[1:]], "salt")[2] != keys[2]  # of another beginning
+    assert _core.PageHasher().chain(ids, "salt") != keys  # of another key

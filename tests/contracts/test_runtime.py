@@ -242,7 +242,7 @@ def test_notes_of_a_file_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_what_a_file_recommends() -> None:
-    from hrun.runtime import _recommended_sampling
+    from hrun.prompts import _recommended_sampling
 
     def of(**values: object) -> dict[str, float]:
         return _recommended_sampling({f"general.sampling.{k}": v for k, v in values.items()})
@@ -599,13 +599,24 @@ def test_close(tiny_model: Callable[..., Path]) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
 def test_fork(fresh: Runtime) -> None:
     fresh.generate(PROMPT, max_tokens=2, seed=1)
+    handle = fresh.engine.submit([1, 2, 3], max_tokens=50)
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            fresh.generate(PROMPT, max_tokens=2, seed=1)
-        except GenerationError as error:
-            code = 0 if "fork" in str(error) else 2
+            _ = handle.finished  # waits for nobody
+            for call in (
+                lambda: handle.prompt_seconds,
+                lambda: handle.generate_seconds,
+                lambda: fresh.generate(PROMPT, max_tokens=2, seed=1),
+            ):
+                code = 1
+                try:
+                    call()
+                except GenerationError as error:
+                    code = 0 if "fork" in str(error) else 2
+                if code:
+                    break
         finally:
             os._exit(code)
     deadline = time.monotonic() + 20
@@ -616,6 +627,7 @@ def test_fork(fresh: Runtime) -> None:
         os.waitpid(child, 0)
         pytest.fail("the child hangs")
     assert os.waitstatus_to_exitcode(done[1]) == 0
+    fresh.engine.cancel(handle)
     assert fresh.generate(PROMPT, max_tokens=2, seed=1).tokens
 
 

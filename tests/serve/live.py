@@ -38,7 +38,15 @@ def until(condition: Callable[[], Any], what: str = "a state") -> None:
 class Live:
     """A running server; ``with`` ends it.  The Runtime is closed with it unless it is kept."""
 
-    def __init__(self, runtime: Runtime, n_parallel: int = 64, keep: bool = False, **options: Any):
+    def __init__(
+        self,
+        runtime: Any,
+        n_parallel: int = 64,
+        keep: bool = False,
+        engines: Any = None,
+        **options: Any,
+    ):
+        self._engines = engines
         self.options = Options(port=0, **options)
         self._socket = bound_socket("127.0.0.1", 0)
         self.port: int = self._socket.getsockname()[1]
@@ -51,7 +59,7 @@ class Live:
     def _run(self) -> None:
         async def serve() -> None:
             self.loop = asyncio.get_running_loop()
-            self.service = Service(self.runtime, self.options, self._n_parallel)
+            self.service = Service(self.runtime, self.options, self._n_parallel, self._engines)
             if self._keep:
                 self.service.close = lambda: None  # type: ignore[method-assign]
             self.server = Server(self.service)

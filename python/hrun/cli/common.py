@@ -202,6 +202,19 @@ class LoadProgress:
             self._stream.flush()
 
 
+def runtime_settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """Parameters of the Runtime that :func:`add_model_options` has flags for, besides the file and the threads."""
+    return {
+        "n_batch": flags.batch_size,
+        "type_k": flags.cache_type_k,
+        "type_v": flags.cache_type_v,
+        "device": flags.device,
+        "n_gpu_layers": flags.gpu_layers,
+        "rotation": flags.rotation,
+        "pre_tokenizer": flags.pre_tokenizer,
+    }
+
+
 def load(
     flags: argparse.Namespace, n_ctx: int | None, verbose: bool = False, **more: Any
 ) -> hrun.Runtime:
@@ -221,15 +234,9 @@ def load(
             flags.model,
             n_ctx=n_ctx,
             n_threads=max(flags.threads, 0),
-            n_batch=flags.batch_size,
-            type_k=flags.cache_type_k,
-            type_v=flags.cache_type_v,
-            device=flags.device,
-            n_gpu_layers=flags.gpu_layers,
-            rotation=flags.rotation,
-            pre_tokenizer=flags.pre_tokenizer,
             verbose=verbose,
             progress=progress,
+            **runtime_settings(flags),
             **more,
         )
     finally:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from hrun.cli.common import (
     complain,
     load,
     run,
+    runtime_settings,
 )
 from hrun.cli.options import add_flags, whole_number
 from hrun.errors import ArgumentError
@@ -81,6 +83,16 @@ def make_parser() -> Parser:
     limits.add_argument("-to", "--timeout", type=float, default=Options.request_seconds, metavar="SECONDS", help=f"for a request (default {Options.request_seconds:g})")  # fmt: skip
     limits.add_argument("--write-timeout", type=float, default=Options.write_seconds, metavar="SECONDS", help=f"a client that reads nothing for so long is gone (default {Options.write_seconds:g})")  # fmt: skip
     limits.add_argument("--drain-timeout", type=float, default=Options.drain_seconds, metavar="SECONDS", help=f"for answers to finish after the first signal (default {Options.drain_seconds:g})")  # fmt: skip
+    ray = parser.add_argument_group(
+        "Ray Serve", "Several engines behind one server; needs the extra hrun[ray]."
+    )
+    ray.add_argument(
+        "--ray", action="store_true", help="compute in replicas on this machine, which Ray starts"
+    )
+    ray.add_argument("--ray-address", metavar="ADDRESS", help="in replicas of a cluster: auto, or HOST:PORT; the model's file must be on each machine under the same path")  # fmt: skip
+    ray.add_argument("--ray-replicas", type=_low_high, default=(1, 1), metavar="N or LOW:HIGH", help="how many replicas; with two numbers Ray scales between them (default 1)")  # fmt: skip
+    ray.add_argument("--ray-target", type=whole_number(1), metavar="N", help="requests under way at a replica above which another one is started (default: half of --parallel)")  # fmt: skip
+    ray.add_argument("--ray-app", default="hrun", metavar="NAME", help="the app's name; a second server with the same name uses the same replicas (default hrun)")  # fmt: skip
     add("--metrics", action="store_true", help=argparse.SUPPRESS)  # always
     add("--metrics-prefix", default=Options.metrics_prefix, metavar="TEXT", help="e.g. vllm: for boards made for vLLM (default hrun:)")  # fmt: skip
     add("--log-requests", action="store_true", help="a line on stderr for each request")
@@ -189,22 +201,80 @@ def _main(flags: argparse.Namespace) -> int:
             "hrun-serve",
             f"cannot listen on {options.host} port {options.port}: {error.strerror or error}",
         )
-    with listening:
+    with listening, _model(flags, options) as (model, replicas):
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+
+        async def serve() -> int | None:
+            engines = replicas.engines if replicas is not None else None
+            service = Service(model, options, flags.parallel, engines)
+            if replicas is not None:
+                replicas.watch()
+            server = Server(service)
+            log(f"hrun-serve: {model.name} on http://{shown}:{port}")
+            await server.serve(sockets=[listening])
+            return server.exit_signal
+
+        number = asyncio.run(serve())
+    return EXIT_INTERRUPTED if number == 2 else 0
+
+
+@contextlib.contextmanager
+def _model(flags: argparse.Namespace, options: Options) -> Iterator[tuple[Any, Any]]:
+    """A Runtime and None, or a model whose weights are elsewhere and its replicas."""
+    if not flags.ray and flags.ray_address is None:
         if flags.threads <= 0:
             flags.threads = _threads()
-        runtime = load(flags, flags.ctx_size, flags.verbose, **_cache(flags))
-        with runtime:
-            host, port = listening.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
+        with load(flags, flags.ctx_size, flags.verbose, **_cache(flags)) as runtime:
+            yield runtime, None
+        return
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise ArgumentError("ray is missing; pip install 'hrun[ray]'") from None
+    from hrun.serve.cluster.ray_serve import connect
 
-            async def serve() -> int | None:
-                server = Server(Service(runtime, options, flags.parallel))
-                log(f"hrun-serve: {runtime.name} on http://{shown}:{port}")
-                await server.serve(sockets=[listening])
-                return server.exit_signal
+    with connect(_cluster(flags, options)) as replicas:
+        yield replicas.model, replicas
 
-            number = asyncio.run(serve())
-    return EXIT_INTERRUPTED if number == 2 else 0
+
+def _cluster(flags: argparse.Namespace, options: Options) -> Any:
+    """What the flags ask of Ray."""
+    import hrun
+    from hrun._core import devices
+    from hrun.serve.cluster.ray_serve import Cluster
+
+    low, high = flags.ray_replicas
+    path = Path(flags.model).resolve() if flags.model else hrun.demo_model_path()
+    n_threads = flags.threads
+    if n_threads <= 0:  # replicas on one machine share its cores
+        cores = len(os.sched_getaffinity(0))
+        n_threads = cores if flags.ray_address is not None else max(cores // high, 1)
+    gpus = len(devices()[0]) > 1 and flags.device != "cpu"
+    return Cluster(
+        model_path=path,
+        settings=runtime_settings(flags) | {"n_ctx": flags.ctx_size} | _cache(flags),
+        address=flags.ray_address,
+        app=flags.ray_app,
+        min_replicas=low,
+        max_replicas=high,
+        target_requests=flags.ray_target or max(flags.parallel // 2, 1),
+        n_threads=n_threads,
+        n_gpus=1.0 if gpus else 0.0,
+        stall_seconds=options.stall_seconds,
+        drain_seconds=options.drain_seconds,
+    )
+
+
+def _low_high(text: str) -> tuple[int, int]:
+    """N or LOW:HIGH."""
+    parts = text.split(":")
+    if not all(part.isdecimal() for part in parts) or len(parts) > 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor LOW:HIGH")
+    low, high = int(parts[0]), int(parts[-1])
+    if not 1 <= low <= high:
+        raise argparse.ArgumentTypeError(f"'{text}': the numbers must be at least 1, and rise")
+    return low, high
 
 
 def _cache(flags: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from hrun.serve.choice import Choice
 from hrun.serve.drawing import asks_of, check_extra, max_tokens_of, room_for, stops_of
 from hrun.serve.endpoint import body_of, json_response, key_of, stream_response
 from hrun.serve.errors import bad
-from hrun.serve.flight import finished
 from hrun.serve.ids import new_id
 from hrun.serve.logprobs import CompletionLogprobs
 from hrun.serve.schemas import CompletionRequest, parsed, several
@@ -154,17 +153,10 @@ class _Writer:
         """Log-probabilities of the prompts, where they are to be echoed."""
         if not self._body.echo or self._n_top < 0:
             return
-        engine = self._service.runtime.engine
         salt = self._service.salt(self._key, self._body.cache_salt)
-        handles = [
-            engine.submit(ids, kind="score", top_logprobs=self._n_top, client=self._key, salt=salt)
-            for ids in self._prompts
-        ]
-        await finished(self._service.runtime, handles)
-        self._scores = [
-            [TokenLogprob(t, p, list(top)) for t, (p, top) in zip(ids[1:], handle.scores)]
-            for ids, handle in zip(self._prompts, handles)
-        ]
+        self._scores = await self._service.engines.score(
+            self._prompts, self._n_top, client=self._key, salt=salt
+        )
 
     def begin(self) -> None:
         """Asks the engine."""

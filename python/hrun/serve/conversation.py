@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from hrun.grammar import Grammar
-from hrun.runtime import ChatPrompt
+from hrun.prompts import ChatPrompt
 from hrun.serve.answers import Answers
 from hrun.serve.choice import Choice, Parser
 from hrun.serve.drawing import asks_of, max_tokens_of, stops_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hrun._core import RequestHandle
 from hrun.errors import Cancelled
@@ -31,6 +31,16 @@ class Ask:
     salt: str = ""
     priority: int = 0
     grammar: Grammar | None = None  # None: any text
+    n_drawn: int = 0  # of the ids: drawn by an ask that this one continues
+
+    def after(self, tokens: Sequence[int]) -> Ask:
+        """What is left to ask for once these have been drawn: their continuation is the same, to the bit."""
+        return replace(
+            self,
+            ids=[*self.ids, *tokens],
+            max_tokens=self.max_tokens - len(tokens),
+            n_drawn=self.n_drawn + len(tokens),
+        )
 
 
 @dataclass(frozen=True)
@@ -43,16 +53,16 @@ class Drawn:
 
 
 class Flight:
-    """Asks in the engine.  ``async with`` frees them; ``end(error)`` ends them, and the reader meets the error."""
+    """Asks in the engine, until :meth:`close`."""
 
-    def __init__(self, runtime: Runtime, asks: Sequence[Ask]) -> None:
+    def __init__(self, runtime: Runtime, asks: Sequence[Ask], max_unread: int = _UNREAD) -> None:
         self._runtime = runtime
+        self._max_unread = max_unread
         self._engine = runtime.engine
         self._wakeup = wakeup_of(self._engine, runtime._wakeups)
         self._open: dict[int, RequestHandle] = {}
         self.handles: list[RequestHandle] = []
         self._error: BaseException | None = None
-        self.deadline: asyncio.TimerHandle | None = None
         try:
             for index, ask in enumerate(asks):
                 handle = self._submit(ask)
@@ -75,7 +85,8 @@ class Flight:
             client=ask.client,
             salt=ask.salt,
             priority=ask.priority,
-            max_unread=_UNREAD,
+            max_unread=self._max_unread,
+            n_drawn=ask.n_drawn,
         )
 
     async def drawn(self) -> AsyncIterator[Drawn]:

@@ -85,7 +85,7 @@ class Metrics:
     def collect(self) -> Iterable[Metric]:
         """The engine's numbers, as they are now."""
         service = self._service
-        stats: dict[str, Any] = service.runtime.engine.stats()
+        stats: dict[str, Any] = service.engines.stats()
         for stem, (key, what) in _GAUGES.items():
             yield GaugeMetricFamily(self._prefix + stem, what, value=stats[key])
         for stem, (key, what) in _COUNTERS.items():

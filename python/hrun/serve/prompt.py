@@ -10,7 +10,7 @@ from typing import Any
 from hrun.chat_template import ChatTemplate
 from hrun.errors import ArgumentError
 from hrun.messages import check_messages
-from hrun.runtime import ChatPrompt
+from hrun.prompts import ChatPrompt
 from hrun.serve.errors import bad
 from hrun.serve.service import Service
 

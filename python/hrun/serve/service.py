@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -11,35 +10,45 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-import hrun
 from hrun._core import GGUFFile
 from hrun.chat_template import ChatTemplate
-from hrun.cli.hub import parts_of
 from hrun.errors import printable
 from hrun.runtime import Runtime
 from hrun.serve.admission import Admission, draining
+from hrun.serve.cluster.model import RemoteModel
+from hrun.serve.engines import Engines, Flying, LocalEngine
 from hrun.serve.errors import ApiError
-from hrun.serve.flight import Ask, Flight
+from hrun.serve.flight import Ask
 from hrun.serve.metrics import Metrics
 from hrun.serve.options import Options
 from hrun.serve.tools.dialect import Dialect
 from hrun.serve.tools.parser import Tags
 
 T = TypeVar("T")
-_SAMPLES = 64  # of a file, for its fingerprint
-_SAMPLE_BYTES = 1 << 16
 
 
 class Service:
-    """One Runtime behind HTTP.  Lives in one event loop; closes the Runtime with itself."""
+    """One model behind HTTP.  Lives in one event loop; closes the model with itself."""
 
-    def __init__(self, runtime: Runtime, options: Options, n_parallel: int) -> None:
+    def __init__(
+        self,
+        runtime: Runtime | RemoteModel,
+        options: Options,
+        n_parallel: int,
+        engines: Engines | None = None,
+    ) -> None:
+        """``engines``: what computes, where that is not the Runtime's own."""
         self.runtime = runtime
+        self.n_parallel = n_parallel
+        if engines is None:
+            assert isinstance(runtime, Runtime)
+            engines = LocalEngine(runtime)
+        self.engines: Engines = engines
         self.options = options
         self.admission = Admission(n_parallel, options.max_queue, options.max_per_key)
         self.metrics = Metrics(self)
         self.created = int(time.time())
-        self.fingerprint = fingerprint(runtime)
+        self.fingerprint = engines.fingerprint
         given = options.chat_template
         self.template = ChatTemplate(given) if given else None
         tokenizer = runtime.tokenizer
@@ -49,7 +58,7 @@ class Service:
             token: i for i, token in enumerate(tokenizer.tokens) if tokenizer.is_control(i)
         }
         self.tags = Tags(self.control_ids)
-        self.flights: set[Flight] = set()
+        self.flights: dict[Flying, asyncio.TimerHandle] = {}
         # Texts and templates are read beside the event loop; more threads than this would wait for each other.
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="hrun-serve")
         self._noted: set[str] = set()
@@ -96,23 +105,22 @@ class Service:
         call = partial(function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
-    def fly(self, asks: list[Ask]) -> Flight:
+    def fly(self, asks: list[Ask]) -> Flying:
         """The sequences in the engine, until :meth:`land`."""
         if self.admission.draining:
             raise draining()
-        flight = Flight(self.runtime, asks)
-        self.flights.add(flight)
-        flight.deadline = asyncio.get_running_loop().call_later(
-            self.options.request_seconds, flight.end, too_long(self.options.request_seconds)
-        )
+        flight = self.engines.fly(asks)
+        seconds = self.options.request_seconds
+        loop = asyncio.get_running_loop()
+        self.flights[flight] = loop.call_later(seconds, flight.end, too_long(seconds))
         return flight
 
-    def land(self, flight: Flight) -> None:
+    def land(self, flight: Flying) -> None:
         """Frees what the flight still holds."""
-        if flight.deadline is not None:
-            flight.deadline.cancel()
+        deadline = self.flights.pop(flight, None)
+        if deadline is not None:
+            deadline.cancel()
         flight.close()
-        self.flights.discard(flight)
 
     def end_flights(self, error: ApiError) -> None:
         """Whoever still reads an answer meets the error."""
@@ -134,7 +142,8 @@ class Service:
 
     def check_progress(self) -> None:
         """Called now and then: has the engine computed anything since the last time, if it had to?"""
-        stats = self.runtime.engine.stats()
+        self.admission.n_parallel = self.n_parallel * max(self.engines.n_replicas, 1)
+        stats = self.engines.stats()
         step, now = stats["n_steps"], time.monotonic()
         if step != self._last_step[0] or not stats["n_running"]:
             self._last_step = (step, now)
@@ -166,31 +175,6 @@ def too_long(seconds: float) -> ApiError:
 def log(text: str) -> None:
     """One line on stderr."""
     os.write(2, (printable(text, 2000) + "\n").encode())
-
-
-def fingerprint(runtime: Runtime) -> str:
-    """``fp_`` and a hash of all that decides an answer beside the request: hrun, weights, cache format, device.
-
-    Of the model's files the sizes and 64 samples each are hashed, not every byte.
-    """
-    model = runtime.model
-    state: dict[str, object] = {
-        "hrun": hrun.__version__,
-        "device": model.description.split(",")[0] if "cuda" in model.description.lower() else "cpu",
-        "cache": runtime.cache_formats,
-        "rotation": runtime.rotation,
-        "pre_tokenizer": runtime.pre_tokenizer,
-    }
-    digest = hashlib.blake2b(repr(sorted(state.items())).encode(), digest_size=8)
-    for part in parts_of(runtime.model_path.name):
-        path = runtime.model_path.with_name(part)
-        size = path.stat().st_size
-        digest.update(str(size).encode())
-        with path.open("rb") as file:
-            for i in range(_SAMPLES):
-                file.seek(max(size - _SAMPLE_BYTES, 0) * i // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return "fp_" + digest.hexdigest()
 
 
 def template_variables(options: Options, *given: Mapping[str, Any] | None) -> dict[str, Any]:

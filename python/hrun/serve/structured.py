@@ -48,8 +48,12 @@ def ready(service: Service, field: str, grammar: Grammar | None) -> Grammar | No
     """The same, with its matcher made, so that binding a request to it takes no time; for a thread."""
     if grammar is None:
         return None
-    masks = service.runtime.masks
-    return checked(field, lambda: masks.prepare(grammar) and grammar)
+
+    def prepared() -> Grammar:
+        service.engines.prepare(grammar)
+        return grammar
+
+    return checked(field, prepared)
 
 
 def _response_format(body: Drawing) -> dict[str, tuple[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hrun.runtime import ChatPrompt
+from hrun.prompts import ChatPrompt
 from hrun.serve.conversation import converse
 from hrun.serve.endpoint import body_of, json_response
 from hrun.serve.errors import bad

@@ -12,7 +12,6 @@ from starlette.responses import Response
 from hrun.serve.drawing import check_extra, overflow
 from hrun.serve.endpoint import body_of, json_response, key_of
 from hrun.serve.errors import ApiError, bad
-from hrun.serve.flight import finished
 from hrun.serve.schemas import EmbeddingsRequest, RerankRequest, parsed, several
 from hrun.serve.service import Service
 from hrun.serve.sse import unless_gone
@@ -90,14 +89,8 @@ async def _embedded(
                     runtime.n_ctx,
                 )
         key = key_of(request)
-        handles = [
-            runtime.engine.submit(
-                ids, kind="embed", pooling=pooling, client=key, salt=service.salt(key, None)
-            )
-            for ids in prompts
-        ]
-        await unless_gone(request, finished(runtime, handles))
-    rows = [np.asarray(handle.values) for handle in handles]
+        work = service.engines.embed(prompts, pooling, client=key, salt=service.salt(key, None))
+        rows = await unless_gone(request, work)
     return [row / max(float(np.linalg.norm(row)), 1e-30) for row in rows], sum(map(len, prompts))
 
 

@@ -1,0 +1,140 @@
+"""What computes for a server: the engine of this process here, replicas elsewhere in :mod:`hrun.serve.cluster`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from hrun.generation import TokenLogprob
+from hrun.grammar import Grammar
+from hrun.runtime import Runtime
+from hrun.serve.errors import ApiError
+from hrun.serve.fingerprint import fingerprint
+from hrun.serve.flight import Ask, Drawn, Flight, finished
+
+
+class Costs(Protocol):
+    """What one sequence has cost."""
+
+    @property
+    def prompt_seconds(self) -> float:
+        """Until its first token was drawn."""
+
+    @property
+    def generate_seconds(self) -> float:
+        """From the first token to the last."""
+
+    @property
+    def n_cached(self) -> int:
+        """Tokens of its prompt that were in the cache."""
+
+
+class Flying(Protocol):
+    """Sequences of one request under way."""
+
+    @property
+    def handles(self) -> Sequence[Costs]:
+        """Of each ask."""
+
+    def drawn(self) -> AsyncIterator[Drawn]:
+        """What comes, of all sequences, until all have finished."""
+
+    def stop(self, index: int) -> None:
+        """This sequence is not wanted any more."""
+
+    def end(self, error: ApiError) -> None:
+        """Ends all; who reads meets the error."""
+
+    def close(self) -> None:
+        """Frees what is still there."""
+
+
+class Engines(Protocol):
+    """One engine or several that compute alike."""
+
+    @property
+    def n_replicas(self) -> int:
+        """How many there are."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model and of how it is computed: equal ones give equal answers."""
+
+    def fly(self, asks: list[Ask]) -> Flying:
+        """Begins sequences.  Raises what the engine refuses them with."""
+
+    async def score(
+        self, prompts: list[list[int]], top_logprobs: int, *, client: str, salt: str
+    ) -> list[list[TokenLogprob]]:
+        """Log-probabilities of each prompt's tokens from the second on."""
+
+    async def embed(
+        self, prompts: list[list[int]], pooling: str, *, client: str, salt: str
+    ) -> list[np.ndarray]:
+        """Pooled hidden states, float32 [n_embd] of each prompt."""
+
+    def prepare(self, grammar: Grammar) -> None:
+        """Compiles a grammar, for a thread.  Raises GrammarError."""
+
+    def stats(self) -> dict[str, Any]:
+        """The engine's statistics; of several the sums."""
+
+    @property
+    def n_pages(self) -> int:
+        """Pages of the KV cache of each."""
+
+
+class LocalEngine:
+    """The engine of a Runtime."""
+
+    n_replicas = 1
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.fingerprint = fingerprint(runtime)
+
+    def fly(self, asks: list[Ask]) -> Flight:
+        """Begins sequences."""
+        return Flight(self._runtime, asks)
+
+    async def score(
+        self, prompts: list[list[int]], top_logprobs: int, *, client: str, salt: str
+    ) -> list[list[TokenLogprob]]:
+        """Log-probabilities of each prompt's tokens from the second on."""
+        engine = self._runtime.engine
+        handles = [
+            engine.submit(ids, kind="score", top_logprobs=top_logprobs, client=client, salt=salt)
+            for ids in prompts
+        ]
+        await finished(self._runtime, handles)
+        return [
+            [TokenLogprob(t, p, list(top)) for t, (p, top) in zip(ids[1:], handle.scores)]
+            for ids, handle in zip(prompts, handles)
+        ]
+
+    async def embed(
+        self, prompts: list[list[int]], pooling: str, *, client: str, salt: str
+    ) -> list[np.ndarray]:
+        """Pooled hidden states of each prompt."""
+        engine = self._runtime.engine
+        handles = [
+            engine.submit(ids, kind="embed", pooling=pooling, client=client, salt=salt)
+            for ids in prompts
+        ]
+        await finished(self._runtime, handles)
+        return [np.asarray(handle.values) for handle in handles]
+
+    def prepare(self, grammar: Grammar) -> None:
+        """Compiles a grammar."""
+        self._runtime.masks.prepare(grammar)
+
+    def stats(self) -> dict[str, Any]:
+        """The engine's statistics."""
+        return self._runtime.engine.stats()
+
+    @property
+    def n_pages(self) -> int:
+        """Pages of the KV cache."""
+        return self._runtime.engine.n_pages
