@@ -69,6 +69,13 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
+def chat_commands() -> str:
+    """Rows of a table."""
+    from hrun.cli.terminal import COMMANDS_HELP
+
+    return "\n".join(f"| `{name}` | {_cell(meaning)} |" for name, meaning in COMMANDS_HELP.items())
+
+
 def api_page() -> str:
     """Every public name of hrun, with its signature and docstring."""
     import hrun
@@ -122,6 +129,7 @@ def prepare() -> None:
     for page in pages.rglob("*.md"):
         text = page.read_text(encoding="utf-8")
         text = text.replace("<!-- architectures -->", table[1])
+        text = text.replace("<!-- chat commands -->", chat_commands())
         page.write_text(OUTSIDE.sub(rf"]({SOURCES}\1)", text), encoding="utf-8")
     shutil.copy(ROOT / "docs" / "mkdocs.yml", WORK / "mkdocs.yml")
     (pages / "mkdocs.yml").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -193,3 +194,39 @@ def test_a_flag_has_one_definition() -> None:
     for name, where in commands.items():
         if len(where) > 1 and name not in DIFFERENT | {"-h", "--help"} | drawn:
             assert name in shared and len(seen[name]) == 1, (name, where)
+
+
+ASK = """
+COMP_WORDS=({words}) COMP_CWORD={at}; _hrun; printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.parametrize(
+    "words, wanted",
+    [
+        ("hrun pu", {"pull"}),
+        ("hrun --temp", {"--temp", "--temperature"}),
+        ("hrun serve --drain", {"--drain-timeout"}),
+        ("hrun model.gguf --single", {"--single-turn"}),
+        ("hrun-convert --preset n", {"normal"}),
+        ("hrun -co o", {"on", "off"}),
+    ],
+)
+def test_completion_in_bash(words: str, wanted: set[str], tmp_path: Path) -> None:
+    from hrun.cli.completion import script
+
+    asked = ASK.format(words=words, at=len(words.split()) - 1)
+    done = subprocess.run(
+        ["bash", "-c", script("bash") + asked], cwd=tmp_path, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert set(done.stdout.split()) == wanted and not done.stderr
+
+
+def test_completion_scripts_parse() -> None:
+    from hrun.cli.completion import SHELLS, script
+
+    for shell in SHELLS:
+        text = script(shell)
+        assert "--temp" in text or "-l temp" in text
+        if found := shutil.which(shell):
+            assert not subprocess.run([found, "-n"], input=text.encode(), check=False).returncode

@@ -320,7 +320,7 @@ def test_a_file_that_is_no_chat(start: Callable[..., TerminalSession], tmp_path:
     chat.line(f"/load {other}")
     chat.expect("no saved chat")
     chat.line(f"/save {other}")
-    chat.expect("exists and is no saved chat")
+    chat.expect(r"exists\s+and\s+is\s+no\s+saved\s+chat")
     assert other.read_text() == "precious"
 
 
@@ -342,3 +342,23 @@ def test_history_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     assert history_path() is None
     assert os.environ.get("HOME") is None
+
+
+def test_a_conversation_is_summed_up(start: Callable[..., TerminalSession]) -> None:
+    chat = start()
+    chat.expect(">")
+    chat.line("/compact")
+    chat.expect("nothing to sum up")
+    for text in ("Hello", "Once more"):
+        chat.line(text)
+        chat.expect(ENDED)
+    chat.line("/compact")
+    chat.expect("summing up")
+    chat.expect(r"\d+ of 16384 tokens, 4 messages", 120)
+    chat.line("/tokens")
+    chat.expect("What have we said so far")
+    chat.expect("Once more")
+    chat.line("/think")
+    chat.expect("no thought")
+    chat.line("/raw")
+    chat.expect("no colours")

@@ -6,7 +6,7 @@ hrun model.gguf "Who wrote Emma?"    one answer
 cat notes.txt | hrun -p "Sum up:"    one answer about a text
 hrun -no-cnv -p "Once upon a time"   continue a text
 
-hrun run | pull | list | rm | show | serve | convert | bench | perplexity: see hrun help COMMAND
+hrun run | pull | list | rm | show | serve | convert | bench | perplexity | completion: see hrun help COMMAND
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import hrun
+from hrun.cli.answer_view import AnswerView
 from hrun.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
@@ -37,7 +38,6 @@ from hrun.cli.common import (
 )
 from hrun.cli.models import HUB_NAME, resolve
 from hrun.cli.options import add_flags
-from hrun.cli.wrapping import Wrapping
 from hrun.errors import printable
 from hrun.grammar import Grammar, grammar_of
 
@@ -156,6 +156,12 @@ def make_parser() -> Parser:
         choices=["on", "off", "auto"],
         default="auto",
         help="colours in the chat (default auto)",
+    )
+    add(
+        "--raw",
+        dest="markdown",
+        action="store_false",
+        help="show answers as they come, without their markdown and with what the model thinks (a pipe always gets them so)",
     )
     add("--simple-io", action="store_true", help="no line editing in the chat")
     add(
@@ -276,6 +282,7 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
     """One completion or one answer: the generated text on stdout, all else on stderr."""
     given = generation_options(runtime, options)
     pieces: Iterator[hrun.Piece]
+    messages: list[dict[str, str]] | None = None
     if chat:
         messages = [{"role": "user", "content": prompt}]
         if system := system_message(options):
@@ -288,7 +295,7 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
             prompt, stream=True, parse_special=True, echo=options.display_prompt, **given
         )
     terminal = _is_terminal(sys.stdout)
-    wrapping = Wrapping() if terminal and os.environ.get("TERM", "dumb") != "dumb" else None
+    view = _view(runtime, options, messages) if terminal else None
     last, empty = "\n", True
     generation: hrun.Generation | None = None
     try:
@@ -297,12 +304,14 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
             if piece.text:
                 last, empty = piece.text, False
                 text = shown(piece.text) if terminal else piece.text
-                sys.stdout.write(wrapping.feed(text) if wrapping else text)
+                sys.stdout.write(view.feed(text) if view else text)
                 sys.stdout.flush()
     except KeyboardInterrupt:
         if terminal:
-            print()
+            print(view.finish() if view else "")
         return EXIT_INTERRUPTED
+    if view is not None:
+        sys.stdout.write(view.finish())
     if terminal and not last.endswith("\n"):
         print()
     if generation is not None and empty and options.predict != 0:
@@ -310,6 +319,19 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
     if options.show_timings and generation is not None:
         print(timings_line(generation), file=sys.stderr)
     return 0
+
+
+def _view(
+    runtime: hrun.Runtime, options: argparse.Namespace, messages: list[dict[str, str]] | None
+) -> AnswerView | None:
+    """How a terminal shows the answer; None where it is a dumb one."""
+    if os.environ.get("TERM", "dumb") == "dumb":
+        return None
+    colors = options.color == "on" or (options.color == "auto" and "NO_COLOR" not in os.environ)
+    if messages is None or not (colors and options.markdown):
+        return AnswerView(None, "", False)
+    end = runtime.detokenize(runtime.chat_tokens(messages)[-16:])
+    return AnswerView(runtime.tokenizer.chat_template, end, True)
 
 
 def _why_empty(

@@ -140,6 +140,12 @@ def _convert(words: list[str]) -> int:
     return convert(words)
 
 
+def _completion(words: list[str]) -> int:
+    from hrun.cli.completion import job, make_parser
+
+    return run("hrun completion", job, make_parser(), words)
+
+
 # Command -> what makes its parser: for completion in shells and for the documentation.
 PARSERS = {
     "hrun": "hrun.cli.chat:make_parser",
@@ -149,6 +155,12 @@ PARSERS = {
     "hrun-perplexity": "hrun.cli.perplexity:make_parser",
     "hrun-bench": "hrun.cli.bench:make_parser",
 }
+
+# Word of hrun -> the command whose flags it takes.
+SAME = {
+    "run": "hrun", "serve": "hrun-serve", "convert": "hrun-convert", "show": "hrun-inspect",
+    "perplexity": "hrun-perplexity", "bench": "hrun-bench",
+}  # fmt: skip
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
@@ -161,6 +173,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "convert": _convert,
     "bench": _forwarded("bench", "hrun.cli.bench"),
     "perplexity": _forwarded("perplexity", "hrun.cli.perplexity"),
+    "completion": _completion,
     "help": _help,
 }
 

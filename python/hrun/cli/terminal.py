@@ -12,14 +12,15 @@ from typing import Any
 
 import hrun
 from hrun._core import samplers
+from hrun.cli.answer_view import AnswerView
 from hrun.cli.chat import generation_options, shown, system_message, timings_line
 from hrun.cli.common import EXIT_INTERRUPTED
-from hrun.cli.reader import Reader, keys_kept, make_reader
+from hrun.cli.reader import Reader, history_path, keys_kept, make_reader
 from hrun.cli.saved_chats import is_saved_chat, keep_last, last_chat, read_chat, write_chat
-from hrun.cli.wrapping import Wrapping, wrapped
+from hrun.cli.wrapping import wrapped
 from hrun.errors import printable
 
-_HELP = {
+COMMANDS_HELP = {
     "/help": "this list",
     "/clear": "forget the conversation (the system message stays)",
     "/regen": "answer the last message again",
@@ -28,11 +29,18 @@ _HELP = {
     "/set NAME VALUE": "change a sampling parameter, max_tokens, seed or system",
     "/system TEXT": "change the system message; without TEXT show it, - for none",
     "/undo": "take back the last message and its answer",
-    "/show": "the settings, and how full the context is",
+    "/compact": "let the model sum the conversation up, and go on from that",
+    "/think": "what the model thought before its last answer",
+    "/raw": "answers as they come, without their markdown and with thoughts; again: rendered",
+    "/show": "all settings, and how full the context is",
     "/tokens TEXT": "the tokens of a text; without TEXT of each message",
     "/exit": "leave (also Ctrl-D)",
 }
 _SHORT = {"temp": "temperature", "n": "max_tokens", "predict": "max_tokens"}  # as the flags have it
+_SUM_UP = (
+    "Sum up our conversation so far: what was asked, what was answered, and every fact, name, number and decision that "
+    "matters for what follows. Be brief and write nothing else."
+)
 _ANSWER_ROOM = 512  # tokens, or a quarter of the context
 
 
@@ -59,10 +67,12 @@ class Terminal:
         self.colors = options.color == "on" or (
             options.color == "auto" and on_terminal and "NO_COLOR" not in os.environ
         )
+        self.renders = self.wraps and self.colors and options.markdown
+        self.thought = ""
         self.commands: dict[str, Callable[[str], bool | None]] = {
             "/help": self.help, "/?": self.help, "/clear": self.clear, "/regen": self.regenerate, "/save": self.save,
             "/load": self.load, "/set": self.set, "/system": self.set_system, "/undo": self.undo, "/show": self.show,
-            "/tokens": self.tokens, "/exit": self.leave, "/quit": self.leave,
+            "/tokens": self.tokens, "/compact": self.compact, "/think": self.think, "/raw": self.raw, "/exit": self.leave, "/quit": self.leave,
             "/bye": self.leave,
         }  # fmt: skip
 
@@ -142,20 +152,20 @@ class Terminal:
         self.answers += 1
         parts: list[str] = []
         generation = None
-        wrapping = Wrapping() if self.wraps else None
+        view = AnswerView(self.template(), self.prompt_text(), self.renders) if self.wraps else None
         try:
             with keys_kept():
                 for piece in self.pieces(settings):
                     parts.append(piece.text)
                     text = shown(piece.text)
-                    sys.stdout.write(wrapping.feed(text) if wrapping else text)
+                    sys.stdout.write(view.feed(text) if view else text)
                     sys.stdout.flush()
                     generation = piece.generation
         except KeyboardInterrupt:
             self.interrupted = True
         except hrun.Error as error:
             if parts:
-                print()
+                print(view.finish() if view else "")
             overflow = isinstance(error, hrun.ContextOverflowError)
             self.complain(f"{error} (-c N)" if overflow else str(error))
             if overflow:
@@ -163,6 +173,9 @@ class Terminal:
             self.first = first
             return False
         text = "".join(parts)
+        if view is not None:
+            sys.stdout.write(view.finish())
+            self.thought = view.thought
         if not text.endswith("\n"):
             print()
         self.messages.append({"role": "assistant", "content": text})
@@ -183,10 +196,22 @@ class Terminal:
         self.make_room()
         yield from self.runtime.chat(self.sent(), stream=True, **settings)
 
+    def template(self) -> str | None:
+        return None if self.plain else self.runtime.tokenizer.chat_template
+
+    def prompt_text(self) -> str:
+        """The end of what the model reads, which tells whether it begins with a thought."""
+        if self.plain or not self.renders:
+            return ""
+        return self.runtime.detokenize(self.runtime.chat_tokens(self.sent())[-16:])
+
     def sent(self) -> list[dict[str, str]]:
         """What the model sees of the conversation."""
+        return self.with_system(self.messages[self.first :])
+
+    def with_system(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, *self.messages[self.first :]]
+        return [*system, *messages]
 
     def make_room(self) -> None:
         """Leaves the oldest turns out where they and an answer do not fit; several at once, as what follows is read anew."""
@@ -216,7 +241,7 @@ class Terminal:
         return self.commands[name](argument)
 
     def help(self, _: str) -> None:
-        for command, meaning in _HELP.items():
+        for command, meaning in COMMANDS_HELP.items():
             self.note(f"  {command:16} {meaning}")
         self.note(
             '  """             begins and ends a message of several lines; Alt-Enter also begins a new line'
@@ -269,6 +294,61 @@ class Terminal:
             self.note(f"{len(self.messages)} messages loaded")
         for message in self.messages[-2:]:
             self.note(f"{shown(message['role'])}: {shown(message['content'])}")
+
+    def compact(self, _: str) -> None:
+        """The conversation but for its last turn, as a summary that the model writes."""
+        turns = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
+        if self.plain or len(turns) < 2:
+            self.note("there is nothing to sum up yet")
+            return
+        before, self.first = self.first, min(self.first, turns[-1] - 1)
+        kept = self.messages[turns[-1] :]
+        asked = {"role": "user", "content": _SUM_UP}
+        told = self.messages[: turns[-1]]
+        while self.first < len(told) - 1 and not self.fits([*told[self.first :], asked]):
+            self.first += 2
+        self.note("summing up ...")
+        settings = {
+            **self.settings,
+            "max_tokens": min(_ANSWER_ROOM, self.runtime.n_ctx // 4),
+            "temperature": 0,
+            "grammar": None,
+        }
+        try:
+            answer = self.runtime.chat(self.with_system([*told[self.first :], asked]), **settings)
+        except (KeyboardInterrupt, hrun.Error) as error:
+            self.first = before
+            self.note("[stopped]" if isinstance(error, KeyboardInterrupt) else str(error))
+            return
+        summary = answer.text.strip()
+        if not summary:
+            self.first = before
+            self.note("the model wrote nothing; the conversation stays as it is")
+            return
+        self.messages = [
+            {"role": "user", "content": "What have we said so far?"},
+            {"role": "assistant", "content": summary},
+            *kept,
+        ]
+        self.first = 0
+        self.note(f"{shown(summary)}\n\n{self.context()}")
+
+    def fits(self, messages: list[dict[str, str]]) -> bool:
+        """Is there room for them and a summary?"""
+        room = self.runtime.n_ctx - min(_ANSWER_ROOM, self.runtime.n_ctx // 4)
+        return len(self.runtime.chat_tokens(self.with_system(messages))) <= room
+
+    def think(self, _: str) -> None:
+        self.note(shown(self.thought.strip()) or "no thought was folded away")
+
+    def raw(self, _: str) -> None:
+        if not (self.wraps and self.colors):
+            self.note(
+                "answers are shown as they come: this terminal has no colours, or they are off"
+            )
+            return
+        self.renders = not self.renders
+        self.note("answers are rendered" if self.renders else "answers are shown as they come")
 
     def set(self, argument: str) -> None:
         name, _, value = argument.partition(" ")
@@ -330,9 +410,22 @@ class Terminal:
             self.note(f"  {name:18} {_shown_setting(self.settings.get(name, fallback))}")
         for name in ("max_tokens", "seed"):
             self.note(f"  {name:18} {_shown_setting(self.settings[name])}")
-        self.note(f"  {'system':18} {shown(self.system) if self.system else '-'}")
-        self.note(f"  {'context':18} {self.context()}")
-        self.note(f"  {'model':18} {self.runtime.description}")
+        bias = ", ".join(f"{i}{value:+g}" for i, value in self.settings["logit_bias"].items())
+        rows = {
+            "stop": ", ".join(map(repr, self.settings["stop"])),
+            "logit_bias": bias,
+            "ignore_eos": "yes" if self.settings["ignore_eos"] else "no",
+            "grammar": "given" if self.settings["grammar"] is not None else "",
+            "system": shown(self.system or ""),
+            "context": self.context(),
+            "cache": f"keys {self.options.cache_type_k}, values {self.options.cache_type_v}",
+            "template": "none" if self.plain else "the model's",
+            "answers": "rendered" if self.renders else "as they come",
+            "history": str(history_path()) if self.options.history else "",
+            "model": self.runtime.description,
+        }
+        for name, value in rows.items():
+            self.note(f"  {name:18} {value or '-'}")
         self.note(f"  {'file':18} {printable(str(self.runtime.model_path), 400)}")
 
     def leave(self, _: str) -> bool:
