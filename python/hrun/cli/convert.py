@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from hrun import _core
 from hrun.cli.common import Terminated, unwinding_on_termination
-from hrun.cli.options import add_flags
+from hrun.cli.options import add_flags, file_size
 from hrun.errors import ArgumentError, Error
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--memory",
         metavar="SIZE",
-        type=_size,
+        type=file_size,
         default=4 << 30,
         help="memory for calibration, as 800M or 4G (default 4G); less means more passes over the text, or block-diagonal moments",
     )
@@ -160,7 +159,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--target-size",
         metavar="SIZE",
-        type=_size,
+        type=file_size,
         help="size of the whole file, embedding and head included, as 800M or 4G",
     )
     add(
@@ -240,17 +239,6 @@ def _token_count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 12):
         raise argparse.ArgumentTypeError(f"expected a number of tokens, found '{text}'")
     return int(text)
-
-
-def _size(text: str) -> int:
-    """Bytes from 512M, 4G, 1.5GB; at least 1 MB."""
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
-    n_bytes = float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()) if match else 0
-    if n_bytes < 1 << 20:
-        raise argparse.ArgumentTypeError(
-            f"expected a size of at least 1M, as 800M or 4G, found '{text}'"
-        )
-    return int(n_bytes)
 
 
 def default_output(source: Path, name: str, format_name: str) -> Path:

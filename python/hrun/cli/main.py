@@ -154,12 +154,13 @@ PARSERS = {
     "hrun-inspect": "hrun.cli.inspect:make_parser",
     "hrun-perplexity": "hrun.cli.perplexity:make_parser",
     "hrun-bench": "hrun.cli.bench:make_parser",
+    "hrun-edit": "hrun.cli.edit:make_parser",
 }
 
 # Word of hrun -> the command whose flags it takes.
 SAME = {
     "run": "hrun", "serve": "hrun-serve", "convert": "hrun-convert", "show": "hrun-inspect",
-    "perplexity": "hrun-perplexity", "bench": "hrun-bench",
+    "perplexity": "hrun-perplexity", "bench": "hrun-bench", "edit": "hrun-edit",
 }  # fmt: skip
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -173,6 +174,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "convert": _convert,
     "bench": _forwarded("bench", "hrun.cli.bench"),
     "perplexity": _forwarded("perplexity", "hrun.cli.perplexity"),
+    "edit": _forwarded("edit", "hrun.cli.edit", download=False, flag=None),
     "completion": _completion,
     "help": _help,
 }

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +32,17 @@ def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
         return number
 
     return convert
+
+
+def file_size(text: str) -> int:
+    """Bytes from 512M, 4G, 1.5GB; at least 1 MB."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    n_bytes = float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()) if match else 0
+    if n_bytes < 1 << 20:
+        raise argparse.ArgumentTypeError(
+            f"expected a size of at least 1M, as 800M or 4G, found '{text}'"
+        )
+    return int(n_bytes)
 
 
 class ListDevices(argparse.Action):
@@ -82,6 +94,8 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         "help": "how rotated formats are multiplied: activation (default) or weight"}),
     "pre_tokenizer": (("--pre-tokenizer",), {
         "metavar": "NAME", "help": "how text is cut, by llama.cpp's names, in place of what the file says"}),
+    "chat_template_file": (("--chat-template-file",), {
+        "metavar": "FILE", "help": "a chat template (Jinja) from a file, in place of the model's"}),
     "ctx_size": (("-c", "--ctx-size"), {
         "type": whole_number(0), "metavar": "N",
         "help": "context in tokens; 0: the model's (default: the model's, at most 16384)"}),

@@ -44,7 +44,7 @@ def read_gguf(path: Path) -> Source:
     except UnsupportedModelError as error:
         notes.append(f"hrun cannot run this model, only convert it: {error}")
     formats = {info.name: info for info in _core.formats()}
-    paths = [path, *_other_parts(path, metadata)]  # plan_model() found them all beside the first
+    paths = [path, *other_parts(path, metadata)]  # plan_model() found them all beside the first
     files = [file, *(_core.GGUFFile(str(p)) for p in paths[1:])]
     requantized = sorted(
         {
@@ -84,7 +84,7 @@ def read_gguf(path: Path) -> Source:
     )
 
 
-def _other_parts(path: Path, metadata: dict[str, Any]) -> list[Path]:
+def other_parts(path: Path, metadata: dict[str, Any]) -> list[Path]:
     """The second file of a model in several, the third, ..."""
     count = metadata.get("split.count")
     if not isinstance(count, int) or count <= 1:

@@ -56,7 +56,7 @@ def make_parser() -> Parser:
     add("-a", "--alias", action="append", default=[], metavar="NAME", help="the model's name for requests; may be repeated (default: the file's)")  # fmt: skip
     add("--any-model", action="store_true", help="answer requests for any model name")
     add("--chat-template", metavar="TEMPLATE", help="in place of the model's")
-    add("--chat-template-file", metavar="FILE", help="the same from a file")
+    add_flags(parser, "chat_template_file")
     add("--chat-template-kwargs", metavar="JSON", help="variables for the chat template, e.g. '{\"enable_thinking\": false}'")  # fmt: skip
     add("--trust-request-chat-template", action="store_true", help="take the chat_template of a request")  # fmt: skip
     add("--jinja", action="store_true", help=argparse.SUPPRESS)  # always
