@@ -87,13 +87,17 @@ def pieces(text: str, controls: tuple[str, ...]) -> list[tuple[bool, str]]:
     return [piece for piece in out if piece[1]]
 
 
-def read(name: str, parts: list[tuple[bool, str]], controls: tuple[str, ...], thinking=False):
+def parser_of(name: str, controls: tuple[str, ...], thinking: bool = False):
     row = format_named(name)
     assert row is not None
     dialect = Dialect("<think></think>" if row.reasoning is None else row.reasoning.end + row.marks[0][0], Options(tool_format=name))  # fmt: skip
     dialect.reasoning = row.reasoning
     tools = Tools([], SCHEMAS, frozenset())
-    parser = dialect.parser(Tags(controls), tools, thinking)
+    return dialect.parser(Tags(controls), tools, thinking)
+
+
+def read(name: str, parts: list[tuple[bool, str]], controls: tuple[str, ...], thinking=False):
+    parser = parser_of(name, controls, thinking)
     events = []
     for is_control, text in parts:
         events += parser.control(text) if is_control else parser.feed(text)
@@ -143,7 +147,8 @@ def test_no_cut_changes_what_is_read(case, controls, data: st.DataObject) -> Non
 ALPHABET = [
     "<tool_call>", "</tool_call>", '{"name": "now", "arguments": {}}', "<think>", "</think>", "<", "{", "}", '"', "\\", "[", "]",
     "(", ")", "now", "now()", "[now()]", "=", ",", " ", "\n", "x", "é", *CONTROLS, "<function=now>", "</function>", "<parameter=a>",
-    "</parameter>", "<arg_key>", "</arg_key>", "functions.now:0", " to=functions.now",
+    '{"name": "get_weather", "arguments": {', '"city": "', '"n": 2', "<function=get_weather>\n", "<parameter=city>\n", "\n</parameter>",
+    "</parameter>", "get_weather", "city</arg_key>", "<arg_value>", "</arg_value>", "[ARGS]{", "<arg_key>", "</arg_key>", "functions.now:0", " to=functions.now",
 ]  # fmt: skip
 
 
@@ -153,6 +158,61 @@ ALPHABET = [
 def test_any_text_is_read_alike_however_it_is_cut(name: str, words, data: st.DataObject) -> None:
     parts = pieces("".join(words), CONTROLS)
     assert read(name, cut(parts, data), CONTROLS) == read(name, parts, CONTROLS)
+
+
+# (format, what comes before the arguments, what they are, and their deltas, character by character)
+STREAMED = [
+    ("hermes", '<tool_call>\n{"name": "get_weather", "arguments": ', '{"city": "Pa</tool_call>ris", "n": 2}', "}\n</tool_call>"),
+    ("llama3", '{"name": "get_weather", "parameters": ', '{"city": "Paris", "n": 2}', "}"),
+    ("mistral", "[TOOL_CALLS]get_weather[ARGS]", '{"city": "Paris", "n": 2}', ""),
+    ("deepseek", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n", '{"city": "Paris", "n": 2}', "\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"),
+    ("gpt-oss", "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>", '{"city": "Paris", "n": 2}', "<|call|>"),
+]  # fmt: skip
+
+
+def test_arguments_come_while_they_are_written() -> None:
+    for name, before, arguments, after in STREAMED:
+        parser = parser_of(name, ())
+        events = [parser.feed(c) for c in before + arguments + after]
+        begun = next(i for i, found in enumerate(events) if any(e.kind == "call" for e in found))
+        assert begun <= len(before), name
+        deltas = [e.text for found in events for e in found if e.kind == "arguments"]
+        assert "".join(deltas) == arguments and len(deltas) > len(arguments) / 2, name
+        assert parser.finish() == [] and parser.failures == 0
+
+
+def test_long_texts_between_tags_come_while_they_are_written() -> None:
+    text = 'line "one"\n\tline </two\n\n'
+    for name, before, after in (
+        ("qwen3-coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\n", "\n</parameter>\n<parameter=n>\n2\n</parameter>\n</function>\n</tool_call>"),
+        ("glm", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>", "</arg_value>\n<arg_key>n</arg_key><arg_value>2</arg_value>\n</tool_call>"),
+    ):  # fmt: skip
+        parser = parser_of(name, ())
+        deltas = [e.text for c in before + text + after for e in parser.feed(c) if e.kind == "arguments"]  # fmt: skip
+        assert json.loads("".join(deltas)) == {"city": text, "n": 2}
+        assert len(deltas) > len(text) / 2 and parser.finish() == [] and parser.failures == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "arguments", "content", "failures"),
+    [
+        ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": "Par', '{"city": "Par', "", 1),  # the limit
+        ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"n": 1</tool_call>x', '{"n": 1', "x", 1),
+        ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"n": 1}, "why": [{}]}</tool_call>x', '{"n": 1}', "x", 0),
+        ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"n": 1}} and</tool_call>x', '{"n": 1}', "andx", 1),
+        ("hermes", '<tool_call>{"arguments": {"n": 1}, "name": "get_weather"}</tool_call>', '{"n": 1}', "", 0),
+        ("qwen3-coder", "<tool_call><function=get_weather><parameter=city>a", '{"city": "a', "", 1),
+        ("qwen3-coder", "<tool_call><function=get_weather><parameter=n>1</parameter><parameter=n>2</parameter></function></tool_call>", '{"n": 1}', "", 0),
+        ("qwen3-coder", "<tool_call><function=get_weather></tool_call>", "{}", "", 0),
+    ],
+)  # fmt: skip
+def test_calls_that_are_odd_or_end_early(name, text, arguments, content, failures) -> None:
+    parser = parser_of(name, ())
+    events = parser.feed(text) + parser.finish()
+    assert "".join(e.text for e in events if e.kind == "arguments") == arguments
+    assert "".join(e.text for e in events if e.kind == "content") == content
+    assert parser.failures == failures and parser.held == 0
+    assert [e.name for e in events if e.kind == "call"] == ["get_weather"]
 
 
 def test_a_prompt_that_opened_the_tag() -> None:

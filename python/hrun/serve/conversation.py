@@ -23,6 +23,16 @@ from hrun.serve.tools.request import Tools, tools_of, with_preamble
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What the model reads, and what an answer to it may hold."""
+
+    prompt: ChatPrompt
+    dialect: Dialect
+    tools: Tools
+    thinking: bool  # the prompt has opened the tag
+
+
+@dataclass(frozen=True)
 class Conversation:
     """What the model reads, and how its answer is to be read."""
 
@@ -32,6 +42,14 @@ class Conversation:
 
 
 async def converse(service: Service, body: ChatRequest) -> Conversation:
+    """A conversation that is to be answered.  Raises ApiError, ChatTemplateError."""
+    asked = await read(service, body)
+    make = partial(asked.dialect.parser, service.tags, asked.tools, asked.thinking)
+    grammar = await service.in_thread(_grammar, service, body, asked)
+    return Conversation(asked.prompt, make, grammar)
+
+
+async def read(service: Service, body: ChatRequest) -> Asked:
     """The prompt of the messages.  Raises ApiError, ChatTemplateError."""
     options = service.options
     if body.chat_template is not None and not options.trust_request_chat_template:
@@ -68,16 +86,13 @@ async def converse(service: Service, body: ChatRequest) -> Conversation:
     thinking = dialect.reasoning is not None and prompt.text.rstrip().endswith(
         dialect.reasoning.begin
     )
-    make = partial(dialect.parser, service.tags, tools, thinking)
-    grammar = await service.in_thread(_grammar, service, body, dialect, tools, thinking)
-    return Conversation(prompt, make, grammar)
+    return Asked(prompt, dialect, tools, thinking)
 
 
-def _grammar(
-    service: Service, body: ChatRequest, dialect: Dialect, tools: Tools, thinking: bool
-) -> Grammar | None:
+def _grammar(service: Service, body: ChatRequest, read: Asked) -> Grammar | None:
     """What the answer is bound to; for a thread.  Raises ApiError."""
     asked = grammar_asked(service, body)
+    dialect, tools, thinking = read.dialect, read.tools, read.thinking
     row = dialect.row or HERMES
     writer = AnswerGrammar(row, dialect.reasoning, service.control_ids)
     if tools and (tools.required or tools.strict):

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from hrun.serve.answers import Answers
 from hrun.serve.choice import Event
-from hrun.serve.conversation import answers_of, converse
+from hrun.serve.conversation import answers_of, converse, read
 from hrun.serve.drawing import check_extra
 from hrun.serve.endpoint import body_of, json_response, key_of, stream_response
 from hrun.serve.errors import anthropic_error, bad
@@ -75,10 +75,8 @@ async def count_tokens(request: Request) -> Response:
     service: Service = request.app.state.service
     body = parsed(MessagesRequest, await body_of(request))
     service.check_model(body.model)
-    conversation = await unless_gone(
-        request, converse(service, parsed(ChatRequest, _as_chat(body)))
-    )
-    return json_response({"input_tokens": len(conversation.prompt.ids)})
+    asked = await unless_gone(request, read(service, parsed(ChatRequest, _as_chat(body))))
+    return json_response({"input_tokens": len(asked.prompt.ids)})
 
 
 # ---- to a chat

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hrun.prompts import ChatPrompt
-from hrun.serve.conversation import converse
+from hrun.serve.conversation import read
 from hrun.serve.endpoint import body_of, json_response
 from hrun.serve.errors import bad
 from hrun.serve.prompt import chat_prompt
@@ -81,7 +81,7 @@ async def input_tokens(request: Request) -> Response:
 
 async def _prompt(request: Request, service: Service) -> ChatPrompt:
     body = parsed(ChatRequest, await body_of(request))
-    return (await converse(service, body)).prompt
+    return (await read(service, body)).prompt
 
 
 async def tokenizer_info(request: Request) -> Response:

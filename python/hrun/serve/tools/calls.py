@@ -29,11 +29,12 @@ class Call:
 class JsonScan:
     """Finds the end of the JSON value that begins a text, while the text grows."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 0) -> None:
+        """``depth``: of brackets that are open where the text begins."""
         self.end: int | None = None
         self.in_string = False
         self._at = 0
-        self._depth = 0
+        self._depth = depth
 
     def scan(self, text: str) -> int | None:
         """The end of the value in the text so far, if it has been reached."""
@@ -149,7 +150,7 @@ def _tagged(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call
     name = name.strip()
     if not name or "<" in name or "\n" in name:
         return None
-    properties = _properties(schemas.get(name))
+    properties = properties_of(schemas.get(name))
     arguments: dict[str, Any] = {}
     while (rest := rest.lstrip()).startswith(row.key_begin):
         key, found, rest = rest[len(row.key_begin) :].partition(row.key_end)
@@ -163,18 +164,19 @@ def _tagged(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call
         value, found, rest = rest.partition(row.value_end)
         if not found:
             return None
-        arguments[key.strip()] = _value(value, properties.get(key.strip()))
+        arguments[key.strip()] = value_of(value, properties.get(key.strip()))
     if row.function_end:
         rest = rest.removeprefix(row.function_end)
     return None if rest.strip() else [Call(name, dumps(arguments))]
 
 
-def _properties(schema: Any) -> Mapping[str, Any]:
+def properties_of(schema: Any) -> Mapping[str, Any]:
+    """Of an object's schema, where it has any."""
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     return properties if isinstance(properties, Mapping) else {}
 
 
-def _value(text: str, schema: Any) -> Any:
+def value_of(text: str, schema: Any) -> Any:
     """A value between tags: text as it is where the schema wants a string, else JSON where it is some."""
     if text.startswith("\n") and text.endswith("\n"):
         text = text[1:-1]

@@ -49,6 +49,7 @@ class ToolFormat:
     value_begin: str = ""
     value_end: str = ""
     function_end: str = ""  # closes what name_end opened, before call_end
+    padded: bool = False  # values between tags stand on lines of their own
     index_after_name: bool = False  # "functions.NAME:0"
     bare: bool = False
     listed: bool = False  # one tag for a list of calls
@@ -121,6 +122,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         key_end=">",
         value_end="</parameter>",
         function_end="</function>",
+        padded=True,
         reasoning=THINK,
     ),
     ToolFormat(

@@ -10,6 +10,7 @@ from typing import Any
 from hrun.errors import GrammarError
 from hrun.grammar import JSON_BLANKS, Grammar, json_schema_grammar, text_grammar, within
 from hrun.serve.tools.formats import Reasoning, ToolFormat
+from hrun.serve.tools.parser import Tags
 from hrun.serve.tools.request import Tools
 
 _COMMON = "TEXT: /(.|\\n)*/\nBLANKS: /[ \\t\\r\\n]{1,4}/\n"
@@ -24,6 +25,7 @@ class AnswerGrammar:
         self._row = row
         self._reasoning = reasoning
         self._ids = ids
+        self._tags = Tags(ids)
         self._rules: list[str] = []
 
     def of_answer(self, answer: Grammar, thinking: bool) -> Grammar:
@@ -63,11 +65,10 @@ class AnswerGrammar:
 
     def _pieces(self, tag: str) -> list[tuple[int | None, str]]:
         """The control tokens and texts of a tag."""
-        names = sorted((n for n in self._ids if n and n in tag), key=len, reverse=True)
-        if not names:
-            return [(None, tag)] if tag else []
-        parts = re.split("(" + "|".join(map(re.escape, names)) + ")", tag)
-        return [(self._ids.get(part) if part in names else None, part) for part in parts if part]
+        return [
+            (self._ids[text] if is_token else None, text)
+            for is_token, text in self._tags.pieces(tag)
+        ]
 
     def _tag(self, tag: str) -> str:
         return " ".join(

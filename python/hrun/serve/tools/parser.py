@@ -1,7 +1,8 @@
 """Takes an answer apart while it comes: what the model thinks, what it says, which tools it calls.
 
 What is decided depends on the text alone, never on how it was cut: a decision waits until no continuation could change it.
-A call is given out when it is complete; what cannot be read as one is content.
+A call is given out as it is written where its text begins as the family has it (:mod:`hrun.serve.tools.writing`), else when it
+is complete; what cannot be read as one is content.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from hrun.serve.choice import Event
 from hrun.serve.tools.calls import JsonScan, read_calls
 from hrun.serve.tools.formats import Reasoning, ToolFormat
+from hrun.serve.tools.writing import Writing, begun, is_rest, overlap
 
 # Control tokens stand in the text between these, which no decoder makes of bytes.
 _OPEN, _CLOSE = "\ud800", "\udfff"
@@ -28,6 +30,11 @@ def shown(text: str) -> str:
     return parts[0] + "".join(part.partition(_CLOSE)[2] for part in parts[1:])
 
 
+def _unmarked(text: str) -> str:
+    """With control tokens as text."""
+    return text.replace(_OPEN, "").replace(_CLOSE, "")
+
+
 class Tags:
     """Writes tags as the parser sees them: what is a control token of the vocabulary counts as such a token only."""
 
@@ -39,19 +46,23 @@ class Tags:
         """The tag with its control tokens marked."""
         found = self._known.get(tag)
         if found is None:
-            parts = [tag]
-            for name in self._names:
-                if name in tag:
-                    parts = [p for part in parts for p in _split(part, name)]
+            parts = (control(text) if is_token else text for is_token, text in self.pieces(tag))
             found = self._known[tag] = "".join(parts)
         return found
 
+    def pieces(self, tag: str) -> list[tuple[bool, str]]:
+        """(is it a control token, name or text) of each part of the tag; of tokens that overlap the longer one counts."""
+        parts = [(False, tag)]
+        for name in self._names:
+            if name in tag:
+                parts = [p for part in parts for p in _split(*part, name)]
+        return [part for part in parts if part[1]]
 
-def _split(part: str, name: str) -> list[str]:
-    if part.startswith(_OPEN):
-        return [part]
-    pieces = part.split(name)
-    return [p for piece in pieces for p in (piece, control(name))][:-1]
+
+def _split(is_token: bool, part: str, name: str) -> list[tuple[bool, str]]:
+    if is_token:
+        return [(True, part)]
+    return [p for piece in part.split(name) for p in ((False, piece), (True, name))][:-1]
 
 
 class TagParser:
@@ -87,12 +98,14 @@ class TagParser:
         self._from = 0  # where the search for the end of a call goes on
         self._begin = ""  # the tag that opened the call
         self._in_section = False
+        self._writing: Writing | None = None  # of the call that is given out as it comes
+        self._shown = 0  # characters of the text that went into its arguments
         self._out: list[Event] = []
 
     @property
     def held(self) -> int:
         """Characters that wait."""
-        return len(shown(self._text)) + len(self._space)
+        return len(shown(self._text[self._shown :])) + len(self._space)
 
     def feed(self, text: str) -> list[Event]:
         """Text that the model wrote."""
@@ -109,7 +122,10 @@ class TagParser:
     def finish(self) -> list[Event]:
         """The end: what is held is what it looks like now."""
         text, self._text = self._text, ""
-        if self._state == self._calls:
+        if self._state == self._writes:
+            self._shown = 0
+            self._finish_writing(text, tagged=False)
+        elif self._state == self._calls:
             calls = self._read(text)
             if calls is None:
                 self._fail(self._begin + text)
@@ -176,7 +192,7 @@ class TagParser:
             self._text = self._text[at + len(end) :]
             self._state, self._skip_space = self._after_thoughts, True
             return True
-        keep = _overlap(self._text, (end,))
+        keep = overlap(self._text, (end,))
         ready = self._text[: len(self._text) - keep].rstrip()
         self._reason(ready)
         self._text = self._text[len(ready) :]
@@ -195,7 +211,7 @@ class TagParser:
         tags = [self._tag(t) for t in (row.section_begin, row.call_begin) if t]
         places = [(at, -len(tag), tag) for tag in tags if (at := self._text.find(tag)) >= 0]
         if not places:
-            keep = _overlap(self._text, tags)
+            keep = overlap(self._text, tags)
             ready = self._text[: len(self._text) - keep]
             self._say(ready)
             self._text = self._text[len(ready) :]
@@ -238,6 +254,8 @@ class TagParser:
         """Inside a call."""
         row = self._row
         assert row is not None
+        if self._takes_up():
+            return True
         if not row.call_end:
             return self._ends_with_json()
         end = self._tag(row.call_end)
@@ -288,6 +306,67 @@ class TagParser:
             return True
         return False
 
+    def _takes_up(self) -> bool:
+        """Has a call begun in such a way that its arguments can be given out as they come?"""
+        row = self._row
+        assert row is not None
+        if self._n_calls and not self._parallel:
+            return False
+        found = begun(row, self._tag, self._text, self._tools)
+        if found is None:
+            return False
+        name, given, start, self._writing = found
+        self._call(name, given)
+        self._text = self._text[start:]
+        self._state, self._from = self._writes, 0
+        return True
+
+    def _writes(self) -> bool:
+        """Inside the arguments of such a call, or behind them."""
+        row, writing = self._row, self._writing
+        assert row is not None and writing is not None
+        tag = self._tag(row.call_end) if self._begin else ""
+        at = self._text.find(tag, self._from) if tag else -1
+        if at >= 0:
+            new, ended = writing.step(self._text[:at])
+            self._argue(new)
+            if ended is None and writing.in_string:
+                self._from = at + len(tag)
+                return True
+            text, self._text, self._shown = self._text, self._text[at + len(tag) :], 0
+            self._finish_writing(text[:at], tagged=True)
+            self._state = self._between if self._in_section else self._says
+            return True
+        sure = len(self._text) - overlap(self._text, (tag,))
+        self._from = max(sure - len(tag) + 1, self._from) if tag else 0
+        new, ended = writing.step(self._text[:sure])
+        self._argue(new)
+        self._shown = sure
+        if ended is None or tag:
+            return False
+        self._text, self._shown = self._text[ended:], 0
+        self._state = self._says if self._begin else self._after_bare
+        return True
+
+    def _finish_writing(self, text: str, tagged: bool) -> None:
+        """The text of a call's arguments has ended, and all that follows them in the call."""
+        row, writing = self._row, self._writing
+        assert row is not None and writing is not None
+        new, ended = writing.step(text)
+        self._argue(new)
+        if ended is None:
+            new, complete = writing.end(text, tagged)
+            self._argue(new)
+            self.failures += not complete
+        elif not is_rest(row, _unmarked(text[ended:])):
+            self.failures += 1
+            self._say(_unmarked(text[ended:]))
+
+    def _argue(self, text: str) -> None:
+        """Arguments of the call that was given out last."""
+        if text := _unmarked(text):
+            self._out.append(Event("arguments", text, self._n_calls - 1))
+
     def _not_a_call(self) -> bool:
         self._state = self._says
         self.failures += 1
@@ -298,6 +377,9 @@ class TagParser:
         """The answer may be a call without tags."""
         row = self._row
         assert row is not None
+        self._begin = ""
+        if self._takes_up():
+            return True
         if row.payload == "pythonic":
             end = _python_end(self._text)
         else:
@@ -326,7 +408,7 @@ class TagParser:
         row = self._row
         assert row is not None
         # Tags inside a call that are control tokens are text for who reads it.
-        return read_calls(row, text.replace(_OPEN, "").replace(_CLOSE, ""), self._tools)
+        return read_calls(row, _unmarked(text), self._tools)
 
     def _reason(self, text: str) -> None:
         if text := shown(text):
@@ -351,20 +433,23 @@ class TagParser:
     def _fail(self, text: str) -> None:
         """What looked like a call and is none stays what the model wrote."""
         self.failures += 1
-        self._say(text.replace(_OPEN, "").replace(_CLOSE, ""))
+        self._say(_unmarked(text))
 
     def _give(self, calls: Any) -> None:
         assert self._row is not None
         for call in calls:
             if self._n_calls and not self._parallel:
                 continue
-            self._space, self._said = "", False
-            index = self._n_calls
-            self._n_calls += 1
-            self._out.append(
-                Event("call", index=index, id=call.id or self._new_id(self._row), name=call.name)
-            )
-            self._out.append(Event("arguments", call.arguments, index))
+            self._call(call.name, call.id)
+            self._argue(call.arguments)
+
+    def _call(self, name: str, given: str | None) -> None:
+        """A call begins."""
+        assert self._row is not None
+        self._space, self._said = "", False
+        id = given or self._new_id(self._row)
+        self._out.append(Event("call", index=self._n_calls, id=id, name=name))
+        self._n_calls += 1
 
 
 class ChannelParser:
@@ -404,7 +489,7 @@ class ChannelParser:
         while True:
             found = [(at, name) for name, tag in tags.items() if (at := self._text.find(tag)) >= 0]
             if not found:
-                keep = _overlap(self._text, tags.values())
+                keep = overlap(self._text, tags.values())
                 ready = self._text[: len(self._text) - keep]
                 self._text = self._text[len(ready) :]
                 self._take(ready, out)
@@ -442,7 +527,7 @@ class ChannelParser:
             out.append(Event(self._kind, text, index))
 
     def _begin(self, header: str, out: list[Event]) -> None:
-        words = shown(header.replace(_OPEN, " ").replace(_CLOSE, " ")).split()
+        words = header.replace(_OPEN, " ").replace(_CLOSE, " ").split()
         # Models put calls on every channel.
         target = next((w[13:] for w in words if w.startswith("to=functions.")), None)
         if target and self._tools:
@@ -454,16 +539,6 @@ class ChannelParser:
             self._kind = "arguments"
         else:
             self._kind = "reasoning" if "analysis" in words else "content"
-
-
-def _overlap(text: str, tags: Collection[str]) -> int:
-    """The longest end of the text that begins one of the tags."""
-    longest = min(max(map(len, tags), default=0) - 1, len(text))
-    for n in range(longest, 0, -1):
-        end = text[len(text) - n :]
-        if any(tag.startswith(end) for tag in tags):
-            return n
-    return 0
 
 
 def _python_end(text: str) -> int | None:
