@@ -17,9 +17,10 @@ VALUE = {
     "--hf-repo", "--hf-file", "--model", "--model-url", "--ubatch-size", "--n-gpu-layers", "-fa", "--tags", "--cache-ram",
     "--reasoning", "--media-path",
 }  # fmt: skip
+SWITCHES = {"--no-ui", "--slots"}
 ALONE = {
-    "--offline", "--cont-batching", "--embedding", "--reranking", "--metrics", "--kv-unified", "--swa-full", "--slots",
-    "--no-slots", "--jinja", "--no-jinja", "--no-ui", "--verbose", "--no-mmproj", "--no-cache-idle-slots",
+    "--offline", "--cont-batching", "--embedding", "--reranking", "--metrics", "--kv-unified", "--swa-full",
+    "--no-slots", "--jinja", "--no-jinja", "--verbose", "--no-mmproj", "--no-cache-idle-slots",
 }  # fmt: skip
 
 
@@ -36,6 +37,8 @@ def translated(flags: list[str]) -> list[str]:
             values[flag] = next(rest)
         elif flag in VALUE:
             next(rest)
+        elif flag in SWITCHES:
+            out.append(flag)
         elif flag not in ALONE:
             raise SystemExit(f"llama_server_shim: {flag} has no counterpart")
     if "--ctx-size" in values:

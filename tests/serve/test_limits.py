@@ -71,10 +71,28 @@ def test_cors_for_those_that_are_named(serve_path: Path) -> None:
     with Live(Runtime(serve_path, n_threads=1), cors_origins=(origin,), api_keys=("k",)) as live:
         asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
         reply = live.ask("OPTIONS", CHAT, headers=asked)
-        assert reply.status == 204 and reply.headers["access-control-allow-origin"] == origin
+        assert reply.status == 200 and reply.headers["access-control-allow-origin"] == origin
         reply = live.post(CHAT, HELLO, Origin=origin)
         assert reply.status == 401 and reply.headers["access-control-allow-origin"] == origin
         live.post(CHAT, HELLO, Origin="https://other.org").refused(403)
+        reply = live.ask("OPTIONS", CHAT, headers=asked | {"Origin": "https://other.org"})
+        assert reply.status == 200 and "access-control-allow-origin" not in reply.headers
+
+
+def test_localhost_is_this_machine_at_any_port(serve_path: Path) -> None:
+    with Live(Runtime(serve_path, n_threads=1), cors_origins=("localhost",)) as live:
+        for origin in ("http://localhost", "http://127.0.0.1:3000", "http://[::1]:8080"):
+            live.post(CHAT, HELLO | {"max_tokens": 1}, Origin=origin).ok()
+        for origin in ("http://notlocalhost", "http://localhost.evil.com", "http://evil.com", "x"):
+            live.post(CHAT, HELLO, Origin=origin).refused(403, "origin_not_allowed")
+
+
+def test_slots_are_told_where_that_was_asked_for(serve_path: Path, live: Live) -> None:
+    live.get("/slots").refused(501)
+    with Live(Runtime(serve_path, n_threads=1), n_parallel=3, slots=True) as other:
+        slots = other.get("/slots").ok()
+        assert [slot["id"] for slot in slots] == [0, 1, 2]
+        assert not any(slot["is_processing"] for slot in slots)
 
 
 # ---- bodies

@@ -53,6 +53,7 @@ GET: dict[str, Endpoint] = {
     "/ready": info.ready,
     "/version": info.version,
     "/props": info.props,
+    "/slots": info.slots,
     "/metrics": info.metrics,
     "/api/tags": ollama.tags,
     "/api/ps": ollama.ps,

@@ -134,7 +134,8 @@ class _Writer:
         finally:
             answers.close()
         if with_usage:
-            yield frame(self._head | {"choices": [], "usage": answers.usage()})
+            tail = {"usage": answers.usage(), "timings": answers.timings()}
+            yield frame(self._head | {"choices": []} | tail)
         yield DONE
 
     def _new(self, index: int, delta: Delta, part: _Part, with_usage: bool) -> list[str]:
@@ -193,7 +194,7 @@ class _Writer:
         options = self._body.stream_options
         if options is not None and options.continuous_usage_stats:
             out["usage"] = self._answers.usage()
-        if self._body.timings_per_token or finished is not None:
+        if finished is not None or (self._body.timings_per_token and "role" not in delta):
             out["timings"] = self._answers.timings()
         return frame(out)
 

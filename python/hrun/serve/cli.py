@@ -71,11 +71,11 @@ def make_parser() -> Parser:
     guard.add_argument("--api-key", action="append", default=[], metavar="KEY", help="may be repeated, or several by commas (also HRUN_API_KEY)")  # fmt: skip
     guard.add_argument("--api-key-file", metavar="FILE", help="one key a line")
     guard.add_argument("--no-auth", action="store_true", help="listen beyond this machine without a key")  # fmt: skip
-    guard.add_argument("--cors-origins", action="append", default=[], metavar="ORIGIN", help="pages that may use the server, e.g. https://example.org; * is all; may be repeated")  # fmt: skip
+    guard.add_argument("--cors-origins", action="append", default=[], metavar="ORIGIN", help="pages that may use the server, e.g. https://example.org; localhost is this machine's at any port, * is all; may be repeated")  # fmt: skip
     guard.add_argument("--allowed-hosts", action="append", default=[], metavar="NAME", help="names in the Host header besides the loopback's; * is all; may be repeated")  # fmt: skip
     guard.add_argument("--public-metrics", action="store_true", help="/metrics without a key")
     guard.add_argument("--share-cache-across-keys", action="store_true", help="reuse cached prompts of other keys, who can then feel what was asked")  # fmt: skip
-    guard.add_argument("--no-page", "--no-webui", dest="page", action="store_false", help="no web page at /")  # fmt: skip
+    guard.add_argument("--no-page", "--no-webui", "--no-ui", dest="page", action="store_false", help="no web page at /")  # fmt: skip
     limits = parser.add_argument_group("limits")
     limits.add_argument("--queue", type=whole_number(0), default=Options.max_queue, metavar="N", help=f"sequences that may wait beside those that are computed (default {Options.max_queue})")  # fmt: skip
     limits.add_argument("--max-requests-per-key", type=whole_number(0), default=0, metavar="N", help="at a time (default 0: no limit)")  # fmt: skip
@@ -94,6 +94,9 @@ def make_parser() -> Parser:
     ray.add_argument("--ray-target", type=whole_number(1), metavar="N", help="requests under way at a replica above which another one is started (default: half of --parallel)")  # fmt: skip
     ray.add_argument("--ray-app", default="hrun", metavar="NAME", help="the app's name; a second server with the same name uses the same replicas (default hrun)")  # fmt: skip
     add("--metrics", action="store_true", help=argparse.SUPPRESS)  # always
+    add(
+        "--slots", action="store_true", help="answer GET /slots, for programs made for llama-server"
+    )
     add("--metrics-prefix", default=Options.metrics_prefix, metavar="TEXT", help="e.g. vllm: for boards made for vLLM (default hrun:)")  # fmt: skip
     add("--log-requests", action="store_true", help="a line on stderr for each request")
     add_flags(parser, "verbose")
@@ -154,6 +157,7 @@ def options_of(flags: argparse.Namespace) -> Options:
         embeddings_pooling=flags.pooling,
         metrics_prefix=flags.metrics_prefix,
         page=flags.page,
+        slots=flags.slots,
         log_requests=flags.log_requests,
         max_body_bytes=flags.max_body,
         max_queue=flags.queue,

@@ -57,6 +57,12 @@ async def read(service: Service, body: ChatRequest) -> Asked:
             "a request's own chat_template is not taken (--trust-request-chat-template)",
             param="chat_template",
         )
+    if body.continue_final_message and "add_generation_prompt" in body.model_fields_set:
+        if body.add_generation_prompt:
+            raise bad(
+                "add_generation_prompt and continue_final_message exclude each other",
+                param="add_generation_prompt",
+            )
     tools = tools_of(body.tools, body.tool_choice, body.parallel_tool_calls, options.max_tools)
     template = body.chat_template or service.chat_template
     dialect = service.dialect if body.chat_template is None else Dialect(template, options)

@@ -22,6 +22,7 @@ def _entry(service: Service, name: str) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
+        "aliases": sorted(service.options.aliases),
         "created": service.created,
         "owned_by": "hrun",
         "root": runtime.name,
@@ -82,6 +83,7 @@ async def props(request: Request) -> Response:
     runtime = service.runtime
     sampling = {row.name: row.default for row in samplers()}
     sampling |= runtime.recommended_sampling | dict(service.options.sampling)
+    seed = service.options.seed
     return json_response({
         "model": service.name,
         "model_alias": service.name,
@@ -91,7 +93,7 @@ async def props(request: Request) -> Response:
         "system_fingerprint": service.fingerprint,
         "total_slots": service.admission.n_parallel,
         "max_queue": service.admission.max_queue,
-        "default_generation_settings": {"n_ctx": runtime.n_ctx, "params": sampling},
+        "default_generation_settings": {"n_ctx": runtime.n_ctx, "params": sampling | {"seed": -1 if seed is None else seed}},
         "kv_tokens": service.engines.n_pages * 64,
         "n_replicas": service.engines.n_replicas,
         "chat_template": service.chat_template or None,
@@ -102,6 +104,19 @@ async def props(request: Request) -> Response:
         "modalities": {"vision": False, "audio": False},
         "endpoints": {"chat": bool(service.chat_template)},
     })  # fmt: skip
+
+
+async def slots(request: Request) -> Response:
+    """GET /slots: what is computed, in llama-server's shape, with --slots; its places are sequences and keep nothing."""
+    service: Service = request.app.state.service
+    if not service.options.slots:
+        raise ApiError(501, "the server was started without --slots", code="not_supported")
+    n_busy = min(int(service.engines.stats()["n_running"]), service.admission.n_parallel)
+    n_ctx = service.runtime.n_ctx
+    return json_response([
+        {"id": i, "n_ctx": n_ctx, "speculative": False, "is_processing": i < n_busy}
+        for i in range(service.admission.n_parallel)
+    ])  # fmt: skip
 
 
 def _token(service: Service, token: int | None) -> str:

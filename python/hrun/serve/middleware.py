@@ -19,6 +19,7 @@ from hrun.serve.ids import new_id
 from hrun.serve.options import LOOPBACK, Options, is_loopback
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 # What may be seen without a key.
 _PUBLIC = frozenset({"/health", "/v1/health", "/ready", "/", "/favicon.ico"})
 
@@ -73,7 +74,7 @@ class Gate:
         try:
             self._check_host(headers)
             # A page of another site must not use the model, even where it could not read the answer.
-            if origin is not None and not allowed and scope["method"] not in ("GET", "HEAD"):
+            if origin is not None and not allowed and scope["method"] not in _HARMLESS:
                 raise ApiError(
                     403,
                     f"the origin {origin[:200]} is not allowed (--cors-origins)",
@@ -88,8 +89,11 @@ class Gate:
         await self._app(scope, receive, _with_cors(send, origin, allowed))
 
     def _allows(self, origin: str, headers: Headers) -> bool:
-        if origin in self._options.cors_origins or "*" in self._options.cors_origins:
+        allowed = self._options.cors_origins
+        if origin in allowed or "*" in allowed:
             return True
+        if "localhost" in allowed and urlsplit(origin).hostname in LOOPBACK:
+            return True  # at any port
         return urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
 
     def _check_host(self, headers: Headers) -> None:
@@ -149,7 +153,7 @@ def _preflight(headers: Headers) -> ASGIApp:
         else "authorization, content-type",
         "Access-Control-Max-Age": "600",
     }
-    return Response(None, 204, answer)
+    return Response(None, 200, answer)
 
 
 def _with_cors(send: Send, origin: str | None, allowed: bool) -> Send:

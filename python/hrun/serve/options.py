@@ -41,6 +41,7 @@ class Options:
     embeddings_pooling: str | None = None
     metrics_prefix: str = "hrun:"
     page: bool = True
+    slots: bool = False
     log_requests: bool = False
     # Limits.
     max_body_bytes: int = 8 << 20

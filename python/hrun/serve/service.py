@@ -179,7 +179,13 @@ def log(text: str) -> None:
 
 def template_variables(options: Options, *given: Mapping[str, Any] | None) -> dict[str, Any]:
     """The server's variables of the chat template, and a request's before them."""
-    merged: dict[str, Any] = dict(options.template_variables)
+    now = time.localtime()
+    # Templates that are not told the date write an old one.
+    merged: dict[str, Any] = {
+        "date_string": time.strftime("%d %b %Y", now),
+        "datetime": time.strftime("%b %d %Y", now),
+    }
+    merged.update(options.template_variables)
     for each in given:
         merged.update(each or {})
     return merged
