@@ -117,6 +117,19 @@ bool contains(std::string_view words, std::string_view word) {
 
 bool cpu_has(std::string_view feature) { return has(feature); }
 
+std::string cpu_vendor() {
+#if defined(__x86_64__)
+  unsigned r[4];
+  if (!__get_cpuid(0, &r[kEax], &r[kEbx], &r[kEcx], &r[kEdx])) return {};
+  std::string name;
+  for (const Register part : {kEbx, kEdx, kEcx})
+    name.append(reinterpret_cast<const char*>(&r[part]), sizeof r[part]);
+  return name;
+#else
+  return {};
+#endif
+}
+
 bool cpu_may_use(std::string_view features) {
   const TierFeatures* const limit = tier_limit();
   while (!features.empty()) {

@@ -2,12 +2,16 @@
 // HRUN_CPU_TIER names.  Every choice between instruction sets asks here.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 namespace hrun {
 
 // Does this CPU have the feature, by the names in cpp/cpu/tiers.cmake?
 bool cpu_has(std::string_view feature);
+
+// Who made it, as CPUID says: "GenuineIntel", "AuthenticAMD", ...; empty where there is no CPUID.
+std::string cpu_vendor();
 
 // May code use all these features, separated by spaces: the CPU has them, and so does the tier that
 // HRUN_CPU_TIER names, if it is set?  Throws DeviceError if this build has no such tier.

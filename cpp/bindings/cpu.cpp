@@ -347,10 +347,11 @@ auto to_fp16(const std::string& tier, const Vector& x) {
 }
 
 // Appends all keys and values in `chunk`-token steps and attends after each.
-auto attention(const std::string& tier, const Matrix& q, const Matrix& k, const Matrix& v,
-               int n_heads, int n_kv_heads, float scale, const std::string& k_format,
-               const std::string& v_format, int64_t chunk, int n_threads, int64_t window, float cap,
-               const nb::object& sinks, uint64_t shuffle) {
+// With `reads`: (that, blocks of keys and of values that were read as codes).
+nb::object attention(const std::string& tier, const Matrix& q, const Matrix& k, const Matrix& v,
+                     int n_heads, int n_kv_heads, float scale, const std::string& k_format,
+                     const std::string& v_format, int64_t chunk, int n_threads, int64_t window,
+                     float cap, const nb::object& sinks, uint64_t shuffle, bool reads) {
   const auto n = static_cast<int64_t>(q.shape(0));
   if (n_heads <= 0 || n_kv_heads <= 0 || chunk <= 0 || k.shape(0) != q.shape(0) ||
       v.shape(0) != q.shape(0))
@@ -388,7 +389,10 @@ auto attention(const std::string& tier, const Matrix& q, const Matrix& k, const 
     cpu.attention(part(view(qs), first, n_rows), cache, rows.batch(), attention_shape,
                   part(view(out), first, n_rows));
   }
-  return out.release();
+  const CodedBlocks read = cpu.coded_blocks_read();
+  nb::object values = nb::cast(out.release());
+  if (!reads) return values;
+  return nb::make_tuple(values, read.keys, read.values);
 }
 
 // Codes and scales of 64 keys or values of a head, [64, dim].
@@ -497,7 +501,8 @@ void init_cpu(nb::module_& m) {
         nb::arg("n_heads"), nb::arg("n_kv_heads"), nb::arg("scale"), nb::arg("k_format") = "f16",
         nb::arg("v_format") = "f16", nb::arg("chunk") = 512, nb::arg("n_threads") = 1,
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, nb::arg("sinks") = nb::none(),
-        nb::arg("shuffle") = 0, "Causal, from an empty cache filled in steps of `chunk` tokens.");
+        nb::arg("shuffle") = 0, nb::arg("reads") = false,
+        "Causal, from an empty cache filled in steps of `chunk` tokens.");
 }
 
 }  // namespace hrun::bindings

@@ -69,12 +69,17 @@ struct PackedActivations {
   int64_t at(int64_t t, int64_t b) const { return b * stride + t; }
 };
 
+// How panels are fetched ahead of one or two tokens: the halves of a window of 8 KiB side by side,
+// line by line in turns, or line after line.
+enum class Prefetch : uint8_t { halves, linear };
+
 // A tensor in panels of 16 rows.
 struct PackedWeights {
   const uint8_t* data = nullptr;
   size_t panel_bytes = 0;
   int64_t rows = 0;
   int64_t cols = 0;
+  Prefetch prefetch = Prefetch::halves;
 };
 inline constexpr int kPackedPanels = 4;     // per call of a packed matmul, at most
 inline constexpr int kFewTokensAtMost = 8;  // beyond, a packed matmul stores decoded weights
@@ -168,18 +173,26 @@ struct CodedAttentionTask {
   const float *block_cos, *block_sin;
   int n_rot, first_rot;
   bool interleaved;
+  // [n_queries][query_floats()], by prepare_coded_queries; null: the kernel prepares them itself.
+  float* prepared;
 
-  // Of codes: how many a query's preparation takes, and all together.
+  // How many a query takes that is prepared for coded keys.
   size_t query_floats() const {
-    return static_cast<size_t>(task.k_dim / 4 + 4 + 2 * pair_floats() + task.v_dim);
+    return static_cast<size_t>(task.k_dim / 4 + 4 + 2 * pair_floats());
   }
   int pair_floats() const { return (n_rot / 2 + kLanes - 1) / kLanes * kLanes; }
   // An entry of `partial` more: that of the exact positions, the last.
   size_t scratch_floats() const {
     return task.scratch_floats() + kLanes +
            static_cast<size_t>((kAttentionBlock / 4 + kLanes + 1) * (task.k_dim + task.v_dim)) +
-           static_cast<size_t>(task.n_queries()) * query_floats();
+           static_cast<size_t>(task.n_queries()) *
+               (query_floats() + static_cast<size_t>(task.v_dim));
   }
+};
+
+// Blocks of 64 positions that were read as codes.
+struct CodedBlocks {
+  int64_t keys, values;
 };
 
 // Channels of a short convolution, and rows of one sequence.
@@ -236,8 +249,10 @@ struct KernelTable {
   // or null.
   void (*join_attention)(const float* partial, int64_t n_blocks, int64_t stride, int v_dim,
                          const float* sink, float* out);
+  // All queries of a task whose blocks are shared out, to task.prepared.  scratch: [k_dim].
+  void (*prepare_coded_queries)(const CodedAttentionTask& task, float* scratch);
   // scratch: task.scratch_floats().
-  void (*attention_coded)(const CodedAttentionTask& task, float* scratch);
+  CodedBlocks (*attention_coded)(const CodedAttentionTask& task, float* scratch);
   // One query from the partial results of its blocks, which are `stride` floats apart: coded ones,
   // the exact positions (null: not seen), its own block.  scratch: [v_dim].
   void (*join_attention_coded)(const float* partial, int64_t n_coded, const float* exact,

@@ -51,6 +51,7 @@ constexpr KernelTable kTable = {
     .to_fp16 = to_fp16_kernel,
     .attention = find_attention,
     .join_attention = join_attention_kernel,
+    .prepare_coded_queries = prepare_coded_queries_kernel,
     .attention_coded = attention_coded_kernel,
     .join_attention_coded = join_attention_coded_kernel,
     .code_block = code_block_kernel,

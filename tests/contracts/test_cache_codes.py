@@ -264,6 +264,22 @@ def test_any_chunk_thread_tier_and_page_order_gives_the_same_bits(
                 assert np.frombuffer(want, np.float32).reshape(plain.shape)[:64].tobytes() == plain[:64].tobytes()  # fmt: skip
 
 
+@pytest.mark.parametrize(("d", "e"), [(d, d) for d in (64, 80, 96, 112, 128, 192, 256)] + [(576, 512)])  # fmt: skip
+@pytest.mark.parametrize("tier", TIERS)
+def test_codes_are_read_by_their_own_kernel(tier: str, d: int, e: int) -> None:
+    """Of 130 positions two blocks are codes: the second block reads the first, the third both."""
+    rng = np.random.default_rng(6)
+    q, k, v = (rng.standard_normal((130, width)).astype(np.float32) for width in (d, d, e))
+    kinds = [*BITS, "f16", "f32"]
+    for k_kind in kinds:
+        for v_kind in kinds:
+            _, keys, values = kernels.attention(
+                tier, q, k, v, 1, 1, 0.1, k_kind, v_kind, 130, 1, 0, 0.0, None, 0, True
+            )
+            want = (3 if k_kind in BITS else 0, 3 if v_kind in BITS else 0)
+            assert (keys, values) == want, (k_kind, v_kind)
+
+
 def test_a_head_that_cannot_be_coded_is_an_error() -> None:
     x = np.zeros((70, 20), np.float32)
     with pytest.raises(core.UnsupportedModelError if hasattr(core, "UnsupportedModelError") else Exception, match="multiple of 16"):  # fmt: skip

@@ -79,7 +79,10 @@ bool same_bits(int64_t rows, int64_t cols, int64_t n_tokens, int extreme, std::m
   Aligned<float> scratch(static_cast<size_t>(kPackedPanels * kPanelRows * n_tokens));
   for (int64_t p = 0; p < n_panels; p += kTilePanels<2>) {
     multiply_tokens<F, NoTiles>(w, p, x, wanted.data(), rows, scratch.data);
-    multiply_tokens<F, EmulatedTiles>(w, p, x, found.data(), rows, scratch.data);
+    if (n_tokens <= kTileRows)
+      multiply_few_by_matrix_unit<F, EmulatedTiles>(w, p, x, found.data(), rows);
+    else
+      multiply_tokens<F, EmulatedTiles>(w, p, x, found.data(), rows, scratch.data);
   }
   if (memcmp(wanted.data(), found.data(), n_results * sizeof(float)) == 0) return true;
   std::printf("%s: %lld x %lld, %lld tokens, extreme %d: the results differ\n", F::kName.data(),
@@ -99,7 +102,7 @@ struct All<FormatList<F...>> {
         ++n_formats;
         bool good = true;
         for (const int64_t cols : {256, 512, 288, 1120})
-          for (const int64_t tokens : {9, 16, 31, 32, 53})
+          for (const int64_t tokens : {1, 5, 9, 16, 17, 31, 32, 53})
             for (const int extreme : {0, 1, -1})
               good &= !OneFormat::row_ok(cols) ||
                       same_bits<OneFormat>(40, cols, tokens, extreme, random);

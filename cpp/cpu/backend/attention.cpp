@@ -151,8 +151,15 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
   // its parts find is joined.
   auto& splits = attention_splits_;
   splits.clear();
-  int64_t partial_floats = 0;
+  int64_t partial_floats = 0, prepared_floats = 0;
   const int64_t n_more = coded ? 1 : 0;  // the exact positions are an entry too
+  // Floats of a head's queries, prepared once for all parts.
+  const auto prepared_of = [&](const AttentionPiece& piece) -> int64_t {
+    if (!is_coded(layer.k_type)) return 0;
+    const CodedAttentionTask task =
+        coded_task(cache, piece.span->pages, piece.kv_head, shape.rope, task_of(piece));
+    return static_cast<int64_t>(task.query_floats()) * task.task.n_queries();
+  };
   if (n_threads() > 1) {
     const size_t n_whole = pieces.size();
     for (size_t i = 0; i < n_whole; ++i) {
@@ -162,7 +169,9 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
         continue;
       const int64_t stride = piece.n_rows * group * (2 + layer.v_dim);
       if (piece.kv_head == 0) {
-        splits.push_back({piece.span, piece.first_block, piece.n_blocks, partial_floats});
+        splits.push_back(
+            {piece.span, piece.first_block, piece.n_blocks, partial_floats, prepared_floats});
+        prepared_floats += n_kv_heads * prepared_of(piece);
         partial_floats += n_kv_heads * (piece.n_blocks + n_more) * stride;
       }
       for (int64_t done = 0; done < piece.n_blocks; done += kBlocksTogether) {
@@ -170,6 +179,7 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
         part.first_block = piece.first_block + done;
         part.n_blocks = std::min(kBlocksTogether, piece.n_blocks - done);
         part.cost = piece.cost * part.n_blocks / piece.n_blocks;
+        part.prepared = splits.back().prepared + piece.kv_head * prepared_of(piece);
         part.partial =
             splits.back().partial + (piece.kv_head * (piece.n_blocks + n_more) + done) * stride;
         if (done == 0)
@@ -183,6 +193,24 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
                              ? partial_.get<float>(static_cast<size_t>(partial_floats),
                                                    "the attention of a long context")
                              : nullptr;
+
+  float* const prepared = prepared_floats > 0
+                              ? prepared_.get<float>(static_cast<size_t>(prepared_floats),
+                                                     "the queries of a long context")
+                              : nullptr;
+  if (prepared)
+    parallel(static_cast<int64_t>(splits.size()) * n_kv_heads, 16 * group * layer.k_dim,
+             [&](int64_t i, int worker) {
+               const SplitSpan& split = splits[static_cast<size_t>(i / n_kv_heads)];
+               const AttentionPiece piece{split.span,        i % n_kv_heads, 0, split.span->n_rows,
+                                          split.first_block, split.n_blocks, 0};
+               CodedAttentionTask task =
+                   coded_task(cache, split.span->pages, piece.kv_head, shape.rope, task_of(piece));
+               task.prepared = prepared + split.prepared + piece.kv_head * prepared_of(piece);
+               kernels_.prepare_coded_queries(
+                   task, worker_scratch_[static_cast<size_t>(worker)].get<float>(
+                             static_cast<size_t>(layer.k_dim), "the queries of a head"));
+             });
 
   const auto n_pieces = static_cast<int64_t>(pieces.size());
   const int64_t mean_cost = total / std::max<int64_t>(n_pieces, 1);
@@ -202,9 +230,13 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
     Scratch& scratch = worker_scratch_[static_cast<size_t>(worker)];
     constexpr std::string_view kWhat = "the queries of a head";
     if (coded) {
-      const CodedAttentionTask over_codes =
+      CodedAttentionTask over_codes =
           coded_task(cache, piece.span->pages, piece.kv_head, shape.rope, task);
-      kernels_.attention_coded(over_codes, scratch.get<float>(over_codes.scratch_floats(), kWhat));
+      if (piece.partial >= 0 && prepared) over_codes.prepared = prepared + piece.prepared;
+      const CodedBlocks read = kernels_.attention_coded(
+          over_codes, scratch.get<float>(over_codes.scratch_floats(), kWhat));
+      coded_keys_read_.fetch_add(read.keys, std::memory_order_relaxed);
+      coded_values_read_.fetch_add(read.values, std::memory_order_relaxed);
     } else {
       kernel(task, scratch.get<float>(task.scratch_floats(), kWhat));
     }

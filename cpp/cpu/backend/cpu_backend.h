@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -40,6 +41,8 @@ class CpuBackend final : public Backend {
   std::string description() const override;
   int n_threads() const override { return pool_.n_threads(); }
   const CpuTier& tier() const { return tier_; }
+  // By attention since the backend was made.
+  CodedBlocks coded_blocks_read() const { return {coded_keys_read_, coded_values_read_}; }
 
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes, std::string_view purpose) override;
   void write(void* to, std::span<const uint8_t> from) override;
@@ -120,12 +123,13 @@ class CpuBackend final : public Backend {
     int64_t first_block, n_blocks;
     int64_t cost;
     int64_t partial = -1;  // floats into the scratch where the result of each block goes
+    int64_t prepared = 0;  // and into that of the queries for coded keys
   };
   // A span whose positions are shared out, and where what was found is joined.
   struct SplitSpan {
     const RowSpan* span;
     int64_t first_block, n_blocks;
-    int64_t partial;
+    int64_t partial, prepared;
   };
 
   class Turn;
@@ -159,16 +163,18 @@ class CpuBackend final : public Backend {
   const CpuTier& tier_;
   const KernelTable& kernels_;
   const RotatedMatmul rotated_matmul_;
+  const Prefetch prefetch_;
   ThreadPool pool_;
   std::mutex mutex_;
   OperationTimes times_;
   std::vector<float> signs_;
   PackedMemory packed_memory_;
-  Scratch inverse_, input_, partial_;
+  Scratch inverse_, input_, partial_, prepared_;
   std::vector<MatmulPart> parts_;
   std::vector<AppendPart> append_parts_;
   std::vector<AttentionPiece> attention_pieces_;
   std::vector<SplitSpan> attention_splits_;
+  std::atomic<int64_t> coded_keys_read_ = 0, coded_values_read_ = 0;
   std::vector<int64_t> first_tasks_;  // of each part of a matmul, and their number
   QuantizedScratch quantized_[kActivations];
   std::vector<Scratch> worker_scratch_;  // one per worker

@@ -109,7 +109,7 @@ void CpuBackend::multiply_packed(const MatmulPart& part, int64_t first_panel, in
       rows_of(input.packed[static_cast<int>(kind)], kind, part.first, part.y.rows);
   const int64_t n_panels = (w.rows + kPanelRows - 1) / kPanelRows;
   const PackedWeights weights{static_cast<const uint8_t*>(w.packed->data), w.panel_bytes, w.rows,
-                              w.cols};
+                              w.cols, prefetch_};
   float* const scratch = worker_scratch_[static_cast<size_t>(worker)].get<float>(
       static_cast<size_t>(x.n_tokens) * kPackedPanels * kPanelRows, "the sums of a matmul");
   w.kernels->matmul_packed(weights, first_panel,

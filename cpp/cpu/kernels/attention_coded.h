@@ -33,6 +33,12 @@ struct CodedQuery {
   }
 };
 
+HRUN_HD CodedQuery coded_query(const CodedAttentionTask& task, float* queries, int i) {
+  float* const at = queries + static_cast<size_t>(i) * task.query_floats();
+  float* const turned = at + task.task.k_dim / 4;
+  return {reinterpret_cast<int32_t*>(at), turned, turned + 2 * task.pair_floats()};
+}
+
 struct CodedScratch {
   const CodedAttentionTask& coded;
   uint8_t *k_levels, *v_levels;
@@ -50,12 +56,13 @@ struct CodedScratch {
     queries = at;
   }
   HRUN_HD CodedQuery query(int i) const {
-    float* const at = queries + static_cast<size_t>(i) * coded.query_floats();
-    float* const turned = at + coded.task.k_dim / 4;
-    return {reinterpret_cast<int32_t*>(at), turned, turned + 2 * coded.pair_floats()};
+    return coded_query(coded, coded.prepared ? coded.prepared : queries, i);
   }
   // Its values so far, in the order and basis of the codes.
-  HRUN_HD float* values(int i) const { return query(i).numbers + 4; }
+  HRUN_HD float* values(int i) const {
+    return queries + static_cast<size_t>(coded.task.n_queries()) * coded.query_floats() +
+           i * coded.task.v_dim;
+  }
 };
 
 // The dimensions of pair j of a rotary embedding.
@@ -352,7 +359,15 @@ void attend_exact(const CodedAttentionTask& coded, const CodedScratch& scratch,
   attend_block<F32, F32>(task, block, all.places, all.states);
 }
 
-void attention_coded_kernel(const CodedAttentionTask& coded, float* floats) {
+void prepare_coded_queries_kernel(const CodedAttentionTask& coded, float* scratch) {
+  const AttentionTask& task = coded.task;
+  for (int i = 0; i < task.n_queries(); ++i)
+    prepare_query(coded, task.q.row(i / task.n_heads) + i % task.n_heads * task.k_dim, scratch,
+                  coded_query(coded, coded.prepared, i));
+}
+
+CodedBlocks attention_coded_kernel(const CodedAttentionTask& coded, float* floats) {
+  CodedBlocks read{};
   const AttentionTask& task = coded.task;
   const Queries all = begin_queries(task, floats + kAttentionBlock * (task.k_dim + task.v_dim));
   const CodedScratch scratch(coded, floats + task.scratch_floats());
@@ -361,7 +376,7 @@ void attention_coded_kernel(const CodedAttentionTask& coded, float* floats) {
   const bool k_coded = is_coded(coded.k_type), v_coded = is_coded(coded.v_type);
   const int n_queries = task.n_queries();
   if (task.first_block < end_coded) {
-    if (k_coded)
+    if (k_coded && !coded.prepared)
       for (int i = 0; i < n_queries; ++i)
         prepare_query(coded, all.places.q[i], scratch.row, scratch.query(i));
     if (!task.partial)
@@ -378,10 +393,12 @@ void attention_coded_kernel(const CodedAttentionTask& coded, float* floats) {
       if (k_coded) {
         prefetch_codes(block.k + next, coded.k_type, task.k_dim);
         k_levels(block.k, task.k_dim, kKeyBias, scratch.k_levels);
+        ++read.keys;
       }
       if (v_coded) {
         prefetch_codes(block.v + next, coded.v_type, task.v_dim);
         v_levels(block.v, task.v_dim, 0, scratch.v_levels);
+        ++read.values;
       }
       for_tiles(task, block, [&]<int kQueries>(int query, Visible seen) {
         coded_tile<kQueries>(scratch, block, query, seen, all);
@@ -404,6 +421,7 @@ void attention_coded_kernel(const CodedAttentionTask& coded, float* floats) {
                  task.first_position + task.q.rows - first, floats, all);
   }
   end_queries(task, all);
+  return read;
 }
 
 // As attention_coded_kernel does without `partial`.

@@ -80,6 +80,8 @@ __attribute__((noinline)) void multiply_few(const uint8_t* const (&panel)[kFewRe
     const int n = block_length<F>(cols, b);
     const PartMeta meta[kFewRegisters] = {part_meta<F>(panel[0], b, 0),
                                           part_meta<F>(panel[1], b, 0)};
+#pragma GCC unroll 2
+    for (int p = 0; p < kFewRegisters; ++p) prefetch_meta<F>(panel[p] + to_next, b);
     RowInts sum[kTokens][kFewRegisters], total[kTokens][kFewRegisters];
     [[maybe_unused]] std::conditional_t<Layout::kGroups, FewGroups<F, kTokens>, NoGroups> groups(
         x, token, b);

@@ -16,19 +16,25 @@ namespace {
 template <PackableFormat F>
 void matmul_packed_kernel(const PackedWeights& w, int64_t first_panel, int n_panels,
                           const PackedActivations& x, float* y, int64_t y_stride, float* scratch) {
+  if constexpr (matrix_unit_fits<F, MatrixTiles>())
+    if (x.n_tokens >= kFewestMatrixTokens && x.n_tokens <= kTileRows) {
+      for (int p = 0; p < n_panels; p += kMatrixPanels)
+        multiply_few_by_matrix_unit<F, MatrixTiles>(w, first_panel + p, x, y, y_stride);
+      return;
+    }
   if constexpr (few_tokens<F>() > 0)
     if (x.n_tokens > 2 && x.n_tokens <= few_tokens<F>())
       return multiply_few_tokens<F>(w, first_panel, n_panels, x, y, y_stride);
   if (x.n_tokens > kStreamedTokens<F>) {
-    for (int p = 0; p < n_panels; p += kTilePanels<tile_registers<F, MatrixTiles>()>)
+    for (int p = 0; p < n_panels; p += kTilePanels<tile_registers<F>()>)
       multiply_tokens<F>(w, first_panel + p, x, y, y_stride, scratch);
     return;
   }
   for (int p = 0; p < n_panels; ++p) {
     const int64_t row = (first_panel + p) * kPanelRows;
     const int rows = static_cast<int>(w.rows - row < kPanelRows ? w.rows - row : kPanelRows);
-    stream_tokens<F>(w.data + static_cast<size_t>(first_panel + p) * w.panel_bytes, w.cols, x,
-                     y + row, y_stride, rows);
+    stream_tokens<F>(w.data + static_cast<size_t>(first_panel + p) * w.panel_bytes, w.cols,
+                     w.prefetch, x, y + row, y_stride, rows);
   }
 }
 

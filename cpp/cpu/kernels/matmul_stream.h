@@ -8,24 +8,28 @@ namespace hrun {
 namespace {
 
 // Panels lie one after the other.  Two distances: the second-level cache has more lines under way
-// than the first.  There the halves of a window come side by side, line by line in turns, which is
-// a little faster than one after the other.
+// than the first.
 template <size_t kBytes>
-HRUN_HD void prefetch_panels(const uint8_t* here) {
-  constexpr size_t kLine = 64, kWindow = 8192;
+HRUN_HD void prefetch_panels(const uint8_t* here, Prefetch to_second_level) {
+  constexpr size_t kLine = 64, kWindow = 8192, kLinear = 16384;
   for (size_t at = 0; at < kBytes; at += kLine) __builtin_prefetch(here + 2048 + at);
-  for (size_t at = 0; at < kBytes; at += 2 * kLine) {
-    const size_t inside = reinterpret_cast<uintptr_t>(here + at) % kWindow;
-    const uint8_t* const ahead = here + at - inside + kWindow + inside / 2;
-    __builtin_prefetch(ahead, 0, 2);
-    __builtin_prefetch(ahead + kWindow / 2, 0, 2);
+  if (to_second_level == Prefetch::linear) {
+    for (size_t at = 0; at < kBytes; at += kLine) __builtin_prefetch(here + kLinear + at, 0, 2);
+  } else {
+    for (size_t at = 0; at < kBytes; at += 2 * kLine) {
+      const size_t inside = reinterpret_cast<uintptr_t>(here + at) % kWindow;
+      const uint8_t* const ahead = here + at - inside + kWindow + inside / 2;
+      __builtin_prefetch(ahead, 0, 2);
+      __builtin_prefetch(ahead + kWindow / 2, 0, 2);
+    }
   }
 }
 
 // One part of a panel, kTokens tokens (those beyond n_tokens repeat the last and are thrown away).
 template <PackableFormat F, int kTokens>
-HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const PackedActivations& x,
-                         int n_tokens, float* y, int64_t y_stride, int n_rows) {
+HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, Prefetch prefetch,
+                         const PackedActivations& x, int n_tokens, float* y, int64_t y_stride,
+                         int n_rows) {
   using Layout = PanelLayout<F>;
   constexpr int kChains = kTokens == 1 ? 4 : kTokens <= 4 ? 2 : 1;  // a dot product takes 5 cycles
   constexpr int kVectorsPerGroup = Layout::kScaleColumns == 16 ? 4 : 8;
@@ -41,6 +45,7 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const Pac
   for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {
     const int n = block_length<F>(cols, b);
     const PartMeta meta = part_meta<F>(panel, b, part);
+    if (part == kPanelParts - 1) prefetch_meta<F>(panel + Layout::panel_bytes(cols), b);
     UnitDecoder<F> decoder(constants, codes, n);
     RowInts acc[kTokens][kChains], isum[kTokens];
 #pragma GCC unroll 8
@@ -53,7 +58,8 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, const Pac
     for (int u = 0; u < n / kUnit; ++u) {
       CodeBytes w[kUnitVectors];
       decoder.next(w);
-      prefetch_panels<Layout::kUnitBytes>(codes + static_cast<size_t>(u) * Layout::kUnitBytes);
+      prefetch_panels<Layout::kUnitBytes>(codes + static_cast<size_t>(u) * Layout::kUnitBytes,
+                                          prefetch);
 #pragma GCC unroll 8
       for (int i = 0; i < kUnitVectors; ++i) {
 #pragma GCC unroll 8
@@ -106,23 +112,23 @@ template <PackableFormat F>
 constexpr int kStreamedTokens = kSlowToDecode<F> && kStreamTokens > 4 ? 4 : kStreamTokens;
 
 template <PackableFormat F>
-void stream_tokens(const uint8_t* panel, int64_t cols, const PackedActivations& x, float* y,
-                   int64_t y_stride, int n_rows) {
+void stream_tokens(const uint8_t* panel, int64_t cols, Prefetch prefetch,
+                   const PackedActivations& x, float* y, int64_t y_stride, int n_rows) {
   const int n = static_cast<int>(x.n_tokens);
   for (int part = 0; part < kPanelParts; ++part) {
     if (n == 1) {
-      stream_part<F, 1>(panel, part, cols, x, n, y, y_stride, n_rows);
+      stream_part<F, 1>(panel, part, cols, prefetch, x, n, y, y_stride, n_rows);
       continue;
     }
     if constexpr (!kSlowToDecode<F>)
       if (n == 2) {
-        stream_part<F, 2>(panel, part, cols, x, n, y, y_stride, n_rows);
+        stream_part<F, 2>(panel, part, cols, prefetch, x, n, y, y_stride, n_rows);
         continue;
       }
     if (n <= 4)
-      stream_part<F, 4>(panel, part, cols, x, n, y, y_stride, n_rows);
+      stream_part<F, 4>(panel, part, cols, prefetch, x, n, y, y_stride, n_rows);
     else if constexpr (kStreamedTokens<F> > 4)
-      stream_part<F, 8>(panel, part, cols, x, n, y, y_stride, n_rows);
+      stream_part<F, 8>(panel, part, cols, prefetch, x, n, y, y_stride, n_rows);
   }
 }
 

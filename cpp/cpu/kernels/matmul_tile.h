@@ -11,10 +11,10 @@ namespace hrun {
 namespace {
 
 // Registers of rows in a tile, panels or parts of one.  With group scales, which need sums beside
-// the sums, and for the matrix unit: two.  The more there are, the fewer loads a product needs.
-template <PackableFormat F, class Tiles>
+// the sums: two.  The more there are, the fewer loads a product needs.
+template <PackableFormat F>
 constexpr int tile_registers() {
-  return PanelLayout<F>::kGroups || matrix_unit_fits<F, Tiles>() ? 2 : kTileRegisters;
+  return PanelLayout<F>::kGroups ? 2 : kTileRegisters;
 }
 template <int kRegisters>
 constexpr int kTilePanels = kRegisters * kPartRows / kPanelRows;
@@ -188,7 +188,7 @@ template <PackableFormat F, class Tiles = MatrixTiles>
 void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedActivations& x,
                      float* y, int64_t y_stride, float* acc) {
   using Layout = PanelLayout<F>;
-  constexpr int kRegisters = tile_registers<F, Tiles>(), kRows = kRegisters * kPartRows;
+  constexpr int kRegisters = tile_registers<F>(), kRows = kRegisters * kPartRows;
   const int64_t last_panel = (w.rows - 1) / kPanelRows, first_row = first_panel * kPanelRows;
   memset(acc, 0, static_cast<size_t>(x.n_tokens) * kRows * sizeof(float));
   const uint8_t* panel[kRegisters];
@@ -255,9 +255,9 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
     codes_at += static_cast<size_t>(n / kUnit) * Layout::kUnitBytes;
     int64_t t = 0;
     if constexpr (matrix_unit_fits<F, Tiles>())
-      if (n == F::kBlockValues) {
-        t = multiply_by_matrix_unit<F>(tiles, block, x, b, acc);
-        store_finished(b, 0, t);
+      if (n == F::kBlockValues && x.n_tokens >= kTileRows) {
+        multiply_by_matrix_unit<F>(tiles, block, x, b, acc);
+        store_finished(b, 0, t = x.n_tokens);
       }
     constexpr int kTokens = Layout::kGroups  ? kGroupTileTokens
                             : kRegisters > 2 ? kWideTileTokens

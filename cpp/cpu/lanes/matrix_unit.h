@@ -1,5 +1,6 @@
 // The matrix unit of a CPU: eight registers ("tiles") of 16 rows of 64 bytes, and the product of
-// two of them. Source: Intel SDM volume 1, chapter "Programming with Intel AMX"; volume 2, TDPBSUD.
+// two of them.  Tiles 0 to 3 are sums and 4 and 5 first operands: they may have fewer rows. Source:
+// Intel SDM volume 1, chapter "Programming with Intel AMX"; volume 2, TDPBSUD.
 //
 // AmxTiles is the instructions, EmulatedTiles their definition in plain C++, for tests on machines
 // without them.  A tier without a matrix unit has NoTiles.
@@ -25,25 +26,27 @@ class EmulatedTiles {
  public:
   static constexpr bool kUsable = true;
 
+  explicit EmulatedTiles(int rows = kTileRows) : rows_(rows) {}
+
   template <int tile>
   void zero() {
     memset(tiles_[tile], 0, sizeof tiles_[tile]);
   }
   template <int tile>
   void load(const void* from, ptrdiff_t stride) {
-    for (int r = 0; r < kTileRows; ++r)
+    for (int r = 0; r < rows_of(tile); ++r)
       memcpy(tiles_[tile][r], static_cast<const char*>(from) + r * stride, kTileRowBytes);
   }
   template <int tile>
   void store(void* to, ptrdiff_t stride) const {
-    for (int r = 0; r < kTileRows; ++r)
+    for (int r = 0; r < rows_of(tile); ++r)
       memcpy(static_cast<char*>(to) + r * stride, tiles_[tile][r], kTileRowBytes);
   }
   // sums[m, n] += sum over k, i of signed a[m, 4 k + i] times unsigned b[k, 4 n + i]; sums are
   // int32 [16, 16].
   template <int sums, int a, int b>
   void multiply() {
-    for (int m = 0; m < kTileRows; ++m)
+    for (int m = 0; m < rows_of(sums); ++m)
       for (int n = 0; n < kTileRowBytes / 4; ++n) {
         int32_t sum;
         memcpy(&sum, tiles_[sums][m] + 4 * n, sizeof sum);
@@ -55,6 +58,9 @@ class EmulatedTiles {
   }
 
  private:
+  int rows_of(int tile) const { return tile < 6 ? rows_ : kTileRows; }
+
+  int rows_;
   uint8_t tiles_[8][kTileRows][kTileRowBytes] = {};
 };
 
@@ -67,7 +73,7 @@ class AmxTiles {
  public:
   static constexpr bool kUsable = true;
 
-  AmxTiles() {
+  explicit AmxTiles(int rows = kTileRows) {
     struct {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {};
@@ -76,7 +82,7 @@ class AmxTiles {
     static_assert(sizeof config == 64);
     for (int i = 0; i < 8; ++i) {
       config.row_bytes[i] = kTileRowBytes;
-      config.rows[i] = kTileRows;
+      config.rows[i] = static_cast<uint8_t>(i < 6 ? rows : kTileRows);
     }
     asm volatile("ldtilecfg %0" : : "m"(config));
   }

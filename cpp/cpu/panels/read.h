@@ -91,6 +91,16 @@ HRUN_HD PartMeta part_meta(const uint8_t* panel, int64_t b, int part) {
               (PackRule<F>::kGroupScales == GroupScales::bytes ? 2 : 1) * rows};
 }
 
+// The scales and offsets of block b of a panel that is read later.  They lie before its codes,
+// where no distance from other codes finds them.
+template <PackableFormat F>
+HRUN_HD void prefetch_meta(const uint8_t* panel, int64_t b) {
+  constexpr size_t kBytes = PanelLayout<F>::kMetaBytes;
+  const uint8_t* const meta = panel + static_cast<size_t>(b) * kBytes;
+#pragma GCC unroll 8
+  for (size_t at = 0; at < kBytes; at += 64) __builtin_prefetch(meta + at);
+}
+
 template <PackableFormat F>
 HRUN_HD RowInts group_scales(const PartMeta& meta, int g) {
   using Rule = PackRule<F>;
