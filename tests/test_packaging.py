@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -83,3 +84,14 @@ def test_the_source_distribution(tmp_path: Path) -> None:
     } <= names
     assert not any(name.startswith((".ci", "build/", ".git/")) for name in names)
     assert "Classifier: Typing :: Typed" in metadata and "Author: The hrun authors" in metadata
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("HRUN_BUILD_WHEEL"), reason="minutes: HRUN_BUILD_WHEEL=1")
+def test_a_wheel_runs_without_a_compiler(tmp_path: Path) -> None:
+    """Built, repaired for other systems, installed in an environment of its own, asked a question."""
+    command = [sys.executable, str(ROOT / "tools" / "build_wheel.py"), "-o", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert "manylinux" in wheel.name

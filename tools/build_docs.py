@@ -19,8 +19,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "docs"
-SOURCES = "https://github.com/hrun/hrun/blob/main/"  # what a page names of the repository
-OUTSIDE = re.compile(r"\]\((?:\.\./)*((?:[A-Z]+\.md|LICENSE)(?:#[\w-]+)?)\)")
+OUTSIDE = re.compile(
+    r"\[([^\]]*)\]\((?:\.\./)*((?:[A-Z]+\.md|LICENSE))(?:#[\w-]+)?\)"
+)  # of the repository
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -130,7 +131,7 @@ def prepare() -> None:
         text = page.read_text(encoding="utf-8")
         text = text.replace("<!-- architectures -->", table[1])
         text = text.replace("<!-- chat commands -->", chat_commands())
-        page.write_text(OUTSIDE.sub(rf"]({SOURCES}\1)", text), encoding="utf-8")
+        page.write_text(OUTSIDE.sub(r"\1 (`\2`)", text), encoding="utf-8")
     shutil.copy(ROOT / "docs" / "mkdocs.yml", WORK / "mkdocs.yml")
     (pages / "mkdocs.yml").unlink()
 

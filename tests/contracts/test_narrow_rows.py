@@ -42,3 +42,13 @@ def test_no_tensor_falls_back(
     loaded = _core.Model.load(str(tmp_path / "out.gguf"))
     logits = _core.Session(loaded, 8).forward([1, 2, 3], "all")
     assert np.isfinite(logits).all() and logits.std() > 0
+
+
+def test_of_equally_wide_formats_the_better_one_takes_the_rows(tmp_path: Path) -> None:
+    """Rows of 96 do not fit Q3_K; IQ4_NL and Q4_0 both hold them in 4.5 bits."""
+    model = TinyLlama(
+        tmp_path / "hf", layers=1, embd=96, ff=160, heads=3, kv_heads=3, head_dim=32, vocab=320
+    )
+    plan = make_plan(open_source(model.path), PlanOptions("q3_k"))
+    used = {p.format.name for p in plan.tensors if p.reason.startswith("rows of 96")}
+    assert "iq4_nl" in used and "q4_0" not in used

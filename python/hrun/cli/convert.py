@@ -85,16 +85,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--model-name", metavar="NAME", help="name of the model in the file (default: the source's)"
     )
     add_flags(parser, "threads", type=_thread_count, help="encoding threads (default: all)")
-    add = parser.add_argument_group(
+    group = parser.add_argument_group(
         "calibration", "Rounding that minimises the error of what the weights compute on text."
-    ).add_argument
-    add(
-        "--calibrate",
-        metavar="TEXT",
-        type=Path,
-        help="run the model over this text and round against what it sees; auto: over text of many kinds and the model's own "
-        "answers, the default for RTQ formats; none: do not",
     )
+    add = group.add_argument
+    add_flags(group, "calibrate")
     add(
         "--calibrate-tokens",
         metavar="N",
@@ -110,12 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--moments", metavar="FILE", type=Path, help="use what --save-moments wrote instead")
     add("--save-moments", metavar="FILE", type=Path, help="keep what --calibrate collected")
-    add(
-        "--preset",
-        choices=("fast", "normal", "best"),
-        help="fast: no calibration; normal, best: calibrated search; normal for formats without calibration: exact search "
-        "(default: normal for RTQ formats and with calibration, else fast)",
-    )
+    add_flags(group, "preset")
     add(
         "--fold",
         choices=("auto", "always", "never"),

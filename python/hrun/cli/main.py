@@ -155,12 +155,13 @@ PARSERS = {
     "hrun-perplexity": "hrun.cli.perplexity:make_parser",
     "hrun-bench": "hrun.cli.bench:make_parser",
     "hrun-edit": "hrun.cli.edit:make_parser",
+    "hrun-ladder": "hrun.cli.ladder:make_parser",
 }
 
 # Word of hrun -> the command whose flags it takes.
 SAME = {
     "run": "hrun", "serve": "hrun-serve", "convert": "hrun-convert", "show": "hrun-inspect",
-    "perplexity": "hrun-perplexity", "bench": "hrun-bench", "edit": "hrun-edit",
+    "perplexity": "hrun-perplexity", "bench": "hrun-bench", "edit": "hrun-edit", "ladder": "hrun-ladder",
 }  # fmt: skip
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -174,6 +175,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "convert": _convert,
     "bench": _forwarded("bench", "hrun.cli.bench"),
     "perplexity": _forwarded("perplexity", "hrun.cli.perplexity"),
+    "ladder": _forwarded("ladder", "hrun.cli.ladder", download=False, flag=None),
     "edit": _forwarded("edit", "hrun.cli.edit", download=False, flag=None),
     "completion": _completion,
     "help": _help,

@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import hrun
@@ -96,6 +97,14 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         "metavar": "NAME", "help": "how text is cut, by llama.cpp's names, in place of what the file says"}),
     "chat_template_file": (("--chat-template-file",), {
         "metavar": "FILE", "help": "a chat template (Jinja) from a file, in place of the model's"}),
+    "calibrate": (("--calibrate",), {
+        "metavar": "TEXT", "type": Path,
+        "help": "run the model over this text and round against what it sees; auto: over text of many kinds and the model's own "
+        "answers, the default for RTQ formats; none: do not"}),
+    "preset": (("--preset",), {
+        "choices": ("fast", "normal", "best"),
+        "help": "fast: no calibration; normal, best: calibrated search; normal for formats without calibration: exact search "
+        "(default: normal for RTQ formats and with calibration, else fast)"}),
     "ctx_size": (("-c", "--ctx-size"), {
         "type": whole_number(0), "metavar": "N",
         "help": "context in tokens; 0: the model's (default: the model's, at most 16384)"}),

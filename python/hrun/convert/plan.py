@@ -12,7 +12,8 @@ The rules, first match wins:
   6. a tensor in the format in which the model was trained (MXFP4) keeps its blocks in a file of that width or more, floats
      excepted: they are exact, and smaller;
   7. the format of the file.
-A format that cannot hold the tensor's rows is replaced by the smallest one that can and is at least as wide; one that is only
+A format that cannot hold the tensor's rows is replaced by the smallest one that can and is at least as wide, of several by the
+one that codes Gaussian weights best (IQ4_NL, not Q4_0: SmolLM2 in Q3_K, whose rows of 576 do not fit); one that is only
 taken over from the source, by Q8_0 in other tensors.
 """
 
@@ -21,7 +22,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 from hrun import _core
 from hrun.errors import ArgumentError
@@ -207,6 +211,14 @@ def _guard_format(wanted: Any) -> Any | None:
     return next((by_name[name] for name in _GUARD_FORMATS if name in by_name), None)
 
 
+@cache
+def _gaussian_error(name: str) -> float:
+    """Squared error on Gaussian weights: which of two formats of the same width is the better one."""
+    rows = np.random.default_rng(1).standard_normal((8, 1024)).astype(np.float32)
+    data = _core.encode(name, rows)
+    return float(np.square(_core.decode(name, data, *rows.shape) - rows).sum())
+
+
 def _fitted(tensor: SourceTensor, wanted: Any, reason: str) -> PlannedTensor:
     """The tensor in `wanted`, or in the narrowest format that is at least as wide and can hold its rows.
 
@@ -225,6 +237,12 @@ def _fitted(tensor: SourceTensor, wanted: Any, reason: str) -> PlannedTensor:
             and info.bits_per_weight >= wanted.bits_per_weight
             and (wanted.rotated or not info.rotated)
         ]
-        chosen = min(fitting, key=lambda info: info.bits_per_weight)
+        least = min(info.bits_per_weight for info in fitting)
+        equals = [info for info in fitting if info.bits_per_weight == least]
+        chosen = (
+            min(equals, key=lambda info: _gaussian_error(info.name))
+            if len(equals) > 1
+            else equals[0]
+        )
         reason = f"rows of {tensor.cols} do not fit {wanted.name.upper()}"
     return PlannedTensor(tensor, chosen, tensor.rows * chosen.row_bytes(tensor.cols), reason)

@@ -1,0 +1,114 @@
+"""hrun-ladder: several types of one model in a folder, each measured against the source, with a table, a plot and a model card.
+
+hrun-ladder path/to/checkpoint --types rtq3,rtq4,q4_k,q8_0 -o folder
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from hrun._core import formats
+from hrun.cli.common import EXIT_ERROR, Parser, run
+from hrun.cli.options import add_flags, whole_number
+from hrun.errors import ArgumentError
+
+_EPILOG = """\
+What calibration sees is collected once, for the first RTQ type, and used for all of them.  Files that are in the folder
+already are measured and not made again, so that a run that was ended goes on."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; its exit code."""
+    return run("hrun-ladder", _main, make_parser(), argv)
+
+
+def make_parser() -> Parser:
+    """All flags."""
+    parser = Parser(prog="hrun-ladder", description=__doc__, epilog=_EPILOG)
+    add = parser.add_argument
+    add("source", metavar="SRC", type=Path, help="Hugging Face folder, or a GGUF file")
+    add("--types", required=True, metavar="TYPE,...", help="as hrun-convert --type has them")
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        type=Path,
+        help="made where it is not there",
+    )
+    add_flags(parser, "calibrate", "preset")
+    add(
+        "--text",
+        metavar="TEXT",
+        type=Path,
+        help="what the files are measured on (default: passages that ship with hrun)",
+    )
+    add(
+        "--chunks",
+        type=whole_number(-1),
+        default=-1,
+        metavar="N",
+        help="measure on the first N chunks only",
+    )
+    add_flags(parser, "threads", "version")
+    return parser
+
+
+def _main(options: argparse.Namespace) -> int:
+    from hrun.cli.convert import default_output
+    from hrun.cli.convert import main as convert
+    from hrun.convert import open_source
+    from hrun.convert.calibrate import shared_float_model
+    from hrun.convert.ladder import command_line, measure, text_chunks, write_card
+    from hrun.convert.plan import find_format
+
+    kinds = [str(find_format(word.strip()).name) for word in options.types.split(",")]
+    if len(set(kinds)) < len(kinds):
+        raise ArgumentError(f"--types {options.types}: names a type twice")
+    source = open_source(options.source)
+    options.output.mkdir(parents=True, exist_ok=True)
+    coded = {info.name for info in formats() if info.trellis}
+    commands, rungs = [], []
+    with ExitStack() as stack:
+        model = stack.enter_context(shared_float_model(source, options.output, options.threads))
+        chunks = text_chunks(model(), options.text, options.chunks)
+        if not chunks:
+            raise ArgumentError(f"{options.text}: too short to measure on")
+        moments = options.output / "moments.hrun"
+        for kind in kinds:
+            path = options.output / default_output(options.source, source.name, kind).name
+            words: list[object] = [options.source, "-o", path, "--type", kind, "--no-check"]
+            if kind in coded and options.preset:
+                words += ["--preset", options.preset]
+            if kind in coded and options.preset != "fast":
+                if moments.exists():
+                    words += ["--moments", moments]
+                else:
+                    words += ["--calibrate", options.calibrate or "auto", "--save-moments", moments]
+            commands.append(command_line(["hrun-convert", *words]))
+            if options.threads:
+                words += ["-t", options.threads]
+            if path.exists():
+                print(f"hrun-ladder: {path} is there", file=sys.stderr)
+            elif convert([str(word) for word in words]):
+                return EXIT_ERROR
+            rung = measure(model(), kind, path, chunks, options.threads)
+            rungs.append(rung)
+            print(
+                f"{kind}: {rung.bytes / 1e6:.1f} MB, KL divergence {rung.divergence:.4f}",
+                flush=True,
+            )
+        moments.unlink(missing_ok=True)
+    where = "passages that ship with hrun" if options.text is None else options.text.name
+    n_tokens = sum(len(chunk) for chunk in chunks)
+    write_card(options.output, source, rungs, f"{where}, {n_tokens} tokens", commands)
+    print(options.output / "README.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
