@@ -87,3 +87,15 @@ def test_the_pictures_are_of_the_figures():
         assert (tool.FOLDER / name).read_text(encoding="utf-8") == picture, (
             "tools/plot_measurements.py"
         )
+
+
+def test_markers_are_used():
+    """Those that pyproject.toml declares; others are refused by --strict-markers."""
+    declared = re.search(
+        r"^markers = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    names = re.findall(r'^  "(\w+):', declared[1], re.M)
+    tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("*.py"))
+    assert len(names) >= 3
+    for name in names:
+        assert re.search(rf'pytest\.mark\.{name}\b|add_marker\("{name}"\)', tests), name
