@@ -62,6 +62,16 @@ CASES: list[tuple[str, str, str, str, list[Any]]] = [
     ("command-r", '<|START_THINKING|>p<|END_THINKING|><|START_ACTION|>[\n{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Paris", "n": 2}}\n]<|END_ACTION|>', "p", "", [PARIS]),
     ("phi4-mini", '<|tool_call|>[{"type": "function", "function": {"name": "now", "arguments": {}}}]<|/tool_call|>', "", "", [NOW]),
     ("functools", 'functools[{"name": "now", "arguments": {}}]', "", "", [NOW]),
+    ("seed", "<seed:think>t</seed:think><seed:tool_call>\n<function=get_weather>\n<parameter=city>Paris</parameter>\n<parameter=n>2</parameter>\n</function>\n</seed:tool_call>", "t", "", [PARIS]),
+    ("functionary", 'ok <function=get_weather>{"city": "Paris", "n": 2}</function><function=now>{}</function>', "", "ok", [PARIS, NOW]),
+    ("apriel", '<tool_calls>[{"name": "now", "arguments": {}}]</tool_calls>', "", "", [NOW]),
+    ("mistral", '[TOOL_CALLS]now[CALL_ID]123456789[ARGS]{}', "", "", [NOW]),
+    ("qwen3-coder", "<think>I look.\n<tool_call>\n<function=now>\n</function>\n</tool_call>", "I look.", "", [NOW]),
+    ("qwen3-coder", "I look.\n<function=now>\n</function>\n</tool_call>", "", "I look.", [NOW]),
+    ("qwen3-coder", "Write <function=x> and </function>.", "", "Write <function=x> and </function>.", []),
+    ("hermes", '<think>as <tool_call>{"name": "now"}</tool_call> says</think>Hi', 'as <tool_call>{"name": "now"}</tool_call> says', "Hi", []),
+    ("hermes", "</think>\nHi", "", "Hi", []),
+    ("gpt-oss", '<|channel|>commentary to=python <|constrain|>code<|message|>print(1)<|end|><|start|>assistant to=assistant<|channel|>final<|message|>Hi', "", "Hi", []),
     ("nemotron", '<TOOLCALL>[{"name": "now", "arguments": {}}]</TOOLCALL>', "", "", [NOW]),
 ]  # fmt: skip
 CONTROLS = (

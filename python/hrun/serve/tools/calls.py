@@ -122,16 +122,21 @@ def _named(row: ToolFormat, text: str) -> list[Call] | None:
     rest = rest.strip()
     if rest.endswith("```"):
         rest = rest[:-3].rstrip()
-    name = name.strip()
-    given = None
-    if row.index_after_name and ":" in name:
-        given = name
-        name = name.rpartition(":")[0]
-    name = name.removeprefix(row.name_prefix)
+    name, given = name_and_id(row, name, row.id_begin)
     if not found or not name:
         return None
     value = loads(rest) if rest else {}
     return [Call(name, dumps(value), given)] if isinstance(value, dict) else None
+
+
+def name_and_id(row: ToolFormat, head: str, id_begin: str) -> tuple[str, str | None]:
+    """What stands before a call's arguments, as its name and the id where the model has written one."""
+    name, given = head.strip(), None
+    if id_begin and id_begin in name:
+        name, _, given = (part.strip() for part in name.partition(id_begin))
+    elif row.index_after_name and ":" in name:
+        given, name = name, name.rpartition(":")[0]
+    return name.removeprefix(row.name_prefix), given or None
 
 
 def _tagged(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call] | None:

@@ -26,9 +26,14 @@ class Dialect:
     def parser(self, tags: Tags, tools: Tools, thinking: bool) -> Parser:
         """A parser for one answer."""
         row = self.row or HERMES
-        if row.channels and (tools or self._apart):
+        if row.channels:
             return ChannelParser(
-                row, tools=tools.schemas, tag=tags, new_id=new_call_id, parallel=tools.parallel
+                row,
+                tools=tools.schemas,
+                tag=tags,
+                new_id=new_call_id,
+                parallel=tools.parallel,
+                apart=self._apart,
             )
         if not tools and self.reasoning is None:
             return PlainParser()

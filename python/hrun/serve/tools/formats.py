@@ -51,6 +51,10 @@ class ToolFormat:
     function_end: str = ""  # closes what name_end opened, before call_end
     padded: bool = False  # values between tags stand on lines of their own
     index_after_name: bool = False  # "functions.NAME:0"
+    id_begin: str = ""  # between a name and its call's id
+    ends_thoughts: bool = (
+        False  # a call that begins in thoughts ends them: the model forgets the tag now and then
+    )
     bare: bool = False
     listed: bool = False  # one tag for a list of calls
     channels: bool = False
@@ -77,24 +81,24 @@ FORMATS: tuple[ToolFormat, ...] = (
         channels=True,
     ),
     ToolFormat(
-        "deepseek-v3.1",
-        marks=(("<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>", "thinking"),),
-        payload="named",
-        section_begin="<｜tool▁calls▁begin｜>",
-        section_end="<｜tool▁calls▁end｜>",
-        call_begin="<｜tool▁call▁begin｜>",
-        name_end="<｜tool▁sep｜>",
-        call_end="<｜tool▁call▁end｜>",
-        reasoning=THINK,
-    ),
-    ToolFormat(
         "deepseek",
-        marks=(("<｜tool▁calls▁begin｜>",),),
+        marks=(("<｜tool▁calls▁begin｜>", "```json"),),
         payload="named",
         section_begin="<｜tool▁calls▁begin｜>",
         section_end="<｜tool▁calls▁end｜>",
         call_begin="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
         name_end="\n```json\n",
+        call_end="<｜tool▁call▁end｜>",
+        reasoning=THINK,
+    ),
+    ToolFormat(
+        "deepseek-v3.1",
+        marks=(("<｜tool▁calls▁begin｜>",),),
+        payload="named",
+        section_begin="<｜tool▁calls▁begin｜>",
+        section_end="<｜tool▁calls▁end｜>",
+        call_begin="<｜tool▁call▁begin｜>",
+        name_end="<｜tool▁sep｜>",
         call_end="<｜tool▁call▁end｜>",
         reasoning=THINK,
     ),
@@ -123,7 +127,30 @@ FORMATS: tuple[ToolFormat, ...] = (
         value_end="</parameter>",
         function_end="</function>",
         padded=True,
+        ends_thoughts=True,
         reasoning=THINK,
+    ),
+    ToolFormat(
+        "seed",
+        marks=(("<seed:tool_call>",),),
+        payload="tagged",
+        call_begin="<seed:tool_call>",
+        call_end="</seed:tool_call>",
+        name_prefix="<function=",
+        name_end=">",
+        key_begin="<parameter=",
+        key_end=">",
+        value_end="</parameter>",
+        function_end="</function>",
+        reasoning=Reasoning("<seed:think>", "</seed:think>"),
+    ),
+    ToolFormat(
+        "functionary",
+        marks=(("<function=example_function_name>",),),
+        payload="named",
+        call_begin="<function=",
+        name_end=">",
+        call_end="</function>",
     ),
     ToolFormat(
         "minimax",
@@ -150,6 +177,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         name_end="<|tool_call_argument_begin|>",
         call_end="<|tool_call_end|>",
         index_after_name=True,
+        ends_thoughts=True,
         reasoning=THINK,
     ),
     ToolFormat(
@@ -157,6 +185,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         marks=(("[TOOL_CALLS]", "[ARGS]"),),
         payload="named",
         call_begin="[TOOL_CALLS]",
+        id_begin="[CALL_ID]",
         name_end="[ARGS]",
         id_prefix="",
         id_characters=9,
@@ -206,6 +235,13 @@ FORMATS: tuple[ToolFormat, ...] = (
         marks=(("functools[",),),
         call_begin="functools",
         listed=True,
+    ),
+    ToolFormat(
+        "apriel",
+        marks=(("<tool_calls>[",),),
+        call_begin="<tool_calls>",
+        listed=True,
+        call_end="</tool_calls>",
     ),
     ToolFormat(
         "nemotron",

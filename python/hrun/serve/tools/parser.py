@@ -157,12 +157,16 @@ class TagParser:
         if not rest:
             return False
         if self._think is not None:
-            begin = self._think[0]
+            begin, end = self._think
             if rest.startswith(begin):
                 self._text = rest[len(begin) :]
                 self._state, self._skip_space = self._thinks, True
                 return True
-            if begin.startswith(rest):
+            if rest.startswith(end):  # of thoughts that were never begun
+                self._text = rest[len(end) :]
+                self._state = self._after_thoughts
+                return True
+            if begin.startswith(rest) or end.startswith(rest):
                 return False
         return self._answers()
 
@@ -186,13 +190,17 @@ class TagParser:
                 return False
             self._skip_space = False
         end = self._think[1]
-        at = self._text.find(end)
-        if at >= 0:
+        tags = [end]
+        if self._row is not None and self._row.ends_thoughts:
+            tags += self._call_tags()
+        places = [(at, tag) for tag in tags if (at := self._text.find(tag)) >= 0]
+        if places:
+            at, tag = min(places)
             self._reason(self._text[:at].rstrip())
-            self._text = self._text[at + len(end) :]
+            self._text = self._text[at + (len(end) if tag == end else 0) :]
             self._state, self._skip_space = self._after_thoughts, True
             return True
-        keep = overlap(self._text, (end,))
+        keep = overlap(self._text, tags)
         ready = self._text[: len(self._text) - keep].rstrip()
         self._reason(ready)
         self._text = self._text[len(ready) :]
@@ -208,7 +216,9 @@ class TagParser:
             self._say(self._text)
             self._text = ""
             return False
-        tags = [self._tag(t) for t in (row.section_begin, row.call_begin) if t]
+        tags = self._call_tags()
+        if row.padded:  # Qwen's coders leave the tag around a call out now and then
+            tags += [self._tag(row.name_prefix + name + row.name_end) for name in self._tools]
         places = [(at, -len(tag), tag) for tag in tags if (at := self._text.find(tag)) >= 0]
         if not places:
             keep = overlap(self._text, tags)
@@ -218,12 +228,24 @@ class TagParser:
             return False
         at, _, tag = min(places)
         self._say(self._text[:at])
+        begin = self._tag(row.call_begin)
+        if tag not in self._call_tags():
+            self._text = self._text[at:]
+            self._open(begin)
+            return True
         self._text = self._text[at + len(tag) :]
-        if tag == self._tag(row.call_begin):
+        if tag == begin:
             self._open(tag)
         else:
             self._state, self._in_section = self._between, True
         return True
+
+    def _call_tags(self) -> list[str]:
+        """Tags with which calls begin."""
+        row = self._row
+        if row is None:
+            return []
+        return [self._tag(t) for t in (row.section_begin, row.call_begin) if t]
 
     def _between(self) -> bool:
         """Inside a section, before a call or the end."""
@@ -452,6 +474,9 @@ class TagParser:
         self._n_calls += 1
 
 
+_THOUGHTS = ("<|channel|>analysis<|message|>", "<|end|>")
+
+
 class ChannelParser:
     """For gpt-oss, whose messages have a channel and perhaps a recipient."""
 
@@ -463,8 +488,11 @@ class ChannelParser:
         tag: Callable[[str], str],
         new_id: Callable[[ToolFormat], str],
         parallel: bool = True,
+        apart: bool = True,
     ) -> None:
+        """``apart``: thoughts are no content."""
         self.failures = 0
+        self._apart = apart
         self._row = row
         self._tools = tools
         self._new_id = new_id
@@ -474,6 +502,7 @@ class ChannelParser:
         self._text = ""
         self._header: str | None = ""  # what stands before <|message|>; None inside a message
         self._kind = ""
+        self._closes = False  # thoughts that are shown get an end
         self._n_calls = 0
 
     @property
@@ -497,6 +526,9 @@ class ChannelParser:
             at, name = min(found)
             self._take(self._text[:at], out)
             self._text = self._text[at + len(tags[name]) :]
+            if self._closes and self._header is None:
+                self._closes = False
+                out.append(Event("content", _THOUGHTS[1]))
             if name == "<|message|>":
                 self._begin(self._header or "", out)
                 self._header = None
@@ -537,8 +569,15 @@ class ChannelParser:
             out.append(Event("call", index=self._n_calls, id=self._new_id(self._row), name=target))
             self._n_calls += 1
             self._kind = "arguments"
+        elif any(word.startswith("to=") and word != "to=assistant" for word in words):
+            self._kind = ""  # for a tool of the model's own
+        elif "analysis" in words and self._apart:
+            self._kind = "reasoning"
         else:
-            self._kind = "reasoning" if "analysis" in words else "content"
+            self._kind = "content"
+            if "analysis" in words:
+                out.append(Event("content", _THOUGHTS[0]))
+                self._closes = True
 
 
 def _python_end(text: str) -> int | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
-from hrun.serve.tools.calls import JsonScan, dumps, properties_of, value_of
+from hrun.serve.tools.calls import JsonScan, dumps, name_and_id, properties_of, value_of
 from hrun.serve.tools.formats import ToolFormat
 
 _BLANKS = " \t\r\n"
@@ -181,12 +181,10 @@ def begun(
     if row.payload == "named":
         name_end = tag(row.name_end)
         at = text.find(name_end)
-        name = text[:at].strip()
         start = _past_blanks(text, at + len(name_end))
         if at < 0 or text[start : start + 1] != "{":
             return None
-        given = name if row.index_after_name and ":" in name else None
-        name = (name.rpartition(":")[0] if given else name).removeprefix(row.name_prefix)
+        name, given = name_and_id(row, text[:at], tag(row.id_begin))
         return (name, given, start, JsonWriting(inside=False)) if name in schemas else None
     if row.payload == "tagged":
         return _tagged_head(row, tag, text, schemas)
