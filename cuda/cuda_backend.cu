@@ -18,6 +18,10 @@ constexpr int64_t kLeastPositions = 256;  // that a graph is made for
 constexpr size_t kMostGraphs = 256;
 constexpr int64_t kMostRecordedTokens = 8;
 
+void require_kernel(Nonlinearity f) {
+  if (f == Nonlinearity::gelu_erf) throw DeviceError("exact GELU has no kernel on CUDA");
+}
+
 }  // namespace
 
 CudaBackend::CudaBackend(int device, const BackendOptions& options)
@@ -258,6 +262,7 @@ void CudaBackend::attention(FloatView q, const CacheSlot& cache, const Batch& ba
                             const AttentionShape& shape, FloatView out) {
   const Turn turn(*this, Operation::attention);
   checks::attention(q, cache, batch, shape, out);
+  if (!shape.causal) throw DeviceError("attention that is not causal has no kernel on CUDA");
   require_step(batch);
   const KVPages pages = pages_of(cache);
   const bool replayable = in_pass_ && recordable(pass_);
@@ -277,12 +282,14 @@ void CudaBackend::silu_mul(FloatView gate, FloatView up, FloatView out) {
 void CudaBackend::gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
   const Turn turn(*this, Operation::gate);
   checks::gated(gate, up, out);
+  require_kernel(f);
   gpu::gated(gpu_, f, gate, up, out);
 }
 
 void CudaBackend::activate(Nonlinearity f, FloatView x, FloatView out) {
   const Turn turn(*this, Operation::gate);
   checks::activate(f, x, out);
+  require_kernel(f);
   gpu::activate(gpu_, f, x, out);
 }
 

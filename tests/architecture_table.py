@@ -6,7 +6,9 @@ PYTHONPATH=python python tests/architecture_table.py
 from __future__ import annotations
 
 from hrun import _core
+from test_oracle_encoders import THEIRS
 from test_oracle_llama_cpp import DIFFERENT
+from tiny_encoders import ENCODERS
 from tiny_transformers import TINY
 
 
@@ -16,6 +18,8 @@ def table() -> str:
         "|---|---|---|---|",
     ]
     for architecture in _core.architectures():
+        if not architecture.causal:
+            continue
         names = [name for name, tiny in TINY.items() if tiny.architecture == architecture.name]
         same = [name for name in names if name not in DIFFERENT]
         shared = (
@@ -32,5 +36,22 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def encoder_table() -> str:
+    lines = [
+        "| encoder | Hugging Face classes | same vectors as transformers | files of llama.cpp's converter |",
+        "|---|---|---|---|",
+    ]
+    for architecture in _core.architectures():
+        if architecture.causal:
+            continue
+        names = [n for n, tiny in ENCODERS.items() if tiny.architecture == architecture.name]
+        theirs = ", ".join(name for name in names if name in THEIRS)
+        classes = ", ".join(architecture.hf_classes)
+        lines.append(
+            f"| `{architecture.name}` | {classes} | {', '.join(names)} | same vectors: {theirs} |"
+        )
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(table())
+    print(table(), encoder_table(), sep="\n\n")

@@ -150,6 +150,29 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return x / (f32(1) + exp(cubic * f32(-1.5957691216057308)))
 
 
+def gelu_erf(x: np.ndarray) -> np.ndarray:
+    """x Phi(x): max(x, 0) - |x| t e^(P(t) - z^2) / 2 with z = |x| / sqrt(2), t = 1 / (1 + z / 2)."""
+    f32 = np.float32
+    y = np.maximum(f32(-13), x)
+    size = np.minimum(f32(13), np.abs(y))
+    z = size * f32(0.70710678)
+    t = f32(1) / fma(z, f32(0.5), f32(1))
+    p = np.full_like(t, f32(0.14050713364850675))
+    for c in (
+        -0.6566158302483989,
+        1.0994384609802506,
+        -0.6195233273292629,
+        -0.14417350705618032,
+        0.035467864881156275,
+        0.022874142446800985,
+        0.3891171467874744,
+        0.9983414489249967,
+        -1.2654334892479913,
+    ):
+        p = fma(p, t, f32(c))
+    return np.maximum(f32(0), y) - size * (t * f32(0.5) * exp(p - z * z))
+
+
 def clamped_silu(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     f32 = np.float32
     g, u = np.minimum(f32(7), gate), np.maximum(f32(-7), np.minimum(f32(7), up))
@@ -185,8 +208,9 @@ def attention(
     window: int = 0,
     cap: float = 0.0,
     sinks: np.ndarray | None = None,
+    causal: bool = True,
 ) -> np.ndarray:
-    """Causal attention of one kv head: q [n, heads, k_dim], k [n, k_dim], v [n, v_dim] -> float32 [n, heads, v_dim].
+    """Attention of one kv head, causal or with window // 2 positions to either side: q [n, heads, k_dim], k [n, k_dim], v [n, v_dim] -> float32 [n, heads, v_dim].
 
     Scores are fma over the dimensions in order. Blocks of 64 positions: the largest score of the block, the exponentials added in 16 lanes and the tree, the values added
     in position order with fma; then the block is joined to those before, both scaled to the larger maximum.
@@ -198,9 +222,10 @@ def attention(
     scores = scores * np.float32(scale)
     if cap:
         scores = soft_cap(scores, cap)
-    visible = np.arange(n)[None, :] <= np.arange(n)[:, None]
+    distance = np.arange(n)[:, None] - np.arange(n)[None, :]
+    visible = distance >= 0 if causal else np.ones((n, n), bool)
     if window:
-        visible &= np.arange(n)[None, :] > np.arange(n)[:, None] - window
+        visible &= distance < window if causal else np.abs(distance) <= window // 2
     scores = np.where(visible[:, None, :], scores, np.float32(-np.inf))
     largest = np.full((n, heads), -np.inf, np.float32)
     total = np.zeros((n, heads), np.float32)
@@ -209,12 +234,16 @@ def attention(
             np.broadcast_to(sinks.astype(np.float32), (n, heads)),
             np.ones((n, heads), np.float32),
         )
-    start = np.maximum(0, np.arange(n) + 1 - window) // 64 * 64 if window else np.zeros(n, int)
+    behind = window - 1 if causal else window // 2
+    start = np.maximum(0, np.arange(n) - behind) // 64 * 64 if window else np.zeros(n, int)
+    last = (
+        np.arange(n) if causal else np.minimum(n - 1, np.arange(n) + (window // 2 if window else n))
+    )
     acc = np.zeros((n, heads, v.shape[1]), np.float32)
     for first in range(0, n, 64):
         block = np.full((n, heads, 64), -np.inf, np.float32)
         block[:, :, : min(64, n - first)] = scores[:, :, first : first + 64]
-        reached = ((np.arange(n) >= first) & (start <= first))[
+        reached = ((last >= first) & (start <= first))[
             :, None
         ]  # other tokens do not see this block
         top = block.max(axis=2)

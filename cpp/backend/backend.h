@@ -126,6 +126,9 @@ struct AttentionShape {
   const DeviceTensor* sinks =
       nullptr;  // per head: the score of a position without value, part of every softmax
   const Rope* rope = nullptr;  // as KeyContext had it
+  bool causal =
+      true;  // false: a query sees its whole sequence, which the batch holds from position
+             // 0 on, or window / 2 positions to either side; the CPU alone has it
 };
 
 // What stands between the matrices of a feed-forward block.
@@ -133,6 +136,7 @@ enum class Nonlinearity : uint8_t {
   silu,          // x / (1 + e^-x)
   sigmoid,       // 1 / (1 + e^-x)
   gelu,          // the tanh form: x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3)
+  gelu_erf,      // x Phi(x), as GELU is defined; the CPU alone has it
   clamped_silu,  // only gated: (1 + clamp(up, -7, 7)) g / (1 + e^-1.702 g), g = min(gate, 7)
 };
 
@@ -224,8 +228,9 @@ class Backend {
   void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) {
     kv_append(cache, k, v, batch, {});
   }
-  // Causal: a row sees the positions of its sequence up to its own, from 0 or the start of its
-  // window on.  q, out: [n_rows, n_heads * head_dim].
+  // A row sees the positions of its sequence up to its own, from 0 or the start of its window on;
+  // or, where the shape is not causal, those behind its own too.  q, out: [n_rows, n_heads *
+  // head_dim].
   virtual void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
                          const AttentionShape& shape, FloatView out) = 0;
 

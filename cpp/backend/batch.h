@@ -27,6 +27,7 @@ struct Batch {
   std::span<const int32_t> tokens;     // of each row; may be empty where nothing is looked up
   std::span<const int32_t> positions;  // of each row
   std::span<const RowSpan> spans;
+  std::span<const int32_t> types = {};  // of each row's token; empty: all are 0
 
   int64_t n_rows() const { return static_cast<int64_t>(positions.size()); }
   int64_t end_position() const {  // the largest

@@ -118,6 +118,10 @@ inline void attention(const FloatView& q, const CacheSlot& cache, const Batch& b
           "attention", "q of [n_rows, n_heads * k_dim] and out of [n_rows, n_heads * v_dim]");
   require(!shape.sinks || is_vector(*shape.sinks, shape.n_heads), "attention", "one sink per head");
   pages(*cache.cache, batch, q.rows, "attention");
+  if (shape.causal) return;
+  require(!layer.is_coded(), "attention", "a cache that is not coded, where it is not causal");
+  for (const RowSpan& span : batch.spans)
+    require(span.first_position == 0, "attention", "whole sequences, where it is not causal");
 }
 
 // A cache that can be made: at least a page, layers with heads of some size.

@@ -282,8 +282,9 @@ auto silu_mul(const std::string& tier, const Matrix& gate, const Matrix& up) {
 Nonlinearity nonlinearity_named(const std::string& name) {
   if (name == "silu") return Nonlinearity::silu;
   if (name == "gelu") return Nonlinearity::gelu;
+  if (name == "gelu_erf") return Nonlinearity::gelu_erf;
   if (name == "clamped_silu") return Nonlinearity::clamped_silu;
-  throw ArgumentError("unknown nonlinearity '{}'; known: silu, gelu, clamped_silu",
+  throw ArgumentError("unknown nonlinearity '{}'; known: silu, gelu, gelu_erf, clamped_silu",
                       printable(name));
 }
 
@@ -351,7 +352,8 @@ auto to_fp16(const std::string& tier, const Vector& x) {
 nb::object attention(const std::string& tier, const Matrix& q, const Matrix& k, const Matrix& v,
                      int n_heads, int n_kv_heads, float scale, const std::string& k_format,
                      const std::string& v_format, int64_t chunk, int n_threads, int64_t window,
-                     float cap, const nb::object& sinks, uint64_t shuffle, bool reads) {
+                     float cap, const nb::object& sinks, uint64_t shuffle, bool causal,
+                     bool reads) {
   const auto n = static_cast<int64_t>(q.shape(0));
   if (n_heads <= 0 || n_kv_heads <= 0 || chunk <= 0 || k.shape(0) != q.shape(0) ||
       v.shape(0) != q.shape(0))
@@ -376,7 +378,8 @@ nb::object attention(const std::string& tier, const Matrix& q, const Matrix& k, 
       {q.shape(0), static_cast<size_t>(n_heads) * static_cast<size_t>(cache.layer().v_dim)});
   const auto sink_tensor =
       sinks.is_none() ? nullptr : cpu.upload(vector_tensor(nb::cast<Vector>(sinks)));
-  const AttentionShape attention_shape{n_heads, scale, window, cap, sink_tensor.get()};
+  AttentionShape attention_shape{n_heads, scale, window, cap, sink_tensor.get()};
+  attention_shape.causal = causal;
   const auto part = [](const FloatView& all, int64_t first, int64_t rows) {
     return FloatView{all.row(first), rows, all.cols, all.stride};
   };
@@ -501,8 +504,8 @@ void init_cpu(nb::module_& m) {
         nb::arg("n_heads"), nb::arg("n_kv_heads"), nb::arg("scale"), nb::arg("k_format") = "f16",
         nb::arg("v_format") = "f16", nb::arg("chunk") = 512, nb::arg("n_threads") = 1,
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, nb::arg("sinks") = nb::none(),
-        nb::arg("shuffle") = 0, nb::arg("reads") = false,
-        "Causal, from an empty cache filled in steps of `chunk` tokens.");
+        nb::arg("shuffle") = 0, nb::arg("causal") = true, nb::arg("reads") = false,
+        "From an empty cache filled in steps of `chunk` tokens; one step where it is not causal.");
 }
 
 }  // namespace hrun::bindings

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "bindings/gil.h"
+#include "bindings/names.h"
 #include "engine/page_hash.h"
 
 namespace nb = nanobind;
@@ -48,12 +49,6 @@ RequestKind kind_named(const std::string& name) {
   if (name == "score") return RequestKind::score;
   if (name == "embed") return RequestKind::embed;
   throw ArgumentError("kind is '{}', must be generate, logits, score or embed", printable(name));
-}
-
-Pooling pooling_named(const std::string& name) {
-  if (name == "last") return Pooling::last;
-  if (name == "mean") return Pooling::mean;
-  throw ArgumentError("pooling is '{}', must be last or mean", printable(name));
 }
 
 // Waits in slices, so that Ctrl-C is seen.
@@ -101,6 +96,8 @@ std::shared_ptr<RequestHandle> submit(
   Request request;
   request.kind = kind_named(kind);
   request.pooling = pooling_named(pooling);
+  if (request.pooling == Pooling::rank)
+    throw ArgumentError("pooling is 'rank', must be none, mean, cls or last");
   request.parameters.max_tokens = max_tokens;
   request.parameters.priority = priority;
   request.parameters.client = client;

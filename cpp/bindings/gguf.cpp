@@ -427,6 +427,7 @@ void init_plan(nb::module_& m) {
                    [](const ConfigRule& r) {
                      return r.type == ConfigType::integer  ? "u32"
                             : r.type == ConfigType::number ? "f32"
+                            : r.type == ConfigType::text   ? "string"
                                                            : "bool";
                    })
       .def_prop_ro("hf_key", [](const ConfigRule& r) { return std::string(r.hf_key); })
@@ -459,11 +460,15 @@ void init_plan(nb::module_& m) {
           "gating", [](const ModelDescription& d) { return static_cast<int>(d.gating); },
           "How experts are weighted where config.json does not say: the number that GGUF has for "
           "it.")
-      .def_prop_ro("nonlinearity", [](const ModelDescription& d) {
-        return d.nonlinearity == Nonlinearity::silu   ? "silu"
-               : d.nonlinearity == Nonlinearity::gelu ? "gelu"
-                                                      : "clamped_silu";
-      });
+      .def_prop_ro("nonlinearity",
+                   [](const ModelDescription& d) {
+                     return d.nonlinearity == Nonlinearity::silu       ? "silu"
+                            : d.nonlinearity == Nonlinearity::gelu     ? "gelu"
+                            : d.nonlinearity == Nonlinearity::gelu_erf ? "gelu_erf"
+                                                                       : "clamped_silu";
+                   })
+      .def_prop_ro(
+          "causal", [](const ModelDescription& d) { return d.causal; }, "False: an encoder.");
   m.def(
       "architectures",
       [] {

@@ -11,6 +11,7 @@ void init_gguf(nb::module_& m);
 void init_cpu(nb::module_& m);
 void init_runtime(nb::module_& m);
 void init_engine(nb::module_& m);
+void init_encoder(nb::module_& m);
 void init_devices(nb::module_& m);
 void init_calibration(nb::module_& m);
 void init_tokenizer(nb::module_& m);
@@ -28,6 +29,7 @@ NB_MODULE(_core, m) {
   hrun::bindings::init_cpu(m);
   hrun::bindings::init_runtime(m);
   hrun::bindings::init_engine(m);
+  hrun::bindings::init_encoder(m);
   hrun::bindings::init_devices(m);
   hrun::bindings::init_calibration(m);
   hrun::bindings::init_tokenizer(m);

@@ -20,6 +20,7 @@
 #include "bindings/gil.h"
 #include "bindings/moments.h"
 #include "bindings/names.h"
+#include "bindings/signal_poll.h"
 #include "engine/samplers.h"
 #include "engine/session.h"
 
@@ -42,23 +43,6 @@ RotatedMatmul rotated_matmul(const std::string& name) {
 namespace {
 
 using FloatArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// Checks for the end of the interpreter, and at most every 20 ms for Ctrl-C, without the GIL.
-class SignalPoll {
- public:
-  void operator()() {
-    require_running();
-    const auto now = std::chrono::steady_clock::now();
-    if (now - last_ < std::chrono::milliseconds(20)) return;
-    last_ = now;
-    with_gil([] {
-      if (PyErr_CheckSignals() != 0) throw nb::python_error();
-    });
-  }
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
 
 std::shared_ptr<Model> load(const std::string& path, const std::string& device,
                             int64_t n_gpu_layers, int n_threads, const std::string& cpu_tier,
@@ -220,6 +204,24 @@ void init_runtime(nb::module_& m) {
       .def_prop_ro("n_vocab", [](const Model& model) { return model.params().n_vocab; })
       .def_prop_ro("n_embd", [](const Model& model) { return model.params().n_embd; })
       .def_prop_ro("n_layers", [](const Model& model) { return model.params().n_layers; })
+      .def_prop_ro(
+          "is_encoder", [](const Model& model) { return model.plan().is_encoder(); },
+          "It gives vectors of texts, and no text.")
+      .def_prop_ro(
+          "n_classes", [](const Model& model) { return model.params().n_classes; },
+          "Scores of a text; 0 where the model has no head for them.")
+      .def_prop_ro(
+          "pooling",
+          [](const Model& model) -> std::optional<std::string> {
+            const auto& pooling = model.params().pooling;
+            return pooling ? std::optional<std::string>(pooling_name(*pooling)) : std::nullopt;
+          },
+          "How the states of a text's tokens become one vector, by the file: none, mean, "
+          "cls, last or rank.")
+      .def_prop_ro(
+          "class_pooling",
+          [](const Model& model) { return pooling_name(model.params().class_pooling); },
+          "The same of what the head of classes reads.")
       .def_prop_ro("n_params",
                    [](const Model& model) {
                      uint64_t n = 0;

@@ -117,9 +117,10 @@ struct AttentionTask {
   size_t page_bytes;
   int k_dim, v_dim;
   int64_t first_position;  // token t sees the positions up to first_position + t
+  int64_t whole = 0;       // or, where this is not 0, of all so many positions
   float scale;
-  int64_t window = 0;             // and not more than so many; 0: all
-  float soft_cap = 0;             // 0: none
+  int64_t window = 0;  // and not more than so many (of all: half as many to either side); 0: all
+  float soft_cap = 0;  // 0: none
   const float* sinks = nullptr;   // [n_heads]
   int64_t first_block, n_blocks;  // of kAttentionBlock positions: all, or with `partial` some
   ptrdiff_t to_next =
@@ -133,8 +134,15 @@ struct AttentionTask {
   int n_queries() const { return static_cast<int>(q.rows) * n_heads; }
   int64_t partial_floats() const { return 2 + v_dim; }
   int64_t first_visible(int64_t token) const {
-    const int64_t first = first_position + token + 1 - window;
+    const int64_t position = first_position + token;
+    const int64_t first = whole > 0 ? position - window / 2 : position + 1 - window;
     return window > 0 && first > 0 ? first : 0;
+  }
+  int64_t end_visible(int64_t token) const {
+    const int64_t position = first_position + token;
+    if (whole == 0) return position + 1;
+    const int64_t end = position + 1 + window / 2;
+    return window > 0 && end < whole ? end : whole;
   }
   float* out_of(int query) const { return out.row(query / n_heads) + query % n_heads * v_dim; }
   // 64-aligned.

@@ -120,6 +120,7 @@ void Engine::Step::add(const Span& span) {
         break;
       case RequestKind::embed:
         if (request.pooling == Pooling::last && !is_last) continue;
+        if (request.pooling == Pooling::cls && position > 0 && !is_last) continue;
         hidden_.push_back(wanted);
         hidden_rows_.push_back(row);
         continue;
@@ -210,8 +211,11 @@ void Engine::Step::take_logits(const Wanted& row, std::span<const float> logits)
 
 void Engine::Step::take_hidden(const Wanted& row, std::span<const float> hidden) {
   std::vector<float>& values = row.active->handle->values_;
-  if (row.active->request.pooling == Pooling::last) {
-    values.assign(hidden.begin(), hidden.end());
+  const Pooling pooling = row.active->request.pooling;
+  if (pooling == Pooling::last || pooling == Pooling::cls) {
+    if (pooling == Pooling::last || row.position == 0) values.assign(hidden.begin(), hidden.end());
+  } else if (pooling == Pooling::none) {
+    values.insert(values.end(), hidden.begin(), hidden.end());
   } else {
     // In the order of positions, so that no cut of the prompt changes a bit.
     std::vector<double>& sum = row.active->sum;
@@ -359,7 +363,7 @@ std::shared_ptr<RequestHandle> Engine::submit(Request request) {
   } else {
     if (request.constraint) throw ArgumentError("a constraint for a request that draws no tokens");
     request.parameters.max_tokens = 0;
-    const bool needs_all = request.kind != RequestKind::embed || request.pooling == Pooling::mean;
+    const bool needs_all = request.kind != RequestKind::embed || request.pooling != Pooling::last;
     request.parameters.logits = needs_all ? LogitRows::all : LogitRows::last;
     request.parameters.wanted_from = request.kind == RequestKind::embed ? 0 : request.first_row;
   }

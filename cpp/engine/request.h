@@ -17,6 +17,7 @@
 #include "engine/mask_desk.h"
 #include "engine/samplers.h"
 #include "engine/sequence.h"
+#include "model/description.h"
 
 namespace hrun {
 
@@ -26,8 +27,6 @@ enum class RequestKind : uint8_t {
   score,     // log-probabilities of the prompt's tokens from first_row + 1 on
   embed,     // hidden states after the last norm, pooled
 };
-
-enum class Pooling : uint8_t { last, mean };
 
 struct Request {
   RequestKind kind = RequestKind::generate;

@@ -19,6 +19,7 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
     StatePlan state_plan;
     state_plan.n_slots = n_states;
     std::vector<int64_t> layers, recurrent;
+    std::vector<size_t> places;  // of the layers' rows in the cache
     for (int64_t l = run.first_layer; l < run.end_layer; ++l) {
       const BlockNeeds needs = mixer_needs(model.plan(), l, 1);
       slots_.push_back({});
@@ -30,8 +31,17 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
       if (!needs.has_cache()) continue;
       CacheLayer layer = needs.cache;
       layer.k_type = k_type, layer.v_type = v_type;
-      plan.layers.push_back(layer);
       layers.push_back(l);
+      const auto same = [&](const CacheLayer& other) {
+        return other.n_kv_heads == layer.n_kv_heads && other.k_dim == layer.k_dim &&
+               other.v_dim == layer.v_dim;
+      };
+      // A layer of an encoder has read its keys and values when the next one writes its own.
+      const auto shared = model.plan().is_encoder()
+                              ? std::find_if(plan.layers.begin(), plan.layers.end(), same)
+                              : plan.layers.end();
+      places.push_back(static_cast<size_t>(shared - plan.layers.begin()));
+      if (shared == plan.layers.end()) plan.layers.push_back(layer);
     }
     if (!recurrent.empty()) {
       n_states_ = n_states;
@@ -44,7 +54,7 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
     if (layers.empty()) continue;
     caches_.push_back(model.backend(run.device).make_cache(plan, purpose));
     for (size_t i = 0; i < layers.size(); ++i)
-      slots_[static_cast<size_t>(layers[i])] = {caches_.back().get(), i};
+      slots_[static_cast<size_t>(layers[i])] = {caches_.back().get(), places[i]};
   }
 }
 

@@ -17,6 +17,9 @@ namespace hrun {
 enum class Role : uint8_t {
   token_embd,
   position_embd,
+  token_types,
+  embd_norm,
+  embd_norm_bias,  // of the embedded tokens
   output_norm,
   output_norm_bias,
   output,
@@ -24,6 +27,13 @@ enum class Role : uint8_t {
   rope_freqs,
   rope_long,
   rope_short,
+  class_dense,
+  class_dense_bias,
+  class_norm,
+  class_output,
+  class_output_bias,  // what makes scores of a text's vector
+  dense_2,
+  dense_3,  // projections of a text's vector
   attn_norm,
   attn_norm_bias,
   attn_qkv,
@@ -58,6 +68,7 @@ enum class Role : uint8_t {
   attn_output,
   attn_output_bias,
   attn_post_norm,
+  attn_post_norm_bias,
   ffn_norm,
   ffn_norm_bias,
   ffn_gate_up,
@@ -68,6 +79,7 @@ enum class Role : uint8_t {
   ffn_up_bias,
   ffn_down_bias,
   ffn_post_norm,
+  ffn_post_norm_bias,
   router,
   router_bias,
   router_correction,
@@ -124,6 +136,9 @@ enum class Dim : uint8_t {
   delta_heads_twice,
   delta_head /* values of one */,
   conv_taps,
+  token_types,
+  classes,
+  dense /* between two projections of a text's vector */,
   count,
 };
 
@@ -153,6 +168,7 @@ enum class Transform : uint8_t {
   minus_exp,
   delta_groups_qkv,
   delta_groups_gate,  // rows that lie together by key head: its query, key, values, gates
+  after_padding,      // rows of positions, which begin after the padding's
   count,
 };
 
@@ -178,7 +194,7 @@ struct TensorRule {
 
 // A key of the metadata beyond the common ones, and where config.json has it.  Keys that change
 // what a model computes and that its description does not list are refused, unless neutral.
-enum class ConfigType : uint8_t { integer, number, boolean };
+enum class ConfigType : uint8_t { integer, number, boolean, text };
 enum class ConfigMap : uint8_t { same, inverse_root /* 1 / sqrt(x) */ };
 struct ConfigRule {
   std::string_view key;  // without the architecture's prefix
@@ -189,6 +205,10 @@ struct ConfigRule {
 };
 
 enum class Norm : uint8_t { rms, layer };
+
+// How the vectors of a text's tokens become one: GGUF's numbers.  rank: scores by a head of
+// classes.
+enum class Pooling : uint8_t { none = 0, mean = 1, cls = 2, last = 3, rank = 4 };
 
 // What a layer does first, and then: the blocks under model/blocks.
 enum class Mixer : uint8_t { attention, latent_attention, delta_rule, count };
@@ -209,13 +229,19 @@ struct ModelDescription {
   std::span<const ConfigRule> config = {};
   Norm norm = Norm::rms;
   Nonlinearity nonlinearity = Nonlinearity::silu;
-  bool parallel = false;  // attention and feed-forward read the same normed input
+  bool causal = true;  // false: an encoder, whose tokens see those behind them too
+  Pooling class_pooling = Pooling::cls;  // of what the head of classes reads, where no key says it
+  bool class_gelu = false;               // that head has GELU in place of tanh between its matrices
+  bool class_softmax = false;            // its scores are probabilities
+  bool parallel = false;                 // attention and feed-forward read the same normed input
+  bool norm_after_add = false;           // the norms after a block are of the sum with its input
   bool rotary = true;
   double rotary_part = 1;        // of each head that is turned, where config.json does not say
   bool embd_times_root = false;  // embeddings times sqrt(n_embd)
   bool divides_logits = false;   // by logit_scale, not times
   int64_t window_period =
       0;  // every n-th layer sees all positions, the others a window; 0: all have the window
+  bool full_layer_first = false;  // of a period, the layer that sees all is the first
   double window_rope_base =
       0;  // of the layers with a window, which then have no rope scaling; 0: as the others
   bool window_rope_unscaled = false;  // layers with a window have no rope scaling

@@ -48,11 +48,26 @@ class Decoder {
       backend_.embed(*table, pass_.batch.positions, pass_.rows(w_.normed));
       backend_.add(x_, pass_.rows(w_.normed));
     }
+    if (const DeviceTensor* types = model_.weight(Role::token_types)) {
+      const std::vector<int32_t> zeros(static_cast<size_t>(x_.rows), 0);
+      const std::span<const int32_t> own = pass_.batch.types;
+      backend_.embed(*types, own.empty() ? std::span<const int32_t>(zeros) : own,
+                     pass_.rows(w_.normed));
+      backend_.add(x_, pass_.rows(w_.normed));
+    }
+    if (const DeviceTensor* weight = model_.weight(Role::embd_norm))
+      pass_.norm(x_, *weight, model_.weight(Role::embd_norm_bias), x_);
   }
 
   void layer(int64_t l) {
     const FloatView projected = pass_.rows(w_.projected), fed = pass_.rows(w_.fed);
     run_mixer(pass_, l, normed(l, Role::attn_norm, Role::attn_norm_bias), projected);
+    if (model_.description().norm_after_add) {
+      add_and_norm(l, projected, Role::attn_post_norm, Role::attn_post_norm_bias);
+      run_feed(pass_, l, x_, fed);
+      add_and_norm(l, fed, Role::ffn_post_norm, Role::ffn_post_norm_bias);
+      return;
+    }
     finish(l, Role::attn_post_norm, projected);
     if (model_.description().parallel) {
       run_feed(pass_, l, normed(l, Role::attn_norm, Role::attn_norm_bias), fed);
@@ -140,6 +155,11 @@ class Decoder {
   }
   MatmulInput normed(int64_t l, Role weight, Role bias) {
     return normed(x_, model_.weight(l, weight), model_.weight(l, bias));
+  }
+
+  void add_and_norm(int64_t l, FloatView y, Role weight, Role bias) {
+    backend_.add(x_, y);
+    pass_.norm(x_, *model_.weight(l, weight), model_.weight(l, bias), x_);
   }
 
   // What happens to a block's output before it is added.

@@ -15,6 +15,23 @@ const TensorRule& rule_of(const ModelDescription& description, Role role) {
   throw ArgumentError("architecture '{}' has no role {}", description.name, role_name(role));
 }
 
+bool is_lookup(Role role) {
+  return role == Role::token_embd || role == Role::position_embd || role == Role::token_types;
+}
+bool is_embedding_norm(Role role) {
+  return role == Role::embd_norm || role == Role::embd_norm_bias;
+}
+
+// Encoders run on the CPU: attention that is not causal has no other kernel.
+BackendOptions options_for(const ModelPlan& plan, BackendOptions options) {
+  if (!plan.is_encoder()) return options;
+  if (options.device != "auto" && options.device != "cpu" && options.device != "none")
+    throw DeviceError("device '{}': '{}' is an encoder, which runs on the CPU alone",
+                      printable(options.device), plan.description->name);
+  options.device = "cpu";
+  return options;
+}
+
 TensorView rows_of(const TensorView& whole, int64_t first, int64_t rows) {
   TensorView part = whole;
   part.rows = rows;
@@ -24,9 +41,10 @@ TensorView rows_of(const TensorView& whole, int64_t first, int64_t rows) {
 
 }  // namespace
 
-Model::Model(gguf::File file, ModelPlan plan, const BackendOptions& options)
+Model::Model(gguf::File file, ModelPlan plan, const BackendOptions& wished)
     : file_(std::move(file)), plan_(std::move(plan)) {
   const int64_t n_layers = plan_.params.n_layers;
+  const BackendOptions options = options_for(plan_, wished);
   Backends made = make_backends(options, n_layers, [&](const DeviceRoom& room) {
     return layers_that_fit(file_, plan_, room);
   });
@@ -95,15 +113,17 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
   model->globals_.resize(kRoles);
   constexpr auto kEmbedding = static_cast<size_t>(Role::token_embd);
   for (size_t r = 0; r < kRoles; ++r) {
-    const bool is_input = r == kEmbedding || r == static_cast<size_t>(Role::position_embd);
+    const bool is_table = is_lookup(static_cast<Role>(r));
+    const bool is_input = is_table || is_embedding_norm(static_cast<Role>(r));
     const bool tied = r == kEmbedding && p.tied_head && !second_embedding;
-    const TensorUse use = tied ? TensorUse::any : is_input ? TensorUse::lookup : TensorUse::product;
+    const TensorUse use = tied ? TensorUse::any : is_table ? TensorUse::lookup : TensorUse::product;
     model->globals_[r] = take(p.globals[r], r, is_input ? first_device : head_device, use);
   }
   if (second_embedding)
     model->tied_head_ = take(p.globals[kEmbedding], kEmbedding, head_device, TensorUse::product);
   model->head_ = second_embedding ? first(model->tied_head_)
                                   : model->weight(p.tied_head ? Role::token_embd : Role::output);
+  if (p.is_encoder()) model->head_ = nullptr;
   model->layers_.resize(p.layers.size());
   for (size_t l = 0; l < p.layers.size(); ++l) {
     model->layers_[l].resize(kRoles);
@@ -203,7 +223,7 @@ void for_each_matrix(const Model& model, Function&& fn) {
       fn(*weight.front(),
          experts ? model.params().n_experts_used : static_cast<int64_t>(weight.size()));
     }
-  fn(model.head(), 1);
+  if (model.has_head()) fn(model.head(), 1);
 }
 
 }  // namespace
@@ -219,7 +239,7 @@ size_t Model::bytes_per_token() const {
 int64_t Model::weights_multiplied(int64_t n_tokens) const {
   int64_t weights = 0;
   for_each_matrix(*this, [&](const DeviceTensor& w, int64_t count) {
-    weights += w.rows * w.cols * count * (&w == &head() ? 1 : n_tokens);
+    weights += w.rows * w.cols * count * (&w == head_ ? 1 : n_tokens);
   });
   return weights;
 }

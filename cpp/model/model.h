@@ -49,6 +49,7 @@ class Model {
   const Weight& slices(int64_t layer, Role role) const {
     return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }
+  bool has_head() const { return head_ != nullptr; }  // encoders have none
   const DeviceTensor& head() const { return *head_; }
   // A vector as the file has it; empty where there is none.
   std::vector<float> values_of(const gguf::TensorInfo* vector) const;
@@ -59,7 +60,7 @@ class Model {
   int64_t weights_multiplied(int64_t n_tokens) const;
 
  private:
-  Model(gguf::File file, ModelPlan plan, const BackendOptions& options);
+  Model(gguf::File file, ModelPlan plan, const BackendOptions& wished);
   Weight upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use);
   Weight upload_taps(const TensorView& taps, size_t device);
   void split_latent(int64_t layer);

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -67,6 +68,13 @@ struct HyperParams {
   int64_t n_ctx_train = 0;
   float norm_eps = 0;
 
+  bool causal = true;  // false: an encoder
+  Nonlinearity nonlinearity = Nonlinearity::silu;
+  std::optional<Pooling> pooling;        // what the file says
+  Pooling class_pooling = Pooling::cls;  // of what the head of classes reads
+  int64_t n_classes = 0, n_dense = 0;    // 0: none
+  int64_t n_token_types = 0;
+
   double embd_scale = 1, residual_scale = 1;
   double logit_scale = 1;                        // times
   double attn_scale = 0;                         // of q . k
@@ -101,8 +109,9 @@ struct ModelPlan {
   // Tensors by role; null where optional and absent.  `layers[l][role]` for per-layer roles.
   std::vector<const gguf::TensorInfo*> globals;              // indexed by Role
   std::vector<std::vector<const gguf::TensorInfo*>> layers;  // [layer][Role]
-  bool tied_head = false;             // no output.weight: the embedding is the head
-  std::vector<std::string> warnings;  // unused tensors, odd metadata
+  bool tied_head = false;                             // no output.weight: the embedding is the head
+  bool is_encoder() const { return !params.causal; }  // it gives vectors, and has no head
+  std::vector<std::string> warnings;                  // unused tensors, odd metadata
 
   const gguf::TensorInfo* global(Role role) const { return globals[static_cast<size_t>(role)]; }
   const gguf::TensorInfo* layer(int64_t l, Role role) const {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "base/error.h"
@@ -135,9 +136,11 @@ void refuse_unknown_maths(const Keys& keys, const ModelDescription& description,
       unsupported(file, "key '{}' is {}, hrun supports only {} for this architecture", name, value,
                   n.value);
   }
-  if (!file.get_bool_or(keys.key("attention.causal"), true))
-    unsupported(file, "key '{}' is false, hrun supports only causal attention",
-                keys.key("attention.causal"));
+  if (const bool causal = file.get_bool_or(keys.key("attention.causal"), description.causal);
+      causal != description.causal)
+    unsupported(file, "key '{}' is {}, hrun supports only {} attention for this architecture",
+                keys.key("attention.causal"), causal ? "true" : "false",
+                causal ? "bidirectional" : "causal");
   // A window as long as the context changes nothing.
   if (const int64_t window = keys.count_or("attention.sliding_window", n_ctx, 0, kMaxWindow);
       window > 0 && window < n_ctx && !description.has_key("attention.sliding_window"))
@@ -180,7 +183,7 @@ std::vector<bool> read_window_pattern(const Keys& keys, const ModelDescription& 
   std::vector<bool> has_window;
   const auto fill = [&](int64_t period) {
     for (int64_t l = 0; l < n_layers; ++l)
-      has_window.push_back(period == 0 || (l + 1) % period != 0);
+      has_window.push_back(period == 0 || (description.full_layer_first ? l : l + 1) % period != 0);
     return has_window;
   };
   const gguf::Entry* entry = keys.file().find(keys.key(kKey));
@@ -202,10 +205,48 @@ std::vector<bool> read_window_pattern(const Keys& keys, const ModelDescription& 
 void read_window(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   if (!description.has_key("attention.sliding_window")) return;
   int64_t window = keys.count_or("attention.sliding_window", 0, 0, kMaxWindow);
-  if (window >= p.n_ctx_train) window = 0;
+  if (description.causal && window >= p.n_ctx_train) window = 0;
   const std::vector<bool> has_window = read_window_pattern(keys, description, p.n_layers);
   for (int64_t l = 0; l < p.n_layers; ++l)
     p.layers[static_cast<size_t>(l)].window = has_window[static_cast<size_t>(l)] ? window : 0;
+}
+
+// How texts become vectors.
+void read_pooling(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  const gguf::File& file = keys.file();
+  const auto pooling = [&](std::string_view key) -> std::optional<Pooling> {
+    if (!keys.has(key)) return std::nullopt;
+    return static_cast<Pooling>(keys.count(key, 0, static_cast<uint64_t>(Pooling::rank)));
+  };
+  p.pooling = pooling("pooling_type");
+  p.class_pooling = pooling("classifier.pooling_type").value_or(description.class_pooling);
+  if (p.class_pooling == Pooling::none || p.class_pooling == Pooling::rank)
+    file.fail("key '{}' is {}, must be 1 (mean), 2 (cls) or 3 (last)",
+              keys.key("classifier.pooling_type"), static_cast<int>(p.class_pooling));
+  // As many as there are rows; the shapes are checked with those of all tensors.
+  const auto rows_of = [&](Role role) -> int64_t {
+    const TensorRule* rule = description.find_rule(role);
+    const gguf::TensorInfo* tensor = rule ? file.find_tensor(rule->gguf_name) : nullptr;
+    return tensor ? static_cast<int64_t>(std::min<uint64_t>(tensor->dims[1], kMaxWidth)) : 0;
+  };
+  p.n_classes = rows_of(Role::class_output);
+  p.n_dense = rows_of(Role::dense_2);
+  p.n_token_types = description.has_role(Role::token_types)
+                        ? static_cast<int64_t>(std::min<uint64_t>(
+                              file.get_uint_or("tokenizer.ggml.token_type_count", 1), kMaxVocab))
+                        : 0;
+}
+
+// What stands between the matrices of a feed-forward block, where files may say it.
+void read_nonlinearity(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  p.nonlinearity = description.nonlinearity;
+  if (!description.has_key("hidden_activation") || !keys.has("hidden_activation")) return;
+  const std::string_view name = keys.file().get_string(keys.key("hidden_activation"));
+  if (name == "silu" || name == "swish" || name == "swiglu")
+    p.nonlinearity = Nonlinearity::silu;
+  else if (name != "gelu")
+    unsupported(keys.file(), "key '{}' is '{}', hrun supports gelu and silu",
+                keys.key("hidden_activation"), printable(name));
 }
 
 // Scores are corrected where they are sigmoids.
@@ -518,6 +559,7 @@ void read_layers(const Keys& keys, HyperParams& p) {
 HyperParams read_params(const gguf::File& file, const ModelDescription& description) {
   Keys keys(file, description.name);
   HyperParams p;
+  p.causal = description.causal;
   p.n_layers = keys.count("block_count", 1, kMaxLayers);
   // The last layers predict several tokens at once; they stay in the file.
   {
@@ -539,6 +581,8 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   read_latent_attention(keys, description, p);
   read_scales(keys, description, p);
   read_window(keys, description, p);
+  read_pooling(keys, description, p);
+  read_nonlinearity(keys, description, p);
   read_experts(keys, description, p);
   read_ropes(keys, description, p);
   return p;

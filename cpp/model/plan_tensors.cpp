@@ -1,5 +1,6 @@
 // Tensors by role: present where required, of the shapes that the hyper-parameters say.
 #include <cmath>
+#include <initializer_list>
 #include <unordered_set>
 
 #include "base/error.h"
@@ -97,6 +98,12 @@ int64_t size_of(Dim dim, const HyperParams& p, int64_t layer) {
       return p.delta.v_dim;
     case Dim::conv_taps:
       return p.delta.n_taps;
+    case Dim::token_types:
+      return p.n_token_types;
+    case Dim::classes:
+      return p.n_classes;
+    case Dim::dense:
+      return p.n_dense;
     case Dim::count:
       break;
   }
@@ -176,7 +183,9 @@ const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule,
 // Tensors of a layer that hrun runs and whose names say that they take part in the computation.
 bool changes_the_result(std::string_view name, int64_t n_layers) {
   if (name.substr(0, 4) != "blk.")
-    return name == "output.bias" || name == "output_norm.bias" || name == "token_embd_norm.weight";
+    return name == "output.bias" || name == "output_norm.bias" ||
+           name == "token_embd_norm.weight" || name == "token_embd_norm.bias" ||
+           name == "token_types.weight" || name == "position_embd.weight";
   const size_t dot = name.find('.', 4);
   if (dot == std::string_view::npos || dot == 4 || dot > 4 + 6) return false;
   int64_t layer = 0;
@@ -190,6 +199,31 @@ bool changes_the_result(std::string_view name, int64_t n_layers) {
                                       "_gate_inp", "attn_qkv", "scale", "_kv_b"})
     if (rest.find(part) != std::string_view::npos) return true;
   return false;
+}
+
+// Queries, keys and values come of one matrix or of three, and a text's vector is projected twice.
+void check_parts(const gguf::File& file, const ModelPlan& plan) {
+  const auto all_or_none = [&](const char* names, std::initializer_list<Role> roles) {
+    size_t n = 0;
+    for (const Role role : roles) n += plan.global(role) != nullptr;
+    if (n != 0 && n != roles.size()) file.fail("tensors {} belong together", names);
+  };
+  all_or_none("'dense_2.weight' and 'dense_3.weight'", {Role::dense_2, Role::dense_3});
+  if (!plan.global(Role::class_dense) &&
+      (plan.global(Role::class_dense_bias) || plan.global(Role::class_norm)))
+    file.fail("tensors 'cls.bias' and 'cls.norm.weight' need tensor 'cls.weight'");
+  if (!plan.global(Role::class_output) && plan.global(Role::class_output_bias))
+    file.fail("tensor 'cls.output.bias' needs tensor 'cls.output.weight'");
+  for (int64_t l = 0; l < plan.params.n_layers; ++l) {
+    if (plan.params.layer(l).mixer != Mixer::attention) continue;
+    const bool one = plan.layer(l, Role::attn_qkv);
+    const int three = (plan.layer(l, Role::attn_q) != nullptr) +
+                      (plan.layer(l, Role::attn_k) != nullptr) +
+                      (plan.layer(l, Role::attn_v) != nullptr);
+    if (three != (one ? 0 : 3))
+      file.fail("layer {} must have either tensor '{}' or attn_q, attn_k and attn_v", l,
+                layer_name("blk.{}.attn_qkv.weight", l));
+  }
 }
 
 // Tensors of which a model has one kind or another.
@@ -274,8 +308,9 @@ void place_tensors(const gguf::File& file, ModelPlan& plan) {
       if (is_layer_role(rule.role) && is_in_layer(rule, p, l))
         put(rule, layer_name(rule.gguf_name, l), l, layer);
   }
+  check_parts(file, plan);
   check_choices(file, plan);
-  plan.tied_head = plan.global(Role::output) == nullptr;
+  plan.tied_head = !plan.is_encoder() && plan.global(Role::output) == nullptr;
   report_unused(file, used, plan);
 }
 

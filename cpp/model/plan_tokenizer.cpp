@@ -16,8 +16,17 @@ constexpr std::string_view kTokens = "tokenizer.ggml.tokens", kTypes = "tokenize
                            kModel = "tokenizer.ggml.model";
 
 // gpt2: byte-level pairs with a list of merges.  llama: SentencePiece pairs ranked by score, with
-// byte tokens.  gemma4: SentencePiece's pieces and byte tokens, with a list of merges.
-constexpr std::string_view kModels[] = {"gpt2", "llama", "gemma4"};
+// byte tokens.  gemma4: SentencePiece's pieces and byte tokens, with a list of merges.  t5:
+// SentencePiece's pieces whose scores add up best.  bert: the longest pieces of words.
+struct TokenizerModel {
+  std::string_view name;
+  bool has_merges, has_bytes, has_scores;
+};
+constexpr TokenizerModel kModels[] = {{"gpt2", true, false, false},
+                                      {"llama", false, true, true},
+                                      {"gemma4", true, true, false},
+                                      {"t5", false, false, true},
+                                      {"bert", false, false, false}};
 
 enum TokenType : int64_t { kUndefined = 0, kByte = 6 };
 
@@ -191,14 +200,19 @@ void check_special_ids(const gguf::File& file, size_t n_tokens,
 int64_t check_tokenizer(const gguf::File& file, const ModelDescription& description,
                         std::vector<std::string>& warnings) {
   const std::string_view model = file.get_string(kModel);
-  if (std::find(std::begin(kModels), std::end(kModels), model) == std::end(kModels))
-    unsupported(file, "key '{}' is '{}', which is not supported (supported: gpt2, llama, gemma4)",
-                kModel, printable(model));
-  const bool pairs = model != "llama", pieces = model != "gpt2", scored = model == "llama";
+  const auto kind = std::find_if(std::begin(kModels), std::end(kModels),
+                                 [&](const TokenizerModel& known) { return known.name == model; });
+  if (kind == std::end(kModels)) {
+    std::string names;
+    for (const TokenizerModel& known : kModels)
+      names += (names.empty() ? "" : ", ") + std::string(known.name);
+    unsupported(file, "key '{}' is '{}', which is not supported (supported: {})", kModel,
+                printable(model), names);
+  }
 
   const std::vector<std::string_view> tokens = read_tokens(file);
-  check_types(file, tokens, pieces);
-  check_scores(file, tokens.size(), scored);
+  check_types(file, tokens, kind->has_bytes);
+  check_scores(file, tokens.size(), kind->has_scores);
   TokenIndex index(tokens);
   if (index.n_duplicates() > 0)
     warnings.push_back(format(
@@ -206,7 +220,7 @@ int64_t check_tokenizer(const gguf::File& file, const ModelDescription& descript
         "in llama.cpp",
         index.n_duplicates(), index.n_duplicates() > 1 ? "s have" : " has",
         index.first_duplicate()));
-  if (pairs) check_merges(file, index, warnings);
+  if (kind->has_merges) check_merges(file, index, warnings);
   check_special_ids(file, tokens.size(), warnings);
 
   const std::string vocab_key = std::string(description.name) + ".vocab_size";

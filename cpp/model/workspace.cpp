@@ -72,7 +72,8 @@ Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int6
   fed = rows(p.n_embd);
   scratch_ = floats(1, static_cast<int64_t>(scratch_floats(model.plan(), max_tokens)), what);
   // At most 64 MiB of logits at a time.
-  const int64_t logit_rows = std::clamp<int64_t>((16 << 20) / p.n_vocab, 1, max_tokens);
+  const int64_t logit_rows =
+      model.has_head() ? std::clamp<int64_t>((16 << 20) / p.n_vocab, 1, max_tokens) : 1;
   logits = floats(logit_rows, p.n_vocab, "the logits of a batch");
   for (const RopeParams& rope : p.ropes) ropes_.push_back(make_rope(model, rope, n_ctx));
 }

@@ -445,7 +445,10 @@ class Llama:
         ]
         if truncate:
             prompts = [ids[: runtime.n_ctx] for ids in prompts]
-        rows = [runtime.embed(ids, pooling="mean", normalize=normalize).tolist() for ids in prompts]
+        pooling: Any = runtime.model.pooling or "mean"
+        rows = [
+            runtime.embed(ids, pooling=pooling, normalize=normalize).tolist() for ids in prompts
+        ]
         return rows if many else rows[0]
 
     def create_embedding(

@@ -69,6 +69,13 @@ class Prompts:
         """The text of token ids; see :meth:`Tokenizer.decode`."""
         return self.tokenizer.decode(checked_ids("ids", ids, self.tokenizer.n_vocab), skip_special)
 
+    def embedding_ids(self, text: Prompt) -> list[int]:
+        """Token ids of what is embedded: text with the special tokens that the model wants around it."""
+        if not isinstance(text, str):
+            return self.prompt_ids(text)
+        ids = self.tokenizer.encode(text, add_special=True)
+        return ids or self.prompt_ids(text)
+
     def prompt_ids(self, prompt: Prompt, parse_special: bool = False) -> list[int]:
         """Token ids of what :meth:`generate` continues: text with BOS where the model wants it, ids as they are."""
         tokenizer = self.tokenizer

@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hrun import demo_model_path
 from hrun._core import (
+    Encoder,
     Engine,
     Model,
     RequestHandle,
@@ -30,6 +32,7 @@ from hrun.errors import (
     Cancelled,
     ContextOverflowError,
     GenerationError,
+    UnsupportedModelError,
 )
 from hrun.generation import Answer, Generation, Job, Piece, Timings, TokenLogprob, logprob_of
 from hrun.grammar import Grammar, grammar_of
@@ -118,18 +121,23 @@ class Runtime(Prompts):
         )
         trained = self._model.n_ctx_train
         context = context_of(given["n_ctx"], trained)
-        self._engine: Engine | None = Engine(
-            self._model,
-            context,
-            n_batch=n_batch,
-            kv_tokens=max(given["kv_tokens"] or 0, context),
-            type_k=type_k,
-            type_v=type_v,
-            max_running=n_parallel,
-        )
+        self._encoder: Encoder | None = None
+        self._engine: Engine | None = None
+        if self._model.is_encoder:
+            self._encoder = Encoder(self._model, context, n_batch=n_batch)
+        else:
+            self._engine = Engine(
+                self._model,
+                context,
+                n_batch=n_batch,
+                kv_tokens=max(given["kv_tokens"] or 0, context),
+                type_k=type_k,
+                type_v=type_v,
+                max_running=n_parallel,
+            )
         self.cache_formats = (type_k, type_v)
         self.rotation = rotation
-        self.n_ctx: int = self._engine.n_ctx
+        self.n_ctx: int = (self._encoder or self._engine).n_ctx  # type: ignore[union-attr]
         self.n_vocab: int = self._model.n_vocab
         self.n_batch = n_batch
         self._era = object()  # cancel() begins another
@@ -142,15 +150,18 @@ class Runtime(Prompts):
             print(
                 f"{self.description}, loaded in {time.monotonic() - start:.2f} s", file=sys.stderr
             )
-            n_positions = max(given["kv_tokens"] or 0, self.n_ctx)
+            self._print_notes(max(given["kv_tokens"] or 0, self.n_ctx), type_k, type_v)
+
+    def _print_notes(self, n_positions: int, type_k: str, type_v: str) -> None:
+        if self._engine is not None:
             per_token = bytes_per_token(plan_model(str(self.model_path)).params, type_k, type_v)
             print(
                 f"KV cache: {n_positions} tokens, {kv_format(type_k)}/{kv_format(type_v)}, "
                 f"{per_token * n_positions / 2**20:.1f} MiB ({per_token} bytes per token)",
                 file=sys.stderr,
             )
-            for warning in self._model.warnings:
-                print(f"note: {warning}", file=sys.stderr)
+        for warning in self.model.warnings:
+            print(f"note: {warning}", file=sys.stderr)
 
     # ---- what was loaded
 
@@ -166,6 +177,12 @@ class Runtime(Prompts):
     def engine(self) -> Engine:
         """The engine that runs the model.  Raises GenerationError once the Runtime is closed."""
         return self._engine_or_closed()
+
+    def stats(self) -> dict[str, Any]:
+        """The engine's counters; all are 0 of an encoder, which has no engine."""
+        if self._encoder is not None:
+            return defaultdict(int)
+        return self._engine_or_closed().stats()
 
     @property
     def masks(self) -> Masks:
@@ -228,29 +245,61 @@ class Runtime(Prompts):
         self,
         texts: Prompt | Sequence[str],
         *,
-        pooling: Literal["last", "mean"] = "last",
-        normalize: bool = True,
+        pooling: Literal["none", "mean", "cls", "last", "rank"] | None = None,
+        normalize: bool | int = True,
     ) -> np.ndarray:
-        """Hidden states after the last norm as embeddings: float32 [n_texts, n_embd]; [n_embd] of one text.
+        """Embeddings: float32 [n_texts, n_embd]; [n_embd] of one text.
 
-        ``pooling``: the state of the last token, or the mean of all.  ``normalize``: to length 1.
-        Raises ContextOverflowError, ArgumentError, Cancelled.
+        Texts begin and end with the special tokens that the model wants.  ``pooling``: the mean of the states after the
+        last norm, the first token's ("cls") or the last token's; None: what the file says, else the last token's, of an
+        encoder the mean.  "none": each token's, one text alone, [n_tokens, n_embd].  "rank": scores, [n_texts, n_classes], not
+        normalised.  ``normalize``: to length 1; a number as in :func:`hrun.embeddings.normalized`.
+        Raises ContextOverflowError, ArgumentError, UnsupportedModelError, Cancelled.
         """
-        import numpy as np
+        from hrun import embeddings
 
-        if pooling not in ("last", "mean"):
-            raise ArgumentError(f"pooling must be 'last' or 'mean', got {pooling!r}")
         one = not _is_many(texts)
-        prompts = [self.prompt_ids(t, False) for t in _listed(texts)]
-        for tokens in prompts:
-            self._require_fit(tokens, "the text")
+        prompts = [self.embedding_ids(t) for t in _listed(texts)]
+        rows = embeddings.embed(self, prompts, pooling)
+        if pooling == "none" and not one:
+            raise ArgumentError("pooling 'none' gives the vectors of one text, not of a list")
+        if (pooling or self.pooling) != "rank":
+            rows = [embeddings.normalized(row, normalize) for row in rows]
+        if pooling == "none":
+            return rows[0]
+        return rows[0][0] if one else embeddings.stacked(rows)
+
+    def rerank(self, query: str, documents: Sequence[str]) -> np.ndarray:
+        """How well each document answers the query, by a model that compares texts: float32 [n_documents].
+
+        Raises ContextOverflowError, ArgumentError, Cancelled, UnsupportedModelError where the model is none.
+        """
+        from hrun import embeddings
+
+        return embeddings.rerank(self, query, documents)
+
+    @property
+    def pooling(self) -> str:
+        """How :meth:`embed` makes one vector of a text's where nothing else is asked."""
+        return self.model.pooling or ("mean" if self.model.is_encoder else "last")
+
+    def text_states(
+        self, prompts: Sequence[Sequence[int]], pooling: str, seconds: Sequence[int] = ()
+    ) -> list[np.ndarray]:
+        """Of each text's tokens the states after the last norm, pooled: float32 [1, n_embd], with "none" [n_tokens, n_embd].
+
+        ``seconds``: where the second of two texts begins, for encoders.  Raises ContextOverflowError, Cancelled.
+        """
+        self._require_open()
+        for ids in prompts:
+            self._require_fit(ids, "the text")
+        if (encoder := self._encoder) is not None:
+            return list(encoder.encode([list(ids) for ids in prompts], pooling, list(seconds)))
         engine = self._engine_or_closed()
         era = self._era
-        handles = [engine.submit(p, kind="embed", pooling=pooling) for p in prompts]
-        rows = np.stack([self._finished(h, era).values for h in handles])
-        if normalize:
-            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
-        return rows[0] if one else rows
+        handles = [engine.submit(list(p), kind="embed", pooling=pooling) for p in prompts]
+        n_embd = self.model.n_embd
+        return [self._finished(h, era).values.reshape(-1, n_embd) for h in handles]
 
     # ---- generation
 
@@ -435,10 +484,16 @@ class Runtime(Prompts):
         self._era = object()  # one assignment: nothing that threads could see half done
         if (engine := self._engine) is not None:
             engine.cancel_all()
+        if (encoder := self._encoder) is not None:
+            encoder.cancel()
 
     def close(self) -> None:
         """Free the model.  What still runs in other threads ends with GenerationError."""
         engine, self._engine = self._engine, None
+        encoder, self._encoder = self._encoder, None
+        if encoder is not None:
+            encoder.cancel()
+            self._model = None
         if engine is None:
             return
         self._model = None
@@ -685,13 +740,26 @@ class Runtime(Prompts):
             raise GenerationError(
                 "the Runtime was created before fork(); create it in the child, or use spawn"
             )
+        if self._encoder is not None:
+            raise UnsupportedModelError(
+                f"{self.model_path}: '{self.model.architecture}' is an encoder: it gives embeddings and no text "
+                "(Runtime.embed, hrun-embed)"
+            )
         if (engine := self._engine) is None:
             require_running()  # at exit the thread ends without a word
             raise GenerationError("the Runtime is closed")
         return engine
 
-    def _require_fit(self, ids: list[int], what: str) -> None:
-        self._engine_or_closed()
+    def _require_open(self) -> None:
+        if self._encoder is None:
+            self._engine_or_closed()
+        elif os.getpid() != self._process:
+            raise GenerationError(
+                "the Runtime was created before fork(); create it in the child, or use spawn"
+            )
+
+    def _require_fit(self, ids: Sequence[int], what: str) -> None:
+        self._require_open()
         if len(ids) > self.n_ctx:
             raise ContextOverflowError(
                 f"{what} has {len(ids)} tokens, the context holds {self.n_ctx}; "

@@ -66,8 +66,13 @@ class Tokenizer:
         def special(name: str) -> int | None:
             return reader.token_id(f"tokenizer.ggml.{name}_token_id", self.n_vocab)
 
-        self.bos_id = special("bos")
+        # Of WordPiece, [CLS] begins a text and [SEP] ends it, under names of their own or none.
+        words = self.model == "bert"
+        self.bos_id = _first_of(
+            special("bos"), special("cls"), self._named("[CLS]") if words else None
+        )
         self.eos_id = special("eos")
+        self.sep_id = _first_of(special("seperator"), self._named("[SEP]") if words else None)
         self.unknown_id = special("unknown")
         named_ends = [special(role) for role in END_ROLES]
         named_ends += reader.token_ids(END_LIST, self.n_vocab)
@@ -85,12 +90,17 @@ class Tokenizer:
             )
         )
         self.adds_eos = self.eos_id is not None and reader.boolean(
-            "tokenizer.ggml.add_eos_token", False
+            "tokenizer.ggml.add_eos_token", self.model == "t5"
+        )
+        self.adds_sep = self.sep_id is not None and reader.boolean(
+            "tokenizer.ggml.add_sep_token", words
         )
         self.adds_space = self.model == "llama" and reader.boolean(
             "tokenizer.ggml.add_space_prefix", True
         )
         self.chat_template: str | None = reader.string("tokenizer.chat_template", "") or None
+        rerank = reader.string("tokenizer.chat_template.rerank", "")
+        self.rerank_template = rerank if "{query}" in rerank and "{document}" in rerank else None
 
         self._control = ControlTokens(
             {
@@ -165,7 +175,15 @@ class Tokenizer:
         if self.model == "bert":
             from hrun.tokenizer_rules import wordpiece_rules
 
-            return wordpiece_rules(self.tokens, self.types, self.unknown_id, self.path)
+            lowercase = reader.boolean("tokenizer.ggml.normalizer.lowercase", True)
+            return wordpiece_rules(
+                self.tokens,
+                self.types,
+                self.unknown_id if self.unknown_id is not None else self._named("[UNK]"),
+                lowercase,
+                reader.boolean("tokenizer.ggml.normalizer.strip_accents", lowercase),
+                self.path,
+            )
         found = f"'{printable(self.model)}'" if self.model else "missing"
         raise UnsupportedModelError(
             f"{self.path}: tokenizer.ggml.model is {found}; known are 'gpt2', 'gemma4', 'llama', 't5' and 'bert', and any file "
@@ -210,8 +228,33 @@ class Tokenizer:
 
     def _with_ends(self, ids: list[int]) -> list[int]:
         head = [self.bos_id] if self.adds_bos and self.bos_id is not None else []
-        tail = [self.eos_id] if self.adds_eos and self.eos_id is not None else []
-        return head + ids + tail
+        return head + ids + self._end
+
+    @property
+    def _end(self) -> list[int]:
+        """What ``add_special`` puts behind a text: EOS, or what separates texts."""
+        end = self.eos_id if self.adds_eos else self.sep_id if self.adds_sep else None
+        return [] if end is None else [end]
+
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], int]:
+        """Two texts as a model that compares them reads them, and where the second begins.
+
+        ``[CLS] first [SEP] second [SEP]``, or ``<s> first </s></s> second </s>`` where texts end with EOS and a separator
+        stands between them besides, as in XLM-RoBERTa.
+        """
+        head = self._with_ends(self.encode(first))
+        doubled = self.model == "t5" or (self.model == "gpt2" and self._names_eos)
+        between = self._end if doubled else []
+        tail = self.encode(second) + self._end
+        return head + between + tail, len(head) + len(between)
+
+    @property
+    def _names_eos(self) -> bool:
+        """RoBERTa's </s>, between two texts twice."""
+        return self.eos_id is not None and self.tokens[self.eos_id] == "</s>"
+
+    def _named(self, text: str) -> int | None:
+        return self.tokens.index(text) if text in self.tokens else None
 
     # ---- ids to text
 
@@ -245,6 +288,10 @@ class Tokenizer:
                 f"token id {number} is outside the vocabulary of {self.n_vocab} tokens"
             )
         return number
+
+
+def _first_of(*ids: int | None) -> int | None:
+    return next((i for i in ids if i is not None), None)
 
 
 class _Reader:

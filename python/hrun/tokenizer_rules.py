@@ -283,6 +283,7 @@ def unigram_rules(
         )
         if squeezes_spaces:
             steps.append(normalizers.Replace(Regex(" {2,}"), " "))
+            steps.append(normalizers.Replace(Regex(r"\A | \z"), ""))
         if steps:
             tokenizer.normalizer = normalizers.Sequence(steps)
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
@@ -293,15 +294,20 @@ def unigram_rules(
 
 
 def wordpiece_rules(
-    tokens: Sequence[str], types: Sequence[int], unknown: int | None, path: str
+    tokens: Sequence[str],
+    types: Sequence[int],
+    unknown: int | None,
+    lowercase: bool,
+    strip_accents: bool,
+    path: str,
 ) -> HuggingFaceRules:
-    """WordPiece (BERT): the longest piece that fits, word by word; text in lower case without accents.
+    """WordPiece (BERT): the longest piece that fits, word by word.
 
     In GGUF files a piece that begins a word has U+2581 before it; in the library's, one that does not has ##.
     """
     if unknown is None:
         raise ModelFileError(
-            f"{path}: tokenizer.ggml.unknown_token_id is missing; a WordPiece vocabulary needs one"
+            f"{path}: tokenizer.ggml.unknown_token_id is missing, and there is no [UNK]; a WordPiece vocabulary needs one"
         )
     special = (CONTROL, UNKNOWN, USER_DEFINED)
     vocabulary = {
@@ -313,7 +319,10 @@ def wordpiece_rules(
             models.WordPiece(vocabulary, unk_token=tokens[unknown], max_input_chars_per_word=100)
         )
         tokenizer.normalizer = normalizers.BertNormalizer(
-            clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
+            clean_text=True,
+            handle_chinese_chars=True,
+            strip_accents=strip_accents,
+            lowercase=lowercase,
         )
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         _add_special(tokenizer, tokens, types)

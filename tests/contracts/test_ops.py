@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -188,6 +190,7 @@ def attention_bits(
     window: int = 0,
     cap: float = 0.0,
     sinks: np.ndarray | None = None,
+    causal: bool = True,
 ) -> np.ndarray:
     n, group = len(q), n_heads // n_kv_heads
     sinks = None if sinks is None else sinks.reshape(n_kv_heads, group)
@@ -202,6 +205,7 @@ def attention_bits(
             window,
             cap,
             None if sinks is None else sinks[h],
+            causal,
         )
         for h in range(n_kv_heads)
     ]
@@ -272,6 +276,49 @@ def attention_variant_in_float64(q, k, v, scale, window, cap, sinks):
     p = np.exp(s - s.max(axis=2, keepdims=True))
     p = (p / p.sum(axis=2, keepdims=True))[:, :, :-1]
     return np.einsum("hqk,khd->qhd", p, v.astype(np.float64))
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 150])
+@pytest.mark.parametrize("window", [0, 1, 2, 16, 100, 400])
+@pytest.mark.parametrize("shape", [(4, 2, 64, 64), (3, 3, 20, 20), (6, 1, 128, 96)], ids=str)
+def test_attention_to_both_sides(n: int, window: int, shape: tuple[int, int, int, int]) -> None:
+    heads, kv_heads, k_dim, v_dim = shape
+    rng = np.random.default_rng(n + window)
+    q = rng.standard_normal((n, heads * k_dim), dtype=np.float32) * 2
+    k = rng.standard_normal((n, kv_heads * k_dim), dtype=np.float32)
+    v = rng.standard_normal((n, kv_heads * v_dim), dtype=np.float32)
+    scale = float(np.float32(1 / np.sqrt(k_dim)))
+    group = heads // kv_heads
+    s = np.einsum(
+        "qhd,khd->hqk",
+        q.reshape(n, heads, -1).astype(np.float64),
+        np.repeat(k.reshape(n, kv_heads, -1), group, axis=1).astype(np.float64),
+    )
+    distance = np.abs(np.arange(n)[:, None] - np.arange(n)[None, :])
+    s = np.where((distance <= window // 2) | (window == 0), s * scale, -np.inf)
+    p = np.exp(s - s.max(axis=2, keepdims=True))
+    p /= p.sum(axis=2, keepdims=True)
+    values = np.repeat(v.reshape(n, kv_heads, -1), group, axis=1).astype(np.float64)
+    exact = np.einsum("hqk,khd->qhd", p, values).reshape(n, -1)
+    want = attention_bits(q, k, v, heads, kv_heads, scale, window, causal=False)
+    np.testing.assert_allclose(want, exact, atol=2e-5)
+    for tier in TIERS:
+        for n_threads in (1, 3):
+            got = kernels.attention(
+                tier, q, k, v, heads, kv_heads, scale, "f32", "f32", n, n_threads,
+                window, shuffle=n, causal=False,
+            )  # fmt: skip
+            assert same_bits(got, want), (tier, n_threads)
+
+
+def test_attention_to_both_sides_takes_whole_sequences() -> None:
+    x = np.zeros((20, 16), np.float32)
+    for options, message in (
+        ({"chunk": 7}, "whole sequences"),
+        ({"k_format": "rtq4"}, "not coded"),
+    ):
+        with pytest.raises(core.ArgumentError, match=message):
+            kernels.attention(TIERS[0], x, x, x, 1, 1, 1.0, causal=False, **options)
 
 
 @pytest.mark.parametrize(
@@ -361,6 +408,13 @@ def test_nonlinearities(tier: str) -> None:
     assert same_bits(gelu, contract.gelu(gate))
     np.testing.assert_allclose(gelu, exact_gelu, rtol=3e-6, atol=1e-7)
     assert same_bits(kernels.gated(tier, "gelu", gate, up), contract.gelu(gate) * up)
+    exact_erf = np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in g.ravel()]).reshape(
+        g.shape
+    )
+    gelu_erf = kernels.activate(tier, "gelu_erf", gate)
+    assert same_bits(gelu_erf, contract.gelu_erf(gate))
+    np.testing.assert_allclose(gelu_erf, exact_erf, rtol=2e-7, atol=5e-7)
+    assert same_bits(kernels.gated(tier, "gelu_erf", gate, up), contract.gelu_erf(gate) * up)
     assert same_bits(kernels.gated(tier, "silu", gate, up), kernels.silu_mul(tier, gate, up))
     assert same_bits(kernels.gated(tier, "clamped_silu", gate, up), contract.clamped_silu(gate, up))
     assert same_bits(

@@ -86,8 +86,14 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
   const float* const sinks = shape.sinks ? on_cpu(*shape.sinks).vector.data() : nullptr;
   // The block in which the window of the token at this position begins.
   const auto first_block_of = [&](int64_t position) {
-    return shape.window > 0 ? std::max<int64_t>(0, position + 1 - shape.window) / kAttentionBlock
-                            : 0;
+    const int64_t before = shape.causal ? shape.window - 1 : shape.window / 2;
+    return shape.window > 0 ? std::max<int64_t>(0, position - before) / kAttentionBlock : 0;
+  };
+  // The positions that the token at this one sees end here.
+  const auto end_of = [&](const RowSpan& span, int64_t position) {
+    if (shape.causal) return position + 1;
+    return shape.window > 0 ? std::min(span.end_position(), position + 1 + shape.window / 2)
+                            : span.end_position();
   };
   const auto task_of = [&](const AttentionPiece& piece) {
     const int64_t head = piece.kv_head * group, row = piece.span->first_row + piece.first_row;
@@ -103,6 +109,7 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
         .k_dim = layer.k_dim,
         .v_dim = layer.v_dim,
         .first_position = piece.span->first_position + piece.first_row,
+        .whole = shape.causal ? 0 : piece.span->end_position(),
         .scale = shape.scale,
         .window = shape.window,
         .soft_cap = shape.soft_cap,
@@ -134,7 +141,8 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
         const int64_t position = span.first_position + first;
         piece.first_block = first_block_of(position);
         piece.n_blocks =
-            (position + piece.n_rows + kAttentionBlock - 1) / kAttentionBlock - piece.first_block;
+            (end_of(span, position + piece.n_rows - 1) + kAttentionBlock - 1) / kAttentionBlock -
+            piece.first_block;
         piece.cost =
             piece.n_blocks * kAttentionBlock * (layer.k_dim + layer.v_dim) * group * piece.n_rows;
         total += piece.cost;
@@ -160,7 +168,7 @@ void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& bat
         coded_task(cache, piece.span->pages, piece.kv_head, shape.rope, task_of(piece));
     return static_cast<int64_t>(task.query_floats()) * task.task.n_queries();
   };
-  if (n_threads() > 1) {
+  if (n_threads() > 1 && shape.causal) {
     const size_t n_whole = pieces.size();
     for (size_t i = 0; i < n_whole; ++i) {
       const AttentionPiece piece = pieces[i];

@@ -1,5 +1,5 @@
-// Causal attention of some tokens for the query heads of one kv head, block by block of 64
-// positions.
+// Attention of some tokens, causal or to all positions, for the query heads of one kv head, block
+// by block of 64 positions.
 //
 // The numeric contract.  Blocks start at multiples of 64.  Per block and query: the scores (fma
 // over the dimensions in order, times the scale), their largest m, the exponentials of score - m,
@@ -263,7 +263,7 @@ HRUN_HD void for_tiles(const AttentionTask& task, const BlockOfCache& block, Fun
   };
   const auto visible = [&](int64_t token) {
     return Visible{inside(task.first_visible(token) - block.first),
-                   inside(task.first_position + token + 1 - block.first)};
+                   inside(task.end_visible(token) - block.first)};
   };
   int64_t next;
   for (int64_t token = 0; token < task.q.rows; token = next) {
@@ -347,8 +347,7 @@ void attention_kernel(const AttentionTask& task, float* scratch) {
   float* const k_floats = scratch;
   float* const v_floats = k_floats + kAttentionBlock * task.k_dim;
   const auto [states, queries] = begin_queries(task, v_floats + kAttentionBlock * task.v_dim);
-  const int64_t end =
-      task.first_position + task.q.rows;  // of the positions that the last token sees
+  const int64_t end = task.end_visible(task.q.rows - 1);
   const int64_t end_block = task.first_block + task.n_blocks;
   for (int64_t b = task.first_block; b < end_block; ++b) {
     const int64_t first = b * kAttentionBlock;

@@ -81,10 +81,11 @@ void gated_kernel(Nonlinearity f, const float* gate, const float* up, int64_t n_
   for_lanes(n_values, [&](int64_t i, int n) {
     const Lanes g = load_n(gate + i, n), u = load_n(up + i, n);
     store_n(out + i,
-            f == Nonlinearity::silu      ? mul(silu(g), u)
-            : f == Nonlinearity::sigmoid ? mul(sigmoid(g), u)
-            : f == Nonlinearity::gelu    ? mul(gelu(g), u)
-                                         : clamped_silu(g, u),
+            f == Nonlinearity::silu       ? mul(silu(g), u)
+            : f == Nonlinearity::sigmoid  ? mul(sigmoid(g), u)
+            : f == Nonlinearity::gelu     ? mul(gelu(g), u)
+            : f == Nonlinearity::gelu_erf ? mul(gelu_erf(g), u)
+                                          : clamped_silu(g, u),
             n);
   });
 }
@@ -95,7 +96,8 @@ void activate_kernel(Nonlinearity f, const float* x, int64_t n_values, float* ou
     store_n(out + i,
             f == Nonlinearity::silu      ? silu(v)
             : f == Nonlinearity::sigmoid ? sigmoid(v)
-                                         : gelu(v),
+            : f == Nonlinearity::gelu    ? gelu(v)
+                                         : gelu_erf(v),
             n);
   });
 }

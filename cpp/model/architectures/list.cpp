@@ -2,6 +2,7 @@
 #include <array>
 #include <string>
 
+#include "model/architectures/bert.h"
 #include "model/architectures/cohere2.h"
 #include "model/architectures/command_r.h"
 #include "model/architectures/deepseek2.h"
@@ -12,6 +13,7 @@
 #include "model/architectures/gemma.h"
 #include "model/architectures/gemma2.h"
 #include "model/architectures/gemma3.h"
+#include "model/architectures/gemma_embedding.h"
 #include "model/architectures/glm4.h"
 #include "model/architectures/glm4moe.h"
 #include "model/architectures/gpt2.h"
@@ -22,6 +24,8 @@
 #include "model/architectures/llama.h"
 #include "model/architectures/minimax_m2.h"
 #include "model/architectures/mistral3.h"
+#include "model/architectures/modern_bert.h"
+#include "model/architectures/nomic_bert.h"
 #include "model/architectures/olmo2.h"
 #include "model/architectures/olmoe.h"
 #include "model/architectures/phi2.h"
@@ -58,44 +62,90 @@ constexpr std::array kArchitectures = {
     &architecture::kGemma,     &architecture::kSmollm3,    &architecture::kCohere2,
     &architecture::kExaone4,   &architecture::kMistral3,   &architecture::kHunyuanDense,
     &architecture::kStablelm,  &architecture::kGranitemoe, &architecture::kOlmoe,
-    &architecture::kDots1,     &architecture::kPhi2,
+    &architecture::kDots1,     &architecture::kPhi2,       &architecture::kBert,
+    &architecture::kNomicBert, &architecture::kModernBert, &architecture::kGemmaEmbedding,
 
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {
-    "token_embd",      "position_embd",
-    "output_norm",     "output_norm_bias",
-    "output",          "output_bias",
-    "rope_freqs",      "rope_long",
-    "rope_short",      "attn_norm",
-    "attn_norm_bias",  "attn_qkv",
-    "attn_qkv_bias",   "attn_q",
-    "attn_k",          "attn_v",
-    "attn_q_bias",     "attn_k_bias",
-    "attn_v_bias",     "attn_q_norm",
-    "attn_k_norm",     "attn_sinks",
-    "attn_q_a",        "attn_q_a_norm",
-    "attn_q_b",        "attn_kv_a",
-    "attn_kv_a_norm",  "attn_k_b",
-    "attn_v_b",        "attn_kv_b",
-    "delta_qkv",       "delta_gate",
-    "delta_conv",      "delta_step",
-    "delta_beta",      "delta_beta_step",
-    "delta_step_bias", "delta_rate",
-    "delta_norm",      "delta_out",
-    "attn_output",     "attn_output_bias",
-    "attn_post_norm",  "ffn_norm",
-    "ffn_norm_bias",   "ffn_gate_up",
-    "ffn_gate",        "ffn_up",
-    "ffn_down",        "ffn_gate_bias",
-    "ffn_up_bias",     "ffn_down_bias",
-    "ffn_post_norm",   "router",
-    "router_bias",     "router_correction",
-    "experts_gate",    "experts_up",
-    "experts_down",    "experts_gate_bias",
-    "experts_up_bias", "experts_down_bias",
-    "shared_router",   "shared_gate",
-    "shared_up",       "shared_down",
+    "token_embd",
+    "position_embd",
+    "token_types",
+    "embd_norm",
+    "embd_norm_bias",
+    "output_norm",
+    "output_norm_bias",
+    "output",
+    "output_bias",
+    "rope_freqs",
+    "rope_long",
+    "rope_short",
+    "class_dense",
+    "class_dense_bias",
+    "class_norm",
+    "class_output",
+    "class_output_bias",
+    "dense_2",
+    "dense_3",
+    "attn_norm",
+    "attn_norm_bias",
+    "attn_qkv",
+    "attn_qkv_bias",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_q_bias",
+    "attn_k_bias",
+    "attn_v_bias",
+    "attn_q_norm",
+    "attn_k_norm",
+    "attn_sinks",
+    "attn_q_a",
+    "attn_q_a_norm",
+    "attn_q_b",
+    "attn_kv_a",
+    "attn_kv_a_norm",
+    "attn_k_b",
+    "attn_v_b",
+    "attn_kv_b",
+    "delta_qkv",
+    "delta_gate",
+    "delta_conv",
+    "delta_step",
+    "delta_beta",
+    "delta_beta_step",
+    "delta_step_bias",
+    "delta_rate",
+    "delta_norm",
+    "delta_out",
+    "attn_output",
+    "attn_output_bias",
+    "attn_post_norm",
+    "attn_post_norm_bias",
+    "ffn_norm",
+    "ffn_norm_bias",
+    "ffn_gate_up",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_down",
+    "ffn_gate_bias",
+    "ffn_up_bias",
+    "ffn_down_bias",
+    "ffn_post_norm",
+    "ffn_post_norm_bias",
+    "router",
+    "router_bias",
+    "router_correction",
+    "experts_gate",
+    "experts_up",
+    "experts_down",
+    "experts_gate_bias",
+    "experts_up_bias",
+    "experts_down_bias",
+    "shared_router",
+    "shared_gate",
+    "shared_up",
+    "shared_down",
 };
 static_assert(!kRoleNames.back().empty(), "a role without a name");
 
@@ -133,6 +183,9 @@ constexpr std::array<std::string_view, static_cast<size_t>(Dim::count)> kDimName
     "delta_heads_twice",
     "delta_head",
     "conv_taps",
+    "token_types",
+    "classes",
+    "dense",
 };
 static_assert(!kDimNames.back().empty(), "a dim without a name");
 
@@ -142,7 +195,7 @@ constexpr std::array<std::string_view, static_cast<size_t>(Transform::count)> kT
     "second_half", "first_half_transposed", "second_half_transposed", "even_values",
     "odd_values",  "latent_keys",           "latent_values",          "taps",
     "tile_heads",  "tile_last_heads",       "tile_head_columns",      "tile_heads_minus_exp",
-    "minus_exp",   "delta_groups_qkv",      "delta_groups_gate",
+    "minus_exp",   "delta_groups_qkv",      "delta_groups_gate",      "after_padding",
 };
 static_assert(!kTransformNames.back().empty(), "a transform without a name");
 

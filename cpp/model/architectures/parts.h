@@ -186,6 +186,17 @@ inline constexpr auto kDenseThenExperts =
     join(only_in(kFeedForward, Where::dense),
          only_in(join(kExperts, kScoreCorrection, kSharedExperts), Where::experts));
 
+// Of a model that scores texts: what makes scores of a text's vector.
+inline constexpr std::array kClassOutput = {
+    TensorRule{Role::class_output, "cls.output.weight",
+               "score.weight|classifier.out_proj.weight|classifier.weight", Dim::classes, Dim::embd,
+               false},
+};
+inline constexpr std::array kClassOutputBias = {
+    TensorRule{Role::class_output_bias, "cls.output.bias",
+               "classifier.out_proj.bias|classifier.bias", Dim::one, Dim::classes, false},
+};
+
 inline constexpr std::array kExpertKeys = {
     ConfigRule{"expert_count", ConfigType::integer,
                "num_local_experts|num_experts|n_routed_experts"},

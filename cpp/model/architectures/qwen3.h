@@ -7,14 +7,17 @@ namespace hrun::architecture {
 
 inline constexpr std::string_view kQwen3Classes[] = {"Qwen3ForCausalLM"};
 
-inline constexpr auto kQwen3Tensors = join(kEmbeddingAndHead, kNormBeforeAttention, kAttention,
-                                           kHeadNorms, kNormBeforeFeedForward, kFeedForward);
+inline constexpr auto kQwen3Tensors =
+    join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, kHeadNorms, kNormBeforeFeedForward,
+         kFeedForward, kClassOutput);
 
 inline constexpr ModelDescription kQwen3 = {
     .name = "qwen3",
     .hf_classes = kQwen3Classes,
     .rope = RopeStyle::halves,
     .tensors = kQwen3Tensors,
+    .class_pooling = Pooling::last,
+    .class_softmax = true,
 };
 
 }  // namespace hrun::architecture

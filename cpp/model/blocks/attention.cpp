@@ -102,7 +102,8 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
                              p.window,
                              static_cast<float>(params.attn_soft_cap),
                              model.weight(l, Role::attn_sinks),
-                             rope};
+                             rope,
+                             params.causal};
   backend.attention(s.q, cache, pass.batch, shape, s.mixed);
   if (s.gate.data) backend.gated(Nonlinearity::sigmoid, s.gate, s.mixed, s.mixed);
   pass.multiply(*model.weight(l, Role::attn_output), s.mixed, out);

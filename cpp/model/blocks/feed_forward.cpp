@@ -33,7 +33,7 @@ void feed_forward(const Pass& pass, int64_t l, const MatmulInput& input, FloatVi
   Backend& backend = pass.backend();
   Arena arena = pass.arena();
   const Scratch s(arena, model.plan(), l, pass.n);
-  const Nonlinearity f = model.description().nonlinearity;
+  const Nonlinearity f = model.params().nonlinearity;
   const DeviceTensor* const up_weight = model.weight(l, Role::ffn_up);
   const DeviceTensor* const gate_weight = model.weight(l, Role::ffn_gate);
   const DeviceTensor* const both = model.weight(l, Role::ffn_gate_up);

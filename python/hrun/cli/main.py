@@ -12,7 +12,7 @@ from hrun.cli.common import EXIT_USAGE, Parser, complain, run
 _OTHER_WORDS = {
     "chat": "run", "start": "run", "generate": "run", "ps": "list", "models": "list", "delete": "rm", "remove": "rm",
     "uninstall": "rm", "download": "pull", "get": "pull", "install": "pull", "info": "show", "server": "serve",
-    "quantize": "convert", "export": "convert", "create": "convert", "benchmark": "bench", "ppl": "perplexity",
+    "quantize": "convert", "export": "convert", "create": "convert", "benchmark": "bench", "ppl": "perplexity", "embedding": "embed", "embeddings": "embed",
 }  # fmt: skip
 
 
@@ -155,13 +155,15 @@ PARSERS = {
     "hrun-perplexity": "hrun.cli.perplexity:make_parser",
     "hrun-bench": "hrun.cli.bench:make_parser",
     "hrun-edit": "hrun.cli.edit:make_parser",
+    "hrun-embed": "hrun.cli.embed:make_parser",
     "hrun-ladder": "hrun.cli.ladder:make_parser",
 }
 
 # Word of hrun -> the command whose flags it takes.
 SAME = {
     "run": "hrun", "serve": "hrun-serve", "convert": "hrun-convert", "show": "hrun-inspect",
-    "perplexity": "hrun-perplexity", "bench": "hrun-bench", "edit": "hrun-edit", "ladder": "hrun-ladder",
+    "perplexity": "hrun-perplexity", "bench": "hrun-bench", "edit": "hrun-edit", "embed": "hrun-embed",
+    "ladder": "hrun-ladder",
 }  # fmt: skip
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -176,6 +178,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench": _forwarded("bench", "hrun.cli.bench"),
     "perplexity": _forwarded("perplexity", "hrun.cli.perplexity"),
     "ladder": _forwarded("ladder", "hrun.cli.ladder", download=False, flag=None),
+    "embed": _forwarded("embed", "hrun.cli.embed"),
     "edit": _forwarded("edit", "hrun.cli.edit", download=False, flag=None),
     "completion": _completion,
     "help": _help,

@@ -21,11 +21,12 @@ _EMBD, _LAYERS, _HEADS, _FF = (
     "intermediate_size|n_inner",
 )
 _CONTEXT = "max_position_embeddings|n_positions|n_ctx"
-_EPS = {"rms": "rms_norm_eps", "layer": "layer_norm_eps|layer_norm_epsilon|norm_epsilon"}
+_EPS = {"rms": "rms_norm_eps", "layer": "layer_norm_eps|layer_norm_epsilon|norm_epsilon|norm_eps"}
 _ACTIVATIONS = {
     "silu": ("silu", "swish"),
     "clamped_silu": ("silu", "swish"),
     "gelu": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate"),
+    "gelu_erf": ("gelu",),
 }
 # What hrun does not do, whatever the architecture: key -> the values with which it need not.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -45,6 +46,14 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"),
     "clip_qkv": (),
     "attn_output_gate": (True,),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "classifier_activation": ("gelu",),
+    "prenorm": (False,),
+    "qkv_proj_bias": (False,),
+    "rotary_emb_fraction": (1.0,),
+    "rotary_emb_interleaved": (False,),
+    "moe_every_n_layers": (0,),
 }
 
 
@@ -241,6 +250,8 @@ def _refuse(config: ConfigObject, architecture: Any) -> None:
     """Settings that change what the model computes and that hrun does not follow."""
     key = config.first_of("hidden_activation|hidden_act|activation_function")
     allowed = _ACTIVATIONS[architecture.nonlinearity]
+    if _lists(architecture, "hidden_activation"):  # the file says it
+        allowed += _ACTIVATIONS["silu"]
     activation = config.text(key, allowed[0])
     if activation not in allowed and not (
         architecture.nonlinearity == "gelu"
@@ -349,6 +360,8 @@ def _put_listed(
                 value = config.integer(name, low=0)
             elif rule.type == "bool":
                 value = config.boolean(name, False)
+            elif rule.type == "string":
+                value = config.text(name, "")
             else:
                 value = config.number(name, low=-1e6, exclusive=False)
                 if rule.map == "inverse_root":

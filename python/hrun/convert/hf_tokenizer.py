@@ -16,6 +16,7 @@ from hrun.pre_tokenizers import PRE_TOKENIZERS
 
 from .config_object import ConfigObject
 from .folder import ModelFolder, json_type, parse_json_object, shown
+from .hf_word_tokenizers import plain_model, word_entries
 from .source import Entry, Scalar
 
 _TOKENIZER_LIMIT = 512 << 20  # bytes
@@ -36,10 +37,15 @@ for _name, _rules in PRE_TOKENIZERS.items():
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokenizer's metadata, and remarks for the user."""
+    """The tokenizer's metadata, and remarks for the user.
+
+    ids: of tokens by their text.  ends: the special tokens that its template puts before and after a text.
+    """
 
     entries: list[Entry]
     notes: list[str]
+    ids: dict[str, int]
+    ends: tuple[int | None, int | None]
 
 
 def read_tokenizer(folder: ModelFolder, n_vocab: int, config: dict[str, Any]) -> Vocabulary:
@@ -66,7 +72,9 @@ def read_tokenizer(folder: ModelFolder, n_vocab: int, config: dict[str, Any]) ->
     _check_with_library(text, path, n_vocab)
     notes = reader.notes
     entries = (
-        reader.sentencepiece_entries()
+        word_entries(reader.kind, tokenizer, reader.tokens, reader.types)
+        if reader.kind != "BPE"
+        else reader.sentencepiece_entries()
         if reader.is_sentencepiece
         else reader.byte_level_entries(notes)
     )
@@ -81,7 +89,8 @@ def read_tokenizer(folder: ModelFolder, n_vocab: int, config: dict[str, Any]) ->
     entries.append(Entry("tokenizer.huggingface.json", "string", text))
     entries += _chat_templates(folder, settings)
     entries += _sampling(generation)
-    return Vocabulary(entries, notes)
+    ids = {**reader.vocab, **{token: number for number, token, _ in reader.added}}
+    return Vocabulary(entries, notes, ids, reader.template_ids())
 
 
 def _check_with_library(text: str, path: str, n_vocab: int) -> None:
@@ -104,10 +113,13 @@ class _TokenizerJson:
         self.values = values
         model = self._object(values, "model")
         kind = model.get("type", "BPE")  # older files leave it out
-        if kind != "BPE" or not isinstance(model.get("vocab"), dict):
+        if kind in ("WordPiece", "Unigram"):
+            model = plain_model(kind, model, path)
+        if kind not in ("BPE", "WordPiece", "Unigram") or not isinstance(model.get("vocab"), dict):
             raise UnsupportedModelError(
-                f"{path}: 'model.type' is '{shown(kind)}'; only BPE tokenizers are supported"
+                f"{path}: 'model.type' is '{shown(kind)}'; BPE, WordPiece and Unigram tokenizers are supported"
             )
+        self.kind = str(kind)
         for key in ("continuing_subword_prefix", "end_of_word_suffix"):
             if model.get(key):
                 raise UnsupportedModelError(f"{path}: 'model.{key}' is not supported")
@@ -116,7 +128,7 @@ class _TokenizerJson:
         self.vocab = dict(self._vocab(model["vocab"]))
         self.added = self._added()
         self.tokens, self.types = self._token_list(n_vocab)
-        self.merges = self._merges()
+        self.merges = self._merges() if kind == "BPE" else []
 
     @property
     def is_sentencepiece(self) -> bool:
@@ -333,6 +345,11 @@ class _TokenizerJson:
 
     def template_ends(self) -> tuple[bool, bool]:
         """Does the post-processor put a special token before, and after, a single text?"""
+        before, after = self.template_ids()
+        return before is not None, after is not None
+
+    def template_ids(self) -> tuple[int | None, int | None]:
+        """The special tokens that the post-processor puts before and after a single text; None: none."""
         post = self.values.get("post_processor")
         steps = (
             post.get("processors")
@@ -345,10 +362,27 @@ class _TokenizerJson:
                 if isinstance(step, dict) and step.get("type") == "TemplateProcessing"
                 else None
             )
+            if isinstance(step, dict) and step.get("type") in (
+                "BertProcessing",
+                "RobertaProcessing",
+            ):
+                ends = [step.get(key) for key in ("cls", "sep")]
+                before, after = (
+                    self.id_of(e[0])
+                    if isinstance(e, list) and e and isinstance(e[0], str)
+                    else None
+                    for e in ends
+                )
+                return before, after
             if isinstance(single, list) and single:
-                special = [isinstance(part, dict) and "SpecialToken" in part for part in single]
-                return special[0], special[-1] and len(special) > 1
-        return False, False
+                ids = [
+                    self.id_of(str(part["SpecialToken"].get("id")))
+                    if isinstance(part, dict) and isinstance(part.get("SpecialToken"), dict)
+                    else None
+                    for part in single
+                ]
+                return ids[0], ids[-1] if len(ids) > 1 else None
+        return None, None
 
 
 def _special_ids(
@@ -361,7 +395,7 @@ def _special_ids(
     """bos, eos, eot, eom, unknown, padding: from tokenizer_config.json by text, else by id from the other two files."""
     ids: dict[str, int] = {}
     stops: list[int] = []
-    for role in ("bos", "eos", "unk", "pad"):
+    for role in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"):
         named = settings.values.get(f"{role}_token")
         text = named.get("content") if isinstance(named, dict) else named
         if isinstance(text, str) and (number := tokenizer.id_of(text)) is not None:
@@ -413,6 +447,9 @@ def _special_ids(
         "eom": "eom",
         "unk": "unknown",
         "pad": "padding",
+        "sep": "seperator",  # as GGUF spells it
+        "cls": "cls",
+        "mask": "mask",
     }
     entries = [
         Entry(f"tokenizer.ggml.{names[role]}_token_id", "u32", number)

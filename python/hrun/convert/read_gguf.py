@@ -101,7 +101,7 @@ def _roles(architecture: Any) -> tuple[str, str]:
     known = _core.architectures()
     chosen = next((a for a in known if a.name == architecture), known[0])
     roles = {rule.role: rule.gguf_name for rule in chosen.tensors}
-    return roles["token_embd"], roles["output"]
+    return roles["token_embd"], roles.get("output", "output.weight")
 
 
 def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTensor:
@@ -115,7 +115,10 @@ def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTe
 
     kept = (
         format_info.is_float
-        and re.search(r"\.bias$|_norm\.|ffn_gate_inp|position_embd", str(info.name)) is not None
+        and re.search(
+            r"\.bias$|_norm\.|ffn_gate_inp|position_embd|token_types|^cls\.", str(info.name)
+        )
+        is not None
     )
     return SourceTensor(
         info.name,

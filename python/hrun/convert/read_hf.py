@@ -19,6 +19,7 @@ import numpy.typing as npt
 from hrun import _core
 from hrun.errors import ModelFileError, UnsupportedModelError
 
+from .embedding_part import embedding_tensors, encoder_config, reranker_part, with_template_ends
 from .folder import PICKLE_SENTENCE, ModelFolder, json_type, shown
 from .hf_config import HFConfig, read_config
 from .hf_tokenizer import read_tokenizer
@@ -51,6 +52,7 @@ def read_hf(path: Path) -> Source:
     config_path = str(path / "config.json")
     architecture = _architecture(values, config_path)
     whole, values = values, language_config(values, config_path)
+    values = encoder_config(values, architecture, config_path)
     config = read_config(config_path, values, architecture)
     notes: list[str] = []
     coded, files = _stored_tensors(folder, notes)
@@ -58,10 +60,13 @@ def read_hf(path: Path) -> Source:
         coded = language_tensors(coded, notes)
     roles = {rule.role: rule for rule in architecture.tensors}
     coded = plain_names(coded, roles["token_embd"].hf_name, path, notes)
+    coded, embeds = embedding_tensors(folder, values, architecture, coded, notes)
     stored = plain_weights(coded, config.object, notes)
     vocabulary = read_tokenizer(folder, config.n_vocab, values)
     notes += vocabulary.notes
-    tensors = _tensors(architecture, config, stored, path, notes)
+    stored = reranker_part(folder, architecture, stored, vocabulary.ids, embeds)
+    sizes = {**config.sizes(), **embeds.sizes}
+    tensors = _tensors(architecture, config, stored, sizes, path, notes)
     present = {tensor.name for tensor in tensors}
     name = _model_name(path)
     metadata = [
@@ -72,7 +77,8 @@ def read_hf(path: Path) -> Source:
             "general.size_label", "string", size_label(sum(tensor.n_values for tensor in tensors))
         ),
         *config.metadata(architecture.name),
-        *vocabulary.entries,
+        *embeds.entries,
+        *with_template_ends(vocabulary.entries, vocabulary.ends, embeds, architecture.causal),
     ]
     return Source(
         path=path,
@@ -190,12 +196,16 @@ def _sharded(folder: ModelFolder, index_name: str) -> tuple[dict[str, StoredTens
 
 
 def _tensors(
-    architecture: Any, config: HFConfig, stored: dict[str, Stored], path: Path, notes: list[str]
+    architecture: Any,
+    config: HFConfig,
+    stored: dict[str, Stored],
+    sizes: dict[str, int],
+    path: Path,
+    notes: list[str],
 ) -> list[SourceTensor]:
     """The tensors of the description, in its order, each checked for its shape; unknown ones are refused."""
     out: list[SourceTensor] = []
     used: set[str] = set()
-    sizes = config.sizes()
 
     def add(rule: Any, layer: int | None) -> None:
         gguf_name = rule.gguf_name.replace("{}", str(layer), 1)
@@ -294,6 +304,9 @@ _KEPT = (
     "router",
     "shared_router",
     "position_embd",
+    "token_types",
+    "class_dense",
+    "class_output",
     "delta_conv",
     "delta_step",
     "delta_beta",
@@ -325,9 +338,8 @@ def _tensor(
     part = replace(whole, slices=1, sliced=False) if len(parts) > 1 else whole
     expected = shape_of(part)
     for stored in parts:
-        shape = (
-            stored.shape[1:] if vector and not sliced and stored.shape[:1] == (1,) else stored.shape
-        )
+        squeezed = vector and not sliced and len(stored.shape) > 1 and stored.shape[0] == 1
+        shape = stored.shape[1:] if squeezed else stored.shape
         if shape != expected and not (
             len(parts) == 1 and sliced and slices == 1 and shape == expected[1:]
         ):

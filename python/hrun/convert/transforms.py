@@ -82,6 +82,15 @@ def _as_is(stored: Stored, t: Target) -> Made:
     return (lambda first, last: stored.rows(first, last, t.cols)), 1
 
 
+def _after_padding_shape(t: Target) -> Shape:
+    return (t.rows + t.sizes.get("position_offset", 0), t.cols)
+
+
+def _after_padding(stored: Stored, t: Target) -> Made:
+    offset = t.sizes.get("position_offset", 0)
+    return (lambda first, last: stored.rows(first + offset, last + offset, t.cols)), 1
+
+
 def _plus_one(stored: Stored, t: Target) -> Made:
     return (lambda first, last: stored.rows(first, last, t.cols) + np.float32(1)), 1
 
@@ -255,6 +264,7 @@ TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target]
     "latent_keys": (_latent_shape, _latent_keys),
     "latent_values": (_latent_shape, _latent_values),
     "taps": (_taps_shape, _as_is),
+    "after_padding": (_after_padding_shape, _after_padding),
     "tile_heads": (plain_shape, _same_shape_gathered(_tile_heads)),
     "tile_last_heads": (_taps_shape, _same_shape_gathered(_tile_last_heads)),
     "tile_head_columns": (plain_shape, _tile_head_columns),

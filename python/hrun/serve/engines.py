@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from hrun.embeddings import embed
 from hrun.generation import TokenLogprob
 from hrun.grammar import Grammar
 from hrun.runtime import Runtime
@@ -118,6 +120,9 @@ class LocalEngine:
         self, prompts: list[list[int]], pooling: str, *, client: str, salt: str
     ) -> list[np.ndarray]:
         """Pooled hidden states of each prompt."""
+        if self._runtime.model.is_encoder:
+            rows = await asyncio.to_thread(embed, self._runtime, prompts, pooling)
+            return [row[0] for row in rows]
         engine = self._runtime.engine
         handles = [
             engine.submit(ids, kind="embed", pooling=pooling, client=client, salt=salt)
@@ -132,9 +137,9 @@ class LocalEngine:
 
     def stats(self) -> dict[str, Any]:
         """The engine's statistics."""
-        return self._runtime.engine.stats()
+        return self._runtime.stats()
 
     @property
     def n_pages(self) -> int:
         """Pages of the KV cache."""
-        return self._runtime.engine.n_pages
+        return 0 if self._runtime.model.is_encoder else self._runtime.engine.n_pages

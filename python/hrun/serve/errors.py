@@ -98,6 +98,8 @@ def api_error(error: BaseException) -> ApiError:
         return bad(text, code="unsupported_grammar")
     if isinstance(error, hrun.ArgumentError):
         return bad(text)
+    if isinstance(error, hrun.UnsupportedModelError):
+        return ApiError(501, text, code="not_supported")
     if isinstance(error, hrun.QueueFullError):
         return ApiError(429, text, code="queue_full", headers={"Retry-After": "1"})
     if isinstance(error, hrun.Cancelled):

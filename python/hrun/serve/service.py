@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from hrun._core import GGUFFile
 from hrun.chat_template import ChatTemplate
 from hrun.errors import printable
 from hrun.runtime import Runtime
@@ -90,13 +89,6 @@ class Service:
             param="model",
             code="model_not_found",
         )
-
-    @cached_property
-    def pooling_type(self) -> int | None:
-        """How the file says that hidden states become one embedding; None where it does not."""
-        metadata: Any = GGUFFile(str(self.runtime.model_path)).metadata
-        value = metadata.get(f"{self.runtime.model.architecture}.pooling_type")
-        return value if isinstance(value, int) else None
 
     # ---- work
 

@@ -9,15 +9,14 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
+from hrun.embeddings import normalized, pair_ids, scores_pairs
+from hrun.runtime import Runtime
 from hrun.serve.drawing import check_extra, overflow
 from hrun.serve.endpoint import body_of, json_response, key_of
 from hrun.serve.errors import ApiError, bad
 from hrun.serve.schemas import EmbeddingsRequest, RerankRequest, parsed, several
 from hrun.serve.service import Service
 from hrun.serve.sse import unless_gone
-
-# <architecture>.pooling_type of GGUF files.
-_POOLING = {1: "mean", 3: "last"}
 
 
 def pooling_of(service: Service) -> str:
@@ -27,13 +26,13 @@ def pooling_of(service: Service) -> str:
     """
     if service.options.embeddings_pooling is not None:
         return service.options.embeddings_pooling
-    kind = service.pooling_type
-    if kind in _POOLING:
-        return _POOLING[kind]
-    said = "its file names no pooling" if kind is None else f"its pooling type is {kind}"
+    kind = service.runtime.model.pooling
+    if kind in ("mean", "cls", "last"):
+        return kind
+    said = "its file names no pooling" if kind is None else f"its pooling type is '{kind}'"
     raise ApiError(
         501,
-        f"'{service.name}' is no model for embeddings: {said} (--pooling last or mean embeds with it all the same)",
+        f"'{service.name}' is no model for embeddings: {said} (--pooling mean, cls or last embeds with it all the same)",
         code="not_supported",
     )
 
@@ -78,7 +77,7 @@ async def _embedded(
     with service.admission.enter(len(texts), key_of(request)):
 
         def encode() -> list[list[int]]:
-            return [runtime.prompt_ids(text) for text in texts]
+            return [runtime.embedding_ids(text) for text in texts]
 
         prompts = await unless_gone(request, service.in_thread(encode))
         for ids in prompts:
@@ -91,23 +90,23 @@ async def _embedded(
         key = key_of(request)
         work = service.engines.embed(prompts, pooling, client=key, salt=service.salt(key, None))
         rows = await unless_gone(request, work)
-    return [row / max(float(np.linalg.norm(row)), 1e-30) for row in rows], sum(map(len, prompts))
+    return [normalized(row) for row in rows], sum(map(len, prompts))
 
 
 async def rerank(request: Request) -> Response:
-    """POST /v1/rerank: documents by how near their embeddings are to the query's.
-
-    Models that score pairs themselves (cross-encoders, Qwen3-Reranker) are refused: hrun does not run their heads.
-    """
+    """POST /v1/rerank: documents by the scores of a model that compares texts, else by how near their embeddings are."""
     service: Service = request.app.state.service
     body = parsed(RerankRequest, await body_of(request))
     model = service.check_model(body.model)
     check_extra(service, body)
-    pooling = pooling_of(service)
     texts = [_text(i, document) for i, document in enumerate(body.documents)]
-    (query, *rows), n_tokens = await _embedded(request, service, [body.query, *texts], pooling)
-    scores = [float(query @ row) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: (-scores[i], i))[: body.top_n]
+    if scores_pairs(service.runtime.model):
+        scores, n_tokens = await _compared(request, service, body.query, texts)
+    else:
+        pooling = pooling_of(service)
+        (query, *rows), n_tokens = await _embedded(request, service, [body.query, *texts], pooling)
+        scores = [float(query @ row) for row in rows]
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: body.top_n]
     results: list[dict[str, Any]] = []
     for i in order:
         result: dict[str, Any] = {"index": i, "relevance_score": scores[i]}
@@ -116,6 +115,35 @@ async def rerank(request: Request) -> Response:
         results.append(result)
     usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     return json_response({"object": "list", "model": model, "results": results, "usage": usage})
+
+
+async def _compared(
+    request: Request, service: Service, query: str, texts: list[str]
+) -> tuple[list[float], int]:
+    """What the model says of the query and each text, and how many tokens they took."""
+    if len(texts) > service.options.max_prompts:
+        raise bad(
+            f"{len(texts)} texts, the server takes {service.options.max_prompts}", param="documents"
+        )
+    runtime = service.runtime
+    if not isinstance(runtime, Runtime):
+        raise ApiError(501, "replicas do not compare texts", code="not_supported")
+    with service.admission.enter(len(texts), key_of(request)):
+
+        def compare() -> tuple[list[float], int]:
+            n_tokens = 0
+            for text in texts:
+                n = len(pair_ids(runtime, query, text)[0])
+                if n > runtime.n_ctx:
+                    raise overflow(
+                        f"a query and a text have {n} tokens, the context holds {runtime.n_ctx}",
+                        n,
+                        runtime.n_ctx,
+                    )
+                n_tokens += n
+            return [float(score) for score in runtime.rerank(query, texts)], n_tokens
+
+        return await unless_gone(request, service.in_thread(compare))
 
 
 def _text(i: int, document: Any) -> str:

@@ -21,6 +21,9 @@ class ModelFacts:
     n_params: int
     n_vocab: int
     bytes: int
+    is_encoder: bool
+    n_classes: int
+    pooling: str | None
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ def facts_of(runtime: Runtime, fingerprint: str) -> Facts:
         description=runtime.description,
         bits_per_weight=runtime.bits_per_weight,
         n_ctx=runtime.n_ctx,
-        n_pages=runtime.engine.n_pages,
+        n_pages=0 if model.is_encoder else runtime.engine.n_pages,
         fingerprint=fingerprint,
-        stats=runtime.engine.stats(),
+        stats=runtime.stats(),
     )
 
 
