@@ -37,9 +37,11 @@ bool same_bits(int64_t rows, int64_t cols, int64_t n_tokens, int extreme, std::m
          ++b) {  // the scale is a block's first number or its last
       const size_t first = static_cast<size_t>(b) * F::kBlockBytes,
                    end = std::min(first + F::kBlockBytes, row_bytes);
-      for (const size_t at : {first, end - 2})
+      for (const size_t at : {first, F::kHasOffset ? first + 2 : first, end - 2})
         store_fp16(file.data() + static_cast<size_t>(r) * row_bytes + at,
                    static_cast<float>(random() % 1000) / 1000.0f - 0.5f);
+      if constexpr (F::kId == MXFP4::kId)  // an exponent
+        file[static_cast<size_t>(r) * row_bytes + first] = static_cast<uint8_t>(120 + random() % 8);
     }
   const int64_t n_panels = (rows + kPanelRows - 1) / kPanelRows;
   const size_t panel_bytes = PanelLayout<F>::panel_bytes(cols);
@@ -79,7 +81,9 @@ bool same_bits(int64_t rows, int64_t cols, int64_t n_tokens, int extreme, std::m
   Aligned<float> scratch(static_cast<size_t>(kPackedPanels * kPanelRows * n_tokens));
   for (int64_t p = 0; p < n_panels; p += kTilePanels<2>) {
     multiply_tokens<F, NoTiles>(w, p, x, wanted.data(), rows, scratch.data);
-    if (n_tokens <= kTileRows)
+    if constexpr (short_matrix_unit_fits<F, EmulatedTiles>())
+      multiply_short_blocks<F, EmulatedTiles>(w, p, x, found.data(), rows, scratch.data);
+    else if (n_tokens <= kTileRows)
       multiply_few_by_matrix_unit<F, EmulatedTiles>(w, p, x, found.data(), rows);
     else
       multiply_tokens<F, EmulatedTiles>(w, p, x, found.data(), rows, scratch.data);
@@ -98,7 +102,8 @@ struct All<FormatList<F...>> {
   template <class OneFormat>
   static bool check(std::mt19937& random, int& n_formats) {
     if constexpr (PackableFormat<OneFormat>) {
-      if constexpr (matrix_unit_fits<OneFormat, EmulatedTiles>()) {
+      if constexpr (matrix_unit_fits<OneFormat, EmulatedTiles>() ||
+                    short_matrix_unit_fits<OneFormat, EmulatedTiles>()) {
         ++n_formats;
         bool good = true;
         for (const int64_t cols : {256, 512, 288, 1120})

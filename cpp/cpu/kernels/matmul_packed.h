@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cpu/kernels/matmul_few.h"
+#include "cpu/kernels/matmul_matrix_short.h"
 #include "cpu/kernels/matmul_stream.h"
 #include "cpu/kernels/matmul_tile.h"
 
@@ -22,14 +23,21 @@ void matmul_packed_kernel(const PackedWeights& w, int64_t first_panel, int n_pan
         multiply_few_by_matrix_unit<F, MatrixTiles>(w, first_panel + p, x, y, y_stride);
       return;
     }
+  if constexpr (short_matrix_unit_fits<F, MatrixTiles>())
+    if (x.n_tokens > kStreamedTokens<F>) {
+      for (int p = 0; p < n_panels; p += kMatrixPanels)
+        multiply_short_blocks<F, MatrixTiles>(w, first_panel + p, x, y, y_stride, scratch);
+      return;
+    }
   if constexpr (few_tokens<F>() > 0)
     if (x.n_tokens > 2 && x.n_tokens <= few_tokens<F>())
       return multiply_few_tokens<F>(w, first_panel, n_panels, x, y, y_stride);
-  if (x.n_tokens > kStreamedTokens<F>) {
-    for (int p = 0; p < n_panels; p += kTilePanels<tile_registers<F>()>)
-      multiply_tokens<F>(w, first_panel + p, x, y, y_stride, scratch);
-    return;
-  }
+  if constexpr (!short_matrix_unit_fits<F, MatrixTiles>())
+    if (x.n_tokens > kStreamedTokens<F>) {
+      for (int p = 0; p < n_panels; p += kTilePanels<tile_registers<F>()>)
+        multiply_tokens<F>(w, first_panel + p, x, y, y_stride, scratch);
+      return;
+    }
   for (int p = 0; p < n_panels; ++p) {
     const int64_t row = (first_panel + p) * kPanelRows;
     const int rows = static_cast<int>(w.rows - row < kPanelRows ? w.rows - row : kPanelRows);

@@ -125,9 +125,12 @@ void stream_tokens(const uint8_t* panel, int64_t cols, Prefetch prefetch,
         stream_part<F, 2>(panel, part, cols, prefetch, x, n, y, y_stride, n_rows);
         continue;
       }
-    if (n <= 4)
-      stream_part<F, 4>(panel, part, cols, prefetch, x, n, y, y_stride, n_rows);
-    else if constexpr (kStreamedTokens<F> > 4)
+    if constexpr (kStreamedTokens<F> > 2 || kSlowToDecode<F>)
+      if (n <= 4) {
+        stream_part<F, 4>(panel, part, cols, prefetch, x, n, y, y_stride, n_rows);
+        continue;
+      }
+    if constexpr (kStreamedTokens<F> > 4)
       stream_part<F, 8>(panel, part, cols, prefetch, x, n, y, y_stride, n_rows);
   }
 }

@@ -90,14 +90,19 @@ HRUN_HD void multiply_vectors(const uint8_t* codes, int vectors, const int8_t* x
 template <int kTokens, bool kMinus, int kRegisters>
 HRUN_HD void add_sums(const TileInts<kTokens, kRegisters>& sum,
                       const RowFloats (&scale)[kRegisters], const float* dx, float* acc) {
+  RowFloats own[kRegisters];  // the sums that are stored could be these, for all the compiler knows
+#pragma GCC unroll 4
+  for (int p = 0; p < kRegisters; ++p) own[p] = scale[p];
 #pragma GCC unroll 16
-  for (int k = 0; k < kTokens; ++k)
+  for (int k = 0; k < kTokens; ++k) {
+    const float of_token = dx[k];
 #pragma GCC unroll 4
     for (int p = 0; p < kRegisters; ++p) {
       float* const total = acc + (k * kRegisters + p) * kPartRows;
-      const RowFloats factor = scale_rows(scale[p], dx[k]);
+      const RowFloats factor = scale_rows(own[p], of_token);
       store_rows(total, fma_rows(kMinus ? negative(factor) : factor, sum[k][p], load_rows(total)));
     }
+  }
 }
 
 // total += pairs of numbers of the rows times pairs of sums of each token's activations, for all
@@ -128,7 +133,9 @@ __attribute__((noinline)) void multiply_tile(const TileBlock<kRegisters>& block,
   const int32_t* const sums = x.block_sums + x.at(t, b);
   TileInts<kTokens, kRegisters> sum;
   set_ints<kTokens, kRegisters>(sum, [&](int k) { return all_rows(-code_bias<F>() * sums[k]); });
-  multiply_vectors<kTokens, signed_codes<F>(), false>(block.codes, n / 4, block_codes<F>(x, t, b),
+  // Of the formats with blocks of 32 columns all blocks are whole.
+  const int vectors = F::kBlockValues == kUnit ? kUnitVectors : n / 4;
+  multiply_vectors<kTokens, signed_codes<F>(), false>(block.codes, vectors, block_codes<F>(x, t, b),
                                                       F::kBlockValues, sum);
   const float* const dx = x.scale + x.at(t, b);
   acc += t * kRegisters * kPartRows;

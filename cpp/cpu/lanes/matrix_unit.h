@@ -1,6 +1,7 @@
 // The matrix unit of a CPU: eight registers ("tiles") of 16 rows of 64 bytes, and the product of
-// two of them.  Tiles 0 to 3 are sums and 4 and 5 first operands: they may have fewer rows. Source:
-// Intel SDM volume 1, chapter "Programming with Intel AMX"; volume 2, TDPBSUD.
+// two of them.  Tiles 0 to 3 are sums, 4 and 5 first operands, 6 and 7 second ones: the number of
+// rows of the first (and so of the sums), and of bytes in these, may be less.  Source: Intel SDM
+// volume 1, chapter "Programming with Intel AMX"; volume 2, TDPBSUD.
 //
 // AmxTiles is the instructions, EmulatedTiles their definition in plain C++, for tests on machines
 // without them.  A tier without a matrix unit has NoTiles.
@@ -26,7 +27,8 @@ class EmulatedTiles {
  public:
   static constexpr bool kUsable = true;
 
-  explicit EmulatedTiles(int rows = kTileRows) : rows_(rows) {}
+  explicit EmulatedTiles(int rows = kTileRows, int bytes = kTileRowBytes)
+      : rows_(rows), bytes_(bytes) {}
 
   template <int tile>
   void zero() {
@@ -35,7 +37,7 @@ class EmulatedTiles {
   template <int tile>
   void load(const void* from, ptrdiff_t stride) {
     for (int r = 0; r < rows_of(tile); ++r)
-      memcpy(tiles_[tile][r], static_cast<const char*>(from) + r * stride, kTileRowBytes);
+      memcpy(tiles_[tile][r], static_cast<const char*>(from) + r * stride, bytes_of(tile));
   }
   template <int tile>
   void store(void* to, ptrdiff_t stride) const {
@@ -50,7 +52,7 @@ class EmulatedTiles {
       for (int n = 0; n < kTileRowBytes / 4; ++n) {
         int32_t sum;
         memcpy(&sum, tiles_[sums][m] + 4 * n, sizeof sum);
-        for (int k = 0; k < kTileRows; ++k)
+        for (int k = 0; k < bytes_ / 4; ++k)
           for (int i = 0; i < 4; ++i)
             sum += static_cast<int8_t>(tiles_[a][m][4 * k + i]) * tiles_[b][k][4 * n + i];
         memcpy(tiles_[sums][m] + 4 * n, &sum, sizeof sum);
@@ -58,9 +60,12 @@ class EmulatedTiles {
   }
 
  private:
-  int rows_of(int tile) const { return tile < 6 ? rows_ : kTileRows; }
+  int rows_of(int tile) const { return tile < 6 ? rows_ : bytes_ / 4; }
+  size_t bytes_of(int tile) const {
+    return static_cast<size_t>(tile == 4 || tile == 5 ? bytes_ : kTileRowBytes);
+  }
 
-  int rows_;
+  int rows_, bytes_;
   uint8_t tiles_[8][kTileRows][kTileRowBytes] = {};
 };
 
@@ -73,7 +78,7 @@ class AmxTiles {
  public:
   static constexpr bool kUsable = true;
 
-  explicit AmxTiles(int rows = kTileRows) {
+  explicit AmxTiles(int rows = kTileRows, int bytes = kTileRowBytes) {
     struct {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {};
@@ -81,8 +86,8 @@ class AmxTiles {
     } config;
     static_assert(sizeof config == 64);
     for (int i = 0; i < 8; ++i) {
-      config.row_bytes[i] = kTileRowBytes;
-      config.rows[i] = static_cast<uint8_t>(i < 6 ? rows : kTileRows);
+      config.row_bytes[i] = static_cast<uint16_t>(i == 4 || i == 5 ? bytes : kTileRowBytes);
+      config.rows[i] = static_cast<uint8_t>(i < 6 ? rows : bytes / 4);
     }
     asm volatile("ldtilecfg %0" : : "m"(config));
   }

@@ -15,17 +15,18 @@ namespace hrun {
 namespace {
 
 inline constexpr int kPartRows = 8;
-inline constexpr int kStreamTokens =
-    4;                                 // at most, in the kernel that does not store decoded weights
 inline constexpr int kTileTokens = 4;  // of the kernel that stores decoded weights
 inline constexpr int kTileRegisters = 2, kWideTileTokens = 4;
 inline constexpr int kGroupTileTokens =
     4;  // of formats with group scales, which need twice the sums
 inline constexpr int kLargestSum = INT16_MAX;  // of a group (panels/group_sums.h)
+// kStreamTokens: at most, in the kernel that does not store decoded weights.
 #if defined(__AVXVNNI__)
+inline constexpr int kStreamTokens = 4;
 inline constexpr int kMaxLevel = 255;
 inline constexpr int kSumLanes = 1;  // of a row, that a group's sum is spread over
 #else
+inline constexpr int kStreamTokens = 2;
 inline constexpr int kMaxLevel = 127;
 inline constexpr int kSumLanes = 2;
 #endif
