@@ -20,7 +20,7 @@ from hrun.grammar import grammar_of, matcher_of
 from hrun.masks import vocabulary_of
 from hrun.serve.options import Options
 from hrun.serve.tools.dialect import Dialect
-from hrun.serve.tools.formats import FORMATS, THINK, ToolFormat
+from hrun.serve.tools.formats import FORMATS, HERMES, THINK, ToolFormat
 from hrun.serve.tools.grammar import AnswerGrammar
 from hrun.serve.tools.request import Tools
 
@@ -149,6 +149,7 @@ CALLS = {
     "hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}\n</tool_call>',
     "qwen3-coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=n>\n2\n</parameter>\n</function>\n</tool_call>",
     "glm": "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>n</arg_key>\n<arg_value>2</arg_value>\n</tool_call>",
+    "gpt-oss": '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Paris", "n": 2}<|call|>',
     "seed": "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Paris</parameter>\n<parameter=n>2</parameter>\n</function>\n</seed:tool_call>",
     "functionary": '<function=get_weather>{"city": "Paris", "n": 2}</function>',
     "apriel": '<tool_calls>[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]</tool_calls>',
@@ -165,7 +166,7 @@ CALLS = {
     "functools": 'functools[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]',
     "nemotron": '<TOOLCALL>[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]</TOOLCALL>',
 }  # fmt: skip
-FORCED = [row for row in FORMATS if not row.channels and row.payload != "pythonic"]
+FORCED = [row for row in FORMATS if row.payload != "pythonic"]
 
 
 class Bytes:
@@ -197,8 +198,28 @@ def accepts(row: ToolFormat, reasoning, tools: Tools, thinking: bool, controls, 
     ids = {name: 256 + i for i, name in enumerate(controls)}
     grammar = AnswerGrammar(row, reasoning, ids).of_calls(tools, thinking)
     matcher = matcher_of(grammar, vocabulary_of(vocabulary, vocabulary.n_vocab))  # type: ignore[arg-type]
-    tokens = [*vocabulary.encode(text), vocabulary.n_vocab - 1]
-    return matcher.try_consume_tokens(tokens) == len(tokens)
+    tokens = vocabulary.encode(text)
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize("controls", [(), CONTROLS], ids=["text", "tokens"])
+def test_a_form_is_for_the_last_message_of_channels(controls) -> None:
+    row = next(row for row in FORMATS if row.channels)
+    vocabulary = Bytes(controls)
+    ids = {name: 256 + i for i, name in enumerate(controls)}
+    answer = grammar_of(json_schema={"const": 1})
+    assert answer is not None
+    grammar = AnswerGrammar(row, None, ids).of_answer(answer, False)
+    matcher = matcher_of(grammar, vocabulary_of(vocabulary, vocabulary.n_vocab))  # type: ignore[arg-type]
+    before = "<|channel|>analysis<|message|>2<|end|><|start|>assistant"
+    for text, ok in (
+        ("<|channel|>final<|message|>1", True),
+        (before + "<|channel|>final <|constrain|>json<|message|>1", True),
+        (before + "<|channel|>final<|message|>2", False),
+        ("1", False),
+    ):
+        reader, tokens = matcher.deep_copy(), vocabulary.encode(text)
+        assert (reader.try_consume_tokens(tokens) == len(tokens) and reader.is_accepting()) == ok
 
 
 def test_every_family_has_an_example() -> None:
@@ -216,13 +237,19 @@ def test_the_grammar_of_a_family_takes_what_it_writes(row: ToolFormat, controls)
     def take(tools: Tools, text: str, reasoning: Any = None, thinking: bool = False) -> bool:
         return accepts(row, reasoning, tools, thinking, controls, text)
 
+    plain = "<|channel|>final<|message|>Hi there." if row.channels else "Hi there."
     assert take(must, call) and take(may, call)
-    assert not take(must, "Hi there.") and take(may, "Hi there.")
+    assert not take(must, plain) and take(may, plain)
     assert not take(must, call.replace("get_weather", "get_other"))
     if row.payload != "tagged":
         assert not take(must, call.replace('"n": 2', '"n": "x"'))
         if row.name != "llama3":
             assert not take(may, call.replace('"n": 2', '"n": "x"'))
+    if row.channels:
+        before = "<|channel|>analysis<|message|>Well.<|end|><|start|>assistant"
+        assert take(must, before + call) and take(must, before + before + call)
+        assert take(may, before + plain) and not take(must, before + plain)
+        return
     thought = f"Well.\n</think>\n\n{call}"
     assert take(must, thought, THINK, True) and not take(must, call, THINK, True)
     assert take(must, "<think>" + thought, THINK) and take(must, call, THINK)
@@ -245,7 +272,7 @@ def test_every_kind_of_form_goes_behind_thoughts(controls, thinking: bool) -> No
     ):
         answer = grammar_of(**form)
         assert answer is not None
-        grammar = AnswerGrammar(FORMATS[0], THINK, ids).of_answer(answer, thinking)
+        grammar = AnswerGrammar(HERMES, THINK, ids).of_answer(answer, thinking)
         for text, ok in (
             (f"what 1 aab</think>\n\n{good}", thinking),
             (f"<think>what</think>{good}", not thinking or not controls),

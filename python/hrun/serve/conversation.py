@@ -100,7 +100,8 @@ def _grammar(service: Service, body: ChatRequest, read: Asked) -> Grammar | None
     asked = grammar_asked(service, body)
     dialect, tools, thinking = read.dialect, read.tools, read.thinking
     row = dialect.row or HERMES
-    writer = AnswerGrammar(row, dialect.reasoning, service.control_ids)
+    ends = service.runtime.tokenizer.end_ids
+    writer = AnswerGrammar(row, dialect.reasoning, service.control_ids, ends)
     if tools and (tools.required or tools.strict):
         if asked is not None:
             raise bad("tools that must be called exclude response_format", param="response_format")
@@ -109,8 +110,6 @@ def _grammar(service: Service, body: ChatRequest, read: Asked) -> Grammar | None
         return ready(service, field, calls)
     if asked is None:
         return None
-    if row.channels:
-        raise bad("models with channels cannot be bound to a form yet", param="response_format")
     whole = checked("response_format", lambda: writer.of_answer(asked, thinking))
     return ready(service, "response_format", whole)
 

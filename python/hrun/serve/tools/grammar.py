@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from hrun.errors import GrammarError
@@ -17,11 +17,16 @@ _COMMON = "TEXT: /(.|\\n)*/\nBLANKS: /[ \\t\\r\\n]{1,4}/\n"
 
 
 class AnswerGrammar:
-    """Writes Lark for one model.  ``ids``: its control tokens by name."""
+    """Writes Lark for one model.  ``ids``: its control tokens by name; ``ends``: those that end an answer."""
 
     def __init__(
-        self, row: ToolFormat, reasoning: Reasoning | None, ids: Mapping[str, int]
+        self,
+        row: ToolFormat,
+        reasoning: Reasoning | None,
+        ids: Mapping[str, int],
+        ends: Collection[int] = (),
     ) -> None:
+        self._ends = ends
         self._row = row
         self._reasoning = reasoning
         self._ids = ids
@@ -30,6 +35,11 @@ class AnswerGrammar:
 
     def of_answer(self, answer: Grammar, thinking: bool) -> Grammar:
         """``answer`` after what the model thinks; ``thinking``: the prompt has opened the tag."""
+        if self._row.channels:
+            json_mark = f'(" "? {self._tag("<|constrain|>")} "json")?'
+            final = f'{self._tag("<|channel|>")} "final" {json_mark} {self._tag("<|message|>")}'
+            start = f"{self._messages()} {final} @answer"
+            return within(f"start: {start}\n{_COMMON}" + "\n".join(self._rules), answer)
         if self._reasoning is None:
             return answer
         thoughts = self._thoughts(thinking)
@@ -41,9 +51,11 @@ class AnswerGrammar:
         Raises GrammarError for families whose calls have no grammar here.
         """
         row = self._row
-        if row.channels or row.payload == "pythonic":
+        if row.payload == "pythonic":
             raise GrammarError(f"calls in the format '{row.name}' cannot be forced")
         schemas = {name: _usable(name, tools) for name in tools.schemas}
+        if row.channels:
+            return text_grammar(self._channel_calls(schemas, tools.required))
         begin, calls = self._calls(schemas, tools.parallel)
         thoughts = self._thoughts(thinking)
         if tools.required:
@@ -55,6 +67,32 @@ class AnswerGrammar:
             more = "?" if not tools.parallel or row.section_begin else "*"
             start = f"{thoughts} ({head} {calls}){more} TEXT"
         return text_grammar(f"start: {start}\n{_COMMON}" + "\n".join(self._rules))
+
+    # ---- channels
+
+    def _messages(self) -> str:
+        """Messages before the last one: thoughts, and words about what comes."""
+        begin, message = self._tag("<|channel|>"), self._tag("<|message|>")
+        text = self._until("<|end|>", "text")
+        body = f'{begin} ("analysis" | "commentary") {message} {text} {self._tag("<|start|>")} "assistant"'
+        return self._rule("message", body) + "*"
+
+    def _channel_calls(self, schemas: Mapping[str, Any], required: bool) -> str:
+        """One call as the last message; where none is required, or an answer."""
+        begin, message = self._tag("<|channel|>"), self._tag("<|message|>")
+        mark = f'(" " {self._tag("<|constrain|>")} "json" | " json")?'
+        end = "" if self._ids.get("<|call|>") in self._ends else self._tag("<|call|>")
+        last = [
+            self._rule(
+                "call",
+                f'{begin} "commentary" {json.dumps(" to=functions." + name)} {mark} {message} {_json(schema)} {end}',
+            )
+            for name, schema in schemas.items()
+        ]
+        if not required:
+            last.append(f'{begin} "final" {message} TEXT')
+        start = f"{self._messages()} ({' | '.join(last)})"
+        return f"start: {start}\n{_COMMON}" + "\n".join(self._rules)
 
     # ---- parts
 
