@@ -108,7 +108,8 @@ def _encoded(service: Service, body: CompletionRequest, prompts: list[Any]) -> l
                     )
         ids = runtime.prompt_ids(prompt, body.parse_special)
         asked = max_tokens_of(body)
-        room_for(service, len(ids), DEFAULT_TOKENS if asked is None else asked, asked is None)
+        limit = DEFAULT_TOKENS if asked is None else asked
+        room_for(service, len(ids), limit, asked is None, param="prompt")
         out.append(ids)
     return out
 

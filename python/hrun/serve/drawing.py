@@ -127,13 +127,15 @@ def bias_of(service: Service, body: Drawing) -> dict[int, float]:
     return bias
 
 
-def room_for(service: Service, n_prompt: int, asked: int | None, clamp: bool = False) -> int:
+def room_for(
+    service: Service, n_prompt: int, asked: int | None, clamp: bool = False, param: str = "messages"
+) -> int:
     """How many tokens may be drawn.  Raises ApiError where prompt and answer cannot fit."""
     n_ctx = service.runtime.n_ctx
     room = n_ctx - n_prompt + 1  # the last token drawn need not fit
     if room < 1:
         raise overflow(
-            f"the prompt has {n_prompt} tokens, the context holds {n_ctx}", n_prompt, n_ctx
+            f"the prompt has {n_prompt} tokens, the context holds {n_ctx}", n_prompt, n_ctx, param
         )
     if asked is None:
         return min(room, service.options.default_max_tokens or room)
@@ -142,13 +144,14 @@ def room_for(service: Service, n_prompt: int, asked: int | None, clamp: bool = F
             f"the prompt has {n_prompt} tokens and {asked} are asked for, the context holds {n_ctx}",
             n_prompt,
             n_ctx,
+            param,
         )
     return min(asked, room)
 
 
-def overflow(message: str, n_prompt: int, n_ctx: int) -> ApiError:
-    """Too long, now and ever."""
-    error = bad(message, param="messages", code="context_length_exceeded")
+def overflow(message: str, n_prompt: int, n_ctx: int, param: str) -> ApiError:
+    """Too long, now and ever; ``param`` is the field that says the prompt."""
+    error = bad(message, param=param, code="context_length_exceeded")
     error.extra = {"n_prompt_tokens": n_prompt, "n_ctx": n_ctx}
     return error
 

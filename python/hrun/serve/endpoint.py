@@ -22,7 +22,10 @@ async def body_of(request: Request) -> Any:
     """The request's JSON."""
     kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
-        raise ApiError(415, f"the content type is '{kind[:80]}', expected application/json")
+        raise ApiError(
+            415,
+            f"the content type is '{kind[:80]}', expected application/json (curl needs -H 'Content-Type: application/json')",
+        )
     service: Service = request.app.state.service
     parts: list[bytes] = []
 

@@ -86,6 +86,7 @@ async def _embedded(
                     f"a text has {len(ids)} tokens, the context holds {runtime.n_ctx}",
                     len(ids),
                     runtime.n_ctx,
+                    "input",
                 )
         key = key_of(request)
         work = service.engines.embed(prompts, pooling, client=key, salt=service.salt(key, None))
