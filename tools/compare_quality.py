@@ -2,10 +2,12 @@
 
     python tools/compare_quality.py CHECKPOINT CALIBRATION_TEXT TEXT --llama-bin DIR [--ours rtq3:best,...] [--theirs IQ3_S,...]
 
-CHECKPOINT is a Hugging Face folder.  Every contestant calibrates on CALIBRATION_TEXT and codes the matrices of the layers in one
+CHECKPOINT is a Hugging Face folder or a GGUF file, which is then the reference as it is.  Every contestant calibrates on CALIBRATION_TEXT and codes the matrices of the layers in one
 format, llama.cpp's with --pure; embedding and head stay F16 for all.  The importance matrix is llama-imatrix's, of the whole
 text; hrun uses the whole text too.  Scores are hrun-perplexity's, at a context of 256.  An entry of --ours is FORMAT:PRESET,
-or BITS:PRESET for an allocation of that many bits per weight.  Prints a Markdown table.
+or BITS:PRESET for an allocation of that many bits per weight, or SIZEMB:PRESET for one of whole files of that many megabytes.  With
+--whole nothing stays F16: llama.cpp's formats are its own mixtures, and files are compared by their size.  Prints a Markdown
+table.
 """
 
 from __future__ import annotations
@@ -32,21 +34,32 @@ def main() -> None:
         type=Path,
         help="folder of llama-imatrix and llama-quantize; without it, hrun's rows only",
     )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="embedding and head are coded too; compare by file size",
+    )
     parser.add_argument("--ours", default=OURS)
     parser.add_argument("--theirs", default=THEIRS)
     parser.add_argument("--ctx", type=int, default=256)
     parser.add_argument("--chunks", type=int, default=100)
     args = parser.parse_args()
 
-    print("| coding | bpw layers | mean KL divergence | median | 99 % | same top token |")
-    print("|---|--:|--:|--:|--:|--:|")
+    print(
+        "| coding | file, MB | bpw layers | mean KL divergence | median | 99 % | same top token |"
+    )
+    print("|---|--:|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
         reference, base, model = (
             Path(folder) / "f16.gguf",
             Path(folder) / "base.kld",
             Path(folder) / "model.gguf",
         )
-        run("hrun-convert", args.checkpoint, "-o", reference, "--type", "f16")
+        if args.checkpoint.is_dir():
+            run("hrun-convert", args.checkpoint, "-o", reference, "--type", "f16")
+        else:
+            reference = args.checkpoint
+        kept = [] if args.whole else ["--token-embedding-type", "f16"]
         run(
             "hrun-perplexity",
             "-m",
@@ -70,7 +83,7 @@ def main() -> None:
             )
             top = find(rf"Same top p\s*:\s*{NUMBER}", out)
             print(
-                f"| {name} | {bits_per_weight(model)[1]:.2f} | {mean:.5f} | {median:.5f} | {tail:.4f} | {top:.1f} % |",
+                f"| {name} | {model.stat().st_size / 1e6:.1f} | {bits_per_weight(model)[1]:.2f} | {mean:.5f} | {median:.5f} | {tail:.4f} | {top:.1f} % |",
                 flush=True,
             )
             model.unlink()
@@ -96,9 +109,8 @@ def main() -> None:
                     args.llama_bin / "llama-quantize",
                     "--imatrix",
                     matrix,
-                    "--pure",
-                    "--token-embedding-type",
-                    "f16",
+                    "--allow-requantize",
+                    *([] if args.whole else ["--pure", *kept]),
                     reference,
                     model,
                     name,
@@ -107,7 +119,10 @@ def main() -> None:
         moments = Path(folder) / "moments.npz"
         for entry in filter(None, args.ours.split(",")):
             what, preset = entry.split(":")
-            kind = ["--target-bpw", what] if what[0].isdigit() else ["--type", what]
+            if what.endswith("MB"):
+                kind = ["--target-size", f"{int(float(what[:-2]) * 1e6 / 1024)}K"]
+            else:
+                kind = ["--target-bpw", what] if what[0].isdigit() else ["--type", what]
             calibration = (
                 ["--moments", moments]
                 if moments.exists()
@@ -121,8 +136,7 @@ def main() -> None:
                 *kind,
                 "--preset",
                 preset,
-                "--token-embedding-type",
-                "f16",
+                *kept,
                 "--calibrate",
                 args.calibration,
                 *calibration,

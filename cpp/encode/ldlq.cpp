@@ -10,6 +10,10 @@
 #include "base/cpu_features.h"
 #include "encode/ldlq_search.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace hrun {
 namespace {
 
@@ -123,10 +127,65 @@ class ScaleFit {
   std::vector<double> normal_, right_;
 };
 
+int select_baseline(const float* cost, int n, int slots, float& spread, float& least,
+                    int32_t* kept) {
+  return ldlq::select_body(ldlq::PlainCosts{cost, n}, n, slots, spread, least, kept);
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) int select_avx2(const float* cost, int n, int slots, float& spread,
+                                                float& least, int32_t* kept) {
+  return ldlq::select_body(ldlq::PlainCosts{cost, n}, n, slots, spread, least, kept);
+}
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12's own header
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")
+struct Avx512Costs {
+  const float* cost;
+  int n;
+  float least() const {
+    __m512 low = _mm512_loadu_ps(cost);
+    for (int i = kLane; i < n; i += kLane) low = _mm512_min_ps(low, _mm512_loadu_ps(cost + i));
+    return _mm512_reduce_min_ps(low);
+  }
+  int within(float limit) const {
+    const __m512 most = _mm512_set1_ps(limit);
+    __m512i count = _mm512_setzero_si512();
+    for (int i = 0; i < n; i += kLane)
+      count = _mm512_sub_epi32(count, _mm512_movm_epi32(_mm512_cmp_ps_mask(
+                                          _mm512_loadu_ps(cost + i), most, _CMP_LE_OS)));
+    return _mm512_reduce_add_epi32(count);
+  }
+  int keep(float limit, int slots, int32_t* kept) const {
+    const __m512 most = _mm512_set1_ps(limit);
+    __m512i number = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    int out = 0;
+    for (int i = 0; i < n;
+         i += kLane, number = _mm512_add_epi32(number, _mm512_set1_epi32(kLane))) {
+      const __mmask16 taken = _mm512_cmp_ps_mask(_mm512_loadu_ps(cost + i), most, _CMP_LE_OS);
+      _mm512_storeu_si512(kept + out, _mm512_maskz_compress_epi32(taken, number));
+      out += __builtin_popcount(taken);
+    }
+    return std::min(out, slots);
+  }
+};
+int select_avx512(const float* cost, int n, int slots, float& spread, float& least, int32_t* kept) {
+  const Avx512Costs costs{cost, n};
+  least = costs.least();
+  return costs.keep(ldlq::find_limit(costs, n, slots, least, spread), slots, kept);
+}
+#pragma GCC pop_options
+#pragma GCC diagnostic pop
+#endif
+
 template <int k>
 [[gnu::always_inline]] inline RowCost encode_body(const TrellisCode& code, const float* x,
                                                   const InputFactor& factor,
-                                                  const LdlqOptions& options, uint8_t* out) {
+                                                  const LdlqOptions& options, ldlq::Select* select,
+                                                  uint8_t* out) {
   const int64_t cols = factor.cols();
   const auto n_blocks = static_cast<size_t>((cols + kMaxBlock - 1) / kMaxBlock);
   std::vector<std::vector<float>> scales(n_blocks);
@@ -141,7 +200,7 @@ template <int k>
     for (const float s : options.scales)
       scales[b].push_back(round_to_half(typical * static_cast<double>(s)));
   }
-  RowSearch<k> search(code, factor, options.survivors);
+  RowSearch<k> search(code, factor, options.survivors, select);
   ScaleFit fit(code, factor);
   std::vector<float> chosen(n_blocks), best_scales(n_blocks);
   std::vector<uint8_t> best_codes;
@@ -173,7 +232,7 @@ using Encode = RowCost (*)(const TrellisCode&, const float*, const InputFactor&,
 template <int k>
 RowCost encode_baseline(const TrellisCode& code, const float* x, const InputFactor& factor,
                         const LdlqOptions& options, uint8_t* out) {
-  return encode_body<k>(code, x, factor, options, out);
+  return encode_body<k>(code, x, factor, options, select_baseline, out);
 }
 
 #if defined(__x86_64__)
@@ -181,25 +240,32 @@ template <int k>
 __attribute__((target("avx2"))) RowCost encode_avx2(const TrellisCode& code, const float* x,
                                                     const InputFactor& factor,
                                                     const LdlqOptions& options, uint8_t* out) {
-  return encode_body<k>(code, x, factor, options, out);
+  return encode_body<k>(code, x, factor, options, select_avx2, out);
 }
 template <int k>
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))) RowCost
 encode_avx512(const TrellisCode& code, const float* x, const InputFactor& factor,
               const LdlqOptions& options, uint8_t* out) {
-  return encode_body<k>(code, x, factor, options, out);
+  return encode_body<k>(code, x, factor, options, select_avx512, out);
 }
 #endif
 
+// By the widest instructions wanted: at most 512 bits, at most 256, fewer.
+struct Tiers {
+  Encode by_width[3];
+  Encode at(int vector_bits) const {
+    return by_width[vector_bits >= 512 ? 0 : vector_bits >= 256 ? 1 : 2];
+  }
+};
+
 template <int k>
-Encode pick(int vector_bits) {
+Tiers tiers() {
+  Tiers found{{encode_baseline<k>, encode_baseline<k>, encode_baseline<k>}};
 #if defined(__x86_64__)
-  if (vector_bits >= 512 && cpu_may_use("avx512f avx512bw avx512vl avx512dq"))
-    return encode_avx512<k>;
-  if (vector_bits >= 256 && cpu_may_use("avx2")) return encode_avx2<k>;
+  if (cpu_may_use("avx2")) found.by_width[0] = found.by_width[1] = encode_avx2<k>;
+  if (cpu_may_use("avx512f avx512bw avx512vl avx512dq")) found.by_width[0] = encode_avx512<k>;
 #endif
-  (void)vector_bits;
-  return encode_baseline<k>;
+  return found;
 }
 
 }  // namespace
@@ -207,9 +273,9 @@ Encode pick(int vector_bits) {
 RowCost encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated,
                                 const InputFactor& factor, const LdlqOptions& options,
                                 uint8_t* out) {
-  const Encode encode = code.code_bits == 2   ? pick<2>(options.vector_bits)
-                        : code.code_bits == 3 ? pick<3>(options.vector_bits)
-                                              : pick<4>(options.vector_bits);
+  static const Tiers kTiers[] = {tiers<2>(), tiers<3>(),
+                                 tiers<4>()};  // asking the CPU takes microseconds
+  const Encode encode = kTiers[code.code_bits - 2].at(options.vector_bits);
   return encode(code, rotated, factor, options, out);
 }
 

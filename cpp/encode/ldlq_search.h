@@ -1,9 +1,11 @@
 // The M-algorithm over the states of a sliding-window code.
 //
 // Survivor i at column t stands for a path of codes; its errors enter the later columns' residuals.
-// What they add to the next kWindow columns is kept per survivor (`ahead`); what they add beyond is
-// added once per row, when a code is *released*: after kWindow - kRelease columns the code on the
-// best path becomes final and paths that disagree are dropped.
+// Columns go in chunks of kChunk.  What a survivor's errors add to the columns of their own chunk
+// is kept at every step (`near`); what they add to the kReach columns after it is added per
+// survivor at the chunk's end (`far`); what they add beyond is added once per row, when the chunk
+// is *released*: kReach columns later its codes on the best path become final and paths that
+// disagree are dropped.
 //
 // All arithmetic is elementwise on floats in a fixed order, without fused operations: every
 // instruction set finds the same path.
@@ -16,6 +18,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "formats/format.h"
@@ -24,13 +27,12 @@
 
 namespace hrun::ldlq {
 
-constexpr int kWindow = 64;   // columns that a survivor's own errors reach
-constexpr int kRelease = 16;  // codes released at a time
-constexpr int kAheadStride = kWindow + kRelease;
-constexpr int kLane = 16;  // floats per vector
+constexpr int kLane = 16;   // floats per vector
+constexpr int kChunk = 16;  // columns
+constexpr int kReach = 48;  // columns after a chunk that a survivor's own errors reach
 constexpr float kInfinite = std::numeric_limits<float>::infinity();
-static_assert(kWindow + kRelease <= InputFactor::kPadding && kWindow % kRelease == 0 &&
-              kMaxBlock % kRelease == 0);
+static_assert(kChunk + kReach <= InputFactor::kPadding && kReach == 3 * kLane && kChunk == kLane &&
+              kMaxBlock % kChunk == 0);
 
 typedef float Floats __attribute__((vector_size(4 * kLane)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLane)));
@@ -48,27 +50,95 @@ struct Front {
   double total = 0;             // cost of the best survivor; `cost` is above it
   std::vector<float> cost;      // [S]
   std::vector<uint32_t> state;  // [S]
-  std::vector<float>
-      ahead;  // [S][kAheadStride]: feedback on the next columns; zero from kWindow on
+  std::vector<float> near;      // [S][kChunk]: feedback on the columns of this chunk
+  std::vector<float> far;       // [S][kReach]: on those from this chunk on, as it began
   explicit Front(int n_slots)
       : cost(static_cast<size_t>(n_slots) + kLane),
         state(static_cast<size_t>(n_slots)),
-        ahead(static_cast<size_t>(n_slots) * kAheadStride) {}
+        near(static_cast<size_t>(n_slots) * kChunk),
+        far(static_cast<size_t>(n_slots) * kReach) {}
+  // Between two chunks.
   void copy_from(const Front& other) {
     n = other.n;
     total = other.total;
     std::copy_n(other.cost.begin(), n, cost.begin());
     std::copy_n(other.state.begin(), n, state.begin());
-    std::copy_n(other.ahead.begin(), static_cast<size_t>(n) * kAheadStride, ahead.begin());
+    std::copy_n(other.far.begin(), static_cast<size_t>(n) * kReach, far.begin());
   }
 };
 
-// How the survivors of a column came about.
+// How the survivors of a column came about, [survivor].
 struct Step {
-  std::vector<uint16_t> parent;
-  std::vector<uint8_t> code;
-  std::vector<float> error;
+  uint16_t* parent;
+  uint8_t* code;
+  float* error;
 };
+
+// The candidates that survive: their numbers in ascending order to `kept`, how many there are as
+// the result, the cost of the cheapest to `least`.  At most `slots`, and nearly as many, of the n
+// in `cost`, which has infinite costs up to a multiple of kLane.  spread: of the costs that
+// survive, remembered from call to call.
+using Select = int(const float* cost, int n, int slots, float& spread, float& least, int32_t* kept);
+
+// A limit of the costs that survive, for a tier's Costs: least(), and within(limit), how many do
+// not exceed a limit.
+template <class Costs>
+[[gnu::always_inline]] inline float find_limit(const Costs& costs, int n, int slots, float least,
+                                               float& spread) {
+  if (n <= slots) return std::numeric_limits<float>::max();
+  float inside = least, outside = kInfinite, probe = least + spread;
+  for (int round = 0; round < 16; ++round) {
+    const int count = costs.within(probe);
+    if (count <= slots) {
+      inside = probe;
+      if (count >= slots - slots / 16) break;
+    } else {
+      outside = probe;
+    }
+    probe = outside == kInfinite ? least + 2 * (probe - least) : 0.5f * (inside + outside);
+    if (probe <= inside) break;
+  }
+  if (inside > least) spread = inside - least;
+  return inside;
+}
+
+// In plain vectors.
+struct PlainCosts {
+  const float* cost;
+  int n;
+  [[gnu::always_inline]] float least() const {
+    Floats low = load(cost);
+    for (int i = kLane; i < n; i += kLane) {
+      const Floats v = load(cost + i);
+      low = v < low ? v : low;
+    }
+    float found = low[0];
+    for (int l = 1; l < kLane; ++l) found = std::min(found, low[l]);
+    return found;
+  }
+  [[gnu::always_inline]] int within(float limit) const {
+    Ints count = {};
+    for (int i = 0; i < n; i += kLane) count -= load(cost + i) <= limit;
+    int sum = 0;
+    for (int l = 0; l < kLane; ++l) sum += count[l];
+    return sum;
+  }
+  [[gnu::always_inline]] int keep(float limit, int slots, int32_t* kept) const {
+    int out = 0;
+    for (int i = 0; i < n; ++i) {  // without a branch
+      kept[out] = i;
+      out += cost[i] <= limit;
+    }
+    return std::min(out, slots);
+  }
+};
+
+template <class Costs>
+[[gnu::always_inline]] inline int select_body(const Costs& costs, int n, int slots, float& spread,
+                                              float& least, int32_t* kept) {
+  least = costs.least();
+  return costs.keep(find_limit(costs, n, slots, least, spread), slots, kept);
+}
 
 template <int k>
 class RowSearch {
@@ -77,15 +147,16 @@ class RowSearch {
   typedef float CodeFloats __attribute__((vector_size(4 * kCodes)));
   typedef int32_t CodeInts __attribute__((vector_size(4 * kCodes)));
 
-  RowSearch(const TrellisCode& code, const InputFactor& factor, int survivors)
+  RowSearch(const TrellisCode& code, const InputFactor& factor, int survivors, Select* select)
       : code_(code),
+        select_(select),
         factor_(factor),
         cols_(factor.cols()),
         slots_(std::clamp(survivors, 1, 4096)),
         front_(slots_),
         next_(slots_),
         start_(slots_),
-        best_end_(slots_) {
+        far_(front_.far) {
     middle_mask_ = (1u << (k * (code.memory - 1))) - 1;
     const size_t n_groups = size_t{middle_mask_} + 1;
     stamp_.assign(n_groups, -1);
@@ -95,19 +166,13 @@ class RowSearch {
     from_.resize(n_places * kCodes + kLane);
     kept_.resize(n_places * kCodes + kLane);
     touched_.resize(n_places);
-    steps_.resize(static_cast<size_t>(cols_));
-    for (Step& s : steps_) {
-      s.parent.resize(static_cast<size_t>(slots_));
-      s.code.resize(static_cast<size_t>(slots_));
-      s.error.resize(static_cast<size_t>(slots_));
-    }
+    const size_t n_steps = static_cast<size_t>(cols_) * static_cast<size_t>(slots_);
+    parents_ = std::make_unique_for_overwrite<uint16_t[]>(n_steps);
+    step_codes_ = std::make_unique_for_overwrite<uint8_t[]>(n_steps);
+    step_errors_ = std::make_unique_for_overwrite<float[]>(n_steps);
     common_.resize(static_cast<size_t>(cols_ + InputFactor::kPadding));
     codes_.resize(static_cast<size_t>(cols_));
     errors_.resize(static_cast<size_t>(cols_));
-    best_steps_.assign(steps_.begin(), steps_.begin() + std::min<int64_t>(kMaxBlock, cols_));
-    best_common_ = common_;
-    best_codes_ = codes_;
-    best_errors_ = errors_;
   }
 
   const uint8_t* codes() const { return codes_.data(); }
@@ -124,7 +189,7 @@ class RowSearch {
     front_.n = 1;
     front_.total = 0;
     front_.cost[0] = 0;
-    std::fill_n(front_.ahead.begin(), kAheadStride, 0.0f);
+    std::fill_n(front_.far.begin(), kReach, 0.0f);
     for (int64_t first = 0; first < cols_; first += kMaxBlock) {
       const int64_t last = std::min(first + kMaxBlock, cols_);
       const auto& options = scales[static_cast<size_t>(first / kMaxBlock)];
@@ -138,17 +203,15 @@ class RowSearch {
       size_t best = 0;
       double best_cost = std::numeric_limits<double>::infinity();
       for (size_t i = 0; i < options.size(); ++i) {
-        if (i > 0) {
-          front_.copy_from(start_);
-          common_ = start_common_;
-        }
         block(first, last, options[i]);
-        if (i > 0 && !(front_.total < best_cost)) continue;
-        best_cost = front_.total;
-        best = i;
-        keep(first, last);
+        if (front_.total < best_cost) {
+          best_cost = front_.total;
+          best = i;
+        }
+        front_.copy_from(start_);
+        common_ = start_common_;
       }
-      take_back(first, last);
+      block(first, last, options[best]);
       chosen[first / kMaxBlock] = options[best];
     }
     finish();
@@ -156,141 +219,122 @@ class RowSearch {
   }
 
  private:
-  // What a search of the block [first, last) left behind: kept, and taken back.  The front and
-  // `common_` are exchanged, not copied: the caller sets both before it searches again.
-  void keep(int64_t first, int64_t last) {
-    exchange(first, last);
-    const int64_t released = std::max<int64_t>(first - kWindow, 0);
-    std::copy(codes_.begin() + released, codes_.begin() + last, best_codes_.begin() + released);
-    std::copy(errors_.begin() + released, errors_.begin() + last, best_errors_.begin() + released);
-  }
-  void take_back(int64_t first, int64_t last) {
-    exchange(first, last);
-    const int64_t released = std::max<int64_t>(first - kWindow, 0);
-    std::copy(best_codes_.begin() + released, best_codes_.begin() + last,
-              codes_.begin() + released);
-    std::copy(best_errors_.begin() + released, best_errors_.begin() + last,
-              errors_.begin() + released);
-  }
-  void exchange(int64_t first, int64_t last) {
-    std::swap(front_, best_end_);
-    std::swap(common_, best_common_);
-    for (int64_t t = first; t < last; ++t)
-      std::swap(steps_[static_cast<size_t>(t)], best_steps_[static_cast<size_t>(t - first)]);
-  }
-
   [[gnu::always_inline]] inline void block(int64_t first, int64_t last, float scale) {
     std::fill_n(front_.state.begin(), front_.n, 0u);
-    for (int64_t t = first; t < last; ++t) {
-      step(t, scale);
-      if ((t + 1) % kRelease == 0) release(t);
+    for (int64_t begin = first; begin < last; begin += kChunk) {
+      for (int i = 0; i < front_.n; ++i)
+        store(front_.near.data() + size_t{kChunk} * static_cast<size_t>(i),
+              load(front_.far.data() + size_t{kReach} * static_cast<size_t>(i)));
+      std::swap(front_.far, far_);
+      for (int64_t t = begin; t < begin + kChunk; ++t) step(t, begin, scale);
+      release(begin);
+      reach(begin);
     }
   }
 
-  [[gnu::always_inline]] inline void step(int64_t t, float scale) {
-    const float* feedback = factor_.row(t) + t + 1;
+  // What the survivors' errors in the chunk from `begin` on add to the columns after it.
+  [[gnu::always_inline]] inline void reach(int64_t begin) {
+    const int64_t next = begin + kChunk;
+    for (int i = 0; i < front_.n; ++i) {
+      float error[kChunk];
+      auto ancestor = static_cast<size_t>(i);
+      for (int j = kChunk - 1; j >= 0; --j) {
+        const Step made = step_at(begin + j);
+        error[j] = made.error[ancestor];
+        ancestor = made.parent[ancestor];
+      }
+      const float* before = far_.data() + size_t{kReach} * ancestor;
+      Floats a = load(before + kLane), b = load(before + 2 * kLane), c = {};
+      for (int j = 0; j < kChunk; ++j) {
+        const float* feedback = factor_.row(begin + j) + next;
+        a += load(feedback) * error[j];
+        b += load(feedback + kLane) * error[j];
+        c += load(feedback + 2 * kLane) * error[j];
+      }
+      float* far = front_.far.data() + size_t{kReach} * static_cast<size_t>(i);
+      store(far, a);
+      store(far + kLane, b);
+      store(far + 2 * kLane, c);
+    }
+  }
+
+  [[gnu::always_inline]] inline void step(int64_t t, int64_t begin, float scale) {
+    const Floats feedback = load(factor_.row(t) + begin);  // zeros up to t
+    const size_t place_of_t = static_cast<size_t>(t - begin);
     const float weight = factor_.weight(t), common = common_[static_cast<size_t>(t)], x = x_[t];
     const int32_t now = stamp_count_++;
-    int n_groups = 0;
-    for (int i = 0; i < front_.n; ++i) {
-      const uint32_t state = front_.state[static_cast<size_t>(i)], group = state & middle_mask_;
+    // Everything through pointers of its own: the compiler cannot know that stores do not move
+    // them.
+    const float* const values = code_.values.data();
+    const uint32_t* const states = front_.state.data();
+    const float* const costs = front_.cost.data();
+    const float* const near = front_.near.data();
+    float* const candidates = candidate_.data();
+    int32_t *const from = from_.data(), *const stamp = stamp_.data(), *const slot = slot_.data();
+    uint32_t* const touched = touched_.data();
+    const auto n_before = static_cast<size_t>(front_.n);
+    size_t n_groups = 0;
+    for (size_t i = 0; i < n_before; ++i) {
+      const uint32_t state = states[i], group = state & middle_mask_;
       CodeFloats level;
-      __builtin_memcpy(&level, code_.values.data() + size_t{state} * kCodes, sizeof level);
-      const float target = common + front_.ahead[static_cast<size_t>(i) * kAheadStride];
+      __builtin_memcpy(&level, values + size_t{state} * kCodes, sizeof level);
+      const float target = common + near[i * kChunk + place_of_t];
       const CodeFloats residual = target - level * scale;
-      const CodeFloats cost = front_.cost[static_cast<size_t>(i)] + residual * residual * weight;
-      const CodeInts self = CodeInts{} + i;
+      const CodeFloats cost = costs[i] + residual * residual * weight;
+      const CodeInts self = CodeInts{} + static_cast<int32_t>(i);
       // The place after the last is always free: written to before it is known whether it will be
       // taken, so that nothing depends on a branch that cannot be predicted.
       const CodeFloats free_costs = CodeFloats{} + kInfinite;
-      __builtin_memcpy(candidate_.data() + n_groups * kCodes, &free_costs, sizeof free_costs);
-      const bool is_new = stamp_[group] != now;
-      const int place = is_new ? n_groups : slot_[group];
-      stamp_[group] = now;
-      slot_[group] = place;
-      touched_[static_cast<size_t>(place)] = group;
+      __builtin_memcpy(candidates + n_groups * kCodes, &free_costs, sizeof free_costs);
+      const bool is_new = stamp[group] != now;
+      const auto known = static_cast<uint32_t>(slot[group]);
+      const uint32_t place =
+          known ^ ((known ^ static_cast<uint32_t>(n_groups)) & -uint32_t{is_new});
+      stamp[group] = now;
+      slot[group] = static_cast<int32_t>(place);
+      touched[place] = group;
       n_groups += is_new;
-      float* at = candidate_.data() + place * kCodes;
-      int32_t* from = from_.data() + place * kCodes;
       CodeFloats old;
       CodeInts old_from;
-      __builtin_memcpy(&old, at, sizeof old);
-      __builtin_memcpy(&old_from, from, sizeof old_from);
+      __builtin_memcpy(&old, candidates + size_t{place} * kCodes, sizeof old);
+      __builtin_memcpy(&old_from, from + size_t{place} * kCodes, sizeof old_from);
       const CodeInts better = cost < old;
       const CodeFloats kept = better ? cost : old;
       const CodeInts kept_from = better ? self : old_from;
-      __builtin_memcpy(at, &kept, sizeof kept);
-      __builtin_memcpy(from, &kept_from, sizeof kept_from);
+      __builtin_memcpy(candidates + size_t{place} * kCodes, &kept, sizeof kept);
+      __builtin_memcpy(from + size_t{place} * kCodes, &kept_from, sizeof kept_from);
     }
-    const int n = n_groups * kCodes;
-    float least, limit;
-    choose(n, least, limit);
+    const int n = static_cast<int>(n_groups) * kCodes;
+    for (int i = n; i % kLane != 0; ++i) candidates[i] = kInfinite;
+    float least;
+    const int out = select_(candidates, n, slots_, spread_, least, kept_.data());
 
-    Step& made = steps_[static_cast<size_t>(t)];
-    int out = 0;
-    for (int i = 0; i < n; ++i) {  // without a branch
-      kept_[static_cast<size_t>(out)] = i;
-      out += candidate_[static_cast<size_t>(i)] <= limit;
-    }
-    out = std::min(out, slots_);
-    for (int o = 0; o < out; ++o) {
-      const auto j = static_cast<size_t>(o), candidate = static_cast<size_t>(kept_[j]),
-                 c = candidate % kCodes;
-      const auto p = static_cast<size_t>(from_[candidate]);
-      const float error = x - code_.values[size_t{front_.state[p]} * kCodes + c] * scale;
-      next_.cost[j] = candidate_[candidate] - least;
-      next_.state[j] = touched_[candidate / kCodes] << k | static_cast<uint32_t>(c);
-      made.parent[j] = static_cast<uint16_t>(p);
-      made.code[j] = static_cast<uint8_t>(c);
-      made.error[j] = error;
-      const float* old = front_.ahead.data() + p * kAheadStride + 1;
-      float* ahead = next_.ahead.data() + j * kAheadStride;
-#pragma GCC unroll 4
-      for (int l = 0; l < kWindow; l += kLane)
-        store(ahead + l, load(old + l) + load(feedback + l) * error);
+    const Step made = step_at(t);
+    const int32_t* const chosen = kept_.data();
+    float *const next_cost = next_.cost.data(), *const next_near = next_.near.data(),
+                 *const errors = made.error;
+    uint32_t* const next_state = next_.state.data();
+    uint16_t* const parents = made.parent;
+    uint8_t* const codes = made.code;
+    for (size_t j = 0; j < static_cast<size_t>(out); ++j) {
+      const auto candidate = static_cast<size_t>(chosen[j]), c = candidate % kCodes;
+      const auto p = static_cast<size_t>(from[candidate]);
+      const float error = x - values[size_t{states[p]} * kCodes + c] * scale;
+      next_cost[j] = candidates[candidate] - least;
+      next_state[j] = touched[candidate / kCodes] << k | static_cast<uint32_t>(c);
+      parents[j] = static_cast<uint16_t>(p);
+      codes[j] = static_cast<uint8_t>(c);
+      errors[j] = error;
+      store(next_near + j * kChunk, load(near + p * kChunk) + feedback * error);
     }
     next_.n = out;
     next_.total = front_.total + static_cast<double>(least);
     std::swap(front_, next_);
   }
 
-  // The least of the n candidates, and a limit that at most slots_ of them, and nearly as many, do
-  // not exceed.
-  [[gnu::always_inline]] inline void choose(int n, float& least, float& limit) {
-    for (int i = n; i % kLane != 0; ++i) candidate_[static_cast<size_t>(i)] = kInfinite;
-    Floats low = load(candidate_.data());
-    for (int i = kLane; i < n; i += kLane) {
-      const Floats v = load(candidate_.data() + i);
-      low = v < low ? v : low;
-    }
-    least = low[0];
-    for (int l = 1; l < kLane; ++l) least = std::min(least, low[l]);
-    if (n <= slots_) {
-      limit = std::numeric_limits<float>::max();
-      return;
-    }
-    float inside = least, outside = kInfinite, probe = least + spread_;
-    for (int round = 0; round < 16; ++round) {
-      const int count = count_within(n, probe);
-      if (count <= slots_) {
-        inside = probe;
-        if (count >= slots_ - slots_ / 16) break;
-      } else {
-        outside = probe;
-      }
-      probe = outside == kInfinite ? least + 2 * (probe - least) : 0.5f * (inside + outside);
-      if (probe <= inside) break;
-    }
-    limit = inside;
-    if (limit > least) spread_ = limit - least;
-  }
-
-  [[gnu::always_inline]] inline int count_within(int n, float limit) const {
-    Ints count = {};
-    for (int i = 0; i < n; i += kLane) count -= load(candidate_.data() + i) <= limit;
-    int sum = 0;
-    for (int l = 0; l < kLane; ++l) sum += count[l];
-    return sum;
+  [[gnu::always_inline]] inline Step step_at(int64_t t) const {
+    const size_t at = static_cast<size_t>(t) * static_cast<size_t>(slots_);
+    return {parents_.get() + at, step_codes_.get() + at, step_errors_.get() + at};
   }
 
   [[gnu::always_inline]] inline int best_survivor() const {
@@ -298,33 +342,33 @@ class RowSearch {
                             front_.cost.begin());
   }
 
-  // After column t: the codes of the columns t - kWindow + 1 .. t - kWindow + kRelease become those
-  // of the best path.
-  [[gnu::always_inline]] inline void release(int64_t t) {
-    const int64_t last = t - kWindow + kRelease, first = last - kRelease + 1;
+  // After the chunk from `begin` on: the codes of the one kReach before it become those of the best
+  // path.
+  [[gnu::always_inline]] inline void release(int64_t begin) {
+    const int64_t first = begin - kReach, last = first + kChunk - 1, next = begin + kChunk;
     if (first < 0) return;
     const int best = best_survivor();
     ancestor_.resize(static_cast<size_t>(front_.n));
     for (int i = 0; i < front_.n; ++i) ancestor_[static_cast<size_t>(i)] = static_cast<uint16_t>(i);
-    for (int64_t s = t; s > last; --s) {
-      const uint16_t* parent = steps_[static_cast<size_t>(s)].parent.data();
+    for (int64_t s = next - 1; s > last; --s) {
+      const uint16_t* parent = step_at(s).parent;
       for (uint16_t& a : ancestor_) a = parent[a];
     }
     const uint16_t common_ancestor = ancestor_[static_cast<size_t>(best)];
-    drop_others(common_ancestor, t);
+    drop_others(common_ancestor, next - 1);
     take(first, last, common_ancestor);
     for (int64_t s = first; s <= last; ++s) {
       const int64_t end = factor_.group_end(s);
       const float* feedback = factor_.row(s);
       const float error = errors_[static_cast<size_t>(s)];
-      for (int64_t c = s + 1 + kWindow; c < end; c += kLane)
+      for (int64_t c = next; c < end; c += kLane)
         store(common_.data() + c, load(common_.data() + c) + load(feedback + c) * error);
     }
   }
 
-  // Keeps the survivors that descend from `ancestor`; steps_[t] is renumbered with them.
+  // Keeps the survivors that descend from `ancestor`; step t is renumbered with them.
   [[gnu::always_inline]] inline void drop_others(uint16_t ancestor, int64_t t) {
-    Step& made = steps_[static_cast<size_t>(t)];
+    const Step made = step_at(t);
     int kept = 0;
     for (int i = 0; i < front_.n; ++i) {
       if (ancestor_[static_cast<size_t>(i)] != ancestor) continue;
@@ -335,8 +379,6 @@ class RowSearch {
         made.parent[to] = made.parent[from];
         made.code[to] = made.code[from];
         made.error[to] = made.error[from];
-        std::copy_n(front_.ahead.begin() + static_cast<int64_t>(from) * kAheadStride, kAheadStride,
-                    front_.ahead.begin() + static_cast<int64_t>(to) * kAheadStride);
       }
       ++kept;
     }
@@ -346,7 +388,7 @@ class RowSearch {
   // The codes of columns first .. last on the path that is at `survivor` after `last`.
   [[gnu::always_inline]] inline void take(int64_t first, int64_t last, uint16_t survivor) {
     for (int64_t s = last; s >= first; --s) {
-      const Step& made = steps_[static_cast<size_t>(s)];
+      const Step made = step_at(s);
       codes_[static_cast<size_t>(s)] = made.code[survivor];
       errors_[static_cast<size_t>(s)] = made.error[survivor];
       survivor = made.parent[survivor];
@@ -354,19 +396,20 @@ class RowSearch {
   }
 
   [[gnu::always_inline]] inline void finish() {
-    const int64_t released = std::max<int64_t>(0, cols_ / kRelease * kRelease - kWindow + kRelease);
+    const int64_t released = std::max<int64_t>(0, cols_ - kReach);
     take(released, cols_ - 1, static_cast<uint16_t>(best_survivor()));
   }
 
   const TrellisCode& code_;
+  Select* const select_;
   const InputFactor& factor_;
   const int64_t cols_;
   const int slots_;
   uint32_t middle_mask_;
   const float* x_ = nullptr;
-  std::vector<float> common_, start_common_,
-      best_common_;  // [cols + padding]: targets but for `ahead`
-  Front front_, next_, start_, best_end_;
+  std::vector<float> common_, start_common_;  // [cols + padding]: targets but for survivors' own
+  Front front_, next_, start_;
+  std::vector<float> far_;  // of the front as this chunk began
   float spread_ = 1;
   int32_t stamp_count_ = 0;
   std::vector<int32_t> stamp_,
@@ -374,11 +417,13 @@ class RowSearch {
   std::vector<uint32_t> touched_;
   std::vector<float> candidate_;  // [place][code]: least cost of a path to that state
   std::vector<int32_t> from_;
-  std::vector<int32_t> kept_;  // candidates that survive
-  std::vector<Step> steps_, best_steps_;
+  std::vector<int32_t> kept_;            // candidates that survive
+  std::unique_ptr<uint16_t[]> parents_;  // [column][survivor], as the next two: see step_at()
+  std::unique_ptr<uint8_t[]> step_codes_;
+  std::unique_ptr<float[]> step_errors_;
   std::vector<uint16_t> ancestor_;
-  std::vector<uint8_t> codes_, best_codes_;
-  std::vector<float> errors_, best_errors_;
+  std::vector<uint8_t> codes_;
+  std::vector<float> errors_;
 };
 
 }  // namespace hrun::ldlq

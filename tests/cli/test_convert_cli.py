@@ -562,6 +562,14 @@ def test_a_target_is_met_reported_and_its_plan_reused(
         main([*common, "-o", str(again), "--plan", str(plan), "--tensor-type", "attn_k=q8_0"]) == 0
     )
     assert again.read_bytes() == out.read_bytes()
+    capsys.readouterr()
+    size = [*common, "-o", str(again), "--target-bpw", "3.4", "--tensor-type", "attn_k=q8_0"]
+    assert main([*size, "--plan", str(plan)]) == 0  # another size, without measuring
+    err = capsys.readouterr().err
+    assert "other sizes" in err and "allocated" in err
+    assert again.stat().st_size < out.stat().st_size
+    assert main([*size[:-2], "--plan", str(plan)]) == 1
+    assert "nothing was measured for tensor 'blk.0.attn_k.weight'" in capsys.readouterr().err
     assert main([*common, "-o", str(again), "--target-bpw", "1.5"]) == 1
     assert "smallest formats take" in capsys.readouterr().err
     plan.write_text("{}")

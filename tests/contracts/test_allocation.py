@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from hrun import ArgumentError, ModelFileError
-from hrun.convert.allocate import Choice, Sensitivity, allocate, load_allocation
+from hrun.convert.allocate import (
+    Budget,
+    Choice,
+    Sensitivity,
+    allocate,
+    allocate_again,
+    load_allocation,
+    sizes_and_losses,
+)
+from hrun.convert.source import SourceTensor
 
 
 def problem(n: int, seed: int) -> list[Sensitivity]:
@@ -70,3 +79,29 @@ def test_the_smallest_and_too_small(tmp_path: Path) -> None:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ModelFileError, match="bad.json"):
             load_allocation(tmp_path / "bad.json")
+
+
+def test_other_sizes_from_what_was_measured(tmp_path: Path) -> None:
+    """Each row of the table is what an allocation of that size gives, and a kept plan gives it again."""
+    items = problem(6, 5)
+    n_values = sum(item.n_values for item in items)
+    kept = allocate(items, 4 * n_values // 8)
+    rows = sizes_and_losses(kept, fixed_bytes=1000)
+    assert len(rows) > 8
+    assert all(a[0] < b[0] and a[1] < b[1] and a[2] > b[2] for a, b in itertools.pairwise(rows)), (
+        rows
+    )
+    kept.save(tmp_path / "plan.json")
+    loaded = load_allocation(tmp_path / "plan.json")
+    tensors = [
+        SourceTensor(item.tensor, (item.n_values,), "f32", lambda first, last: np.zeros(0), "")
+        for item in items
+    ]
+    for n_bytes, _, loss in rows:
+        again = allocate_again(
+            loaded, Budget(tensors, n_bytes - 1000, 1000), tmp_path / "plan.json"
+        )
+        assert again.n_bytes == n_bytes - 1000 and again.loss == pytest.approx(loss)
+    other = SourceTensor("t9", (4096,), "f32", lambda first, last: np.zeros(0), "")
+    with pytest.raises(ArgumentError, match="plan.json: nothing was measured for tensor 't9'"):
+        allocate_again(loaded, Budget([*tensors, other], 1 << 30, 0), tmp_path / "plan.json")

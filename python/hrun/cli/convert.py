@@ -158,7 +158,12 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="keep the allocation and what was measured for it, as JSON",
     )
-    add("--plan", metavar="FILE", type=Path, help="use an allocation that was kept")
+    add(
+        "--plan",
+        metavar="FILE",
+        type=Path,
+        help="use an allocation that was kept; with a target, allocate anew from what was measured for it",
+    )
     parser.add_argument(
         "--report",
         metavar="FILE",
@@ -396,9 +401,16 @@ def run(arguments: argparse.Namespace) -> int:
         make_plan,
         open_source,
         print_plan,
+        print_sizes,
         write_plan,
     )
-    from hrun.convert.allocate import find_allocation, load_allocation
+    from hrun.convert.allocate import (
+        allocate_again,
+        find_allocation,
+        find_budget,
+        load_allocation,
+        sizes_and_losses,
+    )
     from hrun.convert.auto_text import AutoText
     from hrun.convert.calibrate import loss_meter, moment_source, shared_float_model
     from hrun.convert.fold import UNEVEN, fold_channels
@@ -414,13 +426,14 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output if arguments.output is not None else default
     replaced = check_output(source, output).exists()
     folder = Path(os.path.realpath(output)).parent
+    kept = load_allocation(arguments.plan) if arguments.plan is not None else None
     options = PlanOptions(
         format=arguments.format or "rtq3",
         tensor_types=arguments.tensor_type,
         embedding_format=arguments.token_embedding_type,
         head_format=arguments.output_tensor_type,
         pure=arguments.pure,
-        allocation=load_allocation(arguments.plan).formats if arguments.plan is not None else {},
+        allocation=kept.formats if kept is not None else {},
     )
     has_target = arguments.target_bpw is not None or arguments.target_size is not None
     trellis = {info.name for info in _core.formats() if info.trellis}
@@ -469,17 +482,19 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
         if has_target:
-            with loss_meter(calibration, source, folder, arguments.threads) as meter:
-                allocation = find_allocation(
-                    plan,
-                    options,
-                    arguments.target_bpw,
-                    arguments.target_size,
-                    moments,
-                    meter,
-                    arguments.threads,
-                    progress,
-                )
+            budget = find_budget(
+                make_plan(source, replace(options, allocation={})),
+                options,
+                arguments.target_bpw,
+                arguments.target_size,
+            )
+            if kept is not None:
+                allocation = allocate_again(kept, budget, arguments.plan)
+            else:
+                with loss_meter(calibration, source, folder, arguments.threads) as meter:
+                    allocation = find_allocation(
+                        plan, budget, moments, meter, arguments.threads, progress
+                    )
             plan = make_plan(source, replace(options, allocation=allocation.formats))
             print_plan(plan, sys.stderr, every_tensor=arguments.verbose)
             _note(
@@ -488,6 +503,11 @@ def run(arguments: argparse.Namespace) -> int:
             )
             if arguments.save_plan is not None:
                 allocation.save(arguments.save_plan)
+            print_sizes(
+                sizes_and_losses(allocation, budget.fixed_bytes),
+                len(allocation.formats),
+                sys.stderr,
+            )
             if arguments.dry_run:
                 return dry_run()
         encoder = Encoder(moments, preset, keeps_errors=arguments.report is not None)
@@ -538,10 +558,12 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     if arguments.target_bpw is not None and arguments.target_size is not None:
         raise ArgumentError("--target-bpw and --target-size exclude each other")
     target = arguments.target_bpw is not None or arguments.target_size is not None
-    if target and arguments.plan is not None:
-        raise ArgumentError("a plan has the formats already; leave out the target, or the plan")
     unmeasured = arguments.imatrix is not None or arguments.moments is not None
-    if target and (arguments.calibrate == _NONE or (arguments.calibrate is None and unmeasured)):
+    if (
+        target
+        and arguments.plan is None
+        and (arguments.calibrate == _NONE or (arguments.calibrate is None and unmeasured))
+    ):
         raise ArgumentError(
             "bits are allocated by measuring the model on text: give --calibrate TEXT, or auto"
         )

@@ -16,7 +16,7 @@ from .encoding import PRESETS, Encoder, Preset
 from .folder import PICKLE_SENTENCE, looks_like_pickle
 from .plan import ConversionPlan, PlanOptions, encodable_formats, make_plan
 from .source import Entry, Source, SourceTensor
-from .table import print_plan, summary
+from .table import print_plan, print_sizes, summary
 from .write import check_output, write_plan
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "moment_source",
     "open_source",
     "print_plan",
+    "print_sizes",
     "summary",
     "write_plan",
 ]

@@ -161,10 +161,27 @@ def allocate(sensitivities: Sequence[Sensitivity], budget_bytes: int) -> Allocat
     return Allocation(budget_bytes, formats, float(loss[n_units]), tuple(sensitivities))
 
 
-class LossMeter:
-    """KL divergence of a model with one tensor replaced, from the whole model, on text.
+def sizes_and_losses(allocation: Allocation, fixed_bytes: int) -> list[tuple[int, float, float]]:
+    """Sizes that can be had with what was measured: bytes, with `fixed_bytes` for what has no choice; bits per weight of the
+    tensors with a choice; expected KL divergence.  From the smallest to the largest in about a dozen steps of half a bit."""
+    items = allocation.sensitivities
+    n_values = sum(s.n_values for s in items)
+    least = sum(min(c.n_bytes for c in s.choices) for s in items)
+    most = sum(max((c.n_bytes for c in s.choices if c.format != "f16"), default=0) for s in items)
+    out: list[tuple[int, float, float]] = []
+    for half_bits in range(2, 33):
+        budget = half_bits * n_values // 16
+        if least <= budget <= most + n_values // 16:
+            found = allocate(items, budget)
+            if not out or found.n_bytes + fixed_bytes > out[-1][0]:
+                out.append((found.n_bytes + fixed_bytes, found.bits_per_weight, found.loss))
+    return out
 
-    `path`: a GGUF of float tensors in a scratch folder, patched in place and put back.  The whole model's log-probabilities
+
+class LossMeter:
+    """KL divergence of a model with one tensor replaced, from the whole model, on chunks of text without their first quarters.
+
+    `path`: a GGUF in a scratch folder of tensors that lose next to nothing by being written again, patched in place and put back.  The whole model's log-probabilities
     lie beside it, 4 bytes per position and vocabulary entry; memory holds 64 MiB of logits at a time.
     """
 
@@ -187,7 +204,10 @@ class LossMeter:
         session = _core.Session(model, longest, n_batch=step)
         for chunk in self._chunks:
             session.truncate(0)
-            for at in range(0, len(chunk), step):
+            first = len(chunk) // 4
+            if first:
+                session.forward(list(chunk[:first]), "none")
+            for at in range(first, len(chunk), step):
                 logits = all_logits(session, chunk[at : at + step])
                 for some in blocks(len(logits), model.n_vocab):
                     rows = logits[some]
@@ -310,17 +330,22 @@ def _sample_rows(tensor: SourceTensor) -> Floats:
     )
 
 
-def find_allocation(
+@dataclass(frozen=True)
+class Budget:
+    """open_tensors: those whose format is to be chosen, in at most n_bytes together.  fixed_bytes: of the rest of the file."""
+
+    open_tensors: list[SourceTensor]
+    n_bytes: int
+    fixed_bytes: int
+
+
+def find_budget(
     plan: ConversionPlan,
     options: PlanOptions,
     target_bpw: float | None,
     target_size: int | None,
-    moments: MomentSource | None,
-    meter: LossMeter,
-    n_threads: int = 0,
-    report: Report | None = None,
-) -> Allocation:
-    """The allocation for a target, measured.
+) -> Budget:
+    """What a target leaves to choose.
 
     target_bpw: mean bits per weight of the matrices outside embedding and head.  target_size: bytes of the whole file.  Tensors
     whose format the user named keep it.
@@ -334,7 +359,7 @@ def find_allocation(
         )
         if given is not None and name is not None
     }
-    open_tensors, fixed_bytes = [], 0
+    open_tensors, fixed_bytes, others = [], 0, 0
     for planned in plan.tensors:
         name = planned.tensor.name
         is_open = (
@@ -346,33 +371,51 @@ def find_allocation(
         )
         if is_open:
             open_tensors.append(planned.tensor)
-        elif target_size is not None:
-            fixed_bytes += planned.n_bytes + 32
-        elif len(planned.tensor.shape) > 1 and name not in outside:
+            continue
+        others += planned.n_bytes + 32
+        if len(planned.tensor.shape) > 1 and name not in outside:
             fixed_bytes += planned.n_bytes
+    from .write import file_metadata, header_bytes
+
+    others += header_bytes(file_metadata(plan), len(plan.tensors)) + 32 * len(open_tensors)
     if target_bpw is not None:
         in_layers = sum(
             p.tensor.n_values
             for p in plan.tensors
             if len(p.tensor.shape) > 1 and p.tensor.name not in outside
         )
-        budget = int(target_bpw * in_layers / 8) - fixed_bytes
-    else:
-        assert target_size is not None
-        from .write import file_metadata, header_bytes
+        return Budget(open_tensors, int(target_bpw * in_layers / 8) - fixed_bytes, others)
+    assert target_size is not None
+    return Budget(open_tensors, target_size - others, others)
 
-        budget = (
-            target_size
-            - fixed_bytes
-            - header_bytes(file_metadata(plan), len(plan.tensors))
-            - 32 * len(open_tensors)
-        )
+
+def find_allocation(
+    plan: ConversionPlan,
+    budget: Budget,
+    moments: MomentSource | None,
+    meter: LossMeter,
+    n_threads: int = 0,
+    report: Report | None = None,
+) -> Allocation:
+    """The allocation for a budget, measured.  Raises ArgumentError where it is too small."""
+    outside = (plan.source.embedding, plan.source.head)
     found = measure(
-        open_tensors,
+        budget.open_tensors,
         outside.__contains__,
         moments,
         meter,
         n_threads or len(os.sched_getaffinity(0)),
         report,
     )
-    return allocate(found, budget)
+    return allocate(found, budget.n_bytes)
+
+
+def allocate_again(kept: Allocation, budget: Budget, path: Path) -> Allocation:
+    """Another size from what a kept plan has measured; `path` is for messages.  Raises ArgumentError."""
+    known = {s.tensor: s for s in kept.sensitivities}
+    missing = [t.name for t in budget.open_tensors if t.name not in known]
+    if missing:
+        raise ArgumentError(
+            f"{path}: nothing was measured for tensor '{shown(missing[0])}'; measure again, without --plan"
+        )
+    return allocate([known[t.name] for t in budget.open_tensors], budget.n_bytes)

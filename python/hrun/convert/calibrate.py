@@ -26,6 +26,12 @@ from .source import Source
 from .text import CHUNK_TOKENS, begun, chunks_of, read_text, spread_chunks, spread_tokens
 from .write import write_plan
 
+# Of each chunk on which tensors are measured one by one.
+_MEASURED_TOKENS = CHUNK_TOKENS // 4
+# The format of the model on which they are measured: its error is a thousandth of the measured one's, and it computes ten times
+# as fast as F32.
+_MEASURED_FORMAT = "q8_0"
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -61,11 +67,9 @@ class Calibration:
 
 
 @contextlib.contextmanager
-def float_model(
-    source: Source, folder: Path, n_threads: int = 0, own: bool = False
-) -> Iterator[Path]:
-    """A GGUF of the source that hrun can run: the source's own file unless `own`, or a temporary one in `folder`."""
-    if source.kind == "GGUF file" and not own and not source.basis:
+def float_model(source: Source, folder: Path, n_threads: int = 0) -> Iterator[Path]:
+    """A GGUF of the source that hrun can run: the source's own file, or a temporary one in `folder`."""
+    if source.kind == "GGUF file" and not source.basis:
         _core.plan_model(str(source.path))  # says why it cannot be run
         yield source.path
         return
@@ -121,9 +125,13 @@ def loss_meter(
         raise ArgumentError(
             "bits are allocated by measuring the model on text: give --calibrate TEXT, or auto"
         )
-    with float_model(source, folder, n_threads, own=True) as path:
+    with scratch_folder(folder) as scratch:
+        path = scratch / "measured.gguf"
+        options = PlanOptions(_MEASURED_FORMAT, tensor_types=[("", _MEASURED_FORMAT)])
+        write_plan(make_plan(source, options), path, n_threads)
         tokens, first = calibration_tokens(calibration, path, chunks * CHUNK_TOKENS)
-        yield LossMeter(path, chunks_of(tokens, first) or [begun(tokens, first)], n_threads)
+        texts = chunks_of(tokens, first) or [begun(tokens, first)]
+        yield LossMeter(path, [text[:_MEASURED_TOKENS] for text in texts], n_threads)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -62,6 +63,16 @@ def rows_of(plan: ConversionPlan, every_tensor: bool = False) -> list[tuple[str,
         group.count += 1
         group.n_bytes += planned.n_bytes
     return [group.cells(key[0]) for key, group in groups.items()]
+
+
+def print_sizes(sizes: Sequence[tuple[int, float, float]], n_tensors: int, out: TextIO) -> None:
+    """What other targets would give: file sizes, bits per weight of the tensors with a choice, expected KL divergences."""
+    print(
+        f"other sizes (bits per weight of {n_tensors} tensors, expected KL divergence on the calibration text):",
+        file=out,
+    )
+    for n_bytes, bits, loss in sizes:
+        print(f"  {size_text(n_bytes):>10}  {bits:5.2f}  {loss:.4f}", file=out)
 
 
 def print_plan(plan: ConversionPlan, out: TextIO, every_tensor: bool = False) -> None:
