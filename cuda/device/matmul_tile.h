@@ -87,7 +87,10 @@ struct MatmulTile {
   HRUN_HD void copy(uint8_t* stage, int64_t first_tile, int64_t first_token, int c) const {
     constexpr int kChunkPieces = kChunkBytes<F> / 16;
     const int64_t n_tiles = (rows + kTileRows - 1) / kTileRows;
-    for (int i = thread(); i < kTiles * kChunkPieces; i += kThreads) {
+    // Addresses are computed anew for each chunk: held across the loop they would push sums out of
+    // their registers.
+    const int me = opaque(thread());
+    for (int i = me; i < kTiles * kChunkPieces; i += kThreads) {
       const int t = i / kChunkPieces, piece = i % kChunkPieces;
       const bool inside = first_tile + t < n_tiles;
       copy_async(
@@ -97,7 +100,7 @@ struct MatmulTile {
     }
 #pragma unroll
     for (int i = 0; i < kTokens * 16 / kThreads; ++i) {
-      const int token = kThreads / 16 * i + thread() / 16, piece = thread() % 16;
+      const int token = kThreads / 16 * i + me / 16, piece = me % 16;
       const bool inside = first_token + token < x.n_tokens;
       copy_async(stage + kTokensAt + piece_at(token, piece),
                  ordered_codes<Packed<F>::kTransposed>(x) +
@@ -187,21 +190,41 @@ struct MatmulTile {
   // belongs to one thread.
   HRUN_HD void add_slot(bool first_slot, int64_t first_tile, int64_t first_token, int first,
                         int row_warp, float (&sums)[kRowTiles][kColumnTiles][4]) const {
+    const int me = opaque(lane());  // as in copy()
+    const int64_t rows_before = (first_tile + row_warp * kRowTiles) * kTileRows,
+                  tokens_before = first_token + first;
+    const int64_t row = rows_before + me / 4, token = tokens_before + 2 * (me % 4);
+    const bool whole = rows_before + kRowTiles * kTileRows <= rows &&
+                       tokens_before + 8 * kColumnTiles <= x.n_tokens;
+    const auto all = [](int, int) { return true; };
+    const auto inside = [&](int r, int t) { return row + r < rows && token + t < x.n_tokens; };
+    // The condition of each element would cost more than the element.
+    if (!whole)
+      add_sums(row, token, inside, [&](float at) { return first_slot ? 0.0f : at; }, sums);
+    else if (first_slot)
+      add_sums(row, token, all, [](float) { return 0.0f; }, sums);
+    else
+      add_sums(row, token, all, [](float at) { return at; }, sums);
+  }
+  // Of the elements from (row, token) on that a lane has, those that are inside(row, token);
+  // before(y): what the sums are added to.
+  template <class Inside, class Before>
+  HRUN_HD void add_sums(int64_t row, int64_t token, const Inside& inside, const Before& before,
+                        float (&sums)[kRowTiles][kColumnTiles][4]) const {
+    float* const place = y + token * y_stride + row;
 #pragma unroll
-    for (int t = 0; t < kRowTiles; ++t)
+    for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
-      for (int n = 0; n < kColumnTiles; ++n)
+      for (int odd = 0; odd < 2; ++odd) {
+        const int t = 8 * n + odd;
+        float* const at = place + t * y_stride;
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          const int64_t row =
-              (first_tile + row_warp * kRowTiles + t) * kTileRows + lane() / 4 + 8 * (k / 2);
-          const int64_t token = first_token + first + 8 * n + 2 * (lane() % 4) + k % 2;
-          if (row < rows && token < x.n_tokens) {
-            float& at = y[token * y_stride + row];
-            at = (first_slot ? 0.0f : at) + sums[t][n][k];
-          }
-          sums[t][n][k] = 0;
+        for (int r = 0; r < kRowTiles * kTileRows; r += 8) {
+          float& sum = sums[r / kTileRows][n][r % kTileRows / 8 * 2 + odd];
+          if (inside(r, t)) at[r] = before(at[r]) + sum;
+          sum = 0;
         }
+      }
   }
 };
 

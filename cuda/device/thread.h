@@ -241,6 +241,15 @@ HRUN_HD int add_shared(int* counter, int n) {
   return HRUN_CUDA(atomicAdd(counter, n), *counter + n);
 }
 
+// Between blocks of threads: what was written before is seen by whoever sees what is written after.
+HRUN_HD void fence() {
+#if defined(__CUDA_ARCH__)
+  __threadfence();
+#endif
+}
+// A counter in device memory: its old value.
+HRUN_HD int count_up(int* counter) { return HRUN_CUDA(atomicAdd(counter, 1), *counter); }
+
 HRUN_HD float fused_multiply_add(float a, float b, float c) {
   return HRUN_CUDA(__fmaf_rn(a, b, c), a * b + c);
 }
@@ -474,6 +483,10 @@ HRUN_HD uint32_t fma_halves(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 HRUN_HD int add_shared(int* counter, int n) { return emulation::add_shared(counter, n); }
+HRUN_HD int opaque(int v) { return v; }
+
+HRUN_HD void fence() {}
+HRUN_HD int count_up(int* counter) { return (*counter)++; }
 HRUN_HD float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
 HRUN_HD float exp2_fast(float x) { return __builtin_exp2f(x); }
