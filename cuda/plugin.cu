@@ -12,18 +12,13 @@ namespace {
 
 std::vector<DeviceDescription> devices(std::string& reason) {
   std::vector<DeviceDescription> all;
-  for (const GpuInfo& info : Gpu::list(reason)) {
-    size_t free = info.free_bytes;
-    try {
-      free = Gpu::free_bytes(info.index);
-    } catch (const Error& e) {  // in use by another process alone, say
-      reason = e.what();
-      continue;
-    }
-    all.push_back({format("CUDA{}", info.index), info.name, info.total_bytes, free});
-  }
+  for (const GpuInfo& info : Gpu::list(reason))
+    all.push_back({format("CUDA{}", info.index), info.name, info.total_bytes, info.total_bytes,
+                   "CUDA", info.index});
   return all;
 }
+
+size_t free_bytes(int device) { return Gpu::free_bytes(device); }
 
 std::unique_ptr<Backend> make(int device, const BackendOptions& options) {
   return std::make_unique<CudaBackend>(device, options);
@@ -39,8 +34,8 @@ size_t weight_bytes(FormatId format, int64_t rows, int64_t cols) {
   return packed > 0 ? packed : find_format(format)->row_bytes(cols) * static_cast<size_t>(rows);
 }
 
-constexpr BackendPlugin kPlugin{BackendPlugin::kInterface, devices, make, measure_device,
-                                weight_bytes};
+constexpr BackendPlugin kPlugin{
+    BackendPlugin::kInterface, devices, free_bytes, make, measure_device, weight_bytes};
 
 }  // namespace
 }  // namespace hrun::gpu

@@ -1,5 +1,4 @@
-// A backend in a shared library of its own, opened at run time: what it exports, and how it is
-// found.
+// A backend in a shared library of its own, opened at run time: what it exports.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +15,8 @@ struct DeviceDescription {
   std::string description;  // "NVIDIA H100 80GB HBM3"
   size_t total_bytes = 0;
   size_t free_bytes = 0;
+  std::string kind;  // "CUDA", "cpu"
+  int index = 0;     // among those of its kind
 };
 
 // Measured, per second.
@@ -26,22 +27,23 @@ struct DevicePeaks {
   double fp16 = 0;
 };
 
+// Bytes that a matrix takes on a device.
+using WeightBytes = size_t (*)(FormatId format, int64_t rows, int64_t cols);
+
 // What the library's one exported function returns.  Both sides are built from the same sources;
 // kInterface changes with Backend, so that a library left over from another version is refused
 // instead of called.
 struct BackendPlugin {
-  static constexpr uint32_t kInterface = 6;
+  static constexpr uint32_t kInterface = 7;
   static constexpr const char* kEntry = "hrun_backend_plugin";
   uint32_t interface;
-  std::vector<DeviceDescription> (*devices)(std::string& reason);  // `reason`: why there are none
+  // The usable devices, without their free memory: asking for that may start a device, which takes
+  // time and memory on it.  `reason`: why there are none.
+  std::vector<DeviceDescription> (*devices)(std::string& reason);
+  size_t (*free_bytes)(int device);  // throws DeviceError
   std::unique_ptr<Backend> (*make)(int device, const BackendOptions& options);
   DevicePeaks (*measure)(int device);
-  size_t (*weight_bytes)(FormatId format, int64_t rows,
-                         int64_t cols);  // that a matrix takes on a device
+  WeightBytes weight_bytes;
 };
-
-// The CUDA backend: libhrun_cuda.so beside the library that this code is in, or the file that
-// HRUN_CUDA_LIBRARY names.  Null, with the reason, when it cannot be opened.  Stays open.
-const BackendPlugin* cuda_plugin(std::string& reason);
 
 }  // namespace hrun

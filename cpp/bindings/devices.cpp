@@ -9,10 +9,10 @@
 #include <algorithm>
 #include <chrono>
 
-#include "backend/backends.h"
 #include "base/error.h"
 #include "bindings/gil.h"
 #include "bindings/names.h"
+#include "devices/registry.h"
 #include "formats/list.h"
 
 namespace nb = nanobind;
@@ -37,8 +37,8 @@ std::pair<double, size_t> time_matmul(const std::string& device, const std::stri
                         data.size(), rows, cols, printable(format_name));
   const RotatedMatmul way = rotated_matmul(rotation);
   const WithoutGil release;
-  const Backends backends = make_backends({.device = device, .rotated_matmul = way}, 0);
-  Backend& backend = backends.accelerator ? *backends.accelerator : *backends.cpu;
+  const std::unique_ptr<Backend> made = make_backend({.device = device, .rotated_matmul = way});
+  Backend& backend = *made;
   std::vector<std::unique_ptr<DeviceTensor>> weights;
   for (int64_t i = 0; i < copies; ++i)
     weights.push_back(backend.upload(
@@ -82,7 +82,9 @@ void init_devices(nb::module_& m) {
       .def_ro("name", &DeviceDescription::name)
       .def_ro("description", &DeviceDescription::description)
       .def_ro("total_bytes", &DeviceDescription::total_bytes)
-      .def_ro("free_bytes", &DeviceDescription::free_bytes);
+      .def_ro("free_bytes", &DeviceDescription::free_bytes)
+      .def_ro("kind", &DeviceDescription::kind)
+      .def_ro("index", &DeviceDescription::index);
   m.def(
       "devices",
       [] {

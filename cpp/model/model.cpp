@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include "base/error.h"
+#include "devices/registry.h"
 #include "model/placement.h"
 #include "encode/encoders.h"
 #include "formats/list.h"
@@ -45,20 +46,12 @@ Model::Model(gguf::File file, ModelPlan plan, const BackendOptions& wished)
     : file_(std::move(file)), plan_(std::move(plan)) {
   const int64_t n_layers = plan_.params.n_layers;
   const BackendOptions options = options_for(plan_, wished);
-  Backends made = make_backends(options, n_layers, [&](const DeviceRoom& room) {
-    return layers_that_fit(file_, plan_, room);
+  Backends made = make_backends(options, n_layers, [&](WeightBytes weight_bytes) {
+    return layer_sizes(file_, plan_, weight_bytes);
   });
   warning_ = std::move(made.warning);
-  size_t cpu = 0, accelerator = 0;
-  if (made.cpu) backends_.push_back(std::move(made.cpu));
-  if (made.accelerator) {
-    accelerator = backends_.size();
-    backends_.push_back(std::move(made.accelerator));
-  }
-  if (made.first_layer > 0) runs_.push_back({cpu, 0, made.first_layer});
-  if (made.first_layer < n_layers) runs_.push_back({accelerator, made.first_layer, n_layers});
-  const size_t head = made.head ? accelerator : cpu;
-  if (runs_.back().device != head) runs_.push_back({head, n_layers, n_layers});
+  backends_ = std::move(made.all);
+  runs_ = std::move(made.runs);
 }
 
 size_t Model::device_of(int64_t layer) const {

@@ -6,7 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "backend/backends.h"
+#include "backend/backend.h"
+#include "devices/placement.h"
 #include "gguf/file.h"
 #include "model/plan.h"
 
@@ -14,12 +15,6 @@ namespace hrun {
 
 // A tensor on the device; one with several slices (experts, heads) is held as so many.
 using Weight = std::vector<std::unique_ptr<DeviceTensor>>;
-
-// Consecutive layers on one backend.  The first run embeds the tokens, the last one has the head.
-struct LayerRun {
-  size_t device;  // of Model::backend()
-  int64_t first_layer, end_layer;
-};
 
 // Immutable after load and shared between sessions (the backends serialise their own calls).
 class Model {
@@ -33,7 +28,7 @@ class Model {
   const HyperParams& params() const { return plan_.params; }
   const ModelPlan& plan() const { return plan_; }
   const ModelDescription& description() const { return *plan_.description; }
-  // One or two, numbered from 0 in the order in which a token meets them.
+  // Numbered from 0 in the order in which a token meets them.
   size_t n_backends() const { return backends_.size(); }
   Backend& backend(size_t device) const { return *backends_[device]; }
   std::span<const LayerRun> runs() const { return runs_; }

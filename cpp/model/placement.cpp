@@ -33,29 +33,25 @@ size_t cache_bytes(const ModelPlan& plan, int64_t layer, int64_t positions) {
 
 }  // namespace
 
-int64_t layers_that_fit(const gguf::File& file, const ModelPlan& plan, const DeviceRoom& room) {
+LayerSizes layer_sizes(const gguf::File& file, const ModelPlan& plan, WeightBytes weight_bytes) {
   const HyperParams& p = plan.params;
   const auto bytes = [&](const gguf::TensorInfo* info) {
     if (!info) return size_t{0};
     const TensorView view = file.view(*info);
-    return room.weight_bytes(view.format, view.rows, view.cols);
+    return weight_bytes(view.format, view.rows, view.cols);
   };
   const int64_t positions = std::min(p.n_ctx_train, kPositions);
-  const size_t held_back = room.free_bytes / 16 + working_bytes(plan, positions);
-  if (held_back > room.free_bytes) return 0;
-  const size_t budget = room.free_bytes - held_back;
-  size_t used = 0;
-  int64_t fitting = 0;
-  for (int64_t l = p.n_layers - 1; l >= 0; --l) {
-    used += cache_bytes(plan, l, positions);
-    for (const gguf::TensorInfo* info : plan.layers[static_cast<size_t>(l)]) used += bytes(info);
-    if (used > budget) return fitting;
-    ++fitting;
+  LayerSizes sizes;
+  sizes.working = working_bytes(plan, positions);
+  for (int64_t l = 0; l < p.n_layers; ++l) {
+    size_t layer = cache_bytes(plan, l, positions);
+    for (const gguf::TensorInfo* info : plan.layers[static_cast<size_t>(l)]) layer += bytes(info);
+    sizes.layers.push_back(layer);
   }
   // The head, the embedding beside it, and the norms.
-  for (const gguf::TensorInfo* info : plan.globals) used += bytes(info);
-  if (plan.tied_head) used += bytes(plan.global(Role::token_embd));
-  return used > budget ? fitting : fitting + 1;
+  for (const gguf::TensorInfo* info : plan.globals) sizes.head += bytes(info);
+  if (plan.tied_head) sizes.head += bytes(plan.global(Role::token_embd));
+  return sizes;
 }
 
 }  // namespace hrun

@@ -22,11 +22,13 @@ class Recording : public Graph {
 // What tests ask for by the environment:
 //   HRUN_EMULATED_BYTES   the memory of a device
 //   HRUN_EMULATED_SHARED  the shared memory that a block of threads may have
+//   HRUN_EMULATED_DEVICES how many devices there are
 //   HRUN_EMULATED_INDEX   the number of the first device, as if those before were too old
 //   HRUN_EMULATED_SEED    the order in which threads run
 //   HRUN_EMULATED_WEAK    1: a lane sees what others wrote to shared memory after a barrier only
 //   HRUN_EMULATED_FAIL    what fails from now on: allocation, end_capture, run, launch
-//   HRUN_EMULATED_LOG     a file that gets a line for each launch: the device, and the kernel
+//   HRUN_EMULATED_LOG     a file that gets a line for each launch: the device, and the kernel;
+//                         and "context" where a device is started to be asked for its memory
 bool shall_fail(std::string_view what) {
   const char* text = std::getenv("HRUN_EMULATED_FAIL");
   return text && what == text;
@@ -80,26 +82,30 @@ struct Gpu::State {
 
 std::vector<GpuInfo> Gpu::list(std::string&) {
   GpuInfo info;
-  info.index = static_cast<int>(from_environment("HRUN_EMULATED_INDEX", 0));
   info.name = "emulated on the CPU, for tests";
   info.total_bytes = info.free_bytes = from_environment("HRUN_EMULATED_BYTES", size_t{4} << 30);
   info.capability = 90;
   info.multiprocessors = 4;
   info.block_shared_bytes = from_environment("HRUN_EMULATED_SHARED", 227 << 10);
-  return {info};
+  const auto first = static_cast<int>(from_environment("HRUN_EMULATED_INDEX", 0)),
+             n = static_cast<int>(from_environment("HRUN_EMULATED_DEVICES", 1));
+  std::vector<GpuInfo> all;
+  for (info.index = first; info.index < first + n; ++info.index) all.push_back(info);
+  return all;
 }
 
 Gpu::Gpu(int index) : state_(new State) {
   std::string reason;
-  const std::vector<GpuInfo> all = list(reason);
-  if (index != all.front().index) throw DeviceError("there is no CUDA device {}", index);
-  state_->info = all.front();
+  for (const GpuInfo& info : list(reason))
+    if (info.index == index) state_->info = info;
+  if (state_->info.name.empty()) throw DeviceError("there is no CUDA device {}", index);
 }
 Gpu::~Gpu() = default;
 
 const GpuInfo& Gpu::info() const { return state_->info; }
 size_t Gpu::free_bytes() const { return state_->info.total_bytes - state_->used; }
-size_t Gpu::free_bytes(int) {
+size_t Gpu::free_bytes(int index) {
+  log_line(index, "context");
   std::string reason;
   return list(reason).front().free_bytes;
 }

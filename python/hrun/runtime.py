@@ -72,7 +72,7 @@ class Runtime(Prompts):
 
     ``model_path`` None is the demo model that comes with hrun.  ``n_ctx`` is the context in tokens: None for the model's
     own (at most 16384), 0 for the model's own whatever it is.  ``n_threads`` None: the machine's.  ``device``: "auto" (a
-    GPU where there is one), "cpu", "cuda", "cuda1", ...  ``n_gpu_layers``: how many of the last layers go there, one more than
+    GPU where there is one), "cpu", "cuda", "cuda1", ..., or several: "cuda0,cuda1".  ``n_gpu_layers``: how many of the last layers go there, one more than
     there are for the head as well, -1 for as many as fit.  ``type_k``, ``type_v``: formats of the KV cache.  ``n_batch``: tokens per pass over the prompt; results do not
     depend on it.  ``kv_tokens``: positions that the cache has room for, of all generations together (None: ``n_ctx``).
     ``n_parallel``: generations that are computed together at most; others wait.

@@ -6,8 +6,8 @@
 #include <thread>
 #include <vector>
 
-#include "backend/backends.h"
 #include "base/error.h"
+#include "devices/registry.h"
 #include "encode/encoders.h"
 #include "formats/list.h"
 
@@ -75,7 +75,7 @@ std::string message_of(Function&& f) {
 }  // namespace
 
 int main() {
-  const auto backend = hrun::make_backends({.device = "cpu", .n_threads = 2}, 1).cpu;
+  const auto backend = hrun::make_backend({.device = "cpu", .n_threads = 2});
   check(backend->n_threads() == 2, "two threads");
   check(backend->description().find("cpu") == 0, "description");
   const Matrix rotated = matrix(*backend, "rtq3"), plain = matrix(*backend, "q8_0");
@@ -131,7 +131,7 @@ int main() {
          }).empty(),
         "sizes do not wrap");
   const std::string device =
-      message_of<hrun::DeviceError>([] { hrun::make_backends({.device = "abacus"}, 1); });
+      message_of<hrun::DeviceError>([] { hrun::make_backend({.device = "abacus"}); });
   check(device.find("abacus") != std::string::npos && device.find("cpu") != std::string::npos,
         "devices that exist are named");
   auto buffer = backend->allocate(16, "test");

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <vector>
 
-#include "backend/backends.h"
 #include "base/half.h"
 #include "cpu/tiers.h"
+#include "devices/registry.h"
 #include "formats/list.h"
 #include "random_bits.h"
 
@@ -45,8 +45,7 @@ struct Result {
 Result multiply(const hrun::CpuTier& tier, const hrun::FormatInfo& f,
                 const std::vector<uint8_t>& bytes, std::vector<float>& x) {
   const auto backend =
-      hrun::make_backends({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)}, 1)
-          .cpu;
+      hrun::make_backend({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)});
   const auto w = backend->upload({f.id, kRows, kCols, f.row_bytes(kCols), bytes.data(), "test"});
   Result out{{}, w->holds_copy};
   for (const int64_t n : {1, 2, 3, 7, 19}) {

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <vector>
 
-#include "backend/backends.h"
 #include "base/error.h"
+#include "devices/registry.h"
 #include "encode/encoders.h"
 #include "formats/list.h"
 
@@ -66,7 +66,7 @@ int main() {
   for (const auto way : {hrun::RotatedMatmul::activation, hrun::RotatedMatmul::activation_float,
                          hrun::RotatedMatmul::weight}) {
     const auto backend =
-        hrun::make_backends({.device = "cpu", .n_threads = 2, .rotated_matmul = way}, 1).cpu;
+        hrun::make_backend({.device = "cpu", .n_threads = 2, .rotated_matmul = way});
     const auto weight = backend->upload({hrun::F32::kId, 1, kCols, kCols * 4,
                                          reinterpret_cast<const uint8_t*>(norm.data()), "norm"});
     for (const hrun::FormatInfo& f : hrun::formats()) {

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <vector>
 
-#include "backend/backends.h"
 #include "cpu/tiers.h"
+#include "devices/registry.h"
 #include "formats/list.h"
 
 namespace {
@@ -21,8 +21,7 @@ Result multiply(const hrun::CpuTier& tier, const std::vector<uint8_t>& bytes,
                 std::vector<float>& x) {
   const hrun::FormatInfo& f = *hrun::find_format("mxfp4");
   const auto backend =
-      hrun::make_backends({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)}, 1)
-          .cpu;
+      hrun::make_backend({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)});
   const auto w = backend->upload({f.id, kRows, kCols, f.row_bytes(kCols), bytes.data(), "test"});
   Result out{std::vector<float>(kTokens * kRows), w->holds_copy};
   for (const int64_t n : {int64_t{1}, kTokens}) {  // the kernel for one token, the one for many

@@ -6,9 +6,9 @@
 #include <numeric>
 #include <vector>
 
-#include "backend/backends.h"
 #include "base/error.h"
 #include "cpu/tiers.h"
+#include "devices/registry.h"
 #include "formats/list.h"
 #include "random_bits.h"
 
@@ -161,9 +161,7 @@ void test(const Shape& s, std::vector<Values>& of_tiers) {
   for (const hrun::CpuTier& tier : hrun::cpu_tiers()) {
     if (!tier.available()) continue;
     const auto backend =
-        hrun::make_backends({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)},
-                            1)
-            .cpu;
+        hrun::make_backend({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)});
     const Input in = input_of(s, kTokens, 11), other = input_of(s, kTokens, 77);
     Model m(*backend, s);
     const Values whole = in_pieces(m, in, {kTokens}, 0);

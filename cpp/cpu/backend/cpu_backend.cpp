@@ -27,8 +27,9 @@ CpuBackend::CpuBackend(const BackendOptions& options)
       worker_scratch_(static_cast<size_t>(pool_.n_threads())) {}
 
 DeviceDescription CpuBackend::device() {
-  return {"cpu", format("the CPU, tier {}", select_cpu_tier().name), total_memory(),
-          available_memory()};
+  return {"cpu",          format("the CPU, tier {}", select_cpu_tier().name),
+          total_memory(), available_memory(),
+          "cpu",          0};
 }
 
 std::string CpuBackend::description() const {

@@ -183,7 +183,7 @@ def measured_peaks(model: _core.Model) -> tuple[float, float] | None:
     """GB/s read (on a GPU: copied) and int8 TOPS of the device that the whole model is on; None where it is on two."""
     if ";" in model.description:
         return None
-    if model.description.startswith("CUDA"):
+    if not model.description.startswith("cpu"):
         _, copy, int8, _ = _core.device_peaks(model.description.split(",")[0])
         return copy / 1e9, int8 / 1e12
     return _core.read_bandwidth(model.n_threads) / 1e9, _core.int8_peak(model.n_threads) / 1e12

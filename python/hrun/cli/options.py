@@ -84,7 +84,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "cache_type_k": (("-ctk", "--cache-type-k"), _cache_type("keys")),
     "cache_type_v": (("-ctv", "--cache-type-v"), _cache_type("values")),
     "device": (("-dev", "--device"), {
-        "default": "auto", "metavar": "NAME", "help": "auto, cpu, cuda, cuda1, ... (--list-devices)"}),
+        "default": "auto", "metavar": "NAME", "help": "auto, cpu, cuda, cuda1, ..., or several: cuda0,cuda1 (--list-devices)"}),
     "list_devices": (("--list-devices",), {
         "action": ListDevices, "help": "print the devices of this machine and stop"}),
     "gpu_layers": (("-ngl", "--gpu-layers", "--n-gpu-layers"), {
