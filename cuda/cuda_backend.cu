@@ -37,8 +37,10 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options)
       draw_scratch_(gpu_, "the draw of a token", other_moves_) {
   const char* const graphs = std::getenv("HRUN_CUDA_GRAPHS");
   graphs_ = !(graphs && std::string_view(graphs) == "0");
-  quantized_.reserve(kActivations);
-  for (int k = 0; k < kActivations; ++k) quantized_.emplace_back(gpu_, moves_);
+  const char* const fusion = std::getenv("HRUN_CUDA_FUSION");
+  fuses_ = !(fusion && std::string_view(fusion) == "0");
+  quantized_.reserve(2 * kActivations);
+  for (int k = 0; k < 2 * kActivations; ++k) quantized_.emplace_back(gpu_, moves_);
 }
 
 CudaBackend::~CudaBackend() {
@@ -128,6 +130,7 @@ bool CudaBackend::begin_pass(const PassInfo& pass) {
   mutex_.lock();  // until end_pass()
   try {
     in_pass_ = true;
+    quantized_turn_ = 0;
     pass_ = pass;
     put_step(pass.batch);
     if (!recordable(pass)) return false;
@@ -162,6 +165,13 @@ bool CudaBackend::end_pass(bool complete) {
     mutex_.unlock();
   };
   const std::unique_ptr<void, decltype(unlock)> turn(this, unlock);
+  if (!complete) pending_ = {};
+  try {
+    flush(Keep::nothing);
+  } catch (...) {
+    if (std::exchange(recording_, false)) gpu_.drop_capture();
+    throw;
+  }
   if (std::exchange(recording_, false)) {
     if (!complete) {
       gpu_.drop_capture();
@@ -225,8 +235,9 @@ const int32_t* CudaBackend::upload_indices(std::span<const int32_t> indices) {
 // ---- operations
 
 void CudaBackend::rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) {
-  const Turn turn(*this, Operation::norm);
+  const Turn turn(*this, Operation::norm, Keep::heads);
   checks::rms_norm(x, weight, out);
+  if (wait_as_head_norm(x, vector_of(weight), eps, out)) return;
   gpu::rms_norm(gpu_, x, vector_of(weight), eps, out);
 }
 
@@ -238,9 +249,10 @@ void CudaBackend::layer_norm(FloatView x, const DeviceTensor& weight, const Devi
 }
 
 void CudaBackend::rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) {
-  const Turn turn(*this, Operation::rope);
+  const Turn turn(*this, Operation::rope, Keep::heads);
   checks::rope(x, n_heads, rope, batch);
   require_step(batch);
+  if (wait_as_turn(x, n_heads, rope)) return;
   gpu::rope(gpu_, x, n_heads, rope, step_positions());
 }
 
@@ -252,9 +264,10 @@ std::unique_ptr<DeviceCache> CudaBackend::make_cache(const CachePlan& plan,
 
 void CudaBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
                             const KeyContext&) {
-  const Turn turn(*this, Operation::kv_append);
+  const Turn turn(*this, Operation::kv_append, Keep::heads);
   checks::kv_append(cache, k, v, batch);
   require_step(batch);
+  if (append_pending(pages_of(cache), k, v, batch)) return;
   gpu::kv_append(gpu_, pages_of(cache), k, v, batch_on_device(batch));
 }
 
@@ -270,9 +283,12 @@ void CudaBackend::attention(FloatView q, const CacheSlot& cache, const Batch& ba
   std::vector<SpanBound> bounds;
   for (const RowSpan& span : batch.spans)
     bounds.push_back({span.n_rows, replayable ? bound : span.end_position()});
-  gpu::attention(gpu_, q, pages, batch_on_device(batch), bounds, shape,
-                 shape.sinks ? vector_of(*shape.sinks) : nullptr, out,
-                 attention_.get<uint8_t>(attention_scratch_bytes(pages, shape, bounds)));
+  AttentionTask parts{};
+  if (gpu::attention(gpu_, q, pages, batch_on_device(batch), bounds, shape,
+                     shape.sinks ? vector_of(*shape.sinks) : nullptr, out,
+                     attention_.get<uint8_t>(attention_scratch_bytes(pages, shape, bounds)),
+                     may_wait() ? &parts : nullptr))
+    pending_.join = parts;
 }
 
 void CudaBackend::silu_mul(FloatView gate, FloatView up, FloatView out) {
@@ -294,8 +310,10 @@ void CudaBackend::activate(Nonlinearity f, FloatView x, FloatView out) {
 }
 
 void CudaBackend::add(FloatView x, FloatView y) {
-  const Turn turn(*this, Operation::add);
+  const Turn turn(*this, Operation::add, Keep::products);
   checks::add(x, y);
+  if (add_to_pending(x, y)) return;
+  flush(Keep::nothing);
   gpu::add(gpu_, x, y);
 }
 

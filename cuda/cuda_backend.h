@@ -11,12 +11,14 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/operation_times.h"
+#include "cuda/device/attention_parts.h"
 #include "cuda/gpu.h"
 #include "cuda/kernels/attention.h"
 #include "cuda/kernels/matmul.h"
@@ -67,6 +69,7 @@ class CudaBackend final : public Backend {
   void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps,
                   FloatView out) override;
   void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
+  void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) override;
   void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) override;
   std::unique_ptr<DeviceCache> make_cache(const CachePlan& plan, std::string_view purpose) override;
   using Backend::kv_append;
@@ -104,6 +107,17 @@ class CudaBackend final : public Backend {
 
  private:
   class Turn;
+  // Operations of a pass that wait for the next, because one launch can do both (cuda_pending.cu):
+  // a product for the sum that it is added to and for the norm of that, two products for the gate
+  // of one by the other, norms and turns of heads for the write into the
+  // cache, attention's parts for the product that reads them joined.
+  struct Pending {
+    std::vector<PackedProduct> products;  // one or two
+    QuantizedRows input;
+    std::vector<HeadsTask> heads;
+    std::optional<AttentionTask> join;
+  };
+  enum class Keep : uint8_t { nothing, products, heads };
   struct QuantizedScratch {
     Scratch codes, transposed, scales, sums;
     QuantizedScratch(Gpu& gpu, int64_t& moves)
@@ -123,6 +137,14 @@ class CudaBackend final : public Backend {
     std::unique_ptr<Graph> graph;  // null: seen, not recorded yet
   };
 
+  bool may_wait() const { return fuses_ && in_pass_ && !times_.on; }
+  void flush(Keep keep);
+  bool wait_for_end(std::span<const PackedProduct> parts, const QuantizedRows& input);
+  bool add_to_pending(FloatView x, FloatView y);
+  bool quantize_with_pending(const CudaTensor& weights, PreparedInput& input);
+  bool wait_as_head_norm(FloatView x, const float* weight, float eps, FloatView out);
+  bool wait_as_turn(FloatView x, int n_heads, const Rope& rope);
+  bool append_pending(const KVPages& cache, FloatView k, FloatView v, const Batch& batch);
   void put_step(const Batch& batch);
   bool recordable(const PassInfo& pass) const;
   void require_step(const Batch& batch);
@@ -135,6 +157,7 @@ class CudaBackend final : public Backend {
   void upload_packed(CudaTensor& tensor, const TensorView& view);
   void upload_weight_domain(CudaTensor& tensor, const TensorView& view);
   QuantizeSource source(const MatmulInput& input) const;
+  QuantizedRows memory_for(const FloatView& x, Activation kind);
   const QuantizedRows& quantized(PreparedInput& input, Activation kind);
   FloatView floats(PreparedInput& input, Activation kind);
   void multiply(const CudaTensor& w, PreparedInput& input, FloatView y);
@@ -142,13 +165,16 @@ class CudaBackend final : public Backend {
 
   Gpu gpu_;
   RotatedMatmul rotated_matmul_;
-  bool graphs_;
+  bool graphs_, fuses_;
   std::recursive_mutex mutex_;
   OperationTimes times_;
 
-  int64_t moves_ = 0;                        // of memory that graphs may know
-  int64_t other_moves_ = 0;                  // of memory that no recorded pass reads
-  std::vector<QuantizedScratch> quantized_;  // by Activation
+  int64_t moves_ = 0;        // of memory that graphs may know
+  int64_t other_moves_ = 0;  // of memory that no recorded pass reads
+  // By Activation, two of each in turn: the input of a product, and of the next that it prepares.
+  std::vector<QuantizedScratch> quantized_;
+  size_t quantized_turn_ = 0;
+  std::unique_ptr<Memory> end_counters_;
   Scratch floats_, decoded_, attention_, product_, staging_, indices_, draw_, draw_scratch_;
 
   // What the device reads of the pass: of the rows positions, tokens and spans; of the spans
@@ -166,6 +192,7 @@ class CudaBackend final : public Backend {
     uint8_t*& memory;
     ~Pinned() { gpu.release_host(memory); }
   } step_owner_{gpu_, step_.pinned};
+  Pending pending_;
   bool in_pass_ = false, recording_ = false;
   PassInfo pass_;
   GraphKey key_{};

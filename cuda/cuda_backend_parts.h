@@ -1,6 +1,8 @@
 // What the files of the CUDA backend share: turns, and tensors as their own.
 #pragma once
 
+#include <array>
+
 #include "backend/checks.h"
 #include "cuda/cuda_backend.h"
 
@@ -17,15 +19,14 @@ inline const float* vector_of(const DeviceTensor& t) {
   return own.floats();
 }
 
-inline FloatView rows_of(const FloatView& view, const RowSpan& span) {
-  return {view.row(span.first_row), span.n_rows, view.cols, view.stride};
-}
-
 // One operation: the lock and, while they are measured, the time until the device has done it.
 class CudaBackend::Turn {
  public:
-  Turn(CudaBackend& backend, Operation operation)
-      : lock_(backend.mutex_), backend_(backend), timer_(backend.times_, operation) {}
+  // keep: what may go on waiting, since this operation looks at it.
+  Turn(CudaBackend& backend, Operation operation, Keep keep = Keep::nothing)
+      : lock_(backend.mutex_), backend_(backend), timer_(backend.times_, operation) {
+    backend.flush(keep);
+  }
   explicit Turn(CudaBackend& backend) : Turn(backend, Operation::add) {}
   ~Turn() {
     if (backend_.times_.on && !backend_.recording_) try {
@@ -42,6 +43,13 @@ class CudaBackend::Turn {
   std::lock_guard<std::recursive_mutex> lock_;
   CudaBackend& backend_;
   OperationTimer timer_;
+};
+
+// The input of one matmul() in the forms that its targets want, each made once.
+struct CudaBackend::PreparedInput {
+  const MatmulInput& from;
+  std::array<QuantizedRows, kActivations> quantized{};
+  std::array<FloatView, kActivations> floats{};
 };
 
 }  // namespace hrun::gpu

@@ -36,9 +36,9 @@ void CudaStates::copy(int32_t from, int32_t to) {
   if (from != to) backend_.gpu_.copy(at(to), at(from), slot_bytes());
 }
 
-StateOnDevice CudaStates::state(size_t layer, const int32_t* slot) const {
+StateOnDevice CudaStates::state(size_t layer, const BatchOnDevice& batch) const {
   return {at(0) + offsets_[2 * layer], at(0) + offsets_[2 * layer + 1],
-          static_cast<int64_t>(slot_floats_), slot};
+          static_cast<int64_t>(slot_floats_), batch.spans, batch.n_spans};
 }
 
 namespace {
@@ -61,10 +61,8 @@ void CudaBackend::short_conv(FloatView x, const DeviceTensor& taps, const StateS
   const Turn turn(*this, Operation::recurrent);
   checks::short_conv(x, taps, state, batch, out);
   require_step(batch);
-  for (size_t i = 0; i < batch.spans.size(); ++i)
-    gpu::short_conv(gpu_, rows_of(x, batch.spans[i]), vector_of(taps), state.layer().n_past + 1,
-                    on_device(state).state(state.index, &batch_on_device(batch).spans[i].state),
-                    silu, rows_of(out, batch.spans[i]));
+  gpu::short_conv(gpu_, x, vector_of(taps), state.layer().n_past + 1,
+                  on_device(state).state(state.index, batch_on_device(batch)), silu, out);
 }
 
 void CudaBackend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
@@ -72,13 +70,8 @@ void CudaBackend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, cons
   const Turn turn(*this, Operation::recurrent);
   checks::delta_rule(in, heads, state, batch, out);
   require_step(batch);
-  for (size_t i = 0; i < batch.spans.size(); ++i) {
-    const auto part = [&](const FloatView& view) { return rows_of(view, batch.spans[i]); };
-    gpu::delta_rule(gpu_, {part(in.q), part(in.k), part(in.v), part(in.decay), part(in.beta)},
-                    heads, state.layer(),
-                    on_device(state).state(state.index, &batch_on_device(batch).spans[i].state),
-                    part(out));
-  }
+  gpu::delta_rule(gpu_, in, heads, state.layer(),
+                  on_device(state).state(state.index, batch_on_device(batch)), out);
 }
 
 void CudaBackend::l2_norm(FloatView x, int n_heads, float eps, float scale) {

@@ -14,8 +14,8 @@ class CudaStates final : public DeviceStates {
   size_t slot_bytes() const override { return slot_floats_ * sizeof(float); }
   void clear(int32_t slot) override;
   void copy(int32_t from, int32_t to) override;
-  // Of a layer; `slot` is in device memory.
-  StateOnDevice state(size_t layer, const int32_t* slot) const;
+  // Of a layer, for the spans of a batch.
+  StateOnDevice state(size_t layer, const BatchOnDevice& batch) const;
 
  private:
   float* at(int32_t slot) const {

@@ -19,13 +19,6 @@ std::string name_of(const TensorView& view) { return format("tensor '{}'", print
 
 }  // namespace
 
-// The input of one matmul() in the forms that its targets want, each made once.
-struct CudaBackend::PreparedInput {
-  const MatmulInput& from;
-  std::array<QuantizedRows, kActivations> quantized{};
-  std::array<FloatView, kActivations> floats{};
-};
-
 std::unique_ptr<DeviceTensor> CudaBackend::upload(const TensorView& view, TensorUse use) {
   const Turn turn(*this);
   const FormatInfo& info = checks::upload(view);
@@ -109,17 +102,22 @@ QuantizeSource CudaBackend::source(const MatmulInput& input) const {
   return from;
 }
 
-const QuantizedRows& CudaBackend::quantized(PreparedInput& input, Activation kind) {
-  QuantizedRows& rows = input.quantized[static_cast<size_t>(kind)];
-  if (rows.codes) return rows;
-  rows = quantized_shape(kind, input.from.x.rows, input.from.x.cols);
-  QuantizedScratch& scratch = quantized_[static_cast<size_t>(kind)];
+QuantizedRows CudaBackend::memory_for(const FloatView& x, Activation kind) {
+  QuantizedRows rows = quantized_shape(kind, x.rows, x.cols);
+  QuantizedScratch& scratch = quantized_[2 * static_cast<size_t>(kind) + quantized_turn_];
   const auto n = static_cast<size_t>(rows.n_tokens);
   rows.codes = scratch.codes.get<int8_t>(n * static_cast<size_t>(rows.stride));
   rows.scales = scratch.scales.get<float>(n * static_cast<size_t>(rows.n_blocks));
   rows.sums = scratch.sums.get<int16_t>(n * static_cast<size_t>(rows.stride / kGroup));
   if (wants_transposed(kind))
     rows.transposed = scratch.transposed.get<int8_t>(n * static_cast<size_t>(rows.stride));
+  return rows;
+}
+
+const QuantizedRows& CudaBackend::quantized(PreparedInput& input, Activation kind) {
+  QuantizedRows& rows = input.quantized[static_cast<size_t>(kind)];
+  if (rows.codes) return rows;
+  rows = memory_for(input.from.x, kind);
   quantize(gpu_, source(input.from), kind, rows);
   return rows;
 }
@@ -170,14 +168,18 @@ void CudaBackend::multiply(const CudaTensor& w, PreparedInput& input, FloatView 
 }
 
 void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInput& from) {
-  const Turn turn(*this, Operation::matmul);
+  const Turn turn(*this, Operation::matmul, Keep::products);
   const FloatView& x = from.x;
   checks::matmul_input(from);
   PreparedInput input{from};
+  quantized_turn_ = 1 - quantized_turn_;
+  if (targets.empty() || !quantize_with_pending(on_device(*targets[0].weights), input))
+    flush(Keep::nothing);
   std::vector<PackedProduct> parts;  // packed targets of one format in a row
   const auto multiply_parts = [&] {
-    if (!parts.empty())
-      gpu::matmul(gpu_, parts, quantized(input, find_format(parts[0].w.format)->activation));
+    if (parts.empty()) return;
+    const QuantizedRows& rows = quantized(input, find_format(parts[0].w.format)->activation);
+    if (parts.size() < targets.size() || !wait_for_end(parts, rows)) gpu::matmul(gpu_, parts, rows);
     parts.clear();
   };
   for (const MatmulTarget& target : targets) {
@@ -191,6 +193,35 @@ void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInpu
       multiply(w, input, target.y);
   }
   multiply_parts();
+}
+
+// Experts' matrices of one format, the input quantized once: those of a few rows each as launches
+// of many.
+void CudaBackend::matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& from) {
+  const Turn turn(*this, Operation::matmul);
+  const bool alike =
+      !parts.empty() && std::all_of(parts.begin(), parts.end(), [&](const MatmulPart& part) {
+        const CudaTensor& w = on_device(*part.weights);
+        return w.packed && w.format == parts[0].weights->format && w.cols == from.x.cols;
+      });
+  if (!alike) return Backend::matmul_parts(parts, from);
+  checks::matmul_input(from);
+  PreparedInput input{from};
+  quantized_turn_ = 1 - quantized_turn_;
+  const QuantizedRows& rows = quantized(input, on_device(*parts[0].weights).info->activation);
+  std::vector<PackedProduct> few;
+  for (const MatmulPart& part : parts) {
+    const CudaTensor& w = on_device(*part.weights);
+    require(part.first >= 0 && part.first + part.y.rows <= from.x.rows && part.y.cols == w.rows,
+            "matmul",
+            "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
+    const PackedProduct product{w.packed_matrix(), part.y, {}, part.first};
+    if (part.y.rows > kMostAddedTokens)
+      gpu::matmul(gpu_, {&product, 1}, rows_of(rows, part.first, part.y.rows));
+    else if (part.y.rows > 0)
+      few.push_back(product);
+  }
+  if (!few.empty()) matmul_apart(gpu_, few, rows);
 }
 
 }  // namespace hrun::gpu

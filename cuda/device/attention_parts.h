@@ -141,6 +141,35 @@ struct Whole {
   HRUN_HD float value(float joined) const { return joined * factor / total; }
 };
 
+// Eight values of one head of a query from their parts, where it has several.
+struct JoinEight {
+  AttentionTask task;
+
+  HRUN_HD void operator()(int row, int column) const {
+    const int head = column / task.v_dim, i = column % task.v_dim;
+    const int span_number = task.batch.span_of_row[row];
+    const SpanOnDevice span = task.batch.spans[span_number];
+    const Splits splits = task.splits_of(span);
+    const int64_t first = task.first_part(span_number) + row - span.first_row;  // by whole warps
+    if (splits.n == 1 || column >= task.n_heads * task.v_dim) return;
+    Joined all;
+    float value[8] = {};
+    for (int s = 0; s < splits.n; ++s) {
+      const int64_t part = first + static_cast<int64_t>(s) * span.n_rows;
+      const float* const sums = task.sums_at(part, head);
+      const float* const values = task.values_at(part, head) + i;
+      float before, here;
+      all.add(sums[0], sums[1], before, here);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) value[j] = join_value(value[j], values[j], before, here);
+    }
+    const Whole whole(task, head, all);
+    float* const out = task.out.row(row) + column;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) out[j] = whole.value(value[j]);
+  }
+};
+
 // The whole of one query from its parts: a block per query.
 struct JoinParts {
   static constexpr int kThreads = 128, kBlocks = 1;

@@ -28,8 +28,8 @@ using DecoderOf = typename DecoderFor<F, joined>::type;
 HRUN_HD uint32_t four_of(int code) { return static_cast<uint32_t>(code & 255) * 0x01010101u; }
 
 // An integer of less than 2^22 in magnitude, added to this, is a float's mantissa: no conversion.
-inline constexpr int kMagicBits = 0x4b400000;
-inline constexpr float kMagic = 12582912.0f;
+inline constexpr int kIntegerMagicBits = 0x4b400000;
+inline constexpr float kIntegerMagic = 12582912.0f;
 
 template <class Decoder, int n>
 struct Decoders;
@@ -72,7 +72,7 @@ HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants,
   for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      int start = kWhole ? kMagicBits : 0;
+      int start = kWhole ? kIntegerMagicBits : 0;
       if constexpr (Tile::kHasCorrection) start += tile.correction(token_of(n, k));
 #pragma unroll
       for (int p = 0; p < kParts; ++p)
@@ -144,8 +144,8 @@ HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants,
           int all = dot[0][t][n][k];
 #pragma unroll
           for (int p = 1; p < kParts; ++p) all += dot[p][t][n][k];
-          const float value =
-              kWhole ? bits_to_float(static_cast<uint32_t>(all)) - kMagic : static_cast<float>(all);
+          const float value = kWhole ? bits_to_float(static_cast<uint32_t>(all)) - kIntegerMagic
+                                     : static_cast<float>(all);
           float& to = sums[t][n][k];
           to = fused_multiply_add(decoder.scale(k / 2) * dx, value, to);
           if constexpr (F::kHasOffset)

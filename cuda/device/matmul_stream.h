@@ -13,6 +13,7 @@
 
 #include "cuda/device/activations.h"
 #include "cuda/device/decoder.h"
+#include "cuda/device/prepare.h"
 #include "cuda/kernels/matmul.h"
 
 namespace hrun::gpu {
@@ -30,29 +31,51 @@ struct MatmulStream {
   using Tile = ActivationTile<Packed<F>::kTransposed, kTokens, kScalesPerChunk<F>>;
   static constexpr int kSums = kTokens * kTileRows;  // of a warp
   static constexpr int kSumsAt = kWarps * 2 * Tile::kBytes;
-  static constexpr size_t kSharedBytes = kSumsAt + 2 * kWarps * kSums * sizeof(float);
+  static constexpr int kReadyAt = kSumsAt + 2 * kWarps * kSums * static_cast<int>(sizeof(float));
+  static constexpr int kMostGroups = 16;  // of a block of threads
+  static constexpr size_t kSharedBytes =
+      kReadyAt + (kTokens > 8 ? 0 : (1 + kMostGroups) * sizeof(int));
 
   struct Part {
     const uint8_t* weights;
     int64_t rows;
     float* y;
     int64_t y_stride;
+    float* add;  // or null
+    int64_t add_stride;
     int first_group;
+    int n_tokens;  // where parts are apart, and the row of x that is their first
+    int64_t first;
   };
-  Part parts[kPackedProducts];
+  Part parts[kApartProducts];
   int n_parts;
+  bool apart;            // each part has rows of x of its own, and a z of the grid
   int chunks;            // per row tile
   int tiles_per_group;   // 1, 2, 4 or 8: row tiles that a block of threads works on at a time, its
                          // warps shared out among them
   int n_groups;          // of all parts
   int groups_per_block;  // of threads, one after the other
   QuantizedRows x;
+  PrepareTask prepared;  // the end (MatmulEnd): with a norm, with a gate, or none, without x
+  int* counters;
 
   HRUN_HD void operator()() const {
+    if constexpr (kTokens > 8) {
+      multiply();
+    } else {
+      if (thread() == 0) *ready() = 0;
+      multiply();
+      if (prepared.norm) prepare_rows();
+      if (prepared.gate) prepare_columns();
+    }
+  }
+
+  HRUN_HD void multiply() const {
     const int slot = warp() / tiles_per_group, slots = kWarps / tiles_per_group;
     const int64_t first_token = static_cast<int64_t>(block_y()) * kTokens;
-    const int n_tokens =
-        x.n_tokens - first_token < kTokens ? static_cast<int>(x.n_tokens - first_token) : kTokens;
+    const int rest =
+        static_cast<int>(x.n_tokens - first_token < kTokens ? x.n_tokens - first_token : kTokens);
+    const int n_tokens = apart ? parts[block_z()].n_tokens : rest;
     int group = block_x() * groups_per_block;
     const int end = group + groups_per_block < n_groups ? group + groups_per_block : n_groups;
     float sums[1][kColumnTiles][4] = {};
@@ -75,7 +98,7 @@ struct MatmulStream {
       next_chunk = slot;
       if (++next_group < end) next = first_chunk(next_group, slot);
     };
-    Tile activations(x, first_token, n_tokens);
+    Tile activations(x, apart ? parts[block_z()].first : first_token, n_tokens);
     int c = slot;
     const auto work = [&](Chunk(&chunk)[1], uint8_t* x_tile) {
       activations.store(x_tile);
@@ -99,6 +122,7 @@ struct MatmulStream {
   }
 
   HRUN_HD Part part_of(int group) const {
+    if (apart) return parts[block_z()];
     Part part = parts[0];
 #pragma unroll
     for (int i = 1; i < static_cast<int>(kPackedProducts); ++i)
@@ -141,16 +165,62 @@ struct MatmulStream {
       for (int w = t; w < kWarps; w += tiles_per_group)
         sum += place[w * kSums + token * kTileRows + at % kTileRows];
       part.y[(first_token + token) * part.y_stride + row] = sum;
+      if (part.add) {
+        float& to = part.add[(first_token + token) * part.add_stride + row];
+        to = to + sum;
+      }
     }
+    if constexpr (kTokens <= 8)
+      if (prepared.gate && warp() == 0) count_columns(group, part);
+  }
+
+  // Of the 256s of columns that are there since this block stored its row tiles: how many, and
+  // which.
+  HRUN_HD static int* ready() { return reinterpret_cast<int*>(shared() + kReadyAt); }
+
+  // By the warp that has stored this row tile of one of two products.
+  HRUN_HD void count_columns(int group, const Part& part) const {
+    fence();
+    sync_warp();
+    if (lane() != 0) return;
+    const int per_chunk = kChunkColumns / kTileRows / tiles_per_group;
+    const int groups = parts[1].first_group;  // of each
+    const int chunk = (group - part.first_group) / per_chunk, left = groups - chunk * per_chunk;
+    if (count_up(counters + chunk) + 1 != 2 * (left < per_chunk ? left : per_chunk)) return;
+    counters[chunk] = 0;
+    ready()[++*ready()] = chunk;
+  }
+  HRUN_HD void prepare_columns() const {
+    sync_block();
+    fence();
+    const PrepareRow<false, true> row{prepared};
+    for (int i = warp(); i < *ready(); i += kWarps)
+      for (int64_t token = 0; token < x.n_tokens; ++token)
+        row.block(token, static_cast<int64_t>(ready()[1 + i]) * kChunkColumns, 1);
+  }
+
+  // By the block of threads that ends last.
+  HRUN_HD void prepare_rows() const {
+    auto* const sums = reinterpret_cast<float*>(shared() + kSumsAt);
+    auto* const last = reinterpret_cast<int*>(sums + kNormWarps);
+    fence();
+    sync_block();
+    if (thread() == 0) *last = count_up(counters) + 1 == grid_x();
+    sync_block();
+    if (!*last) return;
+    fence();
+    if (thread() == 0) *counters = 0;
+    const PrepareRow<true, true> row{prepared};
+    for (int64_t token = 0; token < x.n_tokens; ++token) row.template row<kWarps>(token, sums);
   }
 };
 
 // Groups per block of threads: as many as keep the multiprocessors equally busy, if there are
 // enough for two blocks on each. A block's start counts as half a group.
-inline int groups_per_block(int64_t n_groups, int multiprocessors) {
+inline int groups_per_block(int64_t n_groups, int multiprocessors, int most) {
   const int64_t n = multiprocessors > 0 ? multiprocessors : 1;
   int64_t best = 1, best_cost = 0;
-  for (int64_t r = 1; r <= 16; ++r) {
+  for (int64_t r = 1; r <= most; ++r) {
     const int64_t blocks = (n_groups + r - 1) / r, cost = (blocks + n - 1) / n * (2 * r + 1);
     if (r > 1 && (blocks < 2 * n || cost >= best_cost)) continue;
     best = r, best_cost = cost;
@@ -159,23 +229,39 @@ inline int groups_per_block(int64_t n_groups, int multiprocessors) {
 }
 
 template <class F, int kTokens>
-void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
+void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+                   const MatmulEnd* end, bool apart = false) {
   using Kernel = MatmulStream<F, kTokens>;
   Kernel k{};
   k.n_parts = static_cast<int>(parts.size());
   k.chunks = static_cast<int>(n_chunks<F>(x.cols));
   k.x = x;
   k.tiles_per_group = Kernel::kWarps / sum_slots(k.chunks);
+  k.apart = apart;
   for (size_t i = 0; i < parts.size(); ++i) {
     const PackedProduct& part = parts[i];
-    k.parts[i] = {part.w.data, part.w.rows, part.y.data, part.y.stride, k.n_groups};
+    k.parts[i] = {part.w.data,
+                  part.w.rows,
+                  part.y.data,
+                  part.y.stride,
+                  part.add.data,
+                  part.add.stride,
+                  apart ? 0 : k.n_groups,
+                  static_cast<int>(part.y.rows),
+                  part.first};
     const int64_t rows_per_group = kTileRows * k.tiles_per_group;
-    k.n_groups += static_cast<int>((part.w.rows + rows_per_group - 1) / rows_per_group);
+    const auto groups = static_cast<int>((part.w.rows + rows_per_group - 1) / rows_per_group);
+    k.n_groups = !apart ? k.n_groups + groups : groups > k.n_groups ? groups : k.n_groups;
   }
-  k.groups_per_block = groups_per_block(k.n_groups, gpu.info().multiprocessors);
+  if (end) {
+    k.prepared = prepare_task(end->from, end->kind, end->to, {});
+    k.counters = end->counters;
+  }
+  k.groups_per_block =
+      groups_per_block(k.n_groups, gpu.info().multiprocessors, Kernel::kMostGroups);
   const int blocks = (k.n_groups + k.groups_per_block - 1) / k.groups_per_block;
-  gpu.launch(k, Grid{blocks, static_cast<int>((x.n_tokens + kTokens - 1) / kTokens)},
-             Kernel::kSharedBytes);
+  const int64_t tiles = apart ? 1 : (x.n_tokens + kTokens - 1) / kTokens;
+  gpu.launch(k, Grid{blocks, static_cast<int>(tiles), apart ? k.n_parts : 1}, Kernel::kSharedBytes);
 }
 
 }  // namespace hrun::gpu

@@ -58,18 +58,25 @@ bool tiles_are_faster(const Gpu& gpu, int64_t rows, int64_t n_tokens) {
 }
 
 template <class F>
-void matmul_format(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
-  if (x.n_tokens <= 8) return launch_stream<F, 8>(gpu, parts, x);
+void matmul_format(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+                   const MatmulEnd* end) {
+  if (x.n_tokens <= 8) return launch_stream<F, 8>(gpu, parts, x, end);
   for (const PackedProduct& part : parts)
     if (tiles_are_faster<F>(gpu, part.w.rows, x.n_tokens))
       launch_tile<F>(gpu, part, x);
     else
-      launch_stream<F, 16>(gpu, {&part, 1}, x);
+      launch_stream<F, 16>(gpu, {&part, 1}, x, nullptr);
+}
+
+template <class F>
+void matmul_apart_format(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
+  launch_stream<F, 8>(gpu, parts, x, nullptr, true);
 }
 
 template <class... F>
 const FastMatmul* find_in(FormatList<F...>, FormatId format) {
-  static const FastMatmul table[] = {{F::kId, kChunkBytes<F>, pack_format<F>, matmul_format<F>}...};
+  static const FastMatmul table[] = {
+      {F::kId, kChunkBytes<F>, pack_format<F>, matmul_format<F>, matmul_apart_format<F>}...};
   for (const FastMatmul& m : table)
     if (m.format == format) return &m;
   return nullptr;

@@ -9,6 +9,7 @@
 #include "cuda/device/attention_flash.h"
 #include "cuda/device/attention_plain.h"
 #include "cuda/device/attention_wide.h"
+#include "cuda/device/prepare.h"
 
 namespace hrun::gpu {
 namespace {
@@ -127,9 +128,47 @@ size_t attention_scratch_bytes(const KVPages& cache, const AttentionShape& shape
   return static_cast<size_t>(l.parts * shape.n_heads * (cache.v_dim + 2)) * sizeof(float);
 }
 
-void attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice& batch,
+namespace {
+
+// A warp joins 256 columns of a token and makes them ready for a product.
+struct JoinAndPrepare {
+  static constexpr int kThreads = 128, kBlocks = 1;
+  static constexpr int kWarps = kThreads / kWarp;
+  static constexpr const char* kName = "the join of attention's parts, quantized";
+  JoinEight join;
+  PrepareRow<false, true> row;
+  int blocks_per_token;
+
+  HRUN_HD void operator()() const {
+    const int token = block_x() / blocks_per_token;
+    const int first = (block_x() % blocks_per_token * kWarps + warp()) * kRotationBlock;
+    if (first >= row.cols) return;
+    join(token, first + lane() * kPerLane);
+    row.block(token, first, 1);
+  }
+};
+
+}  // namespace
+
+void join_parts(Gpu& gpu, const AttentionTask& task) {
+  gpu.launch(JoinParts{task}, Grid{static_cast<int>(task.q.rows * task.n_heads)});
+}
+
+bool can_join_and_quantize(const AttentionTask& task) { return task.v_dim % kPerLane == 0; }
+
+void join_and_quantize(Gpu& gpu, const AttentionTask& task, Activation kind,
+                       const QuantizedRows& to) {
+  using Kernel = JoinAndPrepare;
+  const int64_t n_blocks = (task.out.cols + kRotationBlock - 1) / kRotationBlock;
+  const Kernel k{{task},
+                 {prepare_task({.x = task.out}, kind, to, {})},
+                 static_cast<int>((n_blocks + Kernel::kWarps - 1) / Kernel::kWarps)};
+  gpu.launch(k, Grid{static_cast<int>(task.out.rows * k.blocks_per_token)});
+}
+
+bool attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice& batch,
                std::span<const SpanBound> bounds, const AttentionShape& shape, const float* sinks,
-               FloatView out, void* scratch) {
+               FloatView out, void* scratch, AttentionTask* join_later) {
   if (shape.n_heads <= 0 || cache.n_kv_heads <= 0 || shape.n_heads % cache.n_kv_heads != 0)
     throw ArgumentError("attention: {} query heads for {} kv heads", shape.n_heads,
                         cache.n_kv_heads);
@@ -142,7 +181,7 @@ void attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice&
     throw UnsupportedModelError(
         "attention on the GPU: heads of {} and {} values, at most {} are possible", cache.k_dim,
         cache.v_dim, PlainAttention::kMaxDim);
-  if (q.rows == 0) return;
+  if (q.rows == 0) return false;
   const Plan plan = plan_for(gpu, cache);
   AttentionTask task{
       .q = q,
@@ -179,9 +218,16 @@ void attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice&
       task.sums = task.values + l.parts * shape.n_heads * cache.v_dim;
     }
     launch(gpu, task, plan, bounds, l.most_splits);
-    if (few && l.most_splits > 1)
-      gpu.launch(JoinParts{task}, Grid{static_cast<int>(q.rows * shape.n_heads)});
+    if (few && l.most_splits > 1) {
+      const bool all_few = count(bounds, false, 1, 1, shape.window, plan.split).blocks == 0;
+      if (join_later && all_few) {
+        *join_later = task;
+        return true;
+      }
+      join_parts(gpu, task);
+    }
   }
+  return false;
 }
 
 }  // namespace hrun::gpu

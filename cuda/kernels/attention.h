@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "cuda/gpu.h"
+#include "cuda/kernels/quantize.h"
 
 namespace hrun::gpu {
 
@@ -47,12 +48,35 @@ void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, const int32_t* p
 void kv_append(Gpu& gpu, const KVPages& cache, FloatView k, FloatView v,
                const BatchOnDevice& batch);
 
+// Heads of queries or of keys: a norm, a turn or both.
+inline constexpr int kMostHeadDim = 256;
+struct HeadsTask {
+  FloatView x{};  // [n_rows, n_heads * dim]
+  int n_heads = 0, dim = 0;
+  const float* norm = nullptr;  // [dim]; null: none
+  float eps = 0;
+  bool norm_first = false;  // before the turn
+  bool turned = false;
+  Rope rope{};
+};
+// rms_norm() and rope() of queries, if there are some, and keys, and kv_append(): one launch. Heads
+// of up to kMostHeadDim.
+void finish_heads(Gpu& gpu, const HeadsTask& q, const HeadsTask& k, const KVPages& cache,
+                  FloatView v, const BatchOnDevice& batch);
+
 // All spans at once.  No bit of a row depends on the other rows, the bounds or the device.
 // scratch: attention_scratch_bytes() for the same arguments.
 size_t attention_scratch_bytes(const KVPages& cache, const AttentionShape& shape,
                                std::span<const SpanBound> bounds);
-void attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice& batch,
+// If it returns true, parts are left to be joined, as one of the functions below does from
+// `join_later`.
+struct AttentionTask;
+bool attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice& batch,
                std::span<const SpanBound> bounds, const AttentionShape& shape, const float* sinks,
-               FloatView out, void* scratch);
+               FloatView out, void* scratch, AttentionTask* join_later = nullptr);
+void join_parts(Gpu& gpu, const AttentionTask& task);
+bool can_join_and_quantize(const AttentionTask& task);
+void join_and_quantize(Gpu& gpu, const AttentionTask& task, Activation kind,
+                       const QuantizedRows& to);
 
 }  // namespace hrun::gpu

@@ -37,9 +37,32 @@ void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const Pa
 struct PackedProduct {
   PackedMatrix w;
   FloatView y;
+  FloatView add{};    // if it has data: y is added to it in the end; up to kMostAddedTokens of x
+  int64_t first = 0;  // row of x that belongs to y's first: matmul_apart()
 };
 inline constexpr size_t kPackedProducts = 4;
-void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x);
+inline constexpr int64_t kMostAddedTokens = 8;
+
+// What is done when products are there, by the blocks of threads that end last: the input of the
+// next matmul.  Either the norm of the rows that one product is added to, or two products, one the
+// gate of the other.
+struct MatmulEnd {
+  QuantizeSource from;
+  Activation kind;
+  QuantizedRows to;
+  int* counters = nullptr;  // kEndCounters zeros, which are zeros again afterwards
+};
+inline constexpr size_t kEndCounters = 4096;
+// For products of these rows and columns?
+bool can_end(const QuantizedRows& x, int64_t rows, bool gated);
+
+void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+            const MatmulEnd* end = nullptr);
+
+// Each with rows of x of its own, at most kMostAddedTokens: up to kApartProducts at a time are one
+// launch.  The bits are those of matmul().
+inline constexpr size_t kApartProducts = 16;
+void matmul_apart(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x);
 
 // The same without a packed layout, for every integer format: rows as the file has them.
 struct PlainMatrix {

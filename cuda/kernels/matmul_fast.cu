@@ -27,10 +27,24 @@ void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const Pa
   find(to.format)->pack(gpu, from, first, n_rows, to);
 }
 
-void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
+bool can_end(const QuantizedRows& x, int64_t rows, bool gated) {
+  // The warp that stores a row tile must know all of it; a counter for every 256 rows.
+  const int64_t row_tiles = 8 / sum_slots(x.stride / kChunkColumns);
+  return x.n_tokens <= 2 && rows <= static_cast<int64_t>(kEndCounters) * kChunkColumns &&
+         (!gated || x.n_tokens * row_tiles * kTileRows <= kWarp);
+}
+
+void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+            const MatmulEnd* end) {
   for (size_t done = 0; done < parts.size() && x.n_tokens > 0; done += kPackedProducts)
     find(parts[0].w.format)
-        ->matmul(gpu, parts.subspan(done, std::min(kPackedProducts, parts.size() - done)), x);
+        ->matmul(gpu, parts.subspan(done, std::min(kPackedProducts, parts.size() - done)), x, end);
+}
+
+void matmul_apart(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
+  for (size_t done = 0; done < parts.size(); done += kApartProducts)
+    find(parts[0].w.format)
+        ->matmul_apart(gpu, parts.subspan(done, std::min(kApartProducts, parts.size() - done)), x);
 }
 
 }  // namespace hrun::gpu

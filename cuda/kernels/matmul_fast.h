@@ -11,8 +11,10 @@ struct FastMatmul {
   int chunk_bytes;
   void (*pack)(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows,
                const PackedMatrix& to);
-  void (*matmul)(Gpu& gpu, std::span<const PackedProduct> parts,
-                 const QuantizedRows& x);  // at most kPackedProducts
+  void (*matmul)(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+                 const MatmulEnd* end);  // at most kPackedProducts
+  void (*matmul_apart)(Gpu& gpu, std::span<const PackedProduct> parts,
+                       const QuantizedRows& x);  // at most kApartProducts
 };
 
 const FastMatmul* find_rtq_matmul(FormatId format);

@@ -22,6 +22,17 @@ struct QuantizedRows {
   int8_t* transposed;
 };
 
+// Some of them.
+inline QuantizedRows rows_of(const QuantizedRows& all, int64_t first, int64_t n) {
+  QuantizedRows rows = all;
+  rows.codes += first * all.stride;
+  rows.scales += first * all.n_blocks;
+  rows.sums += first * (all.stride / kGroup);
+  if (rows.transposed) rows.transposed += first * all.stride;
+  rows.n_tokens = n;
+  return rows;
+}
+
 // The kind whose codes matmul() (matmul.h) reads transposed.
 constexpr bool wants_transposed(Activation kind) { return kind == Activation::kRotatedSigned; }
 

@@ -5,7 +5,7 @@
 namespace hrun::gpu {
 namespace {
 
-// A channel per thread, token after token.  x and out may be the same.
+// A channel of a span per thread, token after token.  x and out may be the same.
 struct ShortConv {
   static constexpr int kThreads = 128, kBlocks = 1;
   static constexpr const char* kName = "short_conv";
@@ -18,7 +18,8 @@ struct ShortConv {
   HRUN_HD void operator()() const {
     const int64_t channel = static_cast<int64_t>(block_x()) * kThreads + thread();
     if (channel >= x.cols) return;
-    float* const kept = state.past + *state.slot * state.slot_floats + channel;
+    const SpanOnDevice span = state.spans[block_y()];
+    float* const kept = state.past + span.state * state.slot_floats + channel;
     const int n_past = n_taps - 1;
     float tap[kMaxConvTaps], past[kMaxConvTaps];
 #pragma unroll
@@ -26,7 +27,7 @@ struct ShortConv {
       tap[j] = j < n_taps ? taps[j * x.cols + channel] : 0.0f;
       past[j] = j < n_past ? kept[j * x.cols] : 0.0f;
     }
-    for (int64_t t = 0; t < x.rows; ++t) {
+    for (int64_t t = span.first_row; t < span.first_row + span.n_rows; ++t) {
       const float now = x.row(t)[channel];
       float y = 0;
 #pragma unroll
@@ -64,13 +65,14 @@ struct DeltaRule {
     const int h = block_x(), at = block_y() * kColumns + column;
     const bool inside = at < v_dim;
     const int64_t key = static_cast<int64_t>(heads.key_head(h)) * k_dim;
-    float* const kept = state.matrix + *state.slot * state.slot_floats +
+    const SpanOnDevice span = state.spans[block_z()];
+    float* const kept = state.matrix + span.state * state.slot_floats +
                         static_cast<int64_t>(h) * k_dim * v_dim + at;
     // A thread's rows are its own: nobody waits.
     float* const s = reinterpret_cast<float*>(shared()) + column;
     for (int i = chain; i < k_dim; i += kChains)
       s[i * kStride] = inside ? kept[static_cast<int64_t>(i) * v_dim] : 0.0f;
-    for (int64_t t = 0; t < out.rows; ++t) {
+    for (int64_t t = span.first_row; t < span.first_row + span.n_rows; ++t) {
       const float* const k_row = k.row(t) + key;
       const float* const q_row = q.row(t) + key;
       const float e = decay.row(t)[h];
@@ -138,7 +140,7 @@ void short_conv(Gpu& gpu, FloatView x, const float* taps, int n_taps, StateOnDev
                 bool silu, FloatView out) {
   if (x.rows == 0) return;
   gpu.launch(ShortConv{x, out, taps, state, n_taps, silu},
-             Grid{blocks_of(x.cols, ShortConv::kThreads)});
+             Grid{blocks_of(x.cols, ShortConv::kThreads), state.n_spans});
 }
 
 void delta_rule(Gpu& gpu, const DeltaInput& in, const DeltaHeads& heads, const StateLayer& layer,
@@ -146,7 +148,8 @@ void delta_rule(Gpu& gpu, const DeltaInput& in, const DeltaHeads& heads, const S
   if (out.rows == 0) return;
   const DeltaRule kernel{in.q, in.k,  in.v,  in.decay,    in.beta,
                          out,  state, heads, layer.k_dim, layer.v_dim};
-  gpu.launch(kernel, Grid{heads.n_v_heads, blocks_of(layer.v_dim, DeltaRule::kColumns)},
+  gpu.launch(kernel,
+             Grid{heads.n_v_heads, blocks_of(layer.v_dim, DeltaRule::kColumns), state.n_spans},
              static_cast<size_t>(layer.k_dim) * DeltaRule::kStride * sizeof(float));
 }
 

@@ -1,6 +1,7 @@
 // Rotary embedding and the write into the cache: a pair or a value per thread, bound by memory and
 // small.
 #include "base/error.h"
+#include "cuda/device/math.h"
 #include "cuda/kernels/attention.h"
 
 namespace hrun::gpu {
@@ -60,8 +61,8 @@ struct Append {
     else if (i - n_k < v.from.cols)
       put(v, i - n_k);
   }
-  HRUN_HD void put(const Part& part, int i) const {
-    const float value = part.from.row(block_x())[i];
+  HRUN_HD void put(const Part& part, int i) const { put(part, i, part.from.row(block_x())[i]); }
+  HRUN_HD void put(const Part& part, int i, float value) const {
     const int position = batch.positions[block_x()];
     const int32_t* const pages = batch.pages(batch.span_of_row[block_x()]);
     auto* const page =
@@ -74,6 +75,98 @@ struct Append {
       reinterpret_cast<float*>(page)[at] = value;
   }
 };
+
+// A warp has a head of queries or keys of a token, or 256 of its values: norm and turn in the order
+// and with the bits of the kernels that do one of them, and the write into the cache.
+struct FinishHeads {
+  static constexpr int kThreads = kThreadsPerBlock, kBlocks = 1;
+  static constexpr const char* kName = "norms, turns and the write into the cache";
+  static constexpr int kWarps = kThreads / kWarp, kPerLane = kMostHeadDim / kWarp;
+  HeadsTask q, k;
+  Append append;
+
+  HRUN_HD void operator()() const {
+    const int at = block_y() * kWarps + warp();
+    if (at < q.n_heads) {
+      finish(q, at, false);
+    } else if (at < q.n_heads + k.n_heads) {
+      finish(k, at - q.n_heads, true);
+    } else {
+      const int first = (at - q.n_heads - k.n_heads) * kMostHeadDim;
+#pragma unroll
+      for (int j = 0; j < kPerLane; ++j)
+        if (const int i = first + j * kWarp + lane(); i < append.v.from.cols)
+          append.put(append.v, i);
+    }
+  }
+
+  HRUN_HD void finish(const HeadsTask& task, int head, bool is_key) const {
+    float* const values = task.x.row(block_x()) + static_cast<int64_t>(head) * task.dim;
+    float v[kPerLane];
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const int i = j * kWarp + lane();
+      v[j] = i < task.dim ? values[i] : 0.0f;
+    }
+    if (task.norm && task.norm_first) norm(task, v);
+    if (task.turned) turn(task, v);
+    if (task.norm && !task.norm_first) norm(task, v);
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const int i = j * kWarp + lane();
+      if (i >= task.dim) continue;
+      // Values may be part of the keys (latent attention): what did not change is not written.
+      const int from_turned = i - task.rope.first;
+      if (task.norm || (from_turned >= 0 && from_turned < task.rope.n_rot)) values[i] = v[j];
+      if (is_key) append.put(append.k, head * task.dim + i, v[j]);
+    }
+  }
+
+  HRUN_HD void norm(const HeadsTask& task, float (&v)[kPerLane]) const {
+    float sum = 0;  // of 32 columns after the other: the order of a block of threads
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) sum += warp_sum(fused_multiply_add(v[j], v[j], 0.0f));
+    const float inverse = 1.0f / square_root(sum / static_cast<float>(task.dim) + task.eps);
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const int i = j * kWarp + lane();
+      if (i < task.dim) v[j] = (v[j] * inverse) * task.norm[i];
+    }
+  }
+
+  HRUN_HD void turn(const HeadsTask& task, float (&v)[kPerLane]) const {
+    auto* const head = reinterpret_cast<float*>(shared()) + warp() * kMostHeadDim;
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) head[j * kWarp + lane()] = v[j];
+    sync_warp();
+    const Rope& rope = task.rope;
+    const int half = rope.n_rot / 2;
+    const int64_t row = int64_t{append.batch.positions[block_x()]} * half;
+    const bool interleaved = rope.style == RopeStyle::interleaved;
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const int i = j * kWarp + lane() - rope.first;
+      if (i < 0 || i >= rope.n_rot) continue;
+      const int pair = interleaved ? i / 2 : i % half;
+      const bool is_low = interleaved ? i % 2 == 0 : i < half;
+      const float a = head[rope.first + (interleaved ? 2 * pair : pair)],
+                  b = head[rope.first + (interleaved ? 2 * pair + 1 : pair + half)];
+      const float c = rope.cos[row + pair], s = rope.sin[row + pair];
+      v[j] = is_low ? a * c - b * s : a * s + b * c;
+    }
+  }
+};
+
+Append append_kernel(const KVPages& cache, FloatView k, FloatView v, const BatchOnDevice& batch) {
+  const auto part = [&](FloatView from, void* to, int dim, CacheType type) {
+    if (from.cols != static_cast<int64_t>(cache.n_kv_heads) * dim)
+      throw ArgumentError("kv_append: {} values for {} heads of {}", from.cols, cache.n_kv_heads,
+                          dim);
+    return Append::Part{from, to, dim, type == CacheType::f16};
+  };
+  return {part(k, cache.k, cache.k_dim, cache.k_type), part(v, cache.v, cache.v_dim, cache.v_type),
+          cache.page_bytes, batch};
+}
 
 }  // namespace
 
@@ -93,15 +186,19 @@ void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, const int32_t* p
 
 void kv_append(Gpu& gpu, const KVPages& cache, FloatView k, FloatView v,
                const BatchOnDevice& batch) {
-  const auto part = [&](FloatView from, void* to, int dim, CacheType type) {
-    if (from.cols != static_cast<int64_t>(cache.n_kv_heads) * dim)
-      throw ArgumentError("kv_append: {} values for {} heads of {}", from.cols, cache.n_kv_heads,
-                          dim);
-    return Append::Part{from, to, dim, type == CacheType::f16};
-  };
-  const Append kernel{part(k, cache.k, cache.k_dim, cache.k_type),
-                      part(v, cache.v, cache.v_dim, cache.v_type), cache.page_bytes, batch};
+  const Append kernel = append_kernel(cache, k, v, batch);
   if (k.rows > 0) gpu.launch(kernel, grid_of(k.rows, k.cols + v.cols));
+}
+
+void finish_heads(Gpu& gpu, const HeadsTask& q, const HeadsTask& k, const KVPages& cache,
+                  FloatView v, const BatchOnDevice& batch) {
+  if (k.x.rows == 0) return;
+  const FinishHeads kernel{q, k, append_kernel(cache, k.x, v, batch)};
+  const int64_t warps = q.n_heads + k.n_heads + (v.cols + kMostHeadDim - 1) / kMostHeadDim;
+  gpu.launch(kernel,
+             Grid{static_cast<int>(k.x.rows),
+                  static_cast<int>((warps + FinishHeads::kWarps - 1) / FinishHeads::kWarps)},
+             FinishHeads::kWarps * kMostHeadDim * sizeof(float));
 }
 
 }  // namespace hrun::gpu

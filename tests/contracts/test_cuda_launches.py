@@ -1,0 +1,67 @@
+"""How many kernels a decoded token launches on CUDA: a number that is easily raised and slowly noticed without a card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hrun import _core
+
+pytestmark = pytest.mark.usefixtures("emulated_cuda")
+IDS = [5, 9, 3, 7]
+
+
+def token_launches(path: Path, log: Path, monkeypatch: pytest.MonkeyPatch, before: int = 0) -> Counter[str]:  # fmt: skip
+    """Kernels of one token after some others, by name, launched one by one."""
+    monkeypatch.setenv("HRUN_CUDA_GRAPHS", "0")
+    monkeypatch.setenv("HRUN_EMULATED_LOG", str(log))
+    session = _core.Session(_core.Model.load(str(path), device="cuda"), before + 64)
+    session.forward([i % 90 for i in range(before + 3)], "last")
+    session.forward([IDS[0]], "last")
+    log.write_text("")
+    session.forward([IDS[1]], "last")
+    return Counter(line.split(" ", 1)[1] for line in log.read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", ["rtq3", "q4_k", "q8_0"])
+def test_a_layer_of_llamas_shape_takes_seven(
+    name: str, tiny_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"n_embd": 1024, "n_ff": 512, "n_heads": 16, "n_kv_heads": 4, "format": name}
+    one, two = (
+        token_launches(tiny_model(n_layers=n, **sizes), tmp_path / "log", monkeypatch)
+        for n in (1, 2)
+    )
+    assert (two - one).total() == 7, two - one
+    assert one.total() - 7 <= 3, one  # the embedding, its norm, the head
+
+
+def test_attention_in_parts_takes_no_launch_more(
+    tiny_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_model(n_embd=256, n_ff=256, format="rtq3", n_layers=1, n_ctx=512)
+    counts = [token_launches(path, tmp_path / "log", monkeypatch, n) for n in (0, 260)]
+    assert counts[0].total() == counts[1].total(), counts
+    assert "the join of attention's parts, quantized" in counts[1]
+
+
+@pytest.mark.parametrize("name", ["rtq3", "q8_0", "f16"])
+def test_what_waits_for_the_next_operation_changes_no_bit(
+    name: str, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_model(
+        format=name, n_embd=256 if name == "f16" else 1024, n_ff=512, n_ctx=512, n_layers=1
+    )
+
+    def logits(fused: str) -> np.ndarray:
+        monkeypatch.setenv("HRUN_CUDA_FUSION", fused)
+        session = _core.Session(_core.Model.load(str(path), device="cuda"), 400)
+        rows = [session.forward([i % 90 for i in range(257 if name == "rtq3" else 9)], "last")]
+        rows += [session.forward([i], "last") for i in IDS]  # the last ones from a graph
+        return np.concatenate([*rows, session.forward(IDS[:2], "all"), session.forward(IDS, "all")])
+
+    assert logits("1").tobytes() == logits("0").tobytes()
