@@ -25,6 +25,7 @@ struct Case {
   bool sinks = false;
   Values values = Values::normal;
   int64_t bound = 0;  // extra positions that the launch allows for
+  bool cuts = false;  // also cut after some rows
 };
 
 std::string describe(const Case& c) {
@@ -183,6 +184,16 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
     expect(attend() == got, "again in another order of threads: {}", describe(c));
     expect(attend_apart() == got, "tokens apart have the same bits: {}", describe(c));
   }
+
+  // A prompt in two chunks: on both sides of where one kernel takes over from the other.
+  if (c.cuts)
+    for (const int64_t first : {1, 2, 15, 16, 17, 18, 19, 31, 32, 33}) {
+      attend_to(0, {first, c.n_tokens - first}, 0);
+      expect(result() == got, "cut after {} rows, as one launch: {}", first, describe(c));
+      attend_to(first, {c.n_tokens - first}, 0);
+      attend_to(0, {first}, 0);
+      expect(result() == got, "cut after {} rows, as two launches: {}", first, describe(c));
+    }
 
   // The CPU's cache has a layout of its own.
   const auto rows_of = [&](const std::vector<float>& values, int64_t dim) {
@@ -539,6 +550,26 @@ int main() {
            .n_tokens = 3,
            .position = 254,
            .sinks = dim == 64});
+  for (const int64_t position : {0, 47, 250})
+    for (const int group : {1, 4})
+      check({.n_heads = group,
+             .n_kv_heads = 1,
+             .k_dim = 64,
+             .v_dim = 64,
+             .n_tokens = 36,
+             .position = position,
+             .cuts = true});
+  for (const int dim : {34, 96, 128, 256, 320})
+    check({.n_heads = 2,
+           .n_kv_heads = 1,
+           .k_dim = dim,
+           .v_dim = dim,
+           .n_tokens = 36,
+           .position = 47,
+           .window = dim == 96 ? 50 : 0,
+           .soft_cap = dim == 128 ? 20.0f : 0,
+           .sinks = dim == 256,
+           .cuts = true});
   check_masses(gpu);
   check_nan(gpu);
   check_replay(gpu);
