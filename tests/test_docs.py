@@ -19,7 +19,13 @@ COMMANDS = [line for line in BLOCKS["tour"].splitlines() if line.strip()]
 
 
 SHELL = ["chat", "ladder", "edit"]
-PYTHON = ["python-guide", "llama-compat", "gguf-types", "rtq-decoder"]
+PYTHON = {
+    "python-guide": "",
+    "llama-compat": "",
+    "gguf-types": "",
+    "rtq-decoder": "",
+    "langchain": "langchain_community",
+}
 
 
 def run(command: list[str], folder: Path = ROOT, **variables: str) -> str:
@@ -52,6 +58,8 @@ def test_shell_example(name, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in PYTHON if name in BLOCKS])
 def test_python_examples(name):
+    if PYTHON[name]:
+        pytest.importorskip(PYTHON[name], reason=f"{PYTHON[name]} is not installed")
     run([sys.executable, "-c", BLOCKS[name]])
 
 

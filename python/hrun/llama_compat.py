@@ -40,14 +40,14 @@ _CACHE_TYPES = {None: "f16", 0: "f32", 1: "f16"}
 # Arguments that say how something is computed, not what; hrun decides these itself.
 _HOW = frozenset(
     "split_mode main_gpu use_mmap use_mlock n_ubatch n_threads_batch logits_all embedding offload_kqv flash_attn op_offload "
-    "swa_full no_perf last_n_tokens_size numa pooling_type attention_type".split()
+    "swa_full no_perf last_n_tokens_size numa pooling_type attention_type n_parts".split()
 )
 # Arguments that would change results, with the value that changes nothing.
 _UNCHANGED: dict[str, Any] = {
     "tensor_split": None, "kv_overrides": None, "rope_scaling_type": -1, "rope_freq_base": 0.0, "rope_freq_scale": 0.0,
     "yarn_ext_factor": -1.0, "yarn_attn_factor": 1.0, "yarn_beta_fast": 32.0, "yarn_beta_slow": 1.0, "yarn_orig_ctx": 0,
     "lora_base": None, "lora_scale": 1.0, "lora_path": None, "chat_handler": None, "draft_model": None, "tokenizer": None,
-    "spm_infill": False,
+    "spm_infill": False, "f16_kv": True,
 }  # fmt: skip
 _UNCHANGED_DRAWS: dict[str, Any] = {
     "suffix": None, "tfs_z": 1.0, "typical_p": 1.0, "mirostat_mode": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1,
@@ -62,6 +62,18 @@ def _refuse(given: Mapping[str, Any], unchanged: Mapping[str, Any], known: froze
                 raise ArgumentError(f"hrun does not have {name}={value!r}")
         elif name not in known:
             raise ArgumentError(f"unknown argument '{name}'")
+
+
+def _own_rope(metadata: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary settings that say what the file says: LangChain always gives a base and a scale."""
+    prefix = f"{metadata.get('general.architecture')}.rope"
+    out = {}
+    if others.get("rope_freq_base") == metadata.get(f"{prefix}.freq_base", 10000.0):
+        out["rope_freq_base"] = others.get("rope_freq_base")
+    scaled = any(key.startswith(f"{prefix}.scal") for key in metadata)
+    if others.get("rope_freq_scale") == 1.0 and not scaled:
+        out["rope_freq_scale"] = 1.0
+    return out
 
 
 class LlamaGrammar:
@@ -120,7 +132,8 @@ class Llama:
         **others: Any,
     ) -> None:
         """``n_ctx`` 0: the model's own.  Raises ArgumentError, and what :class:`hrun.Runtime` raises."""
-        _refuse(others, _UNCHANGED, _HOW)
+        metadata = _core.GGUFFile(str(model_path)).metadata
+        _refuse(others, _UNCHANGED | _own_rope(metadata, others), _HOW)
         if chat_format not in (None, "chatml", "chatml-function-calling"):
             raise ArgumentError(
                 f"chat_format {chat_format!r}: hrun takes 'chatml', or the template of the file (None)"
@@ -130,7 +143,6 @@ class Llama:
         self.verbose = verbose
         self._seed = random.getrandbits(32) if seed in (-1, 0xFFFFFFFF) else seed
         self._template = ChatTemplate(_CHATML) if chat_format is not None else None
-        metadata = _core.GGUFFile(self.model_path).metadata
         self.metadata = {
             key: str(value) for key, value in metadata.items() if not isinstance(value, list)
         }

@@ -156,3 +156,15 @@ def test_what_hrun_does_not_have_is_named(tiny_model: Callable[..., Path], llm: 
         llm(PROMPT, max_tokenz=2)
     with Llama(path, use_mmap=False, n_ubatch=32, flash_attn=True, verbose=False) as same:
         assert same(PROMPT, seed=5)["choices"] == llm(PROMPT, seed=5)["choices"]
+
+
+def test_settings_that_langchain_gives(tiny_model: Callable[..., Path]) -> None:
+    """Its defaults are taken where they are the model's own, and refused where they would change it."""
+    path = tiny_model(tied=False, n_ctx=512)
+    same = {"rope_freq_base": 10000.0, "rope_freq_scale": 1.0, "n_parts": -1, "f16_kv": True}
+    with Llama(path, n_ctx=64, verbose=False, **same) as llama:
+        assert llama.n_ctx() == 64
+    with pytest.raises(ArgumentError, match="rope_freq_base=5"):
+        Llama(path, n_ctx=64, verbose=False, rope_freq_base=5.0)
+    with pytest.raises(ArgumentError, match="rope_freq_scale"):
+        Llama(path, n_ctx=64, verbose=False, rope_freq_scale=0.5)
