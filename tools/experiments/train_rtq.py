@@ -1,4 +1,4 @@
-"""Trains and compares the codes of RTQ2, RTQ3 and RTQ4 (cpp/formats/rtq.h), decoded from a sliding window of k-bit codes.
+"""Trains and compares the codes of RTQ2, RTQ3 and RTQ4 (cpp/formats/rtq.h) and one of 5 bits, decoded from a sliding window of k-bit codes.
 
 A candidate is a sum of small tables.  Table i of 2^b entries is indexed by b bits, each the exclusive or of some bits of
 the window (the last few codes, c0 the newest).  Training alternates a Viterbi search over blocks of 256 N(0,1)
@@ -29,7 +29,12 @@ import numpy as np
 
 HERE = Path(__file__).parent
 BLOCK = 256
-CHOSEN = {2: "2x16, (c0^c4)c1 c2c3", 3: "3x8, c0^c3 c1 c2", 4: "2x16, c0^c2 c1"}
+CHOSEN = {
+    2: "2x16, (c0^c4)c1 c2c3",
+    3: "3x8, c0^c3 c1 c2",
+    4: "2x16, c0^c2 c1",
+    5: "2x32, c0^c2 c1",
+}
 
 
 def code_bits(*lags: int, k: int = 3) -> list[int]:
@@ -136,6 +141,7 @@ CANDIDATES = [
     Candidate(
         "3x16, c0^c3 c1 c2", (code_bits(0, 3, k=4), code_bits(1, k=4), code_bits(2, k=4)), k=4
     ),
+    Candidate("2x32, c0^c2 c1", (code_bits(0, 2, k=5), code_bits(1, k=5)), k=5),
 ]
 
 
@@ -317,7 +323,7 @@ def freeze(compiled: PathSearch, k: int, effort: float) -> None:
     trainer = Trainer(compiled, candidate, effort)
     search = trainer.search
     entries = trainer.train()
-    blocks = 2048
+    blocks = 2048 if k < 5 else 512
     report: dict[str, object] = {
         "version": 1,
         "code": candidate.name,

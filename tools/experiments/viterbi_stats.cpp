@@ -72,6 +72,6 @@ static double search(const float* source, int64_t blocks, int length, const floa
 // to; windows: [blocks, length] or null.  Returns the squared error.
 extern "C" double viterbi_stats(const float* source, int64_t blocks, int length, const float* value,
                                 int k, int bits, double* count, double* sum, int32_t* windows) {
-  const auto run = k == 2 ? search<2> : k == 3 ? search<3> : search<4>;
+  const auto run = k == 2 ? search<2> : k == 3 ? search<3> : k == 4 ? search<4> : search<5>;
   return run(source, blocks, length, value, bits, count, sum, windows);
 }
