@@ -140,6 +140,7 @@ async def _compared(
                         f"a query and a text have {n} tokens, the context holds {runtime.n_ctx}",
                         n,
                         runtime.n_ctx,
+                        "documents",
                     )
                 n_tokens += n
             return [float(score) for score in runtime.rerank(query, texts)], n_tokens
