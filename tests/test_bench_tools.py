@@ -12,6 +12,8 @@ import pytest
 
 from hrun import _core
 
+pytestmark = pytest.mark.slow
+
 BENCH = Path(__file__).resolve().parents[1] / "tools/bench"
 
 

@@ -15,6 +15,8 @@ from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_encoders import ENCODERS
 from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TIERS = [t.name for t in _core.cpu_tiers() if t.available]
 
 

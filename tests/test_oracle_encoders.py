@@ -20,6 +20,8 @@ from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.errors import ContextOverflowError, DeviceError
 from tiny_encoders import ENCODERS, N_VOCAB, TEXT, write_encoder
 
+pytestmark = pytest.mark.slow
+
 TIERS = [t.name for t in _core.cpu_tiers() if t.available]
 LENGTHS = (1, 7, 64, 65, 130, 200)
 SCORING = [name for name in ENCODERS if name.endswith("scores")]

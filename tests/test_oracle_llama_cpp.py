@@ -14,6 +14,8 @@ from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 # Where llama.cpp computes something else than transformers, and hrun follows transformers.
 DIFFERENT = {
     "mistral": "llama.cpp knows no window for this architecture",

@@ -25,6 +25,8 @@ from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
 from conversion.base import TextModel
 
+pytestmark = pytest.mark.slow
+
 def vocabulary(self):
     described = json.loads((Path(self.dir_model) / "tokenizer.json").read_text())
     ids = {**described["model"]["vocab"], **{t["content"]: t["id"] for t in described["added_tokens"]}}

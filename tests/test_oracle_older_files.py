@@ -12,6 +12,8 @@ from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_transformers import N_VOCAB, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 LATENT = ("attention.key_length_mla", "attention.value_length_mla")
 
 

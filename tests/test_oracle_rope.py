@@ -12,6 +12,8 @@ from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_hf import TinyLlama
 
+pytestmark = pytest.mark.slow
+
 SCALINGS: dict[str, dict[str, Any] | None] = {
     "none": None,
     "linear": {"rope_type": "linear", "factor": 4.0},

@@ -13,6 +13,8 @@ import pytest
 
 from hrun import Runtime
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 UNSEEN = ROOT / "tests" / "data" / "text" / "valid.txt"
 

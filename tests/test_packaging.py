@@ -14,6 +14,8 @@ import pytest
 
 import hrun._core as core
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 STUB = ROOT / "python" / "hrun" / "_core.pyi"
 

@@ -12,6 +12,8 @@ import hrun.cli.bench as bench_module
 from hrun import _core
 from hrun.cli.bench import main
 
+pytestmark = pytest.mark.slow
+
 # Fields that scripts written for llama-bench read.
 LLAMA_BENCH = {
     "cpu_info",

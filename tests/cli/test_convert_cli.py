@@ -15,6 +15,8 @@ from hrun import _core
 from hrun.cli.convert import main
 from tiny_hf import TinyLlama
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CROSS = ROOT / "build/aarch64/tests/cpp/test_tiers_agree"
 HOST = ROOT / "build/dev/tests/cpp/test_tiers_agree"

@@ -20,6 +20,8 @@ from hrun.convert.allocate import (
 )
 from hrun.convert.source import SourceTensor
 
+pytestmark = pytest.mark.slow
+
 
 def problem(n: int, seed: int) -> list[Sensitivity]:
     random = np.random.default_rng(seed)

@@ -13,6 +13,8 @@ from hrun.cli.convert import main
 from hrun.convert.auto_text import KINDS, AutoText, passages, prompts
 from hrun.convert.self_check import alike, check
 
+pytestmark = pytest.mark.slow
+
 CHATML = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}<assistant>"
 )

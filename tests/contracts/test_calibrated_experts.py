@@ -14,6 +14,8 @@ from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.convert.encoding import PRESETS, Encoder
 from hrun.convert.moments import MomentFile, MomentWriter, TextMoments
 
+pytestmark = pytest.mark.slow
+
 CHUNK, CHUNKS, USED, EXPERTS = 32, 24, 2, 6
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -14,6 +14,8 @@ from hrun.convert.imatrix import dyadic_moments, read_imatrix
 from hrun.convert.moments import InputMoments, MomentFile, MomentWriter, TextMoments
 from tiny_hf import TinyLlama
 
+pytestmark = pytest.mark.slow
+
 TRELLIS = [info.name for info in core.formats() if info.trellis]
 
 

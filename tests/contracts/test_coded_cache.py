@@ -14,6 +14,8 @@ from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.errors import ArgumentError, UnsupportedModelError
 from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TIERS = [t.name for t in _core.cpu_tiers() if t.available]
 PAIRS = [("rtq4", "rtq3"), ("rtq8", "rtq8"), ("rtq3", "f16"), ("f16", "rtq2"), ("rtq5", "rtq4")]
 

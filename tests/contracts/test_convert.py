@@ -19,6 +19,8 @@ from hrun import Tokenizer, _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_hf import TEMPLATE, TinyLlama, interleaved, write_safetensors
 
+pytestmark = pytest.mark.slow
+
 ENCODABLE = [info for info in _core.formats() if info.encodable]
 GGML_NAMES = {t.name.lower() for t in gguf.GGMLQuantizationType}
 

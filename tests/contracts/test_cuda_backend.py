@@ -18,7 +18,7 @@ import pytest
 from hrun import Runtime, _core
 from hrun.errors import DeviceError, OutOfMemoryError
 
-pytestmark = pytest.mark.usefixtures("emulated_cuda")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("emulated_cuda")]
 IDS = np.random.default_rng(3).integers(0, 96, 25).tolist()  # three tiles of eight tokens and one
 WIDE = {"n_embd": 256, "n_ff": 512, "n_ctx": 1024}
 FORMATS = [f.name for f in _core.formats() if f.encodable]

@@ -15,6 +15,8 @@ import pytest
 import hrun
 from hrun import ArgumentError, ContextOverflowError, Runtime, _core
 
+pytestmark = pytest.mark.slow
+
 TIERS = [t.name for t in _core.cpu_tiers() if t.available]
 N_CTX = 1024
 

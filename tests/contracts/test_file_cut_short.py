@@ -12,6 +12,8 @@ import pytest
 from hrun import _core
 from hrun._core import ModelFileError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model_file(tiny_model, tmp_path: Path) -> Path:

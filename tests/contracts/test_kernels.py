@@ -14,6 +14,8 @@ import pytest
 import numeric_contract as contract
 from hrun import _core as core
 
+pytestmark = pytest.mark.slow
+
 kernels = core.testing
 TIERS = [t.name for t in core.cpu_tiers() if t.available]
 FORMATS = core.formats()

@@ -18,6 +18,8 @@ from malformed_cases import CASES, CONTROLS, NOT_HERE, Case, Control
 
 from hrun import _core
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 0.05
 EXTRA_BYTES = 16 * 2**20
 

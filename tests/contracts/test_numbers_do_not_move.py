@@ -12,6 +12,8 @@ import pytest
 from hrun import _core, demo_model_path
 from make_tiny_models import TinyConfig, write_tiny_model
 
+pytestmark = pytest.mark.slow
+
 TIERS = [t.name for t in _core.cpu_tiers() if t.available]
 FORMATS = [f.name for f in _core.formats() if f.encodable]
 TOKENS = [(i * 37 + 5) % 290 for i in range(41)]

@@ -14,6 +14,8 @@ from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_hf import TinyLlama
 
+pytestmark = pytest.mark.slow
+
 MATRICES = (
     "self_attn.q_proj",
     "self_attn.k_proj",

@@ -14,6 +14,8 @@ from hrun import Runtime, _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_transformers import N_VOCAB, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TIERS = [t.name for t in _core.cpu_tiers() if t.available]
 N_CTX = 1600
 NAMES = ("qwen35", "qwen3next")

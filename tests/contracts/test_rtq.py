@@ -11,6 +11,8 @@ import pytest
 
 from hrun import _core as core
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TABLES = json.loads((ROOT / "tools/experiments/rtq_tables.json").read_text())
 ROW_LENGTHS = [32, 64, 96, 128, 224, 288, 896, 29568]

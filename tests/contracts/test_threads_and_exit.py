@@ -53,6 +53,8 @@ import numpy as np
 import hrun
 from hrun import Runtime, _core
 from hrun.chat_template import ChatTemplate
+
+pytestmark = pytest.mark.slow
 rt = Runtime(sys.argv[1], n_threads=2, device="cpu")
 session = _core.Session(rt.model, 4096)
 sampler = _core.Sampler(seed=1)

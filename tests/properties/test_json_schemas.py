@@ -15,6 +15,8 @@ from hrun import GrammarError, Runtime
 from hrun.grammar import json_schema_grammar, matcher_of
 from hrun.masks import vocabulary_of
 
+pytestmark = pytest.mark.slow
+
 jsonschema = pytest.importorskip("jsonschema")
 pytest.importorskip("llguidance")
 

@@ -13,6 +13,8 @@ from live import Live, text_of
 
 from hrun import Runtime
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 
 

@@ -18,6 +18,8 @@ from live import Live, ScriptedEngine, text_of, until
 from hrun import Runtime
 from hrun.serve import main
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
 Scripted = tuple[Live, ScriptedEngine]
