@@ -247,13 +247,15 @@ class Scheduler::Planner {
       if (plan_.n_rows < rows_at_end && e->span != 0) add_chunk(*e, rows_at_end - plan_.n_rows);
   }
 
-  // Of the rows left, as many as the time allows, and not fewer than min_chunk.
+  // Of the rows left, as many as the time allows, and not fewer than min_chunk.  Where the rows
+  // that are planned already take long, a step may take twice that: a stream's gap at most doubles,
+  // and a prompt does not wait for ever on a machine that reads its weights slowly.
   int64_t rows_for_prompts(int64_t first, int64_t at_most) const {
     if (!budget_.cost || budget_.seconds <= 0) return at_most;
     const StepCost& cost = *budget_.cost;
-    int64_t n = cost.known() ? cost.rows_within(budget_.seconds, plan_.n_rows, plan_.attended,
-                                                first, at_most)
-                             : 0;
+    const double limit = std::max(budget_.seconds, 2 * cost.seconds(plan_.n_rows, plan_.attended));
+    int64_t n =
+        cost.known() ? cost.rows_within(limit, plan_.n_rows, plan_.attended, first, at_most) : 0;
     n = std::min(n, cost.rows_believed() - plan_.n_rows);
     return std::clamp(n, std::min(s_.options_.min_chunk, at_most), at_most);
   }

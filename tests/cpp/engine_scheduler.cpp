@@ -551,6 +551,19 @@ void time_limits_chunks() {
         "a chunk by the time it takes");
   bench.budget.seconds = 1e-6;
   check(rows_of(bench.step(), id) == 16, "a prompt gets on, whatever it costs");
+
+  // A machine on which one row alone takes longer than wished.
+  StepCost slow;
+  for (int i = 0; i < 40; ++i) {
+    const int64_t n = 1 + i % 8 * 16;
+    slow.observe(n, 0, 0.060 + 0.0005 * static_cast<double>(n));
+  }
+  bench.budget.cost = &slow;
+  bench.budget.seconds = 0.050;
+  const StepPlan doubled = bench.step();
+  check(rows_of(doubled, stream) == 1 && rows_of(doubled, id) > 100 &&
+            slow.seconds(doubled.n_rows, 0) <= 2 * slow.seconds(1, 0),
+        "a gap at most doubles");
 }
 
 bool throws(const std::function<void()>& call) {
