@@ -23,5 +23,10 @@ EOF
 chmod +x "$work/shim"
 export LLAMA_SERVER_BIN_PATH=$work/shim PORT=${PORT:-8231}
 cd "$work/tools/server/tests"
+left_out=$(grep -v '^#' "$here/llama_server_left_out.txt" | sed '/^$/d; s/^/--deselect /')
+files=(test_basic test_security test_chat_completion test_compat_anthropic test_compat_oai_responses test_embedding test_ignore_eos
+  test_metrics test_rerank test_template test_tokenize test_completion test_tool_call test_infill test_ctx_shift)
+more=("${@:4}")
+[ ${#more[@]} -gt 0 ] || for file in "${files[@]}"; do more+=("unit/$file.py"); done
 sed -i 's/ServerPreset.load_all()/pass/' conftest.py # downloads
-PYTHONPATH='' "$venv/bin/python" -m pytest -q -p no:cacheprovider -c /dev/null --rootdir . "${@:4}"
+PYTHONPATH='' "$venv/bin/python" -m pytest -q -p no:cacheprovider -c /dev/null --rootdir . $left_out "${more[@]}"

@@ -29,6 +29,7 @@ POST: dict[str, Endpoint] = {
     "/v1/completions": completions.completions,
     "/completions": completions.completions,
     "/v1/responses": responses.responses,
+    "/responses": responses.responses,
     "/v1/messages": messages.messages,
     "/v1/messages/count_tokens": messages.count_tokens,
     "/api/chat": ollama.chat,
@@ -43,6 +44,7 @@ POST: dict[str, Endpoint] = {
     "/detokenize": text.detokenize,
     "/apply-template": text.apply_template,
     "/v1/chat/completions/input_tokens": text.input_tokens,
+    "/chat/completions/input_tokens": text.input_tokens,
 }
 GET: dict[str, Endpoint] = {
     "/v1/models": info.models,
