@@ -227,7 +227,9 @@ void read_pooling(const Keys& keys, const ModelDescription& description, HyperPa
   const auto rows_of = [&](Role role) -> int64_t {
     const TensorRule* rule = description.find_rule(role);
     const gguf::TensorInfo* tensor = rule ? file.find_tensor(rule->gguf_name) : nullptr;
-    return tensor ? static_cast<int64_t>(std::min<uint64_t>(tensor->dims[1], kMaxWidth)) : 0;
+    if (!tensor) return 0;
+    if (tensor->dims[1] == 0) file.fail("tensor '{}' is empty", printable(tensor->name));
+    return static_cast<int64_t>(std::min<uint64_t>(tensor->dims[1], kMaxWidth));
   };
   p.n_classes = rows_of(Role::class_output);
   p.n_dense = rows_of(Role::dense_2);

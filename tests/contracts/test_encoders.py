@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import threading
 from pathlib import Path
 
@@ -187,6 +188,23 @@ def test_a_decoder_follows_its_files_pooling() -> None:
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
         with pytest.raises(UnsupportedModelError, match="no reranker"):
             rt.rerank("a", ["b"])
+
+
+def test_a_head_of_other_sizes_is_named(reranker: Path, tmp_path: Path) -> None:
+    data = reranker.read_bytes()
+    at = data.index(b"cls.output.weight") + len(b"cls.output.weight")
+    n_dims, width, rows = struct.unpack_from("<IQQ", data, at)
+    assert (n_dims, width, rows) == (2, 64, 1)
+    for dims, message in (
+        ((64, 0), "is empty"),
+        ((32, 2), "shape"),
+        ((64, 2), "cls.output"),
+    ):
+        damaged = bytearray(data)
+        struct.pack_into("<QQ", damaged, at + 4, *dims)
+        (tmp_path / "damaged.gguf").write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=message):
+            _core.Model.load(str(tmp_path / "damaged.gguf"))
 
 
 @pytest.mark.parametrize(
