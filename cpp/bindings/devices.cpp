@@ -87,13 +87,16 @@ void init_devices(nb::module_& m) {
       .def_ro("index", &DeviceDescription::index);
   m.def(
       "devices",
-      [] {
+      [](bool free_memory) {
         const WithoutGil release;  // a GPU takes seconds to start
         std::string reason;
-        std::vector<DeviceDescription> all = list_devices(reason);
+        std::vector<DeviceDescription> all = list_devices(reason, free_memory);
         return std::pair(std::move(all), std::move(reason));
       },
-      "The devices, the CPU last, and why there is no GPU among them.");
+      "free_memory"_a = true,
+      "The devices, the CPU last, and why there is no GPU among them.  Without `free_memory` no "
+      "GPU is "
+      "started, and free_bytes is all that it has.");
   m.def(
       "device_peaks",
       [](const std::string& name) {

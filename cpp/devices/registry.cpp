@@ -158,11 +158,11 @@ Placement place(const Asked& wish, int64_t n_wanted, const SizesOf& sizes, std::
 
 }  // namespace
 
-std::vector<DeviceDescription> list_devices(std::string& reason) {
+std::vector<DeviceDescription> list_devices(std::string& reason, bool free_memory) {
   reason.clear();
   std::vector<DeviceDescription> all;
   for (Gpu& gpu : all_gpus(reason)) try {
-      gpu.device.free_bytes = gpu.plugin->free_bytes(gpu.device.index);
+      if (free_memory) gpu.device.free_bytes = gpu.plugin->free_bytes(gpu.device.index);
       all.push_back(std::move(gpu.device));
     } catch (const DeviceError& e) {  // in use by another process alone, say
       reason = e.what();

@@ -12,9 +12,9 @@
 
 namespace hrun {
 
-// All devices with their free memory, the CPU last.  Starts each of them.  `reason` says why there
-// is no GPU among them.
-std::vector<DeviceDescription> list_devices(std::string& reason);
+// All devices, the CPU last.  With the free memory of GPUs, which starts each of them, or with all
+// that they have in its place.  `reason` says why there is no GPU among them.
+std::vector<DeviceDescription> list_devices(std::string& reason, bool free_memory);
 
 // The backends of one model, in the order in which a token meets them, and their layers.
 struct Backends {

@@ -109,6 +109,7 @@ def test_a_context_is_made_on_the_chosen_device_alone(
         logits(tiny_model(format="q8_0"), device=device)
         assert {line.split()[0] for line in log.read_text().splitlines()} == {number}
     log.write_text("")
+    assert len(_core.devices(free_memory=False)[0]) == 9 and log.read_text() == ""
     names = [d.name for d in _core.devices()[0]]
     assert names == [*(f"CUDA{i}" for i in range(8)), "cpu"]
     assert log.read_text().split("\n")[:8] == [f"{i} context" for i in range(8)]

@@ -254,7 +254,7 @@ def _cluster(flags: argparse.Namespace, options: Options) -> Any:
     if n_threads <= 0:  # replicas on one machine share its cores
         cores = len(os.sched_getaffinity(0))
         n_threads = cores if flags.ray_address is not None else max(cores // high, 1)
-    gpus = len(devices()[0]) > 1 and flags.device != "cpu"
+    gpus = len(devices(free_memory=False)[0]) > 1 and flags.device != "cpu"
     return Cluster(
         model_path=path,
         settings=runtime_settings(flags) | {"n_ctx": flags.ctx_size} | _cache(flags),
@@ -288,7 +288,7 @@ def _cache(flags: argparse.Namespace) -> dict[str, Any]:
     from hrun.serve.memory import default_kv_tokens
 
     kv_tokens = flags.kv_tokens
-    *gpus, cpu = devices()[0]
+    *gpus, cpu = devices(free_memory=False)[0]
     on_gpu = flags.device != "cpu" and bool(gpus)
     if kv_tokens is None and not on_gpu:
         params = plan_model(str(flags.model or hrun.demo_model_path())).params
