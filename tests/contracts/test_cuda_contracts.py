@@ -70,7 +70,7 @@ def test_texts_of_a_list_are_those_of_each_alone(rt: Runtime, n: int) -> None:
 
 
 def test_a_cached_prefix_is_counted_and_changes_nothing(rt: Runtime) -> None:
-    prompt = prompts_of(random.Random(5), 1, rt.n_vocab)[0] + [7] * 90
+    prompt = prompts_of(random.Random(5), 1, rt.n_vocab)[0] + [7] * 60
     rt.engine.clear_cache()
     first = rt.generate(prompt, max_tokens=5, seed=1, ignore_eos=True, logprobs=3)
     again = rt.generate(prompt, max_tokens=5, seed=1, ignore_eos=True, logprobs=3)
