@@ -274,7 +274,7 @@ def test_codes_are_read_by_their_own_kernel(tier: str, d: int, e: int) -> None:
     for k_kind in kinds:
         for v_kind in kinds:
             _, keys, values = kernels.attention(
-                tier, q, k, v, 1, 1, 0.1, k_kind, v_kind, 130, 1, 0, 0.0, None, 0, True
+                tier, q, k, v, 1, 1, 0.1, k_kind, v_kind, 130, 1, 0, 0.0, None, 0, reads=True
             )
             want = (3 if k_kind in BITS else 0, 3 if v_kind in BITS else 0)
             assert (keys, values) == want, (k_kind, v_kind)
