@@ -83,6 +83,8 @@ class CudaBackend final : public Backend {
                   bool silu, FloatView out) override;
   void delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
                   const Batch& batch, FloatView out) override;
+  void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
+                FloatView out) override;
   void l2_norm(FloatView x, int n_heads, float eps, float scale) override;
   void decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) override;
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;

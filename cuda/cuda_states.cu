@@ -1,6 +1,7 @@
 #include "cuda/cuda_states.h"
 
 #include "cuda/cuda_backend_parts.h"
+#include "cuda/kernels/ssm_scan.h"
 
 namespace hrun::gpu {
 
@@ -72,6 +73,15 @@ void CudaBackend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, cons
   require_step(batch);
   gpu::delta_rule(gpu_, in, heads, state.layer(),
                   on_device(state).state(state.index, batch_on_device(batch)), out);
+}
+
+void CudaBackend::ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
+                           FloatView out) {
+  const Turn turn(*this, Operation::recurrent);
+  checks::ssm_scan(in, state, batch, out);
+  require_step(batch);
+  gpu::ssm_scan(gpu_, in, vector_of(*in.skip), state.layer(),
+                on_device(state).state(state.index, batch_on_device(batch)), out);
 }
 
 void CudaBackend::l2_norm(FloatView x, int n_heads, float eps, float scale) {

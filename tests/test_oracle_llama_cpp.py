@@ -34,6 +34,18 @@ DIFFERENT = {
     "deepseek2": "llama.cpp ranks groups of experts by their two best",
 }
 
+# Architectures that this test has not been run for since they came: the table says so.
+NOT_YET_COMPARED = (
+    "lfm2",
+    "lfm2moe",
+    "gemma4",
+    "mamba2",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "granitehybrid",
+    "falcon-h1",
+)
+
 
 @pytest.mark.parametrize("name", [name for name in TINY if name not in DIFFERENT])
 def test_llama_cpp_reads_it_alike(name: str, tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ Glm4Model.set_vocab = lambda self: self._set_vocab_gpt2()
 TextModel._set_vocab_sentencepiece = TextModel._set_vocab_llama_hf = lambda self, *_, **__: self._set_vocab_gpt2()
 from conversion.phi import Phi3MiniModel
 Phi3MiniModel.set_vocab = lambda self: self._set_vocab_gpt2()
+from conversion.gemma import Gemma4Model
+Gemma4Model.set_vocab = lambda self: self._set_vocab_gpt2()
+from conversion.nemotron import NemotronHModel
+NemotronHModel.set_vocab = lambda self: self._set_vocab_gpt2()
 import convert_hf_to_gguf
 sys.argv = ["convert_hf_to_gguf.py", sys.argv[2], "--outfile", sys.argv[3], "--outtype", "f32", *sys.argv[4:]]
 convert_hf_to_gguf.main()
@@ -58,6 +62,7 @@ DIFFERENT = {
     "gemma3, multimodal": "its files do not mention the scale of queries",
     "qwen3 vl, experts": "its converter reads the published layout of experts alone",
     "hunyuan": "its converter takes the published sizes alone",
+    "granite 4 h, turned": "its files say that nothing is turned",
     "gpt-oss, whole ramp": "its files do not say how the ends of yarn's ramp are rounded",
 }
 
@@ -66,6 +71,18 @@ MISSING = {
     "gpt2": {"n_ctx": 256},
     "cohere2": {"rotary_pct": 1.0},
     "solar open": {"partial_rotary_factor": 1.0},  # it takes a half where there is none
+}
+# Keys that it reads as older checkpoints have them.
+OLDER = {
+    "granite 4 h": {"layer_types": ["mamba", "attention", "mamba"]},
+    "granite 4 h, dense": {"layer_types": ["mamba", "attention", "mamba"]},
+    "nemotron h": {
+        "hybrid_override_pattern": "M-*-M",
+        "num_hidden_layers": 5,
+        "num_experts_per_tok": None,
+        "n_routed_experts": None,
+    },
+    "nemotron h, experts": {"hybrid_override_pattern": "ME*EM", "num_hidden_layers": 5},
 }
 
 
@@ -80,7 +97,9 @@ def test_its_files_give_the_same_logits(name: str, tmp_path: Path) -> None:
         pytest.skip(DIFFERENT[name])
     model = write_checkpoint(name, tmp_path / "hf")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    (tmp_path / "hf" / "config.json").write_text(json.dumps({**MISSING.get(name, {}), **config}))
+    (tmp_path / "hf" / "config.json").write_text(
+        json.dumps({**MISSING.get(name, {}), **config, **OLDER.get(name, {})})
+    )
     out = tmp_path / "theirs.gguf"
     done = subprocess.run(
         [

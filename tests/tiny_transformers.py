@@ -83,6 +83,35 @@ _ROUTED = {
     "head_dim": 16,
 }
 _SOLAR = {k: v for k, v in _ROUTED.items() if k != "first_k_dense_replace"}
+_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 2}
+_NEMOTRON_H = {
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 16,
+    "ssm_state_size": 16,
+    "n_groups": 2,
+    "head_dim": 16,
+    "num_hidden_layers": 5,
+    # transformers takes it for a lower bound of steps, which nobody else has.
+    "time_step_min": 1e-30,
+}
+_GRANITE_H = {
+    **_MAMBA,
+    "num_hidden_layers": 3,
+    "layer_types": ["mamba", "attention", "mamba"],
+    "shared_intermediate_size": 48,
+    "attention_multiplier": 0.3,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.4,
+    "logits_scaling": 2.5,
+}
+_GRANITE_H_DENSE = {
+    **_GRANITE_H,
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+    "intermediate_size": 48,
+}
+# Heads of one size in layers with a window, of another in the others.
+_GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 16}
 _LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -449,6 +478,135 @@ TINY: dict[str, Tiny] = {
         },
     ),
     "gemma": Tiny("gemma", "GemmaConfig", {"head_dim": 32}),
+    "lfm2": Tiny(
+        "lfm2",
+        "Lfm2Config",
+        {
+            "num_hidden_layers": 5,
+            "layer_types": ["conv", "conv", "full_attention", "conv", "full_attention"],
+            "block_multiple_of": 16,
+            "intermediate_size": 120,
+        },
+    ),
+    "lfm2, four taps": Tiny(
+        "lfm2",
+        "Lfm2Config",
+        {
+            "conv_L_cache": 4,
+            "layer_types": ["full_attention", "conv"],
+            "block_auto_adjust_ff_dim": False,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "lfm2, experts": Tiny(
+        "lfm2moe",
+        "Lfm2MoeConfig",
+        {
+            **_MOE,
+            "num_hidden_layers": 4,
+            "num_dense_layers": 1,
+            "layer_types": ["conv", "full_attention", "conv", "conv"],
+        },
+    ),
+    "mamba2": Tiny(
+        "mamba2",
+        "Mamba2Config",
+        {
+            "num_heads": 8,
+            "head_dim": 16,
+            "state_size": 16,
+            "n_groups": 2,
+            "intermediate_size": 128,
+        },
+    ),
+    "nemotron h": Tiny(
+        "nemotron_h",
+        "NemotronHConfig",
+        {**_NEMOTRON_H, "layers_block_type": ["mamba", "mlp", "attention", "mlp", "mamba"]},
+    ),
+    "nemotron h, experts": Tiny(
+        "nemotron_h_moe",
+        "NemotronHConfig",
+        {
+            **_NEMOTRON_H,
+            "layers_block_type": ["mamba", "moe", "attention", "moe", "mamba"],
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "moe_shared_expert_intermediate_size": 48,
+            "routed_scaling_factor": 1.5,
+        },
+    ),
+    "granite 4 h": Tiny(
+        "granitehybrid",
+        "GraniteMoeHybridConfig",
+        {**_GRANITE_H, "num_local_experts": 6, "num_experts_per_tok": 2},
+    ),
+    "granite 4 h, dense": Tiny("granitehybrid", "GraniteMoeHybridConfig", _GRANITE_H_DENSE),
+    "granite 4 h, turned": Tiny(
+        "granitehybrid",
+        "GraniteMoeHybridConfig",
+        {**_GRANITE_H_DENSE, "position_embedding_type": "rope"},
+    ),
+    "falcon h1": Tiny(
+        "falcon-h1",
+        "FalconH1Config",
+        {
+            **_MAMBA,
+            "mamba_d_ssm": 128,
+            "head_dim": 16,
+            "attention_in_multiplier": 0.9,
+            "attention_out_multiplier": 1.2,
+            "key_multiplier": 0.8,
+            "embedding_multiplier": 1.5,
+            "lm_head_multiplier": 0.7,
+            "ssm_in_multiplier": 1.1,
+            "ssm_out_multiplier": 0.9,
+            "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7],
+            "mlp_multipliers": [0.9, 1.3],
+        },
+    ),
+    "falcon h1, normed": Tiny(
+        "falcon-h1",
+        "FalconH1Config",
+        {
+            **_MAMBA,
+            "mamba_d_ssm": 128,
+            "head_dim": 16,
+            "mamba_rms_norm": True,
+            "mamba_norm_before_gate": False,
+        },
+    ),
+    "gemma4, small": Tiny(
+        "gemma4",
+        "Gemma4TextConfig",
+        {
+            **_GEMMA4,
+            "num_hidden_layers": 6,
+            "hidden_size_per_layer_input": 16,
+            "vocab_size_per_layer_input": N_VOCAB,
+            "num_kv_shared_layers": 3,
+            "use_double_wide_mlp": True,
+            "final_logit_softcapping": 3.0,
+            "layer_types": ["sliding_attention", "full_attention"] * 3,
+        },
+    ),
+    "gemma4, experts": Tiny(
+        "gemma4",
+        "Gemma4TextConfig",
+        {
+            **_GEMMA4,
+            "num_hidden_layers": 3,
+            "hidden_size_per_layer_input": 0,
+            "num_global_key_value_heads": 1,
+            "attention_k_eq_v": True,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 32,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        },
+    ),
 }
 
 
@@ -480,7 +638,7 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0, **changes: Any) -> 
             ):  # norms of 1 and biases of 0 would hide mistakes
                 value.add_(0.3 * torch.randn_like(value))
         for key, value in model.named_buffers():
-            if "e_score_correction_bias" in key:
+            if any(part in key for part in ("e_score_correction_bias", "expert_bias", "scalar")):
                 value.add_(0.3 * torch.randn_like(value))
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer_json(N_VOCAB), encoding="utf-8")

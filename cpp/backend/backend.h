@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
@@ -118,6 +119,16 @@ struct DeltaInput {
   FloatView decay, beta;
 };
 
+// What a step of a state space model (Mamba 2) reads, rows of one stride: heads of values x, and b
+// and c, of which a group of heads shares one; of each head what the state is multiplied by, the
+// length of the step, and how much of x goes past the state.
+struct ScanInput {
+  FloatView x, b, c;
+  FloatView decay, step;
+  const DeviceTensor* skip;  // per head
+  int n_groups;
+};
+
 struct AttentionShape {
   int n_heads;
   float scale;         // of q . k
@@ -136,9 +147,16 @@ enum class Nonlinearity : uint8_t {
   silu,          // x / (1 + e^-x)
   sigmoid,       // 1 / (1 + e^-x)
   gelu,          // the tanh form: x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3)
-  gelu_erf,      // x Phi(x), as GELU is defined; the CPU alone has it
+  gelu_erf,      // x (1 + erf(x / sqrt(2))) / 2
+  relu_squared,  // max(x, 0)^2
+  softplus,      // ln(1 + e^x)
+  linear,        // x
   clamped_silu,  // only gated: (1 + clamp(up, -7, 7)) g / (1 + e^-1.702 g), g = min(gate, 7)
+  count,
 };
+inline constexpr std::string_view kNonlinearityNames[] = {
+    "silu", "sigmoid", "gelu", "gelu_erf", "relu_squared", "softplus", "linear", "clamped_silu"};
+static_assert(std::size(kNonlinearityNames) == static_cast<size_t>(Nonlinearity::count));
 
 // How a matmul with a rotated format is done; all give the same result up to rounding.
 enum class RotatedMatmul : uint8_t {
@@ -246,6 +264,10 @@ class Backend {
   // d = beta (v - decay S^T k), and out = S^T q.
   virtual void delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
                           const Batch& batch, FloatView out) = 0;
+  // Per head and row, with the head's matrix S [state, values]: S <- decay S + b (step x)^T, and
+  // out = S^T c + skip x.
+  virtual void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
+                        FloatView out) = 0;
   // Each head: x = x / sqrt(sum(x^2) + eps) * scale
   virtual void l2_norm(FloatView x, int n_heads, float eps, float scale) = 0;
   // x[t] = e^(rate softplus(x[t] + bias))

@@ -187,6 +187,24 @@ inline void delta_rule(const DeltaInput& in, const DeltaHeads& heads, const Stat
   states(state, batch, out.rows, "delta_rule");
 }
 
+inline void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
+                     const FloatView& out) {
+  const StateLayer& layer = state.layer();
+  require(in.n_groups > 0 && layer.n_heads > 0 && layer.n_heads % in.n_groups == 0, "ssm_scan",
+          "the heads of the state, in equal groups");
+  const int64_t shared = static_cast<int64_t>(in.n_groups) * layer.k_dim;
+  require(in.b.cols == shared && same_shape(in.b, in.c) && same_shape(in.x, out) &&
+              out.cols == static_cast<int64_t>(layer.n_heads) * layer.v_dim &&
+              in.decay.cols == layer.n_heads && same_shape(in.decay, in.step) &&
+              in.b.rows == out.rows && in.step.rows == out.rows &&
+              is_vector(*in.skip, layer.n_heads),
+          "ssm_scan", "whole heads, and a decay, a step and a skip for each");
+  require(
+      in.b.stride == in.x.stride && in.c.stride == in.x.stride && in.decay.stride == in.step.stride,
+      "ssm_scan", "rows of one stride");
+  states(state, batch, out.rows, "ssm_scan");
+}
+
 inline void heads(const FloatView& x, int n_heads, std::string_view operation) {
   require(n_heads > 0 && x.cols % n_heads == 0, operation, "whole heads");
 }

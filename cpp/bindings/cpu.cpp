@@ -280,12 +280,12 @@ auto silu_mul(const std::string& tier, const Matrix& gate, const Matrix& up) {
 }
 
 Nonlinearity nonlinearity_named(const std::string& name) {
-  if (name == "silu") return Nonlinearity::silu;
-  if (name == "gelu") return Nonlinearity::gelu;
-  if (name == "gelu_erf") return Nonlinearity::gelu_erf;
-  if (name == "clamped_silu") return Nonlinearity::clamped_silu;
-  throw ArgumentError("unknown nonlinearity '{}'; known: silu, gelu, gelu_erf, clamped_silu",
-                      printable(name));
+  std::string known;
+  for (size_t i = 0; i < std::size(kNonlinearityNames); ++i) {
+    if (name == kNonlinearityNames[i]) return static_cast<Nonlinearity>(i);
+    known += (i ? ", " : "") + std::string(kNonlinearityNames[i]);
+  }
+  throw ArgumentError("unknown nonlinearity '{}'; known: {}", printable(name), known);
 }
 
 auto gated(const std::string& tier, const std::string& name, const Matrix& gate, const Matrix& up) {

@@ -1,4 +1,5 @@
 // GGUF files, read and written, and the plan of a model.
+#include <algorithm>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -240,17 +241,22 @@ PyPlan make_plan(nb::handle path) {
   out.architecture = std::string(description->name);
   out.warnings = bits.second;
   const auto put = [&](const char* key, auto value) { out.params[key] = value; };
-  const LayerParams& first = p.layer(0);
+  // Of what differs between layers, the first that has heads, and the widest.
+  const auto with_heads = std::find_if(p.layers.begin(), p.layers.end(),
+                                       [](const LayerParams& l) { return has_attention(l.mixer); });
+  const LayerParams& first = with_heads != p.layers.end() ? *with_heads : p.layer(0);
+  int64_t n_ff = 0;
+  for (const LayerParams& layer : p.layers) n_ff = std::max(n_ff, layer.n_ff);
   const RopeParams rope = p.ropes.empty() ? RopeParams{} : p.ropes.front();
   put("n_layers", p.n_layers);
   put("n_embd", p.n_embd);
   put("n_vocab", p.n_vocab);
-  put("n_ff", first.n_ff);
+  put("n_ff", n_ff);
   put("n_heads", first.n_heads);
   put("n_kv_heads", first.n_kv_heads);
   int64_t n_cached_heads = 0;
   for (const LayerParams& layer : p.layers)
-    if (!is_recurrent(layer.mixer)) n_cached_heads += layer.n_kv_heads;
+    if (has_attention(layer.mixer) && layer.keys_of < 0) n_cached_heads += layer.n_kv_heads;
   put("n_cached_heads", n_cached_heads);  // of all layers
   put("k_dim", first.k_dim);
   put("v_dim", first.v_dim);
@@ -455,6 +461,14 @@ void init_plan(nb::module_& m) {
                    [](const ModelDescription& d) { return d.norm == Norm::rms ? "rms" : "layer"; })
       .def_prop_ro("rotary", [](const ModelDescription& d) { return d.rotary; })
       .def_prop_ro("rotary_part", [](const ModelDescription& d) { return d.rotary_part; })
+      .def_prop_ro(
+          "recurrent", [](const ModelDescription& d) { return mixer_name(d.recurrent); },
+          "What layers without attention have in its place; \"\": there are none.")
+      .def_prop_ro("recurrent_without_keys",
+                   [](const ModelDescription& d) { return d.recurrent_without_keys; })
+      .def_prop_ro("one_block", [](const ModelDescription& d) { return d.one_block; })
+      .def_prop_ro("experts_beside_dense",
+                   [](const ModelDescription& d) { return d.experts_beside_dense; })
       .def_prop_ro("no_rope_period", [](const ModelDescription& d) { return d.no_rope_period; })
       .def_prop_ro(
           "gating", [](const ModelDescription& d) { return static_cast<int>(d.gating); },
@@ -462,10 +476,7 @@ void init_plan(nb::module_& m) {
           "it.")
       .def_prop_ro("nonlinearity",
                    [](const ModelDescription& d) {
-                     return d.nonlinearity == Nonlinearity::silu       ? "silu"
-                            : d.nonlinearity == Nonlinearity::gelu     ? "gelu"
-                            : d.nonlinearity == Nonlinearity::gelu_erf ? "gelu_erf"
-                                                                       : "clamped_silu";
+                     return kNonlinearityNames[static_cast<size_t>(d.nonlinearity)];
                    })
       .def_prop_ro(
           "causal", [](const ModelDescription& d) { return d.causal; }, "False: an encoder.");

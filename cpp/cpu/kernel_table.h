@@ -229,6 +229,21 @@ struct DeltaTask {
   int k_dim, n_columns;
 };
 
+// Up to kLanes values of a head, and rows of one sequence.
+struct ScanTask {
+  const float* x;  // [n_tokens, n_columns], `stride` apart, as b and c
+  const float* b;  // [n_tokens, state_dim]
+  const float* c;
+  const float* decay;  // one per token, `gate_stride` apart, as step
+  const float* step;
+  float* out;
+  float* state;  // [state_dim][kLanes]
+  int64_t stride, gate_stride, out_stride;
+  int64_t n_tokens;
+  int state_dim, n_columns;
+  float skip;
+};
+
 struct KernelTable {
   const FormatKernels* formats;  // in the order of formats()
 
@@ -280,6 +295,7 @@ struct KernelTable {
   void (*exp)(const float* x, int64_t n, float* out);
   void (*short_conv)(const ConvTask& task);
   void (*delta_rule)(const DeltaTask& task);
+  void (*ssm_scan)(const ScanTask& task);
   void (*l2_norm)(float* x, float eps, float scale, int64_t n);  // of one head
   void (*decay)(float* x, const float* bias, const float* rate, int64_t n);
   // For measurements: reads n bytes (a multiple of 256) as fast as it can; the result only keeps

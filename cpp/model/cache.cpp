@@ -56,6 +56,9 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
     for (size_t i = 0; i < layers.size(); ++i)
       slots_[static_cast<size_t>(layers[i])] = {caches_.back().get(), places[i]};
   }
+  for (size_t l = 0; l < slots_.size(); ++l)
+    if (const int64_t from = model.params().layers[l].keys_of; from >= 0)
+      slots_[l] = slots_[static_cast<size_t>(from)];
 }
 
 size_t ModelCache::page_bytes() const {

@@ -20,6 +20,9 @@ enum class Role : uint8_t {
   token_types,
   embd_norm,
   embd_norm_bias,  // of the embedded tokens
+  per_layer_embd,
+  per_layer_model_proj,
+  per_layer_norm,  // vectors of every layer for every token
   output_norm,
   output_norm_bias,
   output,
@@ -46,7 +49,9 @@ enum class Role : uint8_t {
   attn_v_bias,
   attn_q_norm,
   attn_k_norm,
+  attn_v_norm,  // of ones: no file has it
   attn_sinks,
+  attn_gate,
   attn_q_a,
   attn_q_a_norm,
   attn_q_b,
@@ -65,6 +70,17 @@ enum class Role : uint8_t {
   delta_rate,
   delta_norm,
   delta_out,  // the gated delta rule
+  shortconv_in,
+  shortconv_taps,
+  shortconv_out,  // a gated short convolution
+  ssm_in,
+  ssm_conv,
+  ssm_conv_bias,
+  ssm_step_bias,
+  ssm_rate,
+  ssm_skip,
+  ssm_norm,
+  ssm_out,  // a state space model
   attn_output,
   attn_output_bias,
   attn_post_norm,
@@ -83,23 +99,36 @@ enum class Role : uint8_t {
   router,
   router_bias,
   router_correction,
+  router_scale,     // of its normed input
+  experts_gate_up,  // both in one tensor, gates first
   experts_gate,
   experts_up,
   experts_down,
   experts_gate_bias,
   experts_up_bias,
   experts_down_bias,
+  experts_down_scale,  // one number each
+  dense_post_norm,
+  experts_norm,
+  experts_post_norm,  // of a dense block and experts side by side
   shared_router,
   shared_gate,
   shared_up,
   shared_down,
+  per_layer_gate,
+  per_layer_proj,
+  per_layer_post_norm,
+  layer_scale,  // of a layer's output: one number
   count,
 };
 inline constexpr Role kFirstLayerRole = Role::attn_norm;
 
 constexpr bool is_layer_role(Role role) { return role >= kFirstLayerRole; }
-// Of a short convolution: read column by column, not multiplied as a matrix.
-constexpr bool is_taps(Role role) { return role == Role::delta_conv; }
+// Vectors, or read column by column as if they were several: not multiplied as a matrix.
+constexpr bool is_columns(Role role) {
+  return role == Role::delta_conv || role == Role::shortconv_taps || role == Role::ssm_conv ||
+         role == Role::ssm_rate || role == Role::ssm_skip;
+}
 
 // A tensor's sizes in terms of the hyper-parameters.
 enum class Dim : uint8_t {
@@ -139,6 +168,16 @@ enum class Dim : uint8_t {
   token_types,
   classes,
   dense /* between two projections of a text's vector */,
+  embd_thrice,
+  ssm_in /* gates, values, b, c and steps */,
+  ssm_conv /* values, b and c */,
+  ssm_inner /* heads * values of one */,
+  ssm_heads,
+  ssm_groups,
+  ssm_group /* values of one */,
+  ff_expert_twice,
+  per_layer,
+  per_layer_all /* of all layers */,
   count,
 };
 
@@ -169,11 +208,15 @@ enum class Transform : uint8_t {
   delta_groups_qkv,
   delta_groups_gate,  // rows that lie together by key head: its query, key, values, gates
   after_padding,      // rows of positions, which begin after the padding's
+  column,             // of values, one in each row
+  column_minus_exp,
+  groups,  // of values, in slices
   count,
 };
 
-// The layers that have a tensor: all, those with this feed-forward block, or those with this mixer.
-enum class Where : uint8_t { every, dense, experts, attention, recurrent, count };
+// The layers that have a tensor: all, those with this feed-forward block (or with any), or those
+// with this mixer (or with any).
+enum class Where : uint8_t { every, dense, experts, feed, attention, recurrent, mixer, count };
 std::string_view where_name(Where where);
 
 struct TensorRule {
@@ -211,9 +254,29 @@ enum class Norm : uint8_t { rms, layer };
 enum class Pooling : uint8_t { none = 0, mean = 1, cls = 2, last = 3, rank = 4 };
 
 // What a layer does first, and then: the blocks under model/blocks.
-enum class Mixer : uint8_t { attention, latent_attention, delta_rule, count };
-constexpr bool is_recurrent(Mixer mixer) { return mixer >= Mixer::delta_rule; }
-enum class Feed : uint8_t { dense, experts, count };
+enum class Mixer : uint8_t {
+  attention,
+  latent_attention,
+  delta_rule,
+  short_conv,
+  state_space,
+  attention_and_state_space,  // side by side
+  none,
+  count
+};
+constexpr bool is_recurrent(Mixer mixer) {
+  return mixer >= Mixer::delta_rule && mixer < Mixer::none;
+}
+constexpr bool has_attention(Mixer mixer) {
+  return mixer <= Mixer::latent_attention || mixer == Mixer::attention_and_state_space;
+}
+enum class Feed : uint8_t { dense, experts, dense_and_experts, none, count };
+constexpr bool has_dense(Feed feed) {
+  return feed == Feed::dense || feed == Feed::dense_and_experts;
+}
+constexpr bool has_experts(Feed feed) {
+  return feed == Feed::experts || feed == Feed::dense_and_experts;
+}
 
 enum class Gating : uint8_t {
   softmax = 1,
@@ -254,8 +317,14 @@ struct ModelDescription {
   bool experts_normed = true;      // the weights of the selected experts sum to 1
   bool yarn_truncates = true;      // the ends of yarn's ramp are whole pairs
   Mixer recurrent = Mixer::count;  // of the layers without attention, if there are such
-  int64_t attention_period = 0;    // every n-th layer has attention, where the file does not say
-  bool delta_grouped = false;      // value heads of one key head lie together
+  int64_t attention_period =
+      0;  // every n-th layer has attention, where the file does not say; 0: none
+  bool recurrent_without_keys = false;  // the layers that have no heads of keys are the recurrent
+  bool one_block = false;      // a layer has a mixer or a feed-forward block, as its sizes say
+  double attn_scale = 0;       // of q . k; 0: 1 / sqrt(a head's values)
+  bool normed_values = false;  // each head of values, without weights
+  bool experts_beside_dense = false;  // where there are experts
+  bool delta_grouped = false;         // value heads of one key head lie together
 
   bool has_key(std::string_view key) const {
     for (const ConfigRule& rule : config)
@@ -275,6 +344,7 @@ std::span<const ModelDescription* const> architectures();
 const ModelDescription* find_architecture(std::string_view name);  // null if unknown
 std::string_view role_name(Role role);                             // "attn_q"
 std::string_view dim_name(Dim dim);
+std::string_view mixer_name(Mixer mixer);  // "" of count
 std::string_view transform_name(Transform transform);
 std::string layer_name(std::string_view pattern,
                        int64_t layer);  // "blk.{}.attn_q.weight" with the layer's number

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/blocks/block.h"
+#include "model/blocks/per_layer.h"
 
 namespace hrun {
 namespace {
@@ -57,27 +58,37 @@ class Decoder {
     }
     if (const DeviceTensor* weight = model_.weight(Role::embd_norm))
       pass_.norm(x_, *weight, model_.weight(Role::embd_norm_bias), x_);
+    embed_per_layer(pass_, tokens, x_);
   }
 
   void layer(int64_t l) {
     const FloatView projected = pass_.rows(w_.projected), fed = pass_.rows(w_.fed);
-    run_mixer(pass_, l, normed(l, Role::attn_norm, Role::attn_norm_bias), projected);
+    const LayerParams& p = params_.layer(l);
+    const bool mixes = p.mixer != Mixer::none, feeds = p.feed != Feed::none;
+    if (mixes) run_mixer(pass_, l, normed(l, Role::attn_norm, Role::attn_norm_bias), projected);
     if (model_.description().norm_after_add) {
       add_and_norm(l, projected, Role::attn_post_norm, Role::attn_post_norm_bias);
       run_feed(pass_, l, x_, fed);
       add_and_norm(l, fed, Role::ffn_post_norm, Role::ffn_post_norm_bias);
       return;
     }
-    finish(l, Role::attn_post_norm, projected);
+    if (mixes) finish(l, Role::attn_post_norm, projected);
     if (model_.description().parallel) {
       run_feed(pass_, l, normed(l, Role::attn_norm, Role::attn_norm_bias), fed);
       backend_.add(x_, projected);
     } else {
-      backend_.add(x_, projected);
-      run_feed(pass_, l, normed(l, Role::ffn_norm, Role::ffn_norm_bias), fed);
+      if (mixes) backend_.add(x_, projected);
+      if (feeds) run_feed(pass_, l, normed(l, Role::ffn_norm, Role::ffn_norm_bias), fed);
     }
-    finish(l, Role::ffn_post_norm, fed);
-    backend_.add(x_, fed);
+    if (feeds) {
+      finish(l, Role::ffn_post_norm, fed);
+      backend_.add(x_, fed);
+    }
+    add_per_layer(pass_, l, x_);
+    if (const std::vector<float> scale =
+            model_.values_of(model_.plan().layer(l, Role::layer_scale));
+        !scale.empty())
+      backend_.scale(x_, scale.front());
   }
 
   // As many rows at a time as the workspace holds.
@@ -199,9 +210,14 @@ void forward(const Model& model, std::span<Workspace> workspaces, const ModelCac
     const Pass pass{model, work, cache, batch, observer};
     Decoder decoder(pass);
     if (before) {
-      std::vector<uint8_t> x(static_cast<size_t>(n * work.x.cols) * sizeof(float));
-      before->backend().read(before->x.data, x);
-      work.backend().write(work.x.data, x);
+      const auto pass_on = [&](const FloatView& from, const FloatView& to) {
+        std::vector<uint8_t> values(static_cast<size_t>(n * from.cols) * sizeof(float));
+        if (values.empty()) return;
+        before->backend().read(from.data, values);
+        work.backend().write(to.data, values);
+      };
+      pass_on(before->x, work.x);
+      pass_on(before->per_layer, work.per_layer);
     }
     for (bool done = false; !done;) {
       Recorded recorded(work.backend(), {work.id(), batch, n_logits, repeatable});

@@ -17,10 +17,12 @@ const TensorRule& rule_of(const ModelDescription& description, Role role) {
 }
 
 bool is_lookup(Role role) {
-  return role == Role::token_embd || role == Role::position_embd || role == Role::token_types;
+  return role == Role::token_embd || role == Role::position_embd || role == Role::token_types ||
+         role == Role::per_layer_embd;
 }
 bool is_embedding_norm(Role role) {
-  return role == Role::embd_norm || role == Role::embd_norm_bias;
+  return role == Role::embd_norm || role == Role::embd_norm_bias ||
+         role == Role::per_layer_model_proj || role == Role::per_layer_norm;
 }
 
 // Encoders run on the CPU: attention that is not causal has no other kernel.
@@ -52,6 +54,13 @@ Model::Model(gguf::File file, ModelPlan plan, const BackendOptions& wished)
   warning_ = std::move(made.warning);
   backends_ = std::move(made.all);
   runs_ = std::move(made.runs);
+  for (int64_t l = 0; l < n_layers; ++l)
+    if (const int64_t from = plan_.params.layer(l).keys_of;
+        from >= 0 && device_of(from) != device_of(l))
+      throw UnsupportedModelError(
+          "cannot load '{}': layer {} reads the keys and values of layer {}, which would be on "
+          "another device; put no layer on the GPU, or all from {} on (-ngl {})",
+          printable(file_.path(), 4096), l, from, from, n_layers - from);
 }
 
 size_t Model::device_of(int64_t layer) const {
@@ -98,7 +107,8 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
                         TensorUse use) -> Weight {
     if (!info) return {};
     Weight weight;
-    if (static_cast<Role>(role) != Role::attn_kv_b)
+    if (static_cast<Role>(role) != Role::attn_kv_b &&
+        static_cast<Role>(role) != Role::experts_gate_up)
       weight = model->upload(info, static_cast<Role>(role), device, use);
     if (progress) progress(++done, total);
     return weight;
@@ -125,6 +135,12 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
       model->layers_[l][r] = take(p.layers[l][r], r, device, TensorUse::product);
     if (p.layers[l][static_cast<size_t>(Role::attn_kv_b)])
       model->split_latent(static_cast<int64_t>(l));
+    if (p.layers[l][static_cast<size_t>(Role::experts_gate_up)])
+      model->split_experts(static_cast<int64_t>(l));
+    const LayerParams& layer = p.params.layers[l];
+    if (p.description->normed_values && has_attention(layer.mixer) && layer.keys_of < 0)
+      model->layers_[l][static_cast<size_t>(Role::attn_v_norm)] =
+          model->upload_ones(layer.v_dim, device);
   }
   model->file_.check_readable();
   return model;
@@ -133,7 +149,7 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
 Weight Model::upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use) {
   const int64_t n_slices = size_of(rule_of(description(), role).slices, params());
   const TensorView whole = file_.view(*info);
-  if (is_taps(role)) return upload_taps(whole, device);
+  if (is_columns(role)) return upload_columns(whole, device);
   const int64_t rows = whole.rows / n_slices;
   Weight weight;
   bool copied = true;
@@ -146,9 +162,9 @@ Weight Model::upload(const gguf::TensorInfo* info, Role role, size_t device, Ten
   return weight;
 }
 
-// The taps of a convolution, of which the file has a row per channel: one row of floats, tap after
-// tap.
-Weight Model::upload_taps(const TensorView& taps, size_t device) {
+// Of the taps of a convolution the file has a row per channel: one row of floats, tap after tap.
+// Likewise of values that it has in a column.
+Weight Model::upload_columns(const TensorView& taps, size_t device) {
   const auto rows = static_cast<size_t>(taps.rows), cols = static_cast<size_t>(taps.cols);
   const FormatInfo& format = *find_format(taps.format);
   std::vector<uint8_t>& bytes = made_.emplace_back(rows * cols * sizeof(float));
@@ -164,6 +180,32 @@ Weight Model::upload_taps(const TensorView& taps, size_t device) {
       TensorView{F32::kId, 1, taps.rows * taps.cols, bytes.size(), bytes.data(), taps.name},
       TensorUse::product));
   return weight;
+}
+
+// The weight of a norm that has none.
+Weight Model::upload_ones(int64_t n, size_t device) {
+  std::vector<uint8_t>& bytes = made_.emplace_back(static_cast<size_t>(n) * sizeof(float));
+  std::fill_n(reinterpret_cast<float*>(bytes.data()), n, 1.0f);
+  Weight weight;
+  weight.push_back(backend(device).upload(
+      TensorView{F32::kId, 1, n, bytes.size(), bytes.data(), "ones"}, TensorUse::product));
+  return weight;
+}
+
+// Gates and values of all experts in one tensor, of each expert first the gates.
+void Model::split_experts(int64_t layer) {
+  const TensorView whole = file_.view(*plan_.layer(layer, Role::experts_gate_up));
+  const int64_t rows = params().n_ff_expert;
+  std::vector<Weight>& weights = layers_[static_cast<size_t>(layer)];
+  Weight& gates = weights[static_cast<size_t>(Role::experts_gate)];
+  Weight& ups = weights[static_cast<size_t>(Role::experts_up)];
+  gates.clear(), ups.clear();
+  Backend& on = backend(device_of(layer));
+  for (int64_t e = 0; e < params().n_experts; ++e) {
+    gates.push_back(on.upload(rows_of(whole, 2 * e * rows, rows), TensorUse::product));
+    ups.push_back(on.upload(rows_of(whole, (2 * e + 1) * rows, rows), TensorUse::product));
+  }
+  file_.check_readable();
 }
 
 // attn_kv_b, the keys and values of each head one after the other, as attn_k_b and attn_v_b: values

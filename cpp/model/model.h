@@ -57,8 +57,10 @@ class Model {
  private:
   Model(gguf::File file, ModelPlan plan, const BackendOptions& wished);
   Weight upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use);
-  Weight upload_taps(const TensorView& taps, size_t device);
+  Weight upload_columns(const TensorView& matrix, size_t device);
+  Weight upload_ones(int64_t n, size_t device);
   void split_latent(int64_t layer);
+  void split_experts(int64_t layer);
   static const DeviceTensor* first(const Weight& weight) {
     return weight.empty() ? nullptr : weight.front().get();
   }

@@ -47,7 +47,9 @@ struct LayerParams {
   int64_t v_dim = 0;   // with latent attention k_dim and v_dim are those of the cache: latent_kv +
                        // n_rot, latent_kv
   int64_t window = 0;  // positions that it sees; 0: all
-  int rope = kNoRope;  // number of its rotary embedding in HyperParams::ropes
+  bool windowed = false;  // of the kind that has a window, even if that is as long as the context
+  int64_t keys_of = -1;   // the layer whose keys and values it reads; -1: its own
+  int rope = kNoRope;     // number of its rotary embedding in HyperParams::ropes
   int query_rope = kNoRope;  // of queries, where it is another one
   int64_t n_ff = 0;
 };
@@ -58,7 +60,17 @@ struct DeltaParams {
   int64_t n_v_heads = 0;
   int64_t k_dim = 0;  // per head
   int64_t v_dim = 0;
-  int64_t n_taps = 0;  // of the convolution
+};
+
+// A state space model (Mamba 2), alike in all layers that have it.
+struct StateSpaceParams {
+  int64_t n_heads = 0;
+  int64_t n_groups = 0;  // of heads, which share b and c
+  int64_t head_dim = 0;
+  int64_t state_dim = 0;
+
+  int64_t inner() const { return n_heads * head_dim; }
+  int64_t shared() const { return n_groups * state_dim; }  // values of b, and of c
 };
 
 struct HyperParams {
@@ -94,6 +106,9 @@ struct HyperParams {
   int64_t latent_v_dim = 0;
 
   DeltaParams delta;
+  StateSpaceParams ssm;
+  int64_t n_taps = 0;       // of the convolutions of recurrent layers
+  int64_t n_per_layer = 0;  // values that a layer has for every token; 0: none
 
   std::vector<LayerParams> layers;  // n_layers
   std::vector<RopeParams> ropes;

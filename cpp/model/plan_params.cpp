@@ -152,6 +152,17 @@ void refuse_unknown_maths(const Keys& keys, const ModelDescription& description,
 
 constexpr double kMaxScale = 1e6;
 
+// The first layer that has heads and sees all positions, else one that has heads, else the first.
+const LayerParams& attention_layer(const HyperParams& p) {
+  const LayerParams* found = nullptr;
+  for (const LayerParams& layer : p.layers) {
+    if (!has_attention(layer.mixer)) continue;
+    if (!layer.windowed) return layer;
+    if (!found) found = &layer;
+  }
+  return found ? *found : p.layer(0);
+}
+
 void read_scales(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   const auto listed = [&](std::string_view key, double fallback, double least) {
     return description.has_key(key) ? keys.number_or(key, fallback, least, kMaxScale) : fallback;
@@ -163,8 +174,9 @@ void read_scales(const Keys& keys, const ModelDescription& description, HyperPar
   if (description.divides_logits) p.logit_scale = 1 / p.logit_scale;
   p.attn_soft_cap = listed("attn_logit_softcapping", 0, 0);
   p.logit_soft_cap = listed("final_logit_softcapping", 0, 0);
-  p.attn_scale =
-      1.0 / std::sqrt(static_cast<double>(p.latent_kv > 0 ? p.latent_k_dim : p.layer(0).k_dim));
+  p.attn_scale = 1.0 / std::sqrt(static_cast<double>(p.latent_kv > 0 ? p.latent_k_dim
+                                                                     : attention_layer(p).k_dim));
+  if (description.attn_scale != 0) p.attn_scale = description.attn_scale;
   if (!description.has_key("attention.scale")) return;
   if (const double scale = keys.number_or("attention.scale", 0, 0, kMaxScale); scale != 0) {
     p.attn_scale = scale;
@@ -205,10 +217,39 @@ std::vector<bool> read_window_pattern(const Keys& keys, const ModelDescription& 
 void read_window(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   if (!description.has_key("attention.sliding_window")) return;
   int64_t window = keys.count_or("attention.sliding_window", 0, 0, kMaxWindow);
+  if (window == 0) return;
   if (description.causal && window >= p.n_ctx_train) window = 0;
   const std::vector<bool> has_window = read_window_pattern(keys, description, p.n_layers);
-  for (int64_t l = 0; l < p.n_layers; ++l)
-    p.layers[static_cast<size_t>(l)].window = has_window[static_cast<size_t>(l)] ? window : 0;
+  const bool own_heads = description.has_key("attention.key_length_swa");
+  for (int64_t l = 0; l < p.n_layers; ++l) {
+    LayerParams& layer = p.layers[static_cast<size_t>(l)];
+    layer.windowed = has_window[static_cast<size_t>(l)];
+    layer.window = layer.windowed ? window : 0;
+    if (!layer.windowed || !own_heads) continue;
+    layer.k_dim = keys.count_or("attention.key_length_swa", layer.k_dim, 2, kMaxHeadDim);
+    layer.v_dim = keys.count_or("attention.value_length_swa", layer.v_dim, 2, kMaxHeadDim);
+  }
+}
+
+// The last layers read the keys and values of the last layer of their kind before them.
+void read_shared_keys(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  constexpr std::string_view kKey = "attention.shared_kv_layers";
+  if (!description.has_key(kKey)) return;
+  const int64_t own = p.n_layers - keys.count_or(kKey, 0, 0, static_cast<uint64_t>(p.n_layers));
+  for (int64_t l = own; l < p.n_layers; ++l) {
+    LayerParams& layer = p.layers[static_cast<size_t>(l)];
+    int64_t from = own - 1;
+    while (from >= 0 && p.layer(from).windowed != layer.windowed) --from;
+    if (from < 0)
+      keys.file().fail("key '{}' is {}: layer {} has no layer of its kind before these",
+                       keys.key(kKey), p.n_layers - own, l);
+    const LayerParams& source = p.layer(from);
+    if (source.k_dim != layer.k_dim || source.v_dim != layer.v_dim ||
+        source.n_kv_heads != layer.n_kv_heads)
+      keys.file().fail("key '{}' is {}: the heads of layer {} are not those of layer {}",
+                       keys.key(kKey), p.n_layers - own, l, from);
+    layer.keys_of = from;
+  }
 }
 
 // How texts become vectors.
@@ -260,7 +301,7 @@ bool has_correction(const gguf::File& file, const ModelDescription& description,
 
 // Has every model of the architecture shared experts?
 bool always_shared(const ModelDescription& description) {
-  const TensorRule* rule = description.find_rule(Role::shared_gate);
+  const TensorRule* rule = description.find_rule(Role::shared_up);
   return rule && rule->required;
 }
 
@@ -281,14 +322,17 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
   }
   p.n_experts_used = keys.count("expert_used_count", 1, static_cast<uint64_t>(p.n_experts));
   const bool own_width = description.has_key("expert_feed_forward_length");
-  const int64_t n_ff = p.layer(0).n_ff;
+  int64_t n_ff = 0;  // of a layer that has such a block
+  for (const LayerParams& layer : p.layers)
+    if (n_ff == 0) n_ff = layer.n_ff;
   p.n_ff_expert =
       own_width ? keys.uniform("expert_feed_forward_length", p.n_layers, 1, kMaxFeedForward) : n_ff;
   int64_t n_dense = 0;
   if (description.has_key("leading_dense_block_count"))
     n_dense = keys.count_or("leading_dense_block_count", 0, 0, static_cast<uint64_t>(p.n_layers));
   for (int64_t l = n_dense; l < p.n_layers; ++l)
-    p.layers[static_cast<size_t>(l)].feed = Feed::experts;
+    if (Feed& feed = p.layers[static_cast<size_t>(l)].feed; feed != Feed::none)
+      feed = description.experts_beside_dense ? Feed::dense_and_experts : Feed::experts;
   // Where both are there, the width is of all shared experts together.
   constexpr std::string_view kSharedWidth = "expert_shared_feed_forward_length",
                              kShared = "expert_shared_count";
@@ -355,9 +399,22 @@ void read_latent_attention(const Keys& keys, const ModelDescription& description
 
 constexpr double kMaxFactor = 1e6;
 
-// Which layers are recurrent: by a period (every n-th has attention), or one by one.
+// Which layers are recurrent: by a period (every n-th has attention), one by one, or those without
+// heads of keys.
 void read_mixers(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   if (description.recurrent == Mixer::count) return;
+  if (description.recurrent_without_keys) {
+    for (LayerParams& layer : p.layers) {
+      const bool feeds = layer.n_ff > 0;
+      if (description.one_block && !feeds) layer.feed = Feed::none;
+      if (layer.n_kv_heads == 0)
+        layer.mixer = description.one_block && feeds ? Mixer::none : description.recurrent;
+      else if (description.one_block && feeds)
+        keys.file().fail("key '{}': a layer has heads and a width of {}; expected one of them",
+                         keys.key("feed_forward_length"), layer.n_ff);
+    }
+    return;
+  }
   const gguf::File& file = keys.file();
   constexpr std::string_view kKey = "attention.recurrent_layers";
   const gguf::Entry* entry = file.find(keys.key(kKey));
@@ -372,9 +429,10 @@ void read_mixers(const Keys& keys, const ModelDescription& description, HyperPar
       file.fail("key '{}' has {} entries, the model has {} layers", keys.key(kKey),
                 recurrent.size(), p.n_layers);
   } else {
-    const int64_t period =
-        keys.count_or("full_attention_interval", description.attention_period, 1, kMaxLayers);
-    for (int64_t l = 0; l < p.n_layers; ++l) recurrent.push_back((l + 1) % period != 0);
+    const int64_t period = keys.count_or("full_attention_interval", description.attention_period,
+                                         description.attention_period > 0 ? 1 : 0, kMaxLayers);
+    for (int64_t l = 0; l < p.n_layers; ++l)
+      recurrent.push_back(period == 0 || (l + 1) % period != 0);
   }
   for (size_t l = 0; l < p.layers.size(); ++l)
     if (recurrent[l]) p.layers[l].mixer = description.recurrent;
@@ -383,7 +441,7 @@ void read_mixers(const Keys& keys, const ModelDescription& description, HyperPar
 void read_delta_rule(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   if (description.recurrent != Mixer::delta_rule) return;
   DeltaParams& d = p.delta;
-  d.n_taps = keys.count("ssm.conv_kernel", 1, kMaxConvTaps);
+  p.n_taps = keys.count("ssm.conv_kernel", 1, kMaxConvTaps);
   d.k_dim = keys.count("ssm.state_size", 1, kMaxStateRows);
   d.n_k_heads = keys.count("ssm.group_count", 1, kMaxHeads);
   d.n_v_heads = keys.count("ssm.time_step_rank", 1, kMaxHeads);
@@ -396,6 +454,31 @@ void read_delta_rule(const Keys& keys, const ModelDescription& description, Hype
     keys.file().fail("key '{}' is {}, must be {} (the heads) times at most {}",
                      keys.key("ssm.inner_size"), values, d.n_v_heads, kMaxHeadDim);
   d.v_dim = values / d.n_v_heads;
+}
+
+void read_state_space(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  if (description.recurrent != Mixer::state_space &&
+      description.recurrent != Mixer::attention_and_state_space)
+    return;
+  StateSpaceParams& s = p.ssm;
+  p.n_taps = keys.count("ssm.conv_kernel", 1, kMaxConvTaps);
+  s.state_dim = keys.count("ssm.state_size", 1, kMaxStateRows);
+  s.n_groups = std::max<int64_t>(1, keys.count_or("ssm.group_count", 1, 0, kMaxHeads));
+  s.n_heads = keys.count("ssm.time_step_rank", 1, kMaxHeads);
+  const int64_t inner = keys.count("ssm.inner_size", 1, kMaxWidth);
+  if (s.n_heads % s.n_groups != 0)
+    keys.file().fail("key '{}' is {}, which is not a multiple of {}, {}",
+                     keys.key("ssm.time_step_rank"), s.n_heads, keys.key("ssm.group_count"),
+                     s.n_groups);
+  if (inner % s.n_heads != 0 || inner / s.n_heads > static_cast<int64_t>(kMaxHeadDim))
+    keys.file().fail("key '{}' is {}, must be {} (the heads) times at most {}",
+                     keys.key("ssm.inner_size"), inner, s.n_heads, kMaxHeadDim);
+  s.head_dim = inner / s.n_heads;
+}
+
+void read_short_conv(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  if (description.recurrent == Mixer::short_conv)
+    p.n_taps = keys.count("shortconv.l_cache", 2, kMaxConvTaps);
 }
 
 // The rotary embedding of layers whose heads have k_dim values.
@@ -493,14 +576,28 @@ void read_query_temperature(const Keys& keys, const ModelDescription& descriptio
 
 // Which rotary embedding each layer has: one for all, or another for those with a window.
 void read_ropes(const Keys& keys, const ModelDescription& description, HyperParams& p) {
-  if (!description.rotary) return;
-  const int64_t k_dim = p.latent_kv > 0 ? p.latent_k_dim - 1 : p.layer(0).k_dim;
+  if (!description.rotary || !has_attention(attention_layer(p).mixer)) return;
+  // Granite's files say so where nothing is turned.
+  if (description.has_key("rope.scaling.finetuned") &&
+      !keys.file().get_bool_or(keys.key("rope.scaling.finetuned"), true))
+    return;
+  const int64_t k_dim = p.latent_kv > 0 ? p.latent_k_dim - 1 : attention_layer(p).k_dim;
   RopeParams rope;
   read_rope(keys, description, k_dim, p, rope);
   p.ropes.push_back(rope);
   if (description.window_rope_base > 0 || description.window_rope_unscaled) {
     RopeParams plain;
     plain.n_rot = rope.n_rot;
+    if (description.has_key("rope.dimension_count_swa")) {
+      int64_t width = k_dim;
+      for (const LayerParams& layer : p.layers)
+        if (layer.windowed) width = layer.k_dim;
+      plain.n_rot =
+          keys.count_or("rope.dimension_count_swa", width, 2, static_cast<uint64_t>(width));
+      if (plain.n_rot % 2 != 0)
+        keys.file().fail("key '{}' is {}, must be even", keys.key("rope.dimension_count_swa"),
+                         plain.n_rot);
+    }
     const double base = description.window_rope_unscaled ? rope.base : description.window_rope_base;
     plain.base = keys.number_or("rope.freq_base_swa", base, 2, 1e15);
     plain.has_factors = false;
@@ -515,21 +612,23 @@ void read_ropes(const Keys& keys, const ModelDescription& description, HyperPara
     LayerParams& layer = p.layers[static_cast<size_t>(l)];
     const bool left_out = (period > 0 && (l + 1) % period == 0) ||
                           (in_windows && !has_window[static_cast<size_t>(l)]);
-    layer.rope = left_out ? kNoRope : layer.window > 0 && p.ropes.size() > 1 ? 1 : 0;
+    layer.rope = left_out ? kNoRope : layer.windowed && p.ropes.size() > 1 ? 1 : 0;
   }
   read_query_temperature(keys, description, p);
 }
 
 // Heads and widths of every layer.
-void read_layers(const Keys& keys, HyperParams& p) {
+void read_layers(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   const gguf::File& file = keys.file();
+  const uint64_t least_keys = description.recurrent_without_keys ? 0 : 1,
+                 least = description.one_block ? 0 : 1;
   const std::vector<int64_t> n_ff =
-      keys.per_layer("feed_forward_length", p.n_layers, 1, kMaxFeedForward);
+      keys.per_layer("feed_forward_length", p.n_layers, least, kMaxFeedForward);
   const std::vector<int64_t> n_heads =
-      keys.per_layer("attention.head_count", p.n_layers, 1, kMaxHeads);
+      keys.per_layer("attention.head_count", p.n_layers, least_keys, kMaxHeads);
   const std::vector<int64_t> n_kv_heads =
       keys.has("attention.head_count_kv")
-          ? keys.per_layer("attention.head_count_kv", p.n_layers, 1, kMaxHeads)
+          ? keys.per_layer("attention.head_count_kv", p.n_layers, least_keys, kMaxHeads)
           : n_heads;
   const bool explicit_dims = keys.has("attention.key_length") && keys.has("attention.value_length");
   for (size_t l = 0; l < n_ff.size(); ++l) {
@@ -537,7 +636,12 @@ void read_layers(const Keys& keys, HyperParams& p) {
     layer.n_ff = n_ff[l];
     layer.n_heads = n_heads[l];
     layer.n_kv_heads = n_kv_heads[l];
-    if (layer.n_heads % layer.n_kv_heads != 0)
+    if (layer.n_kv_heads == 0) {  // and no attention
+      layer.n_heads = 0;
+      p.layers.push_back(layer);
+      continue;
+    }
+    if (layer.n_heads == 0 || layer.n_heads % layer.n_kv_heads != 0)
       file.fail("key '{}' is {}, which is not a multiple of head_count_kv {}",
                 keys.key("attention.head_count"), layer.n_heads, layer.n_kv_heads);
     if (!explicit_dims && p.n_embd % layer.n_heads != 0)
@@ -572,19 +676,25 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   }
   p.n_embd = keys.count("embedding_length", 1, kMaxWidth);
   p.n_ctx_train = keys.count("context_length", 1, kMaxContext);
-  read_layers(keys, p);
+  read_layers(keys, description, p);
   read_mixers(keys, description, p);
   read_delta_rule(keys, description, p);
-  p.norm_eps = static_cast<float>(keys.number(description.norm == Norm::rms
-                                                  ? "attention.layer_norm_rms_epsilon"
-                                                  : "attention.layer_norm_epsilon",
-                                              1e-30, 1));
+  read_short_conv(keys, description, p);
+  read_state_space(keys, description, p);
+  constexpr std::string_view kRmsEps = "attention.layer_norm_rms_epsilon",
+                             kLayerEps = "attention.layer_norm_epsilon";
+  const bool rms =
+      description.norm == Norm::rms && (keys.has(kRmsEps) || !description.has_key(kLayerEps));
+  p.norm_eps = static_cast<float>(keys.number(rms ? kRmsEps : kLayerEps, 1e-30, 1));
   refuse_unknown_maths(keys, description, p.n_ctx_train);
   read_latent_attention(keys, description, p);
-  read_scales(keys, description, p);
   read_window(keys, description, p);
   read_pooling(keys, description, p);
   read_nonlinearity(keys, description, p);
+  read_shared_keys(keys, description, p);
+  read_scales(keys, description, p);
+  if (description.has_key("embedding_length_per_layer_input"))
+    p.n_per_layer = keys.count_or("embedding_length_per_layer_input", 0, 0, kMaxWidth);
   read_experts(keys, description, p);
   read_ropes(keys, description, p);
   return p;

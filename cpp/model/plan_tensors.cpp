@@ -11,18 +11,22 @@ namespace hrun {
 
 bool is_in_layer(const TensorRule& rule, const HyperParams& params, int64_t layer) {
   const Feed feed = params.layer(layer).feed;
-  const bool recurrent = is_recurrent(params.layer(layer).mixer);
+  const Mixer mixer = params.layer(layer).mixer;
   switch (rule.where) {
     case Where::every:
       return true;
     case Where::dense:
-      return feed == Feed::dense;
+      return has_dense(feed);
     case Where::experts:
-      return feed == Feed::experts;
+      return has_experts(feed);
+    case Where::feed:
+      return feed != Feed::none;
     case Where::attention:
-      return !recurrent;
+      return has_attention(mixer);
     case Where::recurrent:
-      return recurrent;
+      return is_recurrent(mixer);
+    case Where::mixer:
+      return mixer != Mixer::none;
     case Where::count:
       break;
   }
@@ -97,13 +101,33 @@ int64_t size_of(Dim dim, const HyperParams& p, int64_t layer) {
     case Dim::delta_head:
       return p.delta.v_dim;
     case Dim::conv_taps:
-      return p.delta.n_taps;
+      return p.n_taps;
     case Dim::token_types:
       return p.n_token_types;
     case Dim::classes:
       return p.n_classes;
     case Dim::dense:
       return p.n_dense;
+    case Dim::embd_thrice:
+      return 3 * p.n_embd;
+    case Dim::ssm_in:
+      return 2 * p.ssm.inner() + 2 * p.ssm.shared() + p.ssm.n_heads;
+    case Dim::ssm_conv:
+      return p.ssm.inner() + 2 * p.ssm.shared();
+    case Dim::ssm_inner:
+      return p.ssm.inner();
+    case Dim::ssm_heads:
+      return p.ssm.n_heads;
+    case Dim::ssm_groups:
+      return p.ssm.n_groups;
+    case Dim::ssm_group:
+      return p.ssm.n_groups > 0 ? p.ssm.inner() / p.ssm.n_groups : 0;
+    case Dim::ff_expert_twice:
+      return 2 * p.n_ff_expert;
+    case Dim::per_layer:
+      return p.n_per_layer;
+    case Dim::per_layer_all:
+      return p.n_per_layer * p.n_layers;
     case Dim::count:
       break;
   }
@@ -164,7 +188,7 @@ const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule,
   const gguf::TensorInfo* tensor = file.find_tensor(name);
   if (!tensor) return nullptr;
   check_shape(file, *tensor, rule, p, layer);
-  if (rule.rows == Dim::one || is_taps(rule.role)) check_vector(file, *tensor, rule.role);
+  if (rule.rows == Dim::one || is_columns(rule.role)) check_vector(file, *tensor, rule.role);
   return tensor;
 }
 
@@ -195,8 +219,9 @@ bool changes_the_result(std::string_view name, int64_t n_layers) {
   }
   if (layer >= n_layers) return false;
   const std::string_view rest = name.substr(dot + 1);
-  for (const std::string_view part : {".bias", "_norm", "_exps", "_shexp", "sinks", "ssm_",
-                                      "_gate_inp", "attn_qkv", "scale", "_kv_b"})
+  for (const std::string_view part :
+       {".bias", "_norm", "_exps", "_shexp", "sinks", "ssm_", "_gate_inp", "attn_qkv", "scale",
+        "_kv_b", "attn_gate", "shortconv", "_sub_norm", "per_layer", "inp_gate"})
     if (rest.find(part) != std::string_view::npos) return true;
   return false;
 }
@@ -215,7 +240,8 @@ void check_parts(const gguf::File& file, const ModelPlan& plan) {
   if (!plan.global(Role::class_output) && plan.global(Role::class_output_bias))
     file.fail("tensor 'cls.output.bias' needs tensor 'cls.output.weight'");
   for (int64_t l = 0; l < plan.params.n_layers; ++l) {
-    if (plan.params.layer(l).mixer != Mixer::attention) continue;
+    // Where values are normed, they may be the keys, and a layer may read another's.
+    if (plan.params.layer(l).mixer != Mixer::attention || plan.description->normed_values) continue;
     const bool one = plan.layer(l, Role::attn_qkv);
     const int three = (plan.layer(l, Role::attn_q) != nullptr) +
                       (plan.layer(l, Role::attn_k) != nullptr) +
@@ -224,6 +250,43 @@ void check_parts(const gguf::File& file, const ModelPlan& plan) {
       file.fail("layer {} must have either tensor '{}' or attn_q, attn_k and attn_v", l,
                 layer_name("blk.{}.attn_qkv.weight", l));
   }
+}
+
+// Matrices of all experts together or apart, and shared ones where the sizes say so.
+void check_experts(const gguf::File& file, const ModelPlan& plan, int64_t l) {
+  const HyperParams& p = plan.params;
+  const ModelDescription& d = *plan.description;
+  if (d.has_role(Role::experts_gate_up)) {
+    const bool together = plan.layer(l, Role::experts_gate_up),
+               apart = plan.layer(l, Role::experts_gate) || plan.layer(l, Role::experts_up);
+    if (together == apart)
+      file.fail("layer {} must have either tensor '{}' or ffn_gate_exps and ffn_up_exps", l,
+                layer_name("blk.{}.ffn_gate_up_exps.weight", l));
+  }
+  if (!d.has_role(Role::shared_up)) return;
+  const bool gated = d.has_role(Role::shared_gate);
+  const bool any = plan.layer(l, Role::shared_up),
+             all = any && (!gated || plan.layer(l, Role::shared_gate)) &&
+                   plan.layer(l, Role::shared_down);
+  if (any != all || any != (p.n_ff_shared > 0))
+    file.fail("layer {} must have {} tensor '{}' and its like: its shared experts are {} wide", l,
+              p.n_ff_shared > 0 ? "a" : "no", layer_name("blk.{}.ffn_up_shexp.weight", l),
+              p.n_ff_shared);
+}
+
+// Where layers have vectors for every token, all of their tensors are there.
+void check_per_layer(const gguf::File& file, const ModelPlan& plan) {
+  const auto require = [&](Role role, int64_t l) {
+    const std::string name = layer_name(plan.description->find_rule(role)->gguf_name, l);
+    if (!(is_layer_role(role) ? plan.layer(l, role) : plan.global(role)))
+      file.fail("tensor '{}' is missing; layers have vectors of {} for every token", name,
+                plan.params.n_per_layer);
+  };
+  for (const Role role : {Role::per_layer_embd, Role::per_layer_model_proj, Role::per_layer_norm})
+    require(role, 0);
+  for (int64_t l = 0; l < plan.params.n_layers; ++l)
+    for (const Role role : {Role::per_layer_gate, Role::per_layer_proj, Role::per_layer_post_norm})
+      require(role, l);
 }
 
 // Tensors of which a model has one kind or another.
@@ -238,15 +301,20 @@ void check_choices(const gguf::File& file, const ModelPlan& plan) {
         has_long    ? "only the first"
         : has_short ? "only the second"
                     : "neither");
-  for (int64_t l = 0; l < p.n_layers; ++l)
-    if (p.layer(l).feed == Feed::experts && plan.description->has_role(Role::shared_gate)) {
-      const bool any = plan.layer(l, Role::shared_gate),
-                 all = any && plan.layer(l, Role::shared_up) && plan.layer(l, Role::shared_down);
-      if (any != all || any != (p.n_ff_shared > 0))
-        file.fail("layer {} must have {} tensor '{}' and its like: its shared experts are {} wide",
-                  l, p.n_ff_shared > 0 ? "a" : "no", layer_name("blk.{}.ffn_gate_shexp.weight", l),
-                  p.n_ff_shared);
+  const ModelDescription& d = *plan.description;
+  if (p.n_per_layer > 0) check_per_layer(file, plan);
+  for (int64_t l = 0; l < p.n_layers; ++l) {
+    if (has_experts(p.layer(l).feed)) check_experts(file, plan, l);
+    if (d.normed_values && has_attention(p.layer(l).mixer)) {
+      const bool all = plan.layer(l, Role::attn_k) && plan.layer(l, Role::attn_k_norm);
+      if (p.layer(l).keys_of < 0 && !all)
+        file.fail("layer {} must have tensors '{}' and attn_k_norm", l,
+                  layer_name("blk.{}.attn_k.weight", l));
+      if (!plan.layer(l, Role::attn_v) && p.layer(l).k_dim != p.layer(l).v_dim)
+        file.fail("layer {} has no tensor '{}', and values of {} where keys have {}", l,
+                  layer_name("blk.{}.attn_v.weight", l), p.layer(l).v_dim, p.layer(l).k_dim);
     }
+  }
   if (p.latent_kv == 0) return;
   for (int64_t l = 0; l < p.n_layers; ++l) {
     const bool whole = plan.layer(l, Role::attn_q), parts = plan.layer(l, Role::attn_q_a) &&
@@ -293,10 +361,17 @@ void place_tensors(const gguf::File& file, ModelPlan& plan) {
   // A file that claims 512 layers and has none fails at its first tensor, before the table is
   // built.
   std::unordered_set<const gguf::TensorInfo*> used;
+  // Gates and values of experts may be together in another tensor.
+  const TensorRule* const together = plan.description->find_rule(Role::experts_gate_up);
+  const auto is_replaced = [&](Role role, int64_t layer) {
+    return (role == Role::experts_gate || role == Role::experts_up) && together &&
+           file.find_tensor(layer_name(together->gguf_name, layer));
+  };
   const auto put = [&](const TensorRule& rule, const std::string& name, int64_t layer,
                        std::vector<const gguf::TensorInfo*>& table) {
     const gguf::TensorInfo* tensor = place(file, rule, name, p, layer);
-    if (!tensor && rule.required) fail_missing(file, rule, name, p);
+    if (!tensor && rule.required && !is_replaced(rule.role, layer))
+      fail_missing(file, rule, name, p);
     if (tensor) used.insert(tensor);
     table[static_cast<size_t>(rule.role)] = tensor;
   };

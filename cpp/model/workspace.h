@@ -27,6 +27,7 @@ class Workspace {
 
   FloatView x, normed;       // the hidden states, and a layer's input where a layer norm makes it
   FloatView projected, fed;  // what a mixer gives, and a feed-forward block
+  FloatView per_layer;  // what layers have for each token, [n_per_layer * n_layers], or nothing
   FloatView logits;
 
  private:

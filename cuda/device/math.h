@@ -67,6 +67,24 @@ HRUN_HD float gelu(float x) {
   return x / (1.0f + exponential(cubic * -1.5957691216057308f));
 }
 
+// x Phi(x), the distribution function of the normal distribution.
+HRUN_HD float gelu_erf(float x) {
+  const float y = larger(-13.0f, x), size = smaller(13.0f, larger(0.0f - y, y));
+  const float z = size * 0.70710678f, t = 1.0f / fused_multiply_add(z, 0.5f, 1.0f);
+  float p = 0.14050713364850675f;
+  p = fused_multiply_add(p, t, -0.6566158302483989f);
+  p = fused_multiply_add(p, t, 1.0994384609802506f);
+  p = fused_multiply_add(p, t, -0.6195233273292629f);
+  p = fused_multiply_add(p, t, -0.14417350705618032f);
+  p = fused_multiply_add(p, t, 0.035467864881156275f);
+  p = fused_multiply_add(p, t, 0.022874142446800985f);
+  p = fused_multiply_add(p, t, 0.3891171467874744f);
+  p = fused_multiply_add(p, t, 0.9983414489249967f);
+  p = fused_multiply_add(p, t, -1.2654334892479913f);
+  const float tail = (t * 0.5f) * exponential(p - z * z);
+  return larger(0.0f, y) - size * tail;
+}
+
 // (1 + clamp(up, -7, 7)) g / (1 + e^-1.702 g), g = min(gate, 7)
 HRUN_HD float clamped_silu(float gate, float up) {
   const float g = smaller(7.0f, gate), u = larger(-7.0f, smaller(7.0f, up));

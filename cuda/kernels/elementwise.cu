@@ -52,27 +52,29 @@ struct SoftCap {
   float cap;
   HRUN_HD void operator()(int64_t r, int64_t c) const { x.row(r)[c] = soft_cap(x.row(r)[c], cap); }
 };
+// Of one value.
+HRUN_HD float activated(Nonlinearity f, float x) {
+  const float positive = larger(0.0f, x);
+  return f == Nonlinearity::silu           ? silu(x)
+         : f == Nonlinearity::sigmoid      ? sigmoid(x)
+         : f == Nonlinearity::gelu         ? gelu(x)
+         : f == Nonlinearity::gelu_erf     ? gelu_erf(x)
+         : f == Nonlinearity::relu_squared ? positive * positive
+         : f == Nonlinearity::softplus     ? softplus(x)
+                                           : x;
+}
 struct Gated {
   Nonlinearity f;
   FloatView gate, up, out;
   HRUN_HD void operator()(int64_t r, int64_t c) const {
     const float g = gate.row(r)[c], u = up.row(r)[c];
-    out.row(r)[c] = f == Nonlinearity::clamped_silu ? clamped_silu(g, u)
-                                                    : (f == Nonlinearity::silu      ? silu(g)
-                                                       : f == Nonlinearity::sigmoid ? sigmoid(g)
-                                                                                    : gelu(g)) *
-                                                          u;
+    out.row(r)[c] = f == Nonlinearity::clamped_silu ? clamped_silu(g, u) : activated(f, g) * u;
   }
 };
 struct Activate {
   Nonlinearity f;
   FloatView x, out;
-  HRUN_HD void operator()(int64_t r, int64_t c) const {
-    const float v = x.row(r)[c];
-    out.row(r)[c] = f == Nonlinearity::silu      ? silu(v)
-                    : f == Nonlinearity::sigmoid ? sigmoid(v)
-                                                 : gelu(v);
-  }
+  HRUN_HD void operator()(int64_t r, int64_t c) const { out.row(r)[c] = activated(f, x.row(r)[c]); }
 };
 struct CopyHeads {
   FloatView from, to;

@@ -387,6 +387,10 @@ def test_layer_norm(tier: str) -> None:
         ).all()
 
 
+def _gelu_erf(x: np.ndarray) -> np.ndarray:
+    return x * np.array([math.erfc(-v / math.sqrt(2)) / 2 for v in x.flat]).reshape(x.shape)
+
+
 @by_tier
 def test_nonlinearities(tier: str) -> None:
     rng = np.random.default_rng(9)
@@ -420,6 +424,14 @@ def test_nonlinearities(tier: str) -> None:
     assert same_bits(
         kernels.activate(tier, "silu", gate), kernels.silu_mul(tier, gate, np.ones_like(gate))
     )
+    assert same_bits(kernels.gated(tier, "linear", gate, up), gate * up)
+    positive = np.maximum(gate, np.float32(0))
+    with np.errstate(over="ignore"):
+        assert same_bits(kernels.activate(tier, "relu_squared", gate), positive * positive)
+    for name, exact in (("gelu_erf", _gelu_erf(g)), ("softplus", np.logaddexp(0, g))):
+        got = kernels.activate(tier, name, gate)
+        assert same_bits(got, kernels.activate("scalar", name, gate))
+        np.testing.assert_allclose(got, exact, rtol=1e-6, atol=3e-7)
     capped = kernels.soft_cap(tier, gate, 30.0)
     assert same_bits(capped, contract.soft_cap(gate, 30.0)) and np.abs(capped).max() <= 30
     np.testing.assert_allclose(capped, 30 * np.tanh(g / 30), rtol=1e-5, atol=1e-5)

@@ -12,6 +12,11 @@ const CpuStates& on_cpu(const StateSlot& slot) {
   return static_cast<const CpuStates&>(*slot.states);
 }
 
+// A batch may be empty.
+int64_t per_span(int64_t work, const Batch& batch) {
+  return work / std::max<int64_t>(1, static_cast<int64_t>(batch.spans.size()));
+}
+
 }  // namespace
 
 CpuStates::CpuStates(const StatePlan& plan, std::string_view purpose) : DeviceStates(plan) {
@@ -59,8 +64,7 @@ void CpuBackend::short_conv(FloatView x, const DeviceTensor& taps, const StateSl
   const int64_t n_parts = (x.cols + kChannels - 1) / kChannels;
   const int n_taps = state.layer().n_past + 1;
   parallel(static_cast<int64_t>(batch.spans.size()) * n_parts,
-           x.rows * kChannels * n_taps / static_cast<int64_t>(batch.spans.size()),
-           [&](int64_t i, int) {
+           per_span(x.rows * kChannels * n_taps, batch), [&](int64_t i, int) {
              const RowSpan& span = batch.spans[static_cast<size_t>(i / n_parts)];
              const int64_t c = i % n_parts * kChannels;
              kernels_.short_conv({
@@ -88,8 +92,7 @@ void CpuBackend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, const
   const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = heads.n_v_heads * n_parts;
   parallel(
       static_cast<int64_t>(batch.spans.size()) * n_tasks,
-      out.rows * layer.k_dim * kLanes / static_cast<int64_t>(batch.spans.size()),
-      [&](int64_t i, int) {
+      per_span(out.rows * layer.k_dim * kLanes, batch), [&](int64_t i, int) {
         const RowSpan& span = batch.spans[static_cast<size_t>(i / n_tasks)];
         const int64_t h = i % n_tasks / n_parts, part = i % n_parts, row = span.first_row;
         const int64_t key = int64_t{heads.key_head(static_cast<int>(h))} * layer.k_dim,
@@ -110,6 +113,43 @@ void CpuBackend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, const
             .n_tokens = span.n_rows,
             .k_dim = layer.k_dim,
             .n_columns = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
+        });
+      });
+}
+
+void CpuBackend::ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
+                          FloatView out) {
+  const Turn turn(*this, Operation::recurrent);
+  checks::ssm_scan(in, state, batch, out);
+  const CpuStates& states = on_cpu(state);
+  const StateLayer& layer = state.layer();
+  const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = layer.n_heads * n_parts;
+  const int heads_of_group = layer.n_heads / in.n_groups;
+  const float* const skip = hrun::on_cpu(*in.skip).vector.data();
+  parallel(
+      static_cast<int64_t>(batch.spans.size()) * n_tasks,
+      per_span(out.rows * layer.k_dim * kLanes, batch), [&](int64_t i, int) {
+        const RowSpan& span = batch.spans[static_cast<size_t>(i / n_tasks)];
+        const int64_t h = i % n_tasks / n_parts, part = i % n_parts, row = span.first_row;
+        const int64_t shared = h / heads_of_group * layer.k_dim,
+                      column = h * layer.v_dim + part * kLanes;
+        kernels_.ssm_scan({
+            .x = in.x.row(row) + column,
+            .b = in.b.row(row) + shared,
+            .c = in.c.row(row) + shared,
+            .decay = in.decay.row(row) + h,
+            .step = in.step.row(row) + h,
+            .out = out.row(row) + column,
+            .state = states.matrix(span.state, state.index) +
+                     static_cast<size_t>(h) * CpuStates::head_floats(layer) +
+                     static_cast<size_t>(part * layer.k_dim * kLanes),
+            .stride = in.x.stride,
+            .gate_stride = in.step.stride,
+            .out_stride = out.stride,
+            .n_tokens = span.n_rows,
+            .state_dim = layer.k_dim,
+            .n_columns = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
+            .skip = skip[h],
         });
       });
 }

@@ -76,30 +76,43 @@ void layer_norm_kernel(const float* x, const float* weight, const float* bias, f
   });
 }
 
+// Of one value.
+Lanes activated(Nonlinearity f, Lanes x) {
+  switch (f) {
+    case Nonlinearity::silu:
+      return silu(x);
+    case Nonlinearity::sigmoid:
+      return sigmoid(x);
+    case Nonlinearity::gelu:
+      return gelu(x);
+    case Nonlinearity::gelu_erf:
+      return gelu_erf(x);
+    case Nonlinearity::relu_squared: {
+      const Lanes positive = max(splat(0.0f), x);
+      return mul(positive, positive);
+    }
+    case Nonlinearity::softplus:
+      return softplus(x);
+    case Nonlinearity::linear:
+    case Nonlinearity::clamped_silu:  // of two values: clamped_silu()
+    case Nonlinearity::count:
+      break;
+  }
+  return x;
+}
+
 void gated_kernel(Nonlinearity f, const float* gate, const float* up, int64_t n_values,
                   float* out) {
   for_lanes(n_values, [&](int64_t i, int n) {
     const Lanes g = load_n(gate + i, n), u = load_n(up + i, n);
-    store_n(out + i,
-            f == Nonlinearity::silu       ? mul(silu(g), u)
-            : f == Nonlinearity::sigmoid  ? mul(sigmoid(g), u)
-            : f == Nonlinearity::gelu     ? mul(gelu(g), u)
-            : f == Nonlinearity::gelu_erf ? mul(gelu_erf(g), u)
-                                          : clamped_silu(g, u),
+    store_n(out + i, f == Nonlinearity::clamped_silu ? clamped_silu(g, u) : mul(activated(f, g), u),
             n);
   });
 }
 
 void activate_kernel(Nonlinearity f, const float* x, int64_t n_values, float* out) {
-  for_lanes(n_values, [&](int64_t i, int n) {
-    const Lanes v = load_n(x + i, n);
-    store_n(out + i,
-            f == Nonlinearity::silu      ? silu(v)
-            : f == Nonlinearity::sigmoid ? sigmoid(v)
-            : f == Nonlinearity::gelu    ? gelu(v)
-                                         : gelu_erf(v),
-            n);
-  });
+  for_lanes(n_values,
+            [&](int64_t i, int n) { store_n(out + i, activated(f, load_n(x + i, n)), n); });
 }
 
 void scale_kernel(float* x, float factor, int64_t n_values) {

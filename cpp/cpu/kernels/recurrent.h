@@ -58,6 +58,30 @@ void delta_rule_kernel(const DeltaTask& task) {
   }
 }
 
+// S <- e S + b (step x)^T;  out = S^T c + skip x.  The sum over the rows of S as above.
+void ssm_scan_kernel(const ScanTask& task) {
+  const int rows = task.state_dim, whole = rows / 4 * 4, n = task.n_columns;
+  for (int64_t t = 0; t < task.n_tokens; ++t) {
+    const float* const b = task.b + t * task.stride;
+    const float* const c = task.c + t * task.stride;
+    const Lanes decay = splat(task.decay[t * task.gate_stride]);
+    const Lanes x = load_n(task.x + t * task.stride, n);
+    const Lanes d = mul(splat(task.step[t * task.gate_stride]), x);
+    Lanes sums[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+    const auto write = [&](int i, Lanes& sum) {
+      float* const at = task.state + i * kLanes;
+      const Lanes s = fma(splat(b[i]), d, mul(decay, load(at)));
+      store(at, s);
+      sum = fma(splat(c[i]), s, sum);
+    };
+    for (int i = 0; i < whole; i += 4)
+      write(i, sums[0]), write(i + 1, sums[1]), write(i + 2, sums[2]), write(i + 3, sums[3]);
+    for (int i = whole; i < rows; ++i) write(i, sums[i - whole]);
+    const Lanes mixed = add(add(sums[0], sums[1]), add(sums[2], sums[3]));
+    store_n(task.out + t * task.out_stride, fma(splat(task.skip), x, mixed), n);
+  }
+}
+
 // x / sqrt(sum(x^2) + eps) * scale
 void l2_norm_kernel(float* x, float eps, float scale, int64_t n_values) {
   Lanes squares = splat(0.0f);

@@ -9,7 +9,7 @@ inline constexpr std::string_view kGranitemoeClasses[] = {"GraniteMoeForCausalLM
                                                           "GraniteMoeSharedForCausalLM"};
 
 // Checkpoints hold the gate's and the up matrix's rows in one tensor.
-inline constexpr std::array kGranitemoeExperts = {
+inline constexpr std::array kGranitemoeApart = {
     TensorRule{Role::router, "blk.{}.ffn_gate_inp.weight",
                "model.layers.{}.block_sparse_moe.router.layer.weight", Dim::experts, Dim::embd,
                true},
@@ -31,6 +31,7 @@ inline constexpr std::array kGranitemoeExperts = {
     TensorRule{Role::shared_down, "blk.{}.ffn_down_shexp.weight",
                "model.layers.{}.shared_mlp.output_linear.weight", Dim::embd, Dim::ff_shared, false},
 };
+inline constexpr auto kGranitemoeExperts = join(kGranitemoeApart, kExpertsTogether);
 inline constexpr std::array kGranitemoeWidths = {
     ConfigRule{"expert_shared_feed_forward_length", ConfigType::integer, "shared_intermediate_size",
                "0"},

@@ -10,22 +10,30 @@
 #include "model/architectures/ernie4_5.h"
 #include "model/architectures/ernie4_5_moe.h"
 #include "model/architectures/exaone4.h"
+#include "model/architectures/falcon_h1.h"
 #include "model/architectures/gemma.h"
 #include "model/architectures/gemma2.h"
 #include "model/architectures/gemma3.h"
 #include "model/architectures/gemma_embedding.h"
+#include "model/architectures/gemma4.h"
 #include "model/architectures/glm4.h"
 #include "model/architectures/glm4moe.h"
 #include "model/architectures/gpt2.h"
 #include "model/architectures/gpt_oss.h"
 #include "model/architectures/granite.h"
+#include "model/architectures/granitehybrid.h"
 #include "model/architectures/granitemoe.h"
 #include "model/architectures/hunyuan_dense.h"
+#include "model/architectures/lfm2.h"
+#include "model/architectures/lfm2moe.h"
 #include "model/architectures/llama.h"
+#include "model/architectures/mamba2.h"
 #include "model/architectures/minimax_m2.h"
 #include "model/architectures/mistral3.h"
 #include "model/architectures/modern_bert.h"
 #include "model/architectures/nomic_bert.h"
+#include "model/architectures/nemotron_h.h"
+#include "model/architectures/nemotron_h_moe.h"
 #include "model/architectures/olmo2.h"
 #include "model/architectures/olmoe.h"
 #include "model/architectures/phi2.h"
@@ -49,22 +57,23 @@ namespace hrun {
 namespace {
 
 constexpr std::array kArchitectures = {
-    &architecture::kLlama,     &architecture::kQwen2,      &architecture::kQwen3,
-    &architecture::kQwen2moe,  &architecture::kQwen3moe,   &architecture::kGemma2,
-    &architecture::kGemma3,    &architecture::kPhi3,       &architecture::kOlmo2,
-    &architecture::kGranite,   &architecture::kStarcoder2, &architecture::kGpt2,
-    &architecture::kGptOss,    &architecture::kDeepseek2,  &architecture::kCommandR,
-    &architecture::kQwen35,    &architecture::kQwen35moe,  &architecture::kQwen3next,
-
-    &architecture::kQwen2vl,   &architecture::kQwen3vl,    &architecture::kQwen3vlmoe,
-    &architecture::kSeedOss,   &architecture::kGlm4,       &architecture::kGlm4moe,
-    &architecture::kMinimaxM2, &architecture::kErnie45,    &architecture::kErnie45moe,
-    &architecture::kGemma,     &architecture::kSmollm3,    &architecture::kCohere2,
-    &architecture::kExaone4,   &architecture::kMistral3,   &architecture::kHunyuanDense,
-    &architecture::kStablelm,  &architecture::kGranitemoe, &architecture::kOlmoe,
-    &architecture::kDots1,     &architecture::kPhi2,       &architecture::kBert,
-    &architecture::kNomicBert, &architecture::kModernBert, &architecture::kGemmaEmbedding,
-
+    &architecture::kLlama,         &architecture::kQwen2,      &architecture::kQwen3,
+    &architecture::kQwen2moe,      &architecture::kQwen3moe,   &architecture::kGemma2,
+    &architecture::kGemma3,        &architecture::kPhi3,       &architecture::kOlmo2,
+    &architecture::kGranite,       &architecture::kStarcoder2, &architecture::kGpt2,
+    &architecture::kGptOss,        &architecture::kDeepseek2,  &architecture::kCommandR,
+    &architecture::kQwen35,        &architecture::kQwen35moe,  &architecture::kQwen3next,
+    &architecture::kQwen2vl,       &architecture::kQwen3vl,    &architecture::kQwen3vlmoe,
+    &architecture::kSeedOss,       &architecture::kGlm4,       &architecture::kGlm4moe,
+    &architecture::kMinimaxM2,     &architecture::kErnie45,    &architecture::kErnie45moe,
+    &architecture::kGemma,         &architecture::kSmollm3,    &architecture::kCohere2,
+    &architecture::kExaone4,       &architecture::kMistral3,   &architecture::kHunyuanDense,
+    &architecture::kStablelm,      &architecture::kGranitemoe, &architecture::kOlmoe,
+    &architecture::kDots1,         &architecture::kPhi2,       &architecture::kBert,
+    &architecture::kNomicBert,     &architecture::kModernBert, &architecture::kGemmaEmbedding,
+    &architecture::kLfm2,          &architecture::kLfm2moe,    &architecture::kGemma4,
+    &architecture::kMamba2,        &architecture::kNemotronH,  &architecture::kNemotronHMoe,
+    &architecture::kGranitehybrid, &architecture::kFalconH1,
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {
@@ -73,6 +82,9 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "token_types",
     "embd_norm",
     "embd_norm_bias",
+    "per_layer_embd",
+    "per_layer_model_proj",
+    "per_layer_norm",
     "output_norm",
     "output_norm_bias",
     "output",
@@ -99,7 +111,9 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "attn_v_bias",
     "attn_q_norm",
     "attn_k_norm",
+    "attn_v_norm",
     "attn_sinks",
+    "attn_gate",
     "attn_q_a",
     "attn_q_a_norm",
     "attn_q_b",
@@ -118,6 +132,17 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "delta_rate",
     "delta_norm",
     "delta_out",
+    "shortconv_in",
+    "shortconv_taps",
+    "shortconv_out",
+    "ssm_in",
+    "ssm_conv",
+    "ssm_conv_bias",
+    "ssm_step_bias",
+    "ssm_rate",
+    "ssm_skip",
+    "ssm_norm",
+    "ssm_out",
     "attn_output",
     "attn_output_bias",
     "attn_post_norm",
@@ -136,16 +161,26 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "router",
     "router_bias",
     "router_correction",
+    "router_scale",
+    "experts_gate_up",
     "experts_gate",
     "experts_up",
     "experts_down",
     "experts_gate_bias",
     "experts_up_bias",
     "experts_down_bias",
+    "experts_down_scale",
+    "dense_post_norm",
+    "experts_norm",
+    "experts_post_norm",
     "shared_router",
     "shared_gate",
     "shared_up",
     "shared_down",
+    "per_layer_gate",
+    "per_layer_proj",
+    "per_layer_post_norm",
+    "layer_scale",
 };
 static_assert(!kRoleNames.back().empty(), "a role without a name");
 
@@ -186,22 +221,59 @@ constexpr std::array<std::string_view, static_cast<size_t>(Dim::count)> kDimName
     "token_types",
     "classes",
     "dense",
+    "embd_thrice",
+    "ssm_in",
+    "ssm_conv",
+    "ssm_inner",
+    "ssm_heads",
+    "ssm_groups",
+    "ssm_group",
+    "ff_expert_twice",
+    "per_layer",
+    "per_layer_all",
 };
 static_assert(!kDimNames.back().empty(), "a dim without a name");
 
 constexpr std::array<std::string_view, static_cast<size_t>(Transform::count)> kTransformNames = {
-    "none",        "interleave_q_heads",    "interleave_k_heads",     "transpose",
-    "plus_one",    "even_rows_transposed",  "odd_rows_transposed",    "first_half",
-    "second_half", "first_half_transposed", "second_half_transposed", "even_values",
-    "odd_values",  "latent_keys",           "latent_values",          "taps",
-    "tile_heads",  "tile_last_heads",       "tile_head_columns",      "tile_heads_minus_exp",
-    "minus_exp",   "delta_groups_qkv",      "delta_groups_gate",      "after_padding",
+    "none",
+    "interleave_q_heads",
+    "interleave_k_heads",
+    "transpose",
+    "plus_one",
+    "even_rows_transposed",
+    "odd_rows_transposed",
+    "first_half",
+    "second_half",
+    "first_half_transposed",
+    "second_half_transposed",
+    "even_values",
+    "odd_values",
+    "latent_keys",
+    "latent_values",
+    "taps",
+    "tile_heads",
+    "tile_last_heads",
+    "tile_head_columns",
+    "tile_heads_minus_exp",
+    "minus_exp",
+    "delta_groups_qkv",
+    "delta_groups_gate",
+    "after_padding",
+    "column",
+    "column_minus_exp",
+    "groups",
 };
 static_assert(!kTransformNames.back().empty(), "a transform without a name");
 
 constexpr std::array<std::string_view, static_cast<size_t>(Where::count)> kWhereNames = {
-    "every", "dense", "experts", "attention", "recurrent"};
+    "every", "dense", "experts", "feed", "attention", "recurrent", "mixer",
+};
 static_assert(!kWhereNames.back().empty(), "layers without a name");
+
+constexpr std::array<std::string_view, static_cast<size_t>(Mixer::count)> kMixerNames = {
+    "attention",   "latent_attention",          "delta_rule", "short_conv",
+    "state_space", "attention_and_state_space", "none"};
+static_assert(!kMixerNames.back().empty(), "a mixer without a name");
 
 }  // namespace
 
@@ -214,6 +286,9 @@ const ModelDescription* find_architecture(std::string_view name) {
 }
 
 std::string_view role_name(Role role) { return kRoleNames[static_cast<size_t>(role)]; }
+std::string_view mixer_name(Mixer mixer) {
+  return mixer == Mixer::count ? "" : kMixerNames[static_cast<size_t>(mixer)];
+}
 std::string_view where_name(Where where) { return kWhereNames[static_cast<size_t>(where)]; }
 std::string_view dim_name(Dim dim) { return kDimNames[static_cast<size_t>(dim)]; }
 std::string_view transform_name(Transform transform) {

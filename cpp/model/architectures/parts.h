@@ -48,6 +48,14 @@ constexpr auto made_optional(std::array<TensorRule, n> rules) {
   return rules;
 }
 
+// The rules, of which one role is optional.
+template <size_t n>
+constexpr auto without_required(std::array<TensorRule, n> rules, Role role) {
+  for (TensorRule& rule : rules)
+    if (rule.role == role) rule.required = false;
+  return rules;
+}
+
 // The rules with another boolean of config.json that says whether the model has them.
 template <size_t n>
 constexpr auto asked_by(std::array<TensorRule, n> rules, std::string_view hf_if) {
@@ -146,9 +154,11 @@ inline constexpr std::array kFeedForward = {
 };
 
 // Experts as Qwen and DeepSeek name them, one by one or all in one tensor.
-inline constexpr std::array kExperts = {
+inline constexpr std::array kExpertRouter = {
     TensorRule{Role::router, "blk.{}.ffn_gate_inp.weight", "model.layers.{}.mlp.gate.weight",
                Dim::experts, Dim::embd, true},
+};
+inline constexpr std::array kExpertMatrices = {
     TensorRule{Role::experts_gate, "blk.{}.ffn_gate_exps.weight",
                "model.layers.{}.mlp.experts.{}.gate_proj.weight|"
                "model.layers.{}.mlp.experts.gate_up_proj@first_half",
@@ -162,6 +172,13 @@ inline constexpr std::array kExperts = {
                "model.layers.{}.mlp.experts.down_proj",
                Dim::embd, Dim::ff_expert, true, Transform::none, Dim::experts},
 };
+
+// Some files hold the gates and the values of an expert in one matrix.
+inline constexpr std::array kExpertsTogether = {
+    TensorRule{Role::experts_gate_up, "blk.{}.ffn_gate_up_exps.weight", "", Dim::ff_expert_twice,
+               Dim::embd, false, Transform::none, Dim::experts},
+};
+inline constexpr auto kExperts = join(kExpertRouter, kExpertMatrices, kExpertsTogether);
 
 // What DeepSeek and those after it have beside the experts: a correction of the scores by which
 // they are chosen, and experts that all tokens share.

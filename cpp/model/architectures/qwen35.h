@@ -70,8 +70,11 @@ inline constexpr std::array kDeltaKeys = {
     ConfigRule{"full_attention_interval", ConfigType::integer, "layer_types"},
     ConfigRule{"attention.recurrent_layers", ConfigType::boolean, ""},
     ConfigRule{"nextn_predict_layers", ConfigType::integer, ""},
-    ConfigRule{"rope.dimension_sections", ConfigType::integer, ""},
 };
+inline constexpr std::array kRopeSections = {
+    ConfigRule{"rope.dimension_sections", ConfigType::integer, "mrope_section", "11,11,10"},
+};
+inline constexpr auto kQwen35Keys = join(kDeltaKeys, kRopeSections);
 
 inline constexpr auto kQwen35Tensors = join(kQwen35Globals, kQwen35Norms, kQwen35Attention,
                                             only_in(kDeltaRule, Where::recurrent), kFeedForward);
@@ -81,7 +84,7 @@ inline constexpr ModelDescription kQwen35 = {
     .hf_classes = kQwen35Classes,
     .rope = RopeStyle::halves,
     .tensors = kQwen35Tensors,
-    .config = kDeltaKeys,
+    .config = kQwen35Keys,
     .recurrent = Mixer::delta_rule,
     .attention_period = 4,
 };

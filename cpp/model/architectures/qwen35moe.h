@@ -9,7 +9,7 @@ namespace hrun::architecture {
 inline constexpr std::string_view kQwen35moeClasses[] = {"Qwen3_5MoeForConditionalGeneration",
                                                          "Qwen3_5MoeForCausalLM"};
 
-inline constexpr auto kQwen35moeKeys = join(kExpertKeys, kQwen2moeWidths, kDeltaKeys);
+inline constexpr auto kQwen35moeKeys = join(kExpertKeys, kQwen2moeWidths, kQwen35Keys);
 
 inline constexpr auto kQwen35moeTensors =
     join(kQwen35Globals, kQwen35Norms, kQwen35Attention, only_in(kDeltaRule, Where::recurrent),

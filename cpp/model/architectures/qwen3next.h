@@ -34,7 +34,8 @@ inline constexpr std::array kDeltaRuleByKeyHead = {
 inline constexpr std::array kQwen3nextWeights = {
     ConfigRule{"expert_weights_norm", ConfigType::boolean, "norm_topk_prob", "true"},
 };
-inline constexpr auto kQwen3nextKeys = join(kQwen35moeKeys, kQwen3nextWeights);
+inline constexpr auto kQwen3nextKeys =
+    join(kExpertKeys, kQwen2moeWidths, kDeltaKeys, kQwen3nextWeights);
 
 inline constexpr auto kQwen3nextTensors =
     join(kQwen35Globals, kQwen35Norms, kQwen35Attention,

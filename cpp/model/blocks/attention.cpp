@@ -1,5 +1,7 @@
 #include "model/blocks/attention.h"
 
+#include <vector>
+
 namespace hrun {
 namespace {
 
@@ -11,20 +13,23 @@ bool has_gates(const ModelPlan& plan) {
 
 struct Scratch {
   FloatView qkv, q, k, v;  // q, k and v are parts of qkv where one matrix gives them
-  FloatView gated, gate;   // queries and gates, head by head, where one matrix gives both
+  FloatView gated;         // queries and gates, head by head, where one matrix gives both
+  FloatView gate;          // of the mixed values
   FloatView mixed;
 
   Scratch(Arena& arena, const ModelPlan& plan, int64_t l, int64_t n) {
     const LayerParams& p = plan.params.layer(l);
     const int64_t q_cols = p.n_heads * p.k_dim, k_cols = p.n_kv_heads * p.k_dim,
                   v_cols = p.n_kv_heads * p.v_dim;
+    if (plan.layer(l, Role::attn_gate)) gate = arena.take(n, p.n_heads * p.v_dim);
     if (plan.layer(l, Role::attn_qkv)) {
       qkv = arena.take(n, q_cols + k_cols + v_cols);
       q = columns(qkv, 0, q_cols), k = columns(qkv, q_cols, k_cols),
       v = columns(qkv, q_cols + k_cols, v_cols);
     } else {
       if (has_gates(plan)) gated = arena.take(n, 2 * q_cols), gate = arena.take(n, q_cols);
-      q = arena.take(n, q_cols), k = arena.take(n, k_cols), v = arena.take(n, v_cols);
+      q = arena.take(n, q_cols);
+      if (p.keys_of < 0) k = arena.take(n, k_cols), v = arena.take(n, v_cols);
     }
     mixed = arena.take(n, p.n_heads * p.v_dim);
   }
@@ -53,7 +58,7 @@ BlockNeeds attention_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows)
   Scratch(count, plan, layer, n_rows);
   BlockNeeds needs;
   needs.scratch_floats = count.used_floats();
-  needs.cache = cache_of(plan.params.layer(layer));
+  if (plan.params.layer(layer).keys_of < 0) needs.cache = cache_of(plan.params.layer(layer));
   return needs;
 }
 
@@ -65,26 +70,38 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
   Arena arena = pass.arena();
   const Scratch s(arena, model.plan(), l, pass.n);
   const auto n_heads = static_cast<int>(p.n_heads), n_kv_heads = static_cast<int>(p.n_kv_heads);
+  const bool owns = p.keys_of < 0;
   if (const DeviceTensor* all = model.weight(l, Role::attn_qkv)) {
     pass.multiply(*all, input, s.qkv);
     pass.add_bias(l, Role::attn_qkv_bias, s.qkv);
   } else {
-    const MatmulTarget qkv[] = {{model.weight(l, Role::attn_q), s.gate.data ? s.gated : s.q},
-                                {model.weight(l, Role::attn_k), s.k},
-                                {model.weight(l, Role::attn_v), s.v}};
-    pass.multiply(qkv, input);
-    if (s.gate.data) {
+    // A layer that reads another's keys and values has none; without a matrix for them values are
+    // the keys as they come out of theirs.
+    const DeviceTensor* const values = owns ? model.weight(l, Role::attn_v) : nullptr;
+    std::vector<MatmulTarget> targets = {
+        {model.weight(l, Role::attn_q), s.gated.data ? s.gated : s.q}};
+    if (owns) targets.push_back({model.weight(l, Role::attn_k), s.k});
+    if (values) targets.push_back({values, s.v});
+    if (const DeviceTensor* gate = model.weight(l, Role::attn_gate))
+      targets.push_back({gate, s.gate});
+    pass.multiply(targets, input);
+    if (owns && !values) backend.copy_heads(s.k, p.k_dim, s.v, p.v_dim, n_kv_heads, p.k_dim);
+    if (s.gated.data) {
       const FloatView gates = columns(s.gated, p.k_dim, s.gated.cols - p.k_dim);
       backend.copy_heads(s.gated, 2 * p.k_dim, s.q, p.k_dim, n_heads, p.k_dim);
       backend.copy_heads(gates, 2 * p.k_dim, s.gate, p.k_dim, n_heads, p.k_dim);
     }
     pass.add_bias(l, Role::attn_q_bias, s.q);
-    pass.add_bias(l, Role::attn_k_bias, s.k);
-    pass.add_bias(l, Role::attn_v_bias, s.v);
+    if (owns) {
+      pass.add_bias(l, Role::attn_k_bias, s.k);
+      pass.add_bias(l, Role::attn_v_bias, s.v);
+    }
   }
   const auto norm = [&] {
     norm_heads(pass, l, Role::attn_q_norm, s.q, n_heads);
+    if (!owns) return;
     norm_heads(pass, l, Role::attn_k_norm, s.k, n_kv_heads);
+    norm_heads(pass, l, Role::attn_v_norm, s.v, n_kv_heads);
   };
   const bool normed_after = model.description().turned_before_normed;
   if (!normed_after) norm();
@@ -92,11 +109,11 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
   if (rope) {
     const bool apart = p.query_rope != kNoRope;
     backend.rope(s.q, n_heads, apart ? pass.work.rope(p.query_rope) : *rope, pass.batch);
-    backend.rope(s.k, n_kv_heads, *rope, pass.batch);
+    if (owns) backend.rope(s.k, n_kv_heads, *rope, pass.batch);
   }
   if (normed_after) norm();
   const CacheSlot& cache = pass.cache(l);
-  backend.kv_append(cache, s.k, s.v, pass.batch, {rope, s.q, n_heads});
+  if (owns) backend.kv_append(cache, s.k, s.v, pass.batch, {rope, s.q, n_heads});
   const AttentionShape shape{n_heads,
                              static_cast<float>(params.attn_scale),
                              p.window,

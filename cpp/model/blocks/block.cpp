@@ -4,9 +4,13 @@
 
 #include "model/blocks/attention.h"
 #include "model/blocks/delta_rule.h"
+#include "model/blocks/dense_and_experts.h"
 #include "model/blocks/experts.h"
 #include "model/blocks/feed_forward.h"
 #include "model/blocks/latent_attention.h"
+#include "model/blocks/per_layer.h"
+#include "model/blocks/short_conv.h"
+#include "model/blocks/state_space.h"
 
 namespace hrun {
 namespace {
@@ -16,11 +20,22 @@ struct Block {
   void (*run)(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 };
 
+// The decoder leaves out the blocks that a layer does not have.
+BlockNeeds no_needs(const ModelPlan&, int64_t, int64_t) { return {}; }
+void do_nothing(const Pass&, int64_t, const MatmulInput&, FloatView) {}
+
 // In the order of Mixer, and of Feed.
 constexpr Block kMixers[] = {{attention_needs, attention},
                              {latent_attention_needs, latent_attention},
-                             {delta_rule_needs, delta_rule}};
-constexpr Block kFeeds[] = {{feed_forward_needs, feed_forward}, {experts_needs, mix_experts}};
+                             {delta_rule_needs, delta_rule},
+                             {short_conv_needs, short_conv},
+                             {state_space_needs, state_space},
+                             {attention_and_state_space_needs, attention_and_state_space},
+                             {no_needs, do_nothing}};
+constexpr Block kFeeds[] = {{feed_forward_needs, feed_forward},
+                            {experts_needs, mix_experts},
+                            {dense_and_experts_needs, dense_and_experts},
+                            {no_needs, do_nothing}};
 static_assert(std::size(kMixers) == static_cast<size_t>(Mixer::count));
 static_assert(std::size(kFeeds) == static_cast<size_t>(Feed::count));
 
@@ -56,7 +71,7 @@ bool is_repeatable(const ModelPlan& plan) {
 }
 
 size_t scratch_floats(const ModelPlan& plan, int64_t n_rows) {
-  size_t most = 0;
+  size_t most = per_layer_scratch_floats(plan, n_rows);
   for (int64_t l = 0; l < plan.params.n_layers; ++l)
     most = std::max({most, mixer_needs(plan, l, n_rows).scratch_floats,
                      feed_needs(plan, l, n_rows).scratch_floats});

@@ -31,7 +31,7 @@ BlockNeeds delta_rule_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows
   BlockNeeds needs;
   needs.scratch_floats = count.used_floats();
   needs.state.n_channels = static_cast<int>(scratch.qkv.cols);
-  needs.state.n_past = static_cast<int>(p.n_taps - 1);
+  needs.state.n_past = static_cast<int>(plan.params.n_taps - 1);
   needs.state.n_heads = static_cast<int>(p.n_v_heads);
   needs.state.k_dim = static_cast<int>(p.k_dim);
   needs.state.v_dim = static_cast<int>(p.v_dim);

@@ -11,20 +11,26 @@ namespace hrun {
 namespace {
 
 struct Scratch {
-  FloatView x;  // the normed input
   FloatView routed;
   // Tokens by the experts that they chose, [n * n_experts_used].
   FloatView gathered, gate, up, mixed;
-  FloatView shared_gate, shared_up, shared;
 
   Scratch(Arena& arena, const HyperParams& p, int64_t n) {
     const int64_t slots = n * p.n_experts_used;
-    x = arena.take(n, p.n_embd);
     routed = arena.take(n, p.n_experts);
     gathered = arena.take(slots, p.n_embd), mixed = arena.take(slots, p.n_embd);
     gate = arena.take(slots, p.n_ff_expert), up = arena.take(slots, p.n_ff_expert);
-    shared_gate = arena.take(n, p.n_ff_shared), shared_up = arena.take(n, p.n_ff_shared);
-    shared = arena.take(p.n_ff_shared > 0 ? n : 0, p.n_embd);
+  }
+};
+
+struct SharedScratch {
+  FloatView gate, up, shared, logit, weighted;
+
+  SharedScratch(Arena& arena, const HyperParams& p, int64_t n) {
+    gate = arena.take(n, p.n_ff_shared), up = arena.take(n, p.n_ff_shared);
+    const int64_t rows = p.n_ff_shared > 0 ? n : 0;
+    shared = arena.take(rows, p.n_embd), weighted = arena.take(rows, p.n_embd);
+    logit = arena.take(rows, 1);
   }
 };
 
@@ -65,25 +71,41 @@ std::vector<float> read_back(Backend& backend, const FloatView& view) {
   return values;
 }
 
-void run_shared(const Pass& pass, int64_t l, const Scratch& s, FloatView x, FloatView out) {
+// f(gate) * up, or without gates f(up), as the input of what comes after; `up` is written to where
+// a matmul does not do it on its way.
+MatmulInput activated(const Pass& pass, FloatView gate, FloatView up) {
+  const Nonlinearity f = pass.model.description().nonlinearity;
+  if (gate.data && f == Nonlinearity::silu) return MatmulInput::gated(gate, up);
+  if (gate.data)
+    pass.backend().gated(f, gate, up, up);
+  else
+    pass.backend().activate(f, up, up);
+  return up;
+}
+
+void run_shared(const Pass& pass, int64_t l, Arena arena, FloatView x, FloatView out) {
   const Model& model = pass.model;
-  const DeviceTensor* const gate_weight = model.weight(l, Role::shared_gate);
-  if (!gate_weight) return;
+  const DeviceTensor* const up_weight = model.weight(l, Role::shared_up);
+  if (!up_weight) return;
   Backend& backend = pass.backend();
-  const FloatView gate = s.shared_gate, up = s.shared_up, shared = s.shared;
-  const MatmulTarget gate_up[] = {{gate_weight, gate}, {model.weight(l, Role::shared_up), up}};
-  pass.multiply(gate_up, x);
-  pass.multiply(*model.weight(l, Role::shared_down), MatmulInput::gated(gate, up), shared);
+  const SharedScratch s(arena, pass.params(), pass.n);
+  const FloatView shared = s.shared;
+  if (const DeviceTensor* gate_weight = model.weight(l, Role::shared_gate)) {
+    const MatmulTarget gate_up[] = {{gate_weight, s.gate}, {up_weight, s.up}};
+    pass.multiply(gate_up, x);
+    pass.multiply(*model.weight(l, Role::shared_down), activated(pass, s.gate, s.up), shared);
+  } else {
+    pass.multiply(*up_weight, x, s.up);
+    pass.multiply(*model.weight(l, Role::shared_down), activated(pass, {}, s.up), shared);
+  }
   if (const DeviceTensor* router = model.weight(l, Role::shared_router)) {
-    const FloatView logit = {s.routed.data, pass.n, 1, 1};
-    pass.multiply(*router, x, logit);
-    std::vector<float> weights = read_back(backend, logit);
+    pass.multiply(*router, x, s.logit);
+    std::vector<float> weights = read_back(backend, s.logit);
     for (float& weight : weights) weight = static_cast<float>(sigmoid(static_cast<double>(weight)));
     std::vector<int32_t> rows(weights.size());
     std::iota(rows.begin(), rows.end(), 0);
-    const FloatView weighted = {s.gathered.data, pass.n, out.cols, out.cols};
-    backend.mix_rows(shared, rows, weights, weighted);
-    return backend.add(out, weighted);
+    backend.mix_rows(shared, rows, weights, s.weighted);
+    return backend.add(out, s.weighted);
   }
   backend.add(out, shared);
 }
@@ -125,28 +147,47 @@ void choose_experts(const HyperParams& p, const float* logits, const float* corr
 
 BlockNeeds experts_needs(const ModelPlan& plan, int64_t, int64_t n_rows) {
   Arena count;
+  count.take(n_rows, plan.params.n_embd);
+  Arena shared = count;
   Scratch(count, plan.params, n_rows);
+  SharedScratch(shared, plan.params, n_rows);
   BlockNeeds needs;
-  needs.scratch_floats = count.used_floats();
+  needs.scratch_floats = std::max(count.used_floats(), shared.used_floats());
   needs.repeatable = false;  // the host chooses the experts
   return needs;
 }
 
 void mix_experts(const Pass& pass, int64_t l, const MatmulInput& from, FloatView out) {
+  Arena arena = pass.arena();
+  const FloatView x = pass.stored(from, arena.take(pass.n, pass.params().n_embd));
+  routed_experts(pass, l, arena, x, x, out);
+  run_shared(pass, l, arena, x, out);
+}
+
+void routed_experts(const Pass& pass, int64_t l, Arena arena, FloatView routed_by, FloatView x,
+                    FloatView out) {
   const Model& model = pass.model;
   const HyperParams& p = pass.params();
   Backend& backend = pass.backend();
   const auto n = static_cast<size_t>(pass.n), used = static_cast<size_t>(p.n_experts_used);
 
-  Arena arena = pass.arena();
   const Scratch scratch(arena, p, pass.n);
-  const FloatView x = pass.stored(from, scratch.x), routed = scratch.routed;
-  // All experts read what the router reads; who observes, takes them as one.
-  const MatmulTarget readers[] = {{model.weight(l, Role::router), routed},
-                                  {model.weight(l, Role::experts_gate), {}},
-                                  {model.weight(l, Role::experts_up), {}}};
-  pass.observe(readers, x);
-  backend.matmul({readers, 1}, x);
+  const FloatView routed = scratch.routed;
+  const Weight& gates = model.slices(l, Role::experts_gate);
+  const Weight& ups = model.slices(l, Role::experts_up);
+  // All experts read the same, which mostly is what the router reads; who observes, takes them as
+  // one.
+  std::vector<MatmulTarget> readers = {{model.weight(l, Role::router), routed},
+                                       {ups.front().get(), {}}};
+  if (!gates.empty()) readers.insert(readers.begin() + 1, {gates.front().get(), {}});
+  const std::span<const MatmulTarget> all(readers);
+  if (routed_by.data == x.data) {
+    pass.observe(all, x);
+  } else {
+    pass.observe(all.first(1), routed_by);
+    pass.observe(all.subspan(1), x);
+  }
+  backend.matmul(all.first(1), routed_by);
   pass.add_bias(l, Role::router_bias, routed);
   const std::vector<float> logits = read_back(backend, routed),
                            correction =
@@ -157,6 +198,12 @@ void mix_experts(const Pass& pass, int64_t l, const MatmulInput& from, FloatView
     choose_experts(p, logits.data() + t * static_cast<size_t>(p.n_experts),
                    correction.empty() ? nullptr : correction.data(), experts.data() + t * used,
                    weights.data() + t * used);
+
+  if (const std::vector<float> scale =
+          model.values_of(model.plan().layer(l, Role::experts_down_scale));
+      !scale.empty())
+    for (size_t i = 0; i < weights.size(); ++i)
+      weights[i] *= scale[static_cast<size_t>(experts[i])];
 
   // Slots: the pairs of token and expert, expert by expert.
   std::vector<int32_t> token_of, slot_of(n * used), by_expert(n * used);
@@ -169,7 +216,8 @@ void mix_experts(const Pass& pass, int64_t l, const MatmulInput& from, FloatView
     slot_of[static_cast<size_t>(by_expert[s])] = static_cast<int32_t>(s);
   }
   const auto n_slots = static_cast<int64_t>(n * used);
-  const FloatView gate = scratch.gate, up = scratch.up, mixed = scratch.mixed;
+  const FloatView gate = gates.empty() ? FloatView{} : scratch.gate;
+  const FloatView up = scratch.up, mixed = scratch.mixed;
   // One token is the input of all its experts; of several, those of an expert are brought together.
   FloatView input = x;
   if (n > 1) {
@@ -197,9 +245,8 @@ void mix_experts(const Pass& pass, int64_t l, const MatmulInput& from, FloatView
   std::vector<MatmulPart> parts;
   for (const Run& run : runs) {
     const int64_t first = n > 1 ? run.first : 0;
-    parts.push_back(
-        {model.slices(l, Role::experts_gate)[run.expert].get(), first, part(gate, run)});
-    parts.push_back({model.slices(l, Role::experts_up)[run.expert].get(), first, part(up, run)});
+    if (gate.data) parts.push_back({gates[run.expert].get(), first, part(gate, run)});
+    parts.push_back({ups[run.expert].get(), first, part(up, run)});
   }
   backend.matmul_parts(parts, input);
   add_biases(Role::experts_gate_bias, gate);
@@ -208,15 +255,9 @@ void mix_experts(const Pass& pass, int64_t l, const MatmulInput& from, FloatView
   for (const Run& run : runs)
     parts.push_back(
         {model.slices(l, Role::experts_down)[run.expert].get(), run.first, part(mixed, run)});
-  if (model.description().nonlinearity == Nonlinearity::silu) {
-    pass.multiply_parts(parts, MatmulInput::gated(gate, up));
-  } else {
-    backend.gated(model.description().nonlinearity, gate, up, up);
-    pass.multiply_parts(parts, up);
-  }
+  pass.multiply_parts(parts, activated(pass, gate, up));
   add_biases(Role::experts_down_bias, mixed);
   backend.mix_rows(mixed, slot_of, weights, out);
-  run_shared(pass, l, scratch, x, out);
 }
 
 }  // namespace hrun

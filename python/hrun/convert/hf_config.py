@@ -10,6 +10,15 @@ from hrun.errors import ModelFileError, UnsupportedModelError
 
 from .config_object import ConfigObject
 from .folder import shown
+from .hf_layers import (
+    expert_step,
+    full_layers,
+    layer_kinds,
+    leading_dense,
+    put_mixers,
+    window_period,
+    windows,
+)
 from .hf_rope import Rope, read_rope
 from .source import Entry, Scalar, Value
 
@@ -18,11 +27,15 @@ _EMBD, _LAYERS, _HEADS, _FF = (
     "hidden_size|n_embd",
     "num_hidden_layers|n_layer",
     "num_attention_heads|n_head",
-    "intermediate_size|n_inner",
+    "block_ff_dim|intermediate_size|n_inner",
 )
 _CONTEXT = "max_position_embeddings|n_positions|n_ctx"
-_EPS = {"rms": "rms_norm_eps", "layer": "layer_norm_eps|layer_norm_epsilon|norm_epsilon|norm_eps"}
+_EPS = {
+    "rms": "rms_norm_eps|norm_eps|layer_norm_epsilon",
+    "layer": "layer_norm_eps|layer_norm_epsilon|norm_epsilon|norm_eps",
+}
 _ACTIVATIONS = {
+    "relu_squared": ("relu2",),
     "silu": ("silu", "swish"),
     "clamped_silu": ("silu", "swish"),
     "gelu": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate"),
@@ -34,7 +47,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "decoder_sparse_step": (1,),
     "moe_layer_freq": (1,),
     "use_qk_norm": (False,),
-    "use_bidirectional_attention": (False,),
+    "use_bidirectional_attention": (False, "vision"),
     "scale_attn_by_inverse_layer_idx": (False,),
     "scale_attn_weights": (True,),
     "add_cross_attention": (False,),
@@ -54,6 +67,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "rotary_emb_fraction": (1.0,),
     "rotary_emb_interleaved": (False,),
     "moe_every_n_layers": (0,),
+    "conv_bias": (False,),
+    "time_step_limit": ([0.0, math.inf], [0.0, {"__float__": "Infinity"}]),
+    "moe_latent_size": (),
 }
 
 
@@ -64,16 +80,23 @@ class HFConfig:
     tied: is the head the embedding?  None where config.json does not say.
     """
 
+    architecture: Any
     keys: dict[str, Entry]
     rope: Rope | None
     tied: bool | None
     object: ConfigObject
 
     def __getitem__(self, key: str) -> int:
+        return self.at(key, None)
+
+    def at(self, key: str, layer: int | None) -> int:
+        """Of a layer where they differ; None: the largest."""
         entry = self.keys.get(key)
-        return (
-            int(entry.value) if entry is not None and isinstance(entry.value, (int, float)) else 0
-        )
+        value = entry.value if entry is not None else 0
+        if isinstance(value, list):
+            numbers = [v for v in value if isinstance(v, (int, float))]
+            value = max(numbers, default=0) if layer is None else numbers[layer]
+        return int(value) if isinstance(value, (int, float)) else 0
 
     @property
     def n_layers(self) -> int:
@@ -91,10 +114,40 @@ class HFConfig:
         """llama.cpp's keys for this architecture."""
         return [Entry(f"{arch}.{e.key}", e.type, e.value) for e in self.keys.values()]
 
+    def has_feed(self, layer: int) -> bool:
+        return not self.architecture.one_block or self.at("feed_forward_length", layer) > 0
+
     def has_experts(self, layer: int) -> bool:
-        return self["expert_count"] > 0 and layer >= self["leading_dense_block_count"]
+        return (
+            self.has_feed(layer)
+            and self["expert_count"] > 0
+            and layer >= self["leading_dense_block_count"]
+        )
+
+    def is_windowed(self, layer: int | None) -> bool:
+        pattern = self.keys.get("attention.sliding_window_pattern")
+        if layer is None or pattern is None:
+            return False
+        return (
+            bool(pattern.value[layer])
+            if isinstance(pattern.value, list)
+            else (layer + 1) % int(pattern.value) != 0  # type: ignore[arg-type]
+        )
+
+    def has_attention(self, layer: int) -> bool:
+        if self.architecture.recurrent_without_keys:
+            return self.at("attention.head_count_kv", layer) > 0
+        return not self.is_recurrent(layer) or "attention" in self.architecture.recurrent
 
     def is_recurrent(self, layer: int) -> bool:
+        if not self.architecture.recurrent:
+            return False
+        if self.architecture.recurrent_without_keys:
+            return not self.has_attention(layer) and not (
+                self.architecture.one_block and self.has_feed(layer)
+            )
+        if "attention" in self.architecture.recurrent:  # side by side
+            return True
         if (kinds := self.keys.get("attention.recurrent_layers")) is not None:
             return isinstance(kinds.value, list) and bool(kinds.value[layer])
         period = self["full_attention_interval"]
@@ -102,26 +155,41 @@ class HFConfig:
 
     def in_layer(self, where: str, layer: int) -> bool:
         """Has the layer what is in layers of this kind (Where in the core)?"""
-        if where in ("attention", "recurrent"):
-            return (where == "recurrent") == self.is_recurrent(layer)
-        return where == "every" or (where == "experts") == self.has_experts(layer)
+        experts, beside = self.has_experts(layer), self.architecture.experts_beside_dense
+        return {
+            "every": True,
+            "attention": self.has_attention(layer),
+            "recurrent": self.is_recurrent(layer),
+            "mixer": self.has_attention(layer) or self.is_recurrent(layer),
+            "experts": experts,
+            "dense": self.has_feed(layer) and (beside or not experts),
+            "feed": self.has_feed(layer),
+        }[where]
 
-    def sizes(self) -> dict[str, int]:
-        """Lengths by the names of the Dim enumeration of the architecture descriptions."""
+    def sizes(self, layer: int | None = None) -> dict[str, int]:
+        """Lengths by the names of the Dim enumeration of the architecture descriptions; None: of what is no layer's."""
+        of_window = (
+            "_swa" if self.is_windowed(layer) and "attention.key_length_swa" in self.keys else ""
+        )
         heads, kv_heads, k, v = (
-            self[f"attention.{key}"]
-            for key in ("head_count", "head_count_kv", "key_length", "value_length")
+            self.at(f"attention.{key}", layer)
+            for key in (
+                "head_count",
+                "head_count_kv",
+                f"key_length{of_window}",
+                f"value_length{of_window}",
+            )
         )
         n_rot, experts, ff = (
             self["rope.dimension_count"],
             self["expert_count"],
-            self["feed_forward_length"],
+            self.at("feed_forward_length", layer),
         )
         latent_kv, latent_k, latent_v = (
             self[f"attention.{key}"]
             for key in ("kv_lora_rank", "key_length_mla", "value_length_mla")
         )
-        ff_expert = self["expert_feed_forward_length"] or ff
+        ff_expert = self["expert_feed_forward_length"] or self["feed_forward_length"]
         delta_k, delta_keys, delta_heads, delta_v = (
             self[f"ssm.{key}"]
             for key in ("state_size", "group_count", "time_step_rank", "inner_size")
@@ -162,7 +230,17 @@ class HFConfig:
             "delta_head": delta_v // max(delta_heads, 1),
             "delta_key_heads": delta_keys,
             "delta_key_head": delta_k,
-            "conv_taps": self["ssm.conv_kernel"],
+            "conv_taps": self["ssm.conv_kernel"] or self["shortconv.l_cache"],
+            "embd_thrice": 3 * self["embedding_length"],
+            "ssm_in": 2 * delta_v + 2 * delta_keys * delta_k + delta_heads,
+            "ssm_conv": delta_v + 2 * delta_keys * delta_k,
+            "ssm_inner": delta_v,
+            "ssm_heads": delta_heads,
+            "ssm_groups": delta_keys,
+            "ssm_group": delta_v // max(delta_keys, 1),
+            "ff_expert_twice": 2 * ff_expert,
+            "per_layer": self["embedding_length_per_layer_input"],
+            "per_layer_all": self["embedding_length_per_layer_input"] * self.n_layers,
         }
 
 
@@ -177,34 +255,44 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
 
     defaults = {rule.key: rule.fallback for rule in architecture.config}
     n_embd = config.integer(config.first_of(_EMBD))
-    n_heads = config.integer(config.first_of(_HEADS), high=65535)
-    n_kv_heads = config.integer("num_key_value_heads", default=n_heads, high=65535)
-    if n_heads % n_kv_heads != 0:
-        raise ModelFileError(
-            f"{path}: '{config.first_of(_HEADS)}' is {n_heads}, not a multiple of 'num_key_value_heads', {n_kv_heads}"
-        )
+    listed = config.values.get("layers_block_type")
+    n_listed = len(listed) if isinstance(listed, list) and listed else None
+    n_layers = config.integer(config.first_of(_LAYERS), default=n_listed, high=65535)
+    kinds = (
+        layer_kinds(config, architecture, n_layers) if architecture.recurrent_without_keys else []
+    )
+    n_heads, n_kv_heads = _heads(config, not kinds or "attention" in kinds)
     n_ctx = config.integer(config.first_of(_CONTEXT), default=2048)
-    ff_key = config.first_of(_FF)
     put("vocab_size", "u32", config.integer("vocab_size"))
     put("context_length", "u32", n_ctx)
     put("embedding_length", "u32", n_embd)
-    put("block_count", "u32", config.integer(config.first_of(_LAYERS), high=65535))
-    put(
-        "feed_forward_length",
-        "u32",
-        config.integer(
-            ff_key, default=4 * n_embd if ff_key == "n_inner" or config.has("n_embd") else None
-        ),
-    )
+    put("block_count", "u32", n_layers)
+    n_ff = _width(config, n_embd)
+    if architecture.one_block:
+        widths = [n_ff if kind == "feed" else 0 for kind in kinds]
+        put("feed_forward_length", "array<u32>", widths)
+    else:
+        put("feed_forward_length", "u32", n_ff)
     latent = any(rule.role == "attn_kv_a" for rule in architecture.tensors)
     put("attention.head_count", "u32", n_heads)
     if latent:
         head_dim = _put_latent(config, put)
     else:
-        head_dim = _head_dim(config, n_embd, n_heads, defaults.get("attention.key_length"))
-        put("attention.head_count_kv", "u32", n_kv_heads)
-        put("attention.key_length", "u32", head_dim)
-        put("attention.value_length", "u32", head_dim)
+        head_dim = (
+            _head_dim(config, n_embd, n_heads, defaults.get("attention.key_length"))
+            if n_heads
+            else 0
+        )
+        if kinds:
+            of_layers = [n_kv_heads if kind == "attention" else 0 for kind in kinds]
+            put("attention.head_count_kv", "array<u32>", of_layers)
+        elif _lists(architecture, "attention.key_length_swa"):
+            head_dim = _put_windowed(config, n_layers, n_kv_heads, head_dim, n_ff, put)
+        else:
+            put("attention.head_count_kv", "u32", n_kv_heads)
+        if head_dim:
+            put("attention.key_length", "u32", head_dim)
+            put("attention.value_length", "u32", head_dim)
     eps = config.number(
         config.first_of(_EPS[architecture.norm]),
         default=1e-6 if architecture.norm == "rms" else 1e-5,
@@ -225,7 +313,12 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
             raise ModelFileError(
                 f"{path}: the head dimension is {head_dim}, rotary embedding needs an even one"
             )
-        rope = read_rope(config, head_dim, n_ctx, latent, architecture.rotary_part)
+        of_window = (
+            config.integer("head_dim", default=0, low=0)
+            if "attention.key_length_swa" in keys
+            else 0
+        )
+        rope = read_rope(config, head_dim, n_ctx, latent, architecture.rotary_part, of_window)
         put("rope.dimension_count", "u32", rope.n_rot)
         put("rope.freq_base", "f32", rope.base)
         for entry in rope.scaling.entries:
@@ -236,10 +329,57 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
                     f"{path}: yarn with 'truncate' false is not supported for '{architecture.name}'"
                 )
     _put_listed(config, architecture, rope, n_ctx, keys)
-    tied = (
-        config.boolean("tie_word_embeddings", False) if config.has("tie_word_embeddings") else None
+    tie = config.first_of("tie_word_embeddings|tie_embedding")
+    tied = config.boolean(tie, False) if config.has(tie) else None
+    return HFConfig(architecture, keys, rope, tied, config)
+
+
+def _heads(config: ConfigObject, needed: bool) -> tuple[int, int]:
+    """Of queries, and of keys; 0 where no layer has attention."""
+    if not needed:
+        return 0, 0
+    name = config.first_of(_HEADS)
+    n_heads = config.integer(name, high=65535)
+    n_kv_heads = config.integer("num_key_value_heads", default=n_heads, high=65535)
+    if n_heads % n_kv_heads != 0:
+        raise ModelFileError(
+            f"{config.path}: '{name}' is {n_heads}, not a multiple of 'num_key_value_heads', {n_kv_heads}"
+        )
+    return n_heads, n_kv_heads
+
+
+def _put_windowed(
+    config: ConfigObject, n_layers: int, n_kv_heads: int, head_dim: int, n_ff: int, put: Any
+) -> int:
+    """Gemma 4: heads of other sizes in layers with a window.  Returns those of the others."""
+    has_window = windows(config, n_layers)
+    full_dim, full_kv_heads = full_layers(config)
+    put("attention.sliding_window_pattern", "array<bool>", has_window)
+    put("attention.key_length_swa", "u32", head_dim)
+    put("attention.value_length_swa", "u32", head_dim)
+    of_layers = [n_kv_heads if window else full_kv_heads or n_kv_heads for window in has_window]
+    put("attention.head_count_kv", "array<u32>", of_layers)
+    if config.boolean("use_double_wide_mlp", False):
+        first_shared = n_layers - config.integer("num_kv_shared_layers", default=0, low=0)
+        widths = [n_ff if layer < first_shared else 2 * n_ff for layer in range(n_layers)]
+        put("feed_forward_length", "array<u32>", widths)
+    return full_dim or head_dim
+
+
+def _width(config: ConfigObject, n_embd: int) -> int:
+    """Of the dense feed-forward blocks."""
+    key = config.first_of(_FF)
+    n_ff = config.integer(
+        key, default=4 * n_embd if key == "n_inner" or config.has("n_embd") else None
     )
-    return HFConfig(keys, rope, tied, config)
+    if config.has("shared_intermediate_size") and not config.values.get("num_local_experts"):
+        return config.integer("shared_intermediate_size")  # Granite 4 without experts
+    if not config.boolean("block_auto_adjust_ff_dim", False):
+        return n_ff
+    # LFM2: two thirds, times a factor, up to a whole multiple.
+    n_ff = int(config.number("block_ffn_dim_multiplier", default=1.0) * int(2 * n_ff / 3))
+    step = config.integer("block_multiple_of", default=256)
+    return -(-n_ff // step) * step
 
 
 def _lists(architecture: Any, key: str) -> bool:
@@ -248,7 +388,7 @@ def _lists(architecture: Any, key: str) -> bool:
 
 def _refuse(config: ConfigObject, architecture: Any) -> None:
     """Settings that change what the model computes and that hrun does not follow."""
-    key = config.first_of("hidden_activation|hidden_act|activation_function")
+    key = config.first_of("mlp_hidden_act|hidden_activation|hidden_act|activation_function")
     allowed = _ACTIVATIONS[architecture.nonlinearity]
     if _lists(architecture, "hidden_activation"):  # the file says it
         allowed += _ACTIVATIONS["silu"]
@@ -273,8 +413,14 @@ def _refuse(config: ConfigObject, architecture: Any) -> None:
             raise UnsupportedModelError(
                 f"{config.path}: 'no_rope_layers' must leave out every {period}th layer: a GGUF file cannot say otherwise"
             )
+    if config.boolean("mamba_rms_norm", False) and config.boolean("mamba_norm_before_gate", True):
+        raise UnsupportedModelError(
+            f"{config.path}: 'mamba_norm_before_gate' is true; hrun, like GGUF's other readers, norms what is gated"
+        )
     asked_for = {rule.hf_if for rule in architecture.tensors}
     for key, neutral in _NEUTRAL.items():
+        if key == "position_embedding_type" and _lists(architecture, "rope.scaling.finetuned"):
+            continue
         if key not in asked_for and config.has(key) and config.values[key] not in neutral:
             raise UnsupportedModelError(
                 f"{config.path}: '{key}' is {shown(repr(config.values[key]), 60)}, which hrun does not support"
@@ -320,18 +466,24 @@ def _put_listed(
         name = config.first_of(rule.hf_key) if rule.hf_key else ""
         value: Value | None = None
         if rule.key == "attention.sliding_window_pattern":
-            value = _window_period(config, keys)
+            value = window_period(config, keys)
+        elif rule.key == "rope.dimension_count_swa":
+            value = rope.window_n_rot if rope is not None else None
+        elif rule.key == "expert_used_count" and _is_zero(keys.get("expert_count")):
+            value = None
+        elif rule.key == "expert_count" and not config.boolean("enable_moe_block", True):
+            value = 0
         elif rule.key == "rope.freq_base_swa" and rope is not None and rope.window_base is not None:
             value = rope.window_base
         elif rule.key in ("full_attention_interval", "attention.recurrent_layers"):
-            _put_mixers(config, keys)
+            put_mixers(config, keys)
             continue
         elif rule.key == "ssm.inner_size":
-            value = config.integer("linear_value_head_dim") * config.integer(
-                "linear_num_value_heads"
-            )
+            value = _inner_size(config, int(keys["ssm.time_step_rank"].value))  # type: ignore[arg-type]
+        elif rule.key == "rope.scaling.finetuned":
+            value = config.text(name, "none") == "rope"
         elif rule.key == "rope.dimension_sections":
-            value = _rope_sections(config)
+            value = _rope_sections(config, rule.fallback)
         elif rule.key == "expert_gating_func":
             by_default = config.values.get("model_type") in ("deepseek_v3", "glm4_moe_lite")
             scores = config.text(
@@ -346,9 +498,9 @@ def _put_listed(
             layers = vision.values.get("deepstack_visual_indexes") if vision else None
             value = len(layers) if isinstance(layers, list) else 0
         elif rule.key == "leading_dense_block_count" and name == "mlp_layer_types":
-            value = _leading_dense(config, name, keys)
+            value = leading_dense(config, name, keys)
         elif rule.key == "interleave_moe_layer_step":
-            value = _expert_step(config, name, keys)
+            value = expert_step(config, name, keys)
         elif rule.key == "expert_shared_feed_forward_length" and not rule.hf_key:
             parts = (keys.get(k) for k in ("expert_feed_forward_length", "expert_shared_count"))
             sizes = [int(e.value) if e else 0 for e in parts]  # type: ignore[arg-type]
@@ -357,7 +509,7 @@ def _put_listed(
             value = None
         elif name and config.has(name):
             if rule.type == "u32":
-                value = config.integer(name, low=0)
+                value = _alike(config, name)
             elif rule.type == "bool":
                 value = config.boolean(name, False)
             elif rule.type == "string":
@@ -390,62 +542,38 @@ def _put_listed(
             keys[rule.key] = Entry(rule.key, kind, value)
 
 
-def _leading_dense(config: ConfigObject, name: str, keys: dict[str, Entry]) -> int:
-    """Layers before the first with experts, all of which have them from there on."""
-    kinds = config.values[name]
-    n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
-    dense = kinds.count("dense") if isinstance(kinds, list) else 0
-    if kinds != ["dense"] * dense + ["sparse"] * (n_layers - dense):
+def _alike(config: ConfigObject, name: str) -> int:
+    """An integer, or one for each layer that is the same in all."""
+    listed = config.values[name]
+    if not isinstance(listed, list) or not listed:
+        return config.integer(name, low=0)
+    if any(value != listed[0] for value in listed):
         raise UnsupportedModelError(
-            f"{config.path}: '{name}' must be {n_layers} layers, 'dense' ones and then 'sparse' ones"
+            f"{config.path}: '{name}' differs between layers, which hrun does not support"
         )
-    return dense
+    return ConfigObject(config.path, {name: listed[0]}).integer(name, low=0)
 
 
-def _expert_step(config: ConfigObject, name: str, keys: dict[str, Entry]) -> int:
-    """1: all layers from the first with experts to the last have them."""
-    last = int(keys["block_count"].value) - 1  # type: ignore[arg-type]
-    end = config.integer("moe_layer_end_index", default=last, low=-1)
-    if config.integer(name, default=1) != 1 or end not in (-1, last):
-        raise UnsupportedModelError(
-            f"{config.path}: '{name}' and 'moe_layer_end_index' must be 1 and {last}: hrun runs experts in all layers "
-            "from the first that has them"
-        )
-    return 1
+def _is_zero(entry: Entry | None) -> bool:
+    return entry is not None and entry.value == 0
 
 
-def _put_mixers(config: ConfigObject, keys: dict[str, Entry]) -> None:
-    """Which layers are recurrent: by a period where there is one."""
-    n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
-    kinds = config.values.get("layer_types")
-    if kinds is None:
-        period = config.integer("full_attention_interval", default=4)
-        keys["full_attention_interval"] = Entry("full_attention_interval", "u32", period)
-        return
-    if (
-        not isinstance(kinds, list)
-        or len(kinds) != n_layers
-        or not set(kinds) <= {"linear_attention", "full_attention"}
-    ):
-        raise config.error(
-            "layer_types", f"{n_layers} strings, 'linear_attention' or 'full_attention'"
-        )
-    recurrent = [kind == "linear_attention" for kind in kinds]
-    for period in range(1, n_layers + 2):
-        if recurrent == [(layer + 1) % period != 0 for layer in range(n_layers)]:
-            keys["full_attention_interval"] = Entry("full_attention_interval", "u32", period)
-            return
-    keys["attention.recurrent_layers"] = Entry(
-        "attention.recurrent_layers", "array<bool>", recurrent
-    )
+def _inner_size(config: ConfigObject, n_heads: int) -> int:
+    """Values of all heads of a recurrent layer."""
+    if config.has("mamba_d_ssm"):
+        return config.integer("mamba_d_ssm")
+    name = config.first_of("linear_value_head_dim|mamba_d_head|mamba_head_dim|head_dim")
+    return n_heads * config.integer(name, default=64)
 
 
-def _rope_sections(config: ConfigObject) -> list[Scalar]:
-    """Pairs that turn by time, height and width; with text all three are the position."""
+def _rope_sections(config: ConfigObject, fallback: str) -> list[Scalar] | None:
+    """Pairs that turn by time, height and width; with text all three are the position.  None: it has none."""
     rope = config.child("rope_parameters") or config.child("rope_scaling")
     sections = rope.values.get("mrope_section") if rope is not None else None
     if sections is None:
-        sections = [11, 11, 10]
+        if not fallback:
+            return None
+        sections = [int(n) for n in fallback.split(",")]
     if (
         not isinstance(sections, list)
         or len(sections) > 4
@@ -455,24 +583,3 @@ def _rope_sections(config: ConfigObject) -> list[Scalar]:
     ):
         raise config.error("mrope_section", "an array of up to four counts of pairs")
     return [*sections, *[0] * (4 - len(sections))]
-
-
-def _window_period(config: ConfigObject, keys: dict[str, Entry]) -> int | None:
-    """Every n-th layer is without a window; None where config.json leaves that to the architecture."""
-    kinds = config.values.get("layer_types")
-    n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
-    if isinstance(kinds, list) and len(kinds) == n_layers:
-        windows = [kind == "sliding_attention" for kind in kinds]
-        for period in [config.values.get("_sliding_window_pattern"), *range(n_layers + 2)]:
-            if isinstance(period, int) and windows == [
-                period == 0 or (layer + 1) % period != 0 for layer in range(n_layers)
-            ]:
-                return period
-        raise UnsupportedModelError(
-            f"{config.path}: 'layer_types': the layers with a window follow no period"
-        )
-    name = config.first_of("sliding_window_pattern|_sliding_window_pattern")
-    text = config.values.get(name)
-    if isinstance(text, str) and text == "L" * (len(text) - 1) + "G":  # local, global
-        return len(text)
-    return config.integer(name, low=0) if config.has(name) else None

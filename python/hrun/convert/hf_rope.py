@@ -28,25 +28,32 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class Rope:
-    """window_base: the base of layers with a window, where it is another one."""
+    """window_base, window_n_rot: of layers with a window, where they have another embedding."""
 
     base: float
     n_rot: int
     scaling: RopeScaling
     window_base: float | None = None
+    window_n_rot: int | None = None
 
 
 def read_rope(
-    config: ConfigObject, head_dim: int, n_ctx: int, latent: bool, part: float = 1.0
+    config: ConfigObject,
+    head_dim: int,
+    n_ctx: int,
+    latent: bool,
+    part: float = 1.0,
+    window_head_dim: int = 0,
 ) -> Rope:
     """From `rope_theta` and `rope_scaling` or from the newer `rope_parameters`.  Raises ModelFileError, UnsupportedModelError.
 
     latent: attention temperatures go on the scores, as in DeepSeek's models, and head_dim is the turned part alone.
-    part: how much of a head is turned where the configuration does not say.
+    part: how much of a head is turned where the configuration does not say.  window_head_dim: a head's values in layers
+    with a window, if they are others.
     """
     key = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"
     scaling = config.child(key)
-    window_base = None
+    window_base, window_n_rot = None, None
     if scaling is not None and (full := scaling.child("full_attention")) is not None:
         window = scaling.child("sliding_attention")
         window_base = (
@@ -54,6 +61,9 @@ def read_rope(
             if window is not None
             else None
         )
+        if window_head_dim:
+            turned = window.number("partial_rotary_factor", default=1.0, high=1.0) if window else 1
+            window_n_rot = int(window_head_dim * turned)
         scaling = full
     base_in = scaling if scaling is not None and scaling.has("rope_theta") else config
     base = base_in.number("rope_theta", default=10000.0, low=2.0, exclusive=False, high=1e15)
@@ -61,6 +71,13 @@ def read_rope(
         for name in ("rotary_pct", "partial_rotary_factor"):
             if where is not None and where.has(name):
                 part = where.number(name, high=1.0)
+    if scaling is not None and scaling.text("rope_type", "") == "proportional":
+        # The first pairs turn as if all of the head did; the others, far too slowly to be seen.
+        turned = int(part * head_dim // 2)
+        factors = np.full(head_dim // 2, 1e30, np.float32)
+        factors[:turned] = scaling.number("factor", default=1.0)
+        still = RopeScaling("none", (), {"rope_freqs": factors})
+        return Rope(base, head_dim, still, window_base, window_n_rot)
     n_rot = config.integer("rotary_dim", default=int(head_dim * part), low=0, high=head_dim)
     if n_rot < 2 or n_rot % 2 != 0:
         raise UnsupportedModelError(
@@ -87,7 +104,11 @@ def read_rope(
             f"supported are {', '.join(readers)}"
         )
     return Rope(
-        base, n_rot, readers[kind](scaling, config, base, n_rot, n_ctx, latent), window_base
+        base,
+        n_rot,
+        readers[kind](scaling, config, base, n_rot, n_ctx, latent),
+        window_base,
+        window_n_rot,
     )
 
 

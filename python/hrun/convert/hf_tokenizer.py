@@ -48,8 +48,13 @@ class Vocabulary:
     ends: tuple[int | None, int | None]
 
 
-def read_tokenizer(folder: ModelFolder, n_vocab: int, config: dict[str, Any]) -> Vocabulary:
-    """Metadata of the folder's tokenizer, padded to `n_vocab` tokens.  Raises ModelFileError, UnsupportedModelError."""
+def read_tokenizer(
+    folder: ModelFolder, n_vocab: int, config: dict[str, Any], keeps_merges: bool = False
+) -> Vocabulary:
+    """Metadata of the folder's tokenizer, padded to `n_vocab` tokens.  Raises ModelFileError, UnsupportedModelError.
+
+    keeps_merges: SentencePiece's pieces are joined by a list of merges for other readers too, not by scores (Gemma 4).
+    """
     if not folder.has("tokenizer.json"):
         if folder.has("tokenizer.model"):
             raise UnsupportedModelError(
@@ -74,7 +79,7 @@ def read_tokenizer(folder: ModelFolder, n_vocab: int, config: dict[str, Any]) ->
     entries = (
         word_entries(reader.kind, tokenizer, reader.tokens, reader.types)
         if reader.kind != "BPE"
-        else reader.sentencepiece_entries()
+        else reader.sentencepiece_entries(keeps_merges)
         if reader.is_sentencepiece
         else reader.byte_level_entries(notes)
     )
@@ -308,7 +313,7 @@ class _TokenizerJson:
             )
         return out
 
-    def sentencepiece_entries(self) -> list[Entry]:
+    def sentencepiece_entries(self, keeps_merges: bool) -> list[Entry]:
         """SentencePiece merges the pair with the best-scored result; the order of the merges is the order of the scores."""
         score: dict[str, float] = {}
         for left, right in self.merges:
@@ -319,12 +324,23 @@ class _TokenizerJson:
             for token, kind in zip(self.tokens, self.types)
         ]
         return [
-            Entry("tokenizer.ggml.model", "string", "llama"),
-            Entry("tokenizer.ggml.pre", "string", "default"),
+            Entry("tokenizer.ggml.model", "string", "gemma4" if keeps_merges else "llama"),
+            *([] if keeps_merges else [Entry("tokenizer.ggml.pre", "string", "default")]),
             Entry("tokenizer.ggml.tokens", "array<string>", list(self.tokens)),
             Entry("tokenizer.ggml.scores", "array<f32>", scores),
             Entry("tokenizer.ggml.token_type", "array<i32>", list(self.types)),
             Entry("tokenizer.ggml.add_space_prefix", "bool", self._adds_space_prefix()),
+            *(
+                [
+                    Entry(
+                        "tokenizer.ggml.merges",
+                        "array<string>",
+                        [" ".join(pair) for pair in self.merges],
+                    )
+                ]
+                if keeps_merges
+                else []
+            ),
         ]
 
     def _adds_space_prefix(self) -> bool:

@@ -22,6 +22,7 @@ from hrun.errors import ModelFileError, UnsupportedModelError
 from .embedding_part import embedding_tensors, encoder_config, reranker_part, with_template_ends
 from .folder import PICKLE_SENTENCE, ModelFolder, json_type, shown
 from .hf_config import HFConfig, read_config
+from .hf_multipliers import row_factors
 from .hf_tokenizer import read_tokenizer
 from .language_part import is_multimodal, language_config, language_tensors
 from .quantized_checkpoint import Decoded, plain_weights
@@ -62,7 +63,9 @@ def read_hf(path: Path) -> Source:
     coded = plain_names(coded, roles["token_embd"].hf_name, path, notes)
     coded, embeds = embedding_tensors(folder, values, architecture, coded, notes)
     stored = plain_weights(coded, config.object, notes)
-    vocabulary = read_tokenizer(folder, config.n_vocab, values)
+    vocabulary = read_tokenizer(
+        folder, config.n_vocab, values, keeps_merges=architecture.name == "gemma4"
+    )
     notes += vocabulary.notes
     stored = reranker_part(folder, architecture, stored, vocabulary.ids, embeds)
     sizes = {**config.sizes(), **embeds.sizes}
@@ -126,9 +129,13 @@ def _architecture(values: dict[str, Any], path: str) -> Any:
         raise ModelFileError(
             f"{path}: 'architectures' must be an array of class names, found {json_type(classes)}"
         )
-    for architecture in _core.architectures():
-        if classes[0] in architecture.hf_classes:
-            return architecture
+    fitting = [a for a in _core.architectures() if classes[0] in a.hf_classes]
+    if fitting:
+        # Nemotron H: one class, and one architecture with experts and one without.
+        kinds = values.get("hybrid_override_pattern") or values.get("layers_block_type") or []
+        has_experts = isinstance(kinds, (str, list)) and any(kind in kinds for kind in ("E", "moe"))
+        with_experts = [a for a in fitting if any(rule.role == "router" for rule in a.tensors)]
+        return with_experts[0] if has_experts and with_experts else fitting[0]
     known = [name for architecture in _core.architectures() for name in architecture.hf_classes]
     near = difflib.get_close_matches(classes[0], known, 1, 0.75)
     raise UnsupportedModelError(
@@ -206,8 +213,9 @@ def _tensors(
     """The tensors of the description, in its order, each checked for its shape; unknown ones are refused."""
     out: list[SourceTensor] = []
     used: set[str] = set()
+    of_model = sizes
 
-    def add(rule: Any, layer: int | None) -> None:
+    def add(rule: Any, layer: int | None, sizes: dict[str, int]) -> None:
         gguf_name = rule.gguf_name.replace("{}", str(layer), 1)
         if not rule.hf_name:
             factors = config.rope.scaling.factors if config.rope is not None else None
@@ -243,15 +251,18 @@ def _tensors(
             raise ModelFileError(f"{path}: tensor '{missing}' is missing")
         used.update(names)
         parts = [stored[name] for name in names]
-        out.append(_tensor(rule, transform, gguf_name, parts, sizes))
+        made = _tensor(rule, transform, gguf_name, parts, sizes)
+        multiplied_by = row_factors(config.object, architecture.name, rule.role, sizes, made.rows)
+        out.append(made if multiplied_by is None else _multiplied(made, multiplied_by))
 
     for rule in architecture.tensors:
         if not rule.per_layer:
-            add(rule, None)
+            add(rule, None, of_model)
     for layer in range(config.n_layers):
+        of_layer = {**sizes, **config.sizes(layer)}
         for rule in architecture.tensors:
             if rule.per_layer and config.in_layer(rule.where, layer):
-                add(rule, layer)
+                add(rule, layer, of_layer)
     left = [
         name
         for name in stored
@@ -299,6 +310,15 @@ def _computed(name: str, values: Floats) -> SourceTensor:
     )
 
 
+def _multiplied(tensor: SourceTensor, factors: Floats) -> SourceTensor:
+    read = tensor.read_rows
+    return replace(
+        tensor,
+        read_rows=lambda first, last: read(first, last) * factors[first:last, None],
+        read_bytes=None,
+    )
+
+
 # Small tensors on which much depends: they stay F32.
 _KEPT = (
     "router",
@@ -311,6 +331,11 @@ _KEPT = (
     "delta_step",
     "delta_beta",
     "delta_beta_step",
+    "shortconv_taps",
+    "ssm_conv",
+    "ssm_rate",
+    "ssm_skip",
+    "per_layer_model_proj",
 )
 
 

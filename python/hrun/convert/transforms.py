@@ -231,6 +231,14 @@ def _taps_shape(t: Target) -> Shape:
     return (t.rows, 1, t.cols) if t.cols == t.sizes["conv_taps"] else plain_shape(t)
 
 
+def _column_shape(t: Target) -> Shape:
+    return (t.rows,)
+
+
+def _groups_shape(t: Target) -> Shape:
+    return (t.slices * t.cols,)
+
+
 def _tile_head_columns(stored: Stored, t: Target) -> Made:
     order = _tiled(t.sizes, t.cols)
     return (lambda first, last: stored.rows(first, last, t.cols)[:, order]), 1
@@ -274,6 +282,9 @@ TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target]
         _by_key_head_shape,
         _same_shape_gathered(lambda t: np.concatenate(_by_key_head(t)[:3])),
     ),
+    "column": (_column_shape, _as_is),
+    "column_minus_exp": (_column_shape, _minus_exp(_as_is)),
+    "groups": (_groups_shape, _as_is),
     "delta_groups_gate": (_by_key_head_shape, _same_shape_gathered(lambda t: _by_key_head(t)[3])),
 }
 

@@ -218,6 +218,10 @@ void check_functions() {
   compare("silu", [&](size_t i) { return gpu::silu(x[i]); });
   cpu.activate(Nonlinearity::gelu, x.data(), n, out.data());
   compare("gelu", [&](size_t i) { return gpu::gelu(x[i]); });
+  cpu.activate(Nonlinearity::gelu_erf, x.data(), n, out.data());
+  compare("gelu_erf", [&](size_t i) { return gpu::gelu_erf(x[i]); });
+  cpu.activate(Nonlinearity::softplus, x.data(), n, out.data());
+  compare("softplus", [&](size_t i) { return gpu::softplus(x[i]); });
   cpu.gated(Nonlinearity::clamped_silu, x.data(), y.data(), n, out.data());
   compare("clamped_silu", [&](size_t i) { return gpu::clamped_silu(x[i], y[i]); });
   out = x;

@@ -1,0 +1,15 @@
+// Vectors that each layer has for every token (Gemma 4 E2B, E4B): out of a table of their own and
+// the token's embedding, added after the layer's blocks.
+#pragma once
+
+#include "model/forward.h"
+
+namespace hrun {
+
+size_t per_layer_scratch_floats(const ModelPlan& plan, int64_t n_rows);
+// Of the embedded tokens x, all layers' vectors into Workspace::per_layer.
+void embed_per_layer(const Pass& pass, std::span<const int32_t> tokens, FloatView x);
+// x += those of the layer, gated by x.
+void add_per_layer(const Pass& pass, int64_t layer, FloatView x);
+
+}  // namespace hrun

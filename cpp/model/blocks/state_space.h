@@ -1,0 +1,20 @@
+// A state space model (Mamba 2): a matrix S [state, values] per head in place of a cache.
+//
+//   S <- e^(step rate) S + b (step x)^T,  y = S^T c + skip x
+// with x, b and c out of a short convolution, the step of each head out of the input; b and c are
+// those of a group of heads.  Then y * silu(z), normed by group.
+#pragma once
+
+#include "model/blocks/block.h"
+
+namespace hrun {
+
+BlockNeeds state_space_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+void state_space(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
+
+// Attention and a state space model side by side (Falcon H1): the sum of both.
+BlockNeeds attention_and_state_space_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+void attention_and_state_space(const Pass& pass, int64_t layer, const MatmulInput& input,
+                               FloatView out);
+
+}  // namespace hrun

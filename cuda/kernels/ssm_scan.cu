@@ -1,0 +1,71 @@
+#include "cuda/kernels/ssm_scan.h"
+
+#include "cuda/device/math.h"
+
+namespace hrun::gpu {
+namespace {
+
+// As DeltaRule in recurrent.cu: 32 values of a head's matrix in shared memory, a value to four
+// threads, each with every fourth row of the state, so that the sums are the CPU's.
+struct Scan {
+  static constexpr int kColumns = 32, kChains = 4, kStride = kColumns + 8;
+  static constexpr int kThreads = kColumns * kChains, kBlocks = 1;
+  static constexpr const char* kName = "ssm_scan";
+  FloatView x, b, c, decay, step, out;
+  const float* skip;
+  StateOnDevice state;
+  int heads_of_group, state_dim, width;
+
+  HRUN_HD static float joined(float sum) {
+    sum += bits_to_float(shuffle_xor_bits(float_to_bits(sum), 1));
+    return sum + bits_to_float(shuffle_xor_bits(float_to_bits(sum), 2));
+  }
+  HRUN_HD void operator()() const {
+    const int chain = thread() % kChains, column = thread() / kChains;
+    const int h = block_x(), at = block_y() * kColumns + column;
+    const bool inside = at < width;
+    const int64_t shared_by = static_cast<int64_t>(h / heads_of_group) * state_dim,
+                  own = static_cast<int64_t>(h) * width + at;
+    const SpanOnDevice span = state.spans[block_z()];
+    float* const kept = state.matrix + span.state * state.slot_floats +
+                        static_cast<int64_t>(h) * state_dim * width + at;
+    // A thread's rows are its own: nobody waits.
+    float* const s = reinterpret_cast<float*>(shared()) + column;
+    for (int i = chain; i < state_dim; i += kChains)
+      s[i * kStride] = inside ? kept[static_cast<int64_t>(i) * width] : 0.0f;
+    for (int64_t t = span.first_row; t < span.first_row + span.n_rows; ++t) {
+      const float* const b_row = b.row(t) + shared_by;
+      const float* const c_row = c.row(t) + shared_by;
+      const float e = decay.row(t)[h], value = inside ? x.row(t)[own] : 0.0f,
+                  d = step.row(t)[h] * value;
+      float sum = 0;
+      for (int i = chain; i < state_dim; i += kChains) {
+        const float now = fused_multiply_add(b_row[i], d, e * s[i * kStride]);
+        s[i * kStride] = now;
+        sum = fused_multiply_add(c_row[i], now, sum);
+      }
+      const float mixed = joined(sum);
+      if (inside && chain == 0) out.row(t)[own] = fused_multiply_add(skip[h], value, mixed);
+    }
+    if (!inside) return;
+    for (int i = chain; i < state_dim; i += kChains)
+      kept[static_cast<int64_t>(i) * width] = s[i * kStride];
+  }
+};
+
+}  // namespace
+
+void ssm_scan(Gpu& gpu, const ScanInput& in, const float* skip, const StateLayer& layer,
+              StateOnDevice state, FloatView out) {
+  if (out.rows == 0) return;
+  const Scan kernel{in.x,        in.b,       in.c,
+                    in.decay,    in.step,    out,
+                    skip,        state,      layer.n_heads / in.n_groups,
+                    layer.k_dim, layer.v_dim};
+  gpu.launch(
+      kernel,
+      Grid{layer.n_heads, (layer.v_dim + Scan::kColumns - 1) / Scan::kColumns, state.n_spans},
+      static_cast<size_t>(layer.k_dim) * Scan::kStride * sizeof(float));
+}
+
+}  // namespace hrun::gpu

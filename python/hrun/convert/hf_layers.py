@@ -1,0 +1,151 @@
+"""What differs from layer to layer in a Hugging Face configuration: the kinds of layers, their windows, their experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hrun._core import UnsupportedModelError
+
+from .config_object import ConfigObject
+from .source import Entry
+
+# Names of `layer_types` and its like, and letters of `hybrid_override_pattern`, by what a layer of the kind has.
+_KINDS = {
+    "conv": "recurrent",
+    "mamba": "recurrent",
+    "linear_attention": "recurrent",
+    "M": "recurrent",
+    "attention": "attention",
+    "full_attention": "attention",
+    "*": "attention",
+    "mlp": "feed",
+    "moe": "feed",
+    "-": "feed",
+    "E": "feed",
+}
+
+
+def layer_kinds(config: ConfigObject, architecture: Any, n_layers: int) -> list[str]:
+    """Of each layer "attention", "recurrent" or "feed" (nothing but a feed-forward block)."""
+    name = config.first_of("hybrid_override_pattern|layers_block_type|layer_types")
+    kinds: Any = config.values.get(name)
+    if isinstance(kinds, str):
+        kinds = list(kinds)
+    if kinds is None and (with_attention := config.values.get("full_attn_idxs")) is not None:
+        if not isinstance(with_attention, list):
+            raise config.error("full_attn_idxs", "an array of layers")
+        kinds = ["attention" if layer in with_attention else "conv" for layer in range(n_layers)]
+    if kinds is None and architecture.one_block:
+        kinds = ["mamba"] * n_layers
+    allowed = (
+        {"attention", "recurrent", "feed"} if architecture.one_block else {"attention", "recurrent"}
+    )
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != n_layers
+        or not all(isinstance(kind, str) and _KINDS.get(kind) in allowed for kind in kinds)
+    ):
+        raise config.error(name, f"{n_layers} kinds of layers, of {', '.join(_KINDS)}")
+    return [_KINDS[kind] for kind in kinds]
+
+
+def full_layers(config: ConfigObject) -> tuple[int, int]:
+    """Gemma 4: a head's values and the heads of keys in layers that see all positions; 0 where they are those of the others."""
+    head_dim = config.integer("global_head_dim", default=0, low=0, high=65536)
+    n_kv_heads = (
+        config.integer("num_global_key_value_heads", default=0, low=0, high=65535)
+        if config.boolean("attention_k_eq_v", False)
+        else 0
+    )
+    by_layer = config.child("per_layer_config")
+    for layer in by_layer.values if by_layer is not None else ():
+        one = by_layer.child(layer) if by_layer is not None else None
+        if one is not None:
+            head_dim = one.integer("head_dim", default=head_dim, low=0, high=65536)
+            n_kv_heads = one.integer("num_key_value_heads", default=n_kv_heads, low=0, high=65535)
+    return head_dim, n_kv_heads
+
+
+def windows(config: ConfigObject, n_layers: int) -> list[bool]:
+    """Of each layer, whether it has a window."""
+    kinds = config.values.get("layer_types")
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != n_layers
+        or not all(kind in ("sliding_attention", "full_attention") for kind in kinds)
+    ):
+        raise config.error(
+            "layer_types", f"{n_layers} strings, 'sliding_attention' or 'full_attention'"
+        )
+    return [kind == "sliding_attention" for kind in kinds]
+
+
+def put_mixers(config: ConfigObject, keys: dict[str, Entry]) -> None:
+    """Which layers are recurrent: by a period where there is one."""
+    n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
+    kinds = config.values.get("layer_types")
+    if kinds is None:
+        period = config.integer("full_attention_interval", default=4)
+        keys["full_attention_interval"] = Entry("full_attention_interval", "u32", period)
+        return
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != n_layers
+        or not set(kinds) <= {"linear_attention", "full_attention"}
+    ):
+        raise config.error(
+            "layer_types", f"{n_layers} strings, 'linear_attention' or 'full_attention'"
+        )
+    recurrent = [kind == "linear_attention" for kind in kinds]
+    for period in range(1, n_layers + 2):
+        if recurrent == [(layer + 1) % period != 0 for layer in range(n_layers)]:
+            keys["full_attention_interval"] = Entry("full_attention_interval", "u32", period)
+            return
+    keys["attention.recurrent_layers"] = Entry(
+        "attention.recurrent_layers", "array<bool>", recurrent
+    )
+
+
+def window_period(config: ConfigObject, keys: dict[str, Entry]) -> int | None:
+    """Every n-th layer is without a window; None where config.json leaves that to the architecture."""
+    kinds = config.values.get("layer_types")
+    n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
+    if isinstance(kinds, list) and len(kinds) == n_layers:
+        windows = [kind == "sliding_attention" for kind in kinds]
+        for period in [config.values.get("_sliding_window_pattern"), *range(n_layers + 2)]:
+            if isinstance(period, int) and windows == [
+                period == 0 or (layer + 1) % period != 0 for layer in range(n_layers)
+            ]:
+                return period
+        raise UnsupportedModelError(
+            f"{config.path}: 'layer_types': the layers with a window follow no period"
+        )
+    name = config.first_of("sliding_window_pattern|_sliding_window_pattern")
+    text = config.values.get(name)
+    if isinstance(text, str) and text == "L" * (len(text) - 1) + "G":  # local, global
+        return len(text)
+    return config.integer(name, low=0) if config.has(name) else None
+
+
+def leading_dense(config: ConfigObject, name: str, keys: dict[str, Entry]) -> int:
+    """Layers before the first with experts, all of which have them from there on."""
+    kinds = config.values[name]
+    n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
+    dense = kinds.count("dense") if isinstance(kinds, list) else 0
+    if kinds != ["dense"] * dense + ["sparse"] * (n_layers - dense):
+        raise UnsupportedModelError(
+            f"{config.path}: '{name}' must be {n_layers} layers, 'dense' ones and then 'sparse' ones"
+        )
+    return dense
+
+
+def expert_step(config: ConfigObject, name: str, keys: dict[str, Entry]) -> int:
+    """1: all layers from the first with experts to the last have them."""
+    last = int(keys["block_count"].value) - 1  # type: ignore[arg-type]
+    end = config.integer("moe_layer_end_index", default=last, low=-1)
+    if config.integer(name, default=1) != 1 or end not in (-1, last):
+        raise UnsupportedModelError(
+            f"{config.path}: '{name}' and 'moe_layer_end_index' must be 1 and {last}: hrun runs experts in all layers "
+            "from the first that has them"
+        )
+    return 1

@@ -1,0 +1,170 @@
+// The scan of state space models: the CPU against double precision, any cut of a sequence to the
+// same bits in every tier, bad arguments refused.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <vector>
+
+#include "backend/backends.h"
+#include "base/error.h"
+#include "cpu/tiers.h"
+#include "formats/list.h"
+
+namespace {
+
+int failures = 0;
+void check(bool ok, const char* what) {
+  if (ok) return;
+  ++failures;
+  std::printf("failed: %s\n", what);
+}
+
+using Values = std::vector<float>;
+
+Values random_values(int64_t n, unsigned seed, float scale, float middle = 0) {
+  Values out(static_cast<size_t>(n));
+  for (float& v : out) {
+    seed = seed * 1664525u + 1013904223u;
+    v = middle + static_cast<float>(static_cast<int>(seed >> 8) - (1 << 23)) * 0x1p-23f * scale;
+  }
+  return out;
+}
+
+struct Shape {
+  int n_heads, n_groups, state_dim, width;
+  int64_t inner() const { return int64_t{n_heads} * width; }
+  int64_t shared() const { return int64_t{n_groups} * state_dim; }
+  int64_t columns() const { return inner() + 2 * shared(); }
+};
+
+// Rows of x, b and c side by side, and of decays and steps.
+struct Input {
+  Values all, decay, step;
+};
+
+struct Scan {
+  hrun::Backend& backend;
+  Shape shape;
+  Values skip;
+  std::unique_ptr<hrun::DeviceTensor> skip_on;
+  std::unique_ptr<hrun::DeviceStates> states;
+
+  Scan(hrun::Backend& on, const Shape& s) : backend(on), shape(s) {
+    skip = random_values(s.n_heads, 5, 1);
+    skip_on = on.upload({hrun::F32::kId, 1, s.n_heads, skip.size() * 4,
+                         reinterpret_cast<const uint8_t*>(skip.data()), "skip"});
+    hrun::StatePlan plan;
+    plan.n_slots = 2;
+    plan.layers.push_back({7, 3, 0, 0, 0});  // so that offsets count
+    plan.layers.push_back({0, 0, s.n_heads, s.state_dim, s.width});
+    states = on.make_states(plan, "a test");
+  }
+
+  Values run(Input in, int64_t first, int64_t n, int32_t slot) {
+    const auto view = [&](Values& values, int64_t cols) {
+      return hrun::FloatView{values.data() + first * cols, n, cols, cols};
+    };
+    const hrun::FloatView all = view(in.all, shape.columns());
+    const auto part = [&](int64_t at, int64_t cols) {
+      return hrun::FloatView{all.data + at, n, cols, all.stride};
+    };
+    Values out(static_cast<size_t>(n * shape.inner()));
+    hrun::BatchRows batch;
+    batch.add_positions(n, first, {}, slot);
+    backend.ssm_scan(
+        {part(0, shape.inner()), part(shape.inner(), shape.shared()),
+         part(shape.inner() + shape.shared(), shape.shared()), view(in.decay, shape.n_heads),
+         view(in.step, shape.n_heads), skip_on.get(), shape.n_groups},
+        {states.get(), 1}, batch.batch(), {out.data(), n, shape.inner(), shape.inner()});
+    return out;
+  }
+};
+
+std::vector<double> reference(const Shape& s, const Values& skip, const Input& in, int64_t n) {
+  std::vector<double> out, state(static_cast<size_t>(s.inner() * s.state_dim));
+  const auto at = [](const Values& values, int64_t i) {
+    return static_cast<double>(values[static_cast<size_t>(i)]);
+  };
+  for (int64_t t = 0; t < n; ++t)
+    for (int h = 0; h < s.n_heads; ++h)
+      for (int p = 0; p < s.width; ++p) {
+        const int64_t row = t * s.columns();
+        const int64_t group = h / (s.n_heads / s.n_groups) * s.state_dim;
+        const double x = at(in.all, row + h * s.width + p);
+        double y = at(skip, h) * x;
+        for (int i = 0; i < s.state_dim; ++i) {
+          double& kept = state[static_cast<size_t>((h * s.width + p) * s.state_dim + i)];
+          kept = at(in.decay, t * s.n_heads + h) * kept +
+                 at(in.step, t * s.n_heads + h) * x * at(in.all, row + s.inner() + group + i);
+          y += kept * at(in.all, row + s.inner() + s.shared() + group + i);
+        }
+        out.push_back(y);
+      }
+  return out;
+}
+
+void test(const Shape& s) {
+  constexpr int64_t kTokens = 37;
+  const Input in{random_values(kTokens * s.columns(), 11, 1),
+                 random_values(kTokens * s.n_heads, 12, 0.5f, 0.5f),
+                 random_values(kTokens * s.n_heads, 13, 0.5f, 0.5f)};
+  Values first;
+  for (const hrun::CpuTier& tier : hrun::cpu_tiers()) {
+    if (!tier.available()) continue;
+    const auto backend =
+        hrun::make_backends({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)},
+                            1)
+            .cpu;
+    Scan scan(*backend, s);
+    scan.states->clear(0), scan.states->clear(1);
+    const Values whole = scan.run(in, 0, kTokens, 0);
+    const std::vector<double> exact = reference(s, scan.skip, in, kTokens);
+    // Each value of the state and of the sum rounds a few times per token and row.
+    double worst = 0, largest = 0;
+    for (size_t i = 0; i < whole.size(); ++i) {
+      worst = std::max(worst, std::abs(static_cast<double>(whole[i]) - exact[i]));
+      largest = std::max(largest, std::abs(exact[i]));
+    }
+    check(whole.size() == exact.size() && largest > 0.1 && worst < 2e-6 * largest,
+          "close to double precision");
+    if (first.empty()) first = whole;
+    check(whole == first, "tiers agree");
+    for (const std::vector<int64_t>& pieces :
+         {std::vector<int64_t>(37, 1), {1, 36}, {5, 1, 1, 30}}) {
+      scan.states->clear(1);
+      Values joined;
+      int64_t at = 0;
+      for (const int64_t n : pieces) {
+        const Values part = scan.run(in, at, n, 1);
+        joined.insert(joined.end(), part.begin(), part.end());
+        at += n;
+      }
+      check(joined == whole, "any cut gives the same bits");
+    }
+    bool refused = false;
+    try {
+      scan.run(in, 0, 1, 2);
+    } catch (const hrun::ArgumentError&) { refused = true; }
+    check(refused, "a slot that is not there");
+    refused = false;
+    scan.shape.n_groups = 0;
+    try {
+      scan.run(in, 0, 1, 0);
+    } catch (const hrun::ArgumentError&) { refused = true; }
+    check(refused, "no groups");
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (const Shape& s : {Shape{
+                             4,
+                             2,
+                             16,
+                             32,
+                         },
+                         Shape{6, 1, 128, 64}, Shape{3, 3, 7, 19}, Shape{2, 1, 1, 1}})
+    test(s);
+  return failures;
+}
