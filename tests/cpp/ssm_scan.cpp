@@ -5,9 +5,9 @@
 #include <cstdio>
 #include <vector>
 
-#include "backend/backends.h"
 #include "base/error.h"
 #include "cpu/tiers.h"
+#include "devices/registry.h"
 #include "formats/list.h"
 
 namespace {
@@ -112,9 +112,7 @@ void test(const Shape& s) {
   for (const hrun::CpuTier& tier : hrun::cpu_tiers()) {
     if (!tier.available()) continue;
     const auto backend =
-        hrun::make_backends({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)},
-                            1)
-            .cpu;
+        hrun::make_backend({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)});
     Scan scan(*backend, s);
     scan.states->clear(0), scan.states->clear(1);
     const Values whole = scan.run(in, 0, kTokens, 0);
