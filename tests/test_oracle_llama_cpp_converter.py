@@ -18,14 +18,14 @@ import pytest
 from hrun import _core
 from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 # Its converter knows tokenizers by a hash of what they do to a text, and ours are made up.
 SCRIPT = """
 import json, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
 from conversion.base import TextModel
-
-pytestmark = pytest.mark.slow
 
 def vocabulary(self):
     described = json.loads((Path(self.dir_model) / "tokenizer.json").read_text())

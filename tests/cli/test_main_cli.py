@@ -161,6 +161,7 @@ def test_help_names_every_command(run: Hrun) -> None:
 DIFFERENT = {
     "-n",
     "-p",
+    "--prompt",
     "-f",
     "--file",
     "-r",

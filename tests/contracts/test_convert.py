@@ -627,8 +627,8 @@ CASES: dict[str, tuple[Callable[[TinyLlama], None], type[Exception], str]] = {
     ),
     "tokenizer unigram": (
         tokenizer(lambda t: t.update(model={"type": "Unigram", "vocab": []})),
-        NO,
-        "Unigram",
+        BAD,
+        "the vocabulary is empty",
     ),
     "tokenizer prefix": (
         tokenizer(lambda t: t["model"].update(continuing_subword_prefix="##")),

@@ -147,7 +147,7 @@ def test_token_by_token(llm: Llama) -> None:
 
 def test_what_hrun_does_not_have_is_named(tiny_model: Callable[..., Path], llm: Llama) -> None:
     path = tiny_model(tied=False, n_ctx=512)
-    for options in ({"lora_path": "x"}, {"rope_freq_base": 1e4}, {"chat_format": "vicuna"}):
+    for options in ({"lora_path": "x"}, {"rope_freq_base": 2e4}, {"chat_format": "vicuna"}):
         with pytest.raises(ArgumentError, match=next(iter(options))):
             Llama(path, **options)
     with pytest.raises(ArgumentError, match="mirostat_mode"):

@@ -20,6 +20,7 @@ import pytest
 import hrun
 from hrun import Runtime, _core
 
+pytestmark = pytest.mark.slow
 ROUNDS = int(os.environ.get("HRUN_STRESS_ROUNDS", "1"))
 PACKAGE = str(Path(hrun.__file__).resolve().parents[1])
 CHILD_TEMPLATE = "{% macro show(m) %}[{{ m.content }}]{% endmacro %}{% for m in messages %}{{ show(m) }}{% endfor %}"
@@ -54,7 +55,6 @@ import hrun
 from hrun import Runtime, _core
 from hrun.chat_template import ChatTemplate
 
-pytestmark = pytest.mark.slow
 rt = Runtime(sys.argv[1], n_threads=2, device="cpu")
 session = _core.Session(rt.model, 4096)
 sampler = _core.Sampler(seed=1)

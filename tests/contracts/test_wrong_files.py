@@ -84,8 +84,8 @@ WRONG: dict[str, tuple[Callable[[], bytes], list[str]]] = {
         ["speech model"],
     ),
     "an encoder": (
-        lambda: changed(lambda f: f.set("general.architecture", "string", "nomic-bert")),
-        ["encoder", "embeddings"],
+        lambda: changed(lambda f: f.set("general.architecture", "string", "eurobert")),
+        ["an encoder of a kind that hrun does not have"],
     ),
     "an unknown architecture": (
         lambda: changed(lambda f: f.set("general.architecture", "string", "qwen9next")),

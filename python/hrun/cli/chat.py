@@ -6,7 +6,7 @@ hrun model.gguf "Who wrote Emma?"    one answer
 cat notes.txt | hrun -p "Sum up:"    one answer about a text
 hrun -no-cnv -p "Once upon a time"   continue a text
 
-hrun run | pull | list | rm | show | serve | convert | edit | ladder | bench | perplexity | completion: see hrun help COMMAND
+hrun run | pull | list | rm | show | serve | convert | edit | ladder | embed | bench | perplexity | completion: see hrun help COMMAND
 """
 
 from __future__ import annotations

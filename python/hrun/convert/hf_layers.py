@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hrun._core import UnsupportedModelError
+from hrun.errors import UnsupportedModelError
 
 from .config_object import ConfigObject
 from .source import Entry
