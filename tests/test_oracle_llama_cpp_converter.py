@@ -62,6 +62,7 @@ DIFFERENT = {
     "gemma3, multimodal": "its files do not mention the scale of queries",
     "qwen3 vl, experts": "its converter reads the published layout of experts alone",
     "hunyuan": "its converter takes the published sizes alone",
+    "nemotron h": "its converter reads defaults of transformers' configuration as experts",
     "granite 4 h, turned": "its files say that nothing is turned",
     "gpt-oss, whole ramp": "its files do not say how the ends of yarn's ramp are rounded",
 }
@@ -76,12 +77,6 @@ MISSING = {
 OLDER = {
     "granite 4 h": {"layer_types": ["mamba", "attention", "mamba"]},
     "granite 4 h, dense": {"layer_types": ["mamba", "attention", "mamba"]},
-    "nemotron h": {
-        "hybrid_override_pattern": "M-*-M",
-        "num_hidden_layers": 5,
-        "num_experts_per_tok": None,
-        "n_routed_experts": None,
-    },
     "nemotron h, experts": {"hybrid_override_pattern": "ME*EM", "num_hidden_layers": 5},
 }
 

@@ -39,7 +39,7 @@ def make_parser() -> Parser:
     add("-f", "--file", action="append", default=[], metavar="FILE", help="texts, a line each; - is stdin; several times")  # fmt: skip
     add("--query", metavar="TEXT", help="print how well each text answers it, by a reranker")
     add_flags(parser, "ctx_size", type=whole_number(0), default=0, help="tokens of a text at most (default: the model's own, at most 16384)")  # fmt: skip
-    add("--pooling", choices=["none", "mean", "cls", "last", "rank"], help="how the vectors of a text's tokens become one (default: what the file says)")  # fmt: skip
+    add_flags(parser, "pooling")
     add("--embd-normalize", type=whole_number(-1, 1000), default=2, metavar="N", help="-1: not at all, 0: largest magnitude 32760, 1: taxicab, 2: length 1 (default), N: p-norm")  # fmt: skip
     add("--embd-output-format", choices=_FORMATS, default="", metavar="FORMAT", help="array, json, json+ or raw")  # fmt: skip
     add("--embd-separator", default="\n", metavar="TEXT", help=r"between texts (default \n)")

@@ -108,6 +108,9 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "ctx_size": (("-c", "--ctx-size"), {
         "type": whole_number(0), "metavar": "N",
         "help": "context in tokens; 0: the model's (default: the model's, at most 16384)"}),
+    "pooling": (("--pooling",), {
+        "choices": ("none", "mean", "cls", "last", "rank"),
+        "help": "how the vectors of a text's tokens become one (default: what the model's file says)"}),
     "predict": (("-n", "--predict", "--n-predict"), {
         "type": whole_number(-2), "default": -1, "metavar": "N",
         "help": "tokens to generate; -1 (default) or -2: until the model ends or the context is full"}),

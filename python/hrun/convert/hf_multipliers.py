@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hrun._core import UnsupportedModelError
+from hrun.errors import UnsupportedModelError
 
 from .config_object import ConfigObject
 

@@ -65,7 +65,7 @@ def make_parser() -> Parser:
     add("--tool-format", metavar="NAME", help="how the model writes tool calls (default: by its chat template)")  # fmt: skip
     add("--strict-tools", action="store_true", help="refuse tools where the template does not say how they are written")  # fmt: skip
     add("--strict-params", action="store_true", help="refuse fields that are not known")
-    add("--pooling", choices=["mean", "cls", "last"], help="of embeddings (default: what the model's file says)")  # fmt: skip
+    add_flags(parser, "pooling", choices=("mean", "cls", "last"))
     add_flags(parser, "predict", type=whole_number(-1), help="tokens of an answer whose request names no limit (default -1: what fits)")  # fmt: skip
     guard = parser.add_argument_group("access")
     guard.add_argument("--api-key", action="append", default=[], metavar="KEY", help="may be repeated, or several by commas (also HRUN_API_KEY)")  # fmt: skip
