@@ -19,13 +19,19 @@ _QUERY, _DOCUMENT = "{query}", "{document}"
 
 
 def embed(
-    runtime: Runtime, prompts: Sequence[Sequence[int]], pooling: str | None = None
+    runtime: Runtime,
+    prompts: Sequence[Sequence[int]],
+    pooling: str | None = None,
+    seconds: Sequence[int] = (),
 ) -> list[np.ndarray]:
-    """Of each text, as token ids: float32 [1, n_embd], with "none" [n_tokens, n_embd], with "rank" [1, n_classes]."""
+    """Of each text, as token ids: float32 [1, n_embd], with "none" [n_tokens, n_embd], with "rank" [1, n_classes].
+
+    ``seconds``: of pairs of texts, for "rank", as in :func:`scores`.
+    """
     model = runtime.model
     pooling = pooling or runtime.pooling
     if pooling == "rank":
-        return scores(runtime, prompts)
+        return scores(runtime, prompts, seconds)
     rows = runtime.text_states(prompts, pooling)
     return [_core.project_texts(model, np.ascontiguousarray(row)) for row in rows]
 
@@ -36,9 +42,7 @@ def scores(
     """Of each text, or pair of texts, float32 [1, n_classes].  ``seconds``: where second texts begin, for encoders; -1: nowhere."""
     model = runtime.model
     if model.n_classes == 0:
-        raise UnsupportedModelError(
-            f"{runtime.model_path}: no head that scores texts (tensor cls.output.weight): it is no reranker"
-        )
+        raise _no_reranker(runtime)
     rows = runtime.text_states(prompts, model.class_pooling, seconds if model.is_encoder else ())
     return [_core.score_texts(model, np.ascontiguousarray(row)) for row in rows]
 
@@ -90,16 +94,25 @@ def rerank(runtime: Runtime, query: str, documents: Sequence[str]) -> np.ndarray
     if not isinstance(query, str):
         raise ArgumentError(f"query must be a string, got {type(query).__name__}")
     if not scores_pairs(runtime.model):
-        raise UnsupportedModelError(
-            f"{runtime.model_path}: no head that scores texts (tensor cls.output.weight): it is no reranker"
-        )
-    if not documents:
+        raise _no_reranker(runtime)
+    return compared(runtime, [pair_ids(runtime, query, document) for document in documents])
+
+
+def compared(runtime: Runtime, pairs: Sequence[tuple[list[int], int]]) -> np.ndarray:
+    """What :func:`rerank` says of pairs of texts that :func:`pair_ids` has made: float32 [n_pairs]."""
+    if not pairs:
         return np.empty(0, np.float32)
-    prompts, seconds = zip(*(pair_ids(runtime, query, document) for document in documents))
+    prompts, seconds = zip(*pairs)
     if runtime.model.n_classes > 0:
         rows = scores(runtime, prompts, seconds)
         return np.array([row[0, 0] for row in rows], np.float32)
     return _answers(runtime, prompts)
+
+
+def _no_reranker(runtime: Runtime) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{runtime.model_path}: no head that scores texts (tensor cls.output.weight): it is no reranker"
+    )
 
 
 def pair_ids(runtime: Runtime, query: str, document: str) -> tuple[list[int], int]:

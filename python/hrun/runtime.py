@@ -260,9 +260,9 @@ class Runtime(Prompts):
 
         one = not _is_many(texts)
         prompts = [self.embedding_ids(t) for t in _listed(texts)]
-        rows = embeddings.embed(self, prompts, pooling)
         if pooling == "none" and not one:
             raise ArgumentError("pooling 'none' gives the vectors of one text, not of a list")
+        rows = embeddings.embed(self, prompts, pooling)
         if (pooling or self.pooling) != "rank":
             rows = [embeddings.normalized(row, normalize) for row in rows]
         if pooling == "none":
@@ -735,11 +735,14 @@ class Runtime(Prompts):
             raise Cancelled("cancelled")
         return handle
 
-    def _engine_or_closed(self) -> Engine:
+    def _require_own_process(self) -> None:
         if os.getpid() != self._process:
             raise GenerationError(
                 "the Runtime was created before fork(); create it in the child, or use spawn"
             )
+
+    def _engine_or_closed(self) -> Engine:
+        self._require_own_process()
         if self._encoder is not None:
             raise UnsupportedModelError(
                 f"{self.model_path}: '{self.model.architecture}' is an encoder: it gives embeddings and no text "
@@ -753,10 +756,8 @@ class Runtime(Prompts):
     def _require_open(self) -> None:
         if self._encoder is None:
             self._engine_or_closed()
-        elif os.getpid() != self._process:
-            raise GenerationError(
-                "the Runtime was created before fork(); create it in the child, or use spawn"
-            )
+        else:
+            self._require_own_process()
 
     def _require_fit(self, ids: Sequence[int], what: str) -> None:
         self._require_open()

@@ -61,12 +61,12 @@ def _main(options: argparse.Namespace) -> int:
         prompts = [_ids(runtime, text, pooling, options.cls_separator) for text in texts]
         from hrun import embeddings
 
-        found = embeddings.embed(runtime, [ids for ids, _ in prompts], pooling) if pooling != "rank" \
-            else embeddings.scores(runtime, [ids for ids, _ in prompts], [s for _, s in prompts])  # fmt: skip
+        texts_ids, seconds = zip(*prompts)
+        found = embeddings.embed(runtime, texts_ids, pooling, seconds)
         if pooling != "rank":
             found = [embeddings.normalized(row, options.embd_normalize) for row in found]
         vectors = [vector.tolist() for row in found for vector in row]
-        n_tokens = sum(len(ids) for ids, _ in prompts)
+        n_tokens = sum(map(len, texts_ids))
         _print(options.embd_output_format, vectors, runtime, n_tokens, scores=pooling == "rank")
     return 0
 

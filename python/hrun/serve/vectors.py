@@ -9,7 +9,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hrun.embeddings import normalized, pair_ids, scores_pairs
+from hrun.embeddings import compared, normalized, pair_ids, scores_pairs
 from hrun.runtime import Runtime
 from hrun.serve.drawing import check_extra, overflow
 from hrun.serve.endpoint import body_of, json_response, key_of
@@ -69,10 +69,7 @@ async def _embedded(
     request: Request, service: Service, texts: list[Any], pooling: str
 ) -> tuple[list[np.ndarray], int]:
     """Unit vectors, and how many tokens they took."""
-    if len(texts) > service.options.max_prompts:
-        raise bad(
-            f"{len(texts)} texts, the server takes {service.options.max_prompts}", param="input"
-        )
+    _check_number(service, texts, "input")
     runtime = service.runtime
     with service.admission.enter(len(texts), key_of(request)):
 
@@ -122,19 +119,15 @@ async def _compared(
     request: Request, service: Service, query: str, texts: list[str]
 ) -> tuple[list[float], int]:
     """What the model says of the query and each text, and how many tokens they took."""
-    if len(texts) > service.options.max_prompts:
-        raise bad(
-            f"{len(texts)} texts, the server takes {service.options.max_prompts}", param="documents"
-        )
+    _check_number(service, texts, "documents")
     runtime = service.runtime
     if not isinstance(runtime, Runtime):
         raise ApiError(501, "replicas do not compare texts", code="not_supported")
     with service.admission.enter(len(texts), key_of(request)):
 
         def compare() -> tuple[list[float], int]:
-            n_tokens = 0
-            for text in texts:
-                n = len(pair_ids(runtime, query, text)[0])
+            pairs = [pair_ids(runtime, query, text) for text in texts]
+            for n in (len(ids) for ids, _ in pairs):
                 if n > runtime.n_ctx:
                     raise overflow(
                         f"a query and a text have {n} tokens, the context holds {runtime.n_ctx}",
@@ -142,10 +135,15 @@ async def _compared(
                         runtime.n_ctx,
                         "documents",
                     )
-                n_tokens += n
-            return [float(score) for score in runtime.rerank(query, texts)], n_tokens
+            return compared(runtime, pairs).tolist(), sum(len(ids) for ids, _ in pairs)
 
         return await unless_gone(request, service.in_thread(compare))
+
+
+def _check_number(service: Service, texts: list[Any], param: str) -> None:
+    limit = service.options.max_prompts
+    if len(texts) > limit:
+        raise bad(f"{len(texts)} texts, the server takes {limit}", param=param)
 
 
 def _text(i: int, document: Any) -> str:
