@@ -85,9 +85,7 @@ class Decoder {
       backend_.add(x_, fed);
     }
     add_per_layer(pass_, l, x_);
-    if (const std::vector<float> scale =
-            model_.values_of(model_.plan().layer(l, Role::layer_scale));
-        !scale.empty())
+    if (const std::vector<float>& scale = model_.host_vectors(l).layer_scale; !scale.empty())
       backend_.scale(x_, scale.front());
   }
 

@@ -141,6 +141,11 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
     if (p.description->normed_values && has_attention(layer.mixer) && layer.keys_of < 0)
       model->layers_[l][static_cast<size_t>(Role::attn_v_norm)] =
           model->upload_ones(layer.v_dim, device);
+    const auto values = [&](Role role) {
+      return model->values_of(p.layer(static_cast<int64_t>(l), role));
+    };
+    model->host_vectors_.push_back({values(Role::router_correction),
+                                    values(Role::experts_down_scale), values(Role::layer_scale)});
   }
   model->file_.check_readable();
   return model;

@@ -16,6 +16,13 @@ namespace hrun {
 // A tensor on the device; one with several slices (experts, heads) is held as so many.
 using Weight = std::vector<std::unique_ptr<DeviceTensor>>;
 
+// Vectors of a layer that the host computes with, as floats; empty where the model has none.
+struct HostVectors {
+  std::vector<float> router_correction;  // of the scores of experts
+  std::vector<float> down_scale;         // of what each expert gives
+  std::vector<float> layer_scale;        // one factor of what leaves the layer
+};
+
 // Immutable after load and shared between sessions (the backends serialise their own calls).
 class Model {
  public:
@@ -43,6 +50,9 @@ class Model {
   // Of a tensor with slices; empty where the model has none.
   const Weight& slices(int64_t layer, Role role) const {
     return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)];
+  }
+  const HostVectors& host_vectors(int64_t layer) const {
+    return host_vectors_[static_cast<size_t>(layer)];
   }
   bool has_head() const { return head_ != nullptr; }  // encoders have none
   const DeviceTensor& head() const { return *head_; }
@@ -75,6 +85,7 @@ class Model {
   Weight tied_head_;  // where the head is the embedding, but on another device
   const DeviceTensor* head_ = nullptr;
   std::vector<std::vector<Weight>> layers_;
+  std::vector<HostVectors> host_vectors_;  // by layer
 };
 
 }  // namespace hrun

@@ -438,6 +438,19 @@ void read_mixers(const Keys& keys, const ModelDescription& description, HyperPar
     if (recurrent[l]) p.layers[l].mixer = description.recurrent;
 }
 
+// Values of each head of a recurrent layer, whose groups share something.
+int64_t recurrent_head_dim(const Keys& keys, int64_t n_heads, int64_t n_groups) {
+  const int64_t values = keys.count("ssm.inner_size", 1, kMaxWidth);
+  if (n_heads % n_groups != 0)
+    keys.file().fail("key '{}' is {}, which is not a multiple of {}, {}",
+                     keys.key("ssm.time_step_rank"), n_heads, keys.key("ssm.group_count"),
+                     n_groups);
+  if (values % n_heads != 0 || values / n_heads > static_cast<int64_t>(kMaxHeadDim))
+    keys.file().fail("key '{}' is {}, must be {} (the heads) times at most {}",
+                     keys.key("ssm.inner_size"), values, n_heads, kMaxHeadDim);
+  return values / n_heads;
+}
+
 void read_delta_rule(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   if (description.recurrent != Mixer::delta_rule) return;
   DeltaParams& d = p.delta;
@@ -445,15 +458,7 @@ void read_delta_rule(const Keys& keys, const ModelDescription& description, Hype
   d.k_dim = keys.count("ssm.state_size", 1, kMaxStateRows);
   d.n_k_heads = keys.count("ssm.group_count", 1, kMaxHeads);
   d.n_v_heads = keys.count("ssm.time_step_rank", 1, kMaxHeads);
-  const int64_t values = keys.count("ssm.inner_size", 1, kMaxWidth);
-  if (d.n_v_heads % d.n_k_heads != 0)
-    keys.file().fail("key '{}' is {}, which is not a multiple of {}, {}",
-                     keys.key("ssm.time_step_rank"), d.n_v_heads, keys.key("ssm.group_count"),
-                     d.n_k_heads);
-  if (values % d.n_v_heads != 0 || values / d.n_v_heads > static_cast<int64_t>(kMaxHeadDim))
-    keys.file().fail("key '{}' is {}, must be {} (the heads) times at most {}",
-                     keys.key("ssm.inner_size"), values, d.n_v_heads, kMaxHeadDim);
-  d.v_dim = values / d.n_v_heads;
+  d.v_dim = recurrent_head_dim(keys, d.n_v_heads, d.n_k_heads);
 }
 
 void read_state_space(const Keys& keys, const ModelDescription& description, HyperParams& p) {
@@ -465,15 +470,7 @@ void read_state_space(const Keys& keys, const ModelDescription& description, Hyp
   s.state_dim = keys.count("ssm.state_size", 1, kMaxStateRows);
   s.n_groups = std::max<int64_t>(1, keys.count_or("ssm.group_count", 1, 0, kMaxHeads));
   s.n_heads = keys.count("ssm.time_step_rank", 1, kMaxHeads);
-  const int64_t inner = keys.count("ssm.inner_size", 1, kMaxWidth);
-  if (s.n_heads % s.n_groups != 0)
-    keys.file().fail("key '{}' is {}, which is not a multiple of {}, {}",
-                     keys.key("ssm.time_step_rank"), s.n_heads, keys.key("ssm.group_count"),
-                     s.n_groups);
-  if (inner % s.n_heads != 0 || inner / s.n_heads > static_cast<int64_t>(kMaxHeadDim))
-    keys.file().fail("key '{}' is {}, must be {} (the heads) times at most {}",
-                     keys.key("ssm.inner_size"), inner, s.n_heads, kMaxHeadDim);
-  s.head_dim = inner / s.n_heads;
+  s.head_dim = recurrent_head_dim(keys, s.n_heads, s.n_groups);
 }
 
 void read_short_conv(const Keys& keys, const ModelDescription& description, HyperParams& p) {

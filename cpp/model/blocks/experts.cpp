@@ -189,9 +189,9 @@ void routed_experts(const Pass& pass, int64_t l, Arena arena, FloatView routed_b
   }
   backend.matmul(all.first(1), routed_by);
   pass.add_bias(l, Role::router_bias, routed);
-  const std::vector<float> logits = read_back(backend, routed),
-                           correction =
-                               model.values_of(model.plan().layer(l, Role::router_correction));
+  const std::vector<float> logits = read_back(backend, routed);
+  const std::vector<float>&correction = model.host_vectors(l).router_correction,
+        &scale = model.host_vectors(l).down_scale;
   std::vector<int32_t> experts(n * used);
   std::vector<float> weights(n * used);
   for (size_t t = 0; t < n; ++t)
@@ -199,9 +199,7 @@ void routed_experts(const Pass& pass, int64_t l, Arena arena, FloatView routed_b
                    correction.empty() ? nullptr : correction.data(), experts.data() + t * used,
                    weights.data() + t * used);
 
-  if (const std::vector<float> scale =
-          model.values_of(model.plan().layer(l, Role::experts_down_scale));
-      !scale.empty())
+  if (!scale.empty())
     for (size_t i = 0; i < weights.size(); ++i)
       weights[i] *= scale[static_cast<size_t>(experts[i])];
 
