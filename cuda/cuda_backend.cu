@@ -51,7 +51,7 @@ CudaBackend::~CudaBackend() {
 }
 
 std::string CudaBackend::description() const {
-  return format("CUDA{}, {}", gpu_.info().index, gpu_.info().name);
+  return message("CUDA{}, {}", gpu_.info().index, gpu_.info().name);
 }
 
 std::unique_ptr<DeviceBuffer> CudaBackend::allocate(size_t bytes, std::string_view purpose) {
@@ -302,11 +302,11 @@ void CudaBackend::gated(Nonlinearity f, FloatView gate, FloatView up, FloatView 
   gpu::gated(gpu_, f, gate, up, out);
 }
 
-void CudaBackend::activate(Nonlinearity f, FloatView x, FloatView out) {
+void CudaBackend::nonlinearity(Nonlinearity f, FloatView x, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  checks::activate(f, x, out);
+  checks::nonlinearity(f, x, out);
   require_kernel(f);
-  gpu::activate(gpu_, f, x, out);
+  gpu::nonlinearity(gpu_, f, x, out);
 }
 
 void CudaBackend::add(FloatView x, FloatView y) {

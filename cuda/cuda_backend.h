@@ -89,7 +89,7 @@ class CudaBackend final : public Backend {
   void decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) override;
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;
   void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
-  void activate(Nonlinearity f, FloatView x, FloatView out) override;
+  void nonlinearity(Nonlinearity f, FloatView x, FloatView out) override;
   void add(FloatView x, FloatView y) override;
   void add_bias(FloatView x, const DeviceTensor& bias) override;
   void scale(FloatView x, float factor) override;
@@ -159,9 +159,9 @@ class CudaBackend final : public Backend {
   void upload_packed(CudaTensor& tensor, const TensorView& view);
   void upload_weight_domain(CudaTensor& tensor, const TensorView& view);
   QuantizeSource source(const MatmulInput& input) const;
-  QuantizedRows memory_for(const FloatView& x, Activation kind);
-  const QuantizedRows& quantized(PreparedInput& input, Activation kind);
-  FloatView floats(PreparedInput& input, Activation kind);
+  QuantizedRows memory_for(const FloatView& x, InputForm kind);
+  const QuantizedRows& quantized(PreparedInput& input, InputForm kind);
+  FloatView floats(PreparedInput& input, InputForm kind);
   void multiply(const CudaTensor& w, PreparedInput& input, FloatView y);
   void multiply_decoded(const CudaTensor& w, FloatView x, bool own_basis, FloatView y);
 
@@ -173,7 +173,7 @@ class CudaBackend final : public Backend {
 
   int64_t moves_ = 0;        // of memory that graphs may know
   int64_t other_moves_ = 0;  // of memory that no recorded pass reads
-  // By Activation, two of each in turn: the input of a product, and of the next that it prepares.
+  // By InputForm, two of each in turn: the input of a product, and of the next that it prepares.
   std::vector<QuantizedScratch> quantized_;
   size_t quantized_turn_ = 0;
   std::unique_ptr<Memory> end_counters_;

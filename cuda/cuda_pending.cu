@@ -42,7 +42,7 @@ bool CudaBackend::add_to_pending(FloatView x, FloatView y) {
 bool CudaBackend::quantize_with_pending(const CudaTensor& weights, PreparedInput& input) {
   const MatmulInput& from = input.from;
   if (!weights.packed) return false;
-  const Activation kind = weights.info->activation;
+  const InputForm kind = weights.info->input_form;
   QuantizedRows& rows = input.quantized[static_cast<size_t>(kind)];
   if (pending_.join) {
     if (from.norm || from.gate.data || pending_.join->out.data != from.x.data ||

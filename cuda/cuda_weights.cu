@@ -15,7 +15,7 @@ constexpr size_t kStagingBytes = size_t{64}
                                  << 20;  // of file rows on their way into a packed layout
 constexpr size_t kDecodedBytes = size_t{64} << 20;  // of decoded rows
 
-std::string name_of(const TensorView& view) { return format("tensor '{}'", printable(view.name)); }
+std::string name_of(const TensorView& view) { return message("tensor '{}'", printable(view.name)); }
 
 }  // namespace
 
@@ -36,9 +36,9 @@ std::unique_ptr<DeviceTensor> CudaBackend::upload(const TensorView& view, Tensor
     tensor->vector = std::make_unique<Memory>(gpu_, values.size() * sizeof(float), name_of(view));
     gpu_.write(tensor->vector->data, values.data(), values.size() * sizeof(float));
   }
-  const bool by_weight = is_rotated(info.activation) && rotated_matmul_ == RotatedMatmul::weight;
+  const bool by_weight = is_rotated(info.input_form) && rotated_matmul_ == RotatedMatmul::weight;
   const bool by_integers =
-      !is_rotated(info.activation) || rotated_matmul_ == RotatedMatmul::activation;
+      !is_rotated(info.input_form) || rotated_matmul_ == RotatedMatmul::activation;
   if (use != TensorUse::lookup && by_weight &&
       weight_domain_bytes(view.format, view.rows, view.cols) > 0)
     upload_weight_domain(*tensor, view);
@@ -102,7 +102,7 @@ QuantizeSource CudaBackend::source(const MatmulInput& input) const {
   return from;
 }
 
-QuantizedRows CudaBackend::memory_for(const FloatView& x, Activation kind) {
+QuantizedRows CudaBackend::memory_for(const FloatView& x, InputForm kind) {
   QuantizedRows rows = quantized_shape(kind, x.rows, x.cols);
   QuantizedScratch& scratch = quantized_[2 * static_cast<size_t>(kind) + quantized_turn_];
   const auto n = static_cast<size_t>(rows.n_tokens);
@@ -114,7 +114,7 @@ QuantizedRows CudaBackend::memory_for(const FloatView& x, Activation kind) {
   return rows;
 }
 
-const QuantizedRows& CudaBackend::quantized(PreparedInput& input, Activation kind) {
+const QuantizedRows& CudaBackend::quantized(PreparedInput& input, InputForm kind) {
   QuantizedRows& rows = input.quantized[static_cast<size_t>(kind)];
   if (rows.codes) return rows;
   rows = memory_for(input.from.x, kind);
@@ -124,7 +124,7 @@ const QuantizedRows& CudaBackend::quantized(PreparedInput& input, Activation kin
 
 // The input in fp32, rotated as `kind` says; kinds of one matmul() beyond the first overwrite each
 // other's memory, so they are not kept.
-FloatView CudaBackend::floats(PreparedInput& input, Activation kind) {
+FloatView CudaBackend::floats(PreparedInput& input, InputForm kind) {
   FloatView& view = input.floats[static_cast<size_t>(kind)];
   if (view.data) return view;
   const FloatView& x = input.from.x;
@@ -150,21 +150,21 @@ void CudaBackend::multiply_decoded(const CudaTensor& w, FloatView x, bool own_ba
 }
 
 void CudaBackend::multiply(const CudaTensor& w, PreparedInput& input, FloatView y) {
-  const Activation kind = w.info->activation;
+  const InputForm kind = w.info->input_form;
   if (w.weight_domain) {
-    const FloatView x = floats(input, Activation::kFloat);
+    const FloatView x = floats(input, InputForm::kFloat);
     void* const scratch =
         product_.get<uint8_t>(weight_domain_scratch_bytes(w.format, w.rows, w.cols, x.rows));
     return matmul_weight_domain(gpu_, w.format, static_cast<const uint8_t*>(w.weight_domain->data),
                                 w.rows, w.cols, x, y, scratch);
   }
   if (w.info->is_float)
-    return matmul_floats(gpu_, w.plain_matrix(), floats(input, Activation::kFloat), y);
-  if (kind == Activation::kFloat) return multiply_decoded(w, floats(input, kind), false, y);
+    return matmul_floats(gpu_, w.plain_matrix(), floats(input, InputForm::kFloat), y);
+  if (kind == InputForm::kFloat) return multiply_decoded(w, floats(input, kind), false, y);
   if (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation)
     return matmul_plain(gpu_, w.plain_matrix(), quantized(input, kind), y);
   const bool own_basis = rotated_matmul_ == RotatedMatmul::activation_float;
-  multiply_decoded(w, floats(input, own_basis ? kind : Activation::kFloat), own_basis, y);
+  multiply_decoded(w, floats(input, own_basis ? kind : InputForm::kFloat), own_basis, y);
 }
 
 void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInput& from) {
@@ -178,7 +178,7 @@ void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInpu
   std::vector<PackedProduct> parts;  // packed targets of one format in a row
   const auto multiply_parts = [&] {
     if (parts.empty()) return;
-    const QuantizedRows& rows = quantized(input, find_format(parts[0].w.format)->activation);
+    const QuantizedRows& rows = quantized(input, find_format(parts[0].w.format)->input_form);
     if (parts.size() < targets.size() || !wait_for_end(parts, rows)) gpu::matmul(gpu_, parts, rows);
     parts.clear();
   };
@@ -208,7 +208,7 @@ void CudaBackend::matmul_parts(std::span<const MatmulPart> parts, const MatmulIn
   checks::matmul_input(from);
   PreparedInput input{from};
   quantized_turn_ = 1 - quantized_turn_;
-  const QuantizedRows& rows = quantized(input, on_device(*parts[0].weights).info->activation);
+  const QuantizedRows& rows = quantized(input, on_device(*parts[0].weights).info->input_form);
   std::vector<PackedProduct> few;
   for (const MatmulPart& part : parts) {
     const CudaTensor& w = on_device(*part.weights);

@@ -21,7 +21,7 @@ class CudaGraph : public Graph {
 };
 
 std::string version(int number) {  // 12040 -> "12.4"
-  return format("{}.{}", number / 1000, number % 1000 / 10);
+  return message("{}.{}", number / 1000, number % 1000 / 10);
 }
 
 // Why nothing can be done with any device.
@@ -31,7 +31,7 @@ std::string why_none(cudaError_t status) {
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&built);
     return driver == 0 ? std::string("no NVIDIA driver is installed")
-                       : format(
+                       : message(
                              "the NVIDIA driver is for CUDA {}, this build needs one for CUDA "
                              "{} or newer",
                              version(driver), version(built));
@@ -111,12 +111,12 @@ std::vector<GpuInfo> Gpu::list(std::string& reason) {
     cudaDeviceProp properties;
     if (const cudaError_t asked = cudaGetDeviceProperties(&properties, i); asked != cudaSuccess) {
       cudaGetLastError();
-      reason = format("device {} cannot be asked: {}", i, cudaGetErrorString(asked));
+      reason = message("device {} cannot be asked: {}", i, cudaGetErrorString(asked));
       continue;
     }
     if (properties.major < 8) {
-      reason = format("{} has compute capability {}.{}, and 8.0 or newer is needed",
-                      properties.name, properties.major, properties.minor);
+      reason = message("{} has compute capability {}.{}, and 8.0 or newer is needed",
+                       properties.name, properties.major, properties.minor);
       continue;
     }
     GpuInfo info;

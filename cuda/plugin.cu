@@ -13,7 +13,7 @@ namespace {
 std::vector<DeviceDescription> devices(std::string& reason) {
   std::vector<DeviceDescription> all;
   for (const GpuInfo& info : Gpu::list(reason))
-    all.push_back({format("CUDA{}", info.index), info.name, info.total_bytes, info.total_bytes,
+    all.push_back({message("CUDA{}", info.index), info.name, info.total_bytes, info.total_bytes,
                    "CUDA", info.index});
   return all;
 }

@@ -41,7 +41,7 @@ def test_logits_equal_transformers(name: str, tmp_path: Path, emulated_cuda: Non
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].float().numpy()
     write_plan(make_plan(open_source(tmp_path / "hf"), PlanOptions("f32")), tmp_path / "out.gguf")
-    assert _core.plan_model(str(tmp_path / "out.gguf")).architecture == TINY[name].architecture
+    assert _core.read_spec(str(tmp_path / "out.gguf")).architecture == TINY[name].architecture
     loaded = _core.Model.load(str(tmp_path / "out.gguf"))
     got = logits(loaded, ids, 64)
     assert expected.std() > 0.1

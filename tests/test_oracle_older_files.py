@@ -138,4 +138,4 @@ def test_joined_latent_attention(name: str, tmp_path: Path) -> None:
 
     with_joined_latent(tmp_path / "new.gguf", tmp_path / "cut.gguf", cut=1)
     with pytest.raises(_core.ModelFileError, match="attn_kv_b.weight' has shape"):
-        _core.plan_model(str(tmp_path / "cut.gguf"))
+        _core.read_spec(str(tmp_path / "cut.gguf"))

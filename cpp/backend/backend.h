@@ -276,12 +276,12 @@ class Backend {
   virtual void silu_mul(FloatView gate, FloatView up,
                         FloatView out) = 0;  // out = gate * sigmoid(gate) * up
   virtual void gated(Nonlinearity f, FloatView gate, FloatView up,
-                     FloatView out) = 0;                                  // out = f(gate) * up
-  virtual void activate(Nonlinearity f, FloatView x, FloatView out) = 0;  // out = f(x)
-  virtual void add(FloatView x, FloatView y) = 0;                         // x += y
-  virtual void add_bias(FloatView x, const DeviceTensor& bias) = 0;       // x[t] += bias
-  virtual void scale(FloatView x, float factor) = 0;                      // x *= factor
-  virtual void soft_cap(FloatView x, float cap) = 0;                      // x = cap * tanh(x / cap)
+                     FloatView out) = 0;                                      // out = f(gate) * up
+  virtual void nonlinearity(Nonlinearity f, FloatView x, FloatView out) = 0;  // out = f(x)
+  virtual void add(FloatView x, FloatView y) = 0;                             // x += y
+  virtual void add_bias(FloatView x, const DeviceTensor& bias) = 0;           // x[t] += bias
+  virtual void scale(FloatView x, float factor) = 0;                          // x *= factor
+  virtual void soft_cap(FloatView x, float cap) = 0;  // x = cap * tanh(x / cap)
   // Columns of heads: to[t, h * to_step + i] = from[t, h * from_step + i] for i < width; a step of
   // 0 repeats one head.
   virtual void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step,

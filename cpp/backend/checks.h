@@ -225,8 +225,8 @@ inline void gated(const FloatView& gate, const FloatView& up, const FloatView& o
   require(same_shape(gate, up) && same_shape(gate, out), operation, "three views of one shape");
 }
 
-inline void activate(Nonlinearity f, const FloatView& x, const FloatView& out) {
-  require(same_shape(x, out) && f != Nonlinearity::clamped_silu, "activate",
+inline void nonlinearity(Nonlinearity f, const FloatView& x, const FloatView& out) {
+  require(same_shape(x, out) && f != Nonlinearity::clamped_silu, "nonlinearity",
           "two views of one shape, and a function of one value");
 }
 

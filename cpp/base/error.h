@@ -14,7 +14,7 @@ namespace hrun {
 
 // Replaces each "{}" by the next argument, printed by operator<<.
 template <class... Args>
-std::string format(std::string_view pattern, const Args&... args) {
+std::string message(std::string_view pattern, const Args&... args) {
   std::ostringstream out;
   [[maybe_unused]] const auto put = [&](const auto& arg) {
     const size_t at = pattern.find("{}");
@@ -40,13 +40,13 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// One distinct class per tag; the message is a format() pattern and its arguments.
+// One distinct class per tag; the message is a message() pattern and its arguments.
 template <class Tag>
 class TypedError : public Error {
  public:
   template <class... Args>
   explicit TypedError(std::string_view pattern, const Args&... args)
-      : Error(format(pattern, args...)) {}
+      : Error(message(pattern, args...)) {}
 };
 
 using ModelFileError = TypedError<struct ModelFileTag>;  // a file that is not what it should be

@@ -41,7 +41,7 @@ void require_regular(const std::string& path, const struct stat& status) {
                      : S_ISSOCK(mode)                 ? "is a socket"
                      : S_ISCHR(mode) || S_ISBLK(mode) ? "is a device"
                                                       : "is not a file";
-  fail(path, format("{}, expected a regular file", what));
+  fail(path, message("{}, expected a regular file", what));
 }
 
 class Descriptor {
@@ -77,15 +77,15 @@ MappedFile MappedFile::open(const std::string& path) {
 
   void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (address == MAP_FAILED)
-    fail(path, format("cannot map {} bytes: {}", size, std::generic_category().message(errno)));
+    fail(path, message("cannot map {} bytes: {}", size, std::generic_category().message(errno)));
   MappedFile mapped(std::span<const uint8_t>(static_cast<const uint8_t*>(address), size));
 
   // One that grows is still being written.
   struct stat after{};
   if (::fstat(file.get(), &after) != 0) fail_errno(path, errno);
   if (after.st_size != before.st_size)
-    fail(path, format("the file changed while it was being opened: {} bytes, then {}", size,
-                      after.st_size));
+    fail(path, message("the file changed while it was being opened: {} bytes, then {}", size,
+                       after.st_size));
   return mapped;
 }
 

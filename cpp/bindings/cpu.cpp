@@ -98,13 +98,13 @@ TensorView vector_tensor(const Vector& v) {
           "testing"};
 }
 
-Activation activation_named(const std::string& name) {
-  if (name == "int8x32") return Activation::kInt8x32;
-  if (name == "int8x64") return Activation::kInt8x64;
-  if (name == "int8x128") return Activation::kInt8x128;
-  if (name == "int8x256") return Activation::kInt8x256;
-  if (name == "rotated") return Activation::kRotated;
-  if (name == "rotated_signed") return Activation::kRotatedSigned;
+InputForm input_form_named(const std::string& name) {
+  if (name == "int8x32") return InputForm::kInt8x32;
+  if (name == "int8x64") return InputForm::kInt8x64;
+  if (name == "int8x128") return InputForm::kInt8x128;
+  if (name == "int8x256") return InputForm::kInt8x256;
+  if (name == "rotated") return InputForm::kRotated;
+  if (name == "rotated_signed") return InputForm::kRotatedSigned;
   throw ArgumentError(
       "unknown kind of activation '{}'; known: int8x32, int8x64, int8x128, int8x256, rotated, "
       "rotated_signed",
@@ -165,8 +165,8 @@ auto time_matmul(const std::string& tier, const std::string& format_name, const 
 
 auto quantize_activations(const std::string& tier, const std::string& kind_name, const Matrix& x) {
   const KernelTable& kernels = *select_cpu_tier(tier).kernels;
-  const Activation kind = activation_named(kind_name);
-  const size_t n = x.shape(0), cols = x.shape(1), block = activation_columns(kind);
+  const InputForm kind = input_form_named(kind_name);
+  const size_t n = x.shape(0), cols = x.shape(1), block = input_form_columns(kind);
   if (cols == 0 || cols % 32 != 0)
     throw ArgumentError("{} columns; expected a multiple of 32", cols);
   const size_t blocks = (cols + block - 1) / block, groups = cols / kGroup;
@@ -295,10 +295,10 @@ auto gated(const std::string& tier, const std::string& name, const Matrix& gate,
   return out.release();
 }
 
-auto activate(const std::string& tier, const std::string& name, const Matrix& x) {
+auto nonlinearity(const std::string& tier, const std::string& name, const Matrix& x) {
   CpuBackend cpu(options(tier, 1));
   Array<float> out = copy(x);
-  cpu.activate(nonlinearity_named(name), view(out), view(out));
+  cpu.nonlinearity(nonlinearity_named(name), view(out), view(out));
   return out.release();
 }
 
@@ -435,7 +435,7 @@ void init_cpu(nb::module_& m) {
               "is it what a Model uses by default, HRUN_CPU_TIER considered?")
       .def_ro("missing", &TierInfo::missing, "features this CPU lacks, separated by spaces")
       .def("__repr__", [](const TierInfo& t) {
-        return format("<CPU tier {}{}>", t.name, t.available ? "" : ", not available");
+        return message("<CPU tier {}{}>", t.name, t.available ? "" : ", not available");
       });
   m.def(
       "cpu_tiers",
@@ -491,7 +491,7 @@ void init_cpu(nb::module_& m) {
   t.def("layer_norm", &layer_norm, nb::arg("tier"), nb::arg("x"), nb::arg("weight"),
         nb::arg("bias"), nb::arg("eps"));
   t.def("gated", &gated, nb::arg("tier"), nb::arg("name"), nb::arg("gate"), nb::arg("up"));
-  t.def("activate", &activate, nb::arg("tier"), nb::arg("name"), nb::arg("x"));
+  t.def("nonlinearity", &nonlinearity, nb::arg("tier"), nb::arg("name"), nb::arg("x"));
   t.def("soft_cap", &soft_cap, nb::arg("tier"), nb::arg("x"), nb::arg("cap"));
   t.def("mix_rows", &mix_rows, nb::arg("tier"), nb::arg("x"), nb::arg("rows"), nb::arg("weights"),
         nb::arg("n_tokens"));

@@ -136,13 +136,13 @@ void init_formats(nb::module_& m) {
       .def_prop_ro(
           "trellis", [](const FormatInfo& f) { return trellis_of(f) != nullptr; },
           "can be encoded against second moments (encode_calibrated)?")
-      .def_prop_ro("rotated", [](const FormatInfo& f) { return is_rotated(f.activation); })
+      .def_prop_ro("rotated", [](const FormatInfo& f) { return is_rotated(f.input_form); })
       .def_prop_ro("signed_rotation",
-                   [](const FormatInfo& f) { return f.activation == Activation::kRotatedSigned; })
+                   [](const FormatInfo& f) { return f.input_form == InputForm::kRotatedSigned; })
       .def_prop_ro(
           "activation_block",
           [](const FormatInfo& f) {
-            return f.activation == Activation::kFloat ? 0 : activation_columns(f.activation);
+            return f.input_form == InputForm::kFloat ? 0 : input_form_columns(f.input_form);
           },
           "columns per int8 activation scale, 0 for float formats")
       .def_prop_ro("bits_per_weight", &FormatInfo::bits_per_weight)
@@ -157,7 +157,7 @@ void init_formats(nb::module_& m) {
           },
           nb::arg("cols"))
       .def("__repr__",
-           [](const FormatInfo& f) { return format("<format {} id {}>", f.name, f.id); });
+           [](const FormatInfo& f) { return message("<format {} id {}>", f.name, f.id); });
 
   m.def(
       "formats",

@@ -1,4 +1,4 @@
-// GGUF files, read and written, and the plan of a model.
+// GGUF files, read and written, and the spec of a model.
 #include <algorithm>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -15,7 +15,7 @@
 #include "gguf/file.h"
 #include "gguf/verify.h"
 #include "gguf/writer.h"
-#include "model/plan.h"
+#include "model/spec/spec.h"
 
 namespace nb = nanobind;
 
@@ -64,7 +64,7 @@ nb::object to_python(const gguf::Value& value) {
 
 std::string type_text(const gguf::Entry& entry) {
   if (const auto* array = std::get_if<gguf::Array>(&entry.value))
-    return format("array<{}>", type_name(array->element()));
+    return message("array<{}>", type_name(array->element()));
   return std::string(type_name(entry.type));
 }
 
@@ -216,7 +216,7 @@ void discard(PyWriter& self) {
 
 // ---- Plans
 
-struct PyPlan {
+struct PySpec {
   std::string architecture;
   nb::dict params;
   std::vector<std::string> warnings;
@@ -227,17 +227,17 @@ std::string_view scaling_name(RopeScaling scaling) {
   return kNames[static_cast<size_t>(scaling)];
 }
 
-PyPlan make_plan(nb::handle path) {
+PySpec make_spec(nb::handle path) {
   const std::string name = path_argument(path);
-  const auto [plan, bits] = [&] {
+  const auto [spec, bits] = [&] {
     const WithoutGil release;
     const gguf::File file = gguf::File::open_model(name);
-    const ModelPlan checked = plan_model(file);
+    const ModelSpec checked = read_spec(file);
     return std::pair(std::pair(checked.params, checked.description),
                      std::pair(checked.tied_head, checked.warnings));
   }();
-  const auto& [p, description] = plan;
-  PyPlan out;
+  const auto& [p, description] = spec;
+  PySpec out;
   out.architecture = std::string(description->name);
   out.warnings = bits.second;
   const auto put = [&](const char* key, auto value) { out.params[key] = value; };
@@ -302,8 +302,8 @@ void init_reader(nb::module_& m) {
           },
           "Decodes every value; raises ModelFileError where one is NaN or infinite.")
       .def("__repr__", [](const PyTensor& t) {
-        return format("<tensor '{}' {} {}>", printable(t.info->name), nb::repr(shape(t)).c_str(),
-                      format_name(t));
+        return message("<tensor '{}' {} {}>", printable(t.info->name), nb::repr(shape(t)).c_str(),
+                       format_name(t));
       });
 
   nb::class_<gguf::File>(m, "GGUFFile", nb::dynamic_attr(),
@@ -344,8 +344,8 @@ void init_reader(nb::module_& m) {
       .def_prop_ro("unused_bytes", &gguf::File::unused_bytes,
                    "after the last tensor and its padding")
       .def("__repr__", [](const gguf::File& f) {
-        return format("<GGUF file '{}', {} tensors, {} bytes>", printable(f.path()),
-                      f.tensors().size(), f.file_bytes());
+        return message("<GGUF file '{}', {} tensors, {} bytes>", printable(f.path()),
+                       f.tensors().size(), f.file_bytes());
       });
 }
 
@@ -388,12 +388,13 @@ void init_writer(nb::module_& m) {
           nb::arg("type").none(), nb::arg("value").none(), nb::arg("traceback").none());
 }
 
-void init_plan(nb::module_& m) {
-  nb::class_<PyPlan>(m, "Plan", "What plan_model found: the model is sound and hrun can run it.")
-      .def_ro("architecture", &PyPlan::architecture)
-      .def_prop_ro("params", [](const PyPlan& p) { return p.params; })
-      .def_ro("warnings", &PyPlan::warnings);
-  m.def("plan_model", &make_plan, nb::arg("path"),
+void init_spec(nb::module_& m) {
+  nb::class_<PySpec>(m, "ModelSpec",
+                     "What read_spec found: the model is sound and hrun can run it.")
+      .def_ro("architecture", &PySpec::architecture)
+      .def_prop_ro("params", [](const PySpec& p) { return p.params; })
+      .def_ro("warnings", &PySpec::warnings);
+  m.def("read_spec", &make_spec, nb::arg("path"),
         "Checks hyper-parameters, tensors and tokenizer without loading. Raises ModelFileError, "
         "UnsupportedModelError.");
 
@@ -495,7 +496,7 @@ void init_plan(nb::module_& m) {
 void init_gguf(nb::module_& m) {
   init_reader(m);
   init_writer(m);
-  init_plan(m);
+  init_spec(m);
 }
 
 }  // namespace hrun::bindings

@@ -196,8 +196,8 @@ void init_runtime(nb::module_& m) {
       .def_prop_ro("description", [](const Model& model) { return model.device_description(); })
       .def_prop_ro("n_threads", [](const Model& model) { return model.backend(0).n_threads(); })
       .def_prop_ro("architecture",
-                   [](const Model& model) { return std::string(model.plan().description->name); })
-      .def_prop_ro("warnings", [](const Model& model) { return model.plan().warnings; })
+                   [](const Model& model) { return std::string(model.spec().description->name); })
+      .def_prop_ro("warnings", [](const Model& model) { return model.spec().warnings; })
       .def_prop_ro("device_warning", &Model::warning,
                    "A wish for a GPU that was not met; empty if there is none.")
       .def_prop_ro("n_ctx_train", [](const Model& model) { return model.params().n_ctx_train; })
@@ -205,7 +205,7 @@ void init_runtime(nb::module_& m) {
       .def_prop_ro("n_embd", [](const Model& model) { return model.params().n_embd; })
       .def_prop_ro("n_layers", [](const Model& model) { return model.params().n_layers; })
       .def_prop_ro(
-          "is_encoder", [](const Model& model) { return model.plan().is_encoder(); },
+          "is_encoder", [](const Model& model) { return model.spec().is_encoder(); },
           "It gives vectors of texts, and no text.")
       .def_prop_ro(
           "n_classes", [](const Model& model) { return model.params().n_classes; },

@@ -73,15 +73,15 @@ MomentCollector::MomentCollector(std::shared_ptr<const Model> model, int64_t blo
   if (block_width < 0 || block_width % kTileCols != 0)
     throw ArgumentError("blocks of {} columns: must be a multiple of {}, or 0 for the whole width",
                         block_width, kTileCols);
-  const ModelPlan& plan = model_->plan();
+  const ModelSpec& spec = model_->spec();
   const auto add_name = [&](const DeviceTensor* weights, const gguf::TensorInfo* info) {
     if (weights && info) names_.emplace(weights, std::string(info->name));
   };
   for (size_t r = 0; r < static_cast<size_t>(Role::count); ++r) {
-    add_name(model_->weight(static_cast<Role>(r)), plan.globals[r]);
+    add_name(model_->weight(static_cast<Role>(r)), spec.globals[r]);
     for (int64_t l = 0; l < model_->params().n_layers; ++l) {
       const Weight& slices = model_->slices(l, static_cast<Role>(r));
-      add_name(model_->weight(l, static_cast<Role>(r)), plan.layers[static_cast<size_t>(l)][r]);
+      add_name(model_->weight(l, static_cast<Role>(r)), spec.layers[static_cast<size_t>(l)][r]);
       if (slices.size() > 1 && names_.contains(slices.front().get()))
         for (const auto& slice : slices) slices_.emplace(slice.get(), &slices);
     }
@@ -125,7 +125,7 @@ void MomentCollector::slice_input(Backend& backend, const DeviceTensor& slice,
     const std::string& name = names_.at(slices.front().get());
     for (size_t i = 0; i < slices.size(); ++i) {
       slice_index_.emplace(slices[i].get(), new_input(from.x.cols));
-      inputs_.back().tensors.push_back(format("{}[{}]", name, i));
+      inputs_.back().tensors.push_back(message("{}[{}]", name, i));
     }
   }
   if (const auto at = slice_index_.find(&slice); at != slice_index_.end())

@@ -250,10 +250,10 @@ struct KernelTable {
   // Rotates the block of n columns at column `first` in place (rotation.h).
   void (*rotate_block)(float* x, int64_t first, int n, const float* signs, bool with_signs);
   // Block `block` of token t of x into `to`; x in the original basis.
-  void (*quantize_block)(const ActivationSource& x, int64_t t, int64_t block, Activation kind,
+  void (*quantize_block)(const ActivationSource& x, int64_t t, int64_t block, InputForm kind,
                          const float* signs, const QuantizedRows& to);
   // The same for packed weights.
-  void (*quantize_packed)(const ActivationSource& x, int64_t t, int64_t block, Activation kind,
+  void (*quantize_packed)(const ActivationSource& x, int64_t t, int64_t block, InputForm kind,
                           const float* signs, const PackedActivations& to);
   // y[t, r] = <x[t], w[r]> over decoded rows [n_rows, cols] that are w_stride apart.
   void (*matmul_decoded)(const float* w, int64_t w_stride, int n_rows, FloatView x, float* y,
@@ -286,7 +286,7 @@ struct KernelTable {
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t n,
                      float* out);
   void (*gated)(Nonlinearity f, const float* gate, const float* up, int64_t n, float* out);
-  void (*activate)(Nonlinearity f, const float* x, int64_t n, float* out);
+  void (*nonlinearity)(Nonlinearity f, const float* x, int64_t n, float* out);
   void (*scale)(float* x, float factor, int64_t n);
   void (*soft_cap)(float* x, float cap, int64_t n);
   void (*add_scaled)(float* x, float factor, const float* y, int64_t n);  // x = fma(factor, y, x)

@@ -207,7 +207,7 @@ Backends make_backends(const BackendOptions& options, int64_t n_layers, const Si
         free += placed.rooms[i].free_bytes;
         names += (i == 0 ? "" : " and ") + placed.gpus[i].device.name;
       }
-      made.warning = format(
+      made.warning = message(
           "{} of {} layers fit in the {} MiB that {} {} free; the others, and the head, are on the "
           "CPU",
           placed.n, n_layers, free >> 20, names, placed.gpus.size() > 1 ? "have" : "has");

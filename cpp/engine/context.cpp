@@ -10,7 +10,7 @@ namespace hrun {
 int64_t context_size(const Model& model, int64_t n_ctx, int64_t n_batch) {
   if (n_ctx < 0)
     throw ArgumentError("n_ctx is {}, must be at least 1 (or 0 for the model's own)", n_ctx);
-  if (model.plan().is_encoder())
+  if (model.spec().is_encoder())
     throw UnsupportedModelError(
         "'{}' is an encoder: it gives embeddings and no text (Runtime.embed, hrun-embed)",
         model.description().name);

@@ -40,7 +40,7 @@ Encoder::Encoder(std::shared_ptr<const Model> model, int64_t n_ctx, int64_t n_ba
       n_ctx_(n_ctx > 0 ? std::min(n_ctx, model_->params().n_ctx_train)
                        : model_->params().n_ctx_train),
       n_batch_(n_batch) {
-  if (!model_->plan().is_encoder())
+  if (!model_->spec().is_encoder())
     throw UnsupportedModelError("'{}' is no encoder", model_->description().name);
   if (n_ctx < 0)
     throw ArgumentError("n_ctx is {}, must be at least 1 (or 0 for the model's own)", n_ctx);
@@ -77,7 +77,7 @@ std::vector<std::vector<float>> Encoder::encode(std::span<const EncoderText> tex
       throw ContextOverflowError("a text has {} tokens, this encoder has {} positions{}",
                                  tokens.size(), n_ctx(),
                                  n_ctx() < model_->params().n_ctx_train
-                                     ? format(" of the model's {}", model_->params().n_ctx_train)
+                                     ? message(" of the model's {}", model_->params().n_ctx_train)
                                      : "");
   }
   std::vector<std::vector<float>> out(texts.size());

@@ -26,12 +26,12 @@ std::string Refusal::text() const {
     case Reason::empty:
       return "no tokens";
     case Reason::too_long:
-      return format("needs {} positions, but a sequence can have {} at most", need, capacity);
+      return message("needs {} positions, but a sequence can have {} at most", need, capacity);
     case Reason::queue_full:
-      return format("{} sequences would wait, but the limit is {}", need, capacity);
+      return message("{} sequences would wait, but the limit is {}", need, capacity);
     case Reason::tokens_full:
-      return format("{} tokens would wait in {} sequences, but the limit is {}", need, queue_length,
-                    capacity);
+      return message("{} tokens would wait in {} sequences, but the limit is {}", need,
+                     queue_length, capacity);
     case Reason::unknown:
       return "no such sequence";
   }

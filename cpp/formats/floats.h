@@ -10,7 +10,7 @@ namespace hrun {
 struct F32 : WholeBlocks<1, 4> {
   static constexpr FormatId kId = 0;
   static constexpr std::string_view kName = "f32";
-  static constexpr Activation kActivation = Activation::kFloat;
+  static constexpr InputForm kInputForm = InputForm::kFloat;
   static HRUN_HD float widen(const uint8_t* p) {
     float v;
     memcpy(&v, p, sizeof v);
@@ -21,14 +21,14 @@ struct F32 : WholeBlocks<1, 4> {
 struct F16 : WholeBlocks<1, 2> {
   static constexpr FormatId kId = 1;
   static constexpr std::string_view kName = "f16";
-  static constexpr Activation kActivation = Activation::kFloat;
+  static constexpr InputForm kInputForm = InputForm::kFloat;
   static HRUN_HD float widen(const uint8_t* p) { return load_fp16(p); }
 };
 
 struct BF16 : WholeBlocks<1, 2> {
   static constexpr FormatId kId = 30;
   static constexpr std::string_view kName = "bf16";
-  static constexpr Activation kActivation = Activation::kFloat;
+  static constexpr InputForm kInputForm = InputForm::kFloat;
   static HRUN_HD float widen(const uint8_t* p) {
     return bf16_to_fp32(static_cast<uint16_t>(p[0] | (p[1] << 8)));
   }

@@ -40,7 +40,7 @@ inline constexpr int kGroup = 16;      // weights per integer group scale
 inline constexpr int kMaxGroups = kMaxBlock / kGroup;
 
 // The form in which a matmul wants its activations.
-enum class Activation : uint8_t {
+enum class InputForm : uint8_t {
   kFloat,    // fp32, 16-lane dot product
   kInt8x32,  // int8, one fp32 scale per 32 columns
   kInt8x64,
@@ -52,17 +52,17 @@ enum class Activation : uint8_t {
 };
 
 inline constexpr int kActivations =
-    static_cast<int>(Activation::kRotatedSigned) + 1;  // how many there are
+    static_cast<int>(InputForm::kRotatedSigned) + 1;  // how many there are
 
 // Columns per scale of an int8 activation.
-constexpr int activation_columns(Activation a) {
-  return a == Activation::kInt8x32    ? 32
-         : a == Activation::kInt8x64  ? 64
-         : a == Activation::kInt8x128 ? 128
-                                      : 256;
+constexpr int input_form_columns(InputForm a) {
+  return a == InputForm::kInt8x32    ? 32
+         : a == InputForm::kInt8x64  ? 64
+         : a == InputForm::kInt8x128 ? 128
+                                     : 256;
 }
-constexpr bool is_rotated(Activation a) {
-  return a == Activation::kRotated || a == Activation::kRotatedSigned;
+constexpr bool is_rotated(InputForm a) {
+  return a == InputForm::kRotated || a == InputForm::kRotatedSigned;
 }
 
 // One decoded block: see the head of this file.  Entries beyond the block's length are unspecified.
@@ -77,7 +77,7 @@ struct IntBlock {
 // Common to all formats:
 //   kId, kName               GGML's id and lower-case name, or ours
 //   kBlockValues, kBlockBytes
-//   kActivation
+//   kInputForm
 //   row_ok(cols)             can a row have this many columns?
 //   row_bytes(cols)          bytes of a row; only for cols that row_ok() accepts
 template <class F>
@@ -86,7 +86,7 @@ concept AnyFormat = requires(int64_t cols) {
   { F::kName } -> std::convertible_to<std::string_view>;
   { F::kBlockValues } -> std::convertible_to<int>;
   { F::kBlockBytes } -> std::convertible_to<size_t>;
-  { F::kActivation } -> std::convertible_to<Activation>;
+  { F::kInputForm } -> std::convertible_to<InputForm>;
   { F::row_ok(cols) } -> std::same_as<bool>;
   { F::row_bytes(cols) } -> std::same_as<size_t>;
 };
@@ -126,7 +126,7 @@ struct WholeBlocks {
 // GGML's blocks of 256 weights, for int8 activations with a scale per 256.
 template <size_t kBytes, bool with_offset = false>
 struct BlockOf256 : WholeBlocks<256, kBytes> {
-  static constexpr Activation kActivation = Activation::kInt8x256;
+  static constexpr InputForm kInputForm = InputForm::kInt8x256;
   static constexpr bool kHasOffset = with_offset;
 };
 
@@ -171,7 +171,7 @@ struct FormatInfo {
   std::string_view name;
   int block_values;
   size_t block_bytes;
-  Activation activation;
+  InputForm input_form;
   int version;  // kVersion of formats that may change, written into each file; else 1
   bool has_offset;
   bool is_float;

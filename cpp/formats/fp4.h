@@ -22,7 +22,7 @@ HRUN_HD const int8_t* fp4_levels() {
 struct MXFP4 : WholeBlocks<32, 17> {
   static constexpr FormatId kId = 39;
   static constexpr std::string_view kName = "mxfp4";
-  static constexpr Activation kActivation = Activation::kInt8x32;
+  static constexpr InputForm kInputForm = InputForm::kInt8x32;
   static constexpr bool kHasOffset = false;
   static HRUN_HD float scale(uint8_t e) {
     return bits_to_float(e < 2
@@ -42,7 +42,7 @@ struct MXFP4 : WholeBlocks<32, 17> {
 struct NVFP4 : WholeBlocks<64, 36> {
   static constexpr FormatId kId = 40;
   static constexpr std::string_view kName = "nvfp4";
-  static constexpr Activation kActivation = Activation::kFloat;
+  static constexpr InputForm kInputForm = InputForm::kFloat;
   static HRUN_HD float scale(uint8_t s) {
     const int exponent = (s >> 3) & 15, mantissa = s & 7;
     if (s == 0x7f) return 0.0f;  // no number

@@ -27,7 +27,7 @@ HRUN_HD void unpack_iq4_codes(const uint8_t* bytes, int8_t* codes) {
 struct IQ4_NL : WholeBlocks<32, 18> {
   static constexpr FormatId kId = 20;
   static constexpr std::string_view kName = "iq4_nl";
-  static constexpr Activation kActivation = Activation::kInt8x32;
+  static constexpr InputForm kInputForm = InputForm::kInt8x32;
   static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
     out.scale = load_fp16(block);

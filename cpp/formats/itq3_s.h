@@ -12,7 +12,7 @@ namespace hrun {
 struct ITQ3_S : WholeBlocks<256, 110> {
   static constexpr FormatId kId = kOwnFormats + 1;
   static constexpr std::string_view kName = "itq3_s";
-  static constexpr Activation kActivation = Activation::kRotated;
+  static constexpr InputForm kInputForm = InputForm::kRotated;
   static constexpr bool kHasOffset = false;
   static HRUN_HD void unpack(const uint8_t* block, int n, IntBlock& out) {
     IQ3_S::unpack(block, n, out);

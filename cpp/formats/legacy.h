@@ -27,7 +27,7 @@ HRUN_HD Bytes8 codes_of_eight(const uint8_t* bytes, const uint8_t* fifth, int k)
 
 template <size_t kBytes>
 struct LegacyBlock : WholeBlocks<32, kBytes> {
-  static constexpr Activation kActivation = Activation::kInt8x32;
+  static constexpr InputForm kInputForm = InputForm::kInt8x32;
 
  protected:
   static HRUN_HD void set_scale(float d, IntBlock& out) {

@@ -27,11 +27,11 @@ void decode_own_basis(const uint8_t* row, int64_t cols, float* out) {
 template <AnyFormat F>
 void decode(const uint8_t* row, int64_t cols, float* out) {
   decode_own_basis<F>(row, cols, out);
-  if constexpr (is_rotated(F::kActivation))
+  if constexpr (is_rotated(F::kInputForm))
     for (int64_t first = 0; first < cols; first += kRotationBlock)
       unrotate_block(out + first, first,
                      static_cast<int>(std::min<int64_t>(kRotationBlock, cols - first)),
-                     F::kActivation == Activation::kRotatedSigned);
+                     F::kInputForm == InputForm::kRotatedSigned);
 }
 
 template <AnyFormat F>
@@ -41,7 +41,7 @@ constexpr FormatInfo describe() {
   info.name = F::kName;
   info.block_values = F::kBlockValues;
   info.block_bytes = F::kBlockBytes;
-  info.activation = F::kActivation;
+  info.input_form = F::kInputForm;
   info.version = 1;
   if constexpr (requires { F::kVersion; }) info.version = F::kVersion;
   if constexpr (QuantizedFormat<F>) info.has_offset = F::kHasOffset;

@@ -11,9 +11,9 @@
 
 namespace hrun {
 
-template <int kValues, size_t kBytes, Activation activation>
+template <int kValues, size_t kBytes, InputForm input_form>
 struct OneScaleBlock : WholeBlocks<kValues, kBytes> {
-  static constexpr Activation kActivation = activation;
+  static constexpr InputForm kInputForm = input_form;
   static constexpr bool kHasOffset = false;
 
  protected:
@@ -26,7 +26,7 @@ struct OneScaleBlock : WholeBlocks<kValues, kBytes> {
 // A byte is ceil(q * 256 / 243) of a number q of five digits, the first weight's highest; so the
 // highest digit is the byte times 3, divided by 256, and multiplying the byte by 3 moves the others
 // up.
-struct TQ1_0 : OneScaleBlock<256, 54, Activation::kInt8x256> {
+struct TQ1_0 : OneScaleBlock<256, 54, InputForm::kInt8x256> {
   static constexpr FormatId kId = 34;
   static constexpr std::string_view kName = "tq1_0";
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
@@ -46,7 +46,7 @@ struct TQ1_0 : OneScaleBlock<256, 54, Activation::kInt8x256> {
   }
 };
 
-struct TQ2_0 : OneScaleBlock<256, 66, Activation::kInt8x256> {
+struct TQ2_0 : OneScaleBlock<256, 66, InputForm::kInt8x256> {
   static constexpr FormatId kId = 35;
   static constexpr std::string_view kName = "tq2_0";
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
@@ -58,7 +58,7 @@ struct TQ2_0 : OneScaleBlock<256, 66, Activation::kInt8x256> {
   }
 };
 
-struct Q1_0 : OneScaleBlock<128, 18, Activation::kInt8x128> {
+struct Q1_0 : OneScaleBlock<128, 18, InputForm::kInt8x128> {
   static constexpr FormatId kId = 41;
   static constexpr std::string_view kName = "q1_0";
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {
@@ -68,7 +68,7 @@ struct Q1_0 : OneScaleBlock<128, 18, Activation::kInt8x128> {
   }
 };
 
-struct Q2_0 : OneScaleBlock<64, 18, Activation::kInt8x64> {
+struct Q2_0 : OneScaleBlock<64, 18, InputForm::kInt8x64> {
   static constexpr FormatId kId = 42;
   static constexpr std::string_view kName = "q2_0";
   static HRUN_HD void unpack(const uint8_t* block, int, IntBlock& out) {

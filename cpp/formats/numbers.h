@@ -10,7 +10,7 @@ namespace hrun {
 
 template <class Number>
 struct PlainNumber : WholeBlocks<1, sizeof(Number)> {
-  static constexpr Activation kActivation = Activation::kFloat;
+  static constexpr InputForm kInputForm = InputForm::kFloat;
   static HRUN_HD void decode(const uint8_t* value, float* out) {
     Number v;
     memcpy(&v, value, sizeof v);

@@ -121,7 +121,7 @@ struct Rtq {
   static constexpr int kVersion = 1;
   static constexpr int kBlockValues = 256;
   static constexpr size_t kBlockBytes = 2 + 32 * k;
-  static constexpr Activation kActivation = Activation::kRotatedSigned;
+  static constexpr InputForm kInputForm = InputForm::kRotatedSigned;
   static constexpr bool kHasOffset = false;
 
   using Tables = RtqTables<k>;

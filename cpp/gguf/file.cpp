@@ -16,13 +16,13 @@ std::string describe(const Entry& entry) {
       [&](const auto& value) -> std::string {
         using T = std::decay_t<decltype(value)>;
         if constexpr (std::is_same_v<T, Array>)
-          return format("array<{}> of {}", type_name(value.element()), value.size());
+          return message("array<{}> of {}", type_name(value.element()), value.size());
         else if constexpr (std::is_same_v<T, std::string_view>)
-          return format("string '{}'", printable(value, 64));
+          return message("string '{}'", printable(value, 64));
         else if constexpr (std::is_same_v<T, bool>)
           return value ? "bool true" : "bool false";
         else
-          return format("{} {}", type_name(entry.type), value);
+          return message("{} {}", type_name(entry.type), value);
       },
       entry.value);
 }

@@ -81,7 +81,7 @@ class File {
   // Throws ModelFileError: "cannot load 'PATH': " and the formatted rest.
   template <class... Args>
   [[noreturn]] void fail(std::string_view pattern, const Args&... args) const {
-    throw_model_file_error(format(pattern, args...));
+    throw_model_file_error(message(pattern, args...));
   }
 
   struct State;  // gguf/state.h

@@ -107,7 +107,7 @@ std::string describe_lookalike(std::span<const uint8_t> data) {
     hex += kHex[data[i] >> 4];
     hex += kHex[data[i] & 15];
   }
-  return format("not a GGUF file (starts with {}, expected 47 47 55 46, \"GGUF\")", hex);
+  return message("not a GGUF file (starts with {}, expected 47 47 55 46, \"GGUF\")", hex);
 }
 
 }  // namespace hrun::gguf

@@ -44,12 +44,12 @@ class Parser {
   template <class... Args>
   [[noreturn]] void fail(std::string_view pattern, const Args&... args) const {
     throw ModelFileError("cannot load '{}': {}", printable(state_.path, kShownPathBytes),
-                         format(pattern, args...));
+                         message(pattern, args...));
   }
   template <class... Args>
   [[noreturn]] void unsupported(std::string_view pattern, const Args&... args) const {
     throw UnsupportedModelError("cannot load '{}': {}", printable(state_.path, kShownPathBytes),
-                                format(pattern, args...));
+                                message(pattern, args...));
   }
   [[noreturn]] void fail_truncated(const std::string& where) const {
     fail("the file ends at byte {} inside {}; the download may be incomplete", in_.size(), where);
@@ -57,12 +57,12 @@ class Parser {
 
   // Where the parser is, for messages; only built when something is wrong.
   std::string entry_name(uint64_t i) const {
-    return current_.empty() ? format("metadata {} of {}", i, n_entries_)
-                            : format("metadata {} ('{}')", i, printable(current_));
+    return current_.empty() ? message("metadata {} of {}", i, n_entries_)
+                            : message("metadata {} ('{}')", i, printable(current_));
   }
   std::string tensor_name(uint64_t i) const {
-    return current_.empty() ? format("tensor {} of {}", i, n_tensors_)
-                            : format("tensor {} of {} ('{}')", i, n_tensors_, printable(current_));
+    return current_.empty() ? message("tensor {} of {}", i, n_tensors_)
+                            : message("tensor {} of {} ('{}')", i, n_tensors_, printable(current_));
   }
 
   template <class T>
@@ -202,9 +202,9 @@ Value Parser::array(uint64_t i) {
   if (element == Type::string) {
     for (uint64_t k = 0; k < size; ++k) {
       const auto length = in_.read<uint64_t>();
-      if (!length) fail_truncated(format("{}, string {} of {}", entry_name(i), k, size));
+      if (!length) fail_truncated(message("{}, string {} of {}", entry_name(i), k, size));
       text(*length, "string",
-           [&] { return format("{}, string {} of {}", entry_name(i), k, size); });
+           [&] { return message("{}, string {} of {}", entry_name(i), k, size); });
     }
   } else {
     in_.take(*least);
@@ -294,7 +294,7 @@ void Parser::index_tensors() {
 
 std::string Parser::shape(const TensorInfo& tensor) const {
   std::string out = "[";
-  for (int d = 0; d < tensor.n_dims; ++d) out += format("{}{}", d ? ", " : "", tensor.dims[d]);
+  for (int d = 0; d < tensor.n_dims; ++d) out += message("{}{}", d ? ", " : "", tensor.dims[d]);
   return out + "]";
 }
 

@@ -141,7 +141,7 @@ void Writer::require_declaring(std::string_view what) const {
 
 void Writer::add(std::string_view key, Type type, const Value& value) {
   const std::string shown = printable(key);
-  require_declaring(format("key '{}'", shown));
+  require_declaring(message("key '{}'", shown));
   if (key.empty() || key.size() > kMaxKeyBytes || key.find('\0') != std::string_view::npos ||
       !is_utf8(key))
     throw ArgumentError("'{}' is not a key: it must be 1 to {} bytes of UTF-8 without zeros", shown,
@@ -178,7 +178,7 @@ void Writer::add(std::string_view key, Type type, const Value& value) {
 
 void Writer::add_tensor(std::string_view name, std::span<const uint64_t> dims, FormatId id) {
   const std::string shown = printable(name);
-  require_declaring(format("tensor '{}'", shown));
+  require_declaring(message("tensor '{}'", shown));
   const bool controls = std::any_of(
       name.begin(), name.end(), [](char c) { return static_cast<uint8_t>(c) < 0x20 || c == 0x7f; });
   if (name.empty() || name.size() > kMaxNameBytes || controls || !is_utf8(name))

@@ -11,8 +11,8 @@ namespace hrun {
 ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type,
                        int64_t n_states)
     : n_pages_(n_pages), k_type_(k_type), v_type_(v_type) {
-  const std::string purpose = format("the KV cache of {} positions (a smaller context takes less)",
-                                     n_pages * kPagePositions);
+  const std::string purpose = message("the KV cache of {} positions (a smaller context takes less)",
+                                      n_pages * kPagePositions);
   for (const LayerRun& run : model.runs()) {
     CachePlan plan;
     plan.n_pages = n_pages;
@@ -21,7 +21,7 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
     std::vector<int64_t> layers, recurrent;
     std::vector<size_t> places;  // of the layers' rows in the cache
     for (int64_t l = run.first_layer; l < run.end_layer; ++l) {
-      const BlockNeeds needs = mixer_needs(model.plan(), l, 1);
+      const BlockNeeds needs = mixer_needs(model.spec(), l, 1);
       slots_.push_back({});
       states_.push_back({});
       if (needs.has_state()) {
@@ -37,7 +37,7 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
                other.v_dim == layer.v_dim;
       };
       // A layer of an encoder has read its keys and values when the next one writes its own.
-      const auto shared = model.plan().is_encoder()
+      const auto shared = model.spec().is_encoder()
                               ? std::find_if(plan.layers.begin(), plan.layers.end(), same)
                               : plan.layers.end();
       places.push_back(static_cast<size_t>(shared - plan.layers.begin()));
@@ -47,7 +47,7 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
       n_states_ = n_states;
       kept_states_.push_back(
           model.backend(run.device)
-              .make_states(state_plan, format("{} states of recurrent layers", n_states)));
+              .make_states(state_plan, message("{} states of recurrent layers", n_states)));
       for (size_t i = 0; i < recurrent.size(); ++i)
         states_[static_cast<size_t>(recurrent[i])] = {kept_states_.back().get(), i};
     }
@@ -72,11 +72,11 @@ std::string ModelCache::overflow_hint() const {
   for (const auto& [type, flag, name] :
        {std::tuple(k_type_, "-ctk", "type_k"), std::tuple(v_type_, "-ctv", "type_v")}) {
     if (type == CacheType::f32) continue;
-    flags += format(" {} f32", flag);
-    names += format("{}{}", names.empty() ? "" : ", ", name);
+    flags += message(" {} f32", flag);
+    names += message("{}{}", names.empty() ? "" : ", ", name);
   }
   if (flags.empty()) return "";
-  return format(
+  return message(
       "; if keys or values are beyond what their cache holds (65504 in f16), one of f32 mends "
       "it:{} "
       "(in Python {})",
@@ -114,7 +114,7 @@ void ModelCache::drop_rows(int32_t page) {
 int64_t default_state_slots(const Model& model, int64_t n_running) {
   constexpr size_t kBytes = size_t{1} << 30;
   constexpr int64_t kLeast = 4;
-  const size_t bytes = state_bytes(model.plan());
+  const size_t bytes = state_bytes(model.spec());
   if (bytes == 0) return 0;
   return std::clamp(static_cast<int64_t>(kBytes / bytes), kLeast, std::max(kLeast, 2 * n_running));
 }

@@ -26,11 +26,11 @@ bool is_embedding_norm(Role role) {
 }
 
 // Encoders run on the CPU: attention that is not causal has no other kernel.
-BackendOptions options_for(const ModelPlan& plan, BackendOptions options) {
-  if (!plan.is_encoder()) return options;
+BackendOptions options_for(const ModelSpec& spec, BackendOptions options) {
+  if (!spec.is_encoder()) return options;
   if (options.device != "auto" && options.device != "cpu" && options.device != "none")
     throw DeviceError("device '{}': '{}' is an encoder, which runs on the CPU alone",
-                      printable(options.device), plan.description->name);
+                      printable(options.device), spec.description->name);
   options.device = "cpu";
   return options;
 }
@@ -44,18 +44,18 @@ TensorView rows_of(const TensorView& whole, int64_t first, int64_t rows) {
 
 }  // namespace
 
-Model::Model(gguf::File file, ModelPlan plan, const BackendOptions& wished)
-    : file_(std::move(file)), plan_(std::move(plan)) {
-  const int64_t n_layers = plan_.params.n_layers;
-  const BackendOptions options = options_for(plan_, wished);
+Model::Model(gguf::File file, ModelSpec spec, const BackendOptions& wished)
+    : file_(std::move(file)), spec_(std::move(spec)) {
+  const int64_t n_layers = spec_.params.n_layers;
+  const BackendOptions options = options_for(spec_, wished);
   Backends made = make_backends(options, n_layers, [&](WeightBytes weight_bytes) {
-    return layer_sizes(file_, plan_, weight_bytes);
+    return layer_sizes(file_, spec_, weight_bytes);
   });
   warning_ = std::move(made.warning);
   backends_ = std::move(made.all);
   runs_ = std::move(made.runs);
   for (int64_t l = 0; l < n_layers; ++l)
-    if (const int64_t from = plan_.params.layer(l).keys_of;
+    if (const int64_t from = spec_.params.layer(l).keys_of;
         from >= 0 && device_of(from) != device_of(l))
       throw UnsupportedModelError(
           "cannot load '{}': layer {} reads the keys and values of layer {}, which would be on "
@@ -84,7 +84,7 @@ std::string Model::device_description() const {
     if (runs_.size() > 1 && run.first_layer == run.end_layer)
       text += "head: ";
     else if (runs_.size() > 1)
-      text += hrun::format("layers {} to {}: ", run.first_layer, run.end_layer - 1);
+      text += hrun::message("layers {} to {}: ", run.first_layer, run.end_layer - 1);
     text += backend(run.device).description();
   }
   return text;
@@ -93,9 +93,9 @@ std::string Model::device_description() const {
 std::shared_ptr<const Model> Model::load(const std::string& path, const BackendOptions& options,
                                          const std::function<void(int64_t, int64_t)>& progress) {
   gguf::File file = gguf::File::open_model(path);
-  ModelPlan plan = plan_model(file);
-  std::shared_ptr<Model> model(new Model(std::move(file), std::move(plan), options));
-  const ModelPlan& p = model->plan_;
+  ModelSpec spec = read_spec(file);
+  std::shared_ptr<Model> model(new Model(std::move(file), std::move(spec), options));
+  const ModelSpec& p = model->spec_;
 
   const size_t first_device = model->runs_.front().device, head_device = model->runs_.back().device;
   const bool second_embedding = p.tied_head && first_device != head_device;
@@ -199,7 +199,7 @@ Weight Model::upload_ones(int64_t n, size_t device) {
 
 // Gates and values of all experts in one tensor, of each expert first the gates.
 void Model::split_experts(int64_t layer) {
-  const TensorView whole = file_.view(*plan_.layer(layer, Role::experts_gate_up));
+  const TensorView whole = file_.view(*spec_.layer(layer, Role::experts_gate_up));
   const int64_t rows = params().n_ff_expert;
   std::vector<Weight>& weights = layers_[static_cast<size_t>(layer)];
   Weight& gates = weights[static_cast<size_t>(Role::experts_gate)];
@@ -218,7 +218,7 @@ void Model::split_experts(int64_t layer) {
 // F16, or F32 where they are floats.
 void Model::split_latent(int64_t layer) {
   const HyperParams& p = params();
-  const TensorView whole = file_.view(*plan_.layer(layer, Role::attn_kv_b));
+  const TensorView whole = file_.view(*spec_.layer(layer, Role::attn_kv_b));
   const int64_t n_heads = p.layer(layer).n_heads;
   const FormatInfo& format = *find_format(whole.format);
   const int64_t nope = p.nope(), cols = whole.cols;

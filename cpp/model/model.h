@@ -9,7 +9,7 @@
 #include "backend/backend.h"
 #include "devices/placement.h"
 #include "gguf/file.h"
-#include "model/plan.h"
+#include "model/spec/spec.h"
 
 namespace hrun {
 
@@ -32,9 +32,9 @@ class Model {
       const std::function<void(int64_t, int64_t)>& progress = {});
 
   const gguf::File& file() const { return file_; }
-  const HyperParams& params() const { return plan_.params; }
-  const ModelPlan& plan() const { return plan_; }
-  const ModelDescription& description() const { return *plan_.description; }
+  const HyperParams& params() const { return spec_.params; }
+  const ModelSpec& spec() const { return spec_; }
+  const ModelDescription& description() const { return *spec_.description; }
   // Numbered from 0 in the order in which a token meets them.
   size_t n_backends() const { return backends_.size(); }
   Backend& backend(size_t device) const { return *backends_[device]; }
@@ -65,7 +65,7 @@ class Model {
   int64_t weights_multiplied(int64_t n_tokens) const;
 
  private:
-  Model(gguf::File file, ModelPlan plan, const BackendOptions& wished);
+  Model(gguf::File file, ModelSpec spec, const BackendOptions& wished);
   Weight upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use);
   Weight upload_columns(const TensorView& matrix, size_t device);
   Weight upload_ones(int64_t n, size_t device);
@@ -76,7 +76,7 @@ class Model {
   }
 
   gguf::File file_;
-  ModelPlan plan_;
+  ModelSpec spec_;
   std::vector<std::vector<uint8_t>> made_;  // matrices that are not in the file as they are used
   std::vector<std::unique_ptr<Backend>> backends_;
   std::vector<LayerRun> runs_;

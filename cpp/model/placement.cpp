@@ -10,11 +10,11 @@ namespace {
 constexpr int64_t kPositions = 16384, kBatch = 512;
 
 // What a Workspace takes, and a backend's scratch beside it: as much again.
-size_t working_bytes(const ModelPlan& plan, int64_t positions) {
-  const HyperParams& p = plan.params;
+size_t working_bytes(const ModelSpec& spec, int64_t positions) {
+  const HyperParams& p = spec.params;
   const int64_t batch = std::min(kBatch, positions);
   const int64_t activations = batch * (4 * p.n_embd + p.n_per_layer * p.n_layers) +
-                              static_cast<int64_t>(scratch_floats(plan, batch));
+                              static_cast<int64_t>(scratch_floats(spec, batch));
   const int64_t logits = std::clamp<int64_t>((16 << 20) / p.n_vocab, 1, batch) * p.n_vocab;
   int64_t rotary = 0;
   for (const RopeParams& rope : p.ropes) rotary += positions * rope.n_rot;
@@ -22,9 +22,9 @@ size_t working_bytes(const ModelPlan& plan, int64_t positions) {
 }
 
 // Keys and values of a layer, as F16, or the states of a few sequences.
-size_t cache_bytes(const ModelPlan& plan, int64_t layer, int64_t positions) {
+size_t cache_bytes(const ModelSpec& spec, int64_t layer, int64_t positions) {
   constexpr size_t kStates = 4;
-  const BlockNeeds needs = mixer_needs(plan, layer, 1);
+  const BlockNeeds needs = mixer_needs(spec, layer, 1);
   const CacheLayer& cache = needs.cache;
   return static_cast<size_t>(positions) *
              static_cast<size_t>(cache.n_kv_heads * (cache.k_dim + cache.v_dim)) * 2 +
@@ -33,8 +33,8 @@ size_t cache_bytes(const ModelPlan& plan, int64_t layer, int64_t positions) {
 
 }  // namespace
 
-LayerSizes layer_sizes(const gguf::File& file, const ModelPlan& plan, WeightBytes weight_bytes) {
-  const HyperParams& p = plan.params;
+LayerSizes layer_sizes(const gguf::File& file, const ModelSpec& spec, WeightBytes weight_bytes) {
+  const HyperParams& p = spec.params;
   const auto bytes = [&](const gguf::TensorInfo* info) {
     if (!info) return size_t{0};
     const TensorView view = file.view(*info);
@@ -42,15 +42,15 @@ LayerSizes layer_sizes(const gguf::File& file, const ModelPlan& plan, WeightByte
   };
   const int64_t positions = std::min(p.n_ctx_train, kPositions);
   LayerSizes sizes;
-  sizes.working = working_bytes(plan, positions);
+  sizes.working = working_bytes(spec, positions);
   for (int64_t l = 0; l < p.n_layers; ++l) {
-    size_t layer = cache_bytes(plan, l, positions);
-    for (const gguf::TensorInfo* info : plan.layers[static_cast<size_t>(l)]) layer += bytes(info);
+    size_t layer = cache_bytes(spec, l, positions);
+    for (const gguf::TensorInfo* info : spec.layers[static_cast<size_t>(l)]) layer += bytes(info);
     sizes.layers.push_back(layer);
   }
   // The head, the embedding beside it, and the norms.
-  for (const gguf::TensorInfo* info : plan.globals) sizes.head += bytes(info);
-  if (plan.tied_head) sizes.head += bytes(plan.global(Role::token_embd));
+  for (const gguf::TensorInfo* info : spec.globals) sizes.head += bytes(info);
+  if (spec.tied_head) sizes.head += bytes(spec.global(Role::token_embd));
   return sizes;
 }
 

@@ -4,12 +4,12 @@
 #include "backend/plugin.h"
 #include "devices/placement.h"
 #include "gguf/file.h"
-#include "model/plan.h"
+#include "model/spec/spec.h"
 
 namespace hrun {
 
 // The weights as the device keeps them, the keys and values of the context that is taken when
 // nobody says (the model's own, at most 16384 positions, F16) and the working memory.
-LayerSizes layer_sizes(const gguf::File& file, const ModelPlan& plan, WeightBytes weight_bytes);
+LayerSizes layer_sizes(const gguf::File& file, const ModelSpec& spec, WeightBytes weight_bytes);
 
 }  // namespace hrun

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "model/plan.h"
+#include "model/spec/spec.h"
 
 namespace hrun {
 

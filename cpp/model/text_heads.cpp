@@ -29,7 +29,7 @@ class Rows {
     at_ = y;
   }
   void tanh() { backend_.soft_cap(at_, 1); }
-  void gelu() { backend_.activate(Nonlinearity::gelu_erf, at_, at_); }
+  void gelu() { backend_.nonlinearity(Nonlinearity::gelu_erf, at_, at_); }
   void norm(const DeviceTensor& weight, float eps) {
     backend_.layer_norm(at_, weight, nullptr, eps, at_);
   }

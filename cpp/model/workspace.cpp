@@ -22,11 +22,11 @@ uint64_t next_id() {
 // Longrope has one set of factors for contexts up to the original length and one beyond.
 std::vector<float> rope_factors(const Model& model, const RopeParams& p, int64_t n_ctx) {
   if (!p.has_factors) return {};
-  const ModelPlan& plan = model.plan();
-  const gguf::TensorInfo* long_factors = plan.global(Role::rope_long);
-  if (!long_factors) return model.values_of(plan.global(Role::rope_freqs));
+  const ModelSpec& spec = model.spec();
+  const gguf::TensorInfo* long_factors = spec.global(Role::rope_long);
+  if (!long_factors) return model.values_of(spec.global(Role::rope_freqs));
   return model.values_of(
-      static_cast<double>(n_ctx) > p.original_ctx ? long_factors : plan.global(Role::rope_short));
+      static_cast<double>(n_ctx) > p.original_ctx ? long_factors : spec.global(Role::rope_short));
 }
 
 }  // namespace
@@ -57,7 +57,7 @@ Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int6
     : backend_(&model.backend(device)),
       id_(next_id()),
       max_tokens_(max_tokens),
-      repeatable_(is_repeatable(model.plan())) {
+      repeatable_(is_repeatable(model.spec())) {
   const HyperParams& p = model.params();
   const ModelDescription& d = model.description();
   if (d.has_role(Role::position_embd) && n_ctx > p.n_ctx_train)
@@ -71,7 +71,7 @@ Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int6
   projected = rows(p.n_embd);
   fed = rows(p.n_embd);
   if (p.n_per_layer > 0) per_layer = rows(p.n_per_layer * p.n_layers);
-  scratch_ = floats(1, static_cast<int64_t>(scratch_floats(model.plan(), max_tokens)), what);
+  scratch_ = floats(1, static_cast<int64_t>(scratch_floats(model.spec(), max_tokens)), what);
   // At most 64 MiB of logits at a time.
   const int64_t logit_rows =
       model.has_head() ? std::clamp<int64_t>((16 << 20) / p.n_vocab, 1, max_tokens) : 1;

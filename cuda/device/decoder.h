@@ -8,7 +8,7 @@ namespace hrun::gpu {
 
 // Scales of the activations per chunk.
 template <class F>
-inline constexpr int kScalesPerChunk = kChunkColumns / activation_columns(F::kActivation);
+inline constexpr int kScalesPerChunk = kChunkColumns / input_form_columns(F::kInputForm);
 
 template <class F, bool joined>
 struct DecoderFor;

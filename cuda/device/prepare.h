@@ -181,7 +181,7 @@ struct PrepareRow : PrepareTask {
 };
 
 // Of a source of any kind.
-PrepareTask prepare_task(const QuantizeSource& from, Activation kind, const QuantizedRows& to,
+PrepareTask prepare_task(const QuantizeSource& from, InputForm kind, const QuantizedRows& to,
                          FloatView out);
 
 }  // namespace hrun::gpu

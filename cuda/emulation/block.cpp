@@ -318,7 +318,7 @@ class Machine : public Block {
   [[noreturn]] void fail(std::string_view pattern, const Args&... args) {
     current_block = nullptr;
     current_fiber = nullptr;
-    throw std::logic_error("emulated device: " + hrun::format(pattern, args...));
+    throw std::logic_error("emulated device: " + hrun::message(pattern, args...));
   }
 
   void (*kernel_)(const void*);

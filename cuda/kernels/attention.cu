@@ -156,7 +156,7 @@ void join_parts(Gpu& gpu, const AttentionTask& task) {
 
 bool can_join_and_quantize(const AttentionTask& task) { return task.v_dim % kPerLane == 0; }
 
-void join_and_quantize(Gpu& gpu, const AttentionTask& task, Activation kind,
+void join_and_quantize(Gpu& gpu, const AttentionTask& task, InputForm kind,
                        const QuantizedRows& to) {
   using Kernel = JoinAndPrepare;
   const int64_t n_blocks = (task.out.cols + kRotationBlock - 1) / kRotationBlock;

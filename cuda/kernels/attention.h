@@ -76,7 +76,7 @@ bool attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice&
                FloatView out, void* scratch, AttentionTask* join_later = nullptr);
 void join_parts(Gpu& gpu, const AttentionTask& task);
 bool can_join_and_quantize(const AttentionTask& task);
-void join_and_quantize(Gpu& gpu, const AttentionTask& task, Activation kind,
+void join_and_quantize(Gpu& gpu, const AttentionTask& task, InputForm kind,
                        const QuantizedRows& to);
 
 }  // namespace hrun::gpu

@@ -152,7 +152,7 @@ void layer_norm(Gpu& gpu, FloatView x, const float* weight, const float* bias, f
 void gated(Gpu& gpu, Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
   each(gpu, gate.rows, gate.cols, Gated{f, gate, up, out});
 }
-void activate(Gpu& gpu, Nonlinearity f, FloatView x, FloatView out) {
+void nonlinearity(Gpu& gpu, Nonlinearity f, FloatView x, FloatView out) {
   each(gpu, x.rows, x.cols, Activate{f, x, out});
 }
 void add(Gpu& gpu, FloatView x, FloatView y) { each(gpu, x.rows, x.cols, Add{x, y}); }

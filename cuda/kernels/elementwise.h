@@ -12,7 +12,7 @@ void rms_norm(Gpu& gpu, FloatView x, const float* weight, float eps, FloatView o
 void layer_norm(Gpu& gpu, FloatView x, const float* weight, const float* bias, float eps,
                 FloatView out);
 void gated(Gpu& gpu, Nonlinearity f, FloatView gate, FloatView up, FloatView out);
-void activate(Gpu& gpu, Nonlinearity f, FloatView x, FloatView out);
+void nonlinearity(Gpu& gpu, Nonlinearity f, FloatView x, FloatView out);
 void add(Gpu& gpu, FloatView x, FloatView y);
 void add_bias(Gpu& gpu, FloatView x, const float* bias);
 void scale(Gpu& gpu, FloatView x, float factor);

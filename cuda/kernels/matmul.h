@@ -48,7 +48,7 @@ inline constexpr int64_t kMostAddedTokens = 8;
 // gate of the other.
 struct MatmulEnd {
   QuantizeSource from;
-  Activation kind;
+  InputForm kind;
   QuantizedRows to;
   int* counters = nullptr;  // kEndCounters zeros, which are zeros again afterwards
 };

@@ -342,7 +342,7 @@ void multiply(Gpu& gpu, const uint8_t* packed, int64_t rows, int64_t cols, Float
   auto* const parts = reinterpret_cast<float*>(static_cast<uint8_t*>(scratch) +
                                                cut.x_bytes(x.rows) + cut.scale_bytes(x.rows));
 
-  constexpr bool kSigned = F::kActivation == Activation::kRotatedSigned;
+  constexpr bool kSigned = F::kInputForm == InputForm::kRotatedSigned;
   gpu.launch(Halve<TileCodes<F>::kConsecutive>{x.data, x.stride, x.rows, cols, cut.stride, kSigned,
                                                halves, token_scale},
              Grid{static_cast<int>(round_up(x.rows, 16))}, 256 / kWarp * 4);

@@ -59,7 +59,7 @@ bool rows_of_words4(const float* data, int64_t stride) {
 }
 
 template <bool kNorm, bool kCodes>
-void launch(Gpu& gpu, const QuantizeSource& from, Activation kind, const QuantizedRows& to,
+void launch(Gpu& gpu, const QuantizeSource& from, InputForm kind, const QuantizedRows& to,
             FloatView out) {
   using Kernel = Prepare<kNorm, kCodes>;
   const FloatView& x = from.x;
@@ -72,7 +72,7 @@ void launch(Gpu& gpu, const QuantizeSource& from, Activation kind, const Quantiz
 
 }  // namespace
 
-PrepareTask prepare_task(const QuantizeSource& from, Activation kind, const QuantizedRows& to,
+PrepareTask prepare_task(const QuantizeSource& from, InputForm kind, const QuantizedRows& to,
                          FloatView out) {
   const FloatView& x = from.x;
   PrepareTask k{};
@@ -84,34 +84,34 @@ PrepareTask prepare_task(const QuantizeSource& from, Activation kind, const Quan
   k.gate_stride = from.gate_stride;
   k.cols = x.cols;
   k.rotated = is_rotated(kind);
-  k.with_signs = kind == Activation::kRotatedSigned;
+  k.with_signs = kind == InputForm::kRotatedSigned;
   k.wide = rows_of_words4(x.data, x.stride) && (!from.norm || rows_of_words4(from.norm, 0)) &&
            (!from.gate || rows_of_words4(from.gate, from.gate_stride)) &&
            (!out.data || rows_of_words4(out.data, out.stride));
-  while (kPerLane << k.log2_lanes_per_scale < activation_columns(kind)) ++k.log2_lanes_per_scale;
+  while (kPerLane << k.log2_lanes_per_scale < input_form_columns(kind)) ++k.log2_lanes_per_scale;
   k.to = to;
   k.out = out.data;
   k.out_stride = out.stride;
   return k;
 }
 
-QuantizedRows quantized_shape(Activation kind, int64_t n_tokens, int64_t cols) {
+QuantizedRows quantized_shape(InputForm kind, int64_t n_tokens, int64_t cols) {
   QuantizedRows to{};
   to.n_tokens = n_tokens;
   to.cols = cols;
   to.stride = (cols + kRotationBlock - 1) / kRotationBlock * kRotationBlock;
-  to.n_blocks = (cols + activation_columns(kind) - 1) / activation_columns(kind);
+  to.n_blocks = (cols + input_form_columns(kind) - 1) / input_form_columns(kind);
   return to;
 }
 
-void quantize(Gpu& gpu, const QuantizeSource& from, Activation kind, const QuantizedRows& to) {
+void quantize(Gpu& gpu, const QuantizeSource& from, InputForm kind, const QuantizedRows& to) {
   if (from.norm)
     launch<true, true>(gpu, from, kind, to, {});
   else
     launch<false, true>(gpu, from, kind, to, {});
 }
 
-void prepare_floats(Gpu& gpu, const QuantizeSource& from, Activation kind, FloatView out) {
+void prepare_floats(Gpu& gpu, const QuantizeSource& from, InputForm kind, FloatView out) {
   if (from.norm)
     launch<true, false>(gpu, from, kind, {}, out);
   else

@@ -11,12 +11,12 @@ namespace hrun::gpu {
 // int8 activations on the device, as every integer matmul reads them.
 struct QuantizedRows {
   int8_t* codes;  // [n_tokens][stride]: columns in order, zeros beyond cols
-  float* scales;  // [n_tokens][n_blocks], one per activation_columns(kind) columns
+  float* scales;  // [n_tokens][n_blocks], one per input_form_columns(kind) columns
   int16_t* sums;  // [n_tokens][stride / 16]: of 16 codes each, for formats with an offset
   int64_t n_tokens;
   int64_t cols;
   int64_t stride;    // cols rounded up to a multiple of 256
-  int64_t n_blocks;  // per token: cols over activation_columns(kind), rounded up
+  int64_t n_blocks;  // per token: cols over input_form_columns(kind), rounded up
   // The codes once more for formats whose weights are packed in transposed order (device/packed.h):
   // every 256 as 16 x 16 bytes, transposed.  Null: not wanted.
   int8_t* transposed;
@@ -34,10 +34,10 @@ inline QuantizedRows rows_of(const QuantizedRows& all, int64_t first, int64_t n)
 }
 
 // The kind whose codes matmul() (matmul.h) reads transposed.
-constexpr bool wants_transposed(Activation kind) { return kind == Activation::kRotatedSigned; }
+constexpr bool wants_transposed(InputForm kind) { return kind == InputForm::kRotatedSigned; }
 
 // Sizes for QuantizedRows of this shape; no memory yet.
-QuantizedRows quantized_shape(Activation kind, int64_t n_tokens, int64_t cols);
+QuantizedRows quantized_shape(InputForm kind, int64_t n_tokens, int64_t cols);
 
 // What is quantized: x, or x / sqrt(mean(x^2) + eps) * norm, or gate * sigmoid(gate) * x.
 struct QuantizeSource {
@@ -48,11 +48,11 @@ struct QuantizeSource {
   int64_t gate_stride = 0;
 };
 
-// kind: any but Activation::kFloat.  The codes and scales are what the CPU computes from the same
+// kind: any but InputForm::kFloat.  The codes and scales are what the CPU computes from the same
 // floats: scale = largest magnitude / 127 of a block, codes rounded to nearest even.
-void quantize(Gpu& gpu, const QuantizeSource& from, Activation kind, const QuantizedRows& to);
+void quantize(Gpu& gpu, const QuantizeSource& from, InputForm kind, const QuantizedRows& to);
 
 // The same source in fp32, rotated as the kind says but not rounded: out [n_tokens, cols].
-void prepare_floats(Gpu& gpu, const QuantizeSource& from, Activation kind, FloatView out);
+void prepare_floats(Gpu& gpu, const QuantizeSource& from, InputForm kind, FloatView out);
 
 }  // namespace hrun::gpu

@@ -67,14 +67,14 @@ struct DecodeRows {
         }
       }
       sync_warp();
-      if constexpr (is_rotated(F::kActivation)) {
+      if constexpr (is_rotated(F::kInputForm)) {
         if (!own_basis) {
           for (int done = 0; done < n;) {
             const int piece = rotation_piece(n - done);
             transform(floats + done, piece);
             done += piece;
           }
-          if (F::kActivation == Activation::kRotatedSigned)
+          if (F::kInputForm == InputForm::kRotatedSigned)
             for (int c = lane(); c < n; c += kWarp) floats[c] *= rotation_sign(col + c);
           sync_warp();
         }

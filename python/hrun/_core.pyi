@@ -188,7 +188,7 @@ class GGUFWriter:
 
     def __exit__(self, type: object | None, value: object | None, traceback: object | None) -> None: ...
 
-class Plan:
+class ModelSpec:
     @property
     def architecture(self) -> str: ...
 
@@ -198,7 +198,7 @@ class Plan:
     @property
     def warnings(self) -> list[str]: ...
 
-def plan_model(path: object) -> Plan: ...
+def read_spec(path: object) -> ModelSpec: ...
 
 class TensorRule:
     @property

@@ -22,7 +22,7 @@ from hrun._core import (
     RequestHandle,
     end_calls,
     kv_format,
-    plan_model,
+    read_spec,
     require_running,
 )
 from hrun.arguments import Rule, checked, checked_bias, checked_ids, checked_sampling
@@ -154,7 +154,7 @@ class Runtime(Prompts):
 
     def _print_notes(self, n_positions: int, type_k: str, type_v: str) -> None:
         if self._engine is not None:
-            per_token = bytes_per_token(plan_model(str(self.model_path)).params, type_k, type_v)
+            per_token = bytes_per_token(read_spec(str(self.model_path)).params, type_k, type_v)
             print(
                 f"KV cache: {n_positions} tokens, {kv_format(type_k)}/{kv_format(type_v)}, "
                 f"{per_token * n_positions / 2**20:.1f} MiB ({per_token} bytes per token)",

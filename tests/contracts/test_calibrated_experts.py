@@ -150,7 +150,7 @@ def test_experts_are_coded_against_their_moments(
             )
             # Inputs of random weights are nearly white: what there is to gain is little, but it is there for most.
             assert errors[:, 0].mean() < 0.97 * errors[:, 1].mean(), (name, errors)
-    assert core.plan_model(str(tmp_path / "calibrated.gguf")).architecture == "qwen3moe"
+    assert core.read_spec(str(tmp_path / "calibrated.gguf")).architecture == "qwen3moe"
 
 
 def test_importance_matrices_of_experts(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_collected_moments_are_those_of_the_inputs(tiny: Path) -> None:
     embedding = core.decode("f32", tensors["token_embd.weight"].data, model.n_vocab, 64)
     x = embedding[tokens].astype(np.float64)
     x = x / np.sqrt(
-        (x**2).mean(axis=1, keepdims=True) + core.plan_model(str(tiny)).params["rms_eps"]
+        (x**2).mean(axis=1, keepdims=True) + core.read_spec(str(tiny)).params["rms_eps"]
     )
     x = x * core.decode("f32", tensors["blk.0.attn_norm.weight"].data, 1, 64)
     z = x @ rotation(64).T

@@ -304,7 +304,7 @@ def test_large_vocabulary_opens_at_once(tmp_path: Path) -> None:
         return min(seconds)
 
     assert best(lambda: _core.GGUFFile(path)) < 0.1
-    assert best(lambda: _core.plan_model(path)) < 0.2
+    assert best(lambda: _core.read_spec(path)) < 0.2
     assert len(_core.GGUFFile(path).metadata["tokenizer.ggml.tokens"]) == n
 
 
@@ -435,7 +435,7 @@ def test_the_writer_holds_no_tensor(tmp_path: Path) -> None:
 
 
 def test_plan_of_a_tiny_model(tiny_model: Callable[..., Path]) -> None:
-    plan = _core.plan_model(tiny_model(n_layers=3, tied=False))
+    plan = _core.read_spec(tiny_model(n_layers=3, tied=False))
     assert plan.architecture == "llama" and plan.warnings == []
     expected = {"n_layers": 3, "n_embd": 64, "n_vocab": 300, "n_ff": 96, "n_heads": 4, "n_kv_heads": 2, "k_dim": 16, "v_dim": 16, "n_rot": 16,
                 "n_ctx_train": 256, "rope_base": 10000.0, "rope_scaling": "none", "rope_factor": 1.0, "tied_head": False}  # fmt: skip
@@ -448,7 +448,7 @@ def test_every_writable_format_makes_a_sound_model(
     tiny_model: Callable[..., Path], info: _core.FormatInfo
 ) -> None:
     path = tiny_model(format=info.name, n_embd=256, n_ff=256, n_layers=1)
-    assert _core.plan_model(path).warnings == []
+    assert _core.read_spec(path).warnings == []
     file = _core.GGUFFile(path)
     for tensor in file.tensors:
         tensor.verify()
@@ -462,7 +462,7 @@ def test_a_rope_factor_without_a_type_is_linear(tmp_path: Path) -> None:
             f.set(f"llama.rope.{name.replace('__', '.')}", kind, value)
         path = tmp_path / "model.gguf"
         path.write_bytes(f.build())
-        params = _core.plan_model(path).params
+        params = _core.read_spec(path).params
         return params["rope_scaling"], params["rope_factor"]
 
     four, none = ("f32", 4.0), ("f32", 0.0)
@@ -477,9 +477,9 @@ def test_a_rope_factor_without_a_type_is_linear(tmp_path: Path) -> None:
 
 def test_plan_reads_rope_scalings(tiny_model: Callable[..., Path]) -> None:
     context = {"original_max_position_embeddings": 64}
-    linear = _core.plan_model(tiny_model(rope_scaling={"type": "linear", "factor": 4.0})).params
+    linear = _core.read_spec(tiny_model(rope_scaling={"type": "linear", "factor": 4.0})).params
     assert (linear["rope_scaling"], linear["rope_factor"]) == ("linear", 4.0)
-    yarn = _core.plan_model(
+    yarn = _core.read_spec(
         tiny_model(rope_scaling={"type": "yarn", "factor": 4.0, **context})
     ).params
     assert (
@@ -497,7 +497,7 @@ def test_plan_reads_rope_scalings(tiny_model: Callable[..., Path]) -> None:
             **context,
         }
     )
-    assert _core.plan_model(llama3).warnings == []
+    assert _core.read_spec(llama3).warnings == []
     factors = next(
         t for t in _core.GGUFFile(llama3).tensors if t.name == "rope_freqs.weight"
     ).data.view(np.float32)
@@ -507,7 +507,7 @@ def test_plan_reads_rope_scalings(tiny_model: Callable[..., Path]) -> None:
 def test_models_with_biases_and_a_head_dimension_of_their_own(
     tiny_model: Callable[..., Path],
 ) -> None:
-    plan = _core.plan_model(tiny_model(biases=True, head_dim=32, format="f32"))
+    plan = _core.read_spec(tiny_model(biases=True, head_dim=32, format="f32"))
     assert plan.warnings == [] and plan.params["k_dim"] == 32
 
 
@@ -597,4 +597,4 @@ def test_real_vocabularies_are_sound(
         writer.add_tensor("x", (1,), "f32")
         writer.write_tensor("x", np.zeros(4, np.uint8))
     with pytest.raises(_core.ModelFileError, match="'token_embd.weight' is missing"):
-        _core.plan_model(path)
+        _core.read_spec(path)

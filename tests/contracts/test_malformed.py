@@ -61,7 +61,7 @@ def refused(path: Path, error: str, file_bytes: int) -> str:
 
     def plan() -> Exception | None:
         try:
-            _core.plan_model(path)
+            _core.read_spec(path)
         except (_core.Error, MemoryError) as raised:
             return raised
         return None
@@ -91,9 +91,9 @@ def test_accepted(control: Control, tmp_path: Path) -> None:
     file = within_limits(len(data), lambda: _core.GGUFFile(path))
     assert isinstance(file, _core.GGUFFile)
     plan = (
-        None if control.container_only else within_limits(len(data), lambda: _core.plan_model(path))
+        None if control.container_only else within_limits(len(data), lambda: _core.read_spec(path))
     )
-    warnings = plan.warnings if isinstance(plan, _core.Plan) else []
+    warnings = plan.warnings if isinstance(plan, _core.ModelSpec) else []
     assert file.file_bytes == len(data)
     if control.warns:
         assert any(control.warns in w for w in warnings), warnings
@@ -279,7 +279,7 @@ def test_loading_refuses_what_planning_refuses(tmp_path: Path) -> None:
     for case in CASES:
         write(path, case.build())
         outcomes = []
-        for call in (_core.plan_model, _core.Model.load):
+        for call in (_core.read_spec, _core.Model.load):
             with pytest.raises(_core.Error) as caught:
                 call(str(path))
             outcomes.append((type(caught.value), str(caught.value)))

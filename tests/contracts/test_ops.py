@@ -408,29 +408,29 @@ def test_nonlinearities(tier: str) -> None:
             np.maximum(g, 0),
             0.5 * g * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * np.clip(g, -50, 50) ** 3))),
         )
-    gelu = kernels.activate(tier, "gelu", gate)
+    gelu = kernels.nonlinearity(tier, "gelu", gate)
     assert same_bits(gelu, contract.gelu(gate))
     np.testing.assert_allclose(gelu, exact_gelu, rtol=3e-6, atol=1e-7)
     assert same_bits(kernels.gated(tier, "gelu", gate, up), contract.gelu(gate) * up)
     exact_erf = np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in g.ravel()]).reshape(
         g.shape
     )
-    gelu_erf = kernels.activate(tier, "gelu_erf", gate)
+    gelu_erf = kernels.nonlinearity(tier, "gelu_erf", gate)
     assert same_bits(gelu_erf, contract.gelu_erf(gate))
     np.testing.assert_allclose(gelu_erf, exact_erf, rtol=2e-7, atol=5e-7)
     assert same_bits(kernels.gated(tier, "gelu_erf", gate, up), contract.gelu_erf(gate) * up)
     assert same_bits(kernels.gated(tier, "silu", gate, up), kernels.silu_mul(tier, gate, up))
     assert same_bits(kernels.gated(tier, "clamped_silu", gate, up), contract.clamped_silu(gate, up))
     assert same_bits(
-        kernels.activate(tier, "silu", gate), kernels.silu_mul(tier, gate, np.ones_like(gate))
+        kernels.nonlinearity(tier, "silu", gate), kernels.silu_mul(tier, gate, np.ones_like(gate))
     )
     assert same_bits(kernels.gated(tier, "linear", gate, up), gate * up)
     positive = np.maximum(gate, np.float32(0))
     with np.errstate(over="ignore"):
-        assert same_bits(kernels.activate(tier, "relu_squared", gate), positive * positive)
+        assert same_bits(kernels.nonlinearity(tier, "relu_squared", gate), positive * positive)
     for name, exact in (("gelu_erf", _gelu_erf(g)), ("softplus", np.logaddexp(0, g))):
-        got = kernels.activate(tier, name, gate)
-        assert same_bits(got, kernels.activate("scalar", name, gate))
+        got = kernels.nonlinearity(tier, name, gate)
+        assert same_bits(got, kernels.nonlinearity("scalar", name, gate))
         np.testing.assert_allclose(got, exact, rtol=1e-6, atol=3e-7)
     capped = kernels.soft_cap(tier, gate, 30.0)
     assert same_bits(capped, contract.soft_cap(gate, 30.0)) and np.abs(capped).max() <= 30

@@ -59,7 +59,7 @@ def test_parts_are_one_model(count: int, tiny_model: Callable[..., Path], tmp_pa
 
 
 def refused(path: Path, message: str) -> None:
-    for call in (_core.plan_model, _core.Model.load):
+    for call in (_core.read_spec, _core.Model.load):
         with pytest.raises(_core.ModelFileError, match=message):
             call(str(path))
 

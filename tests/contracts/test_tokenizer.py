@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrun import ArgumentError, ModelFileError, Tokenizer, UnsupportedModelError
-from hrun._core import GGUFFile, plan_model
+from hrun._core import GGUFFile, read_spec
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 from hrun.stream import Utf8Decoder
 from hrun.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, byte_alphabet
@@ -429,7 +429,7 @@ def test_of_equal_tokens_the_highest_id_encodes(
     path = tmp_path / "twice.gguf"
     names = [f"t{i}" for i in range(63)] + ["t0"]
     path.write_bytes(gguf_bytes.model().set_array("tokenizer.ggml.tokens", "string", names).build())
-    assert any("the highest id encodes it" in w for w in plan_model(str(path)).warnings)
+    assert any("the highest id encodes it" in w for w in read_spec(str(path)).warnings)
 
 
 def test_merges_of_no_tokens_and_repeated_merges(tiny_model: Callable[..., Path]) -> None:

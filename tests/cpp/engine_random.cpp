@@ -440,7 +440,7 @@ int main(int argc, char** argv) {
         again.quiet = seed > 1;
         Simulation(again).run(10'000);
       } catch (const std::exception& e) {
-        check(false, format("{} (seed {}): {}", world.name, seed, e.what()));
+        check(false, message("{} (seed {}): {}", world.name, seed, e.what()));
       }
     }
   return failures == 0 ? 0 : 1;

@@ -201,7 +201,7 @@ bool codes_stay_in_range(const hrun::CpuTier& tier) {
     }
     for (int b = 0; b < kBlocks; ++b)
       tier.kernels->quantize_packed({.x = {x.data(), 1, kBlock * kBlocks, kBlock * kBlocks}}, 0, b,
-                                    hrun::Activation::kInt8x32, signs.data(), to);
+                                    hrun::InputForm::kInt8x32, signs.data(), to);
     for (size_t i = 0; i < codes.size(); ++i)
       if (codes[i] < -127) {
         std::printf("%s: %a becomes code %d\n", tier.name.data(), x[i], codes[i]);

@@ -20,7 +20,7 @@
 #include "gguf/file.h"
 #include "gguf/verify.h"
 #include "gguf/writer.h"
-#include "model/plan.h"
+#include "model/spec/spec.h"
 
 // Read by AddressSanitizer: no file of a few kilobytes is worth an allocation of 16 MiB.
 extern "C" __attribute__((visibility("default"), used)) const char* __asan_default_options() {
@@ -212,7 +212,7 @@ inline Outcome exercise(const uint8_t* data, size_t size) {
     const gguf::File file = gguf::File::parse({exact.get(), size}, std::string(kPath));
     reached = Outcome::no_model;
     touch(file);
-    const ModelPlan plan = plan_model(file);
+    const ModelSpec plan = read_spec(file);
     if (plan.layers.size() != static_cast<size_t>(plan.params.n_layers))
       broken("a plan without all its layers");
     for (const std::string& warning : plan.warnings) check_message(warning + std::string(kPath));

@@ -27,14 +27,14 @@ CpuBackend::CpuBackend(const BackendOptions& options)
       worker_scratch_(static_cast<size_t>(pool_.n_threads())) {}
 
 DeviceDescription CpuBackend::device() {
-  return {"cpu",          format("the CPU, tier {}", select_cpu_tier().name),
+  return {"cpu",          message("the CPU, tier {}", select_cpu_tier().name),
           total_memory(), available_memory(),
           "cpu",          0};
 }
 
 std::string CpuBackend::description() const {
-  return format("cpu, tier {}, {} {}", tier_.name, n_threads(),
-                n_threads() == 1 ? "thread" : "threads");
+  return message("cpu, tier {}, {} {}", tier_.name, n_threads(),
+                 n_threads() == 1 ? "thread" : "threads");
 }
 
 const float* CpuBackend::signs(int64_t cols) {
@@ -171,11 +171,11 @@ void CpuBackend::gated(Nonlinearity f, FloatView gate, FloatView up, FloatView o
   });
 }
 
-void CpuBackend::activate(Nonlinearity f, FloatView x, FloatView out) {
+void CpuBackend::nonlinearity(Nonlinearity f, FloatView x, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  checks::activate(f, x, out);
+  checks::nonlinearity(f, x, out);
   parallel(x.rows, x.cols,
-           [&](int64_t t, int) { kernels_.activate(f, x.row(t), x.cols, out.row(t)); });
+           [&](int64_t t, int) { kernels_.nonlinearity(f, x.row(t), x.cols, out.row(t)); });
 }
 
 void CpuBackend::scale(FloatView x, float factor) {

@@ -75,7 +75,7 @@ class CpuBackend final : public Backend {
   void decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) override;
   void silu_mul(FloatView gate, FloatView up, FloatView out) override;
   void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
-  void activate(Nonlinearity f, FloatView x, FloatView out) override;
+  void nonlinearity(Nonlinearity f, FloatView x, FloatView out) override;
   void add(FloatView x, FloatView y) override;
   void add_bias(FloatView x, const DeviceTensor& bias) override;
   void scale(FloatView x, float factor) override;
@@ -148,11 +148,11 @@ class CpuBackend final : public Backend {
   template <class Function>
   void parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn);
   const float* signs(int64_t cols);
-  void quantize(const ActivationSource& from, Activation kind, QuantizedRows& out);
-  void quantize_packed(const ActivationSource& from, Activation kind, PackedActivations& out);
+  void quantize(const ActivationSource& from, InputForm kind, QuantizedRows& out);
+  void quantize_packed(const ActivationSource& from, InputForm kind, PackedActivations& out);
   void pack(CpuTensor& tensor);
   bool uses_packed(const CpuTensor& tensor) const;
-  void rotate(FloatView x, Activation kind, FloatView& out);
+  void rotate(FloatView x, InputForm kind, FloatView& out);
   ActivationSource source(const MatmulInput& input);
   FloatView materialise(const MatmulInput& input);
   void prepare(const CpuTensor& w, const MatmulInput& from, PreparedInput& input);

@@ -7,16 +7,16 @@ namespace hrun {
 
 bool CpuBackend::uses_packed(const CpuTensor& tensor) const {
   return tensor.packed &&
-         (!is_rotated(tensor.info->activation) || rotated_matmul_ == RotatedMatmul::activation);
+         (!is_rotated(tensor.info->input_form) || rotated_matmul_ == RotatedMatmul::activation);
 }
 
-void CpuBackend::quantize(const ActivationSource& from, Activation kind, QuantizedRows& out) {
+void CpuBackend::quantize(const ActivationSource& from, InputForm kind, QuantizedRows& out) {
   const FloatView& x = from.x;
   QuantizedScratch& scratch = quantized_[static_cast<int>(kind)];
   const auto n = static_cast<size_t>(x.rows);
   out.n_tokens = x.rows;
   out.cols = x.cols;
-  out.n_blocks = (x.cols + activation_columns(kind) - 1) / activation_columns(kind);
+  out.n_blocks = (x.cols + input_form_columns(kind) - 1) / input_form_columns(kind);
   out.n_groups = round_up(x.cols, 2 * kGroup) / kGroup;
   out.codes = scratch.codes.get<int16_t>(n * static_cast<size_t>(out.cols),
                                          "the quantized input of a matmul");
@@ -25,17 +25,17 @@ void CpuBackend::quantize(const ActivationSource& from, Activation kind, Quantiz
   out.sums = scratch.sums.get<int16_t>(n * static_cast<size_t>(out.n_groups),
                                        "the quantized input of a matmul");
   const float* sign = signs(x.cols);
-  parallel(x.rows * out.n_blocks, activation_columns(kind), [&](int64_t i, int) {
+  parallel(x.rows * out.n_blocks, input_form_columns(kind), [&](int64_t i, int) {
     kernels_.quantize_block(from, i / out.n_blocks, i % out.n_blocks, kind, sign, out);
   });
 }
 
-void CpuBackend::quantize_packed(const ActivationSource& from, Activation kind,
+void CpuBackend::quantize_packed(const ActivationSource& from, InputForm kind,
                                  PackedActivations& out) {
   const FloatView& x = from.x;
   const char* purpose = "the quantized input of a matmul";
   QuantizedScratch& scratch = quantized_[static_cast<int>(kind)];
-  const int columns = activation_columns(kind);
+  const int columns = input_form_columns(kind);
   out.n_tokens = out.stride = x.rows;
   out.n_blocks = (x.cols + columns - 1) / columns;
   const auto n = static_cast<size_t>(x.rows) * static_cast<size_t>(out.n_blocks);
@@ -46,12 +46,12 @@ void CpuBackend::quantize_packed(const ActivationSource& from, Activation kind,
   out.sums16 = scratch.sums16.get<int16_t>(n * 16, purpose);
   out.sums32 = scratch.sums32.get<int16_t>(n * 8, purpose);
   const float* sign = signs(x.cols);
-  parallel(x.rows * out.n_blocks, activation_columns(kind), [&](int64_t i, int) {
+  parallel(x.rows * out.n_blocks, input_form_columns(kind), [&](int64_t i, int) {
     kernels_.quantize_packed(from, i / out.n_blocks, i % out.n_blocks, kind, sign, out);
   });
 }
 
-void CpuBackend::rotate(FloatView x, Activation kind, FloatView& out) {
+void CpuBackend::rotate(FloatView x, InputForm kind, FloatView& out) {
   const size_t count = static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols);
   out = {
       quantized_[static_cast<int>(kind)].rotated.get<float>(count, "the rotated input of a matmul"),
@@ -62,14 +62,14 @@ void CpuBackend::rotate(FloatView x, Activation kind, FloatView& out) {
     for (int64_t first = 0; first < x.cols; first += kRotationBlock)
       kernels_.rotate_block(out.row(t) + first, first,
                             static_cast<int>(std::min<int64_t>(kRotationBlock, x.cols - first)),
-                            sign, kind == Activation::kRotatedSigned);
+                            sign, kind == InputForm::kRotatedSigned);
   });
 }
 
 namespace {
 
-PackedActivations rows_of(PackedActivations x, Activation kind, int64_t first, int64_t n) {
-  x.codes += first * activation_columns(kind);
+PackedActivations rows_of(PackedActivations x, InputForm kind, int64_t first, int64_t n) {
+  x.codes += first * input_form_columns(kind);
   x.scale += first;
   x.block_sums += first;
   x.sums8 += first * 32;
@@ -104,7 +104,7 @@ int64_t task_panels(int64_t n_rows, int64_t n_tokens, int n_threads) {
 void CpuBackend::multiply_packed(const MatmulPart& part, int64_t first_panel, int64_t most_panels,
                                  const PreparedInput& input, int worker) {
   const CpuTensor& w = on_cpu(*part.weights);
-  const Activation kind = w.info->activation;
+  const InputForm kind = w.info->input_form;
   const PackedActivations x =
       rows_of(input.packed[static_cast<int>(kind)], kind, part.first, part.y.rows);
   const int64_t n_panels = (w.rows + kPanelRows - 1) / kPanelRows;
@@ -122,7 +122,7 @@ void CpuBackend::multiply_panel(const MatmulPart& part, int64_t first_row,
                                 const PreparedInput& input, int worker) {
   const CpuTensor& w = on_cpu(*part.weights);
   const int64_t first = part.first, n_tokens = part.y.rows;
-  const Activation kind = w.info->activation;
+  const InputForm kind = w.info->input_form;
   const WeightRows rows{w.row(first_row), w.row_bytes,
                         static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - first_row)),
                         w.cols};
@@ -191,9 +191,9 @@ FloatView CpuBackend::materialise(const MatmulInput& input) {
 }
 
 void CpuBackend::prepare(const CpuTensor& w, const MatmulInput& from, PreparedInput& input) {
-  const Activation kind = w.info->activation;
+  const InputForm kind = w.info->input_form;
   const auto k = static_cast<size_t>(kind);
-  const bool as_int8 = kind != Activation::kFloat &&
+  const bool as_int8 = kind != InputForm::kFloat &&
                        (!is_rotated(kind) || rotated_matmul_ == RotatedMatmul::activation);
   if (as_int8) {
     bool& done = (uses_packed(w) ? input.has_packed : input.has_quantized)[k];

@@ -27,10 +27,9 @@ void decode_row_kernel(const uint8_t* row, int64_t cols, const float* signs, boo
       IntBlock ints;
       unpack(row + static_cast<size_t>(b) * F::kBlockBytes, n, ints);
       to_floats<F>(ints, n, out + first);
-      if constexpr (is_rotated(F::kActivation))
+      if constexpr (is_rotated(F::kInputForm))
         if (!own_basis)
-          unrotate_block(out + first, first, n, signs,
-                         F::kActivation == Activation::kRotatedSigned);
+          unrotate_block(out + first, first, n, signs, F::kInputForm == InputForm::kRotatedSigned);
     }
   }
 }

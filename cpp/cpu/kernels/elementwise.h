@@ -110,7 +110,7 @@ void gated_kernel(Nonlinearity f, const float* gate, const float* up, int64_t n_
   });
 }
 
-void activate_kernel(Nonlinearity f, const float* x, int64_t n_values, float* out) {
+void nonlinearity_kernel(Nonlinearity f, const float* x, int64_t n_values, float* out) {
   for_lanes(n_values,
             [&](int64_t i, int n) { store_n(out + i, activated(f, load_n(x + i, n)), n); });
 }

@@ -147,7 +147,7 @@ void matmul_int_kernel(const WeightRows& w, const QuantizedRows& x, float* y, in
     const int64_t first = b * F::kBlockValues;
     if (n == F::kBlockValues)
       decode(w, b, F::kBlockValues, panel);  // a constant, for the unrolling
-    else if constexpr (is_rotated(F::kActivation))
+    else if constexpr (is_rotated(F::kInputForm))
       decode(w, b, n, panel);
     add_block_to_all<F::kHasOffset>(panel, b, first, n, x, acc);
   }

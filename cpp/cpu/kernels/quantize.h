@@ -71,9 +71,9 @@ inline constexpr int kAhead = 768;  // floats between what is loaded and what is
 
 // Block `block` of token t, rotated where the kind says so: its number of columns (a multiple of
 // 32).
-HRUN_HD int load_block(const ActivationSource& from, int64_t t, int64_t block, Activation kind,
+HRUN_HD int load_block(const ActivationSource& from, int64_t t, int64_t block, InputForm kind,
                        const float* signs, float* values) {
-  const int block_values = activation_columns(kind);
+  const int block_values = input_form_columns(kind);
   const int64_t first = block * block_values;
   const int n =
       static_cast<int>(from.x.cols - first < block_values ? from.x.cols - first : block_values);
@@ -84,7 +84,7 @@ HRUN_HD int load_block(const ActivationSource& from, int64_t t, int64_t block, A
     __builtin_prefetch(x + i + kAhead);
     __builtin_prefetch(gate + i + kAhead);
     const Lanes v = source_lanes(from, t, first + i);
-    store(values + i, kind == Activation::kRotatedSigned ? mul(v, load(signs + first + i)) : v);
+    store(values + i, kind == InputForm::kRotatedSigned ? mul(v, load(signs + first + i)) : v);
   }
   if (is_rotated(kind)) fwht_pieces(values, n);
   return n;
@@ -115,13 +115,13 @@ HRUN_HD void sum_pairs(const int16_t* x, int n, int16_t* sums) {
   for (int i = 0; i < n; ++i) sums[i] = static_cast<int16_t>(x[2 * i] + x[2 * i + 1]);
 }
 
-void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind,
+void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, InputForm kind,
                            const float* signs, const QuantizedRows& to) {
   alignas(64) float values[kRotationBlock];
   alignas(64) int8_t codes[kRotationBlock];
   const int n = load_block(x, t, block, kind, signs, values);
   quantize(values, n, codes, to.scale + t * to.n_blocks + block);
-  const int64_t first = block * activation_columns(kind);
+  const int64_t first = block * input_form_columns(kind);
   for (int i = 0; i < n; i += kGroup) scale_codes(codes + i, 1, to.codes + t * to.cols + first + i);
   int16_t eights[kRotationBlock / 8];
   for (int i = 0; i < n; i += 32) sum_eights(codes + i, eights + i / 8);
@@ -130,14 +130,14 @@ void quantize_block_kernel(const ActivationSource& x, int64_t t, int64_t block, 
 
 // The signed rotation's formats are packed in the order `segments` (panels/layout.h), all others in
 // the order `squares`.
-void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block, Activation kind,
+void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block, InputForm kind,
                             const float* signs, const PackedActivations& to) {
   alignas(64) float values[kRotationBlock];
   alignas(64) int8_t codes[kRotationBlock];
   const int n = load_block(x, t, block, kind, signs, values);
-  const bool segments = kind == Activation::kRotatedSigned;
+  const bool segments = kind == InputForm::kRotatedSigned;
   const int64_t at = to.at(t, block);
-  int8_t* const out = to.codes + at * activation_columns(kind);
+  int8_t* const out = to.codes + at * input_form_columns(kind);
   quantize(values, n, codes, to.scale + at);
   if (segments)
     interleave_segments(codes, n / 4, out);
@@ -148,7 +148,7 @@ void quantize_packed_kernel(const ActivationSource& x, int64_t t, int64_t block,
   int32_t total = 0;
   for (int i = 0; i < n / 8; ++i) total += eights[i];
   to.block_sums[at] = total;
-  if (segments || activation_columns(kind) != kMaxBlock) return;
+  if (segments || input_form_columns(kind) != kMaxBlock) return;
   int16_t *const sums8 = to.sums8 + at * 32, *const sums16 = to.sums16 + at * 16;
   memcpy(sums8, eights, sizeof eights);
   sum_pairs(sums8, 16, sums16);

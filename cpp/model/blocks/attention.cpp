@@ -6,8 +6,8 @@ namespace hrun {
 namespace {
 
 // Does the queries' matrix also give gates of the mixed values?
-bool has_gates(const ModelPlan& plan) {
-  const TensorRule* rule = plan.description->find_rule(Role::attn_q);
+bool has_gates(const ModelSpec& spec) {
+  const TensorRule* rule = spec.description->find_rule(Role::attn_q);
   return rule && rule->rows == Dim::q_gated;
 }
 
@@ -17,17 +17,17 @@ struct Scratch {
   FloatView gate;          // of the mixed values
   FloatView mixed;
 
-  Scratch(Arena& arena, const ModelPlan& plan, int64_t l, int64_t n) {
-    const LayerParams& p = plan.params.layer(l);
+  Scratch(Arena& arena, const ModelSpec& spec, int64_t l, int64_t n) {
+    const LayerParams& p = spec.params.layer(l);
     const int64_t q_cols = p.n_heads * p.k_dim, k_cols = p.n_kv_heads * p.k_dim,
                   v_cols = p.n_kv_heads * p.v_dim;
-    if (plan.layer(l, Role::attn_gate)) gate = arena.take(n, p.n_heads * p.v_dim);
-    if (plan.layer(l, Role::attn_qkv)) {
+    if (spec.layer(l, Role::attn_gate)) gate = arena.take(n, p.n_heads * p.v_dim);
+    if (spec.layer(l, Role::attn_qkv)) {
       qkv = arena.take(n, q_cols + k_cols + v_cols);
       q = columns(qkv, 0, q_cols), k = columns(qkv, q_cols, k_cols),
       v = columns(qkv, q_cols + k_cols, v_cols);
     } else {
-      if (has_gates(plan)) gated = arena.take(n, 2 * q_cols), gate = arena.take(n, q_cols);
+      if (has_gates(spec)) gated = arena.take(n, 2 * q_cols), gate = arena.take(n, q_cols);
       q = arena.take(n, q_cols);
       if (p.keys_of < 0) k = arena.take(n, k_cols), v = arena.take(n, v_cols);
     }
@@ -53,12 +53,12 @@ void norm_heads(const Pass& pass, int64_t l, Role role, FloatView y, int64_t n_h
 
 }  // namespace
 
-BlockNeeds attention_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
+BlockNeeds attention_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows) {
   Arena count;
-  Scratch(count, plan, layer, n_rows);
+  Scratch(count, spec, layer, n_rows);
   BlockNeeds needs;
   needs.scratch_floats = count.used_floats();
-  if (plan.params.layer(layer).keys_of < 0) needs.cache = cache_of(plan.params.layer(layer));
+  if (spec.params.layer(layer).keys_of < 0) needs.cache = cache_of(spec.params.layer(layer));
   return needs;
 }
 
@@ -68,7 +68,7 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
   const Model& model = pass.model;
   Backend& backend = pass.backend();
   Arena arena = pass.arena();
-  const Scratch s(arena, model.plan(), l, pass.n);
+  const Scratch s(arena, model.spec(), l, pass.n);
   const auto n_heads = static_cast<int>(p.n_heads), n_kv_heads = static_cast<int>(p.n_kv_heads);
   const bool owns = p.keys_of < 0;
   if (const DeviceTensor* all = model.weight(l, Role::attn_qkv)) {

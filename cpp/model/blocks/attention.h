@@ -5,7 +5,7 @@
 
 namespace hrun {
 
-BlockNeeds attention_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+BlockNeeds attention_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
 void attention(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 
 }  // namespace hrun

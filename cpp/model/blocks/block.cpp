@@ -16,12 +16,12 @@ namespace hrun {
 namespace {
 
 struct Block {
-  BlockNeeds (*needs)(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+  BlockNeeds (*needs)(const ModelSpec& spec, int64_t layer, int64_t n_rows);
   void (*run)(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 };
 
 // The decoder leaves out the blocks that a layer does not have.
-BlockNeeds no_needs(const ModelPlan&, int64_t, int64_t) { return {}; }
+BlockNeeds no_needs(const ModelSpec&, int64_t, int64_t) { return {}; }
 void do_nothing(const Pass&, int64_t, const MatmulInput&, FloatView) {}
 
 // In the order of Mixer, and of Feed.
@@ -39,49 +39,49 @@ constexpr Block kFeeds[] = {{feed_forward_needs, feed_forward},
 static_assert(std::size(kMixers) == static_cast<size_t>(Mixer::count));
 static_assert(std::size(kFeeds) == static_cast<size_t>(Feed::count));
 
-const Block& mixer_of(const ModelPlan& plan, int64_t layer) {
-  return kMixers[static_cast<size_t>(plan.params.layer(layer).mixer)];
+const Block& mixer_of(const ModelSpec& spec, int64_t layer) {
+  return kMixers[static_cast<size_t>(spec.params.layer(layer).mixer)];
 }
-const Block& feed_of(const ModelPlan& plan, int64_t layer) {
-  return kFeeds[static_cast<size_t>(plan.params.layer(layer).feed)];
+const Block& feed_of(const ModelSpec& spec, int64_t layer) {
+  return kFeeds[static_cast<size_t>(spec.params.layer(layer).feed)];
 }
 
 }  // namespace
 
-BlockNeeds mixer_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
-  return mixer_of(plan, layer).needs(plan, layer, n_rows);
+BlockNeeds mixer_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows) {
+  return mixer_of(spec, layer).needs(spec, layer, n_rows);
 }
 
-BlockNeeds feed_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
-  return feed_of(plan, layer).needs(plan, layer, n_rows);
+BlockNeeds feed_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows) {
+  return feed_of(spec, layer).needs(spec, layer, n_rows);
 }
 
 void run_mixer(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out) {
-  mixer_of(pass.model.plan(), layer).run(pass, layer, input, out);
+  mixer_of(pass.model.spec(), layer).run(pass, layer, input, out);
 }
 
 void run_feed(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out) {
-  feed_of(pass.model.plan(), layer).run(pass, layer, input, out);
+  feed_of(pass.model.spec(), layer).run(pass, layer, input, out);
 }
 
-bool is_repeatable(const ModelPlan& plan) {
-  for (int64_t l = 0; l < plan.params.n_layers; ++l)
-    if (!mixer_needs(plan, l, 1).repeatable || !feed_needs(plan, l, 1).repeatable) return false;
+bool is_repeatable(const ModelSpec& spec) {
+  for (int64_t l = 0; l < spec.params.n_layers; ++l)
+    if (!mixer_needs(spec, l, 1).repeatable || !feed_needs(spec, l, 1).repeatable) return false;
   return true;
 }
 
-size_t scratch_floats(const ModelPlan& plan, int64_t n_rows) {
-  size_t most = per_layer_scratch_floats(plan, n_rows);
-  for (int64_t l = 0; l < plan.params.n_layers; ++l)
-    most = std::max({most, mixer_needs(plan, l, n_rows).scratch_floats,
-                     feed_needs(plan, l, n_rows).scratch_floats});
+size_t scratch_floats(const ModelSpec& spec, int64_t n_rows) {
+  size_t most = per_layer_scratch_floats(spec, n_rows);
+  for (int64_t l = 0; l < spec.params.n_layers; ++l)
+    most = std::max({most, mixer_needs(spec, l, n_rows).scratch_floats,
+                     feed_needs(spec, l, n_rows).scratch_floats});
   return most;
 }
 
-size_t state_bytes(const ModelPlan& plan) {
+size_t state_bytes(const ModelSpec& spec) {
   size_t floats = 0;
-  for (int64_t l = 0; l < plan.params.n_layers; ++l)
-    floats += mixer_needs(plan, l, 1).state.floats();
+  for (int64_t l = 0; l < spec.params.n_layers; ++l)
+    floats += mixer_needs(spec, l, 1).state.floats();
   return floats * sizeof(float);
 }
 

@@ -19,8 +19,8 @@ struct BlockNeeds {
   bool has_state() const { return state.floats() > 0; }
 };
 
-BlockNeeds mixer_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
-BlockNeeds feed_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+BlockNeeds mixer_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
+BlockNeeds feed_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
 
 // What a layer that keeps keys and values keeps of a position.
 inline CacheLayer cache_of(const LayerParams& layer) {
@@ -36,10 +36,10 @@ void run_mixer(const Pass& pass, int64_t layer, const MatmulInput& input, FloatV
 void run_feed(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 
 // Does what a backend recorded of a pass stay true?
-bool is_repeatable(const ModelPlan& plan);
+bool is_repeatable(const ModelSpec& spec);
 // Scratch that suffices for every block of every layer, which run one after the other.
-size_t scratch_floats(const ModelPlan& plan, int64_t n_rows);
+size_t scratch_floats(const ModelSpec& spec, int64_t n_rows);
 // About what the state of a sequence takes.
-size_t state_bytes(const ModelPlan& plan);
+size_t state_bytes(const ModelSpec& spec);
 
 }  // namespace hrun

@@ -11,27 +11,27 @@ struct Scratch {
   FloatView qkv, q, k, v;  // parts of qkv
   FloatView z, decay, beta, both, mixed;
 
-  Scratch(Arena& arena, const ModelPlan& plan, int64_t l, int64_t n) {
-    const DeltaParams& p = plan.params.delta;
+  Scratch(Arena& arena, const ModelSpec& spec, int64_t l, int64_t n) {
+    const DeltaParams& p = spec.params.delta;
     const int64_t keys = p.n_k_heads * p.k_dim, values = p.n_v_heads * p.v_dim;
     qkv = arena.take(n, 2 * keys + values);
     q = columns(qkv, 0, keys), k = columns(qkv, keys, keys), v = columns(qkv, 2 * keys, values);
     z = arena.take(n, values), mixed = arena.take(n, values);
     decay = arena.take(n, p.n_v_heads), beta = arena.take(n, p.n_v_heads);
-    if (plan.layer(l, Role::delta_beta_step)) both = arena.take(n, 2 * p.n_v_heads);
+    if (spec.layer(l, Role::delta_beta_step)) both = arena.take(n, 2 * p.n_v_heads);
   }
 };
 
 }  // namespace
 
-BlockNeeds delta_rule_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
-  const DeltaParams& p = plan.params.delta;
+BlockNeeds delta_rule_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows) {
+  const DeltaParams& p = spec.params.delta;
   Arena count;
-  const Scratch scratch(count, plan, layer, n_rows);
+  const Scratch scratch(count, spec, layer, n_rows);
   BlockNeeds needs;
   needs.scratch_floats = count.used_floats();
   needs.state.n_channels = static_cast<int>(scratch.qkv.cols);
-  needs.state.n_past = static_cast<int>(plan.params.n_taps - 1);
+  needs.state.n_past = static_cast<int>(spec.params.n_taps - 1);
   needs.state.n_heads = static_cast<int>(p.n_v_heads);
   needs.state.k_dim = static_cast<int>(p.k_dim);
   needs.state.v_dim = static_cast<int>(p.v_dim);
@@ -43,7 +43,7 @@ void delta_rule(const Pass& pass, int64_t l, const MatmulInput& input, FloatView
   const Model& model = pass.model;
   Backend& backend = pass.backend();
   Arena arena = pass.arena();
-  const Scratch s(arena, model.plan(), l, pass.n);
+  const Scratch s(arena, model.spec(), l, pass.n);
   const StateSlot& state = pass.state(l);
   const DeviceTensor* const qkv = model.weight(l, Role::delta_qkv);
   const DeviceTensor* const gate = model.weight(l, Role::delta_gate);
@@ -68,7 +68,7 @@ void delta_rule(const Pass& pass, int64_t l, const MatmulInput& input, FloatView
   backend.l2_norm(s.k, n_k_heads, kNormEps, 1);
   backend.decay(s.decay, *model.weight(l, Role::delta_step_bias),
                 *model.weight(l, Role::delta_rate));
-  backend.activate(Nonlinearity::sigmoid, s.beta, s.beta);
+  backend.nonlinearity(Nonlinearity::sigmoid, s.beta, s.beta);
   backend.delta_rule({s.q, s.k, s.v, s.decay, s.beta},
                      {n_k_heads, n_v_heads, model.description().delta_grouped}, state, pass.batch,
                      s.mixed);

@@ -8,7 +8,7 @@
 
 namespace hrun {
 
-BlockNeeds delta_rule_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+BlockNeeds delta_rule_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
 void delta_rule(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 
 }  // namespace hrun

@@ -12,20 +12,20 @@ namespace {
 struct Scratch {
   FloatView routed_by, x, mixed;
 
-  Scratch(Arena& arena, const ModelPlan& plan, int64_t n) {
-    const int64_t width = plan.params.n_embd;
+  Scratch(Arena& arena, const ModelSpec& spec, int64_t n) {
+    const int64_t width = spec.params.n_embd;
     routed_by = arena.take(n, width), x = arena.take(n, width), mixed = arena.take(n, width);
   }
 };
 
 }  // namespace
 
-BlockNeeds dense_and_experts_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
+BlockNeeds dense_and_experts_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows) {
   Arena count;
-  Scratch(count, plan, n_rows);
-  BlockNeeds needs = experts_needs(plan, layer, n_rows);
+  Scratch(count, spec, n_rows);
+  BlockNeeds needs = experts_needs(spec, layer, n_rows);
   needs.scratch_floats = std::max(count.used_floats() + needs.scratch_floats,
-                                  feed_forward_needs(plan, layer, n_rows).scratch_floats);
+                                  feed_forward_needs(spec, layer, n_rows).scratch_floats);
   return needs;
 }
 
@@ -38,7 +38,7 @@ void dense_and_experts(const Pass& pass, int64_t l, const MatmulInput& input, Fl
   // The experts and their router have other norms of what the dense block reads.
   const FloatView from = input.x;
   Arena arena = pass.arena();
-  const Scratch s(arena, model.plan(), pass.n);
+  const Scratch s(arena, model.spec(), pass.n);
   backend.rms_norm(from, *model.weight(l, Role::router_scale), eps, s.routed_by);
   backend.scale(s.routed_by, 1 / std::sqrt(static_cast<float>(from.cols)));
   backend.rms_norm(from, *model.weight(l, Role::experts_norm), eps, s.x);

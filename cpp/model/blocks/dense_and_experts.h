@@ -5,7 +5,7 @@
 
 namespace hrun {
 
-BlockNeeds dense_and_experts_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+BlockNeeds dense_and_experts_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
 void dense_and_experts(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 
 }  // namespace hrun

@@ -79,7 +79,7 @@ MatmulInput activated(const Pass& pass, FloatView gate, FloatView up) {
   if (gate.data)
     pass.backend().gated(f, gate, up, up);
   else
-    pass.backend().activate(f, up, up);
+    pass.backend().nonlinearity(f, up, up);
   return up;
 }
 
@@ -145,12 +145,12 @@ void choose_experts(const HyperParams& p, const float* logits, const float* corr
   }
 }
 
-BlockNeeds experts_needs(const ModelPlan& plan, int64_t, int64_t n_rows) {
+BlockNeeds experts_needs(const ModelSpec& spec, int64_t, int64_t n_rows) {
   Arena count;
-  count.take(n_rows, plan.params.n_embd);
+  count.take(n_rows, spec.params.n_embd);
   Arena shared = count;
-  Scratch(count, plan.params, n_rows);
-  SharedScratch(shared, plan.params, n_rows);
+  Scratch(count, spec.params, n_rows);
+  SharedScratch(shared, spec.params, n_rows);
   BlockNeeds needs;
   needs.scratch_floats = std::max(count.used_floats(), shared.used_floats());
   needs.repeatable = false;  // the host chooses the experts

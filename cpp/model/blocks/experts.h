@@ -5,7 +5,7 @@
 
 namespace hrun {
 
-BlockNeeds experts_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+BlockNeeds experts_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
 // The experts of a layer that each token chooses, weighted, and the shared ones.
 void mix_experts(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 

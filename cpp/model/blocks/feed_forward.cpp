@@ -6,13 +6,13 @@ namespace {
 struct Scratch {
   FloatView gate_up, gate, up;  // gate and up are halves of gate_up where one matrix gives them
 
-  Scratch(Arena& arena, const ModelPlan& plan, int64_t l, int64_t n) {
-    const int64_t n_ff = plan.params.layer(l).n_ff;
-    if (plan.layer(l, Role::ffn_gate_up)) {
+  Scratch(Arena& arena, const ModelSpec& spec, int64_t l, int64_t n) {
+    const int64_t n_ff = spec.params.layer(l).n_ff;
+    if (spec.layer(l, Role::ffn_gate_up)) {
       gate_up = arena.take(n, 2 * n_ff);
       gate = columns(gate_up, 0, n_ff), up = columns(gate_up, n_ff, n_ff);
     } else {
-      if (plan.layer(l, Role::ffn_gate)) gate = arena.take(n, n_ff);
+      if (spec.layer(l, Role::ffn_gate)) gate = arena.take(n, n_ff);
       up = arena.take(n, n_ff);
     }
   }
@@ -20,9 +20,9 @@ struct Scratch {
 
 }  // namespace
 
-BlockNeeds feed_forward_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
+BlockNeeds feed_forward_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows) {
   Arena count;
-  Scratch(count, plan, layer, n_rows);
+  Scratch(count, spec, layer, n_rows);
   BlockNeeds needs;
   needs.scratch_floats = count.used_floats();
   return needs;
@@ -32,7 +32,7 @@ void feed_forward(const Pass& pass, int64_t l, const MatmulInput& input, FloatVi
   const Model& model = pass.model;
   Backend& backend = pass.backend();
   Arena arena = pass.arena();
-  const Scratch s(arena, model.plan(), l, pass.n);
+  const Scratch s(arena, model.spec(), l, pass.n);
   const Nonlinearity f = model.params().nonlinearity;
   const DeviceTensor* const up_weight = model.weight(l, Role::ffn_up);
   const DeviceTensor* const gate_weight = model.weight(l, Role::ffn_gate);
@@ -50,7 +50,7 @@ void feed_forward(const Pass& pass, int64_t l, const MatmulInput& input, FloatVi
   }
   const DeviceTensor& down = *model.weight(l, Role::ffn_down);
   if (!both && !gate_weight) {
-    backend.activate(f, s.up, s.up);
+    backend.nonlinearity(f, s.up, s.up);
     pass.multiply(down, s.up, out);
   } else if (f == Nonlinearity::silu) {
     pass.multiply(down, MatmulInput::gated(s.gate, s.up), out);

@@ -11,8 +11,8 @@ namespace {
 struct Scratch {
   FloatView q, compressed, heads, kv, mixed, values;
 
-  Scratch(Arena& arena, const ModelPlan& plan, int64_t l, int64_t n) {
-    const HyperParams& p = plan.params;
+  Scratch(Arena& arena, const ModelSpec& spec, int64_t l, int64_t n) {
+    const HyperParams& p = spec.params;
     const LayerParams& at = p.layer(l);
     q = arena.take(n, at.n_heads * at.k_dim);
     compressed = arena.take(n, p.latent_q);
@@ -42,12 +42,12 @@ void multiply_heads(const Pass& pass, const Weight& weights, FloatView x, int64_
 
 }  // namespace
 
-BlockNeeds latent_attention_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
+BlockNeeds latent_attention_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows) {
   Arena count;
-  Scratch(count, plan, layer, n_rows);
+  Scratch(count, spec, layer, n_rows);
   BlockNeeds needs;
   needs.scratch_floats = count.used_floats();
-  needs.cache = cache_of(plan.params.layer(layer));
+  needs.cache = cache_of(spec.params.layer(layer));
   return needs;
 }
 
@@ -57,7 +57,7 @@ void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, Flo
   const Model& model = pass.model;
   Backend& backend = pass.backend();
   Arena arena = pass.arena();
-  const Scratch s(arena, model.plan(), l, pass.n);
+  const Scratch s(arena, model.spec(), l, pass.n);
   const FloatView heads = s.heads, kv = s.kv, q = s.q, c = columns(kv, 0, p.latent_kv);
   const FloatView mixed = s.mixed, values = s.values;
   const auto n_heads = static_cast<int>(at.n_heads);

@@ -21,8 +21,8 @@ FloatView looked_up(Arena& arena, const HyperParams& p, int64_t n) {
 
 }  // namespace
 
-size_t per_layer_scratch_floats(const ModelPlan& plan, int64_t n_rows) {
-  const HyperParams& p = plan.params;
+size_t per_layer_scratch_floats(const ModelSpec& spec, int64_t n_rows) {
+  const HyperParams& p = spec.params;
   if (p.n_per_layer == 0) return 0;
   Arena table, layer;
   looked_up(table, p, n_rows);

@@ -6,7 +6,7 @@
 
 namespace hrun {
 
-size_t per_layer_scratch_floats(const ModelPlan& plan, int64_t n_rows);
+size_t per_layer_scratch_floats(const ModelSpec& spec, int64_t n_rows);
 // Of the embedded tokens x, all layers' vectors into Workspace::per_layer.
 void embed_per_layer(const Pass& pass, std::span<const int32_t> tokens, FloatView x);
 // x += those of the layer, gated by x.

@@ -6,7 +6,7 @@
 
 namespace hrun {
 
-BlockNeeds short_conv_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows);
+BlockNeeds short_conv_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
 void short_conv(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 
 }  // namespace hrun

@@ -11,8 +11,8 @@ struct Scratch {
   FloatView all, z, xbc, x, b, c, step;  // parts of all
   FloatView decay, mixed;
 
-  Scratch(Arena& arena, const ModelPlan& plan, int64_t n) {
-    const StateSpaceParams& p = plan.params.ssm;
+  Scratch(Arena& arena, const ModelSpec& spec, int64_t n) {
+    const StateSpaceParams& p = spec.params.ssm;
     const int64_t inner = p.inner(), shared = p.shared();
     all = arena.take(n, 2 * inner + 2 * shared + p.n_heads);
     z = columns(all, 0, inner), xbc = columns(all, inner, inner + 2 * shared);
@@ -36,13 +36,13 @@ void run(const Pass& pass, int64_t l, const MatmulInput& input, const Scratch& s
   backend.short_conv(s.xbc, *model.weight(l, Role::ssm_conv), state, pass.batch, !conv_bias, s.xbc);
   if (conv_bias) {
     backend.add_bias(s.xbc, *conv_bias);
-    backend.activate(Nonlinearity::silu, s.xbc, s.xbc);
+    backend.nonlinearity(Nonlinearity::silu, s.xbc, s.xbc);
   }
   const DeviceTensor& bias = *model.weight(l, Role::ssm_step_bias);
   backend.copy_heads(s.step, p.n_heads, s.decay, p.n_heads, 1, p.n_heads);
   backend.decay(s.decay, bias, *model.weight(l, Role::ssm_rate));
   backend.add_bias(s.step, bias);
-  backend.activate(Nonlinearity::softplus, s.step, s.step);
+  backend.nonlinearity(Nonlinearity::softplus, s.step, s.step);
   backend.ssm_scan({s.x, s.b, s.c, s.decay, s.step, model.weight(l, Role::ssm_skip),
                     static_cast<int>(p.n_groups)},
                    state, pass.batch, s.mixed);
@@ -60,14 +60,14 @@ void run(const Pass& pass, int64_t l, const MatmulInput& input, const Scratch& s
 
 }  // namespace
 
-BlockNeeds state_space_needs(const ModelPlan& plan, int64_t, int64_t n_rows) {
-  const StateSpaceParams& p = plan.params.ssm;
+BlockNeeds state_space_needs(const ModelSpec& spec, int64_t, int64_t n_rows) {
+  const StateSpaceParams& p = spec.params.ssm;
   Arena count;
-  const Scratch scratch(count, plan, n_rows);
+  const Scratch scratch(count, spec, n_rows);
   BlockNeeds needs;
   needs.scratch_floats = count.used_floats();
   needs.state.n_channels = static_cast<int>(scratch.xbc.cols);
-  needs.state.n_past = static_cast<int>(plan.params.n_taps - 1);
+  needs.state.n_past = static_cast<int>(spec.params.n_taps - 1);
   needs.state.n_heads = static_cast<int>(p.n_heads);
   needs.state.k_dim = static_cast<int>(p.state_dim);
   needs.state.v_dim = static_cast<int>(p.head_dim);
@@ -76,16 +76,16 @@ BlockNeeds state_space_needs(const ModelPlan& plan, int64_t, int64_t n_rows) {
 
 void state_space(const Pass& pass, int64_t l, const MatmulInput& input, FloatView out) {
   Arena arena = pass.arena();
-  run(pass, l, input, Scratch(arena, pass.model.plan(), pass.n), out);
+  run(pass, l, input, Scratch(arena, pass.model.spec(), pass.n), out);
 }
 
 // What attention gives lies first; attention's own scratch is used again.
-BlockNeeds attention_and_state_space_needs(const ModelPlan& plan, int64_t layer, int64_t n_rows) {
+BlockNeeds attention_and_state_space_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows) {
   Arena count;
-  count.take(n_rows, plan.params.n_embd);
+  count.take(n_rows, spec.params.n_embd);
   const size_t kept = count.used_floats();
-  BlockNeeds needs = state_space_needs(plan, layer, n_rows);
-  const BlockNeeds beside = attention_needs(plan, layer, n_rows);
+  BlockNeeds needs = state_space_needs(spec, layer, n_rows);
+  const BlockNeeds beside = attention_needs(spec, layer, n_rows);
   needs.scratch_floats = std::max(kept + needs.scratch_floats, beside.scratch_floats);
   needs.cache = beside.cache;
   needs.repeatable = needs.repeatable && beside.repeatable;
@@ -97,7 +97,7 @@ void attention_and_state_space(const Pass& pass, int64_t l, const MatmulInput& i
   attention(pass, l, input, out);
   Arena arena = pass.arena();
   const FloatView second = arena.take(pass.n, out.cols);
-  run(pass, l, input, Scratch(arena, pass.model.plan(), pass.n), second);
+  run(pass, l, input, Scratch(arena, pass.model.spec(), pass.n), second);
   pass.backend().add(out, second);
 }
 

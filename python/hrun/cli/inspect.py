@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import hrun
-from hrun._core import GGUFFile, TensorInfo, formats, plan_model
+from hrun._core import GGUFFile, TensorInfo, formats, read_spec
 from hrun.cache_memory import PAIRS, bytes_per_token
 from hrun.cli.common import EXIT_ERROR, Parser, run
 from hrun.cli.options import add_flags, whole_number
@@ -78,7 +78,7 @@ def _check(file: GGUFFile, data: bool) -> dict[str, Any]:
     errors: list[str] = []
     plan: dict[str, Any] = {}
     try:
-        made = plan_model(file.path)
+        made = read_spec(file.path)
         warnings += made.warnings
         plan = {"architecture": made.architecture, "params": dict(made.params)}
     except hrun.Error as error:
@@ -98,7 +98,7 @@ def _check(file: GGUFFile, data: bool) -> dict[str, Any]:
 
 
 def _print_memory(options: argparse.Namespace) -> int:
-    params = plan_model(options.file).params
+    params = read_spec(options.file).params
     n_ctx = options.ctx_size or params["n_ctx_train"]
     rows: list[dict[str, Any]] = []
     for k, v in PAIRS:

@@ -70,7 +70,7 @@ class Calibration:
 def float_model(source: Source, folder: Path, n_threads: int = 0) -> Iterator[Path]:
     """A GGUF of the source that hrun can run: the source's own file, or a temporary one in `folder`."""
     if source.kind == "GGUF file" and not source.basis:
-        _core.plan_model(str(source.path))  # says why it cannot be run
+        _core.read_spec(str(source.path))  # says why it cannot be run
         yield source.path
         return
     # Folded scales are powers of two, but may leave fp16's range: those sources go through F32.

@@ -101,7 +101,7 @@ def write_edited(source: Opened, output: Path, changes: Changes, in_place: bool 
         _write(partial.path, entries, source.tensors)
         if source.runs:
             try:
-                _core.plan_model(str(partial.path))
+                _core.read_spec(str(partial.path))
             except Error as error:
                 why = str(error).replace(str(partial.path), output.name)
                 raise ArgumentError(f"not written, as it would not load: {why}") from None
@@ -164,7 +164,7 @@ def _write(path: Path, entries: Sequence[Entry], tensors: Sequence[_Tensor]) -> 
 
 def _runs(path: Path) -> bool:
     try:
-        _core.plan_model(str(path))
+        _core.read_spec(str(path))
     except Error:
         return False
     return True

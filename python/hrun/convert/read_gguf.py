@@ -40,11 +40,11 @@ def read_gguf(path: Path) -> Source:
     if not file.tensors:
         raise ModelFileError(f"{path}: holds no tensors, only metadata")
     try:
-        notes += _core.plan_model(str(path)).warnings
+        notes += _core.read_spec(str(path)).warnings
     except UnsupportedModelError as error:
         notes.append(f"hrun cannot run this model, only convert it: {error}")
     formats = {info.name: info for info in _core.formats()}
-    paths = [path, *other_parts(path, metadata)]  # plan_model() found them all beside the first
+    paths = [path, *other_parts(path, metadata)]  # read_spec() found them all beside the first
     files = [file, *(_core.GGUFFile(str(p)) for p in paths[1:])]
     requantized = sorted(
         {

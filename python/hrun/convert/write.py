@@ -297,7 +297,7 @@ def _value_bytes(entry: Entry) -> int:
 def _validate(partial: Path, plan: ConversionPlan) -> None:
     """Reads the finished file back as a model, unless the source itself was of a kind that hrun does not run."""
     try:
-        _core.plan_model(str(partial))
+        _core.read_spec(str(partial))
     except UnsupportedModelError:
         if plan.source.kind != "GGUF file":
             raise

@@ -284,14 +284,14 @@ def _low_high(text: str) -> tuple[int, int]:
 def _cache(flags: argparse.Namespace) -> dict[str, Any]:
     """The size of the cache, and how many share it."""
     import hrun
-    from hrun._core import devices, plan_model
+    from hrun._core import devices, read_spec
     from hrun.serve.memory import default_kv_tokens
 
     kv_tokens = flags.kv_tokens
     *gpus, cpu = devices(free_memory=False)[0]
     on_gpu = flags.device != "cpu" and bool(gpus)
     if kv_tokens is None and not on_gpu:
-        params = plan_model(str(flags.model or hrun.demo_model_path())).params
+        params = read_spec(str(flags.model or hrun.demo_model_path())).params
         types = (flags.cache_type_k, flags.cache_type_v)
         kv_tokens = default_kv_tokens(params, flags.ctx_size, *types, cpu.free_bytes)
     return {"n_parallel": flags.parallel, "kv_tokens": kv_tokens}

@@ -29,7 +29,7 @@ struct Case {
 };
 
 std::string describe(const Case& c) {
-  return format(
+  return message(
       "{}/{} heads of {}/{}, {} tokens at {}, window {}, cap {}, sinks {}, values {}, formats "
       "{}/{}, bound +{}",
       c.n_heads, c.n_kv_heads, c.k_dim, c.v_dim, c.n_tokens, c.position, c.window, c.soft_cap,

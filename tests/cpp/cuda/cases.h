@@ -24,7 +24,7 @@ inline int failures = 0;
 template <class... Args>
 void expect(bool ok, std::string_view pattern, const Args&... args) {
   if (ok) return;
-  if (++failures <= 20) std::printf("FAILED: %s\n", format(pattern, args...).c_str());
+  if (++failures <= 20) std::printf("FAILED: %s\n", message(pattern, args...).c_str());
 }
 
 class Random {

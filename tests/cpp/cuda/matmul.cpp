@@ -29,10 +29,10 @@ struct Input {
 enum class Hostile { none, largest, zeros };
 
 template <class Random>
-Input make_input(Activation kind, int64_t n_tokens, int64_t cols, Hostile hostile, Random& random) {
+Input make_input(InputForm kind, int64_t n_tokens, int64_t cols, Hostile hostile, Random& random) {
   Input in;
   const int64_t stride = (cols + 255) / 256 * 256,
-                n_blocks = (cols + activation_columns(kind) - 1) / activation_columns(kind);
+                n_blocks = (cols + input_form_columns(kind) - 1) / input_form_columns(kind);
   in.codes.assign(static_cast<size_t>(n_tokens * stride), 0);
   in.scales.resize(static_cast<size_t>(n_tokens * n_blocks));
   in.sums.assign(static_cast<size_t>(n_tokens * stride / 16), 0);
@@ -78,7 +78,7 @@ double expected(const std::vector<IntBlock>& row, int64_t cols, const Input& in,
                 double& size) {
   double y = 0;
   size = 0;
-  const int scale_columns = activation_columns(F::kActivation);
+  const int scale_columns = input_form_columns(F::kInputForm);
   for (int64_t b = 0; b < n_blocks<F>(cols); ++b) {
     const IntBlock& block = row[static_cast<size_t>(b)];
     const int n = block_length<F>(cols, b);
@@ -160,7 +160,7 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, Hostile hostile, uint32
     pack(gpu, file.data() + static_cast<size_t>(r) * F::row_bytes(cols), r,
          rows - r < kPackRows ? rows - r : kPackRows, w);
 
-  const Input in = make_input(F::kActivation, n_tokens, cols, hostile, random);
+  const Input in = make_input(F::kInputForm, n_tokens, cols, hostile, random);
   const int64_t y_stride = rows + 5;
   std::vector<float> y(static_cast<size_t>(n_tokens * y_stride), 1e30f);
   // The same matrix as several parts: its first rows, all of it, its first rows again.

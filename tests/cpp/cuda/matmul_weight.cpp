@@ -102,7 +102,7 @@ std::vector<double> decode(const FormatInfo& f, const uint8_t* row, int64_t cols
           }
       for (int i = 0; i < n; ++i) {
         v[i] /= std::sqrt(static_cast<double>(n));
-        if (f.activation == Activation::kRotatedSigned) v[i] *= rotation_sign(done + i);
+        if (f.input_form == InputForm::kRotatedSigned) v[i] *= rotation_sign(done + i);
       }
       done += n;
     }

@@ -76,7 +76,7 @@ struct Rows {
 };
 
 struct Case {
-  Activation kind;
+  InputForm kind;
   int64_t n_tokens, cols, gap, offset;  // gap: between rows
   bool norm, gate;
 };
@@ -119,7 +119,7 @@ void check(gpu::Gpu& device, const Case& c) {
   // gives.
   Rows made(device, c.n_tokens, c.cols, c.cols + c.gap, c.offset),
       turned(device, c.n_tokens, c.cols, c.cols + c.gap, c.offset);
-  gpu::prepare_floats(device, from, Activation::kFloat, made.view);
+  gpu::prepare_floats(device, from, InputForm::kFloat, made.view);
   gpu::prepare_floats(device, from, c.kind, turned.view);
   std::vector<float> expected(static_cast<size_t>(c.cols));
   for (int64_t t = 0; t < c.n_tokens; ++t) {
@@ -183,7 +183,7 @@ void check(gpu::Gpu& device, const Case& c) {
       for (int64_t first = 0; first < c.cols; first += kRotationBlock)
         rotate_block(rotated.data() + first, first,
                      static_cast<int>(std::min<int64_t>(kRotationBlock, c.cols - first)),
-                     c.kind == Activation::kRotatedSigned);
+                     c.kind == InputForm::kRotatedSigned);
     for (int64_t i = 0; i < c.cols; ++i)
       expect(same_bits(turned.view.row(t)[i], rotated[static_cast<size_t>(i)]),
              token + ": rotated value " + std::to_string(i));
@@ -214,13 +214,13 @@ void check_functions() {
   };
   cpu.exp(x.data(), n, out.data());
   compare("exponential", [&](size_t i) { return gpu::exponential(x[i]); });
-  cpu.activate(Nonlinearity::silu, x.data(), n, out.data());
+  cpu.nonlinearity(Nonlinearity::silu, x.data(), n, out.data());
   compare("silu", [&](size_t i) { return gpu::silu(x[i]); });
-  cpu.activate(Nonlinearity::gelu, x.data(), n, out.data());
+  cpu.nonlinearity(Nonlinearity::gelu, x.data(), n, out.data());
   compare("gelu", [&](size_t i) { return gpu::gelu(x[i]); });
-  cpu.activate(Nonlinearity::gelu_erf, x.data(), n, out.data());
+  cpu.nonlinearity(Nonlinearity::gelu_erf, x.data(), n, out.data());
   compare("gelu_erf", [&](size_t i) { return gpu::gelu_erf(x[i]); });
-  cpu.activate(Nonlinearity::softplus, x.data(), n, out.data());
+  cpu.nonlinearity(Nonlinearity::softplus, x.data(), n, out.data());
   compare("softplus", [&](size_t i) { return gpu::softplus(x[i]); });
   cpu.gated(Nonlinearity::clamped_silu, x.data(), y.data(), n, out.data());
   compare("clamped_silu", [&](size_t i) { return gpu::clamped_silu(x[i], y[i]); });
@@ -234,10 +234,10 @@ void check_functions() {
 int main() {
   check_functions();
   gpu::Gpu device(0);
-  constexpr Activation kKinds[] = {Activation::kInt8x32,  Activation::kInt8x64,
-                                   Activation::kInt8x128, Activation::kInt8x256,
-                                   Activation::kRotated,  Activation::kRotatedSigned};
-  for (const Activation kind : kKinds) {
+  constexpr InputForm kKinds[] = {InputForm::kInt8x32,  InputForm::kInt8x64,
+                                  InputForm::kInt8x128, InputForm::kInt8x256,
+                                  InputForm::kRotated,  InputForm::kRotatedSigned};
+  for (const InputForm kind : kKinds) {
     for (const int64_t cols : {32, 64, 96, 128, 160, 192, 224, 256, 288, 480, 512, 896})
       check(device, {kind, 14, cols, 0, 0, false, false});
     for (const bool norm : {false, true}) {

@@ -26,7 +26,7 @@ constexpr double u = 1.0 / 2048;  // unit roundoff of fp16
 std::vector<const FormatInfo*> rotated_formats() {
   std::vector<const FormatInfo*> all;
   for (const FormatInfo& f : formats())
-    if (is_rotated(f.activation)) all.push_back(&f);
+    if (is_rotated(f.input_form)) all.push_back(&f);
   return all;
 }
 
@@ -246,9 +246,9 @@ void one_token_and_the_whole_transform(Gpu& gpu) {
       const OnDevice<int8_t> codes(gpu, kCols);
       const OnDevice<float> scales(gpu, 1);
       const OnDevice<int16_t> sums(gpu, kCols / 16);
-      gpu::QuantizedRows to = quantized_shape(f->activation, 1, kCols);
+      gpu::QuantizedRows to = quantized_shape(f->input_form, 1, kCols);
       to.codes = codes.get(), to.scales = scales.get(), to.sums = sums.get();
-      quantize(gpu, {.x = {input.get(), 1, kCols, kCols}}, f->activation, to);
+      quantize(gpu, {.x = {input.get(), 1, kCols, kCols}}, f->input_form, to);
       for (const int8_t code : codes.read())
         expect(code == 127 || code == -127, "{}: column {} in the rotated basis: {}", f->name,
                column, code);

@@ -1,7 +1,7 @@
 // From a checked container to a checked model: hyper-parameters, tensors by role, tokenizer.
 //
-// plan_model() is the one place that validates them, and the fuzz target: whatever bytes a File was
-// parsed from, it returns a plan that the runtime can execute without further checks, or throws
+// read_spec() is the one place that validates them, and the fuzz target: whatever bytes a File was
+// parsed from, it returns a spec that the runtime can execute without further checks, or throws
 // ModelFileError (the file is wrong) or UnsupportedModelError (hrun cannot do it).  It allocates no
 // more than a few pointers per layer and token.
 #pragma once
@@ -118,7 +118,7 @@ struct HyperParams {
   int64_t nope() const { return latent_k_dim - n_rot(); }
 };
 
-struct ModelPlan {
+struct ModelSpec {
   const ModelDescription* description = nullptr;
   HyperParams params;
   // Tensors by role; null where optional and absent.  `layers[l][role]` for per-layer roles.
@@ -140,6 +140,6 @@ bool is_in_layer(const TensorRule& rule, const HyperParams& params, int64_t laye
 // Length of a dimension in a layer, or, of what is no layer's, in any.
 int64_t size_of(Dim dim, const HyperParams& params, int64_t layer = 0);
 
-ModelPlan plan_model(const gguf::File& file);
+ModelSpec read_spec(const gguf::File& file);
 
 }  // namespace hrun

@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/math64.h"
-#include "model/plan_parts.h"
+#include "model/spec/parts.h"
 
 namespace hrun::planning {
 namespace {

@@ -1,8 +1,8 @@
-// The steps of plan_model(), in the order in which it takes them.
+// The steps of read_spec(), in the order in which it takes them.
 #pragma once
 
 #include "gguf/file.h"
-#include "model/plan.h"
+#include "model/spec/spec.h"
 
 namespace hrun::planning {
 
@@ -14,15 +14,15 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
 int64_t check_tokenizer(const gguf::File& file, const ModelDescription& description,
                         std::vector<std::string>& warnings);
 
-// Fills globals, layers, tied_head.  Needs plan.params.
-void place_tensors(const gguf::File& file, ModelPlan& plan);
+// Fills globals, layers, tied_head.  Needs spec.params.
+void place_tensors(const gguf::File& file, ModelSpec& spec);
 
 // "cannot load 'PATH': " and the formatted rest.
 template <class... Args>
 [[noreturn]] void unsupported(const gguf::File& file, std::string_view pattern,
                               const Args&... args) {
   throw UnsupportedModelError("cannot load '{}': {}", printable(file.path(), 4096),
-                              format(pattern, args...));
+                              message(pattern, args...));
 }
 
 // Limits: far above any model, far below what could wrap or exhaust memory.

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "base/siphash.h"
-#include "model/plan_parts.h"
+#include "model/spec/parts.h"
 
 namespace hrun::planning {
 namespace {
@@ -162,17 +162,17 @@ void check_merges(const gguf::File& file, TokenIndex& index, std::vector<std::st
       if (index.contains(part)) continue;
       if (n_unknown++ == 0)
         first_unknown =
-            format("merge {} '{}': '{}' is not a token", i, printable(merge), printable(part));
+            message("merge {} '{}': '{}' is not a token", i, printable(merge), printable(part));
       break;
     }
   }
   if (n_unknown > 0)
-    warnings.push_back(format("key '{}': {} of {} merges ignored ({})", kMerges, n_unknown,
-                              merges.size(), first_unknown));
+    warnings.push_back(message("key '{}': {} of {} merges ignored ({})", kMerges, n_unknown,
+                               merges.size(), first_unknown));
   const TokenIndex unique(merges);
   if (unique.n_duplicates() > 0)
-    warnings.push_back(format("key '{}': {} merges appear twice (the first: {}); the first counts",
-                              kMerges, unique.n_duplicates(), unique.first_duplicate()));
+    warnings.push_back(message("key '{}': {} merges appear twice (the first: {}); the first counts",
+                               kMerges, unique.n_duplicates(), unique.first_duplicate()));
 }
 
 // The id of a special token that the vocabulary lacks stands for "none", as -1 and 4294967295 do.
@@ -189,7 +189,7 @@ void check_special_ids(const gguf::File& file, size_t n_tokens,
     if (!negative && file.get_uint(key) < n_tokens) continue;
     const bool none = negative ? *number == -1 : file.get_uint(key) == UINT32_MAX;
     if (!none)
-      warnings.push_back(format(
+      warnings.push_back(message(
           "key '{}' is {}, the vocabulary has {} tokens; it is ignored", printable(key),
           negative ? std::to_string(*number) : std::to_string(file.get_uint(key)), n_tokens));
   }
@@ -215,7 +215,7 @@ int64_t check_tokenizer(const gguf::File& file, const ModelDescription& descript
   check_scores(file, tokens.size(), kind->has_scores);
   TokenIndex index(tokens);
   if (index.n_duplicates() > 0)
-    warnings.push_back(format(
+    warnings.push_back(message(
         "{} token{} the same text as an earlier one (the first: {}); the highest id encodes it, as "
         "in llama.cpp",
         index.n_duplicates(), index.n_duplicates() > 1 ? "s have" : " has",
@@ -225,13 +225,13 @@ int64_t check_tokenizer(const gguf::File& file, const ModelDescription& descript
 
   const std::string vocab_key = std::string(description.name) + ".vocab_size";
   if (const uint64_t n = file.get_uint_or(vocab_key, tokens.size()); n != tokens.size())
-    warnings.push_back(format("key '{}' is {}, the vocabulary has {} tokens; it is ignored",
-                              vocab_key, n, tokens.size()));
+    warnings.push_back(message("key '{}' is {}, the vocabulary has {} tokens; it is ignored",
+                               vocab_key, n, tokens.size()));
   if (const gguf::Entry* e = file.find("tokenizer.chat_template");
       e && e->type != gguf::Type::string)
     warnings.push_back(
-        format("key 'tokenizer.chat_template' has type {}, must be string; it is ignored",
-               type_name(e->type)));
+        message("key 'tokenizer.chat_template' has type {}, must be string; it is ignored",
+                type_name(e->type)));
   return static_cast<int64_t>(tokens.size());
 }
 

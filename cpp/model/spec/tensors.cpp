@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "formats/list.h"
-#include "model/plan_parts.h"
+#include "model/spec/parts.h"
 
 namespace hrun {
 
@@ -139,7 +139,7 @@ namespace {
 
 std::string shape_text(const gguf::TensorInfo& t) {
   std::string out;
-  for (int d = 0; d < t.n_dims; ++d) out += format("{}{}", d ? ", " : "", t.dims[d]);
+  for (int d = 0; d < t.n_dims; ++d) out += message("{}{}", d ? ", " : "", t.dims[d]);
   return out;
 }
 
@@ -152,8 +152,8 @@ void check_shape(const gguf::File& file, const gguf::TensorInfo& t, const Tensor
   if (t.dims[0] == cols && t.dims[1] == (vector ? slices : rows) &&
       t.dims[2] == (vector ? 1 : slices) && t.dims[3] == 1)
     return;
-  std::string expected = vector ? format("[{}", cols) : format("[{}, {}", cols, rows);
-  expected += rule.slices == Dim::one ? "]" : format(", {}]", slices);
+  std::string expected = vector ? message("[{}", cols) : message("[{}, {}", cols, rows);
+  expected += rule.slices == Dim::one ? "]" : message(", {}]", slices);
   const std::string name = printable(t.name);
   if (t.bytes == 0)
     file.fail("tensor '{}' is empty (shape [{}]), expected {}", name, shape_text(t), expected);
@@ -227,25 +227,25 @@ bool changes_the_result(std::string_view name, int64_t n_layers) {
 }
 
 // Queries, keys and values come of one matrix or of three, and a text's vector is projected twice.
-void check_parts(const gguf::File& file, const ModelPlan& plan) {
+void check_parts(const gguf::File& file, const ModelSpec& spec) {
   const auto all_or_none = [&](const char* names, std::initializer_list<Role> roles) {
     size_t n = 0;
-    for (const Role role : roles) n += plan.global(role) != nullptr;
+    for (const Role role : roles) n += spec.global(role) != nullptr;
     if (n != 0 && n != roles.size()) file.fail("tensors {} belong together", names);
   };
   all_or_none("'dense_2.weight' and 'dense_3.weight'", {Role::dense_2, Role::dense_3});
-  if (!plan.global(Role::class_dense) &&
-      (plan.global(Role::class_dense_bias) || plan.global(Role::class_norm)))
+  if (!spec.global(Role::class_dense) &&
+      (spec.global(Role::class_dense_bias) || spec.global(Role::class_norm)))
     file.fail("tensors 'cls.bias' and 'cls.norm.weight' need tensor 'cls.weight'");
-  if (!plan.global(Role::class_output) && plan.global(Role::class_output_bias))
+  if (!spec.global(Role::class_output) && spec.global(Role::class_output_bias))
     file.fail("tensor 'cls.output.bias' needs tensor 'cls.output.weight'");
-  for (int64_t l = 0; l < plan.params.n_layers; ++l) {
+  for (int64_t l = 0; l < spec.params.n_layers; ++l) {
     // Where values are normed, they may be the keys, and a layer may read another's.
-    if (plan.params.layer(l).mixer != Mixer::attention || plan.description->normed_values) continue;
-    const bool one = plan.layer(l, Role::attn_qkv);
-    const int three = (plan.layer(l, Role::attn_q) != nullptr) +
-                      (plan.layer(l, Role::attn_k) != nullptr) +
-                      (plan.layer(l, Role::attn_v) != nullptr);
+    if (spec.params.layer(l).mixer != Mixer::attention || spec.description->normed_values) continue;
+    const bool one = spec.layer(l, Role::attn_qkv);
+    const int three = (spec.layer(l, Role::attn_q) != nullptr) +
+                      (spec.layer(l, Role::attn_k) != nullptr) +
+                      (spec.layer(l, Role::attn_v) != nullptr);
     if (three != (one ? 0 : 3))
       file.fail("layer {} must have either tensor '{}' or attn_q, attn_k and attn_v", l,
                 layer_name("blk.{}.attn_qkv.weight", l));
@@ -253,21 +253,21 @@ void check_parts(const gguf::File& file, const ModelPlan& plan) {
 }
 
 // Matrices of all experts together or apart, and shared ones where the sizes say so.
-void check_experts(const gguf::File& file, const ModelPlan& plan, int64_t l) {
-  const HyperParams& p = plan.params;
-  const ModelDescription& d = *plan.description;
+void check_experts(const gguf::File& file, const ModelSpec& spec, int64_t l) {
+  const HyperParams& p = spec.params;
+  const ModelDescription& d = *spec.description;
   if (d.has_role(Role::experts_gate_up)) {
-    const bool together = plan.layer(l, Role::experts_gate_up),
-               apart = plan.layer(l, Role::experts_gate) || plan.layer(l, Role::experts_up);
+    const bool together = spec.layer(l, Role::experts_gate_up),
+               apart = spec.layer(l, Role::experts_gate) || spec.layer(l, Role::experts_up);
     if (together == apart)
       file.fail("layer {} must have either tensor '{}' or ffn_gate_exps and ffn_up_exps", l,
                 layer_name("blk.{}.ffn_gate_up_exps.weight", l));
   }
   if (!d.has_role(Role::shared_up)) return;
   const bool gated = d.has_role(Role::shared_gate);
-  const bool any = plan.layer(l, Role::shared_up),
-             all = any && (!gated || plan.layer(l, Role::shared_gate)) &&
-                   plan.layer(l, Role::shared_down);
+  const bool any = spec.layer(l, Role::shared_up),
+             all = any && (!gated || spec.layer(l, Role::shared_gate)) &&
+                   spec.layer(l, Role::shared_down);
   if (any != all || any != (p.n_ff_shared > 0))
     file.fail("layer {} must have {} tensor '{}' and its like: its shared experts are {} wide", l,
               p.n_ff_shared > 0 ? "a" : "no", layer_name("blk.{}.ffn_up_shexp.weight", l),
@@ -275,24 +275,24 @@ void check_experts(const gguf::File& file, const ModelPlan& plan, int64_t l) {
 }
 
 // Where layers have vectors for every token, all of their tensors are there.
-void check_per_layer(const gguf::File& file, const ModelPlan& plan) {
+void check_per_layer(const gguf::File& file, const ModelSpec& spec) {
   const auto require = [&](Role role, int64_t l) {
-    const std::string name = layer_name(plan.description->find_rule(role)->gguf_name, l);
-    if (!(is_layer_role(role) ? plan.layer(l, role) : plan.global(role)))
+    const std::string name = layer_name(spec.description->find_rule(role)->gguf_name, l);
+    if (!(is_layer_role(role) ? spec.layer(l, role) : spec.global(role)))
       file.fail("tensor '{}' is missing; layers have vectors of {} for every token", name,
-                plan.params.n_per_layer);
+                spec.params.n_per_layer);
   };
   for (const Role role : {Role::per_layer_embd, Role::per_layer_model_proj, Role::per_layer_norm})
     require(role, 0);
-  for (int64_t l = 0; l < plan.params.n_layers; ++l)
+  for (int64_t l = 0; l < spec.params.n_layers; ++l)
     for (const Role role : {Role::per_layer_gate, Role::per_layer_proj, Role::per_layer_post_norm})
       require(role, l);
 }
 
 // Tensors of which a model has one kind or another.
-void check_choices(const gguf::File& file, const ModelPlan& plan) {
-  const HyperParams& p = plan.params;
-  const bool has_long = plan.global(Role::rope_long), has_short = plan.global(Role::rope_short);
+void check_choices(const gguf::File& file, const ModelSpec& spec) {
+  const HyperParams& p = spec.params;
+  const bool has_long = spec.global(Role::rope_long), has_short = spec.global(Role::rope_short);
   if (has_long != has_short ||
       (!p.ropes.empty() && p.ropes.front().scaling == RopeScaling::longrope && !has_long))
     file.fail(
@@ -301,32 +301,32 @@ void check_choices(const gguf::File& file, const ModelPlan& plan) {
         has_long    ? "only the first"
         : has_short ? "only the second"
                     : "neither");
-  const ModelDescription& d = *plan.description;
-  if (p.n_per_layer > 0) check_per_layer(file, plan);
+  const ModelDescription& d = *spec.description;
+  if (p.n_per_layer > 0) check_per_layer(file, spec);
   for (int64_t l = 0; l < p.n_layers; ++l) {
-    if (has_experts(p.layer(l).feed)) check_experts(file, plan, l);
+    if (has_experts(p.layer(l).feed)) check_experts(file, spec, l);
     if (d.normed_values && has_attention(p.layer(l).mixer)) {
-      const bool all = plan.layer(l, Role::attn_k) && plan.layer(l, Role::attn_k_norm);
+      const bool all = spec.layer(l, Role::attn_k) && spec.layer(l, Role::attn_k_norm);
       if (p.layer(l).keys_of < 0 && !all)
         file.fail("layer {} must have tensors '{}' and attn_k_norm", l,
                   layer_name("blk.{}.attn_k.weight", l));
-      if (!plan.layer(l, Role::attn_v) && p.layer(l).k_dim != p.layer(l).v_dim)
+      if (!spec.layer(l, Role::attn_v) && p.layer(l).k_dim != p.layer(l).v_dim)
         file.fail("layer {} has no tensor '{}', and values of {} where keys have {}", l,
                   layer_name("blk.{}.attn_v.weight", l), p.layer(l).v_dim, p.layer(l).k_dim);
     }
   }
   if (p.latent_kv == 0) return;
   for (int64_t l = 0; l < p.n_layers; ++l) {
-    const bool whole = plan.layer(l, Role::attn_q), parts = plan.layer(l, Role::attn_q_a) &&
-                                                            plan.layer(l, Role::attn_q_a_norm) &&
-                                                            plan.layer(l, Role::attn_q_b);
+    const bool whole = spec.layer(l, Role::attn_q), parts = spec.layer(l, Role::attn_q_a) &&
+                                                            spec.layer(l, Role::attn_q_a_norm) &&
+                                                            spec.layer(l, Role::attn_q_b);
     if (whole == parts || parts != (p.latent_q > 0))
       file.fail(
           "layer {} must have either tensor '{}' or, with attention.q_lora_rank, attn_q_a, "
           "attn_q_a_norm and attn_q_b",
           l, layer_name("blk.{}.attn_q.weight", l));
-    const bool split = plan.layer(l, Role::attn_k_b) && plan.layer(l, Role::attn_v_b),
-               joined = plan.layer(l, Role::attn_kv_b);
+    const bool split = spec.layer(l, Role::attn_k_b) && spec.layer(l, Role::attn_v_b),
+               joined = spec.layer(l, Role::attn_kv_b);
     if (!split && !joined)
       file.fail("layer {} must have tensors '{}' and attn_v_b or, in older files, attn_kv_b", l,
                 layer_name("blk.{}.attn_k_b.weight", l));
@@ -334,35 +334,35 @@ void check_choices(const gguf::File& file, const ModelPlan& plan) {
 }
 
 void report_unused(const gguf::File& file, const std::unordered_set<const gguf::TensorInfo*>& used,
-                   ModelPlan& plan) {
+                   ModelSpec& spec) {
   std::string names;
   int64_t count = 0;
   for (const gguf::TensorInfo& t : file.tensors()) {
     if (used.count(&t)) continue;
-    if (changes_the_result(t.name, plan.params.n_layers))
+    if (changes_the_result(t.name, spec.params.n_layers))
       unsupported(file,
                   "tensor '{}' is not part of architecture '{}' as hrun knows it; running without "
                   "it would give wrong results",
-                  printable(t.name), plan.description->name);
-    if (++count <= 5) names += format("{}{}", count > 1 ? ", " : "", printable(t.name));
+                  printable(t.name), spec.description->name);
+    if (++count <= 5) names += message("{}{}", count > 1 ? ", " : "", printable(t.name));
   }
   if (count > 0)
-    plan.warnings.push_back(format("{} tensor{} not used: {}{}", count, count > 1 ? "s are" : " is",
-                                   names, count > 5 ? ", ..." : ""));
+    spec.warnings.push_back(message("{} tensor{} not used: {}{}", count,
+                                    count > 1 ? "s are" : " is", names, count > 5 ? ", ..." : ""));
 }
 
 }  // namespace
 
-void place_tensors(const gguf::File& file, ModelPlan& plan) {
-  const HyperParams& p = plan.params;
+void place_tensors(const gguf::File& file, ModelSpec& spec) {
+  const HyperParams& p = spec.params;
   const auto n_roles = static_cast<size_t>(Role::count);
-  plan.globals.assign(n_roles, nullptr);
-  plan.layers.clear();
+  spec.globals.assign(n_roles, nullptr);
+  spec.layers.clear();
   // A file that claims 512 layers and has none fails at its first tensor, before the table is
   // built.
   std::unordered_set<const gguf::TensorInfo*> used;
   // Gates and values of experts may be together in another tensor.
-  const TensorRule* const together = plan.description->find_rule(Role::experts_gate_up);
+  const TensorRule* const together = spec.description->find_rule(Role::experts_gate_up);
   const auto is_replaced = [&](Role role, int64_t layer) {
     return (role == Role::experts_gate || role == Role::experts_up) && together &&
            file.find_tensor(layer_name(together->gguf_name, layer));
@@ -375,18 +375,18 @@ void place_tensors(const gguf::File& file, ModelPlan& plan) {
     if (tensor) used.insert(tensor);
     table[static_cast<size_t>(rule.role)] = tensor;
   };
-  for (const TensorRule& rule : plan.description->tensors)
-    if (!is_layer_role(rule.role)) put(rule, std::string(rule.gguf_name), 0, plan.globals);
+  for (const TensorRule& rule : spec.description->tensors)
+    if (!is_layer_role(rule.role)) put(rule, std::string(rule.gguf_name), 0, spec.globals);
   for (int64_t l = 0; l < p.n_layers; ++l) {
-    auto& layer = plan.layers.emplace_back(n_roles, nullptr);
-    for (const TensorRule& rule : plan.description->tensors)
+    auto& layer = spec.layers.emplace_back(n_roles, nullptr);
+    for (const TensorRule& rule : spec.description->tensors)
       if (is_layer_role(rule.role) && is_in_layer(rule, p, l))
         put(rule, layer_name(rule.gguf_name, l), l, layer);
   }
-  check_parts(file, plan);
-  check_choices(file, plan);
-  plan.tied_head = !plan.is_encoder() && plan.global(Role::output) == nullptr;
-  report_unused(file, used, plan);
+  check_parts(file, spec);
+  check_choices(file, spec);
+  spec.tied_head = !spec.is_encoder() && spec.global(Role::output) == nullptr;
+  report_unused(file, used, spec);
 }
 
 }  // namespace planning

@@ -1,7 +1,7 @@
-#include "model/plan.h"
+#include "model/spec/spec.h"
 
 #include "base/error.h"
-#include "model/plan_parts.h"
+#include "model/spec/parts.h"
 
 namespace hrun {
 namespace {
@@ -72,7 +72,7 @@ const ModelDescription& require_architecture(const gguf::File& file) {
   const std::string_view near = nearest_architecture(name);
   planning::unsupported(
       file, "architecture '{}' is not supported{} (supported: {})", printable(name),
-      near.empty() ? "" : format("; the nearest that is: '{}'", near), architecture_names());
+      near.empty() ? "" : message("; the nearest that is: '{}'", near), architecture_names());
 }
 
 // Adapters, projectors and importance matrices are GGUF files with an architecture too.
@@ -97,14 +97,14 @@ void require_whole_model(const gguf::File& file) {
 
 }  // namespace
 
-ModelPlan plan_model(const gguf::File& file) {
-  ModelPlan plan;
+ModelSpec read_spec(const gguf::File& file) {
+  ModelSpec spec;
   require_whole_model(file);
-  plan.description = &require_architecture(file);
-  plan.params = planning::read_params(file, *plan.description);
-  plan.params.n_vocab = planning::check_tokenizer(file, *plan.description, plan.warnings);
-  planning::place_tensors(file, plan);
-  return plan;
+  spec.description = &require_architecture(file);
+  spec.params = planning::read_params(file, *spec.description);
+  spec.params.n_vocab = planning::check_tokenizer(file, *spec.description, spec.warnings);
+  planning::place_tensors(file, spec);
+  return spec;
 }
 
 }  // namespace hrun
