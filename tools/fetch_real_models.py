@@ -2,7 +2,7 @@
 gemma3.gguf (Gemma 3 270M, Q4_K_M).  390 MB are downloaded; what is there already is left alone.
 
     python tools/fetch_real_models.py FOLDER
-    HRUN_REAL_MODELS=FOLDER python -m pytest tests/test_real_models.py
+    HRUN_REAL_MODELS=FOLDER python -m pytest tests/oracles/test_real_models.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 // Compiled once per CPU tier (tiers.cmake), with HRUN_TIER naming the one function it exports.
 //
 // Everything else here has internal linkage or is always inlined: a weak symbol would let the
-// linker keep the copy of the highest tier for every CPU.  tests/contracts/test_tier_symbols.py
+// linker keep the copy of the highest tier for every CPU.  tests/cpu/test_tier_symbols.py
 // looks for them.
 #include "cpu/kernels/attention_coded.h"
 #include "cpu/kernels/cache_encode.h"

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_hrun import command, environment, run_command
 
 import hrun
 from hrun.cli import chat, hub, perplexity
 from hrun.cli import inspect as inspect_cli
 from hrun.cli.chat import main, shown
+from run_hrun import command, environment, run_command
 
 COMMANDS = ["hrun", "hrun-convert", "hrun-perplexity", "hrun-inspect"]
 

@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from run_hrun import environment, run_command
 
 from hrun import _core
+from run_hrun import environment, run_command
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -117,7 +117,7 @@ class Hub:
 def hub(tmp_path: Path, tiny_model: Callable[..., Path]) -> Iterator[Hub]:
     """user/model: two types, one of them in two files, and what is no model."""
     pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contracts"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gguf"))
     from test_split_files import split
 
     folder = tmp_path / "hub" / "user" / "model"

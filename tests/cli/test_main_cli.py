@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_hrun import environment, run_command
 
 import hrun
 from hrun.cli import main as front
+from run_hrun import environment, run_command
 
 Hrun = Callable[..., "subprocess.CompletedProcess[str]"]
 QUICK = ["-n", "4", "-s", "1", "-t", "1"]

@@ -8,6 +8,7 @@ import select
 import sys
 
 import pytest
+
 from run_hrun import environment
 
 STORM = """

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from run_hrun import TerminalSession
 
 from hrun.cli.reader import complete, history_path, unquoted
+from run_hrun import TerminalSession
 
 ENDED = r"t/s \| \w+ \| seed \d+\]"
 

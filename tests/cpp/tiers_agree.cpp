@@ -1,6 +1,6 @@
 // Every tier that this processor can run gives the bits of the scalar tier: matrix products of all
 // formats on random and hostile inputs, and the operations beside them.  Prints a digest of the
-// scalar results, which another architecture must print too (tests/contracts/test_aarch64.py).
+// scalar results, which another architecture must print too (tests/cpu/test_aarch64.py).
 #include <bit>
 #include <cmath>
 #include <cstdio>

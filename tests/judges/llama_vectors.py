@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "support"))
 
 from hrun import _core  # noqa: E402
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan  # noqa: E402

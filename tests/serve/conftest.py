@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from live import Live, ScriptedEngine
 
 from hrun import Runtime
+from live import Live, ScriptedEngine
 
 N_CTX = 512
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from live import Live, ScriptedEngine, text_of
 
 CHAT = "/v1/chat/completions"

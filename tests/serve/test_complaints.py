@@ -7,9 +7,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from live import Live, ScriptedEngine, text_of
 
 from hrun import Runtime
+from live import Live, ScriptedEngine, text_of
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+
 from live import Live
 
 PATH = "/v1/completions"

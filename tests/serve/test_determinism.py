@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import Live, text_of
 
 from hrun import Runtime
+from live import Live, text_of
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import Live, ScriptedEngine, text_of
 
 from hrun import Runtime
+from live import Live, ScriptedEngine, text_of
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WEATHER = {

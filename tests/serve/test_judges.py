@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from live import Live
 
 from hrun import Runtime
+from live import Live
 
 JUDGES = Path(__file__).resolve().parents[1] / "judges"
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from live import Live, ScriptedEngine, text_of, until
 
 from hrun import Runtime
 from hrun.serve import main
+from live import Live, ScriptedEngine, text_of, until
 
 pytestmark = pytest.mark.slow
 

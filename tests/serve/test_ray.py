@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from live import Live, until
 
 pytest.importorskip("ray", reason="needs the extra hrun[ray]")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import Live, text_of, until
 
 import hrun
 from hrun.serve.cluster.model import RemoteModel
@@ -18,6 +17,7 @@ from hrun.serve.cluster.prefixes import PrefixMap
 from hrun.serve.cluster.remote import Lost, RemoteEngines
 from hrun.serve.cluster.replica import Batch, Replica
 from hrun.serve.flight import Ask
+from live import Live, text_of, until
 
 CHAT = "/v1/chat/completions"
 N_CTX = 512

@@ -12,7 +12,6 @@ import pytest
 
 pytest.importorskip("llguidance", reason="needs the extra hrun[serve]")
 
-from live import Live
 from test_parsers import CONTROLS
 
 from hrun import Runtime
@@ -23,6 +22,7 @@ from hrun.serve.tools.dialect import Dialect
 from hrun.serve.tools.formats import FORMATS, HERMES, THINK, ToolFormat
 from hrun.serve.tools.grammar import AnswerGrammar
 from hrun.serve.tools.request import Tools
+from live import Live
 
 SCHEMA = {
     "type": "object",

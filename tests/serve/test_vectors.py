@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live import Live
 
 from hrun import Runtime
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
+from live import Live
 from tiny_encoders import TEXT, write_plain_bert
 
 

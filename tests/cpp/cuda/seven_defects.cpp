@@ -357,7 +357,7 @@ void every_entry_point_knows_the_formats() {
 // 7. The importance of columns weighted the columns of the other basis, and scales were searched as
 // for weights that are not rotated.  In the rotated basis a diagonal importance is the same
 // everywhere in a block, so it must not change a byte. (Full second moments, in the right basis:
-// tests/contracts/test_calibration.py.)
+// tests/convert/test_calibration.py.)
 void importance_is_in_the_right_basis() {
   Random random(7);
   constexpr int64_t rows = 40;

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import gguf_bytes as g
 import numpy as np
 import pytest
 from malformed_cases import CASES, CONTROLS, NOT_HERE, Case, Control
 
+import gguf_bytes as g
 from hrun import _core
 
 pytestmark = pytest.mark.slow

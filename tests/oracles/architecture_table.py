@@ -1,13 +1,14 @@
 """The README's table of architectures, from the registry and from what the oracle tests compare.
 
-PYTHONPATH=python python tests/architecture_table.py
+PYTHONPATH=python:tests/support python tests/oracles/architecture_table.py
 """
 
 from __future__ import annotations
 
-from hrun import _core
 from test_oracle_encoders import THEIRS
 from test_oracle_llama_cpp import DIFFERENT, NOT_YET_COMPARED
+
+from hrun import _core
 from tiny_encoders import ENCODERS
 from tiny_transformers import TINY
 

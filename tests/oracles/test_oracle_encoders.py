@@ -147,8 +147,8 @@ def test_pooling_is_the_files(pooling: str, name: str, tmp_path: Path) -> None:
 def test_readme_lists_the_encoders() -> None:
     from architecture_table import encoder_table
 
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-    assert encoder_table() in readme, "python tests/architecture_table.py makes the table"
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    assert encoder_table() in readme, "python tests/oracles/architecture_table.py makes the table"
 
 
 def test_what_an_encoder_refuses(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """GGUF files of llama.cpp's own converter, read by hrun: the same logits as transformers.
 
-Optional: `HRUN_LLAMA_CPP=FOLDER python -m pytest tests/test_oracle_llama_cpp_converter.py` with the source tree of llama.cpp,
+Optional: `HRUN_LLAMA_CPP=FOLDER python -m pytest tests/oracles/test_oracle_llama_cpp_converter.py` with the source tree of llama.cpp,
 and `pip install torch transformers`.
 """
 

@@ -6,7 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def load_tool(name: str):
@@ -87,6 +87,16 @@ def test_the_pictures_are_of_the_figures():
         assert (tool.FOLDER / name).read_text(encoding="utf-8") == picture, (
             "tools/plot_measurements.py"
         )
+
+
+def test_tests_lie_in_rooms():
+    """A folder for each subject, which CONTRIBUTING names; names are unique, as pytest imports them without their folder."""
+    named = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = list((ROOT / "tests").rglob("test_*.py"))
+    for path in paths:
+        room, *rest = path.relative_to(ROOT / "tests").parts
+        assert len(rest) == 1 and f"`{room}`" in named, path
+    assert len({path.name for path in paths}) == len(paths)
 
 
 def test_markers_are_used():

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import gguf_bytes as g
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gguf_bytes as g
 from hrun import _core
 from make_tiny_models import TinyConfig, weights
 

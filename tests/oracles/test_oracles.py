@@ -15,7 +15,7 @@ from hrun import Runtime
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 UNSEEN = ROOT / "tests" / "data" / "text" / "valid.txt"
 
 PROMPTS = [

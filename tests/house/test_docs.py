@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from test_house import ROOT, load_tool
 
 BLOCKS = load_tool("readme_command").commands()

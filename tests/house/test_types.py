@@ -14,7 +14,7 @@ from hrun import options
 from hrun._core import samplers
 
 PACKAGE = Path(hrun.__file__).resolve().parents[1]
-SOURCE = Path(__file__).resolve().parents[1] / "python"
+SOURCE = Path(__file__).resolve().parents[2] / "python"
 CACHE = SOURCE.parent / "build" / "mypy"  # a second run reads what changed
 
 RIGHT = """

@@ -16,7 +16,7 @@ import hrun._core as core
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STUB = ROOT / "python" / "hrun" / "_core.pyi"
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import EMULATED
+
 from hrun import Runtime, _core
 from hrun.errors import OutOfMemoryError
 

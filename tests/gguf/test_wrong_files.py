@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gguf_bytes import model
 
+from gguf_bytes import model
 from hrun import Runtime, _core
 from hrun.convert import open_source
 from tiny_hf import TinyLlama

@@ -63,5 +63,5 @@ def test_logits_equal_transformers(name: str, tmp_path: Path, emulated_cuda: Non
 def test_readme_lists_the_architectures() -> None:
     from architecture_table import table
 
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-    assert table() in readme, "python tests/architecture_table.py makes the table"
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    assert table() in readme, "python tests/oracles/architecture_table.py makes the table"

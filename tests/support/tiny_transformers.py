@@ -1,6 +1,6 @@
 """Tiny random models of every architecture, made by transformers: the oracle for what a model computes.
 
-    python tests/tiny_transformers.py qwen3 FOLDER
+    python tests/support/tiny_transformers.py qwen3 FOLDER
 
 writes the checkpoint folder of one (they are not in the repository).
 """

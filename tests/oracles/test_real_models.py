@@ -1,7 +1,7 @@
 """Real files against llama.cpp: token ids of hard strings.
 
 python tools/fetch_real_models.py FOLDER && pip install llama-cpp-python
-HRUN_REAL_MODELS=FOLDER python -m pytest tests/test_real_models.py
+HRUN_REAL_MODELS=FOLDER python -m pytest tests/oracles/test_real_models.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 from hrun.tokenizer import Tokenizer
 
-TEXTS = Path(__file__).resolve().parents[1] / "python" / "hrun" / "convert" / "texts"
+TEXTS = Path(__file__).resolve().parents[2] / "python" / "hrun" / "convert" / "texts"
 NAMES = ("smollm2.gguf", "gemma3.gguf")
 HARD = [
     "",

@@ -14,7 +14,7 @@ from hrun import _core
 
 pytestmark = pytest.mark.slow
 
-BENCH = Path(__file__).resolve().parents[1] / "tools/bench"
+BENCH = Path(__file__).resolve().parents[2] / "tools/bench"
 
 
 def script(name: str) -> ModuleType:
@@ -108,11 +108,9 @@ def test_serve(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """One server under two names, by a fixed number of clients and by arrivals; a queue that is full is counted as 429."""
-    monkeypatch.syspath_prepend(str(BENCH.parents[1] / "tests/serve"))
     pytest.importorskip("starlette")
-    from live import Live
-
     from hrun import Runtime
+    from live import Live
 
     serve = script("serve")
     figures = tmp_path / "figures.json"
