@@ -26,7 +26,7 @@ OUTSIDE = re.compile(
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """Command -> its parser."""
-    from hrun.cli.main import PARSERS
+    from hrun.cli.commands import PARSERS
 
     out = {}
     for name, where in PARSERS.items():

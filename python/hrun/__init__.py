@@ -10,10 +10,10 @@ Importing the package loads the C++ core only; numpy, the tokenizer and the rest
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrun._core import __version__
+from hrun.demo import demo_model_path
 from hrun.errors import (
     ArgumentError,
     Cancelled,
@@ -67,21 +67,6 @@ __all__ = [
     "__version__",
     "demo_model_path",
 ]
-
-
-def demo_model_path() -> Path:
-    """The GGUF file that comes with hrun: installed beside the package, or ``models/`` of a source tree.
-
-    Raises ModelFileError if this installation has none.
-    """
-    package = Path(__file__).resolve().parent
-    places = [package / "models" / "demo.gguf", package.parents[1] / "models" / "demo.gguf"]
-    for place in places:
-        if place.is_file():
-            return place
-    raise ModelFileError(
-        f"this installation has no demo model (looked at {places[0]} and {places[1]}); name one with -m"
-    )
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,14 +13,31 @@ from hrun.errors import ArgumentError, UnsupportedModelError
 from hrun.messages import unused_character
 
 if TYPE_CHECKING:
-    from hrun.runtime import Runtime
+    from hrun.tokenizer import Tokenizer
 
 _LARGEST = 32760.0  # of what "max absolute, int16" gives
 _QUERY, _DOCUMENT = "{query}", "{document}"
 
 
+class TextModel(Protocol):
+    """What is asked of a :class:`hrun.Runtime`."""
+
+    @property
+    def model(self) -> _core.Model: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def model_path(self) -> Path: ...
+    @property
+    def pooling(self) -> str: ...
+    def text_states(
+        self, prompts: Sequence[Sequence[int]], pooling: str, seconds: Sequence[int] = ()
+    ) -> list[np.ndarray]: ...
+    def logits(self, ids: Sequence[int], start: int = 0) -> np.ndarray: ...
+
+
 def embed(
-    runtime: Runtime,
+    runtime: TextModel,
     prompts: Sequence[Sequence[int]],
     pooling: str | None = None,
     seconds: Sequence[int] = (),
@@ -37,7 +55,7 @@ def embed(
 
 
 def scores(
-    runtime: Runtime, prompts: Sequence[Sequence[int]], seconds: Sequence[int] = ()
+    runtime: TextModel, prompts: Sequence[Sequence[int]], seconds: Sequence[int] = ()
 ) -> list[np.ndarray]:
     """Of each text, or pair of texts, float32 [1, n_classes].  ``seconds``: where second texts begin, for encoders; -1: nowhere."""
     model = runtime.model
@@ -87,7 +105,7 @@ def scores_pairs(model: _Facts) -> bool:
     return model.n_classes > 0 or (model.pooling == "rank" and not model.is_encoder)
 
 
-def rerank(runtime: Runtime, query: str, documents: Sequence[str]) -> np.ndarray:
+def rerank(runtime: TextModel, query: str, documents: Sequence[str]) -> np.ndarray:
     """How well each document answers the query: float32 [n_documents]; higher is better."""
     if isinstance(documents, str) or not all(isinstance(d, str) for d in documents):
         raise ArgumentError("documents must be a list of strings")
@@ -98,7 +116,7 @@ def rerank(runtime: Runtime, query: str, documents: Sequence[str]) -> np.ndarray
     return compared(runtime, [pair_ids(runtime, query, document) for document in documents])
 
 
-def compared(runtime: Runtime, pairs: Sequence[tuple[list[int], int]]) -> np.ndarray:
+def compared(runtime: TextModel, pairs: Sequence[tuple[list[int], int]]) -> np.ndarray:
     """What :func:`rerank` says of pairs of texts that :func:`pair_ids` has made: float32 [n_pairs]."""
     if not pairs:
         return np.empty(0, np.float32)
@@ -109,13 +127,13 @@ def compared(runtime: Runtime, pairs: Sequence[tuple[list[int], int]]) -> np.nda
     return _answers(runtime, prompts)
 
 
-def _no_reranker(runtime: Runtime) -> UnsupportedModelError:
+def _no_reranker(runtime: TextModel) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{runtime.model_path}: no head that scores texts (tensor cls.output.weight): it is no reranker"
     )
 
 
-def pair_ids(runtime: Runtime, query: str, document: str) -> tuple[list[int], int]:
+def pair_ids(runtime: TextModel, query: str, document: str) -> tuple[list[int], int]:
     """A query and a document as the model reads them, and where the document begins.
 
     By the file's template of the name "rerank", in which the names of control tokens that the texts hold are text; else
@@ -135,7 +153,7 @@ def pair_ids(runtime: Runtime, query: str, document: str) -> tuple[list[int], in
     return tokenizer.encode_guarded(text + rest, guard), 0
 
 
-def _answers(runtime: Runtime, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+def _answers(runtime: TextModel, prompts: Sequence[Sequence[int]]) -> np.ndarray:
     """The probability of "yes" beside that of "no" as the next token."""
     vocabulary = {token: i for i, token in enumerate(runtime.tokenizer.tokens)}
     yes, no = vocabulary.get("yes"), vocabulary.get("no")

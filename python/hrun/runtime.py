@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from hrun import demo_model_path
 from hrun._core import (
     Encoder,
     Engine,
@@ -27,6 +26,7 @@ from hrun._core import (
 )
 from hrun.arguments import Rule, checked, checked_bias, checked_ids, checked_sampling
 from hrun.cache_memory import bytes_per_token
+from hrun.demo import demo_model_path
 from hrun.errors import (
     ArgumentError,
     Cancelled,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hrun import _core
 from hrun.errors import ModelFileError
-from hrun.tokenizer import BYTE, CONTROL, UNKNOWN, USER_DEFINED
+from hrun.token_types import BYTE, CONTROL, UNKNOWN, USER_DEFINED
 
 _KINDS = {CONTROL: _core.PieceKind.control, UNKNOWN: _core.PieceKind.ignored, BYTE: _core.PieceKind.ignored,
           USER_DEFINED: _core.PieceKind.whole}  # fmt: skip

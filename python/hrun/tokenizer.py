@@ -17,12 +17,10 @@ from hrun.control_tokens import ControlTokens
 from hrun.end_tokens import END_LIST, END_NAMES, END_OF_TURN, END_ROLES, end_ids
 from hrun.errors import ArgumentError, ModelFileError, UnsupportedModelError, printable
 from hrun.pre_tokenizers import PRE_TOKENIZERS
+from hrun.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, byte_alphabet
 
 if TYPE_CHECKING:
     from hrun._core import GGUFFile
-
-# tokenizer.ggml.token_type
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 
 class Rules(Protocol):
@@ -370,13 +368,6 @@ class _Reader:
     def token_ids(self, key: str, n_vocab: int) -> list[int]:
         """The ids of an array that are in the vocabulary."""
         return [value for value in self.integers(key) if 0 <= value < n_vocab]
-
-
-def byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in byte-level vocabularies: itself where it prints, else 256 onwards."""
-    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in set(printing)]
-    return {chr(b): b for b in printing} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
 def _token_bytes(tokens: Sequence[str], types: Sequence[int], byte_level: bool) -> list[bytes]:

@@ -17,7 +17,7 @@ from hrun.errors import ModelFileError, UnsupportedModelError, printable
 from hrun.fork_lock import ForkLock
 from hrun.library_errors import library_errors
 from hrun.pre_tokenizers import PRE_TOKENIZERS
-from hrun.tokenizer import CONTROL, UNKNOWN, USER_DEFINED, byte_alphabet
+from hrun.token_types import CONTROL, UNKNOWN, USER_DEFINED, byte_alphabet
 
 LONG_TEXT = 1 << 16  # characters
 PIECE = 1 << 20  # characters encoded at once, where a text may be cut

@@ -16,7 +16,8 @@ import pytest
 import hrun
 from hrun.cli import chat, hub, perplexity
 from hrun.cli import inspect as inspect_cli
-from hrun.cli.chat import main, shown
+from hrun.cli.chat import main
+from hrun.cli.generation import shown
 from run_hrun import command, environment, run_command
 
 COMMANDS = ["hrun", "hrun-convert", "hrun-perplexity", "hrun-inspect"]
@@ -374,14 +375,14 @@ def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch, say: Any) -> N
 def test_the_text_of_a_prompt_file(
     data: bytes, want: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hrun.cli.chat import text_of
+    from hrun.cli.texts import text_of
 
     assert text_of(data, "f.txt") == want
     assert capsys.readouterr().err == ""
 
 
 def test_a_prompt_file_that_is_not_utf8(capsys: pytest.CaptureFixture[str]) -> None:
-    from hrun.cli.chat import text_of
+    from hrun.cli.texts import text_of
 
     assert text_of(b"Gr\xfc\xdfe", "f.txt") == "Gr\ufffd\ufffde"
     assert "f.txt: byte 2 is no UTF-8" in capsys.readouterr().err

@@ -179,7 +179,7 @@ def test_a_flag_has_one_definition() -> None:
     from importlib import import_module
 
     from hrun._core import samplers
-    from hrun.cli.main import PARSERS
+    from hrun.cli.commands import PARSERS
     from hrun.cli.options import FLAGS
 
     shared = {name for names, _ in FLAGS.values() for name in names}
@@ -215,19 +215,21 @@ COMP_WORDS=({words}) COMP_CWORD={at}; _hrun; printf '%s\\n' "${{COMPREPLY[@]}}"
 )
 def test_completion_in_bash(words: str, wanted: set[str], tmp_path: Path) -> None:
     from hrun.cli.completion import script
+    from hrun.cli.main import COMMANDS
 
     asked = ASK.format(words=words, at=len(words.split()) - 1)
     done = subprocess.run(
-        ["bash", "-c", script("bash") + asked], cwd=tmp_path, capture_output=True, text=True, check=False
+        ["bash", "-c", script("bash", COMMANDS) + asked], cwd=tmp_path, capture_output=True, text=True, check=False
     )  # fmt: skip
     assert set(done.stdout.split()) == wanted and not done.stderr
 
 
 def test_completion_scripts_parse() -> None:
     from hrun.cli.completion import SHELLS, script
+    from hrun.cli.main import COMMANDS
 
     for shell in SHELLS:
-        text = script(shell)
+        text = script(shell, COMMANDS)
         assert "--temp" in text or "-l temp" in text
         if found := shutil.which(shell):
             assert not subprocess.run([found, "-n"], input=text.encode(), check=False).returncode

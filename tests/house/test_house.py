@@ -26,6 +26,22 @@ def test_layer_check_can_fail(tmp_path):
     assert len(load_tool("check_layers").violations(tmp_path)) == 1
 
 
+def test_python_modules_import_each_other_in_no_circle():
+    assert load_tool("check_imports").circles(ROOT / "python" / "hrun") == []
+
+
+def test_import_check_can_fail(tmp_path):
+    """A circle through a function, an import for types and a relative one; `hrun` itself is no part of it."""
+    package = tmp_path / "some"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "a.py").write_text("def f():\n    from some import b\n")
+    (package / "b.py").write_text("if TYPE_CHECKING:\n    from some.c import C\n")
+    (package / "c.py").write_text("from .a import f\nfrom some import a\n")
+    found = load_tool("check_imports").circles(package)
+    assert found == [["some.a", "some.b", "some.c"]]
+
+
 def test_no_file_of_a_thousand_lines():
     suffixes = {".h", ".cpp", ".cu", ".py"}
     tops = ("cpp", "cuda", "python", "tools", "tests")

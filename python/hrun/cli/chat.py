@@ -12,15 +12,12 @@ hrun run | pull | list | rm | show | serve | convert | edit | ladder | embed | b
 from __future__ import annotations
 
 import argparse
-import codecs
-import errno
 import math
 import os
 import select
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import hrun
@@ -31,13 +28,14 @@ from hrun.cli.common import (
     Parser,
     add_model_options,
     add_sampling_options,
-    chosen_sampling,
     complain,
     load,
     run,
 )
+from hrun.cli.generation import generation_options, shown, timings_line
 from hrun.cli.models import HUB_NAME, resolve
 from hrun.cli.options import add_flags
+from hrun.cli.texts import read_text, system_message, unescaped
 from hrun.errors import printable
 from hrun.grammar import Grammar, grammar_of
 
@@ -213,8 +211,8 @@ def grammar(options: argparse.Namespace) -> Grammar | None:
     """The grammar that the flags give, if any."""
     schema = options.json_schema
     if options.json_schema_file:
-        schema = _read(options.json_schema_file)
-    text = _read(options.grammar_file) if options.grammar_file else options.grammar
+        schema = read_text(options.json_schema_file)
+    text = read_text(options.grammar_file) if options.grammar_file else options.grammar
     return grammar_of(json_schema=schema, grammar=text)
 
 
@@ -235,7 +233,7 @@ def _main(options: argparse.Namespace) -> int:
     prompt = _prompt(options)
     options.logit_bias = dict(_bias(text) for text in options.logit_bias)
     if options.escape:
-        options.reverse_prompt = [_unescaped(text) for text in options.reverse_prompt]
+        options.reverse_prompt = [unescaped(text) for text in options.reverse_prompt]
     options.bound = grammar(options)
     if options.hf_repo:
         from hrun.cli.hub import download
@@ -346,51 +344,13 @@ def _why_empty(
     return f"the answer is empty: {ended} ended it at once; {cure}"
 
 
-def generation_options(runtime: hrun.Runtime, options: argparse.Namespace) -> dict[str, Any]:
-    """What the flags say to :meth:`Runtime.generate`."""
-    given: dict[str, Any] = {
-        "max_tokens": options.predict if options.predict >= 0 else None,
-        "seed": options.seed if options.seed >= 0 else None,
-        "logit_bias": options.logit_bias,
-        "ignore_eos": options.ignore_eos,
-        "stop": options.reverse_prompt,
-        "grammar": options.bound,
-    }
-    return given | runtime.recommended_sampling | chosen_sampling(options)
-
-
-def system_message(options: argparse.Namespace) -> str | None:
-    """The system message that the flags give, if any."""
-    if options.system_prompt_file:
-        return _read(options.system_prompt_file)
-    text = options.system_prompt
-    return _unescaped(text) if text and options.escape else text
-
-
-def timings_line(generation: hrun.Generation) -> str:
-    """Speeds in tokens per second, and the seed that would repeat the generation."""
-    t = generation.timings
-    kept = f", {t.cached_tokens} kept" if t.cached_tokens else ""
-    return (
-        f"[{t.generated_tokens} tokens, {t.tokens_per_second:.1f} t/s | prompt {t.prompt_tokens} tokens{kept}, "
-        f"{t.prompt_tokens_per_second:.1f} t/s | {generation.finish_reason} | seed {generation.seed}]"
-    )
-
-
-def shown(text: str) -> str:
-    """Text of a model for a terminal: without the control characters that could command it."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" or ord(c) >= 0xA0 else "\ufffd" for c in text
-    )
-
-
 def _prompt(options: argparse.Namespace) -> str | None:
     """From -p, -f or a pipe, which -p comes before; None where there is neither."""
     if options.file is not None:
-        return _read(options.file)
+        return read_text(options.file)
     if options.prompt is None:
-        return None if sys.stdin is None or _is_terminal(sys.stdin) else _read("-")
-    prompt = _unescaped(options.prompt) if options.escape else options.prompt
+        return None if sys.stdin is None or _is_terminal(sys.stdin) else read_text("-")
+    prompt = unescaped(options.prompt) if options.escape else options.prompt
     piped = _read_slowly() if _is_pipe_or_file(sys.stdin) else ""
     return f"{prompt}\n\n{piped}" if piped else prompt
 
@@ -402,60 +362,10 @@ def _read_slowly() -> str:
             "hrun: waiting for the end of stdin, which follows -p; < /dev/null leaves it out",
             file=sys.stderr,
         )
-    return _read("-")
+    return read_text("-")
 
 
 _PATIENCE = 2.0  # seconds
-
-
-def _read(path: str) -> str:
-    if path == "-" and sys.stdin is None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdin")
-    data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    return text_of(data, "stdin" if path == "-" else path)
-
-
-def text_of(data: bytes, name: str) -> str:
-    """A prompt as its file shows it: without a mark of its encoding, carriage returns of Windows and the last line's end."""
-    mark, encoding = next(
-        ((mark, encoding) for mark, encoding in _ENCODINGS if data.startswith(mark)), (b"", "utf-8")
-    )
-    data = data[len(mark) :]
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        text = data.decode(encoding, "replace")
-        at = error.start + len(mark)
-        print(
-            f"hrun: {name}: byte {at} is no {encoding.upper()}; it is read as U+FFFD",
-            file=sys.stderr,
-        )
-    if text.count("\r\n") == text.count("\n"):  # all lines, so it is how lines end
-        text = text.replace("\r\n", "\n")
-    return text.removesuffix("\n")
-
-
-_ENCODINGS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-
-
-def _unescaped(text: str) -> str:
-    simple = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "'": "'", '"': '"'}
-    out, at = [], 0
-    while at < len(text):
-        following = text[at + 1 : at + 2]
-        if text[at] == "\\" and following in simple and following:
-            out.append(simple[following])
-            at += 2
-        else:
-            out.append(text[at])
-            at += 1
-    return "".join(out)
 
 
 def _bias(text: str) -> tuple[int, float]:

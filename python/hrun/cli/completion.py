@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import import_module
 
+from hrun.cli.commands import PARSERS, SAME
 from hrun.cli.common import Parser
 
 SHELLS = ("bash", "zsh", "fish")
@@ -19,17 +20,17 @@ def make_parser() -> Parser:
     return parser
 
 
-def job(options: argparse.Namespace) -> int:
-    print(script(options.shell), end="")
+def job(options: argparse.Namespace, words: Collection[str]) -> int:
+    print(script(options.shell, words), end="")
     return 0
 
 
-def script(shell: str) -> str:
-    """What the shell reads."""
+def script(shell: str, words: Collection[str]) -> str:
+    """What the shell reads.  ``words``: the commands of hrun."""
     if shell == "fish":
-        return "\n".join(_fish()) + "\n"
+        return "\n".join(_fish(words)) + "\n"
     lead = ["autoload -U +X bashcompinit && bashcompinit"] if shell == "zsh" else []
-    return "\n".join([*lead, *_bash()]) + "\n"
+    return "\n".join([*lead, *_bash(words)]) + "\n"
 
 
 def flags_of(place: str) -> dict[str, list[str]]:
@@ -44,14 +45,12 @@ def flags_of(place: str) -> dict[str, list[str]]:
     }
 
 
-def _bash() -> Iterator[str]:
-    from hrun.cli.main import COMMANDS, PARSERS, SAME
-
+def _bash(commands: Collection[str]) -> Iterator[str]:
     yield "_hrun() {"
     yield '  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" flags= words='
     yield '  local command="${COMP_WORDS[0]##*/}"'
     yield '  if [ "$command" = hrun ]; then'
-    yield f'    [ "$COMP_CWORD" = 1 ] && words={shlex.quote(" ".join(COMMANDS))}'
+    yield f'    [ "$COMP_CWORD" = 1 ] && words={shlex.quote(" ".join(commands))}'
     yield '    [ "$COMP_CWORD" != 1 ] && command="hrun ${COMP_WORDS[1]}"'
     yield "  fi"
     yield '  case "$command" in'
@@ -77,10 +76,8 @@ def _bash() -> Iterator[str]:
     yield f"complete -o filenames -F _hrun {' '.join(PARSERS)}"
 
 
-def _fish() -> Iterator[str]:
-    from hrun.cli.main import COMMANDS, PARSERS, SAME
-
-    for word in COMMANDS:
+def _fish(commands: Collection[str]) -> Iterator[str]:
+    for word in commands:
         yield f"complete -c hrun -n __fish_use_subcommand -a {word}"
     for name, place in PARSERS.items():
         words = [word for word, program in SAME.items() if program == name]

@@ -19,7 +19,7 @@ import numpy as np
 
 import hrun
 from hrun.cli.common import load
-from hrun.cli.perplexity import Estimate, Mean, scored
+from hrun.cli.scoring import Estimate, Mean, scored
 from hrun.convert.data_file import DataFile
 from hrun.errors import printable
 from hrun.outputs import PartialFile

@@ -143,28 +143,8 @@ def _convert(words: list[str]) -> int:
 def _completion(words: list[str]) -> int:
     from hrun.cli.completion import job, make_parser
 
-    return run("hrun completion", job, make_parser(), words)
+    return run("hrun completion", lambda o: job(o, list(COMMANDS)), make_parser(), words)
 
-
-# Command -> what makes its parser: for completion in shells and for the documentation.
-PARSERS = {
-    "hrun": "hrun.cli.chat:make_parser",
-    "hrun-serve": "hrun.serve.cli:make_parser",
-    "hrun-convert": "hrun.cli.convert:make_parser",
-    "hrun-inspect": "hrun.cli.inspect:make_parser",
-    "hrun-perplexity": "hrun.cli.perplexity:make_parser",
-    "hrun-bench": "hrun.cli.bench:make_parser",
-    "hrun-edit": "hrun.cli.edit:make_parser",
-    "hrun-embed": "hrun.cli.embed:make_parser",
-    "hrun-ladder": "hrun.cli.ladder:make_parser",
-}
-
-# Word of hrun -> the command whose flags it takes.
-SAME = {
-    "run": "hrun", "serve": "hrun-serve", "convert": "hrun-convert", "show": "hrun-inspect",
-    "perplexity": "hrun-perplexity", "bench": "hrun-bench", "edit": "hrun-edit", "embed": "hrun-embed",
-    "ladder": "hrun-ladder",
-}  # fmt: skip
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,

@@ -13,10 +13,11 @@ from typing import Any
 import hrun
 from hrun._core import samplers
 from hrun.cli.answer_view import AnswerView
-from hrun.cli.chat import generation_options, shown, system_message, timings_line
 from hrun.cli.common import EXIT_INTERRUPTED
+from hrun.cli.generation import generation_options, shown, timings_line
 from hrun.cli.reader import Reader, history_path, keys_kept, make_reader
 from hrun.cli.saved_chats import is_saved_chat, keep_last, last_chat, read_chat, write_chat
+from hrun.cli.texts import system_message
 from hrun.cli.wrapping import wrapped
 from hrun.errors import printable
 

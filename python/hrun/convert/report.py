@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hrun import _core
 from hrun.errors import ArgumentError
@@ -18,74 +15,12 @@ from .compare import compare_models
 from .encoding import Encoder
 from .moments import MomentSource, Report
 from .plan import ConversionPlan
+from .report_data import Comparison, Floats, ReportData, Spread, TensorFigures
+from .report_page import page
 from .source import SourceTensor
 from .text import CHUNK_TOKENS, chunks_of, first_tokens, read_text
 
-Floats = npt.NDArray[np.float32]
-BINS = np.linspace(-12, 12, 193)  # in units of the rms of 256 values
 _SAMPLE_ROWS = 64
-
-
-@dataclass
-class Spread:
-    """How values are distributed, in units of the rms of their 256-wide block: counts per bin of BINS, and the largest."""
-
-    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS.size - 1, np.int64))
-    largest: float = 0.0
-
-    def add(self, blocks: Floats) -> float:
-        """blocks [n, up to 256]; returns their own largest ratio to the rms."""
-        scale = np.sqrt(np.square(blocks, dtype=np.float64).mean(axis=1, keepdims=True))
-        ratios = np.divide(
-            blocks, scale, out=np.zeros_like(blocks, dtype=np.float64), where=scale > 0
-        )
-        self.counts += np.histogram(np.clip(ratios, BINS[0], BINS[-1]), BINS)[0]
-        largest = float(np.abs(ratios).max(initial=0.0))
-        self.largest = max(self.largest, largest)
-        return largest
-
-
-@dataclass(frozen=True)
-class TensorFigures:
-    """outliers: largest value over the rms of its block, as it is and rotated; None where no inputs are known.  error: relative
-    squared error, of the output where calibrated."""
-
-    name: str
-    shape: tuple[int, ...]
-    format: str
-    bits_per_weight: float
-    n_bytes: int
-    weight_outliers: tuple[float, float]
-    input_outliers: tuple[float, float] | None
-    error: float | None
-    loss: float | None  # expected KL divergence that this tensor causes, where it was measured
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """On `text`: perplexity of the float model and of the file, and KL divergence in nats."""
-
-    text: str
-    n_tokens: int
-    perplexity: tuple[float, float]
-    divergence: npt.NDArray[np.float64]  # per position
-    same_top: float
-
-
-@dataclass
-class ReportData:
-    name: str
-    output: str
-    n_bytes: int
-    bits_per_weight: float
-    layer_bits_per_weight: float
-    calibrated: bool
-    weights: tuple[Spread, Spread] = field(
-        default_factory=lambda: (Spread(), Spread())
-    )  # as they are, rotated
-    inputs: tuple[Spread, Spread] = field(default_factory=lambda: (Spread(), Spread()))
-    tensors: list[TensorFigures] = field(default_factory=list)
-    comparison: Comparison | None = None
 
 
 def rotated(rows: Floats) -> Floats:
@@ -210,19 +145,7 @@ def write_report(
     report: Report | None = None,
 ) -> None:
     """One self-contained HTML page.  Raises hrun.Error, OSError."""
-    from .report_page import page
-
     data = collect(plan, output, encoder, moments, allocation, report)
     if text is not None:
         data.comparison = compare(reference, output, text, n_threads, report=report)
     write_text(path, page(data))
-
-
-def kind_of(name: str) -> tuple[str, str]:
-    """Layer and role from a GGUF name: ("3", "ffn_down") from "blk.3.ffn_down.weight", ("", "output") from "output.weight"."""
-    parts: list[Any] = name.removesuffix(".weight").split(".")
-    return (
-        (parts[1], ".".join(parts[2:]))
-        if parts[0] == "blk" and len(parts) > 2
-        else ("", ".".join(parts))
-    )

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from .report import BINS, Comparison, ReportData, Spread, TensorFigures, kind_of
+from .report_data import BINS, Comparison, ReportData, Spread, TensorFigures, kind_of
 from .table import size_text
 
 _STYLE = """

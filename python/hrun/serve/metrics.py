@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 if TYPE_CHECKING:
-    from hrun.serve.service import Service
+    from hrun.serve.admission import Admission
+    from hrun.serve.engines import Engines
 
 _TTFT = (.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560)  # fmt: skip
 _GAP = (.001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 10, 20, 40, 80)  # fmt: skip
@@ -38,10 +39,11 @@ _COUNTERS = {
 class Metrics:
     """A registry of its own, and what is counted as requests end."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, engines: Engines, admission: Admission, prefix: str) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._service = service
-        self._prefix = service.options.metrics_prefix
+        self._engines = engines
+        self._admission = admission
+        self._prefix = prefix
         if not self._prefix.endswith((":", "_")):
             self._prefix += ":"
         self.registry.register(self)
@@ -84,8 +86,7 @@ class Metrics:
 
     def collect(self) -> Iterable[Metric]:
         """The engine's numbers, as they are now."""
-        service = self._service
-        stats: dict[str, Any] = service.engines.stats()
+        stats: dict[str, Any] = self._engines.stats()
         for stem, (key, what) in _GAUGES.items():
             yield GaugeMetricFamily(self._prefix + stem, what, value=stats[key])
         for stem, (key, what) in _COUNTERS.items():
@@ -94,7 +95,7 @@ class Metrics:
         yield GaugeMetricFamily(
             self._prefix + "kv_cache_usage_perc", "Pages held by sequences, of 1.", value=used
         )
-        admission = service.admission
+        admission = self._admission
         yield GaugeMetricFamily(
             self._prefix + "num_requests_admitted",
             "Requests from their first byte to their last.",

@@ -45,7 +45,7 @@ class Service:
         self.engines: Engines = engines
         self.options = options
         self.admission = Admission(n_parallel, options.max_queue, options.max_per_key)
-        self.metrics = Metrics(self)
+        self.metrics = Metrics(engines, self.admission, options.metrics_prefix)
         self.created = int(time.time())
         self.fingerprint = engines.fingerprint
         given = options.chat_template
