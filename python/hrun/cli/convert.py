@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """All flags."""
-    from hrun.convert import encodable_formats
+    from hrun.convert.plan import type_names
     from hrun.convert.source import NATIVE_FORMATS
 
-    names = encodable_formats()
+    names = type_names()
     parser = argparse.ArgumentParser(
         prog="hrun-convert",
         allow_abbrev=False,
@@ -59,8 +59,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--outtype",
         metavar="TYPE",
         dest="format",
-        type=_format_name,
-        help=f"format of the weights: {', '.join(names)}; of weights that the source has "
+        type=_type_name,
+        help=f"format of the weights: {', '.join(names)} (those of the form q4_k_m give sensitive tensors more bits, as "
+        f"llama-quantize does); of weights that the source has "
         f"in it, {', '.join(NATIVE_FORMATS)} (needed unless there is a target or a plan)",
     )
     parser.add_argument(
@@ -184,6 +185,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _type_name(text: str) -> str:
+    from hrun.convert.plan import find_type
+
+    try:
+        return find_type(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _format_name(text: str) -> str:
     from hrun.convert.plan import find_format
 
@@ -244,8 +254,10 @@ def default_output(source: Path, name: str, format_name: str) -> Path:
         stem = (
             source.name[: -len(".gguf")] if source.name.lower().endswith(".gguf") else source.name
         )
-        for info in _core.formats():
-            suffix = f"-{info.name}"
+        from hrun.convert.mixes import MIXES
+
+        for name in (*MIXES, *(info.name for info in _core.formats())):
+            suffix = f"-{name}"
             if stem.lower().endswith(suffix) and len(stem) > len(suffix):
                 stem = stem[: -len(suffix)]
                 break

@@ -64,9 +64,9 @@ def _main(options: argparse.Namespace) -> int:
     from hrun.convert import open_source
     from hrun.convert.calibrate import shared_float_model
     from hrun.convert.ladder import command_line, measure, text_chunks, write_card
-    from hrun.convert.plan import find_format
+    from hrun.convert.plan import find_type
 
-    kinds = [str(find_format(word.strip()).name) for word in options.types.split(",")]
+    kinds = [find_type(word.strip()) for word in options.types.split(",")]
     if len(set(kinds)) < len(kinds):
         raise ArgumentError(f"--types {options.types}: names a type twice")
     source = open_source(options.source)

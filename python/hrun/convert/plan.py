@@ -5,13 +5,14 @@ The rules, first match wins:
   2. `tensor_types`: the first pattern that is found in the tensor's name;
   3. `embedding_format`, `head_format`;
   4. `allocation`: formats chosen tensor by tensor for a target size;
-  5. without `pure`, embedding and head of a model below 6 bits get the guard format: Q6_K where it can be written, else Q8_0.
+  5. a mix such as q4_k_m gives every tensor a format by its role and layer (mixes.py), unless `pure`;
+  6. without `pure`, embedding and head of a model below 6 bits get the guard format: Q6_K where it can be written, else Q8_0.
      Measured on the demo checkpoint, layers in RTQ3, tied embedding (15 % of the weights) in F16 / Q8_0 / Q6_K / Q5_K / Q4_K /
      RTQ3: KL divergence 0.0268 / 0.0269 / 0.0270 / 0.0277 / 0.0310 / 0.0424 at 4.99 / 3.88 / 3.59 / 3.43 / 3.29 / 3.07 bits per
      weight of the file;
-  6. a tensor in the format in which the model was trained (MXFP4) keeps its blocks in a file of that width or more, floats
+  7. a tensor in the format in which the model was trained (MXFP4) keeps its blocks in a file of that width or more, floats
      excepted: they are exact, and smaller;
-  7. the format of the file.
+  8. the format of the file.
 A format that cannot hold the tensor's rows is replaced by the smallest one that can and is at least as wide, of several by the
 one that codes Gaussian weights best (IQ4_NL, not Q4_0: SmolLM2 in Q3_K, whose rows of 576 do not fit); one that is only
 taken over from the source, by Q8_0 in other tensors.
@@ -31,6 +32,7 @@ from hrun import _core
 from hrun.errors import ArgumentError
 
 from .folder import shown
+from .mixes import MIXES, Mix, mixed_formats
 from .source import NATIVE_FORMATS, Source, SourceTensor
 
 _GUARD_FORMATS = ("q6_k", "q8_0")
@@ -40,7 +42,7 @@ _BESIDE_NATIVE = "q8_0"
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """format: name of the file's format.  tensor_types: (regular expression, format name) pairs.  allocation: formats of
+    """format: name of the file's format, or of a mix.  tensor_types: (regular expression, format name) pairs.  allocation: formats of
     single tensors by name (allocate.py)."""
 
     format: str
@@ -67,9 +69,12 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class ConversionPlan:
+    """mix: what chose the formats of single tensors, if anything did; then ``format`` is that of most."""
+
     source: Source
     format: Any  # FormatInfo
     tensors: list[PlannedTensor] = field(default_factory=list)
+    mix: Mix | None = None
 
     @property
     def data_bytes(self) -> int:
@@ -102,6 +107,17 @@ def encodable_formats() -> list[str]:
     return [info.name for info in _core.formats() if info.encodable]
 
 
+def type_names() -> list[str]:
+    """What a file's type may be: the formats that can be written, and mixes of them."""
+    return [*encodable_formats(), *MIXES]
+
+
+def find_type(name: str) -> str:
+    """The name of a format or of a mix, given in any case.  Raises ArgumentError."""
+    low = name.lower()
+    return low if low in MIXES else str(find_format(low).name)
+
+
 def find_format(name: str, source: Source | None = None) -> Any:
     """FormatInfo of a format, by name in any case, that is encoded or, of a source's tensors, taken over; source None: of any.
 
@@ -128,7 +144,9 @@ def find_format(name: str, source: Source | None = None) -> Any:
 
 def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
     """Chooses every tensor's format.  Raises ArgumentError (unknown format, bad or unmatched pattern)."""
-    wanted = find_format(options.format, source)
+    mix = MIXES.get(options.format.lower())
+    wanted = find_format(mix.format if mix is not None else options.format, source)
+    mixed = mixed_formats(source, mix) if mix is not None and not options.pure else {}
     patterns = [
         (_compiled(pattern), find_format(name, source)) for pattern, name in options.tensor_types
     ]
@@ -163,6 +181,7 @@ def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
             chosen, reason = find_format(options.allocation[tensor.name]), "allocated"
         elif (
             not options.pure
+            and mix is None
             and guard is not None
             and tensor.name in (source.embedding, source.head)
         ):
@@ -181,13 +200,16 @@ def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
         ):
             chosen = find_format(tensor.format)
             reason = "" if chosen.name == wanted.name else "as the model was trained"
+        elif mix is not None and tensor.name in mixed:
+            chosen = find_format(mixed[tensor.name])
+            reason = "" if chosen.name == wanted.name else mix.name
         planned.append(_fitted(tensor, chosen, reason))
     for i, (pattern, _) in enumerate(patterns):
         if i not in matched:
             raise ArgumentError(
                 f"--tensor-type {pattern.pattern}: matches no tensor with more than one dimension"
             )
-    return ConversionPlan(source, wanted, planned)
+    return ConversionPlan(source, wanted, planned, mix)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -104,6 +104,13 @@ def _roles(architecture: Any) -> tuple[str, str]:
     return roles["token_embd"], roles.get("output", "output.weight")
 
 
+# The small tensors that read_hf.py keeps as floats, by their names here.
+_KEPT = re.compile(
+    r"\.bias$|_norm\.|ffn_gate_inp|position_embd|token_types|^cls\.|per_layer_model_proj"
+    r"|shortconv\.conv\.|\.ssm_(?:alpha|beta|ba|conv1d)\.|\.ssm_[ad]$"
+)
+
+
 def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTensor:
     cols, offset, n_bytes, format_name = info.shape[0], info.offset, info.n_bytes, info.format
     row_bytes = format_info.row_bytes(cols)
@@ -113,13 +120,7 @@ def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTe
         out: npt.NDArray[np.float32] = _core.decode(format_name, blocks, last - first, cols)
         return out
 
-    kept = (
-        format_info.is_float
-        and re.search(
-            r"\.bias$|_norm\.|ffn_gate_inp|position_embd|token_types|^cls\.", str(info.name)
-        )
-        is not None
-    )
+    kept = format_info.is_float and _KEPT.search(str(info.name)) is not None
     return SourceTensor(
         info.name,
         tuple(info.shape),

@@ -263,6 +263,8 @@ def _file_type(plan: ConversionPlan) -> int:
     """llama.cpp's number for files mostly in this format; our formats' own ids, which no other program knows, for ours."""
     from gguf import LlamaFileType
 
+    if plan.mix is not None:
+        return plan.mix.file_type
     name = plan.format.name.upper()
     for candidate in (f"ALL_{name}", f"MOSTLY_{name}", f"MOSTLY_{name}_S"):
         if candidate in LlamaFileType.__members__:
