@@ -337,7 +337,7 @@ def test_hub_downloads_every_part_and_says_when_it_is_offline(
         ),
     )
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", fake)
-    monkeypatch.setattr(hub, "_reach", lambda endpoint: None)
+    monkeypatch.setattr(hub, "reach", lambda endpoint: None)
     assert hub.download("user/model").name == "m-Q8_0-00001-of-00002.gguf"
     assert asked == ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"]
     fake.list_repo_files = offline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,6 +181,8 @@ def test_context_overflow_keeps_the_chat(start: Callable[..., TerminalSession]) 
     chat.expect("/clear begins anew")
     chat.line("Hi")
     chat.expect(ENDED)
+    chat.line("word " * 40)
+    chat.expect(r"/compact sums the conversation up, /clear begins anew")
 
 
 def test_a_long_chat_leaves_its_oldest_messages_out(
@@ -190,6 +193,8 @@ def test_a_long_chat_leaves_its_oldest_messages_out(
     for i in range(4):
         chat.line(f"question {i} " + "word " * 4)
         chat.expect(ENDED)
+    told = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", chat.seen).split())
+    assert re.search(r"the context is full: the oldest \d messages [^;]*\(/compact sums the", told)
     chat.line("/show")
     left_out = chat.expect(r"context +\d+ of 128 tokens, 8 messages, [246] of them left out")
     assert int(left_out.split("context")[-1].split()[0]) <= 128

@@ -32,10 +32,10 @@ def download(spec: str) -> Path:
     huggingface_hub = library()
     repository, wish = found.groups()
     try:
-        _reach(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+        reach(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
         names, local = huggingface_hub.list_repo_files(repository), False
     except Exception as error:  # the library raises whatever its HTTP client does
-        if not _is_offline(error):
+        if not is_offline(error):
             raise hrun.Error(f"cannot download {spec}: {error}") from error
         names, local = _downloaded(huggingface_hub, repository), True
         if not names:
@@ -60,7 +60,7 @@ def download(spec: str) -> Path:
             for part in parts_of(name)
         ]
     except Exception as error:
-        if local or _is_offline(error):
+        if local or is_offline(error):
             raise hrun.Error(
                 f"cannot download {spec}: no connection to Hugging Face, and '{name}' is not complete in its cache"
             ) from error
@@ -68,18 +68,19 @@ def download(spec: str) -> Path:
     return Path(parts[0])
 
 
-def library() -> Any:
-    """The package huggingface_hub.  Raises hrun.Error where it is not installed."""
+def library(flag: str = "-hf") -> Any:
+    """The package huggingface_hub.  Raises hrun.Error, which names the flag, where it is not installed."""
     try:
         import huggingface_hub
     except ImportError:
+        other = ", or download the file and use -m" if flag == "-hf" else ""
         raise hrun.Error(
-            "-hf needs the package huggingface_hub: pip install 'hrun[hub]', or download the file and use -m"
+            f"{flag} needs the package huggingface_hub: pip install 'hrun[hub]'{other}"
         ) from None
     return huggingface_hub
 
 
-def _is_offline(error: Exception) -> bool:
+def is_offline(error: Exception) -> bool:
     """No answer at all, as opposed to one that says no.  The library's HTTP client changes from version to version."""
     names = {kind.__name__ for kind in type(error).__mro__}
     no_answer = (
@@ -88,7 +89,7 @@ def _is_offline(error: Exception) -> bool:
     return isinstance(error, (ConnectionError, TimeoutError)) or bool(no_answer)
 
 
-def _reach(endpoint: str) -> None:
+def reach(endpoint: str) -> None:
     """Raises ConnectionError at once where nobody answers: the library would try for half a minute."""
     address = urlsplit(endpoint)
     if getproxies() or not address.hostname:

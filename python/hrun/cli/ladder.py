@@ -1,6 +1,7 @@
 """hrun-ladder: several types of one model in a folder, each measured against the source, with a table, a plot and a model card.
 
-hrun-ladder path/to/checkpoint --types rtq3,rtq4,q4_k,q8_0 -o folder
+hrun-ladder path/to/checkpoint --types rtq3,rtq4,q4_k_m,q8_0 -o folder
+hrun-ladder path/to/checkpoint --types rtq3,rtq4,q4_k_m,q8_0 -o folder --upload USER/MODEL
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hrun._core import formats
+from hrun._core import __version__, formats
 from hrun.cli.common import EXIT_ERROR, Parser, run
 from hrun.cli.options import add_flags, whole_number
 from hrun.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from hrun.convert import Source
+
 _EPILOG = """\
 What calibration sees is collected once, for the first RTQ type, and used for all of them.  Files that are in the folder
-already are measured and not made again, so that a run that was ended goes on."""
+already are measured and not made again, so that a run that was ended goes on.  An upload takes the files, the card, its plot and
+its figures to Hugging Face in one commit."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +60,17 @@ def make_parser() -> Parser:
         metavar="N",
         help="measure on the first N chunks only",
     )
+    add(
+        "--upload",
+        metavar="USER/MODEL",
+        help="then to this repository of Hugging Face, made where it is not there (needs huggingface_hub)",
+    )
+    add("--private", action="store_true", help="make the repository a private one")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="say which files would be made, with their sizes, and uploaded; write nothing",
+    )
     add_flags(parser, "threads", "version")
     return parser
 
@@ -63,13 +80,26 @@ def _main(options: argparse.Namespace) -> int:
     from hrun.cli.convert import main as convert
     from hrun.convert import open_source
     from hrun.convert.calibrate import shared_float_model
-    from hrun.convert.ladder import command_line, measure, text_chunks, write_card
+    from hrun.convert.ladder import CARD_FILES, command_line, measure, text_chunks, write_card
     from hrun.convert.plan import find_type
 
     kinds = [find_type(word.strip()) for word in options.types.split(",")]
     if len(set(kinds)) < len(kinds):
         raise ArgumentError(f"--types {options.types}: names a type twice")
+    if options.private and not options.upload:
+        raise ArgumentError("--private is about --upload USER/MODEL")
     source = open_source(options.source)
+    paths = {
+        kind: options.output / default_output(options.source, source.name, kind).name
+        for kind in kinds
+    }
+    if options.dry_run:
+        return _dry_run(options, source, paths)
+    upload = None
+    if options.upload:
+        from hrun.cli.hub_upload import Upload
+
+        upload = Upload(options.upload, options.private)
     options.output.mkdir(parents=True, exist_ok=True)
     coded = {info.name for info in formats() if info.trellis}
     commands, rungs = [], []
@@ -79,8 +109,7 @@ def _main(options: argparse.Namespace) -> int:
         if not chunks:
             raise ArgumentError(f"{options.text}: too short to measure on")
         moments = options.output / "moments.hrun"
-        for kind in kinds:
-            path = options.output / default_output(options.source, source.name, kind).name
+        for kind, path in paths.items():
             words: list[object] = [options.source, "-o", path, "--type", kind, "--no-check"]
             if kind in coded and options.preset:
                 words += ["--preset", options.preset]
@@ -107,6 +136,29 @@ def _main(options: argparse.Namespace) -> int:
     n_tokens = sum(len(chunk) for chunk in chunks)
     write_card(options.output, source, rungs, f"{where}, {n_tokens} tokens", commands)
     print(options.output / "README.md")
+    if upload is not None:
+        names = [*(rung.file for rung in rungs), *CARD_FILES]
+        message = f"{', '.join(kind.upper() for kind in kinds)} by hrun {__version__}"
+        print(upload.send(options.output, names, message))
+    return 0
+
+
+def _dry_run(options: argparse.Namespace, source: Source, paths: dict[str, Path]) -> int:
+    from hrun.convert import PlanOptions, make_plan
+    from hrun.convert.ladder import CARD_FILES
+    from hrun.convert.table import size_text
+
+    for kind, path in paths.items():
+        if path.exists():
+            print(f"{path}: {size_text(path.stat().st_size)}, is there")
+        else:
+            n_bytes = make_plan(source, PlanOptions(kind)).data_bytes
+            print(f"{path}: about {size_text(n_bytes)}, would be made")
+    for name in CARD_FILES:
+        print(f"{options.output / name}: would be made")
+    if options.upload:
+        kind = "private repository" if options.private else "repository"
+        print(f"all of them would go to the {kind} {options.upload} of Hugging Face")
     return 0
 
 

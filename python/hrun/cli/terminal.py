@@ -170,7 +170,7 @@ class Terminal:
             overflow = isinstance(error, hrun.ContextOverflowError)
             self.complain(f"{error} (-c N)" if overflow else str(error))
             if overflow:
-                self.note("/clear begins anew")
+                self.note(self.ways_out())
             self.first = first
             return False
         text = "".join(parts)
@@ -185,9 +185,15 @@ class Terminal:
         elif self.options.show_timings is not False:
             self.note(timings_line(generation))
             if generation.finish_reason == "length" and settings["max_tokens"] is None:
-                self.note("the context is full; /clear begins anew")
+                self.note(f"the context is full; {self.ways_out()}")
         self.note("")
         return True
+
+    def ways_out(self) -> str:
+        """What helps where the context is full."""
+        turns = sum(message["role"] == "user" for message in self.messages)
+        summing = "" if self.plain or turns < 2 else "/compact sums the conversation up, "
+        return f"{summing}/clear begins anew"
 
     def pieces(self, settings: dict[str, Any]) -> Iterator[hrun.Piece]:
         if self.plain:
@@ -228,7 +234,8 @@ class Terminal:
                 break
         if self.first > before:
             self.note(
-                f"the context is full: the oldest {self.first} messages are left out from here on (a larger one: -c N)"
+                f"the context is full: the oldest {self.first} messages are left out from here on "
+                "(/compact sums the conversation up; a larger context: -c N)"
             )
 
     # ---- commands; each returns True to leave

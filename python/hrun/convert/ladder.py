@@ -77,6 +77,9 @@ def measure(
     )  # fmt: skip
 
 
+CARD_FILES = ("README.md", "ladder.svg", "ladder.json")
+
+
 def write_card(
     folder: Path, source: Source, rungs: Sequence[Rung], measured_on: str, commands: Sequence[str]
 ) -> None:
