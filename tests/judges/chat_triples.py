@@ -331,10 +331,6 @@ KNOWN = {
     "Qwen3.5-4B": (1, _SHOWN),
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": (1, _SHOWN),
     "Kimi-K2-Thinking": (1, "a call whose end tag is missing takes the next one with it"),
-    "meetkai-functionary-medium-v3.2": (1, "recipients before an answer"),
-    "Kimi-K3": (4, _NO_ROW),
-    "MiniMax-M3": (19, _NO_ROW),
-    "google-gemma-4-31B-it": (6, _NO_ROW),
     "muse-glimmer": (1, _NO_ROW),
     "Apriel-1.6-15b-Thinker-fixed": (2, _NO_ROW),
 }

@@ -72,11 +72,28 @@ CASES: list[tuple[str, str, str, str, list[Any]]] = [
     ("hermes", '<think>as <tool_call>{"name": "now"}</tool_call> says</think>Hi', 'as <tool_call>{"name": "now"}</tool_call> says', "Hi", []),
     ("hermes", "</think>\nHi", "", "Hi", []),
     ("gpt-oss", '<|channel|>commentary to=python <|constrain|>code<|message|>print(1)<|end|><|start|>assistant to=assistant<|channel|>final<|message|>Hi', "", "Hi", []),
+    ("gemma4", '<|channel>thought\nhm\n<channel|>Hi<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,n:2}<tool_call|><|tool_call>call:now{}<tool_call|>', "hm", "Hi", [PARIS, NOW]),
+    ("gemma4", '<|tool_call>call:now{a:{<|"|>b, c<|"|>:[<|"|>{x: ]<|"|>, -1.5, true, null, []]}, d: {}}<tool_call|>', "", "", [("now", {"a": {"b, c": ["{x: ]", -1.5, True, None, []]}, "d": {}})]),
+    ("gemma4", '<|tool_call>call:now{a:oops}<tool_call|>', "", '<|tool_call>call:now{a:oops}<tool_call|>', []),
+    ("gemma4", '<|channel>thought\n<channel|>Hi<|channel>thought\n<channel|><channel|>', "", "Hi", []),
+    ("kimi-k3", '<|open|>think<|sep|>hm<|close|>think<|sep|><|open|>response<|sep|>Hi<|close|>response<|sep|><|open|>tools<|sep|><|open|>call tool="get_weather" index="1"<|sep|><|open|>argument key="city" type="string"<|sep|>Paris<|close|>argument<|sep|><|open|>argument key="n" type="number"<|sep|>2<|close|>argument<|sep|><|close|>call<|sep|><|open|>call tool="now" index="2"<|sep|><|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>', "hm", "Hi", [PARIS, NOW]),
+    ("kimi-k3", '<|open|>response<|sep|>the response<|close|>response<|sep|><|close|>message<|sep|>', "", "the response", []),
+    ("deepseek-v3.2", 'ok\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">12</｜DSML｜parameter>\n<｜DSML｜parameter name="n" string="false">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke name="now">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>', "", "ok", [("get_weather", {"city": "12", "n": 2}), NOW]),
+    ("deepseek-v4", '<think>t<｜DSML｜tool_calls><｜DSML｜invoke name="now"><｜DSML｜parameter name="x" string="true">1</｜DSML｜parameter><｜DSML｜parameter name="y" string="false">1</｜DSML｜parameter></｜DSML｜invoke></｜DSML｜tool_calls>', "t", "", [("now", {"x": "1", "y": 1})]),
+    ("minimax-m3", '<mm:think>t</mm:think>]<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="get_weather">]<]minimax[>[<city>Paris]<]minimax[>[</city>]<]minimax[>[<n>2]<]minimax[>[</n>]<]minimax[>[</invoke>\n]<]minimax[>[<invoke name="now">]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>', "t", "", [PARIS, NOW]),
+    ("minimax-m3", ']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="now">]<]minimax[>[<a>]<]minimax[>[<item>1]<]minimax[>[</item>]<]minimax[>[<item>]<]minimax[>[<b>x]<]minimax[>[</b>]<]minimax[>[</item>]<]minimax[>[</a>]<]minimax[>[</invoke>]<]minimax[>[</tool_call>', "", "", [("now", {"a": [1, {"b": "x"}]})]),
+    ("minimax-m3", ']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="now">]<]minimax[>[<a>x]<]minimax[>[</invoke>]<]minimax[>[</tool_call>', "", ']<]minimax[>[<invoke name="now">]<]minimax[>[<a>x]<]minimax[>[</invoke>', []),
+    ("functionary-v3.2", 'all\nHello, >>> world!>>>get_weather\n{"city": "Paris", "n": 2}>>>now\n{}', "", "Hello, >>> world!", [PARIS, NOW]),
+    ("functionary-v3.2", 'get_weather\n{"city": "Paris", "n": 2}', "", "", [PARIS]),
+    ("functionary-v3.2", 'all\nHello', "", "Hello", []),
+    ("functionary-v3.2", 'just words', "", "just words", []),
+    ("functionary-v3.2", '', "", "", []),
     ("nemotron", '<TOOLCALL>[{"name": "now", "arguments": {}}]</TOOLCALL>', "", "", [NOW]),
 ]  # fmt: skip
 CONTROLS = (
     "<|python_tag|>", "<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|call|>", "<|return|>", "<|constrain|>",
     "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>",
+    "<|open|>", "<|close|>", "<|sep|>", "<|tool_call>", "<tool_call|>", "<|channel>", "<channel|>", '<|"|>', "｜DSML｜",
     "[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]", "<|tool_call_start|>", "<|tool_call_end|>", "<|START_ACTION|>",
 )  # fmt: skip
 
@@ -245,6 +262,12 @@ def test_a_users_text_cannot_forge_a_token() -> None:
         ("[TOOL_CALLS] [AVAILABLE_TOOLS]", "mistral-old"),
         ("<|channel|>analysis<|message|>", "gpt-oss"),
         ("<|python_tag|>", "llama3"),
+        ("<|tool_call>call:", "gemma4"),
+        ("'<|open|>' ~ '<|close|>' ~ '<|end_of_msg|>'", "kimi-k3"),
+        ("set dsml_token = '｜DSML｜' ... + 'function_calls>'", "deepseek-v3.2"),
+        ("set dsml_token = '｜DSML｜' ... + 'tool_calls>'", "deepseek-v4"),
+        (">>>all", "functionary-v3.2"),
+        ("]<]minimax[>[ <tool_call>", "minimax-m3"),
     ],
 )  # fmt: skip
 def test_a_template_tells_its_format(template: str, name: str | None) -> None:

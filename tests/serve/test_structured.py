@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from hrun.serve.options import Options
 from hrun.serve.tools.dialect import Dialect
 from hrun.serve.tools.formats import FORMATS, HERMES, THINK, ToolFormat
 from hrun.serve.tools.grammar import AnswerGrammar
+from hrun.serve.tools.parser import Tags
 from hrun.serve.tools.request import Tools
 from live import Live
 
@@ -163,10 +165,17 @@ CALLS = {
     "granite": '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]',
     "command-r": '<|START_ACTION|>[{"tool_name": "get_weather", "parameters": {"city": "Paris", "n": 2}}]<|END_ACTION|>',
     "phi4-mini": '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]<|/tool_call|>',
+    "gemma4": '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,n:2}<tool_call|>',
+    "kimi-k3": '<|open|>tools<|sep|><|open|>call tool="get_weather" index="1"<|sep|><|open|>argument key="city" type="string"<|sep|>Paris<|close|>argument<|sep|><|open|>argument key="n" type="number"<|sep|>2<|close|>argument<|sep|><|close|>call<|sep|><|close|>tools<|sep|>',
+    "deepseek-v3.2": '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n<｜DSML｜parameter name="n" string="false">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>',
+    "deepseek-v4": '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n<｜DSML｜parameter name="n" string="false">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>',
+    "functionary-v3.2": 'get_weather\n{"city": "Paris", "n": 2}',
+    "minimax-m3": ']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="get_weather">]<]minimax[>[<city>Paris]<]minimax[>[</city>]<]minimax[>[<n>2]<]minimax[>[</n>]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>',
+    "lfm2": '<|tool_call_start|>[get_weather(city="Paris", n=2)]<|tool_call_end|>',
+    "pythonic": '[get_weather(city="Paris", n=2)]',
     "functools": 'functools[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]',
     "nemotron": '<TOOLCALL>[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]</TOOLCALL>',
 }  # fmt: skip
-FORCED = [row for row in FORMATS if row.payload != "pythonic"]
 
 
 class Bytes:
@@ -223,11 +232,11 @@ def test_a_form_is_for_the_last_message_of_channels(controls) -> None:
 
 
 def test_every_family_has_an_example() -> None:
-    assert {row.name for row in FORCED} == set(CALLS)
+    assert {row.name for row in FORMATS} == set(CALLS)
 
 
 @pytest.mark.parametrize("controls", [(), CONTROLS], ids=["text", "tokens"])
-@pytest.mark.parametrize("row", FORCED, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", FORMATS, ids=lambda row: row.name)
 def test_the_grammar_of_a_family_takes_what_it_writes(row: ToolFormat, controls) -> None:
     call = CALLS[row.name]
     schemas = {"get_weather": SCHEMA, "now": {"type": "object", "properties": {}}}
@@ -241,10 +250,11 @@ def test_the_grammar_of_a_family_takes_what_it_writes(row: ToolFormat, controls)
     assert take(must, call) and take(may, call)
     assert not take(must, plain) and take(may, plain)
     assert not take(must, call.replace("get_weather", "get_other"))
-    if row.payload != "tagged":
-        assert not take(must, call.replace('"n": 2', '"n": "x"'))
-        if row.name != "llama3":
-            assert not take(may, call.replace('"n": 2', '"n": "x"'))
+    before, _, after = call.rpartition("2")
+    for value in ("x", '"x"', '<|"|>x<|"|>'):
+        assert not take(must, before + value + after)
+        if not row.bare and not row.opened:  # else it may be text
+            assert not take(may, before + value + after)
     if row.channels:
         before = "<|channel|>analysis<|message|>Well.<|end|><|start|>assistant"
         assert take(must, before + call) and take(must, before + before + call)
@@ -255,6 +265,77 @@ def test_the_grammar_of_a_family_takes_what_it_writes(row: ToolFormat, controls)
     assert take(must, "<think>" + thought, THINK) and take(must, call, THINK)
     dialect = Dialect("", Options(tool_format=row.name))
     assert dialect.row is row
+
+
+RICH = {
+    "type": "object",
+    "properties": {
+        "kind": {"type": "string", "enum": ["a b", "c"]},
+        "on": {"type": "boolean"},
+        "points": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]},
+        },
+        "note": {"type": "string"},
+        "extra": {"type": "object"},
+    },
+    "required": ["on"],
+    "additionalProperties": False,
+}
+RICH_VALUE = {"kind": "a b", "on": True, "points": [{"x": 1.5}, {"x": -2}], "note": 'it\'s "so", {x}', "extra": {"k": ["v"]}}  # fmt: skip
+_MM = "]<]minimax[>["
+# family -> (before the members, after them, the members of RICH_VALUE, what separates them)
+RICH_CALLS: dict[str, tuple[str, str, dict[str, str], str]] = {
+    "gemma4": ("<|tool_call>call:set{", "}<tool_call|>", {
+        "kind": 'kind:<|"|>a b<|"|>', "on": "on:true", "points": "points:[{x:1.5},{x:-2}]",
+        "note": 'note:<|"|>it\'s "so", {x}<|"|>', "extra": 'extra:{k:[<|"|>v<|"|>]}'}, ","),
+    "pythonic": ("[set(", ")]", {
+        "kind": 'kind="a b"', "on": "on=True", "points": 'points=[{"x": 1.5}, {"x": -2}]',
+        "note": 'note="it\'s \\"so\\", {x}"', "extra": 'extra={"k": ["v"]}'}, ", "),
+    "minimax-m3": (f'{_MM}<tool_call>\n{_MM}<invoke name="set">', f"{_MM}</invoke>\n{_MM}</tool_call>", {
+        "kind": f'{_MM}<kind>a b{_MM}</kind>', "on": f"{_MM}<on>true{_MM}</on>",
+        "points": f"{_MM}<points>{_MM}<item>{_MM}<x>1.5{_MM}</x>{_MM}</item>{_MM}<item>{_MM}<x>-2{_MM}</x>{_MM}</item>{_MM}</points>",
+        "note": f'{_MM}<note>it\'s "so", {{x}}{_MM}</note>', "extra": f'{_MM}<extra>{{"k": ["v"]}}{_MM}</extra>'}, ""),
+    "qwen3-coder": ("<tool_call>\n<function=set>\n", "</function>\n</tool_call>", {
+        "kind": "<parameter=kind>\na b\n</parameter>\n", "on": "<parameter=on>\ntrue\n</parameter>\n",
+        "points": '<parameter=points>\n[{"x": 1.5}, {"x": -2}]\n</parameter>\n',
+        "note": '<parameter=note>\nit\'s "so", {x}\n</parameter>\n', "extra": '<parameter=extra>\n{"k": ["v"]}\n</parameter>\n'}, ""),
+    "deepseek-v3.2": ('<｜DSML｜function_calls>\n<｜DSML｜invoke name="set">\n', "</｜DSML｜invoke>\n</｜DSML｜function_calls>", {
+        "kind": '<｜DSML｜parameter name="kind" string="true">a b</｜DSML｜parameter>\n',
+        "on": '<｜DSML｜parameter name="on" string="false">true</｜DSML｜parameter>\n',
+        "points": '<｜DSML｜parameter name="points" string="false">[{"x": 1.5}, {"x": -2}]</｜DSML｜parameter>\n',
+        "note": '<｜DSML｜parameter name="note" string="true">it\'s "so", {x}</｜DSML｜parameter>\n',
+        "extra": '<｜DSML｜parameter name="extra" string="false">{"k": ["v"]}</｜DSML｜parameter>\n'}, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("controls", [(), CONTROLS], ids=["text", "tokens"])
+@pytest.mark.parametrize("name", RICH_CALLS)
+def test_members_of_every_kind_are_held_to_their_schema(name: str, controls) -> None:
+    """Any of the optional members may be left out; the parser reads what the grammar took."""
+    row = next(row for row in FORMATS if row.name == name)
+    begin, end, members, comma = RICH_CALLS[name]
+    must = Tools([], {"set": RICH}, frozenset({"set"}), required=True)
+
+    def text(keys: Any) -> str:
+        return begin + comma.join(members[key] for key in keys) + end
+
+    def take(call: str) -> bool:
+        return accepts(row, None, must, False, controls, call)
+
+    for kept in itertools.product((False, True), repeat=4):
+        optional = dict(zip(("kind", "points", "note", "extra"), kept))
+        keys = [key for key in RICH_VALUE if optional.get(key, True)]
+        assert take(text(keys)), keys
+        parser = Dialect("", Options(tool_format=name)).parser(Tags(()), must, False)
+        events = parser.feed(text(keys)) + parser.finish()
+        got = json.loads("".join(e.text for e in events if e.kind == "arguments"))
+        assert got == {key: RICH_VALUE[key] for key in keys}
+    assert not take(text(["kind", "note"]))  # "on" must be there
+    assert not take(text(["on", "kind"]))  # in the schema's order
+    assert not take(text(["on"]).replace("true", "3").replace("True", "3"))
+    assert not take(text(["kind", "on"]).replace("a b", "a c"))
+    assert not take(text(["on", "points"]).replace("-2", "z"))
 
 
 @pytest.mark.parametrize("controls", [(), ("<think>", "</think>")], ids=["text", "tokens"])

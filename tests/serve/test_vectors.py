@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hrun import Runtime
+from hrun import Runtime, embeddings
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from live import Live
 from tiny_encoders import TEXT, write_plain_bert
@@ -41,6 +42,20 @@ def test_embeddings_are_the_librarys(encoder: Live) -> None:
     assert answer["usage"]["prompt_tokens"] == n_tokens
     one = encoder.post("/v1/embeddings", {"input": TEXT[1]}).ok()["data"][0]["embedding"]
     assert one == answer["data"][1]["embedding"]
+
+
+def test_fewer_dimensions_are_the_first_ones(encoder: Live) -> None:
+    rt = encoder.runtime
+    want = embeddings.normalized(rt.embed(TEXT)[:, :5])
+    for n, expected in ((5, want), (rt.model.n_embd, rt.embed(TEXT))):
+        answer = encoder.post("/v1/embeddings", {"input": TEXT, "dimensions": n}).ok()
+        got = np.array([d["embedding"] for d in answer["data"]], np.float32)
+        assert np.array_equal(got, expected)
+    body = {"input": TEXT[0], "dimensions": 5, "encoding_format": "base64"}
+    data = encoder.post("/v1/embeddings", body).ok()["data"][0]["embedding"]
+    assert np.array_equal(np.frombuffer(base64.b64decode(data), "<f4"), want[0])
+    for n in (0, rt.model.n_embd + 1):
+        encoder.post("/v1/embeddings", {"input": "a", "dimensions": n}).refused(400)
 
 
 def test_rerank_by_vectors_and_by_scores(encoder: Live, reranker: Live) -> None:

@@ -38,7 +38,11 @@ def pooling_of(service: Service) -> str:
 
 
 async def embeddings(request: Request) -> Response:
-    """POST /v1/embeddings."""
+    """POST /v1/embeddings.
+
+    ``dimensions``: the first so many numbers, of length 1 again, as models are trained for it (Kusupati and others, Matryoshka
+    Representation Learning, 2022); a GGUF file does not say whether its model is one.
+    """
     service: Service = request.app.state.service
     body = parsed(EmbeddingsRequest, await body_of(request))
     model = service.check_model(body.model)
@@ -48,9 +52,11 @@ async def embeddings(request: Request) -> Response:
     if not texts or any(text in ("", []) for text in texts):
         raise bad("input is empty, or holds an empty text", param="input")
     n_embd = service.runtime.model.n_embd
-    if body.dimensions is not None and body.dimensions != n_embd:
+    if body.dimensions is not None and body.dimensions > n_embd:
         raise bad(f"dimensions is {body.dimensions}, the model has {n_embd}", param="dimensions")
     rows, n_tokens = await _embedded(request, service, texts, pooling)
+    if body.dimensions is not None and body.dimensions < n_embd:
+        rows = [normalized(row[..., : body.dimensions]) for row in rows]
     data: list[dict[str, Any]] = [
         {"object": "embedding", "index": i, "embedding": _encoded(row, body.encoding_format)}
         for i, row in enumerate(rows)

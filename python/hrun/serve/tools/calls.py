@@ -64,6 +64,10 @@ def read_calls(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[C
             return _named(row, text)
         if row.payload == "tagged":
             return _tagged(row, text, schemas)
+        if row.payload == "nested":
+            return _nested(row, text, schemas)
+        if row.payload == "quoted":
+            return _quoted(text)
         return _pythonic(text)
     except (ValueError, RecursionError, MemoryError, OverflowError):
         return None
@@ -152,7 +156,7 @@ def _tagged(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call
     else:  # the name ends where the first parameter begins
         at = text.find(row.key_begin)
         name, rest = (text, "") if at < 0 else (text[:at], text[at:])
-    name = name.strip()
+    name = name.partition('"')[0].strip() if row.name_attribute else name.strip()
     if not name or "<" in name or "\n" in name:
         return None
     properties = properties_of(schemas.get(name))
@@ -169,10 +173,143 @@ def _tagged(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call
         value, found, rest = rest.partition(row.value_end)
         if not found:
             return None
-        arguments[key.strip()] = value_of(value, properties.get(key.strip()))
+        key, is_text = key_and_kind(row, key)
+        arguments[key] = value_of(value, properties.get(key), is_text)
     if row.function_end:
         rest = rest.removeprefix(row.function_end)
     return None if rest.strip() else [Call(name, dumps(arguments))]
+
+
+_KIND = re.compile(r'\b(?:string|type)="([^"]*)"')
+
+
+def key_and_kind(row: ToolFormat, head: str) -> tuple[str, bool | None]:
+    """What stands before a value, as its key and whether the value is a text, where an attribute says so."""
+    if not row.attributes:
+        return head.strip(), None
+    key, _, attributes = head.partition('"')
+    kind = _KIND.search(attributes)
+    return key, None if kind is None else kind[1] in ("true", "string")
+
+
+def _nested(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call] | None:
+    name, found, rest = text.partition(row.name_end)
+    name = name.strip()
+    if not found or not name or "<" in name:
+        return None
+    members, rest = _members(row.namespace, rest, schemas.get(name))
+    if rest.strip() or members is None or isinstance(members, list):
+        return None
+    return [Call(name, dumps(members))]
+
+
+def _members(namespace: str, text: str, schema: Any) -> tuple[Any, str]:
+    """(the elements that begin a text as an object, or a list where all are items; what follows).  Raises ValueError."""
+    names: list[str] = []
+    values: list[Any] = []
+    opens = namespace + "<"
+    properties = properties_of(schema)
+    items = schema.get("items") if isinstance(schema, Mapping) else None
+    while (text := text.lstrip()).startswith(opens) and not text.startswith(opens + "/"):
+        name, found, rest = text[len(opens) :].partition(">")
+        if not found or not name:
+            raise ValueError("no tag")
+        own = items if name == "item" and items is not None else properties.get(name)
+        close = f"{opens}/{name}>"
+        inner = rest.lstrip()
+        is_open = inner.startswith(opens) and not inner.startswith(opens + "/")
+        if is_open and not _may_be_text(own):
+            value, rest = _members(namespace, inner, own)
+            rest = rest.lstrip()
+            if not rest.startswith(close):
+                raise ValueError("not closed")
+            rest = rest[len(close) :]
+        else:
+            content, found, rest = rest.partition(close)
+            if not found:
+                raise ValueError("not closed")
+            value = _leaf(content, own)
+        names.append(name)
+        values.append(value)
+        text = rest
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
+    if names and set(names) == {"item"} and kind != "object" and "item" not in properties:
+        return values, text
+    return dict(zip(names, values)), text
+
+
+def _may_be_text(schema: Any) -> bool:
+    if not isinstance(schema, Mapping):
+        return False
+    kind = schema.get("type")
+    if kind == "string" or (isinstance(kind, list) and "string" in kind):
+        return True
+    among = [*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())]
+    return any(map(_may_be_text, among))
+
+
+def _leaf(text: str, schema: Any) -> Any:
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
+    if not text.strip() and kind in ("array", "object"):
+        return [] if kind == "array" else {}
+    return value_of(text, schema, True if kind == "string" else None)
+
+
+_QUOTE = '<|"|>'
+_SCALAR = re.compile(r"[^,\[\]{}]+")
+_BLANK = re.compile(r"\s*")
+
+
+def _quoted(text: str) -> list[Call] | None:
+    name, found, _ = text.partition("{")
+    name = name.strip()
+    if not found or not name or "<" in name:
+        return None
+    value, at = _quoted_value(text, text.index("{"))
+    return [Call(name, dumps(value))] if not text[at:].strip() else None
+
+
+def _quoted_value(text: str, at: int) -> tuple[Any, int]:
+    """(the value at that place, where it ends).  Raises ValueError."""
+    at = _past(text, at)
+    if text.startswith(_QUOTE, at):
+        end = text.index(_QUOTE, at + len(_QUOTE))
+        return text[at + len(_QUOTE) : end], end + len(_QUOTE)
+    if text[at : at + 1] in ("{", "["):
+        is_object = text[at] == "{"
+        close = "}" if is_object else "]"
+        members: dict[str, Any] = {}
+        items: list[Any] = []
+        at = _past(text, at + 1)
+        while not text.startswith(close, at):
+            key = ""
+            if is_object:
+                if text.startswith(_QUOTE, at):
+                    key, at = _quoted_value(text, at)
+                    at = text.index(":", at)
+                else:
+                    end = text.index(":", at)
+                    key, at = text[at:end].strip(), end
+                at += 1
+            value, at = _quoted_value(text, at)
+            members[key] = value
+            items.append(value)
+            at = _past(text, at)
+            if text.startswith(",", at):
+                at = _past(text, at + 1)
+            elif not text.startswith(close, at):
+                raise ValueError("no comma")
+        return (members if is_object else items), at + 1
+    found = _SCALAR.match(text, at)
+    if found is None:
+        raise ValueError("no value")
+    return loads(found[0].strip()), found.end()
+
+
+def _past(text: str, at: int) -> int:
+    """The next place that is no blank."""
+    found = _BLANK.match(text, at)
+    return found.end() if found else at
 
 
 def properties_of(schema: Any) -> Mapping[str, Any]:
@@ -181,12 +318,17 @@ def properties_of(schema: Any) -> Mapping[str, Any]:
     return properties if isinstance(properties, Mapping) else {}
 
 
-def value_of(text: str, schema: Any) -> Any:
-    """A value between tags: text as it is where the schema wants a string, else JSON where it is some."""
+def value_of(text: str, schema: Any, is_text: bool | None = None) -> Any:
+    """A value between tags: text as it is where the schema wants a string, else JSON where it is some.
+
+    ``is_text``: what the model itself says of it.
+    """
+    if is_text:
+        return text
     if text.startswith("\n") and text.endswith("\n"):
         text = text[1:-1]
     kind = schema.get("type") if isinstance(schema, Mapping) else None
-    if kind == "string":
+    if kind == "string" and is_text is None:
         return text
     try:
         return loads(text.strip())

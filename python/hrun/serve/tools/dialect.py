@@ -35,7 +35,7 @@ class Dialect:
                 parallel=tools.parallel,
                 apart=self._apart,
             )
-        if not tools and self.reasoning is None:
+        if not tools and self.reasoning is None and not row.silent:
             return PlainParser()
         return TagParser(
             row,

@@ -25,9 +25,13 @@ class ToolFormat:
     - "json": an object, or a list of them, with the name under one of ``name_keys``, the arguments under one of ``args_keys``;
     - "named": a name, ``name_end``, then the arguments as JSON up to the end tag;
     - "tagged": a name, then parameters, each ``key_begin`` NAME ``key_end`` VALUE ``value_end``;
+    - "nested": a name, then parameters, each ``namespace`` <NAME> VALUE ``namespace`` </NAME>, objects and lists in the same way;
+    - "quoted": a name, then an object whose texts stand between marks, ``{city:<|"|>Paris<|"|>,n:2}``;
     - "pythonic": a list of calls as Python has them, ``[f(a=1), g(b="x")]``.
 
-    ``section_begin`` and ``section_end`` surround all calls and carry nothing.  An empty ``call_end`` means that a call ends
+    ``section_begin`` and ``section_end`` surround all calls and carry nothing; so do the tags of ``silent`` in an answer.
+    ``opened``: what the prompt ends with of a tag that the answer goes on with.  ``attributes``: keys, or names too, end with a
+    quote, and attributes follow that say whether a value is a text.  An empty ``call_end`` means that a call ends
     with its JSON.  ``bare``: calls may come without a tag, as the whole answer.  ``channels``: gpt-oss's way, in which messages
     have channels and recipients.  Tags that are control tokens in a model's vocabulary count as such tokens only.
     """
@@ -48,6 +52,12 @@ class ToolFormat:
     key_end: str = ""
     value_begin: str = ""
     value_end: str = ""
+    namespace: str = ""
+    attributes: str = ""  # of a key: "string" (string="true"), "type" (type="number")
+    name_attribute: str = ""  # of a name: "index" (index="1")
+    silent: tuple[str, ...] = ()
+    opened: str = ""
+    by_macros: bool = False  # the template puts tags together, so that none of them stands in it
     function_end: str = ""  # closes what name_end opened, before call_end
     padded: bool = False  # values between tags stand on lines of their own
     index_after_name: bool = False  # "functions.NAME:0"
@@ -79,6 +89,65 @@ FORMATS: tuple[ToolFormat, ...] = (
         "gpt-oss",
         marks=(("<|channel|>", "<|message|>"),),
         channels=True,
+    ),
+    ToolFormat(
+        "gemma4",
+        marks=(("<|tool_call>call:",),),
+        payload="quoted",
+        call_begin="<|tool_call>call:",
+        call_end="<tool_call|>",
+        reasoning=Reasoning("<|channel>thought", "<channel|>"),
+        silent=("<|channel>thought\n<channel|>", "<|channel>", "<channel|>"),
+    ),
+    ToolFormat(
+        "kimi-k3",
+        marks=(("<|open|>", "<|close|>", "<|end_of_msg|>"),),
+        payload="tagged",
+        section_begin="<|open|>tools<|sep|>",
+        section_end="<|close|>tools<|sep|>",
+        call_begin='<|open|>call tool="',
+        name_end="<|sep|>",
+        name_attribute="index",
+        call_end="<|close|>call<|sep|>",
+        key_begin='<|open|>argument key="',
+        key_end="<|sep|>",
+        attributes="type",
+        value_end="<|close|>argument<|sep|>",
+        silent=("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
+        reasoning=Reasoning("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+        ends_thoughts=True,
+        by_macros=True,
+    ),
+    ToolFormat(
+        "deepseek-v3.2",
+        marks=(("｜DSML｜", "function_calls>"),),
+        payload="tagged",
+        section_begin="<｜DSML｜function_calls>",
+        section_end="</｜DSML｜function_calls>",
+        call_begin='<｜DSML｜invoke name="',
+        name_end='">',
+        call_end="</｜DSML｜invoke>",
+        key_begin='<｜DSML｜parameter name="',
+        key_end=">",
+        attributes="string",
+        value_end="</｜DSML｜parameter>",
+        reasoning=THINK,
+    ),
+    ToolFormat(
+        "deepseek-v4",
+        marks=(("｜DSML｜", "tool_calls>"),),
+        payload="tagged",
+        section_begin="<｜DSML｜tool_calls>",
+        section_end="</｜DSML｜tool_calls>",
+        call_begin='<｜DSML｜invoke name="',
+        name_end='">',
+        call_end="</｜DSML｜invoke>",
+        key_begin='<｜DSML｜parameter name="',
+        key_end=">",
+        attributes="string",
+        value_end="</｜DSML｜parameter>",
+        ends_thoughts=True,
+        reasoning=THINK,
     ),
     ToolFormat(
         "deepseek",
@@ -151,6 +220,27 @@ FORMATS: tuple[ToolFormat, ...] = (
         call_begin="<function=",
         name_end=">",
         call_end="</function>",
+    ),
+    ToolFormat(
+        "functionary-v3.2",
+        marks=((">>>all",),),
+        payload="named",
+        call_begin=">>>",
+        name_end="\n",
+        silent=(">>>all\n",),
+        opened=">>>",
+    ),
+    ToolFormat(
+        "minimax-m3",
+        marks=(("]<]minimax[>[",),),
+        payload="nested",
+        namespace="]<]minimax[>[",
+        section_begin="]<]minimax[>[<tool_call>",
+        section_end="]<]minimax[>[</tool_call>",
+        call_begin=']<]minimax[>[<invoke name="',
+        name_end='">',
+        call_end="]<]minimax[>[</invoke>",
+        reasoning=Reasoning("<mm:think>", "</mm:think>"),
     ),
     ToolFormat(
         "minimax",
@@ -285,8 +375,9 @@ def format_of(template: str) -> ToolFormat | None:
 def reasoning_of(template: str) -> Reasoning | None:
     """The tags of what a model thinks, where its template knows any."""
     row = format_of(template)
-    if row is not None and row.reasoning is not None and row.reasoning.end in template:
-        return row.reasoning
+    if row is not None and row.reasoning is not None:
+        if row.by_macros or row.reasoning.end in template:
+            return row.reasoning
     return next((tags for tags in _REASONING if tags.end in template), None)
 
 

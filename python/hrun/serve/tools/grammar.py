@@ -32,6 +32,7 @@ class AnswerGrammar:
         self._ids = ids
         self._tags = Tags(ids)
         self._rules: list[str] = []
+        self._has_any = False
 
     def of_answer(self, answer: Grammar, thinking: bool) -> Grammar:
         """``answer`` after what the model thinks; ``thinking``: the prompt has opened the tag."""
@@ -46,26 +47,23 @@ class AnswerGrammar:
         return within(f"start: {thoughts} @answer\n{_COMMON}" + "\n".join(self._rules), answer)
 
     def of_calls(self, tools: Tools, thinking: bool) -> Grammar:
-        """Calls of the tools: at once where they are required, else wherever the model begins one.
-
-        Raises GrammarError for families whose calls have no grammar here.
-        """
+        """Calls of the tools: at once where they are required, else wherever the model begins one."""
         row = self._row
-        if row.payload == "pythonic":
-            raise GrammarError(f"calls in the format '{row.name}' cannot be forced")
         schemas = {name: _usable(name, tools) for name in tools.schemas}
         if row.channels:
             return text_grammar(self._channel_calls(schemas, tools.required))
         begin, calls = self._calls(schemas, tools.parallel)
         thoughts = self._thoughts(thinking)
+        words, silent = self._words()
         if tools.required:
-            start = f"{thoughts} {self._tag(begin)} {calls} BLANKS?"
+            lead = silent if begin else ""
+            start = f"{thoughts} {lead} {self._tag(begin)} {calls} BLANKS? {lead}"
         elif not begin:
-            start = f"{thoughts} ({calls} | TEXT)"
+            start = f"{thoughts} ({calls} | {words})"
         else:
-            head = self._until(begin, "head")
+            head = self._until(begin, "head", words)
             more = "?" if not tools.parallel or row.section_begin else "*"
-            start = f"{thoughts} ({head} {calls}){more} TEXT"
+            start = f"{thoughts} ({head} {calls}){more} {words}"
         return text_grammar(f"start: {start}\n{_COMMON}" + "\n".join(self._rules))
 
     # ---- channels
@@ -114,11 +112,18 @@ class AnswerGrammar:
             for token, text in self._pieces(tag)
         )
 
-    def _until(self, tag: str, name: str) -> str:
+    def _words(self) -> tuple[str, str]:
+        """(any text, with the tags in it that carry nothing; such tags alone)."""
+        if not self._row.silent:
+            return "TEXT", ""
+        tags = self._rule("silent", " | ".join(map(self._tag, self._row.silent)))
+        return f"(TEXT {tags})* TEXT", f"{tags}*"
+
+    def _until(self, tag: str, name: str, words: str = "TEXT") -> str:
         """Any text, and then the tag."""
         pieces = self._pieces(tag)
         if pieces and pieces[0][0] is not None:
-            return f"TEXT {self._tag(tag)}"
+            return f"{words} {self._tag(tag)}"
         first = _regex(pieces[0][1])
         self._rules.append(f"{name}_{len(self._rules)}[lazy]: /(.|\\n)*{first}/")
         rest = "".join(text for _, text in pieces[1:])
@@ -147,10 +152,16 @@ class AnswerGrammar:
             return row.call_begin, f"BLANKS? {_json(whole)} BLANKS? {self._tag(row.call_end)}"
         bodies = [self._body(name, schema) for name, schema in schemas.items()]
         body = self._rule("body", " | ".join(bodies))
+        if row.payload == "pythonic":
+            more = f'("," BLANKS? {body})*' if parallel else ""
+            begin = "" if row.bare else row.call_begin
+            return begin, f'"[" {body} {more} "]" {self._tag(row.call_end)}'
         if row.bare:
             return "", body
         one = f"{body} {self._tag(row.call_end)}"
         again = f"(BLANKS? {self._tag(row.call_begin)} {one})*" if parallel else ""
+        if row.opened:
+            return "", f"{one} {again}"
         if not row.section_begin:
             return row.call_begin, f"{one} {again}"
         inside = f"BLANKS? {self._tag(row.call_begin)} {one} {again} BLANKS?"
@@ -166,22 +177,167 @@ class AnswerGrammar:
             close = ' "\\n```"' if "```" in row.name_end else ""
             head = f"{json.dumps(row.name_prefix + name)}{index} {self._tag(row.name_end)}"
             return self._rule("call", f"{head} {_json(schema)}{close}")
-        opened = json.dumps(row.name_prefix + name + row.name_end)
+        if row.payload == "pythonic":
+            members = [
+                (json.dumps(key + "=") + " " + _python_value(value), must)
+                for key, value, must in _parameters(schema)
+            ]
+            return self._rule("call", f'{json.dumps(name + "(")} {self._sequence(members)} ")"')
+        if row.payload == "quoted":
+            return self._rule("call", f"{json.dumps(name)} {self._quoted_object(schema)}")
+        if row.payload == "nested":
+            head = f"{json.dumps(name)} {self._tag(row.name_end)}"
+            return self._rule("call", f"{head} BLANKS? {self._elements(schema)}")
+        index = ' "\\" index=\\"" /[0-9]{1,2}/ "\\""' if row.name_attribute else ""
+        opened = (
+            f"{self._tag(row.name_prefix)} {json.dumps(name)} {index} {self._tag(row.name_end)}"
+        )
         parameters = " ".join(self._parameter(*item) for item in _parameters(schema))
         close = json.dumps(row.function_end) + " BLANKS?" if row.function_end else ""
         return self._rule("call", f"BLANKS? {opened} BLANKS? {parameters} {close}")
 
     def _parameter(self, key: str, schema: Any, required: bool) -> str:
         row = self._row
-        head = json.dumps(row.key_begin + key + row.key_end)
+        is_text = _kind(schema) == "string"
+        texts = _texts_of(schema)
+        name = json.dumps(key + _attributes(row, schema, is_text))
+        head = f"{self._tag(row.key_begin)} {name} {self._tag(row.key_end)}"
         if row.value_begin:
-            head += f" BLANKS? {json.dumps(row.value_begin)}"
-        if isinstance(schema, Mapping) and schema.get("type") == "string" and "enum" not in schema:
+            head += f" BLANKS? {self._tag(row.value_begin)}"
+        if is_text and texts:
+            # As they are: a line's end before and behind is no part of the value.
+            one = self._rule("text", " | ".join(map(json.dumps, texts)))
+            value = f'({one} | "\\n" {one} "\\n") {self._tag(row.value_end)}'
+        elif is_text:
             value = self._until(row.value_end, "value")
         else:
-            value = f"BLANKS? {_json(schema)} BLANKS? {json.dumps(row.value_end)}"
+            value = f"BLANKS? {_json(schema)} BLANKS? {self._tag(row.value_end)}"
         rule = self._rule("parameter", f"{head} {value} BLANKS?")
         return rule if required else f"{rule}?"
+
+    def _sequence(self, members: list[tuple[str, bool]]) -> str:
+        """Members with commas between them, in this order; (what a member is, must it be there)."""
+        first, after = "", ""
+        for member, required in reversed(members):
+            body = self._rule("member", member)
+            alone = f"{body} {after}"
+            if not first:
+                first = f"({alone})" if required else f"({alone})?"
+            else:
+                first = f"({alone})" if required else f"({alone} | {first})"
+            first = self._rule("first", first)
+            comma = f'("," BLANKS? {body})'
+            after = self._rule("after", f"{comma if required else comma + '?'} {after}")
+        return first
+
+    def _quoted_object(self, schema: Any) -> str:
+        members = [
+            (f"{self._quoted_key(key)} {self._quoted(value)}", must)
+            for key, value, must in _parameters(schema)
+        ]
+        if not members and _kind(schema) == "object" and not _parameters_known(schema):
+            return self._any_quoted("object")
+        return f'"{{" {self._sequence(members)} "}}"'
+
+    def _quoted_key(self, key: str) -> str:
+        if re.fullmatch(r"[\w.-]+", key):
+            return json.dumps(key + ":")
+        return f'{self._tag(_QUOTE)} {json.dumps(key)} {self._tag(_QUOTE)} ":"'
+
+    def _quoted(self, schema: Any) -> str:
+        """A value whose texts stand between marks."""
+        kind, mark = _kind(schema), self._tag(_QUOTE)
+        if texts := _texts_of(schema):
+            return self._rule("value", " | ".join(f"{mark} {json.dumps(v)} {mark}" for v in texts))
+        if kind == "string":
+            return self._rule("value", f"{mark} {self._until(_QUOTE, 'text')}")
+        if kind in ("integer", "number", "boolean", "null"):
+            return self._rule("value", _json(schema))
+        if kind == "object":
+            return self._rule("value", self._quoted_object(schema))
+        if kind == "array" and "items" in schema:
+            item = self._quoted(schema["items"])
+            return self._rule("value", f'"[" ({item} ("," BLANKS? {item})*)? "]"')
+        return self._any_quoted("value")
+
+    def _any_quoted(self, kind: str) -> str:
+        """Any value, or any object."""
+        if not self._has_any:
+            self._has_any = True
+            text = f"{self._tag(_QUOTE)} {self._until(_QUOTE, 'text')}"
+            self._rules += [
+                f"any_text: {text}",
+                'any_value: any_text | NUMBER | "true" | "false" | "null" | any_object | any_list',
+                'any_object: "{" (any_pair ("," BLANKS? any_pair)*)? "}"',
+                'any_list: "[" (any_value ("," BLANKS? any_value)*)? "]"',
+                'any_pair: (KEY | any_text) ":" any_value',
+                r"NUMBER: /-?[0-9]{1,15}(\.[0-9]{1,15})?([eE][+-]?[0-9]{1,2})?/",
+                r"KEY: /[A-Za-z0-9_.-]{1,64}/",
+            ]
+        return f"any_{kind}"
+
+    def _elements(self, schema: Any) -> str:
+        """Parameters as elements, in the schema's order."""
+        out = []
+        for key, value, must in _parameters(schema):
+            rule = self._rule("element", f"{self._element(key, value)} BLANKS?")
+            out.append(rule if must else f"{rule}?")
+        return " ".join(out)
+
+    def _element(self, name: str, schema: Any) -> str:
+        opens = self._row.namespace + "<"
+        head, close = self._tag(f"{opens}{name}>"), f"{opens}/{name}>"
+        kind, end = _kind(schema), self._tag(close)
+        if kind == "string" and (texts := _texts_of(schema)):
+            return f"{head} {self._rule('text', ' | '.join(map(json.dumps, texts)))} {end}"
+        if kind == "string":
+            return f"{head} {self._until(close, 'value')}"
+        if kind == "object" and _parameters(schema):
+            return f"{head} BLANKS? {self._elements(schema)} {end}"
+        if kind == "array" and "items" in schema:
+            item = self._rule("item", f"{self._element('item', schema['items'])} BLANKS?")
+            return f"{head} BLANKS? {item}* {end}"
+        return f"{head} BLANKS? {_json(schema)} BLANKS? {end}"
+
+
+_QUOTE = '<|"|>'
+
+
+def _kind(schema: Any) -> Any:
+    return schema.get("type") if isinstance(schema, Mapping) else None
+
+
+def _texts_of(schema: Any) -> list[str]:
+    """The texts that a value may be, where the schema lists them."""
+    if not isinstance(schema, Mapping):
+        return []
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        return []
+    return values
+
+
+def _attributes(row: ToolFormat, schema: Any, is_text: bool) -> str:
+    """What follows a key, from the quote that ends it on."""
+    if row.attributes == "string":
+        return f'" string="{str(is_text or _kind(schema) == "string").lower()}"'
+    if row.attributes == "type":
+        kind = _kind(schema)
+        return f'" type="{"number" if kind == "integer" else kind if isinstance(kind, str) else "object"}"'
+    return ""
+
+
+def _python_value(schema: Any) -> str:
+    """As Python has it; its texts, numbers and lists are those of JSON as well."""
+    kind = _kind(schema)
+    if kind == "boolean":
+        return '("True" | "False")'
+    return '"None"' if kind == "null" else _json(schema)
+
+
+def _parameters_known(schema: Any) -> bool:
+    """Does it say which members there are?"""
+    return isinstance(schema, Mapping) and isinstance(schema.get("properties"), Mapping)
 
 
 def _regex(text: str) -> str:

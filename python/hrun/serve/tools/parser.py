@@ -88,7 +88,9 @@ class TagParser:
         self._parallel = parallel
         self._tag = tag
         self._think = (self._tag(reasoning.begin), self._tag(reasoning.end)) if reasoning else None
-        self._text = ""
+        self._silent = _silent_tags(row, reasoning, tag)
+        self._opened = self._tag(row.opened) if row is not None else ""
+        self._text = self._opened
         self._state = self._thinks if thinking and reasoning else self._starts
         self._skip_space = True
         self._space = ""  # of content, dropped if a call follows
@@ -122,6 +124,8 @@ class TagParser:
     def finish(self) -> list[Event]:
         """The end: what is held is what it looks like now."""
         text, self._text = self._text, ""
+        if text == self._opened:
+            text = ""
         if self._state == self._writes:
             self._shown = 0
             self._finish_writing(text, tagged=False)
@@ -192,7 +196,7 @@ class TagParser:
         end = self._think[1]
         tags = [end]
         if self._row is not None and self._row.ends_thoughts:
-            tags += self._call_tags()
+            tags += [*self._call_tags(), *self._silent]
         places = [(at, tag) for tag in tags if (at := self._text.find(tag)) >= 0]
         if places:
             at, tag = min(places)
@@ -212,12 +216,14 @@ class TagParser:
 
     def _says(self) -> bool:
         row = self._row
-        if row is None:
+        tags = [*self._call_tags(), *self._silent]
+        if not tags:
             self._say(self._text)
             self._text = ""
             return False
-        tags = self._call_tags()
-        if row.padded:  # Qwen's coders leave the tag around a call out now and then
+        if (
+            row is not None and row.padded
+        ):  # Qwen's coders leave the tag around a call out now and then
             tags += [self._tag(row.name_prefix + name + row.name_end) for name in self._tools]
         places = [(at, -len(tag), tag) for tag in tags if (at := self._text.find(tag)) >= 0]
         if not places:
@@ -228,9 +234,16 @@ class TagParser:
             return False
         at, _, tag = min(places)
         self._say(self._text[:at])
+        self._text, at = self._text[at:], 0
+        if any(len(other) > len(tag) and other.startswith(self._text) for other in tags):
+            return False  # it may become that one
+        if tag in self._silent:
+            self._text, self._opened = self._text[len(tag) :], ""
+            return True
+        assert row is not None
         begin = self._tag(row.call_begin)
-        if tag not in self._call_tags():
-            self._text = self._text[at:]
+        if tag not in self._call_tags() or row.opened:
+            self._text = self._text[len(begin) if row.opened else 0 :]
             self._open(begin)
             return True
         self._text = self._text[at + len(tag) :]
@@ -245,6 +258,8 @@ class TagParser:
         row = self._row
         if row is None:
             return []
+        if row.opened:  # so short a tag counts before the name of a tool only
+            return [self._tag(row.call_begin + name + row.name_end) for name in self._tools]
         return [self._tag(t) for t in (row.section_begin, row.call_begin) if t]
 
     def _between(self) -> bool:
@@ -391,8 +406,7 @@ class TagParser:
 
     def _not_a_call(self) -> bool:
         self._state = self._says
-        self.failures += 1
-        self._say(self._begin)
+        self._fail(self._begin)
         return True
 
     def _maybe_bare(self) -> bool:
@@ -437,6 +451,8 @@ class TagParser:
             self._out.append(Event("reasoning", text))
 
     def _say(self, text: str) -> None:
+        if self._opened and text:  # which the model has not written
+            text, self._opened = text.removeprefix(self._opened), ""
         text = shown(text)
         if not text:
             return
@@ -468,10 +484,24 @@ class TagParser:
     def _call(self, name: str, given: str | None) -> None:
         """A call begins."""
         assert self._row is not None
-        self._space, self._said = "", False
+        self._space, self._said, self._opened = "", False, ""
         id = given or self._new_id(self._row)
         self._out.append(Event("call", index=self._n_calls, id=id, name=name))
         self._n_calls += 1
+
+
+def _silent_tags(
+    row: ToolFormat | None, reasoning: Reasoning | None, tag: Callable[[str], str]
+) -> tuple[str, ...]:
+    """Tags to leave out; those of thoughts stay where thoughts are shown as the model wrote them."""
+    if row is None:
+        return ()
+    own = row.reasoning if reasoning is None else None
+    return tuple(
+        tag(t)
+        for t in row.silent
+        if own is None or not (t in own.begin or own.begin in t or own.end in t)
+    )
 
 
 _THOUGHTS = ("<|channel|>analysis<|message|>", "<|end|>")

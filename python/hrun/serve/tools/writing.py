@@ -11,7 +11,14 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
-from hrun.serve.tools.calls import JsonScan, dumps, name_and_id, properties_of, value_of
+from hrun.serve.tools.calls import (
+    JsonScan,
+    dumps,
+    key_and_kind,
+    name_and_id,
+    properties_of,
+    value_of,
+)
 from hrun.serve.tools.formats import ToolFormat
 
 _BLANKS = " \t\r\n"
@@ -71,6 +78,7 @@ class TaggedWriting:
         self._at = 0  # what of the text is done with
         self._keys: list[str] = []
         self._key: str | None = None  # of the parameter that is read
+        self._is_text: bool | None = None  # what its attributes say of its value
         self._in_text = False  # its value is given out as it comes
         self._ended = False
 
@@ -117,7 +125,8 @@ class TaggedWriting:
         at = text.find(key_end, start + len(begin))
         if at < 0:
             return ""
-        key, at = text[start + len(begin) : at].strip(), at + len(key_end)
+        key, is_text = key_and_kind(row, text[start + len(begin) : at])
+        at += len(key_end)
         if value_begin:
             at = _past_blanks(text, at)
             if not text.startswith(value_begin, at):
@@ -125,7 +134,7 @@ class TaggedWriting:
                     return ""
                 self._at = start
                 return self._close()
-        self._key, self._at = key, at + len(value_begin)
+        self._key, self._is_text, self._at = key, is_text, at + len(value_begin)
         return ""
 
     def _value(self, text: str) -> str:
@@ -134,12 +143,14 @@ class TaggedWriting:
         schema = self._properties.get(self._key)
         out = ""
         if not self._in_text and self._key not in self._keys:
+            said = self._is_text
             is_text = isinstance(schema, Mapping) and schema.get("type") == "string"
+            is_text = is_text if said is None else said
             if is_text and not rest:
                 return ""
             # One that begins with a line's end may lose it, if it ends with one as well.
-            if is_text and (row.padded or rest[0] != "\n"):
-                n = 1 if rest[0] == "\n" else 0
+            if is_text and (row.padded or said or rest[0] != "\n"):
+                n = 1 if rest[0] == "\n" and not said else 0
                 self._at, rest, self._in_text = self._at + n, rest[n:], True
                 out = self._head() + '"'
         close = self._tag(row.value_end)
@@ -156,7 +167,7 @@ class TaggedWriting:
         elif end < 0:
             return ""
         elif self._key not in self._keys:  # of a key that comes twice the first value counts
-            out = self._head() + dumps(value_of(rest[:end], schema))
+            out = self._head() + dumps(value_of(rest[:end], schema, self._is_text))
         self._at += end + len(close)
         self._key, self._in_text = None, False
         return out
@@ -204,6 +215,8 @@ def _tagged_head(
     )  # without an end of its own a name ends where parameters begin
     at = text.find(end, first)
     name = text[first:at].strip()
+    if row.name_attribute:
+        name = name.partition('"')[0]
     if at < 0 or name not in schemas:
         return None
     start = at + len(end) if row.name_end else at
