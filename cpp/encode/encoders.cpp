@@ -27,6 +27,7 @@ constexpr Encoder kTable[] = {
     {RTQ2::kId, encode_rtq2, 65504, rtq2_trellis},
     {RTQ3::kId, encode_rtq3, 65504, rtq3_trellis},
     {RTQ4::kId, encode_rtq4, 65504, rtq4_trellis},
+    {RTQ5::kId, encode_rtq5, 65504, rtq5_trellis},
 };
 
 }  // namespace

@@ -273,8 +273,8 @@ Tiers tiers() {
 RowCost encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated,
                                 const InputFactor& factor, const LdlqOptions& options,
                                 uint8_t* out) {
-  static const Tiers kTiers[] = {tiers<2>(), tiers<3>(),
-                                 tiers<4>()};  // asking the CPU takes microseconds
+  static const Tiers kTiers[] = {tiers<2>(), tiers<3>(), tiers<4>(),
+                                 tiers<5>()};  // asking the CPU takes microseconds
   const Encode encode = kTiers[code.code_bits - 2].at(options.vector_bits);
   return encode(code, rotated, factor, options, out);
 }

@@ -29,6 +29,7 @@ const TrellisCode& trellis_code() {
 const TrellisCode& rtq2_trellis() { return trellis_code<RTQ2>(); }
 const TrellisCode& rtq3_trellis() { return trellis_code<RTQ3>(); }
 const TrellisCode& rtq4_trellis() { return trellis_code<RTQ4>(); }
+const TrellisCode& rtq5_trellis() { return trellis_code<RTQ5>(); }
 
 // Importance is not used: every weight of a block counts alike.
 void encode_rtq2(const float* w, const float*, int64_t cols, uint8_t* out) {
@@ -39,6 +40,9 @@ void encode_rtq3(const float* w, const float*, int64_t cols, uint8_t* out) {
 }
 void encode_rtq4(const float* w, const float*, int64_t cols, uint8_t* out) {
   encode_trellis_row(rtq4_trellis(), w, cols, out);
+}
+void encode_rtq5(const float* w, const float*, int64_t cols, uint8_t* out) {
+  encode_trellis_row(rtq5_trellis(), w, cols, out);
 }
 
 }  // namespace hrun

@@ -2,8 +2,9 @@
 // it.
 //
 // Costs are int32 so that every instruction set finds the same path.  The squared error of a step,
-// in units of 1/64 of a squared integer level, has its lowest k bits replaced by the number of the
-// predecessor, so that one `min` finds the cheapest predecessor and remembers which it was.
+// in units of 1/64 of a squared integer level (1/1024 at 5 bits), has its lowest k bits replaced by
+// the number of the predecessor, so that one `min` finds the cheapest predecessor and remembers
+// which it was.
 #include "encode/trellis.h"
 
 #include <algorithm>
@@ -20,14 +21,17 @@
 namespace hrun {
 namespace {
 
-constexpr float kLevelUnits = 8.0f;  // error units per level, before squaring
-constexpr float kFarthest =
-    896.0f;  // levels; with a level of at most 127 a step costs less than (1023 * 8)^2 < 2^26
+// Error units per level, before squaring: at 5 bits an average step costs a fifth of what it does
+// at 4, and another bit of its cost is given up.
+constexpr float level_units(int code_bits) { return code_bits == 5 ? 32.0f : 8.0f; }
+// Levels that values are cut to: with a level of at most 127 a step costs less than (1023 * 8)^2 <
+// 2^26.
+constexpr float farthest(int code_bits) { return code_bits == 5 ? 128.0f : 896.0f; }
 constexpr int32_t kUnreachable =
     1 << 28;  // more than `memory` steps can cost; 2^28 + 16 steps of 2^26 stay below 2^31
 constexpr int kStepsPerRebase = 16;
 
-// A lane is one newest code: one vector of 4 or 8 lanes, or two of 8, for all codes.
+// A lane is one newest code: one vector of 4 or 8 lanes, or two or four of 8, for all codes.
 template <int k>
 struct Lanes {
   static constexpr int kCodes = 1 << k;
@@ -40,7 +44,7 @@ struct Lanes {
 // Working memory of one row's searches.
 struct Scratch {
   std::vector<int32_t> cost, next;  // [state]
-  std::vector<float> rows;          // of the code, times kLevelUnits
+  std::vector<float> rows;          // of the code, times level_units()
   std::vector<int32_t>
       steps;  // [row << k | x][newest code]: cost of a step; 64-aligned from steps_at on
   int32_t* aligned_steps;
@@ -52,7 +56,7 @@ struct Scratch {
         rows(code.rows),
         steps((rows.size() << code.code_bits) + 16) {
     choice.resize(kMaxBlock * cost.size() / 4);
-    for (float& value : rows) value *= kLevelUnits;
+    for (float& value : rows) value *= level_units(code.code_bits);
     aligned_steps = steps.data() + (64 - reinterpret_cast<uintptr_t>(steps.data()) % 64) % 64 / 4;
   }
 };
@@ -81,36 +85,36 @@ inline __attribute__((always_inline)) void search_body(const TrellisCode& code, 
     cost[s] = (s == 0 ? 0 : kUnreachable) | static_cast<int32_t>(s / n_groups);
 
   for (int t = 0; t < n; ++t) {
-    const Floats target = Floats{} + std::clamp(x[t], -kFarthest, kFarthest) * kLevelUnits;
+    const Floats target = Floats{} + std::clamp(x[t], -farthest(k), farthest(k)) * level_units(k);
     uint32_t* choice = scratch.choice.data() + static_cast<size_t>(t) * (n_states / 4);
     int32_t rebase = 0;
     if (t % kStepsPerRebase == 0 && t != 0)
       rebase = *std::min_element(cost, cost + n_states) & ~kCodeMask;
     for (size_t r = 0; r < n_rows; ++r) {
       Ints step[kParts];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int part = 0; part < kParts; ++part) {
         Floats level;
         __builtin_memcpy(&level, scratch.rows.data() + r * kCodes + part * kLanes, sizeof level);
         const Floats error = target - level;
         step[part] = (__builtin_convertvector(error * error, Ints) & ~kCodeMask) - rebase;
       }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
       for (int x_or = 0; x_or < kCodes; ++x_or)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int part = 0; part < kParts; ++part)
           steps[(r * kCodes + x_or) * kParts + part] =
               __builtin_shuffle(step[part ^ (x_or / kLanes)], lanes ^ (x_or % kLanes));
     }
     for (size_t quad = 0; quad < n_groups; quad += 4)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int part = 0; part < kParts; ++part) {
         Ints chosen = {};
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
           const size_t g = quad + static_cast<size_t>(i);
           Ints best = steps[step_of[g] * kParts + part] + cost[g];
-#pragma GCC unroll 16
+#pragma GCC unroll 32
           for (int p = 1; p < kCodes; ++p) {
             const size_t state = static_cast<size_t>(p) * n_groups + g;
             const Ints candidate = steps[step_of[state] * kParts + part] + cost[state];
@@ -162,7 +166,8 @@ Search pick_search() {
 }
 
 Search search_for(int code_bits) {
-  static const Search kSearches[] = {pick_search<2>(), pick_search<3>(), pick_search<4>()};
+  static const Search kSearches[] = {pick_search<2>(), pick_search<3>(), pick_search<4>(),
+                                     pick_search<5>()};
   return kSearches[code_bits - 2];
 }
 

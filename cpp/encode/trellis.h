@@ -15,7 +15,7 @@ namespace hrun {
 // share their values, in another order of the newest code.
 struct TrellisCode {
   // values: [1 << k (m + 1)] integers of at most 127 in magnitude, in units of the block's scale; k
-  // = 2, 3 or 4, m >= 2.
+  // = 2 to 5, m >= 2.
   TrellisCode(int code_bits, int memory, std::vector<float> values, float rms, double error);
 
   int code_bits;  // k

@@ -46,9 +46,12 @@ Layout first_layout(int k, int m) {
   return layout;
 }
 
-int16_t in_units(float level, float units) { return static_cast<int16_t>(level * units); }
+int16_t in_units(float level, float units, bool even) {
+  return static_cast<int16_t>(static_cast<int>(level * units) & (even ? ~1 : ~0));
+}
 
-FastTrellis::Phase phase_of_layout(const TrellisCode& code, float units, const Layout& layout) {
+FastTrellis::Phase phase_of_layout(const TrellisCode& code, float units, bool even,
+                                   const Layout& layout) {
   const int k = code.code_bits, m = code.memory;
   FastTrellis::Phase phase;
   std::vector<int> oldest(
@@ -87,8 +90,8 @@ FastTrellis::Phase phase_of_layout(const TrellisCode& code, float units, const L
     for (unsigned x = 0; x < 1u << k; ++x)
       for (unsigned byte = 0; byte < 16; ++byte)  // of window (0, middle codes, x)
         phase.levels.push_back(in_units(
-            code.values[(state_at(vector * 16 + byte) << k | x) & (phase.place.size() - 1)],
-            units));
+            code.values[(state_at(vector * 16 + byte) << k | x) & (phase.place.size() - 1)], units,
+            even));
   }
   return phase;
 }
@@ -182,13 +185,13 @@ class FastCoder {
     for (int t = 0; t < n; ++t) {
       const auto step = std::min(static_cast<size_t>(t), fast_.lowest.size() - 1);
       const Floats least = Floats{} + fast_.lowest[step], most = Floats{} + fast_.highest[step];
-      Floats value = rotated_[t] * inverse;
-      value = value < most ? value : most;
-      value = value > least ? value : least;
-      const Ints rounded = __builtin_convertvector(value + 32768.5f, Ints) - 32768;
+      Floats wanted = rotated_[t] * inverse;
+      wanted = wanted < most ? wanted : most;
+      wanted = wanted > least ? wanted : least;
+      const Ints rounded = __builtin_convertvector(wanted + 32768.5f, Ints) - 32768;
       for (size_t lane = 0; lane < lanes_; ++lane) {
-        const uint64_t four = static_cast<uint16_t>(rounded[static_cast<size_t>(first) + lane]) *
-                              0x0001000100010001ull;
+        const int value = rounded[static_cast<size_t>(first) + lane] | fast_.odd_values;
+        const uint64_t four = static_cast<uint16_t>(value) * 0x0001000100010001ull;
         int16_t* const to = x_.data() + (static_cast<size_t>(t) * lanes_ + lane) * 8;
         __builtin_memcpy(to, &four, sizeof four);
         __builtin_memcpy(to + 4, &four, sizeof four);
@@ -249,13 +252,20 @@ FastTrellis::FastTrellis(const TrellisCode& code)
     if (code.values[window] != code.values[(window & (n_states - 1)) ^ (window >> state_bits)])
       throw ArgumentError(
           "the fast search wants a code that is read by the newest code xor the oldest");
-  // Costs of about 1.5 for an average step; less at 4 bits, where an unlucky step is more times as
-  // costly as an average one. Differences of levels in units must fit 16 bits.
+  // Costs of about 1.5 for an average step; less from 4 bits on, where an unlucky step is more
+  // times as costly as an average one.
   const double step = code.error * static_cast<double>(code.rms) * static_cast<double>(code.rms);
+  double most = 255;
+  if (k == 5) {  // levels and values fit 16 bits, and no difference is near 2^16
+    const auto farther = [](float a, float b) { return std::fabs(a) < std::fabs(b); };
+    most = 31000 /
+           (1.0 + std::fabs(*std::max_element(code.values.begin(), code.values.end(), farther)));
+  }
   units = static_cast<float>(
-      std::min(std::floor(std::sqrt((k == 4 ? 1.0 : 1.5) * 32768 / step)), 255.0));
+      std::floor(std::min(std::sqrt((k >= 4 ? 1.0 : 1.5) * 32768 / step), most)));
+  odd_values = units > 255;
   for (size_t window = 0; window < n_states; ++window)
-    levels.push_back(in_units(code.values[window], units));
+    levels.push_back(in_units(code.values[window], units, odd_values));
   // Values beyond what a step can reach are cut, or their costs would all be the largest.  The
   // first steps reach less, as the codes before the block are 0.
   for (int t = 0; t <= m; ++t) {
@@ -268,7 +278,7 @@ FastTrellis::FastTrellis(const TrellisCode& code)
   for (size_t t = 0;; ++t) {
     int interleavings = 0;
     const Layout next = after_step(layouts[t], m, interleavings);
-    phases.push_back(phase_of_layout(code, units, layouts[t]));
+    phases.push_back(phase_of_layout(code, units, odd_values, layouts[t]));
     phases.back().interleavings = interleavings;
     phase_of[t] = static_cast<uint8_t>(t);
     const auto seen = std::find(layouts.begin(), layouts.end(), next);

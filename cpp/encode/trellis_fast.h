@@ -50,7 +50,11 @@ struct FastTrellis {
   explicit FastTrellis(const TrellisCode& code);
 
   int code_bits, memory, state_bits;
-  float units;  // of a level
+  // Of a level.  Beyond 255 a difference of a level and a value need not fit 16 bits, but what is
+  // left of it there still costs the most: levels are then even and values odd, as no difference
+  // may be -2^15, which has no square.
+  float units;
+  bool odd_values;
   std::vector<float> lowest,
       highest;  // [step, the last for all further ones] what values are cut to, in units
   std::vector<Phase> phases;

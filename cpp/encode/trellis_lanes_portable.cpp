@@ -97,10 +97,10 @@ inline unsigned cheapest(const uint8_t* costs, const uint16_t* steps, const int1
   for (unsigned i = 0; i < 1u << k; ++i) {
     const int d = levels[i] - x, rounded = (d * d + (1 << 14)) >> 15;
     const int sum = costs[steps[i]] + (rounded < kLargestBranch ? rounded : kLargestBranch);
-    const uint32_t found = static_cast<uint32_t>(sum) << 4 | i;
+    const uint32_t found = static_cast<uint32_t>(sum) << k | i;
     best = found < best ? found : best;
   }
-  return best & 15;
+  return best & ((1u << k) - 1);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Sixteen look-ups in a table of at most sixteen bytes at once: one byte shuffle where the CPU has
-// it.
+// Sixteen look-ups at once in a table of at most sixteen bytes, one byte shuffle where the CPU has
+// it, or of thirty-two.
 #pragma once
 
 #include <cstdint>
@@ -40,11 +40,20 @@ HRUN_HD Lookups look_up(const Lookups& table, const Lookups& index) {
   for (int i = 0; i < kLookups; ++i) r.v[i] = table.v[index.v[i]];
   return r;
 }
+HRUN_HD Lookups look_up(const Lookups& low, const Lookups& high, const Lookups& index) {
+  Lookups r;
+  for (int i = 0; i < kLookups; ++i)
+    r.v[i] = index.v[i] < kLookups ? low.v[index.v[i]] : high.v[index.v[i] - kLookups];
+  return r;
+}
 #else
 typedef uint8_t Lookups __attribute__((vector_size(kLookups)));
 HRUN_HD Lookups look_up(Lookups table, Lookups index) {
   return __builtin_shuffle(table, index);
 }  // index below 16
+HRUN_HD Lookups look_up(Lookups low, Lookups high, Lookups index) {
+  return __builtin_shuffle(low, high, index);
+}  // index below 32
 #endif
 
 HRUN_HD Lookups load_lookups(const uint8_t* from) {
@@ -55,24 +64,41 @@ HRUN_HD Lookups load_lookups(const uint8_t* from) {
 
 HRUN_HD void store_lookups(int8_t* to, const Lookups& v) { memcpy(to, &v, sizeof v); }
 
-// A table of `entries` int8 values; the rest is 0.
-HRUN_HD Lookups lookup_table(const int8_t* values, int entries) {
-  uint8_t bytes[kLookups] = {};
-  for (int i = 0; i < entries; ++i) bytes[i] = static_cast<uint8_t>(values[i]);
-  return load_lookups(bytes);
-}
+// A table of kEntries int8 values, at most 32; what a shuffle reads beyond them is 0.
+template <int kEntries>
+struct LookupTable {
+  Lookups low, high;
+  HRUN_HD explicit LookupTable(const int8_t* values) {
+    uint8_t bytes[2 * kLookups] = {};
+    for (int i = 0; i < kEntries; ++i) bytes[i] = static_cast<uint8_t>(values[i]);
+    low = load_lookups(bytes);
+    high = load_lookups(bytes + kLookups);
+  }
+  HRUN_HD Lookups operator[](const Lookups& index) const {
+    if constexpr (kEntries <= kLookups)
+      return look_up(low, index);
+    else
+      return look_up(low, high, index);
+  }
+};
 
 // Eight k-bit codes, the first in the lowest bits of k bytes, one per byte.
 template <int k>
 HRUN_HD Bytes8 spread_codes(const uint8_t* packed) {
   Bytes8 v = 0;
   for (int i = 0; i < k; ++i) v |= static_cast<Bytes8>(packed[i]) << (8 * i);
-  constexpr Bytes8 kCode = (1u << k) - 1;
-  v = (v | v << (32 - 4 * k)) &
-      (((Bytes8{1} << 4 * k) - 1) * 0x0000000100000001ull);  // four codes per 32 bits
-  v = (v | v << (16 - 2 * k)) &
-      (((Bytes8{1} << 2 * k) - 1) * 0x0001000100010001ull);  // two per 16 bits
-  return (v | v << (8 - k)) & (kCode * 0x0101010101010101ull);
+  // The upper half of each field goes to the upper half of one of twice the width.  Above 4 bits it
+  // would meet the lower half on its way there, which is therefore cut out first.
+  const auto spread = [](Bytes8 codes, int width, Bytes8 lower) {
+    const int shift = width - k * width / 8;
+    if constexpr (k <= 4)
+      return (codes | codes << shift) & (lower | lower << width);
+    else
+      return (codes & lower) | (codes << shift & lower << width);
+  };
+  v = spread(v, 32, (Bytes8{1} << 4 * k) - 1);                            // four codes per 32 bits
+  v = spread(v, 16, ((Bytes8{1} << 2 * k) - 1) * 0x0000000100000001ull);  // two per 16 bits
+  return spread(v, 8, ((Bytes8{1} << k) - 1) * 0x0001000100010001ull);
 }
 
 }  // namespace hrun

@@ -1,4 +1,4 @@
-// RTQ: rotated trellis codes, hrun's own formats of k = 2, 3 or 4 bits per weight.
+// RTQ: rotated trellis codes, hrun's own formats of k = 2 to 5 bits per weight.
 //
 // A block of 256 rotated weights (rotation.h, signs on) is an fp16 scale d and 256 codes c_t of k
 // bits, code t at bits kt .. kt+k-1 of a little-endian bit stream.  Weight t is d * z_t, and z_t a
@@ -7,13 +7,13 @@
 //
 //   k = 2   z_t = T_0[S_1 xor 4 c_(t-4)] + T_1[S_3]              4 bits each: two codes, the newer
 //   in the upper bits k = 3   z_t = T_0[S_0 xor c_(t-3)] + T_1[S_1] + T_2[S_2]     3 bits each: one
-//   code k = 4   z_t = T_0[S_0 xor c_(t-2)] + T_1[S_1]                4 bits each: one code
+//   code k = 4, 5   z_t = T_0[S_0 xor c_(t-2)] + T_1[S_1]             k bits each: one code
 //
-// so decoding is random access and costs one byte shuffle per table.  That the first table reads
-// the newest code xor an old one costs one more instruction and is worth as much as a table over
-// all codes involved: both the paths that leave a state and those that meet in one are as far apart
-// as the largest table allows.  |z_t| <= 63, so z_t + 64 is an unsigned 7-bit value, as x86's u8 x
-// s8 multiplications want it.
+// so decoding is random access and costs one byte shuffle per table, or two where it has 32
+// entries.  That the first table reads the newest code xor an old one costs one more instruction
+// and is worth as much as a table over all codes involved: both the paths that leave a state and
+// those that meet in one are as far apart as the largest table allows.  |z_t| <= 63, so z_t + 64 is
+// an unsigned 7-bit value, as x86's u8 x s8 multiplications want it.
 //
 // A tail of n columns (a multiple of 32) is one short block of 2 + k n / 8 bytes with one scale and
 // one code path; only its rotation is done in pieces.
@@ -99,6 +99,26 @@ struct RtqTables<4> {
   static constexpr int entry(int i, int index) { return kValues.table[i][index]; }
 };
 
+template <>
+struct RtqTables<5> {
+  static constexpr int kCount = 2, kEntries = 32, kMemory = 2;
+  static constexpr float kLevelRms = 14.8f;
+  static constexpr double kGaussianError = 0.0013;
+  static constexpr RtqIndex kIndex[kCount] = {{1, 0, 2}, {1, 1, 0}};
+  static constexpr RtqEntries<kCount, kEntries> kValues = {{
+      {-3, 25, -11, 6,  2,   14,  38, 19, -4,  -18, 8,  -15, 2,  16,  -26, -34,
+       3,  12, -2,  -1, -22, -13, 4,  -6, -22, 10,  -1, -3,  -8, -10, 0,   0},
+      {4,  -6,  -2, 10,  2,   -14, 11, 8,  -4, -18, 1,  5,  7, 13, -11, 9,
+       -8, -13, -2, -22, -28, -10, 17, -1, 4,  3,   12, -1, 2, -3, -4,  0},
+  }};
+  static HRUN_HD const int8_t* table(int i) {
+    static constexpr RtqEntries<kCount, kEntries> kHere =
+        kValues;  // devices see no arrays of classes
+    return kHere.table[i];
+  }
+  static constexpr int entry(int i, int index) { return kValues.table[i][index]; }
+};
+
 // The index of table i, from code(lag): the codes `lag` places back, of one weight or, in vectors,
 // of many.
 template <int k, int i, class Code>
@@ -162,14 +182,13 @@ struct Rtq {
     uint8_t* codes = spread + kLookups;
     for (int t = 0; t < n; t += 8)
       store_bytes(reinterpret_cast<int8_t*>(codes + t), spread_codes<k>(block + 2 + t / 8 * k));
-    const Lookups table0 = lookup_table(Tables::table(0), Tables::kEntries);
-    const Lookups table1 = lookup_table(Tables::table(1), Tables::kEntries);
-    const Lookups table2 = lookup_table(Tables::table(Tables::kCount - 1), Tables::kEntries);
+    const LookupTable<Tables::kEntries> table0(Tables::table(0)), table1(Tables::table(1)),
+        table2(Tables::table(Tables::kCount - 1));
     for (int t = 0; t < n; t += kLookups) {
       const auto at = [&](int lag) { return load_lookups(codes + t - lag); };
-      auto z = look_up(table0, rtq_index<k, 0>(at));
-      z += look_up(table1, rtq_index<k, 1>(at));
-      if constexpr (Tables::kCount == 3) z += look_up(table2, rtq_index<k, 2>(at));
+      auto z = table0[rtq_index<k, 0>(at)];
+      z += table1[rtq_index<k, 1>(at)];
+      if constexpr (Tables::kCount == 3) z += table2[rtq_index<k, 2>(at)];
       store_lookups(out.codes + t, z);
     }
   }
@@ -183,6 +202,9 @@ struct RTQ3 : Rtq<3, 3> {
 };
 struct RTQ4 : Rtq<4, 4> {
   static constexpr std::string_view kName = "rtq4";
+};
+struct RTQ5 : Rtq<5, 5> {
+  static constexpr std::string_view kName = "rtq5";
 };
 
 template <class F>

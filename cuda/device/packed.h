@@ -61,6 +61,8 @@ HRUN_HD void store_u32(uint8_t* to, uint32_t value) { *reinterpret_cast<uint32_t
 //   k = 4   word i: step i
 //   k = 3   words 3 u ... 3 u + 2: steps 4 u ... 4 u + 2; bit 3 of their nibbles are bits 0 ... 2
 //   of step 4 u + 3 k = 2   word i: steps 2 i (lower bits of the nibble) and 2 i + 1
+//   k = 5   words 0 ... 15: step i without the fifth bits; word 16 + u: bit j of a nibble is the
+//   fifth bit of step 4 u + j
 template <class F>
 struct PackedRtq {
   static constexpr int kLoads = F::kCodeBits;
@@ -76,19 +78,26 @@ struct PackedRtq {
     const int n = row ? block_length<F>(cols, index) : 0;
     store_u16(chunk + 512 * kLoads + 4 * g + 2 * half, row ? block[0] | block[1] << 8 : 0);
     for (int q = 0; q < 4; ++q) {
-      const auto step = [&](int i) {
+      // The codes of step i, or what is above their lower four bits.
+      const auto bits_of_step = [&](int i, int above) {
         uint32_t nibbles = 0;
         for (int j = 0; j < 4; ++j) {
           const int t = 16 * (4 * q + j) + i;
-          if (t < n) nibbles |= F::code_at(block + 2, t) << (4 * j);
+          if (t < n) nibbles |= ((F::code_at(block + 2, t) >> above) & 15u) << (4 * j);
         }
         return nibbles;
       };
+      const auto step = [&](int i) { return bits_of_step(i, 0); };
       const auto store = [&](int word, uint32_t nibbles) {
         store_u16(word_of_lane(chunk, 4 * g + q, word) + 2 * half, nibbles);
       };
-      if constexpr (k == 4) {
+      if constexpr (k >= 4) {
         for (int i = 0; i < 16; ++i) store(i, step(i));
+        for (int u = 0; k == 5 && u < 4; ++u) {
+          uint32_t fifth = 0;
+          for (int j = 0; j < 4; ++j) fifth |= bits_of_step(4 * u + j, 4) << j;
+          store(16 + u, fifth);
+        }
       } else if constexpr (k == 2) {
         for (int i = 0; i < 8; ++i) store(i, step(2 * i) | step(2 * i + 1) << 2);
       } else {
@@ -107,5 +116,7 @@ template <>
 struct Packed<RTQ3> : PackedRtq<RTQ3> {};
 template <>
 struct Packed<RTQ4> : PackedRtq<RTQ4> {};
+template <>
+struct Packed<RTQ5> : PackedRtq<RTQ5> {};
 
 }  // namespace hrun::gpu

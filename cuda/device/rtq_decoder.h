@@ -12,6 +12,9 @@
 //   c < 8:   P[c] + (Q[c] < 0 ? -1 : 0)          c >= 8:   Q[c - 8] + (P[c - 8] < 0 ? -1 : 0)
 // and P and Q are chosen to make it the table.
 //
+// A table of 32 entries is four PRMTs of positive bytes, of which three give 0: their selectors'
+// nibbles have bit 3.  Their sum is the entry and its bias.
+//
 // Operations of the integer ALU per weight, counted in the SASS of the main loop of
 // matmul_stream.h, sm_90a, up to 8 tokens: RTQ3 1.7, RTQ4 1.9, RTQ2 2.05, of which 0.75, 1 and 1
 // are the look-ups.  Shifts by 16 are multiplications (Constants).
@@ -30,6 +33,11 @@ struct ByteTables {
 
 template <class F>
 inline constexpr int kRtqTerms = F::Tables::kCount * F::Tables::kEntries / 8;
+// Fragments that the tensor cores add up, of so many terms each.
+template <class F, bool joined>
+inline constexpr int kRtqParts = joined             ? 1
+                                 : kRtqTerms<F> < 4 ? kRtqTerms<F>
+                                                    : 4;
 
 template <class F, bool joined>
 constexpr ByteTables<kRtqTerms<F>> rtq_tables() {
@@ -37,10 +45,16 @@ constexpr ByteTables<kRtqTerms<F>> rtq_tables() {
   ByteTables<kRtqTerms<F>> r{};
   for (int i = 0; i < F::Tables::kCount; ++i) {
     int bias = 0;
-    if (joined)
+    if (joined || kEntries == 32)
       for (int e = 0; e < kEntries; ++e)
         if (-F::Tables::entry(i, e) > bias) bias = -F::Tables::entry(i, e);
     r.bias += bias;
+    if (kEntries == 32) {
+      for (int e = 0; e < 32; ++e)
+        (e % 8 < 4 ? r.low : r.high)[4 * i + e / 8] |=
+            static_cast<uint32_t>(F::Tables::entry(i, e) + bias) << (8 * (e % 4));
+      continue;
+    }
     for (int e = 0; e < 8; ++e) {
       const int shift = 8 * (e % 4);
       const auto put = [&](int term, int value) {
@@ -164,13 +178,42 @@ struct RtqSelectors<RTQ2> {
   }
 };
 
+template <>
+struct RtqSelectors<RTQ5> {
+  uint32_t low[2 + 16], fifth[2 + 16];  // of step i at i + 2; the fifth bit is bit 3 of a nibble
+  HRUN_HD static uint32_t fifth_bits(const RtqChunk<RTQ5>& c, int i) {
+    return (c.codes[4].v[i / 4] << (3 - i % 4)) & 0x88888888u;
+  }
+  HRUN_HD RtqSelectors(const RtqChunk<RTQ5>& c, uint32_t) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      low[i] = run_before(c.codes[3].v[2 + i]);
+      fifth[i] = run_before(fifth_bits(c, 14 + i));
+    }
+  }
+  // Of the four parts of a table; the nibbles have bit 3 where the entry is in another one.
+  HRUN_HD static void of_table(uint32_t low, uint32_t fifth, uint32_t (&selector)[8], int first) {
+    constexpr uint32_t kOther = 0x88888888u;
+    selector[first] = low | fifth;
+    selector[first + 1] = (low ^ kOther) | fifth;
+    selector[first + 2] = low | (fifth ^ kOther);
+    selector[first + 3] = (low ^ kOther) | (fifth ^ kOther);
+  }
+  HRUN_HD void next(const RtqChunk<RTQ5>& c, int i, uint32_t (&selector)[8]) {
+    low[i + 2] = c.codes[i / 4].v[i % 4];
+    fifth[i + 2] = fifth_bits(c, i);
+    of_table(low[i + 2] ^ low[i], fifth[i + 2] ^ fifth[i], selector, 0);
+    of_table(low[i + 1], fifth[i + 1], selector, 4);
+  }
+};
+
 // next(s) for s = 0 ... 7 in this order, in unrolled code: fragments whose sum, less kBias, is the
 // weights.
 template <class F, bool joined>
 struct RtqDecoder {
   using Chunk = RtqChunk<F>;
   static constexpr int kTerms = kRtqTerms<F>;
-  static constexpr int kParts = joined ? 1 : kTerms;
+  static constexpr int kParts = kRtqParts<F, joined>, kTermsOfPart = kTerms / kParts;
   static constexpr int kBias = rtq_tables<F, joined>().bias;
 
   // The tables in registers; left to itself, the compiler would load them anew for each look-up.
@@ -205,12 +248,13 @@ struct RtqDecoder {
         const uint32_t low = permute_bytes(tables.low[t], tables.high[t], selector[t]);
         const uint32_t high =
             permute_bytes(tables.low[t], tables.high[t], multiply_high(selector[t], tables.upper));
-        if (!joined || t == 0) {
-          a[joined ? 0 : t][2 * i] = low;
-          a[joined ? 0 : t][2 * i + 1] = high;
+        uint32_t(&part)[4] = a[t / kTermsOfPart];
+        if (t % kTermsOfPart == 0) {
+          part[2 * i] = low;
+          part[2 * i + 1] = high;
         } else {
-          a[0][2 * i] += low;
-          a[0][2 * i + 1] += high;
+          part[2 * i] += low;
+          part[2 * i + 1] += high;
         }
       }
     }

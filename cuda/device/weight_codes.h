@@ -8,7 +8,8 @@
 //   pack(...)        one row's part of a lane, from the file's block
 //   decode(...)      integers code * group_scale
 //
-// Integer instructions per weight: about 3.3 (RTQ2, RTQ3, RTQ4), 1.3 (ITQ3_S); fp16 ones 0.5, 1.
+// Integer instructions per weight: about 3.3 (RTQ2, RTQ3, RTQ4), 6 (RTQ5), 1.3 (ITQ3_S); fp16 ones
+// 0.5, 1.
 #pragma once
 
 #include "cuda/device/weight_tile.h"
@@ -68,6 +69,16 @@ struct TileTables {
     return bytes;
   }
 
+  // Four entries of a table of 32: `fifth` has the index' fifth bit in bit 3 of each nibble.
+  template <int table>
+  static HRUN_HD uint32_t look_up(uint32_t index, uint32_t fifth) {
+    constexpr uint32_t kOther = 0x8888u;
+    return permute_bytes(word(table, 0), word(table, 1), index | fifth) +
+           permute_bytes(word(table, 2), word(table, 3), (index ^ kOther) | fifth) +
+           permute_bytes(word(table, 4), word(table, 5), index | (fifth ^ kOther)) +
+           permute_bytes(word(table, 6), word(table, 7), (index ^ kOther) | (fifth ^ kOther));
+  }
+
   // Four entries, by the four low nibbles of `index`.
   template <int table>
   static HRUN_HD uint32_t look_up(uint32_t index) {
@@ -94,7 +105,9 @@ struct TrellisTileCodes {
   static constexpr float kLargestInteger = 63;
 
   // Segment `quad` of the block at `block`, into the words of one row.  k = 3: a code per nibble
-  // for 24 of each 32 codes, the bits of the other eight in the nibbles' highest bits.
+  // for 24 of each 32 codes, the bits of the other eight in the nibbles' highest bits.  k = 5: a
+  // nibble per code in eight words, then bit j of nibble i of word 8 + h is the fifth bit of code
+  // 32 h + 8 j + i.
   static HRUN_HD void pack(const uint8_t* block, int quad, uint32_t (&words)[kRowWords], uint8_t*) {
     const auto code = [&](int t) { return F::code_at(block + 2, kSegment * quad + t); };
     for (int w = 0; w < kRowWords; ++w) {
@@ -104,6 +117,12 @@ struct TrellisTileCodes {
         for (int i = 0; i < 8; ++i)
           words[w] |= (code(first + 8 * bit + i) | (code(first + 24 + i) >> bit & 1) << 3)
                       << (4 * i);
+      } else if constexpr (k == 5) {
+        for (int i = 0; i < 8; ++i) {
+          if (w < 8) words[w] |= (code(8 * w + i) & 15u) << (4 * i);
+          for (int j = 0; w >= 8 && j < 4; ++j)
+            words[w] |= (code(32 * (w - 8) + 8 * j + i) >> 4) << (4 * i + j);
+        }
       } else {
         for (int i = 0; i < 32 / k; ++i) words[w] |= code(32 / k * w + i) << (k * i);
       }
@@ -121,14 +140,18 @@ struct TrellisTileCodes {
                              uint32_t (&a)[kFragments][4]) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      uint32_t n[kSegment * 4 / 32];  // k = 3, 4: a code per nibble
+      uint32_t n[kSegment * 4 / 32];  // k = 3, 4, 5: a code per nibble
+      uint32_t fifth[8];              // k = 5: the codes' fifth bits, in bit 3 of the nibbles
       const uint32_t* const w = words + row * kRowWords;
       if constexpr (k == 2) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) n[i] = w[i];
-      } else if constexpr (k == 4) {
+      } else if constexpr (k >= 4) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) n[i] = w[i];
+        for (int i = 0; i < 8; ++i) {
+          n[i] = w[i];
+          if constexpr (k == 5) fifth[i] = (w[8 + i / 4] << (3 - i % 4)) & 0x88888888u;
+        }
       } else {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -142,12 +165,37 @@ struct TrellisTileCodes {
       // The codes before the segment are the last of the lane before, none before the block.
       uint32_t before = shuffle_bits(n[kWords - 1], lane() - 1);
       if (lane() % 4 == 0) before = 0;
+      if constexpr (k == 5) {
+        uint32_t fifth_before = shuffle_bits(fifth[kWords - 1], lane() - 1);
+        if (lane() % 4 == 0) fifth_before = 0;
 #pragma unroll
-      for (int i = 0; i < kWords; ++i) {
-        decode_word(before, n[i], i, row, a);
-        before = n[i];
+        for (int i = 0; i < kWords; ++i) {
+          decode_word_of_five(before, n[i], fifth_before, fifth[i], i, row, a);
+          before = n[i];
+          fifth_before = fifth[i];
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < kWords; ++i) {
+          decode_word(before, n[i], i, row, a);
+          before = n[i];
+        }
       }
     }
+  }
+
+  // Eight codes of five bits, of which `fifth` has the highest.
+  static HRUN_HD void decode_word_of_five(uint32_t before, uint32_t now, uint32_t fifth_before,
+                                          uint32_t fifth, int i, int row,
+                                          uint32_t (&a)[kFragments][4]) {
+    const uint32_t newest = now ^ funnel(before, now, 24), last = funnel(before, now, 28);
+    const uint32_t newest_fifth = fifth ^ funnel(fifth_before, fifth, 24),
+                   last_fifth = funnel(fifth_before, fifth, 28);
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      store(a[2 * i + half], row,
+            Bytes::template look_up<0>(newest >> (16 * half), newest_fifth >> (16 * half)) +
+                Bytes::template look_up<1>(last >> (16 * half), last_fifth >> (16 * half)));
   }
 
   static HRUN_HD void decode_word(uint32_t before, uint32_t now, int i, int row,
@@ -193,6 +241,8 @@ template <>
 struct TileCodes<RTQ3> : TrellisTileCodes<RTQ3, 3> {};
 template <>
 struct TileCodes<RTQ4> : TrellisTileCodes<RTQ4, 4> {};
+template <>
+struct TileCodes<RTQ5> : TrellisTileCodes<RTQ5, 5> {};
 
 // Codes are odd, -15 ... 15: nibbles n with code = 2 n - 15.  Of eight consecutive codes the even
 // ones are in the low half of a word, the odd ones in the high half, so that a mask leaves two

@@ -1,4 +1,4 @@
-"""RTQ2, RTQ3, RTQ4: an independent decoder, the quality they promise, hostile blocks, tails, and where the tables come from."""
+"""RTQ2 to RTQ5: an independent decoder, the quality they promise, hostile blocks, tails, and where the tables come from."""
 
 from __future__ import annotations
 
@@ -60,12 +60,18 @@ class Code:
         return z
 
 
+LLOYD_MAX_32 = """
+0.0659 0.1981 0.3314 0.4667 0.6049 0.7471 0.8946 1.0488
+1.2118 1.3863 1.5762 1.7872 2.0287 2.3177 2.6911 3.2607
+"""
+
 CODES = [
     Code(2, 0.092, 0.0760, 0.0860, (0.4528, 1.5104)),
     Code(3, 0.0240, 0.0192, 0.0210, (0.2451, 0.7560, 1.3439, 2.1519)),
     Code(
         4, 0.0078, 0.0052, 0.0057, (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326)
     ),
+    Code(5, 0.0019, 0.00136, 0.00152, tuple(map(float, LLOYD_MAX_32.split()))),
 ]
 every_code = pytest.mark.parametrize("code", CODES, ids=[c.name for c in CODES])
 

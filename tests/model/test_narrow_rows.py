@@ -11,6 +11,8 @@ from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_hf import TinyLlama
 
+TRELLIS = [info.name for info in _core.formats() if info.trellis]
+
 
 @pytest.mark.parametrize(
     ("embd", "ff", "heads", "kv_heads"),
@@ -52,3 +54,36 @@ def test_of_equally_wide_formats_the_better_one_takes_the_rows(tmp_path: Path) -
     plan = make_plan(open_source(model.path), PlanOptions("q3_k"))
     used = {p.format.name for p in plan.tensors if p.reason.startswith("rows of 96")}
     assert "iq4_nl" in used and "q4_0" not in used
+
+
+@pytest.mark.parametrize("name", TRELLIS)
+def test_a_tied_table_in_a_rotated_format(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """SmolLM's width: looked up to what its blocks decode to, and multiplied as a head, by every tier and on CUDA."""
+    model = TinyLlama(
+        tmp_path / "hf", layers=1, embd=576, ff=192, heads=9, kv_heads=3, head_dim=64, vocab=320
+    )
+    plan = make_plan(open_source(model.path), PlanOptions("f32", embedding_format=name))
+    assert plan.source.head is None
+    table = next(p for p in plan.tensors if p.tensor.name == "token_embd.weight")
+    assert (
+        table.format.name == name and table.bits_per_weight <= table.format.bits_per_weight + 0.03
+    )
+    coded, plain = tmp_path / "coded.gguf", tmp_path / "plain.gguf"
+    write_plan(plan, coded)
+    write_plan(make_plan(open_source(coded), PlanOptions("f32", pure=True)), plain)
+
+    def logits(path: Path, **options: object) -> np.ndarray:
+        loaded = _core.Model.load(str(path), **options)
+        return _core.Session(loaded, 8).forward([1, 2, 3, 319], "all")
+
+    expected = logits(plain)  # the table as floats: its products round no activations
+    got = logits(coded, cpu_tier="scalar")
+    assert np.abs(got - expected).max() < 0.03 * np.abs(expected).max()
+    for tier in _core.cpu_tiers():
+        if tier.available:
+            assert np.array_equal(logits(coded, cpu_tier=tier.name), got), tier.name
+    request.getfixturevalue("emulated_cuda")
+    on_cuda = logits(coded, device="cuda")
+    assert np.abs(on_cuda - got).max() < 5e-3 * np.abs(got).max()

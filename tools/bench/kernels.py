@@ -21,6 +21,7 @@ BENCHED = [
     "rtq2",
     "rtq3",
     "rtq4",
+    "rtq5",
     "itq3_s",
     "q8_0",
     "q4_0",

@@ -1,4 +1,4 @@
-"""Trains and compares the codes of RTQ2, RTQ3 and RTQ4 (cpp/formats/rtq.h) and one of 5 bits, decoded from a sliding window of k-bit codes.
+"""Trains and compares the codes of RTQ2 to RTQ5 (cpp/formats/rtq.h), decoded from a sliding window of k-bit codes.
 
 A candidate is a sum of small tables.  Table i of 2^b entries is indexed by b bits, each the exclusive or of some bits of
 the window (the last few codes, c0 the newest).  Training alternates a Viterbi search over blocks of 256 N(0,1)

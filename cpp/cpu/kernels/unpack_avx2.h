@@ -26,6 +26,23 @@ HRUN_HD __m256i rtq_codes(const uint8_t* stream, int t) {
         _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
     return _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi16(pairs, 4)),
                             _mm256_set1_epi8(15));
+  } else if constexpr (k == 5) {
+    // As at 3 bits below.  Code t of 32 is at bit 5 t of 20 bytes, of which the lower half of the
+    // register has the first 16, the upper half the last.
+    const __m256i both = _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))),
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 4)), 1);
+    const __m256i first_bytes =
+        _mm256_setr_epi8(0, 1, 0, 1, 1, 2, 1, 2, 2, 3, 3, 4, 3, 4, 4, 5,  //
+                         6, 7, 6, 7, 7, 8, 7, 8, 8, 9, 9, 10, 9, 10, 10, 11);
+    const __m256i second_bytes = _mm256_add_epi8(first_bytes, _mm256_set1_epi8(5));
+    // Bit 5 t % 8 of those bytes goes to bit 11.
+    const __m256i move = _mm256_broadcastsi128_si256(
+        _mm_setr_epi16(1 << 11, 1 << 6, 1 << 9, 1 << 4, 1 << 7, 1 << 10, 1 << 5, 1 << 8));
+    const auto codes = [&](__m256i bytes) {
+      return _mm256_srli_epi16(_mm256_mullo_epi16(_mm256_shuffle_epi8(both, bytes), move), 11);
+    };
+    return _mm256_packus_epi16(codes(first_bytes), codes(second_bytes));
   } else {
     // Each 16-bit lane gets the two bytes that hold its code, a multiplication moves the code to
     // the top and a shift brings it down.  Code t of 32 is at bit 3 t of the 12 bytes 4 .. 15 of
@@ -75,16 +92,29 @@ struct Unpack<F> {
   static constexpr int k = F::kCodeBits;
   using Tables = typename F::Tables;
   static_assert(F::kMemory <= 4);
-  __m256i table[Tables::kCount];
+  static constexpr int kShuffles = Tables::kEntries > 16 ? 2 : 1;  // of a table
+  __m256i table[Tables::kCount][kShuffles];
 
   HRUN_HD Unpack() {
     for (int i = 0; i < Tables::kCount; ++i) {
-      alignas(16) int8_t entries[16] = {};
+      alignas(16) int8_t entries[16 * kShuffles] = {};
       for (int index = 0; index < Tables::kEntries; ++index)
         entries[index] = static_cast<int8_t>(Tables::entry(i, index));
-      table[i] =
-          _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(entries)));
+      for (int s = 0; s < kShuffles; ++s)
+        table[i][s] = _mm256_broadcastsi128_si256(
+            _mm_load_si128(reinterpret_cast<const __m128i*>(entries + 16 * s)));
     }
+  }
+
+  // A shuffle gives 0 where an index has its highest bit: there the other half of the table is
+  // meant.
+  HRUN_HD __m256i look_up(int i, __m256i index) const {
+    if constexpr (kShuffles == 1) return _mm256_shuffle_epi8(table[i][0], index);
+    const auto from = [&](int s, int less) {
+      return _mm256_shuffle_epi8(table[i][s],
+                                 _mm256_add_epi8(index, _mm256_set1_epi8(static_cast<char>(less))));
+    };
+    return _mm256_or_si256(from(0, 0x70), from(kShuffles - 1, 0xf0));
   }
 
   HRUN_HD void operator()(const uint8_t* block, int n, IntBlock& out) const {
@@ -101,10 +131,9 @@ struct Unpack<F> {
       const __m256i now = rtq_codes<k>(block + 2, t);
       const __m256i lane_before = _mm256_permute2x128_si256(before, now, 0x21);
       const auto code = [&](int lag) { return bytes_before(now, lane_before, lag); };
-      __m256i z = _mm256_add_epi8(_mm256_shuffle_epi8(table[0], rtq_index<k, 0>(code)),
-                                  _mm256_shuffle_epi8(table[1], rtq_index<k, 1>(code)));
-      if constexpr (Tables::kCount == 3)
-        z = _mm256_add_epi8(z, _mm256_shuffle_epi8(table[2], rtq_index<k, 2>(code)));
+      __m256i z =
+          _mm256_add_epi8(look_up(0, rtq_index<k, 0>(code)), look_up(1, rtq_index<k, 1>(code)));
+      if constexpr (Tables::kCount == 3) z = _mm256_add_epi8(z, look_up(2, rtq_index<k, 2>(code)));
       _mm256_store_si256(reinterpret_cast<__m256i*>(out.codes + t), z);
       before = now;
     }

@@ -1,4 +1,5 @@
-// Decoders of RTQ2 and RTQ4 for AVX-512: 36 uops on ports 0 and 5 per 512 weights.
+// Decoders of RTQ2, RTQ4 and RTQ5 for AVX-512: 36 uops on ports 0 and 5 per 512 weights, 52 of
+// RTQ5.
 //
 // Panels are in the order `segments` (panels/layout.h): the codes before a weight's are in the
 // vectors before, or, at the start of a segment, one byte lane down.  vpermb looks at the lower six
@@ -119,6 +120,66 @@ struct UnitDecoder<F, PackedCodes::rtq4> {
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) step<0>(out + 2 * i);
+  }
+};
+
+// As RTQ4; a code's fifth bit comes from the unit's fifth vector.  Tables of 32 entries are twice
+// in 64: the sixth bit of an index is any.
+template <class F>
+struct UnitDecoder<F, PackedCodes::rtq5> {
+  struct Constants {
+    __m512i first, second;  // T0; T1 + bias
+    HRUN_HD Constants()
+        : first(table_of_64<[](int i) { return F::Tables::entry(0, i & 31); }>()),
+          second(
+              table_of_64<[](int i) { return F::Tables::entry(1, i & 31) + code_bias<F>(); }>()) {}
+  };
+  const uint8_t* unit;
+  const Constants tables;
+  __m512i before, before_that;  // the codes of the last two steps in the lower five bits
+
+  // Code s of the eight of each byte lane.
+  template <int s>
+  static HRUN_HD __m512i code(__m512i nibbles, __m512i fifth) {
+    const __m512i four = s % 2 == 0 ? nibbles : _mm512_srli_epi16(nibbles, 4);
+    const __m512i bit = s < 4 ? _mm512_slli_epi16(fifth, s < 4 ? 4 - s : 0)
+                              : _mm512_srli_epi16(fifth, s < 4 ? 0 : s - 4);
+    return select(_mm512_set1_epi8(15), four, s == 4 ? fifth : bit);
+  }
+
+  HRUN_HD UnitDecoder(const Constants& constants, const uint8_t* block, int n)
+      : unit(block), tables(constants) {
+    const uint8_t* const last = block + static_cast<size_t>(n / kUnit - 1) * 320;
+    const __m512i nibbles = _mm512_slli_epi32(load_bytes(last + 192), 8),
+                  fifth = _mm512_slli_epi32(load_bytes(last + 256), 8);
+    before_that = code<6>(nibbles, fifth);
+    before = code<7>(nibbles, fifth);
+  }
+
+  template <int s>
+  HRUN_HD void weight(__m512i nibbles, __m512i fifth, CodeBytes& out) {
+    const __m512i now = code<s>(nibbles, fifth);
+    out.v =
+        _mm512_add_epi8(_mm512_permutexvar_epi8(_mm512_xor_si512(now, before_that), tables.first),
+                        _mm512_permutexvar_epi8(before, tables.second));
+    before_that = before;
+    before = now;
+  }
+
+  static constexpr int kStepVectors = 2;
+  template <int i>
+  HRUN_HD void step(CodeBytes* out) {
+    const __m512i nibbles = load_bytes(unit + 64 * i), fifth = load_bytes(unit + 256);
+    weight<2 * i>(nibbles, fifth, out[0]);
+    weight<2 * i + 1>(nibbles, fifth, out[1]);
+    if constexpr (i == 3) unit += 320;
+  }
+
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+    step<0>(out);
+    step<1>(out + 2);
+    step<2>(out + 4);
+    step<3>(out + 6);
   }
 };
 

@@ -4,7 +4,8 @@
 // A tier (panels/avx2.h, panels/neon.h) gives, on Bytes, both(x, mask), join_bits, exclusive_or,
 // add_bytes, lane_below (each byte lane takes the byte below it in its row, the lowest 0), shifts
 // by n bits: down and up, which may let bits of neighbours in, and top, the n uppermost bits alone;
-// and lookup(Table, index) of 16 entries.  An index has its upper four bits 0.
+// and lookup(Table, index) of 16 entries.  An index has its upper four bits 0, or the highest of
+// them 1, which gives 0.
 #pragma once
 
 #include "cpu/panels/tier.h"
@@ -218,6 +219,84 @@ struct UnitDecoder<F, PackedCodes::rtq4> {
       before_high = high;
     }
     unit += 256;
+  }
+};
+
+// A code's fifth bit is kept as the highest of its byte: where it is 1 a look-up in the lower half
+// of a table gives 0, where it is 0 one in the upper half.
+template <class F>
+struct UnitDecoder<F, PackedCodes::rtq5> {
+  struct Constants {
+    Table first[2], second[2];  // T0; T1 + bias
+    HRUN_HD Constants() {
+      using Tables = typename F::Tables;
+      for (int half = 0; half < 2; ++half) {
+        uint8_t t0[16], t1[16];
+        for (int i = 0; i < 16; ++i) {
+          t0[i] = static_cast<uint8_t>(Tables::entry(0, 16 * half + i));
+          t1[i] = static_cast<uint8_t>(Tables::entry(1, 16 * half + i) + code_bias<F>());
+        }
+        first[half] = table_of_16(t0);
+        second[half] = table_of_16(t1);
+      }
+    }
+  };
+  static constexpr uint8_t kFifth = 0x80;
+  const uint8_t* unit;
+  const Constants tables;
+  Bytes before, before_that;  // the codes of the last two steps
+
+  // Code s of the eight of each byte lane.
+  template <int s>
+  static HRUN_HD Bytes code(Bytes nibbles, Bytes fifth) {
+    Bytes four, bit;
+    if constexpr (s % 2 == 0)
+      four = low_four(nibbles);
+    else
+      four = top<4>(nibbles);
+    if constexpr (s == 7)
+      bit = fifth;
+    else
+      bit = up<7 - s>(fifth);
+    return join_bits(four, both(bit, kFifth));
+  }
+
+  HRUN_HD UnitDecoder(const Constants& constants, const uint8_t* block, int n)
+      : unit(block), tables(constants) {
+    const uint8_t* const last = block + static_cast<size_t>(n / kUnit - 1) * 320;
+    const Bytes nibbles = lane_below(load_bytes(last + 192)),
+                fifth = lane_below(load_bytes(last + 256));
+    before_that = code<6>(nibbles, fifth);
+    before = code<7>(nibbles, fifth);
+  }
+
+  static HRUN_HD Bytes look_up(const Table (&table)[2], Bytes index) {
+    return join_bits(lookup(table[0], index),
+                     lookup(table[1], exclusive_or(index, all_bytes(kFifth))));
+  }
+
+  template <int s>
+  HRUN_HD void weight(Bytes nibbles, Bytes fifth, CodeBytes& out) {
+    const Bytes now = code<s>(nibbles, fifth);
+    out.v = add_bytes(look_up(tables.first, exclusive_or(now, before_that)),
+                      look_up(tables.second, before));
+    before_that = before;
+    before = now;
+  }
+  template <int i>
+  HRUN_HD void two(Bytes fifth, CodeBytes (&out)[kUnitVectors]) {
+    const Bytes nibbles = load_bytes(unit + 64 * i);
+    weight<2 * i>(nibbles, fifth, out[2 * i]);
+    weight<2 * i + 1>(nibbles, fifth, out[2 * i + 1]);
+  }
+
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+    const Bytes fifth = load_bytes(unit + 256);
+    two<0>(fifth, out);
+    two<1>(fifth, out);
+    two<2>(fifth, out);
+    two<3>(fifth, out);
+    unit += 320;
   }
 };
 

@@ -15,6 +15,8 @@
 //   bits each of vectors 0..3 and 4..7 byte    512 bytes         as they are points  64 to 144
 //   bytes   points of a codebook of eight weights, and signs (panels/points.h) rtq2, rtq3, rtq4 as
 //   two, three and nibble
+//   rtq5    320 bytes         nibbles as above, then a vector of the fifth bits, bit s that of step
+//   s
 //
 // In the order `squares`, four steps take 16 columns, step s of them columns s, 4 + s, 8 + s and 12
 // + s: then four steps are the four weights, in order, of what a byte lane of codes says about four
@@ -39,7 +41,19 @@ namespace hrun {
 inline constexpr int kUnit = 32;        // columns
 inline constexpr int kUnitVectors = 8;  // of 64 bytes
 
-enum class PackedCodes : uint8_t { none, two, three, nibble, six, byte, points, rtq2, rtq3, rtq4 };
+enum class PackedCodes : uint8_t {
+  none,
+  two,
+  three,
+  nibble,
+  six,
+  byte,
+  points,
+  rtq2,
+  rtq3,
+  rtq4,
+  rtq5
+};
 
 // int8, or four bits s that mean s, or 2 s + 1.
 enum class GroupScales : uint8_t { bytes, nibbles, odd_nibbles };
@@ -184,6 +198,8 @@ template <>
 struct PackRule<RTQ3> : PackedTrellis<RTQ3, PackedCodes::rtq3> {};
 template <>
 struct PackRule<RTQ4> : PackedTrellis<RTQ4, PackedCodes::rtq4> {};
+template <>
+struct PackRule<RTQ5> : PackedTrellis<RTQ5, PackedCodes::rtq5> {};
 
 // A format with the same panels, whose kernels serve.
 template <class F>
@@ -216,6 +232,8 @@ constexpr size_t unit_bytes() {
     case PackedCodes::nibble:
     case PackedCodes::rtq4:
       return 256;
+    case PackedCodes::rtq5:
+      return 320;
     case PackedCodes::six:
       return 384;
     default:
@@ -277,6 +295,14 @@ template <PackedCodes codes>
 HRUN_HD void pack_unit(const uint8_t* values, uint8_t* unit) {
   if constexpr (codes == PackedCodes::nibble || codes == PackedCodes::rtq4)
     pack_nibbles(values, unit);
+  if constexpr (codes == PackedCodes::rtq5) {
+    pack_nibbles(values, unit);
+    for (int k = 0; k < 64; ++k) {
+      unsigned fifth = 0;
+      for (int s = 0; s < 8; ++s) fifth |= static_cast<unsigned>(values[64 * s + k] >> 4) << s;
+      unit[256 + k] = static_cast<uint8_t>(fifth);
+    }
+  }
   if constexpr (codes == PackedCodes::byte) memcpy(unit, values, 512);
   if constexpr (codes == PackedCodes::six) {
     pack_nibbles(values, unit);

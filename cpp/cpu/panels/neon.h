@@ -131,6 +131,7 @@ HRUN_HD RowFloats fma_rows(RowFloats a, RowInts b, RowFloats c) {
 HRUN_HD Bytes both(Bytes a, uint8_t mask) {
   return {vandq_u8(a.lo, vdupq_n_u8(mask)), vandq_u8(a.hi, vdupq_n_u8(mask))};
 }
+HRUN_HD Bytes all_bytes(uint8_t x) { return {vdupq_n_u8(x), vdupq_n_u8(x)}; }
 HRUN_HD Bytes join_bits(Bytes a, Bytes b) { return {vorrq_u8(a.lo, b.lo), vorrq_u8(a.hi, b.hi)}; }
 HRUN_HD Bytes exclusive_or(Bytes a, Bytes b) {
   return {veorq_u8(a.lo, b.lo), veorq_u8(a.hi, b.hi)};
