@@ -6,6 +6,7 @@
 
 #include "cuda/cuda_backend_parts.h"
 #include "cuda/cuda_cache.h"
+#include "cuda/kernels/coded_cache.h"
 #include "cuda/kernels/elementwise.h"
 #include "cuda/kernels/sample.h"
 #include "formats/list.h"
@@ -131,12 +132,14 @@ bool CudaBackend::begin_pass(const PassInfo& pass) {
   try {
     in_pass_ = true;
     quantized_turn_ = 0;
+    open_caches_.clear();
     pass_ = pass;
     put_step(pass.batch);
     if (!recordable(pass)) return false;
     std::vector<int64_t> rows;
     for (const RowSpan& span : pass.batch.spans) rows.push_back(span.n_rows);
-    key_ = {pass.owner, std::move(rows), pass.n_logits, positions_bound(pass.batch.end_position())};
+    key_ = {pass.owner, std::move(rows), pass.n_logits, positions_bound(pass.batch.end_position()),
+            n_coded_caches_ > 0 ? coded_work(pass.batch) : CodedWork{}};
     const auto seen = std::find_if(recordings_.begin(), recordings_.end(), [&](const Recording& r) {
       return r.key == key_ && r.moves == moves_;
     });
@@ -145,6 +148,10 @@ bool CudaBackend::begin_pass(const PassInfo& pass) {
       return false;
     }
     recordings_.splice(recordings_.begin(), recordings_, seen);
+    for (CudaCache* const cache : seen->coded_caches) {
+      cache->open_pages(pass.batch);
+      open_caches_.push_back(cache);
+    }
     if (seen->graph) {
       gpu_.run(*seen->graph);
       return true;
@@ -192,7 +199,7 @@ bool CudaBackend::end_pass(bool complete) {
   if (!recordings_.empty() && recordings_.front().key == key_ &&
       recordings_.front().moves == moves_)
     return true;
-  recordings_.push_front({key_, moves_, nullptr});
+  recordings_.push_front({key_, moves_, open_caches_, nullptr});
   if (recordings_.size() > kMostGraphs) {
     gpu_.wait();  // it may be running
     recordings_.pop_back();
@@ -263,12 +270,49 @@ std::unique_ptr<DeviceCache> CudaBackend::make_cache(const CachePlan& plan,
 }
 
 void CudaBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
-                            const KeyContext&) {
+                            const KeyContext& keys) {
   const Turn turn(*this, Operation::kv_append, Keep::heads);
   checks::kv_append(cache, k, v, batch);
   require_step(batch);
-  if (append_pending(pages_of(cache), k, v, batch)) return;
-  gpu::kv_append(gpu_, pages_of(cache), k, v, batch_on_device(batch));
+  const KVPages pages = pages_of(cache);
+  if (pages.coded.beside) {
+    CudaCache* const own = &on_device(cache);
+    if (std::find(open_caches_.begin(), open_caches_.end(), own) == open_caches_.end() ||
+        !in_pass_) {
+      own->open_pages(batch);
+      if (in_pass_) open_caches_.push_back(own);
+    }
+  }
+  if (!append_pending(pages, k, v, batch))
+    gpu::kv_append(gpu_, pages, k, v, batch_on_device(batch));
+  if (!pages.coded.beside) return;
+  flush(Keep::nothing);  // queries that are not turned yet
+  std::vector<SpanBound> bounds;
+  for (const RowSpan& span : batch.spans) bounds.push_back({span.n_rows, span.end_position()});
+  const CodedWork work = coded_work(batch);
+  code_pages(gpu_, pages, batch_on_device(batch), bounds, keys, work.begins, work.completes);
+}
+
+// A cache with codes goes: what was recorded with it does too.
+void CudaBackend::forget(const CudaCache& cache) noexcept {
+  const std::lock_guard lock(mutex_);
+  --n_coded_caches_;
+  try {
+    gpu_.wait();            // a graph may be running
+  } catch (const Error&) {  // the next operation reports it
+  }
+  std::erase_if(recordings_, [&](const Recording& r) {
+    return std::find(r.coded_caches.begin(), r.coded_caches.end(), &cache) != r.coded_caches.end();
+  });
+}
+
+CudaBackend::CodedWork CudaBackend::coded_work(const Batch& batch) {
+  CodedWork work;
+  for (const RowSpan& span : batch.spans) {
+    work.begins |= span.first_position < kPagePositions;
+    work.completes |= span.end_position() / kPagePositions > span.first_position / kPagePositions;
+  }
+  return work;
 }
 
 void CudaBackend::attention(FloatView q, const CacheSlot& cache, const Batch& batch,

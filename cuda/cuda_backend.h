@@ -47,6 +47,8 @@ class CudaTensor final : public DeviceTensor {
   const float* floats() const { return static_cast<const float*>(vector->data); }
 };
 
+class CudaCache;
+
 class CudaBackend final : public Backend {
  public:
   CudaBackend(int device, const BackendOptions& options);
@@ -131,12 +133,18 @@ class CudaBackend final : public Backend {
   struct PreparedInput;
   friend class CudaCache;
   friend class CudaStates;
+  // What a batch does to pages of a coded cache: its kernels are launched where they have to.
+  struct CodedWork {
+    bool begins = false, completes = false;  // a page that begins a sequence; some page
+    auto operator<=>(const CodedWork&) const = default;
+  };
   // Owner, rows of each span, logits, positions to a power of two.
-  using GraphKey = std::tuple<uint64_t, std::vector<int64_t>, int64_t, int64_t>;
+  using GraphKey = std::tuple<uint64_t, std::vector<int64_t>, int64_t, int64_t, CodedWork>;
   struct Recording {
     GraphKey key;
     int64_t moves;
-    std::unique_ptr<Graph> graph;  // null: seen, not recorded yet
+    std::vector<CudaCache*> coded_caches;  // that it writes to
+    std::unique_ptr<Graph> graph;          // null: seen, not recorded yet
   };
 
   bool may_wait() const { return fuses_ && in_pass_ && !times_.on; }
@@ -146,6 +154,8 @@ class CudaBackend final : public Backend {
   bool quantize_with_pending(const CudaTensor& weights, PreparedInput& input);
   bool wait_as_head_norm(FloatView x, const float* weight, float eps, FloatView out);
   bool wait_as_turn(FloatView x, int n_heads, const Rope& rope);
+  void forget(const CudaCache& cache) noexcept;
+  static CodedWork coded_work(const Batch& batch);
   bool append_pending(const KVPages& cache, FloatView k, FloatView v, const Batch& batch);
   void put_step(const Batch& batch);
   bool recordable(const PassInfo& pass) const;
@@ -198,7 +208,9 @@ class CudaBackend final : public Backend {
   bool in_pass_ = false, recording_ = false;
   PassInfo pass_;
   GraphKey key_{};
-  std::list<Recording> recordings_;  // latest first
+  std::list<Recording> recordings_;      // latest first
+  int64_t n_coded_caches_ = 0;           // that there are
+  std::vector<CudaCache*> open_caches_;  // of this pass: their pages are open
 };
 
 }  // namespace hrun::gpu

@@ -54,6 +54,7 @@ TENSOR = {
     "FewQueries": HMMA,
     "ManyQueries": HMMA,
     "WideAttention": HMMA,
+    "CodedAttention": IMMA,
 }
 LOCAL = {0x983: "LDL", 0x387: "STL"}
 EM_CUDA = 190

@@ -27,6 +27,32 @@ struct Splits {
   int first, n;
 };
 
+// Item `item` of count(span) for each span in turn; span -1: there is none.  Whole warps.
+struct SpanItem {
+  int span, item;
+};
+template <class Count>
+HRUN_HD SpanItem find_item(const BatchOnDevice& batch, int item, const Count& count) {
+  int before = 0;
+  for (int first = 0; first < batch.n_spans; first += kWarp) {
+    const int s = first + lane(), own = s < batch.n_spans ? count(batch.spans[s]) : 0;
+    int sum = own;  // up to this lane's
+#pragma unroll
+    for (int step = 1; step < kWarp; step *= 2) {
+      const int other = static_cast<int>(shuffle_bits(static_cast<uint32_t>(sum), lane() - step));
+      if (lane() >= step) sum += other;
+    }
+    const uint32_t reached = ballot(item < before + sum);
+    if (reached != 0) {
+      const int at = lowest_bit(reached);
+      const auto start = static_cast<int>(shuffle_bits(static_cast<uint32_t>(sum - own), at));
+      return {first + at, item - before - start};
+    }
+    before += static_cast<int>(shuffle_bits(static_cast<uint32_t>(sum), kWarp - 1));
+  }
+  return {-1, 0};
+}
+
 struct AttentionTask {
   FloatView q, out;
   const void* k;
@@ -85,30 +111,9 @@ struct AttentionTask {
     return static_cast<int64_t>(warp_sum(static_cast<double>(parts)));  // exact
   }
 
-  // Item `item` of count(span) for each span in turn; span -1: there is none.  Whole warps.
-  struct Place {
-    int span, item;
-  };
   template <class Count>
-  HRUN_HD Place find(int item, const Count& count) const {
-    int before = 0;
-    for (int first = 0; first < batch.n_spans; first += kWarp) {
-      const int s = first + lane(), own = s < batch.n_spans ? count(batch.spans[s]) : 0;
-      int sum = own;  // up to this lane's
-#pragma unroll
-      for (int step = 1; step < kWarp; step *= 2) {
-        const int other = static_cast<int>(shuffle_bits(static_cast<uint32_t>(sum), lane() - step));
-        if (lane() >= step) sum += other;
-      }
-      const uint32_t reached = ballot(item < before + sum);
-      if (reached != 0) {
-        const int at = lowest_bit(reached);
-        const auto start = static_cast<int>(shuffle_bits(static_cast<uint32_t>(sum - own), at));
-        return {first + at, item - before - start};
-      }
-      before += static_cast<int>(shuffle_bits(static_cast<uint32_t>(sum), kWarp - 1));
-    }
-    return {-1, 0};
+  HRUN_HD SpanItem find(int item, const Count& count) const {
+    return find_item(batch, item, count);
   }
 };
 

@@ -60,7 +60,7 @@ struct AttentionTiles {
       const int blocks = (span.n_rows * task.group + kRows - 1) / kRows;
       return task.is_for(span) ? blocks * (task.apart ? task.splits_of(span).n : 1) : 0;
     };
-    const AttentionTask::Place place = task.find(block / n_kv, count);
+    const SpanItem place = task.find(block / n_kv, count);
     if (place.span < 0) return false;
     const SpanOnDevice span = task.batch.spans[place.span];
     const Splits splits = task.splits_of(span);

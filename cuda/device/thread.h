@@ -108,6 +108,16 @@ HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[2], uint32_t b) {
       : "r"(a[0]), "r"(a[1]), "r"(b));
 #endif
 }
+// The same of 32 columns with a of uint8.
+HRUN_HD void mma_u8_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__)
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
 // c[16 x 8] += a[16 x 16] b[16 x 8], fp16 in, fp32 sums.
 HRUN_HD void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(__CUDA_ARCH__)
@@ -374,6 +384,15 @@ HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
   gather<4>(slots, rows, cols);
   for (int i = 0; i < 4; ++i)
     for (int k = 0; k < 32; ++k) c[i] += rows[i / 2][k] * cols[i % 2][k];
+}
+
+HRUN_HD void mma_u8_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  const emulation::Slot* slots = emulation::exchange(emulation::Meeting::mma, &mine, sizeof mine);
+  int8_t rows[2][32], cols[2][32];
+  gather<4>(slots, rows, cols);
+  for (int i = 0; i < 4; ++i)
+    for (int k = 0; k < 32; ++k) c[i] += static_cast<uint8_t>(rows[i / 2][k]) * cols[i % 2][k];
 }
 
 // The lower half of the columns of the same fragments.

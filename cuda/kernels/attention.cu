@@ -6,10 +6,12 @@
 #include <utility>
 
 #include "base/error.h"
+#include "cuda/device/attention_coded.h"
 #include "cuda/device/attention_flash.h"
 #include "cuda/device/attention_plain.h"
 #include "cuda/device/attention_wide.h"
 #include "cuda/device/prepare.h"
+#include "cuda/kernels/coded_cache.h"
 
 namespace hrun::gpu {
 namespace {
@@ -22,8 +24,8 @@ constexpr int kFewRows = 16;
 // zeros in shared memory.
 constexpr int kDims[] = {64, 96, 128, 256};
 
-// PlainAttention; FewQueries and ManyQueries; WideAttention.
-enum class Way : uint8_t { plain, flash, wide };
+// PlainAttention; FewQueries and ManyQueries; WideAttention; CodedAttention.
+enum class Way : uint8_t { plain, flash, wide, coded };
 
 struct Plan {
   Way way = Way::plain;
@@ -34,6 +36,7 @@ struct Plan {
 // The device may decide: what it cannot do, another does with other bits.
 Plan plan_for(const Gpu& gpu, const KVPages& cache) {
   Plan plan;
+  if (cache.coded.beside) return {Way::coded, 0, CodedAttention::kSplit};
   const auto pieces = [](const void* p, int dim) {
     return dim % 8 == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0;
   };
@@ -93,8 +96,13 @@ void launch_flash(Gpu& gpu, const AttentionTask& task, std::span<const SpanBound
     launch<ManyQueries<kDim>>(gpu, task, bounds, ManyQueries<kDim>::kRows);
 }
 
-void launch(Gpu& gpu, const AttentionTask& task, const Plan& plan,
-            std::span<const SpanBound> bounds, int64_t most_splits) {
+void launch(Gpu& gpu, const AttentionTask& task, const KVPages& cache, const Rope* rope,
+            const Plan& plan, std::span<const SpanBound> bounds, int64_t most_splits) {
+  if (plan.way == Way::coded) {
+    const Launch l =
+        count(bounds, task.apart, task.group, CodedAttention::kRows, task.window, task.split);
+    return launch_coded_attention(gpu, task, cache, rope, l.blocks);
+  }
   if (plan.way == Way::wide) {
     const Launch l =
         count(bounds, task.apart, task.group, WideAttention::kRows, task.window, task.split);
@@ -217,7 +225,7 @@ bool attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice&
       task.values = static_cast<float*>(scratch);
       task.sums = task.values + l.parts * shape.n_heads * cache.v_dim;
     }
-    launch(gpu, task, plan, bounds, l.most_splits);
+    launch(gpu, task, cache, shape.rope, plan, bounds, l.most_splits);
     if (few && l.most_splits > 1) {
       const bool all_few = count(bounds, false, 1, 1, shape.window, plan.split).blocks == 0;
       if (join_later && all_few) {

@@ -9,14 +9,31 @@
 
 namespace hrun::gpu {
 
+// What lies beside a page of a coded cache (backend/page_buffers.h); null where it has none.
+struct BesidePage {
+  uint8_t* rows;
+  uint8_t* beginning;
+  uint8_t* squares;
+};
+// Where a layer with codes has its part of these.
+struct CodedLayer {
+  const BesidePage* beside = nullptr;  // by page, on the device; null: the layer has no codes
+  int64_t k_rows = 0, v_rows = 0;      // as in a page without codes
+  // Per head: the mean of keys, the balance, exact keys and values.
+  int64_t beginning = 0, beginning_bytes = 0;
+  int64_t squares = 0;  // [kv_head][64 positions][k_dim]
+};
+
 // One layer of a cache in device memory.  A page holds, layer by layer, the keys as
-// [kv_head][64 positions][k_dim] and then the values as [kv_head][64 positions][v_dim].
+// [kv_head][64 positions][k_dim] and then the values as [kv_head][64 positions][v_dim]; codes as in
+// device/cache_codes.h.
 struct KVPages {
   void* k = nullptr;  // of page 0
   void* v = nullptr;
   CacheType k_type = CacheType::f16, v_type = CacheType::f16;
   int64_t page_bytes = 0;  // from a page to the next
   int n_kv_heads = 0, k_dim = 0, v_dim = 0;
+  CodedLayer coded{};
 };
 
 // A span of the batch, for the device.

@@ -47,11 +47,13 @@ struct Append {
   struct Part {
     FloatView from;
     void* to;
+    int64_t row_place;  // of the layer in rows that become codes
     int dim;
     bool narrow;  // to fp16
   };
   Part k, v;
   int64_t page_bytes;
+  const BesidePage* beside;  // by page, where rows become codes
   BatchOnDevice batch;
 
   HRUN_HD void operator()() const {
@@ -65,8 +67,9 @@ struct Append {
   HRUN_HD void put(const Part& part, int i, float value) const {
     const int position = batch.positions[block_x()];
     const int32_t* const pages = batch.pages(batch.span_of_row[block_x()]);
-    auto* const page =
-        static_cast<uint8_t*>(part.to) + pages[position / kPagePositions] * page_bytes;
+    const int32_t number = pages[position / kPagePositions];
+    uint8_t* const page = beside ? beside[number].rows + part.row_place
+                                 : static_cast<uint8_t*>(part.to) + number * page_bytes;
     const int at =
         (i / part.dim * kPagePositions + position % kPagePositions) * part.dim + i % part.dim;
     if (part.narrow)
@@ -158,14 +161,15 @@ struct FinishHeads {
 };
 
 Append append_kernel(const KVPages& cache, FloatView k, FloatView v, const BatchOnDevice& batch) {
-  const auto part = [&](FloatView from, void* to, int dim, CacheType type) {
+  const auto part = [&](FloatView from, void* to, int64_t row_place, int dim, CacheType type) {
     if (from.cols != static_cast<int64_t>(cache.n_kv_heads) * dim)
       throw ArgumentError("kv_append: {} values for {} heads of {}", from.cols, cache.n_kv_heads,
                           dim);
-    return Append::Part{from, to, dim, type == CacheType::f16};
+    return Append::Part{from, to, row_place, dim, type != CacheType::f32};
   };
-  return {part(k, cache.k, cache.k_dim, cache.k_type), part(v, cache.v, cache.v_dim, cache.v_type),
-          cache.page_bytes, batch};
+  return {part(k, cache.k, cache.coded.k_rows, cache.k_dim, cache.k_type),
+          part(v, cache.v, cache.coded.v_rows, cache.v_dim, cache.v_type), cache.page_bytes,
+          cache.coded.beside, batch};
 }
 
 }  // namespace

@@ -20,32 +20,6 @@ size_t row_bytes(CacheType type, int dim) {
   return cache_position_bytes(hrun::is_coded(type) ? CacheType::f16 : type, dim);
 }
 
-uint8_t* PageBuffers::open(int32_t page) {
-  auto& buffer = of_page_[static_cast<size_t>(page)];
-  if (!buffer) {
-    if (free_.empty()) {
-      buffer = allocate_host(bytes_, purpose_, Pages::small);
-      ++n_made_;
-    } else {
-      buffer = std::move(free_.back());
-      free_.pop_back();
-    }
-  }
-  return static_cast<uint8_t*>(buffer->data);
-}
-
-void PageBuffers::close(int32_t page) {
-  auto& buffer = of_page_[static_cast<size_t>(page)];
-  if (buffer) free_.push_back(std::move(buffer));
-}
-
-void PageBuffers::copy(int32_t from, int32_t to) {
-  if (find(from))
-    std::memcpy(open(to), find(from), bytes_);
-  else
-    close(to);
-}
-
 CpuCache::CpuCache(const CachePlan& plan, std::string_view purpose) : DeviceCache(plan) {
   checks::cache_plan(plan);
   // Steps of 64 bytes keep rows aligned for vector loads.
@@ -91,15 +65,20 @@ CpuCache::CpuCache(const CachePlan& plan, std::string_view purpose) : DeviceCach
   // Pages are used from the first one on, so huge pages of the system pay.
   memory_ = allocate_host(all, purpose, Pages::huge);
   if (!coded_) return;
-  constexpr std::string_view kWhat = "keys and values that are not coded yet";
-  rows_ = PageBuffers(rows_bytes, plan.n_pages, kWhat);
-  beginnings_ = PageBuffers(beginning_bytes, plan.n_pages, kWhat);
-  squares_ = PageBuffers(squares_bytes, plan.n_pages, kWhat);
+  const auto buffers = [&](size_t size) {
+    return PageBuffers(
+        size, plan.n_pages,
+        [](size_t n) {
+          return allocate_host(n, "keys and values that are not coded yet", Pages::small);
+        },
+        [](void* to, const void* from, size_t n) { std::memcpy(to, from, n); });
+  };
+  beside_ = {buffers(rows_bytes), buffers(beginning_bytes), buffers(squares_bytes)};
 }
 
 CpuCache::Rows CpuCache::rows(size_t layer, int64_t head, int32_t page) const {
   const Place& place = places_[layer];
-  uint8_t* const keys = rows_.find(page) + place.rows_offset +
+  uint8_t* const keys = beside_.rows.find(page) + place.rows_offset +
                         static_cast<size_t>(head) * (place.row_key_bytes + place.row_value_bytes);
   return {keys, keys + place.row_key_bytes};
 }
@@ -107,7 +86,7 @@ CpuCache::Rows CpuCache::rows(size_t layer, int64_t head, int32_t page) const {
 CpuCache::Beginning CpuCache::beginning(size_t layer, int64_t head, int32_t page) const {
   const Place& place = places_[layer];
   const CacheLayer& plan = this->layer(layer);
-  uint8_t* const at = beginnings_.find(page) + place.beginning_offset +
+  uint8_t* const at = beside_.beginnings.find(page) + place.beginning_offset +
                       static_cast<size_t>(head) * place.beginning_bytes;
   auto* const mean = reinterpret_cast<float*>(at);  // numbers first: they are aligned
   float* const balance = mean + plan.k_dim;
@@ -116,34 +95,13 @@ CpuCache::Beginning CpuCache::beginning(size_t layer, int64_t head, int32_t page
 }
 
 float* CpuCache::query_squares(size_t layer, int64_t head, int32_t page) const {
-  auto* const all = reinterpret_cast<float*>(squares_.find(page) + places_[layer].squares_offset);
+  auto* const all =
+      reinterpret_cast<float*>(beside_.squares.find(page) + places_[layer].squares_offset);
   return all + head * kPagePositions * this->layer(layer).k_dim;
 }
 
-void CpuCache::open_pages(std::span<const int32_t> pages, int64_t first, int64_t end) {
-  const auto page = [&](int64_t i) { return pages[static_cast<size_t>(i)]; };
-  const int64_t index = first / kPagePositions, end_index = pages_of(end);
-  require((first % kPagePositions == 0 || rows_.find(page(index))) &&
-              (index == 0 || beginnings_.find(page(0))),
-          "kv_append", "rows before the first that were not dropped");
-  // The page before may still be cut into: a draft that was refused.
-  for (int64_t i = index - 2; i >= 0 && rows_.find(page(i)); --i) drop_rows(page(i));
-  for (int64_t i = index; i < end_index; ++i) {
-    rows_.open(page(i));
-    if (i == 0) {
-      beginnings_.open(page(i));
-      squares_.open(page(i));
-    } else {
-      beginnings_.close(page(i));
-      squares_.close(page(i));
-    }
-  }
-}
-
 void CpuCache::drop_rows(int32_t page) {
-  if (!coded_) return;
-  rows_.close(page);
-  squares_.close(page);
+  if (coded_) beside_.drop(page);
 }
 
 void CpuCache::copy_page(int32_t from, int32_t to, int64_t n_positions) {
@@ -153,10 +111,7 @@ void CpuCache::copy_page(int32_t from, int32_t to, int64_t n_positions) {
   auto* const base = static_cast<uint8_t*>(memory_->data);
   std::memcpy(base + static_cast<size_t>(to) * page_bytes_,
               base + static_cast<size_t>(from) * page_bytes_, page_bytes_);
-  if (!coded_) return;
-  rows_.copy(from, to);
-  beginnings_.copy(from, to);
-  squares_.copy(from, to);
+  if (coded_) beside_.copy(from, to);
 }
 
 }  // namespace hrun

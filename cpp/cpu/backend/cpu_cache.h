@@ -8,36 +8,11 @@
 // that begins a sequence also keeps what the codes after it are read with.
 #pragma once
 
-#include "backend/cache.h"
 #include "backend/backend.h"
+#include "backend/cache.h"
+#include "backend/page_buffers.h"
 
 namespace hrun {
-
-// Buffers of one size that some pages have.
-class PageBuffers {
- public:
-  PageBuffers() = default;
-  PageBuffers(size_t bytes, int64_t n_pages, std::string_view purpose)
-      : bytes_(bytes), purpose_(purpose), of_page_(static_cast<size_t>(n_pages)) {}
-
-  // Null if the page has none.
-  uint8_t* find(int32_t page) const {
-    const auto& buffer = of_page_[static_cast<size_t>(page)];
-    return buffer ? static_cast<uint8_t*>(buffer->data) : nullptr;
-  }
-  // Throws OutOfMemoryError.
-  uint8_t* open(int32_t page);
-  void close(int32_t page);
-  // What `from` has goes to `to`.
-  void copy(int32_t from, int32_t to);
-  size_t bytes() const { return bytes_ * static_cast<size_t>(n_made_); }  // of all, in use or not
-
- private:
-  size_t bytes_ = 0;
-  std::string purpose_;
-  std::vector<std::unique_ptr<DeviceBuffer>> of_page_, free_;
-  int64_t n_made_ = 0;
-};
 
 class CpuCache final : public DeviceCache {
  public:
@@ -46,7 +21,7 @@ class CpuCache final : public DeviceCache {
 
   size_t page_bytes() const override { return page_bytes_; }
   void copy_page(int32_t from, int32_t to, int64_t n_positions) override;
-  bool keeps_rows(int32_t page) const override { return !coded_ || rows_.find(page); }
+  bool keeps_rows(int32_t page) const override { return !coded_ || beside_.rows.find(page); }
   void drop_rows(int32_t page) override;
 
   // Keys and values of a head of a layer in page 0; page p is p * page_bytes() further.
@@ -82,12 +57,14 @@ class CpuCache final : public DeviceCache {
 
   // Before positions [first, end) of a sequence are written, in the first layer.  Throws
   // ArgumentError where the rows before them are gone, OutOfMemoryError.
-  void open_pages(std::span<const int32_t> pages, int64_t first, int64_t end);
+  void open_pages(std::span<const int32_t> pages, int64_t first, int64_t end) {
+    beside_.open(pages, first, end);
+  }
   // Blocks that became codes, in all layers and heads, of keys and of values.
   int64_t n_coded_blocks() const { return n_coded_blocks_; }
   void count_coded_blocks(int64_t n) { n_coded_blocks_ += n; }
   // Beside the pages.
-  size_t open_bytes() const { return rows_.bytes() + beginnings_.bytes() + squares_.bytes(); }
+  size_t open_bytes() const { return beside_.bytes(); }
 
  private:
   struct Place {
@@ -104,7 +81,7 @@ class CpuCache final : public DeviceCache {
   bool coded_ = false;
   int64_t n_coded_blocks_ = 0;
   std::unique_ptr<DeviceBuffer> memory_;
-  PageBuffers rows_, beginnings_, squares_;
+  BesidePages beside_;
 };
 
 inline const CpuCache& on_cpu(const CacheSlot& slot) {

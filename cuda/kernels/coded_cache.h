@@ -1,0 +1,25 @@
+// Keys and values become codes on the device: the CPU's bits from the same rows.
+#pragma once
+
+#include "cuda/kernels/attention.h"
+
+namespace hrun::gpu {
+
+// Head sizes that a layer with codes may have, and no more shared memory than a block of threads
+// has.  Throws UnsupportedModelError.
+void require_coded_layer(const Gpu& gpu, const CacheLayer& layer);
+
+// After the rows of a batch were written to a layer with codes.  `begins`: some row is in a page
+// that begins a sequence; `completes`: some page is full now.  Rows that are neither cost nothing
+// but the launch.
+void code_pages(Gpu& gpu, const KVPages& cache, const BatchOnDevice& batch,
+                std::span<const SpanBound> bounds, const KeyContext& keys, bool begins,
+                bool completes);
+
+// All spans at once, as attention() does it, over a layer with codes.
+struct AttentionTask;
+size_t coded_attention_shared_bytes(int k_dim, int v_dim);
+void launch_coded_attention(Gpu& gpu, const AttentionTask& task, const KVPages& cache,
+                            const Rope* rope, int64_t blocks);
+
+}  // namespace hrun::gpu
