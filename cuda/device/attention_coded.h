@@ -136,7 +136,7 @@ struct CodedAttention : CodedTiles {
     constexpr int kPages = kSplit / kBlockPositions;
     const int first_own = w.first_position + w.row / task.group,
               first = split * kPages > w.begin / kBlockPositions ? split * kPages
-                                                                : w.begin / kBlockPositions,
+                                                                 : w.begin / kBlockPositions,
               end = (w.end - 1) / kBlockPositions + 1 < (split + 1) * kPages
                         ? (w.end - 1) / kBlockPositions + 1
                         : (split + 1) * kPages;
@@ -252,8 +252,8 @@ struct CodedAttention : CodedTiles {
 
   // Of n positions, in fp32: a thread has a position and half of the queries.
   HRUN_HD void plain_scores(const uint8_t* keys, Part part, int page, int n) const {
-    const int position = thread() % kBlockPositions, half = thread() / kBlockPositions * (kRows / 2),
-              dim = task.k_dim;
+    const int position = thread() % kBlockPositions,
+              half = thread() / kBlockPositions * (kRows / 2), dim = task.k_dim;
     float sums[kRows / 2] = {};
     const float* const q = queries() + half * dim;
     bool any = false;
