@@ -46,7 +46,7 @@ struct Product8 : Kernel {
     for (int i = 0; i < 4; ++i) {
       const int row = group + 8 * (i / 2), col = 2 * quad + i % 2;
       int sum = i + 1;
-      for (int k = 0; k < 32; ++k) sum += (3 * row - k & 255) * (k + 5 * col);
+      for (int k = 0; k < 32; ++k) sum += ((3 * row - k) & 255) * (k + 5 * col);
       if (unsigned_rows[i] != sum) *ok = false;
     }
   }
