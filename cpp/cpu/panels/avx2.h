@@ -137,7 +137,7 @@ HRUN_HD RowFloats fma_rows(RowFloats a, RowInts b, RowFloats c) {
 HRUN_HD Bytes both(Bytes a, uint8_t mask) {
   return _mm256_and_si256(a, _mm256_set1_epi8(static_cast<char>(mask)));
 }
-HRUN_HD Bytes all_bytes(uint8_t x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+HRUN_HD Bytes by_top_bit(Bytes x, Bytes a, Bytes b) { return _mm256_blendv_epi8(b, a, x); }
 HRUN_HD Bytes join_bits(Bytes a, Bytes b) { return _mm256_or_si256(a, b); }
 HRUN_HD Bytes exclusive_or(Bytes a, Bytes b) { return _mm256_xor_si256(a, b); }
 HRUN_HD Bytes add_bytes(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }

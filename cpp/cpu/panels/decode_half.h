@@ -4,8 +4,8 @@
 // A tier (panels/avx2.h, panels/neon.h) gives, on Bytes, both(x, mask), join_bits, exclusive_or,
 // add_bytes, lane_below (each byte lane takes the byte below it in its row, the lowest 0), shifts
 // by n bits: down and up, which may let bits of neighbours in, and top, the n uppermost bits alone;
-// and lookup(Table, index) of 16 entries.  An index has its upper four bits 0, or the highest of
-// them 1, which gives 0.
+// by_top_bit(x, a, b), the byte of a where that of x has its highest bit, else of b; and
+// lookup(Table, index) of 16 entries.  An index has its upper four bits 0.
 #pragma once
 
 #include "cpu/panels/tier.h"
@@ -222,8 +222,8 @@ struct UnitDecoder<F, PackedCodes::rtq4> {
   }
 };
 
-// A code's fifth bit is kept as the highest of its byte: where it is 1 a look-up in the lower half
-// of a table gives 0, where it is 0 one in the upper half.
+// A code is kept as its lower four bits and, in the highest bit of another byte whose others are
+// any, its fifth, which chooses between look-ups in the two halves of a table.
 template <class F>
 struct UnitDecoder<F, PackedCodes::rtq5> {
   struct Constants {
@@ -241,24 +241,26 @@ struct UnitDecoder<F, PackedCodes::rtq5> {
       }
     }
   };
-  static constexpr uint8_t kFifth = 0x80;
+  struct Code {
+    Bytes four, fifth;
+  };
   const uint8_t* unit;
   const Constants tables;
-  Bytes before, before_that;  // the codes of the last two steps
+  Code before, before_that;  // of the last two steps
 
   // Code s of the eight of each byte lane.
   template <int s>
-  static HRUN_HD Bytes code(Bytes nibbles, Bytes fifth) {
-    Bytes four, bit;
+  static HRUN_HD Code code(Bytes nibbles, Bytes fifth) {
+    Code c;
     if constexpr (s % 2 == 0)
-      four = low_four(nibbles);
+      c.four = low_four(nibbles);
     else
-      four = top<4>(nibbles);
+      c.four = top<4>(nibbles);
     if constexpr (s == 7)
-      bit = fifth;
+      c.fifth = fifth;
     else
-      bit = up<7 - s>(fifth);
-    return join_bits(four, both(bit, kFifth));
+      c.fifth = up<7 - s>(fifth);
+    return c;
   }
 
   HRUN_HD UnitDecoder(const Constants& constants, const uint8_t* block, int n)
@@ -270,16 +272,16 @@ struct UnitDecoder<F, PackedCodes::rtq5> {
     before = code<7>(nibbles, fifth);
   }
 
-  static HRUN_HD Bytes look_up(const Table (&table)[2], Bytes index) {
-    return join_bits(lookup(table[0], index),
-                     lookup(table[1], exclusive_or(index, all_bytes(kFifth))));
+  static HRUN_HD Bytes look_up(const Table (&table)[2], Code index) {
+    return by_top_bit(index.fifth, lookup(table[1], index.four), lookup(table[0], index.four));
   }
 
   template <int s>
   HRUN_HD void weight(Bytes nibbles, Bytes fifth, CodeBytes& out) {
-    const Bytes now = code<s>(nibbles, fifth);
-    out.v = add_bytes(look_up(tables.first, exclusive_or(now, before_that)),
-                      look_up(tables.second, before));
+    const Code now = code<s>(nibbles, fifth);
+    const Code newest = {exclusive_or(now.four, before_that.four),
+                         exclusive_or(now.fifth, before_that.fifth)};
+    out.v = add_bytes(look_up(tables.first, newest), look_up(tables.second, before));
     before_that = before;
     before = now;
   }

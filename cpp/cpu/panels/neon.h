@@ -131,7 +131,12 @@ HRUN_HD RowFloats fma_rows(RowFloats a, RowInts b, RowFloats c) {
 HRUN_HD Bytes both(Bytes a, uint8_t mask) {
   return {vandq_u8(a.lo, vdupq_n_u8(mask)), vandq_u8(a.hi, vdupq_n_u8(mask))};
 }
-HRUN_HD Bytes all_bytes(uint8_t x) { return {vdupq_n_u8(x), vdupq_n_u8(x)}; }
+HRUN_HD Bytes by_top_bit(Bytes x, Bytes a, Bytes b) {
+  const auto choose = [](uint8x16_t bits, uint8x16_t set, uint8x16_t clear) {
+    return vbslq_u8(vreinterpretq_u8_s8(vshrq_n_s8(vreinterpretq_s8_u8(bits), 7)), set, clear);
+  };
+  return {choose(x.lo, a.lo, b.lo), choose(x.hi, a.hi, b.hi)};
+}
 HRUN_HD Bytes join_bits(Bytes a, Bytes b) { return {vorrq_u8(a.lo, b.lo), vorrq_u8(a.hi, b.hi)}; }
 HRUN_HD Bytes exclusive_or(Bytes a, Bytes b) {
   return {veorq_u8(a.lo, b.lo), veorq_u8(a.hi, b.hi)};
