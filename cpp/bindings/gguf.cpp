@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
@@ -15,6 +16,7 @@
 #include "gguf/file.h"
 #include "gguf/verify.h"
 #include "gguf/writer.h"
+#include "model/model.h"
 #include "model/spec/spec.h"
 
 namespace nb = nanobind;
@@ -210,6 +212,10 @@ void finish(PyWriter& self) {
   self.mutex.call_without_gil([&] { self.writer.finish(); });
 }
 
+void finish_with_holes(PyWriter& self) {
+  self.mutex.call_without_gil([&] { self.writer.finish_with_holes(); });
+}
+
 void discard(PyWriter& self) {
   self.mutex.call_without_gil([&] { self.writer.discard(); });
 }
@@ -371,6 +377,10 @@ void init_writer(nb::module_& m) {
       .def("write_tensor", &write_tensor, nb::arg("name"), nb::arg("data"),
            "uint8, exactly the declared bytes")
       .def("finish", &finish, "Pads, flushes to the disk, closes.")
+      .def(
+          "finish_with_holes", &finish_with_holes,
+          "Closes a file in which holes, that take no room on the disk, stand for the tensors that "
+          "were not written.")
       .def("abort", &discard, "Closes and removes the file; harmless after finish.")
       .def_prop_ro(
           "file_bytes",
@@ -394,6 +404,20 @@ void init_spec(nb::module_& m) {
       .def_ro("architecture", &PySpec::architecture)
       .def_prop_ro("params", [](const PySpec& p) { return p.params; })
       .def_ro("warnings", &PySpec::warnings);
+  m.def(
+      "model_parts",
+      [](nb::handle path) {
+        const std::string name = path_argument(path);
+        const WithoutGil release;
+        const gguf::File file = gguf::File::open_model(name);
+        std::vector<std::pair<int64_t, int64_t>> parts;
+        for (const LayerPart& part : smallest_parts(read_spec(file)))
+          parts.emplace_back(part.first, part.end);
+        return parts;
+      },
+      nb::arg("path"),
+      "[(first layer, end)] of the smallest parts that Model.load can load and that run one after "
+      "the other; the head is the last. Raises ModelFileError, UnsupportedModelError.");
   m.def("read_spec", &make_spec, nb::arg("path"),
         "Checks hyper-parameters, tensors and tokenizer without loading. Raises ModelFileError, "
         "UnsupportedModelError.");

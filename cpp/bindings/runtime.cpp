@@ -42,11 +42,14 @@ RotatedMatmul rotated_matmul(const std::string& name) {
 
 namespace {
 
+using States = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutStates = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 std::shared_ptr<Model> load(const std::string& path, const std::string& device,
                             int64_t n_gpu_layers, int n_threads, const std::string& cpu_tier,
-                            const std::string& rotation, nb::object progress) {
+                            const std::string& rotation, nb::object progress,
+                            std::optional<std::pair<int64_t, int64_t>> layers) {
   if (n_threads < 0 || n_threads > 4096)
     throw ArgumentError("n_threads is {}, must be between 0 and 4096", n_threads);
   BackendOptions options;
@@ -58,10 +61,14 @@ std::shared_ptr<Model> load(const std::string& path, const std::string& device,
   const bool report = !progress.is_none();
   const WithoutGil release;
   SignalPoll poll;
-  auto model = Model::load(path, options, [&](int64_t done, int64_t total) {
-    poll();
-    if (report) with_gil([&] { progress(done, total); });
-  });
+  const LayerPart part = layers ? LayerPart{layers->first, layers->second} : LayerPart{};
+  auto model = Model::load(
+      path, options,
+      [&](int64_t done, int64_t total) {
+        poll();
+        if (report) with_gil([&] { progress(done, total); });
+      },
+      part);
   return std::const_pointer_cast<Model>(model);  // Python has no const; every method bound below is
 }
 
@@ -88,12 +95,29 @@ class PySession {
   // None where no logits are wanted: an empty array would import numpy for nothing.
   std::optional<nb::ndarray<nb::numpy, float>> forward(const std::vector<int32_t>& tokens,
                                                        const std::string& which,
-                                                       PyMomentCollector* observer) {
+                                                       PyMomentCollector* observer,
+                                                       std::optional<States> states,
+                                                       std::optional<OutStates> out_states) {
     const Logits mode = which == "last"  ? Logits::last
                         : which == "all" ? Logits::all
                                          : Logits::none;
     if (mode == Logits::none && which != "none")
       throw ArgumentError("logits is '{}', must be last, all or none", printable(which));
+    const auto width = static_cast<size_t>(session_.model().state_width());
+    const auto require_shape = [&](size_t rows, size_t cols) {
+      if (rows != tokens.size() || cols != width)
+        throw ArgumentError("states of {} tokens are [{}, {}], found [{}, {}]", tokens.size(),
+                            tokens.size(), width, rows, cols);
+    };
+    LayerStates between;
+    if (states) {
+      require_shape(states->shape(0), states->shape(1));
+      between.in = states->data();
+    }
+    if (out_states) {
+      require_shape(out_states->shape(0), out_states->shape(1));
+      between.out = out_states->data();
+    }
     std::unique_ptr<float[]> out;
     size_t n = 0, n_vocab = 0;
     mutex_.call_without_gil([&] {
@@ -103,7 +127,7 @@ class PySession {
       check(poll, tokens.size());
       session_.forward(
           tokens, mode, [&] { check(poll, tokens.size()); },
-          observer ? &observer->collector : nullptr);
+          observer ? &observer->collector : nullptr, between);
       n_past_ = session_.n_past();
       if (mode == Logits::none) return;
       n_vocab = static_cast<size_t>(session_.model().params().n_vocab);
@@ -188,8 +212,10 @@ void init_runtime(nb::module_& m) {
   nb::class_<Model>(m, "Model", "Weights on a device; immutable, shared between sessions.")
       .def_static("load", &load, "path"_a, "device"_a = "auto", "n_gpu_layers"_a = -1,
                   "n_threads"_a = 0, "cpu_tier"_a = "", "rotated_matmul"_a = "activation",
-                  "progress"_a = nb::none(),
-                  "Open, validate and upload a GGUF. progress(done, total) in tensors. Raises "
+                  "progress"_a = nb::none(), "layers"_a = nb::none(),
+                  "Open, validate and upload a GGUF. progress(done, total) in tensors. layers: "
+                  "(first, end) of a part of it, for Session.forward with states; 0 has the "
+                  "embedding, an end of n_layers + 1 the head. Raises "
                   "ModelFileError, "
                   "UnsupportedModelError, OutOfMemoryError, DeviceError, ArgumentError.")
       .def_prop_ro("path", [](const Model& model) { return model.file().path(); })
@@ -204,6 +230,7 @@ void init_runtime(nb::module_& m) {
       .def_prop_ro("n_vocab", [](const Model& model) { return model.params().n_vocab; })
       .def_prop_ro("n_embd", [](const Model& model) { return model.params().n_embd; })
       .def_prop_ro("n_layers", [](const Model& model) { return model.params().n_layers; })
+      .def_prop_ro("state_width", &Model::state_width, "Values of a token between two layers.")
       .def_prop_ro(
           "is_encoder", [](const Model& model) { return model.spec().is_encoder(); },
           "It gives vectors of texts, and no text.")
@@ -305,9 +332,10 @@ void init_runtime(nb::module_& m) {
            nb::call_guard<WithoutGil>(), "model"_a, "n_ctx"_a = 0, "type_k"_a = "f16",
            "type_v"_a = "f16", "n_batch"_a = 512)
       .def("forward", &PySession::forward, "tokens"_a, "logits"_a = "last",
-           "observer"_a = nb::none(),
-           "Append tokens; float32 [1, n_vocab], [n, n_vocab] or None. Raises ContextOverflowError "
-           "before any work, Cancelled, "
+           "observer"_a = nb::none(), "states"_a = nb::none(), "out_states"_a = nb::none(),
+           "Append tokens; float32 [1, n_vocab], [n, n_vocab] or None. states, out_states: float32 "
+           "[n, model.state_width], what comes into a part of a model and where what leaves it "
+           "goes. Raises ContextOverflowError before any work, Cancelled, "
            "KeyboardInterrupt; the session then stands where it stood.")
       .def("next", &PySession::next, "tokens"_a, "sampler"_a,
            "forward(tokens) and sample from the last row.")

@@ -86,6 +86,11 @@ MomentCollector::MomentCollector(std::shared_ptr<const Model> model, int64_t blo
         for (const auto& slice : slices) slices_.emplace(slice.get(), &slices);
     }
   }
+  // Tensors that are taken apart when they are loaded are known by the slice that is observed.
+  for (int64_t l = 0; l < model_->params().n_layers; ++l)
+    for (const auto& [whole, part] : {std::pair(Role::experts_gate_up, Role::experts_gate),
+                                      std::pair(Role::attn_kv_b, Role::attn_v_b)})
+      add_name(model_->weight(l, part), spec.layer(l, whole));
 }
 
 FloatView MomentCollector::plain(Backend& backend, const MatmulInput& input) {

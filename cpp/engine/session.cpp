@@ -73,9 +73,13 @@ size_t Session::memory_bytes() const {
 }
 
 void Session::forward(std::span<const int32_t> tokens, Logits which,
-                      const std::function<void()>& poll, MatmulObserver* observer) {
+                      const std::function<void()>& poll, MatmulObserver* observer,
+                      LayerStates states) {
   const int64_t n_vocab = model_->params().n_vocab;
   const auto n = static_cast<int64_t>(tokens.size());
+  if (states.in && n_past_ > 0)
+    throw ArgumentError("a part of a model takes states at position 0, the session stands at {}",
+                        n_past_);
   check_tokens(*model_, tokens);
   if (n > n_ctx_ - n_past_)
     throw ContextOverflowError("{} tokens do not fit: the context holds {} and {} are in use", n,
@@ -90,10 +94,10 @@ void Session::forward(std::span<const int32_t> tokens, Logits which,
     n_computed_ = start_before(std::min(n_computed_, n_past_));
     restore_state(n_computed_);
     pass(std::span<const int32_t>(tokens_).subspan(static_cast<size_t>(n_computed_)), n_computed_,
-         Logits::none, nullptr, poll, nullptr);
+         Logits::none, nullptr, poll, nullptr, {});
     if (n > 1) keep_state();  // a prompt: what comes before it may be gone on from again
   }
-  pass(tokens, n_past_, which, logits_.data(), poll, observer);
+  pass(tokens, n_past_, which, logits_.data(), poll, observer, states);
   logits_kept_ = which == Logits::kept && n > 0;
   // Only now: an exception above leaves the position where it was.
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
@@ -103,7 +107,8 @@ void Session::forward(std::span<const int32_t> tokens, Logits which,
 
 // The tokens at positions `first` on.
 void Session::pass(std::span<const int32_t> tokens, int64_t first, Logits which, float* logits,
-                   const std::function<void()>& poll, MatmulObserver* observer) {
+                   const std::function<void()>& poll, MatmulObserver* observer,
+                   LayerStates states) {
   const int64_t n_vocab = model_->params().n_vocab;
   const auto n = static_cast<int64_t>(tokens.size());
   const bool has_states = cache_.n_states() > 0;
@@ -122,7 +127,8 @@ void Session::pass(std::span<const int32_t> tokens, int64_t first, Logits which,
     if (wanted > 0 && which != Logits::kept)
       outputs.logits = logits + (which == Logits::all ? done * n_vocab : 0);
     state_at_ = -1;  // until all layers are done
-    hrun::forward(*model_, workspaces_, cache_, rows_.batch(), outputs, poll, observer);
+    hrun::forward(*model_, workspaces_, cache_, rows_.batch(), outputs, poll, observer,
+                  states.from(done, model_->state_width()));
     model_->file().check_readable();  // weights may lie in it
     done += count;
     state_at_ = first + done;

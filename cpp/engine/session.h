@@ -36,9 +36,11 @@ class Session {
   // Appends tokens and computes logits into logits() [rows, n_vocab].  Throws ArgumentError for an
   // id outside the vocabulary, ContextOverflowError before any work if they do not fit, and
   // whatever `poll` throws (called at least once per layer and pass); the session then stands where
-  // it stood before the call.
+  // it stood before the call.  Of a part of a model `states` come from the part before and go to
+  // the next one; it begins at position 0.
   void forward(std::span<const int32_t> tokens, Logits which,
-               const std::function<void()>& poll = {}, MatmulObserver* observer = nullptr);
+               const std::function<void()>& poll = {}, MatmulObserver* observer = nullptr,
+               LayerStates states = {});
 
   // forward() and the draw of the next token: on the device where that can, so that no logits
   // travel.
@@ -60,7 +62,7 @@ class Session {
 
  private:
   void pass(std::span<const int32_t> tokens, int64_t first, Logits which, float* logits,
-            const std::function<void()>& poll, MatmulObserver* observer);
+            const std::function<void()>& poll, MatmulObserver* observer, LayerStates states);
 
   // Recurrent layers.  Slot 0 is the state at state_at_, the others are kept.
   struct KeptState {

@@ -263,9 +263,9 @@ void Writer::pad(uint64_t bytes) {
     write_all(std::span(kZeros).first(std::min<uint64_t>(bytes, kZeros.size())));
 }
 
-void Writer::write_header() {
+void Writer::write_header(bool reserves) {
   if (header_written_) return;
-  reserve_space();
+  if (reserves) reserve_space();
   std::vector<uint8_t> head;
   head.reserve(kHeaderBytes + metadata_.size() + table_.size());
   append<uint32_t>(head, 0x46554747);  // "GGUF"
@@ -309,6 +309,18 @@ void Writer::finish() {
   write_header();
   if (::fsync(fd_) != 0 && errno != EINVAL && errno != EROFS)
     fail_errno("cannot flush", errno);  // EINVAL: not a disk file
+  close_file();
+}
+
+void Writer::finish_with_holes() {
+  if (finished_) return;
+  if (fd_ < 0) throw ArgumentError("'{}' was discarded", printable(path_, kShownPathBytes));
+  write_header(false);
+  if (::ftruncate(fd_, static_cast<off_t>(file_bytes())) != 0) fail_errno("cannot extend", errno);
+  close_file();
+}
+
+void Writer::close_file() {
   const int fd = fd_;
   fd_ = -1;
   finished_ = true;

@@ -37,6 +37,9 @@ class Writer {
   void write_tensor(std::string_view name, std::span<const uint8_t> data);
   // Writes what is left of the header and padding, flushes to the disk, closes.
   void finish();
+  // The same with a hole, which reads as zeros and takes no room on the disk, in place of each
+  // tensor that is not written.
+  void finish_with_holes();
   // Closes and removes the file.  Harmless after finish() and twice.
   void discard() noexcept;
 
@@ -51,8 +54,9 @@ class Writer {
   };
 
   void require_declaring(std::string_view what) const;
-  void write_header();
+  void write_header(bool reserves = true);
   void reserve_space();
+  void close_file();
   void write_all(std::span<const uint8_t> data);
   void pad(uint64_t bytes);
   [[noreturn]] void fail_errno(std::string_view what, int error) const;

@@ -13,6 +13,8 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
     : n_pages_(n_pages), k_type_(k_type), v_type_(v_type) {
   const std::string purpose = message("the KV cache of {} positions (a smaller context takes less)",
                                       n_pages * kPagePositions);
+  slots_.resize(model.params().layers.size());
+  states_.resize(slots_.size());
   for (const LayerRun& run : model.runs()) {
     CachePlan plan;
     plan.n_pages = n_pages;
@@ -22,8 +24,6 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
     std::vector<size_t> places;  // of the layers' rows in the cache
     for (int64_t l = run.first_layer; l < run.end_layer; ++l) {
       const BlockNeeds needs = mixer_needs(model.spec(), l, 1);
-      slots_.push_back({});
-      states_.push_back({});
       if (needs.has_state()) {
         state_plan.layers.push_back(needs.state);
         recurrent.push_back(l);

@@ -186,23 +186,64 @@ class Decoder {
   FloatView x_;
 };
 
+// Rows of hidden states, and of what layers have for each token, side by side on the host.
+void read_states(const Workspace& work, int64_t n, int64_t width, float* out) {
+  int64_t at = 0;
+  std::vector<float> values;
+  for (const FloatView* view : {&work.x, &work.per_layer}) {
+    if (view->cols == 0 || n == 0) continue;
+    values.resize(static_cast<size_t>(n * view->cols));
+    work.backend().read(view->data,
+                        {reinterpret_cast<uint8_t*>(values.data()), values.size() * sizeof(float)});
+    for (int64_t r = 0; r < n; ++r)
+      std::copy_n(values.data() + r * view->cols, view->cols, out + r * width + at);
+    at += view->cols;
+  }
+}
+
+void write_states(const Workspace& work, int64_t n, int64_t width, const float* in) {
+  int64_t at = 0;
+  std::vector<float> values;
+  for (const FloatView* view : {&work.x, &work.per_layer}) {
+    if (view->cols == 0 || n == 0) continue;
+    values.resize(static_cast<size_t>(n * view->cols));
+    for (int64_t r = 0; r < n; ++r)
+      std::copy_n(in + r * width + at, view->cols, values.data() + r * view->cols);
+    work.backend().write(view->data, {reinterpret_cast<const uint8_t*>(values.data()),
+                                      values.size() * sizeof(float)});
+    at += view->cols;
+  }
+}
+
+void check_part(const Model& model, bool wants_logits, const LayerStates& states) {
+  if (model.embeds() != !states.in)
+    throw ArgumentError(model.embeds()
+                            ? "layers from {} on embed the tokens, and take no states"
+                            : "layers from {} on take the states that the layer before gave",
+                        model.part().first);
+  if (wants_logits && !model.has_head())
+    throw ArgumentError("layers {} to {} (exclusive) have no head, and give no logits",
+                        model.part().first, model.part().end);
+}
+
 }  // namespace
 
 void forward(const Model& model, std::span<Workspace> workspaces, const ModelCache& cache,
              const Batch& batch, const PassOutputs& outputs, const std::function<void()>& poll,
-             MatmulObserver* observer) {
+             MatmulObserver* observer, LayerStates states) {
   const int64_t n = batch.n_rows();
   const auto n_logits = static_cast<int64_t>(outputs.logit_rows.size());
+  check_part(model, n_logits > 0, states);
   // What the host takes part in (blocks of some kinds, rows to look up) cannot be repeated from a
   // record.
-  const bool repeatable = !observer && workspaces.front().repeatable() &&
-                          outputs.hidden_rows.empty() &&
+  const bool repeatable = !observer && !states.in && !states.out &&
+                          workspaces.front().repeatable() && outputs.hidden_rows.empty() &&
                           !Decoder::brings_together(outputs.logit_rows) &&
                           n_logits <= workspaces.back().max_logit_rows();
   const Workspace* before = nullptr;
   for (const LayerRun& run : model.runs()) {
     Workspace& work = workspaces[run.device];
-    const bool embeds = !before, is_last = &run == &model.runs().back();
+    const bool embeds = !before && model.embeds(), is_last = &run == &model.runs().back();
     const bool has_head = is_last && n_logits > 0;
     const bool logits_fit = n_logits <= work.max_logit_rows();
     const Pass pass{model, work, cache, batch, observer};
@@ -216,6 +257,8 @@ void forward(const Model& model, std::span<Workspace> workspaces, const ModelCac
       };
       pass_on(before->x, work.x);
       pass_on(before->per_layer, work.per_layer);
+    } else if (states.in) {
+      write_states(work, n, model.state_width(), states.in);
     }
     for (bool done = false; !done;) {
       Recorded recorded(work.backend(), {work.id(), batch, n_logits, repeatable});
@@ -237,6 +280,7 @@ void forward(const Model& model, std::span<Workspace> workspaces, const ModelCac
     }
     if (is_last && !outputs.hidden_rows.empty())
       decoder.read_hidden(outputs.hidden_rows, outputs.hidden);
+    if (is_last && states.out) read_states(work, n, model.state_width(), states.out);
     before = &work;
   }
 }

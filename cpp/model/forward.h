@@ -96,12 +96,22 @@ struct PassOutputs {
   float* hidden = nullptr;
 };
 
+// What comes into a part of a model and leaves it, [rows, Model::state_width()] each.
+struct LayerStates {
+  const float* in = nullptr;  // null: the part embeds the tokens
+  float* out = nullptr;       // null: not wanted
+  LayerStates from(int64_t row, int64_t width) const {
+    return {in ? in + row * width : nullptr, out ? out + row * width : nullptr};
+  }
+};
+
 // Runs a batch (at most max_tokens() rows of the workspaces, of which there is one per backend of
 // the model).  Keys and values go to the pages of the spans in `cache`, recurrent states on from
 // the slots of the spans.  `poll` is called before each layer and may throw; the pages then hold
-// garbage at the positions of the batch, which the next pass over them overwrites.
+// garbage at the positions of the batch, which the next pass over them overwrites.  Throws
+// ArgumentError for states or logits that a part of a model cannot take or give.
 void forward(const Model& model, std::span<Workspace> workspaces, const ModelCache& cache,
              const Batch& batch, const PassOutputs& outputs, const std::function<void()>& poll,
-             MatmulObserver* observer = nullptr);
+             MatmulObserver* observer = nullptr, LayerStates states = {});
 
 }  // namespace hrun

@@ -35,6 +35,37 @@ BackendOptions options_for(const ModelSpec& spec, BackendOptions options) {
   return options;
 }
 
+LayerPart checked_part(const gguf::File& file, const ModelSpec& spec, LayerPart part) {
+  const int64_t n = spec.params.n_layers;
+  const LayerPart whole{0, n + 1};
+  if (part.end < 0) part.end = n + 1;
+  if (part.first == whole.first && part.end == whole.end) return whole;
+  if (part.first < 0 || part.first >= part.end || part.end > n + 1)
+    throw ArgumentError("layers {} to {} (exclusive): the model has {} and then the head",
+                        part.first, part.end, n);
+  if (spec.is_encoder())
+    throw UnsupportedModelError("cannot load '{}': an encoder cannot be loaded in parts",
+                                printable(file.path(), 4096));
+  for (int64_t l = part.first; l < std::min(part.end, n); ++l)
+    if (const int64_t from = spec.params.layer(l).keys_of; from >= 0 && from < part.first)
+      throw ArgumentError("layers {} to {} (exclusive): layer {} reads the keys of layer {}",
+                          part.first, part.end, l, from);
+  return part;
+}
+
+// Of runs of all layers those of a part.
+std::vector<LayerRun> runs_of(std::vector<LayerRun> runs, const LayerPart& part, int64_t n_layers) {
+  std::vector<LayerRun> kept;
+  for (const LayerRun& run : runs) {
+    const LayerRun some{run.device, std::clamp(part.first, run.first_layer, run.end_layer),
+                        std::clamp(part.end, run.first_layer, run.end_layer)};
+    const bool embeds = &run == &runs.front() && part.first == 0;
+    const bool has_head = &run == &runs.back() && part.end > n_layers;
+    if (some.first_layer < some.end_layer || embeds || has_head) kept.push_back(some);
+  }
+  return kept;
+}
+
 TensorView rows_of(const TensorView& whole, int64_t first, int64_t rows) {
   TensorView part = whole;
   part.rows = rows;
@@ -44,8 +75,26 @@ TensorView rows_of(const TensorView& whole, int64_t first, int64_t rows) {
 
 }  // namespace
 
-Model::Model(gguf::File file, ModelSpec spec, const BackendOptions& wished)
-    : file_(std::move(file)), spec_(std::move(spec)) {
+std::vector<LayerPart> smallest_parts(const ModelSpec& spec) {
+  const int64_t n = spec.params.n_layers;
+  std::vector<int64_t> lowest(static_cast<size_t>(n));  // that the layer and those behind it read
+  for (int64_t l = n; l-- > 0;) {
+    const int64_t from = spec.params.layer(l).keys_of, own = from < 0 ? l : std::min(from, l);
+    lowest[static_cast<size_t>(l)] =
+        l + 1 < n ? std::min(own, lowest[static_cast<size_t>(l + 1)]) : own;
+  }
+  std::vector<LayerPart> parts;
+  for (int64_t l = 0, first = 0; l < n; ++l)
+    if (l + 1 == n || lowest[static_cast<size_t>(l + 1)] > l) {
+      parts.push_back({first, l + 1});
+      first = l + 1;
+    }
+  parts.push_back({n, n + 1});
+  return parts;
+}
+
+Model::Model(gguf::File file, ModelSpec spec, const BackendOptions& wished, LayerPart part)
+    : file_(std::move(file)), spec_(std::move(spec)), part_(checked_part(file_, spec_, part)) {
   const int64_t n_layers = spec_.params.n_layers;
   const BackendOptions options = options_for(spec_, wished);
   Backends made = make_backends(options, n_layers, [&](WeightBytes weight_bytes) {
@@ -61,6 +110,7 @@ Model::Model(gguf::File file, ModelSpec spec, const BackendOptions& wished)
           "cannot load '{}': layer {} reads the keys and values of layer {}, which would be on "
           "another device; put no layer on the GPU, or all from {} on (-ngl {})",
           printable(file_.path(), 4096), l, from, from, n_layers - from);
+  if (!is_whole()) runs_ = runs_of(std::move(runs_), part_, n_layers);
 }
 
 size_t Model::device_of(int64_t layer) const {
@@ -91,18 +141,31 @@ std::string Model::device_description() const {
 }
 
 std::shared_ptr<const Model> Model::load(const std::string& path, const BackendOptions& options,
-                                         const std::function<void(int64_t, int64_t)>& progress) {
+                                         const std::function<void(int64_t, int64_t)>& progress,
+                                         LayerPart part) {
   gguf::File file = gguf::File::open_model(path);
   ModelSpec spec = read_spec(file);
-  std::shared_ptr<Model> model(new Model(std::move(file), std::move(spec), options));
+  std::shared_ptr<Model> model(new Model(std::move(file), std::move(spec), options, part));
   const ModelSpec& p = model->spec_;
+  const auto is_held = [&](size_t layer) {
+    return static_cast<int64_t>(layer) >= model->part_.first &&
+           static_cast<int64_t>(layer) < model->part_.end;
+  };
+  const bool embeds = model->embeds(), has_head = model->part_.end > p.params.n_layers;
 
   const size_t first_device = model->runs_.front().device, head_device = model->runs_.back().device;
-  const bool second_embedding = p.tied_head && first_device != head_device;
+  const bool second_embedding = p.tied_head && embeds && has_head && first_device != head_device;
+  // Is a tensor outside the layers held?
+  const auto is_used = [&](size_t role) {
+    const bool is_input =
+        is_lookup(static_cast<Role>(role)) || is_embedding_norm(static_cast<Role>(role));
+    const bool is_head = !is_input || (p.tied_head && static_cast<Role>(role) == Role::token_embd);
+    return (is_input && embeds) || (is_head && has_head);
+  };
   int64_t total = second_embedding, done = 0;
-  for (const auto* t : p.globals) total += t != nullptr;
-  for (const auto& layer : p.layers)
-    for (const auto* t : layer) total += t != nullptr;
+  for (size_t r = 0; r < kRoles; ++r) total += p.globals[r] != nullptr && is_used(r);
+  for (size_t l = 0; l < p.layers.size(); ++l)
+    for (const auto* t : p.layers[l]) total += t != nullptr && is_held(l);
   const auto take = [&](const gguf::TensorInfo* info, size_t role, size_t device,
                         TensorUse use) -> Weight {
     if (!info) return {};
@@ -118,18 +181,23 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
   for (size_t r = 0; r < kRoles; ++r) {
     const bool is_table = is_lookup(static_cast<Role>(r));
     const bool is_input = is_table || is_embedding_norm(static_cast<Role>(r));
-    const bool tied = r == kEmbedding && p.tied_head && !second_embedding;
-    const TensorUse use = tied ? TensorUse::any : is_table ? TensorUse::lookup : TensorUse::product;
-    model->globals_[r] = take(p.globals[r], r, is_input ? first_device : head_device, use);
+    const bool tied = r == kEmbedding && p.tied_head && has_head && !second_embedding;
+    const TensorUse use = tied       ? embeds ? TensorUse::any : TensorUse::product
+                          : is_table ? TensorUse::lookup
+                                     : TensorUse::product;
+    if (is_used(r))
+      model->globals_[r] = take(p.globals[r], r, is_input ? first_device : head_device, use);
   }
   if (second_embedding)
     model->tied_head_ = take(p.globals[kEmbedding], kEmbedding, head_device, TensorUse::product);
   model->head_ = second_embedding ? first(model->tied_head_)
                                   : model->weight(p.tied_head ? Role::token_embd : Role::output);
-  if (p.is_encoder()) model->head_ = nullptr;
+  if (p.is_encoder() || !has_head) model->head_ = nullptr;
   model->layers_.resize(p.layers.size());
   for (size_t l = 0; l < p.layers.size(); ++l) {
     model->layers_[l].resize(kRoles);
+    model->host_vectors_.emplace_back();
+    if (!is_held(l)) continue;
     const size_t device = model->device_of(static_cast<int64_t>(l));
     for (size_t r = 0; r < kRoles; ++r)
       model->layers_[l][r] = take(p.layers[l][r], r, device, TensorUse::product);
@@ -144,8 +212,8 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
     const auto values = [&](Role role) {
       return model->values_of(p.layer(static_cast<int64_t>(l), role));
     };
-    model->host_vectors_.push_back({values(Role::router_correction),
-                                    values(Role::experts_down_scale), values(Role::layer_scale)});
+    model->host_vectors_.back() = {values(Role::router_correction),
+                                   values(Role::experts_down_scale), values(Role::layer_scale)};
   }
   model->file_.check_readable();
   return model;

@@ -16,6 +16,16 @@ namespace hrun {
 // A tensor on the device; one with several slices (experts, heads) is held as so many.
 using Weight = std::vector<std::unique_ptr<DeviceTensor>>;
 
+// Layers of a model that are held: with 0 the embedding too, with the place behind the last layer
+// (n_layers, so an end of n_layers + 1) the head.
+struct LayerPart {
+  int64_t first = 0, end = -1;  // -1: to the head
+};
+
+// The smallest parts that can be run one after the other, in order: mostly a layer each, more where
+// layers read the keys of others; the head alone is the last one.
+std::vector<LayerPart> smallest_parts(const ModelSpec& spec);
+
 // Vectors of a layer that the host computes with, as floats; empty where the model has none.
 struct HostVectors {
   std::vector<float> router_correction;  // of the scores of experts
@@ -26,10 +36,11 @@ struct HostVectors {
 // Immutable after load and shared between sessions (the backends serialise their own calls).
 class Model {
  public:
-  // Opens, validates and uploads.  progress(done, total) in tensors; it may throw Cancelled.
+  // Opens, validates and uploads.  progress(done, total) in tensors; it may throw Cancelled.  Of a
+  // part the other tensors stay in the file.  Throws ArgumentError for one that is no part.
   static std::shared_ptr<const Model> load(
       const std::string& path, const BackendOptions& options,
-      const std::function<void(int64_t, int64_t)>& progress = {});
+      const std::function<void(int64_t, int64_t)>& progress = {}, LayerPart part = {});
 
   const gguf::File& file() const { return file_; }
   const HyperParams& params() const { return spec_.params; }
@@ -39,6 +50,11 @@ class Model {
   size_t n_backends() const { return backends_.size(); }
   Backend& backend(size_t device) const { return *backends_[device]; }
   std::span<const LayerRun> runs() const { return runs_; }
+  const LayerPart& part() const { return part_; }
+  bool embeds() const { return part_.first == 0; }
+  bool is_whole() const { return embeds() && part_.end > params().n_layers; }
+  // Values of a token between layers: its hidden state, and what all layers have for it alone.
+  int64_t state_width() const { return params().n_embd + params().n_per_layer * params().n_layers; }
   size_t device_of(int64_t layer) const;
   std::string device_description() const;
   const std::string& warning() const {
@@ -65,7 +81,7 @@ class Model {
   int64_t weights_multiplied(int64_t n_tokens) const;
 
  private:
-  Model(gguf::File file, ModelSpec spec, const BackendOptions& wished);
+  Model(gguf::File file, ModelSpec spec, const BackendOptions& wished, LayerPart part);
   Weight upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use);
   Weight upload_columns(const TensorView& matrix, size_t device);
   Weight upload_ones(int64_t n, size_t device);
@@ -80,6 +96,7 @@ class Model {
   std::vector<std::vector<uint8_t>> made_;  // matrices that are not in the file as they are used
   std::vector<std::unique_ptr<Backend>> backends_;
   std::vector<LayerRun> runs_;
+  LayerPart part_;
   std::string warning_;
   std::vector<Weight> globals_;
   Weight tied_head_;  // where the head is the embedding, but on another device

@@ -100,6 +100,51 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
+def work_folder(output: Path, job: str) -> Iterator[Path]:
+    """A folder beside ``output``, removed with all it holds on leaving.
+
+    What a killed process kept in its own is in it where ``job`` is the same; otherwise it is
+    removed.  Raises ArgumentError where this process has one already, OSError.
+    """
+    real = Path(os.path.realpath(output))
+    path = real.with_name(f"{real.name}.work-{os.getpid()}")
+    if path in _active:
+        raise ArgumentError(f"{output}: is already being written by this process")
+    abandoned = _abandoned(real.parent, re.escape(real.name) + r"\.work-(\d{1,9})")
+    taken = next((left for left in abandoned if _job_of(left) == job), None)
+    _active.add(path)
+    try:
+        for left in abandoned:
+            if left != taken:
+                _remove(left)
+        if taken is not None:
+            taken.rename(path)
+        path.mkdir(0o700, exist_ok=True)
+        (path / _JOB).write_text(job)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except BaseException:
+        _active.discard(path)
+        raise
+    try:
+        _lock(fd)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(fd)
+        _active.discard(path)
+
+
+_JOB = "job"
+
+
+def _job_of(folder: Path) -> str | None:
+    try:
+        return (folder / _JOB).read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+@contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A new folder in ``parent``, removed with all it holds on leaving.  Raises OSError."""
     _clean(parent, r"\.hrun-scratch-(\d{1,9})-\d{1,9}")
@@ -133,18 +178,31 @@ def _lock(fd: int) -> None:
 
 def _clean(folder: Path, pattern: str) -> None:
     """Removes our files and folders of this name, with the process id as group 1, whose process is gone."""
-    name = re.compile(pattern)
+    for path in _abandoned(folder, pattern):
+        _remove(path)
+
+
+def _abandoned(folder: Path, pattern: str) -> list[Path]:
+    """What _clean() removes."""
+    name, found = re.compile(pattern), []
     for entry in os.scandir(folder):
         match = name.fullmatch(entry.name)
         if match is None or Path(entry.path) in _active or _is_alive(int(match[1])):
             continue
         with contextlib.suppress(OSError):
-            if entry.stat(follow_symlinks=False).st_uid != os.geteuid() or _is_locked(entry.path):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                os.unlink(entry.path)
+            if entry.stat(follow_symlinks=False).st_uid == os.geteuid() and not _is_locked(
+                entry.path
+            ):
+                found.append(Path(entry.path))
+    return found
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _is_alive(pid: int) -> bool:

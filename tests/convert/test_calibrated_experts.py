@@ -12,7 +12,9 @@ from test_calibration import full_matrix, rotation
 from hrun import _core as core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.convert.encoding import PRESETS, Encoder
-from hrun.convert.moments import MomentFile, MomentWriter, TextMoments
+from hrun.convert.moments import MomentFile, MomentWriter
+from hrun.convert.text_moments import TextMoments
+from whole_model import text_moments
 
 pytestmark = pytest.mark.slow
 
@@ -66,17 +68,21 @@ def expert_inputs(made: Any, layer: int) -> tuple[Matrix, list[Matrix]]:
     return x, hidden
 
 
-def collect(path: Path, memory: int = 1 << 30) -> TextMoments:
-    return TextMoments(path, tokens(), lambda name: True, memory, chunk=CHUNK)
+def collect(path: Path, folder: Path, memory: int = 1 << 30) -> TextMoments:
+    folder.mkdir(exist_ok=True)
+    return text_moments(path, tokens(), folder, memory, chunk=CHUNK)
 
 
-def test_moments_are_those_that_each_expert_sees(model: tuple[Path, Path, Any]) -> None:
+def test_moments_are_those_that_each_expert_sees(
+    model: tuple[Path, Path, Any], tmp_path: Path
+) -> None:
     _, path, made = model
-    moments = collect(path)
+    moments = collect(path, tmp_path)
     for layer in (0, 1):
         x, hidden = expert_inputs(made, layer)
         whole = moments.of(f"blk.{layer}.ffn_gate_exps.weight")
-        assert whole is not None and whole is moments.of(f"blk.{layer}.ffn_up_exps.weight")
+        assert whole is not None
+        assert whole is moments.of(f"blk.{layer}.ffn_up_exps.weight")
         assert whole.n_tokens == len(x)
         assert np.allclose(
             full_matrix(whole.values, whole.cols),
@@ -99,15 +105,11 @@ def test_moments_are_those_that_each_expert_sees(model: tuple[Path, Path, Any]) 
 
 def test_passes_and_files_give_the_same(model: tuple[Path, Path, Any], tmp_path: Path) -> None:
     _, path, _ = model
-    whole = {m.tensors: m for m in collect(path).every()}
-    writer = MomentWriter(tmp_path / "saved.npz")
-    some = TextMoments(
-        path, tokens(), lambda name: True, 60_000, n_threads=1, chunk=CHUNK, save=writer
-    )
-    assert some.n_passes > 2
+    whole = {m.tensors: m for m in collect(path, tmp_path / "whole").every()}
+    some = collect(path, tmp_path / "some", 60_000)
     for moments in some.every():
         assert np.array_equal(moments.values, whole[moments.tensors].values), moments.tensors
-    some.finish()
+    some.save(MomentWriter(tmp_path / "saved.npz"))
     saved = MomentFile(tmp_path / "saved.npz")
     for names, moments in whole.items():
         read = saved.of(names[0])
@@ -123,7 +125,7 @@ def test_experts_are_coded_against_their_moments(
 ) -> None:
     folder, path, made = model
     plan = make_plan(open_source(folder), PlanOptions("rtq3"))
-    encoder = Encoder(collect(path), PRESETS["normal"])
+    encoder = Encoder(collect(path, tmp_path / "moments"), PRESETS["normal"])
     write_plan(plan, tmp_path / "calibrated.gguf", encoder=encoder)
     write_plan(plan, tmp_path / "plain.gguf", encoder=Encoder(preset=PRESETS["normal"]))
     assert not [name for name in encoder.uncalibrated if "exps" in name]

@@ -12,8 +12,9 @@ from hrun import _core as core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.convert.encoding import PRESETS, Encoder
 from hrun.convert.imatrix import dyadic_moments, read_imatrix
-from hrun.convert.moments import InputMoments, MomentFile, MomentWriter, TextMoments
+from hrun.convert.moments import InputMoments, MomentFile, MomentWriter
 from tiny_hf import TinyLlama
+from whole_model import text_moments, whole_moments
 
 pytestmark = pytest.mark.slow
 
@@ -170,12 +171,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_collected_moments_are_those_of_the_inputs(tiny: Path) -> None:
+def test_collected_moments_are_those_of_the_inputs(tiny: Path, tmp_path: Path) -> None:
     model = core.Model.load(str(tiny))
     tokens = [int(t) for t in np.random.default_rng(2).integers(0, model.n_vocab, 48)]
     collected = {
         name: m
-        for m in TextMoments(tiny, tokens, lambda name: True, 1 << 30, chunk=16).every()
+        for m in text_moments(tiny, tokens, tmp_path, chunk=16).every()
         for name in m.tensors
     }
     names = {t.name for t in core.GGUFFile(str(tiny)).tensors if len(t.shape) == 2}
@@ -202,18 +203,13 @@ def test_moments_do_not_depend_on_memory_threads_or_the_way_through_a_file(
     tiny: Path, tmp_path: Path
 ) -> None:
     tokens = list(range(3, 51))
-    whole = {
-        m.tensors: m
-        for m in TextMoments(
-            tiny, tokens, lambda name: True, 1 << 30, n_threads=1, chunk=16
-        ).every()
-    }
-    writer = MomentWriter(tmp_path / "saved.npz")
-    some = TextMoments(tiny, tokens, lambda name: True, 150_000, n_threads=2, chunk=16, save=writer)
-    assert some.n_passes > 1
+    whole = whole_moments(tiny, tokens, chunk=16)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    some = text_moments(tiny, tokens, scratch, 150_000, chunk=16, n_threads=2)
     for moments in some.every():
         assert np.array_equal(moments.values, whole[moments.tensors].values)
-    some.finish()
+    some.save(MomentWriter(tmp_path / "saved.npz"))
     saved = MomentFile(tmp_path / "saved.npz")
     for names, moments in whole.items():
         read = saved.of(names[-1])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hrun import ArgumentError
-from hrun.outputs import PartialFile, scratch_folder, write_text
+from hrun.outputs import PartialFile, scratch_folder, work_folder, write_text
 from tiny_hf import TinyLlama
 
 PACKAGE = Path(sys.modules["hrun"].__file__).resolve().parents[1]
@@ -179,15 +179,32 @@ def test_a_calibrated_conversion_removes_what_a_killed_one_left(tmp_path: Path) 
                "--calibrate", text, "--calibrate-tokens", "0", "-t", 1, "--save-moments", tmp_path / "out" / "m.npz"]  # fmt: skip
     process = start(*command)
     try:
-        wait_for(lambda: any((tmp_path / "out").glob(".hrun-scratch-*/float.gguf")), process)
+        wait_for(lambda: any((tmp_path / "out").glob("a.gguf.work-*/states-1.f32")), process)
     finally:
         end(process)
     left = os.listdir(tmp_path / "out")
-    assert len(left) == 2 and not {"a.gguf", "m.npz"} & set(left), left
+    assert len(left) >= 2 and not {"a.gguf", "m.npz"} & set(left), left
     process = start(*command)
     assert process.wait(120) == 0
     end(process)
     assert sorted(os.listdir(tmp_path / "out")) == ["a.gguf", "m.npz"]
+
+
+def test_work_of_a_killed_process_is_found_by_the_same_job(tmp_path: Path) -> None:
+    out, script = (
+        tmp_path / "a.gguf",
+        "import sys, os; from pathlib import Path\nfrom hrun.outputs import work_folder\n",
+    )
+    script += "with work_folder(Path(sys.argv[1]), 'job 1') as f: (f / 'done').write_text('x'); os._exit(9)"
+    for job, is_found in (("job 1", True), ("job 2", False)):
+        subprocess.run(
+            [sys.executable, "-c", script, str(out)], env={**os.environ, "PYTHONPATH": str(PACKAGE)}
+        )
+        assert len(os.listdir(tmp_path)) == 1
+        with work_folder(out, job) as folder:
+            assert (folder / "done").exists() == is_found
+            assert os.listdir(tmp_path) == [folder.name]
+        assert not os.listdir(tmp_path)
 
 
 def test_what_was_there_survives_a_full_disk(tmp_path: Path) -> None:

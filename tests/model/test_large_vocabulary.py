@@ -118,26 +118,28 @@ def run_script(script: str, *arguments: object) -> list[int]:
 
 def test_memory_of_the_allocation_does_not_grow_with_its_text(model: Path, tmp_path: Path) -> None:
     """Two chunks of 512 tokens are 1 GiB of logits."""
-    (tmp_path / "float.gguf").write_bytes(model.read_bytes())
     script = """
 from hrun import _core
-from hrun.convert.allocate import LossMeter
-path = Path(sys.argv[1])
-tensor = next(t for t in _core.GGUFFile(str(path)).tensors if t.name == "blk.0.attn_q.weight")
+from hrun.convert import PlanOptions, open_source
+from hrun.convert.loss_meter import LossMeter
+from hrun.convert.parts import PartFile
+path, folder = map(Path, sys.argv[1:])
+name = "blk.0.attn_q.weight"
+tensor = next(t for t in _core.GGUFFile(str(path)).tensors if t.name == name)
 values = _core.decode(tensor.format, tensor.data, tensor.shape[1], tensor.shape[0])
 _core.Session(_core.Model.load(str(path)), 512).forward([1] * 64, "all")
 before = peak()
-meter = LossMeter(path, [[(i * 7919 + j) % 262144 for i in range(512)] for j in (1, 2)])
+for change in ([values[:8], values[8:]], [0 * values], [values]):
+    file = PartFile(open_source(path), folder / "measured.gguf", PlanOptions("f32", pure=True))
+    texts = [[(i * 7919 + j) % 262144 for i in range(512)] for j in (1, 2)]
+    print(round(1e9 * LossMeter(file, texts, folder).losses([name], lambda _: ("", change))[name].loss))
+    for left in [*folder.glob("whole-*"), *folder.glob("variants-*"), *folder.glob("changed-*")]:
+        left.unlink()
 print(before, peak())
-print(round(1e9 * meter.loss_with(tensor.name, [values[:8], values[8:]])))
-print(round(1e9 * meter.loss_with(tensor.name, [0 * values])))
-print(round(1e9 * meter.loss_with(tensor.name, [values])), peak())
 """
-    before, held, same, other, again, after = run_script(script, tmp_path / "float.gguf")
-    assert abs(same) < 1000 and again == same and other > 1e6
-    assert held - before < 300 << 20 and after - before < 300 << 20, (before, held, after)
-    assert sorted(os.listdir(tmp_path)) == ["float.gguf", "reference.f32"]
-    assert (tmp_path / "float.gguf").read_bytes() == model.read_bytes()
+    same, other, again, before, after = run_script(script, model, tmp_path)
+    assert same == again == 0 and other > 1e6
+    assert after - before < 300 << 20, (before, after)
 
 
 def test_memory_of_a_reports_comparison(model: Path, text: Path) -> None:

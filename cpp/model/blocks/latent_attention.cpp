@@ -76,6 +76,10 @@ void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, Flo
         heads);
   }
   backend.rms_norm(c, *model.weight(l, Role::attn_kv_a_norm), p.norm_eps, c);
+  if (model.spec().layer(l, Role::attn_kv_b)) {  // the file's matrix: all its rows read c
+    const MatmulTarget both{model.weight(l, Role::attn_v_b), {}};
+    pass.observe({&both, 1}, c);
+  }
 
   Rope rope = pass.work.rope(at.rope);
   rope.first = static_cast<int>(p.latent_kv);

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 3 written bu
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -22,7 +23,7 @@ from hrun.cli.options import add_flags, file_size
 from hrun.errors import ArgumentError, Error
 
 if TYPE_CHECKING:
-    from hrun.convert import Calibration, ConversionPlan, Preset
+    from hrun.convert import Calibration, ConversionPlan, Preset, Source
     from hrun.convert.auto_text import AutoText
     from hrun.convert.self_check import Check
 
@@ -119,7 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         type=file_size,
         default=4 << 30,
-        help="memory for calibration, as 800M or 4G (default 4G); less means more passes over the text, or block-diagonal moments",
+        help="memory for the moments of a layer and their factors, as 800M or 4G (default 4G); less means that the text passes through a layer more often, or block-diagonal moments",
     )
     add = parser.add_argument_group(
         "check", "The finished file beside its source, on text that no calibration saw."
@@ -355,11 +356,17 @@ def _makes_text(
     arguments: argparse.Namespace,
     auto: AutoText,
     model: Callable[[], Path],
+    source: Source,
+    work: Path,
     progress: Callable[[int, int, str], None] | None,
 ) -> bool:
     """False, and said so, where the model cannot be run and nobody asked for calibration.  Raises hrun.Error."""
+    from hrun.convert.calibrate import fits_memory, part_file
+
+    fits = fits_memory(source)
     try:
-        tokens = auto.tokens(model(), progress)
+        path = model if fits else lambda: part_file(source, work).path
+        tokens = auto.tokens(path, progress, work / "tokens", bundled_only=not fits)
     except Error as error:
         if arguments.calibrate is not None or arguments.preset is not None:
             raise
@@ -368,7 +375,28 @@ def _makes_text(
     _note(
         f"calibrating on {len(tokens)} tokens of text of many kinds, {auto.n_own} of them the model's own answers"
     )
+    if not fits:
+        _note(
+            "note: the model does not write text for it, as it is larger than this machine's memory"
+        )
     return True
+
+
+def _job(arguments: argparse.Namespace, source: Source, tensors: Sequence[str]) -> str:
+    """What must be the same where a killed process's work is gone on with: all but where things go and how fast."""
+    free = ("output", "threads", "verbose", "check", "strict", "report", "report_text", "save_plan")
+    chosen = {k: str(v) for k, v in vars(arguments).items() if k not in free}
+    files = [arguments.calibrate] if arguments.calibrate not in (None, _AUTO, _NONE) else []
+    states = [(path, path.stat()) for path in (*source.files, *files)]
+    return json.dumps(
+        {
+            "hrun": getattr(_core, "__version__", ""),
+            "chosen": chosen,
+            "basis": source.basis,
+            "files": [[str(path), s.st_size, s.st_mtime_ns] for path, s in states],
+            "tensors": list(tensors),
+        }
+    )
 
 
 def _checks(arguments: argparse.Namespace, plan: ConversionPlan, has_model: bool) -> bool:
@@ -424,11 +452,17 @@ def run(arguments: argparse.Namespace) -> int:
         sizes_and_losses,
     )
     from hrun.convert.auto_text import AutoText
-    from hrun.convert.calibrate import loss_meter, moment_source, shared_float_model
+    from hrun.convert.calibrate import (
+        fits_memory,
+        loss_meter,
+        moment_source,
+        shared_float_model,
+    )
     from hrun.convert.fold import UNEVEN, fold_channels
     from hrun.convert.folder import shown
     from hrun.convert.moments import DEFAULT_TOKENS
     from hrun.convert.table import size_text
+    from hrun.outputs import work_folder
 
     _check_usage(arguments)
     source = open_source(arguments.source)
@@ -464,11 +498,11 @@ def run(arguments: argparse.Namespace) -> int:
             plan = make_plan(source, options)
     for note in source.notes:
         _note(f"note: {note}")
-    calibrated = {
+    wanted = [
         p.tensor.name
         for p in plan.tensors
         if len(p.tensor.shape) > 1 and (has_target or p.format.name in trellis)
-    }
+    ]
 
     def dry_run() -> int:
         _note(
@@ -486,11 +520,21 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(quiet=not sys.stderr.isatty()))
         model = stack.enter_context(shared_float_model(source, folder, arguments.threads))
-        if auto is not None and not _makes_text(arguments, auto, model, progress):
-            calibration, preset = _calibration(arguments, None)
+        work = None
+        if calibration.has_text:
+            work = stack.enter_context(work_folder(output, _job(arguments, source, wanted)))
+            if auto is not None and not _makes_text(arguments, auto, model, source, work, progress):
+                calibration, preset = _calibration(arguments, None)
         moments = stack.enter_context(
             moment_source(
-                calibration, source, calibrated.__contains__, model, arguments.threads, progress
+                calibration,
+                source,
+                wanted,
+                work or folder,
+                model,
+                arguments.threads,
+                progress,
+                keeps=(has_target and kept is None) or arguments.report is not None,
             )
         )
         if has_target:
@@ -503,10 +547,10 @@ def run(arguments: argparse.Namespace) -> int:
             if kept is not None:
                 allocation = allocate_again(kept, budget, arguments.plan)
             else:
-                with loss_meter(calibration, source, folder, arguments.threads) as meter:
-                    allocation = find_allocation(
-                        plan, budget, moments, meter, arguments.threads, progress
-                    )
+                meter = loss_meter(
+                    calibration, source, work or folder, model, arguments.threads, progress
+                )
+                allocation = find_allocation(plan, budget, moments, meter, arguments.threads)
             plan = make_plan(source, replace(options, allocation=allocation.formats))
             print_plan(plan, sys.stderr, every_tensor=arguments.verbose)
             _note(
@@ -535,8 +579,21 @@ def run(arguments: argparse.Namespace) -> int:
             return found
 
         checks = _checks(arguments, plan, calibration.has_text)
+        if checks and arguments.check is None and arguments.strict is None:
+            checks = fits_memory(source)
+            if not checks:
+                _note(
+                    "note: not checked against its source, which is larger than this machine's memory "
+                    "(--check does it anyway)"
+                )
         size = write_plan(
-            plan, output, arguments.threads, progress, encoder, inspect if checks else None
+            plan,
+            output,
+            arguments.threads,
+            progress,
+            encoder,
+            inspect if checks else None,
+            kept=work if arguments.report is None else None,  # which wants every tensor's error
         )
         if arguments.report is not None:
             from hrun.convert.report import write_report
@@ -553,7 +610,7 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.threads,
                 progress,
             )
-    if missing := [name for name in encoder.uncalibrated if name in calibrated]:
+    if missing := [name for name in encoder.uncalibrated if name in wanted]:
         _note(
             f"note: nothing was known about the input of {shown(missing[0])}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +23,16 @@ import numpy.typing as npt
 from hrun import _core
 from hrun.errors import ArgumentError, ModelFileError
 from hrun.outputs import write_text
-from hrun.predictions import all_logits, blocks, divergence, logit_rows
 
-from .data_file import DataFile
 from .encoding import Encoder, Preset
 from .folder import parse_json_object, shown
-from .moments import MomentSource, Report
+from .loss_meter import Changed, LossMeter
+from .moments import MomentSource
 from .plan import ConversionPlan, PlanOptions
 from .source import SourceTensor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 Floats = npt.NDArray[np.float32]
 _SAMPLE_ROWS = 48
@@ -178,78 +181,6 @@ def sizes_and_losses(allocation: Allocation, fixed_bytes: int) -> list[tuple[int
     return out
 
 
-class LossMeter:
-    """KL divergence of a model with one tensor replaced, from the whole model, on chunks of text without their first quarters.
-
-    `path`: a GGUF in a scratch folder of tensors that lose next to nothing by being written again, patched in place and put back.  The whole model's log-probabilities
-    lie beside it, 4 bytes per position and vocabulary entry; memory holds 64 MiB of logits at a time.
-    """
-
-    def __init__(self, path: Path, chunks: Sequence[Sequence[int]], n_threads: int = 0) -> None:
-        self._path, self._chunks, self._n_threads = path, chunks, n_threads
-        self._tensors = {
-            t.name: (t.offset, t.n_bytes, t.format) for t in _core.GGUFFile(str(path)).tensors
-        }
-        reference = path.with_name("reference.f32")
-        with open(reference, "wb") as out:
-            for rows in self._log_probabilities():
-                out.write(rows.data)
-        self._reference = DataFile(reference, str(reference))
-
-    def _log_probabilities(self) -> Iterator[Floats]:
-        """Of every position of every chunk, a few positions at a time."""
-        model = _core.Model.load(str(self._path), n_threads=self._n_threads)
-        longest = max(map(len, self._chunks))
-        step = min(longest, logit_rows(model.n_vocab))
-        session = _core.Session(model, longest, n_batch=step)
-        for chunk in self._chunks:
-            session.truncate(0)
-            first = len(chunk) // 4
-            if first:
-                session.forward(list(chunk[:first]), "none")
-            for at in range(first, len(chunk), step):
-                logits = all_logits(session, chunk[at : at + step])
-                for some in blocks(len(logits), model.n_vocab):
-                    rows = logits[some]
-                    rows -= rows.max(axis=1, keepdims=True)
-                    rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
-                    yield rows
-                del logits, rows  # before the next ones are made
-
-    def loss_with(self, tensor: str, pieces: Iterable[Floats]) -> float:
-        """Nats per token with the rows of `pieces`, one piece [rows, cols] after the other, in the tensor's place."""
-        offset, n_bytes, format_name = self._tensors[tensor]
-        kept = self._path.with_name("kept")
-        _copy(self._path, offset, kept, 0, n_bytes)
-        try:
-            with open(self._path, "r+b") as file:
-                file.seek(offset)
-                for values in pieces:
-                    file.write(np.asarray(_core.encode(format_name, values, tensor=tensor)).data)
-            return self._divergence()
-        finally:
-            _copy(kept, 0, self._path, offset, n_bytes)
-            kept.unlink()
-
-    def _divergence(self) -> float:
-        total, n, at = 0.0, 0, 0
-        for rows in self._log_probabilities():
-            reference = self._reference.read(at, rows.shape, np.float32)
-            total += float(divergence(reference, rows).sum())
-            n, at = n + len(rows), at + rows.nbytes
-        return total / max(n, 1)
-
-
-def _copy(source: Path, at: int, target: Path, target_at: int, n_bytes: int) -> None:
-    """Bytes from one file to another, 16 MiB at a time."""
-    with open(source, "rb") as read, open(target, "r+b" if target.exists() else "xb") as write:
-        read.seek(at)
-        write.seek(target_at)
-        while n_bytes > 0 and (data := read.read(min(n_bytes, 16 << 20))):
-            write.write(data)
-            n_bytes -= len(data)
-
-
 def candidates(tensor: SourceTensor, outside: bool) -> list[Any]:
     """FormatInfo of the formats that a tensor may get; `outside`: embedding or head."""
     plain = ("q6_k", "q8_0", "f16") if outside else ("q8_0", "f16")
@@ -266,20 +197,18 @@ def measure(
     moments: MomentSource | None,
     meter: LossMeter,
     n_threads: int,
-    report: Report | None = None,
 ) -> list[Sensitivity]:
-    """Sensitivities of the tensors, in their order, which must be the file's."""
+    """Sensitivities of the tensors that have formats to choose from, in their order."""
     from concurrent.futures import ThreadPoolExecutor
 
-    out = []
+    by_name = {t.name: t for t in tensors if candidates(t, outside(t.name))}
+    encoder = Encoder(moments, _MEASURING)
+
     with ThreadPoolExecutor(max(1, n_threads)) as pool:
-        for number, tensor in enumerate(tensors):
-            if report is not None:
-                report(number, len(tensors), f"measure {tensor.name}")
-            encoder = Encoder(moments, _MEASURING)
-            infos = candidates(tensor, outside(tensor.name))
-            if not infos:
-                continue
+
+        def change(name: str) -> Changed:
+            tensor = by_name[name]
+            infos = candidates(tensor, outside(name))
             sample = _sample_rows(tensor)
             choices = []
             for info in infos:
@@ -288,34 +217,44 @@ def measure(
                     Choice(
                         info.name,
                         tensor.rows * info.row_bytes(tensor.cols),
-                        encoder.relative_error(info, sample, tensor.name),
+                        encoder.relative_error(info, sample, name),
                     )
                 )
             narrow = min(infos, key=lambda info: info.bits_per_weight)
             encoder.prepare(tensor, narrow)
             step = max(tensor.row_step, -(-tensor.rows // 64 // tensor.row_step) * tensor.row_step)
 
-            def coded(
-                first: int,
-                info: Any = narrow,
-                tensor: SourceTensor = tensor,
-                encoder: Encoder = encoder,
-                step: int = step,
-            ) -> Floats:
+            def coded(first: int) -> Floats:
                 weights = tensor.read_rows(first, min(first + step, tensor.rows))
-                values: Floats = _core.decode(
-                    info.name, encoder.encode(info, weights, tensor.name), len(weights), tensor.cols
-                )
+                blocks = encoder.encode(narrow, weights, name)
+                values: Floats = _core.decode(narrow.name, blocks, len(weights), tensor.cols)
                 return values
 
-            loss = meter.loss_with(tensor.name, pool.map(coded, range(0, tensor.rows, step)))
-            error = next(c.error for c in choices if c.format == narrow.name)
-            out.append(
-                Sensitivity(
-                    tensor.name, tensor.n_values, max(loss, 0.0) / max(error, 1e-12), tuple(choices)
-                )
-            )
+            pieces = _in_turn(pool, coded, range(0, tensor.rows, step), 2 * n_threads)
+            return [narrow.name, [asdict(c) for c in choices]], pieces
+
+        measured = meter.losses(list(by_name), change)
+    out = []
+    for name, found in measured.items():
+        narrow_name, stored = found.kept
+        choices = tuple(Choice(**c) for c in stored)
+        error = next(c.error for c in choices if c.format == narrow_name)
+        loss = max(found.loss, 0.0) / max(error, 1e-12)
+        out.append(Sensitivity(name, by_name[name].n_values, loss, choices))
     return out
+
+
+def _in_turn(
+    pool: ThreadPoolExecutor, work: Callable[[int], Floats], firsts: range, ahead: int
+) -> Iterator[Floats]:
+    """work(first) of each, in order; at most `ahead` results wait in memory."""
+    running: deque[Future[Floats]] = deque()
+    for first in firsts:
+        running.append(pool.submit(work, first))
+        if len(running) >= ahead:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
 
 
 def _sample_rows(tensor: SourceTensor) -> Floats:
@@ -395,7 +334,6 @@ def find_allocation(
     moments: MomentSource | None,
     meter: LossMeter,
     n_threads: int = 0,
-    report: Report | None = None,
 ) -> Allocation:
     """The allocation for a budget, measured.  Raises ArgumentError where it is too small."""
     outside = (plan.source.embedding, plan.source.head)
@@ -405,7 +343,6 @@ def find_allocation(
         moments,
         meter,
         n_threads or len(os.sched_getaffinity(0)),
-        report,
     )
     return allocate(found, budget.n_bytes)
 

@@ -9,8 +9,10 @@ prompt is kept for the check of the finished file (``self_check.py``).
 
 from __future__ import annotations
 
+import json
+import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hrun.errors import ChatTemplateError
@@ -117,15 +119,35 @@ class AutoText:
         self._tokens: Sequence[int] | None = None
         self.n_own = 0
 
-    def tokens(self, model: Path, report: Report | None = None) -> Sequence[int]:
-        """In an order in which evenly spread chunks are of all kinds.  Raises hrun.Error."""
+    def tokens(
+        self,
+        model: Callable[[], Path],
+        report: Report | None = None,
+        kept: Path | None = None,
+        bundled_only: bool = False,
+    ) -> Sequence[int]:
+        """In an order in which evenly spread chunks are of all kinds.
+
+        ``model`` gives the file that writes; ``kept``: a file where an earlier process may have left
+        them, or is written.  ``bundled_only``: ``model`` need not be one that can be run.  Raises hrun.Error, OSError.
+        """
+        if self._tokens is None and kept is not None and kept.exists():
+            self.n_own, *stored = json.loads(kept.read_text())
+            self._tokens = array("i", stored)
         if self._tokens is None:
-            tokenizer = Tokenizer.from_gguf(str(model))
+            path = model()
+            tokenizer = Tokenizer.from_gguf(str(path))
             wanted = max(self._wanted, 2 * CHUNK_TOKENS)
-            bundled = spread_chunks(bundled_text(tokenizer, held_out=False), wanted // 2)
+            n_bundled = wanted if bundled_only else wanted // 2
+            bundled = spread_chunks(bundled_text(tokenizer, held_out=False), n_bundled)
             tokens = array("i", bundled)
-            for part in own_text(model, wanted - len(bundled), self._n_threads, report):
-                tokens.extend(part)
+            if not bundled_only:
+                for part in own_text(path, wanted - len(bundled), self._n_threads, report):
+                    tokens.extend(part)
             self.n_own = len(tokens) - len(bundled)
             self._tokens = tokens
+            if kept is not None:
+                new = kept.with_name(f"{kept.name}.new")
+                new.write_text(json.dumps([self.n_own, *tokens]))
+                os.replace(new, kept)
         return self._tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +12,14 @@ from hrun import _core
 from hrun.errors import ArgumentError, UnsupportedModelError
 from hrun.outputs import scratch_folder
 
-from .allocate import LossMeter
 from .auto_text import AutoText
-from .moments import (
-    DEFAULT_TOKENS,
-    MomentFile,
-    MomentSource,
-    MomentWriter,
-    Report,
-    TextMoments,
-)
+from .loss_meter import LossMeter
+from .moments import DEFAULT_TOKENS, MomentFile, MomentSource, MomentWriter, Report
+from .parts import PartFile
 from .plan import PlanOptions, make_plan
 from .source import Source
 from .text import CHUNK_TOKENS, begun, chunks_of, read_text, spread_chunks, spread_tokens
+from .text_moments import TextMoments
 from .write import write_plan
 
 # Of each chunk on which tensors are measured one by one.
@@ -73,17 +69,43 @@ def float_model(source: Source, folder: Path, n_threads: int = 0) -> Iterator[Pa
         _core.read_spec(str(source.path))  # says why it cannot be run
         yield source.path
         return
+    with scratch_folder(folder) as scratch:
+        path = scratch / "float.gguf"
+        write_plan(make_plan(source, _as_floats(source)), path, n_threads)
+        yield path
+
+
+def _as_floats(source: Source) -> PlanOptions:
+    """Every weight in a float format that holds it."""
     # Folded scales are powers of two, but may leave fp16's range: those sources go through F32.
     formats = (
         {"f32"}
         if source.basis
         else {tensor.format for tensor in source.tensors if len(tensor.shape) > 1}
     )
-    float_format = "f16" if formats <= {"f16"} else "bf16" if formats <= {"bf16"} else "f32"
-    with scratch_folder(folder) as scratch:
-        path = scratch / "float.gguf"
-        write_plan(make_plan(source, PlanOptions(float_format, pure=True)), path, n_threads)
-        yield path
+    name = "f16" if formats <= {"f16"} else "bf16" if formats <= {"bf16"} else "f32"
+    return PlanOptions(name, pure=True)
+
+
+def fits_memory(source: Source) -> bool:
+    """Does the machine's memory hold the whole source, as hrun runs it, and some more?"""
+    if source.kind == "GGUF file" and not source.basis:
+        n_bytes = sum(path.stat().st_size for path in source.files)
+    else:
+        n_bytes = make_plan(source, _as_floats(source)).data_bytes
+    return n_bytes <= machine_memory() * 3 // 4
+
+
+def machine_memory() -> int:
+    """Bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def part_file(source: Source, folder: Path, n_threads: int = 0) -> PartFile:
+    """The source to be run part by part: its own file, or one in `folder`.  Raises hrun.Error, OSError."""
+    if source.kind == "GGUF file" and not source.basis:
+        return PartFile(source, n_threads=n_threads)
+    return PartFile(source, folder / "parts.gguf", _as_floats(source), n_threads)
 
 
 @contextlib.contextmanager
@@ -103,9 +125,12 @@ def shared_float_model(
 
 
 def calibration_tokens(
-    calibration: Calibration, model: Path, wanted: int
+    calibration: Calibration, model: Path, wanted: int, text_model: Callable[[], Path] | None = None
 ) -> tuple[Sequence[int], int | None]:
-    """About ``wanted`` tokens under the model's tokenizer, and the token that a chunk starts with.  Raises hrun.Error."""
+    """About ``wanted`` tokens under the model's tokenizer, and the token that a chunk starts with.
+
+    ``text_model`` gives a file of the model that can be run, for text of its own.  Raises hrun.Error.
+    """
     from hrun.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_gguf(str(model))
@@ -113,37 +138,48 @@ def calibration_tokens(
     if calibration.text is not None:
         return spread_tokens(tokenizer, read_text(calibration.text), wanted), first
     assert calibration.auto is not None
-    return spread_chunks(calibration.auto.tokens(model), wanted), first
+    whole = text_model if text_model is not None else lambda: model
+    return spread_chunks(calibration.auto.tokens(whole), wanted), first
 
 
-@contextlib.contextmanager
 def loss_meter(
-    calibration: Calibration, source: Source, folder: Path, n_threads: int = 0, chunks: int = 8
-) -> Iterator[LossMeter]:
-    """A LossMeter over a scratch copy of the model and a few chunks of the calibration text.  Raises ArgumentError without one."""
+    calibration: Calibration,
+    source: Source,
+    folder: Path,
+    model: Callable[[], Path],
+    n_threads: int = 0,
+    report: Report | None = None,
+    chunks: int = 8,
+) -> LossMeter:
+    """A LossMeter over a scratch file in `folder` and a few chunks of the calibration text.  Raises ArgumentError without one."""
     if not calibration.has_text:
         raise ArgumentError(
             "bits are allocated by measuring the model on text: give --calibrate TEXT, or auto"
         )
-    with scratch_folder(folder) as scratch:
-        path = scratch / "measured.gguf"
-        options = PlanOptions(_MEASURED_FORMAT, tensor_types=[("", _MEASURED_FORMAT)])
-        write_plan(make_plan(source, options), path, n_threads)
-        tokens, first = calibration_tokens(calibration, path, chunks * CHUNK_TOKENS)
-        texts = chunks_of(tokens, first) or [begun(tokens, first)]
-        yield LossMeter(path, [text[:_MEASURED_TOKENS] for text in texts], n_threads)
+    options = PlanOptions(_MEASURED_FORMAT, tensor_types=[("", _MEASURED_FORMAT)])
+    file = PartFile(source, folder / "measured.gguf", options, n_threads)
+    tokens, first = calibration_tokens(calibration, file.path, chunks * CHUNK_TOKENS, model)
+    texts = chunks_of(tokens, first) or [begun(tokens, first)]
+    return LossMeter(file, [text[:_MEASURED_TOKENS] for text in texts], folder, report)
 
 
 @contextlib.contextmanager
 def moment_source(
     calibration: Calibration,
     source: Source,
-    wanted: Callable[[str], bool],
+    wanted: Sequence[str],
+    folder: Path,
     model: Callable[[], Path],
     n_threads: int = 0,
     report: Report | None = None,
+    keeps: bool = True,
 ) -> Iterator[MomentSource | None]:
-    """The moments as asked for; `model` gives a file of the source that hrun can run; `wanted` says which tensors will be coded against them.  Raises hrun.Error, OSError."""
+    """The moments as asked for.
+
+    ``wanted``: which tensors will be coded against them, in that order; with ``keeps`` they may be
+    asked for more than once.  ``folder``: for scratch.  ``model`` gives a file of the source that
+    hrun can run.  Raises hrun.Error, OSError.
+    """
     if calibration.moments is not None:
         yield MomentFile(calibration.moments, source.basis)
     elif calibration.imatrix is not None:
@@ -156,20 +192,22 @@ def moment_source(
             texts = [calibration.text] if calibration.text is not None else []
             save = MomentWriter(calibration.save, source.basis, (*source.files, *texts))
         try:
-            path = model()
-            tokens, first = calibration_tokens(calibration, path, calibration.tokens)
+            file = part_file(source, folder, n_threads)
+            tokens, first = calibration_tokens(calibration, file.path, calibration.tokens, model)
             moments = TextMoments(
-                path,
+                file,
                 tokens,
                 wanted,
                 calibration.memory,
+                folder,
                 n_threads,
                 first_token=first,
                 report=report,
-                save=save,
+                keeps=keeps or save is not None,
             )
             yield moments
-            moments.finish()
+            if save is not None:
+                moments.save(save)
         except UnsupportedModelError as error:
             raise UnsupportedModelError(
                 f"{source.path}: calibration runs the model, and hrun cannot: {error}"

@@ -81,6 +81,11 @@ class Encoder:
         if self._moments is None or info.is_float:
             self._input = self._factor = None
             return
+        wanted = tensor.name if part is None else slice_name(tensor.name, part)
+        if self._input is not None and not {wanted, tensor.name} & set(self._input.tensors):
+            self._input = self._factor = None  # before the next ones are made
+            if self._whole[0] != tensor.name:
+                self._whole = ("", None)
         found = self._moments.of(slice_name(tensor.name, part)) if part is not None else None
         damping = self._preset.damping if self._preset is not None else 0.0
         if (

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,12 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hrun import _core
 from hrun.errors import ArgumentError, ModelFileError
 from hrun.outputs import PartialFile
 
 from .folder import shown
-from .text import CHUNK_TOKENS, begun
+from .text import CHUNK_TOKENS
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -103,9 +103,15 @@ class MomentFile:
 
     def of(self, tensor: str) -> InputMoments | None:
         number = self._names.get(tensor)
-        if number is None:
-            return None
+        return None if number is None else self._read(number)
+
+    def every(self) -> Iterator[InputMoments]:
+        """All inputs, one at a time."""
+        yield from map(self._read, range(len(self._index)))
+
+    def _read(self, number: int) -> InputMoments:
         entry = self._index[number]
+        tensor = entry["tensors"][0]
         try:
             with np.load(self.path, allow_pickle=False) as stored:
                 values, power, peak, sample = (
@@ -115,6 +121,8 @@ class MomentFile:
             raise ModelFileError(
                 f"{self.path}: moments of '{shown(tensor)}' cannot be read: {shown(error)}"
             ) from None
+        if values.ndim == 2:
+            values = _whole(values)
         cols, width = int(entry["cols"]), int(values.shape[-1]) if values.ndim == 3 else 0
         if (
             width < 1
@@ -136,13 +144,45 @@ class MomentFile:
         )
 
 
+def _lower(values: Floats) -> Floats:
+    """Symmetric [groups, width, width] to their rows up to the diagonal, [groups, width (width + 1) / 2]."""
+    groups, width, _ = values.shape
+    out = np.empty((groups, width * (width + 1) // 2), values.dtype)
+    for rows, matrix in zip(out, values):
+        at = 0
+        for i in range(width):
+            rows[at : at + i + 1] = matrix[i, : i + 1]
+            at += i + 1
+    return out
+
+
+def _whole(rows: Floats) -> Floats:
+    """What _lower() was given."""
+    groups, n = rows.shape
+    width = (math.isqrt(8 * n + 1) - 1) // 2
+    out = np.empty((groups, width, width), rows.dtype)
+    for matrix, values in zip(out, rows):
+        at = 0
+        for i in range(width):
+            matrix[i, : i + 1] = values[at : at + i + 1]
+            at += i + 1
+        for first in range(0, width, BLOCK):
+            last = min(first + BLOCK, width)
+            corner = matrix[first:last, first:last]
+            corner[:] = np.tril(corner) + np.tril(corner, -1).T
+            matrix[:first, first:last] = matrix[first:last, :first].T
+    return out
+
+
 class MomentWriter:
     """Appends inputs to a zip of arrays that numpy.load reads, one at a time; it
     appears under its name on finish()."""
 
-    def __init__(self, path: Path, basis: str = "", inputs: Iterable[Path] = ()) -> None:
-        """`inputs`: files that `path` must not be."""
-        self._basis = basis
+    def __init__(
+        self, path: Path, basis: str = "", inputs: Iterable[Path] = (), halved: bool = False
+    ) -> None:
+        """`inputs`: files that `path` must not be.  `halved`: matrices without what is above their diagonals."""
+        self._basis, self._halved = basis, halved
         self._index = list[dict[str, Any]]()
         self._partial = PartialFile(path, inputs)
         self._zip = zipfile.ZipFile(self._partial.path, "w", zipfile.ZIP_STORED, allowZip64=True)
@@ -159,7 +199,7 @@ class MomentWriter:
             else np.zeros((0, moments.cols), np.float32)
         )
         for kind, values in (
-            ("moments", moments.values),
+            ("moments", _lower(moments.values) if self._halved else moments.values),
             ("power", moments.power),
             ("peak", peak),
             ("sample", sample),
@@ -185,138 +225,3 @@ class MomentWriter:
     def _write(self, name: str, values: npt.NDArray[Any]) -> None:
         with self._zip.open(f"{name}.npy", "w", force_zip64=True) as out:
             np.lib.format.write_array(out, np.ascontiguousarray(values), allow_pickle=False)
-
-
-class TextMoments:
-    """Moments collected by running a model over text, in as many passes as the memory asks for.
-
-    A pass sums as many inputs, in the order in which the model uses them, as fit `memory` bytes; asking for another input runs
-    its pass.  Inputs whose full matrix would take more than a quarter of the memory are kept as diagonal
-    blocks.  Raises whatever Model.load and forward raise.
-    """
-
-    def __init__(
-        self,
-        model: Path,
-        tokens: Sequence[int],
-        wanted: Callable[[str], bool],
-        memory: int,
-        n_threads: int = 0,
-        chunk: int = CHUNK_TOKENS,
-        first_token: int | None = None,
-        report: Report | None = None,
-        save: MomentWriter | None = None,
-    ) -> None:
-        self._tokens, self._chunk, self._first_token = tokens, chunk, first_token
-        if not self._starts:
-            raise ArgumentError(
-                f"the calibration text has {len(tokens)} tokens, at least {chunk} are needed"
-            )
-        self._report, self._save = report, save
-        self._model = _core.Model.load(str(model), n_threads=n_threads)
-        self._session = _core.Session(self._model, chunk, n_batch=chunk)
-        self._collector = _core.MomentCollector(self._model, 0, n_threads)
-        self._session.forward(self._part(0)[:1], "last", self._collector)
-        self._passes = self._plan(wanted, memory)
-        inputs = self._collector.inputs
-        self._pass_of = {
-            name: number
-            for number, chosen in enumerate(self._passes)
-            for i, _ in chosen
-            for name in inputs[i].tensors
-        }
-        self._saved: set[int] = set()
-        self._held: dict[str, InputMoments] = {}
-
-    @property
-    def n_passes(self) -> int:
-        return len(self._passes)
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self._starts) * self._chunk
-
-    @property
-    def _starts(self) -> range:
-        """Of the chunks in the tokens."""
-        return range(0, len(self._tokens) - self._chunk + 1, self._chunk)
-
-    def _part(self, start: int) -> list[int]:
-        return begun(self._tokens[start : start + self._chunk], self._first_token)
-
-    def _plan(self, wanted: Callable[[str], bool], memory: int) -> list[list[tuple[int, int]]]:
-        """Passes of (input number, width)."""
-        passes: list[list[tuple[int, int]]] = []
-        left = 0
-        for number, found in enumerate(self._collector.inputs):
-            if found.cols % 32 or not any(wanted(whole_name(name)) for name in found.tensors):
-                continue
-            width = found.cols
-            while width > BLOCK and 4 * 4 * width * -(-found.cols // width) * width > memory:
-                width = max(BLOCK, width // 2 // BLOCK * BLOCK)
-            need = 4 * -(-found.cols // width) * width * width
-            # Half of the memory is for the factor of the input that is being encoded, and the model's working memory.
-            if not passes or need > left:
-                passes.append([])
-                left = memory // 2
-            passes[-1].append((number, width))
-            left -= need
-        return passes
-
-    def of(self, tensor: str) -> InputMoments | None:
-        if tensor not in self._held and tensor in self._pass_of:
-            self._run_pass(self._pass_of[tensor])
-        return self._held.get(tensor)
-
-    def every(self) -> Iterator[InputMoments]:
-        """All inputs, pass by pass."""
-        for number in range(self.n_passes):
-            self._run_pass(number)
-            yield from {id(moments): moments for moments in self._held.values()}.values()
-
-    def finish(self) -> None:
-        """Completes the file that is saved to, with the passes that nobody asked for."""
-        if self._save is not None:
-            for number in range(self.n_passes):
-                if number not in self._saved:
-                    self._run_pass(number)
-            self._save.finish()
-            self._save = None
-
-    def _run_pass(self, pass_number: int) -> None:
-        chosen = self._passes[pass_number]
-        self._held = {}
-        self._collector.select([number for number, _ in chosen], [width for _, width in chosen])
-        inputs = self._collector.inputs
-        # The head's input exists only where logits are computed.
-        logits = "all" if any(number == len(inputs) - 1 for number, _ in chosen) else "none"
-        what = (
-            "calibrate"
-            if self.n_passes == 1
-            else f"calibrate, pass {pass_number + 1} of {self.n_passes}"
-        )
-        for start in self._starts:
-            if self._report is not None:
-                self._report(start, self.n_tokens, what)
-            self._session.truncate(0)
-            self._session.forward(self._part(start), logits, self._collector)
-        for number, _ in chosen:
-            found = inputs[number]
-            if not found.n_tokens:  # an expert that the text never asked for
-                continue
-            moments = InputMoments(
-                tuple(found.tensors),
-                found.cols,
-                found.moments(),
-                found.power,
-                found.peak,
-                found.n_tokens,
-                found.sample(),
-            )
-            if self._save is not None and pass_number not in self._saved:
-                self._save.add(moments)
-            self._held.update(dict.fromkeys(moments.tensors, moments))
-        self._collector.select([], [])
-        self._saved.add(pass_number)
-        if self._report is not None:
-            self._report(self.n_tokens, self.n_tokens, what)

@@ -53,12 +53,14 @@ def write_plan(
     progress: Progress | None = None,
     encoder: Encoder | None = None,
     inspect: Callable[[Path], Check | None] | None = None,
+    kept: Path | None = None,
 ) -> int:
     """Writes the file and returns its size in bytes; an existing file is replaced at the end, in one step.
 
     progress(weights done, all weights, tensor) is called as slices finish.  n_threads 0: all of the machine's.
     encoder: how weights are coded, without calibration if None.  inspect: looks at the complete file before it gets its
     name; what it finds is stored in the file.
+    kept: a folder for coded tensors, in which those of a process that was killed may lie; not for another plan.
     Raises ArgumentError, ConversionError (weights not finite or beyond the format, full disk), ModelFileError; after an
     error or KeyboardInterrupt nothing new is in the folder and an old file is untouched.
     """
@@ -77,7 +79,7 @@ def write_plan(
                     writer.add_tensor(
                         planned.tensor.name, list(planned.tensor.shape), planned.format.name
                     )
-                _write_tensors(plan, writer, n_threads, progress, encoder or Encoder())
+                _write_tensors(plan, writer, n_threads, progress, encoder or Encoder(), kept)
                 writer.finish()
             except BaseException:
                 writer.abort()
@@ -127,6 +129,7 @@ def _write_tensors(
     n_threads: int,
     progress: Progress | None,
     encoder: Encoder,
+    kept: Path | None,
 ) -> None:
     done, total = 0, plan.n_values
 
@@ -136,16 +139,25 @@ def _write_tensors(
         if progress is not None:
             progress(done, total, name)
 
-    with _encoders(n_threads) as pool:
-        for planned in plan.tensors:
-            writer.write_tensor(
-                planned.tensor.name, _encode_tensor(planned, pool, n_threads, advance, encoder)
-            )
+    with encoding_pool(n_threads) as pool:
+        for number, planned in enumerate(plan.tensors):
+            place = kept / f"coded-{number}" if kept is not None else None
+            if place is not None and place.exists():
+                data = np.fromfile(place, np.uint8)
+                advance(planned.tensor.n_values, planned.tensor.name)
+            else:
+                data = encode_tensor(planned, pool, n_threads, advance, encoder)
+                if place is not None and planned.tensor.format != planned.format.name:
+                    new = place.with_name("coded.new")
+                    data.tofile(new)
+                    os.replace(new, place)
+            writer.write_tensor(planned.tensor.name, data)
+            del data  # before the next one is made
         encoder.finish_tensor()
 
 
 @contextlib.contextmanager
-def _encoders(n_threads: int) -> Iterator[ThreadPoolExecutor]:
+def encoding_pool(n_threads: int) -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix="hrun-encode")
     try:
         yield pool
@@ -153,7 +165,7 @@ def _encoders(n_threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _encode_tensor(
+def encode_tensor(
     planned: PlannedTensor,
     pool: ThreadPoolExecutor,
     n_threads: int,
