@@ -484,6 +484,11 @@ void init_spec(nb::module_& m) {
                    })
       .def_prop_ro("norm",
                    [](const ModelDescription& d) { return d.norm == Norm::rms ? "rms" : "layer"; })
+      .def_prop_ro(
+          "either_norm", [](const ModelDescription& d) { return d.either_norm; },
+          "Norms are layer norms, or rms norms where the configuration has their epsilon.")
+      .def_prop_ro("leading_dense", [](const ModelDescription& d) { return d.leading_dense; })
+      .def_prop_ro("rope_in_windows", [](const ModelDescription& d) { return d.rope_in_windows; })
       .def_prop_ro("rotary", [](const ModelDescription& d) { return d.rotary; })
       .def_prop_ro("rotary_part", [](const ModelDescription& d) { return d.rotary_part; })
       .def_prop_ro(

@@ -52,6 +52,7 @@ enum class Role : uint8_t {
   attn_v_norm,  // of ones: no file has it
   attn_sinks,
   attn_gate,
+  attn_sub_norm,  // of the mixed values
   attn_q_a,
   attn_q_a_norm,
   attn_q_b,
@@ -96,6 +97,7 @@ enum class Role : uint8_t {
   ffn_down_bias,
   ffn_post_norm,
   ffn_post_norm_bias,
+  ffn_sub_norm,  // of what the last matrix reads
   router,
   router_bias,
   router_correction,
@@ -178,6 +180,7 @@ enum class Dim : uint8_t {
   ff_expert_twice,
   per_layer,
   per_layer_all /* of all layers */,
+  gate /* of the mixed values: of each, or one for a head */,
   count,
 };
 
@@ -210,7 +213,12 @@ enum class Transform : uint8_t {
   after_padding,      // rows of positions, which begin after the padding's
   column,             // of values, one in each row
   column_minus_exp,
-  groups,  // of values, in slices
+  groups,      // of values, in slices
+  key_groups,  // rows that lie together by head of keys: the queries that read it, its key, its
+               // value
+  key_groups_q,
+  key_groups_k,
+  key_groups_v,  // parts of that, queries and keys interleaved
   count,
 };
 
@@ -296,12 +304,15 @@ struct ModelDescription {
   Pooling class_pooling = Pooling::cls;  // of what the head of classes reads, where no key says it
   bool class_gelu = false;               // that head has GELU in place of tanh between its matrices
   bool class_softmax = false;            // its scores are probabilities
-  bool parallel = false;                 // attention and feed-forward read the same normed input
-  bool norm_after_add = false;           // the norms after a block are of the sum with its input
+  bool parallel = false;  // attention and feed-forward side by side; where a layer has one norm,
+                          // both read what it gives
+  bool norm_after_add = false;  // the norms after a block are of the sum with its input
   bool rotary = true;
   double rotary_part = 1;        // of each head that is turned, where config.json does not say
   bool embd_times_root = false;  // embeddings times sqrt(n_embd)
-  bool divides_logits = false;   // by logit_scale, not times
+  bool normed_embd = false;      // each embedding, without weights
+  bool plain_norms = false;     // those before both blocks and after the last layer have no weights
+  bool divides_logits = false;  // by logit_scale, not times
   int64_t window_period =
       0;  // every n-th layer sees all positions, the others a window; 0: all have the window
   bool full_layer_first = false;  // of a period, the layer that sees all is the first
@@ -320,8 +331,15 @@ struct ModelDescription {
   int64_t attention_period =
       0;  // every n-th layer has attention, where the file does not say; 0: none
   bool recurrent_without_keys = false;  // the layers that have no heads of keys are the recurrent
-  bool one_block = false;      // a layer has a mixer or a feed-forward block, as its sizes say
-  double attn_scale = 0;       // of q . k; 0: 1 / sqrt(a head's values)
+  bool one_block = false;  // a layer has a mixer or a feed-forward block, as its sizes say
+  double attn_scale = 0;   // of q . k; 0: 1 / sqrt(a head's values)
+  Nonlinearity gate = Nonlinearity::sigmoid;  // of the mixed values
+  double post_norm_eps = 0;                   // of the norms after a block; 0: as the others
+  int64_t leading_dense = 0;     // dense layers before those with experts, where no key says it
+  bool rope_in_leading = false;  // the leading dense layers are turned, with a window or without
+  bool shared_averaged =
+      false;                   // what the experts and the shared ones give is averaged, not summed
+  bool either_norm = false;    // layer norms, or rms norms where the file has their epsilon
   bool normed_values = false;  // each head of values, without weights
   bool experts_beside_dense = false;  // where there are experts
   bool delta_grouped = false;         // value heads of one key head lie together

@@ -65,7 +65,7 @@ class Decoder {
     const FloatView projected = pass_.rows(w_.projected), fed = pass_.rows(w_.fed);
     const LayerParams& p = params_.layer(l);
     const bool mixes = p.mixer != Mixer::none, feeds = p.feed != Feed::none;
-    if (mixes) run_mixer(pass_, l, normed(l, Role::attn_norm, Role::attn_norm_bias), projected);
+    if (mixes) run_mixer(pass_, l, input_of(l, Role::attn_norm), projected);
     if (model_.description().norm_after_add) {
       add_and_norm(l, projected, Role::attn_post_norm, Role::attn_post_norm_bias);
       run_feed(pass_, l, x_, fed);
@@ -73,12 +73,12 @@ class Decoder {
       return;
     }
     if (mixes) finish(l, Role::attn_post_norm, projected);
-    if (model_.description().parallel) {
-      run_feed(pass_, l, normed(l, Role::attn_norm, Role::attn_norm_bias), fed);
+    if (params_.parallel) {
+      run_feed(pass_, l, input_of(l, Role::ffn_norm), fed);
       backend_.add(x_, projected);
     } else {
       if (mixes) backend_.add(x_, projected);
-      if (feeds) run_feed(pass_, l, normed(l, Role::ffn_norm, Role::ffn_norm_bias), fed);
+      if (feeds) run_feed(pass_, l, input_of(l, Role::ffn_norm), fed);
     }
     if (feeds) {
       finish(l, Role::ffn_post_norm, fed);
@@ -156,14 +156,18 @@ class Decoder {
   // The input of a block: x, normed where the model has a norm there.
   MatmulInput normed(FloatView x, const DeviceTensor* weight, const DeviceTensor* bias) {
     if (!weight) return x;
-    if (model_.description().norm == Norm::rms)
-      return MatmulInput::normed(x, *weight, params_.norm_eps);
+    if (params_.norm == Norm::rms) return MatmulInput::normed(x, *weight, params_.norm_eps);
     const FloatView out = first_rows(w_.normed, x.rows);
     backend_.layer_norm(x, *weight, bias, params_.norm_eps, out);
     return out;
   }
-  MatmulInput normed(int64_t l, Role weight, Role bias) {
-    return normed(x_, model_.weight(l, weight), model_.weight(l, bias));
+  // What the mixer or the feed-forward block reads, by its norm.  Side by side, both read what the
+  // one norm gives where there is one.
+  MatmulInput input_of(int64_t l, Role norm) {
+    if (params_.parallel && !model_.weight(l, norm))
+      norm = norm == Role::attn_norm ? Role::ffn_norm : Role::attn_norm;
+    const Role bias = norm == Role::attn_norm ? Role::attn_norm_bias : Role::ffn_norm_bias;
+    return normed(x_, model_.weight(l, norm), model_.weight(l, bias));
   }
 
   void add_and_norm(int64_t l, FloatView y, Role weight, Role bias) {
@@ -173,8 +177,10 @@ class Decoder {
 
   // What happens to a block's output before it is added.
   void finish(int64_t l, Role post_norm, FloatView y) {
+    const double own = model_.description().post_norm_eps;
+    const float eps = own > 0 ? static_cast<float>(own) : params_.norm_eps;
     if (const DeviceTensor* weight = model_.weight(l, post_norm))
-      backend_.rms_norm(y, *weight, params_.norm_eps, y);
+      backend_.rms_norm(y, *weight, eps, y);
     if (params_.residual_scale != 1) backend_.scale(y, static_cast<float>(params_.residual_scale));
   }
 

@@ -41,7 +41,7 @@ struct Pass {
   const StateSlot& state(int64_t layer) const { return kept.state(layer); }
   void norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
             FloatView out) const {
-    if (model.description().norm == Norm::rms)
+    if (params().norm == Norm::rms)
       backend().rms_norm(x, weight, params().norm_eps, out);
     else
       backend().layer_norm(x, weight, bias, params().norm_eps, out);

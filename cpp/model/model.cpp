@@ -188,6 +188,12 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
     if (is_used(r))
       model->globals_[r] = take(p.globals[r], r, is_input ? first_device : head_device, use);
   }
+  if (p.description->normed_embd)
+    model->globals_[static_cast<size_t>(Role::embd_norm)] =
+        model->upload_ones(p.params.n_embd, first_device);
+  if (p.description->plain_norms)
+    model->globals_[static_cast<size_t>(Role::output_norm)] =
+        model->upload_ones(p.params.n_embd, head_device);
   if (second_embedding)
     model->tied_head_ = take(p.globals[kEmbedding], kEmbedding, head_device, TensorUse::product);
   model->head_ = second_embedding ? first(model->tied_head_)
@@ -209,6 +215,9 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
     if (p.description->normed_values && has_attention(layer.mixer) && layer.keys_of < 0)
       model->layers_[l][static_cast<size_t>(Role::attn_v_norm)] =
           model->upload_ones(layer.v_dim, device);
+    if (p.description->plain_norms)
+      for (const Role role : {Role::attn_norm, Role::ffn_norm})
+        model->layers_[l][static_cast<size_t>(role)] = model->upload_ones(p.params.n_embd, device);
     const auto values = [&](Role role) {
       return model->values_of(p.layer(static_cast<int64_t>(l), role));
     };

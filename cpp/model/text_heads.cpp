@@ -92,7 +92,8 @@ std::vector<float> score_texts(const Model& model, std::span<const float> x) {
   }
   rows.multiply(*output, model.weight(Role::class_output_bias));
   std::vector<float> scores = rows.values();
-  if (description.class_softmax) softmax(scores, static_cast<size_t>(model.params().n_classes));
+  const auto n_classes = static_cast<size_t>(model.params().n_classes);
+  if (description.class_softmax && n_classes > 1) softmax(scores, n_classes);
   return scores;
 }
 

@@ -354,9 +354,15 @@ def test_rope_scalings(tmp_path: Path) -> None:
         "scaling.type": "linear",
         "scaling.factor": 2.0,
     }
-    for kind in ("dynamic", "nonsense"):
-        with pytest.raises(_core.UnsupportedModelError, match=kind):
-            scaled({"rope_type": kind, "factor": 2.0})
+    # Within the context of the configuration it changes nothing, and hrun goes no further.
+    dynamic = {"rope_type": "dynamic", "factor": 2.0}
+    assert scaled(dynamic)[0] == scaled(None)[0]
+    for refused in (
+        {**dynamic, "original_max_position_embeddings": 128},
+        {"rope_type": "nonsense", "factor": 2.0},
+    ):
+        with pytest.raises(_core.UnsupportedModelError, match=str(refused["rope_type"])):
+            scaled(refused)
     with pytest.raises(_core.ModelFileError, match="long_factor.*32 positive numbers"):
         scaled({"rope_type": "longrope", "factor": 2.0})
 

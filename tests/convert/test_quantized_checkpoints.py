@@ -114,9 +114,30 @@ def fp8(rng: np.random.Generator, rows: int, cols: int, block: int) -> tuple[Arr
     return parts, values.float().numpy() * spread
 
 
+def bitnet(
+    rng: np.random.Generator, rows: int, cols: int, kind: str
+) -> tuple[Arrays, np.ndarray, dict[str, str]]:
+    signs = rng.integers(-1, 2, (rows, cols)).astype(np.float32)
+    if "online" in kind:
+        values = rng.standard_normal((rows, cols)).astype(np.float32)
+        mean = np.abs(values).mean(dtype=np.float64)
+        weight = np.where(np.abs(values) < mean / 2, 0, np.sign(values) * mean)
+        return {"weight": ("F32", values)}, weight, {"quantization_mode": "online"}
+    packed = np.zeros((rows // 4, cols), np.uint8)
+    for row in range(rows):
+        part, at = divmod(row, rows // 4)
+        packed[at] |= (signs[row] + 1).astype(np.uint8) << (2 * part)
+    scale = np.array([0.03], np.float32)
+    parts: Arrays = {"weight": ("U8", packed), "weight_scale": ("F32", scale)}
+    if "divided" in kind:
+        return parts, signs / scale, {}
+    return parts, signs * scale, {"linear_class": "autobitlinear"}
+
+
 @pytest.mark.parametrize(
     "kind",
-    ["gptq 2", "gptq 3", "gptq 4", "gptq 8", "gptq 4, act order", "awq", "fp8 blocks", "fp8 rows"],
+    ["gptq 2", "gptq 3", "gptq 4", "gptq 8", "gptq 4, act order", "awq", "fp8 blocks", "fp8 rows"]
+    + ["bitnet packed", "bitnet divided", "bitnet online"],
 )
 def test_weights_are_those_of_the_definition(kind: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
@@ -130,6 +151,9 @@ def test_weights_are_those_of_the_definition(kind: str, tmp_path: Path) -> None:
         if kind.startswith("gptq"):
             settings |= {"bits": int(kind.split()[1].strip(",")), "group_size": 32}
             parts, weight = gptq(rng, rows, cols, settings["bits"], "act" in kind)
+        elif kind.startswith("bitnet"):
+            parts, weight, more = bitnet(rng, rows, cols, kind)
+            settings |= more
         elif kind == "awq":
             settings |= {"bits": 4, "group_size": 32, "version": "gemm"}
             parts, weight = awq(rng, rows, cols)

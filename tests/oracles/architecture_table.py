@@ -6,7 +6,7 @@ PYTHONPATH=python:tests/support python tests/oracles/architecture_table.py
 from __future__ import annotations
 
 from test_oracle_encoders import THEIRS
-from test_oracle_llama_cpp import DIFFERENT, NOT_YET_COMPARED
+from test_oracle_llama_cpp import DIFFERENT
 
 from hrun import _core
 from tiny_encoders import ENCODERS
@@ -24,9 +24,7 @@ def table() -> str:
         names = [name for name, tiny in TINY.items() if tiny.architecture == architecture.name]
         same = [name for name in names if name not in DIFFERENT]
         shared = (
-            "not yet compared"
-            if architecture.name in NOT_YET_COMPARED
-            else "same logits"
+            "same logits"
             if len(same) == len(names)
             else (
                 f"same logits, but for {', '.join(name for name in names if name in DIFFERENT)}"

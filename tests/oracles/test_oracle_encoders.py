@@ -6,7 +6,6 @@ Optional: `pip install torch transformers`; for llama.cpp's converter `HRUN_LLAM
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from hrun import Runtime, UnsupportedModelError, _core, embeddings
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.errors import ContextOverflowError, DeviceError
+from llama_cpp_build import source
 from tiny_encoders import ENCODERS, N_VOCAB, TEXT, write_encoder
 
 pytestmark = pytest.mark.slow
@@ -261,6 +261,35 @@ def test_a_decoder_that_compares(has_scores: bool, tmp_path: Path) -> None:
         assert rt.generate(query, max_tokens=2, seed=1).text is not None  # it still is a decoder
 
 
+@pytest.mark.parametrize("labels", [1, 3])
+def test_a_decoder_with_a_head_of_classes(labels: int, tmp_path: Path) -> None:
+    """Qwen3ForSequenceClassification: the head on the last token's state; with one class its number, with more their shares."""
+    import torch
+    import transformers
+
+    from tiny_hf import tokenizer_json
+    from tiny_transformers import TINY, sizes_of
+
+    torch.manual_seed(3)
+    config = transformers.Qwen3Config(**sizes_of("qwen3"), num_labels=labels)
+    model = transformers.Qwen3ForSequenceClassification(config).float().eval()
+    assert TINY["qwen3"].config == "Qwen3Config"
+    folder = tmp_path / "hf"
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer_json(N_VOCAB), encoding="utf-8")
+    with Runtime(converted(folder, tmp_path / "out.gguf"), type_k="f32", type_v="f32") as rt:
+        assert rt.pooling == "rank" and rt.model.n_classes == labels
+        query, documents = TEXT[0], TEXT[1:]
+        want = []
+        for document in documents:
+            ids = embeddings.pair_ids(rt, query, document)[0]
+            with torch.no_grad():
+                scores = model(torch.tensor([ids])).logits[0].double()
+            want.append((scores if labels == 1 else torch.softmax(scores, 0))[0].item())
+        assert np.std(want) > 1e-3
+        np.testing.assert_allclose(rt.rerank(query, documents), want, rtol=0, atol=1e-4)
+
+
 # ---- llama.cpp's converter
 
 # It knows tokenizers by a hash of what they do to a text, and ours are made up.
@@ -317,9 +346,7 @@ MISSING: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_llama_cpps_files_give_the_same_vectors(name: str, tmp_path: Path) -> None:
-    tree = os.environ.get("HRUN_LLAMA_CPP", "")
-    if not (Path(tree) / "convert_hf_to_gguf.py").is_file():
-        pytest.skip("HRUN_LLAMA_CPP names no source tree of llama.cpp")
+    tree = str(source())
     gemma = name == "embedding gemma"
     model = write_encoder(name, tmp_path / "hf", pooling="mean_tokens", dense=gemma)
     theirs, ours = tmp_path / "theirs.gguf", converted(tmp_path / "hf", tmp_path / "ours.gguf")

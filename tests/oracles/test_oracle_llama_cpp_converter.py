@@ -7,7 +7,6 @@ and `pip install torch transformers`.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 from hrun import _core
+from llama_cpp_build import source
 from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -85,9 +85,7 @@ OLDER = {
 def test_its_files_give_the_same_logits(name: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     pytest.importorskip("transformers", reason="transformers is not installed")
-    tree = os.environ.get("HRUN_LLAMA_CPP", "")
-    if not (Path(tree) / "convert_hf_to_gguf.py").is_file():
-        pytest.skip("HRUN_LLAMA_CPP names no source tree of llama.cpp")
+    tree = str(source())
     if name in DIFFERENT:
         pytest.skip(DIFFERENT[name])
     model = write_checkpoint(name, tmp_path / "hf")

@@ -32,6 +32,7 @@ _GEMMA = {
     "use_bidirectional_attention": True,
 }
 _MODERN = {"local_attention": 16, "num_hidden_layers": 4, "cls_token_id": 1, "sep_token_id": 2}
+_DISTILBERT = {"dim": 64, "hidden_dim": 96, "n_layers": 3, "n_heads": 4}
 TEXT = [
     "the quick brown fox jumps over the lazy dog, and then it's 1234 times as quick again",
     "it was the best of times, it was the worst of times; we'll see what the times will be",
@@ -86,6 +87,10 @@ ENCODERS: dict[str, TinyEncoder] = {
             "num_labels": 1,
         },
         "pieces",
+    ),
+    "distilbert": TinyEncoder("bert", "DistilBertModel", "DistilBertConfig", _DISTILBERT),
+    "distilbert, masked words": TinyEncoder(
+        "bert", "DistilBertForMaskedLM", "DistilBertConfig", _DISTILBERT
     ),
     "nomic": TinyEncoder("nomic-bert", "NomicBertModel", "NomicBertConfig"),
     "modern": TinyEncoder("modern-bert", "ModernBertModel", "ModernBertConfig", _MODERN, "bytes"),

@@ -7,11 +7,14 @@ writes the checkpoint folder of one (they are not in the repository).
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tiny_hf import tokenizer_json
 
@@ -112,6 +115,16 @@ _GRANITE_H_DENSE = {
 }
 # Heads of one size in layers with a window, of another in the others.
 _GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 16}
+_FALCON = {"ffn_hidden_size": 96, "new_decoder_architecture": True, "num_kv_heads": 2}
+_LAGUNA = {**_MOE, "head_dim": 16, "shared_expert_intermediate_size": 48}
+_COHERE2MOE = {
+    "num_experts": 6,
+    "num_hidden_layers": 5,
+    "head_dim": 16,
+    "prefix_dense_intermediate_size": 80,
+    "sliding_window": 16,
+    "logit_scale": 0.5,
+}
 _LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -124,13 +137,53 @@ _LONGROPE = {
 class Tiny:
     """architecture: its name in hrun.  config: the class of transformers' configuration, and changes to the sizes above.
 
-    vision: of a multimodal model, the sizes of its other part.
+    vision: of a multimodal model, the sizes of its other part.  beside: of what is between.  remade: what makes the checkpoint of an architecture that
+    transformers lacks of the folder of one that computes the same, given the heads of queries and of keys.
     """
 
     architecture: str
     config: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     vision: Mapping[str, Any] | None = None
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    remade: Callable[[Path, int, int], None] | None = None
+
+
+def as_internlm2(folder: Path, n_heads: int, n_kv_heads: int) -> None:
+    """A Llama folder under InternLM 2's names, with the queries that read a head of keys before it and its values."""
+    from safetensors.numpy import load_file, save_file
+
+    names = {
+        "model.embed_tokens": "model.tok_embeddings",
+        "lm_head": "output",
+        "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.o_proj": "attention.wo",
+        "mlp.gate_proj": "feed_forward.w1",
+        "mlp.up_proj": "feed_forward.w3",
+        "mlp.down_proj": "feed_forward.w2",
+    }
+    stored = load_file(folder / "model.safetensors")
+    out = {}
+    for name, values in stored.items():
+        if "k_proj" in name or "v_proj" in name:
+            continue
+        if "q_proj" in name:
+            width = values.shape[1]
+            groups = [
+                stored[name.replace("q_proj", part)].reshape(n_kv_heads, -1, width)
+                for part in ("q_proj", "k_proj", "v_proj")
+            ]
+            together = np.concatenate(groups, axis=1).reshape(-1, width)
+            out[name.replace("self_attn.q_proj", "attention.wqkv")] = together
+            continue
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        out[name] = values
+    save_file(out, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["InternLM2ForCausalLM"]
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 TINY: dict[str, Tiny] = {
@@ -607,14 +660,196 @@ TINY: dict[str, Tiny] = {
             "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
         },
     ),
+    "arcee": Tiny("arcee", "ArceeConfig"),
+    "arcee with biases": Tiny("arcee", "ArceeConfig", {"attention_bias": True, "mlp_bias": True}),
+    "nemotron": Tiny("nemotron", "NemotronConfig"),
+    "pythia": Tiny("gptneox", "GPTNeoXConfig", {"num_key_value_heads": 4}),
+    "gpt-neox, in turn": Tiny(
+        "gptneox",
+        "GPTNeoXConfig",
+        {"num_key_value_heads": 4, "use_parallel_residual": False},
+    ),
+    "falcon 7b": Tiny("falcon", "FalconConfig", {"ffn_hidden_size": 96}),
+    "falcon 40b": Tiny("falcon", "FalconConfig", {**_FALCON, "tie_word_embeddings": False}),
+    "falcon 11b": Tiny("falcon", "FalconConfig", {**_FALCON, "num_ln_in_parallel_attn": 1}),
+    "internlm2": Tiny("internlm2", "LlamaConfig", remade=as_internlm2),
+    "bitnet": Tiny("bitnet", "BitNetConfig", {"tie_word_embeddings": True}),
+    "bitnet, first": Tiny(
+        "bitnet", "BitNetConfig", {"hidden_act": "silu", "tie_word_embeddings": True}
+    ),
+    "hunyuan, experts": Tiny(
+        "hunyuan-moe",
+        "HunYuanMoEV1Config",
+        {
+            "num_experts": 6,
+            "moe_topk": 2,
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "rope_theta": 10000.0,
+                "alpha": 1000.0,
+                "factor": 1.0,
+            },
+        },
+    ),
+    "hunyuan 3": Tiny(
+        "hy_v3",
+        "HYV3Config",
+        {**_MOE, "num_hidden_layers": 3, "head_dim": 16, "router_scaling_factor": 1.5},
+    ),
+    "trinity": Tiny(
+        "afmoe",
+        "AfmoeConfig",
+        {
+            **_MOE,
+            "num_hidden_layers": 5,
+            "num_shared_experts": 1,
+            "head_dim": 16,
+            "sliding_window": 16,
+            "route_scale": 1.5,
+            "mup_enabled": True,
+        },
+    ),
+    "laguna, large": Tiny(
+        "laguna",
+        "LagunaConfig",
+        {
+            **_LAGUNA,
+            "num_hidden_layers": 5,
+            "num_attention_heads_per_layer": [4, 6, 6, 6, 4],
+            "layer_types": ["full_attention", *["sliding_attention"] * 3, "full_attention"],
+            "sliding_window": 16,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "rope_theta": 500000.0,
+                    "factor": 8.0,
+                    "original_max_position_embeddings": 32,
+                    "partial_rotary_factor": 0.5,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+    ),
+    "granite, windows": Tiny(
+        "granite_swa",
+        "GraniteSWAConfig",
+        {
+            "num_hidden_layers": 5,
+            "sliding_window": 16,
+            "attention_multiplier": 0.3,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.5,
+            "layer_rope_theta": [0, 10000.0, 10000.0, 10000.0, 0],
+        },
+    ),
+    "mimo 2": Tiny(
+        "mimo2",
+        "MiMoV2FlashConfig",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 24,
+            "v_head_dim": 16,
+            "num_key_value_heads": 1,
+            "sliding_window": 16,
+            "moe_intermediate_size": 32,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 2,
+            "attention_value_scale": 0.7,
+        },
+    ),
+    "glm 4, 9b": Tiny("chatglm", "GlmConfig", {"head_dim": 16}),
+    "olmo": Tiny("olmo", "OlmoConfig"),
+    "smolvlm": Tiny(
+        "llama",
+        "SmolVLMConfig",
+        {"model_type": "llama"},
+        {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    ),
+    "llava, qwen2": Tiny(
+        "qwen2",
+        "LlavaConfig",
+        {"model_type": "qwen2"},
+        {
+            "model_type": "clip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    ),
+    "youtu": Tiny(
+        "deepseek2",
+        "YoutuConfig",
+        {
+            "num_key_value_heads": 4,
+            "q_lora_rank": 48,
+            "kv_lora_rank": 32,
+            "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 32,
+        },
+    ),
+    "laguna": Tiny("laguna", "LagunaConfig", {**_LAGUNA, "gating": "per-element"}),
+    "k-exaone": Tiny(
+        "exaone-moe",
+        "ExaoneMoeConfig",
+        {
+            **_MOE,
+            "num_hidden_layers": 5,
+            "sliding_window": 16,
+            "first_k_dense_replace": 2,
+            "num_shared_experts": 2,
+        },
+    ),
+    "cohere2, experts": Tiny(
+        "cohere2moe",
+        "Cohere2MoeConfig",
+        {
+            **_COHERE2MOE,
+            "num_shared_experts": 2,
+            "mlp_layer_types": ["dense", *["sparse"] * 4],
+            "layer_types": ["full_attention", *["sliding_attention"] * 3, "full_attention"],
+            "expert_selection_fn": "sigmoid",
+            "rms_norm_eps": 1e-5,
+        },
+    ),
+    "cohere2, softmax": Tiny("cohere2moe", "Cohere2MoeConfig", _COHERE2MOE),
+    "muse glimmer": Tiny(
+        "muse-glimmer",
+        "MuseGlimmerConfig",
+        {
+            "num_hidden_layers": 5,
+            "head_dim": 16,
+            "sliding_window": 16,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "patch_size": 4,
+            "pos_emb_height": 2,
+            "pos_emb_width": 2,
+            "max_position_embeddings": 4,
+        },
+        {"out_hidden_size": 128, "projector_hidden_size": 32},
+    ),
 }
 
 
-def write_checkpoint(name: str, folder: Path, seed: int = 0, **changes: Any) -> Any:
-    """Writes the folder and returns the model, float32; changes to its sizes."""
-    import torch
-    import transformers
-
+def sizes_of(name: str) -> dict[str, Any]:
+    """Of the text's part of its configuration."""
     tiny = TINY[name]
     sizes = dict(_SIZES)
     if tiny.config == "GPT2Config":
@@ -624,11 +859,20 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0, **changes: Any) -> 
             "eos_token_id": 2,
             "initializer_range": 0.15,
         }
+    return {**sizes, **tiny.changes}
+
+
+def write_checkpoint(name: str, folder: Path, seed: int = 0, **changes: Any) -> Any:
+    """Writes the folder and returns the model, float32; changes to its sizes."""
+    import torch
+    import transformers
+
+    tiny = TINY[name]
     torch.manual_seed(seed)
-    sizes = {**sizes, **tiny.changes, **changes}
+    sizes = {**sizes_of(name), **changes}
     make, auto = getattr(transformers, tiny.config), transformers.AutoModelForCausalLM
     if tiny.vision is not None:
-        sizes = {"text_config": sizes, "vision_config": dict(tiny.vision)}
+        sizes = {"text_config": sizes, "vision_config": dict(tiny.vision), **tiny.beside}
         auto = transformers.AutoModelForImageTextToText
     model = auto.from_config(make(**sizes)).float().eval()
     with torch.no_grad():
@@ -637,10 +881,14 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0, **changes: Any) -> 
                 value.ndim == 1 or "sinks" in key or "_norm." in key or "bias" in key
             ):  # norms of 1 and biases of 0 would hide mistakes
                 value.add_(0.3 * torch.randn_like(value))
+            if not value.any():  # routers that begin with nothing
+                value.normal_(0, 0.15)
         for key, value in model.named_buffers():
             if any(part in key for part in ("e_score_correction_bias", "expert_bias", "scalar")):
                 value.add_(0.3 * torch.randn_like(value))
     model.save_pretrained(folder)
+    if tiny.remade is not None:
+        tiny.remade(folder, model.config.num_attention_heads, model.config.num_key_value_heads)
     (folder / "tokenizer.json").write_text(tokenizer_json(N_VOCAB), encoding="utf-8")
     return model
 

@@ -1,5 +1,5 @@
-// BERT, RoBERTa, XLM-RoBERTa: encoders with learned positions, biases, and norms of the sums after
-// each block.
+// BERT, RoBERTa, XLM-RoBERTa, DistilBERT: encoders with learned positions, biases, and norms of the
+// sums after each block.
 #pragma once
 
 #include "model/architectures/parts.h"
@@ -10,7 +10,7 @@ inline constexpr std::string_view kBertClasses[] = {
     "BertModel",       "BertForMaskedLM",       "BertForSequenceClassification",
     "XLMRobertaModel", "XLMRobertaForMaskedLM", "XLMRobertaForSequenceClassification",
     "RobertaModel",    "RobertaForMaskedLM",    "RobertaForSequenceClassification",
-    "CamembertModel"};
+    "CamembertModel",  "DistilBertModel",       "DistilBertForMaskedLM"};
 
 inline constexpr std::array kBertEmbeddings = {
     TensorRule{Role::token_embd, "token_embd.weight", "embeddings.word_embeddings.weight",
@@ -29,43 +29,75 @@ inline constexpr std::array kBertPositions = {
                Dim::ctx, Dim::embd, true, Transform::after_padding},
 };
 inline constexpr std::array kBertAttention = {
-    TensorRule{Role::attn_q, "blk.{}.attn_q.weight", "encoder.layer.{}.attention.self.query.weight",
+    TensorRule{Role::attn_q, "blk.{}.attn_q.weight",
+               "encoder.layer.{}.attention.self.query.weight|"
+               "transformer.layer.{}.attention.q_lin.weight",
                Dim::q, Dim::embd, false},
-    TensorRule{Role::attn_k, "blk.{}.attn_k.weight", "encoder.layer.{}.attention.self.key.weight",
+    TensorRule{Role::attn_k, "blk.{}.attn_k.weight",
+               "encoder.layer.{}.attention.self.key.weight|"
+               "transformer.layer.{}.attention.k_lin.weight",
                Dim::k, Dim::embd, false},
-    TensorRule{Role::attn_v, "blk.{}.attn_v.weight", "encoder.layer.{}.attention.self.value.weight",
+    TensorRule{Role::attn_v, "blk.{}.attn_v.weight",
+               "encoder.layer.{}.attention.self.value.weight|"
+               "transformer.layer.{}.attention.v_lin.weight",
                Dim::v, Dim::embd, false},
     TensorRule{Role::attn_q_bias, "blk.{}.attn_q.bias",
-               "encoder.layer.{}.attention.self.query.bias", Dim::one, Dim::q, false},
-    TensorRule{Role::attn_k_bias, "blk.{}.attn_k.bias", "encoder.layer.{}.attention.self.key.bias",
+               "encoder.layer.{}.attention.self.query.bias|"
+               "transformer.layer.{}.attention.q_lin.bias",
+               Dim::one, Dim::q, false},
+    TensorRule{Role::attn_k_bias, "blk.{}.attn_k.bias",
+               "encoder.layer.{}.attention.self.key.bias|"
+               "transformer.layer.{}.attention.k_lin.bias",
                Dim::one, Dim::k, false},
     TensorRule{Role::attn_v_bias, "blk.{}.attn_v.bias",
-               "encoder.layer.{}.attention.self.value.bias", Dim::one, Dim::v, false},
+               "encoder.layer.{}.attention.self.value.bias|"
+               "transformer.layer.{}.attention.v_lin.bias",
+               Dim::one, Dim::v, false},
     // Some files have the three in one.
     TensorRule{Role::attn_qkv, "blk.{}.attn_qkv.weight", "", Dim::qkv, Dim::embd, false},
     TensorRule{Role::attn_qkv_bias, "blk.{}.attn_qkv.bias", "", Dim::one, Dim::qkv, false},
     TensorRule{Role::attn_output, "blk.{}.attn_output.weight",
-               "encoder.layer.{}.attention.output.dense.weight", Dim::embd, Dim::q_out, true},
+               "encoder.layer.{}.attention.output.dense.weight|"
+               "transformer.layer.{}.attention.out_lin.weight",
+               Dim::embd, Dim::q_out, true},
     TensorRule{Role::attn_output_bias, "blk.{}.attn_output.bias",
-               "encoder.layer.{}.attention.output.dense.bias", Dim::one, Dim::embd, false},
+               "encoder.layer.{}.attention.output.dense.bias|"
+               "transformer.layer.{}.attention.out_lin.bias",
+               Dim::one, Dim::embd, false},
     TensorRule{Role::attn_post_norm, "blk.{}.attn_output_norm.weight",
-               "encoder.layer.{}.attention.output.LayerNorm.weight", Dim::one, Dim::embd, true},
+               "encoder.layer.{}.attention.output.LayerNorm.weight|"
+               "transformer.layer.{}.sa_layer_norm.weight",
+               Dim::one, Dim::embd, true},
     TensorRule{Role::attn_post_norm_bias, "blk.{}.attn_output_norm.bias",
-               "encoder.layer.{}.attention.output.LayerNorm.bias", Dim::one, Dim::embd, true},
+               "encoder.layer.{}.attention.output.LayerNorm.bias|"
+               "transformer.layer.{}.sa_layer_norm.bias",
+               Dim::one, Dim::embd, true},
 };
 inline constexpr std::array kBertFeedForward = {
-    TensorRule{Role::ffn_up, "blk.{}.ffn_up.weight", "encoder.layer.{}.intermediate.dense.weight",
+    TensorRule{Role::ffn_up, "blk.{}.ffn_up.weight",
+               "encoder.layer.{}.intermediate.dense.weight|"
+               "transformer.layer.{}.ffn.lin1.weight",
                Dim::ff, Dim::embd, true},
-    TensorRule{Role::ffn_up_bias, "blk.{}.ffn_up.bias", "encoder.layer.{}.intermediate.dense.bias",
+    TensorRule{Role::ffn_up_bias, "blk.{}.ffn_up.bias",
+               "encoder.layer.{}.intermediate.dense.bias|"
+               "transformer.layer.{}.ffn.lin1.bias",
                Dim::one, Dim::ff, false},
-    TensorRule{Role::ffn_down, "blk.{}.ffn_down.weight", "encoder.layer.{}.output.dense.weight",
+    TensorRule{Role::ffn_down, "blk.{}.ffn_down.weight",
+               "encoder.layer.{}.output.dense.weight|"
+               "transformer.layer.{}.ffn.lin2.weight",
                Dim::embd, Dim::ff, true},
-    TensorRule{Role::ffn_down_bias, "blk.{}.ffn_down.bias", "encoder.layer.{}.output.dense.bias",
+    TensorRule{Role::ffn_down_bias, "blk.{}.ffn_down.bias",
+               "encoder.layer.{}.output.dense.bias|"
+               "transformer.layer.{}.ffn.lin2.bias",
                Dim::one, Dim::embd, false},
     TensorRule{Role::ffn_post_norm, "blk.{}.layer_output_norm.weight",
-               "encoder.layer.{}.output.LayerNorm.weight", Dim::one, Dim::embd, true},
+               "encoder.layer.{}.output.LayerNorm.weight|"
+               "transformer.layer.{}.output_layer_norm.weight",
+               Dim::one, Dim::embd, true},
     TensorRule{Role::ffn_post_norm_bias, "blk.{}.layer_output_norm.bias",
-               "encoder.layer.{}.output.LayerNorm.bias", Dim::one, Dim::embd, true},
+               "encoder.layer.{}.output.LayerNorm.bias|"
+               "transformer.layer.{}.output_layer_norm.bias",
+               Dim::one, Dim::embd, true},
 };
 inline constexpr std::array kBertClassDense = {
     TensorRule{Role::class_dense, "cls.weight", "classifier.dense.weight|pooler.dense.weight",

@@ -11,7 +11,7 @@
 namespace hrun::architecture {
 
 inline constexpr std::string_view kDeepseek2Classes[] = {
-    "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM"};
+    "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM", "YoutuForCausalLM"};
 
 inline constexpr std::array kLatentAttention = {
     TensorRule{Role::attn_q, "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight",

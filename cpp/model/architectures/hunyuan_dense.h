@@ -14,8 +14,8 @@ inline constexpr std::array kHunyuanHeadNorms = {
                "model.layers.{}.self_attn.key_layernorm.weight", Dim::one, Dim::head, true},
 };
 inline constexpr auto kHunyuanDenseTensors =
-    join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, kHunyuanHeadNorms,
-         kNormBeforeFeedForward, kFeedForward);
+    join(kEmbeddingAndHead, kNormBeforeAttention, kAttention,
+         asked_by(kHunyuanHeadNorms, "use_qk_norm"), kNormBeforeFeedForward, kFeedForward);
 
 inline constexpr ModelDescription kHunyuanDense = {
     .name = "hunyuan-dense",

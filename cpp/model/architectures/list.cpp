@@ -2,14 +2,21 @@
 #include <array>
 #include <string>
 
+#include "model/architectures/afmoe.h"
+#include "model/architectures/arcee.h"
 #include "model/architectures/bert.h"
+#include "model/architectures/bitnet.h"
+#include "model/architectures/chatglm.h"
 #include "model/architectures/cohere2.h"
+#include "model/architectures/cohere2moe.h"
 #include "model/architectures/command_r.h"
 #include "model/architectures/deepseek2.h"
 #include "model/architectures/dots1.h"
 #include "model/architectures/ernie4_5.h"
 #include "model/architectures/ernie4_5_moe.h"
 #include "model/architectures/exaone4.h"
+#include "model/architectures/exaone_moe.h"
+#include "model/architectures/falcon.h"
 #include "model/architectures/falcon_h1.h"
 #include "model/architectures/gemma.h"
 #include "model/architectures/gemma2.h"
@@ -20,20 +27,30 @@
 #include "model/architectures/glm4moe.h"
 #include "model/architectures/gpt2.h"
 #include "model/architectures/gpt_oss.h"
+#include "model/architectures/gptneox.h"
 #include "model/architectures/granite.h"
+#include "model/architectures/granite_swa.h"
 #include "model/architectures/granitehybrid.h"
 #include "model/architectures/granitemoe.h"
 #include "model/architectures/hunyuan_dense.h"
+#include "model/architectures/hunyuan_moe.h"
+#include "model/architectures/hy_v3.h"
+#include "model/architectures/internlm2.h"
+#include "model/architectures/laguna.h"
 #include "model/architectures/lfm2.h"
 #include "model/architectures/lfm2moe.h"
 #include "model/architectures/llama.h"
 #include "model/architectures/mamba2.h"
+#include "model/architectures/mimo2.h"
 #include "model/architectures/minimax_m2.h"
 #include "model/architectures/mistral3.h"
 #include "model/architectures/modern_bert.h"
+#include "model/architectures/muse_glimmer.h"
 #include "model/architectures/nomic_bert.h"
+#include "model/architectures/nemotron.h"
 #include "model/architectures/nemotron_h.h"
 #include "model/architectures/nemotron_h_moe.h"
+#include "model/architectures/olmo.h"
 #include "model/architectures/olmo2.h"
 #include "model/architectures/olmoe.h"
 #include "model/architectures/phi2.h"
@@ -73,7 +90,13 @@ constexpr std::array kArchitectures = {
     &architecture::kNomicBert,     &architecture::kModernBert, &architecture::kGemmaEmbedding,
     &architecture::kLfm2,          &architecture::kLfm2moe,    &architecture::kGemma4,
     &architecture::kMamba2,        &architecture::kNemotronH,  &architecture::kNemotronHMoe,
-    &architecture::kGranitehybrid, &architecture::kFalconH1,
+    &architecture::kGranitehybrid, &architecture::kFalconH1,   &architecture::kArcee,
+    &architecture::kNemotron,      &architecture::kGptneox,    &architecture::kFalcon,
+    &architecture::kInternlm2,     &architecture::kBitnet,     &architecture::kHunyuanMoe,
+    &architecture::kHyV3,          &architecture::kAfmoe,      &architecture::kLaguna,
+    &architecture::kExaoneMoe,     &architecture::kCohere2moe, &architecture::kMuseGlimmer,
+    &architecture::kGraniteSwa,    &architecture::kMimo2,      &architecture::kChatglm,
+    &architecture::kOlmo,
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {
@@ -114,6 +137,7 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "attn_v_norm",
     "attn_sinks",
     "attn_gate",
+    "attn_sub_norm",
     "attn_q_a",
     "attn_q_a_norm",
     "attn_q_b",
@@ -158,6 +182,7 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "ffn_down_bias",
     "ffn_post_norm",
     "ffn_post_norm_bias",
+    "ffn_sub_norm",
     "router",
     "router_bias",
     "router_correction",
@@ -231,6 +256,7 @@ constexpr std::array<std::string_view, static_cast<size_t>(Dim::count)> kDimName
     "ff_expert_twice",
     "per_layer",
     "per_layer_all",
+    "gate",
 };
 static_assert(!kDimNames.back().empty(), "a dim without a name");
 
@@ -262,6 +288,10 @@ constexpr std::array<std::string_view, static_cast<size_t>(Transform::count)> kT
     "column",
     "column_minus_exp",
     "groups",
+    "key_groups",
+    "key_groups_q",
+    "key_groups_k",
+    "key_groups_v",
 };
 static_assert(!kTransformNames.back().empty(), "a transform without a name");
 

@@ -10,8 +10,9 @@
 
 namespace hrun::architecture {
 
-inline constexpr std::string_view kLlamaClasses[] = {"LlamaForCausalLM", "MistralForCausalLM",
-                                                     "MixtralForCausalLM"};
+inline constexpr std::string_view kLlamaClasses[] = {
+    "LlamaForCausalLM",     "LLaMAForCausalLM",       "MistralForCausalLM", "MixtralForCausalLM",
+    "InternLM3ForCausalLM", "IQuestCoderForCausalLM", "LlamaModel",         "MistralModel"};
 
 inline constexpr std::array kLlamaAttention = {
     TensorRule{Role::attn_q, "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight",

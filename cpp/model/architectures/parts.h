@@ -225,7 +225,7 @@ inline constexpr std::array kRoutingKeys = {
     ConfigRule{"leading_dense_block_count", ConfigType::integer,
                "first_k_dense_replace|mlp_layer_types", "0"},
     ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
-    ConfigRule{"expert_shared_count", ConfigType::integer, "n_shared_experts"},
+    ConfigRule{"expert_shared_count", ConfigType::integer, "n_shared_experts|num_shared_experts"},
     ConfigRule{"expert_weights_scale", ConfigType::number, "routed_scaling_factor", "1"},
     ConfigRule{"expert_weights_norm", ConfigType::boolean, "norm_topk_prob", "false"},
     ConfigRule{"expert_gating_func", ConfigType::integer, "scoring_func"},
@@ -235,6 +235,11 @@ inline constexpr std::array kRoutingKeys = {
 
 inline constexpr std::array kWindowKeys = {
     ConfigRule{"attention.sliding_window", ConfigType::integer, "sliding_window"},
+};
+// The layers that have a window, one by one.
+inline constexpr std::array kWindowedLayerKeys = {
+    ConfigRule{"attention.sliding_window", ConfigType::integer, "sliding_window"},
+    ConfigRule{"attention.sliding_window_pattern", ConfigType::boolean, "layer_types"},
 };
 inline constexpr std::array kAlternatingWindowKeys = {
     ConfigRule{"attention.sliding_window", ConfigType::integer, "sliding_window"},

@@ -5,7 +5,7 @@
 
 namespace hrun::architecture {
 
-inline constexpr std::string_view kQwen2Classes[] = {"Qwen2ForCausalLM"};
+inline constexpr std::string_view kQwen2Classes[] = {"Qwen2ForCausalLM", "Qwen2Model"};
 
 inline constexpr auto kQwen2Tensors =
     join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, made_required(kQkvBiases),

@@ -5,7 +5,8 @@
 
 namespace hrun::architecture {
 
-inline constexpr std::string_view kQwen3Classes[] = {"Qwen3ForCausalLM"};
+inline constexpr std::string_view kQwen3Classes[] = {"Qwen3ForCausalLM", "Qwen3Model",
+                                                     "Qwen3ForSequenceClassification"};
 
 inline constexpr auto kQwen3Tensors =
     join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, kHeadNorms, kNormBeforeFeedForward,

@@ -15,6 +15,7 @@ struct Scratch {
   FloatView qkv, q, k, v;  // q, k and v are parts of qkv where one matrix gives them
   FloatView gated;         // queries and gates, head by head, where one matrix gives both
   FloatView gate;          // of the mixed values
+  FloatView one_gate;      // of a head, where there is one for all of its values
   FloatView mixed;
 
   Scratch(Arena& arena, const ModelSpec& spec, int64_t l, int64_t n) {
@@ -22,6 +23,7 @@ struct Scratch {
     const int64_t q_cols = p.n_heads * p.k_dim, k_cols = p.n_kv_heads * p.k_dim,
                   v_cols = p.n_kv_heads * p.v_dim;
     if (spec.layer(l, Role::attn_gate)) gate = arena.take(n, p.n_heads * p.v_dim);
+    if (spec.params.gate_per_head) one_gate = arena.take(n, p.n_heads);
     if (spec.layer(l, Role::attn_qkv)) {
       qkv = arena.take(n, q_cols + k_cols + v_cols);
       q = columns(qkv, 0, q_cols), k = columns(qkv, q_cols, k_cols),
@@ -83,7 +85,7 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
     if (owns) targets.push_back({model.weight(l, Role::attn_k), s.k});
     if (values) targets.push_back({values, s.v});
     if (const DeviceTensor* gate = model.weight(l, Role::attn_gate))
-      targets.push_back({gate, s.gate});
+      targets.push_back({gate, s.one_gate.data ? s.one_gate : s.gate});
     pass.multiply(targets, input);
     if (owns && !values) backend.copy_heads(s.k, p.k_dim, s.v, p.v_dim, n_kv_heads, p.k_dim);
     if (s.gated.data) {
@@ -122,7 +124,15 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
                              rope,
                              params.causal};
   backend.attention(s.q, cache, pass.batch, shape, s.mixed);
-  if (s.gate.data) backend.gated(Nonlinearity::sigmoid, s.gate, s.mixed, s.mixed);
+  if (params.value_scale != 1) backend.scale(s.mixed, static_cast<float>(params.value_scale));
+  if (s.one_gate.data) {  // to all values of its head
+    const int64_t n = pass.n * p.n_heads;
+    backend.copy_heads({s.one_gate.data, n, 1, 1}, 0, {s.gate.data, n, p.v_dim, p.v_dim}, 1,
+                       static_cast<int>(p.v_dim), 1);
+  }
+  if (s.gate.data) backend.gated(model.description().gate, s.gate, s.mixed, s.mixed);
+  if (const DeviceTensor* weight = model.weight(l, Role::attn_sub_norm))
+    pass.norm(s.mixed, *weight, nullptr, s.mixed);
   pass.multiply(*model.weight(l, Role::attn_output), s.mixed, out);
   pass.add_bias(l, Role::attn_output_bias, out);
 }

@@ -162,6 +162,8 @@ void mix_experts(const Pass& pass, int64_t l, const MatmulInput& from, FloatView
   const FloatView x = pass.stored(from, arena.take(pass.n, pass.params().n_embd));
   routed_experts(pass, l, arena, x, x, out);
   run_shared(pass, l, arena, x, out);
+  if (pass.model.description().shared_averaged && pass.model.weight(l, Role::shared_up))
+    pass.backend().scale(out, 0.5f);
 }
 
 void routed_experts(const Pass& pass, int64_t l, Arena arena, FloatView routed_by, FloatView x,

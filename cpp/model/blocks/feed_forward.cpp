@@ -49,7 +49,12 @@ void feed_forward(const Pass& pass, int64_t l, const MatmulInput& input, FloatVi
     pass.add_bias(l, Role::ffn_up_bias, s.up);
   }
   const DeviceTensor& down = *model.weight(l, Role::ffn_down);
-  if (!both && !gate_weight) {
+  const DeviceTensor* const sub_norm = model.weight(l, Role::ffn_sub_norm);
+  if (sub_norm) {
+    backend.gated(f, s.gate, s.up, s.up);
+    pass.norm(s.up, *sub_norm, nullptr, s.up);
+    pass.multiply(down, s.up, out);
+  } else if (!both && !gate_weight) {
     backend.nonlinearity(f, s.up, s.up);
     pass.multiply(down, s.up, out);
   } else if (f == Nonlinearity::silu) {

@@ -173,6 +173,7 @@ void read_scales(const Keys& keys, const ModelDescription& description, HyperPar
   p.logit_scale = listed("logit_scale", 1, 1e-9);
   if (description.divides_logits) p.logit_scale = 1 / p.logit_scale;
   p.attn_soft_cap = listed("attn_logit_softcapping", 0, 0);
+  p.value_scale = listed("attention.value_scale", 1, 1e-6);
   p.logit_soft_cap = listed("final_logit_softcapping", 0, 0);
   p.attn_scale = 1.0 / std::sqrt(static_cast<double>(p.latent_kv > 0 ? p.latent_k_dim
                                                                      : attention_layer(p).k_dim));
@@ -252,6 +253,15 @@ void read_shared_keys(const Keys& keys, const ModelDescription& description, Hyp
   }
 }
 
+// Gates of the mixed values, one for each or one for a head, as the first layer's matrix says.
+void read_gate(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  const TensorRule* rule = description.find_rule(Role::attn_gate);
+  if (!rule || rule->rows != Dim::gate) return;
+  const gguf::TensorInfo* tensor = keys.file().find_tensor(layer_name(rule->gguf_name, 0));
+  p.gate_per_head = tensor && tensor->dims[1] == static_cast<uint64_t>(p.layer(0).n_heads) &&
+                    p.layer(0).v_dim > 1;
+}
+
 // How texts become vectors.
 void read_pooling(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   const gguf::File& file = keys.file();
@@ -287,8 +297,12 @@ void read_nonlinearity(const Keys& keys, const ModelDescription& description, Hy
   const std::string_view name = keys.file().get_string(keys.key("hidden_activation"));
   if (name == "silu" || name == "swish" || name == "swiglu")
     p.nonlinearity = Nonlinearity::silu;
-  else if (name != "gelu")
-    unsupported(keys.file(), "key '{}' is '{}', hrun supports gelu and silu",
+  else if (name == "gelu")
+    p.nonlinearity = Nonlinearity::gelu_erf;
+  else if (name == "relu2")
+    p.nonlinearity = Nonlinearity::relu_squared;
+  else
+    unsupported(keys.file(), "key '{}' is '{}', hrun supports gelu, relu2 and silu",
                 keys.key("hidden_activation"), printable(name));
 }
 
@@ -329,7 +343,9 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
       own_width ? keys.uniform("expert_feed_forward_length", p.n_layers, 1, kMaxFeedForward) : n_ff;
   int64_t n_dense = 0;
   if (description.has_key("leading_dense_block_count"))
-    n_dense = keys.count_or("leading_dense_block_count", 0, 0, static_cast<uint64_t>(p.n_layers));
+    n_dense =
+        keys.count_or("leading_dense_block_count", std::min(description.leading_dense, p.n_layers),
+                      0, static_cast<uint64_t>(p.n_layers));
   for (int64_t l = n_dense; l < p.n_layers; ++l)
     if (Feed& feed = p.layers[static_cast<size_t>(l)].feed; feed != Feed::none)
       feed = description.experts_beside_dense ? Feed::dense_and_experts : Feed::experts;
@@ -354,10 +370,12 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
   if (description.has_key("expert_gating_func")) {
     const int64_t gating =
         keys.count_or("expert_gating_func", static_cast<int64_t>(description.gating), 0, 255);
-    if (gating > 2)
-      unsupported(file, "key '{}' is {}, hrun supports 1 (softmax) and 2 (sigmoid)",
-                  keys.key("expert_gating_func"), gating);
-    p.gating = gating == 2 ? Gating::sigmoid : Gating::softmax;
+    if (gating > 3)
+      unsupported(
+          file,
+          "key '{}' is {}, hrun supports 1 (softmax), 2 (sigmoid) and 3 (softmax of the selected)",
+          keys.key("expert_gating_func"), gating);
+    p.gating = gating == 0 ? Gating::softmax : static_cast<Gating>(gating);
     if (!keys.has("expert_gating_func") && has_correction(file, description, n_dense))
       p.gating = Gating::sigmoid;
   }
@@ -571,6 +589,25 @@ void read_query_temperature(const Keys& keys, const ModelDescription& descriptio
   p.ropes.push_back(rope);
 }
 
+// The layers that are turned, where a file says it of each.
+std::vector<bool> read_turned_layers(const Keys& keys, const ModelDescription& description,
+                                     int64_t n_layers) {
+  constexpr std::string_view kKey = "attention.rope_pattern";
+  const gguf::Entry* entry = description.has_key(kKey) ? keys.file().find(keys.key(kKey)) : nullptr;
+  if (!entry) return std::vector<bool>(static_cast<size_t>(n_layers), true);
+  std::vector<bool> turned;
+  if (const auto* array = std::get_if<gguf::Array>(&entry->value))
+    array->for_each([&](const gguf::Value& value) {
+      const auto* flag = std::get_if<bool>(&value);
+      if (!flag) keys.file().fail("key '{}' is no array<bool>", keys.key(kKey));
+      turned.push_back(*flag);
+    });
+  if (static_cast<int64_t>(turned.size()) < n_layers)
+    keys.file().fail("key '{}' has {} entries, the model has {} layers", keys.key(kKey),
+                     turned.size(), n_layers);
+  return turned;
+}
+
 // Which rotary embedding each layer has: one for all, or another for those with a window.
 void read_ropes(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   if (!description.rotary || !has_attention(attention_layer(p).mixer)) return;
@@ -604,11 +641,14 @@ void read_ropes(const Keys& keys, const ModelDescription& description, HyperPara
   const bool in_windows = description.rope_in_windows &&
                           keys.count_or("attention.sliding_window", 0, 0, UINT32_MAX) > 0;
   const std::vector<bool> has_window = read_window_pattern(keys, description, p.n_layers);
+  const std::vector<bool> turned = read_turned_layers(keys, description, p.n_layers);
   const int64_t period = description.no_rope_period;
   for (int64_t l = 0; l < p.n_layers; ++l) {
     LayerParams& layer = p.layers[static_cast<size_t>(l)];
+    const bool leading = description.rope_in_leading && has_dense(layer.feed) && p.n_experts > 0;
     const bool left_out = (period > 0 && (l + 1) % period == 0) ||
-                          (in_windows && !has_window[static_cast<size_t>(l)]);
+                          !turned[static_cast<size_t>(l)] ||
+                          (in_windows && !has_window[static_cast<size_t>(l)] && !leading);
     layer.rope = left_out ? kNoRope : layer.windowed && p.ropes.size() > 1 ? 1 : 0;
   }
   read_query_temperature(keys, description, p);
@@ -663,6 +703,9 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   Keys keys(file, description.name);
   HyperParams p;
   p.causal = description.causal;
+  p.parallel = description.has_key("use_parallel_residual")
+                   ? file.get_bool_or(keys.key("use_parallel_residual"), description.parallel)
+                   : description.parallel;
   p.n_layers = keys.count("block_count", 1, kMaxLayers);
   // The last layers predict several tokens at once; they stay in the file.
   {
@@ -680,12 +723,14 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   read_state_space(keys, description, p);
   constexpr std::string_view kRmsEps = "attention.layer_norm_rms_epsilon",
                              kLayerEps = "attention.layer_norm_epsilon";
-  const bool rms =
-      description.norm == Norm::rms && (keys.has(kRmsEps) || !description.has_key(kLayerEps));
+  p.norm = description.norm;
+  if (description.either_norm && keys.number_or(kRmsEps, 0, 0, 1) > 0) p.norm = Norm::rms;
+  const bool rms = p.norm == Norm::rms && (keys.has(kRmsEps) || !description.has_key(kLayerEps));
   p.norm_eps = static_cast<float>(keys.number(rms ? kRmsEps : kLayerEps, 1e-30, 1));
   refuse_unknown_maths(keys, description, p.n_ctx_train);
   read_latent_attention(keys, description, p);
   read_window(keys, description, p);
+  read_gate(keys, description, p);
   read_pooling(keys, description, p);
   read_nonlinearity(keys, description, p);
   read_shared_keys(keys, description, p);

@@ -48,6 +48,28 @@ constexpr OtherKind kOtherKinds[] = {
     {"imatrix", "an importance matrix, which hrun-convert takes with --imatrix"},
 };
 
+// Architectures of language models that hrun cannot run yet, and what it would need.
+constexpr OtherKind kMissing[] = {
+    {"gemma3n", "predictions that layers correct (AltUp), and learned residuals (Laurel)"},
+    {"llama4", "attention in chunks of positions"},
+    {"mamba", "the state space model of Mamba 1, in which each channel decays by itself"},
+    {"jamba", "the state space model of Mamba 1, in which each channel decays by itself"},
+    {"rwkv", "RWKV's recurrence"},
+    {"arwkv", "RWKV's recurrence"},
+    {"kimi-linear", "a delta rule whose channels decay by themselves"},
+    {"kimi-k3", "a delta rule whose channels decay by themselves"},
+    {"glm5-next", "a delta rule whose channels decay by themselves"},
+    {"bailingmoe3", "a delta rule whose channels decay by themselves"},
+    {"deepseek32", "the indexer of sparse attention"},
+    {"glm-dsa", "the indexer of sparse attention"},
+    {"deepseek4", "compressed attention and hyper-connections"},
+    {"qwen4exp", "hyper-connections and the indexer of sparse attention"},
+    {"step35", "clamped gates of experts"},
+    {"apertus", "the nonlinearity xIELU"},
+    {"bloom", "scores that fall with distance (ALiBi)"},
+    {"mpt", "scores that fall with distance (ALiBi)"},
+};
+
 // The supported architecture whose name shares the longest beginning, of three letters or more.
 std::string_view nearest_architecture(std::string_view name) {
   std::string_view best;
@@ -69,6 +91,11 @@ const ModelDescription& require_architecture(const gguf::File& file) {
       planning::unsupported(file,
                             "architecture '{}' is {}; hrun runs language models (supported: {})",
                             printable(name), kind.sentence, architecture_names());
+  for (const OtherKind& kind : kMissing)
+    if (name.substr(0, kind.prefix.size()) == kind.prefix)
+      planning::unsupported(
+          file, "architecture '{}' is not supported: hrun does not have {} (supported: {})",
+          printable(name), kind.sentence, architecture_names());
   const std::string_view near = nearest_architecture(name);
   planning::unsupported(
       file, "architecture '{}' is not supported{} (supported: {})", printable(name),

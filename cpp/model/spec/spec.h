@@ -79,9 +79,12 @@ struct HyperParams {
   int64_t n_vocab = 0;
   int64_t n_ctx_train = 0;
   float norm_eps = 0;
+  Norm norm = Norm::rms;
 
-  bool causal = true;  // false: an encoder
+  bool causal = true;     // false: an encoder
+  bool parallel = false;  // attention and feed-forward side by side
   Nonlinearity nonlinearity = Nonlinearity::silu;
+  bool gate_per_head = false;            // of the mixed values; false: one for each value
   std::optional<Pooling> pooling;        // what the file says
   Pooling class_pooling = Pooling::cls;  // of what the head of classes reads
   int64_t n_classes = 0, n_dense = 0;    // 0: none
@@ -90,6 +93,7 @@ struct HyperParams {
   double embd_scale = 1, residual_scale = 1;
   double logit_scale = 1;                        // times
   double attn_scale = 0;                         // of q . k
+  double value_scale = 1;                        // of values
   double attn_soft_cap = 0, logit_soft_cap = 0;  // 0: none
 
   int64_t n_experts = 0;  // 0: dense

@@ -126,6 +126,8 @@ int64_t size_of(Dim dim, const HyperParams& p, int64_t layer) {
       return 2 * p.n_ff_expert;
     case Dim::per_layer:
       return p.n_per_layer;
+    case Dim::gate:
+      return p.gate_per_head ? at.n_heads : at.n_heads * at.v_dim;
     case Dim::per_layer_all:
       return p.n_per_layer * p.n_layers;
     case Dim::count:

@@ -23,7 +23,7 @@ _CLASSIFIER = "ForSequenceClassification"
 _MEAN, _CLS, _LAST, _RANK = 1, 2, 3, 4  # <architecture>.pooling_type
 # Tensors beside an encoder that predict masked words, or what follows from the configuration.
 _LEFT_OUT = re.compile(
-    r"cls\.(?:predictions|seq_relationship)\.|lm_head\.|decoder\.|embeddings\.position_ids$"
+    r"cls\.(?:predictions|seq_relationship)\.|lm_head\.|decoder\.|embeddings\.position_ids$|vocab_"
 )
 _RERANKER = re.compile(r"qwen3-reranker", re.IGNORECASE)
 # The prompt of Qwen's rerankers, from their documentation.
@@ -33,6 +33,13 @@ _RERANK_TEMPLATE = (
     "retrieve relevant passages that answer the query\n<Query>: {query}\n<Document>: {document}<|im_end|>\n"
     "<|im_start|>assistant\n<think>\n\n</think>\n\n"
 )
+
+_DISTILBERT = {
+    "dim": "hidden_size",
+    "hidden_dim": "intermediate_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+}
 
 Tensors = dict[str, StoredTensor]
 
@@ -50,6 +57,14 @@ def is_classifier(values: dict[str, Any]) -> bool:
     return str(values["architectures"][0]).endswith(_CLASSIFIER)
 
 
+def without_head(values: dict[str, Any], architecture: Any) -> dict[str, Any]:
+    """config.json of a decoder that gives vectors or scores: it has no head that predicts tokens, whatever it says."""
+    name = str(values["architectures"][0])
+    if not architecture.causal or not name.endswith(("Model", _CLASSIFIER)):
+        return values
+    return {**values, "tie_word_embeddings": True}
+
+
 def encoder_config(values: dict[str, Any], architecture: Any, path: str) -> dict[str, Any]:
     """config.json with the keys of encoders under the names that decoders have for the same."""
     if architecture.causal:
@@ -63,6 +78,11 @@ def encoder_config(values: dict[str, Any], architecture: Any, path: str) -> dict
                 "positions begin after the padding's"
             )
         out["max_position_embeddings"] = positions - offset
+    if values.get("model_type") == "distilbert":
+        out["layer_norm_eps"] = 1e-12  # whatever the configuration says
+        for theirs, ours in _DISTILBERT.items():
+            if values.get(theirs) is not None:
+                out[ours] = values[theirs]
     for old in ("global_rope_theta", "rotary_emb_base"):
         if values.get(old) is not None:
             out.setdefault("rope_theta", values[old])
@@ -136,7 +156,9 @@ def embedding_tensors(
         part.sizes["position_offset"] = position_offset(values)
         if types := stored.get("embeddings.token_type_embeddings.weight"):
             part.sizes["token_types"] = types.shape[0]
-            part.entries.append(Entry("tokenizer.ggml.token_type_count", "u32", types.shape[0]))
+        if types or architecture.name == "bert":  # DistilBERT has none
+            n_types = part.sizes.get("token_types", 1)
+            part.entries.append(Entry("tokenizer.ggml.token_type_count", "u32", n_types))
         for i, name in enumerate(projections):
             stored = {**stored, **_projection(folder, name, i + 2)}
         if first := stored.get("2_Dense.linear.weight"):
@@ -290,8 +312,19 @@ def reranker_part(
     stored: dict[str, Stored],
     tokens: dict[str, int],
     part: EmbeddingPart,
+    values: dict[str, Any],
 ) -> dict[str, Stored]:
-    """The tensors with the rows of the answers, where it is such a model."""
+    """The tensors with the rows of the answers, where it is such a model; or with the head that the checkpoint has in their place."""
+    if architecture.causal and is_classifier(values):
+        head = stored.get("score.weight")
+        if head is None or len(head.shape) != 2:
+            raise ModelFileError(f"{folder.path}: tensor 'score.weight' is missing")
+        part.sizes["classes"] = head.shape[0]
+        part.entries.append(Entry(f"{architecture.name}.pooling_type", "u32", _RANK))
+        part.entries += _class_entries(values, architecture.name)
+        if _says_reranker(folder):
+            part.entries += _template_entries()
+        return stored
     if architecture.name != "qwen3" or not _says_reranker(folder):
         return stored
     head = stored.get("lm_head.weight", stored.get("model.embed_tokens.weight"))
@@ -303,11 +336,17 @@ def reranker_part(
     part.entries += [
         Entry(f"{prefix}.pooling_type", "u32", _RANK),
         Entry(f"{prefix}.classifier.output_labels", "array<string>", ["yes", "no"]),
-        Entry("tokenizer.chat_template.rerank", "string", _RERANK_TEMPLATE),
-        Entry("tokenizer.chat_templates", "array<string>", ["rerank"]),
+        *_template_entries(),
     ]
     picked = PickedRows(head, tuple(n for n in answers if n is not None))
     return {**stored, picked.name: picked}
+
+
+def _template_entries() -> list[Entry]:
+    return [
+        Entry("tokenizer.chat_template.rerank", "string", _RERANK_TEMPLATE),
+        Entry("tokenizer.chat_templates", "array<string>", ["rerank"]),
+    ]
 
 
 def _says_reranker(folder: ModelFolder) -> bool:

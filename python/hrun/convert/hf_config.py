@@ -13,9 +13,12 @@ from .folder import shown
 from .hf_layers import (
     expert_step,
     full_layers,
+    heads_by_layer,
     layer_kinds,
     leading_dense,
     put_mixers,
+    turned_in_windows,
+    turned_layers,
     window_period,
     windows,
 )
@@ -27,11 +30,11 @@ _EMBD, _LAYERS, _HEADS, _FF = (
     "hidden_size|n_embd",
     "num_hidden_layers|n_layer",
     "num_attention_heads|n_head",
-    "block_ff_dim|intermediate_size|n_inner",
+    "prefix_dense_intermediate_size|block_ff_dim|intermediate_size|n_inner|ffn_hidden_size",
 )
 _CONTEXT = "max_position_embeddings|n_positions|n_ctx"
 _EPS = {
-    "rms": "rms_norm_eps|norm_eps|layer_norm_epsilon",
+    "rms": "rms_norm_eps|norm_eps|layer_norm_epsilon|layernorm_epsilon",
     "layer": "layer_norm_eps|layer_norm_epsilon|norm_epsilon|norm_eps",
 }
 _ACTIVATIONS = {
@@ -70,6 +73,15 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "conv_bias": (False,),
     "time_step_limit": ([0.0, math.inf], [0.0, {"__float__": "Infinity"}]),
     "moe_latent_size": (),
+    "post_norm_eps": (1e-8,),
+    "moe_router_logit_softcapping": (0, 0.0),
+    "moe_apply_router_weight_on_input": (False,),
+    "shared_expert_combination_strategy": ("average",),
+    "prefix_dense_sliding_window_pattern": (1,),
+    "alibi": (False,),
+    "parallel_attn": (True,),
+    "use_cla": (False,),
+    "score_func": ("sigmoid",),
 }
 
 
@@ -97,6 +109,12 @@ class HFConfig:
             numbers = [v for v in value if isinstance(v, (int, float))]
             value = max(numbers, default=0) if layer is None else numbers[layer]
         return int(value) if isinstance(value, (int, float)) else 0
+
+    @property
+    def gate_per_head(self) -> bool:
+        """Laguna: has a head one gate for all of its values?"""
+        gating = self.object.values.get("gating", True)
+        return gating is True or str(gating).replace("_", "-") == "per-head"
 
     @property
     def n_layers(self) -> int:
@@ -239,6 +257,7 @@ class HFConfig:
             "ssm_groups": delta_keys,
             "ssm_group": delta_v // max(delta_keys, 1),
             "ff_expert_twice": 2 * ff_expert,
+            "gate": heads if self.gate_per_head else heads * v,
             "per_layer": self["embedding_length_per_layer_input"],
             "per_layer_all": self["embedding_length_per_layer_input"] * self.n_layers,
         }
@@ -261,20 +280,24 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
     kinds = (
         layer_kinds(config, architecture, n_layers) if architecture.recurrent_without_keys else []
     )
-    n_heads, n_kv_heads = _heads(config, not kinds or "attention" in kinds)
+    n_heads, n_kv_heads = _heads(config, architecture, not kinds or "attention" in kinds)
     n_ctx = config.integer(config.first_of(_CONTEXT), default=2048)
     put("vocab_size", "u32", config.integer("vocab_size"))
     put("context_length", "u32", n_ctx)
     put("embedding_length", "u32", n_embd)
     put("block_count", "u32", n_layers)
-    n_ff = _width(config, n_embd)
+    n_ff = _width(config, architecture, n_embd)
     if architecture.one_block:
         widths = [n_ff if kind == "feed" else 0 for kind in kinds]
         put("feed_forward_length", "array<u32>", widths)
     else:
         put("feed_forward_length", "u32", n_ff)
     latent = any(rule.role == "attn_kv_a" for rule in architecture.tensors)
-    put("attention.head_count", "u32", n_heads)
+    by_layer = heads_by_layer(config, n_layers)
+    if by_layer:
+        put("attention.head_count", "array<u32>", by_layer)
+    else:
+        put("attention.head_count", "u32", n_heads)
     if latent:
         head_dim = _put_latent(config, put)
     else:
@@ -290,20 +313,29 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
             head_dim = _put_windowed(config, n_layers, n_kv_heads, head_dim, n_ff, put)
         else:
             put("attention.head_count_kv", "u32", n_kv_heads)
+        if architecture.name == "mimo2":
+            more = config.integer("swa_num_key_value_heads", default=2 * n_kv_heads, high=65535)
+            put(
+                "attention.head_count_kv",
+                "array<u32>",
+                [more if window else n_kv_heads for window in windows(config, n_layers)],
+            )
         if head_dim:
             put("attention.key_length", "u32", head_dim)
-            put("attention.value_length", "u32", head_dim)
+            v_dim = config.integer("v_head_dim", default=head_dim, high=65536)
+            put("attention.value_length", "u32", v_dim)
+    norm = architecture.norm
+    if architecture.either_norm and config.has("rms_norm_eps"):
+        norm = "rms"
     eps = config.number(
-        config.first_of(_EPS[architecture.norm]),
-        default=1e-6 if architecture.norm == "rms" else 1e-5,
+        config.first_of(_EPS[norm]),
+        default=1e-6 if norm == "rms" else 1e-5,
         low=1e-30,
         exclusive=False,
         high=1.0,
     )
     put(
-        "attention.layer_norm_rms_epsilon"
-        if architecture.norm == "rms"
-        else "attention.layer_norm_epsilon",
+        "attention.layer_norm_rms_epsilon" if norm == "rms" else "attention.layer_norm_epsilon",
         "f32",
         eps,
     )
@@ -315,7 +347,7 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
             )
         of_window = (
             config.integer("head_dim", default=0, low=0)
-            if "attention.key_length_swa" in keys
+            if _lists(architecture, "rope.dimension_count_swa")
             else 0
         )
         rope = read_rope(config, head_dim, n_ctx, latent, architecture.rotary_part, of_window)
@@ -334,16 +366,23 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
     return HFConfig(architecture, keys, rope, tied, config)
 
 
-def _heads(config: ConfigObject, needed: bool) -> tuple[int, int]:
+def _heads(config: ConfigObject, architecture: Any, needed: bool) -> tuple[int, int]:
     """Of queries, and of keys; 0 where no layer has attention."""
     if not needed:
         return 0, 0
     name = config.first_of(_HEADS)
     n_heads = config.integer(name, high=65535)
-    n_kv_heads = config.integer("num_key_value_heads", default=n_heads, high=65535)
+    of_keys = config.first_of("num_key_value_heads|num_kv_heads|n_head_kv")
+    n_kv_heads = config.integer(of_keys, default=n_heads, high=65535)
+    if (
+        architecture.name == "falcon"
+        and config.boolean("multi_query", True)
+        and not config.boolean("new_decoder_architecture", False)
+    ):
+        n_kv_heads = 1  # whatever the number says
     if n_heads % n_kv_heads != 0:
         raise ModelFileError(
-            f"{config.path}: '{name}' is {n_heads}, not a multiple of 'num_key_value_heads', {n_kv_heads}"
+            f"{config.path}: '{name}' is {n_heads}, not a multiple of '{of_keys}', {n_kv_heads}"
         )
     return n_heads, n_kv_heads
 
@@ -366,12 +405,11 @@ def _put_windowed(
     return full_dim or head_dim
 
 
-def _width(config: ConfigObject, n_embd: int) -> int:
+def _width(config: ConfigObject, architecture: Any, n_embd: int) -> int:
     """Of the dense feed-forward blocks."""
     key = config.first_of(_FF)
-    n_ff = config.integer(
-        key, default=4 * n_embd if key == "n_inner" or config.has("n_embd") else None
-    )
+    four_times = key == "n_inner" or config.has("n_embd") or architecture.name == "falcon"
+    n_ff = config.integer(key, default=4 * n_embd if four_times else None)
     if config.has("shared_intermediate_size") and not config.values.get("num_local_experts"):
         return config.integer("shared_intermediate_size")  # Granite 4 without experts
     if not config.boolean("block_auto_adjust_ff_dim", False):
@@ -388,10 +426,14 @@ def _lists(architecture: Any, key: str) -> bool:
 
 def _refuse(config: ConfigObject, architecture: Any) -> None:
     """Settings that change what the model computes and that hrun does not follow."""
-    key = config.first_of("mlp_hidden_act|hidden_activation|hidden_act|activation_function")
+    key = config.first_of(
+        "mlp_hidden_act|hidden_activation|hidden_act|activation_function|activation"
+    )
     allowed = _ACTIVATIONS[architecture.nonlinearity]
     if _lists(architecture, "hidden_activation"):  # the file says it
-        allowed += _ACTIVATIONS["silu"]
+        allowed = tuple(
+            name for kind in ("gelu_erf", "relu_squared", "silu") for name in _ACTIVATIONS[kind]
+        )
     activation = config.text(key, allowed[0])
     if activation not in allowed and not (
         architecture.nonlinearity == "gelu"
@@ -413,6 +455,12 @@ def _refuse(config: ConfigObject, architecture: Any) -> None:
             raise UnsupportedModelError(
                 f"{config.path}: 'no_rope_layers' must leave out every {period}th layer: a GGUF file cannot say otherwise"
             )
+    if architecture.rope_in_windows:
+        turned_in_windows(config)
+    if architecture.name == "afmoe" and not config.boolean("mup_enabled", False):
+        raise UnsupportedModelError(
+            f"{config.path}: 'mup_enabled' is false; GGUF's readers scale the embeddings of '{architecture.name}' always"
+        )
     if config.boolean("mamba_rms_norm", False) and config.boolean("mamba_norm_before_gate", True):
         raise UnsupportedModelError(
             f"{config.path}: 'mamba_norm_before_gate' is true; hrun, like GGUF's other readers, norms what is gated"
@@ -420,6 +468,8 @@ def _refuse(config: ConfigObject, architecture: Any) -> None:
     asked_for = {rule.hf_if for rule in architecture.tensors}
     for key, neutral in _NEUTRAL.items():
         if key == "position_embedding_type" and _lists(architecture, "rope.scaling.finetuned"):
+            continue
+        if _lists(architecture, key) or (key == "moe_layer_freq" and architecture.leading_dense):
             continue
         if key not in asked_for and config.has(key) and config.values[key] not in neutral:
             raise UnsupportedModelError(
@@ -460,13 +510,19 @@ def _put_listed(
     config: ConfigObject, architecture: Any, rope: Rope | None, n_ctx: int, keys: dict[str, Entry]
 ) -> None:
     """The keys that the architecture's description lists."""
+    n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
     for rule in architecture.config:
         if rule.key in keys:
             continue
         name = config.first_of(rule.hf_key) if rule.hf_key else ""
         value: Value | None = None
         if rule.key == "attention.sliding_window_pattern":
-            value = window_period(config, keys)
+            if rule.type == "bool":
+                value = [bool(window) for window in windows(config, n_layers)]
+            else:
+                value = window_period(config, keys)
+        elif rule.key == "attention.rope_pattern":
+            value = turned_layers(config, name, n_layers)
         elif rule.key == "rope.dimension_count_swa":
             value = rope.window_n_rot if rope is not None else None
         elif rule.key == "expert_used_count" and _is_zero(keys.get("expert_count")):
@@ -487,9 +543,14 @@ def _put_listed(
         elif rule.key == "expert_gating_func":
             by_default = config.values.get("model_type") in ("deepseek_v3", "glm4_moe_lite")
             scores = config.text(
-                "scoring_func", "sigmoid" if by_default or architecture.gating == 2 else "softmax"
+                config.first_of("scoring_func|expert_selection_fn"),
+                "sigmoid"
+                if by_default or (architecture.gating == 2 and name != "expert_selection_fn")
+                else "softmax",
             )
             value = 2 if scores == "sigmoid" else 1
+            if name == "expert_selection_fn" and value == 1:  # of the selected, which sum to 1
+                keys["expert_weights_norm"] = Entry("expert_weights_norm", "bool", True)
         elif rule.key == "attention.temperature_scale":
             scaling = config.child("rope_parameters")
             value = scaling.number(name, default=0.0, exclusive=False) if scaling else None
@@ -497,7 +558,12 @@ def _put_listed(
             vision = config.child("vision_config")
             layers = vision.values.get("deepstack_visual_indexes") if vision else None
             value = len(layers) if isinstance(layers, list) else 0
-        elif rule.key == "leading_dense_block_count" and name == "mlp_layer_types":
+        elif rule.key == "attention.sliding_window" and config.has("sliding_window_size"):
+            value = config.integer("sliding_window_size") + 1  # MiMo: of the tokens before
+        elif rule.key == "leading_dense_block_count" and name in (
+            "mlp_layer_types",
+            "moe_layer_freq",
+        ):
             value = leading_dense(config, name, keys)
         elif rule.key == "interleave_moe_layer_step":
             value = expert_step(config, name, keys)
@@ -524,12 +590,18 @@ def _put_listed(
                 if rule.type == "bool"
                 else float(rule.fallback)
                 if rule.type == "f32"
+                else rule.fallback
+                if rule.type == "string"
                 else int(rule.fallback)
             )
         if (
             rule.key == "attention.sliding_window"
             and value is not None
-            and (not value or not config.boolean("use_sliding_window", True))
+            and (
+                not value
+                or not config.boolean("use_sliding_window", True)
+                or config.values.get("layer_types") == ["full_attention"] * n_layers
+            )
         ):
             value = None
         if (

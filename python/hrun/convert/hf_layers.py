@@ -7,7 +7,7 @@ from typing import Any
 from hrun.errors import UnsupportedModelError
 
 from .config_object import ConfigObject
-from .source import Entry
+from .source import Entry, Scalar
 
 # Names of `layer_types` and its like, and letters of `hybrid_override_pattern`, by what a layer of the kind has.
 _KINDS = {
@@ -69,6 +69,9 @@ def full_layers(config: ConfigObject) -> tuple[int, int]:
 def windows(config: ConfigObject, n_layers: int) -> list[bool]:
     """Of each layer, whether it has a window."""
     kinds = config.values.get("layer_types")
+    pattern = config.values.get("hybrid_layer_pattern")  # MiMo's own: 1 is a layer with a window
+    if kinds is None and isinstance(pattern, list) and set(map(str, pattern)) <= {"0", "1"}:
+        kinds = ["sliding_attention" if value else "full_attention" for value in pattern]
     if (
         not isinstance(kinds, list)
         or len(kinds) != n_layers
@@ -78,6 +81,58 @@ def windows(config: ConfigObject, n_layers: int) -> list[bool]:
             "layer_types", f"{n_layers} strings, 'sliding_attention' or 'full_attention'"
         )
     return [kind == "sliding_attention" for kind in kinds]
+
+
+def heads_by_layer(config: ConfigObject, n_layers: int) -> list[Scalar]:
+    """Heads of queries in each layer where they differ; else nothing."""
+    name = "num_attention_heads_per_layer"
+    heads = config.values.get(name)
+    if heads is None or (isinstance(heads, list) and len(set(map(str, heads))) == 1):
+        return []
+    if (
+        not isinstance(heads, list)
+        or len(heads) != n_layers
+        or not all(type(n) is int and 0 < n < 65536 for n in heads)
+    ):
+        raise config.error(name, f"{n_layers} numbers of heads")
+    return list(heads)
+
+
+def turned_in_windows(config: ConfigObject) -> None:
+    """Muse Glimmer: exactly the layers with a window are turned, all with the base of the model."""
+    bases = config.values.get("layer_rope_theta")
+    if bases is None:
+        return
+    kinds = config.values.get("layer_types")
+    scaling = config.child("rope_parameters")
+    base = scaling.number("rope_theta", default=10000.0) if scaling is not None else 10000.0
+    wanted = [base if kind == "sliding_attention" else 0 for kind in kinds or []]
+    if bases != wanted:
+        raise UnsupportedModelError(
+            f"{config.path}: 'layer_rope_theta' must be {base:g} in layers with a window and 0 in the others: a GGUF file "
+            "cannot say otherwise"
+        )
+
+
+def turned_layers(config: ConfigObject, name: str, n_layers: int) -> list[Scalar] | None:
+    """Of each layer whether it is turned, of bases or of flags; None: all are."""
+    listed = config.values.get(name)
+    if listed is None:
+        return None
+    if (
+        not isinstance(listed, list)
+        or len(listed) != n_layers
+        or not all(isinstance(value, (int, float)) for value in listed)
+    ):
+        raise config.error(name, f"{n_layers} numbers, of which 0 is a layer that is not turned")
+    if name == "layer_rope_theta":
+        scaling = config.child("rope_parameters") or config
+        base = scaling.number("rope_theta", default=10000.0)
+        if {value for value in listed if value} - {base}:
+            raise UnsupportedModelError(
+                f"{config.path}: '{name}' has other bases than 'rope_theta', {base:g}, which hrun does not support"
+            )
+    return [bool(value) for value in listed]
 
 
 def put_mixers(config: ConfigObject, keys: dict[str, Entry]) -> None:
@@ -130,6 +185,8 @@ def window_period(config: ConfigObject, keys: dict[str, Entry]) -> int | None:
 def leading_dense(config: ConfigObject, name: str, keys: dict[str, Entry]) -> int:
     """Layers before the first with experts, all of which have them from there on."""
     kinds = config.values[name]
+    if name == "moe_layer_freq" and isinstance(kinds, list):
+        kinds = ["sparse" if value else "dense" for value in kinds]
     n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
     dense = kinds.count("dense") if isinstance(kinds, list) else 0
     if kinds != ["dense"] * dense + ["sparse"] * (n_layers - dense):

@@ -49,6 +49,16 @@ def row_factors(
     return None if (factors == 1).all() else factors.astype(np.float32)
 
 
+def constants(
+    config: ConfigObject, architecture: str, role: str, sizes: dict[str, int]
+) -> Floats | None:
+    """A tensor that no checkpoint has and the configuration says, float32 [cols] (Muse Glimmer: how much heads of queries grow)."""
+    if architecture != "muse-glimmer" or role not in ("attn_q_norm", "attn_k_norm"):
+        return None
+    factor = config.number("qk_scale_factor", default=3.87) if role == "attn_q_norm" else 1.0
+    return np.full(sizes["head"], factor, np.float32)
+
+
 def _listed(config: ConfigObject, name: str, n: int) -> list[float]:
     values = config.values.get(name)
     if values is None:

@@ -66,7 +66,13 @@ def read_rope(
             window_n_rot = int(window_head_dim * turned)
         scaling = full
     base_in = scaling if scaling is not None and scaling.has("rope_theta") else config
-    base = base_in.number("rope_theta", default=10000.0, low=2.0, exclusive=False, high=1e15)
+    base = base_in.number(
+        base_in.first_of("rope_theta|rotary_emb_base"),
+        default=10000.0,
+        low=2.0,
+        exclusive=False,
+        high=1e15,
+    )
     for where in (config, scaling):
         for name in ("rotary_pct", "partial_rotary_factor"):
             if where is not None and where.has(name):
@@ -121,8 +127,11 @@ def _none(
 def _ntk_alpha(
     scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool
 ) -> RopeScaling:
-    """Hunyuan: another base, the same at every length."""
+    """Hunyuan: another base, the same at every length.  Others have another one beyond the context, where hrun ends."""
     if not scaling.has("alpha"):
+        trained = scaling.integer("original_max_position_embeddings", default=n_ctx)
+        if trained >= n_ctx:
+            return RopeScaling()
         raise UnsupportedModelError(
             f"{config.path}: the RoPE scaling 'dynamic' changes with the length of the text, which hrun does not support"
         )

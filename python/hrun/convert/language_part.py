@@ -16,7 +16,7 @@ _TEXT = "text_config"
 _OTHER_PARTS = ("vision_config", "audio_config")
 _OTHER_TENSORS = re.compile(
     r"(?:model\.)?(?:visual|vision_tower|vision_model|vision_encoder|vision_projection|vision_language_adapter"
-    r"|multi_modal_projector|multimodal_projector|embed_vision|patch_merger|audio_tower|embed_audio)\."
+    r"|vision_adapter|connector|mlp1|image_newline|multi_modal_projector|multimodal_projector|embed_vision|patch_merger|audio_tower|embed_audio)(?:\.|$)"
 )
 # What config.json may leave out, by `model_type`: the checkpoints of Gemma 3 do.
 _LEFT_OUT: dict[str, dict[str, Any]] = {
@@ -33,6 +33,47 @@ _LEFT_OUT: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 6,
     },
 }
+
+
+# The classes of language models, by the `model_type` that a wrapper's configuration gives its text's part.
+_TEXT_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "ministral3": "Ministral3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "qwen3_5_text": "Qwen3_5ForCausalLM",
+    "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gemma4_text": "Gemma4ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "phi": "PhiForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "granitemoehybrid": "GraniteMoeHybridForCausalLM",
+    "lfm2": "Lfm2ForCausalLM",
+    "exaone4": "Exaone4ForCausalLM",
+    "cohere": "CohereForCausalLM",
+    "cohere2": "Cohere2ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
+    "deepseek_v2": "DeepseekV2ForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
+    "kimi_k2": "DeepseekV3ForCausalLM",
+    "youtu": "YoutuForCausalLM",
+    "nemotron_h": "NemotronHForCausalLM",
+}
+
+
+def text_class(values: dict[str, Any]) -> str | None:
+    """The class of the language model in a wrapper that hrun does not know; None where it is none that hrun may know."""
+    part = values.get(_TEXT)
+    model_type = part.get("model_type") if isinstance(part, dict) else None
+    return _TEXT_CLASSES.get(model_type) if isinstance(model_type, str) else None
 
 
 def is_multimodal(values: dict[str, Any]) -> bool:

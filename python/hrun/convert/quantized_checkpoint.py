@@ -1,4 +1,4 @@
-"""Checkpoints whose weights are already coded (GPTQ, AWQ, FP8, MXFP4), as plain weights.
+"""Checkpoints whose weights are already coded (GPTQ, AWQ, FP8, MXFP4, BitNet), as plain weights.
 
     gptq   X.qweight int32 [in * bits / 32, out], X.qzeros [groups, out * bits / 32], X.scales [groups, out], X.g_idx [in]:
            codes are one stream of bits down a column; weight = scale * (code - zero - 1), without the 1 in gptq_v2
@@ -7,6 +7,9 @@
     fp8    X.weight float8 [out, in], X.weight_scale_inv [out / 128, in / 128] (blocks) or X.weight_scale (one, or one per row)
     mxfp4  X_blocks uint8 [..., out, in / 32, 16], X_scales uint8 [..., out, in / 32]: low half first, scale 2^(s - 127); stored
            unquantized as X [..., in, out]
+    bitnet X.weight uint8 [out / 4, in]: rows r, r + out / 4, ... as pairs of bits from the low end, weight + 1; times
+           X.weight_scale (linear_class "autobitlinear") or divided by it; or, with quantization_mode "online", plain weights
+           that stand for the nearest of -m, 0 and m, m the mean of their magnitudes
 
 Each becomes a tensor under the name that the unquantized checkpoint would have, decoded when it is read.
 """
@@ -29,7 +32,7 @@ from .safetensors_file import StoredTensor
 from .source import NATIVE_FORMATS
 from .transforms import Floats, Stored
 
-_METHODS = ("gptq", "awq", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp4")
+_METHODS = ("gptq", "awq", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp4", "bitnet")
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
@@ -128,6 +131,8 @@ def _one(
         return (_gptq if method == "gptq" else _awq)(base, tensor, stored, settings)
     if method == "mxfp4" and name.endswith("_blocks"):
         return _mxfp4(name.removesuffix("_blocks"), tensor, stored)
+    if method == "bitnet" and name.endswith("_proj.weight"):
+        return _bitnet(name, tensor, stored, settings)
     if name.endswith(".weight") and tensor.dtype in _FP8:
         return _fp8(name, tensor, stored, settings)
     if name.endswith((".weight_packed", ".weight_shape")):
@@ -353,6 +358,38 @@ def _fp8(
         ),
     ]
     return Decoded(name, weight.shown_path, (rows, cols), "fp8", decode), parts
+
+
+def _bitnet(
+    name: str, weight: StoredTensor, stored: dict[str, StoredTensor], settings: ConfigObject
+) -> tuple[Decoded, list[str]] | None:
+    _check(len(weight.shape) == 2, weight, "[out, in]")
+    rows, cols = weight.shape
+    if weight.dtype != "U8":
+        if settings.text("quantization_mode", "offline") != "online":
+            return None
+
+        def nearest(_: int) -> Floats:
+            values = _matrix(weight)
+            mean = max(float(np.abs(values).mean(dtype=np.float64)), 1e-5)
+            return np.clip(np.round(values / mean), -1, 1).astype(np.float32) * np.float32(mean)
+
+        return Decoded(name, weight.shown_path, (rows, cols), "bitnet", nearest), [name]
+    base = name.removesuffix(".weight")
+    scale = _part(base, ".weight_scale", stored, weight)
+    _check(scale.shape in ((), (1,)), scale, "one scale")
+    divides = settings.text("linear_class", "bitlinear") != "autobitlinear"
+
+    def decode(_: int) -> Floats:
+        packed = weight.array(np.uint8)
+        codes = np.concatenate([(packed >> shift) & 3 for shift in (0, 2, 4, 6)])
+        factor = np.float32(_matrix(scale).reshape(-1)[0])
+        values = codes.astype(np.float32) - np.float32(1)
+        out: Floats = values / factor if divides else values * factor
+        return out
+
+    shape = (4 * rows, cols)
+    return Decoded(name, weight.shown_path, shape, "bitnet", decode), [name, base + ".weight_scale"]
 
 
 def _mxfp4(

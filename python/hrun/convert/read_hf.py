@@ -19,12 +19,18 @@ import numpy.typing as npt
 from hrun import _core
 from hrun.errors import ModelFileError, UnsupportedModelError
 
-from .embedding_part import embedding_tensors, encoder_config, reranker_part, with_template_ends
+from .embedding_part import (
+    embedding_tensors,
+    encoder_config,
+    reranker_part,
+    with_template_ends,
+    without_head,
+)
 from .folder import PICKLE_SENTENCE, ModelFolder, json_type, shown
 from .hf_config import HFConfig, read_config
-from .hf_multipliers import row_factors
+from .hf_multipliers import constants, row_factors
 from .hf_tokenizer import read_tokenizer
-from .language_part import is_multimodal, language_config, language_tensors
+from .language_part import is_multimodal, language_config, language_tensors, text_class
 from .quantized_checkpoint import Decoded, plain_weights
 from .safetensors_file import SafetensorsFile, StoredTensor
 from .source import Entry, Source, SourceTensor
@@ -37,7 +43,7 @@ _INDEX_LIMIT = 256 << 20
 Floats = npt.NDArray[np.float32]
 
 # Tensors that old checkpoints carry although they follow from the configuration.
-_DERIVED = re.compile(r"\.rotary_emb\.inv_freq$")
+_DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.attention\.(?:masked_)?bias$")
 
 
 def read_hf(path: Path) -> Source:
@@ -53,7 +59,7 @@ def read_hf(path: Path) -> Source:
     config_path = str(path / "config.json")
     architecture = _architecture(values, config_path)
     whole, values = values, language_config(values, config_path)
-    values = encoder_config(values, architecture, config_path)
+    values = without_head(encoder_config(values, architecture, config_path), architecture)
     config = read_config(config_path, values, architecture)
     notes: list[str] = []
     coded, files = _stored_tensors(folder, notes)
@@ -67,7 +73,7 @@ def read_hf(path: Path) -> Source:
         folder, config.n_vocab, values, keeps_merges=architecture.name == "gemma4"
     )
     notes += vocabulary.notes
-    stored = reranker_part(folder, architecture, stored, vocabulary.ids, embeds)
+    stored = reranker_part(folder, architecture, stored, vocabulary.ids, embeds, values)
     sizes = {**config.sizes(), **embeds.sizes}
     tensors = _tensors(architecture, config, stored, sizes, path, notes)
     present = {tensor.name for tensor in tensors}
@@ -130,6 +136,8 @@ def _architecture(values: dict[str, Any], path: str) -> Any:
             f"{path}: 'architectures' must be an array of class names, found {json_type(classes)}"
         )
     fitting = [a for a in _core.architectures() if classes[0] in a.hf_classes]
+    if not fitting and (name := text_class(values)):
+        fitting = [a for a in _core.architectures() if name in a.hf_classes]
     if fitting:
         # Nemotron H: one class, and one architecture with experts and one without.
         kinds = values.get("hybrid_override_pattern") or values.get("layers_block_type") or []
@@ -219,8 +227,11 @@ def _tensors(
         gguf_name = rule.gguf_name.replace("{}", str(layer), 1)
         if not rule.hf_name:
             factors = config.rope.scaling.factors if config.rope is not None else None
+            made_up = constants(config.object, architecture.name, rule.role, sizes)
             if factors is not None and rule.role in factors:
-                out.append(_computed(gguf_name, factors[rule.role]))
+                made_up = factors[rule.role]
+            if made_up is not None:
+                out.append(_computed(gguf_name, made_up))
             return
         choices = [
             (
@@ -283,10 +294,13 @@ def _tensors(
 
 
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
+_NEXT = re.compile(r"^(?:model\.)?mtp\.")  # as Qwen and EXAONE name those layers
 
 
 def _beyond(name: str, config: HFConfig) -> bool:
     """Layers after the last, for predicting further tokens, that config.json counts apart."""
+    if _NEXT.match(name):
+        return True
     found = _LAYER.search(name)
     extra = config.object.integer("num_nextn_predict_layers", default=0, low=0)
     return found is not None and config.n_layers <= int(found[1]) < config.n_layers + extra

@@ -226,6 +226,24 @@ def _by_key_head_shape(t: Target) -> Shape:
     return (t.sizes["delta_qkv"] + t.sizes["delta_v"], t.cols)
 
 
+def _of_key_groups(t: Target) -> list[npt.NDArray[np.int64]]:
+    """Rows (of a vector, values) of queries, keys and values, where those of one head of keys lie together."""
+    s = t.sizes
+    groups, head = s["kv_heads"], s["head"]
+    per_group = s["heads"] // groups
+    rows = np.arange(groups * (per_group + 2) * head, dtype=np.int64)
+    parts = rows.reshape(groups, per_group + 2, head)
+    return [p.reshape(-1) for p in (parts[:, :-2], parts[:, -2], parts[:, -1])]
+
+
+def _key_groups_shape(t: Target) -> Shape:
+    return (t.sizes["qkv"],) if t.vector else (t.sizes["qkv"], t.cols)
+
+
+def _interleaved(order: npt.NDArray[np.int64], t: Target) -> npt.NDArray[np.int64]:
+    return order.reshape(-1, 2, t.sizes["head"] // 2).swapaxes(1, 2).reshape(-1)
+
+
 def _taps_shape(t: Target) -> Shape:
     """A convolution of each channel by itself has [channels, 1, taps]."""
     return (t.rows, 1, t.cols) if t.cols == t.sizes["conv_taps"] else plain_shape(t)
@@ -282,6 +300,19 @@ TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target]
         _by_key_head_shape,
         _same_shape_gathered(lambda t: np.concatenate(_by_key_head(t)[:3])),
     ),
+    "key_groups": (
+        _key_groups_shape,
+        _same_shape_gathered(lambda t: np.concatenate(_of_key_groups(t))),
+    ),
+    "key_groups_q": (
+        _key_groups_shape,
+        _same_shape_gathered(lambda t: _interleaved(_of_key_groups(t)[0], t)),
+    ),
+    "key_groups_k": (
+        _key_groups_shape,
+        _same_shape_gathered(lambda t: _interleaved(_of_key_groups(t)[1], t)),
+    ),
+    "key_groups_v": (_key_groups_shape, _same_shape_gathered(lambda t: _of_key_groups(t)[2])),
     "column": (_column_shape, _as_is),
     "column_minus_exp": (_column_shape, _minus_exp(_as_is)),
     "groups": (_groups_shape, _as_is),
