@@ -260,12 +260,16 @@ class Runtime(Prompts):
 
         one = not _is_many(texts)
         prompts = [self.embedding_ids(t) for t in _listed(texts)]
-        if pooling == "none" and not one:
-            raise ArgumentError("pooling 'none' gives the vectors of one text, not of a list")
-        rows = embeddings.embed(self, prompts, pooling)
-        if (pooling or self.pooling) != "rank":
+        how = pooling or self.pooling
+        if how == "none" and not one:
+            whose = "" if pooling else ", the model file's own,"
+            raise ArgumentError(
+                f"pooling 'none'{whose} gives the vectors of one text, not of a list"
+            )
+        rows = embeddings.embed(self, prompts, how)
+        if how != "rank":
             rows = [embeddings.normalized(row, normalize) for row in rows]
-        if pooling == "none":
+        if how == "none":
             return rows[0]
         return rows[0][0] if one else embeddings.stacked(rows)
 

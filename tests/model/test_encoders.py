@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hrun import ArgumentError, ModelFileError, Runtime, UnsupportedModelError, _core, embeddings
+from hrun.cli.edit import main as edit
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.errors import ContextOverflowError, DeviceError
 from tiny_encoders import N_VOCAB, TEXT, write_plain_bert
@@ -79,6 +80,19 @@ def test_poolings(bert: Path) -> None:
             rt.embed(TEXT, pooling="none")
         with pytest.raises(ArgumentError, match="pooling is 'most'"):
             rt.embed("a", pooling="most")  # type: ignore[arg-type]
+
+
+def test_a_file_whose_own_pooling_is_none(bert: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows.gguf"
+    assert edit([str(bert), "-o", str(out), "--set", "bert.pooling_type=0"]) == 0
+    with Runtime(bert) as rt:
+        want = rt.embed(TEXT[0], pooling="none")
+    with Runtime(out) as rt:
+        assert rt.pooling == "none"
+        assert np.array_equal(rt.embed(TEXT[0]), want)
+        with pytest.raises(ArgumentError, match="'none', the model file's own, .* not of a list"):
+            rt.embed(TEXT)
+        assert rt.embed(TEXT, pooling="mean").shape == (len(TEXT), rt.model.n_embd)
 
 
 def test_normalisations() -> None:

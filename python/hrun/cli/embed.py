@@ -55,7 +55,7 @@ def _main(options: argparse.Namespace) -> int:
     with load(options, options.ctx_size or None) as runtime:
         if options.query is not None:
             rows = [[float(score)] for score in runtime.rerank(options.query, texts)]
-            _print(options.embd_output_format, rows, runtime, 0, scores=True)
+            _print(options, rows, runtime, 0, scores=True)
             return 0
         pooling = options.pooling or runtime.pooling
         prompts = [_ids(runtime, text, pooling, options.cls_separator) for text in texts]
@@ -67,7 +67,7 @@ def _main(options: argparse.Namespace) -> int:
             found = [embeddings.normalized(row, options.embd_normalize) for row in found]
         vectors = [vector.tolist() for row in found for vector in row]
         n_tokens = sum(map(len, texts_ids))
-        _print(options.embd_output_format, vectors, runtime, n_tokens, scores=pooling == "rank")
+        _print(options, vectors, runtime, n_tokens, scores=pooling == "rank")
     return 0
 
 
@@ -97,8 +97,13 @@ def _texts(options: argparse.Namespace) -> list[str]:
 
 
 def _print(
-    form: str, rows: list[list[float]], runtime: hrun.Runtime, n_tokens: int, scores: bool
+    options: argparse.Namespace,
+    rows: list[list[float]],
+    runtime: hrun.Runtime,
+    n_tokens: int,
+    scores: bool,
 ) -> None:
+    form = options.embd_output_format
     if form == "array":
         print(json.dumps(rows))
     elif form in ("json", "json+"):
@@ -108,7 +113,8 @@ def _print(
         usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
         answer: dict[str, Any] = {"object": "list", "model": runtime.name, "data": data, "usage": usage}  # fmt: skip
         if form == "json+":
-            answer["cosineSimilarity"] = _similarities(rows)
+            are_unit = not scores and options.embd_normalize == 2
+            answer["cosineSimilarity"] = _similarities(rows, are_unit)
         print(json.dumps(answer, indent=2))
     elif form == "raw":
         for row in rows:
@@ -119,12 +125,13 @@ def _print(
             print(f"{name} {i}: {' '.join(f'{value:9.6f}' for value in row)}")
 
 
-def _similarities(rows: list[list[float]]) -> list[list[float]]:
+def _similarities(rows: list[list[float]], are_unit: bool) -> list[list[float]]:
     import numpy as np
 
     matrix = np.array(rows, np.float64)
-    sizes = np.linalg.norm(matrix, axis=1, keepdims=True)
-    matrix /= np.where(sizes > 0, sizes, 1)
+    if not are_unit:
+        sizes = np.linalg.norm(matrix, axis=1, keepdims=True)
+        matrix /= np.where(sizes > 0, sizes, 1)
     out: list[list[float]] = (matrix @ matrix.T).tolist()
     return out
 
