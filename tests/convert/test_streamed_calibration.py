@@ -151,7 +151,7 @@ def test_moments_of_parts_that_are_coded_are_removed(tiny: Path, tmp_path: Path)
         assert found is not None and same_moments(found, whole[name])
         assert sum(p.name.startswith("moments") for p in tmp_path.iterdir()) == 1
         assert sum(p.name.startswith("states") for p in tmp_path.iterdir()) == 1
-    assert moments.of("blk.0.attn_norm.weight") is None and moments.n_found == 3
+    assert moments.of("blk.0.attn_norm.weight") is None and moments.progress == (3, 3)
 
 
 def test_work_goes_on_where_it_was_cut_off(tiny: Path, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_work_goes_on_where_it_was_cut_off(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(Cut):
         list(first.every())
     second = TextMoments(file, TOKENS, matrices(tiny), 1 << 30, tmp_path, chunk=CHUNK)
-    assert second.n_found == 1
+    assert second.progress == (1, 4)
     whole = whole_moments(tiny, TOKENS)
     found = {m.tensors: m for m in second.every()}
     assert found.keys() == whole.keys()
@@ -291,9 +291,8 @@ def test_a_killed_conversion_goes_on(tiny_model: Callable[..., Path], tmp_path: 
 
     def run(out: Path, until: str | None) -> set[str]:
         """What is in the work folder when a file of this name is."""
-        process = subprocess.Popen(
-            [*command, "-o", out], env=environment, stderr=subprocess.DEVNULL
-        )
+        with open(tmp_path / "err", "w") as err:
+            process = subprocess.Popen([*command, "-o", out], env=environment, stderr=err)
         folder = out.with_name(f"{out.name}.work-{process.pid}")
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -316,6 +315,7 @@ def test_a_killed_conversion_goes_on(tiny_model: Callable[..., Path], tmp_path: 
         assert {n for n in before if n.endswith(".npz") or n.startswith("coded-")} <= found
         before = found
     run(out, None)
+    assert "going on with an interrupted run" in (tmp_path / "err").read_text()
     assert out.read_bytes() == plain.read_bytes() and os.listdir(out.parent) == ["out.gguf"]
 
 

@@ -462,6 +462,7 @@ def run(arguments: argparse.Namespace) -> int:
     from hrun.convert.folder import shown
     from hrun.convert.moments import DEFAULT_TOKENS
     from hrun.convert.table import size_text
+    from hrun.convert.text_moments import TextMoments
     from hrun.outputs import work_folder
 
     _check_usage(arguments)
@@ -537,6 +538,10 @@ def run(arguments: argparse.Namespace) -> int:
                 keeps=(has_target and kept is None) or arguments.report is not None,
             )
         )
+        if isinstance(moments, TextMoments) and (parts := moments.progress)[0]:
+            _note(
+                f"note: going on with an interrupted run, which has calibrated {parts[0]} of {parts[1]} parts"
+            )
         if has_target:
             budget = find_budget(
                 make_plan(source, replace(options, allocation={})),

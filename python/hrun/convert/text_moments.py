@@ -86,9 +86,9 @@ class TextMoments:
         return max(done, default=0)
 
     @property
-    def n_found(self) -> int:
-        """How many parts were done when this object was made, or since."""
-        return self._done
+    def progress(self) -> tuple[int, int]:
+        """How many parts are done, here or by an earlier process, and how many there are to do."""
+        return self._done, self._last_part + 1
 
     def of(self, tensor: str) -> InputMoments | None:
         if self._last is not None and tensor in self._last.tensors:
