@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import hrun
-from file_variants import experts_together, with_joined_latent
 from hrun import _core
 from hrun.cli.convert import main
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
@@ -82,45 +81,6 @@ def test_moments_are_those_of_the_whole_model(kind: str, tmp_path: Path) -> None
     narrow = {t.name for t in _core.GGUFFile(str(path)).tensors if t.shape[0] % 32}
     taps = {name for name in names if re.search(r"bias|conv|ssm_a|ssm_d|ssm_norm", name)}
     assert set(names) - seen <= read | narrow | taps
-
-
-def test_experts_in_one_tensor_have_the_moments_of_those_apart(tmp_path: Path) -> None:
-    path = converted("qwen3moe", tmp_path)
-    experts_together(path, tmp_path / "together.gguf")
-    apart = {n: m for key, m in whole_moments(path, TOKENS).items() for n in key}
-    (tmp_path / "work").mkdir()
-    found = text_moments(tmp_path / "together.gguf", TOKENS, tmp_path / "work")
-    for layer in (0, 1):
-        both = found.of(f"blk.{layer}.ffn_gate_up_exps.weight")
-        assert both is not None
-        assert np.array_equal(both.values, apart[f"blk.{layer}.ffn_up_exps.weight"].values)
-
-
-def test_keys_and_values_of_a_latent_in_one_tensor_have_its_moments(tmp_path: Path) -> None:
-    """Beside the inputs of transformers' kv_b_proj."""
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    pytest.importorskip("transformers", reason="transformers is not installed")
-    from tiny_transformers import write_checkpoint
-
-    model = write_checkpoint("deepseek3", tmp_path / "hf")
-    source = open_source(tmp_path / "hf")
-    write_plan(make_plan(source, PlanOptions("f32", pure=True)), tmp_path / "apart.gguf")
-    with_joined_latent(tmp_path / "apart.gguf", tmp_path / "joined.gguf")
-    (tmp_path / "work").mkdir()
-    found = text_moments(tmp_path / "joined.gguf", TOKENS, tmp_path / "work")
-    for layer in (0, 2):
-        seen: list[np.ndarray] = []
-        hook = model.model.layers[layer].self_attn.kv_b_proj.register_forward_hook(
-            lambda _m, args, _out, seen=seen: seen.append(args[0].detach().numpy())
-        )
-        with torch.no_grad():
-            for at in range(0, len(TOKENS), CHUNK):
-                model(torch.tensor([TOKENS[at : at + CHUNK]]))
-        hook.remove()
-        x = np.concatenate([s.reshape(-1, s.shape[-1]) for s in seen]).astype(np.float64)
-        both = found.of(f"blk.{layer}.attn_kv_b.weight")
-        assert both is not None and both.n_tokens == len(x) == len(TOKENS)
-        assert np.allclose(both.power, (x**2).mean(axis=0), rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["llama 3", "gemma4, small", "deepseek3", "nemotron h"])

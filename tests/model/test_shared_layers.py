@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from file_variants import experts_together
 from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_transformers import N_VOCAB, write_checkpoint
@@ -59,6 +58,26 @@ def test_a_layer_without_its_vectors_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["qwen3moe", "gemma4, experts"])
 def test_gates_and_values_of_experts_may_be_in_one_tensor(name: str, tmp_path: Path) -> None:
     path = converted(name, tmp_path)
-    out = tmp_path / "together.gguf"
-    experts_together(path, out)
+    file, out = _core.GGUFFile(str(path)), tmp_path / "together.gguf"
+    tensors = {t.name: t for t in file.tensors}
+    made = []
+    for t in file.tensors:
+        if "ffn_up_exps" in t.name:
+            continue
+        data, shape, written = np.asarray(t.data).view(np.float32), list(t.shape), t.name
+        if "ffn_gate_exps" in t.name:
+            cols, rows, experts = shape
+            up = np.asarray(tensors[t.name.replace("gate", "up")].data).view(np.float32)
+            both = [part.reshape(experts, rows, cols) for part in (data, up)]
+            data, shape = np.concatenate(both, axis=1), [cols, 2 * rows, experts]
+            written = t.name.replace("ffn_gate_exps", "ffn_gate_up_exps")
+        made.append((written, shape, np.ascontiguousarray(data)))
+    with _core.GGUFWriter(str(out)) as writer:
+        for key, value in file.metadata.items():
+            writer.add(key, file.metadata_types[key], value)
+        for written, shape, _ in made:
+            writer.add_tensor(written, shape, "f32")
+        for written, _, data in made:
+            writer.write_tensor(written, data.view(np.uint8).reshape(-1))
+        writer.finish()
     assert np.array_equal(logits(_core.Model.load(str(out))), logits(_core.Model.load(str(path))))
