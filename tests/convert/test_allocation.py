@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hrun import ArgumentError, ModelFileError
+from hrun import ArgumentError, ModelFileError, _core
 from hrun.convert.allocate import (
     Budget,
     Choice,
     Sensitivity,
     allocate,
     allocate_again,
+    candidates,
     load_allocation,
+    measure,
     sizes_and_losses,
 )
+from hrun.convert.loss_meter import Changed, Measured
 from hrun.convert.source import SourceTensor
 
 pytestmark = pytest.mark.slow
@@ -107,3 +111,37 @@ def test_other_sizes_from_what_was_measured(tmp_path: Path) -> None:
     other = SourceTensor("t9", (4096,), "f32", lambda first, last: np.zeros(0), "")
     with pytest.raises(ArgumentError, match="plan.json: nothing was measured for tensor 't9'"):
         allocate_again(loaded, Budget([*tensors, other], 1 << 30, 0), tmp_path / "plan.json")
+
+
+class ErrorMeter:
+    """In place of a LossMeter: the loss of a tensor is the relative error of its rows."""
+
+    def __init__(self, weights: np.ndarray) -> None:
+        self.weights = weights
+
+    def losses(
+        self, tensors: Sequence[str], change: Callable[[str], Changed]
+    ) -> dict[str, Measured]:
+        out = {}
+        for name in tensors:
+            kept, pieces = change(name)
+            coded = np.concatenate(list(pieces))
+            assert coded.shape == self.weights.shape
+            self.error = np.square(coded - self.weights).sum() / np.square(self.weights).sum()
+            out[name] = Measured(kept, float(self.error))
+        return out
+
+
+@pytest.mark.parametrize(("outside", "least", "most"), [(False, 0.05, 0.1), (True, 0.003, 0.008)])
+def test_tables_are_measured_at_four_bits(outside: bool, least: float, most: float) -> None:
+    """A layer's matrix is measured at 2 bits; a table has every trellis format as a choice and is measured at 4 bits."""
+    weights = np.random.default_rng(1).standard_normal((200, 576)).astype(np.float32)
+    tensor = SourceTensor("t", (576, 200), "f32", lambda first, last: weights[first:last], "")
+    trellis = {info.name for info in _core.formats() if info.trellis}
+    assert trellis < {info.name for info in candidates(tensor, outside)}
+    meter = ErrorMeter(weights)
+    (found,) = measure([tensor], lambda name: outside, None, meter, 2)  # type: ignore[arg-type]
+    assert least < meter.error < most
+    # This loss is linear in the error, so that every choice is expected to lose what it does.
+    for choice in found.choices:
+        assert found.loss_per_error * choice.error == pytest.approx(choice.error, rel=0.1)

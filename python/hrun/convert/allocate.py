@@ -191,6 +191,13 @@ def candidates(tensor: SourceTensor, outside: bool) -> list[Any]:
     ]
 
 
+def measured_format(infos: Sequence[Any], outside: bool) -> Any:
+    """FormatInfo of the candidate by which a tensor's loss is measured: the narrowest, which is heard best; of embedding and
+    head, whose loss is no longer linear in the error at 2 bits, the narrowest of at least 4."""
+    usable = [info for info in infos if info.bits_per_weight >= 4] if outside else []
+    return min(usable or infos, key=lambda info: info.bits_per_weight)
+
+
 def measure(
     tensors: Sequence[SourceTensor],
     outside: Callable[[str], bool],
@@ -220,25 +227,25 @@ def measure(
                         encoder.relative_error(info, sample, name),
                     )
                 )
-            narrow = min(infos, key=lambda info: info.bits_per_weight)
-            encoder.prepare(tensor, narrow)
+            measured_in = measured_format(infos, outside(name))
+            encoder.prepare(tensor, measured_in)
             step = max(tensor.row_step, -(-tensor.rows // 64 // tensor.row_step) * tensor.row_step)
 
             def coded(first: int) -> Floats:
                 weights = tensor.read_rows(first, min(first + step, tensor.rows))
-                blocks = encoder.encode(narrow, weights, name)
-                values: Floats = _core.decode(narrow.name, blocks, len(weights), tensor.cols)
+                blocks = encoder.encode(measured_in, weights, name)
+                values: Floats = _core.decode(measured_in.name, blocks, len(weights), tensor.cols)
                 return values
 
             pieces = _in_turn(pool, coded, range(0, tensor.rows, step), 2 * n_threads)
-            return [narrow.name, [asdict(c) for c in choices]], pieces
+            return [measured_in.name, [asdict(c) for c in choices]], pieces
 
         measured = meter.losses(list(by_name), change)
     out = []
     for name, found in measured.items():
-        narrow_name, stored = found.kept
+        measured_name, stored = found.kept
         choices = tuple(Choice(**c) for c in stored)
-        error = next(c.error for c in choices if c.format == narrow_name)
+        error = next(c.error for c in choices if c.format == measured_name)
         loss = max(found.loss, 0.0) / max(error, 1e-12)
         out.append(Sensitivity(name, by_name[name].n_values, loss, choices))
     return out
