@@ -47,6 +47,11 @@ from conversion.gemma import Gemma4Model
 Gemma4Model.set_vocab = lambda self: self._set_vocab_gpt2()
 from conversion.nemotron import NemotronHModel
 NemotronHModel.set_vocab = lambda self: self._set_vocab_gpt2()
+from conversion.internlm import InternLM2Model
+from conversion.chatglm import ChatGLMModel
+from conversion.muse_glimmer import MuseGlimmerModel
+for model in (InternLM2Model, ChatGLMModel, MuseGlimmerModel):
+    model.set_vocab = lambda self: self._set_vocab_gpt2()
 import convert_hf_to_gguf
 sys.argv = ["convert_hf_to_gguf.py", sys.argv[2], "--outfile", sys.argv[3], "--outtype", "f32", *sys.argv[4:]]
 convert_hf_to_gguf.main()
@@ -62,6 +67,17 @@ DIFFERENT = {
     "gemma3, multimodal": "its files do not mention the scale of queries",
     "qwen3 vl, experts": "its converter reads the published layout of experts alone",
     "hunyuan": "its converter takes the published sizes alone",
+    "hunyuan, experts": "its converter takes the published sizes alone",
+    "pythia": "its converter wants a key that transformers 5 drops from the configuration",
+    "gpt-neox, in turn": "its converter wants a key that transformers 5 drops from the configuration",
+    "mimo 2": "its converter reads the published layout of the configuration alone",
+    "smolvlm": "its converter knows the other part of the model alone",
+    "hunyuan 3": "its files do not say that the first layer is dense where the configuration has a list",
+    "glm 4, 9b": "its converter takes 1e-5 for the epsilon of norms",
+    "bitnet": "its converter takes the nearest ternary weights",
+    "bitnet, first": "its converter takes the nearest ternary weights",
+    "falcon 7b": "its converter takes the number of heads of keys as it stands, which is not the model's",
+    "llava, qwen2": "its converter takes every Llava for a Llama",
     "nemotron h": "its converter reads defaults of transformers' configuration as experts",
     "granite 4 h, turned": "its files say that nothing is turned",
     "gpt-oss, whole ramp": "its files do not say how the ends of yarn's ramp are rounded",
@@ -75,6 +91,7 @@ MISSING = {
 }
 # Keys that it reads as older checkpoints have them.
 OLDER = {
+    "granite, windows": {"no_rope_layers": [0, 1, 1, 1, 0]},
     "granite 4 h": {"layer_types": ["mamba", "attention", "mamba"]},
     "granite 4 h, dense": {"layer_types": ["mamba", "attention", "mamba"]},
     "nemotron h, experts": {"hybrid_override_pattern": "ME*EM", "num_hidden_layers": 5},

@@ -115,7 +115,12 @@ _GRANITE_H_DENSE = {
 }
 # Heads of one size in layers with a window, of another in the others.
 _GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 16}
-_FALCON = {"ffn_hidden_size": 96, "new_decoder_architecture": True, "num_kv_heads": 2}
+_FALCON = {
+    "ffn_hidden_size": 256,
+    "intermediate_size": 256,
+    "new_decoder_architecture": True,
+    "num_kv_heads": 2,
+}
 _LAGUNA = {**_MOE, "head_dim": 16, "shared_expert_intermediate_size": 48}
 _COHERE2MOE = {
     "num_experts": 6,
@@ -669,7 +674,7 @@ TINY: dict[str, Tiny] = {
         "GPTNeoXConfig",
         {"num_key_value_heads": 4, "use_parallel_residual": False},
     ),
-    "falcon 7b": Tiny("falcon", "FalconConfig", {"ffn_hidden_size": 96}),
+    "falcon 7b": Tiny("falcon", "FalconConfig", {"ffn_hidden_size": 256, "intermediate_size": 256}),
     "falcon 40b": Tiny("falcon", "FalconConfig", {**_FALCON, "tie_word_embeddings": False}),
     "falcon 11b": Tiny("falcon", "FalconConfig", {**_FALCON, "num_ln_in_parallel_attn": 1}),
     "internlm2": Tiny("internlm2", "LlamaConfig", remade=as_internlm2),
