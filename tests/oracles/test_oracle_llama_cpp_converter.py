@@ -72,7 +72,6 @@ DIFFERENT = {
     "gpt-neox, in turn": "its converter wants a key that transformers 5 drops from the configuration",
     "mimo 2": "its converter reads the published layout of the configuration alone",
     "smolvlm": "its converter knows the other part of the model alone",
-    "hunyuan 3": "its files do not say that the first layer is dense where the configuration has a list",
     "glm 4, 9b": "its converter takes 1e-5 for the epsilon of norms",
     "bitnet": "its converter takes the nearest ternary weights",
     "bitnet, first": "its converter takes the nearest ternary weights",

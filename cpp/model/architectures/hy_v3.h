@@ -1,5 +1,5 @@
 // Hunyuan 3 (Hy3): Qwen 3's attention, a dense leading layer, experts chosen by corrected sigmoids
-// and shared ones.
+// and shared ones.  Files by llama.cpp's converter may not say how many layers are dense.
 #pragma once
 
 #include "model/architectures/parts.h"
@@ -30,7 +30,7 @@ inline constexpr std::array kHyV3Experts = {
 };
 inline constexpr std::array kHyV3Own = {
     ConfigRule{"leading_dense_block_count", ConfigType::integer,
-               "first_k_dense_replace|mlp_layer_types", "0"},
+               "first_k_dense_replace|mlp_layer_types", "1"},
     ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
     ConfigRule{"expert_shared_count", ConfigType::integer, "num_shared_experts", "1"},
     ConfigRule{"expert_shared_feed_forward_length", ConfigType::integer, ""},
@@ -52,6 +52,7 @@ inline constexpr ModelDescription kHyV3 = {
     .tensors = kHyV3Tensors,
     .config = kHyV3Keys,
     .gating = Gating::sigmoid,
+    .leading_dense = 1,
 };
 
 }  // namespace hrun::architecture
