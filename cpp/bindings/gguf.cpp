@@ -7,7 +7,9 @@
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
+#include <map>
 #include <memory>
+#include <utility>
 
 #include "base/error.h"
 #include "bindings/gil.h"
@@ -260,10 +262,15 @@ PySpec make_spec(nb::handle path) {
   put("n_ff", n_ff);
   put("n_heads", first.n_heads);
   put("n_kv_heads", first.n_kv_heads);
-  int64_t n_cached_heads = 0;
+  // Of the layers that keep keys and values: heads of all of them, by their sizes.
+  std::map<std::pair<int64_t, int64_t>, int64_t> cached;
   for (const LayerParams& layer : p.layers)
-    if (has_attention(layer.mixer) && layer.keys_of < 0) n_cached_heads += layer.n_kv_heads;
-  put("n_cached_heads", n_cached_heads);  // of all layers
+    if (has_attention(layer.mixer) && layer.keys_of < 0)
+      cached[{layer.k_dim, layer.v_dim}] += layer.n_kv_heads;
+  nb::list cached_heads;
+  for (const auto& [dims, n] : cached)
+    cached_heads.append(nb::make_tuple(n, dims.first, dims.second));
+  put("cached_heads", cached_heads);
   put("k_dim", first.k_dim);
   put("v_dim", first.v_dim);
   put("n_ctx_train", p.n_ctx_train);

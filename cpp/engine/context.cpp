@@ -10,12 +10,16 @@ namespace hrun {
 int64_t context_size(const Model& model, int64_t n_ctx, int64_t n_batch) {
   if (n_ctx < 0)
     throw ArgumentError("n_ctx is {}, must be at least 1 (or 0 for the model's own)", n_ctx);
+  if (n_batch < 1) throw ArgumentError("n_batch is {}, must be at least 1", n_batch);
+  return n_ctx > 0 ? n_ctx : model.params().n_ctx_train;
+}
+
+const Model& text_model(const Model& model) {
   if (model.spec().is_encoder())
     throw UnsupportedModelError(
         "'{}' is an encoder: it gives embeddings and no text (Runtime.embed, hrun-embed)",
         model.description().name);
-  if (n_batch < 1) throw ArgumentError("n_batch is {}, must be at least 1", n_batch);
-  return n_ctx > 0 ? n_ctx : model.params().n_ctx_train;
+  return model;
 }
 
 int64_t cache_pages(int64_t n_positions) {

@@ -1,4 +1,4 @@
-// What a session and an engine ask of a context and of tokens before any work.
+// What a session, an engine and an encoder ask of a context and of tokens before any work.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,9 @@
 #include "model/model.h"
 
 namespace hrun {
+
+// The model, which gives text.  Throws UnsupportedModelError for an encoder.
+const Model& text_model(const Model& model);
 
 // Positions of one sequence: n_ctx, or what the model was trained with where it is 0.  Throws
 // ArgumentError for sizes that cannot be.

@@ -37,14 +37,10 @@ std::vector<float> mean_of(std::span<const float> rows, size_t n_embd) {
 
 Encoder::Encoder(std::shared_ptr<const Model> model, int64_t n_ctx, int64_t n_batch)
     : model_(std::move(model)),
-      n_ctx_(n_ctx > 0 ? std::min(n_ctx, model_->params().n_ctx_train)
-                       : model_->params().n_ctx_train),
+      n_ctx_(std::min(context_size(*model_, n_ctx, n_batch), model_->params().n_ctx_train)),
       n_batch_(n_batch) {
   if (!model_->spec().is_encoder())
     throw UnsupportedModelError("'{}' is no encoder", model_->description().name);
-  if (n_ctx < 0)
-    throw ArgumentError("n_ctx is {}, must be at least 1 (or 0 for the model's own)", n_ctx);
-  if (n_batch < 1) throw ArgumentError("n_batch is {}, must be at least 1", n_batch);
 }
 
 size_t Encoder::memory_bytes() const {

@@ -14,7 +14,7 @@ namespace hrun {
 namespace {
 
 int64_t context_of(const Model& model, const EngineOptions& options) {
-  const int64_t n_ctx = context_size(model, options.n_ctx, options.n_batch);
+  const int64_t n_ctx = context_size(text_model(model), options.n_ctx, options.n_batch);
   if (options.kv_tokens < 0)
     throw ArgumentError("kv_tokens is {}, must be at least 1 (or 0 for n_ctx)", options.kv_tokens);
   if (options.kv_tokens > 0 && options.kv_tokens < n_ctx)

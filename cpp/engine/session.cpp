@@ -15,7 +15,7 @@ constexpr int64_t kKeptStates = 4, kStateGrid = 512;
 
 Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options)
     : model_(std::move(model)),
-      n_ctx_(context_size(*model_, options.n_ctx, options.n_batch)),
+      n_ctx_(context_size(text_model(*model_), options.n_ctx, options.n_batch)),
       cache_(*model_, cache_pages(n_ctx_), cache_type_named(options.type_k),
              cache_type_named(options.type_v), default_state_slots(*model_, kKeptStates)),
       pages_(consecutive_pages(n_ctx_)) {

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "formats/list.h"
+#include "gguf/pieces.h"
 #include "gguf/state.h"
 
 namespace hrun::gguf {
@@ -50,8 +51,10 @@ File File::open(const std::string& path) {
   File file(std::move(state));
   try {
     parse_file(*file.state_);
-  } catch (const ModelFileError&) {
+  } catch (const ModelFileError& fault) {
     file.check_readable();  // or it would say what is wrong with zeros
+    if (const std::string piece = describe_piece(path); !piece.empty())
+      throw ModelFileError("{}; {}", fault.what(), piece);
     throw;
   }
   file.check_readable();

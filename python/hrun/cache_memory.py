@@ -22,5 +22,7 @@ PAIRS = (
 
 def bytes_per_token(params: Mapping[str, Any], type_k: str, type_v: str) -> int:
     """Of all layers, in pages; ``params`` are those of a plan."""
-    head = kv_bytes(type_k, params["k_dim"]) + kv_bytes(type_v, params["v_dim"])
-    return int(params["n_cached_heads"]) * head
+    return sum(
+        n * (kv_bytes(type_k, k_dim) + kv_bytes(type_v, v_dim))
+        for n, k_dim, v_dim in params["cached_heads"]
+    )

@@ -117,6 +117,56 @@ def test_the_message_says_what_it_is(what: str, tmp_path: Path) -> None:
         assert part in message, message
 
 
+@pytest.mark.parametrize(
+    ("pieces", "listed"),
+    [
+        (["m.gguf.part1", "m.gguf.part2"], "m.gguf.part1 m.gguf.part2"),
+        (["m.gguf-part-1-of-2", "m.gguf-part-2-of-2"], "m.gguf-part-1-of-2 m.gguf-part-2-of-2"),
+        (["m.gguf.part2of2", "m.gguf.part1of2"], "m.gguf.part1of2 m.gguf.part2of2"),
+        (["m.gguf.001", "m.gguf.002", "m.gguf.003"], "m.gguf.001 m.gguf.002 m.gguf.003"),
+        (["m.gguf.partaa", "m.gguf.partab"], "m.gguf.partaa m.gguf.partab"),
+        (["m.gguf-split-a", "m.gguf-split-b"], "m.gguf-split-a m.gguf-split-b"),
+        (
+            [f"m.gguf.part{i}" for i in range(1, 13)],
+            " ".join(f"m.gguf.part{i}" for i in range(1, 8)) + " ... m.gguf.part12",
+        ),
+    ],
+)
+def test_pieces_cut_byte_by_byte(pieces: list[str], listed: str, tmp_path: Path) -> None:
+    data = model().build()
+    size = len(data) // len(pieces) + 1
+    order = sorted(pieces, key=lambda name: (len(name), name))
+    for i, name in enumerate(order):
+        (tmp_path / name).write_bytes(data[i * size : (i + 1) * size])
+    (tmp_path / "other.gguf.part9").write_bytes(b"")
+    for name in ("m.gguf.partial", "m.gguf.partly"):
+        (tmp_path / name).write_bytes(b"")
+    for name in pieces:
+        with pytest.raises(_core.ModelFileError) as caught:
+            _core.GGUFFile(str(tmp_path / name))
+        assert f"one of {len(pieces)} pieces of 'm.gguf'" in str(caught.value)
+        assert str(caught.value).endswith(f"join them in order: cat {listed} > m.gguf")
+    (tmp_path / "m.gguf").write_bytes(b"".join((tmp_path / n).read_bytes() for n in order))
+    assert _core.GGUFFile(str(tmp_path / "m.gguf")).tensors
+    with pytest.raises(_core.ModelFileError, match=r"piece of 'm\.gguf', which is beside it"):
+        _core.GGUFFile(str(tmp_path / pieces[0]))
+
+
+def test_a_piece_alone_and_other_names(tmp_path: Path) -> None:
+    data = model().build()
+    (tmp_path / "m.gguf.part1").write_bytes(data[:-1000])
+    with pytest.raises(_core.ModelFileError, match="no other piece is beside it"):
+        _core.GGUFFile(str(tmp_path / "m.gguf.part1"))
+    for name in ("m.gguf", "m.gguf.partly", "m.part1", "part1.gguf", ".gguf.part1"):
+        (tmp_path / name).write_bytes(data[:-1000])
+        with pytest.raises(_core.ModelFileError) as caught:
+            _core.GGUFFile(str(tmp_path / name))
+        assert "the name of" not in str(caught.value)
+        (tmp_path / name).unlink()
+    (tmp_path / "whole.gguf.part1").write_bytes(data)  # a whole file is read, whatever its name
+    assert _core.GGUFFile(str(tmp_path / "whole.gguf.part1")).tensors
+
+
 def test_folders_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(_core.ModelFileError, match="nowhere.gguf"):
         Runtime(tmp_path / "nowhere.gguf")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hrun import _core
+from hrun.cache_memory import bytes_per_token
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_transformers import N_VOCAB, write_checkpoint
 
@@ -37,6 +38,19 @@ def test_layers_go_where_the_keys_that_they_read_are(tmp_path: Path, emulated_cu
     for n in (1, 2, 3, 4):
         with pytest.raises(_core.UnsupportedModelError, match="reads the keys and values of layer"):
             _core.Model.load(path, device="cuda", n_gpu_layers=n)
+
+
+def test_the_cache_is_that_of_each_layers_own_heads(tmp_path: Path) -> None:
+    """Layers with a window have heads of another size, and the last three keep no keys."""
+    path = converted("gemma4, small", tmp_path)
+    tensors = {t.name: t.shape for t in _core.GGUFFile(str(path)).tensors}
+    params = _core.read_spec(str(path)).params
+    keys, values = (
+        [tensors[f"blk.{l}.attn_{kind}.weight"][1] for l in range(3)] for kind in ("k", "v")
+    )
+    assert len(set(keys)) == 2
+    assert sum(n * k for n, k, _ in params["cached_heads"]) == sum(keys)
+    assert bytes_per_token(params, "f16", "f16") == 2 * (sum(keys) + sum(values))
 
 
 def test_a_layer_without_its_vectors_is_an_error(tmp_path: Path) -> None:
