@@ -10,6 +10,8 @@ import pytest
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_hf import write_safetensors
 
+pytestmark = pytest.mark.slow
+
 EXPERTS = 6
 
 

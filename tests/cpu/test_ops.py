@@ -220,6 +220,7 @@ CASES = [(s, ("f16", "f16")) for s in SHAPES] + [
 
 
 @pytest.mark.parametrize(("shape", "formats"), CASES, ids=str)
+@pytest.mark.slow
 def test_attention(shape: tuple[int, int, int, int], formats: tuple[str, str]) -> None:
     n_heads, n_kv_heads, k_dim, v_dim = shape
     rng = np.random.default_rng(6)
@@ -281,6 +282,7 @@ def attention_variant_in_float64(q, k, v, scale, window, cap, sinks):
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 150])
 @pytest.mark.parametrize("window", [0, 1, 2, 16, 100, 400])
 @pytest.mark.parametrize("shape", [(4, 2, 64, 64), (3, 3, 20, 20), (6, 1, 128, 96)], ids=str)
+@pytest.mark.slow
 def test_attention_to_both_sides(n: int, window: int, shape: tuple[int, int, int, int]) -> None:
     heads, kv_heads, k_dim, v_dim = shape
     rng = np.random.default_rng(n + window)

@@ -7,6 +7,8 @@ import pytest
 
 from hrun import _core as core
 
+pytestmark = pytest.mark.slow
+
 kernels = core.testing
 TIERS = [t.name for t in core.cpu_tiers() if t.available]
 BITS = {"rtq8": 8, "rtq5": 5, "rtq4": 4, "rtq3": 3, "rtq2": 2}

@@ -12,6 +12,8 @@ from hrun.cache_memory import bytes_per_token
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from tiny_transformers import N_VOCAB, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 IDS = np.random.default_rng(2).integers(0, N_VOCAB, 20).tolist()
 
 
