@@ -70,6 +70,7 @@ DIFFERENT = {
     "hunyuan, experts": "its converter takes the published sizes alone",
     "pythia": "its converter wants a key that transformers 5 drops from the configuration",
     "gpt-neox, in turn": "its converter wants a key that transformers 5 drops from the configuration",
+    "laguna": "its files have the window that the configuration names for a model without such layers",
     "mimo 2": "its converter reads the published layout of the configuration alone",
     "smolvlm": "its converter knows the other part of the model alone",
     "glm 4, 9b": "its converter takes 1e-5 for the epsilon of norms",
