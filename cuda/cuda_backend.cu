@@ -237,38 +237,34 @@ const int32_t* CudaBackend::upload_indices(std::span<const int32_t> indices) {
 
 // ---- operations
 
-void CudaBackend::rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) {
+void CudaBackend::do_rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) {
   const Turn turn(*this, Operation::norm, Keep::heads);
-  checks::rms_norm(x, weight, out);
   if (wait_as_head_norm(x, vector_of(weight), eps, out)) return;
   gpu::rms_norm(gpu_, x, vector_of(weight), eps, out);
 }
 
-void CudaBackend::layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
-                             float eps, FloatView out) {
+void CudaBackend::do_layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
+                                float eps, FloatView out) {
   const Turn turn(*this, Operation::norm);
-  checks::layer_norm(x, weight, bias, out);
   gpu::layer_norm(gpu_, x, vector_of(weight), bias ? vector_of(*bias) : nullptr, eps, out);
 }
 
-void CudaBackend::rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) {
+void CudaBackend::do_rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) {
   const Turn turn(*this, Operation::rope, Keep::heads);
-  checks::rope(x, n_heads, rope, batch);
   require_step(batch);
   if (wait_as_turn(x, n_heads, rope)) return;
   gpu::rope(gpu_, x, n_heads, rope, step_positions());
 }
 
-std::unique_ptr<DeviceCache> CudaBackend::make_cache(const CachePlan& plan,
-                                                     std::string_view purpose) {
+std::unique_ptr<DeviceCache> CudaBackend::do_make_cache(const CachePlan& plan,
+                                                        std::string_view purpose) {
   const Turn turn(*this);
   return std::make_unique<CudaCache>(*this, plan, purpose);
 }
 
-void CudaBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
-                            const KeyContext& keys) {
+void CudaBackend::do_kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
+                               const KeyContext& keys) {
   const Turn turn(*this, Operation::kv_append, Keep::heads);
-  checks::kv_append(cache, k, v, batch);
   require_step(batch);
   const KVPages pages = pages_of(cache);
   if (pages.coded.beside) {
@@ -311,10 +307,9 @@ CudaBackend::CodedWork CudaBackend::coded_work(const Batch& batch) {
   return work;
 }
 
-void CudaBackend::attention(FloatView q, const CacheSlot& cache, const Batch& batch,
-                            const AttentionShape& shape, FloatView out) {
+void CudaBackend::do_attention(FloatView q, const CacheSlot& cache, const Batch& batch,
+                               const AttentionShape& shape, FloatView out) {
   const Turn turn(*this, Operation::attention);
-  checks::attention(q, cache, batch, shape, out);
   if (!shape.causal) throw DeviceError("attention that is not causal has no kernel on CUDA");
   require_step(batch);
   const KVPages pages = pages_of(cache);
@@ -331,64 +326,56 @@ void CudaBackend::attention(FloatView q, const CacheSlot& cache, const Batch& ba
     pending_.join = parts;
 }
 
-void CudaBackend::silu_mul(FloatView gate, FloatView up, FloatView out) {
+void CudaBackend::do_silu_mul(FloatView gate, FloatView up, FloatView out) {
   gated(Nonlinearity::silu, gate, up, out);
 }
 
-void CudaBackend::gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
+void CudaBackend::do_gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  checks::gated(gate, up, out);
   gpu::gated(gpu_, f, gate, up, out);
 }
 
-void CudaBackend::nonlinearity(Nonlinearity f, FloatView x, FloatView out) {
+void CudaBackend::do_nonlinearity(Nonlinearity f, FloatView x, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  checks::nonlinearity(f, x, out);
   gpu::nonlinearity(gpu_, f, x, out);
 }
 
-void CudaBackend::add(FloatView x, FloatView y) {
+void CudaBackend::do_add(FloatView x, FloatView y) {
   const Turn turn(*this, Operation::add, Keep::products);
-  checks::add(x, y);
   if (add_to_pending(x, y)) return;
   flush(Keep::nothing);
   gpu::add(gpu_, x, y);
 }
 
-void CudaBackend::add_bias(FloatView x, const DeviceTensor& bias) {
+void CudaBackend::do_add_bias(FloatView x, const DeviceTensor& bias) {
   const Turn turn(*this, Operation::add);
-  checks::add_bias(x, bias);
   gpu::add_bias(gpu_, x, vector_of(bias));
 }
 
-void CudaBackend::scale(FloatView x, float factor) {
+void CudaBackend::do_scale(FloatView x, float factor) {
   const Turn turn(*this, Operation::add);
   gpu::scale(gpu_, x, factor);
 }
 
-void CudaBackend::soft_cap(FloatView x, float cap) {
+void CudaBackend::do_soft_cap(FloatView x, float cap) {
   const Turn turn(*this, Operation::add);
-  checks::soft_cap(cap);
   gpu::soft_cap(gpu_, x, cap);
 }
 
-void CudaBackend::copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step,
-                             int n_heads, int64_t width) {
+void CudaBackend::do_copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step,
+                                int n_heads, int64_t width) {
   const Turn turn(*this, Operation::add);
-  checks::copy_heads(from, from_step, to, to_step, n_heads, width);
   gpu::copy_heads(gpu_, from, from_step, to, to_step, n_heads, width);
 }
 
-void CudaBackend::gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) {
+void CudaBackend::do_gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) {
   const Turn turn(*this, Operation::add);
-  checks::gather_rows(x, rows, out);
   gpu::gather_rows(gpu_, x, upload_indices(rows), out);
 }
 
-void CudaBackend::mix_rows(FloatView x, std::span<const int32_t> rows,
-                           std::span<const float> weights, FloatView out) {
+void CudaBackend::do_mix_rows(FloatView x, std::span<const int32_t> rows,
+                              std::span<const float> weights, FloatView out) {
   const Turn turn(*this, Operation::add);
-  checks::mix_rows(x, rows, weights, out);
   auto* const indices = indices_.get<int32_t>(2 * rows.size());
   auto* const factors = reinterpret_cast<float*>(indices + rows.size());
   gpu_.write(indices, rows.data(), rows.size_bytes());

@@ -15,7 +15,6 @@ class CudaCache final : public DeviceCache {
   CudaCache& operator=(const CudaCache&) = delete;
 
   size_t page_bytes() const override { return page_bytes_; }
-  void copy_page(int32_t from, int32_t to, int64_t n_positions) override;
   bool keeps_rows(int32_t page) const override { return !coded_ || beside_.rows.find(page); }
   void drop_rows(int32_t page) override;
   KVPages pages(size_t layer) const;
@@ -26,6 +25,7 @@ class CudaCache final : public DeviceCache {
   void open_pages(const Batch& batch);
 
  private:
+  void do_copy_page(int32_t from, int32_t to, int64_t n_positions) override;
   void put_beside(int32_t page);
 
   CudaBackend& backend_;

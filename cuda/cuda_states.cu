@@ -7,7 +7,6 @@ namespace hrun::gpu {
 
 CudaStates::CudaStates(CudaBackend& backend, const StatePlan& plan, std::string_view purpose)
     : DeviceStates(plan), backend_(backend) {
-  checks::state_plan(plan);
   const auto add = [&](size_t n) {
     offsets_.push_back(slot_floats_);
     slot_floats_ += (n + 63) / 64 * 64;
@@ -24,17 +23,14 @@ CudaStates::CudaStates(CudaBackend& backend, const StatePlan& plan, std::string_
   memory_ = std::make_unique<Memory>(backend_.gpu_, all, purpose);
 }
 
-void CudaStates::clear(int32_t slot) {
-  checks::state(*this, slot, "clear");
+void CudaStates::do_clear(int32_t slot) {
   const CudaBackend::Turn turn(backend_);
   backend_.gpu_.clear(at(slot), slot_bytes());
 }
 
-void CudaStates::copy(int32_t from, int32_t to) {
-  checks::state(*this, from, "copy");
-  checks::state(*this, to, "copy");
+void CudaStates::do_copy(int32_t from, int32_t to) {
   const CudaBackend::Turn turn(backend_);
-  if (from != to) backend_.gpu_.copy(at(to), at(from), slot_bytes());
+  backend_.gpu_.copy(at(to), at(from), slot_bytes());
 }
 
 StateOnDevice CudaStates::state(size_t layer, const BatchOnDevice& batch) const {
@@ -51,48 +47,43 @@ const CudaStates& on_device(const StateSlot& slot) {
 
 }  // namespace
 
-std::unique_ptr<DeviceStates> CudaBackend::make_states(const StatePlan& plan,
-                                                       std::string_view purpose) {
+std::unique_ptr<DeviceStates> CudaBackend::do_make_states(const StatePlan& plan,
+                                                          std::string_view purpose) {
   const Turn turn(*this);
   return std::make_unique<CudaStates>(*this, plan, purpose);
 }
 
-void CudaBackend::short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state,
-                             const Batch& batch, bool silu, FloatView out) {
+void CudaBackend::do_short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state,
+                                const Batch& batch, bool silu, FloatView out) {
   const Turn turn(*this, Operation::recurrent);
-  checks::short_conv(x, taps, state, batch, out);
   require_step(batch);
   gpu::short_conv(gpu_, x, vector_of(taps), state.layer().n_past + 1,
                   on_device(state).state(state.index, batch_on_device(batch)), silu, out);
 }
 
-void CudaBackend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
-                             const Batch& batch, FloatView out) {
+void CudaBackend::do_delta_rule(const DeltaInput& in, const DeltaHeads& heads,
+                                const StateSlot& state, const Batch& batch, FloatView out) {
   const Turn turn(*this, Operation::recurrent);
-  checks::delta_rule(in, heads, state, batch, out);
   require_step(batch);
   gpu::delta_rule(gpu_, in, heads, state.layer(),
                   on_device(state).state(state.index, batch_on_device(batch)), out);
 }
 
-void CudaBackend::ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
-                           FloatView out) {
+void CudaBackend::do_ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
+                              FloatView out) {
   const Turn turn(*this, Operation::recurrent);
-  checks::ssm_scan(in, state, batch, out);
   require_step(batch);
   gpu::ssm_scan(gpu_, in, vector_of(*in.skip), state.layer(),
                 on_device(state).state(state.index, batch_on_device(batch)), out);
 }
 
-void CudaBackend::l2_norm(FloatView x, int n_heads, float eps, float scale) {
+void CudaBackend::do_l2_norm(FloatView x, int n_heads, float eps, float scale) {
   const Turn turn(*this, Operation::norm);
-  checks::heads(x, n_heads, "l2_norm");
   gpu::l2_norm(gpu_, x, n_heads, eps, scale);
 }
 
-void CudaBackend::decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) {
+void CudaBackend::do_decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) {
   const Turn turn(*this, Operation::gate);
-  checks::decay(x, bias, rate);
   gpu::decay(gpu_, x, vector_of(bias), vector_of(rate));
 }
 

@@ -12,12 +12,13 @@ class CudaStates final : public DeviceStates {
   CudaStates(CudaBackend& backend, const StatePlan& plan, std::string_view purpose);
 
   size_t slot_bytes() const override { return slot_floats_ * sizeof(float); }
-  void clear(int32_t slot) override;
-  void copy(int32_t from, int32_t to) override;
   // Of a layer, for the spans of a batch.
   StateOnDevice state(size_t layer, const BatchOnDevice& batch) const;
 
  private:
+  void do_clear(int32_t slot) override;
+  void do_copy(int32_t from, int32_t to) override;
+
   float* at(int32_t slot) const {
     return static_cast<float*>(memory_->data) + static_cast<size_t>(slot) * slot_floats_;
   }

@@ -19,9 +19,9 @@ std::string name_of(const TensorView& view) { return message("tensor '{}'", prin
 
 }  // namespace
 
-std::unique_ptr<DeviceTensor> CudaBackend::upload(const TensorView& view, TensorUse use) {
+std::unique_ptr<DeviceTensor> CudaBackend::do_upload(const TensorView& view, const FormatInfo& info,
+                                                     TensorUse use) {
   const Turn turn(*this);
-  const FormatInfo& info = checks::upload(view);
   auto tensor = std::make_unique<CudaTensor>();
   tensor->format = view.format;
   tensor->rows = view.rows;
@@ -83,10 +83,10 @@ void CudaBackend::upload_weight_domain(CudaTensor& tensor, const TensorView& vie
   tensor.plain.reset();  // waits for the kernel
 }
 
-void CudaBackend::embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) {
+void CudaBackend::do_embed(const DeviceTensor& table, std::span<const int32_t> tokens,
+                           FloatView out) {
   const Turn turn(*this, Operation::embed);
   const CudaTensor& t = on_device(table);
-  checks::embed(table, tokens, out);
   require(t.plain != nullptr, "embed", "a table uploaded for look-ups");
   decode_rows(gpu_, t.plain_matrix(), 0, upload_indices(tokens), false, out);
 }
@@ -167,10 +167,8 @@ void CudaBackend::multiply(const CudaTensor& w, PreparedInput& input, FloatView 
   multiply_decoded(w, floats(input, own_basis ? kind : InputForm::kFloat), own_basis, y);
 }
 
-void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInput& from) {
+void CudaBackend::do_matmul(std::span<const MatmulTarget> targets, const MatmulInput& from) {
   const Turn turn(*this, Operation::matmul, Keep::products);
-  const FloatView& x = from.x;
-  checks::matmul_input(from);
   PreparedInput input{from};
   quantized_turn_ = 1 - quantized_turn_;
   if (targets.empty() || !quantize_with_pending(on_device(*targets[0].weights), input))
@@ -184,8 +182,6 @@ void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInpu
   };
   for (const MatmulTarget& target : targets) {
     const CudaTensor& w = on_device(*target.weights);
-    require(w.cols == x.cols && target.y.rows == x.rows && target.y.cols == w.rows, "matmul",
-            "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
     if (!w.packed || (!parts.empty() && parts[0].w.format != w.format)) multiply_parts();
     if (w.packed)
       parts.push_back({w.packed_matrix(), target.y});
@@ -197,24 +193,20 @@ void CudaBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInpu
 
 // Experts' matrices of one format, the input quantized once: those of a few rows each as launches
 // of many.
-void CudaBackend::matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& from) {
+void CudaBackend::do_matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& from) {
   const Turn turn(*this, Operation::matmul);
   const bool alike =
       !parts.empty() && std::all_of(parts.begin(), parts.end(), [&](const MatmulPart& part) {
         const CudaTensor& w = on_device(*part.weights);
-        return w.packed && w.format == parts[0].weights->format && w.cols == from.x.cols;
+        return w.packed && w.format == parts[0].weights->format;
       });
-  if (!alike) return Backend::matmul_parts(parts, from);
-  checks::matmul_input(from);
+  if (!alike) return Backend::do_matmul_parts(parts, from);
   PreparedInput input{from};
   quantized_turn_ = 1 - quantized_turn_;
   const QuantizedRows& rows = quantized(input, on_device(*parts[0].weights).info->input_form);
   std::vector<PackedProduct> few;
   for (const MatmulPart& part : parts) {
     const CudaTensor& w = on_device(*part.weights);
-    require(part.first >= 0 && part.first + part.y.rows <= from.x.rows && part.y.cols == w.rows,
-            "matmul",
-            "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
     const PackedProduct product{w.packed_matrix(), part.y, {}, part.first};
     if (part.y.rows > kMostAddedTokens)
       gpu::matmul(gpu_, {&product, 1}, rows_of(rows, part.first, part.y.rows));

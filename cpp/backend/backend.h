@@ -22,6 +22,8 @@
 
 namespace hrun {
 
+struct FormatInfo;
+
 // Memory of a backend; `data` is an address of the device.
 class DeviceBuffer {
  public:
@@ -185,6 +187,8 @@ struct PassInfo {
                             // many logits does the same, but for tokens, positions and pages
 };
 
+// Operations are checked here, once for all backends, and done by the do_... of a backend.  All
+// throw ArgumentError, naming the operation and what was expected, before anything is done.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -199,7 +203,7 @@ class Backend {
 
   // The only place that may repack weights.  The view must stay valid as long as the tensor (a
   // mapped file).
-  virtual std::unique_ptr<DeviceTensor> upload(const TensorView& view, TensorUse use) = 0;
+  std::unique_ptr<DeviceTensor> upload(const TensorView& view, TensorUse use);
   std::unique_ptr<DeviceTensor> upload(const TensorView& view) {
     return upload(view, TensorUse::any);
   }
@@ -215,82 +219,74 @@ class Backend {
   }
 
   // out[t] = row tokens[t] of the table, in the original basis.
-  virtual void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) = 0;
+  void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out);
   // out = x / sqrt(mean(x^2) + eps) * weight
-  virtual void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) = 0;
+  void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out);
   // out = (x - mean) / sqrt(variance + eps) * weight + bias; bias may be null
-  virtual void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
-                          float eps, FloatView out) = 0;
+  void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps,
+                  FloatView out);
   // y = x W^T for several matrices that share an input: the input is rotated and quantized once per
   // kind. The bits are those of rms_norm() or silu_mul() followed by a plain matmul.
-  virtual void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
+  void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x);
   // y = x W^T for several matrices, each with rows of its own, which may be others' too.  The bits
   // are those of one matmul() after the other, as here; a backend that can do them at once saves
   // the overhead of many small ones.
-  virtual void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) {
-    for (const MatmulPart& part : parts) {
-      const MatmulTarget target{part.weights, part.y};
-      matmul({&target, 1}, rows_of(x, part.first, part.y.rows));
-    }
-  }
+  void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x);
   // x[t, head] is turned by the position of row t.
-  virtual void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) = 0;
+  void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch);
 
   // Memory for pages of keys and values.  Throws OutOfMemoryError naming `purpose`,
   // UnsupportedModelError for what the backend's kernels cannot do.
-  virtual std::unique_ptr<DeviceCache> make_cache(const CachePlan& plan,
-                                                  std::string_view purpose) = 0;
+  std::unique_ptr<DeviceCache> make_cache(const CachePlan& plan, std::string_view purpose);
   // Stores keys and values [n_rows, n_kv_heads * dim] at the positions of their rows.
-  virtual void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
-                         const KeyContext& keys) = 0;
+  void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
+                 const KeyContext& keys);
   void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) {
     kv_append(cache, k, v, batch, {});
   }
   // A row sees the positions of its sequence up to its own, from 0 or the start of its window on;
   // or, where the shape is not causal, those behind its own too.  q, out: [n_rows, n_heads *
   // head_dim].
-  virtual void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
-                         const AttentionShape& shape, FloatView out) = 0;
+  void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
+                 const AttentionShape& shape, FloatView out);
 
   // Memory for states of recurrent layers.  Throws as make_cache().
-  virtual std::unique_ptr<DeviceStates> make_states(const StatePlan& plan,
-                                                    std::string_view purpose) = 0;
+  std::unique_ptr<DeviceStates> make_states(const StatePlan& plan, std::string_view purpose);
   // Of each column: out[t] = sum over i of taps[i] x[t - n_past + i], of a sequence, whose last
   // inputs before the batch are in its state; then silu where asked.  taps: [n_past + 1, columns]
   // in one row.  x and out may be the same.
-  virtual void short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state,
-                          const Batch& batch, bool silu, FloatView out) = 0;
+  void short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state, const Batch& batch,
+                  bool silu, FloatView out);
   // Per value head and row, with the head's matrix S: S <- decay S + k d^T for
   // d = beta (v - decay S^T k), and out = S^T q.
-  virtual void delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
-                          const Batch& batch, FloatView out) = 0;
+  void delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
+                  const Batch& batch, FloatView out);
   // Per head and row, with the head's matrix S [state, values]: S <- decay S + b (step x)^T, and
   // out = S^T c + skip x.
-  virtual void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
-                        FloatView out) = 0;
+  void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch, FloatView out);
   // Each head: x = x / sqrt(sum(x^2) + eps) * scale
-  virtual void l2_norm(FloatView x, int n_heads, float eps, float scale) = 0;
+  void l2_norm(FloatView x, int n_heads, float eps, float scale);
   // x[t] = e^(rate softplus(x[t] + bias))
-  virtual void decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) = 0;
+  void decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate);
 
-  virtual void silu_mul(FloatView gate, FloatView up,
-                        FloatView out) = 0;  // out = gate * sigmoid(gate) * up
-  virtual void gated(Nonlinearity f, FloatView gate, FloatView up,
-                     FloatView out) = 0;                                      // out = f(gate) * up
-  virtual void nonlinearity(Nonlinearity f, FloatView x, FloatView out) = 0;  // out = f(x)
-  virtual void add(FloatView x, FloatView y) = 0;                             // x += y
-  virtual void add_bias(FloatView x, const DeviceTensor& bias) = 0;           // x[t] += bias
-  virtual void scale(FloatView x, float factor) = 0;                          // x *= factor
-  virtual void soft_cap(FloatView x, float cap) = 0;  // x = cap * tanh(x / cap)
+  void silu_mul(FloatView gate, FloatView up,
+                FloatView out);  // out = gate * sigmoid(gate) * up
+  void gated(Nonlinearity f, FloatView gate, FloatView up,
+             FloatView out);                                      // out = f(gate) * up
+  void nonlinearity(Nonlinearity f, FloatView x, FloatView out);  // out = f(x)
+  void add(FloatView x, FloatView y);                             // x += y
+  void add_bias(FloatView x, const DeviceTensor& bias);           // x[t] += bias
+  void scale(FloatView x, float factor);                          // x *= factor
+  void soft_cap(FloatView x, float cap);                          // x = cap * tanh(x / cap)
   // Columns of heads: to[t, h * to_step + i] = from[t, h * from_step + i] for i < width; a step of
   // 0 repeats one head.
-  virtual void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step,
-                          int n_heads, int64_t width) = 0;
+  void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads,
+                  int64_t width);
   // out[i] = x[rows[i]]
-  virtual void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) = 0;
+  void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out);
   // out[t] = sum over k of weights[t * n + k] * x[rows[t * n + k]], n per token, in this order.
-  virtual void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights,
-                        FloatView out) = 0;
+  void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights,
+                FloatView out);
 
   // Can it draw tokens?
   virtual bool samples() const { return false; }
@@ -304,6 +300,48 @@ class Backend {
   // Switches the measurement on, from zero, or off.
   virtual void time_operations(bool on) = 0;
   virtual OperationTimes operation_times() = 0;
+
+ protected:
+  // What the operations above do with arguments that were checked.  do_matmul_parts is one matmul
+  // after the other where a backend has nothing better.
+  virtual void do_embed(const DeviceTensor& table, std::span<const int32_t> tokens,
+                        FloatView out) = 0;
+  virtual void do_rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) = 0;
+  virtual void do_layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
+                             float eps, FloatView out) = 0;
+  virtual void do_matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
+  virtual void do_matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x);
+  virtual void do_rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) = 0;
+  virtual std::unique_ptr<DeviceCache> do_make_cache(const CachePlan& plan,
+                                                     std::string_view purpose) = 0;
+  virtual void do_kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
+                            const KeyContext& keys) = 0;
+  virtual void do_attention(FloatView q, const CacheSlot& cache, const Batch& batch,
+                            const AttentionShape& shape, FloatView out) = 0;
+  virtual std::unique_ptr<DeviceStates> do_make_states(const StatePlan& plan,
+                                                       std::string_view purpose) = 0;
+  virtual void do_short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state,
+                             const Batch& batch, bool silu, FloatView out) = 0;
+  virtual void do_delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
+                             const Batch& batch, FloatView out) = 0;
+  virtual void do_ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
+                           FloatView out) = 0;
+  virtual void do_l2_norm(FloatView x, int n_heads, float eps, float scale) = 0;
+  virtual void do_decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) = 0;
+  virtual void do_silu_mul(FloatView gate, FloatView up, FloatView out) = 0;
+  virtual void do_gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) = 0;
+  virtual void do_nonlinearity(Nonlinearity f, FloatView x, FloatView out) = 0;
+  virtual void do_add(FloatView x, FloatView y) = 0;
+  virtual void do_add_bias(FloatView x, const DeviceTensor& bias) = 0;
+  virtual void do_scale(FloatView x, float factor) = 0;
+  virtual void do_soft_cap(FloatView x, float cap) = 0;
+  virtual void do_copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step,
+                             int n_heads, int64_t width) = 0;
+  virtual void do_gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) = 0;
+  virtual void do_mix_rows(FloatView x, std::span<const int32_t> rows,
+                           std::span<const float> weights, FloatView out) = 0;
+  virtual std::unique_ptr<DeviceTensor> do_upload(const TensorView& view, const FormatInfo& info,
+                                                  TensorUse use) = 0;
 };
 
 }  // namespace hrun

@@ -85,9 +85,11 @@ class DeviceCache {
   // Nobody goes on in the middle of the page.
   virtual void drop_rows(int32_t /*page*/) {}
   // Copies the first n_positions of page `from`, in every layer, to page `to`.
-  virtual void copy_page(int32_t from, int32_t to, int64_t n_positions) = 0;
+  void copy_page(int32_t from, int32_t to, int64_t n_positions);
 
  private:
+  virtual void do_copy_page(int32_t from, int32_t to, int64_t n_positions) = 0;
+
   CachePlan plan_;
 };
 

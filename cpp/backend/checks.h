@@ -1,5 +1,5 @@
-// What every backend asks of the arguments of an operation before it runs.  All throw
-// ArgumentError, naming the operation and what was expected.
+// What Backend asks of the arguments of an operation before it is done.  All throw ArgumentError,
+// naming the operation and what was expected.
 #pragma once
 
 #include <span>
@@ -69,6 +69,24 @@ inline void layer_norm(const FloatView& x, const DeviceTensor& weight, const Dev
 inline void matmul_input(const MatmulInput& from) {
   require(!from.norm || is_vector(*from.norm, from.x.cols), "matmul", "a norm weight per column");
   require(!from.gate.data || same_shape(from.gate, from.x), "matmul", "a gate of the shape of x");
+}
+
+inline void matmul(std::span<const MatmulTarget> targets, const MatmulInput& from) {
+  matmul_input(from);
+  for (const MatmulTarget& target : targets)
+    require(target.weights->cols == from.x.cols && target.y.rows == from.x.rows &&
+                target.y.cols == target.weights->rows,
+            "matmul",
+            "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
+}
+
+inline void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& from) {
+  matmul_input(from);
+  for (const MatmulPart& part : parts)
+    require(part.weights->cols == from.x.cols && part.first >= 0 &&
+                part.first + part.y.rows <= from.x.rows && part.y.cols == part.weights->rows,
+            "matmul_parts",
+            "rows of x of the columns of the weights, and y of [n_tokens, rows of the weights]");
 }
 
 inline void rows(const Batch& batch, int64_t n, std::string_view operation) {

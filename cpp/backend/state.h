@@ -45,10 +45,13 @@ class DeviceStates {
   const StateLayer& layer(size_t l) const { return plan_.layers[l]; }
   int64_t n_slots() const { return plan_.n_slots; }
   virtual size_t slot_bytes() const = 0;
-  virtual void clear(int32_t slot) = 0;  // the state before any token
-  virtual void copy(int32_t from, int32_t to) = 0;
+  void clear(int32_t slot);  // the state before any token
+  void copy(int32_t from, int32_t to);
 
  private:
+  virtual void do_clear(int32_t slot) = 0;
+  virtual void do_copy(int32_t from, int32_t to) = 0;
+
   StatePlan plan_;
 };
 

@@ -17,15 +17,14 @@ void put_column(const T* values, int dim, int64_t position, uint8_t* block) {
 
 }  // namespace
 
-std::unique_ptr<DeviceCache> CpuBackend::make_cache(const CachePlan& plan,
-                                                    std::string_view purpose) {
+std::unique_ptr<DeviceCache> CpuBackend::do_make_cache(const CachePlan& plan,
+                                                       std::string_view purpose) {
   return std::make_unique<CpuCache>(plan, purpose);
 }
 
-void CpuBackend::kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
-                           const KeyContext& keys) {
+void CpuBackend::do_kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
+                              const KeyContext& keys) {
   const Turn turn(*this, Operation::kv_append);
-  checks::kv_append(cache, k, v, batch);
   const CacheLayer& layer = cache.layer();
   // A head's part of a page is one thread's: neighbouring positions share cache lines.
   append_parts_.clear();
@@ -73,10 +72,9 @@ void CpuBackend::store_rows(const CacheLayer& layer, const FloatView& k, const F
   }
 }
 
-void CpuBackend::attention(FloatView q, const CacheSlot& cache, const Batch& batch,
-                           const AttentionShape& shape, FloatView out) {
+void CpuBackend::do_attention(FloatView q, const CacheSlot& cache, const Batch& batch,
+                              const AttentionShape& shape, FloatView out) {
   const Turn turn(*this, Operation::attention);
-  checks::attention(q, cache, batch, shape, out);
   const CacheLayer& layer = cache.layer();
   const bool coded = layer.is_coded();
   const auto kernel = kernels_.attention(cache_format(layer.k_type), cache_format(layer.v_type));

@@ -56,9 +56,9 @@ void CpuBackend::read(const void* from, std::span<uint8_t> to) {
   if (!to.empty()) std::memcpy(to.data(), from, to.size());
 }
 
-std::unique_ptr<DeviceTensor> CpuBackend::upload(const TensorView& view, TensorUse use) {
+std::unique_ptr<DeviceTensor> CpuBackend::do_upload(const TensorView& view, const FormatInfo& info,
+                                                    TensorUse use) {
   const Turn turn(*this);
-  const FormatInfo& info = checks::upload(view);
   auto tensor = std::make_unique<CpuTensor>();
   tensor->format = view.format;
   tensor->rows = view.rows;
@@ -100,9 +100,9 @@ void CpuBackend::pack(CpuTensor& tensor) {
   tensor.holds_copy = true;
 }
 
-void CpuBackend::embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) {
+void CpuBackend::do_embed(const DeviceTensor& table, std::span<const int32_t> tokens,
+                          FloatView out) {
   const Turn turn(*this, Operation::embed);
-  checks::embed(table, tokens, out);
   const CpuTensor& t = on_cpu(table);
   const float* sign = signs(t.cols);
   parallel(out.rows, t.cols, [&](int64_t i, int) {
@@ -110,18 +110,16 @@ void CpuBackend::embed(const DeviceTensor& table, std::span<const int32_t> token
   });
 }
 
-void CpuBackend::rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) {
+void CpuBackend::do_rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) {
   const Turn turn(*this, Operation::norm);
-  checks::rms_norm(x, weight, out);
   const CpuTensor& w = on_cpu(weight);
   parallel(x.rows, x.cols, [&](int64_t t, int) {
     kernels_.rms_norm(x.row(t), w.vector.data(), eps, x.cols, out.row(t));
   });
 }
 
-void CpuBackend::rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) {
+void CpuBackend::do_rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) {
   const Turn turn(*this, Operation::rope);
-  checks::rope(x, n_heads, rope, batch);
   const int half = rope.n_rot / 2;
   parallel(x.rows, x.cols, [&](int64_t t, int) {
     const int64_t at = int64_t{batch.positions[static_cast<size_t>(t)]} * half;
@@ -130,32 +128,28 @@ void CpuBackend::rope(FloatView x, int n_heads, const Rope& rope, const Batch& b
   });
 }
 
-void CpuBackend::silu_mul(FloatView gate, FloatView up, FloatView out) {
+void CpuBackend::do_silu_mul(FloatView gate, FloatView up, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  checks::gated(gate, up, out, "silu_mul");
   parallel(gate.rows, gate.cols, [&](int64_t t, int) {
     kernels_.silu_mul(gate.row(t), up.row(t), gate.cols, out.row(t));
   });
 }
 
-void CpuBackend::add(FloatView x, FloatView y) {
+void CpuBackend::do_add(FloatView x, FloatView y) {
   const Turn turn(*this, Operation::add);
-  checks::add(x, y);
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.add(x.row(t), y.row(t), x.cols); });
 }
 
-void CpuBackend::add_bias(FloatView x, const DeviceTensor& bias) {
+void CpuBackend::do_add_bias(FloatView x, const DeviceTensor& bias) {
   const Turn turn(*this, Operation::add);
-  checks::add_bias(x, bias);
   const CpuTensor& b = on_cpu(bias);
   parallel(x.rows, x.cols,
            [&](int64_t t, int) { kernels_.add(x.row(t), b.vector.data(), x.cols); });
 }
 
-void CpuBackend::layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
-                            float eps, FloatView out) {
+void CpuBackend::do_layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
+                               float eps, FloatView out) {
   const Turn turn(*this, Operation::norm);
-  checks::layer_norm(x, weight, bias, out);
   const CpuTensor& w = on_cpu(weight);
   const float* const b = bias ? on_cpu(*bias).vector.data() : nullptr;
   parallel(x.rows, x.cols, [&](int64_t t, int) {
@@ -163,36 +157,32 @@ void CpuBackend::layer_norm(FloatView x, const DeviceTensor& weight, const Devic
   });
 }
 
-void CpuBackend::gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
+void CpuBackend::do_gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  checks::gated(gate, up, out);
   parallel(gate.rows, gate.cols, [&](int64_t t, int) {
     kernels_.gated(f, gate.row(t), up.row(t), gate.cols, out.row(t));
   });
 }
 
-void CpuBackend::nonlinearity(Nonlinearity f, FloatView x, FloatView out) {
+void CpuBackend::do_nonlinearity(Nonlinearity f, FloatView x, FloatView out) {
   const Turn turn(*this, Operation::gate);
-  checks::nonlinearity(f, x, out);
   parallel(x.rows, x.cols,
            [&](int64_t t, int) { kernels_.nonlinearity(f, x.row(t), x.cols, out.row(t)); });
 }
 
-void CpuBackend::scale(FloatView x, float factor) {
+void CpuBackend::do_scale(FloatView x, float factor) {
   const Turn turn(*this, Operation::add);
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.scale(x.row(t), factor, x.cols); });
 }
 
-void CpuBackend::soft_cap(FloatView x, float cap) {
+void CpuBackend::do_soft_cap(FloatView x, float cap) {
   const Turn turn(*this, Operation::add);
-  checks::soft_cap(cap);
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.soft_cap(x.row(t), cap, x.cols); });
 }
 
-void CpuBackend::copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step,
-                            int n_heads, int64_t width) {
+void CpuBackend::do_copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step,
+                               int n_heads, int64_t width) {
   const Turn turn(*this, Operation::add);
-  checks::copy_heads(from, from_step, to, to_step, n_heads, width);
   parallel(from.rows, n_heads * width, [&](int64_t t, int) {
     for (int h = 0; h < n_heads; ++h) {
       const float* const head = from.row(t) + h * from_step;
@@ -201,19 +191,17 @@ void CpuBackend::copy_heads(FloatView from, int64_t from_step, FloatView to, int
   });
 }
 
-void CpuBackend::gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) {
+void CpuBackend::do_gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) {
   const Turn turn(*this, Operation::add);
-  checks::gather_rows(x, rows, out);
   parallel(out.rows, out.cols, [&](int64_t i, int) {
     const float* const row = x.row(rows[static_cast<size_t>(i)]);
     std::copy(row, row + x.cols, out.row(i));
   });
 }
 
-void CpuBackend::mix_rows(FloatView x, std::span<const int32_t> rows,
-                          std::span<const float> weights, FloatView out) {
+void CpuBackend::do_mix_rows(FloatView x, std::span<const int32_t> rows,
+                             std::span<const float> weights, FloatView out) {
   const Turn turn(*this, Operation::add);
-  checks::mix_rows(x, rows, weights, out);
   const auto per_token = static_cast<int64_t>(rows.size()) / out.rows;
   parallel(out.rows, out.cols * per_token, [&](int64_t t, int) {
     std::fill(out.row(t), out.row(t) + out.cols, 0.0f);

@@ -47,48 +47,49 @@ class CpuBackend final : public Backend {
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes, std::string_view purpose) override;
   void write(void* to, std::span<const uint8_t> from) override;
   void read(const void* from, std::span<uint8_t> to) override;
-  using Backend::upload;
-  std::unique_ptr<DeviceTensor> upload(const TensorView& view, TensorUse use) override;
 
-  void embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) override;
-  void rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
-  void layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps,
-                  FloatView out) override;
-  void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
-  void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) override;
-  void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) override;
-  std::unique_ptr<DeviceCache> make_cache(const CachePlan& plan, std::string_view purpose) override;
-  using Backend::kv_append;
-  void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
-                 const KeyContext& keys) override;
-  void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
-                 const AttentionShape& shape, FloatView out) override;
-  std::unique_ptr<DeviceStates> make_states(const StatePlan& plan,
-                                            std::string_view purpose) override;
-  void short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state, const Batch& batch,
-                  bool silu, FloatView out) override;
-  void delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
-                  const Batch& batch, FloatView out) override;
-  void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
-                FloatView out) override;
-  void l2_norm(FloatView x, int n_heads, float eps, float scale) override;
-  void decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) override;
-  void silu_mul(FloatView gate, FloatView up, FloatView out) override;
-  void gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
-  void nonlinearity(Nonlinearity f, FloatView x, FloatView out) override;
-  void add(FloatView x, FloatView y) override;
-  void add_bias(FloatView x, const DeviceTensor& bias) override;
-  void scale(FloatView x, float factor) override;
-  void soft_cap(FloatView x, float cap) override;
-  void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads,
-                  int64_t width) override;
-  void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) override;
-  void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights,
-                FloatView out) override;
   void time_operations(bool on) override;
   OperationTimes operation_times() override;
 
  private:
+  void do_embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) override;
+  void do_rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) override;
+  void do_layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps,
+                     FloatView out) override;
+  void do_matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
+  void do_matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) override;
+  void do_rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) override;
+  std::unique_ptr<DeviceCache> do_make_cache(const CachePlan& plan,
+                                             std::string_view purpose) override;
+  void do_kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch,
+                    const KeyContext& keys) override;
+  void do_attention(FloatView q, const CacheSlot& cache, const Batch& batch,
+                    const AttentionShape& shape, FloatView out) override;
+  std::unique_ptr<DeviceStates> do_make_states(const StatePlan& plan,
+                                               std::string_view purpose) override;
+  void do_short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state,
+                     const Batch& batch, bool silu, FloatView out) override;
+  void do_delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
+                     const Batch& batch, FloatView out) override;
+  void do_ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
+                   FloatView out) override;
+  void do_l2_norm(FloatView x, int n_heads, float eps, float scale) override;
+  void do_decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) override;
+  void do_silu_mul(FloatView gate, FloatView up, FloatView out) override;
+  void do_gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
+  void do_nonlinearity(Nonlinearity f, FloatView x, FloatView out) override;
+  void do_add(FloatView x, FloatView y) override;
+  void do_add_bias(FloatView x, const DeviceTensor& bias) override;
+  void do_scale(FloatView x, float factor) override;
+  void do_soft_cap(FloatView x, float cap) override;
+  void do_copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads,
+                     int64_t width) override;
+  void do_gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) override;
+  void do_mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights,
+                   FloatView out) override;
+  std::unique_ptr<DeviceTensor> do_upload(const TensorView& view, const FormatInfo& info,
+                                          TensorUse use) override;
+
   // The input of a matmul in the forms its targets want, each made once.
   struct PreparedInput {
     ActivationSource source;

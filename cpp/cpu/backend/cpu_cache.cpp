@@ -21,7 +21,6 @@ size_t row_bytes(CacheType type, int dim) {
 }
 
 CpuCache::CpuCache(const CachePlan& plan, std::string_view purpose) : DeviceCache(plan) {
-  checks::cache_plan(plan);
   // Steps of 64 bytes keep rows aligned for vector loads.
   const auto rows = [](CacheType type, int dim) {
     return round_up_64(row_bytes(type, dim) * kPagePositions);
@@ -104,10 +103,8 @@ void CpuCache::drop_rows(int32_t page) {
   if (coded_) beside_.drop(page);
 }
 
-void CpuCache::copy_page(int32_t from, int32_t to, int64_t n_positions) {
-  checks::copy_page(*this, from, to, n_positions);
+void CpuCache::do_copy_page(int32_t from, int32_t to, int64_t /*n_positions*/) {
   // A few positions lie scattered over the keys of every head: the whole page is one copy.
-  if (n_positions == 0) return;
   auto* const base = static_cast<uint8_t*>(memory_->data);
   std::memcpy(base + static_cast<size_t>(to) * page_bytes_,
               base + static_cast<size_t>(from) * page_bytes_, page_bytes_);

@@ -20,7 +20,6 @@ class CpuCache final : public DeviceCache {
   CpuCache(const CachePlan& plan, std::string_view purpose);
 
   size_t page_bytes() const override { return page_bytes_; }
-  void copy_page(int32_t from, int32_t to, int64_t n_positions) override;
   bool keeps_rows(int32_t page) const override { return !coded_ || beside_.rows.find(page); }
   void drop_rows(int32_t page) override;
 
@@ -67,6 +66,7 @@ class CpuCache final : public DeviceCache {
   size_t open_bytes() const { return beside_.bytes(); }
 
  private:
+  void do_copy_page(int32_t from, int32_t to, int64_t n_positions) override;
   struct Place {
     size_t offset;     // of the layer in a page
     size_t key_bytes;  // of a head

@@ -18,8 +18,6 @@ class CpuStates final : public DeviceStates {
   CpuStates(const StatePlan& plan, std::string_view purpose);
 
   size_t slot_bytes() const override { return slot_floats_ * sizeof(float); }
-  void clear(int32_t slot) override;
-  void copy(int32_t from, int32_t to) override;
 
   float* past(int32_t slot, size_t layer) const { return at(slot) + offsets_[2 * layer]; }
   float* matrix(int32_t slot, size_t layer) const { return at(slot) + offsets_[2 * layer + 1]; }
@@ -29,6 +27,9 @@ class CpuStates final : public DeviceStates {
   }
 
  private:
+  void do_clear(int32_t slot) override;
+  void do_copy(int32_t from, int32_t to) override;
+
   float* at(int32_t slot) const {
     return static_cast<float*>(memory_->data) + static_cast<size_t>(slot) * slot_floats_;
   }

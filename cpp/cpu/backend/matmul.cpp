@@ -208,24 +208,20 @@ void CpuBackend::prepare(const CpuTensor& w, const MatmulInput& from, PreparedIn
     rotate(input.x, kind, input.rotated[k]);
 }
 
-void CpuBackend::matmul(std::span<const MatmulTarget> targets, const MatmulInput& from) {
+void CpuBackend::do_matmul(std::span<const MatmulTarget> targets, const MatmulInput& from) {
   Turn turn(*this, Operation::quantize);
   parts_.clear();
-  for (const MatmulTarget& target : targets) {
-    require(target.y.rows == from.x.rows, "matmul", "y of [n_tokens, rows of the weights]");
-    parts_.push_back({target.weights, 0, target.y});
-  }
+  for (const MatmulTarget& target : targets) parts_.push_back({target.weights, 0, target.y});
   multiply(parts_, from, turn);
 }
 
-void CpuBackend::matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& from) {
+void CpuBackend::do_matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& from) {
   Turn turn(*this, Operation::quantize);
   multiply(parts, from, turn);
 }
 
 void CpuBackend::multiply(std::span<const MatmulPart> parts, const MatmulInput& from, Turn& turn) {
   const FloatView& x = from.x;
-  checks::matmul_input(from);
   PreparedInput input;
   int64_t n_tasks = 0, n_rows = 0;
   first_tasks_.clear();
@@ -234,10 +230,6 @@ void CpuBackend::multiply(std::span<const MatmulPart> parts, const MatmulInput& 
   const int64_t rows = panels * kPanelRows;
   for (const MatmulPart& part : parts) {
     const CpuTensor& w = on_cpu(*part.weights);
-    require(w.cols == x.cols && part.first >= 0 && part.first + part.y.rows <= x.rows &&
-                part.y.cols == w.rows,
-            "matmul",
-            "x of [n_tokens, columns of the weights] and y of [n_tokens, rows of the weights]");
     first_tasks_.push_back(n_tasks);
     n_tasks += (w.rows + rows - 1) / rows;
     prepare(w, from, input);

@@ -20,7 +20,6 @@ int64_t per_span(int64_t work, const Batch& batch) {
 }  // namespace
 
 CpuStates::CpuStates(const StatePlan& plan, std::string_view purpose) : DeviceStates(plan) {
-  checks::state_plan(plan);
   size_t floats = 0;
   const auto add = [&](size_t n) {
     offsets_.push_back(floats);
@@ -39,26 +38,18 @@ CpuStates::CpuStates(const StatePlan& plan, std::string_view purpose) : DeviceSt
   memory_ = allocate_host(all, purpose, Pages::huge);
 }
 
-void CpuStates::clear(int32_t slot) {
-  checks::state(*this, slot, "clear");
-  std::memset(at(slot), 0, slot_bytes());
-}
+void CpuStates::do_clear(int32_t slot) { std::memset(at(slot), 0, slot_bytes()); }
 
-void CpuStates::copy(int32_t from, int32_t to) {
-  checks::state(*this, from, "copy");
-  checks::state(*this, to, "copy");
-  if (from != to) std::memcpy(at(to), at(from), slot_bytes());
-}
+void CpuStates::do_copy(int32_t from, int32_t to) { std::memcpy(at(to), at(from), slot_bytes()); }
 
-std::unique_ptr<DeviceStates> CpuBackend::make_states(const StatePlan& plan,
-                                                      std::string_view purpose) {
+std::unique_ptr<DeviceStates> CpuBackend::do_make_states(const StatePlan& plan,
+                                                         std::string_view purpose) {
   return std::make_unique<CpuStates>(plan, purpose);
 }
 
-void CpuBackend::short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state,
-                            const Batch& batch, bool silu, FloatView out) {
+void CpuBackend::do_short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state,
+                               const Batch& batch, bool silu, FloatView out) {
   const Turn turn(*this, Operation::recurrent);
-  checks::short_conv(x, taps, state, batch, out);
   const CpuStates& states = on_cpu(state);
   constexpr int64_t kChannels = 64;
   const int64_t n_parts = (x.cols + kChannels - 1) / kChannels;
@@ -83,10 +74,9 @@ void CpuBackend::short_conv(FloatView x, const DeviceTensor& taps, const StateSl
            });
 }
 
-void CpuBackend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
-                            const Batch& batch, FloatView out) {
+void CpuBackend::do_delta_rule(const DeltaInput& in, const DeltaHeads& heads,
+                               const StateSlot& state, const Batch& batch, FloatView out) {
   const Turn turn(*this, Operation::recurrent);
-  checks::delta_rule(in, heads, state, batch, out);
   const CpuStates& states = on_cpu(state);
   const StateLayer& layer = state.layer();
   const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = heads.n_v_heads * n_parts;
@@ -117,10 +107,9 @@ void CpuBackend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, const
       });
 }
 
-void CpuBackend::ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
-                          FloatView out) {
+void CpuBackend::do_ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
+                             FloatView out) {
   const Turn turn(*this, Operation::recurrent);
-  checks::ssm_scan(in, state, batch, out);
   const CpuStates& states = on_cpu(state);
   const StateLayer& layer = state.layer();
   const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = layer.n_heads * n_parts;
@@ -154,18 +143,16 @@ void CpuBackend::ssm_scan(const ScanInput& in, const StateSlot& state, const Bat
       });
 }
 
-void CpuBackend::l2_norm(FloatView x, int n_heads, float eps, float scale) {
+void CpuBackend::do_l2_norm(FloatView x, int n_heads, float eps, float scale) {
   const Turn turn(*this, Operation::norm);
-  checks::heads(x, n_heads, "l2_norm");
   const int64_t width = x.cols / n_heads;
   parallel(x.rows, x.cols, [&](int64_t t, int) {
     for (int64_t h = 0; h < n_heads; ++h) kernels_.l2_norm(x.row(t) + h * width, eps, scale, width);
   });
 }
 
-void CpuBackend::decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) {
+void CpuBackend::do_decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) {
   const Turn turn(*this, Operation::gate);
-  checks::decay(x, bias, rate);
   parallel(x.rows, x.cols, [&](int64_t t, int) {
     kernels_.decay(x.row(t), hrun::on_cpu(bias).vector.data(), hrun::on_cpu(rate).vector.data(),
                    x.cols);
