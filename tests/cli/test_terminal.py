@@ -41,6 +41,7 @@ def test_a_chat(start: Callable[..., TerminalSession], tmp_path: Path) -> None:
     chat.expect(">")
     chat.line("Hello")
     chat.expect(ENDED)
+    chat.expect(r"> .*\d+/16384")  # how full the context is, at the right of the line
     chat.line("/regen")
     chat.expect(ENDED)
     chat.line("/set temperature 0")

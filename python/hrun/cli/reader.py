@@ -18,9 +18,12 @@ MORE = "  "
 
 
 class Reader(Protocol):
-    """``read`` gives the next message, EOFError at the end of input, KeyboardInterrupt for Ctrl-C."""
+    """``read`` gives the next message, EOFError at the end of input, KeyboardInterrupt for Ctrl-C.
 
-    def read(self) -> str: ...
+    ``status`` stands at the right of the line while it is typed, where a terminal allows it.
+    """
+
+    def read(self, status: str = "") -> str: ...
 
 
 def make_reader(
@@ -40,7 +43,7 @@ def make_reader(
 class PlainReader:
     """Lines from stdin, the prompt on stderr."""
 
-    def read(self) -> str:
+    def read(self, status: str = "") -> str:
         text = self._line(PROMPT)
         if text.lstrip().startswith(QUOTES):
             while not complete(text):
@@ -78,6 +81,7 @@ class EditingReader:
         from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
         from prompt_toolkit.styles import Style
 
+        self._colors = colors
         paths = PathCompleter(expanduser=True)
 
         class Commands(Completer):
@@ -145,7 +149,9 @@ class EditingReader:
             include_default_pygments_style=False,
         )
 
-    def read(self) -> str:
+    def read(self, status: str = "") -> str:
+        from prompt_toolkit.formatted_text import ANSI
+
         # Until the editor holds the terminal, and after, Ctrl-C is a signal: raised inside the event loop's start
         # or end it would leave as some other error.
         app = self._session.app
@@ -164,7 +170,9 @@ class EditingReader:
         before = signal.signal(signal.SIGINT, on_signal)
         try:
             text = self._session.prompt(
-                handle_sigint=False, pre_run=lambda: leave() if interrupted else None
+                rprompt=ANSI(f"\x1b[2m{status}\x1b[0m") if self._colors else status,
+                handle_sigint=False,
+                pre_run=lambda: leave() if interrupted else None,
             )
         finally:
             signal.signal(signal.SIGINT, before)

@@ -109,7 +109,7 @@ class Terminal:
             self.say(first)
         while not (self.options.single_turn and len(self.messages) > answered):
             try:
-                text = reader.read()
+                text = reader.read(self.status())
             except EOFError:
                 return 0
             except KeyboardInterrupt:
@@ -406,10 +406,23 @@ class Terminal:
             self.note(f"  {n:6} {message['role']:10} {start}{out}")
         self.note(self.context())
 
+    def used(self) -> int:
+        """Tokens of the conversation, as the model sees it."""
+        sent = self.sent()
+        return len(self.runtime.chat_tokens(sent)) if sent and not self.plain else 0
+
+    def status(self) -> str:
+        """Tokens used, and what the context holds; nothing before the first message."""
+        if not self.messages or self.plain:
+            return ""
+        try:
+            return f"{self.used()}/{self.runtime.n_ctx}"
+        except hrun.Error:  # a template that wants a question at the end says so when there is one
+            return ""
+
     def context(self) -> str:
         """How full it is."""
-        sent = self.sent()
-        used = len(self.runtime.chat_tokens(sent)) if sent and not self.plain else 0
+        used = self.used()
         out = f", {self.first} of them left out" if self.first else ""
         return f"{used} of {self.runtime.n_ctx} tokens, {len(self.messages)} messages{out}"
 
