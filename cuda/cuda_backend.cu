@@ -43,7 +43,7 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options)
 CudaBackend::~CudaBackend() {
   try {
     gpu_.wait();            // graphs and pinned memory may be in use
-  } catch (const Error&) {  // there is nobody left to tell
+  } catch (const Error&) {  // no caller is left to tell
   }
 }
 
@@ -95,7 +95,7 @@ void CudaBackend::put_step(const Batch& batch) {
     step_.slot_bytes = slot;
     step_.next_slot = 0;
   }
-  if (step_.next_slot == kSlots) {  // whoever never reads a result could overtake the device
+  if (step_.next_slot == kSlots) {  // a caller that never reads a result could overtake the device
     gpu_.wait();
     step_.next_slot = 0;
   }
@@ -210,7 +210,8 @@ int64_t CudaBackend::positions_bound(int64_t end) const {
   return bound;
 }
 
-// What the device reads of the batch is there: since the pass began, or now.
+// Ensures that the numbers of the batch are on the device: they are there since the pass began, or
+// are put there now.
 void CudaBackend::require_step(const Batch& batch) {
   if (!in_pass_) return put_step(batch);
   require(batch.positions.data() == pass_.batch.positions.data(), "CUDA", "the batch of the pass");
@@ -285,7 +286,7 @@ void CudaBackend::do_kv_append(const CacheSlot& cache, FloatView k, FloatView v,
   code_pages(gpu_, pages, batch_on_device(batch), bounds, keys, work.begins, work.completes);
 }
 
-// A cache with codes goes: what was recorded with it does too.
+// A cache with codes goes away: the graphs that were recorded with it go too.
 void CudaBackend::forget(const CudaCache& cache) noexcept {
   const std::lock_guard lock(mutex_);
   --n_coded_caches_;

@@ -111,10 +111,10 @@ class CudaBackend final : public Backend {
                                           TensorUse use) override;
 
   class Turn;
-  // Operations of a pass that wait for the next, because one launch can do both (cuda_pending.cu):
-  // a product for the sum that it is added to and for the norm of that, two products for the gate
-  // of one by the other, norms and turns of heads for the write into the
-  // cache, attention's parts for the product that reads them joined.
+  // Operations of a pass that wait for the next one, because one launch can do both
+  // (cuda_pending.cu).  A product waits for the sum that it is added to and for the norm of that.
+  // Two products wait for the gate of one by the other.  Norms and turns of heads wait for the
+  // write into the cache.  Attention's parts wait for the product that reads them joined.
   struct Pending {
     std::vector<PackedProduct> products;  // one or two
     QuantizedRows input;
@@ -133,7 +133,8 @@ class CudaBackend final : public Backend {
   struct PreparedInput;
   friend class CudaCache;
   friend class CudaStates;
-  // What a batch does to pages of a coded cache: its kernels are launched where they have to.
+  // The work of a batch on the pages of a coded cache.  Its kernels are launched only where they
+  // have to be.
   struct CodedWork {
     bool begins = false, completes = false;  // a page that begins a sequence; some page
     auto operator<=>(const CodedWork&) const = default;
@@ -183,14 +184,15 @@ class CudaBackend final : public Backend {
 
   int64_t moves_ = 0;        // of memory that graphs may know
   int64_t other_moves_ = 0;  // of memory that no recorded pass reads
-  // By InputForm, two of each in turn: the input of a product, and of the next that it prepares.
+  // One entry per InputForm, and two of each in turn: the input of a product, and that of the next
+  // product, which it prepares.
   std::vector<QuantizedScratch> quantized_;
   size_t quantized_turn_ = 0;
   std::unique_ptr<Memory> end_counters_;
   Scratch floats_, decoded_, attention_, product_, staging_, indices_, draw_, draw_scratch_;
 
-  // What the device reads of the pass: of the rows positions, tokens and spans; of the spans
-  // SpanOnDevice and a page table.  Written from pinned slots in turn.
+  // The data of a pass that the device reads: of the rows, their positions, tokens and spans; of
+  // the spans, their SpanOnDevice and a page table.  It is written from pinned slots in turn.
   struct Step {
     std::unique_ptr<Memory> device;
     uint8_t* pinned = nullptr;

@@ -1,4 +1,4 @@
-// What the files of the CUDA backend share: turns, and tensors as their own.
+// The files of the CUDA backend share this: turns, and tensors as the backend's own.
 #pragma once
 
 #include <array>
@@ -19,10 +19,11 @@ inline const float* vector_of(const DeviceTensor& t) {
   return own.floats();
 }
 
-// One operation: the lock and, while they are measured, the time until the device has done it.
+// One operation.  It holds the lock and, while times are measured, the time until the device has
+// done it.
 class CudaBackend::Turn {
  public:
-  // keep: what may go on waiting, since this operation looks at it.
+  // keep: the operations that may go on waiting, since this operation looks at them.
   Turn(CudaBackend& backend, Operation operation, Keep keep = Keep::nothing)
       : lock_(backend.mutex_), backend_(backend), timer_(backend.times_, operation) {
     backend.flush(keep);

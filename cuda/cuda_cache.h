@@ -19,9 +19,9 @@ class CudaCache final : public DeviceCache {
   void drop_rows(int32_t page) override;
   KVPages pages(size_t layer) const;
 
-  // Before the rows of a batch are written to a cache with codes: what lies beside its pages, and
-  // the table by which the device finds it.  Not while a pass is recorded.  Throws ArgumentError
-  // where rows before them are gone, OutOfMemoryError.
+  // Call this before the rows of a batch are written to a cache with codes.  It makes the memory
+  // that lies beside its pages, and the table by which the device finds it.  Not while a pass is
+  // recorded.  Throws ArgumentError where rows before them are gone, OutOfMemoryError.
   void open_pages(const Batch& batch);
 
  private:

@@ -1,6 +1,6 @@
 // Operations that wait for the next of a pass, so that one launch does both.  The bits are those of
-// the operations alone, and whatever is not what was waited for has them done first: who calls the
-// backend sees nothing of it.
+// the operations alone.  If the next operation is not the one that was waited for, the waiting ones
+// are done first: the caller of the backend sees nothing of it.
 #include <utility>
 
 #include "cuda/cuda_backend_parts.h"
@@ -37,8 +37,8 @@ bool CudaBackend::add_to_pending(FloatView x, FloatView y) {
   return true;
 }
 
-// The input of a matmul whose first matrix is `weights`, if it is what was waited for: done by the
-// products' own launch.
+// Makes the input of a matmul whose first matrix is `weights`, if it is the operation that was
+// waited for: the products' own launch then does it.
 bool CudaBackend::quantize_with_pending(const CudaTensor& weights, PreparedInput& input) {
   const MatmulInput& from = input.from;
   if (!weights.packed) return false;
@@ -83,8 +83,8 @@ HeadsTask* find(std::vector<HeadsTask>& heads, const float* data) {
 
 }  // namespace
 
-// A norm in place of rows that lie one after the other, several or one to each of the batch: that
-// of heads, perhaps.
+// A norm in place, of rows that lie one after the other, with several or one to each row of the
+// batch: it may be a norm of heads.
 bool CudaBackend::wait_as_head_norm(FloatView x, const float* weight, float eps, FloatView out) {
   const int64_t n_rows = pass_.batch.n_rows();
   const bool fits = may_wait() && x.data == out.data && x.stride == x.cols &&
@@ -130,7 +130,7 @@ bool CudaBackend::wait_as_turn(FloatView x, int n_heads, const Rope& rope) {
   return false;
 }
 
-// Norms and turns that wait are those of these keys and of queries, and are done with the write.
+// Norms and turns that wait are those of these keys and of queries, and the write does them too.
 bool CudaBackend::append_pending(const KVPages& cache, FloatView k, FloatView v,
                                  const Batch& batch) {
   const HeadsTask* const keys = find(pending_.heads, k.data);

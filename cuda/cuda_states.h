@@ -12,7 +12,7 @@ class CudaStates final : public DeviceStates {
   CudaStates(CudaBackend& backend, const StatePlan& plan, std::string_view purpose);
 
   size_t slot_bytes() const override { return slot_floats_ * sizeof(float); }
-  // Of a layer, for the spans of a batch.
+  // The state of a layer, for the spans of a batch.
   StateOnDevice state(size_t layer, const BatchOnDevice& batch) const;
 
  private:

@@ -122,7 +122,7 @@ const QuantizedRows& CudaBackend::quantized(PreparedInput& input, InputForm kind
   return rows;
 }
 
-// The input in fp32, rotated as `kind` says; kinds of one matmul() beyond the first overwrite each
+// The input in fp32, rotated as `kind` says.  Kinds of one matmul() beyond the first overwrite each
 // other's memory, so they are not kept.
 FloatView CudaBackend::floats(PreparedInput& input, InputForm kind) {
   FloatView& view = input.floats[static_cast<size_t>(kind)];
@@ -191,8 +191,8 @@ void CudaBackend::do_matmul(std::span<const MatmulTarget> targets, const MatmulI
   multiply_parts();
 }
 
-// Experts' matrices of one format, the input quantized once: those of a few rows each as launches
-// of many.
+// Multiplies experts' matrices of one format, with the input quantized once.  Experts of a few rows
+// each are launched together.
 void CudaBackend::do_matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& from) {
   const Turn turn(*this, Operation::matmul);
   const bool alike =

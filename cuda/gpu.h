@@ -50,13 +50,14 @@ class Gpu {
 
   const GpuInfo& info() const;
   size_t free_bytes() const;
-  // Without the rest of a Gpu, and without what kernels will take for their stacks.  Makes a
-  // context on the device, which costs time and memory.  Throws DeviceError.
+  // The free memory, asked for without making the rest of a Gpu.  It leaves out the memory that
+  // kernels will take for their stacks.  Makes a context on the device, which costs time and
+  // memory.  Throws DeviceError.
   static size_t free_bytes(int index);
 
   void* allocate(size_t bytes);  // null when there is not so much
-  // Waits for work that may use it.  From any thread: what is released while a graph is recorded is
-  // freed when the recording ends.
+  // Waits for work that may use it.  Any thread may call it.  Memory that is released while a graph
+  // is recorded is freed when the recording ends.
   void release(void* memory);
   void* allocate_host(size_t bytes);  // pinned; null when there is not so much
   void release_host(void* memory);
@@ -71,8 +72,8 @@ class Gpu {
   void clear(void* at, size_t bytes);
   void wait();  // for all that was asked for; throws DeviceError if it failed
 
-  // kernel() in every thread of `grid` blocks of kernel.kThreads threads, with `shared_bytes` of
-  // shared memory.  Kernel: a trivially copyable struct with kThreads, kBlocks (resident per
+  // Runs kernel() in every thread of `grid` blocks of kernel.kThreads threads, with `shared_bytes`
+  // of shared memory.  Kernel: a trivially copyable struct with kThreads, kBlocks (resident per
   // multiprocessor, at least) and HRUN_HD operator()() const.
   template <class Kernel>
   void launch(const Kernel& kernel, Grid grid, size_t shared_bytes = 0);

@@ -1,4 +1,4 @@
-// The device, by the CUDA runtime.
+// The device, implemented by the CUDA runtime.
 #include "cuda/gpu.h"
 
 #include <cuda_runtime.h>
@@ -24,7 +24,7 @@ std::string version(int number) {  // 12040 -> "12.4"
   return message("{}.{}", number / 1000, number % 1000 / 10);
 }
 
-// Why nothing can be done with any device.
+// Says why nothing can be done with any device.
 std::string why_none(cudaError_t status) {
   if (status == cudaErrorInsufficientDriver) {
     int driver = 0, built = 0;
@@ -42,7 +42,8 @@ std::string why_none(cudaError_t status) {
   return cudaGetErrorString(status);
 }
 
-// What the runtime reports becomes an exception; the process and the other devices go on.
+// Turns an error that the runtime reports into an exception; the process and the other devices go
+// on.
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // clears what can be cleared
@@ -70,7 +71,7 @@ constexpr size_t kStagingBytes = size_t{8} << 20;
 struct Gpu::State {
   GpuInfo info;
   cudaStream_t stream = nullptr;
-  // Two halves in turn: while one travels the other is filled.
+  // Two halves are used in turn: while one travels the other is filled.
   uint8_t* staging = nullptr;
   cudaEvent_t travelled[2] = {};
   int half = 0;

@@ -51,7 +51,7 @@ struct Copy {
   }
 };
 
-// Products on registers, over and over.
+// Repeats products on registers.
 constexpr int kProducts = 8;
 
 struct Int8 {

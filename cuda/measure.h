@@ -1,4 +1,4 @@
-// What the device can do, measured by hrun-bench beside what it does.
+// The limits of the device, which hrun-bench measures beside what it does.
 #pragma once
 
 #include "backend/plugin.h"

@@ -13,7 +13,8 @@ namespace hrun::gpu {
 
 class Memory : public DeviceBuffer {
  public:
-  // Throws OutOfMemoryError that says what for, how much and how much there is.
+  // Throws an OutOfMemoryError that says what the memory is for, how much is needed and how much
+  // there is.
   Memory(Gpu& gpu, size_t size, std::string_view purpose) : gpu_(gpu) {
     data = gpu.allocate(size);
     if (!data)
@@ -32,8 +33,8 @@ class Memory : public DeviceBuffer {
   Gpu& gpu_;
 };
 
-// One buffer for one purpose, as large as the largest wish so far.  Growing forgets the contents
-// and moves it: `moves` counts that, since a recorded graph may hold the old address.
+// One buffer for one purpose.  It grows to the largest size requested so far.  Growing forgets the
+// contents and moves it: `moves` counts that, since a recorded graph may hold the old address.
 class Scratch {
  public:
   Scratch(Gpu& gpu, std::string_view purpose, int64_t& moves)
@@ -43,7 +44,8 @@ class Scratch {
   T* get(size_t count) {
     const size_t bytes = count * sizeof(T);
     if (!memory_ || memory_->bytes < bytes) {
-      // Small ones double, so that one that grows with every token does not move with every token.
+      // Small buffers double, so that one that grows with every token does not move with every
+      // token.
       const size_t doubled = memory_ ? 2 * memory_->bytes : 0;
       ++moves_;  // also when the new memory cannot be had
       memory_.reset();

@@ -1,4 +1,4 @@
-// What the library exports: one function.
+// The library exports one function.
 #include "backend/plugin.h"
 
 #include "base/error.h"

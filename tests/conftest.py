@@ -45,7 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before anything opens a backend; once, in the process that starts the workers."""
+    """Sets the environment before anything opens a backend.  The build runs once, in the process
+    that starts the workers.
+    """
     if config.getoption("-m") != "gpu":
         os.environ["HRUN_CUDA_LIBRARY"] = str(EMULATED)
     worker = hasattr(config, "workerinput")
@@ -64,7 +66,9 @@ def load_build_tool() -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first, so that no worker ends late; tests that share something costly stay with one worker."""
+    """Puts long tests first, so that no worker ends late; tests that share something costly stay
+    with one worker.
+    """
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         info = item._fixtureinfo  # type: ignore[attr-defined]

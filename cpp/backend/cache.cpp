@@ -10,7 +10,7 @@ namespace {
 constexpr std::string_view kNames[] = {"f16", "f32", "rtq8", "rtq5", "rtq4", "rtq3", "rtq2"};
 static_assert(std::size(kNames) == static_cast<size_t>(CacheType::rtq2) + 1);
 
-// What other programs call caches of about as many bits.
+// Names that other programs give to caches of about as many bits.
 constexpr std::pair<std::string_view, CacheType> kWishes[] = {
     {"q8_0", CacheType::rtq8}, {"q5_0", CacheType::rtq5}, {"q5_1", CacheType::rtq5},
     {"q4_0", CacheType::rtq4}, {"q4_1", CacheType::rtq4}, {"iq4_nl", CacheType::rtq4}};

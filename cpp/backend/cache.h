@@ -1,4 +1,4 @@
-// What the layers of a model keep of each position, in the memory of a backend.
+// The layers' keys and values of each position, in the memory of a backend.
 //
 // A cache has pages of kPagePositions positions.  A page holds its positions' keys and values of
 // all layers of the cache, in whatever layout the backend's kernels want; only the backend knows
@@ -18,10 +18,11 @@
 
 namespace hrun {
 
-// How keys, or values, are stored: as they are, or in rotated codes (formats/cache_codes.h).
+// The form in which keys, or values, are stored: as they are, or in rotated codes
+// (formats/cache_codes.h).
 enum class CacheType : uint8_t { f16, f32, rtq8, rtq5, rtq4, rtq3, rtq2 };
 
-// Of a code; 0: as they are.
+// The bits of a code; 0 if values are stored as they are.
 HRUN_HD constexpr int cache_code_bits(CacheType type) {
   switch (type) {
     case CacheType::rtq8:
@@ -40,14 +41,14 @@ HRUN_HD constexpr int cache_code_bits(CacheType type) {
 }
 HRUN_HD constexpr bool is_coded(CacheType type) { return cache_code_bits(type) != 0; }
 
-// "f16", "f32", "rtq8", ...: in the order of CacheType, for choices and messages.
+// The names "f16", "f32", "rtq8", ... in the order of CacheType, for choices and messages.
 std::span<const std::string_view> cache_type_names();
 std::string_view cache_type_name(CacheType type);
-// Also the names that other programs have for caches of about as many bits: "q8_0" is rtq8.  Throws
-// ArgumentError that names the possible ones.
+// Takes these names, and those that other programs have for caches of about as many bits: "q8_0" is
+// rtq8.  Throws ArgumentError that names the possible ones.
 CacheType cache_type_named(std::string_view name);
 
-// Of one position of one head, in a page.
+// The bytes that one position of one head takes in a page.
 size_t cache_position_bytes(CacheType type, int64_t dim);
 
 struct CacheLayer {
@@ -82,7 +83,7 @@ class DeviceCache {
   // Can positions be written to the page from here on?  Codes are made of a whole page of rows,
   // which are dropped some time after; then a page can only be written from its beginning.
   virtual bool keeps_rows(int32_t /*page*/) const { return true; }
-  // Nobody goes on in the middle of the page.
+  // Says that nobody goes on in the middle of the page, so that its rows may be dropped.
   virtual void drop_rows(int32_t /*page*/) {}
   // Copies the first n_positions of page `from`, in every layer, to page `to`.
   void copy_page(int32_t from, int32_t to, int64_t n_positions);

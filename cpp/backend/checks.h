@@ -1,5 +1,5 @@
-// What Backend asks of the arguments of an operation before it is done.  All throw ArgumentError,
-// naming the operation and what was expected.
+// Backend checks the arguments of an operation with these before it is done.  All throw
+// ArgumentError, naming the operation and what was expected.
 #pragma once
 
 #include <span>
@@ -28,8 +28,8 @@ inline bool is_vector(const DeviceTensor& t, int64_t values) {
   return t.rows == 1 && t.cols == values;
 }
 
-// The format of a tensor that fits it.  Throws UnsupportedModelError for a format or a shape that
-// cannot be.
+// Returns the format of the tensor.  Throws UnsupportedModelError for an unknown format, or for a
+// shape that does not fit it.
 inline const FormatInfo& upload(const TensorView& view) {
   const FormatInfo* const info = find_format(view.format);
   const std::string name = printable(view.name);
@@ -100,7 +100,7 @@ inline void rope(const FloatView& x, int n_heads, const Rope& rope, const Batch&
   rows(batch, x.rows, "rope");
 }
 
-// Every span lies in pages of the cache.
+// Throws unless every span lies in pages of the cache.
 inline void pages(const DeviceCache& cache, const Batch& batch, int64_t n_rows,
                   std::string_view operation) {
   rows(batch, n_rows, operation);
@@ -142,7 +142,8 @@ inline void attention(const FloatView& q, const CacheSlot& cache, const Batch& b
     require(span.first_position == 0, "attention", "whole sequences, where it is not causal");
 }
 
-// A cache that can be made: at least a page, layers with heads of some size.
+// Throws unless the cache can be made: it needs at least a page, and layers with heads of some
+// size.
 inline void cache_plan(const CachePlan& plan) {
   require(plan.n_pages > 0, "make_cache", "at least one page");
   for (const CacheLayer& layer : plan.layers)
@@ -163,7 +164,7 @@ inline void state(const DeviceStates& states, int32_t slot, std::string_view ope
   require(slot >= 0 && slot < states.n_slots(), operation, "a slot of the states");
 }
 
-// Every span has a state of its own.
+// Throws unless every span has a state of its own.
 inline void states(const StateSlot& state, const Batch& batch, int64_t n_rows,
                    std::string_view operation) {
   rows(batch, n_rows, operation);

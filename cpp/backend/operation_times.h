@@ -1,5 +1,5 @@
-// Where the time of a backend goes, by operation: a clock reading per operation while it is on, a
-// test of a flag while off.
+// Measures where the time of a backend goes, by operation.  An operation costs a clock reading
+// while the measurement is on, and a test of a flag while it is off.
 #pragma once
 
 #include <array>
@@ -29,8 +29,8 @@ inline constexpr std::string_view kOperationNames[] = {
 inline constexpr size_t kOperations = std::size(kOperationNames);
 static_assert(kOperations == static_cast<size_t>(Operation::add) + 1);
 
-// `quantize` is what happens to the input of a matmul before the products, a norm or a gate on the
-// way included.
+// `quantize` counts the work on the input of a matmul before the products, including a norm or a
+// gate on the way.
 struct OperationTimes {
   struct Entry {
     int64_t nanoseconds = 0;
@@ -47,7 +47,7 @@ struct OperationTimes {
   }
 };
 
-// From its construction, or the last next(), to the next next(), or its destruction.
+// Measures from its construction, or the last next(), to the next next(), or its destruction.
 class OperationTimer {
  public:
   OperationTimer(OperationTimes& times, Operation operation)

@@ -37,7 +37,7 @@ void BesidePages::open(std::span<const int32_t> pages, int64_t first, int64_t en
   require((first % kPagePositions == 0 || rows.find(page(index))) &&
               (index == 0 || beginnings.find(page(0))),
           "kv_append", "rows before the first that were not dropped");
-  // The page before may still be cut into: a draft that was refused.
+  // A draft that is refused may still cut into the page before.
   for (int64_t i = index - 2; i >= 0 && rows.find(page(i)); --i) drop(page(i));
   for (int64_t i = index; i < end_index; ++i) {
     rows.open(page(i));

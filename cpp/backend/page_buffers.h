@@ -1,4 +1,4 @@
-// What lies beside the pages of a coded cache, in the memory of a backend.
+// Buffers that lie beside the pages of a coded cache, in the memory of a backend.
 //
 // Codes are made of a whole page of rows.  Until then, and until the sequence is two pages further,
 // a page has a buffer for its rows.  A page that begins a sequence also has one for what the codes
@@ -36,7 +36,8 @@ class PageBuffers {
   // Throws OutOfMemoryError.
   uint8_t* open(int32_t page);
   void close(int32_t page);
-  // What `from` has goes to `to`.
+  // Copies the contents of `from`'s buffer to `to`'s, or closes `to`'s buffer where `from` has
+  // none.
   void copy(int32_t from, int32_t to);
   size_t bytes() const { return bytes_ * static_cast<size_t>(n_made_); }  // of all, in use or not
 
@@ -51,10 +52,10 @@ class PageBuffers {
 struct BesidePages {
   PageBuffers rows, beginnings, squares;
 
-  // Before positions [first, end) of a sequence are written.  Throws ArgumentError where the rows
-  // before them are gone, OutOfMemoryError.
+  // Opens the buffers before positions [first, end) of a sequence are written.  Throws
+  // ArgumentError where the rows before them are gone, OutOfMemoryError.
   void open(std::span<const int32_t> pages, int64_t first, int64_t end);
-  // Nobody goes on in the middle of the page.
+  // Says that nobody goes on in the middle of the page.
   void drop(int32_t page);
   void copy(int32_t from, int32_t to);
   size_t bytes() const { return rows.bytes() + beginnings.bytes() + squares.bytes(); }

@@ -1,4 +1,4 @@
-// A backend in a shared library of its own, opened at run time: what it exports.
+// The exports of a backend in a shared library of its own, which is opened at run time.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct DeviceDescription {
   int index = 0;     // among those of its kind
 };
 
-// Measured, per second.
+// The measured speeds, per second.
 struct DevicePeaks {
   double read = 0;  // bytes
   double copy = 0;  // bytes read and bytes written
@@ -27,10 +27,10 @@ struct DevicePeaks {
   double fp16 = 0;
 };
 
-// Bytes that a matrix takes on a device.
+// The bytes that a matrix takes on a device.
 using WeightBytes = size_t (*)(FormatId format, int64_t rows, int64_t cols);
 
-// What the library's one exported function returns.  Both sides are built from the same sources;
+// The library's one exported function returns this.  Both sides are built from the same sources;
 // kInterface changes with Backend, so that a library left over from another version is refused
 // instead of called.
 struct BackendPlugin {

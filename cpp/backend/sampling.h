@@ -1,12 +1,12 @@
-// What a backend needs to draw a token itself; what it means is in engine/samplers.h.
+// A backend needs these to draw a token itself; engine/samplers.h says what they mean.
 #pragma once
 
 #include <cstdint>
 
 namespace hrun {
 
-// What bias and penalties do to the logit of one token: x += bias; x = x > 0 ? x / repeat : x *
-// repeat; x -= subtract.
+// Bias and penalties change the logit of one token like this: x += bias; x = x > 0 ? x / repeat : x
+// * repeat; x -= subtract.
 struct SampleEdit {
   int32_t token;
   float bias = 0;

@@ -1,4 +1,4 @@
-// What recurrent layers keep of a sequence: a state of fixed size instead of pages.
+// Recurrent layers keep a state of fixed size for a sequence instead of pages.
 //
 // States have slots; a slot is the state of all recurrent layers after some position.  Which
 // sequence has which slot is the caller's business (RowSpan::state).  All of it is fp32, and every
@@ -17,10 +17,10 @@ inline constexpr int kMaxConvTaps = 8;
 inline constexpr int kMaxStateRows = 256;
 
 struct StateLayer {
-  // Of a short convolution: the last inputs.
+  // A short convolution keeps its last inputs.
   int n_channels = 0;
   int n_past = 0;
-  // Of a linear recurrence: a matrix [k_dim, v_dim] per head.
+  // A linear recurrence keeps a matrix [k_dim, v_dim] per head.
   int n_heads = 0;
   int k_dim = 0;
   int v_dim = 0;
@@ -63,8 +63,8 @@ struct StateSlot {
   const StateLayer& layer() const { return states->layer(index); }
 };
 
-// How the heads of a linear recurrence share keys: value head h reads key head h % n_k_heads, or,
-// grouped, h * n_k_heads / n_v_heads.
+// The heads of a linear recurrence share keys: value head h reads key head h % n_k_heads, or, if
+// `grouped`, h * n_k_heads / n_v_heads.
 struct DeltaHeads {
   int n_k_heads;
   int n_v_heads;

@@ -14,7 +14,8 @@ std::string first_line(const std::string& path) {
   return line;
 }
 
-// look(folder, version 2?) of this process's group for the controller and of those above it.
+// Calls look(folder, version 2?) for this process's group for the controller, and for the groups
+// above it.
 template <class Look>
 void each_group(const std::string& proc, const std::string& sys, const std::string& controller,
                 Look&& look) {
@@ -39,7 +40,7 @@ void each_group(const std::string& proc, const std::string& sys, const std::stri
   }
 }
 
-// The number in a file that holds one; none of "max" and of files that are not there.
+// The number in a file that holds one.  Nothing for "max" and for files that are not there.
 std::optional<size_t> number_in(const std::string& path) {
   std::ifstream file(path);
   unsigned long long value = 0;
@@ -82,7 +83,7 @@ std::optional<size_t> control_group_memory(const std::string& proc, const std::s
   each_group(proc, sys, "memory", [&](const std::string& folder, bool unified) {
     const auto limit = number_in(folder + (unified ? "/memory.max" : "/memory.limit_in_bytes"));
     const auto used = number_in(folder + (unified ? "/memory.current" : "/memory.usage_in_bytes"));
-    // Version 1 says the largest number of pages where there is no limit.
+    // Version 1 reports the largest number of pages where there is no limit.
     if (!limit || !used || *limit > (size_t{1} << 62)) return;
     const size_t held = *used - std::min(*used, page_cache(folder, unified));
     const size_t left = *limit - std::min(*limit, held);

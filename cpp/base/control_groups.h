@@ -8,11 +8,11 @@
 
 namespace hrun {
 
-// CPUs that the quotas allow, rounded up; 0 without a limit.
+// The number of CPUs that the quotas allow, rounded up; 0 without a limit.
 int control_group_cpus(const std::string& proc, const std::string& sys);
 
-// Bytes that the limits leave, page cache counted as free, since it is given back on demand; none
-// without a limit.
+// The bytes that the limits leave; nothing without a limit.  The page cache counts as free, since
+// it is given back on demand.
 std::optional<size_t> control_group_memory(const std::string& proc, const std::string& sys);
 
 }  // namespace hrun

@@ -26,7 +26,7 @@ enum Register { kEax, kEbx, kEcx, kEdx };
 // halves; AMX tiles.
 constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6, kTileState = 0x60000;
 
-// Where CPUID reports a feature: Intel SDM volume 2A, CPUID.
+// The place where CPUID reports a feature: Intel SDM volume 2A, CPUID.
 struct Feature {
   std::string_view name;
   unsigned leaf, subleaf;
@@ -61,8 +61,8 @@ uint64_t saved_state() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
-// Linux keeps the large tile registers from processes that have not asked for them; asked once, for
-// all threads (Documentation/arch/x86/xstate.rst).
+// Linux keeps the large tile registers from processes that have not asked for them.  We ask once,
+// for all threads (Documentation/arch/x86/xstate.rst).
 bool tile_permission() {
   constexpr long kRequestPermission = 0x1023,
                  kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA

@@ -10,7 +10,8 @@ namespace hrun {
 // Does this CPU have the feature, by the names in cpp/cpu/tiers.cmake?
 bool cpu_has(std::string_view feature);
 
-// Who made it, as CPUID says: "GenuineIntel", "AuthenticAMD", ...; empty where there is no CPUID.
+// The maker of the CPU, as CPUID names it: "GenuineIntel", "AuthenticAMD", ...; empty where there
+// is no CPUID.
 std::string cpu_vendor();
 
 // May code use all these features, separated by spaces: the CPU has them, and so does the tier that

@@ -23,13 +23,13 @@ class EventFd {
   EventFd& operator=(const EventFd&) = delete;
 
   int descriptor() const { return descriptor_; }
-  // Makes it readable.  A counter that is full is so already.
+  // Makes the descriptor readable.  If the counter is full, it is readable already.
   void signal() const {
     const uint64_t one = 1;
     static_cast<void>(!::write(descriptor_, &one, sizeof one));
   }
   void drain() const { drain(descriptor_); }
-  // Of one that may be gone: reading nothing is as good.
+  // Drains a descriptor that may be gone; it does not matter if nothing is read.
   static void drain(int descriptor) {
     uint64_t count = 0;
     static_cast<void>(!::read(descriptor, &count, sizeof count));

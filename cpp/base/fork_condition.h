@@ -1,5 +1,5 @@
-// A condition variable that a forked child can destroy: who waited for it stayed in the parent, and
-// the system's own would wait for them.
+// A condition variable that a forked child can destroy.  The threads that waited for it stayed in
+// the parent, and the system's own condition variable would wait for them.
 #pragma once
 
 #include <unistd.h>

@@ -64,7 +64,7 @@ MappedFile MappedFile::open(const std::string& path) {
   if (path.empty()) fail(path, "the path is empty");
   if (path.find('\0') != std::string::npos) fail(path, "the path contains a zero byte");
   struct stat before{};
-  // Looking before opening: opening a device can have side effects.
+  // We look at the file before we open it, because opening a device can have side effects.
   if (::stat(path.c_str(), &before) != 0) fail_errno(path, errno);
   require_regular(path, before);
 
@@ -80,7 +80,7 @@ MappedFile MappedFile::open(const std::string& path) {
     fail(path, message("cannot map {} bytes: {}", size, std::generic_category().message(errno)));
   MappedFile mapped(std::span<const uint8_t>(static_cast<const uint8_t*>(address), size));
 
-  // One that grows is still being written.
+  // A file that grows is still being written.
   struct stat after{};
   if (::fstat(file.get(), &after) != 0) fail_errno(path, errno);
   if (after.st_size != before.st_size)
@@ -107,7 +107,7 @@ MappedFile::~MappedFile() {
 void MappedFile::release_pages(size_t offset, size_t length) const {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t begin = (offset + page - 1) / page * page, end = (offset + length) / page * page;
-  // Only advice: the pages are clean and the file is still there.
+  // This is only advice: the pages are clean and the file is still there.
   if (begin < end && end <= bytes_.size())
     madvise(const_cast<uint8_t*>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
 }

@@ -22,7 +22,7 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const uint8_t> bytes() const { return bytes_; }
-  // Where reading failed since the file was opened; from there on bytes() are zeros.
+  // The offset where reading failed since the file was opened; from there on bytes() are zeros.
   std::optional<size_t> unreadable_from() const { return watched_.unreadable_from(); }
   // Gives the memory of the whole pages inside [offset, offset + length) back; reading them again
   // reloads them.

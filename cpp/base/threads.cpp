@@ -34,7 +34,7 @@ void pause_briefly() {
 #endif
 }
 
-// Spins until ready() or the time is up; says which.
+// Spins until ready() or until the time is up; returns which it was.
 template <class Ready>
 bool spin_until(bool may_spin, Ready&& ready) {
   if (ready()) return true;
@@ -52,8 +52,8 @@ bool spin_until(bool may_spin, Ready&& ready) {
 // Counts the forks between the first process and this one.
 std::atomic<uint64_t> fork_generation{0};
 
-// Threads of this process that are inside a loop, of all pools: with several, those of one make
-// room for the others.
+// The number of threads of this process that are inside a loop, of all pools.  With several pools,
+// the threads of one make room for the others.
 std::atomic<int> running{0};
 
 void watch_forks() {
@@ -212,7 +212,7 @@ ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
     for (int worker = 1; worker < n_threads; ++worker)
       s->threads.emplace_back([s, worker] { s->work(worker); });
   } catch (const std::system_error&) {
-    // A process limit: run with the threads there are.
+    // The process has reached a limit: run with the threads there are.
   }
 }
 

@@ -12,7 +12,7 @@
 
 namespace hrun {
 
-// All of it is what a signal handler may touch: atomics without locks, in a list that only grows.
+// A signal handler may touch all of this: atomics without locks, in a list that only grows.
 struct WatchedPages::Place {
   static constexpr size_t kAllRead = std::numeric_limits<size_t>::max();
   std::atomic<bool> taken = true;

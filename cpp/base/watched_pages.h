@@ -1,7 +1,7 @@
-// A file that cannot be read any more while it is mapped: cut short by another program, on a disk
-// that fails or a server that is gone. The system answers the access with SIGBUS, which ends the
-// process.  Watched pages become zeros instead, and remember it, so that whoever read them asks
-// afterwards, and throws.
+// Watches a mapped file that may become unreadable: another program cuts it short, its disk fails
+// or its server is gone.  The system answers the access with SIGBUS, which ends the process.
+// Watched pages become zeros instead, and remember it, so that the reader asks afterwards, and
+// throws.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@ namespace hrun {
 
 class WatchedPages {
  public:
-  // `begin` is the start of a mapping.  The first installs the handler of SIGBUS, which leaves
-  // every other place to the one before it.
+  // `begin` is the start of a mapping.  The first object installs the handler of SIGBUS, which
+  // leaves every other place to the handler before it.
   WatchedPages(const uint8_t* begin, size_t bytes);
   WatchedPages(WatchedPages&& other) noexcept;
   WatchedPages& operator=(WatchedPages&& other) noexcept;

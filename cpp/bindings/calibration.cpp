@@ -110,7 +110,7 @@ struct PyMomentInput {
   std::shared_ptr<PyMomentCollector> owner;
   size_t index;
 
-  // fn(input), of what the collector holds now; fn must not touch Python.
+  // Calls fn(input) with what the collector holds now; fn must not touch Python.
   template <class Function>
   auto look(Function&& fn) const {
     return owner->mutex.call([&] { return fn(owner->collector.inputs()[index]); });
@@ -129,7 +129,7 @@ nb::ndarray<nb::numpy, double> array(const std::vector<double>& from) {
   return owned(std::move(out), {from.size()});
 }
 
-// Means, with the upper triangle filled in.
+// The mean moments, with the upper triangle filled in.
 nb::ndarray<nb::numpy, float> moments(const PyMomentInput& self) {
   size_t width = 0, groups = 0;
   auto out = self.owner->mutex.call_without_gil([&] {

@@ -34,7 +34,7 @@ using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::c
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Tokens = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// What cpu_tiers() returns.
+// One tier in the result of cpu_tiers().
 struct TierInfo {
   std::string name, missing;
   bool available, active;
@@ -139,7 +139,7 @@ auto matmul(const std::string& tier, const std::string& format_name, const Bytes
   return y.release();
 }
 
-// (seconds of the best call, bytes of weights it reads)
+// Returns (seconds of the best call, bytes of weights that it reads).
 auto time_matmul(const std::string& tier, const std::string& format_name, const Bytes& data,
                  int64_t rows, const Matrix& x, int n_threads, double seconds) {
   const auto cols = static_cast<int64_t>(x.shape(1)), n = static_cast<int64_t>(x.shape(0));

@@ -1,4 +1,4 @@
-// Devices: which there are, what they can do, and how fast the products of one of them are.
+// Devices: the ones there are, what they can do, and how fast the products of one of them are.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -24,8 +24,9 @@ namespace {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-// (seconds of a product, bytes of weights that it reads).  `copies` of the matrix are multiplied in
-// turn, so that they are larger than a cache; as one pass, which a GPU runs from a record.
+// Returns (seconds of a product, bytes of weights that it reads).  `copies` of the matrix are
+// multiplied in turn, so that they are larger than a cache.  They run as one pass, which a GPU runs
+// from a record.
 std::pair<double, size_t> time_matmul(const std::string& device, const std::string& format_name,
                                       const Bytes& data, int64_t rows, const Matrix& x,
                                       int64_t copies, const std::string& rotation, double seconds) {

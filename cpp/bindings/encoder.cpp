@@ -1,4 +1,4 @@
-// Encoder, and what models make of the vectors of texts.
+// Encoder, and the projections and scores that models make of the vectors of texts.
 #include "engine/encoder.h"
 
 #include <nanobind/nanobind.h>

@@ -80,7 +80,7 @@ std::pair<std::vector<Drawn>, std::optional<std::string>> take(Engine& engine,
   for (DrawnToken& t : drawn)
     tokens.emplace_back(t.token, t.logprob ? std::optional(t.logprob->logprob) : std::nullopt,
                         t.logprob ? std::optional(std::move(t.logprob->top)) : std::nullopt);
-  // What failed after some tokens is said by the next call.
+  // If the request failed after some tokens, the next call reports it.
   const char* const name = update.finish == Finish::failed ? nullptr : finish_name(update.finish);
   return {std::move(tokens), name ? std::optional<std::string>(name) : std::nullopt};
 }

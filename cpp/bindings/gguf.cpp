@@ -249,7 +249,8 @@ PySpec make_spec(nb::handle path) {
   out.architecture = std::string(description->name);
   out.warnings = bits.second;
   const auto put = [&](const char* key, auto value) { out.params[key] = value; };
-  // Of what differs between layers, the first that has heads, and the widest.
+  // Where layers differ, these are the values of the first layer that has heads, and the widest
+  // feed-forward block.
   const auto with_heads = std::find_if(p.layers.begin(), p.layers.end(),
                                        [](const LayerParams& l) { return has_attention(l.mixer); });
   const LayerParams& first = with_heads != p.layers.end() ? *with_heads : p.layer(0);
@@ -262,7 +263,7 @@ PySpec make_spec(nb::handle path) {
   put("n_ff", n_ff);
   put("n_heads", first.n_heads);
   put("n_kv_heads", first.n_kv_heads);
-  // Of the layers that keep keys and values: heads of all of them, by their sizes.
+  // Layers that keep keys and values: the number of their heads, added up by head sizes.
   std::map<std::pair<int64_t, int64_t>, int64_t> cached;
   for (const LayerParams& layer : p.layers)
     if (has_attention(layer.mixer) && layer.keys_of < 0)

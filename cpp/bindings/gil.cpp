@@ -14,7 +14,7 @@ namespace nb = nanobind;
 namespace hrun::bindings {
 namespace {
 
-// How long calls of other threads are waited for at exit; those that poll end within a layer.
+// At exit, calls of other threads are waited for this long; those that poll end within a layer.
 constexpr auto kExitWait = std::chrono::seconds(2);
 
 std::atomic<int> calls{0};       // threads in WithoutGil

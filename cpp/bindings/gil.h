@@ -14,7 +14,8 @@
 
 namespace hrun::bindings {
 
-// What ends a call when the interpreter does; Python sees SystemExit, which ends a thread silently.
+// Thrown to end a call when the interpreter ends; Python sees SystemExit, which ends a thread
+// silently.
 struct InterpreterExit {};
 
 // Throws InterpreterExit once the interpreter is ending, except in the thread that ends it.
@@ -33,7 +34,7 @@ class WithoutGil {
   PyThreadState* state_;
 };
 
-// fn() with the GIL, inside WithoutGil.  Throws InterpreterExit.
+// Calls fn() with the GIL, inside WithoutGil.  Throws InterpreterExit.
 template <class Function>
 auto with_gil(Function&& fn);
 
@@ -43,7 +44,7 @@ class CallMutex {
  public:
   CallMutex();
 
-  // For what takes long.
+  // For calls that take long.
   template <class Function>
   auto call_without_gil(Function&& fn) {
     const WithoutGil release;
@@ -51,7 +52,7 @@ class CallMutex {
     return std::forward<Function>(fn)();
   }
 
-  // For what takes little: gives the GIL up only if it must wait.
+  // For calls that take little time: gives the GIL up only if it must wait.
   template <class Function>
   auto call(Function&& fn) {
     if (const std::unique_lock lock(mutex_, std::try_to_lock); lock)
@@ -59,7 +60,8 @@ class CallMutex {
     return call_without_gil(std::forward<Function>(fn));
   }
 
-  // Without the GIL.  Throws DeviceError in a forked child where a thread of the parent had it.
+  // Waits without the GIL.  Throws DeviceError in a forked child where a thread of the parent had
+  // the lock.
   std::unique_lock<std::mutex> wait();
 
  private:
@@ -74,7 +76,7 @@ namespace detail {
 
 [[noreturn]] void wait_for_the_end() noexcept;
 
-// fn(), in which Python may end this thread.
+// Calls fn(), in which Python may end this thread.
 template <class Function>
 auto or_wait_for_the_end(Function&& fn) {
 #if defined(__GLIBCXX__)

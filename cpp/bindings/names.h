@@ -8,7 +8,7 @@
 
 namespace hrun::bindings {
 
-// How to multiply with rotated formats: "activation", "activation-float" or "weight".  Throws
+// The way to multiply with rotated formats: "activation", "activation-float" or "weight".  Throws
 // ArgumentError.
 RotatedMatmul rotated_matmul(const std::string& name);
 

@@ -85,14 +85,15 @@ struct PySampler {
 // sampler's.
 class PySession {
  public:
-  // Without the GIL: memory of a device is had in turns with passes that ask for the GIL.
+  // The session is made without the GIL: allocating memory of a device takes turns with passes that
+  // ask for the GIL.
   PySession(std::shared_ptr<Model> model, int64_t n_ctx, const std::string& type_k,
             const std::string& type_v, int64_t n_batch)
       : session_(std::move(model), SessionOptions{n_ctx, n_batch, type_k, type_v}),
         n_ctx_(session_.n_ctx()),
         memory_bytes_(session_.memory_bytes()) {}
 
-  // None where no logits are wanted: an empty array would import numpy for nothing.
+  // Returns None where no logits are wanted: an empty array would import numpy for nothing.
   std::optional<nb::ndarray<nb::numpy, float>> forward(const std::vector<int32_t>& tokens,
                                                        const std::string& which,
                                                        PyMomentCollector* observer,

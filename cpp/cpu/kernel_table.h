@@ -35,7 +35,7 @@ struct QuantizedRows {
   int64_t n_groups = 0;
 };
 
-// What is quantized: x; or x * inverse[t] * weight, the norm; or silu(gate) * x.
+// The values that are quantized: x; or x * inverse[t] * weight, the norm; or silu(gate) * x.
 struct ActivationSource {
   FloatView x;
   const float* weight = nullptr;   // [cols]
@@ -69,8 +69,8 @@ struct PackedActivations {
   int64_t at(int64_t t, int64_t b) const { return b * stride + t; }
 };
 
-// How panels are fetched ahead of one or two tokens: the halves of a window of 8 KiB side by side,
-// line by line in turns, or line after line.
+// The order in which panels are fetched ahead for one or two tokens.  Either the halves of a window
+// of 8 KiB are fetched side by side, line by line in turns, or line after line.
 enum class Prefetch : uint8_t { halves, linear };
 
 // A tensor in panels of 16 rows.
@@ -85,22 +85,22 @@ inline constexpr int kPackedPanels = 4;     // per call of a packed matmul, at m
 inline constexpr int kFewTokensAtMost = 8;  // beyond, a packed matmul stores decoded weights
 
 struct FormatKernels {
-  // One row to floats, in the original basis or in the format's own.  `signs` holds rotation_sign()
-  // per column.
+  // Decodes one row to floats, in the original basis or in the format's own.  `signs` holds
+  // rotation_sign() per column.
   void (*decode_row)(const uint8_t* row, int64_t cols, const float* signs, bool own_basis,
                      float* out);
   // Quantized formats: y[t, r] for all tokens of x.  y points at row 0 of the panel; scratch:
   // kPanelRows floats per token.
   void (*matmul_int)(const WeightRows& w, const QuantizedRows& x, float* y, int64_t y_stride,
                      float* scratch);
-  // Float formats: the same with fp32 activations.
+  // The same for float formats, with fp32 activations.
   void (*matmul_float)(const WeightRows& w, FloatView x, float* y, int64_t y_stride);
-  // Null where the tier has no kernel for packed weights of this format.
+  // These are null where the tier has no kernel for packed weights of this format.
   size_t (*packed_panel_bytes)(int64_t cols);
   bool (*pack_panel)(const uint8_t* rows, size_t row_bytes, int n_rows, int64_t cols,
                      uint8_t* panel);
-  // Rows of panels first_panel .. first_panel + n_panels - 1 of all tokens; y points at row 0 of
-  // the tensor. scratch: kPackedPanels * kPanelRows floats per token, 64-aligned.
+  // Multiplies rows of panels first_panel .. first_panel + n_panels - 1 by all tokens; y points at
+  // row 0 of the tensor.  scratch: kPackedPanels * kPanelRows floats per token, 64-aligned.
   void (*matmul_packed)(const PackedWeights& w, int64_t first_panel, int n_panels,
                         const PackedActivations& x, float* y, int64_t y_stride, float* scratch);
 };
@@ -153,28 +153,28 @@ struct AttentionTask {
   }
 };
 
-// Keys or values of 64 positions of a head that become codes (kernels/cache_encode.h).
+// The keys or values of 64 positions of a head, which become codes (kernels/cache_encode.h).
 struct BlockToCode {
   const uint8_t* rows;  // fp16, as AttentionTask has them
   int dim;
   bool keys;
   CacheType type;
-  const float* centre;   // [dim], of keys: what is taken from them ...
-  const float* balance;  // ... and what they are then multiplied by
+  const float* centre;   // [dim], of keys: is subtracted from them ...
+  const float* balance;  // ... and they are then multiplied by it
   uint8_t* to;           // codes and scales
 
   size_t scratch_floats() const { return 112 * static_cast<size_t>(dim); }
 };
 
-// Attention over codes (kernels/attention_coded.h).  `task` has the codes, or plain keys or values
-// where only the others are coded; the last block, in which all its queries are, is read from the
-// rows that were not coded yet.
+// Attention over codes (kernels/attention_coded.h).  `task` has the codes.  It has plain keys or
+// values where only the others are coded.  The last block, which holds all its queries, is read
+// from rows that are not coded yet.
 struct CodedAttentionTask {
   AttentionTask task;
   CacheType k_type, v_type;
   int64_t own_block;  // of the queries
   const uint8_t *own_k, *own_v;
-  // Of block 0, where own_block is another.
+  // These are of block 0, and are used where own_block is another block.
   const uint8_t *exact_k, *exact_v;  // [kExactPositions][dim]
   const float *mean, *balance;       // [k_dim] of keys before they were turned; of what is coded
   // Means of the rotary table over each block, [n_rot / 2]; n_rot is 0 where nothing is turned.
@@ -184,12 +184,12 @@ struct CodedAttentionTask {
   // [n_queries][query_floats()], by prepare_coded_queries; null: the kernel prepares them itself.
   float* prepared;
 
-  // How many a query takes that is prepared for coded keys.
+  // The number of floats that a query takes when it is prepared for coded keys.
   size_t query_floats() const {
     return static_cast<size_t>(task.k_dim / 4 + 4 + 2 * pair_floats());
   }
   int pair_floats() const { return (n_rot / 2 + kLanes - 1) / kLanes * kLanes; }
-  // An entry of `partial` more: that of the exact positions, the last.
+  // `partial` has one entry more, the last one: it is that of the exact positions.
   size_t scratch_floats() const {
     return task.scratch_floats() + kLanes +
            static_cast<size_t>((kAttentionBlock / 4 + kLanes + 1) * (task.k_dim + task.v_dim)) +
@@ -198,7 +198,7 @@ struct CodedAttentionTask {
   }
 };
 
-// Blocks of 64 positions that were read as codes.
+// The number of blocks of 64 positions that were read as codes.
 struct CodedBlocks {
   int64_t keys, values;
 };
@@ -249,7 +249,7 @@ struct KernelTable {
 
   // Rotates the block of n columns at column `first` in place (rotation.h).
   void (*rotate_block)(float* x, int64_t first, int n, const float* signs, bool with_signs);
-  // Block `block` of token t of x into `to`; x in the original basis.
+  // Quantizes block `block` of token t of x into `to`; x is in the original basis.
   void (*quantize_block)(const ActivationSource& x, int64_t t, int64_t block, InputForm kind,
                          const float* signs, const QuantizedRows& to);
   // The same for packed weights.
@@ -261,18 +261,19 @@ struct KernelTable {
 
   float (*norm_inverse)(const float* x, float eps, int64_t n);  // 1 / sqrt(mean(x^2) + eps)
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
-  // One token: n_heads heads of head_dim; cos and sin of its position, n_rot / 2 each.
+  // Turns one token: n_heads heads of head_dim; cos and sin of its position, n_rot / 2 each.
   void (*rope)(float* x, int n_heads, int64_t head_dim, int n_rot, RopeStyle style,
                const float* cos, const float* sin);
   void (*to_fp16)(const float* x, int64_t n, uint16_t* out);
   // scratch: task.scratch_floats().  Null where the pair of formats has no kernel.
   using Attention = void (*)(const AttentionTask& task, float* scratch);
   Attention (*attention)(FormatId k_format, FormatId v_format);
-  // One query from the partial results of its blocks, which are `stride` floats apart, and its sink
-  // or null.
+  // Joins one query from the partial results of its blocks, which are `stride` floats apart, and
+  // from its sink or null.
   void (*join_attention)(const float* partial, int64_t n_blocks, int64_t stride, int v_dim,
                          const float* sink, float* out);
-  // All queries of a task whose blocks are shared out, to task.prepared.  scratch: [k_dim].
+  // Prepares all queries of a task whose blocks are shared out, into task.prepared.  scratch:
+  // [k_dim].
   void (*prepare_coded_queries)(const CodedAttentionTask& task, float* scratch);
   // scratch: task.scratch_floats().
   CodedBlocks (*attention_coded)(const CodedAttentionTask& task, float* scratch);

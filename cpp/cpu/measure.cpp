@@ -57,8 +57,8 @@ double measure_barrier(int n_threads) {
   for (int i = 0; i < kLoops; ++i) {
     std::atomic<int> arrived = 0;
     const auto start = std::chrono::steady_clock::now();
-    // Each share waits for the others, or one thread would take them all before a second has
-    // looked.
+    // Each share waits for the others.  Otherwise one thread would take them all before a second
+    // has looked.
     pool.parallel(n, 1, [&](int64_t, int64_t, int) {
       if (++arrived == n) return;
       const auto end = std::chrono::steady_clock::now() + kPatience;
@@ -67,7 +67,7 @@ double measure_barrier(int n_threads) {
     });
     seconds.push_back(seconds_since(start));
   }
-  // Most loops are longer where other programs take the cores.
+  // Most loops take longer where other programs take the cores.
   std::nth_element(seconds.begin(), seconds.begin() + kLoops / 10, seconds.end());
   return seconds[kLoops / 10];
 }

@@ -25,7 +25,7 @@ class HostBuffer final : public DeviceBuffer {
   ~HostBuffer() override { std::free(data); }
 };
 
-// A line of /proc/meminfo, "MemTotal:" say.
+// Reads a line of /proc/meminfo, such as "MemTotal:".
 size_t machine_memory(std::string_view line) {
   std::ifstream file("/proc/meminfo");
   std::string key;
@@ -87,7 +87,7 @@ class PackedMemory::Slice final : public DeviceBuffer {
 };
 
 std::unique_ptr<DeviceBuffer> PackedMemory::take(size_t bytes, std::string_view purpose) {
-  constexpr size_t kChunk = size_t{64} << 20;  // what is not used of a chunk is never touched
+  constexpr size_t kChunk = size_t{64} << 20;  // the unused part of a chunk is never touched
   const size_t padded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   if (!chunk_ || chunk_->bytes - used_ < padded) {
     // Chunks become small where little is left, and are checked all the same.

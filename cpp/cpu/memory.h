@@ -10,19 +10,19 @@
 
 namespace hrun {
 
-// The machine's.
+// The memory of the machine.
 size_t total_memory();
-// Bytes that can be allocated without swapping: the machine's, at most what this process's control
-// group leaves.
+// Bytes that can be allocated without swapping: those of the machine, but at most what this
+// process's control group leaves.
 size_t available_memory();
 
-// Pages of 2 MiB, where the system grants them, save walks through the page table where a large
-// buffer is streamed.  They are resident as a whole: for what is used from its beginning on, not
-// here and there.
+// Pages of 2 MiB, where the system grants them, save walks through the page table when a large
+// buffer is streamed.  They are resident as a whole, so they suit buffers that are used from their
+// beginning on, not here and there.
 enum class Pages : uint8_t { small, huge };
 
-// Uninitialised, aligned to 64.  Throws OutOfMemoryError naming `purpose`, the need and what is
-// free.
+// The memory is uninitialised and aligned to 64.  Throws OutOfMemoryError naming `purpose`, the
+// need and what is free.
 std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpose,
                                             Pages pages = Pages::small);
 
@@ -30,7 +30,7 @@ std::unique_ptr<DeviceBuffer> allocate_host(size_t bytes, std::string_view purpo
 // page unused.
 class PackedMemory {
  public:
-  // Uninitialised, aligned to 64.  Throws OutOfMemoryError.
+  // The memory is uninitialised and aligned to 64.  Throws OutOfMemoryError.
   std::unique_ptr<DeviceBuffer> take(size_t bytes, std::string_view purpose);
 
  private:

@@ -1,4 +1,4 @@
-// Which instruction sets this build has kernels for, and which of them this CPU can run.
+// The instruction sets for which this build has kernels, and which of them this CPU can run.
 #pragma once
 
 #include <span>
@@ -27,9 +27,9 @@ struct CpuTier {
 // All tiers of this build, worst first.
 std::span<const CpuTier> cpu_tiers();
 
-// The tier of that name; empty: the one named by the environment variable HRUN_CPU_TIER, else the
-// best this CPU can run. Throws DeviceError if there is no such tier or this CPU cannot run it,
-// naming what it lacks and what exists.
+// The tier of that name.  If the name is empty: the one named by the environment variable
+// HRUN_CPU_TIER, else the best this CPU can run.  Throws DeviceError if there is no such tier or
+// this CPU cannot run it, naming what it lacks and what exists.
 const CpuTier& select_cpu_tier(std::string_view name = {});
 
 }  // namespace hrun

@@ -5,7 +5,8 @@
 namespace hrun {
 namespace {
 
-// The last layers, taken by the devices from the last one on, each up to `level` of its budget.
+// The last layers, as the devices take them: the last device first, each up to `level` of its
+// budget.
 struct Filled {
   std::vector<int64_t> first;  // layer of each device
   int64_t reached;             // layers from this one on have a place
@@ -55,7 +56,7 @@ std::vector<LayerRun> share_layers(std::span<const DeviceRoom> rooms, int64_t n)
   const auto n_layers = static_cast<int64_t>(rooms.front().sizes.layers.size());
   const int64_t first_layer = std::max<int64_t>(n_layers - n, 0);
   const bool with_head = n > n_layers;
-  // The lowest level that holds all; above 1 where more was asked for than fits.
+  // Find the lowest level that holds all; it is above 1 where more was asked for than fits.
   double low = 0, high = 1;
   constexpr double kHighest = 1e18;
   while (high < kHighest &&
@@ -68,7 +69,7 @@ std::vector<LayerRun> share_layers(std::span<const DeviceRoom> rooms, int64_t n)
         middle;
   }
   Filled filled = fill(rooms, first_layer, with_head, high);
-  // Devices without any room at all: the last one takes what has no place, and says so when it
+  // If devices have no room at all, the last one takes what has no place, and says so when it
   // cannot.
   if (filled.reached > first_layer)
     std::fill(filled.first.begin(), filled.first.end(), first_layer);

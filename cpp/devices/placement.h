@@ -1,4 +1,4 @@
-// Which layers go to which device, from sizes alone.
+// Decides which layers go to which device, from sizes alone.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@ struct LayerRun {
   int64_t first_layer, end_layer;
 };
 
-// What a model takes on a device, in bytes.
+// The bytes that a model takes on a device.
 struct LayerSizes {
   std::vector<size_t> layers;  // weights, keys and values, states
   size_t head = 0;             // and what goes with it: the embedding, norms
@@ -24,16 +24,17 @@ struct LayerSizes {
 struct DeviceRoom {
   size_t free_bytes = 0;
   LayerSizes sizes;
-  // Free bytes but a sixteenth of them and the working memory.
+  // The free bytes without a sixteenth of them and without the working memory.
   size_t budget() const;
 };
 
-// How many of the last layers fit on all devices together; one more than there are with the head.
+// The number of last layers that fit on all devices together.  If the head fits as well, it is one
+// more than there are layers.
 int64_t layers_that_fit(std::span<const DeviceRoom> rooms);
 
-// The runs of the last `n` layers, and of the head if n is more than there are, device after
-// device: as many bytes on each as make all equally full.  A device may get none.  `device` counts
-// the rooms.
+// Shares the last `n` layers among the devices, and the head if n is more than there are layers.
+// Returns one run after the other; each device gets as many bytes as make all equally full.  A
+// device may get none.  `device` in a run is the number of its room.
 std::vector<LayerRun> share_layers(std::span<const DeviceRoom> rooms, int64_t n);
 
 }  // namespace hrun

@@ -38,7 +38,7 @@ NamedGpu parse(std::string_view text) {
   return {};
 }
 
-// A GPU that is there.
+// A GPU that was found.
 struct Gpu {
   const BackendPlugin* plugin;
   DeviceDescription device;
@@ -52,7 +52,7 @@ std::vector<Gpu> gpus_of(const PluginFile& file, std::string& reason) {
   return found;
 }
 
-// Of all kinds.  `reason`: what those without one say.
+// GPUs of all kinds.  `reason` becomes what the kinds without a GPU say.
 std::vector<Gpu> all_gpus(std::string& reason) {
   std::vector<Gpu> found;
   for (const PluginFile& file : plugin_files()) {
@@ -103,7 +103,7 @@ std::vector<std::string> split_names(std::string_view text) {
   return names;
 }
 
-// What --device, or HRUN_DEVICE in its place, says.
+// The devices that --device asks for, or HRUN_DEVICE in its place.
 struct Asked {
   bool any = false;       // GPUs, where there are some
   std::vector<Gpu> gpus;  // by name

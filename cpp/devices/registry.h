@@ -1,4 +1,4 @@
-// Which devices there are, of any number and kind, and who runs what.
+// The devices there are, of any number and kind, and the layers that each of them runs.
 #pragma once
 
 #include <functional>
@@ -12,8 +12,8 @@
 
 namespace hrun {
 
-// All devices, the CPU last.  With the free memory of GPUs, which starts each of them, or with all
-// that they have in its place.  `reason` says why there is no GPU among them.
+// Lists all devices, the CPU last.  It gives the free memory of GPUs, which starts each of them, or
+// all the memory that they have in its place.  `reason` says why there is no GPU among them.
 std::vector<DeviceDescription> list_devices(std::string& reason, bool free_memory);
 
 // The backends of one model, in the order in which a token meets them, and their layers.
@@ -23,20 +23,20 @@ struct Backends {
   std::string warning;  // a wish that was not met
 };
 
-// What a model takes on devices where a matrix takes so much.
+// Gives the bytes that a model takes on a device, from the bytes that a matrix takes there.
 using SizesOf = std::function<LayerSizes(WeightBytes)>;
 
-// Layers from the last ones on go to GPUs, as many as n_gpu_layers says; then the head, then the
-// embedding (llama.cpp's -ngl: n_layers + 1 is everything); when it does not say, as many as fit.
-// "auto" takes the first GPU that holds them all, or else all GPUs; a list of names takes these,
-// each filled alike.  Throws DeviceError, naming what exists, if a device was asked for by name and
-// cannot be had.
+// Gives layers to GPUs, from the last one on, as many as n_gpu_layers says; then the head, then the
+// embedding (llama.cpp's -ngl: n_layers + 1 is everything).  When n_gpu_layers does not say, as
+// many go as fit.  "auto" takes the first GPU that holds them all, or else all GPUs; a list of
+// names takes these, each filled alike.  Throws DeviceError, naming what exists, if a device was
+// asked for by name and cannot be had.
 Backends make_backends(const BackendOptions& options, int64_t n_layers, const SizesOf& sizes);
 
-// One device: the first of those that `options` name.
+// Makes one device: the first of those that `options` name.
 std::unique_ptr<Backend> make_backend(const BackendOptions& options);
 
-// Of a device by its name, "CUDA0".  Throws DeviceError.
+// Measures the device of this name, such as "CUDA0".  Throws DeviceError.
 DevicePeaks measure_device(const std::string& name);
 
 }  // namespace hrun

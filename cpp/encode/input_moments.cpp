@@ -97,7 +97,7 @@ InputFactor::InputFactor(const float* moments, int64_t cols, int64_t width, doub
     trace += diagonal;
     if (!std::isfinite(diagonal))
       throw ConversionError("the second moments of an input are not finite");
-    // An input that is always zero: any error is free, and any positive weight will do.
+    // If an input is always zero, any error is free, and any positive weight will do.
     const double ridge = diagonal > 0 ? damping * diagonal / static_cast<double>(n) : 1.0;
     const int64_t stride = n + kLane;
     h.assign(static_cast<size_t>(n * stride), 0.0);

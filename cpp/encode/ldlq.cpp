@@ -250,7 +250,7 @@ encode_avx512(const TrellisCode& code, const float* x, const InputFactor& factor
 }
 #endif
 
-// By the widest instructions wanted: at most 512 bits, at most 256, fewer.
+// One encoder for each width of instructions: at most 512 bits, at most 256, fewer.
 struct Tiers {
   Encode by_width[3];
   Encode at(int vector_bits) const {

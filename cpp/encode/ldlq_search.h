@@ -57,7 +57,7 @@ struct Front {
         state(static_cast<size_t>(n_slots)),
         near(static_cast<size_t>(n_slots) * kChunk),
         far(static_cast<size_t>(n_slots) * kReach) {}
-  // Between two chunks.
+  // Copies the survivors between two chunks.
   void copy_from(const Front& other) {
     n = other.n;
     total = other.total;
@@ -67,21 +67,21 @@ struct Front {
   }
 };
 
-// How the survivors of a column came about, [survivor].
+// The step by which each survivor of a column came about, [survivor].
 struct Step {
   uint16_t* parent;
   uint8_t* code;
   float* error;
 };
 
-// The candidates that survive: their numbers in ascending order to `kept`, how many there are as
-// the result, the cost of the cheapest to `least`.  At most `slots`, and nearly as many, of the n
-// in `cost`, which has infinite costs up to a multiple of kLane.  spread: of the costs that
-// survive, remembered from call to call.
+// Chooses the candidates that survive.  Their numbers go to `kept` in ascending order, the cost of
+// the cheapest goes to `least`, and the result is how many there are.  Of the n in `cost`, at most
+// `slots` survive, and nearly as many; `cost` has infinite costs up to a multiple of kLane.
+// spread: the spread of the costs that survive, remembered from call to call.
 using Select = int(const float* cost, int n, int slots, float& spread, float& least, int32_t* kept);
 
-// A limit of the costs that survive, for a tier's Costs: least(), and within(limit), how many do
-// not exceed a limit.
+// Finds a limit for the costs that survive.  A tier's Costs has least(), and within(limit), the
+// number of costs that do not exceed a limit.
 template <class Costs>
 [[gnu::always_inline]] inline float find_limit(const Costs& costs, int n, int slots, float least,
                                                float& spread) {
@@ -102,7 +102,7 @@ template <class Costs>
   return inside;
 }
 
-// In plain vectors.
+// Costs in plain vectors.
 struct PlainCosts {
   const float* cost;
   int n;
@@ -232,7 +232,7 @@ class RowSearch {
     }
   }
 
-  // What the survivors' errors in the chunk from `begin` on add to the columns after it.
+  // Adds the survivors' errors in the chunk from `begin` on to the columns after the chunk.
   [[gnu::always_inline]] inline void reach(int64_t begin) {
     const int64_t next = begin + kChunk;
     for (int i = 0; i < front_.n; ++i) {
@@ -263,8 +263,8 @@ class RowSearch {
     const size_t place_of_t = static_cast<size_t>(t - begin);
     const float weight = factor_.weight(t), common = common_[static_cast<size_t>(t)], x = x_[t];
     const int32_t now = stamp_count_++;
-    // Everything through pointers of its own: the compiler cannot know that stores do not move
-    // them.
+    // Everything is reached through pointers of its own: the compiler cannot know that stores do
+    // not move them.
     const float* const values = code_.values.data();
     const uint32_t* const states = front_.state.data();
     const float* const costs = front_.cost.data();
@@ -342,8 +342,8 @@ class RowSearch {
                             front_.cost.begin());
   }
 
-  // After the chunk from `begin` on: the codes of the one kReach before it become those of the best
-  // path.
+  // Runs after the chunk from `begin` on: the codes of the chunk that is kReach before it become
+  // those of the best path.
   [[gnu::always_inline]] inline void release(int64_t begin) {
     const int64_t first = begin - kReach, last = first + kChunk - 1, next = begin + kChunk;
     if (first < 0) return;
@@ -385,7 +385,7 @@ class RowSearch {
     front_.n = kept;
   }
 
-  // The codes of columns first .. last on the path that is at `survivor` after `last`.
+  // Takes the codes of columns first .. last on the path that is at `survivor` after `last`.
   [[gnu::always_inline]] inline void take(int64_t first, int64_t last, uint16_t survivor) {
     for (int64_t s = last; s >= first; --s) {
       const Step made = step_at(s);

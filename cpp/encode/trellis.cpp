@@ -214,7 +214,7 @@ class BlockCoder {
   }
 
  private:
-  // The best path at a scale, and then the best scale for that path.
+  // Finds the best path at a scale, and then the best scale for that path.
   void try_scale(double wanted) {
     const float d = round_to_half(wanted);
     if (d == 0) return;

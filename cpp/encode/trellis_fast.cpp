@@ -167,7 +167,7 @@ class FastCoder {
     return sum;
   }
 
-  // As fwht() of rotation.h, for kTogether blocks.
+  // Does the same as fwht() of rotation.h, for kTogether blocks.
   static void transform(Floats* x, int n) {
     for (int half = 1; half < n; half *= 2)
       for (int i = 0; i < n; i += 2 * half)
@@ -180,7 +180,7 @@ class FastCoder {
     for (int i = 0; i < n; ++i) x[i] *= scale;
   }
 
-  // Codes of the blocks first .. first + lanes.
+  // Finds the codes of the blocks first .. first + lanes.
   void search(int first, int n, Floats inverse) {
     for (int t = 0; t < n; ++t) {
       const auto step = std::min(static_cast<size_t>(t), fast_.lowest.size() - 1);
@@ -208,7 +208,7 @@ class FastCoder {
             code_.values[windows_[static_cast<size_t>(t) * lanes_ + lane]];
   }
 
-  // The best scale of each path, and the bytes.
+  // Finds the best scale of each path, and writes the bytes.
   void finish(int n, int n_blocks, Floats energy, const float (&scale)[kTogether],
               uint8_t* const (&out)[kTogether]) {
     const Floats xz = dot(rotated_, z_, n), zz = dot(z_, z_, n);

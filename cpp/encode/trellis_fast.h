@@ -7,13 +7,13 @@
 // cheapest cost is taken off all. No decisions are stored: the costs of all states after every step
 // are, and the way back asks at each step again which predecessor was the cheapest.
 //
-// Where the 2^(k m) costs of a block lie.  They are vectors of 16 bytes; the four lowest bits of a
-// place are the byte in a vector, the others the number of the vector.  A step wants the oldest
-// code of the window among the latter (then it is additions and minima of whole vectors) and puts
-// the newest in its place.  The next oldest code gets there by interleaving the bytes of pairs of
-// vectors: this pushes one bit of the newest code into the lowest bit of the byte number and pops
-// the highest, a queue.  So the meaning of the places changes from step to step; a Phase describes
-// one such meaning.
+// The 2^(k m) costs of a block lie in vectors of 16 bytes.  The four lowest bits of a place are the
+// byte in a vector, the others the number of the vector.  A step wants the oldest code of the
+// window among the latter (then it is additions and minima of whole vectors) and puts the newest in
+// its place.  The next oldest code gets there by interleaving the bytes of pairs of vectors: this
+// pushes one bit of the newest code into the lowest bit of the byte number and pops the highest, a
+// queue.  So the meaning of the places changes from step to step; a Phase describes one such
+// meaning.
 //
 // Vectors of 32 or 64 bytes are two or four blocks side by side, so every instruction set does the
 // same arithmetic and finds the same paths.
@@ -50,9 +50,9 @@ struct FastTrellis {
   explicit FastTrellis(const TrellisCode& code);
 
   int code_bits, memory, state_bits;
-  // Of a level.  Beyond 255 a difference of a level and a value need not fit 16 bits, but what is
-  // left of it there still costs the most: levels are then even and values odd, as no difference
-  // may be -2^15, which has no square.
+  // A level of 1 is this many units.  Beyond 255, a difference of a level and a value need not fit
+  // 16 bits, but what is left of it there still costs the most.  Levels are then even and values
+  // odd, because no difference may be -2^15, which has no square.
   float units;
   bool odd_values;
   std::vector<float> lowest,
@@ -62,7 +62,7 @@ struct FastTrellis {
   std::vector<int16_t> levels;      // [window with oldest code 0], in units
 };
 
-// Of the code of a registered format, made on first use.
+// The FastTrellis of a registered format's code, made on first use.
 const FastTrellis& fast_trellis(const TrellisCode& code);
 
 // Finds the paths of `lanes` blocks of n values.
@@ -76,11 +76,12 @@ struct LaneSearch {
               uint16_t* windows);
 };
 
-// Those that this CPU can run, slowest first.
+// The searches that this CPU can run, slowest first.
 std::span<const LaneSearch> lane_searches();
 
-// As encode_trellis_row, for `rows` rows one after the other; blocks that are far from Gaussian are
-// left to the exact search. The result does not depend on the search that is given.
+// Does the same as encode_trellis_row, for `rows` rows one after the other; blocks that are far
+// from Gaussian are left to the exact search.  The result does not depend on the search that is
+// given.
 void encode_trellis_rows_fast(const TrellisCode& code, const FastTrellis& fast,
                               const float* weights, int64_t rows, int64_t cols, uint8_t* out,
                               const LaneSearch& search = lane_searches().back());

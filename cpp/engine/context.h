@@ -1,4 +1,4 @@
-// What a session, an engine and an encoder ask of a context and of tokens before any work.
+// Sessions, engines and encoders check a context and tokens with these before any work.
 #pragma once
 
 #include <cstdint>

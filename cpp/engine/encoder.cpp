@@ -10,10 +10,10 @@
 namespace hrun {
 namespace {
 
-// The pages of a pass with many short texts, in those of one text that fills it.
+// A pass with many short texts may have this many times the pages of one text that fills the pass.
 constexpr int64_t kPagesTogether = 4;
 
-// The rows of a text that its vector is made of.
+// The rows of a text from which its vector is made.
 struct Wanted {
   int32_t first, n;
 };
@@ -23,7 +23,7 @@ Wanted wanted_rows(Pooling pooling, int64_t first, int64_t n) {
   return {static_cast<int32_t>(first), static_cast<int32_t>(n)};
 }
 
-// In the order of positions.
+// Adds the rows in the order of positions.
 std::vector<float> mean_of(std::span<const float> rows, size_t n_embd) {
   std::vector<double> sum(n_embd, 0.0);
   for (size_t i = 0; i < rows.size(); ++i) sum[i % n_embd] += static_cast<double>(rows[i]);
@@ -49,7 +49,7 @@ size_t Encoder::memory_bytes() const {
   return bytes;
 }
 
-// For passes of so many rows and pages.
+// Makes room for passes of so many rows and pages.
 void Encoder::make_room(int64_t n_rows, int64_t n_pages) {
   if (!workspaces_.empty() && workspaces_.front().max_tokens() >= n_rows &&
       cache_->n_pages() >= n_pages)

@@ -31,7 +31,7 @@ class Encoder {
   // UnsupportedModelError where the model is no encoder.
   Encoder(std::shared_ptr<const Model> model, int64_t n_ctx, int64_t n_batch);
 
-  // Of each text the states after the last norm, pooled: [n_embd], or with Pooling::none
+  // Returns for each text the states after the last norm, pooled: [n_embd], or with Pooling::none
   // [n_tokens, n_embd].  Pooling::rank pools for the head of classes.  `poll` is called before each
   // layer and may throw.  Throws ContextOverflowError for a text of more tokens than n_ctx(),
   // ArgumentError for an empty one, OutOfMemoryError.

@@ -43,7 +43,7 @@ SchedulerOptions scheduler_options(const EngineOptions& options, int64_t n_ctx, 
   return s;
 }
 
-// Ends of the last turns of a prompt: whoever takes the conversation up again goes on from there.
+// The ends of the last turns of a prompt: a conversation that is taken up again goes on from there.
 std::vector<int64_t> turn_ends_of(const Request& request) {
   constexpr size_t kTurns = 2;
   std::vector<int64_t> ends;
@@ -67,7 +67,7 @@ class Engine::Step {
     for (const Span& span : plan.spans) add(span);
   }
 
-  // Without the engine's lock.
+  // Runs without the engine's lock.
   void run();
   Outcome outcome;
 
@@ -217,7 +217,7 @@ void Engine::Step::take_hidden(const Wanted& row, std::span<const float> hidden)
   } else if (pooling == Pooling::none) {
     values.insert(values.end(), hidden.begin(), hidden.end());
   } else {
-    // In the order of positions, so that no cut of the prompt changes a bit.
+    // Add in the order of positions, so that no cut of the prompt changes a bit.
     std::vector<double>& sum = row.active->sum;
     sum.resize(hidden.size());
     for (size_t i = 0; i < hidden.size(); ++i) sum[i] += static_cast<double>(hidden[i]);
@@ -237,7 +237,8 @@ void Engine::Step::complete(const Wanted& row) {
 
 // ---- draws
 
-// Throws GenerationError where no token can be drawn, and what the mask's maker failed with.
+// Throws GenerationError where no token can be drawn, and the error with which the mask's maker
+// failed.
 void Engine::draw(SequenceId id, Active& active, std::span<const float> logits, Outcome& outcome) {
   const Request& request = active.request;
   MaskAnswer mask;
@@ -278,7 +279,8 @@ void Engine::take_drawn(SequenceId id, Active& active, int32_t token,
   if (is_full) outcome.endings.push_back({id, Finish::length});
 }
 
-// With the lock, between steps: the draws of sequences whose masks have come since theirs.
+// Makes the draws of sequences whose masks have come since their steps.  Runs with the lock,
+// between steps.
 void Engine::draw_late() {
   Outcome outcome;
   for (auto& [id, active] : active_) {
@@ -295,7 +297,8 @@ void Engine::draw_late() {
   wake();
 }
 
-// With the lock: of what the scheduler knows already.
+// Counts tokens and finishes requests by an outcome that the scheduler knows already.  Runs with
+// the lock.
 void Engine::settle(const Outcome& outcome) {
   for (const StepResult& result : outcome.results)
     stats_.n_generated += static_cast<int64_t>(result.tokens.size());
@@ -332,7 +335,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const EngineOptions& options)
 
 Engine::~Engine() {
   if (getpid() != process_) {
-    thread_.detach();  // it runs in the parent only, and so does whoever holds the lock
+    thread_.detach();  // it runs in the parent only, like the holder of the lock
     return;
   }
   close();
@@ -469,7 +472,7 @@ void Engine::drop_wakeup(int wakeup) {
   std::erase_if(wakeups_, [&](const auto& w) { return w->descriptor() == wakeup; });
 }
 
-// With the lock.
+// Runs with the lock.
 void Engine::wake() {
   for (const auto& wakeup : wakeups_) wakeup->signal();
 }
@@ -571,7 +574,7 @@ void Engine::run_step(std::unique_lock<std::mutex>& lock) {
     scheduler_.commit(plan, step.outcome.results);
   }
   settle(step.outcome);
-  // Those that were cancelled during the step.
+  // End the requests that were cancelled during the step.
   std::erase_if(active_, [&](auto& item) {
     if (!item.second.cancelled) return false;
     end(item.second, Finish::cancelled);

@@ -54,7 +54,8 @@ class Engine {
  public:
   // Throws OutOfMemoryError, ArgumentError.
   Engine(std::shared_ptr<const Model> model, const EngineOptions& options);
-  // Ends what still runs as cancelled.  In a process that was forked off, nothing.
+  // Ends the requests that still run as cancelled.  In a process that was forked off, it does
+  // nothing.
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -70,7 +71,7 @@ class Engine {
   // Cancels everything and waits for the thread.  submit() throws from now on.
   void close();
 
-  // Where requests with a constraint ask for their masks.
+  // Requests with a constraint ask for their masks here.
   const std::shared_ptr<MaskDesk>& mask_desk() const { return mask_desk_; }
 
   // A file descriptor that becomes readable after each step, until drain() is called for
@@ -100,7 +101,7 @@ class Engine {
     bool rests = false;
     std::vector<float> late_logits = {};  // of its last token, whose mask was not there
   };
-  // What became of sequences.
+  // The results of a step for its sequences: some end, some fail.
   struct Ending {
     SequenceId id;
     Finish how;

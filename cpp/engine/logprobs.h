@@ -11,7 +11,7 @@ namespace hrun {
 // log(sum(exp(logits))).
 double log_sum_exp(std::span<const float> logits);
 
-// Of a token, and of the n_top likeliest.
+// The log-probability of a token, and those of the n_top likeliest tokens.
 TokenLogprob token_logprob(std::span<const float> logits, int32_t token, int64_t n_top);
 
 }  // namespace hrun

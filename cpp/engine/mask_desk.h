@@ -1,8 +1,8 @@
-// Where an engine asks which tokens a grammar allows next, and where it is told.
+// An engine asks here which tokens a grammar allows next, and is told the answer here.
 //
-// Whoever knows grammars takes the queries in a thread of its own and answers each of them while
-// the model runs the next step; the engine never waits for it.  A sequence whose answer is late
-// keeps its logits and sits out the steps until the answer is there.
+// A caller that knows grammars takes the queries in a thread of its own and answers each of them
+// while the model runs the next step; the engine never waits for an answer.  A sequence whose
+// answer is late keeps its logits and sits out the steps until the answer is there.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ namespace hrun {
 
 class RequestHandle;
 
-// Of one request: what has been drawn, for which the answer is the mask of the draw after it.
+// Says what one request has drawn.  The answer is the mask of the draw after it.
 struct MaskQuery {
   enum class Kind : uint8_t {
     first,  // nothing has been drawn yet
@@ -40,14 +40,15 @@ struct MaskAnswer {
 
 class MaskDesk {
  public:
-  // Everything that was asked since the last look, in order.
+  // Takes everything that was asked since the last look, in order.
   std::vector<MaskQuery> take();
-  // Readable while there is something to take, and once the engine is closed.
+  // The descriptor is readable while there is something to take, and once the engine is closed.
   int descriptor() const { return asked_.descriptor(); }
-  // The engine is closed: nothing more will be asked.
+  // Is the engine closed? Then nothing more will be asked.
   bool closed() const;
 
-  // Throws ArgumentError where the request expects no answer.  One that is over takes any.
+  // Throws ArgumentError where the request expects no answer.  A request that is over takes any
+  // answer.
   void answer(RequestHandle& handle, MaskAnswer answer);
 
  private:

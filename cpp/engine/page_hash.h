@@ -1,4 +1,5 @@
-// What stands for a page's tokens and all before them: a keyed hash, chained from page to page.
+// A keyed hash stands for a page's tokens and all tokens before them; it is chained from page to
+// page.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,7 @@ class PageHasher {
   // A fresh secret key; hash values must not reach any result.
   explicit PageHasher(uint64_t mask = ~uint64_t{0}) : mask_(mask) {}
 
-  // Of what is before the first page: only sequences of equal salt share pages.
+  // The hash before the first page: only sequences of equal salt share pages.
   Hash128 root(std::string_view salt) const { return masked(salt); }
   Hash128 next(const Hash128& before, std::span<const int32_t> tokens) const {
     char bytes[sizeof(Hash128) + kPagePositions * sizeof(int32_t)];
@@ -25,7 +26,7 @@ class PageHasher {
     std::memcpy(bytes + sizeof before, tokens.data(), tokens.size_bytes());
     return masked({bytes, sizeof before + tokens.size_bytes()});
   }
-  // Of the full pages of a prompt, at most so many.
+  // The hashes of the full pages of a prompt, at most `at_most` of them.
   std::vector<Hash128> chain(std::span<const int32_t> tokens, std::string_view salt,
                              size_t at_most) const {
     std::vector<Hash128> hashes;

@@ -76,15 +76,16 @@ void PagePool::hold(PageId id) {
   if (at(id).n_holders++ == 0) unlink(id);
 }
 
-// A table gives its pages back from the last to the first, and who holds a page holds its parent.
-// So in the list every page comes before its parent, and the first one has no children.
+// A table gives its pages back from the last to the first, and a table that holds a page holds its
+// parent too.  So in the list every page comes before its parent, and the first one has no
+// children.
 void PagePool::drop(PageId id) {
   if (--at(id).n_holders > 0) return;
   link(id, at(id).n_tokens == 0);
   if (rows_.drop) open_.push_back(id);
 }
 
-// Not at once: what was planned may still copy them.
+// The rows are not dropped at once, because planned copies may still read them.
 void PagePool::trim_rows(size_t n_kept) {
   std::deque<PageId> kept;
   for (const PageId id : std::exchange(open_, {})) {
@@ -138,7 +139,7 @@ void PagePool::shorten(PageId id, int64_t n) {
   if (checkpoints_) checkpoints_->forget_beyond(id, n);
 }
 
-// Finding.
+// The search for cached prefixes.
 
 PageId PagePool::find_full(const Root* root, PageId parent, const Hash128& hash,
                            Tokens tokens) const {
@@ -196,7 +197,7 @@ void PagePool::cut_to_checkpoint(CachedPrefix& prefix) const {
   const auto cut = [&](PageId page, int64_t n) {
     const auto checkpoint = checkpoints_->last(page, n);
     if (!checkpoint) return false;
-    // Of a coded page whose rows are gone no part can be had.
+    // A coded page whose rows are gone can only be used whole.
     if (checkpoint->n < kPagePositions && rows_.kept && !rows_.kept(page)) return false;
     prefix.checkpoint = checkpoint->slot;
     prefix.partial = checkpoint->n < kPagePositions ? page : kNoPage;
@@ -214,7 +215,7 @@ void PagePool::cut_to_checkpoint(CachedPrefix& prefix) const {
   }
 }
 
-// Tables.
+// The tables.
 
 int64_t PagePool::n_unheld(const CachedPrefix& prefix) const {
   return std::count_if(prefix.pages.begin(), prefix.pages.end(),
@@ -244,7 +245,8 @@ void PagePool::take(const CachedPrefix& prefix, int64_t n_tokens, std::vector<Pa
   stats_.n_hits += prefix.n_positions();
 }
 
-// Without a copy: nobody else holds it, and no contents beyond are worth keeping.
+// Can positions from `offset` on be written without a copy? They can if nobody else holds the page,
+// and no contents beyond are worth keeping.
 bool PagePool::writable(PageId id, int64_t offset) const {
   const Page& page = at(id);
   return page.n_holders == 1 && (page.n_tokens <= offset || page.children.empty());
@@ -305,7 +307,7 @@ void PagePool::computed(std::vector<PageId>& table, Tokens tokens, std::string_v
       hashed = hasher_.next(parent == kNoPage ? root->second.hash : at(parent).hash, now);
       same = find_full(&root->second, parent, hashed, now);
     }
-    // Out of the order before its tokens change, and in again.
+    // The page leaves the order before its tokens change, and comes in again afterwards.
     Children::node_type node;
     if (page.n_tokens > 0) node = siblings(page).extract(id);
     page.n_tokens = 0;

@@ -36,7 +36,7 @@ class StateCheckpoints;
 using PageId = int32_t;
 inline constexpr PageId kNoPage = -1;
 
-// To do before a step's rows are computed, in the order of the list.
+// A copy to make before a step's rows are computed; copies are made in the order of the list.
 struct PageCopy {
   PageId from;
   PageId to;
@@ -44,14 +44,14 @@ struct PageCopy {
   bool operator==(const PageCopy&) const = default;
 };
 
-// Of caches whose pages are coded when they are full: the rows of a page are kept for some time,
-// and without them a sequence can only go on at the page's end, or from its beginning.
+// Some caches code a page when it is full.  They keep the rows of the page for some time; without
+// the rows, a sequence can only go on at the page's end, or from its beginning.
 struct PageRows {
   std::function<bool(PageId)> kept;  // empty: always
   std::function<void(PageId)> drop;
 };
 
-// What of a prompt need not be computed again.
+// The cached beginning of a prompt, which need not be computed again.
 struct CachedPrefix {
   std::vector<PageId> pages;  // full and shared as they are
   PageId partial = kNoPage;   // a page whose first n_partial positions come next
@@ -95,8 +95,8 @@ class PagePool {
   CachedPrefix lookup(std::span<const int32_t> tokens, std::string_view salt,
                       int64_t at_most) const;
 
-  // Of `prefix`, the pages that nobody holds: taking it makes n_available() smaller by as many,
-  // and by one for a partial page.
+  // The number of pages of `prefix` that nobody holds.  Taking the prefix makes n_available()
+  // smaller by as many, and by one for a partial page.
   int64_t n_unheld(const CachedPrefix& prefix) const;
 
   // Puts a prefix that lookup() just gave into an empty table.  A partial page is copied into a new
@@ -126,14 +126,14 @@ class PagePool {
   void release(std::vector<PageId>& table) { truncate(table, 0); }
   // Can the sequence of this table go on at position n, with what is there?
   bool can_go_on(const std::vector<PageId>& table, int64_t n) const;
-  // Drops the rows of pages that nobody holds, but for the last ones that are not full: whoever
-  // goes on there needs them.  Not while copies are planned.
+  // Drops the rows of pages that nobody holds, except the last ones that are not full: a sequence
+  // that goes on there needs them.  It must not be called while copies are planned.
   void trim_rows(size_t n_kept = 16);
 
   // Forgets the contents of all pages that no table holds.
   void clear_cache();
 
-  // How many tables hold the page, and the tokens of its known contents.
+  // The number of tables that hold the page, and the tokens of its known contents.
   int64_t n_holders(PageId page) const { return pages_[static_cast<size_t>(page)].n_holders; }
   std::span<const int32_t> contents(PageId page) const;
 

@@ -6,7 +6,7 @@
 
 namespace hrun {
 
-// Its lock may be held by a thread that the fork has left behind.
+// A thread that the fork has left behind may hold the handle's lock.
 void RequestHandle::require_usable() const {
   if (getpid() != process_)
     throw GenerationError("the request was made before fork(); it is answered in the parent only");

@@ -1,4 +1,4 @@
-// What is asked of the engine, and the handle through which the answer comes.
+// A request to the engine, and the handle through which the answer comes.
 #pragma once
 
 #include <unistd.h>
@@ -43,7 +43,7 @@ struct Request {
   Pooling pooling = Pooling::last;
 };
 
-// From raw logits, before bias, penalties and sampling.
+// Log-probabilities from raw logits, before bias, penalties and sampling.
 struct TokenLogprob {
   float logprob = 0;
   std::vector<std::pair<int32_t, float>> top;  // the likeliest, best first; ties: the lower id
@@ -56,15 +56,15 @@ struct DrawnToken {
 
 enum class Finish : uint8_t { none, stop, length, cancelled, failed };
 
-// What has come since the last look.
+// The part of the answer that has come since the last look.
 struct Update {
   std::vector<DrawnToken> tokens;  // the end token is not among them
   Finish finish = Finish::none;
   std::exception_ptr error;  // of a failed request
 };
 
-// Shared by the engine and its reader; safe from any thread.  In a process that was forked off,
-// what would wait throws GenerationError.
+// The engine and the reader of a request share this handle; it is safe from any thread.  In a
+// process that was forked off, the calls that would wait throw GenerationError.
 class RequestHandle {
  public:
   explicit RequestHandle(int64_t max_unread) : max_unread_(max_unread) {}
@@ -74,7 +74,8 @@ class RequestHandle {
   Update take(std::chrono::milliseconds timeout);
   bool finished() const { return finish_ != Finish::none; }
 
-  // From submit() until the first token was drawn, and from then to the last; an end token counts.
+  // The times from submit() until the first token was drawn, and from then to the last; an end
+  // token counts.
   double prompt_seconds() const;
   double generate_seconds() const;
 

@@ -94,7 +94,7 @@ class Penalties : public SamplerStep {
   }
 
  private:
-  // Of the recent tokens that are in the vocabulary.
+  // Counts the recent tokens that are in the vocabulary.
   std::unordered_map<int32_t, int> counts(std::span<const int32_t> history, int64_t n_vocab) const {
     if (last_n_ > 0 && static_cast<size_t>(last_n_) < history.size())
       history = history.last(static_cast<size_t>(last_n_));
@@ -285,7 +285,7 @@ Candidates Sampler::candidates(std::span<const float> logits, TokenMask mask) co
   size_t n_edits = 0;
   for (; n_edits < steps_.size() && steps_[n_edits]->only_edits(); ++n_edits)
     steps_[n_edits]->apply(c, history_);
-  // What cannot be drawn is no candidate.
+  // A token that cannot be drawn is no candidate.
   std::erase_if(c.items, [&](const Candidate& item) {
     return item.logit == -std::numeric_limits<float>::infinity() ||
            !allows(mask, static_cast<size_t>(item.id));
@@ -297,9 +297,9 @@ Candidates Sampler::candidates(std::span<const float> logits, TokenMask mask) co
   return c;
 }
 
-// What candidates() gives, in one pass over the vocabulary: where the chain changes some logits and
-// then keeps a few of the best.  False where it does something else first, or where a logit is odd:
-// candidates() then says what is wrong.
+// Makes the list that candidates() makes, in one pass over the vocabulary, if the chain changes
+// some logits and then keeps a few of the best.  Returns false if the chain does something else
+// first, or if a logit is odd: candidates() then says what is wrong.
 bool Sampler::best_candidates(std::span<const float> logits, TokenMask mask, Candidates& c) const {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   constexpr size_t kBlock = 16;
@@ -399,7 +399,7 @@ int32_t draw_on_device(Backend& backend, const float* logits, int64_t n_vocab, S
     sampler.accept_drawn(drawn.token, generator);
     return drawn.token;
   }
-  // The host's sampler says what is wrong with them.
+  // The host's sampler says what is wrong with the logits.
   std::vector<float> here(static_cast<size_t>(n_vocab));
   backend.read(logits, {reinterpret_cast<uint8_t*>(here.data()), here.size() * sizeof(float)});
   return sampler.sample(here);

@@ -25,8 +25,8 @@ struct Candidate {
   float logit;
 };
 
-// What a step works on.  One canonical state: the order is by id until sort() makes it by falling
-// logit (ties: lower id).
+// The list that a step works on.  Its one canonical order is by id, until sort() makes it by
+// falling logit (ties: lower id).
 struct Candidates {
   std::vector<Candidate> items;
   bool sorted = false;
@@ -56,9 +56,9 @@ class SamplerStep {
   virtual bool on_device() const { return false; }
   // Does it keep the n best, whatever came before, and all later steps see these only?  0: no.
   virtual size_t keeps() const { return 0; }
-  // Is all it does told by edit()?
+  // Does edit() tell all that the step does?
   virtual bool only_edits() const { return false; }
-  // Of a step that only changes the logits of recent tokens: how.
+  // Says how a step that only changes the logits of recent tokens changes them.
   virtual void edit(std::unordered_map<int32_t, SampleEdit>&, std::span<const int32_t> /*history*/,
                     int64_t /*n_vocab*/) const {}
 };
@@ -75,8 +75,8 @@ class Sampler {
   // Draws from the chain, among the tokens that the mask allows, and accepts the result.  Throws
   // GenerationError if a logit is NaN or none that is allowed is finite.
   int32_t sample(std::span<const float> logits, TokenMask mask = {});
-  // The same drawn by a backend: what it is asked for, and what it answered.  Throws ArgumentError
-  // for a bias outside the vocabulary.
+  // With these a backend makes the same draw: what to ask it for, and how to take its answer.
+  // Throws ArgumentError for a bias outside the vocabulary.
   bool runs_on_device() const;
   const SampleSettings& settings() const { return settings_; }
   std::vector<SampleEdit> edits(int64_t n_vocab) const;
@@ -84,9 +84,10 @@ class Sampler {
   void accept_drawn(int32_t token, uint64_t generator);
   // Adds a token (of a prompt, say) to the history that the penalties look at.
   void accept(int32_t token) { history_.push_back(token); }
-  // As after so many draws: for a request that goes on where another one ended.
+  // Moves the generator on as if so many tokens had been drawn: for a request that goes on where
+  // another one ended.
   void skip(int64_t n_draws);
-  // What sample() would draw from, best first.
+  // The tokens that sample() would draw from and their probabilities, best first.
   std::vector<std::pair<int32_t, double>> probabilities(std::span<const float> logits,
                                                         TokenMask mask = {}) const;
   uint64_t seed() const { return seed_; }

@@ -92,7 +92,7 @@ std::optional<Refusal> Scheduler::refuse_queue(int64_t n, int64_t n_tokens) cons
   return std::nullopt;
 }
 
-// Who is there.
+// Sequences and clients come and go.
 
 Submitted Scheduler::submit(std::vector<int32_t> prompt, SequenceParameters parameters,
                             int64_t now_us) {
@@ -159,7 +159,8 @@ void Scheduler::leave_client(Entry& entry) {
     else
       ++n_absent;
   }
-  // What a client that comes back would be lifted over need not be remembered.
+  // An absent client that was served no more than `least` need not be remembered: it would be
+  // lifted to that when it comes back.
   std::erase_if(clients_, [&](const auto& item) {
     const Client& client = item.second;
     return client.n_sequences == 0 && (client.served <= least || n_absent > kMaxAbsentClients);
@@ -177,7 +178,7 @@ void Scheduler::run(Entry& entry) {
 void Scheduler::stop(Entry& entry, bool state_valid) {
   Sequence& s = entry.sequence;
   if (s.state_slot >= 0) {
-    // The state after the last position is a checkpoint for whoever goes on from there.
+    // The state after the last position is a checkpoint for sequences that go on from there.
     const int64_t k = (s.n_computed - 1) / kPagePositions;
     const int64_t n = s.n_computed - k * kPagePositions;
     if (state_valid && s.n_computed > 0 &&
@@ -240,7 +241,7 @@ Forked Scheduler::fork(SequenceId id, int64_t n, int64_t now_us) {
   return forked;
 }
 
-// Where the parent is complete but for the last token, the child has the same pages.
+// If the parent is complete but for the last token, the child has the same pages.
 void Scheduler::begin_fork(const Entry& parent, Entry& child) {
   const Sequence& from = parent.sequence;
   Sequence& to = child.sequence;
@@ -307,7 +308,7 @@ void Scheduler::truncate(SequenceId id, int64_t n) {
   s.draft.clear();
 }
 
-// What a step did.
+// The results of a step.
 
 void Scheduler::check_results(const StepPlan& plan, std::span<const StepResult> results) const {
   if (!in_step_ || plan.number != step_)

@@ -77,7 +77,7 @@ struct Forked {
   std::optional<Refusal> refusal;
 };
 
-// How much one step may do.
+// The limits of one step.
 struct StepBudget {
   int64_t n_rows = 512;
   // With both: chunks of prompts are cut so that the step takes about this long.
@@ -85,7 +85,7 @@ struct StepBudget {
   const StepCost* cost = nullptr;
 };
 
-// Rows of one sequence: positions [first, first + n_rows).  Its tokens and pages are those of
+// The rows of one sequence: positions [first, first + n_rows).  Its tokens and pages are those of
 // Scheduler::sequence(id); rows beyond tokens.size() are its draft.
 struct Span {
   SequenceId id = 0;
@@ -113,11 +113,11 @@ struct StepPlan {
   bool empty() const { return spans.empty(); }
 };
 
-// What became of a sequence in a step.
+// The result of a step for one sequence.
 struct StepResult {
   SequenceId id = 0;
-  // Drawn tokens: of a span with a draft the accepted guesses and one more.  Empty while a prompt
-  // is not complete, or if nothing is to be drawn.
+  // The drawn tokens; for a span with a draft, the accepted guesses and one more.  Empty while a
+  // prompt is not complete, or if nothing is to be drawn.
   std::vector<int32_t> tokens;
   bool finished = false;  // it gives up its pages (they stay cached) and its id
 };
@@ -139,23 +139,25 @@ class Scheduler {
  public:
   explicit Scheduler(const SchedulerOptions& options);
 
-  // At any time, also between plan() and commit().  now_us: monotonic, of the caller's clock.
+  // May be called at any time, also between plan() and commit().  now_us: monotonic, of the
+  // caller's clock.
   Submitted submit(std::vector<int32_t> prompt, SequenceParameters parameters, int64_t now_us);
-  // n sequences that go on from where this one stands, with its parameters.  Between plan() and
-  // commit() the forks begin after the rows of the step and before the tokens drawn in it: each
-  // takes its own first token by a StepResult of the same commit(), or else computes the last
+  // Makes n sequences that go on from where this one stands, with its parameters.  Between plan()
+  // and commit() the forks begin after the rows of the step and before the tokens drawn in it.
+  // Each takes its own first token by a StepResult of the same commit(), or else computes the last
   // position once more.  Forks of a prompt that is not complete wait for it like equal prompts.
   Forked fork(SequenceId id, int64_t n, int64_t now_us);
-  // False for an unknown id.  A sequence of the step in progress is freed by its commit().
+  // Returns false for an unknown id.  A sequence of the step in progress is freed by its commit().
   bool cancel(SequenceId id);
 
-  // Guesses for the next step; dropped if the step has no room.  Models with recurrent state take
-  // none, since a state cannot be cut.
+  // Sets guesses for the next step; they are dropped if the step has no room.  Models with
+  // recurrent state take none, since a state cannot be cut.
   void set_draft(SequenceId id, std::vector<int32_t> draft);
   // A sequence that is not ready (its grammar is not) sits the steps out.
   void set_ready(SequenceId id, bool ready);
-  // More tokens of the caller's (max_tokens counts from their end), and fewer; not between plan()
-  // and commit().  truncate() keeps at least one token, and what it keeps counts as the prompt.
+  // append() adds tokens of the caller's (max_tokens counts from their end), and truncate() takes
+  // tokens away; neither may be called between plan() and commit().  truncate() keeps at least one
+  // token, and what it keeps counts as the prompt.
   std::optional<Refusal> append(SequenceId id, std::span<const int32_t> tokens,
                                 LogitRows logits = LogitRows::last);
   void truncate(SequenceId id, int64_t n);
@@ -163,20 +165,21 @@ class Scheduler {
   // The next step; empty if nothing can be done.  Each plan is committed or abandoned before the
   // next.
   StepPlan plan(const StepBudget& budget, int64_t now_us);
-  // One result for each span whose rows are complete; a missing one stands for an empty one.
-  // Results of forks and in any order.  Results of cancelled sequences are dropped.
+  // Takes one result for each span whose rows are complete; a missing one stands for an empty one.
+  // There may be results of forks, and any order will do.  Results of cancelled sequences are
+  // dropped.
   void commit(const StepPlan& plan, std::span<const StepResult> results);
-  // A token drawn from the logits of an earlier step, or the end, of a sequence that is complete;
-  // not between plan() and commit().
+  // Adds a token drawn from the logits of an earlier step, or the end, to a sequence that is
+  // complete; not between plan() and commit().
   void append_late(const StepResult& result);
-  // The step failed: what it was to copy and compute is taken as undone.
+  // Says that the step failed: its copies and rows count as not done.
   void abandon(const StepPlan& plan);
 
   bool idle() const { return entries_.empty(); }
   bool contains(SequenceId id) const { return entries_.contains(id); }
   const Sequence& sequence(SequenceId id) const;  // throws ArgumentError
   SchedulerStats stats() const;
-  // Forgets what no running sequence holds; not between plan() and commit().
+  // Forgets everything that no running sequence holds; not between plan() and commit().
   void clear_cache();
   // Throws std::logic_error; for tests.
   void check() const;

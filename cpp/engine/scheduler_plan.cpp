@@ -1,4 +1,4 @@
-// How a step is put together.
+// The scheduler puts a step together here.
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -36,8 +36,8 @@ class Scheduler::Planner {
   }
 
  private:
-  // Sequences that stand in a page whose rows are gone, because others went on from it meanwhile or
-  // they were cut, begin again at what is cached.
+  // Some sequences stand in a page whose rows are gone, because others went on from it meanwhile or
+  // because they were cut.  They begin again at what is cached.
   void go_back() {
     const std::vector<Entry*> running = s_.running_;
     for (Entry* e : running)
@@ -53,11 +53,11 @@ class Scheduler::Planner {
   static std::pair<int64_t, SequenceId> arrival(const Entry& e) {
     return {e.sequence.arrival_us, e.sequence.id};
   }
-  // Smaller keeps its pages longer.
+  // The sequence with the smaller rank keeps its pages longer.
   auto rank(const Entry& e) const {
     return std::tuple(!aged(e), aged(e) ? 0 : e.sequence.parameters.priority, arrival(e));
   }
-  // Smaller goes first among prompts.
+  // The prompt with the smaller turn goes first.
   auto turn(const Entry& e) const {
     const bool old = aged(e);
     return std::tuple(!old, old ? 0 : e.sequence.parameters.priority, old ? 0 : e.client->served,
@@ -71,7 +71,7 @@ class Scheduler::Planner {
                        [&](const Entry* e) { return works(*e); });
   }
 
-  // The room.
+  // Room for pages.
 
   const Entry* oldest() const {
     const Entry* oldest = nullptr;
@@ -80,9 +80,9 @@ class Scheduler::Planner {
     return oldest;
   }
 
-  // Whose pages `for_whom` may have: first of those that have nothing to do, then of the last in
-  // rank behind it; the oldest may have everyone's.  A waiting sequence may only displace lower
-  // classes.
+  // Finds the sequence whose pages `for_whom` may have.  It is one that has nothing to do, or else
+  // the last in rank behind `for_whom`; the oldest may have everyone's.  A waiting sequence may
+  // only displace lower classes.
   Entry* victim(const Entry& for_whom) {
     Entry* idle = nullptr;
     Entry* last = nullptr;
@@ -115,7 +115,7 @@ class Scheduler::Planner {
     return true;
   }
 
-  // Its copies stay in the plan: those behind them in the list make up for them.
+  // The sequence's copies stay in the plan: those behind them in the list make up for them.
   void unplan(Entry& e) {
     Span& span = plan_.spans[e.span - 1];
     rows_left_ += span.n_rows;
@@ -137,7 +137,7 @@ class Scheduler::Planner {
     Sequence& s = e.sequence;
     while (pool_.n_needed(s.pages, s.n_computed, end) > pool_.n_available())
       if (!displace || !preempt_for(e)) {
-        // As many whole pages as there are.
+        // Try one page less, up to the end of a whole page.
         const int64_t fewer = (pages_of(end) - 1) * kPagePositions;
         if (fewer <= s.n_computed) return s.n_computed;
         end = fewer;
@@ -146,7 +146,7 @@ class Scheduler::Planner {
     return end;
   }
 
-  // The rows.
+  // The rows of the step.
 
   void add_rows(Entry& e, int64_t n, int64_t n_draft, LogitRows logits) {
     const Sequence& s = e.sequence;
@@ -193,7 +193,7 @@ class Scheduler::Planner {
     }
   }
 
-  // Guesses take what is free: they displace nobody.
+  // Guesses take the rows and pages that are free: they displace nobody.
   void plan_drafts(int64_t kept_for_prompts) {
     for (Entry* e : s_.running_) {
       Sequence& s = e->sequence;
@@ -219,7 +219,7 @@ class Scheduler::Planner {
   void plan_prompts() {
     const int64_t n_total = rows_for_prompts(0, rows_left_);
     const int64_t rows_at_end = plan_.n_rows + n_total;
-    // In the first round none takes more than half while another can go on.
+    // In the first round no prompt takes more than half while another can go on.
     std::vector<Entry*> planned;
     std::vector<const Entry*> tried;
     int n_lookups = 0;
@@ -247,9 +247,10 @@ class Scheduler::Planner {
       if (plan_.n_rows < rows_at_end && e->span != 0) add_chunk(*e, rows_at_end - plan_.n_rows);
   }
 
-  // Of the rows left, as many as the time allows, and not fewer than min_chunk.  Where the rows
-  // that are planned already take long, a step may take twice that: a stream's gap at most doubles,
-  // and a prompt does not wait for ever on a machine that reads its weights slowly.
+  // The number of rows that prompts may still take: as many as the time allows, and not fewer than
+  // min_chunk.  Where the rows that are planned already take long, a step may take twice that: a
+  // stream's gap at most doubles, and a prompt does not wait for ever on a machine that reads its
+  // weights slowly.
   int64_t rows_for_prompts(int64_t first, int64_t at_most) const {
     if (!budget_.cost || budget_.seconds <= 0) return at_most;
     const StepCost& cost = *budget_.cost;

@@ -19,8 +19,9 @@ struct SequenceParameters {
   std::string client;      // who shares fairly with others
   std::string salt;        // only sequences of equal salt share cached pages
   int64_t max_tokens = 0;  // to be appended to the prompt at most
-  // Of the prompt: the last row (to draw a token), all (its log-probabilities; such a sequence
-  // takes no cached prefix but fills the cache), or none (it is computed for its own sake).
+  // The rows of the prompt whose logits are wanted: the last row (to draw a token), all (its
+  // log-probabilities; such a sequence takes no cached prefix but fills the cache), or none (it is
+  // computed for its own sake).
   LogitRows logits = LogitRows::last;
   int64_t wanted_from = 0;  // of all rows: the first whose logits are wanted
   bool reuse_prefix = true;

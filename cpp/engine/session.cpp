@@ -38,7 +38,7 @@ void Session::keep_state() {
   kept_.push_back({slot, state_at_});
 }
 
-// To a position that start_before() gave.
+// Restores the state at a position that start_before() gave.
 void Session::restore_state(int64_t position) {
   if (cache_.n_states() == 0 || state_at_ == position) return;
   const auto kept = std::find_if(kept_.begin(), kept_.end(), [&](const KeptState& state) {
@@ -99,13 +99,13 @@ void Session::forward(std::span<const int32_t> tokens, Logits which,
   }
   pass(tokens, n_past_, which, logits_.data(), poll, observer, states);
   logits_kept_ = which == Logits::kept && n > 0;
-  // Only now: an exception above leaves the position where it was.
+  // The tokens count only now: an exception above leaves the position where it was.
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
   n_past_ += n;
   if (n > 0) n_computed_ = n_past_;
 }
 
-// The tokens at positions `first` on.
+// Computes the tokens at positions `first` on.
 void Session::pass(std::span<const int32_t> tokens, int64_t first, Logits which, float* logits,
                    const std::function<void()>& poll, MatmulObserver* observer,
                    LayerStates states) {

@@ -34,16 +34,15 @@ class Session {
   Session(std::shared_ptr<const Model> model, const SessionOptions& options);
 
   // Appends tokens and computes logits into logits() [rows, n_vocab].  Throws ArgumentError for an
-  // id outside the vocabulary, ContextOverflowError before any work if they do not fit, and
-  // whatever `poll` throws (called at least once per layer and pass); the session then stands where
-  // it stood before the call.  Of a part of a model `states` come from the part before and go to
-  // the next one; it begins at position 0.
+  // id outside the vocabulary, ContextOverflowError before any work if they do not fit, and the
+  // errors that `poll` throws (it is called at least once per layer and pass); the session then
+  // stands where it stood before the call.  In a part of a model, `states` come from the part
+  // before and go to the next one; the session begins at position 0.
   void forward(std::span<const int32_t> tokens, Logits which,
                const std::function<void()>& poll = {}, MatmulObserver* observer = nullptr,
                LayerStates states = {});
 
-  // forward() and the draw of the next token: on the device where that can, so that no logits
-  // travel.
+  // Runs forward() and draws the next token: on the device if it can, so that no logits travel.
   int32_t next(std::span<const int32_t> tokens, Sampler& sampler,
                const std::function<void()>& poll = {});
 
@@ -56,7 +55,7 @@ class Session {
   int64_t truncate(int64_t n);
   size_t memory_bytes() const;
 
-  // Of the last forward(): [n_logit_rows, n_vocab].
+  // The logits of the last forward(): [n_logit_rows, n_vocab].
   std::span<const float> logits() const { return logits_; }
   std::span<const float> last_logits();
 

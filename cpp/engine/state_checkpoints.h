@@ -1,4 +1,4 @@
-// Where recurrent state was kept: models with recurrent layers can only go on from there.
+// The recurrent states that were kept: models with recurrent layers can only go on from there.
 //
 // The state of a sequence lives in a slot, and a slot can be kept as a checkpoint: the state after
 // the first n positions of a page and all pages before it.  The pool forgets checkpoints with the
@@ -40,8 +40,8 @@ class StateCheckpoints {
   }
   int64_t grid() const { return grid_; }
 
-  // A slot for a running sequence or a state to be saved; the oldest checkpoint makes room.  -1:
-  // all are live.
+  // Takes a slot for a running sequence or a state to be saved; the oldest checkpoint makes room.
+  // -1: all are live.
   int32_t take();
   void give_back(int32_t slot);
   // A taken slot becomes the checkpoint after n positions (1 .. 64) of a page; given back if there
@@ -52,12 +52,12 @@ class StateCheckpoints {
     int32_t slot;
     int64_t n;
   };
-  // The last one within the first at_most positions of a page.
+  // The last checkpoint within the first at_most positions of a page.
   std::optional<Checkpoint> last(PageId page, int64_t at_most) const;
   void touch(int32_t slot);   // it was used now
   void forget(int32_t slot);  // if it is a checkpoint
 
-  // For the pool.
+  // The pool calls these.
   void forget_beyond(PageId page, int64_t n);
   void move(PageId from, PageId to);
 

@@ -56,7 +56,7 @@ void StepCost::solve() {
       c[i] /= a[i][i];
     }
     if (*std::min_element(c.begin(), c.end()) < 0) continue;
-    // What the fit explains: c . products.
+    // The fit explains this much of the sum of squares: c . products.
     double explained = 0;
     for (size_t i = 0; i < 3; ++i) explained += c[i] * products_[i];
     if (explained > best) {

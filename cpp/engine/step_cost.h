@@ -1,4 +1,4 @@
-// What a step costs, learnt from the steps before it: seconds = fixed + rows * a + attended * b.
+// The cost of a step, learnt from the steps before it: seconds = fixed + rows * a + attended * b.
 //
 // attended: the sum over rows of the positions that each row attends to.  Older steps count less,
 // so the model follows a machine whose speed changes.
@@ -18,12 +18,12 @@ class StepCost {
   // that the first steps of a prompt find out what rows cost instead of guessing it.
   int64_t rows_believed() const { return 2 * most_rows_; }
   double seconds(int64_t n_rows, double attended) const;
-  // How many rows from position `first` on can join a step of n_rows and `attended` so that it
-  // takes at most `limit` seconds; between 0 and at_most.
+  // The number of rows from position `first` on that can join a step of n_rows and `attended` so
+  // that it takes at most `limit` seconds; between 0 and at_most.
   int64_t rows_within(double limit, int64_t n_rows, double attended, int64_t first,
                       int64_t at_most) const;
 
-  // Of the rows [first, first + n) of one sequence.
+  // The `attended` of the rows [first, first + n) of one sequence.
   static double attended_by(int64_t first, int64_t n) {
     return static_cast<double>(n) * static_cast<double>(first) +
            0.5 * static_cast<double>(n) * static_cast<double>(n + 1);

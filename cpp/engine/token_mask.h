@@ -1,4 +1,4 @@
-// Which tokens of the vocabulary may be drawn: a bit each, of words of 32.
+// Says which tokens of the vocabulary may be drawn: a bit for each token, in words of 32.
 #pragma once
 
 #include <cstddef>

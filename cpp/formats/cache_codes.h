@@ -28,7 +28,8 @@ struct CacheLevelTable {
   int8_t values[kCount];
 };
 
-// Of kBits bits.  kPerSigma: levels per standard deviation of what is coded.
+// The levels of codes of kBits bits.  kPerSigma: levels per standard deviation of the coded
+// numbers.
 template <int kBits>
 struct CacheLevels;
 template <>

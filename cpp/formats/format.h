@@ -1,4 +1,4 @@
-// What a weight format is.
+// The definition of a weight format.
 //
 // A *quantized* format is its integer view.  One block of up to 256 weights decodes to int8 codes,
 // small integer scales and offsets per group of 16 weights, and two floats per block:

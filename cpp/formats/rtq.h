@@ -27,8 +27,8 @@
 
 namespace hrun {
 
-// How a table is read: by `codes` codes from code t - lag on, the newest of them xor code t -
-// xor_lag if that is not 0.
+// A table is indexed by `codes` codes, from code t - lag on.  The newest of them is xored with code
+// t - xor_lag if xor_lag is not 0.
 struct RtqIndex {
   int codes, lag, xor_lag;
 };

@@ -10,8 +10,8 @@
 namespace hrun::gguf {
 namespace {
 
-// Type and, for short values, the value itself, for messages: "u32 7", "string 'x'", "array<i32> of
-// 3".
+// Describes the type and, for short values, the value itself, for messages: "u32 7", "string 'x'",
+// "array<i32> of 3".
 std::string describe(const Entry& entry) {
   return std::visit(
       [&](const auto& value) -> std::string {

@@ -36,9 +36,9 @@ class File {
   static File parse(std::span<const uint8_t> data, std::string path);
   // Maps the file read-only.
   static File open(const std::string& path);
-  // The same, with the tensors of the other files where it is the first of a model in several
-  // (split.count, NAME-00001-of-0000N.gguf).  The others are sought beside it; a link that leads
-  // elsewhere is refused.
+  // Opens the file in the same way.  If it is the first of a model in several files (split.count,
+  // NAME-00001-of-0000N.gguf), it also gets the tensors of the others.  They are sought beside it;
+  // a link that leads elsewhere is refused.
   static File open_model(const std::string& path);
   // The number of files that the model is in.  Throws ModelFileError where this is not the first.
   uint64_t require_first_part() const;
@@ -56,10 +56,9 @@ class File {
   const TensorInfo* find_tensor(std::string_view name) const;     // null if absent
   std::span<const uint8_t> data(const TensorInfo& tensor) const;  // zero-copy
   TensorView view(const TensorInfo& tensor) const;                // rows = product of dims[1..]
-  // For data that has been copied elsewhere: takes it out of this process's memory, not out of the
-  // file.
+  // Takes data that has been copied elsewhere out of this process's memory, not out of the file.
   void release_pages(const TensorInfo& tensor) const;
-  // Throws ModelFileError where the file could not be read any more since it was opened: what came
+  // Throws ModelFileError if the file has become unreadable since it was opened: data that came
   // from it then is wrong.
   void check_readable() const;
   uint64_t file_bytes() const;

@@ -7,7 +7,7 @@
 
 namespace hrun::gguf {
 
-// A sentence on what a file that does not start with "GGUF" is, and what to do about it.
+// A sentence that says what a file is that does not start with "GGUF", and what to do about it.
 std::string describe_lookalike(std::span<const uint8_t> data);
 
 }  // namespace hrun::gguf

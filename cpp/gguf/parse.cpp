@@ -55,7 +55,7 @@ class Parser {
     fail("the file ends at byte {} inside {}; the download may be incomplete", in_.size(), where);
   }
 
-  // Where the parser is, for messages; only built when something is wrong.
+  // Says where the parser is, for messages; it is only built when something is wrong.
   std::string entry_name(uint64_t i) const {
     return current_.empty() ? message("metadata {} of {}", i, n_entries_)
                             : message("metadata {} ('{}')", i, printable(current_));

@@ -6,8 +6,8 @@
 
 namespace hrun::gguf {
 
-// What to do with a file that is not whole and whose name is that of a piece: the pieces beside it
-// and how they are joined.  "" for any other name.
+// Says what to do with a file that is not whole and whose name is that of a piece: names the pieces
+// beside it and how to join them.  Returns "" for any other name.
 std::string describe_piece(const std::string& path);
 
 }  // namespace hrun::gguf

@@ -26,7 +26,7 @@ bool ends_with(std::string_view text, std::string_view end) {
   return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
 }
 
-// Where another GGUF file begins behind the last tensor: parts that were joined byte by byte.
+// The place where another GGUF file begins behind the last tensor: parts were joined byte by byte.
 std::optional<uint64_t> joined_at(const File::State& state) {
   const ByteSpan bytes(state.bytes);
   const uint64_t end = state.data_end;

@@ -1,4 +1,4 @@
-// What a parsed file knows; shared by the parser and the accessors, nobody else includes it.
+// The contents of a parsed file.  The parser and the accessors share it; nobody else includes it.
 #pragma once
 
 #include <optional>

@@ -20,7 +20,7 @@ class ModelCache {
   ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type,
              int64_t n_states);
 
-  // Of a layer; without a cache where the layer keeps none.
+  // The cache and the states of a layer.  A slot has no cache where the layer keeps none.
   const CacheSlot& slot(int64_t layer) const { return slots_[static_cast<size_t>(layer)]; }
   const StateSlot& state(int64_t layer) const { return states_[static_cast<size_t>(layer)]; }
   int64_t n_pages() const { return n_pages_; }
@@ -32,10 +32,11 @@ class ModelCache {
   bool is_coded() const;
   bool keeps_rows(int32_t page) const;
   void drop_rows(int32_t page);
-  // Of all recurrent layers; from -1: the state before any token.
+  // Copies the state of all recurrent layers.  from = -1 gives the state before any token.
   void copy_state(int32_t from, int32_t to);
 
-  // draw(), with a word about the cache where logits are not finite: it may be the cause.
+  // Calls draw(), and adds a word about the cache to the error where logits are not finite: the
+  // cache may be the cause.
   template <class Draw>
   auto drawing(Draw&& draw) const {
     try {
@@ -57,8 +58,8 @@ class ModelCache {
   std::vector<StateSlot> states_;
 };
 
-// Slots for the states of up to n_running sequences and for checkpoints beside them, in a gibibyte
-// or so; 0 where no layer is recurrent.
+// The number of slots for the states of up to n_running sequences and for checkpoints beside them,
+// in a gibibyte or so; 0 where no layer is recurrent.
 int64_t default_state_slots(const Model& model, int64_t n_running);
 
 }  // namespace hrun

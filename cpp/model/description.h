@@ -11,7 +11,7 @@
 
 namespace hrun {
 
-// What a weight is for.  Per-layer roles come after `first_layer_role`.  Most are optional: the
+// The purpose of a weight.  Per-layer roles come after `first_layer_role`.  Most are optional: the
 // decoder does what the tensors ask for (a norm before or after a block or both, one matrix for q,
 // k and v or three, experts or not).
 enum class Role : uint8_t {
@@ -126,7 +126,8 @@ enum class Role : uint8_t {
 inline constexpr Role kFirstLayerRole = Role::attn_norm;
 
 constexpr bool is_layer_role(Role role) { return role >= kFirstLayerRole; }
-// Vectors, or read column by column as if they were several: not multiplied as a matrix.
+// Is the weight a vector, or a matrix that is read column by column as if it were several vectors?
+// Neither is multiplied as a matrix.
 constexpr bool is_columns(Role role) {
   return role == Role::delta_conv || role == Role::shortconv_taps || role == Role::ssm_conv ||
          role == Role::ssm_rate || role == Role::ssm_skip;
@@ -184,7 +185,7 @@ enum class Dim : uint8_t {
   count,
 };
 
-// What the converter does to a Hugging Face tensor on its way into the GGUF.
+// A change that the converter makes to a Hugging Face tensor on its way into the GGUF.
 enum class Transform : uint8_t {
   none,
   interleave_q_heads,  // rows of each head reordered from (i, i + d/2) pairs to (2i, 2i + 1), as
@@ -257,11 +258,11 @@ struct ConfigRule {
 
 enum class Norm : uint8_t { rms, layer };
 
-// How the vectors of a text's tokens become one: GGUF's numbers.  rank: scores by a head of
-// classes.
+// The way in which the vectors of a text's tokens become one, by GGUF's numbers.  rank: scores by a
+// head of classes.
 enum class Pooling : uint8_t { none = 0, mean = 1, cls = 2, last = 3, rank = 4 };
 
-// What a layer does first, and then: the blocks under model/blocks.
+// A layer runs a Mixer first and a Feed after it: the blocks under model/blocks.
 enum class Mixer : uint8_t {
   attention,
   latent_attention,

@@ -18,7 +18,7 @@ class Recorded {
   ~Recorded() {
     if (!finished_) backend_.end_pass(false);
   }
-  // False: nothing has run, and the operations are to be run again.
+  // Returns false if nothing has run and the operations are to be run again.
   bool finish() {
     finished_ = true;
     return backend_.end_pass(true);
@@ -89,7 +89,7 @@ class Decoder {
       backend_.scale(x_, scale.front());
   }
 
-  // As many rows at a time as the workspace holds.
+  // Makes the logits of as many rows at a time as the workspace holds.
   void all_logits(const PassOutputs& outputs) {
     const std::span<const int32_t> rows = outputs.logit_rows;
     for (size_t done = 0; done < rows.size();) {
@@ -101,7 +101,7 @@ class Decoder {
     }
   }
 
-  // What the workspace holds to where it is wanted.
+  // Brings the logits in the workspace to where they are wanted.
   void give_logits(size_t first, size_t rows, const PassOutputs& outputs) {
     const auto n_vocab = static_cast<size_t>(params_.n_vocab);
     std::vector<float> here;
@@ -145,7 +145,7 @@ class Decoder {
   }
 
  private:
-  // Some rows of x, rising: where they lie, or brought together.
+  // Some rows of x, rising: the place where they lie, or a copy that brings them together.
   FloatView picked(std::span<const int32_t> rows) {
     const auto n = static_cast<int64_t>(rows.size());
     if (!brings_together(rows)) return {x_.row(rows.front()), n, x_.cols, x_.stride};
@@ -161,8 +161,8 @@ class Decoder {
     backend_.layer_norm(x, *weight, bias, params_.norm_eps, out);
     return out;
   }
-  // What the mixer or the feed-forward block reads, by its norm.  Side by side, both read what the
-  // one norm gives where there is one.
+  // The input of the mixer or the feed-forward block, after its norm.  Where the two stand side by
+  // side and there is only one norm, both read its output.
   MatmulInput input_of(int64_t l, Role norm) {
     if (params_.parallel && !model_.weight(l, norm))
       norm = norm == Role::attn_norm ? Role::ffn_norm : Role::attn_norm;
@@ -175,7 +175,7 @@ class Decoder {
     pass_.norm(x_, *model_.weight(l, weight), model_.weight(l, bias), x_);
   }
 
-  // What happens to a block's output before it is added.
+  // Changes a block's output before it is added.
   void finish(int64_t l, Role post_norm, FloatView y) {
     const double own = model_.description().post_norm_eps;
     const float eps = own > 0 ? static_cast<float>(own) : params_.norm_eps;
@@ -192,7 +192,7 @@ class Decoder {
   FloatView x_;
 };
 
-// Rows of hidden states, and of what layers have for each token, side by side on the host.
+// Hidden states, and the vectors that layers have for each token, side by side in rows on the host.
 void read_states(const Workspace& work, int64_t n, int64_t width, float* out) {
   int64_t at = 0;
   std::vector<float> values;
@@ -240,8 +240,8 @@ void forward(const Model& model, std::span<Workspace> workspaces, const ModelCac
   const int64_t n = batch.n_rows();
   const auto n_logits = static_cast<int64_t>(outputs.logit_rows.size());
   check_part(model, n_logits > 0, states);
-  // What the host takes part in (blocks of some kinds, rows to look up) cannot be repeated from a
-  // record.
+  // A record cannot repeat work in which the host takes part (blocks of some kinds, rows to look
+  // up).
   const bool repeatable = !observer && !states.in && !states.out &&
                           workspaces.front().repeatable() && outputs.hidden_rows.empty() &&
                           !Decoder::brings_together(outputs.logit_rows) &&

@@ -19,11 +19,11 @@ class MatmulObserver {
   virtual ~MatmulObserver() = default;
   virtual void matmul_input(Backend& backend, std::span<const MatmulTarget> targets,
                             const MatmulInput& x) = 0;
-  // The same of one slice of a tensor (an expert, a head), with an input of its own.
+  // Sees the input of one slice of a tensor (an expert, a head), which is an input of its own.
   virtual void slice_input(Backend& backend, const DeviceTensor& slice, const MatmulInput& x) = 0;
 };
 
-// What the blocks of a layer work with: the rows of a batch.
+// The blocks of a layer work with this: the rows of a batch, the model and its memory.
 struct Pass {
   const Model& model;
   Workspace& work;
@@ -35,7 +35,7 @@ struct Pass {
   Backend& backend() const { return work.backend(); }
   const HyperParams& params() const { return model.params(); }
   FloatView rows(const FloatView& view) const { return first_rows(view, n); }
-  // Of a block: all of it, whatever the block before had.
+  // A block gets all the scratch, whatever the block before used.
   Arena arena() const { return Arena(work.scratch()); }
   const CacheSlot& cache(int64_t layer) const { return kept.slot(layer); }
   const StateSlot& state(int64_t layer) const { return kept.state(layer); }
@@ -63,7 +63,7 @@ struct Pass {
     const MatmulTarget target{&weights, y};
     multiply({&target, 1}, x);
   }
-  // Slices of tensors.
+  // Multiplies with slices of tensors.
   void multiply_parts(std::span<const MatmulPart> parts, const MatmulInput& x) const {
     if (observer)
       for (const MatmulPart& part : parts)
@@ -80,23 +80,23 @@ struct Pass {
   }
 };
 
-// What a pass computes of its rows, beside their keys and values.
+// A pass computes these of its rows, beside their keys and values.
 struct PassOutputs {
-  // Rows whose logits are wanted, rising.
+  // The rows whose logits are wanted, rising.
   std::span<const int32_t> logit_rows;
   // [logit_rows, n_vocab], if it is not null.
   float* logits = nullptr;
-  // Or, if it is set, called with some rows at a time: the first one's place in logit_rows, and
-  // [n, n_vocab].  With neither they stay in the head's workspace, whose max_logit_rows() they must
-  // not exceed.
+  // If it is set, it is called with some rows at a time: the first one's place in logit_rows, and
+  // their logits [n, n_vocab].  With neither `logits` nor this, the logits stay in the head's
+  // workspace, whose max_logit_rows() they must not exceed.
   std::function<void(size_t first, std::span<const float> logits)> on_logits;
-  // Rows whose hidden state after the last norm is wanted, rising, and where it goes: [hidden_rows,
-  // n_embd].
+  // The rows whose hidden state after the last norm is wanted, rising, and the place where it goes:
+  // [hidden_rows, n_embd].
   std::span<const int32_t> hidden_rows;
   float* hidden = nullptr;
 };
 
-// What comes into a part of a model and leaves it, [rows, Model::state_width()] each.
+// The states that come into a part of a model and leave it, [rows, Model::state_width()] each.
 struct LayerStates {
   const float* in = nullptr;  // null: the part embeds the tokens
   float* out = nullptr;       // null: not wanted
@@ -106,7 +106,7 @@ struct LayerStates {
 };
 
 // Runs a batch (at most max_tokens() rows of the workspaces, of which there is one per backend of
-// the model).  Keys and values go to the pages of the spans in `cache`, recurrent states on from
+// the model).  Keys and values go to the pages of the spans in `cache`; recurrent states go on from
 // the slots of the spans.  `poll` is called before each layer and may throw; the pages then hold
 // garbage at the positions of the batch, which the next pass over them overwrites.  Throws
 // ArgumentError for states or logits that a part of a model cannot take or give.

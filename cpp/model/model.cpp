@@ -53,7 +53,7 @@ LayerPart checked_part(const gguf::File& file, const ModelSpec& spec, LayerPart 
   return part;
 }
 
-// Of runs of all layers those of a part.
+// Cuts the runs of all layers to those of a part.
 std::vector<LayerRun> runs_of(std::vector<LayerRun> runs, const LayerPart& part, int64_t n_layers) {
   std::vector<LayerRun> kept;
   for (const LayerRun& run : runs) {
@@ -244,8 +244,8 @@ Weight Model::upload(const gguf::TensorInfo* info, Role role, size_t device, Ten
   return weight;
 }
 
-// Of the taps of a convolution the file has a row per channel: one row of floats, tap after tap.
-// Likewise of values that it has in a column.
+// Uploads the taps of a convolution.  The file has a row per channel; they become one row of
+// floats, tap after tap.  It does the same with values that the file has in a column.
 Weight Model::upload_columns(const TensorView& taps, size_t device) {
   const auto rows = static_cast<size_t>(taps.rows), cols = static_cast<size_t>(taps.cols);
   const FormatInfo& format = *find_format(taps.format);
@@ -264,7 +264,7 @@ Weight Model::upload_columns(const TensorView& taps, size_t device) {
   return weight;
 }
 
-// The weight of a norm that has none.
+// Uploads ones as the weight of a norm that has none.
 Weight Model::upload_ones(int64_t n, size_t device) {
   std::vector<uint8_t>& bytes = made_.emplace_back(static_cast<size_t>(n) * sizeof(float));
   std::fill_n(reinterpret_cast<float*>(bytes.data()), n, 1.0f);
@@ -274,7 +274,7 @@ Weight Model::upload_ones(int64_t n, size_t device) {
   return weight;
 }
 
-// Gates and values of all experts in one tensor, of each expert first the gates.
+// Splits a tensor that holds the gates and values of all experts, the gates of each expert first.
 void Model::split_experts(int64_t layer) {
   const TensorView whole = file_.view(*spec_.layer(layer, Role::experts_gate_up));
   const int64_t rows = params().n_ff_expert;
@@ -290,9 +290,9 @@ void Model::split_experts(int64_t layer) {
   file_.check_readable();
 }
 
-// attn_kv_b, the keys and values of each head one after the other, as attn_k_b and attn_v_b: values
-// are rows as they are, keys have to be transposed, which a coded matrix cannot be: they become
-// F16, or F32 where they are floats.
+// Splits attn_kv_b, which holds the keys and values of each head one after the other, into attn_k_b
+// and attn_v_b.  Values are rows as they are.  Keys have to be transposed, which a coded matrix
+// cannot be: they become F16, or F32 where they are floats.
 void Model::split_latent(int64_t layer) {
   const HyperParams& p = params();
   const TensorView whole = file_.view(*spec_.layer(layer, Role::attn_kv_b));
@@ -327,7 +327,7 @@ void Model::split_latent(int64_t layer) {
 
 namespace {
 
-// fn(tensor, how many of its kind a token uses).
+// Calls fn(tensor, how many of its kind a token uses).
 template <class Function>
 void for_each_matrix(const Model& model, Function&& fn) {
   for (int64_t l = 0; l < model.params().n_layers; ++l)

@@ -16,8 +16,9 @@ namespace hrun {
 // A tensor on the device; one with several slices (experts, heads) is held as so many.
 using Weight = std::vector<std::unique_ptr<DeviceTensor>>;
 
-// Layers of a model that are held: with 0 the embedding too, with the place behind the last layer
-// (n_layers, so an end of n_layers + 1) the head.
+// The layers of a model that are held.  A part that begins with layer 0 holds the embedding too.  A
+// part that includes the place behind the last layer (n_layers, so an end of n_layers + 1) holds
+// the head.
 struct LayerPart {
   int64_t first = 0, end = -1;  // -1: to the head
 };
@@ -36,8 +37,9 @@ struct HostVectors {
 // Immutable after load and shared between sessions (the backends serialise their own calls).
 class Model {
  public:
-  // Opens, validates and uploads.  progress(done, total) in tensors; it may throw Cancelled.  Of a
-  // part the other tensors stay in the file.  Throws ArgumentError for one that is no part.
+  // Opens, validates and uploads.  progress(done, total) counts tensors; it may throw Cancelled.
+  // For a part, the other tensors stay in the file.  Throws ArgumentError for a part that cannot
+  // be.
   static std::shared_ptr<const Model> load(
       const std::string& path, const BackendOptions& options,
       const std::function<void(int64_t, int64_t)>& progress = {}, LayerPart part = {});
@@ -46,7 +48,7 @@ class Model {
   const HyperParams& params() const { return spec_.params; }
   const ModelSpec& spec() const { return spec_; }
   const ModelDescription& description() const { return *spec_.description; }
-  // Numbered from 0 in the order in which a token meets them.
+  // The number of backends, which are numbered from 0 in the order in which a token meets them.
   size_t n_backends() const { return backends_.size(); }
   Backend& backend(size_t device) const { return *backends_[device]; }
   std::span<const LayerRun> runs() const { return runs_; }
@@ -63,7 +65,7 @@ class Model {
   // Null where the model has none.
   const DeviceTensor* weight(Role role) const { return first(globals_[static_cast<size_t>(role)]); }
   const DeviceTensor* weight(int64_t layer, Role role) const { return first(slices(layer, role)); }
-  // Of a tensor with slices; empty where the model has none.
+  // The slices of a tensor; empty where the model has none.
   const Weight& slices(int64_t layer, Role role) const {
     return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }
@@ -74,10 +76,10 @@ class Model {
   const DeviceTensor& head() const { return *head_; }
   // A vector as the file has it; empty where there is none.
   std::vector<float> values_of(const gguf::TensorInfo* vector) const;
-  // What one token of generation reads: the matrices of the layers, of the experts that it uses,
-  // and the head.
+  // The bytes that one token of generation reads: the matrices of the layers, of the experts that
+  // it uses, and the head.
   size_t bytes_per_token() const;
-  // Weights times tokens in the products of a prompt whose last token alone gets logits.
+  // The weights times tokens in the products of a prompt whose last token alone gets logits.
   int64_t weights_multiplied(int64_t n_tokens) const;
 
  private:

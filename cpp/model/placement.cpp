@@ -9,7 +9,8 @@ namespace {
 
 constexpr int64_t kPositions = 16384, kBatch = 512;
 
-// What a Workspace takes, and a backend's scratch beside it: as much again.
+// The bytes of a Workspace and of a backend's scratch beside it.  The scratch takes as much again
+// as activations and logits.
 size_t working_bytes(const ModelSpec& spec, int64_t positions) {
   const HyperParams& p = spec.params;
   const int64_t batch = std::min(kBatch, positions);

@@ -37,8 +37,8 @@ struct SentencePiece::Symbol {
                           // character's own
 };
 
-// What two neighbours join to.  Each pair is looked up by its text once: for long pieces in
-// repetitive text, the hashing would else be most of the work.
+// Remembers the piece that two neighbours join to.  Each pair is looked up by its text once: for
+// long pieces in repetitive text, the hashing would else be most of the work.
 class SentencePiece::Joins {
  public:
   explicit Joins(const SentencePiece& rules) : rules_(rules), slots_(64) {}

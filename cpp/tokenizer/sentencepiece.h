@@ -35,7 +35,8 @@ class SentencePiece {
   SentencePiece(const SentencePiece&) = delete;  // the tables point into the pieces
   SentencePiece& operator=(const SentencePiece&) = delete;
 
-  // Ids of well-formed UTF-8.  with_control: text that reads like a control token is one.
+  // Returns the ids of well-formed UTF-8.  with_control: text that reads like a control token is
+  // one.
   std::vector<int32_t> encode(std::string_view text, bool with_control) const;
 
  private:

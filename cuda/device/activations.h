@@ -62,8 +62,8 @@ struct ActivationTile {
     }
   }
 
-  // Rows of tokens that do not exist keep what is there: it multiplies into columns that nobody
-  // reads.
+  // Rows of tokens that do not exist keep the data that is there: it multiplies into columns that
+  // are never read.
   HRUN_HD void store(uint8_t* tile) const {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
@@ -77,7 +77,7 @@ struct ActivationTile {
     }
   }
 
-  // What multiply_chunks() sees of a stored tile.
+  // The view of a stored tile that multiply_chunks() uses.
   struct View {
     static constexpr bool kHasCorrection = false;
     const uint8_t* tile;
@@ -88,7 +88,7 @@ struct ActivationTile {
     HRUN_HD void fragments_of_products(uint32_t (&b)[4], int n, int s) const {
       load_matrices(b, tile + (8 * n + lane() % 8) * kTilePitch + 16 * (2 * s + lane() / 8));
     }
-    // Of product s with the tokens from 8 n and from 8 n + 8 on.
+    // B fragments of product s, with the tokens from 8 n on and with those from 8 n + 8 on.
     HRUN_HD void fragments_of_tiles(uint32_t (&b)[4], int n, int s) const {
       load_matrices(b, tile + (8 * n + lane() % 8 + lane() / 16 * 8) * kTilePitch +
                            16 * (2 * s + lane() / 8 % 2));

@@ -13,7 +13,7 @@
 
 namespace hrun::gpu {
 
-// Which queries a block of threads has, and what becomes of their values.
+// The queries that a block of threads has, and where their values go.
 using CodedTiles = AttentionTiles<64, 16, 64, 2, 4 * kWarp>;
 
 struct CodedAttention : CodedTiles {
@@ -31,11 +31,12 @@ struct CodedAttention : CodedTiles {
   TurnOfKeys turn;
   CacheLevelBytes k_levels, v_levels;
 
-  // What all threads share of the queries.
+  // The numbers of the queries that all threads share.
   struct Numbers {
     int8_t k_table[64], v_table[64];
-    // By query: the scale of its codes, its product with the centre of a page, the scale of its
-    // weights as bytes; what its values so far and a page's are multiplied by; what it sees.
+    // For each query: the scale of its codes, its product with the centre of a page, the scale of
+    // its weights as bytes; the factors of its values so far and of a page's; the positions that it
+    // sees.
     float scale[kRows], centre[kRows], weight[kRows], before[kRows], here[kRows];
     int first[kRows], position[kRows];
   };
@@ -57,7 +58,7 @@ struct CodedAttention : CodedTiles {
   }
   HRUN_HD int code_pitch() const { return task.k_dim + 16; }
 
-  // Positions of a page that a query sees in one of the three ways; to <= from: none.
+  // The positions of a page that a query sees, in one of the three ways; to <= from: none.
   enum class Part : uint8_t { codes, exact, own };
   struct Seen {
     int from, to;
@@ -105,7 +106,7 @@ struct CodedAttention : CodedTiles {
     }
   }
 
-  // A query's floats, and its codes where some keys are codes.
+  // Prepares a query's floats, and its codes where some keys are codes.
   HRUN_HD void prepare(const Work& w, int r, const BeginningOfKeys& beginning, bool coded) const {
     const int dim = task.k_dim, row = w.row + r;
     const bool real = row < w.n_rows;
@@ -179,7 +180,7 @@ struct CodedAttention : CodedTiles {
               Part::own, page, kBlockPositions);
   }
 
-  // Scores as the softmax wants them, -infinity where a query does not see.
+  // Puts scores as the softmax wants them: -infinity where a query does not see.
   HRUN_HD void put_score(int row, int place_in_page, Seen s, float score) const {
     score *= task.scale;
     if (task.soft_cap != 0) score = task.capped(score);
@@ -192,7 +193,8 @@ struct CodedAttention : CodedTiles {
                             const BeginningOfKeys& beginning) const {
     const int dim = task.k_dim, group = lane() / 4, quad = lane() % 4;
     const CodedBlock shape{place.cache.k_type, dim};
-    // Of the warp's queries with the centre of the page: products in lanes, then sums.
+    // The products of the warp's queries with the centre of the page: lanes multiply, then their
+    // sums are added.
     for (int r = warp(); r < kRows; r += kWarps) {
       float sum = 0;
       for (int i = lane(); i < dim; i += kWarp)
@@ -250,7 +252,7 @@ struct CodedAttention : CodedTiles {
     }
   }
 
-  // Of n positions, in fp32: a thread has a position and half of the queries.
+  // Computes the scores of n positions in fp32.  A thread has a position and half of the queries.
   HRUN_HD void plain_scores(const uint8_t* keys, Part part, int page, int n) const {
     const int position = thread() % kBlockPositions,
               half = thread() / kBlockPositions * (kRows / 2), dim = task.k_dim;
@@ -379,7 +381,7 @@ struct CodedAttention : CodedTiles {
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
             const float weight = scores()[r * kBlockPositions + p + j];
-            // What was never written may be anything.
+            // A value that was never written may be anything.
             if (weight != 0) sums[r] = fused_multiply_add(weight, v[j], sums[r]);
           }
       }

@@ -89,9 +89,9 @@ struct FlashAttention : AttentionTiles<kDim, kRows, kTile, kSlots, 4 * kWarp> {
   }
 };
 
-// Spans of few rows, the decoding of a token above all: bound by the cache's bytes, of which
-// (kSlots - 1) tiles per resident block are under way.  A block has one split, a warp one unit of
-// it; a tile is 16 positions of each unit.
+// For spans of few rows, above all the decoding of a token.  They are bound by the cache's bytes,
+// of which (kSlots - 1) tiles per resident block are under way.  A block has one split, a warp has
+// one unit of it; a tile is 16 positions of each unit.
 template <int kDim>
 struct FewQueries : FlashAttention<kDim, 16, 64, kDim <= 128 ? 3 : 2,
                                    kDim <= 64    ? 4
@@ -195,7 +195,8 @@ struct FewQueries : FlashAttention<kDim, 16, 64, kDim <= 128 ? 3 : 2,
   }
 };
 
-// Spans of many rows: bound by tensor cores.  A warp has 16 queries, a tile is a unit.
+// For spans of many rows.  They are bound by tensor cores.  A warp has 16 queries, a tile is a
+// unit.
 template <int kDim>
 struct ManyQueries : FlashAttention<kDim, 64, kAttentionUnit<kDim>, 2, kDim <= 64 ? 3 : 2> {
   static constexpr int kRows = 64, kSlots = 2;

@@ -1,11 +1,11 @@
-// What all attention kernels share: which span, queries and positions a block of threads has, and
+// All attention kernels share this: which span, queries and positions a block of threads has, and
 // the order in which parts are joined.
 //
 // Positions are cut at multiples of a split's length, counted from position 0.  Each kernel
-// computes a split from nothing, and splits are joined one after the other by Joined, whether by
-// the block that goes on to the next split (spans of many rows, whose blocks are enough to fill the
-// device) or by JoinParts (spans of few rows, whose splits are blocks of their own).  So the bits
-// of a query depend on its own positions alone.
+// computes a split from nothing.  Joined joins the splits one after the other.  For spans of many
+// rows, whose blocks are enough to fill the device, the block itself goes on to the next split.
+// For spans of few rows, whose splits are blocks of their own, JoinParts does it.  So the bits of a
+// query depend on its own positions alone.
 #pragma once
 
 #include "cuda/device/math.h"
@@ -22,7 +22,7 @@ HRUN_HD float join_factor(float m, float top) {
   return m == minus_infinity() ? 0.0f : exp2_fast(m - top);
 }
 
-// The splits of a span: first, and how many.
+// The splits of a span: the first one, and their number.
 struct Splits {
   int first, n;
 };
@@ -120,7 +120,8 @@ struct AttentionTask {
 // A query's parts so far.
 struct Joined {
   float m = minus_infinity(), l = 0;
-  // The next part: what the values so far, and its own, are multiplied by.
+  // Adds the next part.  `before` and `here` become the factors of the values so far and of its
+  // own.
   HRUN_HD void add(float part_m, float part_l, float& before, float& here) {
     const float now = largest_of(part_m, m);
     before = join_factor(m, now);
@@ -129,12 +130,13 @@ struct Joined {
     m = now;
   }
 };
-// A part without weight leaves what is there; what is there without weight may be anything.
+// A part without weight leaves the value that is there.  A value that is there without weight may
+// be anything.
 HRUN_HD float join_value(float so_far, float value, float before, float here) {
   return here == 0 ? so_far : fused_multiply_add(before == 0 ? 0.0f : so_far, before, value * here);
 }
 
-// What makes the joined parts of a query the result.
+// Makes the joined parts of a query its result.
 struct Whole {
   float factor, total;
   HRUN_HD Whole(const AttentionTask& task, int head, const Joined& all) {
@@ -146,7 +148,7 @@ struct Whole {
   HRUN_HD float value(float joined) const { return joined * factor / total; }
 };
 
-// Eight values of one head of a query from their parts, where it has several.
+// Makes eight values of one head of a query from their parts, where it has several.
 struct JoinEight {
   AttentionTask task;
 

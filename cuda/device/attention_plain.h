@@ -1,7 +1,7 @@
 // Attention for every head size and cache format, in fp32: a block per query and split, a warp per
 // position.
 //
-// The reference, and what runs where the cache is fp32 or a head has an odd size.
+// It is the reference, and it runs where the cache is fp32 or a head has an odd size.
 #pragma once
 
 #include "cuda/device/attention_parts.h"
@@ -102,7 +102,7 @@ struct PlainAttention {
       }
     }
 
-    // The warps joined in order.
+    // Joins the warps in order.
     auto* const parts = reinterpret_cast<float*>(shared());
     float* const mine = parts + warp() * (kMaxDim + 2);
     sync_block();  // of the split before

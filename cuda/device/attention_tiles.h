@@ -1,4 +1,4 @@
-// What the tensor core kernels of attention share: which queries and positions a block has, the
+// The tensor core kernels of attention share this: which queries and positions a block has, the
 // tiles of keys and values that travel into a ring of slots in shared memory, queries in two fp16
 // parts, and the step of the softmax.
 #pragma once
@@ -7,8 +7,8 @@
 
 namespace hrun::gpu {
 
-// Sixteen columns of sums, as two tiles of eight: the left operand, given in two fp16 parts, times
-// four matrices of load_matrices().
+// Sixteen columns of sums, as two tiles of eight.  The left operand, given in two fp16 parts, is
+// multiplied by four matrices of load_matrices().
 HRUN_HD void add_products(float (&left)[4], float (&right)[4], const uint32_t (&first)[4],
                           const uint32_t (&second)[4], const uint32_t (&r)[4]) {
   const uint32_t left_columns[2] = {r[0], r[1]}, right_columns[2] = {r[2], r[3]};
@@ -45,8 +45,8 @@ struct AttentionTiles {
     bool whole;                // they are all that the span has
     int64_t part;              // else: of the block's split and the span's first row
   };
-  // What a thread knows of its two queries, rows lane / 4 and lane / 4 + 8 of sixteen: left
-  // operands and sums of mma have them so.
+  // The facts that a thread keeps of its two queries, which are rows lane / 4 and lane / 4 + 8 of
+  // sixteen: the left operands and sums of mma have them so.
   struct Rows {
     float factor[2];  // of a product with the scaled query; makes it log2(e) * score, or the score
                       // that is capped
@@ -92,8 +92,8 @@ struct AttentionTiles {
     return true;
   }
 
-  // Asks for the rows of a slot, keys or values: row r is position_of(r), zeros where nobody sees
-  // it.  kOnePage: they follow each other in one page.
+  // Asks for the rows of a slot, keys or values: row r is position_of(r), with zeros where no query
+  // sees it.  kOnePage: they follow each other in one page.
   template <bool kOnePage, class PositionOf>
   HRUN_HD void ask_for(const Work& w, bool values, uint16_t* slot,
                        const PositionOf& position_of) const {
@@ -127,7 +127,8 @@ struct AttentionTiles {
       commit_copies();
     }
   }
-  // Item i is there, everybody is done with item i - 1, and its slot is filled again.
+  // Waits until item i is there and all threads are done with item i - 1, and fills that slot
+  // again.
   template <class Ask>
   HRUN_HD void next_slot(int items, int item, int slot, const Ask& ask) const {
     wait_copies<kSlots - 2>();
@@ -220,7 +221,7 @@ struct AttentionTiles {
         }
     }
   }
-  // The largest of a query's products, in the four lanes that have some.
+  // The largest of a query's products, in the four lanes that have some of them.
   template <int n>
   static HRUN_HD float top_of(const float (&u)[n][4], int r) {
     float top = u[0][2 * r];
@@ -229,8 +230,8 @@ struct AttentionTiles {
     top = largest_of(shuffle_xor(top, 1), top);
     return largest_of(shuffle_xor(top, 2), top);
   }
-  // Products become weights, in units of 1 / kWeightScale and relative to the largest, m; returns
-  // the sum of this thread's.
+  // Makes products weights, in units of 1 / kWeightScale and relative to the largest, m.  Returns
+  // the sum of this thread's weights.
   template <int n>
   HRUN_HD float weights_of(const Rows& rows, int r, float m, float (&u)[n][4]) const {
     const float factor = score_factor(rows, r),
@@ -245,7 +246,7 @@ struct AttentionTiles {
       }
     return sum;
   }
-  // Over the four lanes of a query, of true size.
+  // Sums over the four lanes of a query, in true size.
   static HRUN_HD float sum_of_query(float l) {
     l += shuffle_xor(l, 1);
     l += shuffle_xor(l, 2);
@@ -265,7 +266,8 @@ struct AttentionTiles {
     sums[1] = split.l;
   }
 
-  // What becomes of the values of a split: a part, or joined to those before, which wait in `out`.
+  // The place for the values of a split.  They are a part, or they are joined to those before,
+  // which wait in `out`.
   struct Target {
     float* to;
     bool part, first, last;

@@ -29,7 +29,7 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
 
   static constexpr int kSplit = 256;
 
-  // The split so far; l: of the thread's own columns, in units of 1 / kWeightScale.
+  // The split so far; l is of the thread's own columns, in units of 1 / kWeightScale.
   struct State {
     float m[2] = {minus_infinity(), minus_infinity()}, l[2] = {};
   };
@@ -124,7 +124,7 @@ struct WideAttention : AttentionTiles<576, 16, 32, 2, 4 * kWarp> {
     }
   }
 
-  // From zero, as in FlashAttention.
+  // The sums start from zero, as in FlashAttention.
   HRUN_HD void add_values(const uint16_t* values, const float (&before)[2],
                           float (&o)[kColumns / 8][4]) const {
     const uint16_t* const v = values + lane() % 16 * kStride + lane() / 16 * 8 + warp() * kColumns;

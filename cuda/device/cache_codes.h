@@ -1,9 +1,11 @@
-// How the codes of a block of 64 positions lie in a page on the device, and how they become levels.
+// The layout of the codes of a block of 64 positions in a page on the device, and how codes become
+// levels.
 //
-// A position's codes follow each other by dimension, as fields of 2, 4 or 8 bits: the whole code of
-// rtq2, rtq4 and rtq8, m of rtq3 and rtq5, whose u are a plane of single bits behind the fields of
-// all positions.  64 fp16 scales follow.  A unit is 16 dimensions, whose fields are one, two or
-// four words: a thread turns them into levels with no more than the end of the unit before.
+// A position's codes follow each other by dimension, as fields of 2, 4 or 8 bits.  A field is the
+// whole code of rtq2, rtq4 and rtq8, and it is m of rtq3 and rtq5.  The u of these two are a plane
+// of single bits behind the fields of all positions.  64 fp16 scales follow.  A unit is 16
+// dimensions, whose fields are one, two or four words.  A thread turns them into levels and needs
+// no more than the end of the unit before.
 #pragma once
 
 #include "backend/cache.h"
@@ -48,7 +50,7 @@ struct CodedBlock {
   HRUN_HD int bytes() const { return scales_at() + kBlockPositions * 2; }
 };
 
-// Four fields of f bits to the low bits of four bytes.
+// Moves four fields of f bits to the low bits of four bytes.
 HRUN_HD uint32_t spread_nibbles(uint32_t x) {
   x = (x | x << 8) & 0x00ff00ffu;
   return (x | x << 4) & 0x0f0f0f0fu;

@@ -1,12 +1,14 @@
-// The best path through the trellis of a position, by one thread: cpp/cpu/kernels/cache_encode.h
-// for a lane, operation by operation, so the same codes and scales from the same rows.
+// Finds the best path through the trellis of a position with one thread.  It does what
+// cpp/cpu/kernels/cache_encode.h does for a lane, operation by operation, so the same rows give the
+// same codes and scales.
 #pragma once
 
 #include "cuda/device/coded_layer.h"
 
 namespace hrun::gpu {
 
-// What a path weighs: squares of its levels, and products with what they stand for.
+// Sums over a path: the squares of its levels, and the products with the values that they stand
+// for.
 struct PathSums {
   float squares, products;
 };
@@ -87,7 +89,7 @@ HRUN_HD PathSums best_path(const CodeColumn& column, float factor, const Put& pu
 // a / b where both are positive, else 0.
 HRUN_HD float positive_ratio(float a, float b) { return a > 0 && b > 0 ? a / b : 0.0f; }
 HRUN_HD uint16_t scale_as_half(float scale) { return fp32_to_fp16(scale * kCacheScaleUnit); }
-// To the nearest, ties to even; |x| < 2^22.
+// Rounds to the nearest integer, ties to even; |x| < 2^22.
 HRUN_HD int to_nearest(float x) {
   return static_cast<int>(float_to_bits(x + 12582912.0f) - 0x4b400000u);
 }
@@ -113,7 +115,7 @@ HRUN_HD uint16_t code_trellis(const CodeColumn& column, bool keys, CodeWriter& w
   return scale_as_half(keys ? positive_ratio(length, square_root(sums.squares))
                             : positive_ratio(sums.products, sums.squares));
 }
-// int8 by the largest.
+// Codes values as int8, relative to the largest.
 HRUN_HD uint16_t code_bytes(const CodeColumn& column, CodeWriter& writer) {
   float top = 0;
   for (int t = 0; t < column.dim; ++t)

@@ -1,4 +1,4 @@
-// A layer of a coded cache on the device: its part of pages and of what lies beside them.
+// A layer of a coded cache on the device: its part of the pages and of the data beside them.
 #pragma once
 
 #include "cuda/device/cache_codes.h"
@@ -14,7 +14,7 @@ HRUN_HD int64_t plain_bytes(CacheType type, int64_t values) {
   return values * (type == CacheType::f32 ? 4 : 2);
 }
 
-// A rotary embedding, as far as codes know it; n_rot 0: none.
+// A rotary embedding, as far as codes need it; n_rot 0: none.
 struct TurnOfKeys {
   const float *cos = nullptr, *sin = nullptr, *block_cos = nullptr, *block_sin = nullptr;
   int n_rot = 0, first = 0;
@@ -52,7 +52,7 @@ inline TurnOfKeys turn_of_keys(const Rope* rope) {
           rope->style == RopeStyle::interleaved};
 }
 
-// What the codes of a sequence are read with, of a head.
+// The data with which the codes of a sequence are read, for one head.
 struct BeginningOfKeys {
   float *mean, *balance;
   uint8_t *exact_keys, *exact_values;

@@ -1,4 +1,4 @@
-// What is done with a decoded chunk: products, scales, sums.
+// The work on a decoded chunk: products, scales, sums.
 #pragma once
 
 #include "cuda/device/group_decoder.h"
@@ -52,9 +52,9 @@ struct Decoders<Decoder, 2> {
 // fragments.
 //
 // Tile is a view of the activations: fragments_of_...(b, n, s), scale(token, group) and, if it has
-// the correction of biased codes at hand, correction(token).  Otherwise that is a product of its
-// own with fragments of one constant, as are the sums of activations that offsets need: with few
-// tokens the tensor cores have time.
+// the correction of biased codes at hand, correction(token).  Otherwise the correction is a product
+// of its own with fragments of one constant.  So are the sums of activations that offsets need:
+// with few tokens the tensor cores have time.
 template <class F, class Decoder, int kRowTiles, int kColumnTiles, class Tile>
 HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants,
                              const typename Decoder::Chunk (&chunk)[kRowTiles], const Tile& tile,
@@ -80,7 +80,8 @@ HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants,
         for (int t = 0; t < kRowTiles; ++t) dot[p][t][n][k] = p == 0 ? start : 0;
     }
 
-  // One load gives the B fragments of two products with a column tile, or of a product with two.
+  // One load gives the B fragments of two products with a column tile, or those of one product with
+  // two column tiles.
   constexpr bool kTwoTiles = kColumnTiles % 2 == 0;
   uint32_t b[4];
 #pragma unroll

@@ -1,4 +1,4 @@
-// Codes with a scale per group of 32 or 16 columns to A fragments, and their scales.
+// Decodes codes with a scale per group of 32 or 16 columns to A fragments, and gives their scales.
 #pragma once
 
 #include "cuda/device/group_packed.h"
@@ -58,7 +58,8 @@ struct GroupDecoder {
   static constexpr int kParts = 1;
   static constexpr int kBias = 0;
   static constexpr float kInverse = 1.0f / Rule::kFactor;
-  // The flipped bits in a register: an instruction has room for one constant, and that is the mask.
+  // The flipped bits are in a register: an instruction has room for one constant, and that is the
+  // mask.
   struct Constants {
     uint32_t flip;
     HRUN_HD Constants()
@@ -101,7 +102,7 @@ struct GroupDecoder {
     }
   }
 
-  // Of the block: row g + 8 h.
+  // The scale and the offset of the block in row g + 8 h.
   HRUN_HD float scale(int h) const {
     if constexpr (Rule::kScales == GroupScales::bytes_offsets)
       return half_to_float(chunk.scales[8 + h]);
@@ -110,7 +111,7 @@ struct GroupDecoder {
   }
   HRUN_HD float offset(int h) const { return half_to_float(chunk.scales[8 + h] >> 16); }
 
-  // Of product s, or of its half e where groups are 16 columns.
+  // The scale of product s, or of its half e where groups are 16 columns.
   HRUN_HD float float_scale(int s, int h) const {
     return half_to_float(chunk.scales[s] >> (16 * h)) * kInverse;
   }

@@ -1,28 +1,30 @@
 // Packed layouts (packed.h) of formats with a scale per group of 32 or 16 columns, all in the
 // natural order.
 //
-//   nibbles   word 2 s + h: columns of product s in row g + 8 h, byte j: 4 q + j in its lower half,
-//   16 + 4 q + j in its upper six bits  nibbles, then word 16 + 2 p + h: bits 4 and 5 of products 2
-//   p and 2 p + 1, byte j: as above, two bits each bytes     word 4 s + 2 e + h: columns 16 e + 4 q
-//   + j
+//   nibbles   word 2 s + h: columns of product s in row g + 8 h, byte j: 4 q + j in its lower
+//             half, 16 + 4 q + j in its upper half
+//   six bits  nibbles, then word 16 + 2 p + h: bits 4 and 5 of products 2 p and 2 p + 1, byte j:
+//             as above, two bits each
+//   bytes     word 4 s + 2 e + h: columns 16 e + 4 q + j
 //
-// Codes of less than 8 bits are decoded into the upper bits of a byte, where their top bit,
-// flipped, is the sign: nibble n becomes 16 (n - 8), or 8 (2 n - 15), which is all that the grid of
-// IQ3_S holds, six bits n become 4 (n - 32), and unsigned codes stay what they are.  The power of
-// two comes off with the scale, exactly.
+// Codes of less than 8 bits are decoded into the upper bits of a byte.  Their top bit, flipped, is
+// the sign there.  A nibble n becomes 16 (n - 8), or 8 (2 n - 15), which is all that the grid of
+// IQ3_S holds; six bits n become 4 (n - 32); unsigned codes stay what they are.  The power of two
+// comes off with the scale, exactly.
 #pragma once
 
 #include "cuda/device/packed.h"
 
 namespace hrun::gpu {
 
-// How the scales of a chunk lie in memory: bytes per row pair g, g + 8, in order of g, for each
-// kind.
+// The layout of the scales of a chunk in memory, for each kind: bytes per row pair g, g + 8, in
+// order of g.
 //   half_groups    8 words: fp16 of product s in row g and row g + 8
-//   odd_nibbles    2 words: product s of row g + 8 h at bits 4 s of word h (s for 2 s + 1), after
-//   all of them a word of two fp16 bytes_offsets  16 bytes [h][s]; after all of them the same for
-//   the offsets; then 2 words: fp16 scale and offset of row g + 8 h bytes_16       32 bytes
-//   [h][16]; after all of them a word of two fp16
+//   odd_nibbles    2 words: product s of row g + 8 h at bits 4 s of word h (s for 2 s + 1); after
+//                  all of them a word of two fp16
+//   bytes_offsets  16 bytes [h][s]; after all of them the same for the offsets; then 2 words: fp16
+//                  scale and offset of row g + 8 h
+//   bytes_16       32 bytes [h][16]; after all of them a word of two fp16
 enum class GroupScales : uint8_t { half_groups, odd_nibbles, bytes_offsets, bytes_16 };
 
 enum class GroupCodes : uint8_t {

@@ -1,13 +1,13 @@
-// exp and what is made of it, one value at a time: the same operations as the sixteen lanes of
-// cpp/cpu/lanes/math.h, so the same bits as the CPU.  Divisions and square roots are IEEE's (nvcc's
-// default, no fast-math flags).
+// exp and the functions made of it, one value at a time: the same operations as the sixteen lanes
+// of cpp/cpu/lanes/math.h, so the same bits as the CPU.  Divisions and square roots are IEEE's
+// (nvcc's default, no fast-math flags).
 #pragma once
 
 #include "cuda/device/thread.h"
 
 namespace hrun::gpu {
 
-// The second where either is a NaN.
+// The second value where either is a NaN.
 HRUN_HD float smaller(float a, float b) { return a < b ? a : b; }
 HRUN_HD float larger(float a, float b) { return a > b ? a : b; }
 

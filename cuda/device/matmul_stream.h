@@ -130,7 +130,8 @@ struct MatmulStream {
     return part;
   }
 
-  // Of this warp in a group.  Where there is no row tile for it: any.
+  // The first chunk of this warp in a group.  Where there is no row tile for the warp, the chunk of
+  // another row tile is taken.
   HRUN_HD const uint8_t* first_chunk(int group, int slot) const {
     const Part part = part_of(group);
     const int64_t tile =
@@ -140,7 +141,7 @@ struct MatmulStream {
   }
 
   // Adds and stores the sums of the group's warps, and makes them zero.  Groups use two places in
-  // turn, so that one barrier stands between what is written to one and what was read from it.
+  // turn, so that one barrier stands between the writes to one place and the reads from it.
   HRUN_HD void finish(int group, int64_t first_token, int n_tokens,
                       float (&sums)[1][kColumnTiles][4]) const {
     auto* const place = reinterpret_cast<float*>(shared() + kSumsAt) +
@@ -174,11 +175,11 @@ struct MatmulStream {
       if (prepared.gate && warp() == 0) count_columns(group, part);
   }
 
-  // Of the 256s of columns that are there since this block stored its row tiles: how many, and
-  // which.
+  // The 256s of columns that are there since this block stored its row tiles: how many there are,
+  // and which ones.
   HRUN_HD static int* ready() { return reinterpret_cast<int*>(shared() + kReadyAt); }
 
-  // By the warp that has stored this row tile of one of two products.
+  // The warp that has stored this row tile of one of two products calls this.
   HRUN_HD void count_columns(int group, const Part& part) const {
     fence();
     sync_warp();
@@ -199,7 +200,7 @@ struct MatmulStream {
         row.block(token, static_cast<int64_t>(ready()[1 + i]) * kChunkColumns, 1);
   }
 
-  // By the block of threads that ends last.
+  // The block of threads that ends last does this.
   HRUN_HD void prepare_rows() const {
     auto* const sums = reinterpret_cast<float*>(shared() + kSumsAt);
     auto* const last = reinterpret_cast<int*>(sums + kNormWarps);
@@ -215,8 +216,8 @@ struct MatmulStream {
   }
 };
 
-// Groups per block of threads: as many as keep the multiprocessors equally busy, if there are
-// enough for two blocks on each. A block's start counts as half a group.
+// The number of groups per block of threads: as many as keep the multiprocessors equally busy, if
+// there are enough for two blocks on each.  A block's start counts as half a group.
 inline int groups_per_block(int64_t n_groups, int multiprocessors, int most) {
   const int64_t n = multiprocessors > 0 ? multiprocessors : 1;
   int64_t best = 1, best_cost = 0;

@@ -1,4 +1,4 @@
-// The functions of one format (matmul_fast.h) from its kernels.
+// Makes the functions of one format (matmul_fast.h) from its kernels.
 #pragma once
 
 #include "cuda/device/matmul_stream.h"
@@ -41,9 +41,9 @@ void pack_format(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows,
              Grid{static_cast<int>((padded * n_chunks<F>(to.cols) + k.kThreads - 1) / k.kThreads)});
 }
 
-// Which of the two kernels is faster, from the cycles that each takes where its tiles do not fill
-// the device: 128 x 128 of the one about 2200 per chunk, twice that where groups have scales; the
-// other 20 weights and up to 16 tokens per cycle and multiprocessor.
+// Says which of the two kernels is faster, from the cycles that each takes where its tiles do not
+// fill the device.  A tile of 128 x 128 of the one takes about 2200 per chunk, and twice that where
+// groups have scales.  The other does 20 weights and up to 16 tokens per cycle and multiprocessor.
 template <class F>
 bool tiles_are_faster(const Gpu& gpu, int64_t rows, int64_t n_tokens) {
   if (n_tokens <= 16) return false;

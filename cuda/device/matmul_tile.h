@@ -48,7 +48,7 @@ struct MatmulTile {
 
   static constexpr int kScaleLoads = (kTokens * kScales + kThreads - 1) / kThreads;
 
-  // Pieces of 16 bytes of a token's row are exchanged by its number, so that eight rows are in
+  // The pieces of 16 bytes of a token's row are exchanged by its number, so that eight rows are in
   // different banks.
   static HRUN_HD int piece_at(int token, int piece) {
     return token * kChunkColumns + ((piece ^ (token & 7)) << 4);
@@ -87,8 +87,8 @@ struct MatmulTile {
   HRUN_HD void copy(uint8_t* stage, int64_t first_tile, int64_t first_token, int c) const {
     constexpr int kChunkPieces = kChunkBytes<F> / 16;
     const int64_t n_tiles = (rows + kTileRows - 1) / kTileRows;
-    // Addresses are computed anew for each chunk: held across the loop they would push sums out of
-    // their registers.
+    // Addresses are computed anew for each chunk: if they were held across the loop, they would
+    // push sums out of their registers.
     const int me = opaque(thread());
     for (int i = me; i < kTiles * kChunkPieces; i += kThreads) {
       const int t = i / kChunkPieces, piece = i % kChunkPieces;
@@ -186,8 +186,8 @@ struct MatmulTile {
     }
   }
 
-  // y, or zero before the first slot, plus the sums of a slot, which become zero.  An element of y
-  // belongs to one thread.
+  // Makes y, or zero before the first slot, plus the sums of a slot, which become zero.  An element
+  // of y belongs to one thread.
   HRUN_HD void add_slot(bool first_slot, int64_t first_tile, int64_t first_token, int first,
                         int row_warp, float (&sums)[kRowTiles][kColumnTiles][4]) const {
     const int me = opaque(lane());  // as in copy()
@@ -198,7 +198,7 @@ struct MatmulTile {
                        tokens_before + 8 * kColumnTiles <= x.n_tokens;
     const auto all = [](int, int) { return true; };
     const auto inside = [&](int r, int t) { return row + r < rows && token + t < x.n_tokens; };
-    // The condition of each element would cost more than the element.
+    // A condition for each element would cost more than the element.
     if (!whole)
       add_sums(row, token, inside, [&](float at) { return first_slot ? 0.0f : at; }, sums);
     else if (first_slot)
@@ -206,8 +206,8 @@ struct MatmulTile {
     else
       add_sums(row, token, all, [](float at) { return at; }, sums);
   }
-  // Of the elements from (row, token) on that a lane has, those that are inside(row, token);
-  // before(y): what the sums are added to.
+  // Takes the elements that a lane has from (row, token) on, and of those the ones that are
+  // inside(row, token).  before(y) is the value to which their sums are added.
   template <class Inside, class Before>
   HRUN_HD void add_sums(int64_t row, int64_t token, const Inside& inside, const Before& before,
                         float (&sums)[kRowTiles][kColumnTiles][4]) const {

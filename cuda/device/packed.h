@@ -1,20 +1,22 @@
 // Weights as the fast matmuls read them.
 //
-// A chunk is 16 rows and 256 columns: what a warp decodes at a time, straight into the A fragments
-// of m16n8k32 (lane l = 4 g + q holds rows g and g + 8).  A row tile of a matrix is its chunks in
-// the order of the columns.  A chunk is
+// A chunk is 16 rows and 256 columns.  A warp decodes one chunk at a time, straight into the A
+// fragments of m16n8k32 (lane l = 4 g + q holds rows g and g + 8).  A row tile of a matrix is its
+// chunks in the order of the columns.  A chunk is
 //
 //   codes   kLoads runs of 512 bytes, 16 bytes per lane: word w of a lane is component w % 4 of run
-//   w / 4 scales  of the 16 rows, kScaleBytes
+//           w / 4
+//   scales  of the 16 rows, kScaleBytes
 //
 // Product number s of a chunk, s = 0 ... 7, takes columns in one of two orders.
 //
-//   natural      columns 32 s ... 32 s + 31, of which a lane has 4 q + j and 16 + 4 q + j (j = 0
-//   ... 3, bytes of a register) transposed   columns i + 16 r for i = 2 s and 2 s + 1 and all r, of
-//   which a lane has r = 4 q + j.  So byte j of a lane's
-//                registers runs along 16 neighbouring columns, and the codes before a code are
-//                those of the step before: a trellis needs no shifts but where one run meets the
-//                next.  The activations of a block are the transposed 16 x 16 bytes.
+//   natural      columns 32 s ... 32 s + 31, of which a lane has 4 q + j and 16 + 4 q + j
+//                (j = 0 ... 3, bytes of a register)
+//   transposed   columns i + 16 r for i = 2 s and 2 s + 1 and all r, of which a lane has
+//                r = 4 q + j.  So byte j of a lane's registers runs along 16 neighbouring columns,
+//                and the codes before a code are those of the step before: a trellis needs no
+//                shifts but where one run meets the next.  The activations of a block are the
+//                transposed 16 x 16 bytes.
 //
 // Rows beyond the matrix and columns beyond a row have zero codes and scales.
 #pragma once
@@ -27,13 +29,13 @@ namespace hrun::gpu {
 inline constexpr int kTileRows = 16;
 inline constexpr int kChunkColumns = 256;
 
-// How a format is packed and decoded.  To make a format fast: a specialisation of this, and of
-// Decoder (decoder.h).
+// The rule by which a format is packed and decoded.  To make a format fast: a specialisation of
+// this, and of Decoder (decoder.h).
 //   kLoads, kScaleBytes
 //   kTransposed      the order of the columns
 //   kGroup           columns per scale: 256, 32 or 16
-//   pack_row(row, cols, chunk_index, row_of_tile, chunk)   the share of one row of a chunk; row: as
-//   in the file, or null
+//   pack_row(row, cols, chunk_index, row_of_tile, chunk)
+//                    the share of one row of a chunk; row: as in the file, or null
 template <class F>
 struct Packed;
 
@@ -55,14 +57,15 @@ HRUN_HD void store_u16(uint8_t* to, uint32_t value) {
 }
 HRUN_HD void store_u32(uint8_t* to, uint32_t value) { *reinterpret_cast<uint32_t*>(to) = value; }
 
-// Trellis codes: nibbles, four runs of row g in the lower half of a word and four of row g + 8 in
-// the upper.
+// Trellis codes are nibbles: four runs of row g in the lower half of a word and four of row g + 8
+// in the upper half.
 //
 //   k = 4   word i: step i
 //   k = 3   words 3 u ... 3 u + 2: steps 4 u ... 4 u + 2; bit 3 of their nibbles are bits 0 ... 2
-//   of step 4 u + 3 k = 2   word i: steps 2 i (lower bits of the nibble) and 2 i + 1
+//           of step 4 u + 3
+//   k = 2   word i: steps 2 i (lower bits of the nibble) and 2 i + 1
 //   k = 5   words 0 ... 15: step i without the fifth bits; word 16 + u: bit j of a nibble is the
-//   fifth bit of step 4 u + j
+//           fifth bit of step 4 u + j
 template <class F>
 struct PackedRtq {
   static constexpr int kLoads = F::kCodeBits;

@@ -26,15 +26,15 @@ struct PrepareTask {
   int64_t out_stride;
 };
 
-// The sum of a norm's squares is that of so many warps, whose order depends on the columns alone:
-// warp w has the blocks of 256 columns w, w + 16, ...
+// The sum of a norm's squares is the sum of this many warps.  Their order depends on the columns
+// alone: warp w has the blocks of 256 columns w, w + 16, ...
 inline constexpr int kNormWarps = 16;
 
 template <bool kNorm, bool kCodes>
 struct PrepareRow : PrepareTask {
   static_assert(kPerLane == 8, "the shift of store_codes()");
 
-  // What is known of eight columns before the norm is.
+  // The values of eight columns that are known before the norm is.
   struct Columns {
     float x[kPerLane];
     float factor[kPerLane];  // weight of the norm, or gate
@@ -61,13 +61,13 @@ struct PrepareRow : PrepareTask {
     return sum;
   }
 
-  // 1 / sqrt(mean of squares + eps) from those of each warp.  Needs a whole warp.
+  // 1 / sqrt(mean of squares + eps), from the sums of each warp.  Needs a whole warp.
   HRUN_HD float inverse_of(const float* sums) const {
     const float sum = warp_sum(lane() < kNormWarps ? sums[lane()] : 0.0f);
     return 1.0f / square_root(sum / static_cast<float>(cols) + eps);
   }
 
-  // A whole row by a block of kWarps warps; sums: kNormWarps numbers in shared memory.
+  // Prepares a whole row with a block of kWarps warps; sums: kNormWarps numbers in shared memory.
   template <int kWarps>
   HRUN_HD void row(int64_t token, float* sums) const {
     float inverse = 1;
@@ -90,7 +90,7 @@ struct PrepareRow : PrepareTask {
       block(token, c, inverse);
     sync_block();
   }
-  // 256 columns of it by a warp.
+  // Prepares 256 columns of the row with one warp.
   HRUN_HD void block(int64_t token, int64_t first, float inverse) const {
     Columns columns;
     load(token, first + lane() * kPerLane, columns);
@@ -180,7 +180,7 @@ struct PrepareRow : PrepareTask {
   }
 };
 
-// Of a source of any kind.
+// Makes the task for a source of any kind.
 PrepareTask prepare_task(const QuantizeSource& from, InputForm kind, const QuantizedRows& to,
                          FloatView out);
 

@@ -33,7 +33,7 @@ struct ByteTables {
 
 template <class F>
 inline constexpr int kRtqTerms = F::Tables::kCount * F::Tables::kEntries / 8;
-// Fragments that the tensor cores add up, of so many terms each.
+// The number of fragments that the tensor cores add up; they share the terms.
 template <class F, bool joined>
 inline constexpr int kRtqParts = joined             ? 1
                                  : kRtqTerms<F> < 4 ? kRtqTerms<F>
@@ -85,7 +85,7 @@ struct RtqChunk {
   Words4 codes[Packed<F>::kLoads];
   uint32_t scales;
 
-  // read(address): 16 bytes of what is used once.
+  // read(address): 16 bytes of data that is used once.
   template <class Read>
   HRUN_HD void load(const uint8_t* chunk, const Read& read) {
 #pragma unroll
@@ -94,7 +94,7 @@ struct RtqChunk {
   }
 };
 
-// The word sixteen steps before `w`: each run's last codes become those before the next run, and
+// The word sixteen steps before `w`.  The last codes of each run become those before the next run;
 // before the first there are zeros.
 HRUN_HD uint32_t run_before(uint32_t w) {
   const uint32_t left = shuffle_bits(w, (lane() + kWarp - 1) % kWarp);
@@ -191,7 +191,8 @@ struct RtqSelectors<RTQ5> {
       fifth[i] = run_before(fifth_bits(c, 14 + i));
     }
   }
-  // Of the four parts of a table; the nibbles have bit 3 where the entry is in another one.
+  // Makes the selectors of the four parts of a table.  The nibbles have bit 3 where the entry is in
+  // another part.
   HRUN_HD static void of_table(uint32_t low, uint32_t fifth, uint32_t (&selector)[8], int first) {
     constexpr uint32_t kOther = 0x88888888u;
     selector[first] = low | fifth;
@@ -216,9 +217,9 @@ struct RtqDecoder {
   static constexpr int kParts = kRtqParts<F, joined>, kTermsOfPart = kTerms / kParts;
   static constexpr int kBias = rtq_tables<F, joined>().bias;
 
-  // The tables in registers; left to itself, the compiler would load them anew for each look-up.
-  // And the factor that brings down the upper half of a selector: a multiplication leaves the ALU
-  // pipe, which is the bottleneck, to the look-ups.
+  // The tables are in registers; left to itself, the compiler would load them anew for each
+  // look-up.  So is the factor that brings down the upper half of a selector: a multiplication
+  // leaves the ALU pipe, which is the bottleneck, to the look-ups.
   struct Constants {
     uint32_t low[kTerms], high[kTerms];
     uint32_t mask, upper;

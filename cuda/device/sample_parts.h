@@ -1,4 +1,5 @@
-// The order of candidates as one number, and what a block of threads does with them together.
+// The order of candidates as one number, and the work that a block of threads does with them
+// together.
 #pragma once
 
 #include "base/half.h"
@@ -33,7 +34,7 @@ HRUN_HD Candidate warp_best(Candidate c) {
   return c;
 }
 
-// Falling order of n values in shared memory, n a power of two: a bitonic network.
+// Sorts n values in shared memory into falling order, n a power of two: a bitonic network.
 template <int kThreads>
 HRUN_HD void block_sort(Candidate* values, int n) {
   sync_block();

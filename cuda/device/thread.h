@@ -1,5 +1,5 @@
-// What a kernel may ask of its thread: the same source runs on a CUDA device and, under emulation/,
-// on the CPU.
+// The functions that a kernel may call on its thread: the same source runs on a CUDA device and,
+// under emulation/, on the CPU.
 //
 // A kernel is a plain struct of arguments with a call operator, launched by Gpu::launch (gpu.h)
 // over one-dimensional blocks of whole warps.  Everything that is not ordinary C++ goes through the
@@ -69,7 +69,7 @@ HRUN_HD uint32_t shuffle_xor_bits(uint32_t v, int mask) {
 }
 HRUN_HD uint32_t ballot(bool vote) { return HRUN_CUDA(__ballot_sync(0xffffffffu, vote), vote); }
 
-// The same number, which the compiler cannot see through: what is computed from it is computed
+// The same number, which the compiler cannot see through: a value computed from it is computed
 // where it stands, and holds no register across a loop.
 HRUN_HD int opaque(int v) {
 #if defined(__CUDA_ARCH__)
@@ -78,7 +78,7 @@ HRUN_HD int opaque(int v) {
   return v;
 }
 
-// Not __byte_perm, which drops bit 3 of the selectors.
+// It is not __byte_perm, which drops bit 3 of the selectors.
 HRUN_HD uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   uint32_t r = 0;
 #if defined(__CUDA_ARCH__)
@@ -174,8 +174,8 @@ HRUN_HD void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
 #endif
 }
 
-// Sixteen bytes from global to shared memory, zeros if not `inside`; done only after the wait for
-// their group.
+// Copies sixteen bytes from global to shared memory, or zeros if not `inside`; it is done only
+// after the wait for their group.
 HRUN_HD void copy_async(void* to_shared, const void* from, bool inside = true) {
 #if defined(__CUDA_ARCH__)
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)),
@@ -183,7 +183,7 @@ HRUN_HD void copy_async(void* to_shared, const void* from, bool inside = true) {
                : "memory");
 #endif
 }
-HRUN_HD void commit_copies() {  // what was asked since the last commit is a group
+HRUN_HD void commit_copies() {  // the copies since the last commit are a group
 #if defined(__CUDA_ARCH__)
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
@@ -195,7 +195,7 @@ HRUN_HD void wait_copies() {  // until at most the n newest groups of this threa
 #endif
 }
 
-// Of weights, which are read once per pass: leaves the caches to what is read again.
+// Loads weights, which are read once per pass: it leaves the caches to data that is read again.
 HRUN_HD Words4 load_once(const Words4* p) {
   Words4 r{};
 #if defined(__CUDA_ARCH__)
@@ -246,18 +246,20 @@ HRUN_HD uint32_t fma_halves(uint32_t a, uint32_t b, uint32_t c) {
   return r;
 }
 
-// A counter in shared memory: its old value.  Which thread gets which number is left to chance.
+// Adds to a counter in shared memory and returns its old value.  Chance decides which thread gets
+// which number.
 HRUN_HD int add_shared(int* counter, int n) {
   return HRUN_CUDA(atomicAdd(counter, n), *counter + n);
 }
 
-// Between blocks of threads: what was written before is seen by whoever sees what is written after.
+// Orders the writes of blocks of threads: a thread that sees what is written after this sees what
+// was written before it.
 HRUN_HD void fence() {
 #if defined(__CUDA_ARCH__)
   __threadfence();
 #endif
 }
-// A counter in device memory: its old value.
+// Adds to a counter in device memory and returns its old value.
 HRUN_HD int count_up(int* counter) { return HRUN_CUDA(atomicAdd(counter, 1), *counter); }
 
 HRUN_HD float fused_multiply_add(float a, float b, float c) {
@@ -273,7 +275,7 @@ HRUN_HD float exp2_fast(float x) {
   return r;
 }
 
-// Of two, the larger; of a number and a NaN the number.
+// The larger of two numbers; of a number and a NaN, the number.
 HRUN_HD float largest_of(float a, float b) { return HRUN_CUDA(fmaxf(a, b), a); }
 
 // Two fp16 values in a word, the first in the low half: narrowed to nearest even, and widened.
@@ -395,13 +397,13 @@ HRUN_HD void mma_u8_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[
     for (int k = 0; k < 32; ++k) c[i] += static_cast<uint8_t>(rows[i / 2][k]) * cols[i % 2][k];
 }
 
-// The lower half of the columns of the same fragments.
+// The same for the lower half of the columns of the same fragments.
 HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[2], uint32_t b) {
   mma_s8(c, {a[0], a[1], 0, 0}, {b, 0});
 }
 
-// Exact products, one rounding of the sum: what the hardware does up to its own, unspecified,
-// rounding.
+// The products are exact and the sum is rounded once, which is what the hardware does up to its
+// own, unspecified, rounding.
 HRUN_HD void halves_product(double (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
   const emulation::Slot* slots = emulation::exchange(emulation::Meeting::mma, &mine, sizeof mine);
@@ -554,11 +556,11 @@ HRUN_HD double shuffle_xor(double v, int mask) {
 }
 
 // The same value, of which the compiler knows nothing: it stays in a register and is not folded
-// into what it is used for.
+// into the operations that use it.
 HRUN_HD uint32_t opaque(uint32_t v) { return shuffle_bits(v, 0); }
 
-// Eight values from column c on, zeros beyond the row.  wide: the address of column c is a multiple
-// of 16 bytes.
+// Loads eight values from column c on, with zeros beyond the row.  wide: the address of column c is
+// a multiple of 16 bytes.
 HRUN_HD void load_eight(const float* row, int64_t c, int64_t cols, bool wide, float (&v)[8]) {
   if (wide && c + 8 <= cols) {
     const auto* const words = reinterpret_cast<const Words4*>(row + c);
@@ -571,7 +573,7 @@ HRUN_HD void load_eight(const float* row, int64_t c, int64_t cols, bool wide, fl
   }
 }
 
-// Over the warp, in every lane, the same bits in each.
+// The sum and the maximum over the warp: every lane gets the same bits.
 template <class T>
 HRUN_HD T warp_sum(T v) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) v += shuffle_xor(v, mask);

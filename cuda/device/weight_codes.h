@@ -79,15 +79,15 @@ struct TileTables {
            permute_bytes(word(table, 6), word(table, 7), (index ^ kOther) | (fifth ^ kOther));
   }
 
-  // Four entries, by the four low nibbles of `index`.
+  // Looks up four entries, by the four low nibbles of `index`.
   template <int table>
   static HRUN_HD uint32_t look_up(uint32_t index) {
     constexpr uint32_t kFirst = word(table, 0), kSecond = word(table, 1);
     if constexpr (Tables::kEntries == 8) {
       return permute_bytes(kFirst, kSecond, index);
     } else {
-      // A selector with bit 3 set gives the sign of the byte, eight times: 0 here.  So each half of
-      // the table gives 0 where the other half is meant.
+      // A selector with bit 3 set gives the sign of the byte, eight times, which is 0 here.  So
+      // each half of the table gives 0 where the other half is meant.
       constexpr uint32_t kThird = word(table, 2), kFourth = word(table, 3);
       return permute_bytes(kFirst, kSecond, index) +
              permute_bytes(kThird, kFourth, index ^ 0x8888u);
@@ -184,7 +184,7 @@ struct TrellisTileCodes {
     }
   }
 
-  // Eight codes of five bits, of which `fifth` has the highest.
+  // Decodes eight codes of five bits, whose highest bits are in `fifth`.
   static HRUN_HD void decode_word_of_five(uint32_t before, uint32_t now, uint32_t fifth_before,
                                           uint32_t fifth, int i, int row,
                                           uint32_t (&a)[kFragments][4]) {
@@ -288,7 +288,7 @@ struct TileCodes<ITQ3_S> {
 #pragma unroll
           for (int m = 0; m < 4; ++m) {
             const uint32_t shifted = words[row * kRowWords + w] >> (m / 2 * 8);
-            // In the mantissa of 512 a nibble counts n / 2, four bits higher 8 n.
+            // In the mantissa of 512 a nibble counts n / 2; four bits higher it counts 8 n.
             const uint32_t value = sub_halves(
                 (shifted & (m % 2 == 0 ? 0x000f000fu : 0x00f000f0u)) | 0x60006000u, 0x60006000u);
             a[2 * w + m / 2][m % 2 * 2 + row] =

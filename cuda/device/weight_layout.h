@@ -10,9 +10,9 @@ using TileFormats = FormatList<ITQ3_S, RTQ2, RTQ3, RTQ4, RTQ5>;
 
 inline constexpr size_t kTailStepBytes = kWarp * sizeof(Words4);  // a fragment of 16 columns
 
-// Where what is.  Row scales, then tiles of 16 rows, of each: whole blocks of 256 columns, then the
-// tail's fragments. A block is codes [load][lane], scale of row pairs [8 words: fp16 of rows g and
-// g + 8], integer scales [lane].
+// The places of the data.  Row scales come first, then tiles of 16 rows.  A tile is its whole
+// blocks of 256 columns, then the tail's fragments.  A block is codes [load][lane], scale of row
+// pairs [8 words: fp16 of rows g and g + 8], integer scales [lane].
 struct TileLayout {
   int64_t n_tiles, n_blocks;
   int tail_steps;

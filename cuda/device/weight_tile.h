@@ -2,22 +2,21 @@
 // transform.
 //
 // mma.m16n8k16 wants its left factor as 16 fragments of 16 x 16: lane 4 g + q holds of fragment i,
-// in a[i][0 .. 3], two values each of row g, row g + 8, row g, row g + 8.  H256 is a product of one
-// 2 x 2 transform per bit of the column number, in any order, so four bits go to tensor cores and
-// four to registers:
+// in a[i][0 .. 3], two values each of row g, row g + 8, row g, row g + 8.  H256 is a product of
+// one 2 x 2 transform per bit of the column number, in any order, so four bits go to tensor cores
+// and four to registers:
 //
 //   column = 64 q + (six bits: four of them say which fragment, two, e, which of the lane's four
 //   values of a row)
 //
 //   over (q, e)   a[i] times the constant 16 x 16 matrix H16/4.  The results are laid out as the
-//   factor was, so they
-//                 are the next left factor as they stand: 32 mma per tile.
+//                 factor was, so they are the next left factor as they stand: 32 mma per tile.
 //   over i        butterflies between registers, two weights each: 256 additions per lane.
 //
-// A lane thus decodes 64 consecutive weights of two rows.  Which two bits of the six are e is a
-// choice of the format's decoder: kConsecutive (e the lowest bits) or not (e the bits 1 and 2).
-// Activations are stored in the order of the result (tile_column).  Unnormalised: H16/4 here and a
-// quarter in the scales make H256/16.
+// A lane thus decodes 64 consecutive weights of two rows.  The format's decoder chooses which two
+// bits of the six are e: kConsecutive (e the lowest bits) or not (e the bits 1 and 2).  Activations
+// are stored in the order of the result (tile_column).  The transform is not normalised: H16/4 here
+// and a quarter in the scales make H256/16.
 #pragma once
 
 #include "cuda/device/thread.h"

@@ -28,7 +28,7 @@ constexpr int kLanes = 32;
 constexpr size_t kStackBytes = 128 << 10;
 constexpr size_t kSharedLimit = 227 << 10;  // of a block on the largest device
 
-// A place to run: registers are on its own stack while it is away.
+// A place to run.  While it does not run, its registers are on its own stack.
 #if defined(__x86_64__)
 struct Context {
   void* stack_pointer = nullptr;
@@ -62,8 +62,8 @@ void switch_context(Context& from, Context& to) {
   hrun_switch_context(&from.stack_pointer, to.stack_pointer);
 }
 void start_context(Context& context, uint8_t* stack, size_t bytes, void (*entry)()) {
-  // As if `entry` had been called: the stack is 16-byte aligned before the call pushed a return
-  // address.
+  // The stack is as if `entry` had been called: it is 16-byte aligned before the call pushed a
+  // return address.
   auto* top = reinterpret_cast<void**>(stack + bytes);
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(entry);
@@ -171,7 +171,8 @@ class Machine : public Block {
   Thread& self() { return *static_cast<Thread*>(current_fiber); }
   Warp& warp_of(const Thread& t) { return warps_[static_cast<size_t>(t.thread / kLanes)]; }
   bool lands_at_once() { return random_.below(2) != 0; }
-  // What a lane does to shared memory that all see at once, as atomic operations do.
+  // Makes the bytes that a lane wrote to shared memory visible to all at once, as atomic operations
+  // do.
   void seen_by_all(const void* place, size_t bytes) {
     if (weak_) memcpy(&seen_[offset_of(place)], place, bytes);
   }
@@ -254,7 +255,7 @@ class Machine : public Block {
     current_fiber = nullptr;
   }
 
-  // The lanes up to their next meeting, after which a barrier shows what they wrote.
+  // Runs the lanes up to their next meeting, after which a barrier shows what they wrote.
   template <class Lane>
   void step_weakly(Thread* lanes, const Lane& lane) {
     const auto wrote = [](const Thread& t) { return !t.unseen.empty(); };
@@ -264,7 +265,7 @@ class Machine : public Block {
     };
     step(lane(0));
     const bool barrier = at_barrier(lane(0));
-    // From one barrier to the next nothing can be hidden, which saves the comparison.
+    // Between one barrier and the next nothing can be hidden, which saves the comparison.
     for (int i = 1; i < kLanes; ++i)
       if (barrier && fresh)
         enter(lane(i));
@@ -275,8 +276,9 @@ class Machine : public Block {
     if (fresh) seen_.assign(shared, shared + shared_bytes_);
   }
 
-  // A thread up to its next meeting.  In weak order shared memory is, meanwhile, what all have seen
-  // and what this thread wrote; between threads it is what all have seen.
+  // Runs a thread up to its next meeting.  In weak order, shared memory meanwhile holds the data
+  // that all have seen and the data that this thread wrote.  Between threads it holds the data that
+  // all have seen.
   void step(Thread& t) {
     for (const Byte& b : t.unseen) shared[b.at] = b.value;
     enter(t);
@@ -313,7 +315,7 @@ class Machine : public Block {
     return true;
   }
 
-  // To the caller of run(), out of the main context; the fibers are abandoned.
+  // Returns to the caller of run(), out of the main context; the fibers are abandoned.
   template <class... Args>
   [[noreturn]] void fail(std::string_view pattern, const Args&... args) {
     current_block = nullptr;

@@ -40,15 +40,16 @@ extern thread_local Block* current_block;
 inline const Fiber& fiber() { return *current_fiber; }
 inline const Block& block() { return *current_block; }
 
-// Meets the other 31 lanes; what lane l brought is in slot l until the lane after next meets again.
+// Meets the other 31 lanes.  The value that lane l brought is in slot l until that lane's meeting
+// after the next.
 const Slot* exchange(Meeting kind, const void* mine, size_t bytes);
 void wait_for_block();
-// Lands at once or at its wait, as is drawn.  from == null: zeros.
+// The copy lands at once or at its wait, as is drawn.  from == null: zeros.
 void copy_async(void* to, const void* from);
 void commit_copies();
 void wait_copies(int newest);
 int add_shared(int* counter, int n);  // returns the old value
-// Of 16 bytes that one instruction reads.
+// Requires that an instruction may read 16 bytes at p at once.
 void require_alignment(const void* p, const char* what);
 
 // Runs kernel(argument) in every thread of every block.  `seed` draws the order; threads: a

@@ -19,7 +19,7 @@ class Recording : public Graph {
   std::vector<std::function<void()>> steps;
 };
 
-// What tests ask for by the environment:
+// Tests ask for these by environment variables:
 //   HRUN_EMULATED_BYTES   the memory of a device
 //   HRUN_EMULATED_SHARED  the shared memory that a block of threads may have
 //   HRUN_EMULATED_DEVICES how many devices there are
@@ -59,7 +59,7 @@ struct Gpu::State {
 
   void release(void* memory) {
     used -= sizes[memory];
-    memset(memory, 0xfd, sizes[memory]);  // whoever still reads it shall notice
+    memset(memory, 0xfd, sizes[memory]);  // code that still reads it shall notice
     sizes.erase(memory);
     std::free(memory);
   }
@@ -115,7 +115,7 @@ void* Gpu::allocate(size_t bytes) {
   if (bytes > free_bytes() || shall_fail("allocation")) return nullptr;
   void* memory = std::aligned_alloc(256, (bytes + 255) & ~size_t{255});
   if (!memory) return nullptr;
-  memset(memory, 0xfe, bytes);  // whoever reads what was not written shall notice
+  memset(memory, 0xfe, bytes);  // code that reads unwritten memory shall notice
   const std::lock_guard lock(state_->mutex);
   state_->sizes[memory] = bytes;
   state_->used += bytes;

@@ -1,4 +1,4 @@
-// Which kernel attends, and how the work is cut.
+// Chooses the kernel that attends, and how the work is cut.
 #include "cuda/kernels/attention.h"
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 namespace hrun::gpu {
 namespace {
 
-// In spans of up to so many rows splits are blocks of their own.  Longer spans have blocks enough,
+// In spans of up to so many rows, splits are blocks of their own.  Longer spans have blocks enough,
 // and their parts would not fit into memory.
 constexpr int kFewRows = 16;
 
@@ -33,7 +33,7 @@ struct Plan {
   int split = 256;  // positions
 };
 
-// The device may decide: what it cannot do, another does with other bits.
+// The device may decide: if it cannot use one kernel, another computes the result with other bits.
 Plan plan_for(const Gpu& gpu, const KVPages& cache) {
   Plan plan;
   if (cache.coded.beside) return {Way::coded, 0, CodedAttention::kSplit};
@@ -56,14 +56,14 @@ Plan plan_for(const Gpu& gpu, const KVPages& cache) {
   return plan;
 }
 
-// At least as many as AttentionTask::splits_of() finds.
+// A bound of at least as many splits as AttentionTask::splits_of() finds.
 int64_t splits_bound(const SpanBound& span, int64_t window, int split) {
   const int64_t all = (std::max<int64_t>(span.end, 1) + split - 1) / split;
   if (window <= 0) return all;
   return std::min(all, (window + span.n_rows) / split + 2);
 }
 
-// The spans of one launch: how many blocks they have for `rows` queries each, and parts.
+// The spans of one launch: how many blocks and parts they have, for `rows` queries in each block.
 struct Launch {
   int64_t blocks = 0, parts = 0, most_splits = 1;
 };

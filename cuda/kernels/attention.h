@@ -1,4 +1,4 @@
-// Keys and values on the device, and what reads them.
+// Keys and values on the device, and the functions that read them.
 #pragma once
 
 #include <span>
@@ -9,13 +9,14 @@
 
 namespace hrun::gpu {
 
-// What lies beside a page of a coded cache (backend/page_buffers.h); null where it has none.
+// The data that lies beside a page of a coded cache (backend/page_buffers.h); null where it has
+// none.
 struct BesidePage {
   uint8_t* rows;
   uint8_t* beginning;
   uint8_t* squares;
 };
-// Where a layer with codes has its part of these.
+// The part of a layer with codes in these buffers.
 struct CodedLayer {
   const BesidePage* beside = nullptr;  // by page, on the device; null: the layer has no codes
   int64_t k_rows = 0, v_rows = 0;      // as in a page without codes
@@ -42,8 +43,9 @@ struct SpanOnDevice {
   int32_t state;  // the slot of its recurrent state
 };
 
-// What the device reads of a batch, where a recorded graph finds it again: the spans, and of each
-// row its position and its span.  Span s has the page table `tables + s * table`.
+// The data of a batch that the device reads, at the place where a recorded graph finds it again:
+// the spans, and for each row its position and its span.  Span s has the page table `tables + s *
+// table`.
 struct BatchOnDevice {
   const SpanOnDevice* spans;
   const int32_t* positions;
@@ -56,7 +58,7 @@ struct BatchOnDevice {
   }
 };
 
-// The same, as far as the launch depends on it: rows, and a bound of the last position plus one.
+// A span as far as the launch depends on it: rows, and a bound of the last position plus one.
 struct SpanBound {
   int64_t n_rows, end;
 };
@@ -65,7 +67,7 @@ void rope(Gpu& gpu, FloatView x, int n_heads, const Rope& rope, const int32_t* p
 void kv_append(Gpu& gpu, const KVPages& cache, FloatView k, FloatView v,
                const BatchOnDevice& batch);
 
-// Heads of queries or of keys: a norm, a turn or both.
+// Heads of queries or of keys, for a norm, a turn or both.
 inline constexpr int kMostHeadDim = 256;
 struct HeadsTask {
   FloatView x{};  // [n_rows, n_heads * dim]
@@ -76,8 +78,8 @@ struct HeadsTask {
   bool turned = false;
   Rope rope{};
 };
-// rms_norm() and rope() of queries, if there are some, and keys, and kv_append(): one launch. Heads
-// of up to kMostHeadDim.
+// Does rms_norm() and rope() of queries, if there are some, and of keys, and kv_append() in one
+// launch.  Heads of up to kMostHeadDim.
 void finish_heads(Gpu& gpu, const HeadsTask& q, const HeadsTask& k, const KVPages& cache,
                   FloatView v, const BatchOnDevice& batch);
 
@@ -85,7 +87,7 @@ void finish_heads(Gpu& gpu, const HeadsTask& q, const HeadsTask& k, const KVPage
 // scratch: attention_scratch_bytes() for the same arguments.
 size_t attention_scratch_bytes(const KVPages& cache, const AttentionShape& shape,
                                std::span<const SpanBound> bounds);
-// If it returns true, parts are left to be joined, as one of the functions below does from
+// If it returns true, parts are left to be joined.  One of the functions below joins them from
 // `join_later`.
 struct AttentionTask;
 bool attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice& batch,

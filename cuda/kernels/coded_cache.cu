@@ -1,4 +1,4 @@
-// Keys and values become codes: what block 0 of a sequence decides, and the pages that are full.
+// Keys and values become codes: the values that block 0 of a sequence decides, and the full pages.
 #include "cuda/kernels/coded_cache.h"
 
 #include <algorithm>
@@ -108,8 +108,8 @@ struct BeginSequences {
   }
 };
 
-// A warp has some positions of the keys or values of a head in a page that is full now, one to a
-// thread, which needs no other.
+// A warp has some positions of the keys or values of a head in a page that is full now, one
+// position to a thread.  A thread needs no other.
 struct CodePages {
   static constexpr int kThreads = kWarp, kBlocks = 1;
   static constexpr const char* kName = "keys and values become codes";

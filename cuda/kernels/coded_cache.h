@@ -5,18 +5,18 @@
 
 namespace hrun::gpu {
 
-// Head sizes that a layer with codes may have, and no more shared memory than a block of threads
-// has.  Throws UnsupportedModelError.
+// Requires head sizes that a layer with codes may have, and no more shared memory than a block of
+// threads has.  Throws UnsupportedModelError.
 void require_coded_layer(const Gpu& gpu, const CacheLayer& layer);
 
-// After the rows of a batch were written to a layer with codes.  `begins`: some row is in a page
-// that begins a sequence; `completes`: some page is full now.  Rows that are neither cost nothing
-// but the launch.
+// Call this after the rows of a batch were written to a layer with codes.  `begins`: some row is in
+// a page that begins a sequence; `completes`: some page is full now.  Rows that are neither cost
+// nothing but the launch.
 void code_pages(Gpu& gpu, const KVPages& cache, const BatchOnDevice& batch,
                 std::span<const SpanBound> bounds, const KeyContext& keys, bool begins,
                 bool completes);
 
-// All spans at once, as attention() does it, over a layer with codes.
+// Attends in all spans at once, as attention() does, over a layer with codes.
 struct AttentionTask;
 size_t coded_attention_shared_bytes(int k_dim, int v_dim);
 void launch_coded_attention(Gpu& gpu, const AttentionTask& task, const KVPages& cache,

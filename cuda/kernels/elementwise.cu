@@ -5,8 +5,8 @@
 namespace hrun::gpu {
 namespace {
 
-// f(row, column) for each value of a [rows, cols] view: the blocks of a row along x, the rows along
-// y and z.
+// Calls f(row, column) for each value of a [rows, cols] view: the blocks of a row lie along x, the
+// rows along y and z.
 template <class Function>
 struct Each {
   static constexpr int kThreads = 256, kBlocks = 1;
@@ -52,7 +52,7 @@ struct SoftCap {
   float cap;
   HRUN_HD void operator()(int64_t r, int64_t c) const { x.row(r)[c] = soft_cap(x.row(r)[c], cap); }
 };
-// Of one value.
+// Applies f to one value.
 HRUN_HD float activated(Nonlinearity f, float x) {
   const float positive = larger(0.0f, x);
   return f == Nonlinearity::silu           ? silu(x)

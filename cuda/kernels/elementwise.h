@@ -1,5 +1,5 @@
-// Norms, sums, gates and moves of rows: the operations of backend.h that are no product.  One
-// launch each.
+// Norms, sums, gates and moves of rows: the operations of backend.h that are no product.  Each is
+// one launch.
 #pragma once
 
 #include "backend/backend.h"

@@ -12,8 +12,8 @@
 namespace hrun::gpu {
 
 // Slot s of sum_slots(n) has every so many of n steps along the columns, from step s on.  All
-// kernels sum a slot from zero and add the slots in order, so that a token's bits depend on the
-// number of columns alone: not on the kernel, the other tokens, the other matrices or the device.
+// kernels sum a slot from zero and add the slots in order.  So a token's bits depend on the number
+// of columns alone, not on the kernel, the other tokens, the other matrices or the device.
 HRUN_HD int sum_slots(int64_t n) { return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1; }
 
 // A matrix in the layout that the fast kernels read, on the device.
@@ -27,8 +27,9 @@ struct PackedMatrix {
 // Bytes of a packed matrix; 0 if the format, or this shape of it, has no fast kernel.
 size_t packed_bytes(FormatId format, int64_t rows, int64_t cols);
 
-// From rows as the file has them, on the device, to the packed layout.  `first` ... first + n_rows:
-// the part of the matrix whose rows are in `from` (multiples of kPackRows but for the last part).
+// Packs rows as the file has them, on the device, into the packed layout.  `first` ... first +
+// n_rows: the part of the matrix whose rows are in `from` (multiples of kPackRows but for the last
+// part).
 inline constexpr int64_t kPackRows = 64;
 void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const PackedMatrix& to);
 
@@ -43,9 +44,9 @@ struct PackedProduct {
 inline constexpr size_t kPackedProducts = 4;
 inline constexpr int64_t kMostAddedTokens = 8;
 
-// What is done when products are there, by the blocks of threads that end last: the input of the
-// next matmul.  Either the norm of the rows that one product is added to, or two products, one the
-// gate of the other.
+// The work that the blocks of threads that end last do when products are there: they make the input
+// of the next matmul.  It is either the norm of the rows that one product is added to, or two
+// products, one the gate of the other.
 struct MatmulEnd {
   QuantizeSource from;
   InputForm kind;
@@ -53,18 +54,18 @@ struct MatmulEnd {
   int* counters = nullptr;  // kEndCounters zeros, which are zeros again afterwards
 };
 inline constexpr size_t kEndCounters = 4096;
-// For products of these rows and columns?
+// Says whether MatmulEnd works for products of these rows and columns.
 bool can_end(const QuantizedRows& x, int64_t rows, bool gated);
 
 void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
             const MatmulEnd* end = nullptr);
 
-// Each with rows of x of its own, at most kMostAddedTokens: up to kApartProducts at a time are one
-// launch.  The bits are those of matmul().
+// Multiplies matrices that each have rows of x of their own, at most kMostAddedTokens: up to
+// kApartProducts at a time are one launch.  The bits are those of matmul().
 inline constexpr size_t kApartProducts = 16;
 void matmul_apart(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x);
 
-// The same without a packed layout, for every integer format: rows as the file has them.
+// Does the same without a packed layout, for every integer format: rows as the file has them.
 struct PlainMatrix {
   FormatId format;
   int64_t rows;
@@ -74,7 +75,7 @@ struct PlainMatrix {
 };
 void matmul_plain(Gpu& gpu, const PlainMatrix& w, const QuantizedRows& x, FloatView y);
 
-// The same for float formats, in fp32.
+// Does the same for float formats, in fp32.
 void matmul_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y);
 
 }  // namespace hrun::gpu

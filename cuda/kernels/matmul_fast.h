@@ -1,5 +1,4 @@
-// How the fast matmuls of one group of formats are reached: each .cu file of kernels defines one
-// group.
+// Access to the fast matmuls of one group of formats.  Each .cu file of kernels defines one group.
 #pragma once
 
 #include "cuda/kernels/matmul.h"

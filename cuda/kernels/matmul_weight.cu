@@ -306,8 +306,8 @@ struct Join {
   }
 };
 
-// How a product is cut up: by the shape of the matrix alone, so that its result is the same on
-// every device and a token's does not depend on how many there are.
+// The way a product is cut up.  Only the shape of the matrix decides it, so that its result is the
+// same on every device, and a token's result does not depend on how many tokens there are.
 struct Cut {
   int64_t stride, n_blocks, row_blocks, token_blocks, blocks_per_split, n_splits;
   static constexpr int64_t kEnoughBlocks = 128;  // of threads, to keep a large device busy

@@ -1,4 +1,4 @@
-// From rows as the file has them to the layout of the weight-domain product
+// Packs rows as the file has them into the layout of the weight-domain product
 // (device/weight_layout.h).
 #include "base/error.h"
 #include "cuda/device/weight_layout.h"
@@ -78,7 +78,7 @@ struct Pack {
       pack_tail(tile_row, exponents, out + layout.n_blocks * layout.block_bytes);
   }
 
-  // Lanes 0 .. 15 a row each, in the order of its columns.
+  // Lanes 0 .. 15 pack a row each, in the order of its columns.
   HRUN_HD void pack_tail(int64_t tile_row, const int (&exponents)[2], uint8_t* out) const {
     const int r = lane() & 15, n = static_cast<int>(cols % kTileCols);
     const int low = static_cast<int>(shuffle_bits(static_cast<uint32_t>(exponents[0]), r % 8 * 4));

@@ -5,13 +5,13 @@
 namespace hrun::gpu {
 namespace {
 
-// A warp works on 256 columns of a token, eight per lane.  With a norm one block of threads has the
-// whole token, since all of it must be summed first; without, a token is spread over as many blocks
-// as there are columns for.  The order of the sum depends on the columns alone.
+// A warp works on 256 columns of a token, eight per lane.  With a norm, one block of threads has
+// the whole token, since all of it must be summed first.  Without a norm, a token is spread over as
+// many blocks as there are columns for.  The order of the sum depends on the columns alone.
 //
-// For a single token the latency counts: what needs no other thread (the loads of a warp's first
-// 256 columns, the hash of their signs, about 150 instructions) comes before the sum of squares.
-// Rows up to 4096 columns are read once, what is beyond that again from L1.
+// For a single token the latency counts.  Work that needs no other thread comes before the sum of
+// squares: the loads of a warp's first 256 columns, and the hash of their signs, which is about 150
+// instructions.  Rows up to 4096 columns are read once; columns beyond that are read again from L1.
 template <bool kNorm, bool kCodes>
 struct Prepare {
   static constexpr int kThreads = kNorm ? kNormWarps * kWarp : 128, kBlocks = kNorm ? 2 : 8;

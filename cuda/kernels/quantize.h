@@ -1,4 +1,4 @@
-// The input of a matmul, made ready: normed or gated, turned into the basis of the weights, and
+// Makes the input of a matmul ready: normed or gated, turned into the basis of the weights, and
 // rounded to int8.
 #pragma once
 
@@ -22,7 +22,7 @@ struct QuantizedRows {
   int8_t* transposed;
 };
 
-// Some of them.
+// Returns some of the rows.
 inline QuantizedRows rows_of(const QuantizedRows& all, int64_t first, int64_t n) {
   QuantizedRows rows = all;
   rows.codes += first * all.stride;
@@ -39,7 +39,8 @@ constexpr bool wants_transposed(InputForm kind) { return kind == InputForm::kRot
 // Sizes for QuantizedRows of this shape; no memory yet.
 QuantizedRows quantized_shape(InputForm kind, int64_t n_tokens, int64_t cols);
 
-// What is quantized: x, or x / sqrt(mean(x^2) + eps) * norm, or gate * sigmoid(gate) * x.
+// The values that are quantized: x, or x / sqrt(mean(x^2) + eps) * norm, or gate * sigmoid(gate) *
+// x.
 struct QuantizeSource {
   FloatView x;
   const float* norm = nullptr;  // [cols]

@@ -5,7 +5,7 @@
 namespace hrun::gpu {
 namespace {
 
-// A channel of a span per thread, token after token.  x and out may be the same.
+// A thread has a channel of a span, token after token.  x and out may be the same.
 struct ShortConv {
   static constexpr int kThreads = 128, kBlocks = 1;
   static constexpr const char* kName = "short_conv";
@@ -45,8 +45,8 @@ struct ShortConv {
   }
 };
 
-// 32 columns of a head's matrix in shared memory, a column to four threads, each with every fourth
-// row: the four chains of the CPU's sums.
+// 32 columns of a head's matrix are in shared memory.  Four threads have a column, each with every
+// fourth row: these are the four chains of the CPU's sums.
 struct DeltaRule {
   static constexpr int kColumns = 32, kChains = 4, kStride = kColumns + 8;
   static constexpr int kThreads = kColumns * kChains, kBlocks = 1;
@@ -68,7 +68,7 @@ struct DeltaRule {
     const SpanOnDevice span = state.spans[block_z()];
     float* const kept = state.matrix + span.state * state.slot_floats +
                         static_cast<int64_t>(h) * k_dim * v_dim + at;
-    // A thread's rows are its own: nobody waits.
+    // A thread's rows are its own, so no thread waits.
     float* const s = reinterpret_cast<float*>(shared()) + column;
     for (int i = chain; i < k_dim; i += kChains)
       s[i * kStride] = inside ? kept[static_cast<int64_t>(i) * v_dim] : 0.0f;

@@ -1,5 +1,5 @@
-// Rotary embedding and the write into the cache: a pair or a value per thread, bound by memory and
-// small.
+// Rotary embedding and the write into the cache.  A thread has a pair or a value.  The work is
+// bound by memory, and small.
 #include "base/error.h"
 #include "cuda/device/math.h"
 #include "cuda/kernels/attention.h"
@@ -118,7 +118,8 @@ struct FinishHeads {
     for (int j = 0; j < kPerLane; ++j) {
       const int i = j * kWarp + lane();
       if (i >= task.dim) continue;
-      // Values may be part of the keys (latent attention): what did not change is not written.
+      // Values may be part of the keys (latent attention): the part that did not change is not
+      // written.
       const int from_turned = i - task.rope.first;
       if (task.norm || (from_turned >= 0 && from_turned < task.rope.n_rot)) values[i] = v[j];
       if (is_key) append.put(append.k, head * task.dim + i, v[j]);

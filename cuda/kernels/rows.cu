@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kWarps = 4;
 
-// A warp per block of 256 (or, of a smaller format, as many blocks as make 256).
+// A warp has a block of 256 (or, of a smaller format, as many blocks as make 256).
 template <AnyFormat F>
 struct DecodeRows {
   static constexpr int kThreads = kWarps * kWarp, kBlocks = 1;
@@ -20,7 +20,7 @@ struct DecodeRows {
   bool own_basis;
   FloatView out;
 
-  // In place, as formats/rotation.h does it, the lanes sharing the butterflies.
+  // Transforms in place, as formats/rotation.h does it, with the lanes sharing the butterflies.
   static HRUN_HD void transform(float* x, int n) {
     for (int half = 1; half < n; half *= 2) {
       for (int k = lane(); k < n / 2; k += kWarp) {

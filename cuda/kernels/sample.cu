@@ -56,7 +56,7 @@ HRUN_HD double exp_below_one(double x) {
   return sum * power;
 }
 
-// A warp per chunk: edits its logits and finds the best.
+// A warp has a chunk: it edits its logits and finds the best.
 struct EditAndRank {
   static constexpr int kThreads = 256, kBlocks = 1;
   static constexpr const char* kName = "sampling: the pass over the logits";
@@ -189,7 +189,7 @@ struct Choose {
     }
     if (!complete) return choose_among_all(best, floor, total, least, uniform);
     weigh(kept, temperature);
-    // The last of the list if rounding leaves something of the draw.
+    // The token is the last of the list if rounding leaves something of the draw.
     double left = uniform;
     const int i = walk(kept, sum_of_first(kept), [&](double, double p) {
       if (left < p) return true;
@@ -219,7 +219,7 @@ struct Choose {
     return uniform;
   }
 
-  // The n best candidates, in order, into the list.
+  // Puts the n best candidates, in order, into the list.
   HRUN_HD void gather(int n) const {
     Candidate least = n <= n_chunks ? bests()[n - 1] : 0;
     int found = gather_from(n, least);
@@ -231,7 +231,8 @@ struct Choose {
     for (int i = found + thread(); i < size; i += kThreads) list()[i] = 0;
     block_sort<kThreads>(list(), size);
   }
-  // Those at or above `least`; returns how many there are, of which up to kList are in the list.
+  // Gathers the candidates at or above `least`.  Returns how many there are; up to kList of them
+  // are in the list.
   HRUN_HD int gather_from(int n, Candidate least) const {
     if (thread() == 0) *counter() = 0;
     sync_block();
@@ -252,7 +253,7 @@ struct Choose {
     return found;
   }
 
-  // Of the first n of the list, their weights at this temperature, into probabilities(), as
+  // Puts the weights of the first n of the list, at this temperature, into probabilities(), as
   // Candidates::probabilities() has them.
   HRUN_HD void weigh(int n, float at_temperature) const {
     const double top = static_cast<double>(logit_of(list()[0]) / at_temperature);
@@ -261,7 +262,7 @@ struct Choose {
           math64::exp(static_cast<double>(logit_of(list()[i]) / at_temperature) - top);
     sync_block();
   }
-  // One after the other: the order of additions is part of the result.
+  // Adds them one after the other: the order of additions is part of the result.
   HRUN_HD double sum_of_first(int n) const {
     auto* const sum = reinterpret_cast<double*>(partial());
     if (thread() == 0) {
@@ -308,7 +309,7 @@ struct Choose {
     return block_sum<kThreads>(count, reinterpret_cast<int*>(partial()));
   }
 
-  // Over the candidates of the whole vocabulary at or above `from`.
+  // Sums over the candidates of the whole vocabulary at or above `from`.
   template <class T, class Weight>
   HRUN_HD T block_total(Weight&& weight, Candidate from) const {
     T sum = 0;

@@ -1,5 +1,5 @@
-// From logits to a token without leaving the device: the chain of engine/samplers.h, step by step
-// and in its order.
+// Gets a token from logits without leaving the device: it walks the chain of engine/samplers.h,
+// step by step and in its order.
 #pragma once
 
 #include <cstdint>

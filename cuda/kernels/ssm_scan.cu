@@ -5,8 +5,9 @@
 namespace hrun::gpu {
 namespace {
 
-// As DeltaRule in recurrent.cu: 32 values of a head's matrix in shared memory, a value to four
-// threads, each with every fourth row of the state, so that the sums are the CPU's.
+// Works like DeltaRule in recurrent.cu: 32 values of a head's matrix are in shared memory, and a
+// value has four threads.  Each of them has every fourth row of the state, so that the sums are the
+// CPU's.
 struct Scan {
   static constexpr int kColumns = 32, kChains = 4, kStride = kColumns + 8;
   static constexpr int kThreads = kColumns * kChains, kBlocks = 1;
@@ -29,7 +30,7 @@ struct Scan {
     const SpanOnDevice span = state.spans[block_z()];
     float* const kept = state.matrix + span.state * state.slot_floats +
                         static_cast<int64_t>(h) * state_dim * width + at;
-    // A thread's rows are its own: nobody waits.
+    // A thread's rows are its own, so no thread waits.
     float* const s = reinterpret_cast<float*>(shared()) + column;
     for (int i = chain; i < state_dim; i += kChains)
       s[i * kStride] = inside ? kept[static_cast<int64_t>(i) * width] : 0.0f;

@@ -1,4 +1,6 @@
-"""What the Python interface accepts, in one table; every violation is an ArgumentError that names the field."""
+"""One table of the arguments that the Python interface accepts; every violation is an ArgumentError
+that names the field.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,7 @@ def checked(**values: Any) -> dict[str, Any]:
     return {name: RULES[name].check(name, value) for name, value in values.items()}
 
 
-# As other libraries call them.
+# Names that other libraries use -> names that hrun uses.
 _OTHER_NAMES = {
     "max_new_tokens": "max_tokens", "max_length": "max_tokens", "num_predict": "max_tokens", "n_predict": "max_tokens",
     "temp": "temperature", "stop_sequences": "stop", "stop_strings": "stop",

@@ -1,4 +1,4 @@
-"""What a KV cache costs."""
+"""The memory that a KV cache takes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ PAIRS = (
 
 
 def bytes_per_token(params: Mapping[str, Any], type_k: str, type_v: str) -> int:
-    """Of all layers, in pages; ``params`` are those of a plan."""
+    """Returns the bytes that one token takes in all layers, in pages; ``params`` are those of a
+    plan.
+    """
     return sum(
         n * (kv_bytes(type_k, k_dim) + kv_bytes(type_v, v_dim))
         for n, k_dim, v_dim in params["cached_heads"]

@@ -19,7 +19,7 @@ _VALUE = np.uint32(0x7FFF_FFFF)
 
 
 def charsmap_fault(data: bytes) -> str | None:
-    """What is wrong with it, or None if every text can be normalised with it."""
+    """Returns the fault of the charsmap, or None if every text can be normalised with it."""
     if len(data) < 4:
         return f"has {len(data)} bytes, expected 4 or more"
     size = int.from_bytes(data[:4], "little")
@@ -34,7 +34,7 @@ def charsmap_fault(data: bytes) -> str | None:
     except UnicodeDecodeError as error:
         return f"has replacements that are not UTF-8 at byte {4 + size + error.start}"
     units = np.frombuffer(data, "<u4", size // 4, 4)
-    # Where a replacement may begin: at a character, or at the end of the pool.
+    # A replacement may begin at a character, or at the end of the pool.
     begins = np.ones(len(pool) + 1, bool)
     begins[:-1] = (np.frombuffer(pool, np.uint8) & 0xC0) != 0x80
     return _trie_fault(units, begins)

@@ -31,7 +31,7 @@ from hrun.fork_lock import ForkLock
 SECONDS = 0.9  # for one rendering
 START_SECONDS = 20.0  # for the child to load jinja2, on a machine that may be busy
 SOURCE_CHARACTERS = 256 << 10
-# What may be rendered in this process: see _is_plain.
+# Templates and requests within these bounds may be rendered in this process: see _is_plain.
 PLAIN_SOURCE_CHARACTERS = 2 << 10
 PLAIN_REQUEST_CHARACTERS = 64 << 10
 PLAIN_COST = 3e7  # operations times messages times characters; about 7 ns each
@@ -128,7 +128,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 def _with_reasoning(message: Message) -> Message:
-    """What the assistant thought goes by several names; a template finds it under whichever of the two it reads.
+    """Returns the message with the assistant's thoughts under both names that templates read.
 
     As transformers does: `reasoning_content` is the first that is there, `thinking` as well unless the message has its own.
     """
@@ -334,7 +334,9 @@ _PLAIN_CALLS = frozenset({"raise_exception", "strftime_now"})
 
 
 def _count_operations(tree: Any) -> int:
-    """Those that may look at every character of all messages, each at most once per message."""
+    """Counts the operations that may look at every character of all messages, each at most once per
+    message.
+    """
     from jinja2 import nodes
 
     kinds = (

@@ -1,4 +1,5 @@
-"""Where control tokens stand in a text: the longest at each position, from left to right, none inside another.
+"""Finds the control tokens in a text: the longest at each position, from left to right, none inside
+another.
 
 Linear in the text whatever the vocabulary: a candidate is looked up by its first characters, and only the lengths that tokens
 with these have are tried.
@@ -24,7 +25,9 @@ class ControlTokens:
         self._first = re.compile(f"[{firsts}]" if firsts else "(?!)")
 
     def find(self, text: str, guard: str = "") -> Iterator[tuple[int, int, int]]:
-        """(start, end, id) of each; none that follows the character `guard`."""
+        """Yields (start, end, id) of each control token, but of none that follows the character
+        `guard`.
+        """
         ids, lengths, key, at = self._ids, self._lengths, self._key, 0
         while found := self._first.search(text, at):
             start = found.start()

@@ -15,12 +15,12 @@ from hrun.messages import unused_character
 if TYPE_CHECKING:
     from hrun.tokenizer import Tokenizer
 
-_LARGEST = 32760.0  # of what "max absolute, int16" gives
+_LARGEST = 32760.0  # the largest number that "max absolute, int16" gives
 _QUERY, _DOCUMENT = "{query}", "{document}"
 
 
 class TextModel(Protocol):
-    """What is asked of a :class:`hrun.Runtime`."""
+    """The parts of :class:`hrun.Runtime` that embeddings need."""
 
     @property
     def model(self) -> _core.Model: ...
@@ -42,7 +42,8 @@ def embed(
     pooling: str | None = None,
     seconds: Sequence[int] = (),
 ) -> list[np.ndarray]:
-    """Of each text, as token ids: float32 [1, n_embd], with "none" [n_tokens, n_embd], with "rank" [1, n_classes].
+    """Returns the vector of each text, given as token ids: float32 [1, n_embd], with "none"
+    [n_tokens, n_embd], with "rank" [1, n_classes].
 
     ``seconds``: of pairs of texts, for "rank", as in :func:`scores`.
     """
@@ -57,7 +58,10 @@ def embed(
 def scores(
     runtime: TextModel, prompts: Sequence[Sequence[int]], seconds: Sequence[int] = ()
 ) -> list[np.ndarray]:
-    """Of each text, or pair of texts, float32 [1, n_classes].  ``seconds``: where second texts begin, for encoders; -1: nowhere."""
+    """Returns the scores of each text, or pair of texts: float32 [1, n_classes].
+
+    ``seconds``: where second texts begin, for encoders; -1: nowhere.
+    """
     model = runtime.model
     if model.n_classes == 0:
         raise _no_reranker(runtime)
@@ -84,7 +88,7 @@ def normalized(row: np.ndarray, how: bool | int = True) -> np.ndarray:
 
 
 def stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """[n_texts, n] of the rows of several texts."""
+    """Stacks the rows of several texts to [n_texts, n]."""
     return np.concatenate(rows) if rows else np.empty((0, 0), np.float32)
 
 
@@ -106,7 +110,7 @@ def scores_pairs(model: _Facts) -> bool:
 
 
 def rerank(runtime: TextModel, query: str, documents: Sequence[str]) -> np.ndarray:
-    """How well each document answers the query: float32 [n_documents]; higher is better."""
+    """Returns how well each document answers the query: float32 [n_documents]; higher is better."""
     if isinstance(documents, str) or not all(isinstance(d, str) for d in documents):
         raise ArgumentError("documents must be a list of strings")
     if not isinstance(query, str):
@@ -117,7 +121,9 @@ def rerank(runtime: TextModel, query: str, documents: Sequence[str]) -> np.ndarr
 
 
 def compared(runtime: TextModel, pairs: Sequence[tuple[list[int], int]]) -> np.ndarray:
-    """What :func:`rerank` says of pairs of texts that :func:`pair_ids` has made: float32 [n_pairs]."""
+    """Returns the scores of :func:`rerank` for pairs of texts that :func:`pair_ids` has made:
+    float32 [n_pairs].
+    """
     if not pairs:
         return np.empty(0, np.float32)
     prompts, seconds = zip(*pairs)

@@ -1,4 +1,4 @@
-"""Which tokens end a generation: DESIGN.md has the table and where each rule comes from."""
+"""Finds the tokens that end a generation: DESIGN.md has the table and the origin of each rule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ END_OF_TURN = (
     "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<|endofturn|>", "[|endofturn|]", "<turn|>",
     "<|END_OF_TURN_TOKEN|>", "<end_of_utterance>", "[e~[", "[EOT]", "<EOT>", "_<EOT>", "▁<EOT>",
 )  # fmt: skip
-# Ends of texts, of messages, and of answers in the channels of gpt-oss and Solar.
+# These tokens end texts, messages, and answers in the channels of gpt-oss and Solar.
 _OTHER_ENDS = (
     "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[EOS]", "<｜end▁of▁sentence｜>", "<|tool_response>",
     "<|return|>", "<|call|>", "<|calls|>", "<|flush|>",

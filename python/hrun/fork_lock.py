@@ -8,7 +8,7 @@ import weakref
 
 
 class ForkLock:
-    """As ``threading.Lock``, for ``with``."""
+    """Works like ``threading.Lock``, for ``with``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What a generation gives, and how drawn tokens become text."""
+"""The results of a generation, and the way that drawn tokens become text."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Job:
     strip_space: bool  # drop the space that a SentencePiece model puts before its first word
     logprobs: int | None
     grammar: Grammar | None
-    era: object  # of the Runtime when it began; cancel() begins another
+    era: object  # the Runtime's era when the job began; cancel() begins another
 
 
 class Answer:

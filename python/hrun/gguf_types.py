@@ -20,7 +20,7 @@ from hrun import _core
 
 
 class _Decoder:
-    """What ``gguf.quants.dequantize`` asks of a type."""
+    """The methods that ``gguf.quants.dequantize`` asks of a type."""
 
     def __init__(self, name: str, block_bytes: int) -> None:
         self._name, self._block_bytes = name, block_bytes

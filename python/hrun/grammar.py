@@ -1,4 +1,5 @@
-"""What an answer may look like: a JSON schema, a regular expression, a choice of texts, or a grammar.
+"""A grammar binds the form of an answer: a JSON schema, a regular expression, a choice of texts, or
+a grammar.
 
 llguidance (extra ``hrun[grammar]``) does the work; what it cannot keep exactly is refused, and the error says which keyword
 it was.
@@ -18,7 +19,7 @@ from hrun.library_errors import library_errors
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-# Between the parts of a document; without a bound some models write blanks for ever.
+# Blanks between the parts of a document; without a bound some models write blanks for ever.
 JSON_BLANKS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,8}"}
 _MAX_CHARACTERS = 1 << 20  # of a grammar
 
@@ -80,7 +81,8 @@ def choice_grammar(choices: Sequence[str]) -> Grammar:
     for i, text in enumerate(choices):
         if not isinstance(text, str) or not text:
             raise ArgumentError(f"choice[{i}] must be a text, not empty")
-    # By characters: the lexer would take the longest of texts that begin alike.
+    # The texts are matched by characters: the lexer would take the longest of texts that begin
+    # alike.
     quoted = ["".join(f"\\u{{{ord(c):x}}}" for c in text) for text in dict.fromkeys(choices)]
     return _checked("the choice", _library().grammar_from_regex("|".join(quoted)))
 
@@ -174,7 +176,9 @@ def _checked(what: str, source: str) -> Grammar:
 
 
 def _said(text: str) -> str:
-    """What the library says, as one line: "Unimplemented keys" is what a user calls unsupported."""
+    """Returns the library's message as one line.  Its "Unimplemented keys" become "unsupported
+    keywords", as users call them.
+    """
     return printable(" ".join(text.split()), 500).replace(
         "Unimplemented keys:", "unsupported keywords:"
     )

@@ -13,7 +13,9 @@ from hrun.errors import Error, ModelFileError, printable
 
 @contextlib.contextmanager
 def library_errors(where: str, kind: type[Error] = ModelFileError) -> Iterator[None]:
-    """What the library raises inside becomes ``kind("WHERE: ...")``; Ctrl-C, memory and hrun's own errors pass."""
+    """Turns errors that the library raises inside into ``kind("WHERE: ...")``; Ctrl-C, memory and
+    hrun's own errors pass.
+    """
     try:
         yield
     except (Error, MemoryError):

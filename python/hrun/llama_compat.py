@@ -84,23 +84,23 @@ class LlamaGrammar:
 
     @classmethod
     def from_string(cls, grammar: str, verbose: bool = True) -> LlamaGrammar:
-        """Of GBNF text; its errors come with the first completion."""
+        """Makes a grammar of GBNF text; its errors come with the first completion."""
         return cls({"grammar": grammar})
 
     @classmethod
     def from_file(cls, file: str | Path, verbose: bool = True) -> LlamaGrammar:
-        """Of a file with GBNF text.  Raises OSError."""
+        """Makes a grammar of a file with GBNF text.  Raises OSError."""
         return cls.from_string(Path(file).read_text(encoding="utf-8"))
 
     @classmethod
     def from_json_schema(cls, json_schema: str, verbose: bool = True) -> LlamaGrammar:
-        """Of the text of a JSON schema."""
+        """Makes a grammar of the text of a JSON schema."""
         return cls({"json_schema": json_schema})
 
 
 @dataclass(frozen=True)
 class LlamaState:
-    """Where :meth:`Llama.load_state` goes back to."""
+    """The state that :meth:`Llama.load_state` goes back to."""
 
     input_ids: list[int]
     scores: npt.NDArray[np.float32]
@@ -177,7 +177,9 @@ class Llama:
         cache_dir: str | None = None,
         **options: Any,
     ) -> Llama:
-        """Of a file in the Hugging Face Hub; ``filename`` may have wildcards and must match one.  Needs ``hrun[hub]``."""
+        """Loads a file from the Hugging Face Hub; ``filename`` may have wildcards and must match
+        one file.  Needs ``hrun[hub]``.
+        """
         import fnmatch
 
         from hrun.cli.hub import library
@@ -412,7 +414,7 @@ class Llama:
     def _old_logprobs(
         self, found: Sequence[TokenLogprob] | None, offset: int
     ) -> dict[str, Any] | None:
-        """As completions have them."""
+        """Returns log-probabilities in the form that completions have."""
         if found is None:
             return None
         texts = [self._token_text(entry.token) for entry in found]
@@ -428,7 +430,7 @@ class Llama:
         }
 
     def _new_logprobs(self, found: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
-        """As chat completions have them."""
+        """Returns log-probabilities in the form that chat completions have."""
         if found is None:
             return None
 
@@ -483,7 +485,7 @@ class Llama:
 
     @property
     def n_tokens(self) -> int:
-        """How many were evaluated."""
+        """The number of tokens that were evaluated."""
         return len(self.input_ids)
 
     @property
@@ -546,11 +548,11 @@ class Llama:
             tokens = [token] if sent is None else sent
 
     def save_state(self) -> LlamaState:
-        """What was evaluated, and the seed."""
+        """Returns the evaluated tokens, their logits and the seed."""
         return LlamaState(list(self.input_ids), self.scores.copy(), self._seed)
 
     def load_state(self, state: LlamaState) -> None:
-        """Back to a saved state; tokens that differ are evaluated again."""
+        """Goes back to a saved state; tokens that differ are evaluated again."""
         same = next(
             (i for i, (a, b) in enumerate(zip(self.input_ids, state.input_ids)) if a != b),
             min(self.n_tokens, state.n_tokens),
@@ -560,7 +562,7 @@ class Llama:
         self._seed = state.seed
 
     def set_seed(self, seed: int) -> None:
-        """Of the draws to come."""
+        """Sets the seed of the draws to come."""
         self._seed = seed
 
     @staticmethod

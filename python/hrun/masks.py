@@ -1,4 +1,4 @@
-"""Which token may come next by a grammar: computed in a thread of its own while the model runs."""
+"""Computes which tokens a grammar allows next, in a thread of its own while the model runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_KEPT = 32  # grammars whose matchers are kept for the next request
 
 
 class Masks:
-    """Of one engine: grammars that requests are bound to.  Safe from any thread."""
+    """The grammars that bind requests of one engine.  Safe from any thread."""
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, n_vocab: int) -> None:
         self._vocabulary = vocabulary_of(tokenizer, n_vocab)
@@ -72,13 +72,13 @@ class Masks:
         self._matchers.pop(constraint, None)
 
     def join(self) -> None:
-        """After the engine has closed: waits for the thread."""
+        """Waits for the thread, after the engine has closed."""
         if threading.current_thread() is not self._thread:
             self._thread.join(5)
 
 
 class _Vocabulary:
-    """What llguidance's TokenizerWrapper asks for."""
+    """The interface that llguidance's TokenizerWrapper asks for."""
 
     bos_token_id = None
 

@@ -1,4 +1,6 @@
-"""What generations accept, for type checkers and editors: a wrong name or type is found before anything runs."""
+"""The options that generations accept, for type checkers and editors: a wrong name or type is found
+before anything runs.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ if TYPE_CHECKING:
 
 
 class Sampling(TypedDict, total=False):
-    """How tokens are drawn; names, defaults and ranges are those of ``hrun._core.samplers()``."""
+    """The parameters that decide how tokens are drawn; names, defaults and ranges are those of
+    ``hrun._core.samplers()``.
+    """
 
     repeat_penalty: float
     repeat_last_n: int

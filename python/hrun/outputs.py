@@ -1,7 +1,7 @@
 """Files that appear under their name complete or not at all, and scratch folders.
 
-Both are locked while their process lives.  What a killed process left behind is removed by the next one that writes to the
-same name, or makes a scratch folder in the same place.
+Both are locked while their process lives.  Files that a killed process left behind are removed by the next
+one that writes to the same name, or makes a scratch folder in the same place.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _clean(folder: Path, pattern: str) -> None:
 
 
 def _abandoned(folder: Path, pattern: str) -> list[Path]:
-    """What _clean() removes."""
+    """Returns the files and folders that _clean() removes."""
     name, found = re.compile(pattern), []
     for entry in os.scandir(folder):
         match = name.fullmatch(entry.name)

@@ -17,25 +17,27 @@ _DOUBLE_BYTES = 16 << 20  # of one float64 array at a time
 
 
 def logit_rows(n_vocab: int) -> int:
-    """How many rows of logits to ask a model for at once."""
+    """Returns the number of rows of logits to ask a model for at once."""
     return max(1, LOGIT_BYTES // (4 * n_vocab))
 
 
 def all_logits(session: Session, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Of every position of the tokens, which the session reads: [tokens, n_vocab]."""
+    """Returns the logits at every position of the tokens, which the session reads: [tokens,
+    n_vocab].
+    """
     logits = session.forward(list(tokens), "all")
     assert logits is not None  # "none" was not asked for
     return logits
 
 
 def blocks(n_rows: int, n_vocab: int) -> list[slice]:
-    """Of rows of logits, as many as to work on at once in double precision."""
+    """Splits rows of logits into blocks that are small enough to work on in double precision."""
     step = max(1, _DOUBLE_BYTES // (8 * n_vocab))
     return [slice(at, min(at + step, n_rows)) for at in range(0, n_rows, step)]
 
 
 def log_softmax(logits: npt.NDArray[np.float32]) -> Doubles:
-    """Of each row, in double precision."""
+    """Returns the log softmax of each row, in double precision."""
     rows: Doubles = logits.astype(np.float64)
     rows -= rows.max(axis=1, keepdims=True)
     rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))

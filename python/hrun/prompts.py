@@ -1,4 +1,4 @@
-"""From texts and messages to token ids: what of a model needs none of its weights."""
+"""Turns texts and messages into token ids: the part of a model that needs none of its weights."""
 
 from __future__ import annotations
 
@@ -176,7 +176,9 @@ _RECOMMENDED = {
 
 
 def _recommended_sampling(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """What the file recommends; a value that no sampler takes is no recommendation."""
+    """Returns the settings that the file recommends; a value that no sampler takes is no
+    recommendation.
+    """
     found = {}
     for key, name in _RECOMMENDED.items():
         with contextlib.suppress(ArgumentError):

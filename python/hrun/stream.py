@@ -1,4 +1,6 @@
-"""From token bytes to text that can be shown at once: whole characters only, and never a part of a stop string."""
+"""Turns token bytes into text that can be shown at once: whole characters only, and never a part of
+a stop string.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ class StopStrings:
         return self._shown(held, len(held))
 
     def _shown(self, buffer: str, cut: int) -> str:
-        """What is to be seen of the buffer up to the cut; the hidden ranges that remain count from there."""
+        """Returns the visible text of the buffer up to the cut; the hidden ranges that remain count
+        from there.
+        """
         self.unshown -= cut
         if not self._hidden:
             return buffer[:cut]

@@ -1,4 +1,4 @@
-"""What vocabularies are made of: the types of tokens, and the characters of byte-level ones."""
+"""The elements of vocabularies: the types of tokens, and the characters of byte-level ones."""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class Rules(Protocol):
-    """How text becomes ids.  ``encode`` recognises control tokens only if ``special`` is set."""
+    """The rules by which text becomes ids.  ``encode`` recognises control tokens only if
+    ``special`` is set.
+    """
 
     def encode(self, text: str, special: bool) -> list[int]: ...
 
@@ -48,7 +50,8 @@ class Tokenizer:
             )
         self.n_vocab = len(self.tokens)
         types = reader.numbers("tokenizer.ggml.token_type", int, self.n_vocab)
-        # What ends a turn is no text, whatever type a converter gave it: else a user could write it.
+        # A token that ends a turn is no text, whatever type a converter gave it: else a user could
+        # write it.
         self.types = [
             CONTROL if token in END_NAMES else kind
             for token, kind in zip(self.tokens, types or [NORMAL] * self.n_vocab)
@@ -64,7 +67,7 @@ class Tokenizer:
         def special(name: str) -> int | None:
             return reader.token_id(f"tokenizer.ggml.{name}_token_id", self.n_vocab)
 
-        # Of WordPiece, [CLS] begins a text and [SEP] ends it, under names of their own or none.
+        # In WordPiece, [CLS] begins a text and [SEP] ends it, under names of their own or none.
         words = self.model == "bert"
         self.bos_id = _first_of(
             special("bos"), special("cls"), self._named("[CLS]") if words else None
@@ -230,7 +233,7 @@ class Tokenizer:
 
     @property
     def _end(self) -> list[int]:
-        """What ``add_special`` puts behind a text: EOS, or what separates texts."""
+        """The token that ``add_special`` puts behind a text: EOS, or the separator of texts."""
         end = self.eos_id if self.adds_eos else self.sep_id if self.adds_sep else None
         return [] if end is None else [end]
 
@@ -361,7 +364,9 @@ class _Reader:
             raise ModelFileError(f"{self._path}: {key} is no array of integers") from None
 
     def token_id(self, key: str, n_vocab: int) -> int | None:
-        """None where there is none: files say so by -1, 4294967295, or another id that no token has."""
+        """Returns the id, or None where there is none: files then say -1, 4294967295, or another id
+        that no token has.
+        """
         value = self._typed(key, int, "an integer", None)
         return value if value is not None and 0 <= value < n_vocab else None
 

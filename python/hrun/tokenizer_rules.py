@@ -46,7 +46,8 @@ class HuggingFaceRules:
             if len(text) > LONG_TEXT:
                 ids: list[int] = []
                 for piece in pieces(text) if self._ends_lines else (text,):
-                    # Without offsets: several times faster, but it starts threads.
+                    # The call asks for no offsets.  That is several times faster, but it starts
+                    # threads.
                     (found,) = self._tokenizer.encode_batch_fast([piece], add_special_tokens=False)
                     ids += found.ids
                 return ids
@@ -64,7 +65,10 @@ def pieces(text: str, size: int = PIECE) -> Iterator[str]:
 
 
 def _ends_lines(description: Any) -> bool:
-    """Is it known of this tokenizer.json that it cuts text there?  Where its steps are those of a named pre-tokenizer that does."""
+    """Does this tokenizer.json surely cut text where `pieces` does?
+
+    It does where its steps are those of a named pre-tokenizer that does.
+    """
     if description.get("normalizer") not in (None, {"type": "NFC"}):
         return False
     if any(re.search(r"\n[A-Za-z]", t["content"]) for t in description.get("added_tokens") or ()):
@@ -170,7 +174,7 @@ def _parsed(json_text: str) -> tokenizers.Tokenizer:
 
 
 def _without_added_beyond(json_text: str, n_vocab: int) -> str:
-    """Without the added tokens that the model has no row for: their names are text."""
+    """Drops the added tokens that the model has no row for: their names are text."""
     values = json.loads(json_text)
     kept, beyond = [], set()
     for token in values.get("added_tokens") or []:

@@ -9,7 +9,7 @@ from hrun._core import Engine
 
 
 class Wakeup:
-    """Of one engine in one event loop: all who wait are woken after each step."""
+    """Wakes all who wait in one event loop for one engine, after each step."""
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
@@ -19,7 +19,9 @@ class Wakeup:
         loop.add_reader(self._fd, self._on_step)
 
     def next_step(self) -> asyncio.Future[None]:
-        """Done when the step that is under way has ended.  Ask first, then look, then wait."""
+        """Returns a future that is done when the step under way has ended.  Ask first, then look,
+        then wait.
+        """
         future = self.loop.create_future()
         self._waiting.append(future)
         return future

@@ -25,7 +25,7 @@ COMMANDS = ["hrun", "hrun-convert", "hrun-perplexity", "hrun-inspect"]
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Callable[..., Path]) -> Path:
-    """Without a template: what it is asked, it continues."""
+    """A model without a chat template: it continues the text that it is given."""
     return tiny_model(tied=False, chat_template=None)
 
 
@@ -221,7 +221,7 @@ def test_errors_are_one_line(flags: list[str], code: int, message: str, say: Any
 def test_no_prompt(model: Path, chat_model: Path, say: Any) -> None:
     # An empty pipe is an empty prompt: the tiny model has BOS and begins with it.
     assert say("-n", 3)[0] == 0
-    # Nothing is no message of a chat.
+    # An empty text is no message of a chat.
     assert say("-m", chat_model, "-n", 3) == (2, "", "hrun: no prompt: it is empty\n")
     # A closed stdin is none.
     for flags in ([], ["-cnv"], ["-st"], ["-sys", "Be brief."], ["-no-cnv"]):
@@ -391,7 +391,7 @@ def test_a_prompt_file_that_is_not_utf8(capsys: pytest.CaptureFixture[str]) -> N
 def test_answers_keep_a_grammar_of_the_flags(
     say: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    """llama.cpp's flags; what is wrong with a grammar is said before the model is loaded."""
+    """The flags are llama.cpp's.  A fault in a grammar is reported before the model is loaded."""
     pytest.importorskip("llguidance")
     schema = tmp_path / "schema.json"
     schema.write_text('{"enum": ["red", "green"]}')

@@ -49,7 +49,8 @@ def test_formats(
             rows = [d["embedding"] for d in answer["data"]]
             assert answer["usage"]["prompt_tokens"] > 0
             if form == "json+":
-                # Of the vectors as they are printed, whose length is 1 already.
+                # The command computes the similarities from the vectors as it prints them; their
+                # length is 1 already.
                 printed = np.array(rows, np.float64)
                 assert answer["cosineSimilarity"] == (printed @ printed.T).tolist()
                 np.testing.assert_allclose(answer["cosineSimilarity"], want @ want.T, atol=1e-5)

@@ -115,7 +115,7 @@ class Hub:
 
 @pytest.fixture
 def hub(tmp_path: Path, tiny_model: Callable[..., Path]) -> Iterator[Hub]:
-    """user/model: two types, one of them in two files, and what is no model."""
+    """The hub has user/model: two types, one of them in two files, and files that are no model."""
     pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gguf"))
     from test_split_files import split
@@ -157,7 +157,7 @@ for spec in sys.argv[1:]:
 
 
 def download(url: str, cache: Path, *specs: str, **changes: str | None) -> list[tuple[str, str]]:
-    """For each model the file, or the message."""
+    """Returns for each model the file, or the message."""
     done = subprocess.run(
         [sys.executable, "-c", DOWNLOAD, *specs],
         env=settings(url, cache, **changes),

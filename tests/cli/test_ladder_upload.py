@@ -131,7 +131,8 @@ def test_files_card_and_figures_go_up_in_one_commit(
     made = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.name != "notes.txt"}
     assert len(made) == 5 and hub.files == made
     assert len(hub.messages) == 1 and hub.messages[0].startswith("Q8_0, Q4_K_M by hrun ")
-    # Who writes is asked before the work; nothing is made on the hub until it is done.
+    # The hub is asked for the writer's name before the work; nothing is made on the hub until it is
+    # done.
     assert hub.asked[0] == "GET whoami-v2" and hub.asked[1] == "POST repos/create"
 
 

@@ -44,7 +44,7 @@ def cache(model: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(cache: Path, tmp_path: Path) -> Hrun:
-    """hrun offline, in an empty folder, with that cache."""
+    """Runs hrun offline, in an empty folder, with that cache."""
     changes = {
         "HF_HUB_CACHE": str(cache),
         "HF_ENDPOINT": "http://127.0.0.1:9",
@@ -175,7 +175,9 @@ DIFFERENT = {
 
 
 def test_a_flag_has_one_definition() -> None:
-    """What several commands have comes from hrun.cli.options, or the sampling parameters."""
+    """Flags that several commands share come from hrun.cli.options, or from the sampling
+    parameters.
+    """
     from importlib import import_module
 
     from hrun._core import samplers

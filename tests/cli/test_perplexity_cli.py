@@ -36,7 +36,11 @@ def measure(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
 
 
 def log_probabilities(model: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Of every scored position: all tokens' [n, n_vocab], and which token came [n]; by the definition, token by token."""
+    """Returns, for every scored position, all tokens' log-probabilities [n, n_vocab] and the token
+    that came [n].
+
+    They are computed by the definition, token by token.
+    """
     with hrun.Runtime(model, n_ctx=N_CTX, n_threads=1) as rt:
         tokens = rt.tokenize(TEXT, add_special=True)
         rows, came = [], []

@@ -114,7 +114,7 @@ def test_other_sizes_from_what_was_measured(tmp_path: Path) -> None:
 
 
 class ErrorMeter:
-    """In place of a LossMeter: the loss of a tensor is the relative error of its rows."""
+    """Takes the place of a LossMeter: the loss of a tensor is the relative error of its rows."""
 
     def __init__(self, weights: np.ndarray) -> None:
         self.weights = weights

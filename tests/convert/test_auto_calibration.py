@@ -68,7 +68,7 @@ def test_rotated_formats_calibrate_themselves_and_say_what_became_of_the_model(
     assert stored["hrun.check.tokens"] == int(line[1]) > 1000
     assert stored["hrun.check.mean_kld"] == pytest.approx(float(line[2]), abs=6e-5)
     assert 0 < stored["hrun.check.same_top"] <= 1 and 0 <= stored["hrun.check.greedy_alike"] <= 1
-    # What was measured of this file says nothing about one that is made of it.
+    # Measurements of this file say nothing about a file that is made of it.
     assert convert(out, tmp_path / "again.gguf", "--type", "f16", "--no-check") == 0
     assert not [k for k in GGUFFile(str(tmp_path / "again.gguf")).metadata if "hrun.check" in k]
 

@@ -78,7 +78,7 @@ def test_the_reported_cost_is_that_of_the_decoded_row(name: str, cols: int, widt
     expected = np.einsum("ri,ij,rj->r", error, damped, error)
     assert np.allclose(cost, expected, rtol=2e-3), (cost, expected)
     assert np.allclose(energy, np.einsum("ri,ij,rj->r", w @ r.T, damped, w @ r.T), rtol=2e-3)
-    # What it is for: much less output error than plain coding has.
+    # Calibration must give much less output error than plain coding.
     plain = w @ r.T - core.decode(name, core.encode(name, w), 3, cols, own_basis=True)
     gain = 0.95 if cols == 96 else 0.7
     assert expected.sum() < gain * np.einsum("ri,ij,rj->r", plain, damped, plain).sum()
@@ -271,7 +271,11 @@ def test_both_kinds_of_importance_matrix(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TRELLIS)
 @pytest.mark.parametrize("preset", [None, "normal", "best"])
 def test_which_search_codes_what_has_no_moments(name: str, preset: str | None) -> None:
-    """Exact where there is a preset; of RTQ5, whose exact search takes sixteen times as long as the fast one, for best alone."""
+    """The search is exact where there is a preset.
+
+    For RTQ5, whose exact search takes sixteen times as long as the fast one, it is exact for the
+    preset best alone.
+    """
     w = np.random.default_rng(6).standard_normal((4, 544)).astype(np.float32)
     info = next(info for info in core.formats() if info.name == name)
     fast, exact = core.encode(name, w, fast=True), core.encode(name, w)

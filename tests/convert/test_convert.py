@@ -279,7 +279,7 @@ def test_quantized_to_the_same_format_keeps_the_blocks(tiny: TinyLlama, tmp_path
 def llama3_factors(
     base: float, dim: int, factor: float, low: float, high: float, original: int
 ) -> list[float]:
-    """As published with Llama 3.1: by wavelength, one frequency at a time."""
+    """Scales by wavelength, one frequency at a time, as published with Llama 3.1."""
     out = []
     for i in range(0, dim, 2):
         wavelength = 2 * math.pi * base ** (i / dim)
@@ -439,7 +439,9 @@ def test_a_link_as_output_stays_a_link(tiny: TinyLlama, tmp_path: Path) -> None:
 
 
 def test_the_demo_model_is_current() -> None:
-    """Made by the tables of RTQ3 as they are now, from the checkpoint as it is now."""
+    """The demo model is made by the tables of RTQ3 as they are now, from the checkpoint as it is
+    now.
+    """
     models = Path(__file__).resolve().parents[2] / "models"
     demo = _core.GGUFFile(str(models / "demo.gguf"))
     source = {t.name: t for t in open_source(models / "demo").tensors}

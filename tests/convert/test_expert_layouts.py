@@ -42,7 +42,9 @@ def test_experts_in_one_tensor_give_the_same_file(tmp_path: Path) -> None:
 
 
 def test_experts_stored_as_inputs_by_outputs(tmp_path: Path) -> None:
-    """As Qwen 3 VL was published; transformers 5 writes them as outputs by inputs."""
+    """Qwen 3 VL was published with this layout; transformers 5 writes the experts as outputs by
+    inputs.
+    """
     pytest.importorskip("transformers", reason="transformers is not installed")
     from safetensors.numpy import load_file
 

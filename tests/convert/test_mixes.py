@@ -15,7 +15,7 @@ from hrun.convert.mixes import MIXES
 from hrun.convert.source import Entry, Source, SourceTensor
 from tiny_hf import TinyLlama
 
-# Of 32 layers: the first and the last four, and every third between.
+# The raised ones of 32 layers: the first and the last four, and every third between.
 RAISED = {*range(4), *range(28, 32), *range(6, 28, 3)}
 
 

@@ -84,7 +84,8 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
         mine = {"out.partial-mine", ".hrun-scratch-999999999"}
         theirs = set(os.listdir(tmp_path)) - mine
         assert len(theirs) == 2
-        with PartialFile(tmp_path / "out"), scratch_folder(tmp_path):  # of the living: kept
+        # Files of living processes are kept.
+        with PartialFile(tmp_path / "out"), scratch_folder(tmp_path):
             assert theirs < set(os.listdir(tmp_path))
         assert set(os.listdir(tmp_path)) == mine | theirs
         process.kill()
@@ -213,7 +214,7 @@ def test_what_was_there_survives_a_full_disk(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # behaves like a full disk
         with pytest.raises(OSError):
             write_text(path, "x" * 4000)
     finally:

@@ -179,7 +179,7 @@ def test_work_goes_on_where_it_was_cut_off(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_losses_are_those_of_the_whole_model(tied: bool, tmp_path: Path) -> None:
-    """Each matrix in turn is halved; also where the measurement is cut off and goes on."""
+    """Each matrix in turn is halved, also where the measurement is cut off and goes on."""
     kind = "llama 3" if tied else "llama"
     path = converted(kind, tmp_path)
     source = open_source(path)
@@ -258,7 +258,7 @@ def peak_of(*arguments: object) -> int:
 def test_memory_is_that_of_a_layer(
     tiny_model: Callable[..., Path], tmp_path: Path, fold: str
 ) -> None:
-    """Three times the layers take no more; --fold goes by way of a scratch file."""
+    """Three times the layers take no more memory; --fold goes by way of a scratch file."""
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog. " * 200)
     embd, ff, kv = 256, 768, 64
@@ -274,13 +274,17 @@ def test_memory_is_that_of_a_layer(
         assert sorted(os.listdir(tmp_path)) == ["out.gguf", "text.txt"]
     layer = 4 * (2 * embd * embd + 2 * embd * kv + 3 * embd * ff)  # 3.0 MB
     moments = 4 * (3 * embd * embd + ff * ff)  # 3.1 MB
-    # Not what the four layers between take, and their moments; but a table of formats for each tensor.
+    # The peak does not grow by the four layers between and their moments, but by a table of formats
+    # for each tensor.
     assert peaks[6] - peaks[2] < 2 * layer, peaks
     assert peaks[6] < 2 * layer + moments + (64 << 20), peaks
 
 
 def test_a_killed_conversion_goes_on(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    """Killed while it calibrates, while it measures and while it codes: the same file, and nothing is left."""
+    """A conversion is killed while it calibrates, while it measures and while it codes.
+
+    In the end the file is the same, and nothing is left over.
+    """
     text, model = tmp_path / "text.txt", tiny_model(n_layers=4, n_embd=128, n_ff=256)
     text.write_text("the quick brown fox jumps over the lazy dog. " * 400)
     command = [
@@ -290,7 +294,7 @@ def test_a_killed_conversion_goes_on(tiny_model: Callable[..., Path], tmp_path: 
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
 
     def run(out: Path, until: str | None) -> set[str]:
-        """What is in the work folder when a file of this name is."""
+        """Returns the names in the work folder at the moment when it holds a file of this name."""
         with open(tmp_path / "err", "w") as err:
             process = subprocess.Popen([*command, "-o", out], env=environment, stderr=err)
         folder = out.with_name(f"{out.name}.work-{process.pid}")

@@ -1,5 +1,5 @@
 // Several threads on one CPU backend: results equal those of one thread.  The caller's
-// floating-point mode does not matter. Refusals of memory.  Also under TSan.
+// floating-point mode does not matter.  Requests for too much memory are refused.  Also under TSan.
 #include <cstdio>
 #include <cstring>
 #include <string>

@@ -1,4 +1,4 @@
-// The page pool: what is shared, copied, kept and given up.
+// The page pool: pages that are shared, copied, kept and given up.
 #include "engine/page_pool.h"
 
 #include <cstdio>
@@ -19,7 +19,8 @@ std::vector<int32_t> count(int64_t n, int32_t first = 0) {
   return tokens;
 }
 
-// A table in which `tokens` are computed, whatever of them was cached; the copies that took.
+// Makes a table in which `tokens` are computed, however many of them were cached.  `copies` gets
+// the copies that this took.
 Table fill(PagePool& pool, const std::vector<int32_t>& tokens, const std::string& salt = "",
            Copies* copies = nullptr) {
   Table table;
@@ -59,7 +60,7 @@ void reuse_is_exact_to_the_token() {
   check(pool.stats().n_cached == 4 && pool.stats().n_empty == 12, "contents are kept");
 }
 
-// Of many that begin alike, the one that shares most is found.
+// Among many texts that begin alike, the pool finds the one that shares most.
 void the_longest_of_many() {
   PagePool pool(512);
   std::vector<std::vector<int32_t>> texts;

@@ -80,7 +80,7 @@ class Simulation {
  private:
   static long long ll(int64_t n) { return n; }
 
-  // The other side of a sequence: what was asked for and what came.
+  // The client's side of a sequence: the tokens that were asked for and those that came.
   struct ClientSide {
     std::vector<int32_t> prompt;
     LogitRows logits = LogitRows::last;
@@ -247,7 +247,7 @@ class Simulation {
     executor_.delivered.erase(id);
   }
 
-  // Some tokens that were not drawn in their steps; true if there were any.
+  // Draws some tokens that were not drawn in their steps; true if there were any.
   bool draw_late() {
     std::vector<StepResult> results;
     for (auto& [id, client] : clients_) {

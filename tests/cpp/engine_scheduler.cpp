@@ -29,7 +29,7 @@ struct Bench {
     return submitted.id;
   }
 
-  // One step of 10 ms; in_step: called while it runs.
+  // Runs one step of 10 ms; in_step is called while it runs.
   StepPlan step(const std::function<void()>& in_step = {}) {
     now_us += 10'000;
     const StepPlan plan = scheduler.plan(budget, now_us);
@@ -189,7 +189,7 @@ void clients_share() {
   for (const SequenceId id : many) n_before += bench.finished[id] <= last_few;
   check(n_before >= 8 && n_before <= 13, "as many of the one as of the other");
 
-  // Idle time is not saved up: who comes back begins level with the others.
+  // Idle time is not saved up: a client that comes back begins level with the others.
   Bench back(options);
   back.budget.n_rows = 64;
   const SequenceId early = back.submit(text(200, 1), 5, modest);
@@ -217,7 +217,7 @@ void equal_prompts_are_computed_once() {
   for (const SequenceId id : ids) n_rows += bench.rows(id);
   check(n_rows <= 1000 + 7 + 8 * 3, "the prompt once, and a last token for each");
 
-  // Not longer than allowed: the one that computes it sits out.
+  // The wait is not longer than allowed, even if the sequence that computes the prompt sits out.
   SchedulerOptions options = kRoomy;
   options.prefix_wait_us = 500'000;
   Bench bounded(options);
@@ -329,7 +329,7 @@ void the_newest_of_the_lowest_class_gives_way() {
   for (const SequenceId id : {oldest, a, b, c}) check(bench.finished.contains(id), "all finish");
 }
 
-// It waits for a page with those it has.
+// The newer sequence waits for a page and keeps those it has.
 void a_newer_one_does_not_displace_older_ones() {
   SchedulerOptions options{.n_ctx = 640, .n_pages = 10};
   Bench bench(options);
@@ -348,7 +348,7 @@ void a_newer_one_does_not_displace_older_ones() {
   check(bench.rows(c) == 229 && bench.rows(b) == 319, "nothing is computed twice");
 }
 
-// Those that have nothing to do give up their pages before all others.
+// Sequences that have nothing to do give up their pages before all others.
 void idle_ones_give_way() {
   SchedulerOptions options{.n_ctx = 640, .n_pages = 10};
   Bench bench(options);
@@ -374,7 +374,7 @@ void what_just_fits_runs() {
   check(bench.finish(1000) < 1000 && bench.rows(next) == 640, "and another after it");
 }
 
-// What was not overwritten meanwhile is found again.
+// The part of the cache that was not overwritten meanwhile is found again.
 void a_preempted_one_goes_on_from_the_cache() {
   SchedulerOptions options = kRoomy;
   options.max_running = 1;
@@ -406,7 +406,8 @@ void forks_share_the_prompt() {
   Bench bench(kRoomy);
   const SequenceId parent = bench.submit(text(300, 1), 10);
   bench.step();
-  // Asked for while the prompt's last row is computed: their first tokens come from that row.
+  // The forks are asked for while the prompt's last row is computed: their first tokens come from
+  // that row.
   std::vector<SequenceId> ids;
   bench.step([&] {
     ids = bench.scheduler.fork(parent, 3, bench.now_us).ids;
@@ -420,7 +421,7 @@ void forks_share_the_prompt() {
   check(bench.rows(ids[0]) == 9 && bench.rows(ids[1]) == 9, "nothing of the prompt again");
   check(bench.rows(ids[2]) == 10, "without a token the last position once more");
 
-  // Of a prompt that waits: they wait for it.
+  // The prompt that is forked still waits: its forks wait for it.
   const SequenceId later = bench.submit(text(700, 2), 10);
   const auto more = bench.scheduler.fork(later, 2, bench.now_us).ids;
   bench.finish();
@@ -532,7 +533,7 @@ void time_limits_chunks() {
   cost.observe(0, 0, 1);
   cost.observe(1, 0, -1);
   check(std::abs(cost.seconds(100, 0) - 0.110) < 1e-4, "nonsense is not learnt");
-  // A machine that became slower.
+  // The machine became slower.
   for (int i = 0; i < 300; ++i) {
     const int64_t n = 1 + i % 8 * 16;
     cost.observe(n, 0, 0.020 + 0.002 * static_cast<double>(n));
@@ -552,7 +553,7 @@ void time_limits_chunks() {
   bench.budget.seconds = 1e-6;
   check(rows_of(bench.step(), id) == 16, "a prompt gets on, whatever it costs");
 
-  // A machine on which one row alone takes longer than wished.
+  // On this machine one row alone takes longer than wished.
   StepCost slow;
   for (int i = 0; i < 40; ++i) {
     const int64_t n = 1 + i % 8 * 16;
@@ -573,7 +574,7 @@ bool throws(const std::function<void()>& call) {
   return false;
 }
 
-// A token that is drawn after its step, as if it had been drawn in it.
+// A token that is drawn after its step counts as if it had been drawn in it.
 void late_tokens() {
   Bench b({.n_ctx = 300, .n_pages = 10});
   const SequenceId id = b.submit(text(70, 1), 3);

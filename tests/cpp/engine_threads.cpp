@@ -23,8 +23,8 @@ using namespace hrun;
 constexpr int64_t kContext = 200, kDrawn = 20;
 std::atomic<int> failures = 0;
 
-// A grammar of numbers: what may follow depends on the request's number and on what was drawn.
-// Half the requests have one.
+// A grammar of numbers: the tokens that may follow depend on the request's number and on the tokens
+// that were drawn.  Half of the requests have one.
 uint64_t step(uint64_t hash, uint64_t value) { return (hash ^ (value + 1)) * 0x9e3779b97f4a7c15u; }
 
 std::optional<uint64_t> constraint_of(const std::vector<int32_t>& prompt) {
@@ -39,7 +39,7 @@ MaskAnswer answer_to(uint64_t hash, size_t n_drawn, int n_vocab) {
   return answer;
 }
 
-// Answers at once or late, in any order.
+// Answers requests for masks at once or late, in any order.
 void keep_desk(MaskDesk& desk, int n_vocab, bool in_haste) {
   struct Known {
     uint64_t hash;
@@ -72,7 +72,7 @@ void keep_desk(MaskDesk& desk, int n_vocab, bool in_haste) {
   }
 }
 
-// Are these what the grammar of the prompt allows?
+// Checks that the grammar of the prompt allows these tokens.
 bool fits(const std::vector<int32_t>& prompt, const std::vector<int32_t>& tokens, int n_vocab) {
   const auto constraint = constraint_of(prompt);
   if (!constraint) return true;
@@ -178,7 +178,7 @@ int main() {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (const auto used = engine.stats().scheduler.pool.n_used; used != 0 && ++failures)
       std::printf("%ld pages are still taken\n", static_cast<long>(used));
-    // Closed while some wait and some run.
+    // The engine is closed while some requests wait and some run.
     std::vector<std::shared_ptr<RequestHandle>> left;
     for (const auto& prompt : prompts) left.push_back(engine.submit(request_of(prompt, 2)));
     engine.close();

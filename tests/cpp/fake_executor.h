@@ -33,13 +33,13 @@ class FakeExecutor {
   }
   static int32_t drawn(uint64_t hash) { return static_cast<int32_t>((hash >> 33) % kVocabulary); }
 
-  // What was handed out of one sequence.
+  // The results that were handed out for one sequence.
   struct Delivered {
     std::vector<int64_t> rows;  // positions whose logits were wanted, in order
     int64_t n_rows = 0;         // computed, again or not
   };
 
-  // All of it, or only the first n_rows of the work, as if the device then failed.
+  // Runs all of the work, or only its first n_work items, as if the device then failed.
   void run(const hrun::Scheduler& scheduler, const hrun::StepPlan& plan, int64_t n_work = -1) {
     for (const auto& copy : plan.page_copies) {
       if (n_work-- == 0) return;
@@ -47,7 +47,7 @@ class FakeExecutor {
           copy.from != copy.to && copy.n_positions > 0 && copy.n_positions <= hrun::kPagePositions,
           "a copy of nothing");
       std::copy_n(page(copy.from), copy.n_positions, page(copy.to));
-      // Nobody may rely on what lies behind.
+      // Nothing may rely on the positions behind the copied ones.
       std::fill(page(copy.to) + copy.n_positions, page(copy.to) + hrun::kPagePositions, 0xdead);
       rows_.contains(copy.from) ? void(rows_.insert(copy.to)) : void(rows_.erase(copy.to));
     }
@@ -84,7 +84,7 @@ class FakeExecutor {
 
   std::map<hrun::SequenceId, Delivered> delivered;
 
-  // As caches do whose pages are coded when they are full.
+  // Behaves like caches whose pages are coded when they are full.
   hrun::PageRows page_rows() {
     return {[this](hrun::PageId id) { return rows_.contains(id); },
             [this](hrun::PageId id) { rows_.erase(id); }};

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kRows = 50, kCols = 512;
 
-// Where a block's fp16 scale is; iq1_m's lies in the upper four bits of four words.
+// The place of a block's fp16 scale; that of iq1_m lies in the upper four bits of four words.
 struct Case {
   const char* name;
   size_t scale_at;

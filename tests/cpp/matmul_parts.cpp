@@ -1,5 +1,5 @@
-// Matrices that each take some rows of an input: the bits of one matmul after the other, for every
-// format that is written.
+// Matrices that each take some rows of an input give the bits of one matmul after the other, for
+// every format that is written.
 #include <cstdio>
 #include <cstring>
 #include <vector>

@@ -16,7 +16,7 @@ void expect(bool ok, const char* what, int round) {
   ++failures;
 }
 
-// How full the fullest device is, and whether each run and the head lie where they should.
+// Returns how full the fullest device is.
 double fullest(const std::vector<hrun::DeviceRoom>& rooms, const std::vector<hrun::LayerRun>& runs,
                bool with_head) {
   double most = 0;
@@ -31,7 +31,7 @@ double fullest(const std::vector<hrun::DeviceRoom>& rooms, const std::vector<hru
   return most;
 }
 
-// The same of the best cut of layers first ... n - 1 from device d on.
+// The same for the best cut of layers first ... n - 1 from device d on.
 double best(const std::vector<hrun::DeviceRoom>& rooms, std::vector<hrun::LayerRun>& runs,
             int64_t first, size_t d, bool with_head) {
   const auto n = static_cast<int64_t>(rooms[0].sizes.layers.size());

@@ -65,7 +65,7 @@ struct Model {
                          reinterpret_cast<const uint8_t*>(taps.data()), "taps"});
     hrun::StatePlan plan;
     plan.n_slots = 3;
-    // A layer before it, so that offsets count.
+    // There is a layer before it, so that offsets count.
     plan.layers.push_back({5, 2, 1, 3, 5});
     plan.layers.push_back(
         {static_cast<int>(s.channels()), s.n_taps - 1, s.n_v_heads, s.k_dim, s.v_dim});
@@ -74,7 +74,7 @@ struct Model {
   }
   hrun::StateSlot slot() const { return {states.get(), 1}; }
 
-  // The rows of a batch through both operations; x becomes the convolved one.
+  // Takes the rows of a batch through both operations; x becomes the convolved one.
   Values run(const hrun::Batch& batch, Values& x, Values& decay, Values& beta) {
     const hrun::FloatView all = view(x, shape.channels());
     backend.short_conv(all, *taps_on, slot(), batch, true, all);
@@ -199,7 +199,7 @@ void test(const Shape& s, std::vector<Values>& of_tiers) {
       const Values y = m.run(batch.batch(), x, decay, beta);
       check(y == both(whole, alone, s.values()), "sequences do not see each other");
     }
-    // A copy goes on where it was made.
+    // A copy goes on from the state at which it was made.
     m.states->clear(0);
     in_pieces(m, in, {17}, 0);
     m.states->copy(0, 2);

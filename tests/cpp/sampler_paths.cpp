@@ -16,7 +16,7 @@ namespace {
 
 int failures = 0;
 
-// What sample() must draw: probabilities() runs every step over all candidates.
+// The token that sample() must draw: probabilities() runs every step over all candidates.
 int32_t drawn_by_chain(const hrun::Sampler& sampler, const std::vector<float>& logits,
                        hrun::TokenMask mask) {
   const auto probabilities = sampler.probabilities(logits, mask);
@@ -62,7 +62,7 @@ int main() {
       bias.emplace_back(token, below(4) ? static_cast<float>(below(20) - 10) : -kInfinity);
     }
     if (bias.size() > 1 && bias[0].first == bias[1].first) bias.resize(1);
-    // Of some rounds few tokens are allowed, at times fewer than top-k keeps.
+    // In some rounds few tokens are allowed, at times fewer than top-k keeps.
     std::vector<uint32_t> mask;
     if (round % 2) {
       mask.resize(hrun::mask_words(n_vocab));
@@ -79,7 +79,7 @@ int main() {
     hrun::Sampler sampler(static_cast<uint64_t>(round), values, bias);
     for (int i = 0; i < 40; ++i) sampler.accept(below(static_cast<int>(n_vocab)));
     for (int draw = 0; draw < 3; ++draw) {
-      // Where the bias forbids all that is allowed, both say so.
+      // Where the bias forbids everything that is allowed, both say so.
       const auto possible = [&](size_t i) {
         return hrun::allows(mask, i) && std::isfinite(logits[i]) &&
                std::none_of(bias.begin(), bias.end(), [&](const auto& b) {
@@ -103,7 +103,7 @@ int main() {
         std::printf("round %d, draw %d: token %d instead of %d\n", round, draw, got, want);
     }
   }
-  // A mask as if there were no other logits; one of another size is refused.
+  // A mask counts as if there were no other logits; one of another size is refused.
   {
     std::vector<float> logits(100), few(100, -kInfinity);
     for (float& x : logits) x = static_cast<float>(random.uniform());

@@ -32,7 +32,7 @@ Counts prefixes(const Bytes& sound) {
   return counts;
 }
 
-// The head and the norms right behind it; quantized weights can take any value.
+// Flips bytes of the head and the norms right behind it; quantized weights can take any value.
 Counts bytes_flipped(const Bytes& sound, size_t head) {
   Counts counts;
   Bytes bytes = sound;
@@ -47,7 +47,7 @@ Counts bytes_flipped(const Bytes& sound, size_t head) {
   return counts;
 }
 
-// At every offset, aligned to a field or not.
+// Puts hostile integers at every offset, aligned to a field or not.
 template <class T>
 Counts integers(const Bytes& sound, size_t head) {
   const uint64_t size = sound.size();
@@ -66,7 +66,7 @@ Counts integers(const Bytes& sound, size_t head) {
   return counts;
 }
 
-// Each key's value type replaced by each other one, the bytes of the value left as they are.
+// Replaces each key's value type by each other one; the bytes of the value stay as they are.
 Counts types(const Bytes& sound) {
   Counts counts;
   const gguf::File file = gguf::File::parse(sound, std::string(tiny::kPath));

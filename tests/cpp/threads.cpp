@@ -38,7 +38,8 @@ void check(bool ok, const char* what) {
   std::printf("failed: %s\n", what);
 }
 
-// Every task once, workers in range, plain writes visible to the caller afterwards.
+// Every task runs once, workers are in range, and plain writes are visible to the caller
+// afterwards.
 void covers_the_range(int n_threads) {
   ThreadPool pool(n_threads);
   for (int64_t n_tasks : {0, 1, 2, 3, 7, 64, 1000})
@@ -144,7 +145,7 @@ void runs_with_the_threads_there_are() {
           std::ifstream statm("/proc/self/statm");
           size_t pages = 0;
           statm >> pages;
-          // Room for one more thread stack, not for seven.
+          // There is room for one more thread stack, not for seven.
           rlimit stack{}, space{};
           getrlimit(RLIMIT_STACK, &stack);
           const size_t stack_bytes =
@@ -177,7 +178,8 @@ void idle_workers_sleep() {
   check(processor_seconds() - before < 0.03, "idle workers sleep");
 }
 
-// Two pools at work: never more threads inside loops than there are cores, or callers.
+// Two pools are at work: there are never more threads inside loops than there are cores, or
+// callers.
 void pools_share_the_cores() {
   const int most = std::max(2, hrun::default_thread_count());
   std::atomic<int> inside{0}, highest{0};

@@ -19,7 +19,7 @@ namespace {
 
 float random_float() { return ::random_float(-22); }
 
-// Inputs that break kernels: a token each.
+// Inputs that break kernels: each token is one.
 std::vector<float> hostile(int64_t cols, int64_t& n_tokens) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   std::vector<float> x;
@@ -66,8 +66,8 @@ std::vector<uint8_t> random_rows(const hrun::FormatInfo& f, int64_t rows, int64_
 }
 
 // Blocks of long runs of one byte, so that the codes of whole groups are the lowest or the highest,
-// and so are group scales and offsets; what may be a block's fp16 scale or offset, the first and
-// last two numbers, is 1/16.
+// and so are group scales and offsets.  The first and last two numbers, which may be a block's fp16
+// scale or offset, are 1/16.
 std::vector<uint8_t> extreme_rows(const hrun::FormatInfo& f, int64_t rows, int64_t cols) {
   std::vector<uint8_t> data(f.row_bytes(cols) * static_cast<size_t>(rows));
   constexpr uint8_t kBytes[] = {0x00, 0xff, 0x00, 0xff, 0x0f, 0xf0, 0x7f, 0x80};
@@ -95,7 +95,7 @@ struct Results {
   std::vector<float> values;
 };
 
-// One of the inputs, multiplied and put through the other operations; the same for every tier.
+// Multiplies one of the inputs and puts it through the other operations; the same for every tier.
 std::vector<Results> run(const std::string& tier) {
   random_state = 12345;
   std::vector<Results> all;
@@ -166,7 +166,7 @@ std::vector<Results> run(const std::string& tier) {
   return all;
 }
 
-// Formats that one tier has kernels for packed weights of and another has not.
+// Counts the formats for which another tier has kernels for packed weights and this one has not.
 int packed_differ(const hrun::CpuTier& tier) {
   int differ = 0;
   for (size_t f = 0; f < hrun::formats().size(); ++f) {
@@ -180,7 +180,7 @@ int packed_differ(const hrun::CpuTier& tier) {
   return differ;
 }
 
-// No activation becomes -128, of which kernels could not take the negative, whatever the magnitude
+// No activation becomes -128, because kernels could not take its negative, whatever the magnitude
 // that becomes 127.
 bool codes_stay_in_range(const hrun::CpuTier& tier) {
   constexpr int kBlock = 32, kBlocks = 64;

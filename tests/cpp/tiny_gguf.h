@@ -22,7 +22,7 @@
 #include "gguf/writer.h"
 #include "model/spec/spec.h"
 
-// Read by AddressSanitizer: no file of a few kilobytes is worth an allocation of 16 MiB.
+// AddressSanitizer reads this: no file of a few kilobytes is worth an allocation of 16 MiB.
 extern "C" __attribute__((visibility("default"), used)) const char* __asan_default_options() {
   return "max_allocation_size_mb=16";
 }
@@ -158,7 +158,7 @@ inline Bytes model(
   return bytes;
 }
 
-// Where the data of a sound file begins.
+// The offset at which the data of a sound file begins.
 inline size_t head_bytes(const Bytes& bytes) {
   const gguf::File file = gguf::File::parse(bytes, std::string(kPath));
   uint64_t begin = bytes.size();
@@ -168,7 +168,7 @@ inline size_t head_bytes(const Bytes& bytes) {
 
 [[noreturn]] inline void broken(const std::string& what) { throw std::logic_error(what); }
 
-// Whoever reads this message has a terminal.
+// The reader of this message has a terminal.
 inline void check_message(std::string_view message) {
   if (message.find(kPath) == std::string_view::npos)
     broken("a message that does not name the file: " + std::string(message));
@@ -201,9 +201,9 @@ inline uint64_t touch(const gguf::File& file) {
 
 enum class Outcome { refused, no_model, model };
 
-// What happens to a file on its way to a plan.  The bytes are copied to an allocation of exactly
-// their size, so that a sanitizer sees one byte too far.  Throws std::logic_error for anything but
-// success or a typed error.
+// Does with a file what happens to it on its way to a plan.  The bytes are copied to an allocation
+// of exactly their size, so that a sanitizer sees one byte too far.  Throws std::logic_error for
+// anything but success or a typed error.
 inline Outcome exercise(const uint8_t* data, size_t size) {
   const std::unique_ptr<uint8_t[]> exact(new uint8_t[size]);
   std::copy(data, data + size, exact.get());

@@ -56,8 +56,8 @@ bool check(const hrun::FormatInfo& format, int64_t rows, int64_t cols, double mo
   return ok;
 }
 
-// Constant rows, single weights, zeros, the signs of the rotation: no worse than half as much error
-// again as the exact search.
+// Constant rows, single weights, zeros and the signs of the rotation: the error is no worse than
+// half as much again as that of the exact search.
 bool check_odd_blocks(const hrun::FormatInfo& format) {
   constexpr int64_t kCols = 288;
   bool ok = true;

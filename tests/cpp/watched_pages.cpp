@@ -39,7 +39,7 @@ struct TemporaryFile {
   }
 };
 
-// How a child process ends that runs f: its exit code, or less than 0 if it was killed.
+// Runs f in a child process.  Returns its exit code, or less than 0 if it was killed.
 template <class Function>
 int exit_code_of(Function&& f) {
   std::fflush(nullptr);
@@ -55,7 +55,7 @@ int exit_code_of(Function&& f) {
 
 int read_byte(const uint8_t* at) { return *static_cast<const volatile uint8_t*>(at); }
 
-// Memory of a file that hrun does not watch, of which nothing is left.
+// Maps a file that hrun does not watch and of which nothing is left.
 const uint8_t* unwatched(const TemporaryFile& file) {
   void* const memory = mmap(nullptr, kPage, PROT_READ, MAP_PRIVATE, file.fd, 0);
   file.cut(0);
@@ -67,8 +67,8 @@ void call_from_before(int) { _exit(7); }
 }  // namespace
 
 int main() {
-  // The first file installs the handler, so what was there before can be tried in children only
-  // before that.
+  // The first file installs the handler.  So the handlers that were there before can be tried, in
+  // child processes, only before that.
   check(exit_code_of([] {
           std::signal(SIGBUS, call_from_before);
           const TemporaryFile watched(1), other(1);

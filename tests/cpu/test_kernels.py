@@ -311,7 +311,7 @@ def test_products_are_within_the_derived_bound_of_float64(f: core.FormatInfo) ->
 
 @by_rotated
 def test_both_float_ways_of_a_rotated_product_agree(f: core.FormatInfo) -> None:
-    """To 1e-5 of |w||x|: what the weights and activations could contribute."""
+    """They agree to 1e-5 of |w||x|, the amount that weights and activations could contribute."""
     rng = np.random.default_rng(6)
     for cols in columns(f):
         rows = 20

@@ -40,7 +40,8 @@ def test_rms_norm_gives_the_bits_of_the_contract(tier: str) -> None:
         want = (x * inverse[:, None]) * weight
         got = kernels.rms_norm(tier, x, weight, 1e-5)
         assert same_bits(got, want), (n, cols)
-        # And the definition, in float64: the sum of squares rounds cols / 16 + 4 times, the rest six times.
+        # It also fits the definition, in float64: the sum of squares rounds cols / 16 + 4 times,
+        # the rest six times.
         exact = (
             x
             / np.sqrt(
@@ -131,7 +132,7 @@ def test_bias_and_fp16(tier: str) -> None:
     x = rng.standard_normal((3, 37), dtype=np.float32)
     bias = rng.standard_normal(37, dtype=np.float32)
     assert same_bits(kernels.add_bias(tier, x, bias), x + bias)
-    # Every half, the middle of every gap, and the neighbours of those.
+    # The values are every half, the middle of every gap, and the neighbours of those.
     halves = np.arange(0x7C01, dtype=np.uint16).view(np.float16).astype(np.float32)
     with np.errstate(over="ignore"):
         middle = np.append((halves[:-1] + halves[1:]) / 2, np.float32(65520))

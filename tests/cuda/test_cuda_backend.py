@@ -27,7 +27,7 @@ FORMATS = [f.name for f in _core.formats() if f.encodable]
 def logits(
     path: Path, ids: list[int], chunk: int = 512, n_ctx: int = 128, **options: object
 ) -> np.ndarray:
-    """Of every position, from a fresh model and session."""
+    """Returns the logits of every position, from a fresh model and session."""
     model = _core.Model.load(str(path), **options)
     return _core.Session(model, n_ctx, n_batch=chunk).forward(ids, "all")
 
@@ -41,7 +41,9 @@ ROUNDING, ONE_CODE = 2e-6, 5e-3
 
 
 def check(got: np.ndarray, expected: np.ndarray) -> None:
-    """Every token within what one code does, and some, the first at least, to rounding."""
+    """Checks that every token is within the effect of one code, and that the first token, or any
+    three, are equal up to rounding.
+    """
     assert distance(got, expected) < ONE_CODE
     assert (
         distance(got[0], expected[0]) < ROUNDING
@@ -50,7 +52,9 @@ def check(got: np.ndarray, expected: np.ndarray) -> None:
 
 
 def one_by_one(path: Path, ids: list[int], **options: object) -> np.ndarray:
-    """Token by token, as text is generated: from the third on, passes come from a recorded graph."""
+    """Goes token by token, as text is generated: from the third on, passes come from a recorded
+    graph.
+    """
     session = _core.Session(_core.Model.load(str(path), **options), 600)
     return np.concatenate([session.forward([i], "last") for i in ids])
 
@@ -83,7 +87,9 @@ def test_steps_from_a_graph_equal_steps_without(
 
 @pytest.mark.parametrize(("name", "before"), [("rtq3", 240), ("q4_k", 0), ("f16", 0)])
 def test_chunks_change_no_bit(name: str, before: int, tiny_model) -> None:
-    """One token at a time, some, all: past a border of attention's splits, in the kernels for few and for many."""
+    """Chunks have one token, some, or all: past a border of attention's splits, in the kernels for
+    few tokens and for many.
+    """
     model = _core.Model.load(str(tiny_model(format=name, n_layers=1, **WIDE)), device="cuda")
     prefix, ids = (IDS * 10)[:before], IDS[:21]
 
@@ -135,7 +141,8 @@ def test_a_graph_that_cannot_run_is_an_error(tiny_model, monkeypatch: pytest.Mon
     monkeypatch.setenv("HRUN_EMULATED_FAIL", "run")
     with pytest.raises(DeviceError, match="graph"):
         session.forward([IDS[4]], "last")
-    monkeypatch.setenv("HRUN_EMULATED_FAIL", "launch")  # as a kernel without room for its stack
+    # A kernel without room for its stack fails like this.
+    monkeypatch.setenv("HRUN_EMULATED_FAIL", "launch")
     with pytest.raises(OutOfMemoryError):
         session.forward(IDS, "last")
 
@@ -143,7 +150,9 @@ def test_a_graph_that_cannot_run_is_an_error(tiny_model, monkeypatch: pytest.Mon
 def test_memory_that_cannot_be_had_leaves_no_graph_in_freed_memory(
     tiny_model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decode, then a prompt that does not fit, then decode on: the old graph knows scratch that is gone."""
+    """The test decodes, then reads a prompt that does not fit, then decodes on: the old graph knows
+    scratch that is gone.
+    """
     path = tiny_model(format="rtq3", **WIDE)
     model = _core.Model.load(str(path), device="cuda")
     session, undisturbed = _core.Session(model, 600), _core.Session(model, 600)
@@ -165,7 +174,9 @@ def test_memory_that_cannot_be_had_leaves_no_graph_in_freed_memory(
 def test_penalties_keep_the_graphs(
     tiny_model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each token adds an edit of the logits; what they need on the device grows now and then only."""
+    """Each token adds an edit of the logits; the edits' memory on the device grows only now and
+    then.
+    """
     log = tmp_path / "launches"
     monkeypatch.setenv("HRUN_EMULATED_LOG", str(log))
     model = _core.Model.load(str(tiny_model(format="q8_0", **WIDE)), device="cuda")
@@ -237,7 +248,9 @@ def test_too_large_a_model_says_so(tiny_model) -> None:
 
 
 def test_as_many_layers_as_fit(tiny_model) -> None:
-    """Without -ngl a model that is too large is shared between both, and says so."""
+    """Without -ngl, a model that is too large is shared between card and CPU, and its description
+    says so.
+    """
     path = str(tiny_model(format="q8_0", n_layers=6, n_embd=256, n_ff=512, n_vocab=600))
     code = "import sys; from hrun import Runtime; r = Runtime(sys.argv[1], device='cuda'); r.generate('a', max_tokens=2); print(r.description)"
     seen = []
@@ -269,7 +282,7 @@ def test_a_device_that_is_not_there(tiny_model) -> None:
 
 
 def test_a_card_is_found_by_its_number(tiny_model) -> None:
-    """Where the first card is too old, the second is CUDA1 all the same."""
+    """The second card is CUDA1 even where the first card is too old."""
     path = str(tiny_model())
     for device, name in (("cuda1", "CUDA1"), ("auto", "CUDA1"), ("cuda", None)):
         code = f"from hrun import Runtime; r = Runtime({path!r}, device={device!r}); r.generate('a', max_tokens=2); print(r.description)"

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What the checker must find: an array with indices that only the device knows lies in local memory.
+# The checker must find this: an array with indices that only the device knows lies in local memory.
 BAD_KERNEL = """
 struct Walk {
   const int* from;

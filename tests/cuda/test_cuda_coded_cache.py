@@ -83,7 +83,7 @@ def test_logits_are_near_those_of_the_cpu(
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS[:2])
 def test_the_engine_gives_the_bits_of_a_session(path: Path, pair: tuple[str, str]) -> None:
-    """Batches, chunks, shared beginnings, copies of pages, preemption."""
+    """The test covers batches, chunks, shared beginnings, copies of pages and preemption."""
     rng = random.Random(pair[0])
     model = _core.Model.load(str(path), device="cuda")
     shared = [rng.randrange(model.n_vocab) for _ in range(130)]

@@ -27,7 +27,7 @@ def rt(path: Path) -> Iterator[Runtime]:
 
 
 def prompts_of(rng: random.Random, n: int, n_vocab: int) -> list[list[int]]:
-    """Some share beginnings, of which some end inside a page."""
+    """Returns prompts; some share beginnings, and some of these beginnings end inside a page."""
     shared = [rng.randrange(n_vocab) for _ in range(130)]
     out = []
     for _ in range(n):
@@ -81,7 +81,9 @@ def test_a_cached_prefix_is_counted_and_changes_nothing(rt: Runtime) -> None:
 
 @pytest.mark.parametrize("before", [0, 47])
 def test_a_prompt_can_be_cut_anywhere(path: Path, before: int) -> None:
-    """Around the rows where a kernel for few takes over from one for many: 8 and 16 of products, 16 of attention."""
+    """The cuts are around the rows where a kernel for few takes over from one for many: 8 and 16 of
+    products, 16 of attention.
+    """
     model = _core.Model.load(str(path), device="cuda")
     rng = random.Random(before)
     prefix, ids = ([rng.randrange(model.n_vocab) for _ in range(n)] for n in (before, 36))
@@ -98,7 +100,7 @@ def test_a_prompt_can_be_cut_anywhere(path: Path, before: int) -> None:
 
 
 def values_of(row: _core.SamplerParameter) -> list[float]:
-    """Some of a parameter's range, its ends and what is off its default."""
+    """Returns some values of a parameter's range and its ends, but never the default."""
     low, high = max(row.min, -1e4), min(row.max, 1e4)
     some = [low, high, (low + high) / 2, row.default + (1 if row.type == "int" else 0.4)]
     some += [0.3, 0.7, 1.5, 3.0, 12.0]
@@ -109,7 +111,9 @@ def values_of(row: _core.SamplerParameter) -> list[float]:
 
 @pytest.mark.parametrize("row", _core.samplers(), ids=lambda row: row.name)
 def test_every_sampling_parameter_gives_the_hosts_tokens(row: _core.SamplerParameter, path: Path) -> None:  # fmt: skip
-    """Whether the device draws or leaves it to the host: tokens, and what the next draw starts from, are the host's."""
+    """The device may draw or leave the draw to the host: the tokens, and the state from which the
+    next draw starts, are the host's.
+    """
     model = _core.Model.load(str(path), device="cuda")
     drawn, read = _core.Session(model, 256), _core.Session(model, 256)
     others = {"temperature": 1.3, "top_k": 0} if row.name not in ("temperature", "top_k") else {}

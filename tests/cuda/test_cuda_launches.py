@@ -1,4 +1,6 @@
-"""How many kernels a decoded token launches on CUDA: a number that is easily raised and slowly noticed without a card."""
+"""Bounds the number of kernels that a decoded token launches on CUDA: it rises easily, and without
+a card few notice.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +69,9 @@ def test_what_waits_for_the_next_operation_changes_no_bit(
     assert logits("1").tobytes() == logits("0").tobytes()
 
 
-# Of a tiny model in Q8_0, all its layers (two, but for gemma3's seven, three of deepseek3, five of qwen35).  Rows are too short
-# for gate and up to be made ready in their own launch: one more per layer than in the shape above.  Lower numbers are welcome.
+# The launches of a tiny model in Q8_0, all its layers: two, but seven of gemma3, three of deepseek3
+# and five of qwen35.  Its rows are too short for gate and up to be made ready in their own launch,
+# which makes one more per layer than in the shape above.  Lower numbers are welcome.
 MOST = {
     "llama": 19, "qwen3": 19, "phi3": 19, "olmo2": 37, "gemma3": 109, "command-r": 33,
     "mixtral": 31, "qwen3moe": 31, "gpt-oss": 57, "deepseek3": 71, "qwen35": 78,

@@ -85,7 +85,7 @@ def test_text_of_two_gpus_is_that_of_one(tiny_model) -> None:
 def test_auto_takes_a_second_gpu_where_one_is_too_small(
     tiny_model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And only then: with enough memory the second is not even asked for its own."""
+    """With enough memory, the second is not even asked for its own."""
     path = tiny_model(format="q8_0", **TINY)
     where, expected = logits(path, device="auto")
     assert "CUDA0" in where and "CUDA1" not in where

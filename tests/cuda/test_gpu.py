@@ -46,7 +46,9 @@ def logits(path: Path, ids: list[int], chunk: int = 512, **options: object) -> n
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_logits_are_those_of_the_cpu(name: str, tiny_model) -> None:
-    """To 1e-3 of the largest, but for the few tokens in which an activation fell to the other side of a rounding."""
+    """They agree to 1e-3 of the largest, but for the few tokens in which an activation fell to the
+    other side of a rounding.
+    """
     path = tiny_model(format=name, **WIDE)
     expected = logits(path, IDS, device="cpu")
     for chunk in (1, 7, 64, 300):

@@ -113,7 +113,9 @@ def test_the_engine_gives_the_bits_of_a_session(
 
 
 def test_a_conversation_goes_on_where_it_was(tiny_model: Callable[..., Path]) -> None:
-    """Of a sequence that ended, the rows of its last page are kept: the next turn is read from there."""
+    """The cache keeps the last page's rows of a sequence that has ended: the next turn is read from
+    there.
+    """
     options = {"type_k": "q4_0", "type_v": "rtq3"}
     with Runtime(tiny_model(tied=False, n_ctx=1024), n_ctx=1024, **options) as rt:  # type: ignore[arg-type]
         prompt = [random.Random(3).randrange(rt.n_vocab) for _ in range(150)]
@@ -121,7 +123,7 @@ def test_a_conversation_goes_on_where_it_was(tiny_model: Callable[..., Path]) ->
         turn = [*prompt, *first.tokens, 3, 5]
         second = rt.generate(turn, max_tokens=40, seed=1, ignore_eos=True)
         assert second.timings.cached_tokens >= len(prompt) + 39
-        # Into the middle of an old page: from its beginning.
+        # A prompt that ends in the middle of an old page reuses it up to the page's beginning.
         cut = rt.generate([*prompt[:100], 9], max_tokens=5, seed=1, ignore_eos=True)
         assert cut.timings.cached_tokens == 64
         rt.engine.clear_cache()
@@ -154,7 +156,7 @@ def test_every_architecture(name: str, tmp_path: Path) -> None:
         assert "multiple of 16" in str(error)
         return
     plain = logits(loaded, ("f16", "f16"), 512)
-    # In the middle: where experts are chosen, a small difference may choose others.
+    # The median is compared: where experts are chosen, a small difference may choose others.
     assert np.median(np.abs(want - plain)[64:]) < 0.05 * plain.std()
     assert want[:64].tobytes() == plain[:64].tobytes()
     assert logits(loaded, ("rtq8", "rtq8"), 7).tobytes() == want.tobytes()

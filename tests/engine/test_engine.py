@@ -33,7 +33,7 @@ def rt(path: Path) -> Iterator[Runtime]:
 
 
 def prompts_of(rng: random.Random, n: int, n_vocab: int) -> list[list[int]]:
-    """Some share beginnings, of which some end inside a page."""
+    """Returns prompts; some share beginnings, and some of these beginnings end inside a page."""
     shared = [rng.randrange(n_vocab) for _ in range(300)]
     out = []
     for _ in range(n):
@@ -89,7 +89,7 @@ def test_a_cached_prefix_is_counted_and_changes_nothing(rt: Runtime) -> None:
 
 
 def test_timings_are_those_of_the_engine(rt: Runtime) -> None:
-    """Not of who reads: a whole generation has the timings of a stream."""
+    """They do not depend on the reader: a whole generation has the timings of a stream."""
     prompt = [1, 2, 3] * 60
     for stream in (False, True):
         rt.engine.clear_cache()
@@ -249,7 +249,7 @@ def test_random_requests_and_cancellations_from_many_threads(path: Path) -> None
     ],
 )
 def test_a_request_goes_on_where_another_ended(rt: Runtime, sampling: dict[str, float]) -> None:
-    """Wherever it was cut: as if the first had never ended."""
+    """The request goes on wherever the other was cut, as if the other had never ended."""
     engine, prompt, n = rt.engine, [7, 8, 9] * 21, 24
 
     def drawn(ids: list[int], n_drawn: int) -> list[int]:

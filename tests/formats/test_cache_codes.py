@@ -37,7 +37,7 @@ def rotation(d: int) -> np.ndarray:
 
 
 def level_tables() -> dict[str, np.ndarray]:
-    """By coding what can only be one level: the tables, from the header."""
+    """Returns the tables of levels, read from the header."""
     import re
     from pathlib import Path
 
@@ -156,7 +156,9 @@ def test_what_is_no_number_does_no_harm(kind: str, tier: str) -> None:
 def reference(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, kinds: tuple[str, str], scale: float, window: int
 ) -> np.ndarray:
-    """Attention of one head as the coded kernels mean it, but for the rounding of queries and weights to bytes."""
+    """Computes attention of one head as the coded kernels mean it, but for the rounding of queries
+    and weights to bytes.
+    """
     n, d = k.shape
     e = v.shape[1]
     q, k, v = (np.asarray(t, np.float64) for t in (q, k, v))
@@ -269,7 +271,9 @@ def test_any_chunk_thread_tier_and_page_order_gives_the_same_bits(
 @pytest.mark.parametrize(("d", "e"), [(d, d) for d in (64, 80, 96, 112, 128, 192, 256)] + [(576, 512)])  # fmt: skip
 @pytest.mark.parametrize("tier", TIERS)
 def test_codes_are_read_by_their_own_kernel(tier: str, d: int, e: int) -> None:
-    """Of 130 positions two blocks are codes: the second block reads the first, the third both."""
+    """Two blocks of 130 positions are codes: the second block reads the first, the third reads
+    both.
+    """
     rng = np.random.default_rng(6)
     q, k, v = (rng.standard_normal((130, width)).astype(np.float32) for width in (d, d, e))
     kinds = [*BITS, "f16", "f32"]

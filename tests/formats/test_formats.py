@@ -252,7 +252,9 @@ def test_error_on_gaussian_weights_is_below_the_stated_figure(f: core.FormatInfo
 
 @by_name(ENCODABLE)
 def test_error_does_not_depend_on_the_scale_of_the_weights(f: core.FormatInfo) -> None:
-    """From fp16's subnormal scales to its largest: far from both ends the figure holds, at the ends within a factor."""
+    """The scales go from fp16's subnormals to its largest: the figure holds far from both ends, and
+    within a factor at the ends.
+    """
     w = np.random.default_rng(6).standard_normal((4, 1024), dtype=np.float32)
     w /= np.abs(w).max()
     limit = 1.25 * ERROR_FIGURES[f.name]
@@ -417,7 +419,7 @@ def test_decoding_is_the_inverse_rotation_of_the_own_basis(f: core.FormatInfo) -
     for cols in [c for c in (32, 64, 96, 128, 224, 256, 288, 512, 896, 1024) if f.row_ok(c)]:
         data = core.encode(f.name, rng.standard_normal((4, cols), dtype=np.float32))
         w, z = decode(f, data, 4, cols), decode(f, data, 4, cols, own_basis=True)
-        # Orthonormal: rotating the weights again gives the coefficients, and nothing changes length.
+        # The rotation is orthonormal: rotating the weights again gives the coefficients, and nothing changes length.
         np.testing.assert_allclose(
             rotate(w, f.signed_rotation), z, rtol=0, atol=1e-5 * np.abs(z).max()
         )
@@ -436,7 +438,9 @@ def test_encoding_rotates_by_the_same_matrix(f: core.FormatInfo) -> None:
 
 @by_name(ROTATED)
 def test_heavy_tails_cost_rotated_formats_little(f: core.FormatInfo) -> None:
-    """Student t with 3 degrees of freedom: rotation makes the blocks nearly Gaussian."""
+    """The weights follow Student's t with 3 degrees of freedom: rotation makes the blocks nearly
+    Gaussian.
+    """
     w = np.random.default_rng(12).standard_t(3, (64, 1024)).astype(np.float32)
     blocks = w.reshape(-1, 256)
     errors = ((round_trip(f, w).reshape(-1, 256) - blocks) ** 2).sum(axis=1) / (blocks**2).sum(

@@ -132,7 +132,7 @@ def test_error_on_gaussian_weights(code: Code) -> None:
     w = np.random.default_rng(1).standard_normal((256, 1024), dtype=np.float32)
     error = ((round_trip(code, w) - w) ** 2).mean() / (w.astype(np.float64) ** 2).mean()
     assert error <= code.promised
-    assert error <= code.figure  # what the tables reach; noise 0.0001
+    assert error <= code.figure  # the tables reach this; noise 0.0001
 
 
 @every_code
@@ -145,7 +145,9 @@ def test_the_recorded_error_is_that_of_the_encoder(code: Code) -> None:
 
 @every_code
 def test_fast_encoding(code: Code) -> None:
-    """Close to the exact search, deterministic, a row's bytes independent of the rows beside it, zeros and range as there."""
+    """The fast search is close to the exact one and deterministic; a row's bytes do not depend on
+    the rows beside it; zeros and range are as in the exact one.
+    """
     rng = np.random.default_rng(12)
     w = rng.standard_normal((37, 1024 + 96), dtype=np.float32)
     data = core.encode(code.name, w, fast=True)
@@ -291,7 +293,7 @@ def test_encoder_repeats_itself(code: Code) -> None:
 
 @every_code
 def test_every_block_beats_the_best_scalar_code(code: Code) -> None:
-    """Lloyd and Max's levels at their best of 40 scales, in the same basis."""
+    """The rivals are Lloyd and Max's levels at their best of 40 scales, in the same basis."""
     levels = np.array(code.scalar_levels)
     levels = np.concatenate([-levels[::-1], levels])
     w = np.random.default_rng(10).standard_normal((64, 256), dtype=np.float32)

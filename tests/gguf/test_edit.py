@@ -81,7 +81,7 @@ def test_in_place_and_the_template(model: Path, tmp_path: Path) -> None:
 def test_what_is_refused(
     flags: list[str], message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is written then."""
+    """A refused edit writes nothing."""
     path = tmp_path / "model.gguf"
     path.write_bytes(model.read_bytes())
     assert main([str(path), "--in-place", *flags]) == 1

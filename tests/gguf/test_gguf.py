@@ -408,7 +408,7 @@ def test_wrong_use_of_the_writer(tmp_path: Path) -> None:
 
 
 def test_the_writer_holds_no_tensor(tmp_path: Path) -> None:
-    """64 MiB through an address space that has room for 24 more."""
+    """The test writes 64 MiB through an address space that has room for 24 more."""
     n, rows = 16, 1024
     writer = _core.GGUFWriter(tmp_path / "x.gguf")
     for i in range(n):

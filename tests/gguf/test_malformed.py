@@ -243,10 +243,11 @@ NO_HALF_SCALE = {"mxfp4", "nvfp4", "iq1_m"}  # other kinds of scale, or scattere
     ids=lambda f: f.name,
 )
 def test_bad_scale_is_found(info: _core.FormatInfo, bits: int, tmp_path: Path) -> None:
-    """F126, F127, F128: a scale that is not finite, in any quantized format."""
+    """Covers F126, F127 and F128: a scale that is not finite, in any quantized format."""
     rows, cols = 3, 512
     blocks = np.zeros((rows, cols // info.block_values, info.block_bytes), np.uint8)
-    # Where a format keeps its scale is its own business: every byte pair of one block is tried.
+    # The test does not know where a format keeps its scale, so it tries every byte pair of one
+    # block.
     path = tmp_path / "x.gguf"
     places = range(0, info.block_bytes - 1, 2)
     with _core.GGUFWriter(path) as writer:

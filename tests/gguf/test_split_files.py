@@ -140,7 +140,7 @@ def test_a_part_of_another_architecture(tiny_model: Callable[..., Path], tmp_pat
 def test_links_inside_one_folder_are_followed(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """As the cache of Hugging Face keeps files: names are links into a folder of contents."""
+    """The cache of Hugging Face keeps files this way: names are links into a folder of contents."""
     (tmp_path / "blobs").mkdir()
     (tmp_path / "snapshot").mkdir()
     split(tiny_model(), tmp_path / "blobs", 2)

@@ -28,7 +28,7 @@ def vocabulary_only() -> bytes:
 
 
 _SAFETENSORS = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-# What the file is -> its bytes, and what the message must say.
+# The kind of file -> its bytes, and the words that the message must hold.
 WRONG: dict[str, tuple[Callable[[], bytes], list[str]]] = {
     "a text file": (lambda: b"Once upon a time there was a model.\n" * 20, ["text file"]),
     "config.json": (lambda: b'{"architectures": ["LlamaForCausalLM"]}', ["text file"]),

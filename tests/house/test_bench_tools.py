@@ -107,7 +107,9 @@ def test_serve_batch(capsys: pytest.CaptureFixture[str]) -> None:
 def test_serve(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One server under two names, by a fixed number of clients and by arrivals; a queue that is full is counted as 429."""
+    """One server under two names is asked by a fixed number of clients and by arrivals; a full
+    queue is counted as 429.
+    """
     pytest.importorskip("starlette")
     from hrun import Runtime
     from live import Live

@@ -46,7 +46,7 @@ def run(command: list[str], folder: Path = ROOT, **variables: str) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_tour_command(command):
-    """Each line of the tour."""
+    """Runs each line of the tour."""
     run(["bash", "-euo", "pipefail", "-c", command])
 
 
@@ -104,7 +104,7 @@ def test_install_and_test_commands_are_named():
 
 @pytest.mark.slow
 def test_the_documentation_builds(tmp_path):
-    """With --strict: no link that leads nowhere."""
+    """The build is strict: no link leads nowhere."""
     pytest.importorskip("material", reason="mkdocs-material is not installed")
     pytest.importorskip("starlette", reason="needs the extra hrun[serve]")
     run([sys.executable, "tools/build_docs.py", str(tmp_path)])

@@ -70,7 +70,7 @@ def test_paths_named_in_the_docs_exist():
 
 
 def test_only_one_place_gives_up_the_gil():
-    """cpp/bindings/gil.h, which knows what to do where the interpreter is ending."""
+    """The place is cpp/bindings/gil.h, which knows what to do where the interpreter is ending."""
     for path in (ROOT / "cpp").rglob("*"):
         if path.suffix in {".h", ".cpp"} and path.stem != "gil":
             text = path.read_text(encoding="utf-8")
@@ -78,7 +78,7 @@ def test_only_one_place_gives_up_the_gil():
 
 
 def test_errors_come_from_one_place():
-    """hrun.errors, which alone takes them from the extension."""
+    """The place is hrun.errors, which alone takes the errors from the extension."""
     taken = re.compile(
         r"_core\.(?:\w*Error|Cancelled)\b|from hrun\._core import[^#\n]*(?:Error|Cancelled)"
     )
@@ -116,7 +116,7 @@ def test_tests_lie_in_rooms():
 
 
 def test_markers_are_used():
-    """Those that pyproject.toml declares; others are refused by --strict-markers."""
+    """Tests use every marker that pyproject.toml declares; --strict-markers refuses others."""
     declared = re.search(
         r"^markers = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S
     )

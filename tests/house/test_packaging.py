@@ -1,4 +1,6 @@
-"""What is shipped: types of the extension, the compiler that is needed, the source distribution."""
+"""The shipped package: types of the extension, the compiler that is needed, the source
+distribution.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def test_the_source_distribution(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("HRUN_BUILD_WHEEL"), reason="minutes: HRUN_BUILD_WHEEL=1")
 def test_a_wheel_runs_without_a_compiler(tmp_path: Path) -> None:
-    """Built, repaired for other systems, installed in an environment of its own, asked a question."""
+    """The wheel is built, repaired for other systems, installed in an environment of its own, and
+    asked a question.
+    """
     command = [sys.executable, str(ROOT / "tools" / "build_wheel.py"), "-o", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr

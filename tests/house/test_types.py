@@ -1,4 +1,6 @@
-"""What a type checker finds in a user's code before it runs: wrong names and types, and nothing in code that is right."""
+"""A type checker finds wrong names and types in a user's code before it runs, and finds nothing in
+code that is right.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What litellm and langchain-openai make of the server: texts, streams, tools that must be called, answers of a schema, errors.
+"""Tries the server with litellm and langchain-openai: texts, streams, tools that must be called,
+answers of a schema, errors.
 
 Run by agent_clients.sh, in an environment of its own, against a server that runs: python agent_clients.py http://127.0.0.1:8080
 """
@@ -42,7 +43,7 @@ class Pet(BaseModel):
 
 
 def judge_litellm(url: str, name: str) -> None:
-    """By litellm's OpenAI route."""
+    """Asks by litellm's OpenAI route."""
     ask: dict[str, Any] = {
         "model": f"openai/{name}", "api_base": url + "/v1", "api_key": "none", "messages": MESSAGES, "max_tokens": 16, "seed": 1,
         "num_retries": 0,
@@ -89,7 +90,7 @@ def get_weather(city: Literal["Rome", "Oslo"], days: int) -> str:
 
 
 def judge_langchain(url: str, name: str) -> None:
-    """By ChatOpenAI."""
+    """Asks by ChatOpenAI."""
     chat = ChatOpenAI(
         base_url=url + "/v1", api_key="none", model=name, max_retries=0, seed=1, max_tokens=120
     )
@@ -108,7 +109,7 @@ def judge_langchain(url: str, name: str) -> None:
     for piece in bound.stream("Weather?"):
         streamed = piece if streamed is None else streamed + piece
     assert streamed.tool_calls[0]["args"] == call["args"]
-    # And its result goes back.
+    # The tool's result goes back.
     answered = [
         HumanMessage("Weather?"),
         called,

@@ -32,13 +32,13 @@ _TOKEN = re.compile(
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "'": "'", "\\": "\\", "0": "\0"}
 
 
-# What such vocabularies have as control tokens.
+# Control tokens look like this in such vocabularies.
 _CONTROL = re.compile(r"(<\|[^|<>]*\|>|<｜[^｜<>]*｜>|\[/?[A-Z_]{4,}\])")
 
 
 @dataclass
 class Message:
-    """What an answer means."""
+    """The meaning of an answer."""
 
     content: str = ""
     reasoning: str = ""
@@ -57,11 +57,11 @@ class Case:
 
 
 class _Unreadable(Exception):
-    """Of C++ more than this reads."""
+    """The C++ source holds more than this module reads."""
 
 
 class _Source:
-    """As much of C++ as the cases are written in."""
+    """Reads as much of C++ as the cases are written in."""
 
     def __init__(self, text: str) -> None:
         self.tokens: list[tuple[str, str, int]] = []
@@ -140,7 +140,7 @@ class _Source:
         return values, i + 1
 
     def call(self, name: str, arguments: list[Any]) -> Any:
-        """What the file's helpers make."""
+        """Returns the value that a helper function of the file makes."""
         a = [*arguments, *[""] * 5]
         if name == "simple_assist_msg":
             calls = [(a[2], a[3])] if a[2] or a[4] else []
@@ -211,7 +211,7 @@ def _unescaped(text: str) -> str:
 
 
 def cases_of(root: Path) -> list[Case]:
-    """Of a checkout of llama.cpp."""
+    """Returns the cases of a checkout of llama.cpp."""
     source = _Source((root / "tests" / "test-chat.cpp").read_text(encoding="utf-8"))
     source.define()
     return list(source.cases())
@@ -228,7 +228,7 @@ _OTHER = {
 
 
 def why_not(case: Case, source: str) -> str | None:
-    """Why a case is not judged."""
+    """Returns the reason why a case is not judged."""
     for name in _OTHER & case.settings.keys():
         return name
     if case.settings.get("tools") and format_of(source) is None:
@@ -289,7 +289,9 @@ def parsed(case: Case, source: str, step: int) -> Message:
 
 
 def same(one: Message, two: Message) -> bool:
-    """But for blanks, control tokens (which are not shown here), and how JSON is written."""
+    """Are two messages the same, but for blanks, control tokens (which are not shown here) and the
+    way JSON is written?
+    """
 
     def value(text: str) -> Any:
         try:
@@ -324,7 +326,8 @@ def judge(root: Path) -> tuple[Counter[str], Counter[str], list[tuple[Case, Mess
     return agree, left, differ
 
 
-# Where hrun reads otherwise on purpose, or has no row yet: how many cases at most, and why.
+# Templates that hrun reads differently on purpose, or for which it has no row yet: the largest
+# number of differing cases, and the reason.
 _SHOWN = "with reasoning_format none the answer stays as the model wrote it; llama.cpp puts back the tag that the prompt has opened"
 _NO_ROW = "calls or thoughts are written in a way that has no row"
 KNOWN = {

@@ -22,11 +22,13 @@ import hrun
 from hrun.grammar import json_schema_grammar, matcher_of
 from hrun.masks import vocabulary_of
 
-# Of jsonschema, not of the schema: what it cannot look up, calculate or read as a pattern.
+# These errors are jsonschema's fault, not the schema's: it cannot look something up, calculate it
+# or read it as a pattern.
 _UNDECIDED = (jsonschema.exceptions.UnknownType, RecursionError, OverflowError, re.error)
 
 
-# What llguidance keeps by its shape only, by group of the suite: all but the last are annotations, by the standard.
+# The groups of the suite of which llguidance keeps the shape only; by the standard, all but the
+# last are annotations.
 KNOWN = {
     "hostname": "whether a label that begins with xn-- decodes to one of IDNA",
     "idn-hostname": "the same",
@@ -56,7 +58,7 @@ class Case:
 
 @dataclass
 class Verdict:
-    """Of all schemas."""
+    """The verdict on all schemas."""
 
     n_schemas: int = 0
     refused: Counter[str] = field(default_factory=Counter)
@@ -81,7 +83,7 @@ class Verdict:
 
 
 def cases_of(folder: Path) -> Iterator[Case]:
-    """Of JSON-Schema-Test-Suite (lists of groups) or JSONSchemaBench (objects)."""
+    """Yields the cases of JSON-Schema-Test-Suite (lists of groups) or JSONSchemaBench (objects)."""
     for path in sorted(folder.rglob("*.json")):
         value = json.loads(path.read_text(encoding="utf-8"))
         groups = value if isinstance(value, list) else [value]

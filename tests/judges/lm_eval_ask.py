@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness finds through a server, on a small task of its own.
+"""Runs lm-evaluation-harness through a server, on a small task of its own.
 
 Run by lm_eval.sh, in an environment of its own: python lm_eval_ask.py http://127.0.0.1:8080 FOUND.json
 """

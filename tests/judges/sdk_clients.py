@@ -1,5 +1,6 @@
-"""What OpenAI's and Anthropic's own clients make of the server: every chunk must be of their types, without unknown fields
-but those that are ours.
+"""Tries the server with OpenAI's and Anthropic's own clients.
+
+Every chunk must be of the clients' types, without unknown fields except our own.
 
 Run by sdk_clients.sh, in an environment of its own, against a server that runs: python sdk_clients.py http://127.0.0.1:8080
 """
@@ -25,7 +26,7 @@ TOOL = {
 
 
 def check(value: object, where: str = "") -> None:
-    """No field that the SDK does not know, and every value of its type."""
+    """Checks that the SDK knows every field, and that every value has its type."""
     if isinstance(value, BaseModel):
         unknown = set(value.model_extra or {}) - OURS
         assert not unknown, f"{where}: {unknown}"

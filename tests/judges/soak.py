@@ -84,7 +84,7 @@ class Load:
             connection.close()
 
     def watch(self) -> None:
-        """/health, over and over."""
+        """Asks for /health, over and over."""
         while not self.ends.is_set():
             start = time.monotonic()
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -97,7 +97,7 @@ class Load:
 
 
 def resident(pid: int) -> float:
-    """MiB of a process and its children."""
+    """Returns the MiB of a process and its children."""
     total = 0
     for folder in Path("/proc").iterdir():
         try:

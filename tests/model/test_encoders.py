@@ -1,4 +1,4 @@
-"""Encoders without an oracle: bits, pooling, refusals, damaged files.  What they compute is in test_oracle_encoders.py."""
+"""Encoders without an oracle: bits, pooling, refusals, damaged files.  Their results are tested in test_oracle_encoders.py."""
 
 from __future__ import annotations
 

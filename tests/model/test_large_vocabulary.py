@@ -56,7 +56,9 @@ def run_measured(module: str, *arguments: object) -> tuple[str, int]:
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Callable[..., Path]) -> Path:
-    """Tied and of unit variance: its logits spread over more than 30 nats, as real ones do."""
+    """The model is tied and of unit variance: its logits spread over more than 30 nats, as real
+    ones do.
+    """
     return tiny_model(n_layers=1, n_embd=32, n_vocab=N_VOCAB, n_ctx=2048, format="f32")
 
 
@@ -90,7 +92,9 @@ def test_a_model_is_no_distance_from_itself(model: Path, text: Path, tmp_path: P
 def test_memory_of_perplexity_does_not_grow_with_the_context(
     model: Path, text: Path, tmp_path: Path
 ) -> None:
-    """Four times 64 MiB of logits, in the core and out of it, and some arrays of 16 MiB."""
+    """The bound is four times 64 MiB of logits, in the core and out of it, and some arrays of 16
+    MiB.
+    """
     peaks = {}
     for n_ctx in (8, 256, 1024):
         flags = ["-m", model, "-t", 1, "--kl-divergence-base", tmp_path / "base.bin"]
@@ -155,7 +159,7 @@ print(found.n_tokens, round(1e9 * found.divergence.max()), round(found.same_top)
 
 
 def test_memory_of_calibration_text(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    """Encoded whole, 8 MiB take more than a gigabyte."""
+    """If the text were encoded whole, 8 MiB of it would take more than a gigabyte."""
     path = tmp_path / "long.txt"
     path.write_text(TEXT * (8 * 1024 * 1024 // len(TEXT)))
     script = """

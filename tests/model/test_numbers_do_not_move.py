@@ -79,7 +79,9 @@ def test_a_difference_would_be_seen(demo_logits):
     "name", ["qwen2moe", "gemma2", "gpt-oss", "deepseek3", "phi3, long", "command-r", "glm 4.5"]
 )
 def test_every_kind_of_block(name, tmp_path):
-    """Experts, windows, sinks, latent attention, fused matrices, parallel blocks, with quantized weights."""
+    """The models have experts, windows, sinks, latent attention, fused matrices, parallel blocks,
+    with quantized weights.
+    """
     pytest.importorskip("transformers", reason="transformers is not installed")
     from hrun.convert import PlanOptions, make_plan, open_source, write_plan
     from tiny_transformers import write_checkpoint

@@ -21,7 +21,7 @@ TIERS = [t.name for t in _core.cpu_tiers() if t.available]
 
 
 def test_every_architecture_has_a_model() -> None:
-    """Those of encoders are in test_oracle_encoders.py."""
+    """The tests of encoders are in test_oracle_encoders.py."""
     made = {tiny.architecture for tiny in [*TINY.values(), *ENCODERS.values()]}
     assert made == {a.name for a in _core.architectures()}
 

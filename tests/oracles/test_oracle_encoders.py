@@ -190,7 +190,9 @@ def test_coded_weights_stay_near(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_decoder_for_embeddings(tmp_path: Path) -> None:
-    """As Qwen3-Embedding: the last token's state, behind a token that ends texts and is not the end of generation."""
+    """Works as in Qwen3-Embedding: the last token's state, behind a token that ends texts and is
+    not the end of generation.
+    """
     import torch
     from tokenizers import Tokenizer, processors
 
@@ -224,7 +226,10 @@ def test_a_decoder_for_embeddings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("has_scores", [True, False])
 def test_a_decoder_that_compares(has_scores: bool, tmp_path: Path) -> None:
-    """As Qwen3-Reranker: the probability of "yes" beside "no" behind its prompt; with its tensor of scores, or by the head."""
+    """Works as in Qwen3-Reranker: the probability of "yes" against "no" behind its prompt.
+
+    The scores come from the model's own tensor, or from the head.
+    """
     import torch
     from tokenizers import Tokenizer
 
@@ -292,7 +297,8 @@ def test_a_decoder_with_a_head_of_classes(labels: int, tmp_path: Path) -> None:
 
 # ---- llama.cpp's converter
 
-# It knows tokenizers by a hash of what they do to a text, and ours are made up.
+# The converter knows tokenizers by a hash of the tokens that they make of a text, and ours are made
+# up.
 SCRIPT = """
 import json, sys
 from pathlib import Path

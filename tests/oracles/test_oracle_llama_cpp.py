@@ -17,7 +17,8 @@ from tiny_transformers import N_VOCAB, TINY, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
-# Where llama.cpp computes something else than transformers, and hrun follows transformers.
+# In these models llama.cpp computes something else than transformers, and hrun follows
+# transformers.
 DIFFERENT = {
     "mistral": "llama.cpp knows no window for this architecture",
     "phi3": "llama.cpp leaves out the window",

@@ -58,7 +58,8 @@ convert_hf_to_gguf.main()
 """
 # It looks for the layers that predict several tokens at once in every model of these.
 _OPTIONS = dict.fromkeys(("qwen35", "qwen35moe", "qwen3next"), ("--no-mtp",))
-# What its files say of a model that is otherwise: hrun follows the file.
+# Models that llama.cpp's converter describes otherwise than they are, and how; hrun follows the
+# file.
 DIFFERENT = {
     "mistral": "its files do not mention the window",
     "starcoder2": "its files do not mention the window",

@@ -35,7 +35,7 @@ def program() -> str:
 
 
 def their_formats(path: Path, mix: str) -> dict[str, str]:
-    """What llama-quantize would write, by its --dry-run."""
+    """Returns the formats that llama-quantize would write, by its --dry-run."""
     done = subprocess.run(
         [program(), "--dry-run", str(path), mix.upper()], capture_output=True, text=True, timeout=60
     )

@@ -108,7 +108,9 @@ def test_greedy_text_equals_transformers(converted, reference):
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "rtq3-as-f16"])
 def test_llama_cpp_reads_our_files(converted, kind, tmp_path):
-    """Same greedy tokens in llama.cpp for files that hrun wrote, one of them turned back from RTQ3."""
+    """llama.cpp draws the same greedy tokens from files that hrun wrote, one of them turned back
+    from RTQ3.
+    """
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     if kind == "rtq3-as-f16":
         from hrun.cli.convert import main

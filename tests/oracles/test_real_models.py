@@ -83,7 +83,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def log_probabilities(values: np.ndarray) -> np.ndarray:
-    """Of logits [tokens, vocabulary], in their place."""
+    """Turns logits [tokens, vocabulary] into log-probabilities, in place."""
     values -= values.max(axis=1, keepdims=True)
     for row in values:
         row -= np.float32(np.log(np.exp(row, dtype=np.float64).sum()))
@@ -93,7 +93,9 @@ def log_probabilities(values: np.ndarray) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_perplexity_is_llama_cpps(name: str, tmp_path: Path, program: Path) -> None:
-    """Within 1 %, on four pieces of prose of 250 tokens; the difference of a piece has a standard error of half a percent."""
+    """Perplexities agree within 1 %, on four pieces of prose of 250 tokens; the difference of a
+    piece has a standard error of half a percent.
+    """
     path = model_path(name)
     tokenizer = Tokenizer.from_gguf(path)
     begin = tokenizer.encode("", add_special=True)

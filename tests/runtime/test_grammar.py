@@ -40,7 +40,7 @@ def rt(tiny_model: Callable[..., Path]) -> Iterator[Runtime]:
 
 
 def accepts(grammar: Grammar, text: str) -> bool:
-    """By single bytes."""
+    """Does the grammar accept the text, byte by byte?"""
 
     class Bytes:
         tokens = [bytes([i]) for i in range(256)] + [b"\xff<end>"]
@@ -317,7 +317,7 @@ def test_answers_of_a_desk_that_nobody_knows(rt: Runtime) -> None:
     desk.allow(same, only)
     assert asked()[2] == 5
     desk.allow(same, only[: n_words - 1])
-    assert len(engine.take(short, all=True)[0]) == 1  # what failed later is said by the next call
+    assert len(engine.take(short, all=True)[0]) == 1  # the next call reports the later failures
     with pytest.raises(ArgumentError, match="mask of"):
         engine.take(short, all=True)
     engine.close()

@@ -1,4 +1,6 @@
-"""Whatever the schema and the model, an answer validates or the schema was refused.  The judge is jsonschema."""
+"""An answer validates or the schema was refused, whatever the schema and the model.  The judge is
+jsonschema.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ pytest.importorskip("llguidance")
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
 def rt(tiny_model: Callable[..., Path], request: pytest.FixtureRequest) -> Iterator[Runtime]:
-    """Random weights: what they would write is noise."""
+    """A model with random weights: whatever it would write is noise."""
     with Runtime(tiny_model(tied=False, n_ctx=1024, seed=request.param), n_ctx=1024) as runtime:
         yield runtime
 
@@ -44,7 +46,8 @@ def answer(rt: Runtime, schema: Any, seed: int) -> Any:
     return [value]
 
 
-# In the manner of JSON-Schema-Test-Suite: a schema, documents that validate, documents that do not.
+# Each row is in the manner of JSON-Schema-Test-Suite: a schema, documents that validate, documents
+# that do not.
 STRING = {"type": "string", "maxLength": 6}
 SAMPLES: list[tuple[Any, list[Any], list[Any]]] = [
     ({"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False},

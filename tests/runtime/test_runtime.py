@@ -78,7 +78,9 @@ def test_logits(rt: Runtime) -> None:
 
 
 def test_reuse_changes_nothing(rt: Runtime, tiny_model: Callable[..., Path]) -> None:
-    """What the session holds from earlier calls speeds a prompt up and leaves its result alone."""
+    """The tokens that the session holds from earlier calls speed a prompt up and leave its result
+    alone.
+    """
     ids = rt.tokenize(PROMPT * 3)
     with Runtime(tiny_model(tied=False), n_threads=1, n_batch=7) as other:
         want = other.generate(ids, max_tokens=12, seed=1)
@@ -218,7 +220,7 @@ def test_a_cache_that_overflows(
 
 
 def test_a_cancel_before_a_call_is_not_lost(tiny_model: Callable[..., Path]) -> None:
-    """Who cancels from another thread cannot know whether the call has begun."""
+    """A thread that cancels cannot know whether the other thread's call has begun."""
     session = hrun._core.Session(hrun._core.Model.load(str(tiny_model())), 32)
     session.cancel()
     with pytest.raises(Cancelled):
@@ -251,7 +253,7 @@ def test_what_a_file_recommends() -> None:
         "temperature": 0.6, "top_k": 20, "top_p": 0.9, "min_p": 0.0}  # fmt: skip
     assert of(penalty_repeat=1.1, penalty_last_n=-1) == {"repeat_penalty": 1.1, "repeat_last_n": -1}
     assert of(top_k=-1) == {"top_k": -1}
-    # No recommendation: what no sampler takes.
+    # A value that no sampler takes is no recommendation.
     assert of(temp=-1.0, top_k=-5, top_p=2.0, min_p="x", penalty_repeat=math.nan) == {}
 
 
@@ -282,7 +284,9 @@ def test_stop_strings(rt: Runtime) -> None:
 
 
 def test_utf8_is_whole_in_every_piece(rt: Runtime) -> None:
-    """Random bytes, as a hot random model draws them, and characters of several bytes."""
+    """The tokens are random bytes, as a hot random model draws them, and characters of several
+    bytes.
+    """
     euro = rt.tokenize("€")
     assert len(euro) == 3
     pieces = list(
@@ -467,7 +471,7 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 
 def nothing_runs(runtime: Runtime) -> bool:
-    """Soon, since a step that is under way has to end first."""
+    """Has everything ended, or does it soon?  A step that is under way has to end first."""
     deadline = time.monotonic() + 10
     while runtime.engine.stats()["n_running"] and time.monotonic() < deadline:
         time.sleep(0.001)

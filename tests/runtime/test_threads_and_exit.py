@@ -25,7 +25,7 @@ ROUNDS = int(os.environ.get("HRUN_STRESS_ROUNDS", "1"))
 PACKAGE = str(Path(hrun.__file__).resolve().parents[1])
 CHILD_TEMPLATE = "{% macro show(m) %}[{{ m.content }}]{% endmacro %}{% for m in messages %}{{ show(m) }}{% endfor %}"
 
-# What a thread may be doing; each goes on for ever.
+# The states that a thread may be in; each goes on for ever.
 STATES = {
     "generate": "rt.generate('a b c', max_tokens=30, ignore_eos=True)",
     "stream": "for piece in rt.generate('a', max_tokens=30, ignore_eos=True, stream=True): pass",
@@ -86,7 +86,8 @@ ENDINGS = {
         "import atexit; atexit.register(lambda: rt.cancel()); start(busy); busy.wait(); time.sleep(DELAY); sys.exit(3)",
         3,
     ),
-    # Without what asks threads to end: the wall that catches those which CPython ends by force.
+    # Nothing asks the threads to end here.  This tests the wall that catches threads which CPython
+    # ends by force.
     "no hook": (
         "import atexit; worker.close(); atexit._clear(); start(busy); busy.wait(); time.sleep(DELAY)",
         0,
@@ -185,7 +186,7 @@ def crowd(model: Path, tmp_path: Path, *jobs: str) -> tuple[int, str]:
 
 
 def test_calls_on_one_session_take_turns(model: Path, tmp_path: Path) -> None:
-    """Of everything that a session and its sampler can do: none waits with the GIL for one that wants it."""
+    """No operation of a session and its sampler waits with the GIL for one that wants it."""
     assert crowd(
         model,
         tmp_path,

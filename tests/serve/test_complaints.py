@@ -1,4 +1,4 @@
-"""What users of other servers complain about, and the test that each complaint asks for."""
+"""Complaints of users of other servers, each with the test that it asks for."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def test_more_requests_than_are_computed_at_once(serve_path: Path) -> None:
 
 
 def test_a_long_prompt_does_not_freeze_others(serve_path: Path) -> None:
-    """Between two tokens of a stream others' prompts get a bounded number of rows, not a clock's time."""
+    """Between two tokens of a stream, others' prompts get a bounded number of rows; no clock bounds
+    them.
+    """
     runtime = Runtime(serve_path, n_ctx=512, kv_tokens=2048, n_batch=32, n_threads=1)
     with Live(runtime) as live:
         body = {"messages": HELLO, "max_tokens": 120, "ignore_eos": True, "stream": True}
@@ -134,7 +136,7 @@ def test_a_cached_prompt_changes_nothing(live: Live) -> None:
 
 
 def test_json_has_few_blanks(live: Live) -> None:
-    """Of a model that loves blanks."""
+    """Even a model that loves blanks writes few of them in JSON."""
     pytest.importorskip("llguidance", reason="needs the extra hrun[serve]")
     blanks = {str(live.runtime.tokenize(c)[0]): 100 for c in (" ", "\n", "\t")}
     schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}  # fmt: skip

@@ -27,7 +27,9 @@ def ask(i: int) -> dict[str, Any]:
 
 
 def test_the_text_is_the_same_under_any_load(serve_path: Path) -> None:
-    """Alone; then 64 at once, in chunks of prompts, with a cache so small that sequences are preempted."""
+    """A request runs alone; then 64 run at once, in chunks of prompts, with a cache so small that
+    sequences are preempted.
+    """
     n = 64
     with Live(Runtime(serve_path, n_ctx=512, kv_tokens=4096, n_threads=2)) as live:
         alone = [live.post(CHAT, ask(i)).ok() for i in range(n)]

@@ -1,4 +1,6 @@
-"""Who may ask, how much, and what happens to those who leave, lag behind or come at the end."""
+"""The server's limits: which clients may ask, and how much; and its treatment of clients that
+leave, lag behind or come at the end.
+"""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Live:
         assert not self._thread.is_alive()
 
     def drain(self) -> None:
-        """As after the first signal."""
+        """Begins to drain, as the server does after the first signal."""
         self.loop.call_soon_threadsafe(self.server.begin_drain)
 
     # ---- client
@@ -242,7 +242,8 @@ class ScriptedHandle:
 
 
 class ScriptedEngine:
-    """In place of a Runtime's engine: each request to generate draws the tokens that ``script`` names.
+    """Takes the place of a Runtime's engine: each request to generate draws the tokens that
+    ``script`` names.
 
     ``free`` False: tokens come by :meth:`step` only.
     """
@@ -283,7 +284,7 @@ class ScriptedEngine:
         return drawn, handle.end if handle.finished else None
 
     def step(self, n: int = 1) -> None:
-        """n more tokens for everyone."""
+        """Draws n more tokens for everyone."""
         self.allowed += n
         self._wake()
 

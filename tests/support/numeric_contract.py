@@ -23,7 +23,7 @@ def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         s = np.atleast_1d(p + c)
         part = s - p
-        error = (p - (s - part)) + (c - part)  # what the rounding of the sum lost, exactly
+        error = (p - (s - part)) + (c - part)  # exactly the amount that the sum's rounding lost
         bits = s.view(np.int64)
         fix = np.isfinite(s) & (error != 0) & (bits & 1 == 0)
         s = np.where(fix, (bits + np.where((error > 0) == (s > 0), 1, -1)).view(np.float64), s)

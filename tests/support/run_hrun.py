@@ -31,7 +31,7 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 
 def command(name: str) -> list[str]:
-    """How to run hrun, hrun-inspect, ... without its installed script."""
+    """Returns the command that runs hrun, hrun-inspect, ... without its installed script."""
     module = {"hrun": "hrun"}.get(name, f"hrun.cli.{name.removeprefix('hrun-')}")
     return [sys.executable, "-m", module]
 
@@ -71,7 +71,9 @@ class TerminalSession:
         self.send(text + "\r")
 
     def expect(self, pattern: str, seconds: float = 60) -> str:
-        """What was shown up to and with the pattern, since the last call."""
+        """Waits for the pattern.  Returns the text shown since the last call, up to and including
+        the pattern.
+        """
         deadline = time.monotonic() + seconds
         while True:
             plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r", "", self.seen)

@@ -187,7 +187,9 @@ class TinyLlama:
         self.write_json("config.json", {k: v for k, v in config.items() if v is not ...})
 
     def gguf_weights(self) -> dict[str, np.ndarray]:
-        """What the GGUF file must hold, by GGUF name; the heads of q and k reordered one row at a time."""
+        """Returns the weights that the GGUF file must hold, by GGUF name; the heads of q and k are
+        reordered one row at a time.
+        """
         names = {
             "input_layernorm": "attn_norm",
             "self_attn.q_proj": "attn_q",

@@ -854,7 +854,7 @@ TINY: dict[str, Tiny] = {
 
 
 def sizes_of(name: str) -> dict[str, Any]:
-    """Of the text's part of its configuration."""
+    """Returns the sizes of the text's part of the model's configuration."""
     tiny = TINY[name]
     sizes = dict(_SIZES)
     if tiny.config == "GPT2Config":

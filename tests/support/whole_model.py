@@ -1,4 +1,4 @@
-"""What calibration finds, by running the whole model at once: the reference of the way part by part."""
+"""Calibrates by running the whole model at once: the reference for calibration part by part."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def text_moments(
     chunk: int = 32,
     n_threads: int = 0,
 ) -> TextMoments:
-    """Of all matrices of a GGUF."""
+    """Returns the moments of all matrices of a GGUF."""
     file = PartFile(open_source(path), n_threads=n_threads)
     names = matrices(path)
     return TextMoments(file, tokens, names, memory, folder, n_threads, chunk=chunk)
@@ -55,7 +55,9 @@ def whole_moments(
 
 
 def whole_log_probabilities(path: Path, chunks: Sequence[Sequence[int]]) -> np.ndarray:
-    """Of each chunk without its first quarter, float32 [positions, vocabulary]."""
+    """Returns the log-probabilities of each chunk without its first quarter, float32 [positions,
+    vocabulary].
+    """
     model = _core.Model.load(str(path), device="cpu")
     out = []
     for chunk in chunks:
@@ -68,7 +70,7 @@ def whole_log_probabilities(path: Path, chunks: Sequence[Sequence[int]]) -> np.n
 
 
 def same_moments(a: InputMoments, b: InputMoments) -> bool:
-    """To the last bit."""
+    """Are the moments the same, to the last bit?"""
     return (
         (a.tensors, a.cols, a.n_tokens) == (b.tensors, b.cols, b.n_tokens)
         and np.array_equal(a.values, b.values)

@@ -116,7 +116,7 @@ def test_parts_are_one_text_elsewhere(worker: Worker) -> None:
     assert both_ways(CHATML, worker, [{"role": "user", "content": []}]).startswith(
         "<|im_start|>user\n<|im_end|>"
     )
-    # What is no text is the template's own affair.
+    # Content that is no text is the template's own affair.
     odd = [{"role": "tool", "content": [{"name": "f"}]}]
     assert both_ways("{{ messages[0].content }}", worker, odd) == "[{'name': 'f'}]"
 
@@ -233,7 +233,7 @@ def test_hostile_templates(
     name: str, worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = (HOSTILE | REFUSED)[name].replace("CANARY", str(tmp_path / "canary"))
-    with worker._lock:  # what is measured below is a rendering, not the start of an interpreter
+    with worker._lock:  # below, a rendering is measured, not the start of an interpreter
         if worker._process is None or worker._process.poll() is not None:
             worker._start()
         if not worker._ready:
@@ -364,7 +364,9 @@ def test_a_large_conversation_goes_to_the_child() -> None:
 
 
 def test_cost_of_a_plain_template_is_bounded() -> None:
-    """Size of the template times messages times their characters: together it goes to the child, which has a clock."""
+    """The cost is the template's size times messages times their characters.  A costly template
+    goes to the child, which has a clock.
+    """
     source = "{% for m in messages %}" + "{% if messages|string is none %}{% endif %}" * 45
     template = ChatTemplate(source + "{% endfor %}x")
     assert template.in_process
@@ -381,7 +383,7 @@ def test_cost_of_a_plain_template_is_bounded() -> None:
 
 
 def test_every_filter_and_test_of_jinja_works_in_the_child(worker: Worker) -> None:
-    """None of them loads a module later, when files cannot be opened any more."""
+    """No filter or test loads a module later, when files cannot be opened any more."""
     import jinja2
 
     for name in sorted(jinja2.filters.FILTERS):
@@ -401,7 +403,7 @@ def test_every_filter_and_test_of_jinja_works_in_the_child(worker: Worker) -> No
 
 @pytest.mark.parametrize("host", [None, "", "/bin/false"])
 def test_python_inside_another_program(monkeypatch: pytest.MonkeyPatch, host: str | None) -> None:
-    """There sys.executable is absent or the program itself, which must not be run."""
+    """There, sys.executable is absent, or is the program itself, which must not be run."""
     monkeypatch.setattr(sys, "executable", host)
     worker = Worker()
     try:

@@ -1,4 +1,6 @@
-"""What ends a generation: names, roles and lists of the file; control tokens as stop strings."""
+"""Tests the tokens that end a generation: names, roles and lists of the file; control tokens as
+stop strings.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,7 @@ def test_a_list_of_any_length(n: int) -> None:
 def test_an_end_stored_with_another_type(name: str, kind: int) -> None:
     tokenizer = made(name, kind=kind)
     assert tokenizer.end_ids == {257} and tokenizer.is_control(257)
-    assert 257 not in tokenizer.encode(f"a{name}b")  # what a user writes stays text
+    assert 257 not in tokenizer.encode(f"a{name}b")  # a user's text stays text
     assert tokenizer.encode(f"a{name}", parse_special=True)[-1] == 257
 
 

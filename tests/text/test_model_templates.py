@@ -206,7 +206,8 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
-# What the templates of real models are made of, one construct each; rendered with the conversation "everything".
+# Constructs that the templates of real models are made of, one each; rendered with the conversation
+# "everything".
 CONSTRUCTS = {
     "generation": "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{% set x = 1 %}{{ m.content }}{% endgeneration %}{{ x is defined }}{% endif %}{% endfor %}",
     "loop controls": "{% for m in messages %}{% if m.role == 'tool' %}{% continue %}{% endif %}{% if loop.index0 > 3 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",

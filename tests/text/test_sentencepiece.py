@@ -67,7 +67,7 @@ def slow_merge(scores: dict[str, float], text: str) -> list[str]:
 
 
 def rules(pieces: list[str], scores: list[float], **kinds: int) -> SentencePieceRules:
-    """Without a space before; pieces have ids from 257 on, bytes from 1 on."""
+    """Makes rules that put no space before a text; pieces have ids from 257 on, bytes from 1 on."""
     tokens = ["<unk>", *(f"<0x{b:02X}>" for b in range(256)), *pieces]
     types = [UNKNOWN, *[BYTE] * 256, *(kinds.get(p, NORMAL) for p in pieces)]
     return SentencePieceRules(tokens, types, [0.0] * 257 + scores, False, 0, "spm.gguf")

@@ -48,7 +48,7 @@ def test_reference_cases(name: str, vocabulary: Callable[[str], Path]) -> None:
     assert len(texts) > 40
     for text, want in zip(texts, wanted):
         assert tokenizer.encode(text) == [int(t) for t in want.split()], text
-        if name != "bert-bge":  # which keeps neither case nor spaces
+        if name != "bert-bge":  # it keeps neither case nor spaces
             assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -309,7 +309,10 @@ def test_library_errors_let_others_pass() -> None:
 
 
 def test_merges_that_the_library_refuses(tiny_model: Callable[..., Path]) -> None:
-    """Of a part that is no token, a merge never applies; to what is no token, nobody knows what it should do."""
+    """A merge of a part that is no token never applies.
+
+    A merge whose result is no token is refused: nobody knows what it should do.
+    """
     whole = json.loads(tokenizer_json(300))
     data = dict(metadata(tiny_model, json=json.dumps(whole)))
     text = "the quick brown fox's times " * 3
@@ -392,7 +395,9 @@ control_text = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(control_text)
 def test_guarded_text_is_plain_text(tiny: Tokenizer, text: str) -> None:
-    """What a user writes is the same tokens inside a template as alone; the template's own control tokens are real."""
+    """A user's text gives the same tokens inside a template as alone; the template's own control
+    tokens are real.
+    """
     guard = "\ufdd0"
     start, end = tiny.tokens.index("<|im_start|>"), tiny.tokens.index("<|im_end|>")
     ids = tiny.encode_guarded("<|im_start|>" + tiny.guard(text, guard) + "<|im_end|>", guard)
@@ -418,7 +423,7 @@ def test_ends(tiny_model: Callable[..., Path]) -> None:
 def test_of_equal_tokens_the_highest_id_encodes(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """As in llama.cpp; the note of the core says so."""
+    """This works as in llama.cpp; the note of the core says so."""
     import gguf_bytes
 
     tokens = list(metadata(tiny_model)["tokenizer.ggml.tokens"])
@@ -436,7 +441,7 @@ def test_merges_of_no_tokens_and_repeated_merges(tiny_model: Callable[..., Path]
     data = metadata(tiny_model, json=None)
     merges = list(data["tokenizer.ggml.merges"])
     plain = Tokenizer(data, "x.gguf")
-    odd = ["zz yy", *merges, "a zz", *merges[::-1]]  # of equal ones the first counts
+    odd = ["zz yy", *merges, "a zz", *merges[::-1]]  # the first of equal merges counts
     other = Tokenizer(metadata(tiny_model, json=None, merges=odd), "x.gguf")
     text = "the quick brown fox, and then the dog " * 3
     assert other.encode(text) == plain.encode(text)

@@ -50,7 +50,9 @@ def described(entries: list[Any]) -> dict[str, Any]:
 
 
 def from_json(text: str, folder: Path, n_vocab: int) -> tuple[Tokenizer, Tokenizer]:
-    """As hrun's files have it, and as those of others, without tokenizer.json."""
+    """Makes the tokenizer twice: from metadata as hrun's files have it, and as others' files have
+    it, without tokenizer.json.
+    """
     from hrun.convert.embedding_part import EmbeddingPart, with_template_ends
     from hrun.convert.folder import ModelFolder
     from hrun.convert.hf_tokenizer import read_tokenizer
@@ -114,7 +116,9 @@ def test_unigram_is_the_librarys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rule", ["nmt_nfkc", "nmt_nfkc_cf", "identity"])
 def test_unigram_with_its_charsmap_is_sentencepieces(rule: str, tmp_path: Path) -> None:
-    """As in XLM-RoBERTa's files: SentencePiece's pieces, one id further, and its precompiled charsmap."""
+    """The tokenizer has the form of XLM-RoBERTa's files: SentencePiece's pieces, one id further,
+    and its precompiled charsmap.
+    """
     sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
     pytest.importorskip("google.protobuf", reason="protobuf is not installed")
     from sentencepiece import sentencepiece_model_pb2

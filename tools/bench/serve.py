@@ -41,7 +41,7 @@ class Ask:
 
 @dataclass
 class Answer:
-    """What one client saw; times in seconds from when it asked."""
+    """The results that one client saw; times in seconds from when it asked."""
 
     user: str
     asked: float
@@ -192,7 +192,7 @@ def asks(args: argparse.Namespace, seed: int) -> list[Ask]:
 async def load(
     server: Server, todo: Sequence[Ask], args: argparse.Namespace, seed: int
 ) -> tuple[list[Answer], list[float], float]:
-    """Answers, seconds of each look at /health, and of the whole."""
+    """Returns the answers, the seconds of each look at /health, and the seconds of the whole."""
     model = await model_of(server, args)
     start = time.perf_counter()
     looks: list[float] = []

@@ -76,7 +76,7 @@ def prompt(runtime: Runtime, n_tokens: int, seed: int) -> list[int]:
 
 
 def run_streams(runtime: Runtime, streams: Sequence[Stream]) -> None:
-    """All at once, each in a thread of its own."""
+    """Runs all streams at once, each in a thread of its own."""
     threads = [threading.Thread(target=stream.read, args=(runtime,)) for stream in streams]
     for thread in threads:
         thread.start()
@@ -181,7 +181,7 @@ def measure_gap(runtime: Runtime, args: argparse.Namespace) -> None:
     n_prompt = min(4096, runtime.n_ctx // 2)
     idle, steps, longest = [], [], []
     for i in range(args.rounds):
-        # Long enough to outlast the other's prompt; what is left of it is cancelled.
+        # The stream is long enough to outlast the other's prompt; the rest of it is cancelled.
         stream = Stream(prompt(runtime, PROMPT, 3000 + i), runtime.n_ctx - n_prompt - PROMPT)
         reader = threading.Thread(target=stream.read, args=(runtime,))
         reader.start()

@@ -1,4 +1,6 @@
-"""What the steps of a GPU's first hour share: commands with limits and logs, and the table at the end."""
+"""Code that the steps of a GPU's first hour share: commands with limits and logs, and the table at
+the end.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-STEP_S = 570  # of a step, all commands together: under ten minutes with the start of Python
+STEP_S = 570  # limit of a step, all commands together: under ten minutes with the start of Python
 
 
 @dataclass
@@ -37,7 +39,9 @@ class Step:
         last: Callable[[str], str] = lambda text: (text.strip().splitlines() or [""])[-1],
         **environment: str,
     ) -> bool:
-        """True if the command ended with 0.  ``last``: what the table shows of what it wrote."""
+        """Returns whether the command ended with 0.  ``last``: the part of its output that the
+        table shows.
+        """
         log = self.logs / f"{name}.log"
         limit = min(limit_s, self.left())
         if limit < 5:

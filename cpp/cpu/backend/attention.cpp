@@ -8,7 +8,7 @@
 namespace hrun {
 namespace {
 
-// values[i] to column `position` of [kLanes positions][dim][position].
+// Puts values[i] into column `position` of [kLanes positions][dim][position].
 template <class T>
 void put_column(const T* values, int dim, int64_t position, uint8_t* block) {
   T* const to = reinterpret_cast<T*>(block) + position / kLanes * kLanes * dim + position % kLanes;
@@ -26,7 +26,7 @@ void CpuBackend::do_kv_append(const CacheSlot& cache, FloatView k, FloatView v, 
                               const KeyContext& keys) {
   const Turn turn(*this, Operation::kv_append);
   const CacheLayer& layer = cache.layer();
-  // A head's part of a page is one thread's: neighbouring positions share cache lines.
+  // One thread writes a head's part of a page: neighbouring positions share cache lines.
   append_parts_.clear();
   for (const RowSpan& span : batch.spans)
     for (int64_t page = span.first_position / kPagePositions;
@@ -46,7 +46,7 @@ void CpuBackend::do_kv_append(const CacheSlot& cache, FloatView k, FloatView v, 
            });
 }
 
-// The part's keys and values of a head to where its page's are.
+// Copies the part's keys and values of a head to the place of its page's.
 void CpuBackend::store_rows(const CacheLayer& layer, const FloatView& k, const FloatView& v,
                             const AppendPart& part, int64_t head, int worker, uint8_t* keys,
                             uint8_t* values) {
@@ -117,15 +117,15 @@ void CpuBackend::do_attention(FloatView q, const CacheSlot& cache, const Batch& 
     };
   };
 
-  // Some rows together, so that a page is converted once for all their heads; over codes all of
-  // one block.
+  // Some rows go together, so that a page is converted once for all their heads.  Over codes, all
+  // of the rows are in one block.
   constexpr int64_t kQueriesTogether = 64, kBlocksTogether = 4;
   auto& pieces = attention_pieces_;
   pieces.clear();
   int64_t total = 0;
   for (const RowSpan& span : batch.spans) {
     const int64_t together = std::clamp<int64_t>(kQueriesTogether / group, 1, span.n_rows);
-    // Late rows see more positions: they go first, so that no thread ends up alone with a long
+    // Late rows see more positions.  They go first, so that no thread ends up alone with a long
     // task.
     for (int64_t end = span.n_rows, first; end > 0; end = first) {
       const int64_t last = span.first_position + end - 1;
@@ -153,13 +153,13 @@ void CpuBackend::do_attention(FloatView q, const CacheSlot& cache, const Batch& 
     std::stable_sort(pieces.begin(), pieces.end(),
                      [](const auto& a, const auto& b) { return a.cost > b.cost; });
 
-  // A piece that would keep one thread busy while the others wait is cut by its positions, and what
-  // its parts find is joined.
+  // A piece that would keep one thread busy while the others wait is cut by its positions, and the
+  // results of its parts are joined.
   auto& splits = attention_splits_;
   splits.clear();
   int64_t partial_floats = 0, prepared_floats = 0;
   const int64_t n_more = coded ? 1 : 0;  // the exact positions are an entry too
-  // Floats of a head's queries, prepared once for all parts.
+  // The floats of a head's queries, which are prepared once for all parts.
   const auto prepared_of = [&](const AttentionPiece& piece) -> int64_t {
     if (!is_coded(layer.k_type)) return 0;
     const CodedAttentionTask task =
@@ -227,7 +227,7 @@ void CpuBackend::do_attention(FloatView q, const CacheSlot& cache, const Batch& 
     if (piece.partial >= 0) {
       task.partial = partial + piece.partial;
     } else if (piece.n_rows == 1) {
-      // What this thread reads next, if the others are as fast.
+      // The piece that this thread reads next, if the others are as fast.
       const int64_t next = (i + 1) % chunk != 0 ? i + 1 : i + 1 + chunk * (n_threads() - 1);
       if (next < n_pieces && pieces[static_cast<size_t>(next)].span == piece.span)
         task.to_next = (pieces[static_cast<size_t>(next)].kv_head - piece.kv_head) *

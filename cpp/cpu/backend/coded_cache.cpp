@@ -1,9 +1,10 @@
 // Keys and values become codes on the CPU (kernels/attention_coded.h says what they mean).
 //
-// What a sequence's codes are read with is decided once, by its positions kExactPositions to 63:
-// the mean of keys before they were turned, and the balance, which gives keys and queries equal
-// parts in every channel: s_j^4 is the mean square of the queries over that of the centred keys.
-// Both are sums in the order of positions, so they are the same whatever the passes were.
+// The values with which a sequence's codes are read are decided once, by its positions
+// kExactPositions to 63.  They are the mean of the keys before they were turned, and the balance,
+// which gives keys and queries equal parts in every channel: s_j^4 is the mean square of the
+// queries over that of the centred keys.  Both are sums in the order of positions, so they are the
+// same whatever the passes were.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -45,7 +46,7 @@ float key_at(CacheType type, const uint8_t* keys, int dim, int64_t position, int
   return fp16_to_fp32(reinterpret_cast<const uint16_t*>(keys)[at]);
 }
 
-// Of the keys of block 0, before they were turned.
+// The mean of the keys of block 0, before they were turned.
 void mean_of_keys(const Rope* rope, CacheType type, const uint8_t* keys, int dim, float* mean) {
   std::fill(mean, mean + dim, 0.0f);
   const int n_pairs = rope ? rope->n_rot / 2 : 0;
@@ -62,7 +63,7 @@ void mean_of_keys(const Rope* rope, CacheType type, const uint8_t* keys, int dim
   }
   constexpr float kCount = kPagePositions - kExactPositions;
   for (int i = 0; i < dim; ++i) mean[i] /= kCount;
-  // The table may stretch what it turns.
+  // The rotary table may stretch the values that it turns.
   for_pairs(rope, [&](int a, int b, int j) {
     const float stretch = rope->cos[j] * rope->cos[j];
     mean[a] /= stretch;
@@ -115,7 +116,7 @@ void CpuBackend::append_coded(const CacheSlot& slot, const FloatView& k, const F
   if (slot.index == 0)
     for (const RowSpan& span : batch.spans)
       cache.open_pages(span.pages, span.first_position, span.end_position());
-  // What block 0 decides is needed for the blocks after it.
+  // The blocks after block 0 need the values that block 0 decides.
   const auto middle = std::stable_partition(append_parts_.begin(), append_parts_.end(),
                                             [](const AppendPart& part) { return part.page == 0; });
   const auto group = layer.n_kv_heads > 0 ? keys.n_heads / layer.n_kv_heads : 0;

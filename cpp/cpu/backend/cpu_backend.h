@@ -41,7 +41,7 @@ class CpuBackend final : public Backend {
   std::string description() const override;
   int n_threads() const override { return pool_.n_threads(); }
   const CpuTier& tier() const { return tier_; }
-  // By attention since the backend was made.
+  // The blocks that attention has read since the backend was made.
   CodedBlocks coded_blocks_read() const { return {coded_keys_read_, coded_values_read_}; }
 
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes, std::string_view purpose) override;
@@ -117,8 +117,8 @@ class CpuBackend final : public Backend {
       return span->first_row + position - span->first_position;
     }
   };
-  // Some rows of a span for the query heads of one kv head: all the positions that they see, or,
-  // with `partial`, some blocks of them.
+  // Some rows of a span for the query heads of one kv head.  They have all the positions that they
+  // see, or, with `partial`, some blocks of them.
   struct AttentionPiece {
     const RowSpan* span;
     int64_t kv_head;
@@ -128,7 +128,7 @@ class CpuBackend final : public Backend {
     int64_t partial = -1;  // floats into the scratch where the result of each block goes
     int64_t prepared = 0;  // and into that of the queries for coded keys
   };
-  // A span whose positions are shared out, and where what was found is joined.
+  // A span whose positions are shared out, and the place where the results are joined.
   struct SplitSpan {
     const RowSpan* span;
     int64_t first_block, n_blocks;

@@ -1,11 +1,11 @@
 // Keys and values on the CPU: where they lie in a page.
 //
-// A page holds the layers one after the other, and of each, head by head, the keys as
-// [16 positions][k_dim][position], as the attention kernels want them (kernels/attention.h), and
-// then the values as [position][v_dim].  Coded ones are codes and scales instead
-// (kernels/cache_codes.h), which are made when the page is full; its rows lie beside the page until
-// then, in the layout of a page without codes, and until the sequence is two pages further.  A page
-// that begins a sequence also keeps what the codes after it are read with.
+// A page holds the layers one after the other.  Each layer has, head by head, the keys as [16
+// positions][k_dim][position], as the attention kernels want them (kernels/attention.h), and then
+// the values as [position][v_dim].  Coded keys and values are codes and scales instead
+// (kernels/cache_codes.h), which are made when the page is full.  Until then, and until the
+// sequence is two pages further, the rows of the page lie beside it in the layout of a page without
+// codes.  A page that begins a sequence also keeps the data with which the codes after it are read.
 #pragma once
 
 #include "backend/backend.h"
@@ -35,14 +35,14 @@ class CpuCache final : public DeviceCache {
     return {keys, keys + place.key_bytes, place.key_bytes + place.value_bytes};
   }
 
-  // Of a layer with codes, and a head.
+  // The rows of one head, in a layer with codes.
   struct Rows {
     uint8_t* keys;
     uint8_t* values;
   };
   Rows rows(size_t layer, int64_t head, int32_t page) const;
-  // What the codes of a sequence are read with, beside its first page: the exact positions, keys
-  // before they were turned in the mean, and the balance.
+  // The data with which the codes of a sequence are read.  It lies beside the sequence's first
+  // page: the exact positions, the mean of the keys before they were turned, and the balance.
   struct Beginning {
     uint8_t* exact_keys;    // [kExactPositions][k_dim]
     uint8_t* exact_values;  // [kExactPositions][v_dim]
@@ -50,19 +50,19 @@ class CpuCache final : public DeviceCache {
     float* balance;         // [k_dim]
   };
   Beginning beginning(size_t layer, int64_t head, int32_t page) const;
-  // Squares of the queries that read a position of the first page, [position][k_dim], summed over
-  // those of a kv head.
+  // Squares of the queries that read a position of the first page, [position][k_dim].  They are
+  // summed over the queries of a kv head.
   float* query_squares(size_t layer, int64_t head, int32_t page) const;
 
-  // Before positions [first, end) of a sequence are written, in the first layer.  Throws
+  // Call this before positions [first, end) of a sequence are written, in the first layer.  Throws
   // ArgumentError where the rows before them are gone, OutOfMemoryError.
   void open_pages(std::span<const int32_t> pages, int64_t first, int64_t end) {
     beside_.open(pages, first, end);
   }
-  // Blocks that became codes, in all layers and heads, of keys and of values.
+  // The number of blocks that became codes, in all layers and heads, counting keys and values.
   int64_t n_coded_blocks() const { return n_coded_blocks_; }
   void count_coded_blocks(int64_t n) { n_coded_blocks_ += n; }
-  // Beside the pages.
+  // The bytes that lie beside the pages.
   size_t open_bytes() const { return beside_.bytes(); }
 
  private:
@@ -71,7 +71,7 @@ class CpuCache final : public DeviceCache {
     size_t offset;     // of the layer in a page
     size_t key_bytes;  // of a head
     size_t value_bytes;
-    // Beside pages.
+    // Offsets and sizes of the data beside pages.
     size_t rows_offset, row_key_bytes, row_value_bytes;
     size_t beginning_offset, beginning_bytes;
     size_t squares_offset;
@@ -91,7 +91,7 @@ inline const CpuCache& on_cpu(const CacheSlot& slot) {
 // The weight format in which the kernels read rows of a type of cache: fp16 where they become
 // codes.
 FormatId cache_format(CacheType type);
-// Of dim values in it.
+// The size of a row of dim values in that format.
 size_t row_bytes(CacheType type, int dim);
 
 }  // namespace hrun

@@ -91,8 +91,8 @@ FloatView rows_of(const FloatView& x, int64_t first, int64_t n) {
   return {x.row(first), n, x.cols, x.stride};
 }
 
-// Panels of weights in one task: what the kernel for this many tokens multiplies at a time, or less
-// where the threads would not get equal shares of the rows.
+// The number of panels of weights in one task.  It is the number that the kernel for this many
+// tokens multiplies at a time, or fewer where the threads would not get equal shares of the rows.
 int64_t task_panels(int64_t n_rows, int64_t n_tokens, int n_threads) {
   if (n_tokens > kFewTokensAtMost) return kPackedPanels;
   const int64_t fewest_tasks = 8 * n_threads;
@@ -117,7 +117,7 @@ void CpuBackend::multiply_packed(const MatmulPart& part, int64_t first_panel, in
                            part.y.data, part.y.stride, scratch);
 }
 
-// Sixteen rows of one part for all its tokens.
+// Multiplies sixteen rows of one part by all its tokens.
 void CpuBackend::multiply_panel(const MatmulPart& part, int64_t first_row,
                                 const PreparedInput& input, int worker) {
   const CpuTensor& w = on_cpu(*part.weights);
@@ -139,7 +139,7 @@ void CpuBackend::multiply_panel(const MatmulPart& part, int64_t first_row,
     return;
   }
   const FloatView x = rows_of(input.x, first, n_tokens);
-  // Up to a few tokens it is cheaper to widen the weights again for each than to store them.
+  // For a few tokens it is cheaper to widen the weights again for each token than to store them.
   constexpr int64_t kWidenAgain = 4;
   if (w.info->is_float && x.rows <= kWidenAgain) {
     w.kernels->matmul_float(rows, x, y, part.y.stride);
@@ -161,7 +161,7 @@ void CpuBackend::multiply_panel(const MatmulPart& part, int64_t first_row,
   }
 }
 
-// The input as the quantizing kernels take it: of a norm, the factor of each token.
+// The input as the quantizing kernels take it; for a norm it has the factor of each token.
 ActivationSource CpuBackend::source(const MatmulInput& input) {
   ActivationSource from{.x = input.x, .gate = input.gate};
   if (!input.norm) return from;

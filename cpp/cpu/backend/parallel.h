@@ -1,4 +1,4 @@
-// What the files of CpuBackend share: turns, splitting over threads.
+// The files of CpuBackend share this: turns, and splitting work over threads.
 #pragma once
 
 #include <algorithm>
@@ -60,15 +60,15 @@ class CpuBackend::Turn {
   std::optional<OperationTimer> timer_;
 };
 
-// How many tasks of a loop a thread takes at once: few enough to even out.
+// The number of tasks of a loop that a thread takes at once: few enough to even out.
 inline int64_t CpuBackend::tasks_together(int64_t n_tasks, int64_t values_per_task) const {
   constexpr int64_t kWorthTaking = 4096;  // values
   return std::max({int64_t{1}, n_tasks / (8 * n_threads()),
                    kWorthTaking / std::max(values_per_task, int64_t{1})});
 }
 
-// fn(task, worker) for each task.  Work that is done before a second thread has woken up stays in
-// this one.
+// Calls fn(task, worker) for each task.  Work that is done before a second thread has woken up
+// stays in this thread.
 template <class Function>
 void CpuBackend::parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn) {
   constexpr int64_t kWorthSharing = 16384;  // values

@@ -26,10 +26,11 @@
 namespace hrun {
 namespace {
 
-// What the cache is read for next, while the keys or the values of a block are worked on: `soon` to
-// the first-level cache; and to the second, which has more lines under way, half of the keys and
-// half of the values of a later block, in turns.  Two streams side by side arrive a tenth faster
-// than one after the other.  The processor's own prefetching ends at each page.
+// The parts of the cache that are read next, while the keys or the values of a block are worked
+// on.  `soon` goes to the first-level cache.  Half of the keys and half of the values of a later
+// block go, in turns, to the second level, which has more lines under way.  Two streams side by
+// side arrive a tenth faster than one after the other.  The processor's own prefetching ends at
+// each page.
 struct Ahead {
   const uint8_t* soon;
   const uint8_t* later_k;
@@ -52,7 +53,8 @@ HRUN_HD void prefetch(const Ahead& ahead, size_t offset) {
   }
 }
 
-// The scores of the first 16 n_vectors positions, kVectors at once.  q: of each query, [k_dim].
+// Computes the scores of the first 16 n_vectors positions, kVectors at once.  q: [k_dim] for each
+// query.
 template <FloatFormat F, int kQueries, int kVectors>
 HRUN_HD void scores_of_positions(const AttentionTask& task, const float* const* q, const uint8_t* k,
                                  int n_vectors, const Ahead& ahead,
@@ -92,7 +94,7 @@ HRUN_HD void scores_of_positions(const AttentionTask& task, const float* const* 
   }
 }
 
-// -infinity for the positions that are not seen but share a vector with some that are.
+// Puts -infinity into positions that are not seen but share a vector with some that are.
 template <int kQueries>
 HRUN_HD void hide_unseen(Visible seen, float (&scores)[kTileQueries][kAttentionBlock]) {
   for (int c = seen.first_vector(); c < seen.end_vector(); ++c) {
@@ -106,8 +108,8 @@ HRUN_HD void hide_unseen(Visible seen, float (&scores)[kTileQueries][kAttentionB
   }
 }
 
-// The block's scores, -infinity for the positions that are not seen but share a vector with some
-// that are.
+// Computes the block's scores.  They are -infinity for positions that are not seen but share a
+// vector with some that are.
 template <FloatFormat F, int kQueries>
 [[gnu::noinline]] void scores_of_block(const AttentionTask& task, const float* const* q,
                                        const uint8_t* k, Visible seen, const Ahead& ahead,
@@ -121,7 +123,8 @@ template <FloatFormat F, int kQueries>
   hide_unseen<kQueries>(seen, scores);
 }
 
-// Where the values of a tile's queries go: stored, or, with a state, joined with what is there.
+// The place for the values of a tile's queries: they are stored, or, with a state, joined with the
+// values that are there.
 struct ValueTarget {
   float* out[kTileQueries];
   SoftmaxState* state;
@@ -153,8 +156,8 @@ HRUN_HD void add_values_at(int64_t i, int count,
       for (int c = 0; c < kColumns; ++c) acc[h][c] = fma(weight, value[c], acc[h][c]);
     }
   }
-  // Not earlier: the numbers of the queries were stored one by one, and a load of them all would
-  // wait for the last.
+  // It is not done earlier: the numbers of the queries were stored one by one, and a load of them
+  // all would wait for the last.
   if (i == 0 && to.state) join(*to.state, to.block, to.factors);
 #pragma GCC unroll 4
   for (int h = 0; h < kQueries; ++h)
@@ -195,19 +198,20 @@ struct BlockOfCache {
   int64_t entry = -1;                    // in `partial`; -1: by its position
 };
 
-// Of each query, maximum and sum of the blocks so far.
+// The maximum and the sum of the blocks so far, for each query.
 struct RunningStates {
   float* largest;
   float* sum;
 };
-// Of each query, where it is and where its values go.
+// Where each query is, and where its values go.
 struct QueryPlaces {
   const float** q;
   float** out;
 };
 
-// Where the values of the queries from `query` on go: the block's entry of `partial`, or `out` and
-// the states, which are gathered, joined and scattered, as a tile starts at any query.
+// The place for the values of the queries from `query` on.  It is the block's entry of `partial`,
+// or `out` and the states.  The states are gathered, joined and scattered, because a tile starts at
+// any query.
 template <int kQueries>
 HRUN_HD void begin_values(const AttentionTask& task, const BlockOfCache& block, int query,
                           float* const* out, const RunningStates& states, SoftmaxState& state,
@@ -254,7 +258,7 @@ HRUN_HD void attend_tile(const AttentionTask& task, const BlockOfCache& block, i
   end_values<kQueries>(task, query, states, state);
 }
 
-// attend<n>(query, seen) for the queries of a task, up to four at a time that see the same
+// Calls attend<n>(query, seen) for the queries of a task: up to four at a time, which see the same
 // positions.
 template <class Function>
 HRUN_HD void for_tiles(const AttentionTask& task, const BlockOfCache& block, Function&& attend) {
@@ -298,8 +302,8 @@ HRUN_HD const uint8_t* rows_as_floats(const uint8_t* rows, int64_t values, float
   return reinterpret_cast<const uint8_t*>(out);
 }
 
-// Bytes from page 0 to the block that is read kBlocks after the b-th: of this task, or of the one
-// after it; the b-th's own where nothing new is known.
+// The bytes from page 0 to the block that is read kBlocks after the b-th, of this task or of the
+// one after it.  It is the b-th block's own offset where nothing new is known.
 template <int kBlocks>
 ptrdiff_t ahead_of(const AttentionTask& task, int64_t b) {
   const int64_t beyond = b + kBlocks - task.first_block - task.n_blocks;
@@ -330,7 +334,7 @@ HRUN_HD Queries begin_queries(const AttentionTask& task, float* scratch) {
     }
   return {states, queries};
 }
-// What was summed, over the sum of the weights.
+// Divides the sums of each query by the sum of its weights.
 HRUN_HD void end_queries(const AttentionTask& task, const Queries& all) {
   if (task.partial) return;
   for (int query = 0; query < task.n_queries(); ++query) {
@@ -371,7 +375,7 @@ void attention_kernel(const AttentionTask& task, float* scratch) {
   end_queries(task, {states, queries});
 }
 
-// One query, of which blocks are joined.
+// One query whose blocks are joined.
 struct JoinedQuery {
   int v_dim;
   float* out;
@@ -400,7 +404,7 @@ struct JoinedQuery {
   }
 };
 
-// The blocks of one query joined, as attention_kernel does without `partial`.
+// Joins the blocks of one query, as attention_kernel does without `partial`.
 void join_attention_kernel(const float* partial, int64_t n_blocks, int64_t stride, int v_dim,
                            const float* sink, float* out) {
   JoinedQuery query(v_dim, sink, out);

@@ -1,15 +1,16 @@
 // Attention over coded keys and values.
 //
-// A query reads its own block of 64 positions and the kExactPositions first ones as they are, all
-// others as codes: that depends on positions alone.  Its order is the coded blocks, joined in order
-// in the basis of the codes; what they give turned back once; the exact positions; its own block.
+// A query reads its own block of 64 positions and the kExactPositions first ones as they are, and
+// all others as codes.  This depends on positions alone.  A query is computed in this order: the
+// coded blocks are joined in order in the basis of the codes; their result is turned back once;
+// then the exact positions and its own block follow.
 //
-// Of keys k, with mean mu before their rotary embedding, the codes hold H (s (k - c_b)): H the
-// rotation, s the balance, c_b the mean of mu turned by the positions of block b.  A score is
-// <H (q / s), code> scale + <q, c_b>, the first product exact in int32 with the query as int8 by
-// its largest, the second of one row of the rotary table's means per block.  Softmax weights times
-// the scales of values become bytes by their block's largest, and their products with the levels
-// are exact again.
+// For keys k whose mean before their rotary embedding is mu, the codes hold H (s (k - c_b)).  H is
+// the rotation, s is the balance, and c_b is the mean of mu turned by the positions of block b.  A
+// score is <H (q / s), code> scale + <q, c_b>.  The first product is exact in int32, with the query
+// made int8 by its largest value.  The second comes from one row of the rotary table's means per
+// block.  Softmax weights times the scales of values become bytes by the largest of their block,
+// and their products with the levels are exact again.
 #pragma once
 
 #include "cpu/kernels/attention.h"
@@ -258,7 +259,7 @@ template <int kQueries>
   for (; i < steps; ++i) add_coded_values_at<kQueries, 1>(i, steps, weights, levels, to);
 }
 
-// What the coded blocks gave, in the order of dimensions and their own basis.
+// The values that the coded blocks gave, in the order of dimensions and in their own basis.
 HRUN_HD void values_turned_back(const float* values, int v_dim, float* out) {
   const int steps = v_dim / kLanes;
   for (int i = 0; i < steps; ++i)
@@ -270,13 +271,13 @@ HRUN_HD size_t plain_bytes(CacheType type) {
   return type == CacheType::f32 ? F32::kBlockBytes : F16::kBlockBytes;
 }
 
-// To the second-level cache.
+// Fetches codes into the second-level cache.
 HRUN_HD void prefetch_codes(const uint8_t* block, CacheType type, int dim) {
   const size_t bytes = codes_bytes(type, dim) + kAttentionBlock * sizeof(uint16_t);
   for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(block + at, 0, 2);
 }
 
-// A tile over a block of which keys, values or both are codes.
+// A tile over a block whose keys, values or both are codes.
 template <int kQueries>
 HRUN_HD void coded_tile(const CodedScratch& scratch, const BlockOfCache& block, int query,
                         Visible seen, const Queries& all) {
@@ -311,7 +312,8 @@ HRUN_HD void coded_tile(const CodedScratch& scratch, const BlockOfCache& block, 
   end_values<kQueries>(task, query, all.states, state);
 }
 
-// Rows that are kept as they are, fp16 or fp32 by their types; many queries share one conversion.
+// Attends to rows that are kept as they are, in fp16 or fp32 by their types.  Many queries share
+// one conversion.
 void attend_plain(const CodedAttentionTask& coded, const BlockOfCache& block, int64_t n,
                   float* floats, const Queries& all) {
   const AttentionTask& task = coded.task;
@@ -334,7 +336,7 @@ void attend_plain(const CodedAttentionTask& coded, const BlockOfCache& block, in
   attend_block<F32, F32>(task, converted, all.places, all.states);
 }
 
-// The exact positions as a block.
+// Attends to the exact positions as one block.
 void attend_exact(const CodedAttentionTask& coded, const CodedScratch& scratch,
                   const Queries& all) {
   const AttentionTask& task = coded.task;
@@ -424,7 +426,7 @@ CodedBlocks attention_coded_kernel(const CodedAttentionTask& coded, float* float
   return read;
 }
 
-// As attention_coded_kernel does without `partial`.
+// Gives the result of attention_coded_kernel without `partial`.
 void join_attention_coded_kernel(const float* partial, int64_t n_coded, const float* exact,
                                  int64_t stride, int v_dim, bool v_coded, const float* sink,
                                  float* scratch, float* out) {

@@ -1,5 +1,5 @@
-// The softmax of attention: what a block of 64 positions knows of its queries, and how blocks are
-// joined (attention.h has the contract).
+// The softmax of attention: the numbers that a block of 64 positions has for its queries, and how
+// blocks are joined (attention.h has the contract).
 #pragma once
 
 #include "cpu/lanes/math.h"
@@ -15,7 +15,7 @@ struct SoftmaxState {
   alignas(64) float largest[kLanes];
   alignas(64) float sum[kLanes];
 };
-// What earlier values and those of the block are multiplied by when they are joined.
+// The factors for earlier values and for those of the block when the two are joined.
 struct JoinFactors {
   alignas(64) float before[kLanes];
   alignas(64) float block[kLanes];
@@ -51,7 +51,7 @@ HRUN_HD IntLanes seen_lanes(Visible seen, int c) {
       bit_and(sub(position, splat_int(seen.end)), sub(splat_int(seen.begin - 1), position)));
 }
 
-// Scores become exponentials, in vectors that are seen at least in part.
+// Makes scores exponentials, in the vectors that are seen at least in part.
 template <int kQueries>
 [[gnu::noinline]] void softmax_of_block(float (&scores)[kTileQueries][kAttentionBlock],
                                         Visible seen, SoftmaxState& state) {

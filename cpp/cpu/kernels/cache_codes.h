@@ -1,14 +1,16 @@
-// How the codes of a block of 64 positions lie in a page, and how they become levels.
+// The layout of the codes of a block of 64 positions in a page, and how codes become levels.
 //
-// A block of d dimensions is d vectors of 64 codes.  Of keys a vector is 16 positions, four codes
-// each: lane p, byte j, step i is dimension j d/4 + i of position p, and the vectors of 16
-// positions follow each other.  Of values it is four positions: lane l, byte j, step i is dimension
-// l d/16 + i of position j, and the vectors of four positions follow each other.  So the products
-// of int8 kernels need no sums across lanes, and the codes before a code are in the vectors before:
-// those of a stretch's beginning at the end of the stretch before, one byte or one lane further.
+// A block of d dimensions is d vectors of 64 codes.  A vector of keys is 16 positions with four
+// codes each: lane p, byte j, step i is dimension j d/4 + i of position p, and the vectors of 16
+// positions follow each other.  A vector of values is four positions: lane l, byte j, step i is
+// dimension l d/16 + i of position j, and the vectors of four positions follow each other.  So the
+// products of int8 kernels need no sums across lanes, and the codes before a code are in the
+// vectors before it.  The codes before the beginning of a stretch are at the end of the stretch
+// before, one byte or one lane further.
 //
-// In memory codes are planes: of 4 bits two vectors in 64 bytes, of 2 bits four, of 1 bit eight;
-// 3 bits are m in two and u in one, 5 bits m in four and u in one.  64 fp16 scales follow.
+// In memory, codes are planes.  With 4 bits, two vectors share 64 bytes; with 2 bits four do, and
+// with 1 bit eight.  Codes of 3 bits are m in two bits and u in one; codes of 5 bits are m in four
+// and u in one.  64 fp16 scales follow.
 #pragma once
 
 #include "cpu/lanes/math.h"
@@ -18,7 +20,7 @@
 namespace hrun {
 namespace {
 
-// Of a block, without its scales, which follow.
+// The bytes of a block, without its scales, which follow.
 HRUN_HD size_t codes_bytes(CacheType type, int dim) {
   return static_cast<size_t>(dim) * kAttentionBlock * static_cast<size_t>(cache_code_bits(type)) /
          8;
@@ -124,16 +126,17 @@ struct EightVectors {
   }
 };
 
-// Where a table of 64 is one instruction, it is read by the bits as they lie in the planes: m, u_t,
-// u_(t-1), u_(t-2), for the most part neighbours already.  What stands above them is ignored, as
-// the table repeats.  Stretches must not begin in the middle of a byte of codes.
+// Where a look-up in a table of 64 is one instruction, the table is read by the bits as they lie in
+// the planes: m, u_t, u_(t-1), u_(t-2).  For the most part they are neighbours already.  The bits
+// above them are ignored, because the table repeats.  Stretches must not begin in the middle of a
+// byte of codes.
 template <int kBits>
 HRUN_HD bool has_windows(int steps) {
   return kWideLookup && (kBits == 4   ? steps % 2 == 0
                          : kBits == 3 ? steps % 8 == 0 || steps == 4
                                       : kBits == 2 && steps % 4 == 0);
 }
-// The level of m, u_t, u_(t-1) and u_(t-2) by the places of these in an index.
+// The level of m, u_t, u_(t-1) and u_(t-2), given the places of these in an index.
 template <int kBits>
 constexpr LevelBytes window_levels() {
   LevelBytes out{};
@@ -147,7 +150,7 @@ constexpr LevelBytes window_levels() {
   return out;
 }
 
-// Four vectors or two of one byte of codes x; `before` are the bytes before.
+// Makes four or two vectors of one byte of codes x; `before` are the bytes before.
 HRUN_HD void windows_of_pairs(const ByteLookup<64>& lookup, ByteLanes x, ByteLanes before,
                               uint8_t* levels) {
   store(levels, lookup(select_bits<15>(x, select_bits<16>(before, shift_bytes<-5>(before)))));
@@ -162,8 +165,8 @@ HRUN_HD void windows_of_fours(const ByteLookup<64>& lookup, ByteLanes x, ByteLan
   store(levels + 2 * kLaneBytes, lookup(x));
   store(levels + 3 * kLaneBytes, lookup(shift_bytes<2>(x)));
 }
-// Of four of the eight vectors whose u are in `ones`, from bit kFirst on, the first two behind
-// `before`; m of the four in `twos`.
+// Makes four of the eight vectors whose u are in `ones`, from bit kFirst on; m of the four are in
+// `twos`.  Where kBegins, the first two of them follow the bytes `before`.
 template <int kFirst, bool kBegins>
 HRUN_HD void windows_of_planes(const ByteLookup<64>& lookup, ByteLanes ones, ByteLanes before,
                                ByteLanes twos, uint8_t* levels) {
@@ -287,7 +290,7 @@ LevelsOfBlock levels_of(CacheType type) {
   }
 }
 
-// Codes [d][64 positions] to vectors of keys or values, in place of `vectors` [d][64].
+// Turns codes [d][64 positions] into vectors of keys or values, in place of `vectors` [d][64].
 template <bool kKeys>
 void arrange_codes(const uint8_t* codes, int dim, uint8_t* vectors) {
   const int steps = stretch_steps<kKeys>(dim);
@@ -309,7 +312,7 @@ void arrange_codes(const uint8_t* codes, int dim, uint8_t* vectors) {
   }
 }
 
-// Bits from .. from + kBits - 1 of each code of d vectors to a plane.
+// Puts bits from .. from + kBits - 1 of each code of d vectors into a plane.
 template <int kBits>
 void pack_plane(const uint8_t* vectors, int dim, int from, uint8_t* plane) {
   constexpr int kPerByte = 8 / kBits, kMask = (1 << kBits) - 1;
@@ -324,7 +327,7 @@ void pack_plane(const uint8_t* vectors, int dim, int from, uint8_t* plane) {
   }
 }
 
-// Codes of vectors to where they stay.
+// Puts the codes of vectors where they stay.
 inline __attribute__((always_inline)) void pack_codes(CacheType type, const uint8_t* vectors,
                                                       int dim, uint8_t* to) {
   switch (type) {

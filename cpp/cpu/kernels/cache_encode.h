@@ -1,10 +1,10 @@
 // Keys or values of 64 positions become codes.
 //
-// The lanes of a vector are positions, so everything is elementwise and the same bits on every
-// tier: less the centre, times the balance, the rotation (cache_rotation.h), and the best path
-// through the trellis (formats/cache_codes.h) by fp32 costs, ties to the smaller predecessor.
-// Keys then get the scale that keeps their length, values that of least squares, coded once more
-// with the first one.
+// The lanes of a vector are positions, so everything is elementwise and gives the same bits on
+// every tier.  The steps are: less the centre, times the balance, the rotation (cache_rotation.h),
+// and the best path through the trellis (formats/cache_codes.h) by fp32 costs, where ties go to the
+// smaller predecessor.  Keys then get the scale that keeps their length.  Values get the scale of
+// least squares, and are coded once more with the first one.
 #pragma once
 
 #include "cpu/kernels/cache_codes.h"
@@ -13,8 +13,8 @@
 namespace hrun {
 namespace {
 
-// What a coded path of kLanes vectors weighs: squares of its levels, and products with what they
-// stand for.
+// Sums over a coded path of kLanes vectors: the squares of its levels, and the products with the
+// values that they stand for.
 struct PathSums {
   Lanes squares, products;
 };
@@ -67,7 +67,7 @@ template <int kBits>
 #pragma GCC unroll 4
     for (int s = 0; s < 4; ++s) cost[s] = next[s];
   }
-  // Back from the best end.
+  // Walks back from the best end.
   const IntLanes one = splat_int(1);
   Lanes best = cost[0];
   IntLanes state = splat_int(0);
@@ -121,7 +121,7 @@ HRUN_HD void store_scale(float scale, uint8_t* to) {
   memcpy(to, &half, sizeof half);
 }
 
-// int8 by the largest.
+// Codes values as int8, relative to the largest.
 HRUN_HD void code_bytes(const float* z, int dim, uint8_t* codes, uint8_t* scales) {
   const IntLanes magnitude = splat_int(0x7fffffff);
   Lanes largest = splat(0.0f);

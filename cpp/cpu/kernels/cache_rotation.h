@@ -1,9 +1,9 @@
-// The rotation of cached keys and values: an orthogonal transform of any head size that is a
-// multiple of 16, and its own inverse.
+// The rotation of cached keys and values.  It is an orthogonal transform of any head size that is a
+// multiple of 16, and it is its own inverse.
 //
-// With 2^k the largest power of two that divides d, each of the d / 2^k pieces of 2^k values goes
-// through the Walsh-Hadamard transform; where there is more than one piece, what stands at the same
-// place of all pieces is reflected at their mean.
+// Let 2^k be the largest power of two that divides d.  Each of the d / 2^k pieces of 2^k values
+// goes through the Walsh-Hadamard transform.  Where there is more than one piece, the values at the
+// same place of all pieces are reflected at their mean.
 #pragma once
 
 #include "cpu/lanes/lanes.h"
@@ -11,7 +11,7 @@
 namespace hrun {
 namespace {
 
-// What the two forms share: `at(i)` is value i.
+// The two forms of the rotation share this.  `at(i)` is value i.
 template <class Load, class Store>
 HRUN_HD void reflect_pieces(int piece, int n_pieces, int step, Load&& at, Store&& put) {
   if (n_pieces == 1) return;

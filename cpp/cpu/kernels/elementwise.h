@@ -76,7 +76,7 @@ void layer_norm_kernel(const float* x, const float* weight, const float* bias, f
   });
 }
 
-// Of one value.
+// Applies f to each value in x.
 Lanes activated(Nonlinearity f, Lanes x) {
   switch (f) {
     case Nonlinearity::silu:

@@ -27,8 +27,8 @@ struct NoGroups {
   HRUN_HD NoGroups(auto&&...) {}
 };
 
-// The sums of a block with group scales: of each part of a group, from -centre * the sum of its
-// activations, and then times the scale (panels/group_sums.h).
+// The sums of a block with group scales.  The sum of each part of a group starts from -centre * the
+// sum of its activations, and is then multiplied by the scale (panels/group_sums.h).
 template <PackableFormat F, int kTokens>
 struct FewGroups {
   using Sums = GroupSums<F>;
@@ -45,7 +45,7 @@ struct FewGroups {
   HRUN_HD RowInts first(int t, int part) const {
     return all_rows(Sums::kRule.centre == 0 ? 0 : start[t][part]);
   }
-  // total += what the centre takes off beyond the bias.
+  // total += the correction that the centre needs beyond the bias.
   HRUN_HD static void add_centres(const PartMeta& meta, const PackedActivations& x, auto token,
                                   int64_t b, int p, RowInts (&total)[kTokens][kFewRegisters]) {
     if constexpr (Sums::kBeyondBias != 0)
@@ -60,8 +60,8 @@ struct FewGroups {
   }
 };
 
-// Two panels, n_tokens tokens: kTokens or one less, of which the last is then multiplied twice.
-// totals: [token][register][kPartRows].
+// Multiplies two panels by n_tokens tokens, which are kTokens or one less; in that case the last
+// token is multiplied twice.  totals: [token][register][kPartRows].
 template <PackableFormat F, int kTokens>
 __attribute__((noinline)) void multiply_few(const uint8_t* const (&panel)[kFewRegisters],
                                             size_t to_next, int64_t cols,
@@ -97,7 +97,7 @@ __attribute__((noinline)) void multiply_few(const uint8_t* const (&panel)[kFewRe
     Decoder decoder[kFewRegisters] = {{constants, panel[0] + at, n}, {constants, panel[1] + at, n}};
     const int8_t* codes = block_codes<F>(x, 0, b);
     const int8_t* const last = block_codes<F>(x, n_tokens - 1, b);
-    // Beyond the panel's end come those of the next two.
+    // The codes beyond the panel's end are those of the next two panels.
     const size_t ahead = kPrefetched + (at + kPrefetched < codes_end ? 0 : to_next - codes_end);
     for (int u = 0; u < n / kUnit; ++u) {
       // Vector v of the unit, times all tokens.
@@ -163,8 +163,8 @@ __attribute__((noinline)) void multiply_few(const uint8_t* const (&panel)[kFewRe
   }
 }
 
-// Up to how many tokens this kernel takes; 0: none.  Decoders of four vectors at a time leave no
-// registers for the sums of groups of more than six.
+// The largest number of tokens that this kernel takes; 0: none.  Decoders of four vectors at a time
+// leave no registers for the sums of groups of more than six tokens.
 template <PackableFormat F>
 constexpr int few_tokens() {
   if constexpr (kPartRows == kPanelRows && DecodesSteps<UnitDecoder<F>>)
@@ -173,7 +173,7 @@ constexpr int few_tokens() {
     return 0;
 }
 
-// n_panels panels from first_panel on.
+// Multiplies n_panels panels from first_panel on.
 template <PackableFormat F>
 void multiply_few_tokens(const PackedWeights& w, int64_t first_panel, int n_panels,
                          const PackedActivations& x, float* y, int64_t y_stride) {

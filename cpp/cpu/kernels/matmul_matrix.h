@@ -21,8 +21,9 @@ constexpr bool matrix_unit_fits() {
          F::kBlockValues == 4 * kTileRowBytes;
 }
 
-// Block b, 256 columns of 32 rows, registers 2 pair and 2 pair + 1, times 16 tokens (kTokenTiles =
-// 1) or 32 from t on.  Those from `fresh` on are added to acc [token][register][kPartRows].
+// Multiplies block b, 256 columns of 32 rows (registers 2 pair and 2 pair + 1), by 16 tokens
+// (kTokenTiles = 1) or 32 from t on.  The tokens from `fresh` on are added to acc
+// [token][register][kPartRows].
 template <PackableFormat F, class Tiles, int kTokenTiles, class Block>
 void multiply_matrix_tile(Tiles& tiles, const Block& block, const PackedActivations& activations,
                           int64_t t, int64_t b, int64_t fresh, int pair, float* acc) {
@@ -71,8 +72,8 @@ void multiply_matrix_tile(Tiles& tiles, const Block& block, const PackedActivati
   }
 }
 
-// Block b of all tokens, sixteen or more.  Where their number is no multiple of 16, the last tile
-// overlaps the one before.
+// Multiplies block b by all tokens, of which there are sixteen or more.  Where their number is no
+// multiple of 16, the last tile overlaps the one before.
 template <PackableFormat F, class Tiles, class Block>
 void multiply_by_matrix_unit(Tiles& tiles, const Block& block, const PackedActivations& x,
                              int64_t b, float* acc) {
@@ -90,7 +91,7 @@ void multiply_by_matrix_unit(Tiles& tiles, const Block& block, const PackedActiv
 
 // ---- up to sixteen tokens
 
-// From how many tokens on it is faster than the dot products of kernels/matmul_few.h.
+// The number of tokens from which on it is faster than the dot products of kernels/matmul_few.h.
 inline constexpr int kFewestMatrixTokens = 5;
 inline constexpr int kMatrixPanels = 2;
 inline constexpr int kMatrixSteps = 4;  // products of 64 columns in a block of 256
@@ -107,7 +108,7 @@ struct MatrixBlock {
   int n;  // columns
 };
 
-// Units of a panel, decoded to `to`.
+// Decodes units of a panel to `to`.
 template <PackableFormat F>
 HRUN_HD void decode_units(UnitDecoder<F>& decoder, const uint8_t* from, ptrdiff_t ahead,
                           uint8_t* to, int n_units) {
@@ -153,9 +154,9 @@ void decode_block(const typename UnitDecoder<F>::Constants& constants, MatrixBlo
     memset(block.codes + n_units * kUnitVectors * kMatrixVector, 0, kUnitVectors * kMatrixVector);
 }
 
-// A block's products.  Meanwhile the vector ports finish the block before and decode the one after:
-// written into one stream of instructions, as products are few and long, and the processor's window
-// would fill up with what waits for them.
+// Computes a block's products.  Meanwhile the vector ports finish the block before and decode the
+// one after.  All are written into one stream of instructions: the products are few and long, and
+// the processor's window would fill up with instructions that wait for them.
 template <PackableFormat F, class Tiles>
 __attribute__((noinline)) void multiply_matrix_block(
     Tiles& tiles, const typename UnitDecoder<F>::Constants& constants, const PackedActivations& x,
@@ -197,7 +198,7 @@ __attribute__((noinline)) void multiply_matrix_block(
   tiles.template store<1>(block.sums[0][1], kMatrixVector);
 }
 
-// kMatrixPanels panels from first_panel on.
+// Multiplies kMatrixPanels panels from first_panel on.
 template <PackableFormat F, class Tiles>
 void multiply_few_by_matrix_unit(const PackedWeights& w, int64_t first_panel,
                                  const PackedActivations& x, float* y, int64_t y_stride) {

@@ -52,7 +52,8 @@ HRUN_HD void finish_short_blocks(const ShortBlocks<F>& blocks, int n, const Pack
   for (int p = 0; p < kMatrixPanels; ++p) store_rows(total + p * kPartRows, sum[p]);
 }
 
-// kMatrixPanels panels from first_panel on.  acc: a float per row of them and token, 64-aligned.
+// Multiplies kMatrixPanels panels from first_panel on.  acc: a float for each of their rows and
+// each token, 64-aligned.
 template <PackableFormat F, class Tiles>
 void multiply_short_blocks(const PackedWeights& w, int64_t first_panel, const PackedActivations& x,
                            float* y, int64_t y_stride, float* acc) {

@@ -46,15 +46,15 @@ void matmul_packed_kernel(const PackedWeights& w, int64_t first_panel, int n_pan
   }
 }
 
-// For measurements: the tier's dot product on registers, over and over; the number of operations
+// Repeats the tier's dot product on registers, for measurements.  Returns the number of operations
 // done.
 [[maybe_unused]] int64_t multiply_registers_kernel(int64_t iterations) {
   constexpr int kChains = kPartRows == 16 ? 16 : 8;
   RowInts sums[kChains];
 #pragma GCC unroll 16
   for (int i = 0; i < kChains; ++i) sums[i] = all_rows(i);
-  // As in the kernel for many tokens: two vectors of weights, and activations from memory.  Equal
-  // products would be made once.
+  // The operands are as in the kernel for many tokens: two vectors of weights, and activations from
+  // memory.  Products of equal operands would be made only once.
   alignas(64) uint8_t weights[2][kPartBytes];
   memset(weights[0], 3, kPartBytes);
   memset(weights[1], 5, kPartBytes);

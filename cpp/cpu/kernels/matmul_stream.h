@@ -7,8 +7,8 @@
 namespace hrun {
 namespace {
 
-// Panels lie one after the other.  Two distances: the second-level cache has more lines under way
-// than the first.
+// Panels lie one after the other.  There are two distances, because the second-level cache has more
+// lines under way than the first.
 template <size_t kBytes>
 HRUN_HD void prefetch_panels(const uint8_t* here, Prefetch to_second_level) {
   constexpr size_t kLine = 64, kWindow = 8192, kLinear = 16384;
@@ -25,7 +25,8 @@ HRUN_HD void prefetch_panels(const uint8_t* here, Prefetch to_second_level) {
   }
 }
 
-// One part of a panel, kTokens tokens (those beyond n_tokens repeat the last and are thrown away).
+// Multiplies one part of a panel by kTokens tokens; those beyond n_tokens repeat the last one, and
+// their results are thrown away.
 template <PackableFormat F, int kTokens>
 HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, Prefetch prefetch,
                          const PackedActivations& x, int n_tokens, float* y, int64_t y_stride,
@@ -104,8 +105,8 @@ HRUN_HD void stream_part(const uint8_t* panel, int part, int64_t cols, Prefetch 
   }
 }
 
-// Looking points up takes longer than some products, and fewer kernels are compiled sooner: there,
-// four tokens serve two, and more are for the other kernel.
+// Looking points up takes longer than some products, and fewer kernels compile sooner.  So, for
+// points, the kernel of four tokens also serves two, and more tokens go to the other kernel.
 template <PackableFormat F>
 constexpr bool kSlowToDecode = PackRule<F>::kCodes == PackedCodes::points;
 template <PackableFormat F>

@@ -10,8 +10,9 @@
 namespace hrun {
 namespace {
 
-// Registers of rows in a tile, panels or parts of one.  With group scales, which need sums beside
-// the sums: two.  The more there are, the fewer loads a product needs.
+// The number of registers of rows in a tile; they are panels or parts of one.  With group scales,
+// which need sums beside the sums, there are two.  The more there are, the fewer loads a product
+// needs.
 template <PackableFormat F>
 constexpr int tile_registers() {
   return PanelLayout<F>::kGroups ? 2 : kTileRegisters;
@@ -124,8 +125,8 @@ HRUN_HD void add_pairs(const typename TileGroups<F>::Numbers* pairs, const int16
   }
 }
 
-// Adds block b times kTokens tokens from t on to acc [token][register][kPartRows].  Functions of
-// their own: inlined, the compiler no longer keeps the sums in registers.
+// Adds block b times kTokens tokens from t on to acc [token][register][kPartRows].  These are
+// functions of their own: if they are inlined, the compiler no longer keeps the sums in registers.
 template <PackableFormat F, int kTokens, int kRegisters>
 __attribute__((noinline)) void multiply_tile(const TileBlock<kRegisters>& block, int n,
                                              const PackedActivations& x, int64_t t, int64_t b,
@@ -133,7 +134,7 @@ __attribute__((noinline)) void multiply_tile(const TileBlock<kRegisters>& block,
   const int32_t* const sums = x.block_sums + x.at(t, b);
   TileInts<kTokens, kRegisters> sum;
   set_ints<kTokens, kRegisters>(sum, [&](int k) { return all_rows(-code_bias<F>() * sums[k]); });
-  // Of the formats with blocks of 32 columns all blocks are whole.
+  // In the formats with blocks of 32 columns, all blocks are whole.
   const int vectors = F::kBlockValues == kUnit ? kUnitVectors : n / 4;
   multiply_vectors<kTokens, signed_codes<F>(), false>(block.codes, vectors, block_codes<F>(x, t, b),
                                                       F::kBlockValues, sum);
@@ -189,8 +190,8 @@ __attribute__((noinline)) void multiply_tile(const TileBlock<2>& block, const Ti
   }
 }
 
-// The panels of a tile from first_panel on.  acc: a float per row of the tile and token,
-// 64-aligned.
+// Multiplies the panels of a tile from first_panel on.  acc: a float for each row of the tile and
+// each token, 64-aligned.
 template <PackableFormat F, class Tiles = MatrixTiles>
 void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedActivations& x,
                      float* y, int64_t y_stride, float* acc) {
@@ -243,8 +244,8 @@ void multiply_tokens(const PackedWeights& w, int64_t first_panel, const PackedAc
       if constexpr (F::kHasOffset) block.offset[p] = load_halves(block.meta[p].offset);
       if constexpr (Layout::kGroups) groups.read(p, block.meta[p]);
       UnitDecoder<F> decoder(constants, panel[p] + codes_at + p % kPanelParts * kPartBytes, n);
-      // The codes of the next block, too few at a time for the hardware to foresee; a few lines at
-      // a time, because no more than a dozen can be under way.
+      // Fetches the codes of the next block, which are too few at a time for the hardware to
+      // foresee.  It takes a few lines at a time, because no more than a dozen can be under way.
       const uint8_t* ahead =
           panel[p] + codes_at + static_cast<size_t>(n / kUnit) * Layout::kUnitBytes;
       for (int u = 0; u < n / kUnit; ++u, ahead += Layout::kUnitBytes) {

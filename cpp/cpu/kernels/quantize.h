@@ -8,7 +8,8 @@
 namespace hrun {
 namespace {
 
-// Stages 1, 2, 4, 8 inside the registers, the others across them: the order of the reference.
+// Stages 1, 2, 4 and 8 run inside the registers, the others across them: this is the order of the
+// reference.
 template <int n>
 HRUN_HD void fwht_fixed(float* x) {
   constexpr int kRegisters = n / kLanes;
@@ -59,7 +60,7 @@ HRUN_HD void unrotate_block(float* x, int64_t first, int n, const float* signs, 
   if (with_signs) apply_signs(x, signs + first, n);
 }
 
-// Lanes of the column c of token t.
+// The values of kLanes columns of token t, from column c on.
 HRUN_HD Lanes source_lanes(const ActivationSource& from, int64_t t, int64_t c) {
   const Lanes x = load(from.x.row(t) + c);
   if (from.weight) return mul(mul(x, splat(from.inverse[t])), load(from.weight + c));
@@ -69,8 +70,8 @@ HRUN_HD Lanes source_lanes(const ActivationSource& from, int64_t t, int64_t c) {
 
 inline constexpr int kAhead = 768;  // floats between what is loaded and what is prefetched
 
-// Block `block` of token t, rotated where the kind says so: its number of columns (a multiple of
-// 32).
+// Loads block `block` of token t, rotated where the kind says so.  Returns its number of columns (a
+// multiple of 32).
 HRUN_HD int load_block(const ActivationSource& from, int64_t t, int64_t block, InputForm kind,
                        const float* signs, float* values) {
   const int block_values = input_form_columns(kind);
@@ -80,7 +81,8 @@ HRUN_HD int load_block(const ActivationSource& from, int64_t t, int64_t block, I
   const float *const x = from.x.row(t) + first, *const gate =
                                                     from.gate.data ? from.gate.row(t) + first : x;
   for (int i = 0; i < n; i += kLanes) {
-    // Of many tokens these come from memory, and the processor's own prefetching ends at each page.
+    // When there are many tokens, these come from memory, and the processor's own prefetching ends
+    // at each page.
     __builtin_prefetch(x + i + kAhead);
     __builtin_prefetch(gate + i + kAhead);
     const Lanes v = source_lanes(from, t, first + i);

@@ -1,4 +1,4 @@
-// From the bytes of a weight block to its integer view, as fast as the tier can.
+// Turns the bytes of a weight block into its integer view, as fast as the tier can.
 //
 // Unpack<F> is made once per kernel call, so a specialisation may keep tables in registers.  To
 // make a format fast in a tier, specialise it in unpack_<instructions>.h; the bits are those of

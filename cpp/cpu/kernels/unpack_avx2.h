@@ -1,4 +1,4 @@
-// Formats with an own decoder in AVX2: RTQ.
+// Formats with a decoder of their own in AVX2: RTQ.
 #pragma once
 
 #include <immintrin.h>
@@ -27,8 +27,8 @@ HRUN_HD __m256i rtq_codes(const uint8_t* stream, int t) {
     return _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi16(pairs, 4)),
                             _mm256_set1_epi8(15));
   } else if constexpr (k == 5) {
-    // As at 3 bits below.  Code t of 32 is at bit 5 t of 20 bytes, of which the lower half of the
-    // register has the first 16, the upper half the last.
+    // Works as at 3 bits below.  Code t of 32 is at bit 5 t of 20 bytes.  The lower half of the
+    // register has the first 16 of these bytes, the upper half the last 16.
     const __m256i both = _mm256_inserti128_si256(
         _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))),
         _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 4)), 1);

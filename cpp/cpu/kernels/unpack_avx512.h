@@ -1,4 +1,4 @@
-// Formats with an own decoder in AVX-512 with VBMI: RTQ.
+// Formats with a decoder of their own in AVX-512 with VBMI: RTQ.
 #pragma once
 
 #include <immintrin.h>
@@ -37,7 +37,8 @@ struct Unpack<F> {
     others = _mm512_load_si512(sums);
   }
 
-  // Where the bits from the code `lag` places back on begin in a lane, for each of eight codes.
+  // The bit of a lane at which the bits from the code `lag` places back on begin, for each of eight
+  // codes.
   static constexpr int64_t bits_at(int lag) {
     uint64_t at = 0;
     for (int i = 0; i < 8; ++i) at |= static_cast<uint64_t>(16 + k * (i - lag)) << (8 * i);

@@ -137,7 +137,7 @@ HRUN_HD void store_int8(int8_t* p, IntLanes x) {
       reinterpret_cast<__m128i*>(p),
       _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
-// The sums of each eight of 32 codes.
+// The sums of each group of eight of 32 codes.
 HRUN_HD void sum_eights(const int8_t* codes, int16_t* sums) {
   const __m256i offset =
       _mm256_set1_epi8(-128);  // as unsigned bytes, 128 larger: eight of them are 1024 more

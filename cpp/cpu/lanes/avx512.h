@@ -103,7 +103,7 @@ HRUN_HD IntLanes round_to_int(Lanes x) { return {_mm512_cvtps_epi32(x.v)}; }
 HRUN_HD void store_int8(int8_t* p, IntLanes x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
 }
-// The sums of each eight of 32 codes.
+// The sums of each group of eight of 32 codes.
 HRUN_HD void sum_eights(const int8_t* codes, int16_t* sums) {
   const __m256i offset =
       _mm256_set1_epi8(-128);  // as unsigned bytes, 128 larger: eight of them are 1024 more

@@ -100,7 +100,7 @@ HRUN_HD void store_uint8(uint8_t* p, IntLanes x) {
       _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 
-// For wide lookups alone.
+// Used by wide lookups alone.
 template <int n>
 ByteLanes shift_bytes(ByteLanes x);
 template <int mask>

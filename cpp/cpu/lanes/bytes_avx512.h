@@ -30,7 +30,7 @@ HRUN_HD ByteLanes byte_bits(ByteLanes x, int mask) {
   else
     return {_mm512_and_si512(_mm512_srli_epi16(x.v, from), keep)};
 }
-// Each byte >> n, or << -n, with bits of its neighbours where it has none.
+// Each byte >> n, or << -n.  Places for which a byte has no bits get bits of its neighbours.
 template <int n>
 HRUN_HD ByteLanes shift_bytes(ByteLanes x) {
   if constexpr (n == 0)
@@ -40,7 +40,7 @@ HRUN_HD ByteLanes shift_bytes(ByteLanes x) {
   else
     return {_mm512_srli_epi16(x.v, n)};
 }
-// Bits of `yes` where the mask has ones, else of `no`.
+// Takes the bits of `yes` where the mask has ones, else those of `no`.
 template <int mask>
 HRUN_HD ByteLanes select_bits(ByteLanes yes, ByteLanes no) {
   return {_mm512_ternarylogic_epi64(_mm512_set1_epi8(mask), yes.v, no.v, 0xca)};
@@ -70,7 +70,8 @@ HRUN_HD void store_uint8(uint8_t* p, IntLanes x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
 }
 
-// In assembly, because GCC 12 copies the sums to another register and back around the intrinsic.
+// Written in assembly, because GCC 12 copies the sums to another register and back around the
+// intrinsic.
 HRUN_HD IntLanes dot_keys(IntLanes sums, ByteLanes levels, int32_t query) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sums.v) : "v"(levels.v), "v"(_mm512_set1_epi32(query)));
   return sums;

@@ -12,7 +12,8 @@ namespace {
 
 inline constexpr int kLaneBytes = 64;
 inline constexpr bool kWideLookup = false;  // of 64 bytes in one instruction?
-// What is added to levels of keys, so that products take them: 128 where those want unsigned bytes.
+// The bias that is added to levels of keys, so that products take them: 128 where products want
+// unsigned bytes.
 inline constexpr int kKeyBias = 0;
 
 struct ByteLanes {
@@ -60,7 +61,7 @@ HRUN_HD ByteLanes from_byte_before(ByteLanes x) {
   return each_byte([&](int i) { return i % 4 == 0 ? 0 : x.v[i - 1]; });
 }
 
-// Entries of a table of kEntries bytes.
+// Looks up entries of a table of kEntries bytes.
 template <int kEntries>
 struct ByteLookup {
   uint8_t table[64];
@@ -80,7 +81,7 @@ HRUN_HD void store_uint8(uint8_t* p, IntLanes x) {
   for (int l = 0; l < kLanes; ++l) p[l] = static_cast<uint8_t>(v[l]);
 }
 
-// For wide lookups alone.
+// Used by wide lookups alone.
 template <int n>
 ByteLanes shift_bytes(ByteLanes x);
 template <int mask>

@@ -64,7 +64,7 @@ typedef int8_t EightCodes __attribute__((vector_size(8)));
 typedef int16_t EightPairs __attribute__((vector_size(16)));
 typedef int8_t SixteenCodes __attribute__((vector_size(16)));
 
-// Each 16 bytes as a square of 4 x 4, transposed.
+// Transposes each 16 bytes as a square of 4 x 4.
 HRUN_HD void interleave_squares(const int8_t* codes, int n, int8_t* out) {
   for (int i = 0; i < n; i += 16) {
     SixteenCodes v;

@@ -1,4 +1,4 @@
-// exp and what is made of it, sixteen at a time, the same bits in every tier.
+// exp and the functions made of it, sixteen at a time, the same bits in every tier.
 #pragma once
 
 #include "cpu/lanes/lanes.h"

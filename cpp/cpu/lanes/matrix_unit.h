@@ -139,7 +139,7 @@ bool tiles_compute_right() {
   return memcmp(wanted, found, sizeof wanted) == 0;
 }
 
-// For measurements: products on registers, over and over; the number of operations done.
+// Repeats products on registers, for measurements.  Returns the number of operations done.
 int64_t multiply_tiles_kernel(int64_t iterations) {
   AmxTiles unit;
   unit.zero<0>(), unit.zero<1>(), unit.zero<2>(), unit.zero<3>();

@@ -151,7 +151,7 @@ HRUN_HD void store_int8(int8_t* p, IntLanes x) {
                   high = vcombine_s16(vmovn_s32(x.v[2]), vmovn_s32(x.v[3]));
   vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 }
-// The sums of each eight of 32 codes.
+// The sums of each group of eight of 32 codes.
 HRUN_HD void sum_eights(const int8_t* codes, int16_t* sums) {
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) sums[i] = vaddlv_s8(vld1_s8(codes + 8 * i));

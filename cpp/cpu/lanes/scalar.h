@@ -148,15 +148,15 @@ HRUN_HD int32_t reduce_max(IntLanes x) {
                 larger(int32_t{four[1]}, int32_t{four[3]}));
 }
 
-// To the nearest integer, ties to even; |x| < 2^22.  Adding 1.5 * 2^23 leaves the integer in the
-// low mantissa bits.
+// Rounds to the nearest integer, ties to even; |x| < 2^22.  Adding 1.5 * 2^23 leaves the integer in
+// the low mantissa bits.
 HRUN_HD IntLanes round_to_int(Lanes x) {
   return sub(as_int(add(x, splat(12582912.0f))), splat_int(0x4b400000));
 }
 HRUN_HD void store_int8(int8_t* p, IntLanes x) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(x.v[i / 4][i % 4]);
 }
-// The sums of each eight of 32 codes.
+// The sums of each group of eight of 32 codes.
 HRUN_HD void sum_eights(const int8_t* codes, int16_t* sums) {
   for (int g = 0; g < 4; ++g) {
     int sum = 0;

@@ -20,7 +20,7 @@ inline constexpr int kTileRegisters = 2, kWideTileTokens = 4;
 inline constexpr int kGroupTileTokens =
     4;  // of formats with group scales, which need twice the sums
 inline constexpr int kLargestSum = INT16_MAX;  // of a group (panels/group_sums.h)
-// kStreamTokens: at most, in the kernel that does not store decoded weights.
+// kStreamTokens is the most tokens in the kernel that does not store decoded weights.
 #if defined(__AVXVNNI__)
 inline constexpr int kStreamTokens = 4;
 inline constexpr int kMaxLevel = 255;

@@ -35,8 +35,8 @@ HRUN_HD void store_codes(uint8_t* p, CodeBytes x) { _mm512_storeu_si512(p, x.v);
 HRUN_HD RowInts all_rows(int32_t x) { return {_mm512_set1_epi32(x)}; }
 HRUN_HD RowInts add_rows(RowInts a, RowInts b) { return {_mm512_add_epi32(a.v, b.v)}; }
 HRUN_HD RowInts multiply_rows(RowInts a, RowInts b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
-// sums + products of each row's four unsigned codes with four int8 activations.  In assembly,
-// because GCC 12 copies the sums to another register and back around the intrinsic.
+// sums + products of each row's four unsigned codes with four int8 activations.  Written in
+// assembly, because GCC 12 copies the sums to another register and back around the intrinsic.
 template <bool kSigned = false>
 HRUN_HD RowInts dot_codes(RowInts sums, CodeBytes w, RowInts x) {
   static_assert(!kSigned);
@@ -96,7 +96,7 @@ HRUN_HD RowFloats fma_rows(RowFloats a, RowInts b, RowFloats c) {
 }
 
 HRUN_HD __m512i load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
-// Bits of `a` where mask is 1, else of `b`.
+// Takes the bits of `a` where mask is 1, else those of `b`.
 HRUN_HD __m512i select(__m512i mask, __m512i a, __m512i b) {
   return _mm512_ternarylogic_epi32(mask, a, b, 0xca);
 }

@@ -123,8 +123,8 @@ struct UnitDecoder<F, PackedCodes::rtq4> {
   }
 };
 
-// As RTQ4; a code's fifth bit comes from the unit's fifth vector.  Tables of 32 entries are twice
-// in 64: the sixth bit of an index is any.
+// Works like RTQ4, but a code's fifth bit comes from the unit's fifth vector.  Tables of 32 entries
+// stand twice in 64, so the sixth bit of an index does not matter.
 template <class F>
 struct UnitDecoder<F, PackedCodes::rtq5> {
   struct Constants {

@@ -78,8 +78,8 @@ struct UnitDecoder<F, PackedCodes::six> {
   }
 };
 
-// As in panels/avx512.h, with tables of 8 entries twice in 16: the fourth bit of an index is a
-// neighbour's and does not matter. A pair of codes is kept as its two indices.
+// Works as in panels/avx512.h, with tables of 8 entries that stand twice in 16: the fourth bit of
+// an index is a neighbour's and does not matter.  A pair of codes is kept as its two indices.
 template <class F>
 struct UnitDecoder<F, PackedCodes::rtq3> {
   struct Constants {
@@ -222,8 +222,9 @@ struct UnitDecoder<F, PackedCodes::rtq4> {
   }
 };
 
-// A code is kept as its lower four bits and, in the highest bit of another byte whose others are
-// any, its fifth, which chooses between look-ups in the two halves of a table.
+// A code is kept as its lower four bits and, separately, its fifth.  The fifth is the highest bit
+// of another byte, whose other bits may be anything; it chooses between look-ups in the two halves
+// of a table.
 template <class F>
 struct UnitDecoder<F, PackedCodes::rtq5> {
   struct Constants {

@@ -1,11 +1,10 @@
-// How the sums of the groups of a block, each times the group's scale, become the block's exact
-// sum.
+// The sums of the groups of a block, each times the group's scale, become the block's exact sum.
 //
 // A product of 32-bit numbers and an addition are three instructions' work on x86.  Where a sum
 // provably fits 16 bits, one multiply-add of int16 pairs does it: (sum, 0) x (scale, 0).  So that
-// it fits, sums start from -centre * sum of x and are then sums of (code - centre) x, and a group
-// may be summed in several parts.  Where the centre is not the format's bias, (centre - bias) *
-// scale * sum of x is added to the block for two groups at a time, as pairs of scales times pairs
+// it fits, sums start from -centre * sum of x.  They are then sums of (code - centre) x, and a
+// group may be summed in several parts.  Where the centre is not the format's bias, (centre - bias)
+// * scale * sum of x is added to the block for two groups at a time, as pairs of scales times pairs
 // of sums.
 //
 // Plain AVX2 has no dot product to 32 bits; its products come as int16 pairs, (columns 0 and 1,
@@ -39,7 +38,8 @@ constexpr GroupRule group_rule() {
   };
   if (signed_codes<F>())
     return kSumLanes > 1 ? GroupRule{4, 0, true} : GroupRule{kColumns, 0, false};
-  // A sum costs a multiply-add, a centre half a one for each group: less than three are a gain.
+  // A sum costs a multiply-add, and a centre costs half of one for each group: fewer than three are
+  // a gain.
   for (int parts = 1; parts <= 2; parts *= 2) {
     if (kSumLanes > 1) {
       if (fits(kColumns / parts, 0)) return {kColumns / parts, 0, true};

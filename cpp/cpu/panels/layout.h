@@ -1,30 +1,31 @@
 // Panels: how weights are repacked on upload for the kernels that stream them.
 //
-// A panel is 16 rows.  Its columns go in units of 32; a unit is 8 vectors of 64 bytes, vector s
-// holding for each row the 4 columns that one 32-bit dot-product step takes: byte 4 row + j.  Codes
+// A panel is 16 rows.  Its columns go in units of 32.  A unit is 8 vectors of 64 bytes: vector s
+// holds for each row the 4 columns that one 32-bit dot-product step takes: byte 4 row + j.  Codes
 // are unsigned (code + bias), as the u8 x s8 instructions want them; the bias is taken off again
 // with the exact sums of the activations.  Where a tier's instructions do not take the format's
 // largest unsigned code, codes are signed and have no bias (panels/tier.h, signed_codes).
 //
 //   two     128 bytes a unit  two vectors: bits 2j and 2j + 1 are the codes of step 4i + j
 //   three   192 bytes         three vectors: bits 0-2 and 3-5 are the codes of steps (0,1), (2,3),
-//   (4,5); the spare bits 6-7
-//                             together hold those of steps 6 and 7
+//                             (4,5); the spare bits 6-7 together hold those of steps 6 and 7
 //   nibble  256 bytes         vectors 2i (low half) and 2i + 1 (high half) share 64 bytes; 16
-//   levels by table six     384 bytes         nibbles as above, then two vectors of high bits, 2
-//   bits each of vectors 0..3 and 4..7 byte    512 bytes         as they are points  64 to 144
-//   bytes   points of a codebook of eight weights, and signs (panels/points.h) rtq2, rtq3, rtq4 as
-//   two, three and nibble
-//   rtq5    320 bytes         nibbles as above, then a vector of the fifth bits, bit s that of step
-//   s
+//                             levels by table
+//   six     384 bytes         nibbles as above, then two vectors of high bits, 2 bits each of
+//                             vectors 0..3 and 4..7
+//   byte    512 bytes         as they are
+//   points  64 to 144 bytes   points of a codebook of eight weights, and signs (panels/points.h)
+//   rtq2, rtq3, rtq4          as two, three and nibble
+//   rtq5    320 bytes         nibbles as above, then a vector of the fifth bits, bit s that of
+//                             step s
 //
 // In the order `squares`, four steps take 16 columns, step s of them columns s, 4 + s, 8 + s and 12
-// + s: then four steps are the four weights, in order, of what a byte lane of codes says about four
+// + s.  Then four steps are the four weights, in order, that a byte lane of codes holds for four
 // neighbours.  In the order `segments`, the block is cut into four equal segments and step s takes
-// column s of each: then byte lane j of successive vectors is one stretch of the trellis, and the
+// column s of each.  Then byte lane j of successive vectors is one stretch of the trellis, and the
 // earlier codes that a weight depends on lie in the vectors before.
 //
-// A panel in memory: for each block its meta (fp16 scales of 16 rows, fp16 offsets, int8 group
+// A panel in memory has for each block its meta (fp16 scales of 16 rows, fp16 offsets, int8 group
 // scales [group][row], uint8 group offsets [pair of groups][row][2]), then, 64-aligned, the units
 // of all blocks.  Group scales and offsets of four bits are [pair of groups][row], the even group's
 // in the lower half.
@@ -55,10 +56,10 @@ enum class PackedCodes : uint8_t {
   rtq5
 };
 
-// int8, or four bits s that mean s, or 2 s + 1.
+// The form of group scales: int8, or four bits s that mean s, or 2 s + 1.
 enum class GroupScales : uint8_t { bytes, nibbles, odd_nibbles };
 
-// How a format is packed.  To make a format fast: one specialisation here.
+// The rule by which a format is packed.  To make a format fast: one specialisation here.
 template <class F>
 struct PackRule {
   static constexpr PackedCodes kCodes = PackedCodes::none;
@@ -154,7 +155,8 @@ struct Fp4Nibbles : PackedAs<PackedCodes::nibble, 0, 12, 12 + 12> {
 };
 template <>
 struct PackRule<MXFP4> : Fp4Nibbles {};
-// level(digit, sign): of a weight, from the digit of its point and its sign, or that of all eight.
+// level(digit, sign): the level of a weight, from the digit of its point and its sign, or the sign
+// of all eight.
 template <int scale_columns, int bias, int index_bits, bool sign_of_each>
 struct PointsAs : PackedAs<PackedCodes::points, scale_columns, bias, 2 * bias> {
   static constexpr int kIndexBits = index_bits;
@@ -201,7 +203,7 @@ struct PackRule<RTQ4> : PackedTrellis<RTQ4, PackedCodes::rtq4> {};
 template <>
 struct PackRule<RTQ5> : PackedTrellis<RTQ5, PackedCodes::rtq5> {};
 
-// A format with the same panels, whose kernels serve.
+// A format that has the same panels: its kernels serve.
 template <class F>
 struct PanelsOf {
   using Format = F;
@@ -241,7 +243,7 @@ constexpr size_t unit_bytes() {
   }
 }
 
-// Where things are in a panel of format F.
+// The places of the data in a panel of format F.
 template <PackableFormat F>
 struct PanelLayout {
   using Rule = PackRule<F>;
@@ -269,7 +271,7 @@ struct PanelLayout {
 
 namespace {
 
-// What this tier adds to the format's codes (panels/tier.h).
+// The bias that this tier adds to the format's codes (panels/tier.h).
 template <PackableFormat F>
 constexpr int code_bias();
 
@@ -279,7 +281,7 @@ struct NoTables {};
 template <class F, PackedCodes codes = PackRule<F>::kCodes>
 struct UnitDecoder;
 
-// How points are packed (panels/points.h).
+// Packs points (panels/points.h).
 template <class F>
 struct PointPacker;
 
@@ -290,7 +292,7 @@ HRUN_HD void pack_nibbles(const uint8_t* values, uint8_t* unit) {
           static_cast<uint8_t>((values[128 * i + k] & 15) | (values[128 * i + 64 + k] << 4));
 }
 
-// values: 8 vectors of 64 bytes of what packable_codes gives.
+// values: 8 vectors of 64 bytes, as packable_codes gives them.
 template <PackedCodes codes>
 HRUN_HD void pack_unit(const uint8_t* values, uint8_t* unit) {
   if constexpr (codes == PackedCodes::nibble || codes == PackedCodes::rtq4)
@@ -329,8 +331,8 @@ HRUN_HD void pack_unit(const uint8_t* values, uint8_t* unit) {
   }
 }
 
-// What is packed of a block of n columns, by column: codes with the tier's bias, or the numbers of
-// levels, or a trellis' codes.
+// The values that are packed of a block of n columns, by column: codes with the tier's bias, or the
+// numbers of levels, or a trellis' codes.
 template <PackableFormat F>
 HRUN_HD void packable_codes(const uint8_t* block, int n, const IntBlock& ints, uint8_t* out) {
   using Rule = PackRule<F>;
@@ -345,8 +347,8 @@ HRUN_HD void packable_codes(const uint8_t* block, int n, const IntBlock& ints, u
   }
 }
 
-// Step s of 16 rows, four bytes each, becomes vector s.  A function of its own, not inlined into
-// the kernel of each format.
+// Makes step s of 16 rows, four bytes each, vector s.  It is a function of its own, not inlined
+// into the kernel of each format.
 [[gnu::noinline]] void transpose_steps(const uint8_t (&codes)[kPanelRows][kMaxBlock], int steps,
                                        uint8_t* vectors) {
   for (int s = 0; s < steps; s += kLanes)
@@ -354,8 +356,8 @@ HRUN_HD void packable_codes(const uint8_t* block, int n, const IntBlock& ints, u
                     reinterpret_cast<int16_t*>(vectors + 64 * s));
 }
 
-// The scale and offset of group g of row r into the meta of a block, which was zeros.  False: they
-// do not fit.
+// Puts the scale and offset of group g of row r into the meta of a block, which was zeros.  Returns
+// false if they do not fit.
 template <PackableFormat F>
 bool put_group(uint8_t* meta, int g, int r, int scale, int offset) {
   using Layout = PanelLayout<F>;
@@ -376,8 +378,9 @@ bool put_group(uint8_t* meta, int g, int r, int scale, int offset) {
   return true;
 }
 
-// Packs rows (at most 16; missing ones become zeros) of `cols` columns into a panel.  False if a
-// number does not fit the layout, which only odd files bring about: the tensor then stays as it is.
+// Packs rows (at most 16; missing ones become zeros) of `cols` columns into a panel.  Returns false
+// if a number does not fit the layout.  Only malformed files cause this: the tensor then stays as
+// it is.
 template <PackableFormat F>
 bool pack_panel_kernel(const uint8_t* rows, size_t row_bytes, int n_rows, int64_t cols,
                        uint8_t* panel) {

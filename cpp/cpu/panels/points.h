@@ -7,14 +7,14 @@
 // 8, 16 and 24.  So the digits of columns 0 to 3 and 8 to 11, at the even bytes of a vector of
 // quarters, and of 4 to 7 and 12 to 15 ... are joined without crossing a row.
 //
-// Signs of each weight: 64 bytes more; byte 4 row + c holds those of columns 4c + j in bits
-// kSignBit[j] and of 16 + 4c + j in bits 4 + kSignBit[j].  What is left are planes of bits, one per
+// Signs of each weight take 64 bytes more: byte 4 row + c holds those of columns 4c + j in bits
+// kSignBit[j] and of 16 + 4c + j in bits 4 + kSignBit[j].  The rest are planes of bits, one per
 // point: the bits of the index beyond eight and, where all eight weights share it, their sign.  A
 // block's planes follow its eight units.
 //
 //   block of 256   8 x (64 bytes of points [, 64 bytes of signs]), planes x 64 bytes
 //   plane          for each part of a panel (of kPartRows rows) and unit of the block: one bit per
-//   point, in their order
+//                  point, in their order
 #pragma once
 
 #include <array>
@@ -31,7 +31,7 @@ template <class Rule>
 constexpr int kIndexPlanes = Rule::kIndexBits - 8;
 template <class Rule>
 constexpr size_t kPointBytes = Rule::kSignOfEach ? 128 : 64;  // of a unit, without planes
-// Where the planes of a part start, and bytes of a plane for one unit of a part.
+// The start of the planes of a part, and the bytes of a plane for one unit of a part.
 template <class Rule>
 constexpr size_t kPlanesAt = kMaxBlock / kUnit * kPointBytes<Rule>;
 inline constexpr int kPartPlaneBytes = kPartRows / 2;
@@ -48,7 +48,7 @@ constexpr uint8_t point_entry(int j, int index) {
 template <class F>
 struct PointPacker {
   using Rule = PackRule<F>;
-  // Row r of a panel into the bytes of a block, which were zeros.
+  // Puts row r of a panel into the bytes of a block, which were zeros.
   static HRUN_HD void pack(const uint8_t* block, int r, uint8_t* to) {
     const int part = r / kPartRows, in_part = r % kPartRows;
     uint8_t* planes = to + kPlanesAt<Rule> + part * kPartBytes + in_part / 2;
@@ -84,7 +84,7 @@ struct PointPacker {
     row[2 * k % 4] |= static_cast<uint8_t>(kOrdered[eight & 15] << (k / 2 * 4));
     row[2 * k % 4 + 1] |= static_cast<uint8_t>(kOrdered[eight >> 4] << (k / 2 * 4));
   }
-  // The lowest bits of four numbers of 16 bits, as a number of four.
+  // Joins the lowest bits of four numbers of 16 bits into a number of four bits.
   static HRUN_HD unsigned bit_of_four(uint64_t x) {
     return static_cast<unsigned>((x & 0x0001000100010001u) * 0x0001000200040008u >> 48) & 15;
   }

@@ -1,4 +1,4 @@
-// What the kernels over packed panels share: a panel's parts, and the numeric contract's start and
+// The kernels over packed panels share this: a panel's parts, and the numeric contract's start and
 // end of a block's sum.
 #pragma once
 
@@ -92,7 +92,7 @@ HRUN_HD PartMeta part_meta(const uint8_t* panel, int64_t b, int part) {
 }
 
 // The scales and offsets of block b of a panel that is read later.  They lie before its codes,
-// where no distance from other codes finds them.
+// where a fixed distance from other codes does not find them.
 template <PackableFormat F>
 HRUN_HD void prefetch_meta(const uint8_t* panel, int64_t b) {
   constexpr size_t kBytes = PanelLayout<F>::kMetaBytes;
@@ -147,7 +147,7 @@ HRUN_HD const int8_t* block_codes(const PackedActivations& x, int64_t t, int64_t
   return x.codes + x.at(t, b) * F::kBlockValues;
 }
 
-// Their sums over kColumns columns each.
+// The sums of x over kColumns columns each.
 template <int kColumns>
 HRUN_HD const int16_t* column_sums(const PackedActivations& x, int64_t t, int64_t b) {
   static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32);
@@ -173,7 +173,7 @@ HRUN_HD RowInts offset_sums(const PartMeta& meta, const PackedActivations& x, in
   }
 }
 
-// What the biased dot products of a block (or group) start from: -bias * sum of x.
+// The value from which the biased dot products of a block (or group) start: -bias * sum of x.
 template <PackableFormat F>
 HRUN_HD RowInts start_of_group(const PackedActivations& x, int64_t t, int64_t b, int g) {
   using Layout = PanelLayout<F>;

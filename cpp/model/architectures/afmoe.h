@@ -1,6 +1,6 @@
 // Trinity (Arcee's AFMoE): gates of the mixed values, norms before and after both blocks, windows
-// in three of four layers, which alone are turned, dense leading layers, experts chosen by
-// corrected sigmoids and shared ones, scaled embeddings.
+// in three of four layers and rotation in these layers alone, dense leading layers, experts chosen
+// by corrected sigmoids, shared experts, scaled embeddings.
 #pragma once
 
 #include "model/architectures/parts.h"

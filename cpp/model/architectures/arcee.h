@@ -1,4 +1,5 @@
-// Arcee's AFM: Llama whose feed-forward block is up, squared positive part, down.
+// Arcee's AFM: Llama whose feed-forward block is the up matrix, the squared positive part, and the
+// down matrix.
 #pragma once
 
 #include "model/architectures/llama.h"

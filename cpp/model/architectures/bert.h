@@ -53,7 +53,7 @@ inline constexpr std::array kBertAttention = {
                "encoder.layer.{}.attention.self.value.bias|"
                "transformer.layer.{}.attention.v_lin.bias",
                Dim::one, Dim::v, false},
-    // Some files have the three in one.
+    // Some files hold queries, keys and values in one matrix.
     TensorRule{Role::attn_qkv, "blk.{}.attn_qkv.weight", "", Dim::qkv, Dim::embd, false},
     TensorRule{Role::attn_qkv_bias, "blk.{}.attn_qkv.bias", "", Dim::one, Dim::qkv, false},
     TensorRule{Role::attn_output, "blk.{}.attn_output.weight",

@@ -1,4 +1,5 @@
-// Command R7B, Command A: Command R with windows in three of four layers, which alone are turned.
+// Command R7B, Command A: Command R with windows in three of four layers and rotation in these
+// layers alone.
 #pragma once
 
 #include "model/architectures/command_r.h"

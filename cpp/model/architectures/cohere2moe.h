@@ -1,6 +1,6 @@
 // Command with experts (North Mini Code): Command R7B with experts, which may be averaged with
-// shared ones; the leading layers are dense, and turned.  Norms are layer norms or not, as the
-// file's epsilon says.
+// shared ones.  The leading layers are dense, and have rotation.  Norms are layer norms or not, as
+// the file's epsilon says.
 #pragma once
 
 #include "model/architectures/command_r.h"

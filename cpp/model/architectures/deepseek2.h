@@ -34,8 +34,8 @@ inline constexpr std::array kLatentAttention = {
     TensorRule{Role::attn_v_b, "blk.{}.attn_v_b.weight",
                "model.layers.{}.self_attn.kv_b_proj.weight", Dim::latent_v, Dim::latent_kv, false,
                Transform::latent_values, Dim::heads},
-    // Both in one, of each head first the keys: as files had it until 2025.  Taken apart when they
-    // are loaded.
+    // Keys and values in one matrix, for each head the keys first, as files had it until 2025.  The
+    // matrix is taken apart when it is loaded.
     TensorRule{Role::attn_kv_b, "blk.{}.attn_kv_b.weight", "", Dim::latent_expanded, Dim::latent_kv,
                false},
     TensorRule{Role::attn_output, "blk.{}.attn_output.weight",

@@ -1,4 +1,4 @@
-// ERNIE 4.5: Llama whose checkpoints have the turned pairs side by side.
+// ERNIE 4.5: Llama whose checkpoints have the rotated pairs side by side.
 #pragma once
 
 #include "model/architectures/llama.h"

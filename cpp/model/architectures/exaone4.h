@@ -1,5 +1,5 @@
-// EXAONE 4: norms after the blocks and of the heads of queries and keys; in the large model windows
-// in three of four layers, which alone are turned.
+// EXAONE 4: norms after the blocks, and norms of the heads of queries and keys.  The large model
+// has windows in three of four layers and rotation in these layers alone.
 #pragma once
 
 #include "model/architectures/olmo2.h"

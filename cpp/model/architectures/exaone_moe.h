@@ -1,6 +1,6 @@
-// K-EXAONE: norms before the blocks and of the heads of queries and keys; windows in three of four
-// layers, which alone are turned; dense leading layers, experts chosen by corrected sigmoids and
-// shared ones.
+// K-EXAONE: norms before the blocks, and norms of the heads of queries and keys; windows in three
+// of four layers and rotation in these layers alone; dense leading layers, experts chosen by
+// corrected sigmoids, shared experts.
 #pragma once
 
 #include "model/architectures/parts.h"

@@ -16,7 +16,7 @@ inline constexpr std::array kFalconH1Globals = {
     TensorRule{Role::output, "output.weight", "lm_head.weight", Dim::vocab, Dim::embd, false},
 };
 inline constexpr std::array kFalconH1FeedForward = {
-    // Its files leave out the end of the name.
+    // Falcon H1's files leave out the end of the name.
     TensorRule{Role::ffn_norm, "blk.{}.ffn_norm", "model.layers.{}.pre_ff_layernorm.weight",
                Dim::one, Dim::embd, true},
     TensorRule{Role::ffn_gate, "blk.{}.ffn_gate.weight",

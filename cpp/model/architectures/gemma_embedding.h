@@ -1,4 +1,4 @@
-// EmbeddingGemma: Gemma 3 as an encoder, and two projections of a text's vector.
+// EmbeddingGemma: Gemma 3 as an encoder, with two projections of a text's vector.
 #pragma once
 
 #include "model/architectures/gemma3.h"

@@ -1,5 +1,5 @@
-// GLM 4 (0414): norms before and after both blocks, half of each head turned, one matrix for gate
-// and up.
+// GLM 4 (0414): norms before and after both blocks, rotation of half of each head, one matrix for
+// gate and up.
 #pragma once
 
 #include "model/architectures/parts.h"

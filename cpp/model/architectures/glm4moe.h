@@ -1,5 +1,5 @@
 // GLM 4.5, 4.6 and 4.7, Solar Open: dense leading layers, experts chosen by corrected sigmoids,
-// shared experts, a part of each head turned.
+// shared experts, rotation of a part of each head.
 #pragma once
 
 #include "model/architectures/parts.h"

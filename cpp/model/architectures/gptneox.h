@@ -1,6 +1,6 @@
 // GPT-NeoX, Pythia, Dolly: attention and feed-forward side by side, each behind a layer norm of its
-// own (in some models one after the other, which the file says), biases everywhere, a part of each
-// head turned.  Checkpoints hold the query, key and value of a head together.
+// own (in some models one after the other, which the file says), biases everywhere, rotation of a
+// part of each head.  Checkpoints hold the query, key and value of a head together.
 #pragma once
 
 #include "model/architectures/parts.h"

@@ -1,5 +1,5 @@
-// Granite with windows: Granite whose heads have sinks and whose layers have a window or not, and
-// are turned or not, as the file says of each.
+// Granite with windows: Granite whose heads have sinks.  The file says for each layer whether it
+// has a window and whether it has rotation.
 #pragma once
 
 #include "model/architectures/granite.h"

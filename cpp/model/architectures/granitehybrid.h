@@ -1,5 +1,5 @@
 // Granite 4 H: Granite with a state space model in place of most layers' attention, and dense or
-// expert feed-forward blocks.  Most models turn nothing, which the file says.
+// expert feed-forward blocks.  Most models have no rotation, which the file says.
 #pragma once
 
 #include "model/architectures/granitemoe.h"
@@ -27,7 +27,7 @@ inline constexpr std::array kStateSpaceBesideNorm = {
     TensorRule{Role::ssm_out, "blk.{}.ssm_out.weight", "model.layers.{}.mamba.out_proj.weight",
                Dim::embd, Dim::ssm_inner, true},
 };
-// Dense models have what is the shared expert of the others.
+// The feed-forward block of dense models is the shared expert of the others.
 inline constexpr std::array kGranitehybridDense = {
     TensorRule{Role::ffn_gate, "blk.{}.ffn_gate.weight",
                "model.layers.{}.shared_mlp.input_linear.weight", Dim::ff, Dim::embd, true,

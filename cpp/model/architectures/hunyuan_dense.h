@@ -1,4 +1,4 @@
-// Hunyuan 0.5B to 7B: Qwen 3 whose heads of queries and keys are turned before they are normed.
+// Hunyuan 0.5B to 7B: Qwen 3 whose heads of queries and keys are rotated before they are normed.
 #pragma once
 
 #include "model/architectures/parts.h"

@@ -1,5 +1,5 @@
-// Hunyuan 3 (Hy3): Qwen 3's attention, a dense leading layer, experts chosen by corrected sigmoids
-// and shared ones.  Files by llama.cpp's converter may not say how many layers are dense.
+// Hunyuan 3 (Hy3): Qwen 3's attention, a dense leading layer, experts chosen by corrected sigmoids,
+// shared experts.  Files by llama.cpp's converter may not say how many layers are dense.
 #pragma once
 
 #include "model/architectures/parts.h"

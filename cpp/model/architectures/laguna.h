@@ -1,6 +1,6 @@
-// Laguna (Poolside): gates of the mixed values, one for a head or for each; of the large models
-// some layers have a window, other heads and another rotation; dense leading layers, experts chosen
-// by corrected sigmoids and a shared one.
+// Laguna (Poolside): gates of the mixed values, one for a head or one for each value; dense leading
+// layers, experts chosen by corrected sigmoids, a shared expert.  Some layers of the large models
+// have a window, other heads and another rotation.
 #pragma once
 
 #include "model/architectures/parts.h"

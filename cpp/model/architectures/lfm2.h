@@ -1,5 +1,5 @@
-// LFM2 (and 2.5): most layers are a gated short convolution, some attention, as the numbers of
-// heads of keys say.
+// LFM2 (and 2.5): most layers are a gated short convolution, and some are attention, as the numbers
+// of heads of keys say.
 #pragma once
 
 #include "model/architectures/parts.h"
@@ -11,7 +11,7 @@ inline constexpr std::string_view kLfm2Classes[] = {"Lfm2ForCausalLM", "LFM2ForC
 inline constexpr std::array kLfm2Globals = {
     TensorRule{Role::token_embd, "token_embd.weight", "model.embed_tokens.weight", Dim::vocab,
                Dim::embd, true},
-    // The name is the file's; it is the norm after the last layer.
+    // The file has this name for the norm after the last layer.
     TensorRule{Role::output_norm, "token_embd_norm.weight", "model.embedding_norm.weight", Dim::one,
                Dim::embd, true},
     TensorRule{Role::output, "output.weight", "lm_head.weight", Dim::vocab, Dim::embd, false},

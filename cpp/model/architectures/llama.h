@@ -59,7 +59,7 @@ inline constexpr std::array kMixtralExperts = {
                true, Transform::none, Dim::experts},
 };
 
-// Of models without experts.
+// The tensors of models without experts.
 inline constexpr auto kDenseLlamaTensors =
     join(kEmbeddingAndHead, kRopeFactors, kNormBeforeAttention, kLlamaAttention,
          kNormBeforeFeedForward, kFeedForward, kFeedForwardBiases);

@@ -20,7 +20,7 @@ inline constexpr std::array kBackboneNorm = {
                "backbone.layers.{}.norm.weight|model.layers.{}.norm.weight", Dim::one, Dim::embd,
                true},
 };
-// Under the name of the layer's one block.
+// The tensors of the state space model, under the name of the layer's one block.
 inline constexpr std::array kStateSpaceInMixer = {
     TensorRule{Role::ssm_in, "blk.{}.ssm_in.weight",
                "backbone.layers.{}.mixer.in_proj.weight|model.layers.{}.mixer.in_proj.weight",

@@ -1,4 +1,4 @@
-// MiniMax M2: norms of whole queries and keys, a part of each head turned, experts chosen by
+// MiniMax M2: norms of whole queries and keys, rotation of a part of each head, experts chosen by
 // corrected sigmoids.
 #pragma once
 

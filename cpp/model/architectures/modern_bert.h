@@ -16,7 +16,7 @@ inline constexpr std::array kModernBertTensors = {
                Dim::embd, true},
     TensorRule{Role::output_norm, "output_norm.weight", "final_norm.weight", Dim::one, Dim::embd,
                true},
-    // The first layer has none.
+    // The first layer has no such norm.
     TensorRule{Role::attn_norm, "blk.{}.attn_norm.weight", "layers.{}.attn_norm.weight", Dim::one,
                Dim::embd, false},
     TensorRule{Role::attn_qkv, "blk.{}.attn_qkv.weight", "layers.{}.attn.Wqkv.weight", Dim::qkv,

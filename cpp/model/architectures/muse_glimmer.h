@@ -1,7 +1,7 @@
 // Muse Glimmer: normed embeddings, gates of the mixed values, norms before and after both blocks,
-// of which those after have an epsilon of their own; windows in three of four layers, which alone
-// are turned.  Heads of queries are normed and scaled: files have that as the weights of their
-// norm.
+// windows in three of four layers and rotation in these layers alone.  The norms after the blocks
+// have an epsilon of their own.  Heads of queries are normed and scaled: files have the scale as
+// the weights of their norm.
 #pragma once
 
 #include "model/architectures/llama.h"

@@ -1,5 +1,6 @@
-// Nemotron 3 and 4, Minitron: layer norms that multiply by 1 + weight (GGUF holds the sum), a part
-// of each head turned; up, squared positive part, down.
+// Nemotron 3 and 4, Minitron: layer norms that multiply by 1 + weight (GGUF holds the sum), and
+// rotation of a part of each head.  The feed-forward block is the up matrix, the squared positive
+// part, and the down matrix.
 #pragma once
 
 #include "model/architectures/arcee.h"

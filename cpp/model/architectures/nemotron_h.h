@@ -1,5 +1,6 @@
-// Nemotron-H: a layer is one block, a state space model, attention or a feed-forward block, as its
-// sizes say, after one norm.  Nothing is turned; up, squared positive part, down.
+// Nemotron-H: a layer is one block after one norm.  The block is a state space model, attention or
+// a feed-forward block, as its sizes say.  There is no rotation.  The feed-forward block is the up
+// matrix, the squared positive part, and the down matrix.
 #pragma once
 
 #include "model/architectures/mamba2.h"
@@ -43,7 +44,7 @@ inline constexpr auto kNemotronHMixers =
 inline constexpr auto kNemotronHTensors =
     join(kNemotronHMixers, only_in(kNemotronHFeedForward, Where::dense));
 inline constexpr std::array kNextLayers = {
-    // Older files have the norms' number under the name of another kind.
+    // Older files have the norms' epsilon under the name of another kind of norm.
     ConfigRule{"attention.layer_norm_epsilon", ConfigType::number, "layer_norm_epsilon", "1e-5"},
     ConfigRule{"nextn_predict_layers", ConfigType::integer, ""},
 };

@@ -1,4 +1,4 @@
-// Nemotron-H whose feed-forward blocks are experts, without gates, beside a shared one.
+// Nemotron-H whose feed-forward blocks are experts without gates, beside a shared expert.
 #pragma once
 
 #include "model/architectures/nemotron_h.h"

@@ -1,5 +1,5 @@
-// OLMo 2 and 3: norms after the blocks instead of before, and of whole queries and keys; OLMo
-// 3 has windows in three of four layers, whose rotation is not scaled.
+// OLMo 2 and 3: norms after the blocks instead of before them, and norms of whole queries and
+// keys.  OLMo 3 has windows in three of four layers, whose rotation is not scaled.
 #pragma once
 
 #include "model/architectures/parts.h"
@@ -8,7 +8,7 @@ namespace hrun::architecture {
 
 inline constexpr std::string_view kOlmo2Classes[] = {"Olmo2ForCausalLM", "Olmo3ForCausalLM"};
 
-// Of whole queries and keys.
+// The norms of whole queries and keys, over all heads together.
 inline constexpr std::array kWholeHeadNorms = {
     TensorRule{Role::attn_q_norm, "blk.{}.attn_q_norm.weight",
                "model.layers.{}.self_attn.q_norm.weight", Dim::one, Dim::q, true},

@@ -1,4 +1,4 @@
-// OLMoE: norms of whole queries and keys, experts, no shared one.
+// OLMoE: norms of whole queries and keys, experts, no shared expert.
 #pragma once
 
 #include "model/architectures/olmo2.h"

@@ -28,7 +28,7 @@ constexpr auto with_transform(std::array<TensorRule, n> rules, Role first, Role 
   return rules;
 }
 
-// The rules with other rows of one role.
+// The rules with another number of rows for one role.
 template <size_t n>
 constexpr auto with_rows(std::array<TensorRule, n> rules, Role role, Dim rows) {
   for (TensorRule& rule : rules)
@@ -48,7 +48,7 @@ constexpr auto made_optional(std::array<TensorRule, n> rules) {
   return rules;
 }
 
-// The rules, of which one role is optional.
+// The rules with one role made optional.
 template <size_t n>
 constexpr auto without_required(std::array<TensorRule, n> rules, Role role) {
   for (TensorRule& rule : rules)
@@ -56,7 +56,7 @@ constexpr auto without_required(std::array<TensorRule, n> rules, Role role) {
   return rules;
 }
 
-// The rules with another boolean of config.json that says whether the model has them.
+// The rules with another boolean of config.json, which says whether the model has them.
 template <size_t n>
 constexpr auto asked_by(std::array<TensorRule, n> rules, std::string_view hf_if) {
   for (TensorRule& rule : rules) rule.hf_if = hf_if;
@@ -95,13 +95,13 @@ inline constexpr std::array kNormBeforeFeedForward = {
                "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true},
 };
 
-// The same under the name that some of llama.cpp's files have for it.
+// The same norm under the name that some of llama.cpp's files have for it.
 inline constexpr std::array kPostNormBeforeFeedForward = {
     TensorRule{Role::ffn_norm, "blk.{}.post_attention_norm.weight",
                "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true},
 };
 
-// Of layer norms before both blocks and after the last layer.
+// The biases of layer norms before both blocks and after the last layer.
 inline constexpr std::array kLayerNormBiases = {
     TensorRule{Role::output_norm_bias, "output_norm.bias", "model.norm.bias", Dim::one, Dim::embd,
                true},
@@ -136,7 +136,7 @@ inline constexpr std::array kAttentionOutputBias = {
     TensorRule{Role::attn_output_bias, "blk.{}.attn_output.bias",
                "model.layers.{}.self_attn.o_proj.bias", Dim::one, Dim::embd, false},
 };
-// Of the heads of queries and keys, before they are turned.
+// The norms of the heads of queries and keys, applied before they are turned.
 inline constexpr std::array kHeadNorms = {
     TensorRule{Role::attn_q_norm, "blk.{}.attn_q_norm.weight",
                "model.layers.{}.self_attn.q_norm.weight", Dim::one, Dim::head, true},
@@ -153,7 +153,7 @@ inline constexpr std::array kFeedForward = {
                Dim::embd, Dim::ff, true},
 };
 
-// Experts as Qwen and DeepSeek name them, one by one or all in one tensor.
+// The tensors of experts as Qwen and DeepSeek name them, one by one or all in one tensor.
 inline constexpr std::array kExpertRouter = {
     TensorRule{Role::router, "blk.{}.ffn_gate_inp.weight", "model.layers.{}.mlp.gate.weight",
                Dim::experts, Dim::embd, true},
@@ -180,8 +180,8 @@ inline constexpr std::array kExpertsTogether = {
 };
 inline constexpr auto kExperts = join(kExpertRouter, kExpertMatrices, kExpertsTogether);
 
-// What DeepSeek and those after it have beside the experts: a correction of the scores by which
-// they are chosen, and experts that all tokens share.
+// DeepSeek and the models after it have two things beside the experts: a correction of the scores
+// by which experts are chosen, and experts that all tokens share.
 inline constexpr std::array kScoreCorrection = {
     TensorRule{Role::router_correction, "blk.{}.exp_probs_b.bias",
                "model.layers.{}.mlp.gate.e_score_correction_bias", Dim::one, Dim::experts, false},
@@ -198,12 +198,13 @@ inline constexpr std::array kSharedExperts = {
                true},
 };
 
-// Both feed-forward blocks where the leading layers are dense and experts are as DeepSeek's.
+// Both kinds of feed-forward block, where the leading layers are dense and the experts are like
+// DeepSeek's.
 inline constexpr auto kDenseThenExperts =
     join(only_in(kFeedForward, Where::dense),
          only_in(join(kExperts, kScoreCorrection, kSharedExperts), Where::experts));
 
-// Of a model that scores texts: what makes scores of a text's vector.
+// The matrix that makes scores of a text's vector, in a model that scores texts.
 inline constexpr std::array kClassOutput = {
     TensorRule{Role::class_output, "cls.output.weight",
                "score.weight|classifier.out_proj.weight|classifier.weight", Dim::classes, Dim::embd,
@@ -220,7 +221,8 @@ inline constexpr std::array kExpertKeys = {
     ConfigRule{"expert_used_count", ConfigType::integer, "num_experts_per_tok"},
 };
 
-// How experts are chosen and weighted where config.json says it as DeepSeek's does.
+// The keys that say how experts are chosen and weighted, in models whose config.json has
+// DeepSeek's.
 inline constexpr std::array kRoutingKeys = {
     ConfigRule{"leading_dense_block_count", ConfigType::integer,
                "first_k_dense_replace|mlp_layer_types", "0"},
@@ -236,7 +238,7 @@ inline constexpr std::array kRoutingKeys = {
 inline constexpr std::array kWindowKeys = {
     ConfigRule{"attention.sliding_window", ConfigType::integer, "sliding_window"},
 };
-// The layers that have a window, one by one.
+// The keys that say one by one which layers have a window.
 inline constexpr std::array kWindowedLayerKeys = {
     ConfigRule{"attention.sliding_window", ConfigType::integer, "sliding_window"},
     ConfigRule{"attention.sliding_window_pattern", ConfigType::boolean, "layer_types"},

@@ -1,5 +1,5 @@
 // Phi 1.5 and 2: attention and feed-forward side by side behind one layer norm, biases everywhere,
-// a part of each head turned, a head with a bias.
+// rotation of a part of each head, a head with a bias.
 #pragma once
 
 #include "model/architectures/parts.h"

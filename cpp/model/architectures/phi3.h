@@ -1,5 +1,5 @@
-// Phi 3, 3.5 and 4: Llama with one matrix for q, k and v and one for gate and up; partly rotated
-// heads, longrope.
+// Phi 3, 3.5 and 4: Llama with one matrix for q, k and v and one for gate and up, rotation of a
+// part of each head, longrope.
 #pragma once
 
 #include "model/architectures/parts.h"

@@ -1,5 +1,5 @@
-// Qwen 1.5 and 2 with experts: Qwen 2's attention; beside the selected experts one that all tokens
-// share, behind a gate.
+// Qwen 1.5 and 2 with experts: Qwen 2's attention.  Beside the selected experts there is one that
+// all tokens share, behind a gate.
 #pragma once
 
 #include "model/architectures/parts.h"

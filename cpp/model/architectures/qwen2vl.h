@@ -9,7 +9,7 @@ namespace hrun::architecture {
 inline constexpr std::string_view kQwen2vlClasses[] = {"Qwen2VLForConditionalGeneration",
                                                        "Qwen2_5_VLForConditionalGeneration"};
 
-// Which pairs of a head turn by which of an image's positions.
+// The keys say which pairs of a head turn by which of an image's positions.
 inline constexpr std::array kPositionSections = {
     ConfigRule{"rope.dimension_sections", ConfigType::integer, "mrope_section", ""},
 };

@@ -1,5 +1,4 @@
-// Qwen 3 Next: Qwen 3.5's layers with experts, and matrices that give by key head what belongs to
-// it.
+// Qwen 3 Next: Qwen 3.5's layers with experts, and matrices whose outputs are grouped by key head.
 #pragma once
 
 #include "model/architectures/qwen35moe.h"

@@ -1,4 +1,4 @@
-// StableLM: Llama with layer norms and a part of each head turned.
+// StableLM: Llama with layer norms and rotation of a part of each head.
 #pragma once
 
 #include "model/architectures/parts.h"

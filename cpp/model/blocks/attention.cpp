@@ -77,8 +77,8 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
     pass.multiply(*all, input, s.qkv);
     pass.add_bias(l, Role::attn_qkv_bias, s.qkv);
   } else {
-    // A layer that reads another's keys and values has none; without a matrix for them values are
-    // the keys as they come out of theirs.
+    // A layer that reads another layer's keys and values has none of its own.  Without a matrix for
+    // values, the values are the keys as they come out of the keys' matrix.
     const DeviceTensor* const values = owns ? model.weight(l, Role::attn_v) : nullptr;
     std::vector<MatmulTarget> targets = {
         {model.weight(l, Role::attn_q), s.gated.data ? s.gated : s.q}};

@@ -24,7 +24,7 @@ struct Block {
 BlockNeeds no_needs(const ModelSpec&, int64_t, int64_t) { return {}; }
 void do_nothing(const Pass&, int64_t, const MatmulInput&, FloatView) {}
 
-// In the order of Mixer, and of Feed.
+// The blocks in the order of Mixer, and of Feed.
 constexpr Block kMixers[] = {{attention_needs, attention},
                              {latent_attention_needs, latent_attention},
                              {delta_rule_needs, delta_rule},

@@ -8,7 +8,7 @@
 
 namespace hrun {
 
-// Of one layer, for passes of at most n_rows rows.
+// The needs of one layer, for passes of at most n_rows rows.
 struct BlockNeeds {
   size_t scratch_floats = 0;
   CacheLayer cache{};      // of the keys and values, types left open; without heads: none
@@ -22,7 +22,7 @@ struct BlockNeeds {
 BlockNeeds mixer_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
 BlockNeeds feed_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
 
-// What a layer that keeps keys and values keeps of a position.
+// The keys and values that a layer keeps of a position.
 inline CacheLayer cache_of(const LayerParams& layer) {
   CacheLayer cache{};
   cache.n_kv_heads = static_cast<int>(layer.n_kv_heads);
@@ -31,15 +31,15 @@ inline CacheLayer cache_of(const LayerParams& layer) {
   return cache;
 }
 
-// out [n, n_embd]: the block of a layer on its normed input.
+// Run the block of a layer on its normed input; the result goes to out [n, n_embd].
 void run_mixer(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 void run_feed(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 
-// Does what a backend recorded of a pass stay true?
+// Does the record that a backend made of a pass stay true?
 bool is_repeatable(const ModelSpec& spec);
 // Scratch that suffices for every block of every layer, which run one after the other.
 size_t scratch_floats(const ModelSpec& spec, int64_t n_rows);
-// About what the state of a sequence takes.
+// About the bytes that the state of a sequence takes.
 size_t state_bytes(const ModelSpec& spec);
 
 }  // namespace hrun

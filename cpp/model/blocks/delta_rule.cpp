@@ -48,7 +48,7 @@ void delta_rule(const Pass& pass, int64_t l, const MatmulInput& input, FloatView
   const DeviceTensor* const qkv = model.weight(l, Role::delta_qkv);
   const DeviceTensor* const gate = model.weight(l, Role::delta_gate);
   if (const DeviceTensor* both = model.weight(l, Role::delta_beta_step)) {
-    // Of each key head the betas of its value heads, then their steps.
+    // Each key head has the betas of its value heads, then their steps.
     const MatmulTarget targets[] = {{qkv, s.qkv}, {gate, s.z}, {both, s.both}};
     pass.multiply(targets, input);
     const auto n_heads = static_cast<int>(p.n_k_heads);

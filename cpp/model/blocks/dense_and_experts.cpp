@@ -35,7 +35,7 @@ void dense_and_experts(const Pass& pass, int64_t l, const MatmulInput& input, Fl
   const float eps = pass.params().norm_eps;
   feed_forward(pass, l, input, out);
   backend.rms_norm(out, *model.weight(l, Role::dense_post_norm), eps, out);
-  // The experts and their router have other norms of what the dense block reads.
+  // The experts and their router have norms of their own for what the dense block reads.
   const FloatView from = input.x;
   Arena arena = pass.arena();
   const Scratch s(arena, model.spec(), pass.n);

@@ -12,7 +12,7 @@ namespace {
 
 struct Scratch {
   FloatView routed;
-  // Tokens by the experts that they chose, [n * n_experts_used].
+  // The tokens in the order of the experts that they chose, [n * n_experts_used].
   FloatView gathered, gate, up, mixed;
 
   Scratch(Arena& arena, const HyperParams& p, int64_t n) {
@@ -71,8 +71,8 @@ std::vector<float> read_back(Backend& backend, const FloatView& view) {
   return values;
 }
 
-// f(gate) * up, or without gates f(up), as the input of what comes after; `up` is written to where
-// a matmul does not do it on its way.
+// f(gate) * up, or without gates f(up), as the input of the next matmul; `up` is overwritten
+// unless that matmul applies f on its way.
 MatmulInput activated(const Pass& pass, FloatView gate, FloatView up) {
   const Nonlinearity f = pass.model.description().nonlinearity;
   if (gate.data && f == Nonlinearity::silu) return MatmulInput::gated(gate, up);
@@ -177,8 +177,8 @@ void routed_experts(const Pass& pass, int64_t l, Arena arena, FloatView routed_b
   const FloatView routed = scratch.routed;
   const Weight& gates = model.slices(l, Role::experts_gate);
   const Weight& ups = model.slices(l, Role::experts_up);
-  // All experts read the same, which mostly is what the router reads; who observes, takes them as
-  // one.
+  // All experts read the same input, which mostly is the router's input too; an observer sees them
+  // as one input.
   std::vector<MatmulTarget> readers = {{model.weight(l, Role::router), routed},
                                        {ups.front().get(), {}}};
   if (!gates.empty()) readers.insert(readers.begin() + 1, {gates.front().get(), {}});
@@ -205,7 +205,7 @@ void routed_experts(const Pass& pass, int64_t l, Arena arena, FloatView routed_b
     for (size_t i = 0; i < weights.size(); ++i)
       weights[i] *= scale[static_cast<size_t>(experts[i])];
 
-  // Slots: the pairs of token and expert, expert by expert.
+  // The slots are the pairs of token and expert, expert by expert.
   std::vector<int32_t> token_of, slot_of(n * used), by_expert(n * used);
   std::iota(by_expert.begin(), by_expert.end(), 0);
   std::stable_sort(by_expert.begin(), by_expert.end(), [&](int32_t a, int32_t b) {
@@ -218,7 +218,8 @@ void routed_experts(const Pass& pass, int64_t l, Arena arena, FloatView routed_b
   const auto n_slots = static_cast<int64_t>(n * used);
   const FloatView gate = gates.empty() ? FloatView{} : scratch.gate;
   const FloatView up = scratch.up, mixed = scratch.mixed;
-  // One token is the input of all its experts; of several, those of an expert are brought together.
+  // One token is the input of all its experts.  With several tokens, those of an expert are brought
+  // together.
   FloatView input = x;
   if (n > 1) {
     input = scratch.gathered;

@@ -23,8 +23,8 @@ struct Scratch {
   }
 };
 
-// A matrix to each head: y[t, h] = W_h x[t, h], heads of x_cols and y_cols values so many apart. Of
-// one token they are rows, which a backend multiplies at once.
+// Applies a matrix to each head: y[t, h] = W_h x[t, h], heads of x_cols and y_cols values so many
+// apart.  The heads of one token are rows, which a backend multiplies at once.
 void multiply_heads(const Pass& pass, const Weight& weights, FloatView x, int64_t x_step,
                     int64_t x_cols, FloatView y, int64_t y_step, int64_t y_cols) {
   const auto n_heads = static_cast<int64_t>(weights.size());

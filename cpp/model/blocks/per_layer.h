@@ -7,9 +7,9 @@
 namespace hrun {
 
 size_t per_layer_scratch_floats(const ModelSpec& spec, int64_t n_rows);
-// Of the embedded tokens x, all layers' vectors into Workspace::per_layer.
+// Makes all layers' vectors from the embedded tokens x, into Workspace::per_layer.
 void embed_per_layer(const Pass& pass, std::span<const int32_t> tokens, FloatView x);
-// x += those of the layer, gated by x.
+// x += the vectors of the layer, gated by x.
 void add_per_layer(const Pass& pass, int64_t layer, FloatView x);
 
 }  // namespace hrun

@@ -19,7 +19,7 @@ struct Scratch {
     x = columns(xbc, 0, inner), b = columns(xbc, inner, shared);
     c = columns(xbc, inner + shared, shared);
     step = columns(all, 2 * inner + 2 * shared, p.n_heads);
-    // Beside the steps, and as far apart.
+    // The decays lie beside the steps, and as far apart.
     decay = arena.take(n, all.cols);
     decay = columns(decay, 0, p.n_heads);
     mixed = arena.take(n, inner);
@@ -79,7 +79,8 @@ void state_space(const Pass& pass, int64_t l, const MatmulInput& input, FloatVie
   run(pass, l, input, Scratch(arena, pass.model.spec(), pass.n), out);
 }
 
-// What attention gives lies first; attention's own scratch is used again.
+// The output of the state space block lies first, behind it that block's scratch.  Attention ran
+// before and used the same memory.
 BlockNeeds attention_and_state_space_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows) {
   Arena count;
   count.take(n_rows, spec.params.n_embd);

@@ -12,7 +12,7 @@ namespace hrun {
 BlockNeeds state_space_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
 void state_space(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 
-// Attention and a state space model side by side (Falcon H1): the sum of both.
+// Attention and a state space model side by side (Falcon H1): the result is the sum of both.
 BlockNeeds attention_and_state_space_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
 void attention_and_state_space(const Pass& pass, int64_t layer, const MatmulInput& input,
                                FloatView out);

@@ -62,7 +62,7 @@ class Keys {
     values.resize(static_cast<size_t>(n_layers));
     return values;
   }
-  // The same of what must be alike in all layers.
+  // The same for a number that must be alike in all layers.
   int64_t uniform(std::string_view suffix, int64_t n_layers, uint64_t least, uint64_t most) const {
     const std::vector<int64_t> values = per_layer(suffix, n_layers, least, most);
     for (const int64_t value : values)
@@ -86,7 +86,7 @@ class Keys {
   }
 
   const gguf::File& file() const { return file_; }
-  // Arrays may have so many entries more, of layers that are not run.
+  // Lets arrays have this many more entries, for layers that are not run.
   void allow_extra_layers(int64_t n) { n_extra_ = n; }
 
  private:
@@ -189,7 +189,8 @@ void read_scales(const Keys& keys, const ModelDescription& description, HyperPar
   }
 }
 
-// Layers with a window: by a period (every n-th layer is without, 0: none is), or one by one.
+// Reads which layers have a window: by a period (every n-th layer is without, 0: none is), or one
+// by one.
 std::vector<bool> read_window_pattern(const Keys& keys, const ModelDescription& description,
                                       int64_t n_layers) {
   constexpr std::string_view kKey = "attention.sliding_window_pattern";
@@ -253,7 +254,8 @@ void read_shared_keys(const Keys& keys, const ModelDescription& description, Hyp
   }
 }
 
-// Gates of the mixed values, one for each or one for a head, as the first layer's matrix says.
+// Reads the gates of the mixed values: one for each value or one for a head, as the first layer's
+// matrix says.
 void read_gate(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   const TensorRule* rule = description.find_rule(Role::attn_gate);
   if (!rule || rule->rows != Dim::gate) return;
@@ -262,7 +264,7 @@ void read_gate(const Keys& keys, const ModelDescription& description, HyperParam
                     p.layer(0).v_dim > 1;
 }
 
-// How texts become vectors.
+// Reads how texts become vectors.
 void read_pooling(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   const gguf::File& file = keys.file();
   const auto pooling = [&](std::string_view key) -> std::optional<Pooling> {
@@ -274,7 +276,7 @@ void read_pooling(const Keys& keys, const ModelDescription& description, HyperPa
   if (p.class_pooling == Pooling::none || p.class_pooling == Pooling::rank)
     file.fail("key '{}' is {}, must be 1 (mean), 2 (cls) or 3 (last)",
               keys.key("classifier.pooling_type"), static_cast<int>(p.class_pooling));
-  // As many as there are rows; the shapes are checked with those of all tensors.
+  // Counts the rows of a tensor; the shapes are checked with those of all tensors.
   const auto rows_of = [&](Role role) -> int64_t {
     const TensorRule* rule = description.find_rule(role);
     const gguf::TensorInfo* tensor = rule ? file.find_tensor(rule->gguf_name) : nullptr;
@@ -290,7 +292,7 @@ void read_pooling(const Keys& keys, const ModelDescription& description, HyperPa
                         : 0;
 }
 
-// What stands between the matrices of a feed-forward block, where files may say it.
+// Reads the function between the matrices of a feed-forward block, where files may say it.
 void read_nonlinearity(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   p.nonlinearity = description.nonlinearity;
   if (!description.has_key("hidden_activation") || !keys.has("hidden_activation")) return;
@@ -349,7 +351,7 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
   for (int64_t l = n_dense; l < p.n_layers; ++l)
     if (Feed& feed = p.layers[static_cast<size_t>(l)].feed; feed != Feed::none)
       feed = description.experts_beside_dense ? Feed::dense_and_experts : Feed::experts;
-  // Where both are there, the width is of all shared experts together.
+  // Where both keys are there, the width is that of all shared experts together.
   constexpr std::string_view kSharedWidth = "expert_shared_feed_forward_length",
                              kShared = "expert_shared_count";
   if (description.has_key(kShared))
@@ -398,7 +400,7 @@ void read_latent_attention(const Keys& keys, const ModelDescription& description
   if (!description.has_role(Role::attn_kv_a)) return;
   p.latent_kv = keys.count("attention.kv_lora_rank", 1, kMaxHeadDim);
   p.latent_q = keys.count_or("attention.q_lora_rank", 0, 0, kMaxWidth);
-  // Files from before these keys, which hold attn_kv_b, say it as of any attention.
+  // Files from before these keys, which hold attn_kv_b, give the sizes as for any attention.
   const bool is_old =
       !keys.has("attention.key_length_mla") && !keys.has("attention.value_length_mla");
   p.latent_k_dim =
@@ -417,8 +419,8 @@ void read_latent_attention(const Keys& keys, const ModelDescription& description
 
 constexpr double kMaxFactor = 1e6;
 
-// Which layers are recurrent: by a period (every n-th has attention), one by one, or those without
-// heads of keys.
+// Reads which layers are recurrent: by a period (every n-th has attention), one by one, or those
+// without heads of keys.
 void read_mixers(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   if (description.recurrent == Mixer::count) return;
   if (description.recurrent_without_keys) {
@@ -456,7 +458,7 @@ void read_mixers(const Keys& keys, const ModelDescription& description, HyperPar
     if (recurrent[l]) p.layers[l].mixer = description.recurrent;
 }
 
-// Values of each head of a recurrent layer, whose groups share something.
+// The number of values of each head of a recurrent layer, whose groups share something.
 int64_t recurrent_head_dim(const Keys& keys, int64_t n_heads, int64_t n_groups) {
   const int64_t values = keys.count("ssm.inner_size", 1, kMaxWidth);
   if (n_heads % n_groups != 0)
@@ -508,12 +510,12 @@ void read_rope(const Keys& keys, const ModelDescription& description, int64_t k_
 
   const std::string type_key = keys.key("rope.scaling.type");
   std::string_view type = file.find_string(type_key).value_or("none");
-  // Files from before rope.scaling.* have the other key.
+  // Files from before rope.scaling.* have another key.
   const std::string_view factor_key =
       keys.has("rope.scaling.factor") || !keys.has("rope.scale_linear") ? "rope.scaling.factor"
                                                                         : "rope.scale_linear";
-  // Checked even where the type is none: a NaN there is a broken file all the same.  0 is written
-  // where there is no scaling.
+  // The factor is checked even where the type is none: a NaN there is a broken file all the same.
+  // 0 is written where there is no scaling.
   const bool no_factor = keys.has(factor_key) && file.get_float(keys.key(factor_key)) == 0;
   const double factor = no_factor ? 1 : keys.number_or(factor_key, 1, 1 / kMaxFactor, kMaxFactor);
   if (const bool has_factors = description.has_role(Role::rope_long);
@@ -571,7 +573,7 @@ void read_rope(const Keys& keys, const ModelDescription& description, int64_t k_
   rope.attn_factor /= 1 + 0.1 * math64::log(factor);
 }
 
-// Queries that grow with their position: a rotary embedding of their own.
+// Queries that grow with their position have a rotary embedding of their own.
 void read_query_temperature(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   constexpr std::string_view kKey = "attention.temperature_scale";
   if (!description.has_key(kKey)) return;
@@ -589,7 +591,7 @@ void read_query_temperature(const Keys& keys, const ModelDescription& descriptio
   p.ropes.push_back(rope);
 }
 
-// The layers that are turned, where a file says it of each.
+// Reads which layers are turned, where a file says it for each.
 std::vector<bool> read_turned_layers(const Keys& keys, const ModelDescription& description,
                                      int64_t n_layers) {
   constexpr std::string_view kKey = "attention.rope_pattern";
@@ -608,7 +610,7 @@ std::vector<bool> read_turned_layers(const Keys& keys, const ModelDescription& d
   return turned;
 }
 
-// Which rotary embedding each layer has: one for all, or another for those with a window.
+// Reads which rotary embedding each layer has: one for all, or another for those with a window.
 void read_ropes(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   if (!description.rotary || !has_attention(attention_layer(p).mixer)) return;
   // Granite's files say so where nothing is turned.
@@ -654,7 +656,7 @@ void read_ropes(const Keys& keys, const ModelDescription& description, HyperPara
   read_query_temperature(keys, description, p);
 }
 
-// Heads and widths of every layer.
+// Reads the heads and widths of every layer.
 void read_layers(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   const gguf::File& file = keys.file();
   const uint64_t least_keys = description.recurrent_without_keys ? 0 : 1,

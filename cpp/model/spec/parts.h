@@ -6,18 +6,18 @@
 
 namespace hrun::planning {
 
-// Keys of the architecture, within the limits below.  n_vocab is left to the tokenizer.
+// Reads the keys of the architecture, within the limits below.  n_vocab is left to the tokenizer.
 HyperParams read_params(const gguf::File& file, const ModelDescription& description);
 
-// Token list, types, scores, merges and special ids agree with each other.  Returns the size of the
-// vocabulary.
+// Checks that token list, types, scores, merges and special ids agree with each other.  Returns the
+// size of the vocabulary.
 int64_t check_tokenizer(const gguf::File& file, const ModelDescription& description,
                         std::vector<std::string>& warnings);
 
 // Fills globals, layers, tied_head.  Needs spec.params.
 void place_tensors(const gguf::File& file, ModelSpec& spec);
 
-// "cannot load 'PATH': " and the formatted rest.
+// Throws UnsupportedModelError: "cannot load 'PATH': " and the formatted rest.
 template <class... Args>
 [[noreturn]] void unsupported(const gguf::File& file, std::string_view pattern,
                               const Args&... args) {

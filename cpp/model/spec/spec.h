@@ -37,7 +37,7 @@ struct RopeParams {
 };
 inline constexpr int kNoRope = -1;
 
-// What one layer is.  A kind of layer that differs from the others differs here.
+// The parameters of one layer.  A kind of layer that differs from the others differs here.
 struct LayerParams {
   Mixer mixer = Mixer::attention;
   Feed feed = Feed::dense;
@@ -125,7 +125,7 @@ struct HyperParams {
 struct ModelSpec {
   const ModelDescription* description = nullptr;
   HyperParams params;
-  // Tensors by role; null where optional and absent.  `layers[l][role]` for per-layer roles.
+  // The tensors by role; null where optional and absent.  `layers[l][role]` is for per-layer roles.
   std::vector<const gguf::TensorInfo*> globals;              // indexed by Role
   std::vector<std::vector<const gguf::TensorInfo*>> layers;  // [layer][Role]
   bool tied_head = false;                             // no output.weight: the embedding is the head
@@ -141,7 +141,8 @@ struct ModelSpec {
 // Does a layer of this model have the tensor?
 bool is_in_layer(const TensorRule& rule, const HyperParams& params, int64_t layer);
 
-// Length of a dimension in a layer, or, of what is no layer's, in any.
+// The length of a dimension in a layer; a dimension that belongs to no layer has the same length in
+// any.
 int64_t size_of(Dim dim, const HyperParams& params, int64_t layer = 0);
 
 ModelSpec read_spec(const gguf::File& file);

@@ -206,7 +206,8 @@ const gguf::TensorInfo* place(const gguf::File& file, const TensorRule& rule,
   file.fail("tensor '{}' is missing ({} of {} layers have it)", name, present, wanted);
 }
 
-// Tensors of a layer that hrun runs and whose names say that they take part in the computation.
+// Does the name of a tensor say that it takes part in the computation?  A tensor of a layer does so
+// only if hrun runs the layer.
 bool changes_the_result(std::string_view name, int64_t n_layers) {
   if (name.substr(0, 4) != "blk.")
     return name == "output.bias" || name == "output_norm.bias" ||
@@ -228,7 +229,8 @@ bool changes_the_result(std::string_view name, int64_t n_layers) {
   return false;
 }
 
-// Queries, keys and values come of one matrix or of three, and a text's vector is projected twice.
+// Checks tensors that belong together: queries, keys and values come from one matrix or from three,
+// and a text's vector has two projections or none.
 void check_parts(const gguf::File& file, const ModelSpec& spec) {
   const auto all_or_none = [&](const char* names, std::initializer_list<Role> roles) {
     size_t n = 0;
@@ -254,7 +256,8 @@ void check_parts(const gguf::File& file, const ModelSpec& spec) {
   }
 }
 
-// Matrices of all experts together or apart, and shared ones where the sizes say so.
+// Checks that the matrices of all experts are together or apart, and that there are shared ones
+// where the sizes say so.
 void check_experts(const gguf::File& file, const ModelSpec& spec, int64_t l) {
   const HyperParams& p = spec.params;
   const ModelDescription& d = *spec.description;
@@ -276,7 +279,7 @@ void check_experts(const gguf::File& file, const ModelSpec& spec, int64_t l) {
               p.n_ff_shared);
 }
 
-// Where layers have vectors for every token, all of their tensors are there.
+// Checks that all tensors of the vectors for every token are there, where layers have such vectors.
 void check_per_layer(const gguf::File& file, const ModelSpec& spec) {
   const auto require = [&](Role role, int64_t l) {
     const std::string name = layer_name(spec.description->find_rule(role)->gguf_name, l);
@@ -291,7 +294,7 @@ void check_per_layer(const gguf::File& file, const ModelSpec& spec) {
       require(role, l);
 }
 
-// Tensors of which a model has one kind or another.
+// Checks the tensors of which a model has one kind or another.
 void check_choices(const gguf::File& file, const ModelSpec& spec) {
   const HyperParams& p = spec.params;
   const bool has_long = spec.global(Role::rope_long), has_short = spec.global(Role::rope_short);

@@ -1,4 +1,6 @@
-"""What a person sees of an answer while it is written: its markdown, and what the model thinks folded to one line."""
+"""Shows an answer to a person while it is written: its markdown, with the model's thoughts folded
+to one line.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ class Folding:
         self._strips = False  # empty lines behind the thought
 
     def feed(self, text: str) -> list[tuple[bool, str]]:
-        """(thought?, text) in order."""
+        """Returns pairs of (is it a thought?, text) in order."""
         if self._tags is None:
             return [(False, text)]
         out: list[tuple[bool, str]] = []
@@ -58,7 +60,7 @@ class Folding:
         return [part for part in out if part[1]]
 
     def finish(self) -> list[tuple[bool, str]]:
-        """What was held back for a tag that did not come."""
+        """Returns the text that was held back for a tag that did not come."""
         held, self._held = self._held, ""
         return [(self.thinks, held)] if held else []
 

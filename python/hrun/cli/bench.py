@@ -56,7 +56,8 @@ class Measurement:
     int8_tops: float | None = None  # operations of the matrix products per second, 1e12
     int8_peak_tops: float | None = None
     operations: dict[str, float] | None = None  # share of the time by operation
-    # How often the system took a core from one of the threads, in all repetitions: with many, threads shared one.
+    # The number of times that the system took a core from one of the threads, in all repetitions:
+    # if it is high, threads shared a core.
     involuntary_switches: int = 0
     pinned: bool = False
 
@@ -166,7 +167,9 @@ def threads_of_this_process() -> set[int]:
 
 @contextlib.contextmanager
 def pinned(others: set[int]) -> Iterator[None]:
-    """This thread and the others on a CPU of their own each.  Raises ArgumentError where there are too few."""
+    """Puts this thread and the others on a CPU of their own each.  Raises ArgumentError where there
+    are too few.
+    """
     allowed = os.sched_getaffinity(0)
     threads = [threading.get_native_id(), *sorted(others)]
     if len(threads) > len(allowed):
@@ -194,7 +197,7 @@ def above_a_peak(row: Measurement) -> bool:
 
 
 def shares_of_peaks(row: Measurement) -> dict[str, float]:
-    """By the name of the peak; only what was measured."""
+    """Returns the shares that the measured values are of their peaks, by the name of the peak."""
     pairs = {"read_peak_gbs": row.read_gbs, "int8_peak_tops": row.int8_tops}
     return {
         name: value / max(getattr(row, name), 1e-9)
@@ -282,7 +285,7 @@ def numbers(text: str) -> list[int]:
 
 
 def model_type(path: str) -> str:
-    """Architecture and the most frequent format by bytes, as 'llama rtq3'."""
+    """Returns the architecture and the most frequent format by bytes, as 'llama rtq3'."""
     file = _core.GGUFFile(path)
     share: dict[str, int] = {}
     for tensor in file.tensors:

@@ -322,7 +322,7 @@ def _once(runtime: hrun.Runtime, options: argparse.Namespace, prompt: str, chat:
 def _view(
     runtime: hrun.Runtime, options: argparse.Namespace, messages: list[dict[str, str]] | None
 ) -> AnswerView | None:
-    """How a terminal shows the answer; None where it is a dumb one."""
+    """Returns the view that shows the answer in a terminal; None on a dumb terminal."""
     if os.environ.get("TERM", "dumb") == "dumb":
         return None
     colors = options.color == "on" or (options.color == "auto" and "NO_COLOR" not in os.environ)
@@ -345,7 +345,9 @@ def _why_empty(
 
 
 def _prompt(options: argparse.Namespace) -> str | None:
-    """From -p, -f or a pipe, which -p comes before; None where there is neither."""
+    """Returns the prompt from -p, -f or a pipe; text from -p comes before text from a pipe.  None
+    where there is no prompt.
+    """
     if options.file is not None:
         return read_text(options.file)
     if options.prompt is None:
@@ -356,7 +358,7 @@ def _prompt(options: argparse.Namespace) -> str | None:
 
 
 def _read_slowly() -> str:
-    """Stdin to its end.  Who has left a pipe open by mistake learns what is waited for."""
+    """Reads stdin to its end.  A user who left a pipe open by mistake learns that it is waited for."""
     if not select.select([sys.stdin], [], [], _PATIENCE)[0]:
         print(
             "hrun: waiting for the end of stdin, which follows -p; < /dev/null leaves it out",

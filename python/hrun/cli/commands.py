@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Command -> what makes its parser: for completion in shells and for the documentation.
+# Command -> the function that makes its parser: for completion in shells and for the documentation.
 PARSERS = {
     "hrun": "hrun.cli.chat:make_parser",
     "hrun-serve": "hrun.serve.cli:make_parser",

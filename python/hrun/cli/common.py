@@ -1,4 +1,4 @@
-"""What all commands share: one-line errors, exit codes, quiet ends."""
+"""The parts that all commands share: one-line errors, exit codes, quiet ends."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Terminated(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """As a shell shows it."""
+        """The exit code that a shell shows."""
         return 128 + self.number
 
 
@@ -118,7 +118,10 @@ def run(
 
 
 def hold_closed_streams() -> None:
-    """What is written to a stream that was closed at the start is lost, and no other file takes its number."""
+    """Holds the numbers of standard streams that were closed at the start.
+
+    Text written to such a stream is lost, and no other file takes its number.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is not None:
             continue
@@ -154,7 +157,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, *MODEL_FLAGS)
 
 
-# Where llama.cpp's name is not the parameter's.
+# The parameters for which llama.cpp has another name.
 _SAMPLING_FLAGS = {"temperature": ["--temp", "--temperature"]}
 
 

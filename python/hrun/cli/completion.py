@@ -26,7 +26,7 @@ def job(options: argparse.Namespace, words: Collection[str]) -> int:
 
 
 def script(shell: str, words: Collection[str]) -> str:
-    """What the shell reads.  ``words``: the commands of hrun."""
+    """Returns the script that the shell reads.  ``words``: the commands of hrun."""
     if shell == "fish":
         return "\n".join(_fish(words)) + "\n"
     lead = ["autoload -U +X bashcompinit && bashcompinit"] if shell == "zsh" else []

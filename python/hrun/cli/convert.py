@@ -328,7 +328,9 @@ def _calibrates_itself(arguments: argparse.Namespace, has_trellis: bool) -> bool
 def _calibration(
     arguments: argparse.Namespace, auto: AutoText | None
 ) -> tuple[Calibration, Preset | None]:
-    """What to calibrate with, and how to search; preset None without calibration.  Raises ArgumentError."""
+    """Returns the texts or files to calibrate with, and the way to search; the preset is None
+    without calibration.  Raises ArgumentError.
+    """
     from hrun.convert import PRESETS, Calibration
 
     given = Calibration(
@@ -360,7 +362,11 @@ def _makes_text(
     work: Path,
     progress: Callable[[int, int, str], None] | None,
 ) -> bool:
-    """False, and said so, where the model cannot be run and nobody asked for calibration.  Raises hrun.Error."""
+    """Makes the calibration text.
+
+    Returns False, after a warning, where the model cannot be run and nobody asked for calibration.
+    Raises hrun.Error.
+    """
     from hrun.convert.calibrate import fits_memory, part_file
 
     fits = fits_memory(source)
@@ -383,7 +389,9 @@ def _makes_text(
 
 
 def _job(arguments: argparse.Namespace, source: Source, tensors: Sequence[str]) -> str:
-    """What must be the same where a killed process's work is gone on with: all but where things go and how fast."""
+    """Describes the settings that must be the same where a killed process's work is continued: all
+    but those that decide where output goes and how fast.
+    """
     free = ("output", "threads", "verbose", "check", "strict", "report", "report_text", "save_plan")
     chosen = {k: str(v) for k, v in vars(arguments).items() if k not in free}
     files = [arguments.calibrate] if arguments.calibrate not in (None, _AUTO, _NONE) else []
@@ -598,7 +606,7 @@ def run(arguments: argparse.Namespace) -> int:
             progress,
             encoder,
             inspect if checks else None,
-            kept=work if arguments.report is None else None,  # which wants every tensor's error
+            kept=work if arguments.report is None else None,  # a report wants every tensor's error
         )
         if arguments.report is not None:
             from hrun.convert.report import write_report
@@ -628,7 +636,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:
-    """What argparse cannot say.  Raises ArgumentError."""
+    """Checks the rules that argparse cannot express.  Raises ArgumentError."""
     if arguments.target_bpw is not None and arguments.target_size is not None:
         raise ArgumentError("--target-bpw and --target-size exclude each other")
     target = arguments.target_bpw is not None or arguments.target_size is not None

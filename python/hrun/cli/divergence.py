@@ -78,7 +78,7 @@ class BaseWriter:
         self._partial.finish()
 
     def abandon(self) -> None:
-        """After finish(), nothing."""
+        """Discards the file; does nothing after finish()."""
         try:
             self._file.close()
         except OSError:  # a full disk, again
@@ -97,7 +97,9 @@ class BaseRows:
     best: np.ndarray
 
     def divergence(self, log_q: np.ndarray) -> np.ndarray:
-        """KL divergence of each position, in nats; what is not kept is one outcome."""
+        """Returns the KL divergence of each position, in nats; all tokens that are not kept count
+        as one outcome.
+        """
         kept = self.p > 0
         terms = (self.log_p - log_q) * self.p
         other = np.exp(log_q).sum(axis=1, where=~kept)
@@ -124,7 +126,7 @@ class BaseFile:
             raise hrun.ModelFileError(
                 f"{path} is no file of this version's hrun-perplexity --kl-divergence-base"
             ) from None
-        self.n_rows = self.n_ctx - 1 - self.n_ctx // 2  # of a chunk
+        self.n_rows = self.n_ctx - 1 - self.n_ctx // 2  # scored rows of a chunk
         sizes = (self.n_ctx, self.n_vocab, self.n_chunks)
         n_tokens = self.n_chunks * self.n_ctx
         self._data_at = len(line) + 4 * n_tokens
@@ -190,7 +192,7 @@ class Comparison:
 
     @property
     def changes(self) -> np.ndarray:
-        """Of the probability of the token that came."""
+        """The changes of the probability of the token that came."""
         return np.concatenate(self._changes)
 
 

@@ -81,7 +81,7 @@ def _ids(runtime: hrun.Runtime, text: str, pooling: str, separator: str) -> tupl
 
 
 def _texts(options: argparse.Namespace) -> list[str]:
-    """Those of -p, then those of each -f; of stdin where there are neither."""
+    """Returns the text of -p, then those of each -f; the text of stdin where there are neither."""
     sources = [] if options.prompt is None else [options.prompt]
     files = options.file or ([] if sources or sys.stdin is None or sys.stdin.isatty() else ["-"])
     for name in files:

@@ -1,4 +1,6 @@
-"""What the flags of a generation say, and what a terminal shows of it."""
+"""Turns the flags of a generation into options, and a generation into the text that a terminal
+shows.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from hrun.cli.common import chosen_sampling
 
 
 def generation_options(runtime: hrun.Runtime, options: argparse.Namespace) -> dict[str, Any]:
-    """What the flags say to :meth:`Runtime.generate`."""
+    """Returns the options that the flags give to :meth:`Runtime.generate`."""
     given: dict[str, Any] = {
         "max_tokens": options.predict if options.predict >= 0 else None,
         "seed": options.seed if options.seed >= 0 else None,

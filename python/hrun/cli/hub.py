@@ -81,7 +81,10 @@ def library(flag: str = "-hf") -> Any:
 
 
 def is_offline(error: Exception) -> bool:
-    """No answer at all, as opposed to one that says no.  The library's HTTP client changes from version to version."""
+    """Is the error the lack of any answer, as opposed to an answer that says no?
+
+    The library's HTTP client changes from version to version.
+    """
     names = {kind.__name__ for kind in type(error).__mro__}
     no_answer = (
         names & {"TransportError", "RequestException"} and getattr(error, "response", None) is None

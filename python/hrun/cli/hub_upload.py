@@ -12,7 +12,7 @@ from hrun.cli.hub import is_offline, library, reach
 
 
 class Upload:
-    """A repository that files go to.  What can be refused is found before any work: the name, the login, the connection.
+    """A repository that files go to.  Reasons to refuse are found before any work: the name, the login, the connection.
 
     Raises ArgumentError (a name that is not USER/MODEL), Error (huggingface_hub is missing, no token, no connection).
     """

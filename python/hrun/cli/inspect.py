@@ -73,7 +73,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _check(file: GGUFFile, data: bool) -> dict[str, Any]:
-    """Would hrun run it?  A vocabulary or an imatrix is a sound file that it cannot."""
+    """Would hrun run the file?  A vocabulary or an imatrix is a sound file that hrun cannot run."""
     warnings: list[str] = []
     errors: list[str] = []
     plan: dict[str, Any] = {}

@@ -1,7 +1,8 @@
 """Markdown that is shown in a terminal while it streams.
 
 Text is shown word by word and broken between words; code is shown line by line, coloured by Pygments where it knows the
-language; a table when it is complete.  What is no markdown after all is shown as it came: nothing of a text is lost but the marks.
+language; a table is shown when it is complete.  Text that is no markdown after all is shown as it came: nothing of a text is
+lost but the marks.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hrun.cli.wrapping import width_of
 _RESET = "\x1b[0m"
 _BOLD, _DIM, _ITALIC, _STRIKE, _CODE, _HEADING = "1", "2", "3", "9", "36", "1;36"
 _COLOURED_LINES = (
-    400  # of one block of code; more are shown plain, as each line is read with those before it
+    400  # lines of one block of code; more are plain, as each is read with those before it
 )
 
 _HEAD = re.compile(r" {0,3}(#{1,6})[ \t]")
@@ -173,7 +174,7 @@ class Markdown:
         return out + self._put(c)
 
     def _resolve(self, after: str) -> str:
-        """What a run of marks means, now that the character after it is known."""
+        """Resolves the meaning of a run of marks, now that the character after it is known."""
         marks, self._marks = self._marks, ""
         if not marks:
             return ""

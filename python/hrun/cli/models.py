@@ -18,7 +18,7 @@ _TYPE = re.compile(
     r"[-._]((?:ud-)?(?:i?q|rtq|itq|tq|mxfp|bf|f)\d\w*)(?:-\d{5}-of-\d{5})?\.gguf$", re.I
 )
 
-# Short names, of models that hrun runs; "demo" comes with it.
+# Short names of models that hrun runs; "demo" comes with hrun.
 SHORT_NAMES = {
     "smollm2": "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF",
     "qwen3": "Qwen/Qwen3-4B-GGUF",
@@ -103,14 +103,14 @@ def _names(model: Kept) -> Iterator[str]:
 
 
 def near(word: str, known: list[str]) -> str:
-    """'; did you mean X?' where something known is like it."""
+    """Returns '; did you mean X?' where a known name is like the given one."""
     found = difflib.get_close_matches(word.lower(), [k.lower() for k in known], 1)
     spelled = next((k for k in known if found and k.lower() == found[0]), None)
     return f"; did you mean {spelled}?" if spelled else ""
 
 
 def looks_like_a_model(word: str) -> bool:
-    """Rather than a misspelled command."""
+    """Does the word look like a model rather than a misspelled command?"""
     return (
         Path(word).expanduser().exists()
         or "/" in word
@@ -173,7 +173,7 @@ def shown_size(n_bytes: int) -> str:
 
 
 def shown_age(seconds: float) -> str:
-    """When it was last used: 3 hours, 2 days ago."""
+    """Returns when the file was last used: 3 hours, 2 days ago."""
     age = max(time.time() - seconds, 0)
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if age >= size:

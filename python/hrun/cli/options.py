@@ -120,7 +120,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "version": (("--version",), {"action": "version", "version": f"hrun {hrun.__version__}", "help": "print the version and stop"}),
 }  # fmt: skip
 
-# What every command that runs a model has, in the order of its help.
+# The flags that every command that runs a model has, in the order of its help.
 MODEL_FLAGS = (
     "model", "threads", "batch_size", "cache_type_k", "cache_type_v", "device", "list_devices", "gpu_layers", "rotation",
     "pre_tokenizer",

@@ -1,4 +1,4 @@
-"""Where the chat's lines come from: prompt_toolkit on a terminal, plain lines elsewhere."""
+"""Reads the chat's lines: by prompt_toolkit on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class EditingReader:
         keys = KeyBindings()
 
         @keys.add("enter")
-        @keys.add("c-j")  # what was typed ahead, while the terminal was not in raw mode
+        @keys.add("c-j")  # Enter typed ahead, while the terminal was not in raw mode
         def enter(event: KeyPressEvent) -> None:
             buffer = event.current_buffer
             text = buffer.text
@@ -196,7 +196,9 @@ def unquoted(text: str) -> str:
 
 
 def state_folder() -> Path | None:
-    """Where what was typed is kept between runs, by the XDG rules; None where there is no home."""
+    """Returns the folder that keeps typed lines between runs, by the XDG rules; None where there is
+    no home.
+    """
     state = os.environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(state):
         return Path(state) / "hrun"

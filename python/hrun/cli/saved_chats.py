@@ -52,7 +52,9 @@ def read_chat(path: Path) -> tuple[str | None, Messages]:
 
 
 def keep_last(model: Path, system: str | None, messages: Messages) -> None:
-    """For ``--resume``, in a file that only the user can read; where there is no place for it, not at all."""
+    """Keeps the chat for ``--resume``, in a file that only the user can read; keeps nothing where
+    there is no place for it.
+    """
     folder = state_folder()
     if folder is None or not messages:
         return
@@ -66,7 +68,7 @@ def keep_last(model: Path, system: str | None, messages: Messages) -> None:
 
 
 def last_chat() -> tuple[str | None, Messages]:
-    """What :func:`keep_last` kept.  Raises ArgumentError where it kept nothing."""
+    """Returns the chat that :func:`keep_last` kept.  Raises ArgumentError where it kept nothing."""
     folder = state_folder()
     path = folder / "last-chat.json" if folder else None
     if path is None or not path.is_file():

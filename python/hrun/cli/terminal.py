@@ -78,7 +78,7 @@ class Terminal:
         }  # fmt: skip
 
     def run(self, first: str | None) -> int:
-        """Until the user leaves.  ``first`` is answered before anything is read."""
+        """Talks until the user leaves.  ``first`` is answered before anything is read."""
         # A model that cannot chat should say so now, not after a message has been typed.
         if not self.plain:
             self.runtime.chat_tokens([{"role": "user", "content": ""}])
@@ -190,7 +190,7 @@ class Terminal:
         return True
 
     def ways_out(self) -> str:
-        """What helps where the context is full."""
+        """Names the commands that help where the context is full."""
         turns = sum(message["role"] == "user" for message in self.messages)
         summing = "" if self.plain or turns < 2 else "/compact sums the conversation up, "
         return f"{summing}/clear begins anew"
@@ -213,7 +213,7 @@ class Terminal:
         return self.runtime.detokenize(self.runtime.chat_tokens(self.sent())[-16:])
 
     def sent(self) -> list[dict[str, str]]:
-        """What the model sees of the conversation."""
+        """Returns the messages of the conversation that the model sees."""
         return self.with_system(self.messages[self.first :])
 
     def with_system(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -342,7 +342,7 @@ class Terminal:
         self.note(f"{shown(summary)}\n\n{self.context()}")
 
     def fits(self, messages: list[dict[str, str]]) -> bool:
-        """Is there room for them and a summary?"""
+        """Is there room for the messages and a summary?"""
         room = self.runtime.n_ctx - min(_ANSWER_ROOM, self.runtime.n_ctx // 4)
         return len(self.runtime.chat_tokens(self.with_system(messages))) <= room
 
@@ -421,7 +421,7 @@ class Terminal:
             return ""
 
     def context(self) -> str:
-        """How full it is."""
+        """Says how full the context is."""
         used = self.used()
         out = f", {self.first} of them left out" if self.first else ""
         return f"{used} of {self.runtime.n_ctx} tokens, {len(self.messages)} messages{out}"

@@ -23,7 +23,7 @@ class Wrapping:
         self._in_code = False
 
     def feed(self, text: str) -> str:
-        """What to write for the next piece of text."""
+        """Returns the text to write for the next piece of text."""
         width = self._width()
         out = []
         for c in text:

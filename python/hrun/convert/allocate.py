@@ -1,4 +1,4 @@
-"""Which tensor gets how many bits.
+"""Decides how many bits each tensor gets.
 
 The loss of a quantized model is close to linear in the relative error t^2 of each matrix (the linearity theorem of HIGGS).
 So each tensor gets a coefficient, the KL divergence that its error alone causes on text divided by that error, and each
@@ -43,7 +43,10 @@ _MEASURING = Preset("measuring", 8, (1.12,), 1, 0.01)
 
 @dataclass(frozen=True)
 class Choice:
-    """error: relative squared error of the tensor's output in this format."""
+    """A format that a tensor may get.
+
+    error: relative squared error of the tensor's output in this format.
+    """
 
     format: str
     n_bytes: int
@@ -52,7 +55,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """loss_per_error: KL divergence in nats per token, per unit of relative error."""
+    """The loss that a tensor's error causes.
+
+    loss_per_error: KL divergence in nats per token, per unit of relative error.
+    """
 
     tensor: str
     n_values: int
@@ -87,7 +93,9 @@ class Allocation:
 
 
 def load_allocation(path: Path) -> Allocation:
-    """What save() wrote, or any JSON object with "formats": {tensor: format}.  Raises ModelFileError, OSError."""
+    """Reads a file that save() wrote, or any JSON object with "formats": {tensor: format}.  Raises
+    ModelFileError, OSError.
+    """
     if path.stat().st_size > _LIMIT:
         raise ModelFileError(f"{path}: too large for a plan")
     try:
@@ -254,7 +262,7 @@ def measure(
 def _in_turn(
     pool: ThreadPoolExecutor, work: Callable[[int], Floats], firsts: range, ahead: int
 ) -> Iterator[Floats]:
-    """work(first) of each, in order; at most `ahead` results wait in memory."""
+    """Yields work(first) of each, in order; at most `ahead` results wait in memory."""
     running: deque[Future[Floats]] = deque()
     for first in firsts:
         running.append(pool.submit(work, first))
@@ -278,7 +286,11 @@ def _sample_rows(tensor: SourceTensor) -> Floats:
 
 @dataclass(frozen=True)
 class Budget:
-    """open_tensors: those whose format is to be chosen, in at most n_bytes together.  fixed_bytes: of the rest of the file."""
+    """The room for the tensors that are left to choose.
+
+    open_tensors: the tensors whose format is to be chosen, in at most n_bytes together.
+    fixed_bytes: the bytes of the rest of the file.
+    """
 
     open_tensors: list[SourceTensor]
     n_bytes: int
@@ -291,7 +303,7 @@ def find_budget(
     target_bpw: float | None,
     target_size: int | None,
 ) -> Budget:
-    """What a target leaves to choose.
+    """Returns the choices that a target leaves open.
 
     target_bpw: mean bits per weight of the matrices outside embedding and head.  target_size: bytes of the whole file.  Tensors
     whose format the user named keep it.
@@ -355,7 +367,9 @@ def find_allocation(
 
 
 def allocate_again(kept: Allocation, budget: Budget, path: Path) -> Allocation:
-    """Another size from what a kept plan has measured; `path` is for messages.  Raises ArgumentError."""
+    """Allocates for another size, from the measurements of a kept plan; `path` is for messages.
+    Raises ArgumentError.
+    """
     known = {s.tensor: s for s in kept.sensitivities}
     missing = [t.name for t in budget.open_tensors if t.name not in known]
     if missing:

@@ -33,7 +33,7 @@ _SEED = 1
 
 
 def passages(kind: str, held_out: bool) -> list[str]:
-    """Those for calibration, or those that it never sees."""
+    """Returns the passages for calibration, or those that calibration never sees."""
     text = (_FOLDER / f"{kind}.txt").read_text(encoding="utf-8")
     return _share(text.rstrip("\n").split(_BREAK), held_out)
 
@@ -66,7 +66,7 @@ def questions(runtime: Runtime, held_out: bool) -> list[list[int]]:
 
 
 def open_runtime(model: Path, n_threads: int, n_parallel: int) -> Runtime:
-    """With room for so many answers at once."""
+    """Opens a runtime with room for ``n_parallel`` answers at once."""
     return Runtime(
         model,
         n_ctx=_CONTEXT,
@@ -126,7 +126,7 @@ class AutoText:
         kept: Path | None = None,
         bundled_only: bool = False,
     ) -> Sequence[int]:
-        """In an order in which evenly spread chunks are of all kinds.
+        """Returns the tokens, in an order in which evenly spread chunks are of all kinds.
 
         ``model`` gives the file that writes; ``kept``: a file where an earlier process may have left
         them, or is written.  ``bundled_only``: ``model`` need not be one that can be run.  Raises hrun.Error, OSError.

@@ -1,4 +1,4 @@
-"""From calibration text, saved moments or an importance matrix to a MomentSource."""
+"""Makes a MomentSource from calibration text, saved moments or an importance matrix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .text import CHUNK_TOKENS, begun, chunks_of, read_text, spread_chunks, spre
 from .text_moments import TextMoments
 from .write import write_plan
 
-# Of each chunk on which tensors are measured one by one.
+# The tokens of each chunk on which tensors are measured one by one.
 _MEASURED_TOKENS = CHUNK_TOKENS // 4
 # The format of the model on which they are measured: its error is a thousandth of the measured one's, and it computes ten times
 # as fast as F32.
@@ -31,7 +31,8 @@ _MEASURED_FORMAT = "q8_0"
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the user gave; an importance matrix excludes the others, saved moments go before the text.
+    """The sources that the user gave; an importance matrix excludes the others, and saved moments
+    take precedence over the text.
 
     tokens: how many tokens of the text to use, 0 for all.  memory: bytes for moments.  save: file to write them to.
     auto: text of many kinds and the model's own, where no text is given.
@@ -97,7 +98,7 @@ def fits_memory(source: Source) -> bool:
 
 
 def machine_memory() -> int:
-    """Bytes."""
+    """Returns the machine's memory in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -24,7 +24,7 @@ from .source import Entry
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 MAX_PARTS = 9999
-# What the file's layout or the decoders depend on.
+# The file's layout or the decoders depend on these keys.
 _FIXED = re.compile(r"general\.alignment|split\..*|hrun\.format\..*")
 _INTEGERS = {f"{sign}{bits}": (sign, bits) for sign in "iu" for bits in (8, 16, 32, 64)}
 _FLOATS = ("f32", "f64")
@@ -216,7 +216,9 @@ def _scalar(key: str, value: Any, kind: str) -> Any:
 
 
 def _guessed(text: str) -> tuple[str, Any]:
-    """Of a key that is new: a JSON number, boolean or string, else the text itself."""
+    """Guesses the type and value of a new key: a JSON number, boolean or string, else the text
+    itself.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,4 +1,6 @@
-"""What a checkpoint says of embeddings: pooling, projections, classes; and encoders' configurations by decoders' names."""
+"""Reads a checkpoint's settings for embeddings: pooling, projections, classes; and gives encoders'
+configurations the names of decoders'.
+"""
 
 from __future__ import annotations
 
@@ -217,7 +219,9 @@ def _class_entries(values: dict[str, Any], architecture: str) -> list[Entry]:
 
 
 def _modules(folder: ModelFolder) -> tuple[int | None, list[str]]:
-    """Of sentence-transformers' modules.json: the pooling type, and the folders of dense projections in their order."""
+    """Reads sentence-transformers' modules.json: the pooling type, and the folders of dense
+    projections in their order.
+    """
     if not folder.has("modules.json"):
         return None, []
     path = folder.path / "modules.json"
@@ -362,7 +366,9 @@ def _says_reranker(folder: ModelFolder) -> bool:
 def with_template_ends(
     entries: list[Entry], ends: tuple[int | None, int | None], part: EmbeddingPart, causal: bool
 ) -> list[Entry]:
-    """What stands before and after a text, for models whose vectors were trained with it there."""
+    """Sets the tokens that stand before and after a text, for models whose vectors were trained
+    with them there.
+    """
     if causal and not part.pooled:
         return entries
     out = list(entries)

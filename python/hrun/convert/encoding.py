@@ -1,4 +1,4 @@
-"""How weights are coded: plainly, or against the second moments of their inputs."""
+"""Codes weights: plainly, or against the second moments of their inputs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Encoder:
         self._whole: tuple[str, InputMoments | None] = (
             "",
             None,
-        )  # what is known about a tensor, for its slices too
+        )  # the facts known about a tensor, for its slices too
         self._lock = ForkLock()
         self._error = self._energy = 0.0
         self._tensor: str | None = None

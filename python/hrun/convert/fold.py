@@ -32,7 +32,10 @@ UNEVEN = 8.0
 
 @dataclass(frozen=True)
 class Fold:
-    """scale [cols]: of the columns of `readers`; the source of the channels gets the inverse."""
+    """Scales of the channels between one writer and its readers.
+
+    scale [cols] multiplies the columns of `readers`; the source of the channels gets the inverse.
+    """
 
     readers: tuple[str, ...]
     writer: str
@@ -121,7 +124,7 @@ def _fold(
         or rms.max() < threshold * rms.min()
     ):
         return None
-    # Powers of two: exact in every float format.
+    # Scales are powers of two, which are exact in every float format.
     scale = np.exp2(np.rint(np.log2(np.exp(np.log(rms).mean()) / rms)))
     if (scale == 1).all():
         return None
@@ -140,7 +143,7 @@ def _integer(source: Source, key: str) -> int:
 
 
 def _row_scale(fold: Fold | None, tensor: SourceTensor) -> Floats | None:
-    """What the writer's rows (a norm's values) are multiplied by."""
+    """Returns the factors by which the writer's rows (a norm's values) are multiplied."""
     if fold is None:
         return None
     n = tensor.cols if len(tensor.shape) == 1 else tensor.rows
@@ -153,7 +156,7 @@ def _row_scale(fold: Fold | None, tensor: SourceTensor) -> Floats | None:
 
 
 def _period(scale: Floats, n: int, group: int) -> int:
-    """Length of a head: the largest for which the scales of a group's heads agree."""
+    """Returns the length of a head: the largest for which the scales of a group's heads agree."""
     for head in sorted((d for d in range(1, n + 1) if n % d == 0), reverse=True):
         parts = scale.reshape(n // head, group, head)
         if (parts == parts[:, :1]).all():

@@ -44,7 +44,8 @@ _ACTIVATIONS = {
     "gelu": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate"),
     "gelu_erf": ("gelu",),
 }
-# What hrun does not do, whatever the architecture: key -> the values with which it need not.
+# Features that hrun does not have, whatever the architecture: key -> the values that do not ask for
+# the feature.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "mlp_only_layers": ([],),
     "decoder_sparse_step": (1,),
@@ -102,7 +103,7 @@ class HFConfig:
         return self.at(key, None)
 
     def at(self, key: str, layer: int | None) -> int:
-        """Of a layer where they differ; None: the largest."""
+        """Returns the value of a layer where layers differ; with layer None, the largest value."""
         entry = self.keys.get(key)
         value = entry.value if entry is not None else 0
         if isinstance(value, list):
@@ -172,7 +173,7 @@ class HFConfig:
         return period > 0 and (layer + 1) % period != 0
 
     def in_layer(self, where: str, layer: int) -> bool:
-        """Has the layer what is in layers of this kind (Where in the core)?"""
+        """Does the layer have the tensors of layers of this kind (Where in the core)?"""
         experts, beside = self.has_experts(layer), self.architecture.experts_beside_dense
         return {
             "every": True,
@@ -367,7 +368,7 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
 
 
 def _heads(config: ConfigObject, architecture: Any, needed: bool) -> tuple[int, int]:
-    """Of queries, and of keys; 0 where no layer has attention."""
+    """Returns the numbers of heads of queries and of keys; 0 where no layer has attention."""
     if not needed:
         return 0, 0
     name = config.first_of(_HEADS)
@@ -406,7 +407,7 @@ def _put_windowed(
 
 
 def _width(config: ConfigObject, architecture: Any, n_embd: int) -> int:
-    """Of the dense feed-forward blocks."""
+    """Returns the width of the dense feed-forward blocks."""
     key = config.first_of(_FF)
     four_times = key == "n_inner" or config.has("n_embd") or architecture.name == "falcon"
     n_ff = config.integer(key, default=4 * n_embd if four_times else None)
@@ -414,7 +415,7 @@ def _width(config: ConfigObject, architecture: Any, n_embd: int) -> int:
         return config.integer("shared_intermediate_size")  # Granite 4 without experts
     if not config.boolean("block_auto_adjust_ff_dim", False):
         return n_ff
-    # LFM2: two thirds, times a factor, up to a whole multiple.
+    # LFM2 takes two thirds, times a factor, and rounds up to a whole multiple.
     n_ff = int(config.number("block_ffn_dim_multiplier", default=1.0) * int(2 * n_ff / 3))
     step = config.integer("block_multiple_of", default=256)
     return -(-n_ff // step) * step
@@ -549,7 +550,8 @@ def _put_listed(
                 else "softmax",
             )
             value = 2 if scores == "sigmoid" else 1
-            if name == "expert_selection_fn" and value == 1:  # of the selected, which sum to 1
+            # The weights of the selected experts sum to 1.
+            if name == "expert_selection_fn" and value == 1:
                 keys["expert_weights_norm"] = Entry("expert_weights_norm", "bool", True)
         elif rule.key == "attention.temperature_scale":
             scaling = config.child("rope_parameters")

@@ -1,4 +1,6 @@
-"""What differs from layer to layer in a Hugging Face configuration: the kinds of layers, their windows, their experts."""
+"""Reads the settings that differ from layer to layer in a Hugging Face configuration: the kinds of
+layers, their windows, their experts.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _KINDS = {
 
 
 def layer_kinds(config: ConfigObject, architecture: Any, n_layers: int) -> list[str]:
-    """Of each layer "attention", "recurrent" or "feed" (nothing but a feed-forward block)."""
+    """Returns the kind of each layer: "attention", "recurrent" or "feed" (nothing but a
+    feed-forward block).
+    """
     name = config.first_of("hybrid_override_pattern|layers_block_type|layer_types")
     kinds: Any = config.values.get(name)
     if isinstance(kinds, str):
@@ -67,7 +71,7 @@ def full_layers(config: ConfigObject) -> tuple[int, int]:
 
 
 def windows(config: ConfigObject, n_layers: int) -> list[bool]:
-    """Of each layer, whether it has a window."""
+    """Tells for each layer whether it has a window."""
     kinds = config.values.get("layer_types")
     pattern = config.values.get("hybrid_layer_pattern")  # MiMo's own: 1 is a layer with a window
     if kinds is None and isinstance(pattern, list) and set(map(str, pattern)) <= {"0", "1"}:
@@ -115,7 +119,9 @@ def turned_in_windows(config: ConfigObject) -> None:
 
 
 def turned_layers(config: ConfigObject, name: str, n_layers: int) -> list[Scalar] | None:
-    """Of each layer whether it is turned, of bases or of flags; None: all are."""
+    """Tells for each layer whether it is turned, by a list of bases or of flags; None: all layers
+    are.
+    """
     listed = config.values.get(name)
     if listed is None:
         return None
@@ -136,7 +142,7 @@ def turned_layers(config: ConfigObject, name: str, n_layers: int) -> list[Scalar
 
 
 def put_mixers(config: ConfigObject, keys: dict[str, Entry]) -> None:
-    """Which layers are recurrent: by a period where there is one."""
+    """Stores which layers are recurrent: by a period where there is one."""
     n_layers = int(keys["block_count"].value)  # type: ignore[arg-type]
     kinds = config.values.get("layer_types")
     if kinds is None:

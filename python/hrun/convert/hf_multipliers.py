@@ -28,7 +28,9 @@ _ARCHITECTURES = ("falcon-h1",)
 def row_factors(
     config: ConfigObject, architecture: str, role: str, sizes: dict[str, int], n_rows: int
 ) -> Floats | None:
-    """By what each row of a tensor is multiplied; None: by nothing.  Raises ModelFileError, UnsupportedModelError."""
+    """Returns the factors that multiply the rows of a tensor; None: no factor does.  Raises
+    ModelFileError, UnsupportedModelError.
+    """
     if architecture not in _ARCHITECTURES:
         return None
     factors = np.ones(n_rows, np.float64)

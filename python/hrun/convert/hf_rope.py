@@ -45,7 +45,8 @@ def read_rope(
     part: float = 1.0,
     window_head_dim: int = 0,
 ) -> Rope:
-    """From `rope_theta` and `rope_scaling` or from the newer `rope_parameters`.  Raises ModelFileError, UnsupportedModelError.
+    """Reads the rotation from `rope_theta` and `rope_scaling` or from the newer `rope_parameters`.
+    Raises ModelFileError, UnsupportedModelError.
 
     latent: attention temperatures go on the scores, as in DeepSeek's models, and head_dim is the turned part alone.
     part: how much of a head is turned where the configuration does not say.  window_head_dim: a head's values in layers
@@ -127,7 +128,10 @@ def _none(
 def _ntk_alpha(
     scaling: ConfigObject, config: ConfigObject, base: float, n_rot: int, n_ctx: int, latent: bool
 ) -> RopeScaling:
-    """Hunyuan: another base, the same at every length.  Others have another one beyond the context, where hrun ends."""
+    """Returns Hunyuan's scaling: another base, the same at every length.
+
+    Other models change the base beyond the context, where hrun ends.
+    """
     if not scaling.has("alpha"):
         trained = scaling.integer("original_max_position_embeddings", default=n_ctx)
         if trained >= n_ctx:

@@ -39,7 +39,8 @@ class Rung:
 
 
 def text_chunks(model: Path, text: Path | None, limit: int) -> list[list[int]]:
-    """What the files are measured on: a text, else passages that ship with hrun and no calibration reads.
+    """Returns the text on which the files are measured: the given one, else passages that ship with
+    hrun and that no calibration reads.
 
     Raises ArgumentError, OSError.
     """
@@ -181,5 +182,5 @@ def plot(rungs: Sequence[Rung]) -> str:
 
 
 def command_line(words: Sequence[object]) -> str:
-    """As it would be typed."""
+    """Returns the command line as a user would type it."""
     return " ".join(shlex.quote(str(word)) for word in words)

@@ -18,7 +18,7 @@ _OTHER_TENSORS = re.compile(
     r"(?:model\.)?(?:visual|vision_tower|vision_model|vision_encoder|vision_projection|vision_language_adapter"
     r"|vision_adapter|connector|mlp1|image_newline|multi_modal_projector|multimodal_projector|embed_vision|patch_merger|audio_tower|embed_audio)(?:\.|$)"
 )
-# What config.json may leave out, by `model_type`: the checkpoints of Gemma 3 do.
+# The values that config.json may leave out, by `model_type`: the checkpoints of Gemma 3 do.
 _LEFT_OUT: dict[str, dict[str, Any]] = {
     "gemma3_text": {
         "vocab_size": 262208,

@@ -1,4 +1,5 @@
-"""What the error of each tensor alone does to a model's predictions, measured a part of the model at a time.
+"""Measures the effect of each tensor's error alone on a model's predictions, a part of the model at
+a time.
 
 A text that has met a changed tensor goes on through the parts behind it beside the text that has
 not, so each part is loaded once for all of them, and nothing before a tensor is computed again.
@@ -21,7 +22,8 @@ from .data_file import DataFile
 from .moments import Report
 from .parts import Floats, LoadedPart, PartFile, StateReader, StateWriter
 
-# What a caller wants to be kept with a tensor (JSON), and its changed rows, some at a time.
+# The value (JSON) that a caller wants to be kept with a tensor, and the tensor's changed rows, some
+# at a time.
 Changed = tuple[Any, Iterable[Floats]]
 
 
@@ -34,7 +36,8 @@ class Measured:
 
 
 class LossMeter:
-    """KL divergence of a model with one tensor replaced, from the whole model, on chunks of text without their first quarters.
+    """Measures the KL divergence of a model with one tensor replaced, from the whole model, on
+    chunks of text without their first quarters.
 
     `file`: of tensors that lose next to nothing by being coded again.  The states of the texts and
     the whole model's log-probabilities lie in `folder`: 4 bytes per token and n_embd for each tensor, twice,
@@ -55,7 +58,11 @@ class LossMeter:
     def losses(
         self, tensors: Sequence[str], change: Callable[[str], Changed]
     ) -> dict[str, Measured]:
-        """Of each tensor; `change` is asked part by part, for an embedding that is the head once more at the end.  Raises hrun.Error, OSError."""
+        """Returns the loss of each tensor.
+
+        `change` is asked part by part; for an embedding that is also the head, once more at the
+        end.  Raises hrun.Error, OSError.
+        """
         kept = self._found()
         for part in range(kept.pop("part"), self._file.head_part):
             here = [t for t in tensors if self._first_part(t) == part]
@@ -71,7 +78,9 @@ class LossMeter:
         return self._folder / f"{kind}-{part}"
 
     def _found(self) -> dict[str, Any]:
-        """What is kept of the tensors changed in the parts that an earlier process has done, and "part", the next."""
+        """Returns the values kept of the tensors changed in the parts that an earlier process has
+        done, and "part", the next one.
+        """
         done = [p for p in range(1, self._file.head_part + 1) if self._path("changed", p).exists()]
         if not done:
             return {"part": 0}
@@ -88,7 +97,9 @@ class LossMeter:
     def _pass(
         self, loaded: LoadedPart, states: StateReader | None, first_row: int
     ) -> Iterator[Floats]:
-        """What leaves a part, chunk by chunk; `first_row`: of the text in the states."""
+        """Yields the states that leave a part, chunk by chunk; `first_row` is the text's first row
+        in the states.
+        """
         at = first_row
         for chunk in self._chunks:
             came = states.rows(at, len(chunk)) if states is not None else None
@@ -175,7 +186,9 @@ class LossMeter:
     def _log_probabilities(
         self, head: LoadedPart, states: StateReader, first_row: int
     ) -> Iterator[Floats]:
-        """Of every position of every chunk but its first quarter, a few positions at a time."""
+        """Yields the log-probabilities at every position of every chunk but its first quarter, a
+        few positions at a time.
+        """
         n_vocab = head.model.n_vocab
         step, at = logit_rows(n_vocab), first_row
         for chunk in self._chunks:

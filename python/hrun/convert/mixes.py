@@ -21,7 +21,8 @@ from typing import Any
 
 from .source import Source, SourceTensor
 
-# (place among the tensors of its role, their number) -> the format, None where it is the file's.
+# A rule: (place among the tensors of its role, their number) -> the format; None means the file's
+# format.
 Rule = Callable[[int, int], str | None]
 
 
@@ -60,7 +61,7 @@ class Mix:
     attention_output: str | None = None
     falcon_down: Rule = _never
     falcon_output: str | None = None
-    experts_output: str | None = None  # what follows attention where there are eight experts
+    experts_output: str | None = None  # the attention output where there are eight experts
 
 
 MIXES: Mapping[str, Mix] = {
@@ -101,7 +102,7 @@ MIXES: Mapping[str, Mix] = {
     )
 }  # fmt: skip
 
-# Where rows are no multiple of 256.
+# These formats replace the k formats where rows are no multiple of 256.
 _NARROW = {"q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
 
 # Architecture -> layers of its model of 70 billion weights; Llama's has grouped queries.
@@ -180,6 +181,6 @@ def mixed_formats(source: Source, mix: Mix) -> dict[str, str]:
 
 
 def _layer(name: str) -> int:
-    """Of a tensor of a layer its number, else -1."""
+    """Returns the number of the layer that a tensor belongs to, else -1."""
     found = re.match(r"blk\.(\d+)\.", name)
     return int(found[1]) if found else -1

@@ -56,10 +56,12 @@ class InputMoments:
 
 
 class MomentSource(Protocol):
-    """Where the encoder gets the moments of a tensor's input from; asked in the order of the file's tensors."""
+    """Gives the encoder the moments of a tensor's input; it is asked in the order of the file's
+    tensors.
+    """
 
     def of(self, tensor: str) -> InputMoments | None:
-        """None where nothing is known about the tensor, or the slice "NAME[i]"."""
+        """Returns None where nothing is known about the tensor, or the slice "NAME[i]"."""
 
 
 def slice_name(tensor: str, part: int) -> str:
@@ -157,7 +159,7 @@ def _lower(values: Floats) -> Floats:
 
 
 def _whole(rows: Floats) -> Floats:
-    """What _lower() was given."""
+    """Returns the matrices that _lower() was given."""
     groups, n = rows.shape
     width = (math.isqrt(8 * n + 1) - 1) // 2
     out = np.empty((groups, width, width), rows.dtype)
@@ -217,7 +219,7 @@ class MomentWriter:
         self._partial.finish()
 
     def abandon(self) -> None:
-        """After finish(), nothing."""
+        """Discards the file; does nothing after finish()."""
         with contextlib.suppress(OSError):  # a full disk, again
             self._zip.close()
         self._partial.discard()

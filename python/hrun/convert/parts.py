@@ -1,6 +1,6 @@
 """A model a part at a time: mostly a layer, more where layers share keys, and the head as the last.
 
-Memory holds one part's weights.  What leaves a part, for each token, lies on disk.
+Memory holds one part's weights.  The states that leave a part, one for each token, lie on disk.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class PartFile:
         return self.head_part if tensor == self._head else 0
 
     def is_tied(self, tensor: str) -> bool:
-        """Is it the embedding and the head?"""
+        """Is the tensor both the embedding and the head?"""
         return self._source.head is None and tensor == self._source.embedding
 
     def hold(self, part: int) -> None:
@@ -165,7 +165,9 @@ class LoadedPart:
         observer: _core.MomentCollector | None = None,
         keeps: bool = True,
     ) -> Floats | None:
-        """What leaves the part for a text of its own; None where it is not kept."""
+        """Runs a text of its own through the part and returns the states that leave it; None where
+        they are not kept.
+        """
         out = np.empty((len(tokens), self.width), np.float32) if keeps else None
         self._ready(len(tokens)).forward(list(tokens), "none", observer, states, out)
         return out

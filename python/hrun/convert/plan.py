@@ -1,4 +1,4 @@
-"""Which tensor gets which format.
+"""Decides which format each tensor gets.
 
 The rules, first match wins:
   1. one-dimensional tensors (norms, biases, tables), biases of experts, routers and learned positions are F32;
@@ -86,12 +86,12 @@ class ConversionPlan:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of all tensors."""
+        """The bits per weight of all tensors."""
         return 8.0 * self.data_bytes / max(1, self.n_values)
 
     @property
     def layer_bits_per_weight(self) -> float:
-        """Of all tensors but the embedding and the head."""
+        """The bits per weight of all tensors but the embedding and the head."""
         outside = (self.source.embedding, self.source.head)
         layers = [p for p in self.tensors if p.tensor.name not in outside]
         return 8.0 * sum(p.n_bytes for p in layers) / max(1, sum(p.tensor.n_values for p in layers))
@@ -108,7 +108,7 @@ def encodable_formats() -> list[str]:
 
 
 def type_names() -> list[str]:
-    """What a file's type may be: the formats that can be written, and mixes of them."""
+    """Returns the possible types of a file: the formats that can be written, and mixes of them."""
     return [*encodable_formats(), *MIXES]
 
 
@@ -235,7 +235,9 @@ def _guard_format(wanted: Any) -> Any | None:
 
 @cache
 def _gaussian_error(name: str) -> float:
-    """Squared error on Gaussian weights: which of two formats of the same width is the better one."""
+    """Returns the squared error on Gaussian weights; it tells which of two formats of the same
+    width is better.
+    """
     rows = np.random.default_rng(1).standard_normal((8, 1024)).astype(np.float32)
     data = _core.encode(name, rows)
     return float(np.square(_core.decode(name, data, *rows.shape) - rows).sum())

@@ -16,7 +16,7 @@ from .data_file import DataFile
 from .folder import shown
 from .source import NATIVE_FORMATS, Entry, Source, SourceTensor
 
-# What describes the coding of the source, not the model; the writer states its own.
+# These keys describe the coding of the source, not the model; the writer states its own.
 _DROPPED = (
     "general.file_type",
     "general.quantization_version",

@@ -139,7 +139,7 @@ def _architecture(values: dict[str, Any], path: str) -> Any:
     if not fitting and (name := text_class(values)):
         fitting = [a for a in _core.architectures() if name in a.hf_classes]
     if fitting:
-        # Nemotron H: one class, and one architecture with experts and one without.
+        # Nemotron H has one class, but one architecture with experts and one without.
         kinds = values.get("hybrid_override_pattern") or values.get("layers_block_type") or []
         has_experts = isinstance(kinds, (str, list)) and any(kind in kinds for kind in ("E", "moe"))
         with_experts = [a for a in fitting if any(rule.role == "router" for rule in a.tensors)]

@@ -16,7 +16,9 @@ BINS = np.linspace(-12, 12, 193)  # in units of the rms of 256 values
 
 @dataclass
 class Spread:
-    """How values are distributed, in units of the rms of their 256-wide block: counts per bin of BINS, and the largest."""
+    """The distribution of values, in units of the rms of their 256-wide block: counts per bin of
+    BINS, and the largest.
+    """
 
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS.size - 1, np.int64))
     largest: float = 0.0
@@ -51,7 +53,9 @@ class TensorFigures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """On `text`: perplexity of the float model and of the file, and KL divergence in nats."""
+    """A comparison on `text`: perplexity of the float model and of the file, and KL divergence in
+    nats.
+    """
 
     text: str
     n_tokens: int
@@ -70,7 +74,7 @@ class ReportData:
     calibrated: bool
     weights: tuple[Spread, Spread] = field(
         default_factory=lambda: (Spread(), Spread())
-    )  # as they are, rotated
+    )  # before the rotation, and after it
     inputs: tuple[Spread, Spread] = field(default_factory=lambda: (Spread(), Spread()))
     tensors: list[TensorFigures] = field(default_factory=list)
     comparison: Comparison | None = None

@@ -43,7 +43,7 @@ class Check:
         )
 
     def exceeds(self, bound: float) -> bool:
-        """Not a number exceeds every bound."""
+        """Does a value exceed the bound?  NaN exceeds every bound."""
         return not self.mean_divergence <= bound
 
 
@@ -58,7 +58,7 @@ def greedy_answers(runtime: Runtime) -> list[tuple[list[int], list[int]]]:
 
 
 def alike(wanted: list[int], found: list[int]) -> int:
-    """How many tokens are the same before the first that is not."""
+    """Counts the tokens that are the same before the first one that differs."""
     pairs = enumerate(zip(wanted, found))
     return next((i for i, (a, b) in pairs if a != b), min(len(wanted), len(found)))
 

@@ -1,4 +1,4 @@
-"""What the converter reads: metadata, and tensors whose rows can be had a slice at a time."""
+"""A source gives the converter metadata, and tensors whose rows can be read a slice at a time."""
 
 from __future__ import annotations
 

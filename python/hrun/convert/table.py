@@ -66,7 +66,9 @@ def rows_of(plan: ConversionPlan, every_tensor: bool = False) -> list[tuple[str,
 
 
 def print_sizes(sizes: Sequence[tuple[int, float, float]], n_tensors: int, out: TextIO) -> None:
-    """What other targets would give: file sizes, bits per weight of the tensors with a choice, expected KL divergences."""
+    """Prints the results that other targets would give: file sizes, bits per weight of the tensors
+    with a choice, expected KL divergences.
+    """
     print(
         f"other sizes (bits per weight of {n_tensors} tensors, expected KL divergence on the calibration text):",
         file=out,

@@ -23,7 +23,7 @@ def begun(chunk: Sequence[int], first_token: int | None) -> list[int]:
 
 
 def chunks_of(tokens: Sequence[int], first_token: int | None) -> list[list[int]]:
-    """Whole chunks; what is left at the end is not used."""
+    """Returns whole chunks; tokens left over at the end are not used."""
     ends = range(CHUNK_TOKENS, len(tokens) + 1, CHUNK_TOKENS)
     return [begun(tokens[end - CHUNK_TOKENS : end], first_token) for end in ends]
 
@@ -40,7 +40,7 @@ def read_text(path: Path) -> bytes:
 
 
 def first_tokens(tokenizer: Tokenizer, data: bytes, wanted: int) -> list[int]:
-    """At least `wanted` tokens from the beginning of the text, if it has as many."""
+    """Returns at least `wanted` tokens from the beginning of the text, if it has as many."""
     size = max(_PIECE, _BYTES_PER_TOKEN * wanted)
     while True:
         tokens = _encoded(tokenizer, data[:size])

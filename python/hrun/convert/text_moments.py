@@ -1,8 +1,8 @@
 """Second moments collected by running a model over text, a part of the model at a time.
 
-The text passes through each part once.  What leaves a part lies on disk until the next one has
-read it, and so do the moments of a part until its tensors are coded.  A folder that a killed
-process left is gone on with.
+The text passes through each part once.  The states that leave a part lie on disk until the
+next one has read them, and so do the moments of a part until its tensors are coded.  The work goes
+on with a folder that a killed process left.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ class TextMoments:
 
     @property
     def _starts(self) -> range:
-        """Of the chunks in the tokens."""
+        """The starts of the chunks in the tokens."""
         return range(0, len(self._tokens) - self._chunk + 1, self._chunk)
 
     def _part_tokens(self, start: int) -> list[int]:
         return begun(self._tokens[start : start + self._chunk], self._first_token)
 
     def _states(self, part: int) -> Path:
-        """What goes into this part."""
+        """Returns the path of the states that go into this part."""
         return self._folder / f"states-{part}.f32"
 
     def _moments(self, part: int) -> Path:
@@ -87,7 +87,9 @@ class TextMoments:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """How many parts are done, here or by an earlier process, and how many there are to do."""
+        """The number of parts that are done, here or by an earlier process, and the number that
+        there are to do.
+        """
         return self._done, self._last_part + 1
 
     def of(self, tensor: str) -> InputMoments | None:

@@ -1,4 +1,5 @@
-"""How tensors of a checkpoint become tensors of a GGUF file: stacked, reordered, transposed, taken apart.
+"""Turns tensors of a checkpoint into tensors of a GGUF file: stacked, reordered, transposed, taken
+apart.
 
 A transform gets the stored tensors (one, or one per slice), each with `shape` and `rows(first, last, cols)`, and gives the
 reader of the written rows and the step in which they may be read.
@@ -37,7 +38,9 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """What is written: `slices` matrices of [rows, cols] (rows 1: vectors); sizes by dimension name."""
+    """The tensor that is written: `slices` matrices of [rows, cols] (rows 1: vectors); sizes by
+    dimension name.
+    """
 
     rows: int
     cols: int
@@ -134,7 +137,7 @@ def _paired_rows_transposed(odd: int) -> Callable[[Stored, Target], Made]:
 
 
 def _half_rows(second: int) -> Callable[[Stored, Target], Made]:
-    """Of slices of twice the rows, the first or the second half."""
+    """Takes the first or the second half of slices that have twice the rows."""
     return lambda stored, t: _per_slice(
         t,
         lambda i: stored.rows((2 * i + second) * t.rows, (2 * i + second + 1) * t.rows, t.cols),
@@ -196,7 +199,11 @@ def _gathered(stored: Stored, order: npt.NDArray[np.int64], cols: int) -> Reader
 
 
 def _tiled(sizes: dict[str, int], n: int) -> npt.NDArray[np.int64]:
-    """Of n rows in value heads: those that read key head 0, 1, 2 ... in turn, over and over; stored are all of one together."""
+    """Returns the order of n rows in value heads.
+
+    The file stores together all value heads that read one key head.  The result has those that read
+    key heads 0, 1, 2 ... in turn, over and over.
+    """
     keys, values = sizes["delta_key_heads"], sizes["delta_heads"]
     heads = np.arange(n, dtype=np.int64).reshape(keys, values // keys, n // values)
     return heads.swapaxes(0, 1).reshape(-1)
@@ -272,7 +279,7 @@ def _minus_exp(make: Callable[[Stored, Target], Made]) -> Callable[[Stored, Targ
     return made
 
 
-# By the names of the Transform enumeration: the stored tensor's shape, and the reader.
+# Name in the Transform enumeration -> (the stored tensor's shape, the reader).
 TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target], Made]]] = {
     "none": (plain_shape, _as_is),
     "interleave_q_heads": (plain_shape, _interleave_heads),
@@ -319,7 +326,8 @@ TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target]
     "delta_groups_gate": (_by_key_head_shape, _same_shape_gathered(lambda t: _by_key_head(t)[3])),
 }
 
-# Of a tensor whose columns are coded (quantized_checkpoint.py): the columns that a transform keeps, as rows.
+# If a tensor's columns are coded (quantized_checkpoint.py): the columns that a transform keeps, as
+# rows.
 CODED_ROWS: dict[str, slice] = {
     "transpose": slice(None),
     "even_rows_transposed": slice(0, None, 2),

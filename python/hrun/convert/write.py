@@ -107,7 +107,7 @@ _HEADER_BYTES = 24  # of GGUF: magic, version, two counts
 
 
 def _store_check(path: Path, found: Check) -> None:
-    """Over the placeholders of _CHECK_ENTRIES."""
+    """Writes the check's results over the placeholders of _CHECK_ENTRIES."""
     values = (
         struct.pack("<I", found.n_tokens),
         struct.pack("<f", found.mean_divergence),
@@ -294,7 +294,7 @@ def _check_free_space(plan: ConversionPlan, metadata: list[Entry], real: Path) -
 
 
 def header_bytes(metadata: list[Entry], n_tensors: int) -> int:
-    """At most what stands before the data of the tensors."""
+    """Returns an upper bound on the bytes before the data of the tensors."""
     return sum(_value_bytes(entry) + len(entry.key) + 16 for entry in metadata) + 128 * n_tensors
 
 

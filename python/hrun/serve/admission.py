@@ -1,4 +1,6 @@
-"""Who may start work: a bounded queue, a bound per key, and when a refused client may come back."""
+"""Admission decides whether a request may start work: a bounded queue, a bound per key, and the
+time at which a refused client may come back.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ class Admission:
         return Ticket(self, n_choices, key)
 
     def retry_after(self) -> str:
-        """Whole seconds until some of what waits is likely to be done, by how long requests took of late."""
+        """Returns the whole seconds until some waiting requests are likely to be done, by the time
+        that requests took of late.
+        """
         turns = max(self.n_choices, 1) / max(self.n_parallel, 1)
         return str(min(max(math.ceil(self._seconds * turns / 2), 1), 60))
 

@@ -1,4 +1,4 @@
-"""All answers of one request: what is drawn for them, what it amounts to, and what it cost."""
+"""All answers of one request: their tokens, their use of tokens, and their costs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class Answers:
         self._flight = service.fly(self._asks)
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
-        """(choice, what is new of it), until all have finished; the engine is free afterwards, come what may."""
+        """Yields (choice, its new part) until all have finished; the engine is free afterwards,
+        come what may.
+        """
         flight = self._flight
         try:
             async for drawn in flight.drawn():
@@ -44,7 +46,7 @@ class Answers:
             self.close()
 
     async def run(self) -> None:
-        """To the end."""
+        """Runs all answers to their end."""
         async for _ in self.deltas():
             pass
 
@@ -88,7 +90,7 @@ class Answers:
         return sum(choice.n_tokens for choice in self.choices)
 
     def usage(self) -> dict[str, Any]:
-        """In OpenAI's shape."""
+        """Returns the numbers of tokens in OpenAI's shape."""
         return {
             "prompt_tokens": self.n_prompt,
             "completion_tokens": self.n_drawn,
@@ -100,7 +102,9 @@ class Answers:
         }
 
     def timings(self) -> dict[str, Any]:
-        """Of the first choice, in llama-server's shape, with the seed that makes the same text again."""
+        """Returns the timings of the first choice, in llama-server's shape, with the seed that
+        makes the same text again.
+        """
         handle, choice, ask = self._flight.handles[0], self.choices[0], self._asks[0]
         n_new = len(ask.ids) - handle.n_cached
         prompt_ms, answer_ms = 1e3 * handle.prompt_seconds, 1e3 * handle.generate_seconds

@@ -55,7 +55,7 @@ def _check(service: Service, body: ChatRequest) -> None:
 
 @dataclass
 class _Part:
-    """What of one choice has not been written yet."""
+    """The part of one choice that has not been written yet."""
 
     logprobs: list[TokenLogprob] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -200,7 +200,7 @@ class _Writer:
 
 
 def finish_reason(choice: Choice) -> str | None:
-    """By OpenAI's words."""
+    """Returns the reason in OpenAI's words."""
     if choice.called and choice.finish_reason == "stop":
         return "tool_calls"
     return choice.finish_reason

@@ -42,7 +42,7 @@ class Parser(Protocol):
 
     @property
     def held(self) -> int:
-        """How many characters wait for more before it is known what they are."""
+        """The number of characters held back until more text shows what they are."""
 
 
 class PlainParser:
@@ -56,17 +56,17 @@ class PlainParser:
         return [Event("content", text)] if text else []
 
     def control(self, name: str) -> list[Event]:
-        """Not shown."""
+        """Ignores a control token: it is not shown."""
         return []
 
     def finish(self) -> list[Event]:
-        """Nothing is left."""
+        """Returns nothing: the parser holds no text back."""
         return []
 
 
 @dataclass
 class Delta:
-    """What has become certain."""
+    """The part of an answer that has become certain."""
 
     events: list[Event] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -105,7 +105,8 @@ class Choice:
         self._stop_tokens = frozenset().union(*map(tokenizer.control_ids_in, stops))
         self._reasoning = False
         self._fed = 0  # characters that went to the parser
-        # With where their text begins and ends.
+        # Log-probabilities that wait, with the places where the text of their token begins and
+        # ends.
         self._waiting: list[tuple[int, int, TokenLogprob]] = []
 
     @property
@@ -121,7 +122,7 @@ class Choice:
         delta.tokens.append(token)
         start = self._fed
         if tokenizer.is_control(token) and not self._show_control:
-            # What was incomplete before it stays so.
+            # An incomplete character before the control token stays incomplete.
             self._parse(delta, self.parser.feed, self._decoder.flush())
             self._parse(delta, self.parser.control, tokenizer.tokens[token])
             if token in self._stop_tokens and not self._reasoning:
@@ -202,7 +203,8 @@ class Choice:
         settled = self._settled()
         n = 0
         for start, end, _ in self._waiting:
-            # Of a token that ends inside a stop string the beginning was shown.
+            # When a stop string has been found, a token that ends inside it is released too: its
+            # beginning was shown.
             if not (all or (start < settled if self.stopped else end <= settled)):
                 break
             n += 1

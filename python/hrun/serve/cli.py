@@ -243,7 +243,7 @@ def _model(flags: argparse.Namespace, options: Options) -> Iterator[tuple[Any, A
 
 
 def _cluster(flags: argparse.Namespace, options: Options) -> Any:
-    """What the flags ask of Ray."""
+    """Returns the cluster that the flags ask Ray for."""
     import hrun
     from hrun._core import devices
     from hrun.serve.cluster.ray_serve import Cluster

@@ -83,7 +83,7 @@ def _check(service: Service, body: CompletionRequest) -> None:
 
 
 def n_logprobs(body: CompletionRequest) -> int:
-    """How many of the likeliest tokens are wanted; -1: no log-probabilities."""
+    """Returns the number of likeliest tokens that are wanted; -1: no log-probabilities."""
     if body.logprobs is None or body.logprobs is False:
         return -1
     if body.logprobs is True:
@@ -115,7 +115,7 @@ def _encoded(service: Service, body: CompletionRequest, prompts: list[Any]) -> l
 
 
 def _grammar(service: Service, body: CompletionRequest) -> Grammar | None:
-    """What the text is bound to; for a thread."""
+    """Returns the grammar that binds the text.  Call it in a thread."""
     return ready(service, "response_format", grammar_asked(service, body))
 
 
@@ -190,7 +190,7 @@ class _Writer:
         self._answers = Answers(self._service, asks, choices)
 
     async def run(self) -> None:
-        """To the end."""
+        """Runs all answers to their end."""
         if self._answers is not None:
             await self._answers.run()
 
@@ -233,7 +233,7 @@ class _Writer:
         return list(mine[: self._n])
 
     async def stream(self) -> AsyncIterator[str]:
-        """As it comes.  The choices of prompt p are p * n and those that follow."""
+        """Yields the answer as it comes.  The choices of prompt p are numbered p * n and upward."""
         body, options = self._body, self._body.stream_options
         with_usage = options is not None and options.include_usage
         continuous = options is not None and options.continuous_usage_stats
@@ -285,7 +285,7 @@ class _Writer:
         return logprobs.piece(entries, n_top=self._n_top)
 
     def _echoed(self, prompt: int, logprobs: CompletionLogprobs) -> Any:
-        """Of the prompt's tokens."""
+        """Returns the log-probabilities of the prompt's tokens."""
         if self._n_top < 0 or not self._body.echo:
             return None
         first = self._prompts[prompt][0]

@@ -24,7 +24,7 @@ from hrun.serve.tools.request import Tools, tools_of, with_preamble
 
 @dataclass(frozen=True)
 class Asked:
-    """What the model reads, and what an answer to it may hold."""
+    """The prompt that the model reads, and the rules for what an answer to it may hold."""
 
     prompt: ChatPrompt
     dialect: Dialect
@@ -34,7 +34,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What the model reads, and how its answer is to be read."""
+    """The prompt that the model reads, and the parser that reads its answer."""
 
     prompt: ChatPrompt
     make_parser: Callable[[], Parser]
@@ -96,7 +96,7 @@ async def read(service: Service, body: ChatRequest) -> Asked:
 
 
 def _grammar(service: Service, body: ChatRequest, read: Asked) -> Grammar | None:
-    """What the answer is bound to; for a thread.  Raises ApiError."""
+    """Returns the grammar that binds the answer.  Call it in a thread.  Raises ApiError."""
     asked = grammar_asked(service, body)
     dialect, tools, thinking = read.dialect, read.tools, read.thinking
     row = dialect.row or HERMES

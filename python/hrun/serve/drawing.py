@@ -1,4 +1,4 @@
-"""From the fields of a request to what the engine is asked for."""
+"""Turns the fields of a request into the ask for the engine."""
 
 from __future__ import annotations
 
@@ -130,7 +130,9 @@ def bias_of(service: Service, body: Drawing) -> dict[int, float]:
 def room_for(
     service: Service, n_prompt: int, asked: int | None, clamp: bool = False, param: str = "messages"
 ) -> int:
-    """How many tokens may be drawn.  Raises ApiError where prompt and answer cannot fit."""
+    """Returns the number of tokens that may be drawn.  Raises ApiError where prompt and answer
+    cannot fit.
+    """
     n_ctx = service.runtime.n_ctx
     room = n_ctx - n_prompt + 1  # the last token drawn need not fit
     if room < 1:
@@ -150,7 +152,9 @@ def room_for(
 
 
 def overflow(message: str, n_prompt: int, n_ctx: int, param: str) -> ApiError:
-    """Too long, now and ever; ``param`` is the field that says the prompt."""
+    """Returns the error for a prompt that is too long, now and ever; ``param`` is the field that
+    holds the prompt.
+    """
     error = bad(message, param=param, code="context_length_exceeded")
     error.extra = {"n_prompt_tokens": n_prompt, "n_ctx": n_ctx}
     return error

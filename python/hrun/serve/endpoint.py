@@ -1,4 +1,4 @@
-"""What every endpoint does with a request and a response."""
+"""The steps that every endpoint takes with a request and a response."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def body_of(request: Request) -> Any:
 
 
 def key_of(request: Request) -> str:
-    """Who asks: a name for the API key, "" without one."""
+    """Returns the name of the API key that the client sent, "" without a key."""
     return str(request.scope.get("hrun_key", ""))
 
 

@@ -1,4 +1,6 @@
-"""What computes for a server: the engine of this process here, replicas elsewhere in :mod:`hrun.serve.cluster`."""
+"""The interface of the engines that compute for a server: the engine of this process is here,
+replicas elsewhere are in :mod:`hrun.serve.cluster`.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,15 @@ from hrun.serve.flight import Ask, Drawn, Flight, finished
 
 
 class Costs(Protocol):
-    """What one sequence has cost."""
+    """The costs of one sequence."""
 
     @property
     def prompt_seconds(self) -> float:
-        """Until its first token was drawn."""
+        """The seconds until the first token was drawn."""
 
     @property
     def generate_seconds(self) -> float:
-        """From the first token to the last."""
+        """The seconds from the first token to the last."""
 
     @property
     def n_cached(self) -> int:
@@ -38,16 +40,16 @@ class Flying(Protocol):
 
     @property
     def handles(self) -> Sequence[Costs]:
-        """Of each ask."""
+        """The costs of each ask."""
 
     def drawn(self) -> AsyncIterator[Drawn]:
-        """What comes, of all sequences, until all have finished."""
+        """Yields the tokens of all sequences as they come, until all have finished."""
 
     def stop(self, index: int) -> None:
         """This sequence is not wanted any more."""
 
     def end(self, error: ApiError) -> None:
-        """Ends all; who reads meets the error."""
+        """Ends all sequences; the reader of the answer meets the error."""
 
     def close(self) -> None:
         """Frees what is still there."""
@@ -58,11 +60,11 @@ class Engines(Protocol):
 
     @property
     def n_replicas(self) -> int:
-        """How many there are."""
+        """The number of replicas."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the model and of how it is computed: equal ones give equal answers."""
+        """Names the model and the way it is computed: equal fingerprints give equal answers."""
 
     def fly(self, asks: list[Ask]) -> Flying:
         """Begins sequences.  Raises what the engine refuses them with."""

@@ -34,7 +34,9 @@ _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
 
 
 class ApiError(Exception):
-    """What a request ends with.  ``param`` names the field that is to blame, ``code`` is for programs."""
+    """The error that ends a request.  ``param`` names the field that is to blame, ``code`` is for
+    programs.
+    """
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class ApiError(Exception):
         return _TYPES.get(self.status, "invalid_request_error")
 
     def body(self) -> dict[str, Any]:
-        """In OpenAI's shape."""
+        """Returns the error in OpenAI's shape."""
         error: dict[str, Any] = {
             "message": self.message,
             "type": self.type,
@@ -86,7 +88,9 @@ def anthropic_error(error: ApiError) -> dict[str, Any]:
 
 
 def api_error(error: BaseException) -> ApiError:
-    """What a client is told of any error; what is our fault is written to stderr with its trace."""
+    """Returns the error that a client is told of.  An error that is our fault is written to stderr
+    with its trace.
+    """
     if isinstance(error, ApiError):
         return error
     text = sanitized(str(error))
@@ -113,5 +117,5 @@ def api_error(error: BaseException) -> ApiError:
 
 
 def sanitized(text: str) -> str:
-    """Without folders and addresses of this machine."""
+    """Returns the text without folders and addresses of this machine."""
     return printable(_ADDRESS.sub("0x...", _PATH.sub(r"\1", text)), 1000)

@@ -1,4 +1,4 @@
-"""What names everything that decides an answer beside the request."""
+"""The fingerprint names everything that decides an answer apart from the request."""
 
 from __future__ import annotations
 

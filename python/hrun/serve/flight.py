@@ -31,10 +31,12 @@ class Ask:
     salt: str = ""
     priority: int = 0
     grammar: Grammar | None = None  # None: any text
-    n_drawn: int = 0  # of the ids: drawn by an ask that this one continues
+    n_drawn: int = 0  # ids that were drawn by an ask that this one continues
 
     def after(self, tokens: Sequence[int]) -> Ask:
-        """What is left to ask for once these have been drawn: their continuation is the same, to the bit."""
+        """Returns the rest of the ask once ``tokens`` have been drawn: the continuation is the
+        same, to the bit.
+        """
         return replace(
             self,
             ids=[*self.ids, *tokens],
@@ -45,7 +47,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What has come of one sequence since the last look."""
+    """The tokens that have come of one sequence since the last look."""
 
     index: int
     tokens: list[tuple[int, TokenLogprob | None]]
@@ -90,7 +92,7 @@ class Flight:
         )
 
     async def drawn(self) -> AsyncIterator[Drawn]:
-        """What comes, of all sequences, until all have finished."""
+        """Yields the tokens of all sequences as they come, until all have finished."""
         engine = self._engine
         while self._open:
             step = self._wakeup.next_step()
@@ -120,7 +122,7 @@ class Flight:
             self._engine.cancel(handle)
 
     def end(self, error: BaseException) -> None:
-        """Ends all; who reads meets the error."""
+        """Ends all sequences; the reader of the answer meets the error."""
         if self._open:
             self._error = self._error or error
             for handle in self._open.values():

@@ -1,4 +1,4 @@
-"""Names that no one has; never from the generator that draws tokens."""
+"""Makes names that no one else has; they never come from the generator that draws tokens."""
 
 from __future__ import annotations
 

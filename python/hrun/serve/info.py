@@ -1,4 +1,6 @@
-"""What is served and how it fares: models, health, version, properties, metrics."""
+"""Endpoints that describe the model and the state of the server: models, health, version,
+properties, metrics.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,9 @@ async def props(request: Request) -> Response:
 
 
 async def slots(request: Request) -> Response:
-    """GET /slots: what is computed, in llama-server's shape, with --slots; its places are sequences and keep nothing."""
+    """GET /slots: the sequences that are computed, in llama-server's shape, with --slots.  A slot
+    here is a sequence and keeps nothing.
+    """
     service: Service = request.app.state.service
     if not service.options.slots:
         raise ApiError(501, "the server was started without --slots", code="not_supported")

@@ -74,7 +74,7 @@ class CompletionLogprobs:
             logprobs.append(finite(entry.logprob))
             top: dict[str, float] = {}
             for token, logprob in [*entry.top, (entry.token, entry.logprob)]:
-                top.setdefault(self._name(token), finite(logprob))  # of equal texts the likelier
+                top.setdefault(self._name(token), finite(logprob))  # the likelier of equal texts
             tops.append(top if n_top else {})
         return {
             "text_offset": offsets,

@@ -1,4 +1,4 @@
-"""How large a cache a server takes where nobody says."""
+"""Chooses the size of a server's cache where the user names none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hrun.cache_memory import bytes_per_token
 from hrun.runtime import context_of
 
 _CONTEXTS = 4  # so that one long request does not displace all others
-_SHARE = 4  # of the free memory one part is for the cache
+_SHARE = 4  # the cache gets one of so many parts of the free memory
 
 
 def default_kv_tokens(

@@ -25,7 +25,7 @@ _STOP = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
 class MessagesRequest(Body):
-    """What Anthropic's interface takes."""
+    """A request as Anthropic's interface takes it."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_tokens: StrictInt | None = Field(None, ge=1)
@@ -71,7 +71,7 @@ async def messages(request: Request) -> Response:
 
 
 async def count_tokens(request: Request) -> Response:
-    """How long the prompt of the messages is."""
+    """Answers with the number of tokens in the prompt that the messages make."""
     service: Service = request.app.state.service
     body = parsed(MessagesRequest, await body_of(request))
     service.check_model(body.model)
@@ -234,7 +234,7 @@ class _Writer:
         return self._head | {"content": self._blocks} | self._end() | {"usage": self._usage()}
 
     async def stream(self) -> AsyncIterator[str]:
-        """Event by event."""
+        """Yields the answer event by event."""
         message = self._head | {"content": [], "stop_reason": None, "stop_sequence": None}
         message["usage"] = self._usage() | {"output_tokens": 0}
         yield _event("message_start", message=message)
@@ -286,7 +286,7 @@ class _Writer:
         if block["type"] == "tool_use":
             try:
                 block["input"] = json.loads(self._json or "{}")
-            except ValueError:  # what a model wrote wrongly is no reason to fail
+            except ValueError:  # wrong JSON from a model is no reason to fail
                 block["input"] = {"text": self._json}
         return [self._at("content_block_stop")]
 

@@ -77,11 +77,11 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """What is scraped."""
+        """Returns the page of metrics that is scraped."""
         return generate_latest(self.registry)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering asks the engine nothing."""
+        """Describes nothing, so that registering asks the engine nothing."""
         return []
 
     def collect(self) -> Iterable[Metric]:

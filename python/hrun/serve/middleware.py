@@ -1,4 +1,4 @@
-"""What surrounds every request, as plain ASGI: nothing here may hide that a client has gone."""
+"""Layers around every request, as plain ASGI: no layer may hide that a client has gone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hrun.serve.options import LOOPBACK, Options, is_loopback
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
-# What may be seen without a key.
+# These paths may be seen without a key.
 _PUBLIC = frozenset({"/health", "/v1/health", "/ready", "/", "/favicon.ico"})
 
 
@@ -129,7 +129,7 @@ class Gate:
 
 
 def key_name(key: str) -> str:
-    """What stands for a key inside the server."""
+    """Returns the name that stands for a key inside the server."""
     return hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
 
 
@@ -138,7 +138,7 @@ def _digest(key: str) -> bytes:
 
 
 def _host_name(host: str) -> str:
-    """Without the port."""
+    """Returns the name of a host without the port."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower().rstrip(".")

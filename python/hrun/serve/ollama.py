@@ -33,7 +33,7 @@ _OPTIONS = {
 
 
 class OllamaRequest(Body):
-    """What both ways to draw take."""
+    """The fields that /api/chat and /api/generate share."""
 
     stream: StrictBool = True
     options: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""What the server was started with."""
+"""The options that the server was started with."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Options:
     share_cache_across_keys: bool = False
     sampling: Mapping[str, float] = field(default_factory=dict)  # in place of the model's
     seed: int | None = None
-    default_max_tokens: int | None = None  # of answers whose request names none
+    default_max_tokens: int | None = None  # for requests that name none
     template_variables: Mapping[str, object] = field(default_factory=dict)
     chat_template: str | None = None  # in place of the model's
     trust_request_chat_template: bool = False
@@ -48,7 +48,7 @@ class Options:
     max_queue: int = 256  # choices that wait beside those that are computed
     max_per_key: int = 0  # requests at a time of one key; 0: no limit
     max_choices: int = 32  # n and best_of
-    max_prompts: int = 256  # of one completions, embeddings or rerank request
+    max_prompts: int = 256  # in one completions, embeddings or rerank request
     max_messages: int = 4096
     max_tools: int = 128
     max_stops: int = 16

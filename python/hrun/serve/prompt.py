@@ -65,7 +65,7 @@ def _call(i: int, j: int, call: Any, template: str) -> dict[str, Any]:
     if arguments is None:
         arguments = {}
     if isinstance(arguments, str) and _READS_ARGUMENTS.search(template):
-        # What a model wrote wrongly stays the text that it wrote.
+        # If a model wrote its arguments wrongly, they stay the text that it wrote.
         try:
             value = json.loads(arguments) if arguments.strip() else {}
             arguments = value if isinstance(value, dict) else arguments

@@ -23,7 +23,7 @@ from hrun.serve.sse import frame, unless_gone
 
 
 class ResponsesRequest(Body):
-    """What OpenAI's Responses interface takes, as far as it needs no memory."""
+    """A request as OpenAI's Responses interface takes it, as far as it needs no memory."""
 
     input: StrictStr | list[dict[str, Any]]
     instructions: StrictStr | None = None
@@ -215,7 +215,7 @@ class _Writer:
         return self._response(self._status())
 
     async def stream(self) -> AsyncIterator[str]:
-        """Event by event."""
+        """Yields the answer event by event."""
         yield self._event("response.created", response=self._response("in_progress"))
         yield self._event("response.in_progress", response=self._response("in_progress"))
         async for _, delta in self._answers.deltas():

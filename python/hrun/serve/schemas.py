@@ -1,4 +1,6 @@
-"""What requests may hold, by pydantic; field names are those of OpenAI, vLLM and llama-server."""
+"""The fields of requests, checked by pydantic; field names are those of OpenAI, vLLM and
+llama-server.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ class Body(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """How a stream is written."""
+    """Options for the way a stream is written."""
 
     model_config = ConfigDict(extra="ignore")
     include_usage: StrictBool = False
@@ -31,7 +33,7 @@ class StreamOptions(BaseModel):
 
 
 class Drawing(Body):
-    """How tokens are drawn, and where an answer ends."""
+    """Options for the way tokens are drawn, and for the end of an answer."""
 
     n: StrictInt | None = Field(None, ge=1)
     seed: StrictInt | None = None

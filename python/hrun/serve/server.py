@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """In place of uvicorn's, which would cut streams off."""
+        """Replaces uvicorn's handling of signals, which would cut streams off."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -36,7 +36,7 @@ class Service:
         n_parallel: int,
         engines: Engines | None = None,
     ) -> None:
-        """``engines``: what computes, where that is not the Runtime's own."""
+        """``engines``: the engines that compute, where they are not the Runtime's own."""
         self.runtime = runtime
         self.n_parallel = n_parallel
         if engines is None:
@@ -115,12 +115,14 @@ class Service:
         flight.close()
 
     def end_flights(self, error: ApiError) -> None:
-        """Whoever still reads an answer meets the error."""
+        """Ends every flight, so that each reader of an answer meets the error."""
         for flight in list(self.flights):
             flight.end(error)
 
     def salt(self, key: str, asked: str | None) -> str:
-        """What separates cached prompts: keys see each other's by the time an answer takes."""
+        """Returns the salt that separates cached prompts.  Without it, one key could tell another
+        key's prompts by the time that an answer takes.
+        """
         own = key if len(self.options.api_keys) > 1 else ""
         if self.options.share_cache_across_keys:
             own = ""
@@ -143,7 +145,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Are requests taken?"""
+        """Does the server take requests?"""
         return not self.admission.draining
 
     def close(self) -> None:

@@ -110,7 +110,7 @@ class Stream:
             self._on_end(how)
 
     async def _produce(self, send: Send) -> str:
-        """How it ended: done, error or gone."""
+        """Sends the texts and returns how the stream ended: done, error or gone."""
         how = "done"
         try:
             async with contextlib.aclosing(self._texts) as texts:  # type: ignore[type-var]

@@ -1,4 +1,4 @@
-"""What a request binds its answer to: a schema, a pattern, a choice, a grammar."""
+"""The bounds that a request sets on its answer: a schema, a pattern, a choice, a grammar."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def grammar_asked(service: Service, body: Drawing) -> Grammar | None:
 
 
 def checked(field: str, make: Any) -> Grammar | None:
-    """What ``make`` gives; its errors name the field."""
+    """Returns the result of ``make``; its errors name the field."""
     try:
         grammar: Grammar | None = make()
         return grammar

@@ -20,7 +20,8 @@ from hrun.serve.sse import unless_gone
 
 
 def pooling_of(service: Service) -> str:
-    """How the model's hidden states become one, by its file; the server's flag goes before it.
+    """Returns the way in which the model's hidden states become one, by its file; the server's flag
+    takes precedence.
 
     Raises ApiError 501 for a model that says nothing or wants what hrun does not have.
     """
@@ -74,7 +75,7 @@ def _encoded(row: np.ndarray, encoding: str | None) -> Any:
 async def _embedded(
     request: Request, service: Service, texts: list[Any], pooling: str
 ) -> tuple[list[np.ndarray], int]:
-    """Unit vectors, and how many tokens they took."""
+    """Returns unit vectors, and the number of tokens that they took."""
     _check_number(service, texts, "input")
     runtime = service.runtime
     with service.admission.enter(len(texts), key_of(request)):
@@ -124,7 +125,9 @@ async def rerank(request: Request) -> Response:
 async def _compared(
     request: Request, service: Service, query: str, texts: list[str]
 ) -> tuple[list[float], int]:
-    """What the model says of the query and each text, and how many tokens they took."""
+    """Returns the model's scores for the query with each text, and the number of tokens that they
+    took.
+    """
     _check_number(service, texts, "documents")
     runtime = service.runtime
     if not isinstance(runtime, Runtime):

@@ -138,7 +138,7 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
   const OnDevice<float> q_on(gpu, q), out_on(gpu, static_cast<size_t>(c.n_tokens * o_stride)),
       sinks_on(gpu, sinks);
   AttentionShape shape{c.n_heads, scale, c.window, c.soft_cap};
-  // Rows from `first` on, which are cut into spans of these lengths; all in one launch.
+  // Attends to rows from `first` on, which are cut into spans of these lengths, all in one launch.
   const auto attend_to = [&](int64_t first, const std::vector<int64_t>& lengths, int64_t beyond) {
     std::vector<SpansOnDevice::Span> cut;
     int64_t n = 0;
@@ -165,7 +165,7 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
     attend_to(0, {c.n_tokens}, c.bound);
     return result();
   };
-  // Some rows as other calls, other spans of one call, or alone.
+  // Attends to some rows in other calls, in other spans of one call, or alone.
   const auto attend_apart = [&] {
     if (c.n_tokens <= 16)
       for (int64_t t = 0; t < c.n_tokens; ++t) attend_to(t, {1}, 0);
@@ -185,7 +185,8 @@ Worst run(Gpu& gpu, Backend& cpu, const Case& c, uint64_t seed, double tolerance
     expect(attend_apart() == got, "tokens apart have the same bits: {}", describe(c));
   }
 
-  // A prompt in two chunks: on both sides of where one kernel takes over from the other.
+  // A prompt in two chunks, on both sides of the length at which one kernel takes over from the
+  // other.
   if (c.cuts)
     for (const int64_t first : {1, 2, 15, 16, 17, 18, 19, 31, 32, 33}) {
       attend_to(0, {first, c.n_tokens - first}, 0);
@@ -466,7 +467,7 @@ int main() {
            .values = values},
           tolerance);
   }
-  // A bound far above what is there: most parts see nothing.
+  // The bound is far above the positions that are there: most parts see nothing.
   check({.n_heads = 2,
          .n_kv_heads = 1,
          .k_dim = 64,
@@ -482,8 +483,8 @@ int main() {
          .position = 300,
          .sinks = true,
          .bound = 4000});
-  // Prompts: tiles of 64 queries, whole and cut, with all that changes what is seen; and few
-  // queries in several blocks.
+  // Prompts are tiles of 64 queries, whole and cut, with all that changes what is seen.  Then there
+  // are few queries in several blocks.
   for (const int64_t n_tokens : {9, 16, 17, 31, 33, 64, 65, 100})
     for (const int group : {1, 3})
       check({.n_heads = 2 * group,

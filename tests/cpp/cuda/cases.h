@@ -1,4 +1,4 @@
-// What the tests of device code share: a count of failures, random numbers, arrays on the device.
+// The tests of device code share this: a count of failures, random numbers, arrays on the device.
 #pragma once
 
 #include <cmath>

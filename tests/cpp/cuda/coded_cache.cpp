@@ -69,7 +69,8 @@ class Layer {
     return out;
   }
 
-  // Rows `first` to `end` of keys, values and queries; what attention gives for them.
+  // Passes rows `first` to `end` of keys, values and queries, and returns what attention gives for
+  // them.
   std::vector<float> pass(const FloatView& k, const FloatView& v, const FloatView& q, int64_t first,
                           int64_t end) {
     const int64_t n = end - first;
@@ -290,7 +291,7 @@ void check(CudaBackend& cuda, Backend& cpu, const Case& c, uint64_t seed) {
   const auto [dk, dv, dq] = views(device);
   const std::vector<float> expected = host.pass(hk, hv, hq, 0, kPositions);
   const std::vector<float> whole = device.pass(dk, dv, dq, 0, kPositions);
-  // In pieces, in another cache.
+  // The same rows go in pieces into another cache.
   Layer other(cuda, c, pages);
   const auto [ok, ov, oq] = views(other);
   std::vector<float> pieces;

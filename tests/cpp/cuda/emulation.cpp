@@ -1,4 +1,4 @@
-// The mistakes that the emulation must find (primitives.cpp has what is right).
+// The mistakes that the emulation must find (primitives.cpp has the correct ones).
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
@@ -49,7 +49,7 @@ struct Copies : Kernel {
   }
 };
 
-// Without `barrier` each thread reads its neighbour's value before, perhaps, it was written.
+// Without `barrier`, each thread may read its neighbour's value before it was written.
 struct Neighbours : Kernel {
   int* out;
   bool barrier;
@@ -61,7 +61,7 @@ struct Neighbours : Kernel {
   }
 };
 
-// A slot is asked for again while, perhaps, another thread still reads it.
+// A slot is asked for again while another thread may still read it.
 struct Overwritten : Kernel {
   const Words4* from;
   uint32_t* out;

@@ -71,8 +71,8 @@ std::vector<IntBlock> unpack_row(const uint8_t* row, int64_t cols) {
   return blocks;
 }
 
-// What matmul must give: exact integer sums per block, products and sums in double; `size`: what
-// errors are relative to.
+// The result that matmul must give: exact integer sums per block, products and sums in double.
+// Errors are relative to `size`.
 template <class F>
 double expected(const std::vector<IntBlock>& row, int64_t cols, const Input& in, int64_t token,
                 double& size) {
@@ -104,7 +104,7 @@ double expected(const std::vector<IntBlock>& row, int64_t cols, const Input& in,
   return y;
 }
 
-// Any bytes are a block, but for the fp16 scales, which shall be finite: bytes 0, 1 or where the
+// Any bytes are a block, except for the fp16 scales, which must be finite: bytes 0, 1 or where the
 // format has them.
 template <class F>
 std::vector<uint8_t> make_rows(int64_t rows, int64_t cols, bool any_bytes, std::mt19937& random) {
@@ -113,7 +113,7 @@ std::vector<uint8_t> make_rows(int64_t rows, int64_t cols, bool any_bytes, std::
   std::normal_distribution<float> normal;
   for (int64_t r = 0; r < rows; ++r) {
     uint8_t* const row = data.data() + static_cast<size_t>(r) * F::row_bytes(cols);
-    // Scales from an encoded row, codes from dice.
+    // The scales come from an encoded row, the codes from dice.
     for (float& v : w) v = normal(random);
     if (!any_bytes || r == 0) {
       if constexpr (RtqFormat<F>) {
@@ -240,8 +240,8 @@ void check_format() {
   check<F>(130, 256 * 9, 33, Hostile::none, seed++);
   check<F>(70, 256 * 19, 1, Hostile::none, seed++);
   check<F>(16 * 11 + 3, 512, 6, Hostile::none, seed++);
-  // So many row tiles that a block of threads works on several, with chunks for all warps, for
-  // some, and unequally many.
+  // There are so many row tiles that a block of threads works on several, with chunks for all
+  // warps, for some, and unequally many.
   for (const int64_t cols : {256 * 3, 256 * 9})
     if (RtqFormat<F> || cols == 256 * 3) check<F>(16 * 23 + 5, cols, 1, Hostile::none, seed++);
   check<F>(33, 768, 3, Hostile::largest, seed++);

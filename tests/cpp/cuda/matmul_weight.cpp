@@ -58,7 +58,7 @@ struct Product {
   std::vector<float> y;  // [n_tokens, rows]
 };
 
-// Poisoned: what is not written is NaN.
+// Memory is poisoned: a value that is not written is NaN.
 Product multiply(gpu::Gpu& device, const FormatInfo& f, const std::vector<uint8_t>& w, int64_t rows,
                  int64_t cols, const std::vector<float>& x, int64_t n_tokens, int64_t gap = 0) {
   gpu::Memory from(device, w.size(), "a test"),

@@ -12,7 +12,7 @@ namespace hrun::gpu {
 
 inline size_t value_bytes(CacheType type) { return type == CacheType::f16 ? 2 : 4; }
 
-// Values as the cache has them.
+// Converts values to the form that the cache has.
 inline std::vector<uint8_t> as_cache(CacheType type, const std::vector<float>& values) {
   std::vector<uint8_t> bytes(values.size() * value_bytes(type));
   for (size_t i = 0; i < values.size(); ++i) {
@@ -27,7 +27,7 @@ inline std::vector<uint8_t> as_cache(CacheType type, const std::vector<float>& v
 
 class PagedCache {
  public:
-  // k, v: [kv_head][capacity][dim] as the cache has them; what is beyond is 0xff, a NaN.
+  // k, v: [kv_head][capacity][dim] as the cache has them; values beyond that are 0xff, a NaN.
   PagedCache(Gpu& gpu, CacheType k_type, CacheType v_type, int n_kv_heads, int k_dim, int v_dim,
              int64_t capacity, const std::vector<uint8_t>& k, const std::vector<uint8_t>& v,
              uint64_t seed = 1)
@@ -67,7 +67,7 @@ class PagedCache {
     const size_t bytes = static_cast<size_t>(n_heads * dim) * kPagePositions * value_bytes(type);
     return (bytes + 255) & ~size_t{255};
   }
-  // Where a position of a head lies, and its place in a plane.
+  // Calls fn with the place where each position of a head lies, and with its place in a plane.
   template <class Function>
   void for_each_row(size_t first, CacheType type, int n_heads, int dim, Function&& fn) const {
     const size_t row = static_cast<size_t>(dim) * value_bytes(type);

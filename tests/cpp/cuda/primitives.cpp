@@ -1,5 +1,5 @@
-// Each function of thread.h against its definition in PTX: what the emulation does, and, compiled
-// as a CUDA program, what a card does.  The first test to run on a new one.
+// Tests each function of thread.h against its definition in PTX: what the emulation does and,
+// compiled as a CUDA program, what a card does.  It is the first test to run on a new card.
 #include <cstdio>
 #include <vector>
 

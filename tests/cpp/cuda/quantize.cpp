@@ -62,8 +62,8 @@ bool same_bits(float a, float b) {
   return float_to_bits(a) == float_to_bits(b) || (std::isnan(a) && std::isnan(b));
 }
 
-// Floats on the device with rows `stride` apart, `offset` values behind an aligned address; what is
-// between is NaN.
+// Floats on the device with rows `stride` apart, `offset` values behind an aligned address; the
+// values between are NaN.
 struct Rows {
   Rows(gpu::Gpu& device, int64_t rows, int64_t cols, int64_t stride, int64_t offset)
       : memory(device, static_cast<size_t>(rows * stride + offset + 1) * sizeof(float), "a test"),

@@ -105,8 +105,8 @@ std::vector<float> unit_tokens() {
   return x;
 }
 
-// 1. The transform ran on the codes, the scales of 32 columns each were multiplied in afterwards,
-// in the other domain.
+// 1.  The transform ran on the codes, and the scales of 32 columns each were multiplied in
+// afterwards, in the other domain.
 void scales_come_first(Gpu& gpu) {
   const FormatInfo& f = *find_format("itq3_s");
   Random random(1);
@@ -135,7 +135,8 @@ void scales_come_first(Gpu& gpu) {
   expect(otherwise > 4 * bound, "scales applied after it would be noticed");
 }
 
-// 2. One buffer in shared memory for eight warps with different rows, and barriers of single warps.
+// 2.  Eight warps with different rows used one buffer in shared memory, and barriers of single
+// warps.
 struct SharedBuffer {
   static constexpr int kThreads = 256, kBlocks = 1;
   static constexpr const char* kName = "test";

@@ -12,7 +12,7 @@ from hrun.runtime import Runtime
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Of the core's model."""
+    """Facts about the core's model."""
 
     architecture: str
     description: str
@@ -28,7 +28,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a replica says of itself once it has loaded."""
+    """The facts that a replica reports about itself once it has loaded."""
 
     model: ModelFacts
     description: str
@@ -40,7 +40,7 @@ class Facts:
 
 
 def facts_of(runtime: Runtime, fingerprint: str) -> Facts:
-    """Of a loaded model."""
+    """Returns the facts about a loaded model."""
     model = runtime.model
     names = ModelFacts.__dataclass_fields__
     return Facts(
@@ -55,7 +55,7 @@ def facts_of(runtime: Runtime, fingerprint: str) -> Facts:
 
 
 class RemoteModel(Prompts):
-    """What endpoints ask a Runtime for, without one."""
+    """Answers the questions that endpoints ask a Runtime, without having a Runtime."""
 
     def __init__(self, model_path: Path, facts: Facts, pre_tokenizer: str | None = None) -> None:
         super().__init__(model_path, pre_tokenizer)

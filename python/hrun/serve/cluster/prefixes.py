@@ -1,4 +1,4 @@
-"""Which replica has which prompts in its cache, as far as the one who sends them there can know."""
+"""A record of the prompts in each replica's cache, as far as the sender of the prompts can know."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ class PrefixMap(Generic[R]):
     """
 
     def __init__(self, capacity: int = 1 << 17, imbalance: int = 8) -> None:
-        """``imbalance``: so many more requests than the least loaded one has are too many for a cache hit."""
+        """``imbalance``: a replica is asked for its cache only if it has at most so many more
+        requests than the least loaded one.
+        """
         self._capacity = capacity
         self._imbalance = imbalance
         self._replica_of: OrderedDict[bytes, R] = OrderedDict()  # the oldest first
@@ -39,7 +41,7 @@ class PrefixMap(Generic[R]):
             self._replica_of.popitem(last=False)
 
     def forget(self, replica: R) -> None:
-        """It is gone, and its cache with it."""
+        """Forgets a replica that is gone, and its cache with it."""
         for key in [k for k, r in self._replica_of.items() if r == replica]:
             del self._replica_of[key]
 

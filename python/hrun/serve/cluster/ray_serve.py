@@ -27,12 +27,12 @@ _WATCH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is asked of Ray."""
+    """The settings that Ray is asked to serve with."""
 
     model_path: Path
     settings: dict[str, Any] = field(default_factory=dict)  # the Runtime's
     address: str | None = (
-        None  # of a cluster; None: one on this machine, which ends with the server
+        None  # a cluster's address; None: a cluster on this machine, which ends with the server
     )
     app: str = APP
     min_replicas: int = 1
@@ -94,7 +94,7 @@ class RayReplicas:
 
     @staticmethod
     def _runs() -> bool:
-        """Is Ray Serve there already?"""
+        """Does Ray Serve run already?"""
         import ray
         from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
@@ -105,7 +105,7 @@ class RayReplicas:
         return True
 
     def scale(self, min_replicas: int, max_replicas: int) -> None:
-        """Another number of replicas; what runs on one that goes is moved or finishes."""
+        """Changes the number of replicas; sequences on a replica that goes are moved or finish."""
         from dataclasses import replace
 
         from ray import serve
@@ -174,7 +174,7 @@ class RayReplicas:
                 serve.delete(self.cluster.app)
             except Exception as error:  # the cluster is gone, and the app with it
                 print(f"hrun-serve: {error}", file=sys.stderr)
-        ray.shutdown()  # of a cluster of our own that is the end
+        ray.shutdown()  # this ends a cluster of our own
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def _quiet() -> None:
 
 @contextmanager
 def _ray_errors(what: str) -> Iterator[None]:
-    """Whatever Ray raises as one line."""
+    """Shows every error that Ray raises as one line."""
     import ray
 
     try:
@@ -250,7 +250,7 @@ def _ray_errors(what: str) -> Iterator[None]:
 
 @contextmanager
 def _lost() -> Iterator[None]:
-    """What it means that a replica or its machine has died, whichever way Ray says it."""
+    """Translates the death of a replica or its machine, in whichever way Ray reports it."""
     from ray.exceptions import RayActorError, RaySystemError, RayTaskError, WorkerCrashedError
     from ray.serve.exceptions import (
         DeploymentUnavailableError,

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _KEYS = 64  # pages of a prompt by which its replica is chosen: 4096 tokens
 _UNREAD = 64  # messages that wait for a slow reader
-_ATTEMPTS = 6  # in a row without a token
+_ATTEMPTS = 6  # attempts in a row without a token
 _BACKOFF_SECONDS = 0.1  # doubled each time
 
 
@@ -45,12 +45,12 @@ class Caller(Protocol):
 
     @property
     def n_replicas(self) -> int:
-        """How many run."""
+        """The number of running replicas."""
 
 
 @dataclass
 class Course:
-    """What one sequence has cost, as the front has seen it."""
+    """The costs of one sequence, as the front has seen them."""
 
     n_cached: int = 0
     start: float = 0.0
@@ -59,12 +59,12 @@ class Course:
 
     @property
     def prompt_seconds(self) -> float:
-        """Until its first token was drawn."""
+        """The seconds until the first token was drawn."""
         return self.first - self.start if self.first is not None else 0.0
 
     @property
     def generate_seconds(self) -> float:
-        """From the first token to the last."""
+        """The seconds from the first token to the last."""
         return self.last - self.first if self.first is not None else 0.0
 
 
@@ -86,7 +86,7 @@ class RemoteEngines:
 
     @property
     def n_replicas(self) -> int:
-        """How many run."""
+        """The number of running replicas."""
         return self.caller.n_replicas
 
     def fly(self, asks: list[Ask]) -> RemoteFlight:
@@ -96,11 +96,11 @@ class RemoteEngines:
         return flight
 
     def landed(self, flight: RemoteFlight) -> None:
-        """It needs nothing any more."""
+        """Notes that a flight needs nothing any more."""
         self._flights.discard(flight)
 
     def keys(self, ids: list[int], salt: str) -> list[bytes]:
-        """Of the full pages of a prompt, as the cache has them."""
+        """Returns the keys of the full pages of a prompt, as the cache has them."""
         return self._hasher.chain(ids, salt, _KEYS)
 
     async def score(
@@ -150,7 +150,7 @@ class RemoteEngines:
 
 
 def no_replica() -> ApiError:
-    """None answers."""
+    """Returns the error for a model of which no replica answers."""
     return ApiError(
         503, "no replica of the model answers", code="unavailable", headers={"Retry-After": "5"}
     )
@@ -176,11 +176,11 @@ class RemoteFlight:
 
     @property
     def n_begun(self) -> int:
-        """Of them, those that have drawn a token."""
+        """The number of unfinished sequences that have drawn a token."""
         return sum(self.handles[index].first is not None for index in self._open)
 
     async def drawn(self) -> AsyncIterator[Drawn]:
-        """What comes, of all sequences, until all have finished."""
+        """Yields the tokens of all sequences as they come, until all have finished."""
         while self._open:
             news = await self._news.get()
             if self._error is not None:
@@ -201,7 +201,7 @@ class RemoteFlight:
             task.cancel()
 
     def end(self, error: BaseException) -> None:
-        """Ends all; who reads meets the error."""
+        """Ends all sequences; the reader of the answer meets the error."""
         if self._open:
             self._error = self._error or error
             self._cancel()
@@ -229,7 +229,7 @@ class RemoteFlight:
             await self._news.put(error)
 
     async def _computed(self, index: int, ask: Ask) -> None:
-        """To its end, by as many replicas as it takes."""
+        """Computes an ask to its end, by as many replicas as it takes."""
         engines, course = self._engines, self.handles[index]
         drawn: list[int] = []
         attempt = n_lost = 0
@@ -255,7 +255,7 @@ class RemoteFlight:
                     lost = batch.finish == "cancelled"  # not by us: it is being shut down
                     finish = None if lost else batch.finish
                     done = finish is not None
-                    if done:  # what is left is the end of the stream, which nobody waits for
+                    if done:  # only the end of the stream is left, and nobody waits for it
                         self._tasks.pop(index, None)
                     if batch.tokens or done:
                         await self._news.put(Drawn(index, list(batch.tokens), finish))

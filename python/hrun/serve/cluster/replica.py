@@ -24,7 +24,7 @@ _UNREAD = 256  # tokens that are drawn meanwhile at most
 
 @dataclass(frozen=True)
 class Batch:
-    """What has come of a sequence since the last message."""
+    """The tokens of one sequence that have come since the last message."""
 
     replica: str
     fingerprint: str
@@ -49,7 +49,7 @@ class Replica:
         self._last_step = (-1, time.monotonic())
 
     async def facts(self) -> Facts:
-        """What the front needs to know of the model."""
+        """Returns the facts about the model that the front needs."""
         return facts_of(self._runtime, self._engine.fingerprint)
 
     async def generate(self, ask: Ask, keys: Sequence[bytes] = ()) -> AsyncIterator[Batch]:

@@ -15,7 +15,7 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]
     """Requests carry the keys of their prompt's pages as the argument ``keys``."""
 
     def initialize_state(self, imbalance: int = 8) -> None:
-        """By Ray, once."""
+        """Initializes the router; Ray calls this once."""
         self._map: PrefixMap[ReplicaID] = PrefixMap(imbalance=imbalance)
 
     async def choose_replicas(

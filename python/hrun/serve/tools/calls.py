@@ -1,4 +1,6 @@
-"""From the text of a tool call to its name and arguments.  What cannot be read gives None, never an exception."""
+"""Reads the name and arguments of a tool call from its text.  Text that cannot be read gives None,
+never an exception.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ class JsonScan:
     """Finds the end of the JSON value that begins a text, while the text grows."""
 
     def __init__(self, depth: int = 0) -> None:
-        """``depth``: of brackets that are open where the text begins."""
+        """``depth``: the number of brackets that are open where the text begins."""
         self.end: int | None = None
         self.in_string = False
         self._at = 0
@@ -42,7 +44,7 @@ class JsonScan:
             mark = found[0]
             self._at = found.end()
             if mark == "\\":
-                if self._at >= len(text):  # what is escaped has not come yet
+                if self._at >= len(text):  # the escaped character has not come yet
                     self._at -= 1
                     break
                 self._at += 1 if self.in_string else 0
@@ -134,7 +136,9 @@ def _named(row: ToolFormat, text: str) -> list[Call] | None:
 
 
 def name_and_id(row: ToolFormat, head: str, id_begin: str) -> tuple[str, str | None]:
-    """What stands before a call's arguments, as its name and the id where the model has written one."""
+    """Splits the text before a call's arguments into the name and, where the model has written one,
+    the id.
+    """
     name, given = head.strip(), None
     if id_begin and id_begin in name:
         name, _, given = (part.strip() for part in name.partition(id_begin))
@@ -184,7 +188,9 @@ _KIND = re.compile(r'\b(?:string|type)="([^"]*)"')
 
 
 def key_and_kind(row: ToolFormat, head: str) -> tuple[str, bool | None]:
-    """What stands before a value, as its key and whether the value is a text, where an attribute says so."""
+    """Splits the text before a value into the key and, where an attribute says so, whether the
+    value is a text.
+    """
     if not row.attributes:
         return head.strip(), None
     key, _, attributes = head.partition('"')
@@ -204,7 +210,9 @@ def _nested(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call
 
 
 def _members(namespace: str, text: str, schema: Any) -> tuple[Any, str]:
-    """(the elements that begin a text as an object, or a list where all are items; what follows).  Raises ValueError."""
+    """Returns (the elements that begin a text as an object, or a list where all are items; the text
+    that follows).  Raises ValueError.
+    """
     names: list[str] = []
     values: list[Any] = []
     opens = namespace + "<"
@@ -270,7 +278,7 @@ def _quoted(text: str) -> list[Call] | None:
 
 
 def _quoted_value(text: str, at: int) -> tuple[Any, int]:
-    """(the value at that place, where it ends).  Raises ValueError."""
+    """Returns (the value at that place, its end).  Raises ValueError."""
     at = _past(text, at)
     if text.startswith(_QUOTE, at):
         end = text.index(_QUOTE, at + len(_QUOTE))
@@ -313,7 +321,7 @@ def _past(text: str, at: int) -> int:
 
 
 def properties_of(schema: Any) -> Mapping[str, Any]:
-    """Of an object's schema, where it has any."""
+    """Returns the properties of an object's schema, empty where it has none."""
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     return properties if isinstance(properties, Mapping) else {}
 

@@ -1,4 +1,4 @@
-"""How one model, by its chat template, writes calls and what it thinks."""
+"""A dialect is the way in which one model, by its chat template, writes calls and its thoughts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hrun.serve.tools.request import Tools
 
 
 def new_call_id(row: ToolFormat) -> str:
-    """As the family has them."""
+    """Returns a new id in the form that the family uses."""
     return new_id(row.id_prefix, row.id_characters)
 
 

@@ -1,4 +1,5 @@
-"""How each family of models writes tool calls and what it thinks: one row each, which parser and prompt follow.
+"""The forms in which families of models write tool calls and thoughts.
+Each family has one row, which the parser and the prompt follow.
 
 A row is chosen by marks in the model's chat template.  To add a family, add a row.
 """
@@ -30,9 +31,9 @@ class ToolFormat:
     - "pythonic": a list of calls as Python has them, ``[f(a=1), g(b="x")]``.
 
     ``section_begin`` and ``section_end`` surround all calls and carry nothing; so do the tags of ``silent`` in an answer.
-    ``opened``: what the prompt ends with of a tag that the answer goes on with.  ``attributes``: keys, or names too, end with a
-    quote, and attributes follow that say whether a value is a text.  An empty ``call_end`` means that a call ends
-    with its JSON.  ``bare``: calls may come without a tag, as the whole answer.  ``channels``: gpt-oss's way, in which messages
+    ``opened``: the beginning of a tag, with which the prompt ends and which the answer completes.
+    ``attributes``: keys, or names too, end with a quote, and attributes follow that say whether a value is a text.
+    An empty ``call_end`` means that a call ends with its JSON.  ``bare``: calls may come without a tag, as the whole answer.  ``channels``: gpt-oss's way, in which messages
     have channels and recipients.  Tags that are control tokens in a model's vocabulary count as such tokens only.
     """
 

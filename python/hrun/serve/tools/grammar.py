@@ -35,7 +35,9 @@ class AnswerGrammar:
         self._has_any = False
 
     def of_answer(self, answer: Grammar, thinking: bool) -> Grammar:
-        """``answer`` after what the model thinks; ``thinking``: the prompt has opened the tag."""
+        """Returns a grammar for ``answer`` after the model's thoughts; ``thinking``: the prompt has
+        opened the tag.
+        """
         if self._row.channels:
             json_mark = f'(" "? {self._tag("<|constrain|>")} "json")?'
             final = f'{self._tag("<|channel|>")} "final" {json_mark} {self._tag("<|message|>")}'
@@ -76,7 +78,9 @@ class AnswerGrammar:
         return self._rule("message", body) + "*"
 
     def _channel_calls(self, schemas: Mapping[str, Any], required: bool) -> str:
-        """One call as the last message; where none is required, or an answer."""
+        """Returns the rule for one call as the last message; where no call is required, an answer
+        may be the last.
+        """
         begin, message = self._tag("<|channel|>"), self._tag("<|message|>")
         mark = f'(" " {self._tag("<|constrain|>")} "json" | " json")?'
         end = "" if self._ids.get("<|call|>") in self._ends else self._tag("<|call|>")
@@ -113,7 +117,7 @@ class AnswerGrammar:
         )
 
     def _words(self) -> tuple[str, str]:
-        """(any text, with the tags in it that carry nothing; such tags alone)."""
+        """Returns (a rule for any text with tags that carry nothing, one for such tags alone)."""
         if not self._row.silent:
             return "TEXT", ""
         tags = self._rule("silent", " | ".join(map(self._tag, self._row.silent)))
@@ -138,7 +142,7 @@ class AnswerGrammar:
         return f"({self._tag(self._reasoning.begin)} {inside})?"
 
     def _calls(self, schemas: Mapping[str, Any], parallel: bool) -> tuple[str, str]:
-        """(the tag that begins calls, the rest of all of them)."""
+        """Returns (the tag that begins calls, the rest of all of them)."""
         row = self._row
         if row.payload == "json" and row.listed:
             items = [_call_schema(row, name, schema) for name, schema in schemas.items()]
@@ -168,7 +172,7 @@ class AnswerGrammar:
         return row.section_begin, f"{inside} {self._tag(row.section_end)}"
 
     def _body(self, name: str, schema: Any) -> str:
-        """What stands between the tags of one call."""
+        """Returns the rule for the text between the tags of one call."""
         row = self._row
         if row.payload == "json":
             return self._rule("call", f"BLANKS? {_json(_call_schema(row, name, schema))} BLANKS?")
@@ -205,7 +209,8 @@ class AnswerGrammar:
         if row.value_begin:
             head += f" BLANKS? {self._tag(row.value_begin)}"
         if is_text and texts:
-            # As they are: a line's end before and behind is no part of the value.
+            # The texts are written without quotes.  A line's end before and behind is no part of
+            # the value.
             one = self._rule("text", " | ".join(map(json.dumps, texts)))
             value = f'({one} | "\\n" {one} "\\n") {self._tag(row.value_end)}'
         elif is_text:
@@ -318,7 +323,7 @@ def _texts_of(schema: Any) -> list[str]:
 
 
 def _attributes(row: ToolFormat, schema: Any, is_text: bool) -> str:
-    """What follows a key, from the quote that ends it on."""
+    """Returns the text that follows a key, beginning with the quote that ends the key."""
     if row.attributes == "string":
         return f'" string="{str(is_text or _kind(schema) == "string").lower()}"'
     if row.attributes == "type":
@@ -328,7 +333,9 @@ def _attributes(row: ToolFormat, schema: Any, is_text: bool) -> str:
 
 
 def _python_value(schema: Any) -> str:
-    """As Python has it; its texts, numbers and lists are those of JSON as well."""
+    """Returns the rule for a value in Python's notation.  Its texts, numbers and lists may also be
+    those of JSON.
+    """
     kind = _kind(schema)
     if kind == "boolean":
         return '("True" | "False")'
@@ -336,7 +343,7 @@ def _python_value(schema: Any) -> str:
 
 
 def _parameters_known(schema: Any) -> bool:
-    """Does it say which members there are?"""
+    """Does the schema say which members there are?"""
     return isinstance(schema, Mapping) and isinstance(schema.get("properties"), Mapping)
 
 

@@ -25,13 +25,13 @@ def control(name: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Without control tokens."""
+    """Returns the text without control tokens."""
     parts = text.split(_OPEN)
     return parts[0] + "".join(part.partition(_CLOSE)[2] for part in parts[1:])
 
 
 def _unmarked(text: str) -> str:
-    """With control tokens as text."""
+    """Returns the text with control tokens as text."""
     return text.replace(_OPEN, "").replace(_CLOSE, "")
 
 
@@ -51,7 +51,9 @@ class Tags:
         return found
 
     def pieces(self, tag: str) -> list[tuple[bool, str]]:
-        """(is it a control token, name or text) of each part of the tag; of tokens that overlap the longer one counts."""
+        """Returns (is it a control token, name or text) of each part of the tag; where tokens
+        overlap, the longer one counts.
+        """
         parts = [(False, tag)]
         for name in self._names:
             if name in tag:
@@ -66,7 +68,7 @@ def _split(is_token: bool, part: str, name: str) -> list[tuple[bool, str]]:
 
 
 class TagParser:
-    """For formats whose calls stand between tags, or are the whole answer."""
+    """Parses formats whose calls stand between tags, or are the whole answer."""
 
     def __init__(
         self,
@@ -154,7 +156,7 @@ class TagParser:
     # ---- states: each does one step on the text, and says whether it got on
 
     def _starts(self) -> bool:
-        """Before anything but blanks was said."""
+        """The state before the model has written anything but blanks."""
         text = self._text
         start = len(text) - len(text.lstrip())
         rest = text[start:]
@@ -166,7 +168,7 @@ class TagParser:
                 self._text = rest[len(begin) :]
                 self._state, self._skip_space = self._thinks, True
                 return True
-            if rest.startswith(end):  # of thoughts that were never begun
+            if rest.startswith(end):  # the end of thoughts that were never begun
                 self._text = rest[len(end) :]
                 self._state = self._after_thoughts
                 return True
@@ -175,7 +177,7 @@ class TagParser:
         return self._answers()
 
     def _answers(self) -> bool:
-        """What is said begins: as a bare call, or as text."""
+        """Begins to read the answer that follows the thoughts: as a bare call, or as text."""
         self._state = self._says
         if self._row is None or not self._row.bare:
             return True
@@ -263,7 +265,7 @@ class TagParser:
         return [self._tag(t) for t in (row.section_begin, row.call_begin) if t]
 
     def _between(self) -> bool:
-        """Inside a section, before a call or the end."""
+        """The state inside a section, before a call or the end."""
         row = self._row
         assert row is not None
         self._text = self._text.lstrip()
@@ -288,7 +290,7 @@ class TagParser:
         self._state, self._scan, self._from = self._calls, JsonScan(), 0
 
     def _calls(self) -> bool:
-        """Inside a call."""
+        """The state inside a call."""
         row = self._row
         assert row is not None
         if self._takes_up():
@@ -318,7 +320,7 @@ class TagParser:
         return True
 
     def _ends_with_json(self) -> bool:
-        """Of a call without an end tag: it ends with its value, or with the next call."""
+        """Handles a call without an end tag: it ends with its value, or with the next call."""
         row = self._row
         assert row is not None
         start = 0
@@ -359,7 +361,7 @@ class TagParser:
         return True
 
     def _writes(self) -> bool:
-        """Inside the arguments of such a call, or behind them."""
+        """The state inside the arguments of such a call, or behind them."""
         row, writing = self._row, self._writing
         assert row is not None and writing is not None
         tag = self._tag(row.call_end) if self._begin else ""
@@ -451,7 +453,7 @@ class TagParser:
             self._out.append(Event("reasoning", text))
 
     def _say(self, text: str) -> None:
-        if self._opened and text:  # which the model has not written
+        if self._opened and text:  # the prompt wrote this part of the tag
             text, self._opened = text.removeprefix(self._opened), ""
         text = shown(text)
         if not text:
@@ -469,7 +471,7 @@ class TagParser:
             self._out.append(Event("content", ready))
 
     def _fail(self, text: str) -> None:
-        """What looked like a call and is none stays what the model wrote."""
+        """Keeps text that looked like a call but is none, just as the model wrote it."""
         self.failures += 1
         self._say(_unmarked(text))
 
@@ -508,7 +510,7 @@ _THOUGHTS = ("<|channel|>analysis<|message|>", "<|end|>")
 
 
 class ChannelParser:
-    """For gpt-oss, whose messages have a channel and perhaps a recipient."""
+    """Parses the answers of gpt-oss, whose messages have a channel and perhaps a recipient."""
 
     def __init__(
         self,
@@ -520,7 +522,7 @@ class ChannelParser:
         parallel: bool = True,
         apart: bool = True,
     ) -> None:
-        """``apart``: thoughts are no content."""
+        """``apart``: thoughts are kept apart from the content."""
         self.failures = 0
         self._apart = apart
         self._row = row
@@ -530,7 +532,7 @@ class ChannelParser:
         names = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>")
         self._tags = {name: tag(name) for name in names}
         self._text = ""
-        self._header: str | None = ""  # what stands before <|message|>; None inside a message
+        self._header: str | None = ""  # the text before <|message|>; None inside a message
         self._kind = ""
         self._closes = False  # thoughts that are shown get an end
         self._n_calls = 0
@@ -563,7 +565,7 @@ class ChannelParser:
                 self._begin(self._header or "", out)
                 self._header = None
             elif name == "<|channel|>" and self._header is not None:
-                self._header += " \n"  # what is before names the role, and perhaps a recipient
+                self._header += " \n"  # the text before names the role, and perhaps a recipient
             else:
                 self._header = ""
 
@@ -611,7 +613,7 @@ class ChannelParser:
 
 
 def _python_end(text: str) -> int | None:
-    """Where the list that begins the text ends, by Python's rules for strings."""
+    """Returns the end of the list that begins the text, by Python's rules for strings."""
     depth, quote, at = 0, "", 0
     while at < len(text):
         c = text[at]

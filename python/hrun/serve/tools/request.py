@@ -31,10 +31,10 @@ For each function call, return a json object with function name and arguments wi
 
 @dataclass(frozen=True)
 class Tools:
-    """What a model may call, and whether it must."""
+    """The tools that a model may call, and whether it must call one."""
 
     offered: list[dict[str, Any]]  # as the template reads them
-    schemas: dict[str, Any]  # of arguments, by name, of those that may be called
+    schemas: dict[str, Any]  # of callable tools' arguments, by the tool's name
     strict: frozenset[str]  # names whose arguments must keep to their schema
     required: bool = False
     parallel: bool = True

@@ -1,7 +1,7 @@
 """A tool call while the model writes it: its name, then its arguments as far as no continuation could change them.
 
 A call is taken up here once its text begins as the family's row has it, with the name of a tool that was offered; from then
-on it is one, however it ends.  What begins otherwise is for :func:`hrun.serve.tools.calls.read_calls`, which needs it whole.
+on it is one, however it ends.  Other text is for :func:`hrun.serve.tools.calls.read_calls`, which needs it whole.
 """
 
 from __future__ import annotations
@@ -22,17 +22,21 @@ from hrun.serve.tools.calls import (
 from hrun.serve.tools.formats import ToolFormat
 
 _BLANKS = " \t\r\n"
-_AFTER = "}];,`" + _BLANKS  # what may stand between arguments and the end of a call
+_AFTER = "}];,`" + _BLANKS  # characters that may stand between arguments and the end of a call
 
 
 class Writing(Protocol):
     """Arguments under way.  The ``text`` of its methods begins with them, and only grows."""
 
     def step(self, text: str) -> tuple[str, int | None]:
-        """(what is certain of the arguments since the last step, where in the text they have ended)."""
+        """Returns (the arguments that have become certain since the last step, the place in the
+        text where they have ended).
+        """
 
     def end(self, text: str, tagged: bool) -> tuple[str, bool]:
-        """(the rest of the arguments, are they complete?).  The text ends here; ``tagged``: by the tag that ends a call."""
+        """Returns (the rest of the arguments, are they complete?).  The text ends here; ``tagged``:
+        a tag that ends a call has ended it.
+        """
 
     @property
     def in_string(self) -> bool:
@@ -43,18 +47,18 @@ class JsonWriting:
     """Arguments that are JSON already: passed on as they are."""
 
     def __init__(self, inside: bool) -> None:
-        """``inside``: of an object whose end is the call's."""
+        """``inside``: the arguments are inside an object whose end is the call's end."""
         self._scan = JsonScan()
         self._around = JsonScan(depth=1) if inside else None
         self._given = 0
 
     @property
     def in_string(self) -> bool:
-        """Inside a string of the arguments?"""
+        """Does the text end inside a string of the arguments?"""
         return self._scan.end is None and self._scan.in_string
 
     def step(self, text: str) -> tuple[str, int | None]:
-        """All that there is, up to the end of the value."""
+        """Passes on all text that there is, up to the end of the value."""
         end = self._scan.scan(text)
         new = text[self._given : end]
         self._given += len(new)
@@ -64,7 +68,7 @@ class JsonWriting:
         return new, None if closed is None else end + closed
 
     def end(self, text: str, tagged: bool) -> tuple[str, bool]:
-        """What is left."""
+        """Returns the rest of the arguments."""
         return self.step(text)[0], self._scan.end is not None
 
 
@@ -75,16 +79,16 @@ class TaggedWriting:
         self._row = row
         self._tag = tag
         self._properties = properties_of(schema)
-        self._at = 0  # what of the text is done with
+        self._at = 0  # the end of the text that is done with
         self._keys: list[str] = []
         self._key: str | None = None  # of the parameter that is read
-        self._is_text: bool | None = None  # what its attributes say of its value
+        self._is_text: bool | None = None  # whether its attributes call its value a text
         self._in_text = False  # its value is given out as it comes
         self._ended = False
 
     @property
     def in_string(self) -> bool:
-        """Inside a parameter?"""
+        """Does the text end inside a parameter?"""
         return self._key is not None
 
     def step(self, text: str) -> tuple[str, int | None]:
@@ -98,7 +102,9 @@ class TaggedWriting:
         return out, self._at
 
     def end(self, text: str, tagged: bool) -> tuple[str, bool]:
-        """Of a text that was not closed what there is; the object is closed where a tag says that nothing is missing."""
+        """Returns the part of an unclosed text that is there.  The object is closed where a tag
+        says that nothing is missing.
+        """
         out, _ = self.step(text)
         if self._ended:
             return out, True
@@ -113,7 +119,7 @@ class TaggedWriting:
         return "}" if self._keys else "{}"
 
     def _between(self, text: str) -> str:
-        """Before a parameter, or what follows the last one."""
+        """Reads the text before a parameter, or the text that follows the last one."""
         row = self._row
         begin, key_end, value_begin = map(self._tag, (row.key_begin, row.key_end, row.value_begin))
         start = _past_blanks(text, self._at)
@@ -166,7 +172,7 @@ class TaggedWriting:
             out += '"'
         elif end < 0:
             return ""
-        elif self._key not in self._keys:  # of a key that comes twice the first value counts
+        elif self._key not in self._keys:  # if a key comes twice, its first value counts
             out = self._head() + dumps(value_of(rest[:end], schema, self._is_text))
         self._at += end + len(close)
         self._key, self._in_text = None, False
@@ -181,7 +187,10 @@ class TaggedWriting:
 def begun(
     row: ToolFormat, tag: Callable[[str], str], text: str, schemas: Mapping[str, Any]
 ) -> tuple[str, str | None, int, Writing] | None:
-    """(name, id, where the arguments begin, their reader) of the call that the text begins; None: not yet, or not like this."""
+    """Returns (name, id, where the arguments begin, their reader) of the call that the text begins.
+
+    None: the call has not begun yet, or not in this way.
+    """
     if row.listed:
         return None
     if row.payload == "json":
@@ -241,7 +250,7 @@ def _past_blanks(text: str, at: int) -> int:
 
 
 def is_rest(row: ToolFormat, text: str) -> bool:
-    """May this stand between the arguments and the end of a call?"""
+    """May this text stand between the arguments and the end of a call?"""
     return not text.strip(_AFTER).removeprefix(row.function_end or " ").strip(_AFTER)
 
 
