@@ -103,8 +103,14 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
 
 
 def start(*arguments: object) -> subprocess.Popen[bytes]:
+    def signals_as_usual() -> (
+        None
+    ):  # under nohup this process, and so its child, would ignore SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, arguments)],
+        preexec_fn=signals_as_usual,
         env={**os.environ, "PYTHONPATH": str(PACKAGE)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -21,7 +21,7 @@ from tiny_transformers import TINY, write_checkpoint
 pytestmark = pytest.mark.slow
 
 # llama-quantize wants a key that other files of the architecture have.
-REFUSED = ("deepseek2, lite",)
+REFUSED = ("deepseek2, lite", "youtu")
 # Small matrices that hrun keeps as floats.
 KEPT = re.compile(r"\.ssm_(alpha|beta|ba)\.weight$")
 

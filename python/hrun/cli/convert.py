@@ -178,9 +178,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="text on which the report compares the models (default: that of --calibrate)",
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the table of tensors and sizes, write nothing"
-    )
+    add_flags(parser, "dry_run")
     add_flags(parser, "verbose", help="list every tensor; show where an error came from")
     add_flags(parser, "version")
     return parser

@@ -66,9 +66,9 @@ def make_parser() -> Parser:
         help="then to this repository of Hugging Face, made where it is not there (needs huggingface_hub)",
     )
     add("--private", action="store_true", help="make the repository a private one")
-    add(
-        "--dry-run",
-        action="store_true",
+    add_flags(
+        parser,
+        "dry_run",
         help="say which files would be made, with their sizes, and uploaded; write nothing",
     )
     add_flags(parser, "threads", "version")

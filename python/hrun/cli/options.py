@@ -105,6 +105,8 @@ FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         "choices": ("fast", "normal", "best"),
         "help": "fast: no calibration; normal, best: calibrated search; normal for formats without calibration: exact search "
         "(default: normal for RTQ formats and with calibration, else fast)"}),
+    "dry_run": (("--dry-run",), {
+        "action": "store_true", "help": "print the table of tensors and sizes, write nothing"}),
     "ctx_size": (("-c", "--ctx-size"), {
         "type": whole_number(0), "metavar": "N",
         "help": "context in tokens; 0: the model's (default: the model's, at most 16384)"}),
