@@ -6,7 +6,7 @@ A row is chosen by marks in the model's chat template.  To add a family, add a r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,22 @@ HERMES = ToolFormat(
     reasoning=THINK,
 )
 
+DEEPSEEK_V3_2 = ToolFormat(
+    "deepseek-v3.2",
+    marks=(("｜DSML｜", "function_calls>"),),
+    payload="tagged",
+    section_begin="<｜DSML｜function_calls>",
+    section_end="</｜DSML｜function_calls>",
+    call_begin='<｜DSML｜invoke name="',
+    name_end='">',
+    call_end="</｜DSML｜invoke>",
+    key_begin='<｜DSML｜parameter name="',
+    key_end=">",
+    attributes="string",
+    value_end="</｜DSML｜parameter>",
+    reasoning=THINK,
+)
+
 # The more particular before the more general: the first row whose marks are in the template counts.
 FORMATS: tuple[ToolFormat, ...] = (
     ToolFormat(
@@ -119,36 +135,14 @@ FORMATS: tuple[ToolFormat, ...] = (
         ends_thoughts=True,
         by_macros=True,
     ),
-    ToolFormat(
-        "deepseek-v3.2",
-        marks=(("｜DSML｜", "function_calls>"),),
-        payload="tagged",
-        section_begin="<｜DSML｜function_calls>",
-        section_end="</｜DSML｜function_calls>",
-        call_begin='<｜DSML｜invoke name="',
-        name_end='">',
-        call_end="</｜DSML｜invoke>",
-        key_begin='<｜DSML｜parameter name="',
-        key_end=">",
-        attributes="string",
-        value_end="</｜DSML｜parameter>",
-        reasoning=THINK,
-    ),
-    ToolFormat(
-        "deepseek-v4",
+    DEEPSEEK_V3_2,
+    replace(
+        DEEPSEEK_V3_2,
+        name="deepseek-v4",
         marks=(("｜DSML｜", "tool_calls>"),),
-        payload="tagged",
         section_begin="<｜DSML｜tool_calls>",
         section_end="</｜DSML｜tool_calls>",
-        call_begin='<｜DSML｜invoke name="',
-        name_end='">',
-        call_end="</｜DSML｜invoke>",
-        key_begin='<｜DSML｜parameter name="',
-        key_end=">",
-        attributes="string",
-        value_end="</｜DSML｜parameter>",
         ends_thoughts=True,
-        reasoning=THINK,
     ),
     ToolFormat(
         "deepseek",
