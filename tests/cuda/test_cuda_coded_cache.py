@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine_plans import ask_in_any_order
 from hrun import Runtime, _core
 from hrun.errors import UnsupportedModelError
 
@@ -97,16 +98,7 @@ def test_the_engine_gives_the_bits_of_a_session(path: Path, pair: tuple[str, str
             model, N_CTX, n_batch=n_batch, kv_tokens=kv_tokens, type_k=pair[0], type_v=pair[1]
         )
         for _ in range(2):  # the second time with prefixes in the cache
-            asked = []
-            for i in rng.sample(range(len(prompts)), len(prompts)):
-                first = rng.choice([0, len(prompts[i]) // 2, len(prompts[i]) - 1])
-                asked.append((i, first, engine.submit(prompts[i], kind="logits", first_row=first)))
-                if rng.random() < 0.4:
-                    engine.submit(prompts[i], max_tokens=8, sampling={"temperature": 0.0})
-            for i, first, handle in asked:
-                assert engine.take(handle, all=True)[1] == "stop"
-                got = handle.values.reshape(-1, model.n_vocab)
-                assert got.tobytes() == alone[i][first:].tobytes(), (n_batch, i, first)
+            ask_in_any_order(engine, prompts, alone, rng, 0.4, 8, context=n_batch)
         engine.close()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine_plans import ask_in_any_order, prompts_of
 from hrun import Runtime, _core
 
 pytestmark = pytest.mark.usefixtures("emulated_cuda")
@@ -26,14 +27,8 @@ def rt(path: Path) -> Iterator[Runtime]:
         yield runtime
 
 
-def prompts_of(rng: random.Random, n: int, n_vocab: int) -> list[list[int]]:
-    """Returns prompts; some share beginnings, and some of these beginnings end inside a page."""
-    shared = [rng.randrange(n_vocab) for _ in range(130)]
-    out = []
-    for _ in range(n):
-        own = [rng.randrange(n_vocab) for _ in range(rng.choice([1, 2, 16, 17, 40]))]
-        out.append(shared[: rng.choice([0, 1, 63, 64, 70])] + own)
-    return out
+def short_prompts(rng: random.Random, n: int, n_vocab: int) -> list[list[int]]:
+    return prompts_of(rng, n, n_vocab, 130, shared=(0, 1, 63, 64, 70), own=(1, 2, 16, 17, 40))
 
 
 @pytest.mark.slow
@@ -42,26 +37,17 @@ def test_logits_of_any_plan_equal_those_alone(path: Path, seed: int) -> None:
     """Batches of prompts and steps, chunks, prefix hits, copies of pages, preemption."""
     rng = random.Random(seed)
     model = _core.Model.load(str(path), device="cuda")
-    prompts = prompts_of(rng, 5, model.n_vocab)
+    prompts = short_prompts(rng, 5, model.n_vocab)
     alone = [_core.Session(model, N_CTX, n_batch=256).forward(p, "all") for p in prompts]
     for n_batch, kv_tokens in ((256, 2048), (17, 2048), (33, N_CTX)):  # the last one preempts
         engine = _core.Engine(model, N_CTX, n_batch=n_batch, kv_tokens=kv_tokens)
-        asked = []
-        for i in rng.sample(range(len(prompts)), len(prompts)):
-            first = rng.choice([0, 0, len(prompts[i]) // 2, len(prompts[i]) - 1])
-            asked.append((i, first, engine.submit(prompts[i], kind="logits", first_row=first)))
-            if rng.random() < 0.4:  # others that generate beside it
-                engine.submit(prompts[i], max_tokens=6, sampling={"temperature": 0.0})
-        for i, first, handle in asked:
-            assert engine.take(handle, all=True)[1] == "stop"
-            got = handle.values.reshape(-1, model.n_vocab)
-            assert got.tobytes() == alone[i][first:].tobytes(), (n_batch, i, first)
+        ask_in_any_order(engine, prompts, alone, rng, 0.4, 6, whole=2, context=n_batch)
         engine.close()
 
 
 @pytest.mark.parametrize("n", [2, 9])
 def test_texts_of_a_list_are_those_of_each_alone(rt: Runtime, n: int) -> None:
-    prompts = prompts_of(random.Random(n), n, rt.n_vocab)
+    prompts = short_prompts(random.Random(n), n, rt.n_vocab)
     options = {"max_tokens": 6, "seed": n, "repeat_penalty": 1.2, "ignore_eos": True}
     together = rt.generate(prompts, **options)
     rt.engine.clear_cache()
@@ -70,7 +56,7 @@ def test_texts_of_a_list_are_those_of_each_alone(rt: Runtime, n: int) -> None:
 
 
 def test_a_cached_prefix_is_counted_and_changes_nothing(rt: Runtime) -> None:
-    prompt = prompts_of(random.Random(5), 1, rt.n_vocab)[0] + [7] * 60
+    prompt = short_prompts(random.Random(5), 1, rt.n_vocab)[0] + [7] * 60
     rt.engine.clear_cache()
     first = rt.generate(prompt, max_tokens=5, seed=1, ignore_eos=True, logprobs=3)
     again = rt.generate(prompt, max_tokens=5, seed=1, ignore_eos=True, logprobs=3)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import hrun
+from engine_plans import ask_in_any_order, prompts_of
 from hrun import ArgumentError, ContextOverflowError, Runtime, _core
 
 pytestmark = pytest.mark.slow
@@ -32,37 +33,15 @@ def rt(path: Path) -> Iterator[Runtime]:
         yield runtime
 
 
-def prompts_of(rng: random.Random, n: int, n_vocab: int) -> list[list[int]]:
-    """Returns prompts; some share beginnings, and some of these beginnings end inside a page."""
-    shared = [rng.randrange(n_vocab) for _ in range(300)]
-    out = []
-    for _ in range(n):
-        own = [rng.randrange(n_vocab) for _ in range(rng.choice([1, 2, 17, 64, 65, 130]))]
-        out.append(shared[: rng.choice([0, 1, 63, 64, 100, 200])] + own)
-    return out
-
-
 @pytest.mark.parametrize("tier", TIERS)
 def test_logits_of_any_plan_equal_those_alone(path: Path, tier: str) -> None:
     rng = random.Random(tier)
     model = _core.Model.load(str(path), cpu_tier=tier, n_threads=2)
-    alone: dict[int, np.ndarray] = {}
     prompts = prompts_of(rng, 12 if tier != "scalar" else 5, model.n_vocab)
-    for i, prompt in enumerate(prompts):
-        alone[i] = _core.Session(model, N_CTX).forward(prompt, "all")
+    alone = [_core.Session(model, N_CTX).forward(p, "all") for p in prompts]
     for n_batch, kv_tokens in ((512, 4096), (7, 4096), (33, N_CTX)):  # the last one preempts
         engine = _core.Engine(model, N_CTX, n_batch=n_batch, kv_tokens=kv_tokens)
-        asked = []
-        for i in rng.sample(range(len(prompts)), len(prompts)):
-            first = rng.choice([0, 0, len(prompts[i]) // 2, len(prompts[i]) - 1])
-            handle = engine.submit(prompts[i], kind="logits", first_row=first)
-            asked.append((i, first, handle))
-            if rng.random() < 0.3:  # others that generate beside it
-                engine.submit(prompts[i], max_tokens=20, sampling={"temperature": 0.0})
-        for i, first, handle in asked:
-            assert engine.take(handle, all=True)[1] == "stop"
-            got = handle.values.reshape(-1, model.n_vocab)
-            assert got.tobytes() == alone[i][first:].tobytes(), (tier, n_batch, i, first)
+        ask_in_any_order(engine, prompts, alone, rng, 0.3, 20, whole=2, context=(tier, n_batch))
         engine.close()
 
 
