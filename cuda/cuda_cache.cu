@@ -11,15 +11,15 @@ namespace hrun::gpu {
 CudaCache::CudaCache(CudaBackend& backend, const CachePlan& plan, std::string_view purpose)
     : DeviceCache(plan), backend_(backend) {
   const auto round_up = [](size_t bytes) { return (bytes + 255) & ~size_t{255}; };
-  const auto add = [&](CacheType type, int n_heads, int dim) {
+  const auto add = [&](CacheType type, int n_heads, int dim, int n_plain) {
     offsets_.push_back(page_bytes_);
-    page_bytes_ +=
-        round_up(static_cast<size_t>(n_heads) * kPagePositions * cache_position_bytes(type, dim));
+    page_bytes_ += round_up(static_cast<size_t>(n_heads) * kPagePositions *
+                            cache_position_bytes(type, dim, n_plain));
   };
   size_t rows = 0, beginnings = 0, squares = 0;
   for (const CacheLayer& layer : plan.layers) {
-    add(layer.k_type, layer.n_kv_heads, layer.k_dim);
-    add(layer.v_type, layer.n_kv_heads, layer.v_dim);
+    add(layer.k_type, layer.n_kv_heads, layer.k_dim, layer.k_plain);
+    add(layer.v_type, layer.n_kv_heads, layer.v_dim, 0);
     CodedLayer& coded = coded_layers_.emplace_back();
     if (!layer.is_coded()) continue;
     require_coded_layer(backend_.gpu_, layer);
@@ -105,7 +105,8 @@ KVPages CudaCache::pages(size_t l) const {
           layer.n_kv_heads,
           layer.k_dim,
           layer.v_dim,
-          coded};
+          coded,
+          layer.k_plain};
 }
 
 void CudaCache::do_copy_page(int32_t from, int32_t to, int64_t /*n_positions*/) {

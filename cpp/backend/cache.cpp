@@ -32,11 +32,23 @@ CacheType cache_type_named(std::string_view name) {
   throw ArgumentError("a KV cache cannot hold '{}'; possible: {}", printable(name), known);
 }
 
-size_t cache_position_bytes(CacheType type, int64_t dim) {
+size_t cache_position_bytes(CacheType type, int64_t dim, int64_t n_plain) {
   const auto values = static_cast<size_t>(dim);
   if (type == CacheType::f32) return values * sizeof(float);
   if (type == CacheType::f16) return values * sizeof(uint16_t);
-  return values * static_cast<size_t>(cache_code_bits(type)) / 8 + sizeof(uint16_t);
+  const auto plain = static_cast<size_t>(n_plain);
+  return (values - plain) * static_cast<size_t>(cache_code_bits(type)) / 8 +
+         (1 + plain) * sizeof(uint16_t);
+}
+
+void require_codes(const CacheLayer& layer) {
+  constexpr int kUnit = 16;
+  if (layer.is_coded() &&
+      (layer.k_dim % kUnit != 0 || layer.v_dim % kUnit != 0 || layer.k_plain % kUnit != 0))
+    throw UnsupportedModelError(
+        "a cache of {} and {} needs heads of a multiple of {} values; these have {} and {}{}",
+        cache_type_name(layer.k_type), cache_type_name(layer.v_type), kUnit, layer.k_dim,
+        layer.v_dim, layer.k_plain > 0 ? message(", of which {} are no codes", layer.k_plain) : "");
 }
 
 }  // namespace hrun

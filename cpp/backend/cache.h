@@ -48,8 +48,9 @@ std::string_view cache_type_name(CacheType type);
 // rtq8.  Throws ArgumentError that names the possible ones.
 CacheType cache_type_named(std::string_view name);
 
-// The bytes that one position of one head takes in a page.
-size_t cache_position_bytes(CacheType type, int64_t dim);
+// The bytes that one position of one head takes in a page.  Of coded values the last `n_plain` stay
+// fp16.
+size_t cache_position_bytes(CacheType type, int64_t dim, int64_t n_plain = 0);
 
 struct CacheLayer {
   int n_kv_heads = 0;
@@ -57,9 +58,16 @@ struct CacheLayer {
   int v_dim = 0;
   CacheType k_type = CacheType::f16;
   CacheType v_type = CacheType::f16;
+  // So many of a key's last values stay fp16 where the others are codes: an error in the turned
+  // part of latent attention is the same in all heads.
+  int k_plain = 0;
 
+  int k_coded() const { return k_dim - k_plain; }  // values that are codes if k_type is coded
   bool is_coded() const { return hrun::is_coded(k_type) || hrun::is_coded(v_type); }
 };
+
+// Throws UnsupportedModelError if the layer has codes, and its heads have no codes on any backend.
+void require_codes(const CacheLayer& layer);
 
 struct CachePlan {
   std::vector<CacheLayer> layers;

@@ -352,8 +352,8 @@ auto to_fp16(const std::string& tier, const Vector& x) {
 nb::object attention(const std::string& tier, const Matrix& q, const Matrix& k, const Matrix& v,
                      int n_heads, int n_kv_heads, float scale, const std::string& k_format,
                      const std::string& v_format, int64_t chunk, int n_threads, int64_t window,
-                     float cap, const nb::object& sinks, uint64_t shuffle, bool causal,
-                     bool reads) {
+                     float cap, const nb::object& sinks, uint64_t shuffle, bool causal, bool reads,
+                     int k_plain) {
   const auto n = static_cast<int64_t>(q.shape(0));
   if (n_heads <= 0 || n_kv_heads <= 0 || chunk <= 0 || k.shape(0) != q.shape(0) ||
       v.shape(0) != q.shape(0))
@@ -361,7 +361,7 @@ nb::object attention(const std::string& tier, const Matrix& q, const Matrix& k, 
   CpuBackend cpu(options(tier, n_threads));
   const CachePlan plan{{{n_kv_heads, static_cast<int>(k.shape(1)) / n_kv_heads,
                          static_cast<int>(v.shape(1)) / n_kv_heads, cache_type_named(k_format),
-                         cache_type_named(v_format)}},
+                         cache_type_named(v_format), k_plain}},
                        (n + kPagePositions - 1) / kPagePositions};
   const auto made = cpu.make_cache(plan, "a test");
   const CacheSlot cache{made.get(), 0};
@@ -413,6 +413,7 @@ auto code_block(const std::string& tier, const Matrix& x, const std::string& for
           fp32_to_fp16(x(p, i));
   Array<uint8_t> out({static_cast<size_t>((dim * cache_code_bits(type) / 8 + 2) * kPagePositions)});
   const BlockToCode block{reinterpret_cast<const uint8_t*>(rows.data()),
+                          dim,
                           dim,
                           keys,
                           type,
@@ -505,6 +506,7 @@ void init_cpu(nb::module_& m) {
         nb::arg("v_format") = "f16", nb::arg("chunk") = 512, nb::arg("n_threads") = 1,
         nb::arg("window") = 0, nb::arg("soft_cap") = 0.0f, nb::arg("sinks") = nb::none(),
         nb::arg("shuffle") = 0, nb::arg("causal") = true, nb::arg("reads") = false,
+        nb::arg("k_plain") = 0,
         "From an empty cache filled in steps of `chunk` tokens; one step where it is not causal.");
 }
 

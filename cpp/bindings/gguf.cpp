@@ -1,5 +1,6 @@
 // GGUF files, read and written, and the spec of a model.
 #include <algorithm>
+#include <array>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -264,13 +265,14 @@ PySpec make_spec(nb::handle path) {
   put("n_heads", first.n_heads);
   put("n_kv_heads", first.n_kv_heads);
   // Layers that keep keys and values: the number of their heads, added up by head sizes.
-  std::map<std::pair<int64_t, int64_t>, int64_t> cached;
+  // The last one: values of a key that are never codes.
+  std::map<std::array<int64_t, 3>, int64_t> cached;
   for (const LayerParams& layer : p.layers)
     if (has_attention(layer.mixer) && layer.keys_of < 0)
-      cached[{layer.k_dim, layer.v_dim}] += layer.n_kv_heads;
+      cached[{layer.k_dim, layer.v_dim, layer.k_plain}] += layer.n_kv_heads;
   nb::list cached_heads;
   for (const auto& [dims, n] : cached)
-    cached_heads.append(nb::make_tuple(n, dims.first, dims.second));
+    cached_heads.append(nb::make_tuple(n, dims[0], dims[1], dims[2]));
   put("cached_heads", cached_heads);
   put("k_dim", first.k_dim);
   put("v_dim", first.v_dim);

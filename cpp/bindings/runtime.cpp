@@ -372,11 +372,14 @@ void init_runtime(nb::module_& m) {
   });
   m.def(
       "kv_bytes",
-      [](const std::string& format, int64_t dim) {
-        if (dim < 1) throw ArgumentError("kv_bytes: a head of {} values", dim);
-        return cache_position_bytes(cache_type_named(format), dim);
+      [](const std::string& format, int64_t dim, int64_t n_plain) {
+        if (dim < 1 || n_plain < 0 || n_plain >= dim)
+          throw ArgumentError("kv_bytes: a head of {} values, {} of them plain", dim, n_plain);
+        return cache_position_bytes(cache_type_named(format), dim, n_plain);
       },
-      "format"_a, "dim"_a, "Bytes of a position of a head in a KV cache of a format.");
+      "format"_a, "dim"_a, "n_plain"_a = 0,
+      "Bytes of a position of a head in a KV cache of a format; where it is codes, so many values "
+      "stay fp16.");
   m.def(
       "kv_format",
       [](const std::string& name) { return std::string(cache_type_name(cache_type_named(name))); },

@@ -156,7 +156,8 @@ struct AttentionTask {
 // The keys or values of 64 positions of a head, which become codes (kernels/cache_encode.h).
 struct BlockToCode {
   const uint8_t* rows;  // fp16, as AttentionTask has them
-  int dim;
+  int row_dim;          // values of a row, of which ...
+  int dim;              // ... the first so many are coded
   bool keys;
   CacheType type;
   const float* centre;   // [dim], of keys: is subtracted from them ...
@@ -172,6 +173,7 @@ struct BlockToCode {
 struct CodedAttentionTask {
   AttentionTask task;
   CacheType k_type, v_type;
+  int k_coded;        // values of a key that are codes; the others are fp16 behind the scales
   int64_t own_block;  // of the queries
   const uint8_t *own_k, *own_v;
   // These are of block 0, and are used where own_block is another block.
@@ -185,9 +187,7 @@ struct CodedAttentionTask {
   float* prepared;
 
   // The number of floats that a query takes when it is prepared for coded keys.
-  size_t query_floats() const {
-    return static_cast<size_t>(task.k_dim / 4 + 4 + 2 * pair_floats());
-  }
+  size_t query_floats() const { return static_cast<size_t>(k_coded / 4 + 4 + 2 * pair_floats()); }
   int pair_floats() const { return (n_rot / 2 + kLanes - 1) / kLanes * kLanes; }
   // `partial` has one entry more, the last one: it is that of the exact positions.
   size_t scratch_floats() const {

@@ -116,13 +116,15 @@ struct CodedAttention : CodedTiles {
     for (int i = lane(); i < dim; i += kWarp) to[i] = real ? q[i] : 0.0f;
     if (!coded || !is_coded(place.cache.k_type)) return;
     float* const turned = reinterpret_cast<float*>(levels()) + warp() * dim;
-    for (int i = lane(); i < dim; i += kWarp) turned[i] = real ? q[i] / beginning.balance[i] : 0.0f;
-    rotate_row(turned, dim);
+    const int coded_dim = place.cache.k_coded();
+    for (int i = lane(); i < coded_dim; i += kWarp)
+      turned[i] = real ? q[i] / beginning.balance[i] : 0.0f;
+    rotate_row(turned, coded_dim);
     float largest = 0;
-    for (int i = lane(); i < dim; i += kWarp)
+    for (int i = lane(); i < coded_dim; i += kWarp)
       largest = larger(turned[i] < 0 ? -turned[i] : turned[i], largest);
     const float top = warp_max(largest), factor = top > 1e-30f ? 127.0f / top : 0.0f;
-    for (int i = lane(); i < dim; i += kWarp)
+    for (int i = lane(); i < coded_dim; i += kWarp)
       codes()[r * code_pitch() + i] =
           static_cast<uint8_t>(to_nearest(smaller(larger(turned[i] * factor, -127.0f), 127.0f)));
     if (lane() == 0) numbers().scale[r] = top / (127.0f * kCacheScaleUnit);
@@ -191,14 +193,22 @@ struct CodedAttention : CodedTiles {
   // A warp has 16 positions of the page.
   HRUN_HD void coded_scores(const uint8_t* block, int page,
                             const BeginningOfKeys& beginning) const {
-    const int dim = task.k_dim, group = lane() / 4, quad = lane() % 4;
-    const CodedBlock shape{place.cache.k_type, dim};
+    const CodedBlock shape = place.keys();
+    const int dim = shape.dim, group = lane() / 4, quad = lane() % 4;
+    const bool has_plain = place.cache.k_plain > 0;
+    // The products with the values that are no codes wait where the scores will be.
+    if (has_plain)
+      plain_products(block + shape.bytes(), CacheType::f16, place.cache.k_plain, dim, true,
+                     [&](int row, int position, float sum) {
+                       scores()[row * kBlockPositions + position] = sum;
+                     });
     // The products of the warp's queries with the centre of the page: lanes multiply, then their
     // sums are added.
     for (int r = warp(); r < kRows; r += kWarps) {
       float sum = 0;
       for (int i = lane(); i < dim; i += kWarp)
-        sum = fused_multiply_add(queries()[r * dim + i], turn.centre(beginning.mean, page, i), sum);
+        sum = fused_multiply_add(queries()[r * task.k_dim + i],
+                                 turn.centre(beginning.mean, page, i), sum);
       sum = warp_sum(sum);
       if (lane() == 0) numbers().centre[r] = sum;
     }
@@ -247,37 +257,49 @@ struct CodedAttention : CodedTiles {
         for (int j = 0; j < 2; ++j) {
           const int at = warp() * 16 + i * 8 + quad * 2 + j;
           const float product = static_cast<float>(sums[i][2 * half + j]) * low_half(scales[at]);
-          put_score(row, at, s, fused_multiply_add(product, scale, centre));
+          float score = fused_multiply_add(product, scale, centre);
+          if (has_plain) score += scores()[row * kBlockPositions + at];
+          put_score(row, at, s, score);
         }
     }
   }
 
-  // Computes the scores of n positions in fp32.  A thread has a position and half of the queries.
-  HRUN_HD void plain_scores(const uint8_t* keys, Part part, int page, int n) const {
-    const int position = thread() % kBlockPositions,
-              half = thread() / kBlockPositions * (kRows / 2), dim = task.k_dim;
+  // Multiplies keys [position][dim] with the values of the queries from `first` on, in fp32, and
+  // calls put(row, position, sum).  A thread has a position and half of the queries.
+  template <class Put>
+  HRUN_HD void plain_products(const uint8_t* keys, CacheType type, int dim, int first, bool any,
+                              const Put& put) const {
+    const int position = thread() % kBlockPositions, half = half_of_queries();
     float sums[kRows / 2] = {};
-    const float* const q = queries() + half * dim;
+    const float* const q = queries() + half * task.k_dim + first;
+    if (any) {
+      for (int i = 0; i < dim; i += 4) {
+        float k[4];
+        load_four(keys, type, position * dim + i, k);
+#pragma unroll
+        for (int r = 0; r < kRows / 2; ++r)
+#pragma unroll
+          for (int j = 0; j < 4; ++j)
+            sums[r] = fused_multiply_add(q[r * task.k_dim + i + j], k[j], sums[r]);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows / 2; ++r) put(half + r, position, sums[r]);
+  }
+  static HRUN_HD int half_of_queries() { return thread() / kBlockPositions * (kRows / 2); }
+
+  // Computes the scores of n positions in fp32.
+  HRUN_HD void plain_scores(const uint8_t* keys, Part part, int page, int n) const {
+    const int position = thread() % kBlockPositions, half = half_of_queries();
     bool any = false;
 #pragma unroll
     for (int r = 0; r < kRows / 2; ++r) {
       const Seen s = seen(part, half + r, page);
       any |= position >= s.from && position < s.to;
     }
-    if (any && position < n) {
-      for (int i = 0; i < dim; i += 4) {
-        float k[4];
-        load_four(keys, place.cache.k_type, position * dim + i, k);
-#pragma unroll
-        for (int r = 0; r < kRows / 2; ++r)
-#pragma unroll
-          for (int j = 0; j < 4; ++j)
-            sums[r] = fused_multiply_add(q[r * dim + i + j], k[j], sums[r]);
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < kRows / 2; ++r)
-      put_score(half + r, position, seen(part, half + r, page), sums[r]);
+    plain_products(
+        keys, place.cache.k_type, task.k_dim, 0, any && position < n,
+        [&](int row, int at, float sum) { put_score(row, at, seen(part, row, page), sum); });
   }
   static HRUN_HD void load_four(const uint8_t* p, CacheType type, int i, float (&v)[4]) {
     if (type == CacheType::f32) {

@@ -85,9 +85,13 @@ struct CodedPlace {
     return is_coded(type) ? CodedBlock{type, dim}.bytes()
                           : plain_bytes(type, int64_t{kBlockPositions} * dim);
   }
+  HRUN_HD CodedBlock keys() const { return {cache.k_type, cache.k_coded()}; }
   HRUN_HD uint8_t* key_block(int32_t page, int head) const {
-    return static_cast<uint8_t*>(cache.k) + page * cache.page_bytes +
-           head * block_bytes(cache.k_type, cache.k_dim);
+    const int64_t bytes =
+        is_coded(cache.k_type)
+            ? keys().bytes() + plain_bytes(cache.k_type, int64_t{kBlockPositions} * cache.k_plain)
+            : plain_bytes(cache.k_type, int64_t{kBlockPositions} * cache.k_dim);
+    return static_cast<uint8_t*>(cache.k) + page * cache.page_bytes + head * bytes;
   }
   HRUN_HD uint8_t* value_block(int32_t page, int head) const {
     return static_cast<uint8_t*>(cache.v) + page * cache.page_bytes +

@@ -35,6 +35,9 @@ struct KVPages {
   int64_t page_bytes = 0;  // from a page to the next
   int n_kv_heads = 0, k_dim = 0, v_dim = 0;
   CodedLayer coded{};
+  int k_plain = 0;  // of a key with codes: so many of its last values are fp16, behind the codes
+
+  HRUN_HD int k_coded() const { return k_dim - k_plain; }
 };
 
 // A span of the batch, for the device.

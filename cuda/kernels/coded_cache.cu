@@ -138,7 +138,7 @@ struct CodePages {
               head = block_y() / n_parts % cache.n_kv_heads;
     const bool keys = block_y() / n_parts < cache.n_kv_heads;
     const CacheType type = keys ? cache.k_type : cache.v_type;
-    const int dim = keys ? cache.k_dim : cache.v_dim;
+    const int row_dim = keys ? cache.k_dim : cache.v_dim;
     const int number = batch.spans[item.span].first_position / kBlockPositions + item.item;
     const int32_t* const pages = batch.pages(item.span);
     const uint8_t* const rows =
@@ -146,12 +146,14 @@ struct CodePages {
     uint8_t* const to =
         keys ? place.key_block(pages[number], head) : place.value_block(pages[number], head);
     if (!is_coded(type)) {
-      const int64_t at = plain_bytes(type, first * dim), n = plain_bytes(type, n_positions * dim);
+      const int64_t at = plain_bytes(type, first * row_dim),
+                    n = plain_bytes(type, n_positions * row_dim);
       for (int64_t i = lane() * 4; i < n; i += kWarp * 4)
         *reinterpret_cast<uint32_t*>(to + at + i) =
             *reinterpret_cast<const uint32_t*>(rows + at + i);
       return;
     }
+    const int dim = keys ? cache.k_coded() : cache.v_dim;
     auto* const table = reinterpret_cast<int8_t*>(shared());
     auto* const centre = reinterpret_cast<float*>(table + sizeof(CacheLevelBytes));
     float* const z = centre + dim;
@@ -166,7 +168,7 @@ struct CodePages {
     const int position = first + lane();
     float* const column = z + lane();
     for (int i = 0; i < dim; ++i) {
-      const float x = plain_value(rows, type, position * dim + i);
+      const float x = plain_value(rows, type, position * row_dim + i);
       column[i * n_positions] = keys ? (x - centre[i]) * beginning.balance[i] : x;
     }
     rotate_column(column, n_positions, dim);
@@ -193,6 +195,10 @@ struct CodePages {
         break;
     }
     reinterpret_cast<uint16_t*>(to + shape.scales_at())[position] = scale;
+    const int n_plain = row_dim - dim;
+    auto* const plain = reinterpret_cast<uint16_t*>(to + shape.bytes()) + position * n_plain;
+    const auto* const row = reinterpret_cast<const uint16_t*>(rows) + position * row_dim + dim;
+    for (int i = 0; i < n_plain; ++i) plain[i] = row[i];
   }
 };
 
@@ -203,9 +209,7 @@ void require_coded_layer(const Gpu& gpu, const CacheLayer& layer) {
     return message("a cache of {} and {}", cache_type_name(layer.k_type),
                    cache_type_name(layer.v_type));
   };
-  if (layer.k_dim % kUnitDims != 0 || layer.v_dim % kUnitDims != 0)
-    throw UnsupportedModelError("{} needs heads of a multiple of 16 values; these have {} and {}",
-                                types(), layer.k_dim, layer.v_dim);
+  require_codes(layer);
   if (std::max(layer.k_dim, layer.v_dim) > CodedAttention::kMaxDim)
     throw UnsupportedModelError(
         "{} on a GPU needs heads of at most {} values; these have {} and {}", types(),

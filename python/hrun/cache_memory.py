@@ -25,6 +25,6 @@ def bytes_per_token(params: Mapping[str, Any], type_k: str, type_v: str) -> int:
     plan.
     """
     return sum(
-        n * (kv_bytes(type_k, k_dim) + kv_bytes(type_v, v_dim))
-        for n, k_dim, v_dim in params["cached_heads"]
+        n * (kv_bytes(type_k, k_dim, k_plain) + kv_bytes(type_v, v_dim))
+        for n, k_dim, v_dim, k_plain in params["cached_heads"]
     )

@@ -154,12 +154,19 @@ def test_what_is_no_number_does_no_harm(kind: str, tier: str) -> None:
 
 
 def reference(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, kinds: tuple[str, str], scale: float, window: int
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    kinds: tuple[str, str],
+    scale: float,
+    window: int,
+    k_plain: int,
 ) -> np.ndarray:
     """Computes attention of one head as the coded kernels mean it, but for the rounding of queries
-    and weights to bytes.
+    and weights to bytes.  The last k_plain values of keys are no codes.
     """
     n, d = k.shape
+    c = d - k_plain
     e = v.shape[1]
     q, k, v = (np.asarray(t, np.float64) for t in (q, k, v))
     k16, v16 = (
@@ -171,25 +178,20 @@ def reference(
         mean = k16[4:64].mean(0)
         q2, k2 = (q[4:64] ** 2).sum(0), ((k16[4:64] - mean) ** 2).sum(0)
         s = ((q2 + 0.01 * q2.mean()) / (k2 + 0.01 * k2.mean())) ** 0.25
-        ones = np.ones(d, np.float32)
         for b in range(n // 64):
             rows = slice(64 * b, 64 * b + 64)
             if kinds[0] in BITS:
                 data = np.asarray(
                     kernels.code_block(
-                        TIERS[-1], k16[rows].astype(np.float32), kinds[0], True,
-                        mean.astype(np.float32), s.astype(np.float32),
+                        TIERS[-1], k16[rows, :c].astype(np.float32), kinds[0], True,
+                        mean[:c].astype(np.float32), s[:c].astype(np.float32),
                     )
                 )  # fmt: skip
-                levels, scales = decode(data, kinds[0], d, True)
-                k_read[rows] = (levels * scales[:, None]) @ rotation(d) / s + mean
+                levels, scales = decode(data, kinds[0], c, True)
+                k_read[rows, :c] = (levels * scales[:, None]) @ rotation(c) / s[:c] + mean[:c]
             if kinds[1] in BITS:
                 data = np.asarray(
                     kernels.code_block(
-                        TIERS[-1], v16[rows].astype(np.float32), kinds[1], False, ones, ones
-                    )
-                    if e == d
-                    else kernels.code_block(
                         TIERS[-1], v16[rows].astype(np.float32), kinds[1], False,
                         np.zeros(e, np.float32), np.ones(e, np.float32),
                     )
@@ -215,7 +217,8 @@ def reference(
     [("rtq8", "rtq8"), ("rtq4", "rtq3"), ("rtq5", "rtq2"), ("rtq4", "f16"), ("f16", "rtq3"), ("rtq2", "f32"), ("f32", "rtq8")],
 )  # fmt: skip
 @pytest.mark.parametrize("window", [0, 100])
-def test_attention_is_the_definition(k_kind: str, v_kind: str, window: int) -> None:
+@pytest.mark.parametrize("k_plain", [0, 16])
+def test_attention_is_the_definition(k_kind: str, v_kind: str, window: int, k_plain: int) -> None:
     rng = np.random.default_rng(4)
     n, d, e = 300, 48, 32
     q = rng.standard_normal((n, d)).astype(np.float32)
@@ -223,9 +226,9 @@ def test_attention_is_the_definition(k_kind: str, v_kind: str, window: int) -> N
         np.float32
     )
     v = rng.standard_normal((n, e)).astype(np.float32)
-    want = reference(q, k, v, (k_kind, v_kind), 0.2, window)
+    want = reference(q, k, v, (k_kind, v_kind), 0.2, window, k_plain)
     got = kernels.attention(
-        TIERS[-1], q, k, v, 1, 1, 0.2, k_kind, v_kind, 512, 1, window, 0.0, None, 0
+        TIERS[-1], q, k, v, 1, 1, 0.2, k_kind, v_kind, 512, 1, window, 0.0, None, 0, k_plain=k_plain
     )
     assert np.abs(got[:64] - want[:64]).max() < 2e-3
     # Queries and weights as bytes.
@@ -237,6 +240,7 @@ def test_attention_is_the_definition(k_kind: str, v_kind: str, window: int) -> N
 def test_any_chunk_thread_tier_and_page_order_gives_the_same_bits(
     kinds: tuple[str, str], heads: int, kv_heads: int, d: int, e: int
 ) -> None:
+    k_plain = max(0, d - e) if kv_heads == 1 else 0  # as in latent attention
     rng = np.random.default_rng(5)
     n = 200 if d > 200 else 460
     q, k, v = (
@@ -249,7 +253,7 @@ def test_any_chunk_thread_tier_and_page_order_gives_the_same_bits(
         return np.asarray(
             kernels.attention(
                 tier, q, k, v, heads, kv_heads, 0.1, *kinds, chunk, threads, window, cap,
-                sinks if cap else None, shuffle,
+                sinks if cap else None, shuffle, k_plain=k_plain,
             )
         ).tobytes()  # fmt: skip
 
@@ -280,8 +284,9 @@ def test_codes_are_read_by_their_own_kernel(tier: str, d: int, e: int) -> None:
     for k_kind in kinds:
         for v_kind in kinds:
             _, keys, values = kernels.attention(
-                tier, q, k, v, 1, 1, 0.1, k_kind, v_kind, 130, 1, 0, 0.0, None, 0, reads=True
-            )
+                tier, q, k, v, 1, 1, 0.1, k_kind, v_kind, 130, 1, 0, 0.0, None, 0, reads=True,
+                k_plain=d - e,
+            )  # fmt: skip
             want = (3 if k_kind in BITS else 0, 3 if v_kind in BITS else 0)
             assert (keys, values) == want, (k_kind, v_kind)
 
@@ -290,6 +295,15 @@ def test_a_head_that_cannot_be_coded_is_an_error() -> None:
     x = np.zeros((70, 20), np.float32)
     with pytest.raises(core.UnsupportedModelError if hasattr(core, "UnsupportedModelError") else Exception, match="multiple of 16"):  # fmt: skip
         kernels.attention(TIERS[-1], x, x, x, 1, 1, 0.1, "rtq4", "rtq4", 64, 1, 0, 0.0, None, 0)
+
+
+def test_bytes_of_a_position() -> None:
+    """A head's keys or values: codes and an fp16 scale; latents, and the turned part behind them."""
+    table = {"rtq8": 66, "rtq5": 42, "rtq4": 34, "rtq3": 26, "rtq2": 18}
+    for kind, n in table.items():
+        assert [core.kv_bytes(kind, d) for d in (64, 128, 256)] == [n, 2 * n - 2, 4 * n - 6]
+        assert core.kv_bytes(kind, 576, 64) == 8 * n - 14 + 128
+    assert core.kv_bytes("f16", 576, 64) == 1152 and core.kv_bytes("f32", 576, 64) == 2304
 
 
 def test_names_of_other_programs_are_taken_as_wishes() -> None:

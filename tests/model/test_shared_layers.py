@@ -51,7 +51,7 @@ def test_the_cache_is_that_of_each_layers_own_heads(tmp_path: Path) -> None:
         [tensors[f"blk.{l}.attn_{kind}.weight"][1] for l in range(3)] for kind in ("k", "v")
     )
     assert len(set(keys)) == 2
-    assert sum(n * k for n, k, _ in params["cached_heads"]) == sum(keys)
+    assert sum(n * k for n, k, *_ in params["cached_heads"]) == sum(keys)
     assert bytes_per_token(params, "f16", "f16") == 2 * (sum(keys) + sum(values))
 
 

@@ -181,15 +181,21 @@ void CpuBackend::code_page(const CacheSlot& slot, const AppendPart& part, int64_
   const CpuCache::Heads heads = cache.heads(slot.index);
   const size_t at = static_cast<size_t>(part.page_id()) * cache.page_bytes() +
                     static_cast<size_t>(head) * heads.head_stride;
-  const auto put = [&](CacheType type, const uint8_t* from, int dim, bool is_keys, uint8_t* to) {
-    if (is_coded(type)) {
-      kernels_.code_block({from, dim, is_keys, type, centre, beginning.balance, to}, scratch);
-    } else {
+  const auto put = [&](CacheType type, const uint8_t* from, int dim, int n_plain, bool is_keys,
+                       uint8_t* to) {
+    if (!is_coded(type)) {
       std::memcpy(to, from, row_bytes(type, dim) * kPagePositions);
+      return;
     }
+    const int n = dim - n_plain;
+    kernels_.code_block({from, dim, n, is_keys, type, centre, beginning.balance, to}, scratch);
+    uint8_t* plain = to + cache_position_bytes(type, n) * kPagePositions;
+    const size_t vector = row_bytes(type, kLanes), bytes = static_cast<size_t>(n_plain) * vector;
+    for (int64_t i = n; i < kPagePositions / kLanes * dim; i += dim, plain += bytes)
+      std::memcpy(plain, from + static_cast<size_t>(i) * vector, bytes);
   };
-  put(layer.k_type, rows.keys, k_dim, true, heads.keys + at);
-  put(layer.v_type, rows.values, layer.v_dim, false, heads.values + at);
+  put(layer.k_type, rows.keys, k_dim, layer.k_plain, true, heads.keys + at);
+  put(layer.v_type, rows.values, layer.v_dim, 0, false, heads.values + at);
 }
 
 CodedAttentionTask CpuBackend::coded_task(const CacheSlot& slot, std::span<const int32_t> pages,
@@ -201,6 +207,7 @@ CodedAttentionTask CpuBackend::coded_task(const CacheSlot& slot, std::span<const
   coded.task = task;
   coded.k_type = layer.k_type;
   coded.v_type = layer.v_type;
+  coded.k_coded = layer.k_coded();
   coded.own_block = task.first_position / kAttentionBlock;
   const CpuCache::Rows rows =
       cache.rows(slot.index, head, pages[static_cast<size_t>(coded.own_block)]);
@@ -212,7 +219,7 @@ CodedAttentionTask CpuBackend::coded_task(const CacheSlot& slot, std::span<const
   coded.exact_v = beginning.exact_values;
   coded.mean = beginning.mean;
   coded.balance = beginning.balance;
-  if (!rope) return coded;
+  if (!rope || rope->first >= coded.k_coded) return coded;
   coded.block_cos = rope->block_cos;
   coded.block_sin = rope->block_sin;
   coded.n_rot = rope->n_rot;

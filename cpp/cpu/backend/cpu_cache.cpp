@@ -25,21 +25,18 @@ CpuCache::CpuCache(const CachePlan& plan, std::string_view purpose) : DeviceCach
   const auto rows = [](CacheType type, int dim) {
     return round_up_64(row_bytes(type, dim) * kPagePositions);
   };
-  const auto bytes = [&](CacheType type, int dim) {
+  const auto bytes = [&](CacheType type, int dim, int n_plain) {
     if (!hrun::is_coded(type)) return rows(type, dim);
-    return cache_position_bytes(type, dim) * kPagePositions;
+    return cache_position_bytes(type, dim, n_plain) * kPagePositions;
   };
   size_t rows_bytes = 0, beginning_bytes = 0, squares_bytes = 0;
   for (const CacheLayer& layer : plan.layers) {
     const auto n_heads = static_cast<size_t>(layer.n_kv_heads);
-    if (layer.is_coded() && (layer.k_dim % kLanes != 0 || layer.v_dim % kLanes != 0))
-      throw UnsupportedModelError(
-          "a cache of {} and {} needs heads of a multiple of 16 values; these have {} and {}",
-          cache_type_name(layer.k_type), cache_type_name(layer.v_type), layer.k_dim, layer.v_dim);
+    require_codes(layer);
     Place place{};
     place.offset = page_bytes_;
-    place.key_bytes = bytes(layer.k_type, layer.k_dim);
-    place.value_bytes = bytes(layer.v_type, layer.v_dim);
+    place.key_bytes = bytes(layer.k_type, layer.k_dim, layer.k_plain);
+    place.value_bytes = bytes(layer.v_type, layer.v_dim, 0);
     page_bytes_ += (place.key_bytes + place.value_bytes) * n_heads;
     if (layer.is_coded()) {
       coded_ = true;

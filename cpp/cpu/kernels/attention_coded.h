@@ -22,7 +22,7 @@ namespace {
 
 // A query for coded keys.
 struct CodedQuery {
-  int32_t* codes;  // [k_dim / 4], four stretches of dimensions in each
+  int32_t* codes;  // [k_coded / 4], four stretches of dimensions in each
   float* turned;   // [2][pair_floats]: products with cosines and sines
   float* numbers;  // scale of the codes, what is never turned; then the sum of the codes
   HRUN_HD float scale() const { return numbers[0]; }
@@ -36,18 +36,21 @@ struct CodedQuery {
 
 HRUN_HD CodedQuery coded_query(const CodedAttentionTask& task, float* queries, int i) {
   float* const at = queries + static_cast<size_t>(i) * task.query_floats();
-  float* const turned = at + task.task.k_dim / 4;
+  float* const turned = at + task.k_coded / 4;
   return {reinterpret_cast<int32_t*>(at), turned, turned + 2 * task.pair_floats()};
 }
 
 struct CodedScratch {
   const CodedAttentionTask& coded;
   uint8_t *k_levels, *v_levels;
+  float* plain;  // [64 positions][k_dim - k_coded] as [16 positions][value][position]
   float* exact;  // keys [k_dim][kLanes], then values [kExactPositions][v_dim]
   float* row;    // of either size
   float* queries;
 
-  HRUN_HD CodedScratch(const CodedAttentionTask& task, float* at) : coded(task) {
+  // `floats`: [64 positions][k_dim], which attend_plain() uses when the codes were read.
+  HRUN_HD CodedScratch(const CodedAttentionTask& task, float* floats, float* at)
+      : coded(task), plain(floats) {
     at += (kLanes - reinterpret_cast<uintptr_t>(at) / sizeof(float) % kLanes) % kLanes;
     const int k_dim = task.task.k_dim, v_dim = task.task.v_dim;
     k_levels = reinterpret_cast<uint8_t*>(at), at += kAttentionBlock / 4 * k_dim;
@@ -77,7 +80,7 @@ HRUN_HD RotaryPair rotary_pair(const CodedAttentionTask& task, int j) {
 
 [[gnu::noinline]] void prepare_query(const CodedAttentionTask& task, const float* q, float* row,
                                      const CodedQuery& to) {
-  const int dim = task.task.k_dim, n_pairs = task.n_rot / 2, stride = task.pair_floats();
+  const int dim = task.k_coded, n_pairs = task.n_rot / 2, stride = task.pair_floats();
   memset(to.turned, 0, 2 * static_cast<size_t>(stride) * sizeof(float));
   for (int j = 0; j < n_pairs; ++j) {
     const auto [a, b] = rotary_pair(task, j);
@@ -126,13 +129,15 @@ HRUN_HD float centre_score(const CodedAttentionTask& task, const CodedQuery& que
   return reduce_add(sum) + query.constant();
 }
 
-// The scores of kVectors times 16 positions from vector c on.
-template <int kQueries, int kVectors>
-HRUN_HD void coded_scores_of_positions(const AttentionTask& task, const CodedQuery* queries,
+// The scores of kVectors times 16 positions from vector c on.  kPlain: `scores` has the products
+// with the values that are no codes.
+template <int kQueries, int kVectors, bool kPlain>
+HRUN_HD void coded_scores_of_positions(const CodedAttentionTask& coded, const CodedQuery* queries,
                                        const float* centre, const uint8_t* levels,
                                        const uint8_t* scales, int c,
                                        float (&scores)[kTileQueries][kAttentionBlock]) {
-  const int steps = task.k_dim / 4;
+  const AttentionTask& task = coded.task;
+  const int steps = coded.k_coded / 4;
   IntLanes sums[kQueries][kVectors];
 #pragma GCC unroll 4
   for (int h = 0; h < kQueries; ++h)
@@ -155,19 +160,31 @@ HRUN_HD void coded_scores_of_positions(const AttentionTask& task, const CodedQue
 #pragma GCC unroll 4
     for (int h = 0; h < kQueries; ++h) {
       const Lanes product = mul(to_float(sums[h][v]), scale);
-      Lanes score =
-          mul(fma(product, splat(queries[h].scale()), splat(centre[h])), splat(task.scale));
+      Lanes score = fma(product, splat(queries[h].scale()), splat(centre[h]));
+      if constexpr (kPlain) score = add(score, load(&scores[h][(c + v) * kLanes]));
+      score = mul(score, splat(task.scale));
       if (task.soft_cap != 0) score = soft_cap(score, splat(task.soft_cap));
       store(&scores[h][(c + v) * kLanes], score);
     }
   }
 }
 
-template <int kQueries>
-[[gnu::noinline]] void coded_scores(const CodedScratch& scratch, int query, int64_t block,
-                                    const uint8_t* scales, Visible seen,
+// q: of the tile, where keys have values that are no codes.
+template <int kQueries, bool kPlain>
+[[gnu::noinline]] void coded_scores(const CodedScratch& scratch, const float* const* q, int query,
+                                    int64_t block, const uint8_t* scales, Visible seen,
                                     float (&scores)[kTileQueries][kAttentionBlock]) {
-  const AttentionTask& task = scratch.coded.task;
+  const CodedAttentionTask& task = scratch.coded;
+  if constexpr (kPlain) {
+    AttentionTask others = task.task;
+    others.k_dim -= task.k_coded;
+    others.scale = 1;
+    others.soft_cap = 0;
+    const float* rest[kQueries];
+    for (int h = 0; h < kQueries; ++h) rest[h] = q[h] + task.k_coded;
+    scores_of_positions<F32, kQueries, kSixteenSums ? kBlockVectors : 1>(
+        others, rest, reinterpret_cast<const uint8_t*>(scratch.plain), kBlockVectors, {}, scores);
+  }
   CodedQuery queries[kQueries];
   float centre[kQueries];
   for (int h = 0; h < kQueries; ++h) {
@@ -175,12 +192,12 @@ template <int kQueries>
     centre[h] = centre_score(scratch.coded, queries[h], block);
   }
   if (kSixteenSums && seen.first_vector() == 0 && seen.end_vector() == kBlockVectors) {
-    coded_scores_of_positions<kQueries, kBlockVectors>(task, queries, centre, scratch.k_levels,
-                                                       scales, 0, scores);
+    coded_scores_of_positions<kQueries, kBlockVectors, kPlain>(task, queries, centre,
+                                                               scratch.k_levels, scales, 0, scores);
   } else {
     for (int c = seen.first_vector(); c < seen.end_vector(); ++c)
-      coded_scores_of_positions<kQueries, 1>(task, queries, centre, scratch.k_levels, scales, c,
-                                             scores);
+      coded_scores_of_positions<kQueries, 1, kPlain>(task, queries, centre, scratch.k_levels,
+                                                     scales, c, scores);
   }
   hide_unseen<kQueries>(seen, scores);
 }
@@ -272,8 +289,9 @@ HRUN_HD size_t plain_bytes(CacheType type) {
 }
 
 // Fetches codes into the second-level cache.
-HRUN_HD void prefetch_codes(const uint8_t* block, CacheType type, int dim) {
-  const size_t bytes = codes_bytes(type, dim) + kAttentionBlock * sizeof(uint16_t);
+HRUN_HD void prefetch_codes(const uint8_t* block, CacheType type, int dim, int n_plain = 0) {
+  const size_t bytes = codes_bytes(type, dim) +
+                       kAttentionBlock * sizeof(uint16_t) * static_cast<size_t>(1 + n_plain);
   for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(block + at, 0, 2);
 }
 
@@ -286,8 +304,12 @@ HRUN_HD void coded_tile(const CodedScratch& scratch, const BlockOfCache& block, 
   alignas(64) float scores[kTileQueries][kAttentionBlock];
   const Ahead none{block.k, block.k, block.k};
   if (is_coded(coded.k_type))
-    coded_scores<kQueries>(scratch, query, block.first / kAttentionBlock,
-                           block.k + codes_bytes(coded.k_type, task.k_dim), seen, scores);
+    (coded.k_coded < task.k_dim
+         ? coded_scores<kQueries, true>
+         : coded_scores<kQueries, false>)(scratch, all.places.q + query, query,
+                                          block.first / kAttentionBlock,
+                                          block.k + codes_bytes(coded.k_type, coded.k_coded), seen,
+                                          scores);
   else if (coded.k_type == CacheType::f16)
     scores_of_block<F16, kQueries>(task, all.places.q + query, block.k, seen, none, scores);
   else
@@ -372,7 +394,8 @@ CodedBlocks attention_coded_kernel(const CodedAttentionTask& coded, float* float
   CodedBlocks read{};
   const AttentionTask& task = coded.task;
   const Queries all = begin_queries(task, floats + kAttentionBlock * (task.k_dim + task.v_dim));
-  const CodedScratch scratch(coded, floats + task.scratch_floats());
+  const CodedScratch scratch(coded, floats, floats + task.scratch_floats());
+  const int k_plain = task.k_dim - coded.k_coded;
   const int64_t end_block = task.first_block + task.n_blocks;
   const int64_t end_coded = end_block < coded.own_block ? end_block : coded.own_block;
   const bool k_coded = is_coded(coded.k_type), v_coded = is_coded(coded.v_type);
@@ -393,8 +416,12 @@ CodedBlocks attention_coded_kernel(const CodedAttentionTask& coded, float* float
       // The next block is in another page, where the processor's own prefetching does not look.
       const ptrdiff_t next = b + 1 < end_coded ? task.page_offset(b + 1) - offset : 0;
       if (k_coded) {
-        prefetch_codes(block.k + next, coded.k_type, task.k_dim);
-        k_levels(block.k, task.k_dim, kKeyBias, scratch.k_levels);
+        prefetch_codes(block.k + next, coded.k_type, coded.k_coded, k_plain);
+        k_levels(block.k, coded.k_coded, kKeyBias, scratch.k_levels);
+        if (k_plain > 0)
+          rows_as_floats<F16>(block.k + codes_bytes(coded.k_type, coded.k_coded) +
+                                  kAttentionBlock * sizeof(uint16_t),
+                              kAttentionBlock * k_plain, scratch.plain);
         ++read.keys;
       }
       if (v_coded) {

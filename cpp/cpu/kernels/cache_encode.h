@@ -173,7 +173,7 @@ HRUN_HD void code_trellis(CacheType type, const float* z, int dim, int32_t* step
 
 template <FloatFormat F, bool kKeys>
 void code_block_of(const BlockToCode& block, float* scratch) {
-  const int dim = block.dim;
+  const int dim = block.dim, row_dim = block.row_dim;
   const auto n_codes = static_cast<size_t>(dim) * kAttentionBlock;
   float* const z = scratch;
   auto* const steps = reinterpret_cast<int32_t*>(z + dim * kLanes);
@@ -183,7 +183,7 @@ void code_block_of(const BlockToCode& block, float* scratch) {
   for (int first = 0; first < kAttentionBlock; first += kLanes) {
     if constexpr (kKeys) {
       const uint8_t* const rows =
-          block.rows + static_cast<size_t>(first) * static_cast<size_t>(dim) * F::kBlockBytes;
+          block.rows + static_cast<size_t>(first) * static_cast<size_t>(row_dim) * F::kBlockBytes;
       for (int i = 0; i < dim; ++i) {
         const Lanes x =
             load_weights<F>(rows + static_cast<size_t>(i) * kLanes * F::kBlockBytes, kLanes);
@@ -191,8 +191,8 @@ void code_block_of(const BlockToCode& block, float* scratch) {
       }
     } else {
       for (int p = 0; p < kLanes; ++p) {
-        const uint8_t* const row =
-            block.rows + static_cast<size_t>(first + p) * static_cast<size_t>(dim) * F::kBlockBytes;
+        const uint8_t* const row = block.rows + static_cast<size_t>(first + p) *
+                                                    static_cast<size_t>(row_dim) * F::kBlockBytes;
         for (int i = 0; i < dim; i += kLanes) {
           float values[kLanes];
           store(values, load_weights<F>(row + static_cast<size_t>(i) * F::kBlockBytes, kLanes));

@@ -28,6 +28,7 @@ inline CacheLayer cache_of(const LayerParams& layer) {
   cache.n_kv_heads = static_cast<int>(layer.n_kv_heads);
   cache.k_dim = static_cast<int>(layer.k_dim);
   cache.v_dim = static_cast<int>(layer.v_dim);
+  cache.k_plain = static_cast<int>(layer.k_plain);
   return cache;
 }
 

@@ -413,6 +413,7 @@ void read_latent_attention(const Keys& keys, const ModelDescription& description
     layer.mixer = Mixer::latent_attention;
     layer.n_kv_heads = 1;
     layer.k_dim = p.latent_kv + n_rot;
+    layer.k_plain = n_rot;
     layer.v_dim = p.latent_kv;
   }
 }

@@ -43,10 +43,11 @@ struct LayerParams {
   Feed feed = Feed::dense;
   int64_t n_heads = 0;
   int64_t n_kv_heads = 0;
-  int64_t k_dim = 0;   // per head
-  int64_t v_dim = 0;   // with latent attention k_dim and v_dim are those of the cache: latent_kv +
-                       // n_rot, latent_kv
-  int64_t window = 0;  // positions that it sees; 0: all
+  int64_t k_dim = 0;    // per head
+  int64_t v_dim = 0;    // with latent attention k_dim and v_dim are those of the cache: latent_kv +
+                        // n_rot, latent_kv
+  int64_t k_plain = 0;  // of a key's values the last ones, which a cache never codes
+  int64_t window = 0;   // positions that it sees; 0: all
   bool windowed = false;  // of the kind that has a window, even if that is as long as the context
   int64_t keys_of = -1;   // the layer whose keys and values it reads; -1: its own
   int rope = kNoRope;     // number of its rotary embedding in HyperParams::ropes

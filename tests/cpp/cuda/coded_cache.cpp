@@ -21,6 +21,9 @@ struct Case {
   int64_t window = 0;
   float soft_cap = 0;
   bool knows_queries = true;
+  int k_plain = 0;  // the last values of keys, which are no codes
+
+  int k_coded() const { return k_dim - k_plain; }
 };
 
 std::string name_of(const Case& c) {
@@ -37,7 +40,7 @@ class Layer {
   Layer(Backend& backend, const Case& c, std::vector<int32_t> pages)
       : backend_(backend), case_(c), pages_(std::move(pages)) {
     CachePlan plan;
-    plan.layers.push_back({c.n_kv_heads, c.k_dim, c.v_dim, c.k_type, c.v_type});
+    plan.layers.push_back({c.n_kv_heads, c.k_dim, c.v_dim, c.k_type, c.v_type, c.k_plain});
     plan.n_pages = kBlocks + 3;
     cache_ = backend.make_cache(plan, "a test");
     const auto half = static_cast<size_t>(c.n_rot / 2);
@@ -194,9 +197,10 @@ struct Reference {
     std::vector<float> turned(k_dim);
     double q_scale = 0;
     if (is_coded(c.k_type) && own > 0) {
-      for (size_t i = 0; i < k_dim; ++i)
+      turned.resize(static_cast<size_t>(c.k_coded()));
+      for (size_t i = 0; i < turned.size(); ++i)
         turned[i] = q[i] / beginnings[static_cast<size_t>(kv)].balance[i];
-      rotate_column(turned.data(), 1, c.k_dim);
+      rotate_column(turned.data(), 1, c.k_coded());
       float top = 0;
       for (const float x : turned) top = std::max(top, std::abs(x));
       for (float& x : turned) x = std::nearbyint(x * (127.0f / top));
@@ -211,14 +215,16 @@ struct Reference {
       if (is_coded(c.k_type) && b < own && p >= kExactPositions) {
         const Codes& codes = k_codes[static_cast<size_t>(b)][static_cast<size_t>(kv)];
         const std::vector<double> level =
-            levels_of(codes, c.k_type, c.k_dim, static_cast<int>(p % 64));
+            levels_of(codes, c.k_type, c.k_coded(), static_cast<int>(p % 64));
         const float* const mean = beginnings[static_cast<size_t>(kv)].mean.data();
         double product = 0, centre = 0;
-        for (size_t i = 0; i < k_dim; ++i) {
+        for (size_t i = 0; i < turned.size(); ++i) {
           product += turned[i] * level[i];
           centre += static_cast<double>(q[i]) * turn.centre(mean, b, static_cast<int>(i));
         }
         sum = product * q_scale * fp16_to_fp32(codes.scales[static_cast<size_t>(p % 64)]) + centre;
+        for (size_t i = turned.size(); i < k_dim; ++i)
+          sum += q[i] * value(k, c.k_type, c.n_kv_heads, c.k_dim, p, kv, i);
       } else {
         for (size_t i = 0; i < k_dim; ++i)
           sum += q[i] * value(k, c.k_type, c.n_kv_heads, c.k_dim, p, kv, i);
@@ -337,7 +343,7 @@ void check(CudaBackend& cuda, Backend& cpu, const Case& c, uint64_t seed) {
         expect(to.back() == of_cpu(theirs, type, dim, keys), "{}: {} of block {}, head {}",
                name_of(c), keys ? "keys" : "values", b, h);
       };
-      compare(c.k_type, c.k_dim, heads.keys + at, place.key_block(device.page(b), h), true,
+      compare(c.k_type, c.k_coded(), heads.keys + at, place.key_block(device.page(b), h), true,
               k_codes[static_cast<size_t>(b)]);
       compare(c.v_type, c.v_dim, heads.values + at, place.value_block(device.page(b), h), false,
               v_codes[static_cast<size_t>(b)]);
@@ -383,7 +389,9 @@ int main() {
   for (const int dim : {80, 96, 112, 128, 192, 256})
     run({dim % 64 == 0 ? rtq4 : rtq5, dim % 64 == 0 ? rtq3 : rtq2, 1, 1, dim, dim, dim / 2,
          dim / 4});
-  run({rtq4, rtq3, 4, 1, 576, 512, 64, 512, RopeStyle::interleaved, 0, 0, false});
+  run({rtq4, rtq3, 4, 1, 576, 512, 64, 512, RopeStyle::interleaved, 0, 0, false, 64});
+  run({rtq8, f16, 3, 1, 576, 512, 64, 512, RopeStyle::interleaved, 0, 0, false, 64});
+  run({rtq5, rtq4, 4, 2, 80, 64, 16, 64, RopeStyle::interleaved, 0, 0, true, 16});
   run({rtq4, rtq3, 20, 1, 64, 64, 64, 0, RopeStyle::halves, 100});
   run({rtq8, rtq4, 2, 2, 64, 32, 32, 0, RopeStyle::halves, 0, 30});
   return failures == 0 ? 0 : 1;
