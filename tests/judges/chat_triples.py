@@ -2,8 +2,8 @@
 
 Usage: chat_triples.py LLAMA.CPP [-v]
 The cases are read out of tests/test-chat.cpp as they stand there, each answer is parsed whole and character by character, and
-the message must be the same: texts but for blanks around them, calls by name and by the value of their arguments.  Templates
-whose calls hrun has no row for are counted apart.
+the message must be the same: texts but for blanks around them, calls by name and by the value of their arguments.  Cases
+of templates whose calls hrun has no row for are counted apart.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from hrun.chat_template import ChatTemplate
 from hrun.errors import ChatTemplateError
 from hrun.serve.options import Options
 from hrun.serve.tools.dialect import Dialect
-from hrun.serve.tools.formats import format_of
-from hrun.serve.tools.parser import Tags
+from hrun.serve.tools.formats import format_of, reasoning_of
 from hrun.serve.tools.request import tools_of
+from hrun.serve.tools.tags import Tags
 
 _TOKEN = re.compile(
     r"""(?P<skip>\s+|//[^\n]*|/\*.*?\*/)|R"(?P<mark>[^(\s]*)\((?P<raw>.*?)\)(?P=mark)"|"(?P<text>(?:[^"\\]|\\.)*)"|(?P<name>[A-Za-z_][\w:]*)|(?P<number>\d+)|(?P<other>.)""",
@@ -87,7 +87,7 @@ class _Source:
                     self.names[name] = values
                 elif token == "common_chat_msg" and after == "=":
                     self.names[name], _ = self.value(i + 3)
-                elif token in ("char", "string") and after == "=":
+                elif token.rpartition("::")[2] in ("char", "string") and after == "=":
                     self.names[name], _ = self.value(i + 3)
             except _Unreadable:
                 continue
@@ -219,7 +219,6 @@ def cases_of(root: Path) -> list[Case]:
 
 # Settings of a case that are about something else than reading an answer.
 _OTHER = {
-    "is_partial",
     "messages",
     "continue_final_message",
     "add_generation_prompt",
@@ -253,14 +252,14 @@ def parsed(case: Case, source: str, step: int) -> Message:
     )
     dialect = Dialect(source, Options(reasoning_format=thinks))
     thinking = False
-    if dialect.reasoning is not None:
+    if reasoning_of(source) is not None:
         template = ChatTemplate(source)
         try:
             prompt = template.render(
                 [{"role": "user", "content": "Hey there!"}], bos_token="", eos_token="", add_generation_prompt=True,
                 enable_thinking=asked.get("enable_thinking", True), **({"tools": tools.offered} if tools else {}),
             )  # fmt: skip
-            thinking = prompt.rstrip().endswith(dialect.reasoning.begin)
+            thinking = dialect.opened_by(prompt)
         except ChatTemplateError:
             pass
         finally:
@@ -297,7 +296,7 @@ def same(one: Message, two: Message) -> bool:
         try:
             return json.loads(text or "{}")
         except ValueError:
-            return text
+            return text.rstrip()
 
     def key(m: Message) -> Any:
         texts = [_CONTROL.sub("", text).strip() for text in (m.content, m.reasoning)]
@@ -326,16 +325,15 @@ def judge(root: Path) -> tuple[Counter[str], Counter[str], list[tuple[Case, Mess
     return agree, left, differ
 
 
-# Templates that hrun reads differently on purpose, or for which it has no row yet: the largest
-# number of differing cases, and the reason.
-_SHOWN = "with reasoning_format none the answer stays as the model wrote it; llama.cpp puts back the tag that the prompt has opened"
-_NO_ROW = "calls or thoughts are written in a way that has no row"
+# Cases that hrun reads differently on purpose, by template: the largest number, and the reason.
+_CUT = "a list of calls that is cut in the head of its first call is text; llama.cpp takes the name for a call"
 KNOWN = {
-    "Qwen3.5-4B": (1, _SHOWN),
-    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": (1, _SHOWN),
-    "Kimi-K2-Thinking": (1, "a call whose end tag is missing takes the next one with it"),
-    "muse-glimmer": (1, _NO_ROW),
-    "Apriel-1.6-15b-Thinker-fixed": (2, _NO_ROW),
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": (1, _CUT),
+    "Cohere2MoE": (1, _CUT),
+    "inclusionai-ling-3.0-flash": (
+        1,
+        "where thoughts are shown as the model wrote them, the tag that the prompt has opened is shown too, as llama.cpp itself does for others",
+    ),
 }
 
 

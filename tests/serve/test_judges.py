@@ -37,7 +37,7 @@ def test_llama_cpps_cases_of_its_chat_parser() -> None:
         pytest.skip("the checkout has no tests")
     agree, _, differ = triples.judge(root)
     assert triples.unexpected(differ) == []
-    assert sum(agree.values()) >= 200 or len(triples.cases_of(root)) < 250
+    assert sum(agree.values()) >= 200 or len(triples.cases_of(root)) < 250  # of another version
 
 
 def test_json_schema_test_suite(serve_path: Path) -> None:

@@ -14,8 +14,8 @@ pytest.importorskip("starlette", reason="needs the extra hrun[serve]")
 from hrun.serve.options import Options
 from hrun.serve.tools.dialect import Dialect
 from hrun.serve.tools.formats import FORMATS, format_named, format_of
-from hrun.serve.tools.parser import Tags
 from hrun.serve.tools.request import Tools
+from hrun.serve.tools.tags import Tags
 
 SCHEMAS = {
     "get_weather": {"type": "object", "properties": {"city": {"type": "string"}, "n": {"type": "integer"}}},
@@ -74,7 +74,10 @@ CASES: list[tuple[str, str, str, str, list[Any]]] = [
     ("gpt-oss", '<|channel|>commentary to=python <|constrain|>code<|message|>print(1)<|end|><|start|>assistant to=assistant<|channel|>final<|message|>Hi', "", "Hi", []),
     ("gemma4", '<|channel>thought\nhm\n<channel|>Hi<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,n:2}<tool_call|><|tool_call>call:now{}<tool_call|>', "hm", "Hi", [PARIS, NOW]),
     ("gemma4", '<|tool_call>call:now{a:{<|"|>b, c<|"|>:[<|"|>{x: ]<|"|>, -1.5, true, null, []]}, d: {}}<tool_call|>', "", "", [("now", {"a": {"b, c": ["{x: ]", -1.5, True, None, []]}, "d": {}})]),
-    ("gemma4", '<|tool_call>call:now{a:oops}<tool_call|>', "", '<|tool_call>call:now{a:oops}<tool_call|>', []),
+    ("gemma4", '<|tool_call>call:now{a:oops}<tool_call|>', "", "", [("now", {"a": "oops"})]),
+    ("gemma4", '<|tool_call>call:now{a:[1,<tool_call|><|tool_call>call:now{a<tool_call|>x', "", "x", [("now", {"a": [1]}), NOW]),
+    ("gemma4", '<|tool_call>call:now{a:[{b:1 c:2}]}<tool_call|>', "", "", [("now", {"a": [{"b": "1 c:2"}]})]),
+    ("gemma4", '<|tool_call>call:now{a:<|"|>b<|"|> and}<tool_call|>', "", "and}", [("now", {"a": "b"})]),
     ("gemma4", '<|channel>thought\n<channel|>Hi<|channel>thought\n<channel|><channel|>', "", "Hi", []),
     ("kimi-k3", '<|open|>think<|sep|>hm<|close|>think<|sep|><|open|>response<|sep|>Hi<|close|>response<|sep|><|open|>tools<|sep|><|open|>call tool="get_weather" index="1"<|sep|><|open|>argument key="city" type="string"<|sep|>Paris<|close|>argument<|sep|><|open|>argument key="n" type="number"<|sep|>2<|close|>argument<|sep|><|close|>call<|sep|><|open|>call tool="now" index="2"<|sep|><|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>', "hm", "Hi", [PARIS, NOW]),
     ("kimi-k3", '<|open|>response<|sep|>the response<|close|>response<|sep|><|close|>message<|sep|>', "", "the response", []),
@@ -82,12 +85,29 @@ CASES: list[tuple[str, str, str, str, list[Any]]] = [
     ("deepseek-v4", '<think>t<｜DSML｜tool_calls><｜DSML｜invoke name="now"><｜DSML｜parameter name="x" string="true">1</｜DSML｜parameter><｜DSML｜parameter name="y" string="false">1</｜DSML｜parameter></｜DSML｜invoke></｜DSML｜tool_calls>', "t", "", [("now", {"x": "1", "y": 1})]),
     ("minimax-m3", '<mm:think>t</mm:think>]<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="get_weather">]<]minimax[>[<city>Paris]<]minimax[>[</city>]<]minimax[>[<n>2]<]minimax[>[</n>]<]minimax[>[</invoke>\n]<]minimax[>[<invoke name="now">]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>', "t", "", [PARIS, NOW]),
     ("minimax-m3", ']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="now">]<]minimax[>[<a>]<]minimax[>[<item>1]<]minimax[>[</item>]<]minimax[>[<item>]<]minimax[>[<b>x]<]minimax[>[</b>]<]minimax[>[</item>]<]minimax[>[</a>]<]minimax[>[</invoke>]<]minimax[>[</tool_call>', "", "", [("now", {"a": [1, {"b": "x"}]})]),
-    ("minimax-m3", ']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="now">]<]minimax[>[<a>x]<]minimax[>[</invoke>]<]minimax[>[</tool_call>', "", ']<]minimax[>[<invoke name="now">]<]minimax[>[<a>x]<]minimax[>[</invoke>', []),
+    ("minimax-m3", ']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="now">]<]minimax[>[<a>x]<]minimax[>[</invoke>]<]minimax[>[</tool_call>', "", "", [("now", {"a": "x"})]),
+    ("minimax-m3", ']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="now">]<]minimax[>[<a>]<]minimax[>[<b>1]<]minimax[>[</b>]<]minimax[>[<c>]<]minimax[>[</c>]<]minimax[>[</a>]<]minimax[>[<d>null]<]minimax[>[</d>]<]minimax[>[</invoke>]<]minimax[>[</tool_call>', "", "", [("now", {"a": {"b": 1, "c": ""}, "d": None})]),
     ("functionary-v3.2", 'all\nHello, >>> world!>>>get_weather\n{"city": "Paris", "n": 2}>>>now\n{}', "", "Hello, >>> world!", [PARIS, NOW]),
     ("functionary-v3.2", 'get_weather\n{"city": "Paris", "n": 2}', "", "", [PARIS]),
     ("functionary-v3.2", 'all\nHello', "", "Hello", []),
     ("functionary-v3.2", 'just words', "", "just words", []),
     ("functionary-v3.2", '', "", "", []),
+    ("muse", " to=self<|message|>I could <atem:invoke name=\"now\">.<|eom|><|start|>assistant to=user<|message|>Hi<|eom|><|start|>assistant to=now<|message|><atem:function_calls>\n<atem:invoke name=\"now\">\n</atem:invoke>\n</atem:function_calls><|eom|><|start|>assistant to=get_weather<|message|><atem:function_calls>\n<atem:invoke name=\"get_weather\">\n<atem:parameter name=\"city\">Paris</atem:parameter>\n<atem:parameter name=\"n\">2</atem:parameter>\n</atem:invoke>\n</atem:function_calls><|eot|>", 'I could <atem:invoke name="now">.', "Hi", [NOW, PARIS]),
+    ("muse", " to=user<|message|>Write <atem:function_calls>.<|eot|>", "", "Write <atem:function_calls>.", []),
+    ("hy3", "<think:opensource>t</think:opensource>ok<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n<arg_key:opensource>city</arg_key:opensource>\n<arg_value:opensource>Paris</arg_value:opensource>\n<arg_key:opensource>n</arg_key:opensource>\n<arg_value:opensource>2</arg_value:opensource>\n</tool_call:opensource>\n<tool_call:opensource>now<tool_sep:opensource>\n</tool_call:opensource>\n</tool_calls:opensource>", "t", "ok", [PARIS, NOW]),
+    ("minicpm5", 'ok <function name="get_weather"><param name="city"><![CDATA[</param> & <a>]]></param><param name="n">2</param></function>\n<function name="now"></function>', "", "ok", [("get_weather", {"city": "</param> & <a>", "n": 2}), NOW]),
+    ("command-r-plus", 'Action:\n```json\n[{"tool_name": "get_weather", "parameters": {"city": "Paris", "n": 2}}]\n```', "", "", [PARIS]),
+    ("apertus", '<|inner_prefix|>t<|inner_suffix|><|tools_prefix|>[{"now": {}}, {"get_weather": {"city": "Paris", "n": 2}}]<|tools_suffix|>', "t", "", [NOW, PARIS]),
+    ("solar", '<|think|>t<|end|><|begin|>assistant<|tool_calls|><|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>get_weather<|tool_call:args|>{"city": "Paris", "n": 2}<|tool_call:end|><|calls|>', "t", "", [PARIS]),
+    ("solar", '<|think|>t<|end|><|begin|>assistant<|content|>Hi<|end|>', "t", "Hi", []),
+    ("gigachat", 'Hi<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "now", "arguments": {}}', "", "Hi", [NOW]),
+    ("gigachat-v3.1", '<|function_call|>{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}', "", "", [PARIS]),
+    ("minimax-m1", '<tool_calls>\n{"name": "now", "arguments": {}}\n{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}\n</tool_calls>', "", "", [NOW, PARIS]),
+    ("apriel", 'Here are my reasoning steps:\nfirst\n[BEGIN FINAL RESPONSE]\nHi', "Here are my reasoning steps:\nfirst", "Hi", []),
+    ("kimi", '<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{"city": "<|tool_call_begin|>", "n": 2}<|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}', "", "", [("get_weather", {"city": "<|tool_call_begin|>", "n": 2}), NOW]),
+    ("kimi", '<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_calls_section_end|>Hi', "", "Hi", [NOW]),
+    ("hermes", '<tool_call>{"name": "now", "arguments": {}}\n<tool_call>{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}</tool_call>', "", "", [NOW, PARIS]),
+    ("hermes", '<tool_call>{bad<tool_call>{"name": "now"}</tool_call>', "", "<tool_call>{bad", [NOW]),
     ("nemotron", '<TOOLCALL>[{"name": "now", "arguments": {}}]</TOOLCALL>', "", "", [NOW]),
 ]  # fmt: skip
 CONTROLS = (
@@ -95,6 +115,9 @@ CONTROLS = (
     "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>",
     "<|open|>", "<|close|>", "<|sep|>", "<|tool_call>", "<tool_call|>", "<|channel>", "<channel|>", '<|"|>', "｜DSML｜",
     "[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]", "<|tool_call_start|>", "<|tool_call_end|>", "<|START_ACTION|>",
+    "<|tool_call:begin|>", "<|tool_call:name|>", "<|tool_call:args|>", "<|tool_call:end|>", "<|begin|>", "<|content|>", "<|think|>", "<|calls|>",
+    "<|tool_calls|>", "<|tools_prefix|>", "<|tools_suffix|>", "<|inner_prefix|>", "<|inner_suffix|>", "<|eom|>", "<|eot|>", "<|message_sep|>", "<|role_sep|>",
+    "<tool_calls:opensource>", "<tool_sep:opensource>",
 )  # fmt: skip
 
 
@@ -175,6 +198,8 @@ ALPHABET = [
     "<tool_call>", "</tool_call>", '{"name": "now", "arguments": {}}', "<think>", "</think>", "<", "{", "}", '"', "\\", "[", "]",
     "(", ")", "now", "now()", "[now()]", "=", ",", " ", "\n", "x", "é", *CONTROLS, "<function=now>", "</function>", "<parameter=a>",
     '{"name": "get_weather", "arguments": {', '"city": "', '"n": 2', "<function=get_weather>\n", "<parameter=city>\n", "\n</parameter>",
+    '<|"|>', "call:now{", "city:", "]<]minimax[>[", '<invoke name="now">', "<city>", "</city>", "<item>", "<![CDATA[", "]]>", '<param name="city">', "</param>",
+    " to=now", '<atem:invoke name="now">', "[BEGIN FINAL RESPONSE]", '<function name="now">',
     "</parameter>", "get_weather", "city</arg_key>", "<arg_value>", "</arg_value>", "[ARGS]{", "<arg_key>", "</arg_key>", "functions.now:0", " to=functions.now",
 ]  # fmt: skip
 
@@ -194,6 +219,7 @@ STREAMED = [
     ("mistral", "[TOOL_CALLS]get_weather[ARGS]", '{"city": "Paris", "n": 2}', ""),
     ("deepseek", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n", '{"city": "Paris", "n": 2}', "\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"),
     ("gpt-oss", "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>", '{"city": "Paris", "n": 2}', "<|call|>"),
+    ("solar", "<|tool_calls|><|tool_call:begin|>a1<|tool_call:name|>get_weather<|tool_call:args|>", '{"city": "Paris", "n": 2}', "<|tool_call:end|><|calls|>"),
 ]  # fmt: skip
 
 
@@ -212,11 +238,17 @@ def test_long_texts_between_tags_come_while_they_are_written() -> None:
     text = 'line "one"\n\tline </two\n\n'
     for name, before, after in (
         ("qwen3-coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\n", "\n</parameter>\n<parameter=n>\n2\n</parameter>\n</function>\n</tool_call>"),
+        ("minicpm5", '<function name="get_weather"><param name="city"><![CDATA[', ']]></param><param name="n">2</param></function>'),
+        ("muse", ' to=get_weather<|message|><atem:function_calls><atem:invoke name="get_weather"><atem:parameter name="city">', '</atem:parameter><atem:parameter name="n">2</atem:parameter></atem:invoke></atem:function_calls>'),
+        ("gemma4", '<|tool_call>call:get_weather{city:<|"|>', '<|"|>,n:2}<tool_call|>'),
+        ("minimax-m3", ']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="get_weather">]<]minimax[>[<city>', "]<]minimax[>[</city>]<]minimax[>[<n>2]<]minimax[>[</n>]<]minimax[>[</invoke>]<]minimax[>[</tool_call>"),
+        ("minimax", '<minimax:tool_call><invoke name="get_weather"><parameter name="city">x', '</parameter><parameter name="n">2</parameter></invoke></minimax:tool_call>'),
         ("glm", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>", "</arg_value>\n<arg_key>n</arg_key><arg_value>2</arg_value>\n</tool_call>"),
     ):  # fmt: skip
         parser = parser_of(name, ())
         deltas = [e.text for c in before + text + after for e in parser.feed(c) if e.kind == "arguments"]  # fmt: skip
-        assert json.loads("".join(deltas)) == {"city": text, "n": 2}
+        city = json.loads("".join(deltas))
+        assert city == {"city": "x" * before.endswith("x") + text, "n": 2}
         assert len(deltas) > len(text) / 2 and parser.finish() == [] and parser.failures == 0
 
 
@@ -268,6 +300,10 @@ def test_a_users_text_cannot_forge_a_token() -> None:
         ("set dsml_token = '｜DSML｜' ... + 'tool_calls>'", "deepseek-v4"),
         (">>>all", "functionary-v3.2"),
         ("]<]minimax[>[ <tool_call>", "minimax-m3"),
+        ("<|start|> to=<|message|><atem:function_calls>", "muse"),
+        ("'<tool_calls{}>' '<tool_sep{}>' '<arg_key{}>' '<arg_value{}>'", "hy3"),
+        ("<tool_calls>[ ... [BEGIN FINAL RESPONSE]", "apriel"),
+        ("<|message_sep|> function call", "gigachat"),
     ],
 )  # fmt: skip
 def test_a_template_tells_its_format(template: str, name: str | None) -> None:

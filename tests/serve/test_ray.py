@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,15 +13,13 @@ from live import Live, until
 
 pytest.importorskip("ray", reason="needs the extra hrun[ray]")
 
-from hrun import Runtime, demo_model_path
+from hrun import Runtime
 from hrun.serve.cluster.ray_serve import Cluster, RayReplicas, connect
+from streams import BODY, N_CTX, PATH, Client, expected, prompt, scaled_under_load
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 N_STREAMS = 20
-N_CTX = 1024
-PATH = demo_model_path()  # large enough to be caught at work
-BODY: dict[str, Any] = {"max_tokens": 600, "ignore_eos": True, "temperature": 1.0, "stream": True}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +38,6 @@ def server(replicas: RayReplicas) -> Iterator[Live]:
         yield live
 
 
-def prompt(i: int) -> list[int]:
-    return [i + 300] * (5 + 7 * i)
-
-
 def pids() -> list[int]:
     """Processes of replicas."""
     found = []
@@ -57,36 +48,6 @@ def pids() -> list[int]:
         except OSError:
             continue
     return found
-
-
-def expected(n: int) -> list[str]:
-    with Runtime(PATH, n_ctx=N_CTX, kv_tokens=16 * N_CTX, n_threads=1) as runtime:
-        with Live(runtime, keep=True) as live:
-            clients = [Client(live, i) for i in range(n)]
-            for client in clients:
-                client.join()
-            return [client.text for client in clients]
-
-
-class Client(threading.Thread):
-    def __init__(self, live: Live, i: int, **body: Any) -> None:
-        super().__init__(daemon=True)
-        self.live, self.body = live, BODY | {"prompt": prompt(i), "seed": i} | body
-        self.text = ""
-        self.end: Any = None
-        self.start()
-
-    def run(self) -> None:
-        with self.live.open_stream("/v1/completions", self.body) as stream:
-            assert stream.response.status == 200, stream.response.read()
-            for event in stream:
-                if event == "[DONE]":
-                    self.end = event
-                elif "error" in event:
-                    self.end = event
-                    return
-                else:
-                    self.text += event["choices"][0]["text"]
 
 
 def test_a_replica_dies_amid_streams(server: Live, replicas: RayReplicas) -> None:
@@ -120,26 +81,7 @@ def test_a_grammars_text_goes_on_elsewhere(server: Live, replicas: RayReplicas) 
 
 
 def test_scaling_up_and_down_loses_nothing(server: Live, replicas: RayReplicas) -> None:
-    statuses: list[int] = []
-    ends = threading.Event()
-
-    def ask(i: int) -> None:
-        while not ends.is_set():
-            body = BODY | {"prompt": prompt(i), "seed": i, "stream": False, "max_tokens": 100}
-            statuses.append(server.post("/v1/completions", body).status)
-
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        for n in (1, 2, 1):
-            replicas.scale(n, n)
-            until(lambda n=n: replicas.n_replicas == n, f"{n} replicas")
-            time.sleep(1.0)
-    finally:
-        ends.set()
-        for thread in threads:
-            thread.join()
+    statuses = scaled_under_load(server, replicas, (1, 2, 1), until)
     assert len(statuses) > 10 and set(statuses) == {200}
 
 

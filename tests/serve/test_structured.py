@@ -22,8 +22,8 @@ from hrun.serve.options import Options
 from hrun.serve.tools.dialect import Dialect
 from hrun.serve.tools.formats import FORMATS, HERMES, THINK, ToolFormat
 from hrun.serve.tools.grammar import AnswerGrammar
-from hrun.serve.tools.parser import Tags
 from hrun.serve.tools.request import Tools
+from hrun.serve.tools.tags import Tags
 from live import Live
 
 SCHEMA = {
@@ -171,6 +171,15 @@ CALLS = {
     "deepseek-v4": '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n<｜DSML｜parameter name="n" string="false">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>',
     "functionary-v3.2": 'get_weather\n{"city": "Paris", "n": 2}',
     "minimax-m3": ']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="get_weather">]<]minimax[>[<city>Paris]<]minimax[>[</city>]<]minimax[>[<n>2]<]minimax[>[</n>]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>',
+    "muse": ' to=get_weather<|message|><atem:function_calls>\n<atem:invoke name="get_weather">\n<atem:parameter name="city">Paris</atem:parameter>\n<atem:parameter name="n">2</atem:parameter>\n</atem:invoke>\n</atem:function_calls>',
+    "hy3": "<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n<arg_key:opensource>city</arg_key:opensource>\n<arg_value:opensource>Paris</arg_value:opensource>\n<arg_key:opensource>n</arg_key:opensource>\n<arg_value:opensource>2</arg_value:opensource>\n</tool_call:opensource>\n</tool_calls:opensource>",
+    "minicpm5": '<function name="get_weather"><param name="city">Paris</param><param name="n">2</param></function>',
+    "command-r-plus": 'Action:\n```json\n[\n{"tool_name": "get_weather", "parameters": {"city": "Paris", "n": 2}}]\n```',
+    "apertus": '<|tools_prefix|>[{"get_weather": {"city": "Paris", "n": 2}}]<|tools_suffix|>',
+    "solar": '<|tool_calls|><|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>get_weather<|tool_call:args|>{"city": "Paris", "n": 2}<|tool_call:end|><|calls|>',
+    "gigachat": '<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}',
+    "gigachat-v3.1": '<|function_call|>{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}',
+    "minimax-m1": '<tool_calls>\n{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}\n</tool_calls>',
     "lfm2": '<|tool_call_start|>[get_weather(city="Paris", n=2)]<|tool_call_end|>',
     "pythonic": '[get_weather(city="Paris", n=2)]',
     "functools": 'functools[{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}]',
@@ -246,7 +255,9 @@ def test_the_grammar_of_a_family_takes_what_it_writes(row: ToolFormat, controls)
     def take(tools: Tools, text: str, reasoning: Any = None, thinking: bool = False) -> bool:
         return accepts(row, reasoning, tools, thinking, controls, text)
 
-    plain = "<|channel|>final<|message|>Hi there." if row.channels else "Hi there."
+    plain, c = "Hi there.", row.channels
+    if c is not None:
+        plain = f"{c.header}{c.answer}{c.message}{plain}"
     assert take(must, call) and take(may, call)
     assert not take(must, plain) and take(may, plain)
     assert not take(must, call.replace("get_weather", "get_other"))
@@ -255,8 +266,8 @@ def test_the_grammar_of_a_family_takes_what_it_writes(row: ToolFormat, controls)
         assert not take(must, before + value + after)
         if not row.bare and not row.opened:  # else it may be text
             assert not take(may, before + value + after)
-    if row.channels:
-        before = "<|channel|>analysis<|message|>Well.<|end|><|start|>assistant"
+    if c is not None:
+        before = f"{c.header}{c.before[0]}{c.message}Well.{c.end}{c.start}assistant"
         assert take(must, before + call) and take(must, before + before + call)
         assert take(may, before + plain) and not take(must, before + plain)
         return

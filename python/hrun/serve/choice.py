@@ -51,8 +51,14 @@ class PlainParser:
     failures = 0
     held = 0
 
+    def __init__(self, opening: str = "") -> None:
+        """``opening``: text that the prompt has begun the answer with, and that is to be shown."""
+        self._opening = opening
+
     def feed(self, text: str) -> list[Event]:
         """Text that the model wrote."""
+        if text:
+            text, self._opening = self._opening + text, ""
         return [Event("content", text)] if text else []
 
     def control(self, name: str) -> list[Event]:

@@ -89,10 +89,7 @@ async def read(service: Service, body: ChatRequest) -> Asked:
         continue_last=body.continue_final_message,
         template=body.chat_template,
     )
-    thinking = dialect.reasoning is not None and prompt.text.rstrip().endswith(
-        dialect.reasoning.begin
-    )
-    return Asked(prompt, dialect, tools, thinking)
+    return Asked(prompt, dialect, tools, dialect.opened_by(prompt.text))
 
 
 def _grammar(service: Service, body: ChatRequest, read: Asked) -> Grammar | None:

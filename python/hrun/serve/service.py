@@ -21,7 +21,7 @@ from hrun.serve.flight import Ask
 from hrun.serve.metrics import Metrics
 from hrun.serve.options import Options
 from hrun.serve.tools.dialect import Dialect
-from hrun.serve.tools.parser import Tags
+from hrun.serve.tools.tags import Tags
 
 T = TypeVar("T")
 

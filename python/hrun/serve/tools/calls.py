@@ -5,18 +5,21 @@ never an exception.
 from __future__ import annotations
 
 import ast
-import json
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from hrun.serve.tools.formats import ToolFormat
+from hrun.serve.tools.nested import NestedWriting
+from hrun.serve.tools.quoted import QuotedWriting
+from hrun.serve.tools.tagged import TaggedWriting
+from hrun.serve.tools.tags import past_blanks
+from hrun.serve.tools.values import dumps, loads
+from hrun.serve.tools.written_json import JsonScan, JsonWriting
 
 _MAX_PYTHON = 64 << 10
 _CONSTANTS = {"true": True, "false": False, "null": None, "none": None}
-_MARKS = re.compile(r'["\\{}\[\]]')
 
 
 @dataclass(frozen=True)
@@ -28,33 +31,22 @@ class Call:
     id: str | None = None  # where the model writes one
 
 
-class JsonScan:
-    """Finds the end of the JSON value that begins a text, while the text grows."""
+class Writing(Protocol):
+    """Arguments under way.  The ``text`` of its methods begins with them, and only grows."""
 
-    def __init__(self, depth: int = 0) -> None:
-        """``depth``: the number of brackets that are open where the text begins."""
-        self.end: int | None = None
-        self.in_string = False
-        self._at = 0
-        self._depth = depth
+    def step(self, text: str) -> tuple[str, int | None]:
+        """Returns (the arguments that have become certain since the last step, the place in the
+        text where they have ended).
+        """
 
-    def scan(self, text: str) -> int | None:
-        """The end of the value in the text so far, if it has been reached."""
-        while self.end is None and (found := _MARKS.search(text, self._at)):
-            mark = found[0]
-            self._at = found.end()
-            if mark == "\\":
-                if self._at >= len(text):  # the escaped character has not come yet
-                    self._at -= 1
-                    break
-                self._at += 1 if self.in_string else 0
-            elif mark == '"':
-                self.in_string = not self.in_string
-            elif not self.in_string:
-                self._depth += 1 if mark in "{[" else -1
-                if self._depth <= 0:
-                    self.end = self._at
-        return self.end
+    def end(self, text: str, tagged: bool) -> tuple[str, bool]:
+        """Returns (the rest of the arguments, are they complete?).  The text ends here; ``tagged``:
+        a tag that ends a call has ended it.
+        """
+
+    @property
+    def in_string(self) -> bool:
+        """Can an end tag that comes now be a part of an argument?"""
 
 
 def read_calls(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call] | None:
@@ -64,46 +56,24 @@ def read_calls(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[C
             return _json_calls(row, text)
         if row.payload == "named":
             return _named(row, text)
-        if row.payload == "tagged":
-            return _tagged(row, text, schemas)
-        if row.payload == "nested":
-            return _nested(row, text, schemas)
-        if row.payload == "quoted":
-            return _quoted(text)
-        return _pythonic(text)
+        return _pythonic(text) if row.payload == "pythonic" else _written(row, text, schemas)
     except (ValueError, RecursionError, MemoryError, OverflowError):
         return None
 
 
-def loads(text: str) -> Any:
-    """JSON without what JSON does not have.  Raises ValueError, RecursionError."""
-
-    def refuse(name: str) -> Any:
-        raise ValueError(name)
-
-    def number(digits: str) -> float:
-        value = float(digits)
-        if not math.isfinite(value):
-            raise ValueError(digits)
-        return value
-
-    return json.loads(text, parse_constant=refuse, parse_float=number)
-
-
-def dumps(value: Any) -> str:
-    """JSON as arguments are written."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
 def _json_calls(row: ToolFormat, text: str) -> list[Call] | None:
+    calls: list[Call | None] = []
     text = text.strip()
-    scan = JsonScan()
-    end = scan.scan(text)
-    if end is None or text[end:].strip(" \t\r\n}];,"):
+    while text[:1] in ("{", "["):
+        end = JsonScan().scan(text)
+        if end is None:
+            return None
+        value = loads(text[:end])
+        calls += [_json_call(row, item) for item in (value if isinstance(value, list) else [value])]
+        text = text[end:].lstrip()
+    if text.strip(" \t\r\n}];,") or None in calls:
         return None
-    value = loads(text[:end])
-    calls = [_json_call(row, item) for item in (value if isinstance(value, list) else [value])]
-    return [call for call in calls if call is not None] if calls and None not in calls else None
+    return [call for call in calls if call is not None] or None
 
 
 def _json_call(row: ToolFormat, item: Any) -> Call | None:
@@ -111,7 +81,9 @@ def _json_call(row: ToolFormat, item: Any) -> Call | None:
         item = item["function"] | {k: v for k, v in item.items() if k in row.id_keys}
     if not isinstance(item, dict):
         return None
-    name = next((item[key] for key in row.name_keys if key in item), None)
+    if not row.name_keys and len(item) == 1:
+        item = {"name": next(iter(item)), "arguments": next(iter(item.values()))}
+    name = next((item[key] for key in row.name_keys or ("name",) if key in item), None)
     if not isinstance(name, str) or not name:
         return None
     arguments: Any = next((item[key] for key in row.args_keys if key in item), {})
@@ -124,224 +96,81 @@ def _json_call(row: ToolFormat, item: Any) -> Call | None:
 
 
 def _named(row: ToolFormat, text: str) -> list[Call] | None:
-    name, found, rest = text.partition(row.name_end)
-    rest = rest.strip()
+    head = head_of(row, str, text)
+    if head is None or not head.name:
+        return None
+    rest = text[head.end :].strip()
     if rest.endswith("```"):
         rest = rest[:-3].rstrip()
-    name, given = name_and_id(row, name, row.id_begin)
-    if not found or not name:
-        return None
     value = loads(rest) if rest else {}
-    return [Call(name, dumps(value), given)] if isinstance(value, dict) else None
+    return [Call(head.name, dumps(value), head.id)] if isinstance(value, dict) else None
 
 
-def name_and_id(row: ToolFormat, head: str, id_begin: str) -> tuple[str, str | None]:
-    """Splits the text before a call's arguments into the name and, where the model has written one,
-    the id.
+def _written(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call] | None:
+    """The call of a family whose arguments become JSON while they are written."""
+    head = head_of(row, str, text)
+    if head is None and row.payload == "tagged" and not row.name_end:
+        head = Head(text.strip(), None, len(text))  # it has no parameter
+    if head is None or not head.name or "<" in head.name or "\n" in head.name:
+        return None
+    text = text[head.end :].rstrip()
+    writing = writing_of(row, str, schemas.get(head.name))
+    arguments, end = writing.step(text)
+    if end is None:
+        rest, complete = writing.end(text, tagged=True)
+        return [Call(head.name, arguments + rest, head.id)] if complete else None
+    if text[end:].removeprefix(row.function_end).strip():
+        return None
+    return [Call(head.name, arguments, head.id)]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The text before a call's arguments."""
+
+    name: str
+    id: str | None  # where the model has written one
+    end: int
+
+
+def head_of(row: ToolFormat, tag: Callable[[str], str], text: str) -> Head | None:
+    """Returns the head of the call that the text begins, once it is complete; not for families
+    whose calls are JSON objects.
     """
-    name, given = head.strip(), None
-    if id_begin and id_begin in name:
+    if row.payload == "quoted":
+        at = text.find("{")
+        return None if at < 0 else Head(text[:at].strip(), None, at)
+    prefix = tag(row.name_prefix) if row.payload == "tagged" else ""
+    first = past_blanks(text, 0)
+    if not text.startswith(prefix, first):
+        return None
+    first += len(prefix)
+    # Without an end of its own a name ends where parameters begin.
+    end = tag(row.name_end or row.key_begin)
+    at = text.find(end, first)
+    if at < 0:
+        return None
+    past = at + len(end) if row.name_end else at
+    if row.payload != "named":
+        name = text[first:at].strip()
+        return Head(name.partition('"')[0] if row.name_attribute else name, None, past)
+    name, given = text[first:at].strip(), None
+    if row.id_begin and (id_begin := tag(row.id_begin)) in name:
         name, _, given = (part.strip() for part in name.partition(id_begin))
+    elif row.id_end and (id_end := tag(row.id_end)) in name:
+        given, _, name = (part.strip() for part in name.partition(id_end))
     elif row.index_after_name and ":" in name:
         given, name = name, name.rpartition(":")[0]
-    return name.removeprefix(row.name_prefix), given or None
+    return Head(name.removeprefix(row.name_prefix), given or None, past_blanks(text, past))
 
 
-def _tagged(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call] | None:
-    text = text.strip()
-    if row.name_prefix:
-        if not text.startswith(row.name_prefix):
-            return None
-        text = text[len(row.name_prefix) :]
-    if row.name_end:
-        name, found, rest = text.partition(row.name_end)
-        if not found:
-            return None
-    else:  # the name ends where the first parameter begins
-        at = text.find(row.key_begin)
-        name, rest = (text, "") if at < 0 else (text[:at], text[at:])
-    name = name.partition('"')[0].strip() if row.name_attribute else name.strip()
-    if not name or "<" in name or "\n" in name:
-        return None
-    properties = properties_of(schemas.get(name))
-    arguments: dict[str, Any] = {}
-    while (rest := rest.lstrip()).startswith(row.key_begin):
-        key, found, rest = rest[len(row.key_begin) :].partition(row.key_end)
-        if not found:
-            return None
-        if row.value_begin:
-            rest = rest.lstrip()
-            if not rest.startswith(row.value_begin):
-                return None
-            rest = rest[len(row.value_begin) :]
-        value, found, rest = rest.partition(row.value_end)
-        if not found:
-            return None
-        key, is_text = key_and_kind(row, key)
-        arguments[key] = value_of(value, properties.get(key), is_text)
-    if row.function_end:
-        rest = rest.removeprefix(row.function_end)
-    return None if rest.strip() else [Call(name, dumps(arguments))]
-
-
-_KIND = re.compile(r'\b(?:string|type)="([^"]*)"')
-
-
-def key_and_kind(row: ToolFormat, head: str) -> tuple[str, bool | None]:
-    """Splits the text before a value into the key and, where an attribute says so, whether the
-    value is a text.
-    """
-    if not row.attributes:
-        return head.strip(), None
-    key, _, attributes = head.partition('"')
-    kind = _KIND.search(attributes)
-    return key, None if kind is None else kind[1] in ("true", "string")
-
-
-def _nested(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[Call] | None:
-    name, found, rest = text.partition(row.name_end)
-    name = name.strip()
-    if not found or not name or "<" in name:
-        return None
-    members, rest = _members(row.namespace, rest, schemas.get(name))
-    if rest.strip() or members is None or isinstance(members, list):
-        return None
-    return [Call(name, dumps(members))]
-
-
-def _members(namespace: str, text: str, schema: Any) -> tuple[Any, str]:
-    """Returns (the elements that begin a text as an object, or a list where all are items; the text
-    that follows).  Raises ValueError.
-    """
-    names: list[str] = []
-    values: list[Any] = []
-    opens = namespace + "<"
-    properties = properties_of(schema)
-    items = schema.get("items") if isinstance(schema, Mapping) else None
-    while (text := text.lstrip()).startswith(opens) and not text.startswith(opens + "/"):
-        name, found, rest = text[len(opens) :].partition(">")
-        if not found or not name:
-            raise ValueError("no tag")
-        own = items if name == "item" and items is not None else properties.get(name)
-        close = f"{opens}/{name}>"
-        inner = rest.lstrip()
-        is_open = inner.startswith(opens) and not inner.startswith(opens + "/")
-        if is_open and not _may_be_text(own):
-            value, rest = _members(namespace, inner, own)
-            rest = rest.lstrip()
-            if not rest.startswith(close):
-                raise ValueError("not closed")
-            rest = rest[len(close) :]
-        else:
-            content, found, rest = rest.partition(close)
-            if not found:
-                raise ValueError("not closed")
-            value = _leaf(content, own)
-        names.append(name)
-        values.append(value)
-        text = rest
-    kind = schema.get("type") if isinstance(schema, Mapping) else None
-    if names and set(names) == {"item"} and kind != "object" and "item" not in properties:
-        return values, text
-    return dict(zip(names, values)), text
-
-
-def _may_be_text(schema: Any) -> bool:
-    if not isinstance(schema, Mapping):
-        return False
-    kind = schema.get("type")
-    if kind == "string" or (isinstance(kind, list) and "string" in kind):
-        return True
-    among = [*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())]
-    return any(map(_may_be_text, among))
-
-
-def _leaf(text: str, schema: Any) -> Any:
-    kind = schema.get("type") if isinstance(schema, Mapping) else None
-    if not text.strip() and kind in ("array", "object"):
-        return [] if kind == "array" else {}
-    return value_of(text, schema, True if kind == "string" else None)
-
-
-_QUOTE = '<|"|>'
-_SCALAR = re.compile(r"[^,\[\]{}]+")
-_BLANK = re.compile(r"\s*")
-
-
-def _quoted(text: str) -> list[Call] | None:
-    name, found, _ = text.partition("{")
-    name = name.strip()
-    if not found or not name or "<" in name:
-        return None
-    value, at = _quoted_value(text, text.index("{"))
-    return [Call(name, dumps(value))] if not text[at:].strip() else None
-
-
-def _quoted_value(text: str, at: int) -> tuple[Any, int]:
-    """Returns (the value at that place, its end).  Raises ValueError."""
-    at = _past(text, at)
-    if text.startswith(_QUOTE, at):
-        end = text.index(_QUOTE, at + len(_QUOTE))
-        return text[at + len(_QUOTE) : end], end + len(_QUOTE)
-    if text[at : at + 1] in ("{", "["):
-        is_object = text[at] == "{"
-        close = "}" if is_object else "]"
-        members: dict[str, Any] = {}
-        items: list[Any] = []
-        at = _past(text, at + 1)
-        while not text.startswith(close, at):
-            key = ""
-            if is_object:
-                if text.startswith(_QUOTE, at):
-                    key, at = _quoted_value(text, at)
-                    at = text.index(":", at)
-                else:
-                    end = text.index(":", at)
-                    key, at = text[at:end].strip(), end
-                at += 1
-            value, at = _quoted_value(text, at)
-            members[key] = value
-            items.append(value)
-            at = _past(text, at)
-            if text.startswith(",", at):
-                at = _past(text, at + 1)
-            elif not text.startswith(close, at):
-                raise ValueError("no comma")
-        return (members if is_object else items), at + 1
-    found = _SCALAR.match(text, at)
-    if found is None:
-        raise ValueError("no value")
-    return loads(found[0].strip()), found.end()
-
-
-def _past(text: str, at: int) -> int:
-    """The next place that is no blank."""
-    found = _BLANK.match(text, at)
-    return found.end() if found else at
-
-
-def properties_of(schema: Any) -> Mapping[str, Any]:
-    """Returns the properties of an object's schema, empty where it has none."""
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    return properties if isinstance(properties, Mapping) else {}
-
-
-def value_of(text: str, schema: Any, is_text: bool | None = None) -> Any:
-    """A value between tags: text as it is where the schema wants a string, else JSON where it is some.
-
-    ``is_text``: what the model itself says of it.
-    """
-    if is_text:
-        return text
-    if text.startswith("\n") and text.endswith("\n"):
-        text = text[1:-1]
-    kind = schema.get("type") if isinstance(schema, Mapping) else None
-    if kind == "string" and is_text is None:
-        return text
-    try:
-        return loads(text.strip())
-    except (ValueError, RecursionError):
-        return text
+def writing_of(row: ToolFormat, tag: Callable[[str], str], schema: Any) -> Writing:
+    """Returns the reader of the arguments behind a head; not for families whose calls are objects."""
+    if row.payload == "quoted":
+        return QuotedWriting(tag)
+    if row.payload == "nested":
+        return NestedWriting(row, tag, schema)
+    return TaggedWriting(row, tag, schema) if row.payload == "tagged" else JsonWriting()
 
 
 def _pythonic(text: str) -> list[Call] | None:

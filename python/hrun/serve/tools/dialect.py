@@ -5,9 +5,11 @@ from __future__ import annotations
 from hrun.serve.choice import Parser, PlainParser
 from hrun.serve.ids import new_id
 from hrun.serve.options import Options
+from hrun.serve.tools.channels import ChannelParser
 from hrun.serve.tools.formats import HERMES, ToolFormat, format_named, format_of, reasoning_of
-from hrun.serve.tools.parser import ChannelParser, TagParser, Tags
+from hrun.serve.tools.parser import TagParser
 from hrun.serve.tools.request import Tools
+from hrun.serve.tools.tags import Tags
 
 
 def new_call_id(row: ToolFormat) -> str:
@@ -20,23 +22,33 @@ class Dialect:
 
     def __init__(self, template: str, options: Options) -> None:
         self.row = format_named(options.tool_format) if options.tool_format else format_of(template)
-        self.reasoning = reasoning_of(template) if options.reasoning_format != "none" else None
         self._apart = options.reasoning_format != "none"
+        self._thoughts = reasoning_of(template)
+        self.reasoning = self._thoughts if self._apart else None  # where it is kept apart
+
+    def opened_by(self, prompt: str) -> bool:
+        """Does the prompt open the tag of thoughts?"""
+        return self._thoughts is not None and prompt.rstrip().endswith(self._thoughts.begin)
 
     def parser(self, tags: Tags, tools: Tools, thinking: bool) -> Parser:
         """A parser for one answer."""
         row = self.row or HERMES
-        if row.channels:
+        if row.channels is not None:
             return ChannelParser(
                 row,
+                row.channels,
                 tools=tools.schemas,
                 tag=tags,
                 new_id=new_call_id,
                 parallel=tools.parallel,
                 apart=self._apart,
             )
+        opening = ""
+        if thinking and self._thoughts is not None and not self._apart:
+            begin = self._thoughts.begin
+            opening = begin + "\n" if tags(begin) == begin else ""  # as the end will be shown
         if not tools and self.reasoning is None and not row.silent:
-            return PlainParser()
+            return PlainParser(opening)
         return TagParser(
             row,
             self.reasoning,
@@ -45,4 +57,5 @@ class Dialect:
             thinking=thinking,
             new_id=new_call_id,
             parallel=tools.parallel,
+            opening=opening,
         )

@@ -15,6 +15,35 @@ class Reasoning:
 
     begin: str
     end: str
+    spoken: bool = (
+        False  # the beginning is a sentence of the model's, and the first of its thoughts
+    )
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Answers that are messages: ``header``, words that say what the message is, ``message``, and the text."""
+
+    header: str
+    before: tuple[str, ...]  # words of messages that others follow; the first ones are thoughts
+    answer: str  # words of the answer
+    call: str  # words of a call, before the tool's name
+    start: str  # begins another message; the role follows
+    end: str  # ends a message that another one follows
+    last: tuple[str, ...]  # other tags that end a message
+    message: str = "<|message|>"
+    call_end: str = ""  # ends the answer; where it is empty, another message may follow a call
+    typed: bool = False  # the header may say that the text is JSON
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Tags that end a message."""
+        return (self.end, *self.last)
+
+    @property
+    def thoughts(self) -> tuple[str, str]:
+        """The text around thoughts that are shown as the model wrote them."""
+        return f"{self.header}{self.before[0]}{self.message}".lstrip(), self.end
 
 
 @dataclass(frozen=True)
@@ -33,8 +62,9 @@ class ToolFormat:
     ``section_begin`` and ``section_end`` surround all calls and carry nothing; so do the tags of ``silent`` in an answer.
     ``opened``: the beginning of a tag, with which the prompt ends and which the answer completes.
     ``attributes``: keys, or names too, end with a quote, and attributes follow that say whether a value is a text.
-    An empty ``call_end`` means that a call ends with its JSON.  ``bare``: calls may come without a tag, as the whole answer.  ``channels``: gpt-oss's way, in which messages
-    have channels and recipients.  Tags that are control tokens in a model's vocabulary count as such tokens only.
+    An empty ``call_end`` means that a call ends with its JSON.  ``bare``: calls may come without a tag, as the whole answer.
+    Without ``name_keys`` an object's only key is the name: ``{"f": {"a": 1}}``.  With ``channels`` the arguments are the text of
+    a message, or stand there in the row's tags.  Tags that are control tokens in a model's vocabulary count as such tokens only.
     """
 
     name: str
@@ -63,12 +93,15 @@ class ToolFormat:
     padded: bool = False  # values between tags stand on lines of their own
     index_after_name: bool = False  # "functions.NAME:0"
     id_begin: str = ""  # between a name and its call's id
+    id_end: str = ""  # between an id and its call's name
     ends_thoughts: bool = (
         False  # a call that begins in thoughts ends them: the model forgets the tag now and then
     )
     bare: bool = False
     listed: bool = False  # one tag for a list of calls
-    channels: bool = False
+    lines: bool = False  # the list is a line for each, without brackets
+    cdata: bool = False  # a text may stand in <![CDATA[ and ]]>
+    channels: Channels | None = None
     id_characters: int = 24
     id_prefix: str = "call_"
     reasoning: Reasoning | None = None
@@ -105,7 +138,39 @@ FORMATS: tuple[ToolFormat, ...] = (
     ToolFormat(
         "gpt-oss",
         marks=(("<|channel|>", "<|message|>"),),
-        channels=True,
+        channels=Channels(
+            header="<|channel|>",
+            before=("analysis", "commentary"),
+            answer="final",
+            call="commentary to=functions.",
+            start="<|start|>",
+            end="<|end|>",
+            last=("<|call|>", "<|return|>"),
+            call_end="<|call|>",
+            typed=True,
+        ),
+    ),
+    ToolFormat(
+        "muse",
+        marks=(("<atem:function_calls>",),),
+        payload="tagged",
+        channels=Channels(
+            header=" ",
+            before=("to=self",),
+            answer="to=user",
+            call="to=",
+            start="<|start|>",
+            end="<|eom|>",
+            last=("<|eot|>",),
+        ),
+        section_begin="<atem:function_calls>",
+        section_end="</atem:function_calls>",
+        call_begin='<atem:invoke name="',
+        name_end='">',
+        call_end="</atem:invoke>",
+        key_begin='<atem:parameter name="',
+        key_end='">',
+        value_end="</atem:parameter>",
     ),
     ToolFormat(
         "gemma4",
@@ -167,6 +232,22 @@ FORMATS: tuple[ToolFormat, ...] = (
         reasoning=THINK,
     ),
     ToolFormat(
+        "hy3",
+        marks=(("<tool_calls{}>", "<tool_sep{}>"), ("<tool_sep:opensource>",)),
+        payload="tagged",
+        section_begin="<tool_calls:opensource>",
+        section_end="</tool_calls:opensource>",
+        call_begin="<tool_call:opensource>",
+        name_end="<tool_sep:opensource>",
+        call_end="</tool_call:opensource>",
+        key_begin="<arg_key:opensource>",
+        key_end="</arg_key:opensource>",
+        value_begin="<arg_value:opensource>",
+        value_end="</arg_value:opensource>",
+        reasoning=Reasoning("<think:opensource>", "</think:opensource>"),
+        by_macros=True,
+    ),
+    ToolFormat(
         "glm",
         marks=(("<arg_key>", "<arg_value>"),),
         payload="tagged",
@@ -176,6 +257,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         key_end="</arg_key>",
         value_begin="<arg_value>",
         value_end="</arg_value>",
+        ends_thoughts=True,
         reasoning=THINK,
     ),
     ToolFormat(
@@ -207,6 +289,19 @@ FORMATS: tuple[ToolFormat, ...] = (
         value_end="</parameter>",
         function_end="</function>",
         reasoning=Reasoning("<seed:think>", "</seed:think>"),
+    ),
+    ToolFormat(
+        "minicpm5",
+        marks=(('<function name="function-name"><param name=',),),
+        payload="tagged",
+        call_begin='<function name="',
+        name_end='">',
+        call_end="</function>",
+        key_begin='<param name="',
+        key_end='">',
+        value_end="</param>",
+        cdata=True,
+        reasoning=THINK,
     ),
     ToolFormat(
         "functionary",
@@ -295,8 +390,62 @@ FORMATS: tuple[ToolFormat, ...] = (
         reasoning=Reasoning("<|START_THINKING|>", "<|END_THINKING|>"),
     ),
     ToolFormat(
+        "command-r-plus",
+        marks=(
+            ("json-formatted list of actions", "\nAction:"),
+            ("json-formatted list of actions", "\\nAction:"),
+        ),
+        call_begin="Action:\n```json\n",
+        listed=True,
+        call_end="```",
+        name_keys=("tool_name", "name"),
+        args_keys=("parameters", "arguments"),
+    ),
+    ToolFormat(
+        "apertus",
+        marks=(("<|tools_prefix|>",),),
+        call_begin="<|tools_prefix|>",
+        listed=True,
+        call_end="<|tools_suffix|>",
+        name_keys=(),
+        reasoning=Reasoning("<|inner_prefix|>", "<|inner_suffix|>"),
+    ),
+    ToolFormat(
+        "solar",
+        marks=(("<|tool_call:begin|>", "<|tool_call:args|>"),),
+        payload="named",
+        section_begin="<|tool_calls|>",
+        section_end="<|calls|>",
+        call_begin="<|tool_call:begin|>",
+        id_end="<|tool_call:name|>",
+        name_end="<|tool_call:args|>",
+        call_end="<|tool_call:end|>",
+        id_prefix="",
+        id_characters=10,
+        silent=("<|begin|>assistant", "<|content|>", "<|end|>"),
+        reasoning=Reasoning("<|think|>", "<|end|>"),
+    ),
+    ToolFormat(
+        "gigachat-v3.1",
+        marks=(("<|function_call|>",),),
+        call_begin="<|function_call|>",
+    ),
+    ToolFormat(
+        "gigachat",
+        marks=(("<|message_sep|>", "function call"),),
+        call_begin="<|message_sep|>\n\nfunction call<|role_sep|>\n",
+    ),
+    ToolFormat(
+        "minimax-m1",
+        marks=(('<tool_calls>\\n{"name": <tool-name>',), ('<tool_calls>\n{"name": <tool-name>',)),
+        call_begin="<tool_calls>",
+        listed=True,
+        lines=True,
+        call_end="</tool_calls>",
+    ),
+    ToolFormat(
         "lfm2",
-        marks=(("<|tool_call_start|>",),),
+        marks=(("<|tool_call_start|>",), ("List of tools: [", "keep_past_thinking")),
         payload="pythonic",
         call_begin="<|tool_call_start|>",
         call_end="<|tool_call_end|>",
@@ -327,6 +476,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         call_begin="<tool_calls>",
         listed=True,
         call_end="</tool_calls>",
+        reasoning=Reasoning("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", spoken=True),
     ),
     ToolFormat(
         "nemotron",

@@ -9,9 +9,10 @@ from typing import Any
 
 from hrun.errors import GrammarError
 from hrun.grammar import JSON_BLANKS, Grammar, json_schema_grammar, text_grammar, within
-from hrun.serve.tools.formats import Reasoning, ToolFormat
-from hrun.serve.tools.parser import Tags
+from hrun.serve.tools.formats import Channels, Reasoning, ToolFormat
+from hrun.serve.tools.quoted import QUOTE
 from hrun.serve.tools.request import Tools
+from hrun.serve.tools.tags import Tags
 
 _COMMON = "TEXT: /(.|\\n)*/\nBLANKS: /[ \\t\\r\\n]{1,4}/\n"
 
@@ -38,10 +39,10 @@ class AnswerGrammar:
         """Returns a grammar for ``answer`` after the model's thoughts; ``thinking``: the prompt has
         opened the tag.
         """
-        if self._row.channels:
-            json_mark = f'(" "? {self._tag("<|constrain|>")} "json")?'
-            final = f'{self._tag("<|channel|>")} "final" {json_mark} {self._tag("<|message|>")}'
-            start = f"{self._messages()} {final} @answer"
+        if channels := self._row.channels:
+            json_mark = f'(" "? {self._tag("<|constrain|>")} "json")?' if channels.typed else ""
+            final = f"{self._tag(channels.header + channels.answer)} {json_mark} {self._tag(channels.message)}"
+            start = f"{self._messages(channels)} {final} @answer"
             return within(f"start: {start}\n{_COMMON}" + "\n".join(self._rules), answer)
         if self._reasoning is None:
             return answer
@@ -52,8 +53,8 @@ class AnswerGrammar:
         """Calls of the tools: at once where they are required, else wherever the model begins one."""
         row = self._row
         schemas = {name: _usable(name, tools) for name in tools.schemas}
-        if row.channels:
-            return text_grammar(self._channel_calls(schemas, tools.required))
+        if row.channels is not None:
+            return text_grammar(self._channel_calls(row.channels, schemas, tools))
         begin, calls = self._calls(schemas, tools.parallel)
         thoughts = self._thoughts(thinking)
         words, silent = self._words()
@@ -70,30 +71,41 @@ class AnswerGrammar:
 
     # ---- channels
 
-    def _messages(self) -> str:
+    def _messages(self, channels: Channels) -> str:
         """Messages before the last one: thoughts, and words about what comes."""
-        begin, message = self._tag("<|channel|>"), self._tag("<|message|>")
-        text = self._until("<|end|>", "text")
-        body = f'{begin} ("analysis" | "commentary") {message} {text} {self._tag("<|start|>")} "assistant"'
+        heads = " | ".join(self._tag(channels.header + words) for words in channels.before)
+        text = self._until(channels.end, "text")
+        body = f"({heads}) {self._tag(channels.message)} {text} {self._tag(channels.start + 'assistant')}"
         return self._rule("message", body) + "*"
 
-    def _channel_calls(self, schemas: Mapping[str, Any], required: bool) -> str:
-        """Returns the rule for one call as the last message; where no call is required, an answer
-        may be the last.
+    def _channel_calls(self, channels: Channels, schemas: Mapping[str, Any], tools: Tools) -> str:
+        """Returns the rule for calls as the last messages; where none is required, an answer may be
+        the last.
         """
-        begin, message = self._tag("<|channel|>"), self._tag("<|message|>")
-        mark = f'(" " {self._tag("<|constrain|>")} "json" | " json")?'
-        end = "" if self._ids.get("<|call|>") in self._ends else self._tag("<|call|>")
-        last = [
-            self._rule(
-                "call",
-                f'{begin} "commentary" {json.dumps(" to=functions." + name)} {mark} {message} {_json(schema)} {end}',
-            )
-            for name, schema in schemas.items()
-        ]
-        if not required:
-            last.append(f'{begin} "final" {message} TEXT')
-        start = f"{self._messages()} ({' | '.join(last)})"
+        mark = f'(" " {self._tag("<|constrain|>")} "json" | " json")?' if channels.typed else ""
+        ended = not channels.call_end or self._ids.get(channels.call_end) in self._ends
+        end = "" if ended else self._tag(channels.call_end)
+        calls = []
+        for name, schema in schemas.items():
+            head = f"{self._tag(channels.header + channels.call + name)} {mark} {self._tag(channels.message)}"
+            body = _json(schema)
+            if self._row.call_begin:
+                begin, inside = self._calls({name: schema}, False)
+                body = f"{self._tag(begin)} {inside}"
+            calls.append(self._rule("call", f"{head} {body} {end}"))
+        last = f"({' | '.join(calls)})"
+        next_message = f"{self._tag(channels.end)} {self._tag(channels.start + 'assistant')}"
+        if not channels.call_end and tools.parallel:
+            last = f"{last} ({next_message} {last})*"
+        if not tools.required:
+            answer = f"{self._tag(channels.header + channels.answer)} {self._tag(channels.message)}"
+            if channels.call_end:
+                last = f"({last} | {answer} TEXT)"
+            else:
+                text = self._until(channels.end, "text")
+                said = f"{answer} {text} {self._tag(channels.start + 'assistant')}"
+                last = f"(({said})? {last} | {answer} TEXT)"
+        start = f"{self._messages(channels)} {last}"
         return f"start: {start}\n{_COMMON}" + "\n".join(self._rules)
 
     # ---- parts
@@ -146,6 +158,10 @@ class AnswerGrammar:
         row = self._row
         if row.payload == "json" and row.listed:
             items = [_call_schema(row, name, schema) for name, schema in schemas.items()]
+            if row.lines:
+                line = self._rule("line", " | ".join(map(_json, items)))
+                more = f"(BLANKS {line})*" if parallel else ""
+                return row.call_begin, f"BLANKS? {line} {more} BLANKS? {self._tag(row.call_end)}"
             whole: dict[str, Any] = {
                 "type": "array",
                 "items": items[0] if len(items) == 1 else {"anyOf": items},
@@ -179,7 +195,8 @@ class AnswerGrammar:
         if row.payload == "named":
             index = ' ":" /[0-9]{1,3}/' if row.index_after_name else ""
             close = ' "\\n```"' if "```" in row.name_end else ""
-            head = f"{json.dumps(row.name_prefix + name)}{index} {self._tag(row.name_end)}"
+            given = f"/[a-z0-9]{{1,32}}/ {self._tag(row.id_end)} " if row.id_end else ""
+            head = f"{given}{json.dumps(row.name_prefix + name)}{index} {self._tag(row.name_end)}"
             return self._rule("call", f"{head} {_json(schema)}{close}")
         if row.payload == "pythonic":
             members = [
@@ -213,6 +230,9 @@ class AnswerGrammar:
             # the value.
             one = self._rule("text", " | ".join(map(json.dumps, texts)))
             value = f'({one} | "\\n" {one} "\\n") {self._tag(row.value_end)}'
+        elif is_text and row.cdata:
+            quoted = f'"<![CDATA[" {self._until("]]>" + row.value_end, "value")}'
+            value = f"({quoted} | {self._until(row.value_end, 'value')})"
         elif is_text:
             value = self._until(row.value_end, "value")
         else:
@@ -247,15 +267,15 @@ class AnswerGrammar:
     def _quoted_key(self, key: str) -> str:
         if re.fullmatch(r"[\w.-]+", key):
             return json.dumps(key + ":")
-        return f'{self._tag(_QUOTE)} {json.dumps(key)} {self._tag(_QUOTE)} ":"'
+        return f'{self._tag(QUOTE)} {json.dumps(key)} {self._tag(QUOTE)} ":"'
 
     def _quoted(self, schema: Any) -> str:
         """A value whose texts stand between marks."""
-        kind, mark = _kind(schema), self._tag(_QUOTE)
+        kind, mark = _kind(schema), self._tag(QUOTE)
         if texts := _texts_of(schema):
             return self._rule("value", " | ".join(f"{mark} {json.dumps(v)} {mark}" for v in texts))
         if kind == "string":
-            return self._rule("value", f"{mark} {self._until(_QUOTE, 'text')}")
+            return self._rule("value", f"{mark} {self._until(QUOTE, 'text')}")
         if kind in ("integer", "number", "boolean", "null"):
             return self._rule("value", _json(schema))
         if kind == "object":
@@ -269,7 +289,7 @@ class AnswerGrammar:
         """Any value, or any object."""
         if not self._has_any:
             self._has_any = True
-            text = f"{self._tag(_QUOTE)} {self._until(_QUOTE, 'text')}"
+            text = f"{self._tag(QUOTE)} {self._until(QUOTE, 'text')}"
             self._rules += [
                 f"any_text: {text}",
                 'any_value: any_text | NUMBER | "true" | "false" | "null" | any_object | any_list',
@@ -303,9 +323,6 @@ class AnswerGrammar:
             item = self._rule("item", f"{self._element('item', schema['items'])} BLANKS?")
             return f"{head} BLANKS? {item}* {end}"
         return f"{head} BLANKS? {_json(schema)} BLANKS? {end}"
-
-
-_QUOTE = '<|"|>'
 
 
 def _kind(schema: Any) -> Any:
@@ -349,7 +366,8 @@ def _parameters_known(schema: Any) -> bool:
 
 def _regex(text: str) -> str:
     """The text in a Lark regular expression."""
-    return re.escape(text).replace("/", r"\/").replace("\n", r"\n").replace(r"\ ", " ")
+    escaped = re.escape(text).replace("\\\n", r"\n").replace(r"\ ", " ")
+    return escaped.replace("/", r"\/")
 
 
 def _json(schema: Any) -> str:
@@ -361,11 +379,13 @@ def _json(schema: Any) -> str:
 
 def _call_schema(row: ToolFormat, name: str, schema: Any) -> dict[str, Any]:
     arguments = dict(schema)
-    keys = (row.name_keys[0], row.args_keys[0])
+    properties: dict[str, Any] = {name: arguments}
+    if row.name_keys:
+        properties = {row.name_keys[0]: {"const": name}, row.args_keys[0]: arguments}
     out: dict[str, Any] = {
         "type": "object",
-        "properties": {keys[0]: {"const": name}, keys[1]: arguments},
-        "required": list(keys),
+        "properties": properties,
+        "required": list(properties),
         "additionalProperties": False,
     }
     for key in ("$defs", "definitions"):

@@ -7,64 +7,15 @@ is complete; what cannot be read as one is content.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hrun.serve.choice import Event
-from hrun.serve.tools.calls import JsonScan, read_calls
+from hrun.serve.tools.calls import Writing, read_calls
 from hrun.serve.tools.formats import Reasoning, ToolFormat
-from hrun.serve.tools.writing import Writing, begun, is_rest, overlap
-
-# Control tokens stand in the text between these, which no decoder makes of bytes.
-_OPEN, _CLOSE = "\ud800", "\udfff"
-
-
-def control(name: str) -> str:
-    """A control token inside the parser's text."""
-    return _OPEN + name + _CLOSE
-
-
-def shown(text: str) -> str:
-    """Returns the text without control tokens."""
-    parts = text.split(_OPEN)
-    return parts[0] + "".join(part.partition(_CLOSE)[2] for part in parts[1:])
-
-
-def _unmarked(text: str) -> str:
-    """Returns the text with control tokens as text."""
-    return text.replace(_OPEN, "").replace(_CLOSE, "")
-
-
-class Tags:
-    """Writes tags as the parser sees them: what is a control token of the vocabulary counts as such a token only."""
-
-    def __init__(self, control_names: Collection[str]) -> None:
-        self._names = sorted(filter(None, control_names), key=len, reverse=True)
-        self._known: dict[str, str] = {}
-
-    def __call__(self, tag: str) -> str:
-        """The tag with its control tokens marked."""
-        found = self._known.get(tag)
-        if found is None:
-            parts = (control(text) if is_token else text for is_token, text in self.pieces(tag))
-            found = self._known[tag] = "".join(parts)
-        return found
-
-    def pieces(self, tag: str) -> list[tuple[bool, str]]:
-        """Returns (is it a control token, name or text) of each part of the tag; where tokens
-        overlap, the longer one counts.
-        """
-        parts = [(False, tag)]
-        for name in self._names:
-            if name in tag:
-                parts = [p for part in parts for p in _split(*part, name)]
-        return [part for part in parts if part[1]]
-
-
-def _split(is_token: bool, part: str, name: str) -> list[tuple[bool, str]]:
-    if is_token:
-        return [(True, part)]
-    return [p for piece in part.split(name) for p in ((False, piece), (True, name))][:-1]
+from hrun.serve.tools.tags import control, overlap, shown, unmarked
+from hrun.serve.tools.writing import begun, is_rest
+from hrun.serve.tools.written_json import JsonScan
 
 
 class TagParser:
@@ -80,9 +31,10 @@ class TagParser:
         thinking: bool,
         new_id: Callable[[ToolFormat], str],
         parallel: bool = True,
+        opening: str = "",
     ) -> None:
         """``tools``: schemas of arguments by name.  ``tag`` writes a tag as :class:`Tags` does.  ``thinking``: the prompt
-        has opened the tag."""
+        has opened the tag.  ``opening``: that tag, where it is to be shown."""
         self.failures = 0
         self._row = row if tools else None
         self._tools = tools
@@ -90,10 +42,12 @@ class TagParser:
         self._parallel = parallel
         self._tag = tag
         self._think = (self._tag(reasoning.begin), self._tag(reasoning.end)) if reasoning else None
+        self._opening = reasoning.begin + "\n" if reasoning and reasoning.spoken else ""
         self._silent = _silent_tags(row, reasoning, tag)
         self._opened = self._tag(row.opened) if row is not None else ""
         self._text = self._opened
         self._state = self._thinks if thinking and reasoning else self._starts
+        self._shown_first = opening
         self._skip_space = True
         self._space = ""  # of content, dropped if a call follows
         self._said = False
@@ -110,6 +64,11 @@ class TagParser:
     def held(self) -> int:
         """Characters that wait."""
         return len(shown(self._text[self._shown :])) + len(self._space)
+
+    @property
+    def n_calls(self) -> int:
+        """Calls that have begun."""
+        return self._n_calls
 
     def feed(self, text: str) -> list[Event]:
         """Text that the model wrote."""
@@ -162,6 +121,9 @@ class TagParser:
         rest = text[start:]
         if not rest:
             return False
+        if self._shown_first:
+            self._say(self._shown_first)
+            self._shown_first = ""
         if self._think is not None:
             begin, end = self._think
             if rest.startswith(begin):
@@ -195,6 +157,7 @@ class TagParser:
             if not self._text:
                 return False
             self._skip_space = False
+            self._reason(self._opening)
         end = self._think[1]
         tags = [end]
         if self._row is not None and self._row.ends_thoughts:
@@ -297,27 +260,50 @@ class TagParser:
             return True
         if not row.call_end:
             return self._ends_with_json()
-        end = self._tag(row.call_end)
-        at = self._text.find(end, self._from)
-        if at < 0:
-            self._from = max(len(self._text) - len(end) + 1, 0)
+        tags = self._end_tags() if row.payload in ("json", "named") else [self._tag(row.call_end)]
+        found = self._first_of(tags)
+        if found is None:
             return False
+        at, tag = found
         inside = self._text[:at]
         calls = self._read(inside)
         if calls is None and row.payload in ("json", "named"):
-            # The end tag may stand in a string of the arguments.
+            # The tag may stand in a string of the arguments.
             scan = JsonScan()
             scan.scan(inside[max(inside.find("{"), 0) :])
             if scan.end is None and scan.in_string:
-                self._from = at + len(end)
+                self._from = at + len(tag)
                 return True
-        self._text = self._text[at + len(end) :]
-        self._state = self._between if self._in_section else self._says
+        end = self._past_call(at, tag)
         if calls is None:
             self._fail(self._begin + inside + end)
         else:
             self._give(calls)
         return True
+
+    def _end_tags(self) -> list[str]:
+        """Tags that end a call: its own, or those that follow it where the model forgets that one."""
+        row = self._row
+        assert row is not None
+        return [self._tag(t) for t in (row.call_end, row.call_begin, row.section_end) if t]
+
+    def _first_of(self, tags: list[str]) -> tuple[int, str] | None:
+        """Returns the first of the tags that end a call, and its place.  The search goes on from
+        where it stopped.
+        """
+        places = [(at, tag) for tag in tags if (at := self._text.find(tag, self._from)) >= 0]
+        if places:
+            return min(places)
+        self._from = max(len(self._text) - overlap(self._text, tags), self._from)
+        return None
+
+    def _past_call(self, at: int, tag: str) -> str:
+        """Goes on behind a call that ends at this tag; returns the tag if it is a part of the call."""
+        assert self._row is not None
+        end = tag if tag == self._tag(self._row.call_end) else ""
+        self._text = self._text[at + len(end) :]
+        self._state = self._between if self._in_section else self._says
+        return end
 
     def _ends_with_json(self) -> bool:
         """Handles a call without an end tag: it ends with its value, or with the next call."""
@@ -326,24 +312,24 @@ class TagParser:
         start = 0
         if row.payload == "named":
             at = self._text.find(self._tag(row.name_end))
-            start = at + len(self._tag(row.name_end)) if at >= 0 else -1
-        if start >= 0:
-            value = self._text[start:].lstrip()
-            start = len(self._text) - len(value)
-            if value and value[0] not in "{[":
-                return self._not_a_call()
-            if not value or (end := self._scan.scan(value)) is None:
+            if at < 0:
                 return False
-            inside = self._text[: start + end]
-            calls = self._read(inside)
-            self._text = self._text[start + end :]
-            self._state = self._says
-            if calls is None:
-                self._fail(self._begin + inside)
-            else:
-                self._give(calls)
-            return True
-        return False
+            start = at + len(self._tag(row.name_end))
+        value = self._text[start:].lstrip()
+        start = len(self._text) - len(value)
+        if value and value[0] not in "{[":
+            return self._not_a_call()
+        if not value or (end := self._scan.scan(value)) is None:
+            return False
+        inside = self._text[: start + end]
+        calls = self._read(inside)
+        self._text = self._text[start + end :]
+        self._state = self._says
+        if calls is None:
+            self._fail(self._begin + inside)
+        else:
+            self._give(calls)
+        return True
 
     def _takes_up(self) -> bool:
         """Has a call begun in such a way that its arguments can be given out as they come?"""
@@ -354,9 +340,9 @@ class TagParser:
         found = begun(row, self._tag, self._text, self._tools)
         if found is None:
             return False
-        name, given, start, self._writing = found
-        self._call(name, given)
-        self._text = self._text[start:]
+        head, self._writing = found
+        self._call(head.name, head.id)
+        self._text = self._text[head.end :]
         self._state, self._from = self._writes, 0
         return True
 
@@ -364,24 +350,24 @@ class TagParser:
         """The state inside the arguments of such a call, or behind them."""
         row, writing = self._row, self._writing
         assert row is not None and writing is not None
-        tag = self._tag(row.call_end) if self._begin else ""
-        at = self._text.find(tag, self._from) if tag else -1
-        if at >= 0:
+        tags = self._end_tags() if self._begin and row.call_end else []
+        found = self._first_of(tags)
+        if found is not None:
+            at, tag = found
             new, ended = writing.step(self._text[:at])
             self._argue(new)
             if ended is None and writing.in_string:
                 self._from = at + len(tag)
                 return True
-            text, self._text, self._shown = self._text, self._text[at + len(tag) :], 0
-            self._finish_writing(text[:at], tagged=True)
-            self._state = self._between if self._in_section else self._says
+            inside, self._shown = self._text[:at], 0
+            self._past_call(at, tag)
+            self._finish_writing(inside, tagged=True)
             return True
-        sure = len(self._text) - overlap(self._text, (tag,))
-        self._from = max(sure - len(tag) + 1, self._from) if tag else 0
+        sure = len(self._text) - overlap(self._text, tags)
         new, ended = writing.step(self._text[:sure])
         self._argue(new)
         self._shown = sure
-        if ended is None or tag:
+        if ended is None or tags:
             return False
         self._text, self._shown = self._text[ended:], 0
         self._state = self._says if self._begin else self._after_bare
@@ -397,13 +383,13 @@ class TagParser:
             new, complete = writing.end(text, tagged)
             self._argue(new)
             self.failures += not complete
-        elif not is_rest(row, _unmarked(text[ended:])):
+        elif not is_rest(row, unmarked(text[ended:])):
             self.failures += 1
-            self._say(_unmarked(text[ended:]))
+            self._say(unmarked(text[ended:]))
 
     def _argue(self, text: str) -> None:
         """Arguments of the call that was given out last."""
-        if text := _unmarked(text):
+        if text := unmarked(text):
             self._out.append(Event("arguments", text, self._n_calls - 1))
 
     def _not_a_call(self) -> bool:
@@ -446,7 +432,7 @@ class TagParser:
         row = self._row
         assert row is not None
         # Tags inside a call that are control tokens are text for who reads it.
-        return read_calls(row, _unmarked(text), self._tools)
+        return read_calls(row, unmarked(text), self._tools)
 
     def _reason(self, text: str) -> None:
         if text := shown(text):
@@ -473,7 +459,7 @@ class TagParser:
     def _fail(self, text: str) -> None:
         """Keeps text that looked like a call but is none, just as the model wrote it."""
         self.failures += 1
-        self._say(_unmarked(text))
+        self._say(unmarked(text))
 
     def _give(self, calls: Any) -> None:
         assert self._row is not None
@@ -504,112 +490,6 @@ def _silent_tags(
         for t in row.silent
         if own is None or not (t in own.begin or own.begin in t or own.end in t)
     )
-
-
-_THOUGHTS = ("<|channel|>analysis<|message|>", "<|end|>")
-
-
-class ChannelParser:
-    """Parses the answers of gpt-oss, whose messages have a channel and perhaps a recipient."""
-
-    def __init__(
-        self,
-        row: ToolFormat,
-        *,
-        tools: Mapping[str, Any],
-        tag: Callable[[str], str],
-        new_id: Callable[[ToolFormat], str],
-        parallel: bool = True,
-        apart: bool = True,
-    ) -> None:
-        """``apart``: thoughts are kept apart from the content."""
-        self.failures = 0
-        self._apart = apart
-        self._row = row
-        self._tools = tools
-        self._new_id = new_id
-        self._parallel = parallel
-        names = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>")
-        self._tags = {name: tag(name) for name in names}
-        self._text = ""
-        self._header: str | None = ""  # the text before <|message|>; None inside a message
-        self._kind = ""
-        self._closes = False  # thoughts that are shown get an end
-        self._n_calls = 0
-
-    @property
-    def held(self) -> int:
-        """Characters that wait."""
-        return len(shown(self._text)) + len(shown(self._header or ""))
-
-    def feed(self, text: str) -> list[Event]:
-        """Text that the model wrote."""
-        self._text += text
-        out: list[Event] = []
-        tags = self._tags
-        while True:
-            found = [(at, name) for name, tag in tags.items() if (at := self._text.find(tag)) >= 0]
-            if not found:
-                keep = overlap(self._text, tags.values())
-                ready = self._text[: len(self._text) - keep]
-                self._text = self._text[len(ready) :]
-                self._take(ready, out)
-                return out
-            at, name = min(found)
-            self._take(self._text[:at], out)
-            self._text = self._text[at + len(tags[name]) :]
-            if self._closes and self._header is None:
-                self._closes = False
-                out.append(Event("content", _THOUGHTS[1]))
-            if name == "<|message|>":
-                self._begin(self._header or "", out)
-                self._header = None
-            elif name == "<|channel|>" and self._header is not None:
-                self._header += " \n"  # the text before names the role, and perhaps a recipient
-            else:
-                self._header = ""
-
-    def control(self, name: str) -> list[Event]:
-        """A control token that the model wrote."""
-        return self.feed(control(name))
-
-    def finish(self) -> list[Event]:
-        """The end."""
-        out: list[Event] = []
-        text, self._text = self._text, ""
-        self._take(text, out)
-        if self._header and (rest := shown(self._header).strip()) and not self._n_calls:
-            out.append(Event("content", rest))
-        self._header = ""
-        return out
-
-    def _take(self, text: str, out: list[Event]) -> None:
-        if self._header is not None:
-            self._header += text
-        elif self._kind and (text := shown(text)):
-            index = self._n_calls - 1 if self._kind == "arguments" else 0
-            out.append(Event(self._kind, text, index))
-
-    def _begin(self, header: str, out: list[Event]) -> None:
-        words = header.replace(_OPEN, " ").replace(_CLOSE, " ").split()
-        # Models put calls on every channel.
-        target = next((w[13:] for w in words if w.startswith("to=functions.")), None)
-        if target and self._tools:
-            if self._n_calls and not self._parallel:
-                self._kind = ""
-                return
-            out.append(Event("call", index=self._n_calls, id=self._new_id(self._row), name=target))
-            self._n_calls += 1
-            self._kind = "arguments"
-        elif any(word.startswith("to=") and word != "to=assistant" for word in words):
-            self._kind = ""  # for a tool of the model's own
-        elif "analysis" in words and self._apart:
-            self._kind = "reasoning"
-        else:
-            self._kind = "content"
-            if "analysis" in words:
-                out.append(Event("content", _THOUGHTS[0]))
-                self._closes = True
 
 
 def _python_end(text: str) -> int | None:
