@@ -7,11 +7,11 @@
 //
 // Order.  Every running sequence that has one token to compute gets its row first.  Guessed tokens
 // (drafts) and chunks of prompts share what is left of the step.  Prompts go by class, then by the
-// service their client had (the client with the least goes first; one that comes back starts at
-// the least of those present, so that idle time cannot be saved up), then by arrival; a sequence
-// older than max_wait_us goes before all classes.  One prompt takes at most half of what prompts
-// get while another can go on.  A prompt whose beginning is just being computed for another waits
-// for it, for prefix_wait_us at most.
+// service their client had beyond lead_rows more than the least of those present (the client with
+// the least goes first; one that comes back starts there, so that idle time cannot be saved up),
+// then by arrival; a sequence older than max_wait_us goes before all classes.  One prompt takes at
+// most half of what prompts get while another can go on.  A prompt whose beginning is just being
+// computed for another waits for it, for prefix_wait_us at most.
 //
 // Room.  A sequence is admitted when all its tokens have room beside what running ones still need
 // for theirs, and a watermark.  When a running sequence finds no page the newest of the lowest
@@ -44,6 +44,9 @@ struct SchedulerOptions {
   int64_t prefix_wait_us = 2'000'000;
   double watermark = 0.01;  // of the pool, kept free of admissions besides a page per running one
   int64_t min_chunk = 16;   // rows that prompts get of each step at least, cost or not
+  // Clients whose service differs by no more are equals, whose prompts go in the order in which
+  // they came: else a client with one long prompt waits for many short ones of the others.
+  int64_t lead_rows = 1024;
   // Models with recurrent layers: slots for states, 0 for none.
   int64_t n_state_slots = 0;
   int64_t state_grid = 512;
@@ -80,7 +83,8 @@ struct Forked {
 // The limits of one step.
 struct StepBudget {
   int64_t n_rows = 512;
-  // With both: chunks of prompts are cut so that the step takes about this long.
+  // With both: chunks of prompts are cut so that the step takes about this long; up to twice as
+  // long where several prompts wait, for whom larger steps are worth longer gaps of the others.
   double seconds = 0;
   const StepCost* cost = nullptr;
 };

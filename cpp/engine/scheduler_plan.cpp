@@ -1,6 +1,7 @@
 // The scheduler puts a step together here.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <tuple>
 
@@ -13,6 +14,9 @@ namespace {
 // Waiting prompts that are looked up per step, while those before them wait for another's prefix.
 constexpr int kMaxLookups = 32;
 constexpr double kDrawnWeight = 2;  // a drawn token's row counts as two of a prompt
+// Each prompt that waits besides the first makes a step longer by this part, up to the largest.
+constexpr double kLongerPerPrompt = 0.25;
+constexpr double kLongest = 2;
 
 }  // namespace
 
@@ -27,7 +31,9 @@ class Scheduler::Planner {
     rows_left_ = budget_.n_rows;
     pool_.trim_rows();
     go_back();
-    const bool prompts = prompts_wait();
+    find_least_served();
+    n_prompts_ = count_prompts();
+    const bool prompts = n_prompts_ > 0;
     plan_single_rows(prompts ? std::min(s_.options_.min_chunk, rows_left_ / 2) : 0);
     plan_drafts(prompts ? rows_left_ / 2 : 0);
     if (prompts) plan_prompts();
@@ -60,15 +66,22 @@ class Scheduler::Planner {
   // The prompt with the smaller turn goes first.
   auto turn(const Entry& e) const {
     const bool old = aged(e);
-    return std::tuple(!old, old ? 0 : e.sequence.parameters.priority, old ? 0 : e.client->served,
-                      arrival(e));
+    const double lead = static_cast<double>(s_.options_.lead_rows);
+    return std::tuple(!old, old ? 0 : e.sequence.parameters.priority,
+                      old ? 0 : std::max(0.0, e.client->served - least_served_ - lead), arrival(e));
   }
 
-  bool prompts_wait() const {
-    const auto prompt = [&](const Entry* e) { return works(*e) && !single(*e); };
-    return std::any_of(s_.running_.begin(), s_.running_.end(), prompt) ||
-           std::any_of(s_.waiting_.begin(), s_.waiting_.end(),
-                       [&](const Entry* e) { return works(*e); });
+  void find_least_served() {
+    least_served_ = std::numeric_limits<double>::infinity();
+    for (const auto& [name, client] : s_.clients_)
+      if (client.n_sequences > 0) least_served_ = std::min(least_served_, client.served);
+  }
+
+  int64_t count_prompts() const {
+    return std::count_if(s_.running_.begin(), s_.running_.end(),
+                         [&](const Entry* e) { return works(*e) && !single(*e); }) +
+           std::count_if(s_.waiting_.begin(), s_.waiting_.end(),
+                         [&](const Entry* e) { return works(*e); });
   }
 
   // Room for pages.
@@ -248,13 +261,15 @@ class Scheduler::Planner {
   }
 
   // The number of rows that prompts may still take: as many as the time allows, and not fewer than
-  // min_chunk.  Where the rows that are planned already take long, a step may take twice that: a
-  // stream's gap at most doubles, and a prompt does not wait for ever on a machine that reads its
-  // weights slowly.
+  // min_chunk.  Where several prompts wait the time is longer.  Where the rows that are planned
+  // already take long, a step may take twice that: a stream's gap at most doubles, and a prompt
+  // does not wait for ever on a machine that reads its weights slowly.
   int64_t rows_for_prompts(int64_t first, int64_t at_most) const {
     if (!budget_.cost || budget_.seconds <= 0) return at_most;
     const StepCost& cost = *budget_.cost;
-    const double limit = std::max(budget_.seconds, 2 * cost.seconds(plan_.n_rows, plan_.attended));
+    const double longer = 1 + kLongerPerPrompt * static_cast<double>(n_prompts_ - 1);
+    const double limit = std::max(budget_.seconds * std::min(longer, kLongest),
+                                  2 * cost.seconds(plan_.n_rows, plan_.attended));
     int64_t n =
         cost.known() ? cost.rows_within(limit, plan_.n_rows, plan_.attended, first, at_most) : 0;
     n = std::min(n, cost.rows_believed() - plan_.n_rows);
@@ -416,6 +431,8 @@ class Scheduler::Planner {
   int64_t now_us_;
   StepPlan plan_;
   int64_t rows_left_ = 0;
+  int64_t n_prompts_ = 0;    // that wait for rows
+  double least_served_ = 0;  // of the clients that are present
   bool admit_ = true;
 };
 

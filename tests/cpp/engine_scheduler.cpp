@@ -175,19 +175,31 @@ void clients_share() {
   SchedulerOptions options = kRoomy;
   options.max_running = 2;
   options.max_waiting = 2000;
-  Bench bench(options);
-  bench.budget.n_rows = 64;
   SequenceParameters greedy, modest;
   greedy.client = "greedy";
   modest.client = "modest";
   std::vector<SequenceId> many, few;
-  for (int i = 0; i < 60; ++i) many.push_back(bench.submit(text(200, 10 + i), 5, greedy));
-  for (int i = 0; i < 10; ++i) few.push_back(bench.submit(text(200, 100 + i), 5, modest));
-  bench.finish();
-  int64_t last_few = 0, n_before = 0;
-  for (const SequenceId id : few) last_few = std::max(last_few, bench.finished[id]);
-  for (const SequenceId id : many) n_before += bench.finished[id] <= last_few;
-  check(n_before >= 8 && n_before <= 13, "as many of the one as of the other");
+  // The number of the greedy one's sequences that finish before the last of the other's.
+  const auto n_before = [&](int64_t lead_rows) {
+    options.lead_rows = lead_rows;
+    Bench bench(options);
+    bench.budget.n_rows = 64;
+    many.clear();
+    few.clear();
+    for (int i = 0; i < 60; ++i) many.push_back(bench.submit(text(200, 10 + i), 5, greedy));
+    for (int i = 0; i < 10; ++i) few.push_back(bench.submit(text(200, 100 + i), 5, modest));
+    bench.finish();
+    int64_t last_few = 0, n = 0;
+    for (const SequenceId id : few) last_few = std::max(last_few, bench.finished[id]);
+    for (const SequenceId id : many) n += bench.finished[id] <= last_few;
+    return n;
+  };
+  const int64_t n_alike = n_before(0);
+  check(n_alike >= 8 && n_alike <= 13, "as many of the one as of the other");
+  // A sequence is served 208 rows; equals go in the order in which they came.
+  const int64_t n_ahead = n_before(1040) - n_alike;
+  check(n_ahead >= 4 && n_ahead <= 6, "besides those by which one may be ahead");
+  options.lead_rows = 0;
 
   // Idle time is not saved up: a client that comes back begins level with the others.
   Bench back(options);
@@ -206,6 +218,25 @@ void clients_share() {
   int64_t n_greedy_since = -n_greedy;
   for (const SequenceId id : many) n_greedy_since += back.finished.contains(id);
   check(n_greedy_since >= 7, "the other goes on meanwhile");
+}
+
+// A client with one long prompt behind it has its next answer begin when its turn comes.
+void equals_go_in_order() {
+  SchedulerOptions options = kRoomy;
+  options.max_running = 2;
+  Bench bench(options);
+  bench.budget.n_rows = 64;
+  SequenceParameters one, other;
+  one.client = "one";
+  other.client = "other";
+  bench.submit(text(900, 2), 1, one);
+  const SequenceId next = bench.submit(text(50, 3), 1, one);
+  std::vector<SequenceId> later;
+  for (int i = 0; i < 20; ++i) later.push_back(bench.submit(text(50, 10 + i), 1, other));
+  bench.finish();
+  int64_t n_before = 0;
+  for (const SequenceId id : later) n_before += bench.finished[id] < bench.finished[next];
+  check(n_before == 0, "none that came later overtakes it");
 }
 
 void equal_prompts_are_computed_once() {
@@ -550,6 +581,17 @@ void time_limits_chunks() {
   check(rows_of(plan, stream) == 1 && rows_of(plan, id) == 64 &&
             cost.seconds(plan.n_rows, plan.attended) <= 0.151,
         "a chunk by the time it takes");
+  // Others wait too: the step takes a quarter longer for each, and twice as long at most.
+  std::vector<SequenceId> others;
+  for (const int n_more : {2, 8}) {
+    for (int i = 0; i < n_more; ++i) others.push_back(bench.submit(text(4096, 10 * n_more + i), 1));
+    const StepPlan longer = bench.step();
+    const double limit = 0.150 * (n_more == 2 ? 1.5 : 2.0);
+    const double takes = cost.seconds(longer.n_rows, longer.attended);
+    check(rows_of(longer, stream) == 1, "the stream goes on");
+    check(takes <= limit + 0.001 && takes > limit - 0.01, "a longer step where several wait");
+  }
+  for (const SequenceId other : others) bench.scheduler.cancel(other);
   bench.budget.seconds = 1e-6;
   check(rows_of(bench.step(), id) == 16, "a prompt gets on, whatever it costs");
 
@@ -744,6 +786,7 @@ int main() {
   one_prompt_has_all();
   classes_and_age();
   clients_share();
+  equals_go_in_order();
   equal_prompts_are_computed_once();
   most_of_a_long_prompt_is_cached();
   rows_that_were_asked_for();
