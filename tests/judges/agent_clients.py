@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import litellm
 import openai
@@ -84,7 +84,7 @@ def judge_litellm(url: str, name: str) -> None:
 
 
 @tool
-def get_weather(city: Literal["Rome", "Oslo"], days: int) -> str:
+def get_weather(city: Literal["Rome", "Oslo"], days: Annotated[int, Field(ge=1, le=7)]) -> str:
     """The weather of a city."""
     return f"{city} {days}"
 

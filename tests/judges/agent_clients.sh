@@ -14,5 +14,5 @@ fi
 PYTHONPATH=${PYTHONPATH:-$root/python} python3 -m hrun.serve -m "$model" --port 0 2>"$work/log" &
 server=$!
 trap 'kill $server; wait $server || true; rm -rf "$work"' EXIT
-until grep -q "http://" "$work/log"; do kill -0 $server; sleep 0.1; done
+until grep -qs "http://" "$work/log"; do kill -0 $server; sleep 0.1; done
 PYTHONPATH='' LITELLM_LOCAL_MODEL_COST_MAP=True "$venv/bin/python" "$here/agent_clients.py" "$(grep -o 'http://[^ ]*' "$work/log")"

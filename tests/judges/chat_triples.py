@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,22 @@ def why_not(case: Case, source: str) -> str | None:
     return None
 
 
+@cache
+def _prompt(source: str, tools: str, thinks: bool) -> str:
+    """The prompt that an answer follows, "" where the template refuses."""
+    template = ChatTemplate(source)
+    offered = {"tools": json.loads(tools)} if tools != "[]" else {}
+    try:
+        return template.render(
+            [{"role": "user", "content": "Hey there!"}], bos_token="", eos_token="", add_generation_prompt=True,
+            enable_thinking=thinks, **offered,
+        )  # fmt: skip
+    except ChatTemplateError:
+        return ""
+    finally:
+        template.close()
+
+
 def parsed(case: Case, source: str, step: int) -> Message:
     """The message, of an answer that comes in pieces of so many characters."""
     asked = case.settings
@@ -251,19 +268,9 @@ def parsed(case: Case, source: str, step: int) -> Message:
         else "auto"
     )
     dialect = Dialect(source, Options(reasoning_format=thinks))
-    thinking = False
-    if reasoning_of(source) is not None:
-        template = ChatTemplate(source)
-        try:
-            prompt = template.render(
-                [{"role": "user", "content": "Hey there!"}], bos_token="", eos_token="", add_generation_prompt=True,
-                enable_thinking=asked.get("enable_thinking", True), **({"tools": tools.offered} if tools else {}),
-            )  # fmt: skip
-            thinking = dialect.opened_by(prompt)
-        except ChatTemplateError:
-            pass
-        finally:
-            template.close()
+    thinking = reasoning_of(source) is not None and dialect.opened_by(
+        _prompt(source, json.dumps(tools.offered), asked.get("enable_thinking", True))
+    )
     names = set(_CONTROL.findall(case.text))
     parser = dialect.parser(Tags(names), tools, thinking)
     events = []

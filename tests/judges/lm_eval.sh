@@ -15,7 +15,7 @@ export PYTHONPATH=${PYTHONPATH:-$root/python}
 python3 -m hrun.serve -m "$model" --port 0 2>"$work/log" &
 server=$!
 trap 'kill $server; wait $server || true; rm -rf "$work"' EXIT
-until grep -q "http://" "$work/log"; do kill -0 $server; sleep 0.1; done
+until grep -qs "http://" "$work/log"; do kill -0 $server; sleep 0.1; done
 url=$(grep -o 'http://[^ ]*' "$work/log")
 PYTHONPATH='' HF_HUB_OFFLINE=1 HF_HOME="$work/hf" "$venv/bin/python" "$here/lm_eval_ask.py" "$url" "$work/found.json"
 python3 "$here/lm_eval_check.py" "$model" "$work/found.json"

@@ -3,15 +3,15 @@
 Every chunk must be of the clients' types, without unknown fields except our own.
 
 Run by sdk_clients.sh, in an environment of its own, against a server that runs: python sdk_clients.py http://127.0.0.1:8080
+One of the two alone: python sdk_clients.py http://127.0.0.1:8080 openai
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from urllib.request import urlopen
 
-import anthropic
-import openai
 from pydantic import BaseModel
 
 # Beside OpenAI's fields: vLLM's, llama-server's and DeepSeek's, which their clients look for.
@@ -38,8 +38,10 @@ def check(value: object, where: str = "") -> None:
             check(item, where + "[]")
 
 
-def main(url: str) -> None:
-    """Asks for everything, and says what was checked."""
+def judge_openai(url: str) -> None:
+    """Asks for everything by OpenAI's client."""
+    import openai
+
     client = openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0)
     model = client.models.list().data[0].id
     ask = {"model": model, "messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 16}
@@ -93,6 +95,15 @@ def main(url: str) -> None:
             assert caught.request_id
         else:
             raise AssertionError(wrong)
+    print(json.dumps({"openai": openai.__version__, "chunks": n}))
+
+
+def judge_anthropic(url: str) -> None:
+    """Asks for everything by Anthropic's client."""
+    import anthropic
+
+    with urlopen(url + "/v1/models") as answer:
+        model = json.load(answer)["data"][0]["id"]
     claude = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
     message = claude.messages.create(
         model=model, max_tokens=16, messages=[{"role": "user", "content": "Say hi."}]
@@ -106,10 +117,17 @@ def main(url: str) -> None:
         model=model, messages=[{"role": "user", "content": "Say hi."}]
     )
     assert count.input_tokens > 0
-    print(
-        json.dumps({"openai": openai.__version__, "anthropic": anthropic.__version__, "chunks": n})
-    )
+    print(json.dumps({"anthropic": anthropic.__version__}))
+
+
+JUDGES = {"openai": judge_openai, "anthropic": judge_anthropic}
+
+
+def main(url: str, *names: str) -> None:
+    """Asks by the clients of these names, else by all."""
+    for name in names or JUDGES:
+        JUDGES[name](url)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

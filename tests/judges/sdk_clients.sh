@@ -14,5 +14,5 @@ log=$(mktemp)
 PYTHONPATH=${PYTHONPATH:-$root/python} python3 -m hrun.serve -m "$model" --port 0 2>"$log" &
 server=$!
 trap 'kill $server; wait $server || true; rm -f "$log"' EXIT
-until grep -q "http://" "$log"; do kill -0 $server; sleep 0.1; done
+until grep -qs "http://" "$log"; do kill -0 $server; sleep 0.1; done
 "$venv/bin/python" "$here/sdk_clients.py" "$(grep -o 'http://[^ ]*' "$log")"

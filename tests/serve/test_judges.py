@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import llama_cpp_build
 from hrun import Runtime
 from live import Live
 
@@ -31,7 +32,7 @@ def folder_in(variable: str, why: str) -> Path:
 
 
 def test_llama_cpps_cases_of_its_chat_parser() -> None:
-    root = folder_in("HRUN_LLAMA_CPP", "checkout of llama.cpp")
+    root = llama_cpp_build.source()
     triples = judge_named("chat_triples")
     if not (root / "tests" / "test-chat.cpp").exists():
         pytest.skip("the checkout has no tests")
@@ -50,11 +51,31 @@ def test_json_schema_test_suite(serve_path: Path) -> None:
     assert verdict.faults == [] and verdict.n_schemas > 400 and verdict.n_answers > 50
 
 
-def test_openais_and_anthropics_clients(serve_path: Path) -> None:
-    pytest.importorskip("openai", reason="needs the package openai")
-    pytest.importorskip("anthropic", reason="needs the package anthropic")
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_clients_of_openai_and_anthropic(serve_path: Path, name: str) -> None:
+    pytest.importorskip(name, reason=f"needs the package {name}")
     with Live(Runtime(serve_path, n_ctx=512, n_threads=1)) as live:
-        subprocess.run(
-            [sys.executable, str(JUDGES / "sdk_clients.py"), f"http://127.0.0.1:{live.port}"],
-            check=True, timeout=120,
-        )  # fmt: skip
+        run("sdk_clients.py", f"http://127.0.0.1:{live.port}", name)
+
+
+def test_litellm_and_langchain(serve_path: Path) -> None:
+    for package in ("litellm", "langchain_openai"):
+        pytest.importorskip(package, reason=f"needs the package {package}")
+    with Live(Runtime(serve_path, n_ctx=2048, n_threads=1)) as live:
+        run("agent_clients.py", f"http://127.0.0.1:{live.port}", LITELLM_LOCAL_MODEL_COST_MAP="True")  # fmt: skip
+
+
+def test_lm_evaluation_harness(serve_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="needs the package lm-eval[api]")
+    found = tmp_path / "found.json"
+    with Live(Runtime(serve_path, n_ctx=512, n_threads=1)) as live:
+        run("lm_eval_ask.py", f"http://127.0.0.1:{live.port}", str(found), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hf"))  # fmt: skip
+    run("lm_eval_check.py", str(serve_path), str(found))
+
+
+def run(name: str, *arguments: str, **environment: str) -> None:
+    """Runs a judge in a process of its own."""
+    subprocess.run(
+        [sys.executable, str(JUDGES / name), *arguments],
+        check=True, timeout=300, env=os.environ | environment,
+    )  # fmt: skip
