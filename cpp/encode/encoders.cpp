@@ -28,6 +28,7 @@ constexpr Encoder kTable[] = {
     {RTQ3::kId, encode_rtq3, 65504, rtq3_trellis},
     {RTQ4::kId, encode_rtq4, 65504, rtq4_trellis},
     {RTQ5::kId, encode_rtq5, 65504, rtq5_trellis},
+    {RTQ6::kId, encode_rtq6, 65504, rtq6_trellis},
 };
 
 }  // namespace

@@ -37,10 +37,11 @@ EncodeRow encode_q4_0, encode_q4_1, encode_q5_0, encode_q5_1, encode_q8_0;  // l
 EncodeRow encode_q2_k, encode_q3_k, encode_q4_k, encode_q5_k, encode_q6_k;  // k_quants.cpp
 EncodeRow encode_iq4_nl, encode_iq4_xs;                                     // iq4.cpp
 EncodeRow encode_iq3_xxs, encode_iq3_s, encode_itq3_s;                      // iq3.cpp
-EncodeRow encode_rtq2, encode_rtq3, encode_rtq4, encode_rtq5;               // rtq.cpp
+EncodeRow encode_rtq2, encode_rtq3, encode_rtq4, encode_rtq5, encode_rtq6;  // rtq.cpp
 const TrellisCode& rtq2_trellis();
 const TrellisCode& rtq3_trellis();
 const TrellisCode& rtq4_trellis();
 const TrellisCode& rtq5_trellis();
+const TrellisCode& rtq6_trellis();
 
 }  // namespace hrun

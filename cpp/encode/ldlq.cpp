@@ -64,7 +64,7 @@ class ScaleFit {
     for (int64_t b = 0; b < n_blocks; ++b) {
       const int64_t first = b * kMaxBlock, last = std::min(first + kMaxBlock, cols);
       float z[kMaxBlock];
-      reconstruct(codes + first, static_cast<int>(last - first), z);
+      code_.reconstruct(codes + first, static_cast<int>(last - first), z);
       spread(z, first, last, image_.data() + static_cast<size_t>(b) * stride);
     }
     solve(n_blocks, stride, scales);
@@ -82,16 +82,6 @@ class ScaleFit {
   }
 
  private:
-  [[gnu::always_inline]] inline void reconstruct(const uint8_t* codes, int n, float* z) const {
-    const uint32_t state_mask = (1u << (code_.code_bits * code_.memory)) - 1;
-    uint32_t state = 0;
-    for (int t = 0; t < n; ++t) {
-      const uint32_t window = (state << code_.code_bits) | codes[t];
-      z[t] = code_.values[window];
-      state = window & state_mask;
-    }
-  }
-
   // Gauss-Seidel on the normal equations: they are close to diagonal, and a scale that is no help
   // stays as it was.
   [[gnu::always_inline]] inline void solve(int64_t n_blocks, size_t stride, float* scales) {
@@ -181,7 +171,7 @@ int select_avx512(const float* cost, int n, int slots, float& spread, float& lea
 #pragma GCC diagnostic pop
 #endif
 
-template <int k>
+template <int k, int kFreeBits>
 [[gnu::always_inline]] inline RowCost encode_body(const TrellisCode& code, const float* x,
                                                   const InputFactor& factor,
                                                   const LdlqOptions& options, ldlq::Select* select,
@@ -200,7 +190,7 @@ template <int k>
     for (const float s : options.scales)
       scales[b].push_back(round_to_half(typical * static_cast<double>(s)));
   }
-  RowSearch<k> search(code, factor, options.survivors, select);
+  RowSearch<k, kFreeBits> search(code, factor, options.survivors, select);
   ScaleFit fit(code, factor);
   std::vector<float> chosen(n_blocks), best_scales(n_blocks);
   std::vector<uint8_t> best_codes;
@@ -220,8 +210,8 @@ template <int k>
     const int64_t first = static_cast<int64_t>(b) * kMaxBlock,
                   n = std::min<int64_t>(kMaxBlock, cols - first);
     store_fp16(out, best_scales[b]);
-    pack(best_codes.data() + first, n, k, out + 2);
-    out += 2 + n * k / 8;
+    pack(best_codes.data() + first, n, k + kFreeBits, out + 2);
+    out += 2 + n * (k + kFreeBits) / 8;
   }
   return best;
 }
@@ -229,24 +219,24 @@ template <int k>
 using Encode = RowCost (*)(const TrellisCode&, const float*, const InputFactor&, const LdlqOptions&,
                            uint8_t*);
 
-template <int k>
+template <int k, int kFreeBits>
 RowCost encode_baseline(const TrellisCode& code, const float* x, const InputFactor& factor,
                         const LdlqOptions& options, uint8_t* out) {
-  return encode_body<k>(code, x, factor, options, select_baseline, out);
+  return encode_body<k, kFreeBits>(code, x, factor, options, select_baseline, out);
 }
 
 #if defined(__x86_64__)
-template <int k>
+template <int k, int kFreeBits>
 __attribute__((target("avx2"))) RowCost encode_avx2(const TrellisCode& code, const float* x,
                                                     const InputFactor& factor,
                                                     const LdlqOptions& options, uint8_t* out) {
-  return encode_body<k>(code, x, factor, options, select_avx2, out);
+  return encode_body<k, kFreeBits>(code, x, factor, options, select_avx2, out);
 }
-template <int k>
+template <int k, int kFreeBits>
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512"))) RowCost
 encode_avx512(const TrellisCode& code, const float* x, const InputFactor& factor,
               const LdlqOptions& options, uint8_t* out) {
-  return encode_body<k>(code, x, factor, options, select_avx512, out);
+  return encode_body<k, kFreeBits>(code, x, factor, options, select_avx512, out);
 }
 #endif
 
@@ -258,12 +248,14 @@ struct Tiers {
   }
 };
 
-template <int k>
+template <int k, int kFreeBits = 0>
 Tiers tiers() {
-  Tiers found{{encode_baseline<k>, encode_baseline<k>, encode_baseline<k>}};
+  constexpr Encode kBaseline = encode_baseline<k, kFreeBits>;
+  Tiers found{{kBaseline, kBaseline, kBaseline}};
 #if defined(__x86_64__)
-  if (cpu_may_use("avx2")) found.by_width[0] = found.by_width[1] = encode_avx2<k>;
-  if (cpu_may_use("avx512f avx512bw avx512vl avx512dq")) found.by_width[0] = encode_avx512<k>;
+  if (cpu_may_use("avx2")) found.by_width[0] = found.by_width[1] = encode_avx2<k, kFreeBits>;
+  if (cpu_may_use("avx512f avx512bw avx512vl avx512dq"))
+    found.by_width[0] = encode_avx512<k, kFreeBits>;
 #endif
   return found;
 }
@@ -273,9 +265,9 @@ Tiers tiers() {
 RowCost encode_trellis_row_ldlq(const TrellisCode& code, const float* rotated,
                                 const InputFactor& factor, const LdlqOptions& options,
                                 uint8_t* out) {
-  static const Tiers kTiers[] = {tiers<2>(), tiers<3>(), tiers<4>(),
-                                 tiers<5>()};  // asking the CPU takes microseconds
-  const Encode encode = kTiers[code.code_bits - 2].at(options.vector_bits);
+  static const Tiers kTiers[] = {tiers<2>(), tiers<3>(), tiers<4>(), tiers<5>(),
+                                 tiers<4, 2>()};  // asking the CPU takes microseconds
+  const Encode encode = kTiers[code.code_bits() - 2].at(options.vector_bits);
   return encode(code, rotated, factor, options, out);
 }
 

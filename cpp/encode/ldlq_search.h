@@ -140,10 +140,12 @@ template <class Costs>
   return costs.keep(find_limit(costs, n, slots, least, spread), slots, kept);
 }
 
-template <int k>
+// k: bits of a code that states are made of; kFreeBits: those above them (trellis.h).
+template <int k, int kFreeBits>
 class RowSearch {
  public:
   static constexpr int kCodes = 1 << k;
+  static constexpr size_t kVariants = size_t{1} << kFreeBits;
   typedef float CodeFloats __attribute__((vector_size(4 * kCodes)));
   typedef int32_t CodeInts __attribute__((vector_size(4 * kCodes)));
 
@@ -158,6 +160,7 @@ class RowSearch {
         start_(slots_),
         far_(front_.far) {
     middle_mask_ = (1u << (k * (code.memory - 1))) - 1;
+    windows_ = code.windows();
     const size_t n_groups = size_t{middle_mask_} + 1;
     stamp_.assign(n_groups, -1);
     slot_.resize(n_groups);
@@ -266,6 +269,7 @@ class RowSearch {
     // Everything is reached through pointers of its own: the compiler cannot know that stores do
     // not move them.
     const float* const values = code_.values.data();
+    const size_t n_windows = windows_;
     const uint32_t* const states = front_.state.data();
     const float* const costs = front_.cost.data();
     const float* const near = front_.near.data();
@@ -276,11 +280,20 @@ class RowSearch {
     size_t n_groups = 0;
     for (size_t i = 0; i < n_before; ++i) {
       const uint32_t state = states[i], group = state & middle_mask_;
-      CodeFloats level;
-      __builtin_memcpy(&level, values + size_t{state} * kCodes, sizeof level);
       const float target = common + near[i * kChunk + place_of_t];
-      const CodeFloats residual = target - level * scale;
-      const CodeFloats cost = costs[i] + residual * residual * weight;
+      CodeFloats square = {};
+#pragma GCC unroll 4
+      for (size_t variant = 0; variant < kVariants; ++variant) {
+        CodeFloats level;
+        __builtin_memcpy(&level, values + variant * n_windows + size_t{state} * kCodes,
+                         sizeof level);
+        const CodeFloats residual = target - level * scale, other = residual * residual;
+        if (variant == 0)
+          square = other;
+        else
+          square = other < square ? other : square;
+      }
+      const CodeFloats cost = costs[i] + square * weight;
       const CodeInts self = CodeInts{} + static_cast<int32_t>(i);
       // The place after the last is always free: written to before it is known whether it will be
       // taken, so that nothing depends on a branch that cannot be predicted.
@@ -319,11 +332,20 @@ class RowSearch {
     for (size_t j = 0; j < static_cast<size_t>(out); ++j) {
       const auto candidate = static_cast<size_t>(chosen[j]), c = candidate % kCodes;
       const auto p = static_cast<size_t>(from[candidate]);
-      const float error = x - values[size_t{states[p]} * kCodes + c] * scale;
+      const float target = common + near[p * kChunk + place_of_t];
+      size_t variant = 0;
+      float value = values[size_t{states[p]} * kCodes + c] * scale;
+#pragma GCC unroll 4
+      for (size_t v = 1; v < kVariants; ++v) {
+        const float other = values[v * n_windows + size_t{states[p]} * kCodes + c] * scale;
+        const float a = target - other, b = target - value;
+        if (a * a < b * b) value = other, variant = v;
+      }
+      const float error = x - value;
       next_cost[j] = candidates[candidate] - least;
       next_state[j] = touched[candidate / kCodes] << k | static_cast<uint32_t>(c);
       parents[j] = static_cast<uint16_t>(p);
-      codes[j] = static_cast<uint8_t>(c);
+      codes[j] = static_cast<uint8_t>(c | variant << k);
       errors[j] = error;
       store(next_near + j * kChunk, load(near + p * kChunk) + feedback * error);
     }
@@ -406,6 +428,7 @@ class RowSearch {
   const int64_t cols_;
   const int slots_;
   uint32_t middle_mask_;
+  size_t windows_;  // values of a variant
   const float* x_ = nullptr;
   std::vector<float> common_, start_common_;  // [cols + padding]: targets but for survivors' own
   Front front_, next_, start_;

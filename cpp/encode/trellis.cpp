@@ -2,9 +2,9 @@
 // it.
 //
 // Costs are int32 so that every instruction set finds the same path.  The squared error of a step,
-// in units of 1/64 of a squared integer level (1/1024 at 5 bits), has its lowest k bits replaced by
-// the number of the predecessor, so that one `min` finds the cheapest predecessor and remembers
-// which it was.
+// in units of 1/64 of a squared integer level (1/1024 from 5 bits on), has its lowest k bits
+// replaced by the number of the predecessor, so that one `min` finds the cheapest predecessor and
+// remembers which it was.
 #include "encode/trellis.h"
 
 #include <algorithm>
@@ -23,10 +23,10 @@ namespace {
 
 // Error units per level, before squaring: at 5 bits an average step costs a fifth of what it does
 // at 4, and another bit of its cost is given up.
-constexpr float level_units(int code_bits) { return code_bits == 5 ? 32.0f : 8.0f; }
+constexpr float level_units(int code_bits) { return code_bits >= 5 ? 32.0f : 8.0f; }
 // Levels that values are cut to: with a level of at most 127 a step costs less than (1023 * 8)^2 <
 // 2^26.
-constexpr float farthest(int code_bits) { return code_bits == 5 ? 128.0f : 896.0f; }
+constexpr float farthest(int code_bits) { return code_bits >= 5 ? 128.0f : 896.0f; }
 constexpr int32_t kUnreachable =
     1 << 28;  // more than `memory` steps can cost; 2^28 + 16 steps of 2^26 stay below 2^31
 constexpr int kStepsPerRebase = 16;
@@ -54,26 +54,28 @@ struct Scratch {
       : cost(code.step.size()),
         next(cost.size()),
         rows(code.rows),
-        steps((rows.size() << code.code_bits) + 16) {
+        steps((rows.size() >> code.free_bits << code.state_bits) + 16) {
     choice.resize(kMaxBlock * cost.size() / 4);
-    for (float& value : rows) value *= level_units(code.code_bits);
+    for (float& value : rows) value *= level_units(code.code_bits());
     aligned_steps = steps.data() + (64 - reinterpret_cast<uintptr_t>(steps.data()) % 64) % 64 / 4;
   }
 };
 
-// The cheapest path for x[0..n) levels from state 0; writes codes[0..n).
-template <int k>
+// The cheapest path for x[0..n) levels from state 0; writes codes[0..n), without free bits.
+template <int k, int kFreeBits>
 inline __attribute__((always_inline)) void search_body(const TrellisCode& code, const float* x,
                                                        int n, Scratch& scratch, uint8_t* codes) {
   using Ints = typename Lanes<k>::Ints;
   using Floats = typename Lanes<k>::Floats;
+  constexpr float kUnits = level_units(k + kFreeBits), kFarthest = farthest(k + kFreeBits);
+  constexpr int kVariants = 1 << kFreeBits;
   constexpr int kCodes = Lanes<k>::kCodes, kLanes = Lanes<k>::kLanes, kParts = Lanes<k>::kParts;
   constexpr int32_t kCodeMask = kCodes - 1;
   Ints lanes;
   for (int c = 0; c < kLanes; ++c) lanes[c] = c;
   const size_t n_states = scratch.cost.size(),
                n_groups = n_states / kCodes;  // group: the middle codes of a window
-  const size_t n_rows = scratch.rows.size() / kCodes;
+  const size_t n_rows = scratch.rows.size() / (kCodes * kVariants);
   const int oldest_shift =
       k * (code.memory - 2);  // a group's highest code is the oldest of the states it leads to
   Ints* const steps = reinterpret_cast<Ints*>(scratch.aligned_steps);
@@ -85,7 +87,7 @@ inline __attribute__((always_inline)) void search_body(const TrellisCode& code, 
     cost[s] = (s == 0 ? 0 : kUnreachable) | static_cast<int32_t>(s / n_groups);
 
   for (int t = 0; t < n; ++t) {
-    const Floats target = Floats{} + std::clamp(x[t], -farthest(k), farthest(k)) * level_units(k);
+    const Floats target = Floats{} + std::clamp(x[t], -kFarthest, kFarthest) * kUnits;
     uint32_t* choice = scratch.choice.data() + static_cast<size_t>(t) * (n_states / 4);
     int32_t rebase = 0;
     if (t % kStepsPerRebase == 0 && t != 0)
@@ -94,10 +96,19 @@ inline __attribute__((always_inline)) void search_body(const TrellisCode& code, 
       Ints step[kParts];
 #pragma GCC unroll 4
       for (int part = 0; part < kParts; ++part) {
-        Floats level;
-        __builtin_memcpy(&level, scratch.rows.data() + r * kCodes + part * kLanes, sizeof level);
-        const Floats error = target - level;
-        step[part] = (__builtin_convertvector(error * error, Ints) & ~kCodeMask) - rebase;
+        const float* const levels = scratch.rows.data() + r * kVariants * kCodes + part * kLanes;
+        Floats least = {};
+#pragma GCC unroll 4
+        for (int variant = 0; variant < kVariants; ++variant) {
+          Floats level;
+          __builtin_memcpy(&level, levels + variant * kCodes, sizeof level);
+          const Floats error = target - level, square = error * error;
+          if (variant == 0)
+            least = square;
+          else
+            least = square < least ? square : least;
+        }
+        step[part] = (__builtin_convertvector(least, Ints) & ~kCodeMask) - rebase;
       }
 #pragma GCC unroll 32
       for (int x_or = 0; x_or < kCodes; ++x_or)
@@ -143,42 +154,32 @@ inline __attribute__((always_inline)) void search_body(const TrellisCode& code, 
 using Search = void (*)(const TrellisCode& code, const float* x, int n, Scratch& scratch,
                         uint8_t* codes);
 
-template <int k>
+template <int k, int kFreeBits>
 void search_baseline(const TrellisCode& code, const float* x, int n, Scratch& scratch,
                      uint8_t* codes) {
-  search_body<k>(code, x, n, scratch, codes);
+  search_body<k, kFreeBits>(code, x, n, scratch, codes);
 }
 
 #if defined(__x86_64__)
-template <int k>
+template <int k, int kFreeBits>
 __attribute__((target("avx2"))) void search_avx2(const TrellisCode& code, const float* x, int n,
                                                  Scratch& scratch, uint8_t* codes) {
-  search_body<k>(code, x, n, scratch, codes);
+  search_body<k, kFreeBits>(code, x, n, scratch, codes);
 }
 #endif
 
-template <int k>
+template <int k, int kFreeBits = 0>
 Search pick_search() {
 #if defined(__x86_64__)
-  if (cpu_may_use("avx2")) return search_avx2<k>;
+  if (cpu_may_use("avx2")) return search_avx2<k, kFreeBits>;
 #endif
-  return search_baseline<k>;
+  return search_baseline<k, kFreeBits>;
 }
 
 Search search_for(int code_bits) {
   static const Search kSearches[] = {pick_search<2>(), pick_search<3>(), pick_search<4>(),
-                                     pick_search<5>()};
+                                     pick_search<5>(), pick_search<4, 2>()};
   return kSearches[code_bits - 2];
-}
-
-// The level of each code of a block.
-void reconstruct(const TrellisCode& code, const uint8_t* codes, int n, float* z) {
-  const size_t mask = code.values.size() - 1;
-  size_t window = 0;
-  for (int t = 0; t < n; ++t) {
-    window = (window << code.code_bits | codes[t]) & mask;
-    z[t] = code.values[window];
-  }
 }
 
 // The nearest fp16 that can be a scale: finite, and a larger magnitude saturates.
@@ -196,7 +197,7 @@ struct Coding {
 class BlockCoder {
  public:
   BlockCoder(const TrellisCode& code, const float* x, int n, Scratch& scratch)
-      : code_(code), search_(search_for(code.code_bits)), x_(x), n_(n), scratch_(scratch) {
+      : code_(code), search_(search_for(code.code_bits())), x_(x), n_(n), scratch_(scratch) {
     for (int t = 0; t < n; ++t) energy_ += static_cast<double>(x[t]) * x[t];
     best_.error = energy_;  // all zero
   }
@@ -222,7 +223,8 @@ class BlockCoder {
     float levels[kMaxBlock], z[kMaxBlock];
     for (int t = 0; t < n_; ++t) levels[t] = x_[t] / d;
     search_(code_, levels, n_, scratch_, coding.codes);
-    reconstruct(code_, coding.codes, n_, z);
+    code_.choose_variants(levels, n_, coding.codes);
+    code_.reconstruct(coding.codes, n_, z);
     double xz = 0, zz = 0;
     for (int t = 0; t < n_; ++t) {
       xz += static_cast<double>(x_[t]) * z[t];
@@ -246,28 +248,62 @@ class BlockCoder {
 
 }  // namespace
 
-TrellisCode::TrellisCode(int k, int m, std::vector<float> v, float r, double e)
-    : code_bits(k), memory(m), values(std::move(v)), rms(r), error(e), step(size_t{1} << (k * m)) {
+TrellisCode::TrellisCode(int k, int m, std::vector<float> v, float r, double e, int free)
+    : state_bits(k),
+      memory(m),
+      free_bits(free),
+      values(std::move(v)),
+      rms(r),
+      error(e),
+      step(size_t{1} << (k * m)) {
   const size_t codes = size_t{1} << k, groups = step.size() / codes;
   std::map<std::vector<float>, uint16_t> known;
   for (size_t group = 0; group < groups; ++group)
     for (size_t oldest = 0; oldest < codes; ++oldest) {
       const size_t state = oldest * groups + group;
-      const float* const lanes = values.data() + state * codes;
-      const auto found = known.find(std::vector<float>(lanes, lanes + codes));
+      std::vector<float> lanes;
+      for (size_t variant = 0; variant < variants(); ++variant) {
+        const float* const of_state = values.data() + variant * windows() + state * codes;
+        lanes.insert(lanes.end(), of_state, of_state + codes);
+      }
+      const auto found = known.find(lanes);
       if (found != known.end()) {
         step[state] = found->second;
         continue;
       }
-      const size_t row = rows.size() / codes;
-      rows.insert(rows.end(), lanes, lanes + codes);
+      const size_t row = rows.size() / lanes.size();
+      rows.insert(rows.end(), lanes.begin(), lanes.end());
       step[state] = static_cast<uint16_t>(row << k);
       for (size_t x = 0; x < codes; ++x) {
-        std::vector<float> reordered(codes);
-        for (size_t c = 0; c < codes; ++c) reordered[c] = lanes[c ^ x];
+        std::vector<float> reordered(lanes.size());
+        for (size_t c = 0; c < lanes.size(); ++c) reordered[c] = lanes[c ^ x];
         known.emplace(std::move(reordered), static_cast<uint16_t>(row << k | x));
       }
     }
+}
+
+void TrellisCode::choose_variants(const float* x, int n, uint8_t* codes) const {
+  if (free_bits == 0) return;
+  size_t window = 0;
+  for (int t = 0; t < n; ++t) {
+    window = (window << state_bits | codes[t]) & (windows() - 1);
+    size_t nearest = 0;
+    const auto distance = [&](size_t variant) {
+      return std::fabs(x[t] - values[variant * windows() + window]);
+    };
+    for (size_t variant = 1; variant < variants(); ++variant)
+      if (distance(variant) < distance(nearest)) nearest = variant;
+    codes[t] = static_cast<uint8_t>(codes[t] | nearest << state_bits);
+  }
+}
+
+void TrellisCode::reconstruct(const uint8_t* codes, int n, float* z) const {
+  const size_t state_mask = (size_t{1} << state_bits) - 1;
+  size_t window = 0;
+  for (int t = 0; t < n; ++t) {
+    window = (window << state_bits | (codes[t] & state_mask)) & (windows() - 1);
+    z[t] = values[(codes[t] >> state_bits) * windows() + window];
+  }
 }
 
 void pack_trellis_codes(const uint8_t* codes, int n, int code_bits, uint8_t* out) {
@@ -287,7 +323,7 @@ void encode_block(const TrellisCode& code, const float* rotated, int n, bool clu
   BlockCoder coder(code, rotated, n, scratch);
   const Coding& coding = coder.run(clustered);
   store_fp16(out, coding.scale);
-  pack_trellis_codes(coding.codes, n, code.code_bits, out + 2);
+  pack_trellis_codes(coding.codes, n, code.code_bits(), out + 2);
 }
 
 }  // namespace
@@ -306,7 +342,7 @@ void encode_trellis_row(const TrellisCode& code, const float* weights, int64_t c
     std::copy(weights + first, weights + first + n, x);
     rotate_block(x, first, n, true);
     encode_block(code, x, n, true, scratch, out);
-    out += 2 + n * code.code_bits / 8;
+    out += 2 + n * code.code_bits() / 8;
   }
 }
 

@@ -1,6 +1,7 @@
 // Encoding by path search: the k-bit codes of a block whose decoded values lie nearest to a target.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -13,21 +14,36 @@ namespace hrun {
 //
 // The search keeps 2^(k m) states.  It is fast where windows that share all but the oldest code
 // share their values, in another order of the newest code.
+//
+// Codes may have free bits above the k, which value t alone depends on: they choose one of 2^free
+// variants of a window's value, the nearest, and have no states.
 struct TrellisCode {
-  // values: [1 << k (m + 1)] integers of at most 127 in magnitude, in units of the block's scale; k
-  // = 2 to 5, m >= 2.
-  TrellisCode(int code_bits, int memory, std::vector<float> values, float rms, double error);
+  // values: [variant][1 << k (m + 1)] integers of at most 127 in magnitude, in units of the block's
+  // scale; k = 2 to 5, m >= 2.
+  TrellisCode(int state_bits, int memory, std::vector<float> values, float rms, double error,
+              int free_bits = 0);
 
-  int code_bits;  // k
-  int memory;     // m
+  int state_bits;  // k, of a code
+  int memory;      // m
+  int free_bits;   // of a code, above those
   std::vector<float> values;
   float rms;     // of the decoded values of a Gaussian block coded at its best scale
   double error;  // relative squared error of such a block
 
-  // The values of a state's windows, one per newest code, are a row of `rows` with its lanes in
-  // another order: lane c is entry c xor x, and step[state] = row << k | x.
+  // The values of a state's windows, one per newest code, are a row of `rows`,
+  // [row][variant][code], with its lanes in another order: lane c is entry c xor x, and step[state]
+  // = row << k | x.
   std::vector<float> rows;
   std::vector<uint16_t> step;
+
+  int code_bits() const { return state_bits + free_bits; }
+  size_t variants() const { return size_t{1} << free_bits; }
+  size_t windows() const { return values.size() >> free_bits; }  // of a variant
+
+  // Replaces the k bits of each code by all of its bits: takes the variants nearest to x[0..n).
+  void choose_variants(const float* x, int n, uint8_t* codes) const;
+  // The value of each code of a block, or of the beginning of one.
+  void reconstruct(const uint8_t* codes, int n, float* z) const;
 };
 
 // One block of n rotated values: fp16 scale, then k bits per value.  clustered: try scales for

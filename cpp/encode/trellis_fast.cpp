@@ -12,9 +12,9 @@
 
 namespace hrun {
 
-void search_lanes_portable(const FastTrellis&, const int16_t*, int, uint8_t*, uint8_t*, uint16_t*);
-void search_lanes_avx2(const FastTrellis&, const int16_t*, int, uint8_t*, uint8_t*, uint16_t*);
-void search_lanes_avx512(const FastTrellis&, const int16_t*, int, uint8_t*, uint8_t*, uint16_t*);
+void search_lanes_portable(const FastTrellis&, const int16_t*, int, uint8_t*, uint8_t*);
+void search_lanes_avx2(const FastTrellis&, const int16_t*, int, uint8_t*, uint8_t*);
+void search_lanes_avx512(const FastTrellis&, const int16_t*, int, uint8_t*, uint8_t*);
 
 namespace {
 
@@ -52,7 +52,7 @@ int16_t in_units(float level, float units, bool even) {
 
 FastTrellis::Phase phase_of_layout(const TrellisCode& code, float units, bool even,
                                    const Layout& layout) {
-  const int k = code.code_bits, m = code.memory;
+  const int k = code.state_bits, m = code.memory;
   FastTrellis::Phase phase;
   std::vector<int> oldest(
       static_cast<size_t>(k));  // bits of the vector number that are the oldest code
@@ -88,10 +88,12 @@ FastTrellis::Phase phase_of_layout(const TrellisCode& code, float units, bool ev
     if (vector & phase.vectors.back()) continue;
     phase.slices.push_back(static_cast<uint16_t>(vector));
     for (unsigned x = 0; x < 1u << k; ++x)
-      for (unsigned byte = 0; byte < 16; ++byte)  // of window (0, middle codes, x)
-        phase.levels.push_back(in_units(
-            code.values[(state_at(vector * 16 + byte) << k | x) & (phase.place.size() - 1)], units,
-            even));
+      for (size_t variant = 0; variant < code.variants(); ++variant)
+        for (unsigned byte = 0; byte < 16; ++byte)  // of window (0, middle codes, x)
+          phase.levels.push_back(in_units(
+              code.values[variant * code.windows() +
+                          ((state_at(vector * 16 + byte) << k | x) & (phase.place.size() - 1))],
+              units, even));
   }
   return phase;
 }
@@ -201,11 +203,17 @@ class FastCoder {
     const size_t start = fast_.phases[fast_.phase_of[0]].place[0];
     for (size_t lane = 0; lane < lanes_; ++lane)
       costs_[(start / 16 * lanes_ + lane) * 16 + start % 16] = 0;
-    search_.run(fast_, x_.data(), n, costs_.get(), codes_[first], windows_);
-    for (int t = 0; t < n; ++t)
-      for (size_t lane = 0; lane < lanes_; ++lane)
-        z_[t][static_cast<size_t>(first) + lane] =
-            code_.values[windows_[static_cast<size_t>(t) * lanes_ + lane]];
+    search_.run(fast_, x_.data(), n, costs_.get(), codes_[first]);
+    for (size_t lane = 0; lane < lanes_; ++lane) {
+      const size_t block = static_cast<size_t>(first) + lane;
+      float x[kMaxBlock], z[kMaxBlock];
+      if (code_.free_bits != 0) {
+        for (int t = 0; t < n; ++t) x[t] = rotated_[t][block] * inverse[block] / fast_.units;
+        code_.choose_variants(x, n, codes_[block]);
+      }
+      code_.reconstruct(codes_[block], n, z);
+      for (int t = 0; t < n; ++t) z_[t][block] = z[t];
+    }
   }
 
   // Finds the best scale of each path, and writes the bytes.
@@ -227,7 +235,7 @@ class FastCoder {
       }
       store_fp16(out[i], energy[i] > 0 ? best : 0);
       if (!(energy[i] > 0)) std::fill_n(codes_[i], n, uint8_t{0});
-      pack_trellis_codes(codes_[i], n, code_.code_bits, out[i] + 2);
+      pack_trellis_codes(codes_[i], n, code_.code_bits(), out[i] + 2);
     }
   }
 
@@ -238,25 +246,29 @@ class FastCoder {
   std::vector<int16_t> x_;
   std::unique_ptr<uint8_t[]> costs_;
   Floats rotated_[kMaxBlock], z_[kMaxBlock];
-  uint16_t windows_[kMaxBlock * kTogether];
   uint8_t codes_[kTogether][kMaxBlock];
 };
 
 }  // namespace
 
 FastTrellis::FastTrellis(const TrellisCode& code)
-    : code_bits(code.code_bits), memory(code.memory), state_bits(code.code_bits * code.memory) {
+    : code_bits(code.state_bits),
+      free_bits(code.free_bits),
+      memory(code.memory),
+      state_bits(code.state_bits * code.memory) {
   const int k = code_bits, m = code.memory;
-  const size_t n_states = size_t{1} << state_bits;
-  for (size_t window = 0; window < code.values.size(); ++window)
-    if (code.values[window] != code.values[(window & (n_states - 1)) ^ (window >> state_bits)])
+  const size_t n_states = size_t{1} << state_bits, n_windows = code.windows();
+  for (size_t i = 0; i < code.values.size(); ++i) {
+    const size_t window = i % n_windows, alike = (window & (n_states - 1)) ^ (window >> state_bits);
+    if (code.values[i] != code.values[i - window + alike])
       throw ArgumentError(
           "the fast search wants a code that is read by the newest code xor the oldest");
+  }
   // Costs of about 1.5 for an average step; less from 4 bits on, where an unlucky step is more
   // times as costly as an average one.
   const double step = code.error * static_cast<double>(code.rms) * static_cast<double>(code.rms);
   double most = 255;
-  if (k == 5) {  // levels and values fit 16 bits, and no difference is near 2^16
+  if (code.code_bits() >= 5) {  // levels and values fit 16 bits, and no difference is near 2^16
     const auto farther = [](float a, float b) { return std::fabs(a) < std::fabs(b); };
     most = 31000 /
            (1.0 + std::fabs(*std::max_element(code.values.begin(), code.values.end(), farther)));
@@ -264,15 +276,22 @@ FastTrellis::FastTrellis(const TrellisCode& code)
   units = static_cast<float>(
       std::floor(std::min(std::sqrt((k >= 4 ? 1.0 : 1.5) * 32768 / step), most)));
   odd_values = units > 255;
-  for (size_t window = 0; window < n_states; ++window)
-    levels.push_back(in_units(code.values[window], units, odd_values));
+  for (size_t variant = 0; variant < code.variants(); ++variant)
+    for (size_t window = 0; window < n_states; ++window)
+      levels.push_back(in_units(code.values[variant * n_windows + window], units, odd_values));
   // Values beyond what a step can reach are cut, or their costs would all be the largest.  The
   // first steps reach less, as the codes before the block are 0.
   for (int t = 0; t <= m; ++t) {
-    const auto [low, high] = std::minmax_element(
-        code.values.begin(), code.values.begin() + (int64_t{1} << (k * (t + 1))));
-    lowest.push_back((*low - 1) * units);
-    highest.push_back((*high + 1) * units);
+    float low = 0, high = 0;
+    for (size_t variant = 0; variant < code.variants(); ++variant) {
+      const auto first = code.values.begin() + static_cast<int64_t>(variant * n_windows);
+      const auto [least, most_of_all] =
+          std::minmax_element(first, first + (int64_t{1} << (k * (t + 1))));
+      low = std::min(low, *least);
+      high = std::max(high, *most_of_all);
+    }
+    lowest.push_back((low - 1) * units);
+    highest.push_back((high + 1) * units);
   }
   std::vector<Layout> layouts{first_layout(k, m)};
   for (size_t t = 0;; ++t) {
@@ -322,7 +341,7 @@ void encode_trellis_rows_fast(const TrellisCode& code, const FastTrellis& fast,
   std::vector<float> signs(static_cast<size_t>(cols));
   for (int64_t c = 0; c < cols; ++c) signs[static_cast<size_t>(c)] = rotation_sign(c);
   const auto block_bytes = [&](int64_t n) {
-    return 2 + static_cast<size_t>(n) * static_cast<size_t>(code.code_bits) / 8;
+    return 2 + static_cast<size_t>(n) * static_cast<size_t>(code.code_bits()) / 8;
   };
   const int64_t whole = cols / kMaxBlock, tail = cols % kMaxBlock;
   const size_t row_bytes =

@@ -38,7 +38,8 @@ struct FastTrellis {
   // One meaning of places; arrays indexed by the number of a slice: the vectors that differ only in
   // the oldest code.
   struct Phase {
-    std::vector<int16_t> levels;    // [slice][newest xor oldest code][16 places] level times units
+    // [slice][newest xor oldest code][variant][16 places] level times units
+    std::vector<int16_t> levels;
     std::vector<uint16_t> slices;   // [slice] its first vector
     std::vector<uint16_t> vectors;  // [oldest code] number of its vector from there
     int interleavings;  // after the step, of vectors whose newest codes differ in bit 0, 1, ...
@@ -49,7 +50,7 @@ struct FastTrellis {
   };
   explicit FastTrellis(const TrellisCode& code);
 
-  int code_bits, memory, state_bits;
+  int code_bits, free_bits, memory, state_bits;  // code_bits: without free bits (trellis.h)
   // A level of 1 is this many units.  Beyond 255, a difference of a level and a value need not fit
   // 16 bits, but what is left of it there still costs the most.  Levels are then even and values
   // odd, because no difference may be -2^15, which has no square.
@@ -59,7 +60,7 @@ struct FastTrellis {
       highest;  // [step, the last for all further ones] what values are cut to, in units
   std::vector<Phase> phases;
   uint8_t phase_of[kMaxBlock + 1];  // the layout of costs before step t
-  std::vector<int16_t> levels;      // [window with oldest code 0], in units
+  std::vector<int16_t> levels;      // [variant][window with oldest code 0], in units
 };
 
 // The FastTrellis of a registered format's code, made on first use.
@@ -67,13 +68,11 @@ const FastTrellis& fast_trellis(const TrellisCode& code);
 
 // Finds the paths of `lanes` blocks of n values.
 // x: [step][lane][8] the value in units, eight times.  costs: [n + 1 steps][vector][lane][16],
-// those before step 0 given. codes: [lane][kMaxBlock]; windows: [step][lane] the codes that the
-// level of the step depends on, without the oldest, the newest xor the oldest.
+// those before step 0 given. codes: [lane][kMaxBlock], without free bits.
 struct LaneSearch {
   std::string_view name;
   int lanes;  // blocks searched at once
-  void (*run)(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs, uint8_t* codes,
-              uint16_t* windows);
+  void (*run)(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs, uint8_t* codes);
 };
 
 // The searches that this CPU can run, slowest first.

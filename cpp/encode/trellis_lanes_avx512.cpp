@@ -48,8 +48,8 @@ inline Bytes smallest(Bytes v) {
 
 namespace hrun {
 void search_lanes_avx512(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs,
-                         uint8_t* codes, uint16_t* windows) {
-  search_of_tier(code, x, n, costs, codes, windows);
+                         uint8_t* codes) {
+  search_of_tier(code, x, n, costs, codes);
 }
 }  // namespace hrun
 #pragma GCC pop_options

@@ -90,13 +90,17 @@ inline Bytes smallest(Bytes v) {
 }
 #endif
 
-template <int k>
+template <int k, int variants>
 inline unsigned cheapest(const uint8_t* costs, const uint16_t* steps, const int16_t* levels,
-                         int x) {
+                         size_t stride, int x) {
   uint32_t best = ~0u;
   for (unsigned i = 0; i < 1u << k; ++i) {
-    const int d = levels[i] - x, rounded = (d * d + (1 << 14)) >> 15;
-    const int sum = costs[steps[i]] + (rounded < kLargestBranch ? rounded : kLargestBranch);
+    int branch = kLargestBranch;
+    for (size_t v = 0; v < variants; ++v) {
+      const int d = levels[stride * v + i] - x, rounded = (d * d + (1 << 14)) >> 15;
+      branch = rounded < branch ? rounded : branch;
+    }
+    const int sum = costs[steps[i]] + branch;
     const uint32_t found = static_cast<uint32_t>(sum) << k | i;
     best = found < best ? found : best;
   }
@@ -110,7 +114,7 @@ inline unsigned cheapest(const uint8_t* costs, const uint16_t* steps, const int1
 
 namespace hrun {
 void search_lanes_portable(const FastTrellis& code, const int16_t* x, int n, uint8_t* costs,
-                           uint8_t* codes, uint16_t* windows) {
-  search_of_tier(code, x, n, costs, codes, windows);
+                           uint8_t* codes) {
+  search_of_tier(code, x, n, costs, codes);
 }
 }  // namespace hrun

@@ -40,7 +40,7 @@ struct FormatList {
 using Formats =
     FormatList<F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL,
                IQ4_XS, IQ3_XXS, IQ3_S, IQ2_XXS, IQ2_XS, IQ2_S, IQ1_S, IQ1_M, TQ1_0, TQ2_0, Q1_0,
-               Q2_0, MXFP4, NVFP4, I8, I16, I32, I64, F64, ITQ3_S, RTQ2, RTQ3, RTQ4, RTQ5>;
+               Q2_0, MXFP4, NVFP4, I8, I16, I32, I64, F64, ITQ3_S, RTQ2, RTQ3, RTQ4, RTQ5, RTQ6>;
 
 std::span<const FormatInfo> formats();
 const FormatInfo* find_format(FormatId id);            // null if unknown

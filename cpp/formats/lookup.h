@@ -32,12 +32,17 @@ HRUN_HD Lookups operator<<(const Lookups& a, int bits) {
   for (int i = 0; i < kLookups; ++i) r.v[i] = static_cast<uint8_t>(a.v[i] << bits);
   return r;
 }
+HRUN_HD Lookups operator>>(const Lookups& a, int bits) {
+  Lookups r;
+  for (int i = 0; i < kLookups; ++i) r.v[i] = static_cast<uint8_t>(a.v[i] >> bits);
+  return r;
+}
 HRUN_HD void operator+=(Lookups& a, const Lookups& b) {
   for (int i = 0; i < kLookups; ++i) a.v[i] = static_cast<uint8_t>(a.v[i] + b.v[i]);
 }
 HRUN_HD Lookups look_up(const Lookups& table, const Lookups& index) {
   Lookups r;
-  for (int i = 0; i < kLookups; ++i) r.v[i] = table.v[index.v[i]];
+  for (int i = 0; i < kLookups; ++i) r.v[i] = table.v[index.v[i] % kLookups];
   return r;
 }
 HRUN_HD Lookups look_up(const Lookups& low, const Lookups& high, const Lookups& index) {
@@ -50,7 +55,7 @@ HRUN_HD Lookups look_up(const Lookups& low, const Lookups& high, const Lookups& 
 typedef uint8_t Lookups __attribute__((vector_size(kLookups)));
 HRUN_HD Lookups look_up(Lookups table, Lookups index) {
   return __builtin_shuffle(table, index);
-}  // index below 16
+}  // by the lower four bits
 HRUN_HD Lookups look_up(Lookups low, Lookups high, Lookups index) {
   return __builtin_shuffle(low, high, index);
 }  // index below 32

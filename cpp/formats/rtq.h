@@ -1,4 +1,4 @@
-// RTQ: rotated trellis codes, hrun's own formats of k = 2 to 5 bits per weight.
+// RTQ: rotated trellis codes, hrun's own formats of k = 2 to 6 bits per weight.
 //
 // A block of 256 rotated weights (rotation.h, signs on) is an fp16 scale d and 256 codes c_t of k
 // bits, code t at bits kt .. kt+k-1 of a little-endian bit stream.  Weight t is d * z_t, and z_t a
@@ -8,12 +8,15 @@
 //   k = 2   z_t = T_0[S_1 xor 4 c_(t-4)] + T_1[S_3]              4 bits each: two codes, the newer
 //   in the upper bits k = 3   z_t = T_0[S_0 xor c_(t-3)] + T_1[S_1] + T_2[S_2]     3 bits each: one
 //   code k = 4, 5   z_t = T_0[S_0 xor c_(t-2)] + T_1[S_1]             k bits each: one code
+//   k = 6   as k = 4 by the lower four bits of each code, + T_2[c_t / 16]
 //
 // so decoding is random access and costs one byte shuffle per table, or two where it has 32
-// entries.  That the first table reads the newest code xor an old one costs one more instruction
-// and is worth as much as a table over all codes involved: both the paths that leave a state and
-// those that meet in one are as far apart as the largest table allows.  |z_t| <= 63, so z_t + 64 is
-// an unsigned 7-bit value, as x86's u8 x s8 multiplications want it.
+// entries.  The upper two bits of a code of 6 move a weight among four levels and no later weight
+// depends on them, so that an encoder searches the 256 states of k = 4.  That the first table reads
+// the newest code xor an old one costs one more instruction and is worth as much as a table over
+// all codes involved: both the paths that leave a state and those that meet in one are as far apart
+// as the largest table allows.  |z_t| <= 63, so z_t + 64 is an unsigned 7-bit value, as x86's u8 x
+// s8 multiplications want it.
 //
 // A tail of n columns (a multiple of 32) is one short block of 2 + k n / 8 bytes with one scale and
 // one code path; only its rotation is done in pieces.
@@ -28,9 +31,9 @@
 namespace hrun {
 
 // A table is indexed by `codes` codes, from code t - lag on.  The newest of them is xored with code
-// t - xor_lag if xor_lag is not 0.
+// t - xor_lag if xor_lag is not 0.  Of a single code the lowest `shift` bits are left out.
 struct RtqIndex {
-  int codes, lag, xor_lag;
+  int codes, lag, xor_lag, shift = 0;
 };
 
 template <int kCount, int kEntries>
@@ -40,13 +43,14 @@ struct RtqEntries {
 
 // The code of k bits per weight.  kMemory: earlier codes that a weight depends on.  kLevelRms: rms
 // of z over a Gaussian block coded at its best scale; kGaussianError: relative squared error of
-// such a block; both only steer the encoder.
+// such a block; both only steer the encoder.  kFreeBits: the upper bits of a code that no later
+// weight depends on.
 template <int k>
 struct RtqTables;
 
 template <>
 struct RtqTables<2> {
-  static constexpr int kCount = 2, kEntries = 16, kMemory = 4;
+  static constexpr int kCount = 2, kEntries = 16, kMemory = 4, kFreeBits = 0;
   static constexpr float kLevelRms = 23.0f;
   static constexpr double kGaussianError = 0.0738;
   static constexpr RtqIndex kIndex[kCount] = {{2, 1, 4}, {2, 3, 0}};
@@ -64,7 +68,7 @@ struct RtqTables<2> {
 
 template <>
 struct RtqTables<3> {
-  static constexpr int kCount = 3, kEntries = 8, kMemory = 3;
+  static constexpr int kCount = 3, kEntries = 8, kMemory = 3, kFreeBits = 0;
   static constexpr float kLevelRms = 19.4f;
   static constexpr double kGaussianError = 0.0191;
   static constexpr RtqIndex kIndex[kCount] = {{1, 0, 3}, {1, 1, 0}, {1, 2, 0}};
@@ -83,7 +87,7 @@ struct RtqTables<3> {
 
 template <>
 struct RtqTables<4> {
-  static constexpr int kCount = 2, kEntries = 16, kMemory = 2;
+  static constexpr int kCount = 2, kEntries = 16, kMemory = 2, kFreeBits = 0;
   static constexpr float kLevelRms = 17.8f;
   static constexpr double kGaussianError = 0.005;
   static constexpr RtqIndex kIndex[kCount] = {{1, 0, 2}, {1, 1, 0}};
@@ -101,7 +105,7 @@ struct RtqTables<4> {
 
 template <>
 struct RtqTables<5> {
-  static constexpr int kCount = 2, kEntries = 32, kMemory = 2;
+  static constexpr int kCount = 2, kEntries = 32, kMemory = 2, kFreeBits = 0;
   static constexpr float kLevelRms = 14.8f;
   static constexpr double kGaussianError = 0.0013;
   static constexpr RtqIndex kIndex[kCount] = {{1, 0, 2}, {1, 1, 0}};
@@ -119,15 +123,37 @@ struct RtqTables<5> {
   static constexpr int entry(int i, int index) { return kValues.table[i][index]; }
 };
 
-// The index of table i, from code(lag): the codes `lag` places back, of one weight or, in vectors,
-// of many.
+// At 6 bits the third table, of four entries, is there four times.
+template <>
+struct RtqTables<6> {
+  static constexpr int kCount = 3, kEntries = 16, kMemory = 2, kFreeBits = 2;
+  static constexpr float kLevelRms = 16.9f;
+  static constexpr double kGaussianError = 0.00037;
+  static constexpr RtqIndex kIndex[kCount] = {{1, 0, 2}, {1, 1, 0}, {1, 0, 0, 4}};
+  static constexpr RtqEntries<kCount, kEntries> kValues = {{
+      {-16, 21, 3, -14, -28, -2, 2, -5, 4, -8, 9, -10, 1, 15, 32, -11},
+      {2, -2, 20, -5, 1, 8, -4, -1, 0, -21, -7, 5, 15, 7, -14, 3},
+      {11, 7, -4, -14, 11, 7, -4, -14, 11, 7, -4, -14, 11, 7, -4, -14},
+  }};
+  static HRUN_HD const int8_t* table(int i) {
+    static constexpr RtqEntries<kCount, kEntries> kHere =
+        kValues;  // devices see no arrays of classes
+    return kHere.table[i];
+  }
+  static constexpr int entry(int i, int index) { return kValues.table[i][index]; }
+};
+
+// The index of table i, from code(lag): the codes `lag` places back, of one weight or, in vectors
+// of bytes, of many.  Bits above the log2(kEntries) lowest may be set where kFreeBits is not 0.
 template <int k, int i, class Code>
 HRUN_HD auto rtq_index(const Code& code) {
   constexpr RtqIndex kIndex = RtqTables<k>::kIndex[i];
   constexpr int kNewest = k * (kIndex.codes - 1);
   auto index = code(kIndex.lag);
   for (int j = 1; j < kIndex.codes; ++j) index = index | (code(kIndex.lag - j) << (k * j));
-  if constexpr (kIndex.xor_lag == 0)
+  if constexpr (kIndex.shift != 0)
+    return index >> kIndex.shift;
+  else if constexpr (kIndex.xor_lag == 0)
     return index;
   else if constexpr (kNewest == 0)
     return index ^ code(kIndex.xor_lag);
@@ -146,7 +172,7 @@ struct Rtq {
 
   using Tables = RtqTables<k>;
   static constexpr int kCodeBits = k;
-  static constexpr int kMemory = Tables::kMemory;
+  static constexpr int kMemory = Tables::kMemory, kFreeBits = Tables::kFreeBits;
   static constexpr int kLargestLevel = 63;
 
   static constexpr bool row_ok(int64_t cols) { return cols > 0 && cols % 32 == 0; }
@@ -160,8 +186,10 @@ struct Rtq {
   static HRUN_HD int level(uint32_t code, uint32_t before) {
     const uint32_t window = before << k | code;
     const auto at = [&](int lag) { return (window >> (k * lag)) & ((1u << k) - 1); };
-    int z = Tables::table(0)[rtq_index<k, 0>(at)] + Tables::table(1)[rtq_index<k, 1>(at)];
-    if constexpr (Tables::kCount == 3) z += Tables::table(2)[rtq_index<k, 2>(at)];
+    constexpr uint32_t kMask = Tables::kEntries - 1;
+    int z = Tables::table(0)[rtq_index<k, 0>(at) & kMask] +
+            Tables::table(1)[rtq_index<k, 1>(at) & kMask];
+    if constexpr (Tables::kCount == 3) z += Tables::table(2)[rtq_index<k, 2>(at) & kMask];
     return z;
   }
 
@@ -205,6 +233,10 @@ struct RTQ4 : Rtq<4, 4> {
 };
 struct RTQ5 : Rtq<5, 5> {
   static constexpr std::string_view kName = "rtq5";
+};
+
+struct RTQ6 : Rtq<6, 6> {
+  static constexpr std::string_view kName = "rtq6";
 };
 
 template <class F>

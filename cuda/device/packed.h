@@ -66,6 +66,8 @@ HRUN_HD void store_u32(uint8_t* to, uint32_t value) { *reinterpret_cast<uint32_t
 //   k = 2   word i: steps 2 i (lower bits of the nibble) and 2 i + 1
 //   k = 5   words 0 ... 15: step i without the fifth bits; word 16 + u: bit j of a nibble is the
 //           fifth bit of step 4 u + j
+//   k = 6   words 0 ... 15: step i without the upper two bits; word 16 + u: bits 2 j and 2 j + 1 of
+//           a nibble are those of step 2 u + j
 template <class F>
 struct PackedRtq {
   static constexpr int kLoads = F::kCodeBits;
@@ -101,6 +103,8 @@ struct PackedRtq {
           for (int j = 0; j < 4; ++j) fifth |= bits_of_step(4 * u + j, 4) << j;
           store(16 + u, fifth);
         }
+        for (int u = 0; k == 6 && u < 8; ++u)
+          store(16 + u, bits_of_step(2 * u, 4) | bits_of_step(2 * u + 1, 4) << 2);
       } else if constexpr (k == 2) {
         for (int i = 0; i < 8; ++i) store(i, step(2 * i) | step(2 * i + 1) << 2);
       } else {
@@ -121,5 +125,7 @@ template <>
 struct Packed<RTQ4> : PackedRtq<RTQ4> {};
 template <>
 struct Packed<RTQ5> : PackedRtq<RTQ5> {};
+template <>
+struct Packed<RTQ6> : PackedRtq<RTQ6> {};
 
 }  // namespace hrun::gpu

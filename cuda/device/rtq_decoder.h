@@ -13,7 +13,8 @@
 // and P and Q are chosen to make it the table.
 //
 // A table of 32 entries is four PRMTs of positive bytes, of which three give 0: their selectors'
-// nibbles have bit 3.  Their sum is the entry and its bias.
+// nibbles have bit 3.  Their sum is the entry and its bias.  RTQ6's tables of 16 are two such PRMTs
+// each, its table of 4 is one.
 //
 // Operations of the integer ALU per weight, counted in the SASS of the main loop of
 // matmul_stream.h, sm_90a, up to 8 tokens: RTQ3 1.7, RTQ4 1.9, RTQ2 2.05, of which 0.75, 1 and 1
@@ -32,12 +33,14 @@ struct ByteTables {
 };
 
 template <class F>
-inline constexpr int kRtqTerms = F::Tables::kCount * F::Tables::kEntries / 8;
+inline constexpr int kRtqTerms =
+    F::kFreeBits != 0 ? 5 : F::Tables::kCount * F::Tables::kEntries / 8;
 // The number of fragments that the tensor cores add up; they share the terms.
 template <class F, bool joined>
-inline constexpr int kRtqParts = joined             ? 1
-                                 : kRtqTerms<F> < 4 ? kRtqTerms<F>
-                                                    : 4;
+inline constexpr int kRtqParts = joined              ? 1
+                                 : kRtqTerms<F> == 5 ? 3
+                                 : kRtqTerms<F> < 4  ? kRtqTerms<F>
+                                                     : 4;
 
 template <class F, bool joined>
 constexpr ByteTables<kRtqTerms<F>> rtq_tables() {
@@ -45,7 +48,7 @@ constexpr ByteTables<kRtqTerms<F>> rtq_tables() {
   ByteTables<kRtqTerms<F>> r{};
   for (int i = 0; i < F::Tables::kCount; ++i) {
     int bias = 0;
-    if (joined || kEntries == 32)
+    if (joined || kEntries == 32 || F::kFreeBits != 0)
       for (int e = 0; e < kEntries; ++e)
         if (-F::Tables::entry(i, e) > bias) bias = -F::Tables::entry(i, e);
     r.bias += bias;
@@ -55,14 +58,15 @@ constexpr ByteTables<kRtqTerms<F>> rtq_tables() {
             static_cast<uint32_t>(F::Tables::entry(i, e) + bias) << (8 * (e % 4));
       continue;
     }
+    const bool is_small = F::kFreeBits != 0 && i == 2;  // four entries, twice in a PRMT
     for (int e = 0; e < 8; ++e) {
       const int shift = 8 * (e % 4);
       const auto put = [&](int term, int value) {
         (e < 4 ? r.low : r.high)[term] |= static_cast<uint32_t>(value & 255) << shift;
       };
       const int first = F::Tables::entry(i, e) + bias;
-      if (kEntries == 8) {
-        put(i, first);
+      if (kEntries == 8 || is_small) {
+        put(is_small ? 4 : i, first);
         continue;
       }
       const int second = F::Tables::entry(i, 8 + e) + bias;
@@ -208,13 +212,30 @@ struct RtqSelectors<RTQ5> {
   }
 };
 
+template <>
+struct RtqSelectors<RTQ6> {
+  uint32_t low[2 + 16];
+  HRUN_HD RtqSelectors(const RtqChunk<RTQ6>& c, uint32_t) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) low[i] = run_before(c.codes[3].v[2 + i]);
+  }
+  HRUN_HD void next(const RtqChunk<RTQ6>& c, int i, uint32_t (&selector)[5]) {
+    low[i + 2] = c.codes[i / 4].v[i % 4];
+    selector[0] = low[i + 2] ^ low[i];
+    selector[1] = low[i + 2] ^ low[i] ^ 0x88888888u;
+    selector[2] = low[i + 1];
+    selector[3] = low[i + 1] ^ 0x88888888u;
+    selector[4] = (c.codes[4 + i / 8].v[i / 2 % 4] >> (2 * (i % 2))) & 0x33333333u;
+  }
+};
+
 // next(s) for s = 0 ... 7 in this order, in unrolled code: fragments whose sum, less kBias, is the
 // weights.
 template <class F, bool joined>
 struct RtqDecoder {
   using Chunk = RtqChunk<F>;
   static constexpr int kTerms = kRtqTerms<F>;
-  static constexpr int kParts = kRtqParts<F, joined>, kTermsOfPart = kTerms / kParts;
+  static constexpr int kParts = kRtqParts<F, joined>, kTermsOfPart = (kTerms + kParts - 1) / kParts;
   static constexpr int kBias = rtq_tables<F, joined>().bias;
 
   // The tables are in registers; left to itself, the compiler would load them anew for each

@@ -8,8 +8,8 @@
 //   pack(...)        one row's part of a lane, from the file's block
 //   decode(...)      integers code * group_scale
 //
-// Integer instructions per weight: about 3.3 (RTQ2, RTQ3, RTQ4), 6 (RTQ5), 1.3 (ITQ3_S); fp16 ones
-// 0.5, 1.
+// Integer instructions per weight: about 3.3 (RTQ2, RTQ3, RTQ4), 4 (RTQ6), 6 (RTQ5), 1.3 (ITQ3_S);
+// fp16 ones 0.5, 1.
 #pragma once
 
 #include "cuda/device/weight_tile.h"
@@ -83,7 +83,7 @@ struct TileTables {
   template <int table>
   static HRUN_HD uint32_t look_up(uint32_t index) {
     constexpr uint32_t kFirst = word(table, 0), kSecond = word(table, 1);
-    if constexpr (Tables::kEntries == 8) {
+    if constexpr (Tables::kEntries == 8 || (Tables::kFreeBits != 0 && table == 2)) {
       return permute_bytes(kFirst, kSecond, index);
     } else {
       // A selector with bit 3 set gives the sign of the byte, eight times, which is 0 here.  So
@@ -107,7 +107,8 @@ struct TrellisTileCodes {
   // Segment `quad` of the block at `block`, into the words of one row.  k = 3: a code per nibble
   // for 24 of each 32 codes, the bits of the other eight in the nibbles' highest bits.  k = 5: a
   // nibble per code in eight words, then bit j of nibble i of word 8 + h is the fifth bit of code
-  // 32 h + 8 j + i.
+  // 32 h + 8 j + i.  k = 6: so too, then bits 2 j and 2 j + 1 of nibble i of word 8 + h are the
+  // upper ones of code 16 h + 8 j + i.
   static HRUN_HD void pack(const uint8_t* block, int quad, uint32_t (&words)[kRowWords], uint8_t*) {
     const auto code = [&](int t) { return F::code_at(block + 2, kSegment * quad + t); };
     for (int w = 0; w < kRowWords; ++w) {
@@ -122,6 +123,12 @@ struct TrellisTileCodes {
           if (w < 8) words[w] |= (code(8 * w + i) & 15u) << (4 * i);
           for (int j = 0; w >= 8 && j < 4; ++j)
             words[w] |= (code(32 * (w - 8) + 8 * j + i) >> 4) << (4 * i + j);
+        }
+      } else if constexpr (k == 6) {
+        for (int i = 0; i < 8; ++i) {
+          if (w < 8) words[w] |= (code(8 * w + i) & 15u) << (4 * i);
+          for (int j = 0; w >= 8 && j < 2; ++j)
+            words[w] |= (code(16 * (w - 8) + 8 * j + i) >> 4) << (4 * i + 2 * j);
         }
       } else {
         for (int i = 0; i < 32 / k; ++i) words[w] |= code(32 / k * w + i) << (k * i);
@@ -140,8 +147,10 @@ struct TrellisTileCodes {
                              uint32_t (&a)[kFragments][4]) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      uint32_t n[kSegment * 4 / 32];  // k = 3, 4, 5: a code per nibble
-      uint32_t fifth[8];              // k = 5: the codes' fifth bits, in bit 3 of the nibbles
+      uint32_t n[kSegment * 4 / 32];  // k = 3 to 6: a code per nibble
+      // k = 5: the codes' fifth bits, in bit 3 of the nibbles; k = 6: their upper two, in the lower
+      // two of the nibbles.
+      uint32_t fifth[8];
       const uint32_t* const w = words + row * kRowWords;
       if constexpr (k == 2) {
 #pragma unroll
@@ -151,6 +160,7 @@ struct TrellisTileCodes {
         for (int i = 0; i < 8; ++i) {
           n[i] = w[i];
           if constexpr (k == 5) fifth[i] = (w[8 + i / 4] << (3 - i % 4)) & 0x88888888u;
+          if constexpr (k == 6) fifth[i] = (w[8 + i / 2] >> (2 * (i % 2))) & 0x33333333u;
         }
       } else {
 #pragma unroll
@@ -174,6 +184,12 @@ struct TrellisTileCodes {
           before = n[i];
           fifth_before = fifth[i];
         }
+      } else if constexpr (k == 6) {
+#pragma unroll
+        for (int i = 0; i < kWords; ++i) {
+          decode_word_of_six(before, n[i], fifth[i], i, row, a);
+          before = n[i];
+        }
       } else {
 #pragma unroll
         for (int i = 0; i < kWords; ++i) {
@@ -196,6 +212,18 @@ struct TrellisTileCodes {
       store(a[2 * i + half], row,
             Bytes::template look_up<0>(newest >> (16 * half), newest_fifth >> (16 * half)) +
                 Bytes::template look_up<1>(last >> (16 * half), last_fifth >> (16 * half)));
+  }
+
+  // Decodes eight codes of six bits, of which `upper` has the upper two.
+  static HRUN_HD void decode_word_of_six(uint32_t before, uint32_t now, uint32_t upper, int i,
+                                         int row, uint32_t (&a)[kFragments][4]) {
+    const uint32_t newest = now ^ funnel(before, now, 24), last = funnel(before, now, 28);
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      store(a[2 * i + half], row,
+            Bytes::template look_up<0>(newest >> (16 * half)) +
+                Bytes::template look_up<1>(last >> (16 * half)) +
+                Bytes::template look_up<2>(upper >> (16 * half)));
   }
 
   static HRUN_HD void decode_word(uint32_t before, uint32_t now, int i, int row,
@@ -243,6 +271,8 @@ template <>
 struct TileCodes<RTQ4> : TrellisTileCodes<RTQ4, 4> {};
 template <>
 struct TileCodes<RTQ5> : TrellisTileCodes<RTQ5, 5> {};
+template <>
+struct TileCodes<RTQ6> : TrellisTileCodes<RTQ6, 6> {};
 
 // Codes are odd, -15 ... 15: nibbles n with code = 2 n - 15.  Of eight consecutive codes the even
 // ones are in the low half of a word, the odd ones in the high half, so that a mask leaves two

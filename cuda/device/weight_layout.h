@@ -6,7 +6,7 @@
 
 namespace hrun::gpu {
 
-using TileFormats = FormatList<ITQ3_S, RTQ2, RTQ3, RTQ4, RTQ5>;
+using TileFormats = FormatList<ITQ3_S, RTQ2, RTQ3, RTQ4, RTQ5, RTQ6>;
 
 inline constexpr size_t kTailStepBytes = kWarp * sizeof(Words4);  // a fragment of 16 columns
 

@@ -34,7 +34,7 @@ class _Decoder:
 
 
 def register() -> None:
-    """Adds RTQ2 to RTQ5 and ITQ3_S to gguf's types, sizes and decoders; a second call changes nothing."""
+    """Adds RTQ2 to RTQ6 and ITQ3_S to gguf's types, sizes and decoders; a second call changes nothing."""
     kinds: Any = gguf.GGMLQuantizationType
     traits: Any = gguf.quants._type_traits
     known = {int(kind) for kind in kinds}

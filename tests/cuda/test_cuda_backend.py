@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_cpu(name: str, tiny_model) -> None:
 
 
 @pytest.mark.parametrize("rotation", ["weight", "activation-float"])
-@pytest.mark.parametrize("name", ["itq3_s", "rtq2", "rtq3", "rtq4", "rtq5"])
+@pytest.mark.parametrize("name", ["itq3_s", "rtq2", "rtq3", "rtq4", "rtq5", "rtq6"])
 def test_other_ways_with_rotated_formats(name: str, rotation: str, tiny_model) -> None:
     path = tiny_model(format=name, **WIDE)
     got = logits(path, IDS, device="cuda", rotated_matmul=rotation)

@@ -1,9 +1,10 @@
-"""RTQ2 to RTQ5: an independent decoder, the quality they promise, hostile blocks, tails, and where the tables come from."""
+"""RTQ2 to RTQ6: an independent decoder, the quality they promise, hostile blocks, tails, and where the tables come from."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +50,35 @@ class Code:
 
     def levels(self) -> np.ndarray:
         """int [2^(bits (memory + 1))]: z of a window of codes, the newest in the lowest bits."""
-        window = np.arange(1 << self.bits * (self.memory + 1))
-        z = np.zeros(window.size, int)
-        for masks, table in zip(self.trained["index_bits"], self.trained["tables"], strict=True):
-            index = sum(
-                (np.array([bin(w).count("1") for w in window & mask]) % 2) << i
-                for i, mask in enumerate(masks)
-            )
-            z += np.array(table)[index]
-        return z
+        return levels_of(self)
+
+
+@cache
+def levels_of(code: Code) -> np.ndarray:
+    window = np.arange(1 << code.bits * (code.memory + 1))
+    z = np.zeros(window.size, int)
+    for masks, table in zip(code.trained["index_bits"], code.trained["tables"], strict=True):
+        index = sum(
+            (np.array([bin(w).count("1") for w in window & mask]) % 2) << i
+            for i, mask in enumerate(masks)
+        )
+        z += np.array(table)[index]
+    return z
+
+
+def lloyd_max(n: int) -> tuple[float, ...]:
+    """Positive half of the best n levels for N(0,1): each the mean of what is nearest to it, from the quantiles of a grid."""
+    x = np.linspace(0, 8, 80001)
+    density = np.exp(-x * x / 2)
+    quantiles = np.cumsum(
+        density ** (1 / 3)
+    )  # the density of the best levels, where there are many
+    levels = x[np.searchsorted(quantiles, quantiles[-1] * (np.arange(n // 2) + 0.5) / (n // 2))]
+    for _ in range(500):
+        edges = np.searchsorted(x, (levels[1:] + levels[:-1]) / 2)
+        mass = np.add.reduceat(density, [0, *edges])
+        levels = np.add.reduceat(density * x, [0, *edges]) / mass
+    return tuple(levels)
 
 
 LLOYD_MAX_32 = """
@@ -72,6 +93,7 @@ CODES = [
         4, 0.0078, 0.0052, 0.0057, (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326)
     ),
     Code(5, 0.0019, 0.00136, 0.00152, tuple(map(float, LLOYD_MAX_32.split()))),
+    Code(6, 0.00055, 0.00036, 0.00042, lloyd_max(64)),
 ]
 every_code = pytest.mark.parametrize("code", CODES, ids=[c.name for c in CODES])
 
@@ -140,7 +162,9 @@ def test_the_recorded_error_is_that_of_the_encoder(code: Code) -> None:
     """The encoder does what the training script's own search and scale fit do, and tries a few scales more."""
     w = np.random.default_rng(2).standard_normal((256, 1024), dtype=np.float32)
     recorded, noise = code.trained["mse_at_most_63_scale_fitted"]
-    assert 0.96 * recorded - 5 * noise < block_errors(code, w).mean() < recorded + 5 * noise
+    # The farthest levels of 6 bits are nearest, and a block's best scale depends most on its largest values.
+    least = 0.96 if code.bits < 6 else 0.86
+    assert least * recorded - 5 * noise < block_errors(code, w).mean() < recorded + 5 * noise
 
 
 @every_code
@@ -307,7 +331,7 @@ def test_every_block_beats_the_best_scalar_code(code: Code) -> None:
         nearest = levels[np.abs(z[..., None] / scale - levels).argmin(axis=-1)] * scale
         best = np.minimum(best, ((z - nearest) ** 2).sum(axis=1) / energy)
     assert (block_errors(code, w) < best).all()
-    assert block_errors(code, w).mean() < 0.65 * best.mean()
+    assert block_errors(code, w).mean() < (0.65 if code.bits < 6 else 0.7) * best.mean()
 
 
 @every_code

@@ -22,6 +22,7 @@ BENCHED = [
     "rtq3",
     "rtq4",
     "rtq5",
+    "rtq6",
     "itq3_s",
     "q8_0",
     "q4_0",

@@ -1,4 +1,4 @@
-"""Trains and compares the codes of RTQ2 to RTQ5 (cpp/formats/rtq.h), decoded from a sliding window of k-bit codes.
+"""Trains and compares the codes of RTQ2 to RTQ6 (cpp/formats/rtq.h), decoded from a sliding window of k-bit codes.
 
 A candidate is a sum of small tables.  Table i of 2^b entries is indexed by b bits, each the exclusive or of some bits of
 the window (the last few codes, c0 the newest).  Training alternates a Viterbi search over blocks of 256 N(0,1)
@@ -21,7 +21,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ CHOSEN = {
     3: "3x8, c0^c3 c1 c2",
     4: "2x16, c0^c2 c1",
     5: "2x32, c0^c2 c1",
+    6: "2x16, c0^c2 c1 of the lower four bits, 4 by the upper two",
 }
 
 
@@ -50,25 +51,36 @@ def bits(*positions: int) -> list[int]:
 @dataclass(frozen=True)
 class Candidate:
     """One code: its name and, per table, the masks of its index bits (lowest first).  `start` names a code with a smaller
-    window and tables of the same sizes, whose trained tables are one more start."""
+    window and tables of the same sizes, whose trained tables are one more start.  `free`: so many of the upper bits of a code
+    are read by its own value alone; the search takes the best of them without a state for it."""
 
     name: str
     tables: tuple[list[int], ...]
     start: str = ""
     k: int = 3
+    free: int = 0
 
     @property
     def window_bits(self) -> int:
+        """Of the bits that states are made of."""
         top = max(mask.bit_length() for table in self.tables for mask in table)
-        return max(top, 2 * self.k)
+        return max(top if self.free == 0 else -(-top // self.k) * self.lower, 2 * self.lower)
+
+    @property
+    def lower(self) -> int:
+        return self.k - self.free
 
     @property
     def states(self) -> int:
-        return 1 << (self.window_bits - self.k)
+        return 1 << (self.window_bits - self.lower)
 
     def features(self) -> np.ndarray:
-        """[1 << window_bits, table entries] one-hot rows: value of a window = features @ entries."""
-        window = np.arange(1 << self.window_bits)
+        """[1 << free + window_bits, table entries] one-hot rows: value of a window = features @ entries."""
+        number = np.arange(1 << self.free + self.window_bits)
+        window = number >> self.window_bits << self.lower  # the code's free bits
+        for lag in range(self.window_bits // self.lower):
+            code = number >> self.lower * lag & (1 << self.lower) - 1
+            window |= code << self.k * lag
         columns = []
         for table in self.tables:
             index = sum(parity(window & mask) << i for i, mask in enumerate(table))
@@ -89,6 +101,18 @@ def of_pairs(name: str, *tables: list[tuple[int, ...]]) -> Candidate:
         tuple([m for lags in reversed(codes) for m in code_bits(*lags, k=2)] for codes in tables),
         k=2,
     )
+
+
+def lower_bits(*lags: int) -> list[int]:
+    """Masks of the lower four of the six bits of the exclusive or of the codes c_lag."""
+    return code_bits(*lags, k=6)[:4]
+
+
+def lower_four(name: str, own: Sequence[list[int]] = (), newest: Sequence[int] = ()) -> Candidate:
+    """A code of 6 bits; the lower four go on as those of RTQ4 do, the upper two are read by tables of `own` or, bit by bit, by
+    that of the newest code."""
+    tables = (lower_bits(0, 2) + bits(*newest), lower_bits(1), *own)
+    return Candidate(name, tables, k=6, free=2)
 
 
 SUM_OF_THREE = "3x8, c0 c1 c2"
@@ -142,6 +166,16 @@ CANDIDATES = [
         "3x16, c0^c3 c1 c2", (code_bits(0, 3, k=4), code_bits(1, k=4), code_bits(2, k=4)), k=4
     ),
     Candidate("2x32, c0^c2 c1", (code_bits(0, 2, k=5), code_bits(1, k=5)), k=5),
+    lower_four("2x16, c0^c2 c1 of the lower four bits, 4 by the upper two", own=[bits(4, 5)]),
+    lower_four("16 by c1, 64 by c0^c2 and the upper two", newest=[4, 5]),
+    lower_four(
+        "2x16, c0^c2 c1 of the lower four bits, 16 by c0^c2 and the upper two",
+        own=[lower_bits(0, 2)[:2] + bits(4, 5)],
+    ),
+    lower_four(
+        "2x16, c0^c2 c1 of the lower four bits, 16 by c1 and the upper two",
+        own=[lower_bits(1)[:2] + bits(4, 5)],
+    ),
 ]
 
 
@@ -173,9 +207,9 @@ class PathSearch:
         self._run.restype = ctypes.c_double
 
     def __call__(
-        self, source: np.ndarray, value: np.ndarray, k: int
+        self, source: np.ndarray, value: np.ndarray, k: int, free: int = 0
     ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-        """source float32 [blocks, 256], value [windows] -> squared error, count and sum per window, chosen windows."""
+        """source float32 [blocks, 256], value [1 << free, windows of codes of k bits] -> squared error, count and sum per window, chosen windows."""
         windows = int(value.size)
         padded = np.empty(windows + 16, np.float32)
         start = (-padded.ctypes.data // 4) % 16  # 64-byte alignment
@@ -191,7 +225,8 @@ class PathSearch:
             source.shape[1],
             address[1],
             k,
-            windows.bit_length() - 1,
+            windows.bit_length() - 1 - free,
+            1 << free,
             *address[2:],
         )
         return error, count, total, chosen
@@ -206,12 +241,13 @@ Search = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray, np.ndarray,
 
 class Trainer:
     def __init__(self, search: PathSearch, candidate: Candidate, effort: float) -> None:
-        self.search = lambda source, value: search(source, value, candidate.k)
+        self.search = lambda source, value: search(source, value, candidate.lower, candidate.free)
         self.features = candidate.features()
         self.sizes = [1 << len(t) for t in candidate.tables]
         big = candidate.states > 64
-        self.small_set = gaussian(1, 48 if big else 96)
-        self.large_set = gaussian(2, 256 if big else 512)
+        fewer = 2 if candidate.free else 1  # more starts of less each: their luck counts most
+        self.small_set = gaussian(1, (48 if big else 96) // fewer)
+        self.large_set = gaussian(2, (256 if big else 512) // fewer)
         self.start = (
             Trainer(search, named(candidate.start), effort).train() if candidate.start else None
         )
@@ -257,14 +293,17 @@ class Trainer:
             )
         return entries
 
-    def round_to_int(self, entries: np.ndarray, largest: int) -> tuple[np.ndarray, float]:
+    def round_to_int(
+        self, entries: np.ndarray, largest: int, stretch: float = 1.0
+    ) -> tuple[np.ndarray, float]:
         """Integer entries whose sums stay within +-largest, and the scale: entries ~ integers / scale.
 
-        Coordinate descent on the quadratic error of the search statistics, between searches."""
+        Coordinate descent on the quadratic error of the search statistics, between searches.  A stretch above 1 makes steps
+        finer, at the price of the farthest levels, which are brought within the bound."""
         f = self.features
         value = f @ entries
         entries = np.linalg.lstsq(f, value, rcond=None)[0]
-        scale = (largest - 1) / np.abs(value).max()
+        scale = stretch * (largest - 1) / np.abs(value).max()
         integers = np.round(entries * scale)
         for _ in range(6):
             _, count, total, _ = self.search(self.large_set, f @ integers / scale)
@@ -277,9 +316,40 @@ class Trainer:
                 if gain[i] >= 0:
                     break
                 integers[i] += step[i]
-            if np.abs(f @ integers).max() > largest:
+            if stretch == 1.0 and np.abs(f @ integers).max() > largest:
                 scale *= 0.99
                 integers = np.round(entries * scale)
+            self.pull_in(integers, largest)
+        return integers, scale
+
+    def pull_in(self, integers: np.ndarray, largest: int) -> None:
+        """Brings the sums within +-largest, the largest entry of the farthest sum first."""
+        while np.abs(sums := self.features @ integers).max() > largest:
+            parts = np.nonzero(self.features[np.abs(sums).argmax()])[0]
+            integers[parts[np.abs(integers[parts]).argmax()]] -= np.sign(
+                sums[np.abs(sums).argmax()]
+            )
+
+    def polish(self, integers: np.ndarray, scale: float, largest: int) -> tuple[np.ndarray, float]:
+        """Small steps of the scale and of single entries, each kept if a search has less error for it, until none has."""
+        f, source = self.features, self.large_set
+
+        def error(at: float) -> float:
+            return self.search(source, f @ integers / at)[0]
+
+        best = np.inf
+        while (now := error(scale)) < best:
+            best = now
+            for other in (0.985 * scale, 1.015 * scale):
+                if (found := error(other)) < best:
+                    best, scale = found, other
+            for i in range(integers.size):
+                for step in (1, -1):
+                    integers[i] += step
+                    if np.abs(f @ integers).max() <= largest and (found := error(scale)) < best:
+                        best = found
+                        break
+                    integers[i] -= step
         return integers, scale
 
 
@@ -331,7 +401,16 @@ def freeze(compiled: PathSearch, k: int, effort: float) -> None:
     }
     # 7 bits rather than 8: an unsigned 7-bit level times an int8 cannot saturate x86's pairwise int16 sums.
     for largest in (127, 63):
-        integers, scale = trainer.round_to_int(entries, largest)
+        # At 6 bits steps of one are no longer small beside the error.
+        tried = [
+            trainer.round_to_int(entries, largest, stretch)
+            for stretch in ((1.0,) if k < 6 else (1.0, 1.1, 1.2, 1.3))
+        ]
+        integers, scale = min(
+            tried, key=lambda t: search(trainer.large_set, trainer.features @ t[0] / t[1])[0]
+        )
+        if k == 6 and largest == 63:
+            integers, scale = trainer.polish(integers, scale, largest)
         levels = trainer.features @ integers
         report[f"mse_at_most_{largest}"] = measure(search, levels / scale, blocks)
         report[f"mse_at_most_{largest}_scale_fitted"] = measure(

@@ -2,7 +2,8 @@
 // step needs.
 //
 // A window of `bits` bits holds the newest code in its lowest k bits; value[window] is the
-// reconstruction.
+// reconstruction, one of `variants`: value[variant << bits | window].  A variant is chosen by bits
+// that no later value depends on.
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -17,7 +18,7 @@ struct Lanes {
 
 template <int k>
 static double search(const float* source, int64_t blocks, int length, const float* value, int bits,
-                     double* count, double* sum, int32_t* windows) {
+                     int variants, double* count, double* sum, int32_t* windows) {
   using fv = typename Lanes<k>::f;
   using iv = typename Lanes<k>::i;
   using bv = typename Lanes<k>::b;
@@ -26,6 +27,16 @@ static double search(const float* source, int64_t blocks, int length, const floa
   std::vector<fv> cost(n_groups), next(n_groups);
   std::vector<bv> choice(static_cast<size_t>(length) * n_groups);
   const fv* values = reinterpret_cast<const fv*>(value);
+  const size_t vectors = size_t{1} << (bits - k);  // of the values of a variant
+  const auto nearest = [&](fv xt, size_t at) {
+    fv d = xt - values[at];
+    fv least = d * d;
+    for (int v = 1; v < variants; ++v) {
+      d = xt - values[static_cast<size_t>(v) * vectors + at];
+      least = d * d < least ? d * d : least;
+    }
+    return least;
+  };
   double total = 0;
   for (int64_t b = 0; b < blocks; ++b) {
     const float* x = source + b * length;
@@ -35,12 +46,11 @@ static double search(const float* source, int64_t blocks, int length, const floa
       const fv xt = fv{} + x[t];
       const float* old = reinterpret_cast<const float*>(cost.data());
       for (int g = 0; g < n_groups; ++g) {
-        fv d = xt - values[g];
-        fv best = d * d + old[g];
+        fv best = nearest(xt, static_cast<size_t>(g)) + old[g];
         iv arg = {};
         for (int p = 1; p < kCodes; ++p) {
-          d = xt - values[p * n_groups + g];
-          const fv c = d * d + old[p * n_groups + g];
+          const int from = p * n_groups + g;
+          const fv c = nearest(xt, static_cast<size_t>(from)) + old[from];
           const iv less = c < best;
           best = less ? c : best;
           arg = less ? iv{} + p : arg;
@@ -57,21 +67,27 @@ static double search(const float* source, int64_t blocks, int length, const floa
     const int8_t* chosen = reinterpret_cast<const int8_t*>(choice.data());
     for (int t = length - 1; t >= 0; --t) {
       const int window = chosen[static_cast<size_t>(t) * n_states + state] * n_states + state;
-      const double error = static_cast<double>(x[t]) - value[window];
+      int taken = window;
+      double error = static_cast<double>(x[t]) - value[window];
+      for (int v = 1; v < variants; ++v) {
+        const double other = static_cast<double>(x[t]) - value[v << bits | window];
+        if (other * other < error * error) error = other, taken = v << bits | window;
+      }
       total += error * error;
-      count[window] += 1;
-      sum[window] += x[t];
-      if (windows) windows[b * length + t] = window;
+      count[taken] += 1;
+      sum[taken] += x[t];
+      if (windows) windows[b * length + t] = taken;
       state = window >> k;
     }
   }
   return total;
 }
 
-// source: [blocks, length]; value: [1 << bits], aligned to 64 bytes; count, sum: [1 << bits], added
-// to; windows: [blocks, length] or null.  Returns the squared error.
+// source: [blocks, length]; value: [variants << bits], aligned to 64 bytes; count, sum: as many,
+// added to; windows: [blocks, length] or null.  Returns the squared error.
 extern "C" double viterbi_stats(const float* source, int64_t blocks, int length, const float* value,
-                                int k, int bits, double* count, double* sum, int32_t* windows) {
+                                int k, int bits, int variants, double* count, double* sum,
+                                int32_t* windows) {
   const auto run = k == 2 ? search<2> : k == 3 ? search<3> : k == 4 ? search<4> : search<5>;
-  return run(source, blocks, length, value, bits, count, sum, windows);
+  return run(source, blocks, length, value, bits, variants, count, sum, windows);
 }

@@ -26,21 +26,33 @@ HRUN_HD __m256i rtq_codes(const uint8_t* stream, int t) {
         _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
     return _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi16(pairs, 4)),
                             _mm256_set1_epi8(15));
-  } else if constexpr (k == 5) {
-    // Works as at 3 bits below.  Code t of 32 is at bit 5 t of 20 bytes.  The lower half of the
-    // register has the first 16 of these bytes, the upper half the last 16.
+  } else if constexpr (k > 4) {
+    // Works as at 3 bits below.  Code t of 32 is at bit k t of 4 k bytes.  The lower half of the
+    // register has the first 16 of these bytes, the upper half the last 16.  At 6 bits the byte
+    // after the last wraps to the first; only bits above a code come from it.
+    constexpr int kUpperAt = 4 * k - 16;
     const __m256i both = _mm256_inserti128_si256(
         _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))),
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 4)), 1);
-    const __m256i first_bytes =
-        _mm256_setr_epi8(0, 1, 0, 1, 1, 2, 1, 2, 2, 3, 3, 4, 3, 4, 4, 5,  //
-                         6, 7, 6, 7, 7, 8, 7, 8, 8, 9, 9, 10, 9, 10, 10, 11);
-    const __m256i second_bytes = _mm256_add_epi8(first_bytes, _mm256_set1_epi8(5));
-    // Bit 5 t % 8 of those bytes goes to bit 11.
-    const __m256i move = _mm256_broadcastsi128_si256(
-        _mm_setr_epi16(1 << 11, 1 << 6, 1 << 9, 1 << 4, 1 << 7, 1 << 10, 1 << 5, 1 << 8));
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + kUpperAt)), 1);
+    struct alignas(32) Places {
+      uint8_t bytes[32];
+      uint16_t move[16];
+      constexpr Places() : bytes(), move() {
+        for (int i = 0; i < 16; ++i) {
+          const int first = k * (i % 8) / 8 + (i < 8 ? 0 : 2 * k - kUpperAt);
+          bytes[2 * i] = static_cast<uint8_t>(first);
+          bytes[2 * i + 1] = static_cast<uint8_t>(first + 1);
+          move[i] = static_cast<uint16_t>(1 << (16 - k - k * i % 8));
+        }
+      }
+    };
+    static constexpr Places kPlaces;
+    const __m256i first_bytes = _mm256_load_si256(reinterpret_cast<const __m256i*>(kPlaces.bytes));
+    const __m256i second_bytes = _mm256_add_epi8(first_bytes, _mm256_set1_epi8(k));
+    // Bit k t % 8 of those bytes goes to bit 16 - k.
+    const __m256i move = _mm256_load_si256(reinterpret_cast<const __m256i*>(kPlaces.move));
     const auto codes = [&](__m256i bytes) {
-      return _mm256_srli_epi16(_mm256_mullo_epi16(_mm256_shuffle_epi8(both, bytes), move), 11);
+      return _mm256_srli_epi16(_mm256_mullo_epi16(_mm256_shuffle_epi8(both, bytes), move), 16 - k);
     };
     return _mm256_packus_epi16(codes(first_bytes), codes(second_bytes));
   } else {
@@ -133,7 +145,12 @@ struct Unpack<F> {
       const auto code = [&](int lag) { return bytes_before(now, lane_before, lag); };
       __m256i z =
           _mm256_add_epi8(look_up(0, rtq_index<k, 0>(code)), look_up(1, rtq_index<k, 1>(code)));
-      if constexpr (Tables::kCount == 3) z = _mm256_add_epi8(z, look_up(2, rtq_index<k, 2>(code)));
+      if constexpr (F::kFreeBits != 0)  // shifts are of 16 bits
+        z = _mm256_add_epi8(
+            z, look_up(2, _mm256_and_si256(_mm256_srli_epi16(now, k - F::kFreeBits),
+                                           _mm256_set1_epi8((1 << F::kFreeBits) - 1))));
+      else if constexpr (Tables::kCount == 3)
+        z = _mm256_add_epi8(z, look_up(2, rtq_index<k, 2>(code)));
       _mm256_store_si256(reinterpret_cast<__m256i*>(out.codes + t), z);
       before = now;
     }

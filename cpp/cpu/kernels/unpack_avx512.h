@@ -17,8 +17,8 @@ struct Unpack<F> {
   static constexpr int k = F::kCodeBits;
   using Tables = typename F::Tables;
   // At 3 bits the tables read at lags 1 and 2 are one table of 64 over both codes, neighbours in
-  // the stream.
-  static constexpr bool kJoined = Tables::kCount == 3;
+  // the stream; at 6 bits those that the newest code reads are one of 64.
+  static constexpr bool kFree = F::kFreeBits != 0, kJoined = Tables::kCount == 3 && !kFree;
   static_assert(!kJoined ||
                 (Tables::kIndex[1].lag == 1 && Tables::kIndex[2].lag == 2 &&
                  Tables::kIndex[1].xor_lag == 0 && Tables::kIndex[2].xor_lag == 0 && k == 3));
@@ -28,7 +28,8 @@ struct Unpack<F> {
     alignas(64) int8_t repeated[64], sums[64];
     constexpr int kEntries = Tables::kEntries;
     for (int i = 0; i < 64; ++i) {
-      repeated[i] = static_cast<int8_t>(Tables::entry(0, i % kEntries));
+      repeated[i] = static_cast<int8_t>(Tables::entry(0, i % kEntries) +
+                                        (kFree ? Tables::entry(2, i / kEntries) : 0));
       sums[i] = static_cast<int8_t>(kJoined ? Tables::entry(1, i / kEntries) +
                                                   Tables::entry(2, i % kEntries)
                                             : Tables::entry(1, i % kEntries));
@@ -46,13 +47,14 @@ struct Unpack<F> {
   }
 
   HRUN_HD void operator()(const uint8_t* block, int n, IntBlock& out) const {
-    static_assert(k * (F::kMemory + 1) <= 16);
+    static_assert(k * F::kMemory <= 16 && k + 2 <= 8);
     // The oldest code moves up to the newest of those that read the first table.
     constexpr int kUp = Tables::kIndex[0].codes - 1;
     constexpr int64_t kAtNewest = bits_at(Tables::kIndex[0].lag),
                       kAtOldest = bits_at(Tables::kIndex[0].xor_lag + kUp);
-    constexpr int64_t kAtOthers = bits_at(Tables::kIndex[Tables::kCount - 1].lag);
-    const __m512i oldest = _mm512_set1_epi8(static_cast<char>(((1 << k) - 1) << (k * kUp)));
+    constexpr int64_t kAtOthers = bits_at(Tables::kIndex[kJoined ? 2 : 1].lag);
+    constexpr int kLower = k - F::kFreeBits;
+    const __m512i oldest = _mm512_set1_epi8(static_cast<char>(((1 << kLower) - 1) << (k * kUp)));
     out.scale = load_fp16(block);
     for (int g = 0; g < n / kGroup; ++g) out.group_scale[g] = 1;
     // Bytes 0 and 1 of the register are those before the codes: lane q takes the bytes k q .. k q +

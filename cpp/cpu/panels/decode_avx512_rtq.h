@@ -1,5 +1,5 @@
-// Decoders of RTQ2, RTQ4 and RTQ5 for AVX-512: 36 uops on ports 0 and 5 per 512 weights, 52 of
-// RTQ5.
+// Decoders of RTQ2, RTQ4, RTQ5 and RTQ6 for AVX-512: 36 uops on ports 0 and 5 per 512 weights, 52
+// of RTQ5 and 50 of RTQ6.
 //
 // Panels are in the order `segments` (panels/layout.h): the codes before a weight's are in the
 // vectors before, or, at the start of a segment, one byte lane down.  vpermb looks at the lower six
@@ -173,6 +173,64 @@ struct UnitDecoder<F, PackedCodes::rtq5> {
     weight<2 * i>(nibbles, fifth, out[0]);
     weight<2 * i + 1>(nibbles, fifth, out[1]);
     if constexpr (i == 3) unit += 320;
+  }
+
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+    step<0>(out);
+    step<1>(out + 2);
+    step<2>(out + 4);
+    step<3>(out + 6);
+  }
+};
+
+// As RTQ4, but the upper two bits of a code, from the unit's fifth and sixth vectors, are the upper
+// two of its index in a table of 64.
+template <class F>
+struct UnitDecoder<F, PackedCodes::rtq6> {
+  struct Constants {
+    __m512i first, second;  // T0 and T2; T1 + bias
+    HRUN_HD Constants()
+        : first(table_of_64<[](int i) {
+            return F::Tables::entry(0, i & 15) + F::Tables::entry(2, i >> 4);
+          }>()),
+          second(
+              table_of_64<[](int i) { return F::Tables::entry(1, i & 15) + code_bias<F>(); }>()) {}
+  };
+  const uint8_t* unit;
+  const Constants tables;
+  __m512i before, before_high;  // the last byte, and its upper code in the lowest bits
+
+  HRUN_HD UnitDecoder(const Constants& constants, const uint8_t* block, int n)
+      : unit(block), tables(constants) {
+    before =
+        _mm512_slli_epi32(load_bytes(block + static_cast<size_t>(n / kUnit - 1) * 384 + 192), 8);
+    before_high = _mm512_srli_epi16(before, 4);
+  }
+
+  // Brings the upper bits of step s of four to bits 4 and 5.
+  template <int s>
+  static HRUN_HD __m512i upper(__m512i four) {
+    if constexpr (s < 2)
+      return _mm512_slli_epi16(four, 4 - 2 * s);
+    else
+      return _mm512_srli_epi16(four, 2 * s - 4);
+  }
+
+  static constexpr int kStepVectors = 2;
+  template <int i>
+  HRUN_HD void step(CodeBytes* out) {
+    const __m512i now = load_bytes(unit + 64 * i), high = _mm512_srli_epi16(now, 4);
+    const __m512i four = load_bytes(unit + 256 + 64 * (i / 2)), lower = _mm512_set1_epi8(15);
+    const auto weight = [&](__m512i newest, __m512i upper_bits, __m512i previous) {
+      return _mm512_add_epi8(
+          _mm512_permutexvar_epi8(select(lower, newest, upper_bits), tables.first),
+          _mm512_permutexvar_epi8(previous, tables.second));
+    };
+    out[0].v = weight(_mm512_xor_si512(now, before), upper<2 * (i % 2)>(four), before_high);
+    out[1].v = weight(_mm512_xor_si512(high, before_high), upper<2 * (i % 2) + 1>(four), now);
+    before = now;
+    before_high = high;
+    if constexpr (i == 3) unit += 384;
   }
 
   HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {

@@ -303,5 +303,63 @@ struct UnitDecoder<F, PackedCodes::rtq5> {
   }
 };
 
+// As RTQ4, and a third table by the upper two bits of a code, of which a byte has four.
+template <class F>
+struct UnitDecoder<F, PackedCodes::rtq6> {
+  struct Constants {
+    RtqTablesOf16<F> tables;
+    Table upper;
+    HRUN_HD Constants() {
+      uint8_t t2[16];
+      for (int i = 0; i < 16; ++i) t2[i] = static_cast<uint8_t>(F::Tables::entry(2, i));
+      upper = table_of_16(t2);
+    }
+  };
+  const uint8_t* unit;
+  const Constants constants;
+  Bytes before_low, before_high;
+
+  HRUN_HD UnitDecoder(const Constants& made, const uint8_t* block, int n)
+      : unit(block), constants(made) {
+    const Bytes before =
+        lane_below(load_bytes(block + static_cast<size_t>(n / kUnit - 1) * 384 + 192));
+    before_low = low_four(before);
+    before_high = top<4>(before);
+  }
+
+  // Adds what the upper bits of step s of four choose.
+  template <int s>
+  HRUN_HD CodeBytes moved(CodeBytes weights, Bytes four) const {
+    Bytes index;
+    if constexpr (s == 0)
+      index = both(four, 3);
+    else if constexpr (s == 3)
+      index = top<2>(four);
+    else
+      index = both(down<2 * s>(four), 3);
+    return {add_bytes(weights.v, lookup(constants.upper, index))};
+  }
+
+  template <int i>
+  HRUN_HD void two(Bytes four, CodeBytes (&out)[kUnitVectors]) {
+    const Bytes bytes = load_bytes(unit + 64 * i);
+    const Bytes low = low_four(bytes), high = top<4>(bytes);
+    const RtqTablesOf16<F>& t = constants.tables;
+    out[2 * i] = moved<2 * (i % 2)>(t.weight(exclusive_or(low, before_low), before_high), four);
+    out[2 * i + 1] = moved<2 * (i % 2) + 1>(t.weight(exclusive_or(high, before_high), low), four);
+    before_low = low;
+    before_high = high;
+  }
+
+  HRUN_HD void next(CodeBytes (&out)[kUnitVectors]) {
+    const Bytes first = load_bytes(unit + 256), second = load_bytes(unit + 320);
+    two<0>(first, out);
+    two<1>(first, out);
+    two<2>(second, out);
+    two<3>(second, out);
+    unit += 384;
+  }
+};
+
 }  // namespace
 }  // namespace hrun

@@ -18,6 +18,7 @@
 //   rtq2, rtq3, rtq4          as two, three and nibble
 //   rtq5    320 bytes         nibbles as above, then a vector of the fifth bits, bit s that of
 //                             step s
+//   rtq6                      as six
 //
 // In the order `squares`, four steps take 16 columns, step s of them columns s, 4 + s, 8 + s and 12
 // + s.  Then four steps are the four weights, in order, that a byte lane of codes holds for four
@@ -53,7 +54,8 @@ enum class PackedCodes : uint8_t {
   rtq2,
   rtq3,
   rtq4,
-  rtq5
+  rtq5,
+  rtq6
 };
 
 // The form of group scales: int8, or four bits s that mean s, or 2 s + 1.
@@ -202,6 +204,8 @@ template <>
 struct PackRule<RTQ4> : PackedTrellis<RTQ4, PackedCodes::rtq4> {};
 template <>
 struct PackRule<RTQ5> : PackedTrellis<RTQ5, PackedCodes::rtq5> {};
+template <>
+struct PackRule<RTQ6> : PackedTrellis<RTQ6, PackedCodes::rtq6> {};
 
 // A format that has the same panels: its kernels serve.
 template <class F>
@@ -237,6 +241,7 @@ constexpr size_t unit_bytes() {
     case PackedCodes::rtq5:
       return 320;
     case PackedCodes::six:
+    case PackedCodes::rtq6:
       return 384;
     default:
       return 512;
@@ -306,7 +311,7 @@ HRUN_HD void pack_unit(const uint8_t* values, uint8_t* unit) {
     }
   }
   if constexpr (codes == PackedCodes::byte) memcpy(unit, values, 512);
-  if constexpr (codes == PackedCodes::six) {
+  if constexpr (codes == PackedCodes::six || codes == PackedCodes::rtq6) {
     pack_nibbles(values, unit);
     for (int k = 0; k < 128; ++k) {
       const uint8_t* v = values + (k / 64) * 256 + k % 64;

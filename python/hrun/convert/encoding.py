@@ -39,9 +39,9 @@ PRESETS = {
     "best": Preset("best", 144, (1.02,), 1, 0.005),
 }
 
-# Trellis formats wider than this are searched exactly by `best` alone: the exact search of RTQ5 has 1024 states of 32
-# predecessors; the fast one codes sixteen times as many weights per second for 5 % more error.
-_EXACT_BITS = 5.0
+# Is searched exactly by `best` alone: the exact search of RTQ5 has 1024 states of 32 predecessors, where the others have at most
+# 512 of 8 or 256 of 16; the fast one codes sixteen times as many weights per second for 5 % more error.
+_MANY_STATES = "rtq5"
 
 
 class Encoder:
@@ -158,8 +158,7 @@ class Encoder:
         """Is a format without calibration coded by the fast search?"""
         if self._preset is None:
             return True
-        wide = bool(info.trellis and info.bits_per_weight > _EXACT_BITS)
-        return wide and self._preset.name != "best"
+        return info.name == _MANY_STATES and self._preset.name != "best"
 
     def relative_error(self, info: Any, weights: Floats, tensor: str) -> float:
         """Squared error of the output of these rows in the prepared format, relative to the output; without calibration, of

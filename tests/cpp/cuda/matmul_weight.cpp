@@ -204,7 +204,7 @@ int main() {
          "a format that is not rotated has no kernel");
   expect(gpu::weight_domain_bytes(find_format("itq3_s")->id, 16, 288) == 0,
          "a shape that the format has not");
-  for (const char* name : {"itq3_s", "rtq2", "rtq3", "rtq4", "rtq5"}) {
+  for (const char* name : {"itq3_s", "rtq2", "rtq3", "rtq4", "rtq5", "rtq6"}) {
     const FormatInfo& f = *find_format(name);
     for (const int64_t n_tokens : {1, 2, 7, 8, 9, 16, 17, 33, 127, 128})
       check(device, f, 24, 256, n_tokens, Scales::ordinary);

@@ -365,9 +365,9 @@ void importance_is_in_the_right_basis() {
   const std::vector<float> gaussian = random.normals(rows * kCols);
   std::vector<float> importance(kCols);
   for (size_t c = 0; c < kCols; ++c) importance[c] = c % 7 == 0 ? 1000.0f : 0.01f;
-  // Relative squared errors of ITQ3_S, RTQ2, RTQ3, RTQ4 and RTQ5; with IQ3_S's search ITQ3_S has
-  // 0.0278.
-  const double limits[] = {0.0175, 0.078, 0.0215, 0.0058, 0.0016};
+  // Relative squared errors of ITQ3_S, RTQ2, RTQ3, RTQ4, RTQ5 and RTQ6; with IQ3_S's search
+  // ITQ3_S has 0.0278.
+  const double limits[] = {0.0175, 0.078, 0.0215, 0.0058, 0.0016, 0.0005};
   if (rotated_formats().size() != std::size(limits)) {
     expect(false, "{} rotated formats, {} limits of their errors", rotated_formats().size(),
            std::size(limits));
