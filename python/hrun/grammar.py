@@ -142,8 +142,12 @@ def matcher_of(grammar: Grammar, vocabulary: LLTokenizer) -> LLMatcher:
     """A matcher at the beginning of ``grammar``.  Raises GrammarError."""
     with library_errors("the grammar", GrammarError):
         matcher: LLMatcher = _library()(vocabulary, grammar.source, log_level=0, limits=_limits())
-    if matcher.is_error():
-        raise GrammarError(f"the grammar: {_said(matcher.get_error())}")
+        # Some grammars show only with their first mask that they are too large, or that nothing fulfils them.
+        begun = matcher if matcher.is_error() else matcher.deep_copy()
+        if not begun.is_error():
+            begun.compute_bitmask()
+    if begun.is_error():
+        raise GrammarError(f"the grammar: {_said(begun.get_error())}")
     return matcher
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hrun.errors import GrammarError
+from hrun.errors import GenerationError, GrammarError
 from hrun.grammar import Grammar, library, matcher_of
 from hrun.library_errors import library_errors
 
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from hrun.tokenizer import Tokenizer
 
 _MAX_KEPT = 32  # grammars whose matchers are kept for the next request
+
+
+_FAULT = "the grammar: "
+
+
+def grammar_error(error: GenerationError) -> GrammarError | GenerationError:
+    """The error of a request whose grammar turned out too large amid the answer, else the one given."""
+    text = str(error)
+    return GrammarError(text) if text.startswith(_FAULT) else error
 
 
 class Masks:
@@ -156,7 +165,7 @@ def _answer(
     if not matcher.is_error() and not matcher.is_stopped():
         matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
     if matcher.is_error():
-        desk.fail(handle, f"the grammar: {matcher.get_error()}")
+        desk.fail(handle, _FAULT + " ".join(matcher.get_error().split()))
     elif matcher.is_stopped() or not (words & ~ends).any():
         desk.complete(handle)
     else:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hrun.chat_template import ChatTemplate
 
 Prompt = str | Sequence[int]
+_OWN_VARIABLES = {"self", "messages", "bos_token", "eos_token"}  # that a template has from here
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ class Prompts:
         guard = unused_character(messages, template.source)
         guarded = [mapped(message, lambda s: tokenizer.guard(s, guard)) for message in messages]
         variables = dict(template_variables or {})
+        if taken := sorted(_OWN_VARIABLES & variables.keys()):
+            raise ArgumentError(f"the template's variable '{taken[0]}' is not for callers to set")
         end = ""
         if continue_last:
             last = dict(guarded[-1])

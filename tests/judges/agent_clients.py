@@ -119,11 +119,11 @@ def judge_langchain(url: str, name: str) -> None:
     for method in ("json_schema", "function_calling"):
         pet = chat.with_structured_output(Pet, method=method).invoke("A pet?")
         assert isinstance(pet, Pet), (method, pet)
-    mode = chat.bind(response_format={"type": "json_object"}, max_tokens=400).invoke(
-        "JSON, please."
-    )
-    if mode.response_metadata["finish_reason"] == "stop":
-        assert isinstance(json.loads(mode.content), dict)
+    mode = chat.bind(response_format={"type": "json_object"}, max_tokens=400)
+    try:
+        assert isinstance(json.loads(mode.invoke("JSON, please.").content), dict)
+    except openai.LengthFinishReasonError:
+        pass  # what the client says of an object that a small model does not end
 
 
 def main(url: str) -> None:

@@ -169,3 +169,9 @@ def test_rerank_orders_documents(live: Live) -> None:
     assert math.isclose(results[0]["relevance_score"], 1, rel_tol=1e-5)
     live.post("/v1/rerank", {"query": "a", "documents": []}).refused(400)
     live.post("/v1/rerank", {"query": "a", "documents": [3]}).refused(400)
+
+
+def test_half_a_character_becomes_a_mark(live: Live) -> None:
+    """Programs that cut UTF-16 send such texts; echoed they must be UTF-8 again."""
+    body = b'{"prompt": "a\\ud83d", "echo": true, "max_tokens": 1, "seed": 1}'
+    assert live.post("/v1/completions", body).ok()["choices"][0]["text"].startswith("a\ufffd")

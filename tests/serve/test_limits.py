@@ -109,6 +109,8 @@ def test_slots_are_told_where_that_was_asked_for(serve_path: Path, live: Live) -
         (b"\xff\xfe", 400), (b'{"a":' + b"[" * 100000 + b"]" * 100000 + b"}", 400),
         (b'{"seed": ' + b"9" * 5000 + b"}", 400), (b'{"messages": [{"role": "user", "content": "\\ud800"}], "max_tokens": 1}', 200),
         (b'{"messages": [{"role": "user", "content": "a\\u0000b"}], "max_tokens": 1}', 200),
+        (b'{"messages": [{"role": "user", "content": "a"}], "user": "\\ud800", "cache_salt": "\\uDFFF", "max_tokens": 1}', 200),
+        (b'{"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"messages": 1}}', 400),
     ],
 )  # fmt: skip
 def test_bodies(live: Live, body: bytes, status: int) -> None:

@@ -59,7 +59,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, scripted: tuple[Live, ScriptedEngine]) -> Iterator[Any]:
     live, _ = scripted
-    page = browser.new_page()
+    page = browser.new_context().new_page()
     said: list[str] = []
     page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -68,7 +68,7 @@ def page(browser: Any, scripted: tuple[Live, ScriptedEngine]) -> Iterator[Any]:
     page.wait_for_selector("#model:not(:empty)")
     yield page
     assert said == []
-    page.close()
+    page.context.close()
 
 
 def send(page: Any, text: str) -> None:
@@ -86,9 +86,14 @@ def test_a_message_is_answered_and_kept(page: Any, scripted: tuple[Live, Scripte
     page.wait_for_selector("text=2/2")
     page.get_by_role("button", name="Version before").click()
     page.wait_for_selector("text=1/2")
-    page.reload()
-    page.click("#list li:nth-child(2) .name")
-    assert page.locator("#messages > li.user .body").inner_text() == "Hello"
+    page.reload()  # shows the same conversation; another tab begins a new one
+    page.locator("#messages > li.user .body", has_text="Hello").wait_for()
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.locator(".empty").wait_for()
+    other.click("#list li:nth-child(2) .name")
+    assert other.locator("#messages > li.user .body").inner_text() == "Hello"
+    other.close()
     page.get_by_role("button", name="Edit").click()
     page.fill(".edit textarea", "Other")
     page.keyboard.press("Enter")

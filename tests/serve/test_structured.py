@@ -107,6 +107,8 @@ def test_other_forms(server: Live) -> None:
         ({"grammar": "root ::= ("}, "grammar"),
         ({"grammar": 'start: "a"', "json_schema": {}}, "one form"),
         ({"grammar": "x" * 10**6}, "characters"),
+        ({"json_schema": {"$ref": "#"}}, "grammar"),  # nothing fulfils it
+        ({"grammar": 'root ::= ((("a"{1000}){1000}){1000})', "max_tokens": 2}, "grammar"),  # shows with the second token
     ],
 )  # fmt: skip
 def test_what_cannot_be_kept_is_refused_by_name(server: Live, fields: dict, word: str) -> None:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from hrun._core import RequestHandle
-from hrun.errors import Cancelled
+from hrun.errors import Cancelled, GenerationError
 from hrun.generation import TokenLogprob, logprob_of
 from hrun.grammar import Grammar
+from hrun.masks import grammar_error
 from hrun.runtime import Runtime
 from hrun.wakeup import wakeup_of
 
@@ -98,7 +99,10 @@ class Flight:
             step = self._wakeup.next_step()
             found = False
             for index, handle in list(self._open.items()):
-                tokens, finish = engine.take(handle, 0.0)
+                try:
+                    tokens, finish = engine.take(handle, 0.0)
+                except GenerationError as error:
+                    raise grammar_error(error) from None
                 if self._error is not None:
                     raise self._error
                 if finish is not None:

@@ -32,6 +32,12 @@ _OPTIONS = {
 }  # fmt: skip
 
 
+class _Show(Body):
+    """POST /api/show."""
+
+    name: StrictStr | None = None
+
+
 class OllamaRequest(Body):
     """The fields that /api/chat and /api/generate share."""
 
@@ -246,8 +252,8 @@ async def tags(request: Request) -> Response:
 async def show(request: Request) -> Response:
     """POST /api/show."""
     service: Service = request.app.state.service
-    body = parsed(Body, await body_of(request))
-    service.check_model(body.model or (body.model_extra or {}).get("name"))
+    body = parsed(_Show, await body_of(request))
+    service.check_model(body.model or body.name)
     model, dialect = service.runtime.model, service.dialect
     capabilities = ["completion"]
     if dialect.row is not None:

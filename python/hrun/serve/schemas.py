@@ -5,6 +5,7 @@ llama-server.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
@@ -170,17 +171,34 @@ def _first(error: ValidationError) -> ApiError:
     return bad(message[:500], param=param or None)
 
 
+_ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")  # of a pair that UTF-16 has for one character
+
+
 def loads(data: bytes) -> Any:
-    """JSON as the standard has it.  Raises ApiError 400."""
+    """JSON as the standard has it.  Half a character, which programs that cut UTF-16 send, becomes
+    U+FFFD.  Raises ApiError 400.
+    """
 
     def refuse(name: str) -> Any:
         raise bad(f"the body holds {name}, which is no JSON")
 
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=refuse)
+        value = json.loads(data.decode("utf-8"), parse_constant=refuse)
+        return _whole(value) if _ESCAPED_HALF.search(data) else value
     except UnicodeDecodeError as error:
         raise bad(f"the body is not UTF-8: byte {error.start}") from None
     except RecursionError:
         raise bad("the body is nested too deeply") from None
     except ValueError as error:
         raise bad(f"the body is no JSON: {str(error)[:200]}") from None
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return _HALF.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return value

@@ -1,6 +1,6 @@
 // Conversations are trees: an edited or regenerated message is a sibling of the one before, and the path to `leaf` is shown.
 const $ = (id) => document.getElementById(id);
-const STORE = "hrun.conversations", SETTINGS = "hrun.settings";
+const STORE = "hrun.conversations", SETTINGS = "hrun.settings", SHOWN = "hrun.shown";
 const FIELDS = { temperature: "Temperature", top_p: "Top p", top_k: "Top k", min_p: "Min p", max_tokens: "Longest answer", seed: "Seed" };
 
 const read = (key, fallback) => { try { return JSON.parse(localStorage.getItem(key)) ?? fallback; } catch { return fallback; } };
@@ -123,6 +123,7 @@ function choose(conversation) {
   if (running) return;
   conversations = conversations.filter((c) => c.leaf || c === conversation);
   current = conversation;
+  try { sessionStorage.setItem(SHOWN, current.id); } catch { /* a reload shows a new one */ }
   $("side").classList.remove("open");
   show();
   $("input").focus();
@@ -204,7 +205,7 @@ async function answer(parent) {
       if (!drawn) { drawn = true; requestAnimationFrame(redraw); }
     }
   } catch (error) {
-    if (error.name === "AbortError") node.stats = "stopped";
+    if (error.name === "AbortError") node.stats = running.n ? `stopped after ${running.n} tokens` : "stopped";
     else node.error = error.message || "The connection was lost.";
   }
   node.done = true;
@@ -218,7 +219,10 @@ async function answer(parent) {
 
 async function failure(response) {
   let message = `The server answered ${response.status}.`;
-  try { message = (await response.json()).error.message || message; } catch { /* no JSON */ }
+  let code = "";
+  try { ({ message = message, code } = (await response.json()).error); } catch { /* no JSON */ }
+  message = message.charAt(0).toUpperCase() + message.slice(1);
+  if (code === "context_length_exceeded") message += ". Edit the message, or begin a new conversation.";
   if (response.status === 401) { openSettings(); $("key").focus(); message = "The server wants an API key."; }
   if (response.status === 429) message = `The server is busy; try again in ${response.headers.get("Retry-After") || "a few"} s. (${message})`;
   return new Error(message);
@@ -296,6 +300,8 @@ async function start() {
   $("think-label").hidden = !props.reasoning;
   const values = props.default_generation_settings?.params || {};
   for (const name of Object.keys(FIELDS)) if (values[name] != null) $(`field-${name}`).placeholder = values[name];
+  $("field-seed").placeholder = values.seed >= 0 ? values.seed : "random";
+  $("field-max_tokens").placeholder = "no limit";
   if (!props.endpoints?.chat) notice("This model has no chat template; it continues text at /v1/completions.");
   if (!path().length) show();
 }
@@ -338,5 +344,6 @@ document.addEventListener("keydown", (e) => {
   if (e.key.toLowerCase() === "o" && e.ctrlKey && e.shiftKey) { e.preventDefault(); begin(); }
 });
 conversations = Array.isArray(conversations) ? conversations.filter((c) => isTree(c) && isAcyclic(c)) : [];
-begin();
+const shownBefore = () => { try { return conversations.find((c) => c.id === sessionStorage.getItem(SHOWN)); } catch { return null; } };
+shownBefore() ? choose(shownBefore()) : begin();
 start();
