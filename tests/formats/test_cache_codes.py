@@ -53,21 +53,30 @@ def decode(data: np.ndarray, kind: str, d: int, keys: bool) -> tuple[np.ndarray,
     """Levels [64, d] and scales [64] of a coded block, by the layout and the trellis as they are written down."""
     bits = BITS[kind]
     codes, scales = data[: 8 * d * bits], data[8 * d * bits :].view(np.float16)
-    plane = {}
-    at = 0
-    for width in {8: [8], 5: [4, 1], 4: [4], 3: [2, 1], 2: [2]}[bits]:
-        raw = codes[at : at + 8 * d * width].reshape(-1, 64)
-        at += 8 * d * width
-        per = 8 // width
-        plane[width] = np.stack(
-            [raw[v // per] >> (v % per * width) & ((1 << width) - 1) for v in range(d)]
-        )
-    vectors = plane[8] if bits == 8 else None
-    if bits in (4, 2):
-        vectors = plane[bits]
-    elif bits in (5, 3):
-        vectors = 2 * plane[bits - 1] + plane[1]
-    assert vectors is not None
+    by_byte = codes.reshape(-1, 64).astype(np.int64)
+
+    def pair(x: np.ndarray, m_bits: int) -> list[np.ndarray]:
+        """Two vectors of m, u, u, m."""
+        low = 2 * (x & ((1 << m_bits) - 1)) + (x >> m_bits & 1)
+        return [low, x >> (m_bits + 1) & ((2 << m_bits) - 1)]
+
+    if bits == 8:
+        vectors = list(by_byte)
+    elif bits == 5:
+        ones = by_byte[d // 2 :]
+        vectors = [
+            2 * (by_byte[v // 2] >> (v % 2 * 4) & 15) + (ones[v // 8] >> (v % 8) & 1)
+            for v in range(d)
+        ]
+    elif bits == 4:
+        vectors = [code for x in by_byte for code in pair(x, 3)]
+    elif bits == 3:  # the last pair of eight vectors is in the upper bits of the three others
+        vectors = []
+        for x, y, z in by_byte.reshape(-1, 3, 64):
+            last = (x >> 6) | (z >> 6) << 2 | (y >> 6) << 4
+            vectors += [code for byte in (x, y, z, last) for code in pair(byte, 2)]
+    else:
+        vectors = [x >> (2 * k) & 3 for x in by_byte for k in range(4)]
     c = np.zeros((64, d), np.int64)
     steps = d // 4 if keys else d // 16
     for v in range(d):

@@ -42,6 +42,7 @@ HRUN_HD CodedQuery coded_query(const CodedAttentionTask& task, float* queries, i
 
 struct CodedScratch {
   const CodedAttentionTask& coded;
+  bool k_few, v_few;  // levels are stored nowhere, as one tile needs them
   uint8_t *k_levels, *v_levels;
   float* plain;  // [64 positions][k_dim - k_coded] as [16 positions][value][position]
   float* exact;  // keys [k_dim][kLanes], then values [kExactPositions][v_dim]
@@ -58,6 +59,9 @@ struct CodedScratch {
     exact = at, at += kLanes * (k_dim + v_dim);
     row = at, at += k_dim + v_dim;
     queries = at;
+    const bool few = task.task.n_queries() <= kTileQueries;
+    k_few = few && task.k_coded == k_dim && has_four_levels<true>(task.k_type, k_dim);
+    v_few = few && has_four_levels<false>(task.v_type, v_dim);
   }
   HRUN_HD CodedQuery query(int i) const {
     return coded_query(coded, coded.prepared ? coded.prepared : queries, i);
@@ -115,45 +119,46 @@ HRUN_HD RotaryPair rotary_pair(const CodedAttentionTask& task, int j) {
   memcpy(to.numbers + 2, &total, sizeof total);
 }
 
-// <q, c_b>
-HRUN_HD float centre_score(const CodedAttentionTask& task, const CodedQuery& query, int64_t block) {
+// <q, c_b> of each query.
+template <int kQueries>
+HRUN_HD void centre_scores(const CodedAttentionTask& task, const CodedQuery* queries, int64_t block,
+                           float* scores) {
   const int n_pairs = task.n_rot / 2, stride = task.pair_floats();
-  if (n_pairs == 0) return query.constant();
-  const float* const cos = task.block_cos + block * n_pairs;
-  const float* const sin = task.block_sin + block * n_pairs;
-  Lanes sum = splat(0.0f);
-  for_lanes(n_pairs, [&](int64_t j, int n) {
-    sum = fma(load_n(cos + j, n), load(query.turned + j), sum);
-    sum = fma(load_n(sin + j, n), load(query.turned + stride + j), sum);
-  });
-  return reduce_add(sum) + query.constant();
+  Lanes sums[kQueries];
+#pragma GCC unroll 4
+  for (int h = 0; h < kQueries; ++h) sums[h] = splat(0.0f);
+  if (n_pairs > 0) {
+    const float* const cos = task.block_cos + block * n_pairs;
+    const float* const sin = task.block_sin + block * n_pairs;
+    for_lanes(n_pairs, [&](int64_t j, int n) {
+      const Lanes c = load_n(cos + j, n), s = load_n(sin + j, n);
+#pragma GCC unroll 4
+      for (int h = 0; h < kQueries; ++h) {
+        sums[h] = fma(c, load(queries[h].turned + j), sums[h]);
+        sums[h] = fma(s, load(queries[h].turned + stride + j), sums[h]);
+      }
+    });
+  }
+  reduce_add_each(sums, scores);
+#pragma GCC unroll 4
+  for (int h = 0; h < kQueries; ++h) scores[h] += queries[h].constant();
 }
 
-// The scores of kVectors times 16 positions from vector c on.  kPlain: `scores` has the products
-// with the values that are no codes.
-template <int kQueries, int kVectors, bool kPlain>
-HRUN_HD void coded_scores_of_positions(const CodedAttentionTask& coded, const CodedQuery* queries,
-                                       const float* centre, const uint8_t* levels,
-                                       const uint8_t* scales, int c,
-                                       float (&scores)[kTileQueries][kAttentionBlock]) {
-  const AttentionTask& task = coded.task;
-  const int steps = coded.k_coded / 4;
-  IntLanes sums[kQueries][kVectors];
+// The sums of a tile's queries with no levels yet.
+template <int kQueries, int kVectors>
+HRUN_HD void begin_sums(const CodedQuery* queries, IntLanes (&sums)[kQueries][kVectors]) {
 #pragma GCC unroll 4
   for (int h = 0; h < kQueries; ++h)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sums[h][v] = splat_int(-kKeyBias * queries[h].sum());
-  const uint8_t* at = levels + c * steps * kLaneBytes;
-  for (int i = 0; i < steps; ++i, at += kLaneBytes) {
-    ByteLanes level[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) level[v] = load_byte_lanes(at + v * steps * kLaneBytes);
-#pragma GCC unroll 4
-    for (int h = 0; h < kQueries; ++h)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v)
-        sums[h][v] = dot_keys(sums[h][v], level[v], queries[h].codes[i]);
-  }
+}
+// The scores of kVectors times 16 positions from vector c on, by their sums of products.  kPlain:
+// `scores` has the products with the values that are no codes.
+template <int kQueries, int kVectors, bool kPlain>
+HRUN_HD void scores_of_sums(const AttentionTask& task, const CodedQuery* queries,
+                            const float* centre, const IntLanes (&sums)[kQueries][kVectors],
+                            const uint8_t* scales, int c,
+                            float (&scores)[kTileQueries][kAttentionBlock]) {
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const Lanes scale = load_f16(scales + 2 * kLanes * (c + v));
@@ -168,12 +173,61 @@ HRUN_HD void coded_scores_of_positions(const CodedAttentionTask& coded, const Co
     }
   }
 }
+// The same from levels.
+template <int kQueries, int kVectors, bool kPlain>
+HRUN_HD void scores_of_levels(const CodedAttentionTask& coded, const CodedQuery* queries,
+                              const float* centre, const uint8_t* levels, const uint8_t* scales,
+                              int c, float (&scores)[kTileQueries][kAttentionBlock]) {
+  const int steps = coded.k_coded / 4;
+  IntLanes sums[kQueries][kVectors];
+  begin_sums(queries, sums);
+  const uint8_t* at = levels + c * steps * kLaneBytes;
+  for (int i = 0; i < steps; ++i, at += kLaneBytes) {
+    ByteLanes level[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) level[v] = load_byte_lanes(at + v * steps * kLaneBytes);
+#pragma GCC unroll 4
+    for (int h = 0; h < kQueries; ++h)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v)
+        add_key_products(sums[h][v], level[v], queries[h].codes[i]);
+  }
+  scores_of_sums<kQueries, kVectors, kPlain>(coded.task, queries, centre, sums, scales, c, scores);
+}
+// The same of a whole block from its codes, whose levels are stored nowhere.
+template <int kBits, int kQueries>
+[[gnu::noinline]] void scores_of_codes(const CodedAttentionTask& coded, const CodedQuery* queries,
+                                       const float* centre, const uint8_t* codes, ptrdiff_t next,
+                                       float (&scores)[kTileQueries][kAttentionBlock]) {
+  const auto steps = static_cast<size_t>(coded.k_coded / 4);
+  const uint8_t* const scales = codes + codes_bytes(coded.k_type, coded.k_coded);
+  const FourLevels<kBits, true> four(codes, coded.k_coded, kKeyBias, next);
+  for (int c = 0; c < kBlockVectors; c += 2) {
+    IntLanes sums[kQueries][2];
+    begin_sums(queries, sums);
+    const size_t first = static_cast<size_t>(c) * steps;
+    for (size_t i = 0; i < steps; i += 4) {
+      ByteLanes one[4], other[4];
+      four(first, i, one);
+      four(first + steps, i, other);
+#pragma GCC unroll 4
+      for (size_t j = 0; j < 4; ++j)
+#pragma GCC unroll 4
+        for (int h = 0; h < kQueries; ++h) {
+          add_key_products(sums[h][0], one[j], queries[h].codes[i + j]);
+          add_key_products(sums[h][1], other[j], queries[h].codes[i + j]);
+        }
+    }
+    __builtin_prefetch(scales + next + c * kLanes * 2, 0, 3);
+    scores_of_sums<kQueries, 2, false>(coded.task, queries, centre, sums, scales, c, scores);
+  }
+}
 
 // q: of the tile, where keys have values that are no codes.
 template <int kQueries, bool kPlain>
 [[gnu::noinline]] void coded_scores(const CodedScratch& scratch, const float* const* q, int query,
-                                    int64_t block, const uint8_t* scales, Visible seen,
-                                    float (&scores)[kTileQueries][kAttentionBlock]) {
+                                    int64_t block, const uint8_t* codes, ptrdiff_t next,
+                                    Visible seen, float (&scores)[kTileQueries][kAttentionBlock]) {
   const CodedAttentionTask& task = scratch.coded;
   if constexpr (kPlain) {
     AttentionTask others = task.task;
@@ -187,17 +241,20 @@ template <int kQueries, bool kPlain>
   }
   CodedQuery queries[kQueries];
   float centre[kQueries];
-  for (int h = 0; h < kQueries; ++h) {
-    queries[h] = scratch.query(query + h);
-    centre[h] = centre_score(scratch.coded, queries[h], block);
-  }
-  if (kSixteenSums && seen.first_vector() == 0 && seen.end_vector() == kBlockVectors) {
-    coded_scores_of_positions<kQueries, kBlockVectors, kPlain>(task, queries, centre,
-                                                               scratch.k_levels, scales, 0, scores);
+  for (int h = 0; h < kQueries; ++h) queries[h] = scratch.query(query + h);
+  centre_scores<kQueries>(task, queries, block, centre);
+  const uint8_t* const scales = codes + codes_bytes(task.k_type, task.k_coded);
+  if (!kPlain && scratch.k_few) {
+    call_with_four_levels(task.k_type, [&]<int kBits>() {
+      scores_of_codes<kBits, kQueries>(task, queries, centre, codes, next, scores);
+    });
+  } else if (kSixteenSums && seen.first_vector() == 0 && seen.end_vector() == kBlockVectors) {
+    scores_of_levels<kQueries, kBlockVectors, kPlain>(task, queries, centre, scratch.k_levels,
+                                                      scales, 0, scores);
   } else {
     for (int c = seen.first_vector(); c < seen.end_vector(); ++c)
-      coded_scores_of_positions<kQueries, 1, kPlain>(task, queries, centre, scratch.k_levels,
-                                                     scales, c, scores);
+      scores_of_levels<kQueries, 1, kPlain>(task, queries, centre, scratch.k_levels, scales, c,
+                                            scores);
   }
   hide_unseen<kQueries>(seen, scores);
 }
@@ -210,45 +267,38 @@ struct ByteWeights {
 template <int kQueries>
 HRUN_HD void weights_to_bytes(const float (&weights)[kTileQueries][kAttentionBlock],
                               const uint8_t* scales, Visible seen, ByteWeights& out) {
+  const int first = seen.first_vector(), end = seen.end_vector();
+  Lanes scaled[kQueries][kBlockVectors], largest[kQueries];
+#pragma GCC unroll 4
+  for (int h = 0; h < kQueries; ++h) largest[h] = splat(0.0f);
+#pragma GCC unroll 4
+  for (int c = 0; c < kBlockVectors; ++c) {
+    if (c < first || c >= end) continue;
+    const Lanes scale = load_f16(scales + 2 * kLanes * c);
+#pragma GCC unroll 4
+    for (int h = 0; h < kQueries; ++h) {
+      scaled[h][c] = mul(load(&weights[h][c * kLanes]), scale);
+      largest[h] = max(scaled[h][c], largest[h]);
+    }
+  }
+  float top[kQueries];
+  reduce_max_each(largest, top);
+#pragma GCC unroll 4
   for (int h = 0; h < kQueries; ++h) {
-    auto* const bytes = reinterpret_cast<uint8_t*>(out.quads[h]);
-    Lanes scaled[kBlockVectors];
-    Lanes largest = splat(0.0f);
-    for (int c = seen.first_vector(); c < seen.end_vector(); ++c) {
-      scaled[c] = mul(load(&weights[h][c * kLanes]), load_f16(scales + 2 * kLanes * c));
-      largest = max(scaled[c], largest);
-    }
-    const float top = reduce_max(largest);
-    const Lanes factor = splat(top > 1e-30f ? 255.0f / top : 0.0f);
-    if (seen.first_vector() > 0 || seen.end_vector() < kBlockVectors)
-      memset(bytes, 0, kAttentionBlock);
-    for (int c = seen.first_vector(); c < seen.end_vector(); ++c) {
-      const Lanes x = min(max(mul(scaled[c], factor), splat(0.0f)), splat(255.0f));
-      store_uint8(bytes + c * kLanes, round_to_int(x));
-    }
-    out.factor[h] = top / (255.0f * kCacheScaleUnit);
+    const Lanes factor = splat(top[h] > 1e-30f ? 255.0f / top[h] : 0.0f);
+    IntLanes bytes[kBlockVectors];
+#pragma GCC unroll 4
+    for (int c = 0; c < kBlockVectors; ++c)
+      bytes[c] = c < first || c >= end ? splat_int(0) : round_to_int(mul(scaled[h][c], factor));
+    store_uint8(reinterpret_cast<uint8_t*>(out.quads[h]), bytes);
+    out.factor[h] = top[h] / (255.0f * kCacheScaleUnit);
   }
 }
 
+// Values of kVectors times 16 dimensions from vector i on, by their sums of products.
 template <int kQueries, int kVectors>
-HRUN_HD void add_coded_values_at(int i, int steps, const ByteWeights& weights,
-                                 const uint8_t* levels, ValueTarget& to) {
-  IntLanes sums[kQueries][kVectors];
-#pragma GCC unroll 4
-  for (int h = 0; h < kQueries; ++h)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sums[h][v] = splat_int(0);
-  const uint8_t* at = levels + i * kLaneBytes;
-  for (int group = 0; group < kAttentionBlock / 4; ++group, at += steps * kLaneBytes) {
-    ByteLanes level[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) level[v] = load_byte_lanes(at + v * kLaneBytes);
-#pragma GCC unroll 4
-    for (int h = 0; h < kQueries; ++h)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v)
-        sums[h][v] = dot_values(sums[h][v], level[v], weights.quads[h][group]);
-  }
+HRUN_HD void add_values_of_sums(int i, const ByteWeights& weights,
+                                const IntLanes (&sums)[kQueries][kVectors], ValueTarget& to) {
   if (i == 0 && to.state) join(*to.state, to.block, to.factors);
 #pragma GCC unroll 4
   for (int h = 0; h < kQueries; ++h)
@@ -264,16 +314,54 @@ HRUN_HD void add_coded_values_at(int i, int steps, const ByteWeights& weights,
       }
     }
 }
+template <int kQueries, int kVectors>
+HRUN_HD void add_products(const ByteLanes (&level)[kVectors], const ByteWeights& weights, int group,
+                          IntLanes (&sums)[kQueries][kVectors]) {
+#pragma GCC unroll 4
+  for (int h = 0; h < kQueries; ++h)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v)
+      add_value_products(sums[h][v], level[v], weights.quads[h][group]);
+}
 
+template <int kQueries, int kVectors>
+HRUN_HD void add_values_of_levels_at(int i, int steps, const ByteWeights& weights,
+                                     const uint8_t* levels, ValueTarget& to) {
+  IntLanes sums[kQueries][kVectors] = {};
+  const uint8_t* at = levels + i * kLaneBytes;
+  for (int group = 0; group < kAttentionBlock / 4; ++group, at += steps * kLaneBytes) {
+    ByteLanes level[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) level[v] = load_byte_lanes(at + v * kLaneBytes);
+    add_products(level, weights, group, sums);
+  }
+  add_values_of_sums(i, weights, sums, to);
+}
 template <int kQueries>
-[[gnu::noinline]] void add_coded_values(int v_dim, const ByteWeights& weights,
-                                        const uint8_t* levels, ValueTarget& to) {
+[[gnu::noinline]] void add_values_of_levels(int v_dim, const ByteWeights& weights,
+                                            const uint8_t* levels, ValueTarget& to) {
   constexpr int kVectors = kSixteenSums ? 4 : 1;
   const int steps = v_dim / kLanes;
   int i = 0;
   for (; i + kVectors <= steps; i += kVectors)
-    add_coded_values_at<kQueries, kVectors>(i, steps, weights, levels, to);
-  for (; i < steps; ++i) add_coded_values_at<kQueries, 1>(i, steps, weights, levels, to);
+    add_values_of_levels_at<kQueries, kVectors>(i, steps, weights, levels, to);
+  for (; i < steps; ++i) add_values_of_levels_at<kQueries, 1>(i, steps, weights, levels, to);
+}
+// The same from codes, whose levels are stored nowhere.
+template <int kBits, int kQueries>
+[[gnu::noinline]] void add_values_of_codes(int v_dim, const ByteWeights& weights,
+                                           const uint8_t* codes, ptrdiff_t next, ValueTarget& to) {
+  const auto steps = static_cast<size_t>(v_dim / kLanes);
+  const FourLevels<kBits, false> four(codes, v_dim, 0, next);
+  for (size_t i = 0; i < steps; i += 4) {
+    IntLanes sums[kQueries][4] = {};
+    for (int group = 0; group < kAttentionBlock / 4; ++group) {
+      ByteLanes level[4];
+      four(static_cast<size_t>(group) * steps, i, level);
+      add_products(level, weights, group, sums);
+    }
+    add_values_of_sums(static_cast<int>(i), weights, sums, to);
+  }
 }
 
 // The values that the coded blocks gave, in the order of dimensions and in their own basis.
@@ -297,19 +385,18 @@ HRUN_HD void prefetch_codes(const uint8_t* block, CacheType type, int dim, int n
 
 // A tile over a block whose keys, values or both are codes.
 template <int kQueries>
-HRUN_HD void coded_tile(const CodedScratch& scratch, const BlockOfCache& block, int query,
-                        Visible seen, const Queries& all) {
+HRUN_HD void coded_tile(const CodedScratch& scratch, const BlockOfCache& block, ptrdiff_t next,
+                        int query, Visible seen, const Queries& all) {
   const CodedAttentionTask& coded = scratch.coded;
   const AttentionTask& task = coded.task;
   alignas(64) float scores[kTileQueries][kAttentionBlock];
   const Ahead none{block.k, block.k, block.k};
   if (is_coded(coded.k_type))
-    (coded.k_coded < task.k_dim
-         ? coded_scores<kQueries, true>
-         : coded_scores<kQueries, false>)(scratch, all.places.q + query, query,
-                                          block.first / kAttentionBlock,
-                                          block.k + codes_bytes(coded.k_type, coded.k_coded), seen,
-                                          scores);
+    (coded.k_coded < task.k_dim ? coded_scores<kQueries, true>
+                                : coded_scores<kQueries, false>)(scratch, all.places.q + query,
+                                                                 query,
+                                                                 block.first / kAttentionBlock,
+                                                                 block.k, next, seen, scores);
   else if (coded.k_type == CacheType::f16)
     scores_of_block<F16, kQueries>(task, all.places.q + query, block.k, seen, none, scores);
   else
@@ -325,7 +412,12 @@ HRUN_HD void coded_tile(const CodedScratch& scratch, const BlockOfCache& block, 
     ByteWeights weights;
     weights_to_bytes<kQueries>(scores, block.v + codes_bytes(coded.v_type, task.v_dim), seen,
                                weights);
-    add_coded_values<kQueries>(task.v_dim, weights, scratch.v_levels, to);
+    if (scratch.v_few)
+      call_with_four_levels(coded.v_type, [&]<int kBits>() {
+        add_values_of_codes<kBits, kQueries>(task.v_dim, weights, block.v, next, to);
+      });
+    else
+      add_values_of_levels<kQueries>(task.v_dim, weights, scratch.v_levels, to);
   } else if (coded.v_type == CacheType::f16) {
     add_values<F16, kQueries>(task.v_dim, scores, block.v, seen, none_v, to);
   } else {
@@ -415,22 +507,21 @@ CodedBlocks attention_coded_kernel(const CodedAttentionTask& coded, float* float
       if (b == 0) block.begin = kExactPositions;
       // The next block is in another page, where the processor's own prefetching does not look.
       const ptrdiff_t next = b + 1 < end_coded ? task.page_offset(b + 1) - offset : 0;
-      if (k_coded) {
+      if (k_coded && !scratch.k_few) {
         prefetch_codes(block.k + next, coded.k_type, coded.k_coded, k_plain);
         k_levels(block.k, coded.k_coded, kKeyBias, scratch.k_levels);
         if (k_plain > 0)
           rows_as_floats<F16>(block.k + codes_bytes(coded.k_type, coded.k_coded) +
                                   kAttentionBlock * sizeof(uint16_t),
                               kAttentionBlock * k_plain, scratch.plain);
-        ++read.keys;
       }
-      if (v_coded) {
+      if (v_coded && !scratch.v_few) {
         prefetch_codes(block.v + next, coded.v_type, task.v_dim);
         v_levels(block.v, task.v_dim, 0, scratch.v_levels);
-        ++read.values;
       }
+      read.keys += k_coded, read.values += v_coded;
       for_tiles(task, block, [&]<int kQueries>(int query, Visible seen) {
-        coded_tile<kQueries>(scratch, block, query, seen, all);
+        coded_tile<kQueries>(scratch, block, next, query, seen, all);
       });
     }
     if (!task.partial)

@@ -57,25 +57,26 @@ template <int kQueries>
                                         Visible seen, SoftmaxState& state) {
   const bool whole = seen == Visible{0, kAttentionBlock};
   const int first = seen.first_vector(), end = seen.end_vector();
-  Lanes total[kQueries];
+  Lanes total[kQueries], tops[kQueries];
 #pragma GCC unroll 4
   for (int h = 0; h < kQueries; ++h) {
-    Lanes top = load(&scores[h][first * kLanes]);
+    Lanes& top = tops[h];
+    top = load(&scores[h][first * kLanes]);
     if (whole) {
 #pragma GCC unroll 4
       for (int c = 1; c < kBlockVectors; ++c) top = max(load(&scores[h][c * kLanes]), top);
     } else {
       for (int c = first + 1; c < end; ++c) top = max(load(&scores[h][c * kLanes]), top);
     }
-    state.largest[h] = reduce_max(top);
     total[h] = splat(0.0f);
   }
+  reduce_max_each(tops, state.largest);
   if (whole) {
 #pragma GCC unroll 4
     for (int h = 0; h < kQueries; ++h) {
       const Lanes largest = splat(state.largest[h]);
       for (int c = 0; c < kBlockVectors; ++c) {
-        const Lanes e = exp(sub(load(&scores[h][c * kLanes]), largest));
+        const Lanes e = exp_up_to_one(sub(load(&scores[h][c * kLanes]), largest));
         store(&scores[h][c * kLanes], e);
         total[h] = add(total[h], e);
       }
@@ -91,8 +92,7 @@ template <int kQueries>
       }
     }
   }
-#pragma GCC unroll 4
-  for (int h = 0; h < kQueries; ++h) state.sum[h] = reduce_add(total[h]);
+  reduce_add_each(total, state.sum);
 }
 
 }  // namespace

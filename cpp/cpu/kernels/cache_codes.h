@@ -8,9 +8,17 @@
 // vectors before it.  The codes before the beginning of a stretch are at the end of the stretch
 // before, one byte or one lane further.
 //
-// In memory, codes are planes.  With 4 bits, two vectors share 64 bytes; with 2 bits four do, and
-// with 1 bit eight.  Codes of 3 bits are m in two bits and u in one; codes of 5 bits are m in four
-// and u in one.  64 fp16 scales follow.
+// In memory, a byte has codes of several vectors, in the order in which a table is looked up with
+// the fewest operations (FourLevels).
+//
+//   rtq2  of four vectors, c_t from the lowest bits on
+//   rtq3  of two vectors m_t, u_t, u_(t+1), m_(t+1), in 6 bits.  Of eight vectors the last two have
+//         no byte of their own: m_6, m_7, and u_6 with u_7 are the upper bits of the other three.
+//   rtq4  of two vectors m_t, u_t, u_(t+1), m_(t+1)
+//   rtq5  of two vectors m_t, m_(t+1); then a plane with u_t of eight vectors
+//   rtq8  of one
+//
+// 64 fp16 scales follow.
 #pragma once
 
 #include "cpu/lanes/math.h"
@@ -52,14 +60,24 @@ constexpr LevelBytes sorted_levels() {
   return out;
 }
 
+// Three bytes have the codes of eight vectors of rtq3.
+inline constexpr int kEightBytes = 3 * kLaneBytes;
+HRUN_HD const uint8_t* eight_vectors(const uint8_t* codes, size_t v) {
+  return codes + v / 8 * kEightBytes;
+}
+
 // u of vector v.
 template <int kBits>
 HRUN_HD ByteLanes last_bits(const uint8_t* codes, int dim, int v) {
-  constexpr bool kOneField = kBits == 2 || kBits == 4;
-  constexpr int kPerByte = kOneField ? 8 / kBits : 8;
-  const uint8_t* const plane = kOneField ? codes : codes + dim * kLaneBytes / (kBits == 3 ? 4 : 2);
-  return byte_field(load_byte_lanes(plane + v / kPerByte * kLaneBytes),
-                    v % kPerByte * (8 / kPerByte), 1);
+  const auto bit = [](const uint8_t* at, int i) { return byte_field(load_byte_lanes(at), i, 1); };
+  if constexpr (kBits == 2) return bit(codes + v / 4 * kLaneBytes, v % 4 * 2);
+  if constexpr (kBits == 3) {
+    const uint8_t* const at = eight_vectors(codes, static_cast<size_t>(v));
+    return v % 8 < 6 ? bit(at + v % 8 / 2 * kLaneBytes, 2 + v % 2)
+                     : bit(at + 2 * kLaneBytes, v % 8);
+  }
+  if constexpr (kBits == 4) return bit(codes + v / 2 * kLaneBytes, 3 + v % 2);
+  return bit(codes + dim * kLaneBytes / 2 + v / 8 * kLaneBytes, v % 8);
 }
 
 // 4 m + 2 u and u of eight vectors from v on, a multiple of 8.
@@ -68,56 +86,45 @@ struct EightVectors {
   ByteLanes twice[8], u[8];
 
   HRUN_HD EightVectors(const uint8_t* codes, int dim, int v) {
-    if constexpr (kBits == 2 || kBits == 4) {
-      constexpr int kPerByte = 8 / kBits, kMask = (2 << kBits) - 2;
-#pragma GCC unroll 4
-      for (int first = 0; first < 8; first += kPerByte) {
-        const ByteLanes x = load_byte_lanes(codes + (v + first) / kPerByte * kLaneBytes);
-        take<kMask, 1>(x, twice + first), take_u(x, u + first);
+    const auto bytes = [&](int i) { return load_byte_lanes(codes + i * kLaneBytes); };
+    if constexpr (kBits == 2) {
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        const ByteLanes x = bytes(v / 4 + i);
+        put(4 * i, byte_bits<-1>(x, 6), byte_bits<0>(x, 1));
+        put(4 * i + 1, byte_bits<1>(x, 6), byte_bits<2>(x, 1));
+        put(4 * i + 2, byte_bits<3>(x, 6), byte_bits<4>(x, 1));
+        put(4 * i + 3, byte_bits<5>(x, 6), byte_bits<6>(x, 1));
       }
+    } else if constexpr (kBits == 3) {
+      const uint8_t* const at = eight_vectors(codes, static_cast<size_t>(v));
+      const ByteLanes x = load_byte_lanes(at), y = load_byte_lanes(at + kLaneBytes),
+                      z = load_byte_lanes(at + 2 * kLaneBytes);
+      put_pair<2>(0, x), put_pair<2>(2, y), put_pair<2>(4, z);
+      put_pair<2>(6, add(add(byte_bits<6>(x, 3), byte_bits<2>(y, 48)), byte_bits<4>(z, 12)));
+    } else if constexpr (kBits == 4) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) put_pair<3>(2 * i, bytes(v / 2 + i));
     } else {
-      constexpr int kPerByte = kBits == 3 ? 4 : 2, kMask = kBits == 3 ? 12 : 60;
-      const uint8_t* const ones = codes + dim * kLaneBytes / kPerByte;
-      const ByteLanes bits = load_byte_lanes(ones + v / 8 * kLaneBytes);
-      take_bits(bits);
+      const ByteLanes ones = load_byte_lanes(codes + dim * kLaneBytes / 2 + v / 8 * kLaneBytes);
+      take_bits(ones);
 #pragma GCC unroll 4
-      for (int first = 0; first < 8; first += kPerByte) {
-        const ByteLanes x = load_byte_lanes(codes + (v + first) / kPerByte * kLaneBytes);
-        take_m<kPerByte, kMask>(x, twice + first);
+      for (int i = 0; i < 4; ++i) {
+        const ByteLanes x = bytes(v / 2 + i);
+        add_m(2 * i, byte_bits<-2>(x, 60)), add_m(2 * i + 1, byte_bits<2>(x, 60));
       }
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) twice[i] = xor_all(twice[i], add(u[i], u[i]), splat_byte(0));
     }
   }
 
  private:
-  // The fields of a byte, shifted `up` from their place in an index of one.
-  template <int kMask, int up>
-  static HRUN_HD void take(ByteLanes x, ByteLanes* to) {
-    to[0] = byte_bits<-up>(x, kMask);
-    to[1] = byte_bits<kBits - up>(x, kMask);
-    if constexpr (kBits == 2) {
-      to[2] = byte_bits<2 * kBits - up>(x, kMask);
-      to[3] = byte_bits<3 * kBits - up>(x, kMask);
-    }
-  }
-  static HRUN_HD void take_u(ByteLanes x, ByteLanes* to) {
-    to[0] = byte_bits<0>(x, 1);
-    to[1] = byte_bits<kBits>(x, 1);
-    if constexpr (kBits == 2) {
-      to[2] = byte_bits<4>(x, 1);
-      to[3] = byte_bits<6>(x, 1);
-    }
-  }
-  template <int kPerByte, int kMask>
-  static HRUN_HD void take_m(ByteLanes x, ByteLanes* to) {
-    constexpr int kField = 8 / kPerByte;
-    to[0] = byte_bits<-2>(x, kMask);
-    to[1] = byte_bits<kField - 2>(x, kMask);
-    if constexpr (kPerByte == 4) {
-      to[2] = byte_bits<2 * kField - 2>(x, kMask);
-      to[3] = byte_bits<3 * kField - 2>(x, kMask);
-    }
+  HRUN_HD void put(int i, ByteLanes both, ByteLanes ones) { twice[i] = both, u[i] = ones; }
+  HRUN_HD void add_m(int i, ByteLanes m) { twice[i] = add(m, add(u[i], u[i])); }
+  // m of kM bits, u, u, m
+  template <int kM>
+  HRUN_HD void put_pair(int i, ByteLanes x) {
+    constexpr int kMask = ((1 << kM) - 1) << 2;
+    u[i] = byte_bits<kM>(x, 1), u[i + 1] = byte_bits<kM + 1>(x, 1);
+    add_m(i, byte_bits<-2>(x, kMask)), add_m(i + 1, byte_bits<kM>(x, kMask));
   }
   HRUN_HD void take_bits(ByteLanes x) {
     u[0] = byte_bits<0>(x, 1), u[1] = byte_bits<1>(x, 1), u[2] = byte_bits<2>(x, 1);
@@ -126,121 +133,171 @@ struct EightVectors {
   }
 };
 
-// Where a look-up in a table of 64 is one instruction, the table is read by the bits as they lie in
-// the planes: m, u_t, u_(t-1), u_(t-2).  For the most part they are neighbours already.  The bits
-// above them are ignored, because the table repeats.  Stretches must not begin in the middle of a
-// byte of codes.
-template <int kBits>
-HRUN_HD bool has_windows(int steps) {
-  return kWideLookup && (kBits == 4   ? steps % 2 == 0
-                         : kBits == 3 ? steps % 8 == 0 || steps == 4
-                                      : kBits == 2 && steps % 4 == 0);
-}
 // The level of m, u_t, u_(t-1) and u_(t-2), given the places of these in an index.
-template <int kBits>
+struct Places {
+  int m, u, one, two;
+};
+inline constexpr int kNowhere = 8;  // it is in u already
+template <int kBits, Places at>
 constexpr LevelBytes window_levels() {
   LevelBytes out{};
   for (int i = 0; i < 64; ++i) {
-    const int m = kBits == 4 ? i >> 1 & 7 : kBits == 3 ? i >> 3 & 3 : i >> 5;
-    const int u = kBits == 4 ? i & 1 : kBits == 3 ? i >> 2 & 1 : i >> 4 & 1;
-    const int one = kBits == 4 ? i >> 4 & 1 : kBits == 3 ? i >> 1 & 1 : i >> 2 & 1;
-    const int two = kBits == 4 ? i >> 5 : i & 1;
+    const int m = i >> at.m & ((1 << (kBits - 1)) - 1), u = i >> at.u & 1, one = i >> at.one & 1,
+              two = i >> at.two & 1;
     out.v[i] = static_cast<uint8_t>(CacheLevels<kBits>::kTable.values[4 * m + 2 * (u ^ two) + one]);
   }
   return out;
 }
 
-// Makes four or two vectors of one byte of codes x; `before` are the bytes before.
-HRUN_HD void windows_of_pairs(const ByteLookup<64>& lookup, ByteLanes x, ByteLanes before,
-                              uint8_t* levels) {
-  store(levels, lookup(select_bits<15>(x, select_bits<16>(before, shift_bytes<-5>(before)))));
-  store(levels + kLaneBytes,
-        lookup(select_bits<15>(shift_bytes<4>(x),
-                               select_bits<16>(shift_bytes<-4>(x), shift_bytes<-1>(before)))));
-}
-HRUN_HD void windows_of_fours(const ByteLookup<64>& lookup, ByteLanes x, ByteLanes before,
-                              uint8_t* levels) {
-  store(levels, lookup(select_bits<15>(shift_bytes<4>(before), shift_bytes<-4>(x))));
-  store(levels + kLaneBytes, lookup(select_bits<3>(shift_bytes<6>(before), shift_bytes<-2>(x))));
-  store(levels + 2 * kLaneBytes, lookup(x));
-  store(levels + 3 * kLaneBytes, lookup(shift_bytes<2>(x)));
-}
-// Makes four of the eight vectors whose u are in `ones`, from bit kFirst on; m of the four are in
-// `twos`.  Where kBegins, the first two of them follow the bytes `before`.
-template <int kFirst, bool kBegins>
-HRUN_HD void windows_of_planes(const ByteLookup<64>& lookup, ByteLanes ones, ByteLanes before,
-                               ByteLanes twos, uint8_t* levels) {
-  const auto put = [&](int i, ByteLanes u, ByteLanes m) {
-    store(levels + i * kLaneBytes, lookup(select_bits<7>(u, m)));
-  };
-  if constexpr (kBegins) {
-    put(0, select_bits<3>(shift_bytes<6>(before), shift_bytes<kFirst - 2>(ones)),
-        shift_bytes<-3>(twos));
-    put(1, select_bits<1>(shift_bytes<7>(before), shift_bytes<kFirst - 1>(ones)),
-        shift_bytes<-1>(twos));
-  } else {
-    put(0, shift_bytes<kFirst - 2>(ones), shift_bytes<-3>(twos));
-    put(1, shift_bytes<kFirst - 1>(ones), shift_bytes<-1>(twos));
-  }
-  put(2, shift_bytes<kFirst>(ones), shift_bytes<1>(twos));
-  put(3, shift_bytes<kFirst + 1>(ones), shift_bytes<3>(twos));
-}
-
+// Makes the levels of four vectors at a time.  Stretches must be multiples of four vectors.
+//
+// A table is read by the bits as they lie in the bytes: m, u_t, u_(t-1), u_(t-2).  For the most
+// part they are neighbours already.  Where a look-up in a table of 64 is one instruction, each has
+// a place in the index, and the bits above them are ignored, because the table repeats.  Else
+// u_(t-2) is added to u_t without carry, so that tables are half as long.
 template <int kBits, bool kKeys>
-HRUN_HD void levels_by_windows(const uint8_t* codes, int dim, int bias, uint8_t* levels) {
-  static constexpr LevelBytes kLevels = window_levels<kBits>();
-  const ByteLookup<64> lookup(kLevels.v, bias);
-  const int steps = stretch_steps<kKeys>(dim);
-  if constexpr (kBits != 3) {
-    constexpr int kPerByte = 8 / kBits;
-    const int bytes = steps / kPerByte;
-    for (int first = 0; first < dim; first += steps) {
-      const uint8_t* const from = codes + first / kPerByte * kLaneBytes;
-      uint8_t* to = levels + first * kLaneBytes;
-      ByteLanes before = stretch_before<kKeys>(load_byte_lanes(from + (bytes - 1) * kLaneBytes));
-      for (int i = 0; i < bytes; ++i, to += kPerByte * kLaneBytes) {
-        const ByteLanes x = load_byte_lanes(from + i * kLaneBytes);
-        if constexpr (kBits == 4)
-          windows_of_pairs(lookup, x, before, to);
-        else
-          windows_of_fours(lookup, x, before, to);
-        before = x;
+class FourLevels {
+ public:
+  // next: bytes to the block whose codes are fetched into the first-level cache on the way.
+  HRUN_HD FourLevels(const uint8_t* codes, int dim, int bias, ptrdiff_t next = 0)
+      : codes_(codes),
+        steps_(static_cast<size_t>(stretch_steps<kKeys>(dim))),
+        next_(next),
+        low_(kLow.v, bias),
+        high_(kHigh.v, bias) {}
+
+  // Those from vector i on, a multiple of 4, of the stretch that begins at vector `first`.
+  HRUN_HD void operator()(size_t first, size_t i, ByteLanes (&to)[4]) const {
+    const size_t v = first + i, before = i == 0 ? v + steps_ - 4 : v - 4;  // the four before these
+    if constexpr (kBits == 2) {
+      const ByteLanes x = fetch(codes_ + v / 4 * kLaneBytes),
+                      p = ends(load_byte_lanes(codes_ + before / 4 * kLaneBytes), i);
+      to[0] = low_(select_bits<15>(shift_bytes<4>(p), shift_bytes<-4>(x)));
+      to[1] = low_(select_bits<3>(shift_bytes<6>(p), shift_bytes<-2>(x)));
+      to[2] = low_(x);
+      to[3] = low_(shift_bytes<2>(x));
+    } else if constexpr (kBits == 3) {
+      const uint8_t* const at = eight_vectors(codes_, v);
+      const ByteLanes p = ends(last_of_three(before), i), y = load_byte_lanes(at + kLaneBytes);
+      if (v % 8 == 0) {
+        const ByteLanes x = fetch(at);
+        pair(x, p, to), pair(y, x, to + 2);
+        __builtin_prefetch(at + kLaneBytes + next_, 0, 3);
+      } else {
+        const ByteLanes x = load_byte_lanes(at), z = fetch(at + 2 * kLaneBytes);
+        pair(z, p, to);
+        // m_6, u_6, u_7, m_7
+        pair(select_bits<3>(shift_bytes<6>(x),
+                            select_bits<12>(shift_bytes<4>(z), shift_bytes<2>(y))),
+             z, to + 2);
       }
+    } else {
+      const uint8_t* const at = codes_ + v / 2 * kLaneBytes;
+      const ByteLanes x = fetch(at), y = fetch(at + kLaneBytes),
+                      p = ends(load_byte_lanes(codes_ + (before / 2 + 1) * kLaneBytes), i);
+      pair(x, p, to), pair(y, x, to + 2);
     }
-  } else {
-    const uint8_t* const planes = codes + dim * kLaneBytes / 4;
-    const auto eight = [&](int v, auto&& store_eight) {
-      store_eight(load_byte_lanes(planes + v / 8 * kLaneBytes),
-                  load_byte_lanes(codes + v / 4 * kLaneBytes),
-                  load_byte_lanes(codes + (v / 4 + 1) * kLaneBytes), levels + v * kLaneBytes);
-    };
-    if (steps == 4) {
-      for (int v = 0; v < dim; v += 8)
-        eight(v, [&](ByteLanes ones, ByteLanes low, ByteLanes high, uint8_t* to) {
-          const ByteLanes ends = stretch_before<kKeys>(ones);
-          windows_of_planes<0, true>(lookup, ones, shift_bytes<-4>(ends), low, to);
-          windows_of_planes<4, true>(lookup, ones, ends, high, to + 4 * kLaneBytes);
-        });
-      return;
+  }
+
+ private:
+  static constexpr int kM = kBits - 1;  // bits of m
+  static constexpr int kEntries = kWideLookup ? 64 : 2 << kBits;
+  // Places of m, u_t, u_(t-1), u_(t-2) in an index.
+  static constexpr Places kLowPlaces = kBits == 2    ? Places{5, 4, 2, 0}
+                                       : kWideLookup ? Places{0, kM, kM + 2, kM + 1}
+                                                     : Places{0, kM, kM + 1, kNowhere},
+                          kHighPlaces = {2, 1, 0, kWideLookup ? kM + 2 : kNowhere};
+  static constexpr LevelBytes kLow = window_levels<kBits, kLowPlaces>(),
+                              kHigh = window_levels<kBits, kHighPlaces>();
+
+  HRUN_HD ByteLanes fetch(const uint8_t* p) const {
+    __builtin_prefetch(p + next_, 0, 3);
+    return load_byte_lanes(p);
+  }
+  // The codes before the first of a stretch are at the end of another.
+  static HRUN_HD ByteLanes ends(ByteLanes x, size_t i) {
+    return i == 0 ? stretch_before<kKeys>(x) : x;
+  }
+  // A byte with u of the last two of the four vectors from v on, at their places.
+  HRUN_HD ByteLanes last_of_three(size_t v) const {
+    const uint8_t* const at = eight_vectors(codes_, v);
+    return v % 8 == 0 ? load_byte_lanes(at + kLaneBytes)
+                      : shift_bytes<4>(load_byte_lanes(at + 2 * kLaneBytes));
+  }
+  // Two vectors of a byte of codes.
+  HRUN_HD void pair(ByteLanes x, ByteLanes before, ByteLanes* to) const {
+    if constexpr (kWideLookup) {
+      const ByteLanes ones = shift_bytes<-1>(before);
+      to[0] = low_(select_bits<(2 << kM) - 1>(x, ones));
+      to[1] = high_(select_bits<(4 << kM) - 1>(shift_bytes<kM>(x), ones));
+    } else {
+      const ByteLanes low = byte_bits<0>(x, (2 << kM) - 1), last = byte_bits<0>(before, 2 << kM);
+      to[0] = low_(xor_all(low, byte_bits<0>(before, 3 << kM), splat_byte(0)));
+      to[1] = high_(byte_bits<kM>(xor_all(x, last, splat_byte(0)), (4 << kM) - 1));
     }
-    for (int first = 0; first < dim; first += steps) {
-      ByteLanes before =
-          stretch_before<kKeys>(load_byte_lanes(planes + (first + steps - 8) / 8 * kLaneBytes));
-      for (int v = first; v < first + steps; v += 8)
-        eight(v, [&](ByteLanes ones, ByteLanes low, ByteLanes high, uint8_t* to) {
-          windows_of_planes<0, true>(lookup, ones, before, low, to);
-          windows_of_planes<4, false>(lookup, ones, before, high, to + 4 * kLaneBytes);
-          before = ones;
-        });
+  }
+
+  const uint8_t* codes_;
+  size_t steps_;
+  ptrdiff_t next_;
+  ByteLookup<kEntries> low_, high_;  // of the first and the second of a pair
+};
+template <bool kKeys>
+class FourLevels<8, kKeys> {
+ public:
+  HRUN_HD FourLevels(const uint8_t* codes, int /*dim*/, int bias, ptrdiff_t next = 0)
+      : codes_(codes), next_(next), more_(splat_byte(bias)) {}
+  HRUN_HD void operator()(size_t first, size_t i, ByteLanes (&to)[4]) const {
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; ++j) {
+      const uint8_t* const at = codes_ + (first + i + j) * kLaneBytes;
+      __builtin_prefetch(at + next_, 0, 3);
+      to[j] = add(load_byte_lanes(at), more_);
+    }
+  }
+
+ private:
+  const uint8_t* codes_;
+  ptrdiff_t next_;
+  ByteLanes more_;
+};
+template <bool kKeys>
+HRUN_HD bool has_four_levels(CacheType type, int dim) {
+  return kWideLookup && is_coded(type) && type != CacheType::rtq5 &&
+         stretch_steps<kKeys>(dim) % 4 == 0;
+}
+// Calls f<bits>() for a type of which that may be true.
+template <class Function>
+HRUN_HD void call_with_four_levels(CacheType type, Function&& f) {
+  if constexpr (kWideLookup) {
+    switch (type) {
+      case CacheType::rtq8:
+        return f.template operator()<8>();
+      case CacheType::rtq4:
+        return f.template operator()<4>();
+      case CacheType::rtq3:
+        return f.template operator()<3>();
+      default:
+        return f.template operator()<2>();
     }
   }
 }
 
 template <int kBits, bool kKeys>
 [[gnu::noinline]] void levels_of_trellis(const uint8_t* codes, int dim, int bias, uint8_t* levels) {
-  if constexpr (kWideLookup && kBits <= 4)
-    if (has_windows<kBits>(stretch_steps<kKeys>(dim)))
-      return levels_by_windows<kBits, kKeys>(codes, dim, bias, levels);
+  if constexpr (kBits == 3 || kBits == 4 || (kWideLookup && kBits == 2))
+    if (stretch_steps<kKeys>(dim) % 4 == 0) {
+      const FourLevels<kBits, kKeys> four(codes, dim, bias);
+      const auto steps = static_cast<size_t>(stretch_steps<kKeys>(dim));
+      ByteLanes found[4];
+      for (size_t first = 0; first < static_cast<size_t>(dim); first += steps)
+        for (size_t i = 0; i < steps; i += 4) {
+          four(first, i, found);
+#pragma GCC unroll 4
+          for (size_t j = 0; j < 4; ++j) store(levels + (first + i + j) * kLaneBytes, found[j]);
+        }
+      return;
+    }
   constexpr int kEntries = 2 << kBits;
   static constexpr LevelBytes kLevels = sorted_levels<kBits>();
   const ByteLookup<kEntries> lookup(kLevels.v, bias);
@@ -312,41 +369,54 @@ void arrange_codes(const uint8_t* codes, int dim, uint8_t* vectors) {
   }
 }
 
-// Puts bits from .. from + kBits - 1 of each code of d vectors into a plane.
-template <int kBits>
-void pack_plane(const uint8_t* vectors, int dim, int from, uint8_t* plane) {
-  constexpr int kPerByte = 8 / kBits, kMask = (1 << kBits) - 1;
-  for (int v = 0; v < dim; v += kPerByte) {
-    uint8_t* const to = plane + v / kPerByte * kLaneBytes;
-    for (int i = 0; i < kLaneBytes; ++i) {
-      int byte = 0;
-      for (int k = 0; k < kPerByte; ++k)
-        byte |= (vectors[(v + k) * kLaneBytes + i] >> from & kMask) << (k * kBits);
-      to[i] = static_cast<uint8_t>(byte);
-    }
-  }
+// Makes bytes for the places 0 .. n - 1 of a plane: f(code, byte) gives byte of it, where code(v)
+// is that of vector v.
+template <class Function>
+void pack_bytes(const uint8_t* vectors, int n, uint8_t* plane, Function&& f) {
+  for (int at = 0; at < n; ++at)
+    for (int i = 0; i < kLaneBytes; ++i)
+      plane[at * kLaneBytes + i] =
+          static_cast<uint8_t>(f([&](int v) { return int{vectors[v * kLaneBytes + i]}; }, at));
 }
 
 // Puts the codes of vectors where they stay.
 inline __attribute__((always_inline)) void pack_codes(CacheType type, const uint8_t* vectors,
                                                       int dim, uint8_t* to) {
+  // m of kM bits, u, u, m
+  const auto pair = [](int c, int d, int m_bits) {
+    return c >> 1 | (c & 1) << m_bits | d << (m_bits + 1);
+  };
   switch (type) {
     case CacheType::rtq8:
       memcpy(to, vectors, static_cast<size_t>(dim) * kLaneBytes);
       break;
     case CacheType::rtq5:
-      pack_plane<4>(vectors, dim, 1, to);
-      pack_plane<1>(vectors, dim, 0, to + dim * kLaneBytes / 2);
+      pack_bytes(vectors, dim / 2, to, [](auto&& code, int at) {
+        return code(2 * at) >> 1 | code(2 * at + 1) >> 1 << 4;
+      });
+      pack_bytes(vectors, dim / 8, to + dim * kLaneBytes / 2, [](auto&& code, int at) {
+        int ones = 0;
+        for (int k = 0; k < 8; ++k) ones |= (code(8 * at + k) & 1) << k;
+        return ones;
+      });
       break;
     case CacheType::rtq4:
-      pack_plane<4>(vectors, dim, 0, to);
+      pack_bytes(vectors, dim / 2, to,
+                 [&](auto&& code, int at) { return pair(code(2 * at), code(2 * at + 1), 3); });
       break;
     case CacheType::rtq3:
-      pack_plane<2>(vectors, dim, 1, to);
-      pack_plane<1>(vectors, dim, 0, to + dim * kLaneBytes / 4);
+      pack_bytes(vectors, dim / 8 * 3, to, [&](auto&& code, int at) {
+        const int v = at / 3 * 8, k = at % 3, c = code(v + 6), d = code(v + 7);
+        const int more = k == 0 ? c >> 1 : k == 1 ? d >> 1 : (c & 1) | (d & 1) << 1;
+        return pair(code(v + 2 * k), code(v + 2 * k + 1), 2) | more << 6;
+      });
       break;
     case CacheType::rtq2:
-      pack_plane<2>(vectors, dim, 0, to);
+      pack_bytes(vectors, dim / 4, to, [](auto&& code, int at) {
+        int fours = 0;
+        for (int k = 0; k < 4; ++k) fours |= code(4 * at + k) << (2 * k);
+        return fours;
+      });
       break;
     default:
       break;

@@ -80,6 +80,27 @@ HRUN_HD float reduce_max(Lanes x) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
+// out[i] is the reduction of x[i]: the same operations, side by side.
+template <class Function>
+HRUN_HD void reduce_four(const Lanes (&x)[4], float* out, Function&& both) {
+  const auto halves = [&](__m512 a, __m512 b) {  // of a, then of b
+    return both(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  };
+  const __m512 first = halves(x[0].v, x[1].v), last = halves(x[2].v, x[3].v);
+  const __m512 four =
+      both(_mm512_shuffle_f32x4(first, last, 0x88), _mm512_shuffle_f32x4(first, last, 0xdd));
+  const __m512 two = both(four, _mm512_permute_ps(four, 0x4e));
+  const __m512 one = both(two, _mm512_permute_ps(two, 0xb1));
+  const __m512i places = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(places, one)));
+}
+HRUN_HD void reduce_add_each(const Lanes (&x)[4], float* out) {
+  reduce_four(x, out, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); });
+}
+HRUN_HD void reduce_max_each(const Lanes (&x)[4], float* out) {
+  reduce_four(x, out, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); });
+}
+
 HRUN_HD IntLanes splat_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 HRUN_HD IntLanes as_int(Lanes x) { return {_mm512_castps_si512(x.v)}; }
 HRUN_HD Lanes as_float(IntLanes x) { return {_mm512_castsi512_ps(x.v)}; }

@@ -42,6 +42,21 @@ HRUN_HD ByteLanes byte_bits(ByteLanes x, int mask) {
   };
   return {half(x.lo), half(x.hi)};
 }
+template <int n>
+HRUN_HD ByteLanes shift_bytes(ByteLanes x) {
+  if constexpr (n < 0)
+    return {_mm256_slli_epi16(x.lo, -n), _mm256_slli_epi16(x.hi, -n)};
+  else
+    return {_mm256_srli_epi16(x.lo, n), _mm256_srli_epi16(x.hi, n)};
+}
+template <int mask>
+HRUN_HD ByteLanes select_bits(ByteLanes yes, ByteLanes no) {
+  const __m256i keep = _mm256_set1_epi8(mask);
+  const auto half = [&](__m256i a, __m256i b) {
+    return _mm256_or_si256(_mm256_and_si256(a, keep), _mm256_andnot_si256(keep, b));
+  };
+  return {half(yes.lo, no.lo), half(yes.hi, no.hi)};
+}
 HRUN_HD ByteLanes add(ByteLanes a, ByteLanes b) {
   return {_mm256_add_epi8(a.lo, b.lo), _mm256_add_epi8(a.hi, b.hi)};
 }
@@ -77,14 +92,14 @@ struct ByteLookup {
     if constexpr (kTables == 1) {
       return _mm256_shuffle_epi8(table[0], index);
     } else {
-      // Bit 7 chooses in a blend: bit 4 of the index is moved there, then bit 5.
-      const __m256i low = _mm256_and_si256(index, _mm256_set1_epi8(15));
+      // A shuffle takes the lowest four bits of an index below 128.  Bit 7 chooses in a blend: bit
+      // 4 of the index is moved there, then bit 5.
       const __m256i bit4 = _mm256_slli_epi16(index, 3);
-      __m256i found = _mm256_blendv_epi8(_mm256_shuffle_epi8(table[0], low),
-                                         _mm256_shuffle_epi8(table[1], low), bit4);
+      __m256i found = _mm256_blendv_epi8(_mm256_shuffle_epi8(table[0], index),
+                                         _mm256_shuffle_epi8(table[1], index), bit4);
       if constexpr (kTables == 4) {
-        const __m256i upper = _mm256_blendv_epi8(_mm256_shuffle_epi8(table[2], low),
-                                                 _mm256_shuffle_epi8(table[3], low), bit4);
+        const __m256i upper = _mm256_blendv_epi8(_mm256_shuffle_epi8(table[2], index),
+                                                 _mm256_shuffle_epi8(table[3], index), bit4);
         found = _mm256_blendv_epi8(found, upper, _mm256_slli_epi16(index, 2));
       }
       return found;
@@ -93,51 +108,50 @@ struct ByteLookup {
   HRUN_HD ByteLanes operator()(ByteLanes index) const { return {half(index.lo), half(index.hi)}; }
 };
 
-HRUN_HD void store_uint8(uint8_t* p, IntLanes x) {
-  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.lo, x.hi), 0xd8);
-  _mm_storeu_si128(
-      reinterpret_cast<__m128i*>(p),
-      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+HRUN_HD void store_uint8(uint8_t* p, const IntLanes (&x)[4]) {
+  // Packing goes by 128 bits.
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  for (int i = 0; i < 4; i += 2) {
+    const __m256i both = _mm256_packus_epi16(_mm256_packs_epi32(x[i].lo, x[i].hi),
+                                             _mm256_packs_epi32(x[i + 1].lo, x[i + 1].hi));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + kLanes * i),
+                        _mm256_permutevar8x32_epi32(both, order));
+  }
 }
-
-// Used by wide lookups alone.
-template <int n>
-ByteLanes shift_bytes(ByteLanes x);
-template <int mask>
-ByteLanes select_bits(ByteLanes yes, ByteLanes no);
 
 #if defined(__AVXVNNI__)
-HRUN_HD IntLanes dot_keys(IntLanes sums, ByteLanes levels, int32_t query) {
+HRUN_HD void add_key_products(IntLanes& sums, ByteLanes levels, const int32_t& query) {
   const __m256i q = _mm256_set1_epi32(query);
-  return {_mm256_dpbusd_avx_epi32(sums.lo, levels.lo, q),
+  sums = {_mm256_dpbusd_avx_epi32(sums.lo, levels.lo, q),
           _mm256_dpbusd_avx_epi32(sums.hi, levels.hi, q)};
 }
-HRUN_HD IntLanes dot_values(IntLanes sums, ByteLanes levels, int32_t weights) {
+HRUN_HD void add_value_products(IntLanes& sums, ByteLanes levels, const int32_t& weights) {
   const __m256i w = _mm256_set1_epi32(weights);
-  return {_mm256_dpbusd_avx_epi32(sums.lo, w, levels.lo),
+  sums = {_mm256_dpbusd_avx_epi32(sums.lo, w, levels.lo),
           _mm256_dpbusd_avx_epi32(sums.hi, w, levels.hi)};
 }
 #else
 // |level| times the query with the level's sign: pairs of them fit int16.
-HRUN_HD IntLanes dot_keys(IntLanes sums, ByteLanes levels, int32_t query) {
+HRUN_HD void add_key_products(IntLanes& sums, ByteLanes levels, const int32_t& query) {
   const __m256i q = _mm256_set1_epi32(query), ones = _mm256_set1_epi16(1);
   const auto half = [&](__m256i sum, __m256i level) {
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(level), _mm256_sign_epi8(q, level));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
   };
-  return {half(sums.lo, levels.lo), half(sums.hi, levels.hi)};
+  sums = {half(sums.lo, levels.lo), half(sums.hi, levels.hi)};
 }
-// Two products of 255 * 127 do not fit int16: even and odd bytes each on their own.
-HRUN_HD IntLanes dot_values(IntLanes sums, ByteLanes levels, int32_t weights) {
-  const __m256i ones = _mm256_set1_epi16(1), even = _mm256_set1_epi32(weights & 0x00ff00ff),
-                odd = _mm256_set1_epi32(
-                    static_cast<int32_t>(static_cast<uint32_t>(weights) & 0xff00ff00u));
+// Two products of 255 * 127 do not fit int16: levels and weights become int16, even and odd bytes
+// each on their own.
+HRUN_HD void add_value_products(IntLanes& sums, ByteLanes levels, const int32_t& weights) {
+  const __m256i w = _mm256_set1_epi32(weights),
+                even = _mm256_and_si256(w, _mm256_set1_epi16(0x00ff)),
+                odd = _mm256_srli_epi16(w, 8);
   const auto half = [&](__m256i sum, __m256i level) {
-    const __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(even, level), ones);
-    const __m256i b = _mm256_madd_epi16(_mm256_maddubs_epi16(odd, level), ones);
+    const __m256i a = _mm256_madd_epi16(even, _mm256_srai_epi16(_mm256_slli_epi16(level, 8), 8));
+    const __m256i b = _mm256_madd_epi16(odd, _mm256_srai_epi16(level, 8));
     return _mm256_add_epi32(sum, _mm256_add_epi32(a, b));
   };
-  return {half(sums.lo, levels.lo), half(sums.hi, levels.hi)};
+  sums = {half(sums.lo, levels.lo), half(sums.hi, levels.hi)};
 }
 #endif
 

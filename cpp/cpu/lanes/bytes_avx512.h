@@ -30,7 +30,6 @@ HRUN_HD ByteLanes byte_bits(ByteLanes x, int mask) {
   else
     return {_mm512_and_si512(_mm512_srli_epi16(x.v, from), keep)};
 }
-// Each byte >> n, or << -n.  Places for which a byte has no bits get bits of its neighbours.
 template <int n>
 HRUN_HD ByteLanes shift_bytes(ByteLanes x) {
   if constexpr (n == 0)
@@ -40,10 +39,9 @@ HRUN_HD ByteLanes shift_bytes(ByteLanes x) {
   else
     return {_mm512_srli_epi16(x.v, n)};
 }
-// Takes the bits of `yes` where the mask has ones, else those of `no`.
 template <int mask>
 HRUN_HD ByteLanes select_bits(ByteLanes yes, ByteLanes no) {
-  return {_mm512_ternarylogic_epi64(_mm512_set1_epi8(mask), yes.v, no.v, 0xca)};
+  return {_mm512_ternarylogic_epi64(yes.v, _mm512_set1_epi8(mask), no.v, 0xe2)};
 }
 HRUN_HD ByteLanes add(ByteLanes a, ByteLanes b) { return {_mm512_add_epi8(a.v, b.v)}; }
 HRUN_HD ByteLanes xor_all(ByteLanes a, ByteLanes b, ByteLanes c) {
@@ -66,19 +64,21 @@ struct ByteLookup {
   }
 };
 
-HRUN_HD void store_uint8(uint8_t* p, IntLanes x) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
+HRUN_HD void store_uint8(uint8_t* p, const IntLanes (&x)[4]) {
+  // Packing goes by 128 bits: dword 4 q + i is quarter q of x[i].
+  const __m512i all =
+      _mm512_packus_epi16(_mm512_packs_epi32(x[0].v, x[1].v), _mm512_packs_epi32(x[2].v, x[3].v));
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, all));
 }
 
 // Written in assembly, because GCC 12 copies the sums to another register and back around the
 // intrinsic.
-HRUN_HD IntLanes dot_keys(IntLanes sums, ByteLanes levels, int32_t query) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sums.v) : "v"(levels.v), "v"(_mm512_set1_epi32(query)));
-  return sums;
+HRUN_HD void add_key_products(IntLanes& sums, ByteLanes levels, const int32_t& query) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums.v) : "v"(levels.v), "m"(query));
 }
-HRUN_HD IntLanes dot_values(IntLanes sums, ByteLanes levels, int32_t weights) {
+HRUN_HD void add_value_products(IntLanes& sums, ByteLanes levels, const int32_t& weights) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sums.v) : "v"(_mm512_set1_epi32(weights)), "v"(levels.v));
-  return sums;
 }
 
 }  // namespace

@@ -42,6 +42,16 @@ template <int from>
 HRUN_HD ByteLanes byte_bits(ByteLanes x, int mask) {
   return each_byte([&](int i) { return (from < 0 ? x.v[i] << -from : x.v[i] >> from) & mask; });
 }
+// Each byte >> n, or << -n.  Places for which a byte has no bits may get any.
+template <int n>
+HRUN_HD ByteLanes shift_bytes(ByteLanes x) {
+  return each_byte([&](int i) { return n < 0 ? x.v[i] << -n : x.v[i] >> n; });
+}
+// Takes the bits of `yes` where the mask has ones, else those of `no`.
+template <int mask>
+HRUN_HD ByteLanes select_bits(ByteLanes yes, ByteLanes no) {
+  return each_byte([&](int i) { return (yes.v[i] & mask) | (no.v[i] & ~mask); });
+}
 // a + b per byte
 HRUN_HD ByteLanes add(ByteLanes a, ByteLanes b) {
   return each_byte([&](int i) { return a.v[i] + b.v[i]; });
@@ -74,38 +84,31 @@ struct ByteLookup {
   }
 };
 
-// 16 numbers of 0 to 255.
-HRUN_HD void store_uint8(uint8_t* p, IntLanes x) {
-  int32_t v[kLanes];
+// 64 numbers; those below 0 become 0, those above 255 become 255.
+HRUN_HD void store_uint8(uint8_t* p, const IntLanes (&x)[4]) {
+  int32_t v[4 * kLanes];
   memcpy(v, &x, sizeof v);
-  for (int l = 0; l < kLanes; ++l) p[l] = static_cast<uint8_t>(v[l]);
+  for (int l = 0; l < 4 * kLanes; ++l)
+    p[l] = static_cast<uint8_t>(v[l] < 0 ? 0 : v[l] > 255 ? 255 : v[l]);
 }
 
-// Used by wide lookups alone.
-template <int n>
-ByteLanes shift_bytes(ByteLanes x);
-template <int mask>
-ByteLanes select_bits(ByteLanes yes, ByteLanes no);
-
 // sums[l] + the products of a lane's four levels (and kKeyBias) and four int8 of a query.
-HRUN_HD IntLanes dot_keys(IntLanes sums, ByteLanes levels, int32_t query) {
+HRUN_HD void add_key_products(IntLanes& sums, ByteLanes levels, const int32_t& query) {
   int32_t s[kLanes];
   memcpy(s, &sums, sizeof s);
   for (int l = 0; l < kLanes; ++l)
     for (int j = 0; j < 4; ++j)
       s[l] += static_cast<int8_t>(levels.v[4 * l + j]) * static_cast<int8_t>(query >> 8 * j);
   memcpy(&sums, s, sizeof s);
-  return sums;
 }
 // sums[l] + the products of a lane's four levels and four weights of 0 to 255.
-HRUN_HD IntLanes dot_values(IntLanes sums, ByteLanes levels, int32_t weights) {
+HRUN_HD void add_value_products(IntLanes& sums, ByteLanes levels, const int32_t& weights) {
   int32_t s[kLanes];
   memcpy(s, &sums, sizeof s);
   for (int l = 0; l < kLanes; ++l)
     for (int j = 0; j < 4; ++j)
       s[l] += static_cast<int8_t>(levels.v[4 * l + j]) * static_cast<uint8_t>(weights >> 8 * j);
   memcpy(&sums, s, sizeof s);
-  return sums;
 }
 
 }  // namespace

@@ -6,6 +6,18 @@
 namespace hrun {
 namespace {
 
+// The sums, or the largest, of several vectors.  A tier may do four side by side.
+template <int n>
+HRUN_HD void reduce_add_each(const Lanes (&x)[n], float* out) {
+#pragma GCC unroll 4
+  for (int i = 0; i < n; ++i) out[i] = reduce_add(x[i]);
+}
+template <int n>
+HRUN_HD void reduce_max_each(const Lanes (&x)[n], float* out) {
+#pragma GCC unroll 4
+  for (int i = 0; i < n; ++i) out[i] = reduce_max(x[i]);
+}
+
 // p 2^n for a whole n of -150 to 128, rounded once: in two factors, each a normal number.  A tier
 // may have its own.
 template <class Lanes>
@@ -18,11 +30,12 @@ HRUN_HD Lanes times_power_of_2(Lanes p, Lanes n) {
 // e^x: x = n ln 2 + r with |r| <= ln 2 / 2 and a Taylor polynomial of degree 7, whose remainder is
 // below r^8 / 8!, a tenth of a unit in the last place.  exp(-inf) = 0, results below the smallest
 // subnormal are 0, overflow is infinity, NaN stays NaN.
-HRUN_HD Lanes exp(Lanes x) {
+//
+// exp_up_to_one() is the same for x <= 0, or NaN.
+HRUN_HD Lanes exp_up_to_one(Lanes x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  // Beyond these the result is 0 or infinity anyway.  A NaN passes because it is the second
-  // operand.
-  x = min(splat(89.0f), max(splat(-104.0f), x));
+  // Below this the result is 0 anyway.  A NaN passes because it is the second operand.
+  x = max(splat(-104.0f), x);
   const Lanes shifted = fma(x, splat(1.44269504088896341f), splat(kMagic));
   const Lanes n = sub(shifted, splat(kMagic));
   Lanes r = fma(n, splat(-0.693359375f),
@@ -37,6 +50,9 @@ HRUN_HD Lanes exp(Lanes x) {
   p = fma(p, r, splat(1.0f));
   p = fma(p, r, splat(1.0f));
   return times_power_of_2(p, n);
+}
+HRUN_HD Lanes exp(Lanes x) {
+  return exp_up_to_one(min(splat(89.0f), x));  // beyond that it is infinity anyway
 }
 
 // exp(x) in lanes of ones, 0 in lanes of zeros, whatever x is there: x86 takes 90 ns for a vector

@@ -119,18 +119,36 @@ struct Codes {
 Codes of_cpu(const uint8_t* block, CacheType type, int dim, bool keys) {
   Codes out;
   const int steps = keys ? dim / 4 : dim / 16;
-  const auto field = [&](const uint8_t* plane, int bits, int vector, int byte) {
-    const int per_byte = 8 / bits;
-    return plane[vector / per_byte * 64 + byte] >> (vector % per_byte * bits) & ((1 << bits) - 1);
+  // Of two vectors in a byte: m, u, u, m.
+  const auto of_pair = [](int x, int vector, int m_bits) {
+    const int m = (1 << m_bits) - 1;
+    return vector % 2 == 0 ? 2 * (x & m) + (x >> m_bits & 1) : x >> (m_bits + 1) & (2 * m + 1);
+  };
+  const auto code_at = [&](int vector, int byte) {
+    const auto x = [&](int i) { return int{block[i * 64 + byte]}; };
+    switch (type) {
+      case CacheType::rtq8:
+        return x(vector);
+      case CacheType::rtq5:
+        return 2 * (x(vector / 2) >> (vector % 2 * 4) & 15) +
+               (x(dim / 2 + vector / 8) >> vector % 8 & 1);
+      case CacheType::rtq4:
+        return of_pair(x(vector / 2), vector, 3);
+      case CacheType::rtq3: {
+        const int first = vector / 8 * 3, pair = vector % 8 / 2;
+        return of_pair(pair < 3 ? x(first + pair)
+                                : x(first) >> 6 | x(first + 2) >> 6 << 2 | x(first + 1) >> 6 << 4,
+                       vector, 2);
+      }
+      default:
+        return x(vector / 4) >> (vector % 4 * 2) & 3;
+    }
   };
   for (int p = 0; p < 64; ++p)
     for (int i = 0; i < dim; ++i) {
       const int vector = (keys ? p / 16 : p / 4) * steps + i % steps,
                 byte = keys ? 4 * (p % 16) + i / steps : 4 * (i / steps) + p % 4;
-      const int bits = field_bits(type);
-      int code = field(block, bits, vector, byte);
-      if (has_plane(type)) code = 2 * code + field(block + dim * 64 * bits / 8, 1, vector, byte);
-      out.codes.push_back(code);
+      out.codes.push_back(code_at(vector, byte));
     }
   out.scales.resize(64);
   memcpy(out.scales.data(), block + dim * 64 * cache_code_bits(type) / 8, 128);
