@@ -283,7 +283,10 @@ void CudaBackend::do_kv_append(const CacheSlot& cache, FloatView k, FloatView v,
   std::vector<SpanBound> bounds;
   for (const RowSpan& span : batch.spans) bounds.push_back({span.n_rows, span.end_position()});
   const CodedWork work = coded_work(batch);
-  code_pages(gpu_, pages, batch_on_device(batch), bounds, keys, work.begins, work.completes);
+  const KeyTables tables{keys.mean ? vector_of(*keys.mean) : nullptr,
+                         keys.balance ? vector_of(*keys.balance) : nullptr};
+  code_pages(gpu_, pages, batch_on_device(batch), bounds, keys, tables, work.begins,
+             work.completes);
 }
 
 // A cache with codes goes away: the graphs that were recorded with it go too.

@@ -113,6 +113,10 @@ struct KeyContext {
   const Rope* rope = nullptr;  // null: not at all
   FloatView q{};
   int n_heads = 0;  // 0: q is not known yet
+  // [n_kv_heads * k_dim]: the mean of keys before they are turned, and their balance against the
+  // queries; null: those of a sequence's first positions.
+  const DeviceTensor* mean = nullptr;
+  const DeviceTensor* balance = nullptr;
 };
 
 // The inputs of a step of the gated delta rule, in rows of one stride: heads of queries and keys,

@@ -123,8 +123,9 @@ std::vector<double> mean(const std::vector<double>& sums, int64_t n) {
   return out;
 }
 
-nb::ndarray<nb::numpy, double> array(const std::vector<double>& from) {
-  auto out = std::make_unique<double[]>(from.size());
+template <class T>
+nb::ndarray<nb::numpy, T> array(const std::vector<T>& from) {
+  auto out = std::make_unique<T[]>(from.size());
   std::copy(from.begin(), from.end(), out.get());
   return owned(std::move(out), {from.size()});
 }
@@ -218,7 +219,21 @@ void init_calibration(nb::module_& m) {
       .def("moments", &moments,
            "float32 [groups, width, width]: E[x x^T], rotated basis. Raises ArgumentError if not "
            "selected.");
-  nb::class_<PyMomentCollector>(
+  nb::class_<PyObserver>(m, "Observer", "What Session.forward(observer=) takes.");
+  nb::class_<PyKeyCollector, PyObserver>(
+      m, "KeyCollector", "Collects the mean of keys and their balance against the queries.")
+      .def(nb::init<std::shared_ptr<Model>>(), "model"_a)
+      .def(
+          "tables",
+          [](PyKeyCollector& self, int64_t layer) {
+            const KeyCollector::Tables found =
+                self.mutex.call([&] { return self.collector.tables(layer); });
+            return nb::make_tuple(array(found.mean), array(found.balance));
+          },
+          "layer"_a,
+          "float32 [n_kv_heads * k_dim] each, empty where the layer has no keys of its own: the "
+          "mean before they are turned, and the balance.");
+  nb::class_<PyMomentCollector, PyObserver>(
       m, "MomentCollector",
       "Sums second moments of a model's matmul inputs; see Session.forward(observer=).")
       .def(nb::init<std::shared_ptr<Model>, int64_t, int>(), nb::call_guard<WithoutGil>(),

@@ -1,20 +1,35 @@
-// A MomentCollector that Python threads share.
+// Observers that Python threads share.
 #pragma once
 
 #include <memory>
 #include <utility>
 
 #include "bindings/gil.h"
+#include "calibration/key_collector.h"
 #include "calibration/moments.h"
 
 namespace hrun::bindings {
 
-struct PyMomentCollector {
+struct PyObserver {
+  virtual ~PyObserver() = default;
+  virtual MatmulObserver& observer() = 0;
+
+  CallMutex mutex;
+};
+
+struct PyMomentCollector : PyObserver {
   PyMomentCollector(std::shared_ptr<Model> model, int64_t block_width, int n_threads)
       : collector(std::move(model), block_width, n_threads) {}
+  MatmulObserver& observer() override { return collector; }
 
   MomentCollector collector;
-  CallMutex mutex;
+};
+
+struct PyKeyCollector : PyObserver {
+  explicit PyKeyCollector(std::shared_ptr<Model> model) : collector(std::move(model)) {}
+  MatmulObserver& observer() override { return collector; }
+
+  KeyCollector collector;
 };
 
 }  // namespace hrun::bindings

@@ -96,7 +96,7 @@ class PySession {
   // Returns None where no logits are wanted: an empty array would import numpy for nothing.
   std::optional<nb::ndarray<nb::numpy, float>> forward(const std::vector<int32_t>& tokens,
                                                        const std::string& which,
-                                                       PyMomentCollector* observer,
+                                                       PyObserver* observer,
                                                        std::optional<States> states,
                                                        std::optional<OutStates> out_states) {
     const Logits mode = which == "last"  ? Logits::last
@@ -128,7 +128,7 @@ class PySession {
       check(poll, tokens.size());
       session_.forward(
           tokens, mode, [&] { check(poll, tokens.size()); },
-          observer ? &observer->collector : nullptr, between);
+          observer ? &observer->observer() : nullptr, between);
       n_past_ = session_.n_past();
       if (mode == Logits::none) return;
       n_vocab = static_cast<size_t>(session_.model().params().n_vocab);

@@ -12,6 +12,14 @@
 
 namespace hrun {
 
+// The keys and queries of a pass over a layer, turned, on the backend's device.
+struct KeysOfPass {
+  FloatView k, q;
+  int n_kv_heads, n_heads;
+  const Rope* rope;                    // null: not turned
+  std::span<const int32_t> positions;  // of the rows
+};
+
 // Sees what every matmul reads, before it runs: its input [n_tokens, cols] on the backend's device,
 // and the matrices that share it.
 class MatmulObserver {
@@ -21,6 +29,8 @@ class MatmulObserver {
                             const MatmulInput& x) = 0;
   // Sees the input of one slice of a tensor (an expert, a head), which is an input of its own.
   virtual void slice_input(Backend& backend, const DeviceTensor& slice, const MatmulInput& x) = 0;
+  // Sees the keys that a layer is about to store.
+  virtual void keys(Backend& /*backend*/, int64_t /*layer*/, const KeysOfPass& /*seen*/) {}
 };
 
 // The blocks of a layer work with this: the rows of a batch, the model and its memory.

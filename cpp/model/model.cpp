@@ -1,5 +1,7 @@
 #include "model/model.h"
 
+#include <cstring>
+
 #include "base/error.h"
 #include "devices/registry.h"
 #include "model/placement.h"
@@ -200,6 +202,8 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
                                   : model->weight(p.tied_head ? Role::token_embd : Role::output);
   if (p.is_encoder() || !has_head) model->head_ = nullptr;
   model->layers_.resize(p.layers.size());
+  model->key_means_.resize(p.layers.size());
+  model->key_balances_.resize(p.layers.size());
   for (size_t l = 0; l < p.layers.size(); ++l) {
     model->layers_[l].resize(kRoles);
     model->host_vectors_.emplace_back();
@@ -221,6 +225,10 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
     const auto values = [&](Role role) {
       return model->values_of(p.layer(static_cast<int64_t>(l), role));
     };
+    if (!p.key_means.empty() && !p.key_means[l].empty()) {
+      model->key_means_[l] = model->upload_vector(p.key_means[l], device);
+      model->key_balances_[l] = model->upload_vector(p.key_balances[l], device);
+    }
     model->host_vectors_.back() = {values(Role::router_correction),
                                    values(Role::experts_down_scale), values(Role::layer_scale)};
   }
@@ -266,11 +274,18 @@ Weight Model::upload_columns(const TensorView& taps, size_t device) {
 
 // Uploads ones as the weight of a norm that has none.
 Weight Model::upload_ones(int64_t n, size_t device) {
-  std::vector<uint8_t>& bytes = made_.emplace_back(static_cast<size_t>(n) * sizeof(float));
-  std::fill_n(reinterpret_cast<float*>(bytes.data()), n, 1.0f);
+  return upload_vector(std::vector<float>(static_cast<size_t>(n), 1.0f), device);
+}
+
+// Uploads values that no tensor of the file holds.
+Weight Model::upload_vector(std::span<const float> values, size_t device) {
+  std::vector<uint8_t>& bytes = made_.emplace_back(values.size_bytes());
+  std::memcpy(bytes.data(), values.data(), values.size_bytes());
   Weight weight;
-  weight.push_back(backend(device).upload(
-      TensorView{F32::kId, 1, n, bytes.size(), bytes.data(), "ones"}, TensorUse::product));
+  weight.push_back(
+      backend(device).upload(TensorView{F32::kId, 1, static_cast<int64_t>(values.size()),
+                                        bytes.size(), bytes.data(), "values"},
+                             TensorUse::product));
   return weight;
 }
 

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -69,6 +70,13 @@ class Model {
   const Weight& slices(int64_t layer, Role role) const {
     return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }
+  // [n_kv_heads * k_dim], for coded caches; null where the file has none.
+  const DeviceTensor* key_mean(int64_t layer) const {
+    return first(key_means_[static_cast<size_t>(layer)]);
+  }
+  const DeviceTensor* key_balance(int64_t layer) const {
+    return first(key_balances_[static_cast<size_t>(layer)]);
+  }
   const HostVectors& host_vectors(int64_t layer) const {
     return host_vectors_[static_cast<size_t>(layer)];
   }
@@ -87,6 +95,7 @@ class Model {
   Weight upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use);
   Weight upload_columns(const TensorView& matrix, size_t device);
   Weight upload_ones(int64_t n, size_t device);
+  Weight upload_vector(std::span<const float> values, size_t device);
   void split_latent(int64_t layer);
   void split_experts(int64_t layer);
   static const DeviceTensor* first(const Weight& weight) {
@@ -104,7 +113,8 @@ class Model {
   Weight tied_head_;  // where the head is the embedding, but on another device
   const DeviceTensor* head_ = nullptr;
   std::vector<std::vector<Weight>> layers_;
-  std::vector<HostVectors> host_vectors_;  // by layer
+  std::vector<HostVectors> host_vectors_;         // by layer
+  std::vector<Weight> key_means_, key_balances_;  // by layer
 };
 
 }  // namespace hrun

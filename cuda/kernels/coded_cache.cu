@@ -21,6 +21,7 @@ struct BeginSequences {
   TurnOfKeys turn;
   FloatView q;  // heads of k_dim
   int group;    // of a kv head; 0: queries are not known
+  KeyTables tables;
 
   HRUN_HD void operator()() const {
     const SpanOnDevice span = batch.spans[block_x()];
@@ -68,6 +69,7 @@ struct BeginSequences {
         const float stretch = turn.cos[pair.number] * turn.cos[pair.number];
         sums[i] = sum / kCount / stretch;  // the table may stretch what it turns
       }
+      if (tables.mean) sums[i] = tables.mean[head * dim + i];
       to.mean[i] = sums[i];
     }
     for (int i = thread(); i < kExactPositions * dim; i += kThreads)
@@ -97,7 +99,8 @@ struct BeginSequences {
     for (int i = thread(); i < dim; i += kThreads) {
       const float ratio = (of_pair(q2, i) + kLeast * q_mean) / (of_pair(k2, i) + kLeast * k_mean);
       const float root = square_root(square_root(ratio));
-      to.balance[i] = group > 0 && root > 1e-6f && root < 1e6f ? root : 1.0f;
+      const float found = group > 0 && root > 1e-6f && root < 1e6f ? root : 1.0f;
+      to.balance[i] = tables.balance ? tables.balance[head * dim + i] : found;
     }
   }
   static HRUN_HD void copy_plain(CacheType type, const uint8_t* from, uint8_t* to, int i) {
@@ -224,13 +227,13 @@ void require_coded_layer(const Gpu& gpu, const CacheLayer& layer) {
 }
 
 void code_pages(Gpu& gpu, const KVPages& cache, const BatchOnDevice& batch,
-                std::span<const SpanBound> bounds, const KeyContext& keys, bool begins,
-                bool completes) {
+                std::span<const SpanBound> bounds, const KeyContext& keys, const KeyTables& tables,
+                bool begins, bool completes) {
   const TurnOfKeys turn = turn_of_keys(keys.rope);
   const CodedPlace place{cache};
   if (begins)
     gpu.launch(BeginSequences{place, batch, turn, keys.q,
-                              keys.n_heads > 0 ? keys.n_heads / cache.n_kv_heads : 0},
+                              keys.n_heads > 0 ? keys.n_heads / cache.n_kv_heads : 0, tables},
                Grid{batch.n_spans, cache.n_kv_heads},
                3 * sizeof(float) * static_cast<size_t>(cache.k_dim));
   if (!completes) return;

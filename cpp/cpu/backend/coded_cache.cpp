@@ -4,11 +4,11 @@
 // kExactPositions to 63.  They are the mean of the keys before they were turned, and the balance,
 // which gives keys and queries equal parts in every channel: s_j^4 is the mean square of the
 // queries over that of the centred keys.  Both are sums in the order of positions, so they are the
-// same whatever the passes were.
+// same whatever the passes were.  A file may bring both (KeyContext), from calibration.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
+#include "backend/key_statistics.h"
 #include "base/half.h"
 #include "cpu/backend/cpu_cache.h"
 #include "cpu/backend/parallel.h"
@@ -16,17 +16,6 @@
 
 namespace hrun {
 namespace {
-
-// Calls f(a, b, j) for the dimensions a and b of each pair that is turned.
-template <class Function>
-void for_pairs(const Rope* rope, Function&& f) {
-  if (!rope) return;
-  const bool interleaved = rope->style == RopeStyle::interleaved;
-  for (int j = 0; j < rope->n_rot / 2; ++j) {
-    const int a = rope->first + (interleaved ? 2 * j : j);
-    f(a, interleaved ? a + 1 : a + rope->n_rot / 2, j);
-  }
-}
 
 // The mean of keys turned by the positions of a block.
 void centre_of_block(const Rope* rope, const float* mean, int64_t block, int dim, float* out) {
@@ -65,7 +54,7 @@ void mean_of_keys(const Rope* rope, CacheType type, const uint8_t* keys, int dim
   for (int i = 0; i < dim; ++i) mean[i] /= kCount;
   // The rotary table may stretch the values that it turns.
   for_pairs(rope, [&](int a, int b, int j) {
-    const float stretch = rope->cos[j] * rope->cos[j];
+    const float stretch = stretch_of(rope->cos, j);
     mean[a] /= stretch;
     mean[b] /= stretch;
   });
@@ -82,17 +71,7 @@ void balance_of_keys(const Rope* rope, CacheType type, const uint8_t* keys, int 
       k2[i] += x * x;
       q2[i] += squares[p * dim + i];
     }
-  float k_mean = 0, q_mean = 0;
-  for (float* const sums : {k2, q2})
-    for_pairs(rope, [&](int a, int b, int) { sums[a] = sums[b] = (sums[a] + sums[b]) / 2; });
-  for (int i = 0; i < dim; ++i) k_mean += k2[i], q_mean += q2[i];
-  k_mean /= static_cast<float>(dim), q_mean /= static_cast<float>(dim);
-  constexpr float kLeast = 0.01f;  // of the mean
-  for (int i = 0; i < dim; ++i) {
-    const float ratio = (q2[i] + kLeast * q_mean) / (k2[i] + kLeast * k_mean);
-    const float root = std::sqrt(std::sqrt(ratio));
-    balance[i] = root > 1e-6f && root < 1e6f ? root : 1.0f;  // also where it is not a number
-  }
+  balance_of_squares(rope, dim, k2, q2, balance);
 }
 
 void copy_exact(CacheType type, const uint8_t* rows, int dim, bool keys, uint8_t* to) {
@@ -163,11 +142,20 @@ void CpuBackend::code_page(const CacheSlot& slot, const AppendPart& part, int64_
       widest.scratch_floats() + 3 * static_cast<size_t>(k_dim), "keys and values to be coded");
   float* const centre = scratch + widest.scratch_floats();  // then two rows more
   if (is_coded(layer.k_type)) {
-    if (part.page == 0) mean_of_keys(keys.rope, layer.k_type, rows.keys, k_dim, beginning.mean);
+    const auto table = [&](const DeviceTensor& of_layer, float* to) {
+      const float* const from = on_cpu(of_layer).vector.data() + head * k_dim;
+      std::copy(from, from + k_dim, to);
+    };
+    if (part.page == 0 && keys.mean)
+      table(*keys.mean, beginning.mean);
+    else if (part.page == 0)
+      mean_of_keys(keys.rope, layer.k_type, rows.keys, k_dim, beginning.mean);
     centre_of_block(keys.rope, beginning.mean, part.page, k_dim, centre);
     if (part.page == 0) {
       const float* const squares = cache.query_squares(slot.index, head, part.page_id());
-      if (keys.n_heads > 0)
+      if (keys.balance)
+        table(*keys.balance, beginning.balance);
+      else if (keys.n_heads > 0)
         balance_of_keys(keys.rope, layer.k_type, rows.keys, k_dim, centre, squares, centre + k_dim,
                         beginning.balance);
       else

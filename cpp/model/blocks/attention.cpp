@@ -115,7 +115,12 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
   }
   if (normed_after) norm();
   const CacheSlot& cache = pass.cache(l);
-  if (owns) backend.kv_append(cache, s.k, s.v, pass.batch, {rope, s.q, n_heads});
+  if (owns) {
+    if (pass.observer)
+      pass.observer->keys(backend, l, {s.k, s.q, n_kv_heads, n_heads, rope, pass.batch.positions});
+    backend.kv_append(cache, s.k, s.v, pass.batch,
+                      {rope, s.q, n_heads, model.key_mean(l), model.key_balance(l)});
+  }
   const AttentionShape shape{n_heads,
                              static_cast<float>(params.attn_scale),
                              p.window,

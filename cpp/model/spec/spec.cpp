@@ -1,5 +1,8 @@
 #include "model/spec/spec.h"
 
+#include <cmath>
+
+#include "backend/key_statistics.h"
 #include "base/error.h"
 #include "model/spec/parts.h"
 
@@ -122,6 +125,47 @@ void require_whole_model(const gguf::File& file) {
         file.find("tokenizer.ggml.tokens") ? "a vocabulary" : "metadata");
 }
 
+// Reads an array that has the keys of all layers, one layer after the other.
+std::vector<std::vector<float>> read_key_table(const gguf::File& file, const HyperParams& params,
+                                               std::string_view key) {
+  std::vector<std::vector<float>> out;
+  if (!file.find(key)) return out;
+  const gguf::Array& array = file.get_array(key, gguf::Type::f32);
+  uint64_t expected = 0;
+  for (const LayerParams& layer : params.layers) {
+    const bool has =
+        layer.mixer == Mixer::attention || layer.mixer == Mixer::attention_and_state_space;
+    out.emplace_back(has && layer.keys_of < 0 ? static_cast<size_t>(layer.n_kv_heads * layer.k_dim)
+                                              : 0);
+    expected += out.back().size();
+  }
+  if (array.size() != expected)
+    file.fail("key '{}' has {} values; the keys of all layers have {}", key, array.size(),
+              expected);
+  size_t layer = 0, i = 0;
+  array.for_each([&](const gguf::Value& value) {
+    while (i == out[layer].size()) ++layer, i = 0;
+    const double x = std::get<double>(value);
+    if (!std::isfinite(x)) file.fail("key '{}': value {} of layer {} is not finite", key, i, layer);
+    out[layer][i++] = static_cast<float>(x);
+  });
+  return out;
+}
+
+void read_key_tables(const gguf::File& file, ModelSpec& spec) {
+  constexpr std::string_view kMean = "hrun.attention.key_mean",
+                             kBalance = "hrun.attention.key_balance";
+  spec.key_means = read_key_table(file, spec.params, kMean);
+  spec.key_balances = read_key_table(file, spec.params, kBalance);
+  if (spec.key_means.empty() != spec.key_balances.empty())
+    file.fail("keys '{}' and '{}' belong together, found only the {}", kMean, kBalance,
+              spec.key_means.empty() ? "second" : "first");
+  for (size_t l = 0; l < spec.key_balances.size(); ++l)
+    for (const float x : spec.key_balances[l])
+      if (checked_balance(x) != x)
+        file.fail("key '{}': layer {} has {}, must be a positive factor", kBalance, l, x);
+}
+
 }  // namespace
 
 ModelSpec read_spec(const gguf::File& file) {
@@ -131,6 +175,7 @@ ModelSpec read_spec(const gguf::File& file) {
   spec.params = planning::read_params(file, *spec.description);
   spec.params.n_vocab = planning::check_tokenizer(file, *spec.description, spec.warnings);
   planning::place_tensors(file, spec);
+  read_key_tables(file, spec);
   return spec;
 }
 

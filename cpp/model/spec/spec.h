@@ -131,7 +131,9 @@ struct ModelSpec {
   std::vector<std::vector<const gguf::TensorInfo*>> layers;  // [layer][Role]
   bool tied_head = false;                             // no output.weight: the embedding is the head
   bool is_encoder() const { return !params.causal; }  // it gives vectors, and has no head
-  std::vector<std::string> warnings;                  // unused tensors, odd metadata
+  // Of the keys of each layer, [n_kv_heads * k_dim]; empty: the file does not say.
+  std::vector<std::vector<float>> key_means, key_balances;
+  std::vector<std::string> warnings;  // unused tensors, odd metadata
 
   const gguf::TensorInfo* global(Role role) const { return globals[static_cast<size_t>(role)]; }
   const gguf::TensorInfo* layer(int64_t l, Role role) const {

@@ -116,6 +116,12 @@ def make_parser() -> argparse.ArgumentParser:
         "model stays (default auto: with --calibrate or --moments, where they are uneven)",
     )
     add(
+        "--kv-stats",
+        action="store_true",
+        help="store the mean of keys and their balance, as the calibration text has them, for coded KV caches (-ctk rtq4), which "
+        "else take both from the first 64 positions of a sequence",
+    )
+    add(
         "--memory",
         metavar="SIZE",
         type=file_size,
@@ -459,6 +465,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from hrun.convert.auto_text import AutoText
     from hrun.convert.calibrate import (
+        calibration_tokens,
         fits_memory,
         loss_meter,
         moment_source,
@@ -466,6 +473,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from hrun.convert.fold import UNEVEN, fold_channels
     from hrun.convert.folder import shown
+    from hrun.convert.key_tables import TOKENS, with_key_tables
     from hrun.convert.moments import DEFAULT_TOKENS
     from hrun.convert.table import size_text
     from hrun.convert.text_moments import TextMoments
@@ -532,6 +540,12 @@ def run(arguments: argparse.Namespace) -> int:
             work = stack.enter_context(work_folder(output, _job(arguments, source, wanted)))
             if auto is not None and not _makes_text(arguments, auto, model, source, work, progress):
                 calibration, preset = _calibration(arguments, None)
+        if arguments.kv_stats:
+            if not calibration.has_text:
+                raise ArgumentError("--kv-stats needs a text: give --calibrate TEXT, or auto")
+            tokens, first = calibration_tokens(calibration, model(), TOKENS, model)
+            source = with_key_tables(source, model(), tokens, first, arguments.threads, progress)
+            plan = make_plan(source, options)
         moments = stack.enter_context(
             moment_source(
                 calibration,
