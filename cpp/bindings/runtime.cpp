@@ -168,6 +168,12 @@ class PySession {
       return start;
     });
   }
+  void pretend(int64_t n) {
+    mutex_.call_without_gil([&] {
+      session_.pretend(n);
+      n_past_ = n;
+    });
+  }
   void cancel() { cancelled_ = true; }
   int64_t n_past() const { return n_past_; }
   int64_t n_ctx() const { return n_ctx_; }
@@ -344,6 +350,8 @@ void init_runtime(nb::module_& m) {
            "Forget everything from position n on. Returns the position from which the next "
            "forward() "
            "goes on: n, or where a state of recurrent layers was kept.")
+      .def("pretend", &PySession::pretend, "n"_a,
+           "For measurements: stand at position n as if so many tokens had been read.")
       .def("cancel", &PySession::cancel,
            "Make the forward() or next() under way in another thread raise Cancelled within a "
            "layer; where none is, the next one, as a caller cannot know whether it has begun.")

@@ -146,6 +146,21 @@ int64_t Session::truncate(int64_t n) {
   return start_before(n_computed_);
 }
 
+void Session::pretend(int64_t n) {
+  constexpr int64_t kRead = 4;  // pages; of the last two the cache keeps what is not coded yet
+  const int64_t first = n_past_ / kPagePositions;
+  if (n_past_ % kPagePositions != 0 || first < kRead || n % kPagePositions != 0 || n < n_past_ ||
+      n > n_ctx_ || cache_.n_states() > 0)
+    throw ArgumentError(
+        "a session can pretend to stand at whole pages of {} positions, from {} of them to its "
+        "context of {}, without recurrent layers; it stands at {}, asked for {}",
+        kPagePositions, kRead, n_ctx_, n_past_, n);
+  for (int64_t page = first; page < n / kPagePositions; ++page)
+    cache_.copy_page(pages_[1], pages_[static_cast<size_t>(page)], kPagePositions);
+  tokens_.resize(static_cast<size_t>(n));
+  n_past_ = n_computed_ = n;
+}
+
 int32_t Session::next(std::span<const int32_t> tokens, Sampler& sampler,
                       const std::function<void()>& poll) {
   const size_t device = model_->runs().back().device;

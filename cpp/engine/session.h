@@ -54,6 +54,10 @@ class Session {
   // before; it then computes the tokens between once more, to the same bits.
   int64_t truncate(int64_t n);
   size_t memory_bytes() const;
+  // For measurements of long contexts: the pages up to position n get the contents of the second
+  // page, and the session stands at n as if it had read so many tokens.  What it computes from then
+  // on takes the time that it should, and means nothing.  Throws ArgumentError.
+  void pretend(int64_t n);
 
   // The logits of the last forward(): [n_logit_rows, n_vocab].
   std::span<const float> logits() const { return logits_; }

@@ -11,6 +11,7 @@ import pytest
 
 from engine_plans import ask_in_any_order
 from hrun import Runtime, _core
+from hrun.cache_memory import bytes_per_token
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.errors import ArgumentError, UnsupportedModelError
 from tiny_transformers import N_VOCAB, TINY, write_checkpoint
@@ -46,6 +47,27 @@ def test_logits_do_not_depend_on_the_passes(
     for n_batch in (1, 7, 64, 65, 128):
         got = session(model, pair, n_batch).forward(ids, "all")
         assert got.tobytes() == want.tobytes(), n_batch
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_bytes_are_those_that_are_told(model: _core.Model, pair: tuple[str, str]) -> None:
+    params = _core.read_spec(str(model.path)).params
+    told = [bytes_per_token(params, *p) for p in (pair, ("f16", "f16"))]
+    taken = [session(model, p).memory_bytes for p in (pair, ("f16", "f16"))]
+    assert taken[0] - taken[1] == 512 * (told[0] - told[1])
+
+
+def test_a_session_that_pretends_goes_on(model: _core.Model, ids: list[int]) -> None:
+    s = session(model, PAIRS[0])
+    s.forward(ids[:256], "none")
+    s.pretend(448)
+    assert s.n_past == 448
+    assert np.isfinite(s.forward(ids[:64], "all")).all()
+    for n, at in ((449, 256), (448, 64), (192, 256), (576, 256)):
+        other = session(model, PAIRS[0])
+        other.forward(ids[:at], "none")
+        with pytest.raises(ArgumentError, match="pretend"):
+            other.pretend(n)
 
 
 @pytest.mark.parametrize("pair", PAIRS[:2])
@@ -153,4 +175,10 @@ def test_every_architecture(name: str, tmp_path: Path) -> None:
     assert want[:64].tobytes() == plain[:64].tobytes()
     assert logits(loaded, ("rtq8", "rtq8"), 7).tobytes() == want.tobytes()
     low = logits(loaded, ("rtq4", "rtq3"), 65)
+    cut = _core.Session(loaded, n_ctx, type_k="rtq4", type_v="rtq3")
+    cut.forward(ids, "none")
+    for n in (130, 127, 65, 64, 63):
+        if n < n_ctx:
+            cut.truncate(n)
+            assert cut.forward(ids[n:], "all").tobytes() == low[n:].tobytes(), n
     assert logits(_core.Model.load(path, cpu_tier="scalar"), ("rtq4", "rtq3"), 130).tobytes() == low.tobytes()  # fmt: skip
