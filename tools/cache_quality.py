@@ -1,7 +1,10 @@
 """How far coded KV caches are from an fp16 one, and llama.cpp's from its own: KL divergence of the next token.
 
   python tools/cache_quality.py MODEL.gguf TEXT [TEXT ...] -c 1024 --chunks 4 --peer path/to/llama-perplexity
+  python tools/cache_quality.py MODEL.gguf --write-texts FOLDER
 
+The second form writes texts of four kinds: prose; questions with the model's own answers; code, which is hrun's own; many
+languages.
 The second half of each chunk is scored, by hrun-perplexity and by llama-perplexity alike.  The ratios are those of the
 divergences on the same text: rtq4/rtq3 to q4_0, rtq8/rtq8 to q8_0, rtq3/rtq2 to q4_0.
 """
@@ -60,12 +63,32 @@ def theirs(options: argparse.Namespace, text: str, folder: Path) -> dict[str, fl
     }
 
 
+def write_texts(model: str, folder: Path) -> None:
+    from hrun.convert.auto_text import own_text
+    from hrun.tokenizer import Tokenizer
+
+    root = Path(__file__).resolve().parents[1]
+    texts = root / "tests/data/text"
+    decode = Tokenizer.from_gguf(model).decode
+    kinds = {
+        "prose": (texts / "valid.txt").read_text(),
+        "chat": "\n".join(decode(ids) for ids in own_text(Path(model), 6000)),
+        "code": "\n".join(p.read_text() for p in sorted((root / "python/hrun/serve").glob("*.py"))),
+        "languages": (texts / "languages.txt").read_text()
+        + (root / "python/hrun/convert/texts/languages.txt").read_text().replace("%%", ""),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, text in kinds.items():
+        (folder / f"{kind}.txt").write_text(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model")
-    parser.add_argument("text", nargs="+")
+    parser.add_argument("text", nargs="*")
+    parser.add_argument("--write-texts", type=Path, metavar="FOLDER")
     parser.add_argument("-c", "--ctx-size", type=int, default=1024)
     parser.add_argument("--chunks", type=int, default=4)
     parser.add_argument("-t", "--threads", type=int, default=2)
@@ -77,6 +100,8 @@ def main() -> None:
         help="keys/values, with commas between",
     )
     options = parser.parse_args()
+    if options.write_texts is not None:
+        write_texts(options.model, options.write_texts)
     for text in options.text:
         with tempfile.TemporaryDirectory() as folder:
             found = ours(options, text, Path(folder))
