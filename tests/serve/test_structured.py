@@ -146,6 +146,40 @@ def test_a_form_begins_after_what_the_model_thinks(tiny_model: Callable[..., Pat
         assert reply["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
 
 
+@pytest.mark.parametrize("controls", [True, False])
+def test_thoughts_keep_to_their_budget(controls: bool) -> None:
+    names = ("<think>", "</think>")
+    vocabulary = Bytes(names)
+    if not controls:
+        vocabulary.is_control = lambda token: token == vocabulary.n_vocab - 1  # type: ignore[method-assign]
+    ids = {name: 256 + i for i, name in enumerate(names)} if controls else {}
+    trie = vocabulary_of(vocabulary, vocabulary.n_vocab)  # type: ignore[arg-type]
+
+    def takes(n: int, thinking: bool, text: str) -> bool:
+        writer = AnswerGrammar(HERMES, THINK, ids, budget=(n, 257))
+        matcher = matcher_of(writer.of_words(thinking), trie)
+        tokens = vocabulary.encode(text)
+        return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+    for thinking, begin in ((True, ""), (False, "<think>")):
+        assert takes(5, thinking, begin + "abc</think>Hi, a long answer.")
+        assert takes(5, thinking, begin + "abcde</think>\n\nHi")
+        assert not takes(5, thinking, begin + "abcdefgh</think>Hi")
+        assert takes(0, thinking, begin + "</think>Hi")
+        assert not takes(0, thinking, begin + "ab</think>Hi")
+    assert takes(5, False, "Hi, no thoughts at all.") and takes(5, False, " ")
+    assert not takes(5, True, "never closed")
+
+
+def test_a_budget_that_cannot_be_kept_is_refused(
+    server: Live, tiny_model: Callable[..., Path]
+) -> None:
+    assert "no thoughts" in server.chat(thinking_token_budget=5).refused(400)
+    path = tiny_model(n_ctx=512, tied=False, chat_template=THINKING)
+    with Live(Runtime(path, n_threads=1)) as live:
+        assert "not one token" in live.chat(thinking_token_budget=5).refused(400)
+
+
 # ---- every family: what its grammar allows its parser reads
 
 

@@ -98,7 +98,8 @@ def _grammar(service: Service, body: ChatRequest, read: Asked) -> Grammar | None
     dialect, tools, thinking = read.dialect, read.tools, read.thinking
     row = dialect.row or HERMES
     ends = service.runtime.tokenizer.end_ids
-    writer = AnswerGrammar(row, dialect.reasoning, service.control_ids, ends)
+    budget = _budget(service, body, read)
+    writer = AnswerGrammar(row, dialect.reasoning, service.control_ids, ends, budget)
     if tools and (tools.required or tools.strict):
         if asked is not None:
             raise bad("tools that must be called exclude response_format", param="response_format")
@@ -106,9 +107,30 @@ def _grammar(service: Service, body: ChatRequest, read: Asked) -> Grammar | None
         calls = checked(field, lambda: writer.of_calls(tools, thinking))
         return ready(service, field, calls)
     if asked is None:
-        return None
+        if budget is None:
+            return None
+        field = "thinking_token_budget"
+        bound = writer.of_calls(tools, thinking) if tools else writer.of_words(thinking)
+        return ready(service, field, bound)
     whole = checked("response_format", lambda: writer.of_answer(asked, thinking))
     return ready(service, "response_format", whole)
+
+
+def _budget(service: Service, body: ChatRequest, read: Asked) -> tuple[int, int] | None:
+    """Returns the tokens that thoughts may have, and the token that ends them.  Raises ApiError."""
+    n, tags = body.thinking_token_budget, read.dialect.reasoning
+    if n is None:
+        return None
+    ids = service.runtime.tokenizer.encode(tags.end, parse_special=True) if tags else []
+    if len(ids) != 1:
+        why = "the model knows no thoughts" if tags is None else f"'{tags.end}' is not one token"
+        raise bad(f"thinking_token_budget cannot be kept: {why}", param="thinking_token_budget")
+    if read.tools and not read.thinking:
+        raise bad(
+            "thinking_token_budget beside tools needs a prompt that begins the thoughts",
+            param="thinking_token_budget",
+        )
+    return n, ids[0]
 
 
 def answers_of(

@@ -32,7 +32,6 @@ REFUSED = {
     "bad_words": "use logit_bias",
     "allowed_token_ids": "use logit_bias",
     "prompt_logprobs": "use echo with logprobs of /v1/completions",
-    "thinking_token_budget": "use chat_template_kwargs",
     "guided_json": "use response_format",
     "guided_regex": "use structured_outputs",
     "guided_choice": "use structured_outputs",

@@ -79,6 +79,7 @@ class ChatRequest(Drawing):
     parallel_tool_calls: StrictBool | None = None
     reasoning_effort: StrictStr | None = None
     include_reasoning: StrictBool = True
+    thinking_token_budget: StrictInt | None = Field(None, ge=0, le=1 << 30)
     add_generation_prompt: StrictBool = True
     continue_final_message: StrictBool = False
     chat_template: StrictStr | None = None

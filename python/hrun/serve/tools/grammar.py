@@ -18,7 +18,11 @@ _COMMON = "TEXT: /(.|\\n)*/\nBLANKS: /[ \\t\\r\\n]{1,4}/\n"
 
 
 class AnswerGrammar:
-    """Writes Lark for one model.  ``ids``: its control tokens by name; ``ends``: those that end an answer."""
+    """Writes Lark for one model.
+
+    ``ids``: its control tokens by name; ``ends``: those that end an answer.  ``budget``: tokens of thoughts at most, and the
+    token that ends them.
+    """
 
     def __init__(
         self,
@@ -26,7 +30,9 @@ class AnswerGrammar:
         reasoning: Reasoning | None,
         ids: Mapping[str, int],
         ends: Collection[int] = (),
+        budget: tuple[int, int] | None = None,
     ) -> None:
+        self._budget = budget
         self._ends = ends
         self._row = row
         self._reasoning = reasoning
@@ -48,6 +54,24 @@ class AnswerGrammar:
             return answer
         thoughts = self._thoughts(thinking)
         return within(f"start: {thoughts} @answer\n{_COMMON}" + "\n".join(self._rules), answer)
+
+    def of_words(self, thinking: bool) -> Grammar:
+        """Any answer, after thoughts that keep to their budget."""
+        assert self._reasoning is not None
+        words, _ = self._words()
+        start = f"{self._thoughts(True)} {words}"
+        if not thinking:
+            pieces = self._pieces(self._reasoning.begin)
+            token, text = pieces[0]
+            blanks = r"[ \t\r\n]*"
+            # Text that may be the tag is no other answer.
+            other = (
+                "TEXT"
+                if token is not None
+                else f"/{blanks}([^{_regex(text[0])} \\t\\r\\n](.|\\n)*)?/"
+            )
+            start = f"{self._tag(self._reasoning.begin)} {start} | {self._rule('other', other)}"
+        return text_grammar(f"start: {start}\n{_COMMON}" + "\n".join(self._rules))
 
     def of_calls(self, tools: Tools, thinking: bool) -> Grammar:
         """Calls of the tools: at once where they are required, else wherever the model begins one."""
@@ -148,7 +172,13 @@ class AnswerGrammar:
     def _thoughts(self, thinking: bool) -> str:
         if self._reasoning is None:
             return ""
-        inside = f"{self._until(self._reasoning.end, 'thoughts')} BLANKS?"
+        if self._budget is not None:
+            n, end = self._budget
+            rule = f"thoughts_{len(self._rules)}"
+            self._rules.append(f"{rule}[max_tokens={max(n, 1)}]: TEXT")
+            inside = f"{rule if n else ''} <[{end}]> BLANKS?"
+        else:
+            inside = f"{self._until(self._reasoning.end, 'thoughts')} BLANKS?"
         if thinking:
             return inside
         return f"({self._tag(self._reasoning.begin)} {inside})?"
