@@ -107,7 +107,11 @@ void CudaBackend::put_step(const Batch& batch) {
     const RowSpan& span = batch.spans[i];
     const SpanOnDevice for_device{static_cast<int32_t>(span.first_row),
                                   static_cast<int32_t>(span.n_rows),
-                                  static_cast<int32_t>(span.first_position), span.state};
+                                  static_cast<int32_t>(span.first_position),
+                                  span.state,
+                                  span.kept,
+                                  static_cast<int32_t>(span.kept_at),
+                                  span.log_row};
     std::memcpy(numbers + step_.spans_at + i * (sizeof for_device / sizeof(int32_t)), &for_device,
                 sizeof for_device);
     std::fill_n(numbers + step_.span_of_row_at + span.first_row, span.n_rows,

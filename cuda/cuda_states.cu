@@ -21,6 +21,13 @@ CudaStates::CudaStates(CudaBackend& backend, const StatePlan& plan, std::string_
     throw OutOfMemoryError("{}: {} states of {} bytes are more than the address space", purpose,
                            plan.n_slots, slot_bytes());
   memory_ = std::make_unique<Memory>(backend_.gpu_, all, purpose);
+  size_t log = 0;
+  for (size_t l = 0; l < plan.layers.size(); ++l) {
+    log_offsets_.push_back(log);
+    log += log_floats(l);
+  }
+  log_offsets_.push_back(log);
+  if (plan.n_log_rows > 0) log_ = std::make_unique<Memory>(backend_.gpu_, log_bytes(), purpose);
 }
 
 void CudaStates::do_clear(int32_t slot) {
@@ -34,8 +41,14 @@ void CudaStates::do_copy(int32_t from, int32_t to) {
 }
 
 StateOnDevice CudaStates::state(size_t layer, const BatchOnDevice& batch) const {
-  return {at(0) + offsets_[2 * layer], at(0) + offsets_[2 * layer + 1],
-          static_cast<int64_t>(slot_floats_), batch.spans, batch.n_spans};
+  const StateLayer& sizes = this->layer(layer);
+  return {at(0) + offsets_[2 * layer],
+          at(0) + offsets_[2 * layer + 1],
+          static_cast<int64_t>(slot_floats_),
+          batch.spans,
+          batch.n_spans,
+          {n_log_rows() > 0 ? log(layer) : nullptr, sizes.record_floats(), n_log_rows(),
+           sizes.keys_at(), sizes.values_at(), sizes.decays_at(), sizes.steps_at()}};
 }
 
 namespace {
@@ -73,7 +86,7 @@ void CudaBackend::do_ssm_scan(const ScanInput& in, const StateSlot& state, const
                               FloatView out) {
   const Turn turn(*this, Operation::recurrent);
   require_step(batch);
-  gpu::ssm_scan(gpu_, in, vector_of(*in.skip), state.layer(),
+  gpu::ssm_scan(gpu_, in, in.skip ? vector_of(*in.skip) : nullptr, state.layer(),
                 on_device(state).state(state.index, batch_on_device(batch)), out);
 }
 

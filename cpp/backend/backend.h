@@ -133,7 +133,7 @@ struct DeltaInput {
 struct ScanInput {
   FloatView x, b, c;
   FloatView decay, step;
-  const DeviceTensor* skip;  // per head
+  const DeviceTensor* skip;  // per head; null: nothing goes past the state
   int n_groups;
 };
 
@@ -271,6 +271,9 @@ class Backend {
   // Per head and row, with the head's matrix S [state, values]: S <- decay S + b (step x)^T, and
   // out = S^T c + skip x.
   void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch, FloatView out);
+  // Makes the state in slot `to` that of slot `from` (-1: before any token) after the n tokens
+  // whose records in the redo log begin at log_row.
+  void redo(DeviceStates& states, int32_t from, int32_t to, int64_t log_row, int64_t n);
   // Each head: x = x / sqrt(sum(x^2) + eps) * scale
   void l2_norm(FloatView x, int n_heads, float eps, float scale);
   // x[t] = e^(rate softplus(x[t] + bias))

@@ -19,6 +19,11 @@ struct RowSpan {
   std::span<const int32_t>
       pages;           // page i has the positions 64 i to 64 i + 63, up to the last row's
   int32_t state = -1;  // slot of its recurrent state, where the model has one
+  // Where there is such a slot, the state before the pass is in it.  The rows before `kept_at` go
+  // on there, the rows from there on in `state`; so it keeps the state between them.
+  int32_t kept = -1;
+  int64_t kept_at = 0;
+  int32_t log_row = -1;  // of the first row's record in the redo log; -1: there are no records
 
   int64_t end_position() const { return first_position + n_rows; }
 };
@@ -54,6 +59,8 @@ class BatchRows {
     spans_.push_back({n_rows(), n, first_position, pages, state});
     for (int64_t i = 0; i < n; ++i) positions_.push_back(static_cast<int32_t>(first_position + i));
   }
+  // The span that was added last.
+  RowSpan& last() { return spans_.back(); }
   void clear() { tokens_.clear(), positions_.clear(), spans_.clear(); }
   Batch batch() const { return {tokens_, positions_, spans_}; }
   int64_t n_rows() const { return static_cast<int64_t>(positions_.size()); }

@@ -156,8 +156,11 @@ inline void state_plan(const StatePlan& plan) {
   for (const StateLayer& layer : plan.layers)
     require(layer.n_channels >= 0 && layer.n_past >= 0 && layer.n_past < kMaxConvTaps &&
                 layer.n_heads >= 0 && layer.k_dim >= 0 && layer.k_dim <= kMaxStateRows &&
-                layer.v_dim >= 0,
+                layer.v_dim >= 0 &&
+                (plan.n_log_rows == 0 || layer.n_heads == 0 ||
+                 (layer.n_k_heads > 0 && layer.n_heads % layer.n_k_heads == 0)),
             "make_states", "convolutions and matrices of a size that kernels do");
+  require(plan.n_log_rows >= 0, "make_states", "a number of records");
 }
 
 inline void state(const DeviceStates& states, int32_t slot, std::string_view operation) {
@@ -174,8 +177,22 @@ inline void states(const StateSlot& state, const Batch& batch, int64_t n_rows,
             "spans that cover the rows in order");
     row += span.n_rows;
     checks::state(*state.states, span.state, operation);
+    if (span.kept >= 0) {
+      checks::state(*state.states, span.kept, operation);
+      require(span.kept != span.state && span.kept_at >= 0 && span.kept_at < span.n_rows, operation,
+              "a state kept in another slot, before one of the rows");
+    }
+    require(span.log_row < state.states->n_log_rows(), operation, "a record of the redo log");
   }
   require(row == n_rows, operation, "spans that cover all rows");
+}
+
+inline void redo(const DeviceStates& states, int32_t from, int32_t to, int64_t log_row, int64_t n) {
+  if (from >= 0) state(states, from, "redo");
+  state(states, to, "redo");
+  require(n >= 0 && n <= states.n_log_rows() && log_row >= 0 &&
+              (n == 0 || log_row < states.n_log_rows()),
+          "redo", "records of the redo log");
 }
 
 inline void short_conv(const FloatView& x, const DeviceTensor& taps, const StateSlot& state,
@@ -216,7 +233,7 @@ inline void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& b
               out.cols == static_cast<int64_t>(layer.n_heads) * layer.v_dim &&
               in.decay.cols == layer.n_heads && same_shape(in.decay, in.step) &&
               in.b.rows == out.rows && in.step.rows == out.rows &&
-              is_vector(*in.skip, layer.n_heads),
+              (!in.skip || is_vector(*in.skip, layer.n_heads)),
           "ssm_scan", "whole heads, and a decay, a step and a skip for each");
   require(
       in.b.stride == in.x.stride && in.c.stride == in.x.stride && in.decay.stride == in.step.stride,

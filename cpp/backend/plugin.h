@@ -34,7 +34,7 @@ using WeightBytes = size_t (*)(FormatId format, int64_t rows, int64_t cols);
 // kInterface changes with Backend, so that a library left over from another version is refused
 // instead of called.
 struct BackendPlugin {
-  static constexpr uint32_t kInterface = 7;
+  static constexpr uint32_t kInterface = 8;
   static constexpr const char* kEntry = "hrun_backend_plugin";
   uint32_t interface;
   // The usable devices, without their free memory: asking for that may start a device, which takes

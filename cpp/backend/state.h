@@ -3,6 +3,10 @@
 // States have slots; a slot is the state of all recurrent layers after some position.  Which
 // sequence has which slot is the caller's business (RowSpan::state).  All of it is fp32, and every
 // operation goes token by token, so that no cut of a sequence changes a bit.
+//
+// A redo log keeps what the operations read of the latest tokens.  From a state that was kept and
+// these records follows the state after any of those tokens, to the same bits and without weights
+// (Backend::redo).
 #pragma once
 
 #include <cstddef>
@@ -24,17 +28,36 @@ struct StateLayer {
   int n_heads = 0;
   int k_dim = 0;
   int v_dim = 0;
+  // What the redo log must know beside: the heads that share keys (DeltaHeads), and the rule.
+  int n_k_heads = 0;
+  bool grouped = false;
+  bool recalls = false;  // the delta rule; otherwise the scan of state space models
 
   size_t floats() const {
     return static_cast<size_t>(n_channels) * static_cast<size_t>(n_past) +
            static_cast<size_t>(n_heads) * static_cast<size_t>(k_dim) * static_cast<size_t>(v_dim);
   }
+  // A record of the redo log: the inputs of the convolution, heads of keys and of values, and two
+  // numbers per head (decays, and betas or steps).
+  int64_t keys_at() const { return n_channels; }
+  int64_t values_at() const { return keys_at() + int64_t{n_k_heads} * k_dim; }
+  int64_t decays_at() const { return values_at() + int64_t{n_heads} * v_dim; }
+  int64_t steps_at() const { return decays_at() + n_heads; }
+  int64_t record_floats() const { return steps_at() + n_heads; }
 };
 
 struct StatePlan {
   std::vector<StateLayer> layers;
   int64_t n_slots = 0;
+  int64_t n_log_rows = 0;  // records of the redo log; 0: there is none
 };
+
+// The first of a span's rows that has a record.  A record behind the log's last one takes the place
+// of the first.
+constexpr int64_t first_logged(bool keeps, int64_t kept_at, int64_t n_rows, int64_t n_log_rows) {
+  const int64_t first = keeps ? kept_at : 0;
+  return first > n_rows - n_log_rows ? first : n_rows - n_log_rows;
+}
 
 class DeviceStates {
  public:
@@ -44,9 +67,23 @@ class DeviceStates {
   const StatePlan& plan() const { return plan_; }
   const StateLayer& layer(size_t l) const { return plan_.layers[l]; }
   int64_t n_slots() const { return plan_.n_slots; }
+  int64_t n_log_rows() const { return plan_.n_log_rows; }
   virtual size_t slot_bytes() const = 0;
+  size_t log_bytes() const;
   void clear(int32_t slot);  // the state before any token
   void copy(int32_t from, int32_t to);
+  // On the device: the last inputs of a layer's convolution [n_past][channel], the records of its
+  // log one after the other, and room for a value of each head for all rows of the log.
+  virtual float* past(int32_t slot, size_t layer) const = 0;
+  virtual float* log(size_t layer) const = 0;
+  virtual float* redo_out() const = 0;
+
+ protected:
+  size_t log_floats(size_t layer) const {
+    return static_cast<size_t>(plan_.n_log_rows) *
+           static_cast<size_t>(plan_.layers[layer].record_floats());
+  }
+  size_t redo_out_floats() const;
 
  private:
   virtual void do_clear(int32_t slot) = 0;
@@ -72,6 +109,10 @@ struct DeltaHeads {
 
   constexpr int key_head(int h) const {
     return grouped ? h / (n_v_heads / n_k_heads) : h % n_k_heads;
+  }
+  // Is it the first of the heads that read its key head?
+  constexpr bool leads(int h) const {
+    return grouped ? h % (n_v_heads / n_k_heads) == 0 : h < n_k_heads;
   }
 };
 

@@ -348,8 +348,8 @@ void init_runtime(nb::module_& m) {
            "forward(tokens) and sample from the last row.")
       .def("truncate", &PySession::truncate, "n"_a,
            "Forget everything from position n on. Returns the position from which the next "
-           "forward() "
-           "goes on: n, or where a state of recurrent layers was kept.")
+           "forward() goes on, which is n; further back than 16 tokens it is where a state of "
+           "recurrent layers was kept, and forward() computes the tokens between once more.")
       .def("pretend", &PySession::pretend, "n"_a,
            "For measurements: stand at position n as if so many tokens had been read.")
       .def("cancel", &PySession::cancel,

@@ -99,7 +99,11 @@ void Engine::Step::add(const Span& span) {
   const int64_t first_row = rows_.n_rows();
   rows_.add(std::span(s.tokens).subspan(static_cast<size_t>(span.first),
                                         static_cast<size_t>(span.n_rows)),
-            span.first, s.pages, s.state_slot);
+            span.first, s.pages, span.state_to < 0 ? s.state_slot : span.state_to);
+  if (span.state_to >= 0) {
+    rows_.last().kept = s.state_slot;
+    rows_.last().log_row = static_cast<int32_t>(span.log_row);
+  }
   active.handle->n_cached_ = s.n_cached;
   const Request& request = active.request;
   for (int64_t i = 0; i < span.n_rows; ++i) {
@@ -134,6 +138,8 @@ void Engine::Step::run() {
   const Model& model = *engine_.model_;
   for (const PageCopy& copy : plan_.page_copies)
     engine_.cache_.copy_page(copy.from, copy.to, copy.n_positions);
+  for (const StateRedo& redo : plan_.state_redos)
+    engine_.cache_.redo_state(redo.slot, redo.slot, redo.log_row, redo.n);
   for (const StateCopy& copy : plan_.state_copies) engine_.cache_.copy_state(copy.from, copy.to);
   const auto n_vocab = static_cast<size_t>(model.params().n_vocab);
   const auto n_embd = static_cast<size_t>(model.params().n_embd);

@@ -250,6 +250,7 @@ void Scheduler::begin_fork(const Entry& parent, Entry& child) {
       static_cast<int64_t>(running_.size()) >= options_.max_running)
     return;
   if (checkpoints_) {
+    if (n != from.n_computed) return;  // the parent took guesses
     to.state_slot = checkpoints_->take();
     if (to.state_slot < 0) return;
     state_copies_.push_back({from.state_slot, to.state_slot});
@@ -263,7 +264,7 @@ void Scheduler::begin_fork(const Entry& parent, Entry& child) {
 void Scheduler::set_draft(SequenceId id, std::vector<int32_t> draft) {
   Entry& e = entry(id);
   require_between_steps("a draft");
-  if (!checkpoints_) e.sequence.draft = std::move(draft);
+  if (!checkpoints_ || options_.n_log_rows > 0) e.sequence.draft = std::move(draft);
 }
 
 void Scheduler::set_ready(SequenceId id, bool ready) { entry(id).ready = ready; }
@@ -360,6 +361,8 @@ void Scheduler::commit(const StepPlan& plan, std::span<const StepResult> results
   saves_.clear();
   for (const StepResult& result : results)
     if (!fork_of(result.id)) append_drawn(entry(result.id), result);
+  for (const Span& span : plan.spans)
+    if (span.state_to >= 0) settle_state(entry(span.id).sequence, span);
   for (const Fork& fork : forks_) begin_fork(entry(fork.parent), entry(fork.child));
   for (const StepResult& result : results)
     if (fork_of(result.id)) append_drawn(entry(result.id), result);
@@ -387,6 +390,16 @@ void Scheduler::append_drawn(Entry& entry, const StepResult& result) {
     stats_.n_draft_accepted += n_accepted;
   }
   s.wanted = LogitRows::last;
+}
+
+// The state behind all guesses, or that behind those that were accepted.
+void Scheduler::settle_state(Sequence& s, const Span& span) {
+  int32_t unused = span.state_to;
+  if (const int64_t n = s.n_computed - span.first; n == span.n_rows)
+    std::swap(s.state_slot, unused);
+  else
+    state_redos_.push_back({s.state_slot, span.log_row, n});
+  checkpoints_->give_back(unused);
 }
 
 void Scheduler::append_late(const StepResult& result) {
@@ -420,6 +433,9 @@ void Scheduler::abandon(const StepPlan& plan) {
   saves_.clear();
   // Copies may be undone and states half way on.
   for (const StateCopy& copy : plan.state_copies) checkpoints_->forget(copy.to);
+  for (const StateRedo& redo : plan.state_redos) checkpoints_->forget(redo.slot);
+  for (const Span& span : plan.spans)
+    if (span.state_to >= 0) checkpoints_->give_back(span.state_to);
   const std::vector<Entry*> running = running_;
   for (Entry* e : running)
     if (e->span != 0 || e->just_admitted || checkpoints_) stop(*e, false);

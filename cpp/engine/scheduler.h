@@ -50,6 +50,7 @@ struct SchedulerOptions {
   // Models with recurrent layers: slots for states, 0 for none.
   int64_t n_state_slots = 0;
   int64_t state_grid = 512;
+  int64_t n_log_rows = 0;  // of the states' redo log; without one such models take no guesses
   uint64_t hash_mask = ~uint64_t{0};  // see PagePool
   PageRows rows{};
 };
@@ -97,6 +98,17 @@ struct Span {
   int64_t n_rows = 0;
   int64_t n_draft = 0;  // of the rows, the last ones
   LogitRows logits = LogitRows::none;
+  // Where a guess may be refused, the state goes on in this slot, and the sequence's own keeps what
+  // it is before the first row, whose record in the redo log is log_row.
+  int32_t state_to = -1;
+  int64_t log_row = -1;
+};
+
+// A state goes on by n tokens whose records in the redo log begin at log_row.
+struct StateRedo {
+  int32_t slot;
+  int64_t log_row;
+  int64_t n;
 };
 
 struct StateCopy {
@@ -107,6 +119,7 @@ struct StateCopy {
 struct StepPlan {
   uint64_t number = 0;
   std::vector<PageCopy> page_copies;    // first, in this order
+  std::vector<StateRedo> state_redos;   // before the copies of states
   std::vector<StateCopy> state_copies;  // also before the rows, in this order
   std::vector<Span> spans;
   std::vector<StateCopy> state_saves;  // after the rows, in this order
@@ -155,7 +168,7 @@ class Scheduler {
   bool cancel(SequenceId id);
 
   // Sets guesses for the next step; they are dropped if the step has no room.  Models with
-  // recurrent state take none, since a state cannot be cut.
+  // recurrent state need a redo log, since a state cannot be cut.
   void set_draft(SequenceId id, std::vector<int32_t> draft);
   // A sequence that is not ready (its grammar is not) sits the steps out.
   void set_ready(SequenceId id, bool ready);
@@ -234,6 +247,7 @@ class Scheduler {
   const Fork* fork_of(SequenceId child) const;
   void advance(Sequence& sequence, int64_t end);
   void append_drawn(Entry& entry, const StepResult& result);
+  void settle_state(Sequence& sequence, const Span& span);
   void finish_fork(Entry& child);
   void require_between_steps(const char* what) const;
   void end_step(const StepPlan& plan);
@@ -253,6 +267,7 @@ class Scheduler {
   std::vector<Fork> forks_;              // asked for during the step
   std::vector<StateSave> saves_;         // of the step
   std::vector<StateCopy> state_copies_;  // of forks, for the next step
+  std::vector<StateRedo> state_redos_;   // of refused guesses, likewise
   SchedulerStats stats_;
 };
 

@@ -28,6 +28,7 @@ class Scheduler::Planner {
   StepPlan make() {
     plan_.number = s_.step_;
     plan_.state_copies = std::exchange(s_.state_copies_, {});
+    plan_.state_redos = std::exchange(s_.state_redos_, {});
     rows_left_ = budget_.n_rows;
     pool_.trim_rows();
     go_back();
@@ -135,6 +136,7 @@ class Scheduler::Planner {
     plan_.n_rows -= span.n_rows;
     plan_.attended -= StepCost::attended_by(span.first, span.n_rows);
     span.n_rows = 0;  // finish() takes it out
+    if (span.state_to >= 0) s_.checkpoints_->give_back(std::exchange(span.state_to, -1));
     e.span = 0;
     for (const StateSave& save : s_.saves_) {
       if (save.id != e.sequence.id) continue;
@@ -212,17 +214,26 @@ class Scheduler::Planner {
       Sequence& s = e->sequence;
       if (e->span == 0 || s.draft.empty() || s.wanted == LogitRows::none) continue;
       // A guess at the last token that may be drawn is of no use.
-      const int64_t n_wished =
+      int64_t n_wished =
           std::min({static_cast<int64_t>(s.draft.size()), rows_left_ - kept_for_prompts,
                     s.n_prompt + s.parameters.max_tokens - s.size() - 1});
+      if (s_.checkpoints_)  // a record for each row of the span
+        n_wished = std::min(n_wished, s_.options_.n_log_rows - n_logged_ - 1);
       if (n_wished <= 0) continue;
       int64_t end = s.size() + n_wished;
       if (pool_.n_available() - pool_.n_needed(s.pages, s.n_computed, end) < watermark())
         end = std::min(end, static_cast<int64_t>(s.pages.size()) * kPagePositions);
       const int64_t n = reserve(*e, end, false) - s.size();
       if (n <= 0) continue;
+      const int32_t state_to = s_.checkpoints_ ? s_.checkpoints_->take() : -1;
+      if (s_.checkpoints_ && state_to < 0) continue;
       s.draft.resize(static_cast<size_t>(n));
       add_rows(*e, n, n, LogitRows::all);
+      if (s_.checkpoints_) {
+        Span& span = plan_.spans[e->span - 1];
+        span.state_to = state_to, span.log_row = n_logged_;
+        n_logged_ += span.n_rows;
+      }
       s_.stats_.n_draft_rows += n;
     }
     for (Entry* e : s_.running_)
@@ -433,6 +444,7 @@ class Scheduler::Planner {
   int64_t rows_left_ = 0;
   int64_t n_prompts_ = 0;    // that wait for rows
   double least_served_ = 0;  // of the clients that are present
+  int64_t n_logged_ = 0;     // records of the redo log that the step writes
   bool admit_ = true;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "base/error.h"
 #include "engine/context.h"
@@ -9,7 +10,10 @@
 namespace hrun {
 namespace {
 
-constexpr int64_t kKeptStates = 4, kStateGrid = 512;
+// The current state, three that were kept, and two for the redo log, which has room for the tokens
+// since the older of them.
+constexpr int64_t kRedoStates = 2, kStates = 4 + kRedoStates, kStateGrid = 512;
+constexpr int64_t kLogRows = kRedoStates * Session::kRedoTokens;
 
 }  // namespace
 
@@ -17,35 +21,73 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
     : model_(std::move(model)),
       n_ctx_(context_size(text_model(*model_), options.n_ctx, options.n_batch)),
       cache_(*model_, cache_pages(n_ctx_), cache_type_named(options.type_k),
-             cache_type_named(options.type_v), default_state_slots(*model_, kKeptStates)),
+             cache_type_named(options.type_v), default_state_slots(*model_, kStates), kLogRows),
       pages_(consecutive_pages(n_ctx_)) {
   for (size_t d = 0; d < model_->n_backends(); ++d)
     workspaces_.emplace_back(*model_, d, std::min(options.n_batch, n_ctx_), n_ctx_);
   if (cache_.n_states() > 0) cache_.copy_state(-1, 0);
 }
 
+void Session::drop_oldest(bool for_redo) {
+  const auto oldest = std::find_if(
+      kept_.begin(), kept_.end(), [&](const KeptState& kept) { return kept.for_redo == for_redo; });
+  if (oldest != kept_.end()) kept_.erase(oldest);
+}
+
+// A slot that nothing needs.  The oldest of the kept states makes room.
+int32_t Session::free_slot(bool for_redo) {
+  const int64_t n_at_most = for_redo ? kRedoStates : cache_.n_states() - 1 - kRedoStates;
+  if (std::count_if(kept_.begin(), kept_.end(),
+                    [&](const KeptState& kept) { return kept.for_redo == for_redo; }) >= n_at_most)
+    drop_oldest(for_redo);
+  int32_t slot = 0;
+  while (slot == state_slot_ || std::any_of(kept_.begin(), kept_.end(), [&](const KeptState& kept) {
+           return kept.slot == slot;
+         }))
+    ++slot;
+  return slot;
+}
+
 void Session::keep_state() {
   if (state_at_ <= 0 || std::any_of(kept_.begin(), kept_.end(), [&](const KeptState& kept) {
-        return kept.position == state_at_;
+        return kept.position == state_at_ && !kept.for_redo;
       }))
     return;
-  if (static_cast<int64_t>(kept_.size()) + 1 == cache_.n_states()) kept_.erase(kept_.begin());
-  int32_t slot = 1;
-  while (std::any_of(kept_.begin(), kept_.end(),
-                     [&](const KeptState& kept) { return kept.slot == slot; }))
-    ++slot;
-  cache_.copy_state(0, slot);
+  const int32_t slot = free_slot(false);
+  cache_.copy_state(state_slot_, slot);
   kept_.push_back({slot, state_at_});
 }
 
 // Restores the state at a position that start_before() gave.
 void Session::restore_state(int64_t position) {
   if (cache_.n_states() == 0 || state_at_ == position) return;
-  const auto kept = std::find_if(kept_.begin(), kept_.end(), [&](const KeptState& state) {
-    return state.position == position;
-  });
-  cache_.copy_state(kept == kept_.end() ? -1 : kept->slot, 0);
+  KeptState best{-1, reaches(0, position) ? 0 : -1};
+  for (const KeptState& kept : kept_)
+    if (kept.position > best.position && reaches(kept.position, position)) best = kept;
+  if (best.position < log_from_ || position > log_end_) log_from_ = position;
+  log_end_ = position;
+  state_at_ = -1;
+  cache_.redo_state(best.slot, state_slot_, best.position % kLogRows, position - best.position);
   state_at_ = position;
+}
+
+// Says where the records of a pass go, and which state it leaves behind for them.  `left`: tokens
+// that come after it in other passes.
+void Session::log_pass(RowSpan& span, int64_t left) {
+  const int64_t at = span.first_position, end = span.end_position();
+  int64_t newest = log_from_ == 0 ? 0 : -1;  // the state at 0 needs no slot
+  for (const KeptState& kept : kept_)
+    if (kept.for_redo && kept.position >= log_from_) newest = std::max(newest, kept.position);
+  if (left < kRedoTokens && (newest < 0 || end + left - newest > kRedoTokens)) {
+    span.kept = state_slot_;
+    span.kept_at = std::max<int64_t>(0, span.n_rows + left - kRedoTokens);
+    state_slot_ = span.state = free_slot(true);
+  }
+  span.log_row = static_cast<int32_t>(at % kLogRows);
+  // What the pass writes takes the place of older records, even if it fails.
+  const int64_t first = at + first_logged(span.kept >= 0, span.kept_at, span.n_rows, kLogRows);
+  log_from_ = first > at ? first : std::max(log_from_, end - kLogRows);
+  log_end_ = at;
 }
 
 // A coded page can be cut where its rows are kept, else only at its beginning.
@@ -58,9 +100,14 @@ bool Session::can_write(int64_t position) const {
 int64_t Session::start_before(int64_t most) const {
   if (cache_.n_states() == 0) return can_write(most) ? most : most - most % kPagePositions;
   int64_t best = 0;
-  const auto consider = [&](int64_t position) {
-    if (position > best && position <= most && can_write(position)) best = position;
+  const auto consider = [&](int64_t from) {
+    if (from < 0 || from > most) return;
+    int64_t to = std::min(most, log_end_);
+    if (!reaches(from, to)) to = from;
+    if (!can_write(to)) to = std::max(from, to - to % kPagePositions);
+    if (to > best && can_write(to)) best = to;
   };
+  consider(0);
   consider(state_at_);
   for (const KeptState& kept : kept_) consider(kept.position);
   return best;
@@ -119,7 +166,8 @@ void Session::pass(std::span<const int32_t> tokens, int64_t first, Logits which,
     const bool is_last = done + count == n;
     const int64_t wanted = which == Logits::all ? count : which != Logits::none && is_last ? 1 : 0;
     rows_.clear();
-    rows_.add(tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)), at, pages_, 0);
+    rows_.add(tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count)), at, pages_,
+              state_slot_);
     wanted_.resize(static_cast<size_t>(wanted));
     std::iota(wanted_.begin(), wanted_.end(), static_cast<int32_t>(count - wanted));
     PassOutputs outputs;
@@ -127,11 +175,20 @@ void Session::pass(std::span<const int32_t> tokens, int64_t first, Logits which,
     if (wanted > 0 && which != Logits::kept)
       outputs.logits = logits + (which == Logits::all ? done * n_vocab : 0);
     state_at_ = -1;  // until all layers are done
+    KeptState left_behind{-1, -1};
+    if (has_states) {
+      RowSpan& span = rows_.last();
+      log_pass(span, n - done - count);
+      left_behind = {span.kept, at + span.kept_at, true};
+      if (left_behind.position == at && span.kept >= 0)
+        kept_.push_back(std::exchange(left_behind, {-1, -1}));  // the pass does not touch it
+    }
     hrun::forward(*model_, workspaces_, cache_, rows_.batch(), outputs, poll, observer,
                   states.from(done, model_->state_width()));
     model_->file().check_readable();  // weights may lie in it
     done += count;
-    state_at_ = first + done;
+    state_at_ = log_end_ = first + done;
+    if (left_behind.slot >= 0) kept_.push_back(left_behind);
     if (has_states && state_at_ % kStateGrid == 0) keep_state();
   }
 }

@@ -51,7 +51,9 @@ class Session {
   const Model& model() const { return *model_; }
   // Forgets everything from position n on; n <= n_past().  Returns the position from which the next
   // forward() has to go on: n or, where recurrent states or coded pages cannot be cut, the last one
-  // before; it then computes the tokens between once more, to the same bits.
+  // before; it then computes the tokens between once more, to the same bits.  The last kRedoTokens
+  // positions that were computed can always be had.
+  static constexpr int64_t kRedoTokens = 16;
   int64_t truncate(int64_t n);
   size_t memory_bytes() const;
   // For measurements of long contexts: the pages up to position n get the contents of the second
@@ -67,13 +69,22 @@ class Session {
   void pass(std::span<const int32_t> tokens, int64_t first, Logits which, float* logits,
             const std::function<void()>& poll, MatmulObserver* observer, LayerStates states);
 
-  // Recurrent layers.  Slot 0 is the state at state_at_, the others are kept.
+  // Recurrent layers.  One slot has the state at state_at_, others are kept.  Some of these serve
+  // the redo log, whose records are those of the positions [log_from_, log_end_): the state at
+  // position p of that stretch, and all records from p on, give each state behind it.
   struct KeptState {
     int32_t slot;
     int64_t position;
+    bool for_redo = false;
   };
   void keep_state();
+  int32_t free_slot(bool for_redo);
+  void drop_oldest(bool for_redo);
   void restore_state(int64_t position);
+  bool reaches(int64_t from, int64_t to) const {  // by redoing
+    return from == to || (from >= log_from_ && from <= to && to <= log_end_);
+  }
+  void log_pass(RowSpan& span, int64_t left);
   void forget_states_beyond(int64_t n) {
     std::erase_if(kept_, [&](const KeptState& kept) { return kept.position > n; });
   }
@@ -86,8 +97,10 @@ class Session {
   std::vector<int32_t> tokens_;  // n_past_ of them
   int64_t n_computed_ = 0;       // positions in the cache; those up to n_past_ are computed again
   ModelCache cache_;
-  std::vector<KeptState> kept_;        // the least recently kept first
-  int64_t state_at_ = 0;               // -1: nowhere
+  std::vector<KeptState> kept_;  // the least recently kept first
+  int32_t state_slot_ = 0;
+  int64_t state_at_ = 0;  // -1: nowhere
+  int64_t log_from_ = 0, log_end_ = 0;
   std::vector<int32_t> pages_;         // of the one sequence: all, in order
   std::vector<Workspace> workspaces_;  // one per backend
   BatchRows rows_;

@@ -9,7 +9,7 @@
 namespace hrun {
 
 ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type,
-                       int64_t n_states)
+                       int64_t n_states, int64_t n_log_rows)
     : n_pages_(n_pages), k_type_(k_type), v_type_(v_type) {
   const std::string purpose = message("the KV cache of {} positions (a smaller context takes less)",
                                       n_pages * kPagePositions);
@@ -20,6 +20,7 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
     plan.n_pages = n_pages;
     StatePlan state_plan;
     state_plan.n_slots = n_states;
+    state_plan.n_log_rows = n_log_rows;
     std::vector<int64_t> layers, recurrent;
     std::vector<size_t> places;  // of the layers' rows in the cache
     for (int64_t l = run.first_layer; l < run.end_layer; ++l) {
@@ -45,11 +46,12 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
     }
     if (!recurrent.empty()) {
       n_states_ = n_states;
+      Backend& backend = model.backend(run.device);
       kept_states_.push_back(
-          model.backend(run.device)
-              .make_states(state_plan, message("{} states of recurrent layers", n_states)));
+          {&backend,
+           backend.make_states(state_plan, message("{} states of recurrent layers", n_states))});
       for (size_t i = 0; i < recurrent.size(); ++i)
-        states_[static_cast<size_t>(recurrent[i])] = {kept_states_.back().get(), i};
+        states_[static_cast<size_t>(recurrent[i])] = {kept_states_.back().states.get(), i};
     }
     if (layers.empty()) continue;
     caches_.push_back(model.backend(run.device).make_cache(plan, purpose));
@@ -85,13 +87,18 @@ std::string ModelCache::overflow_hint() const {
 
 size_t ModelCache::bytes() const {
   size_t bytes = page_bytes() * static_cast<size_t>(n_pages_);
-  for (const auto& states : kept_states_)
-    bytes += states->slot_bytes() * static_cast<size_t>(states->n_slots());
+  for (const auto& [backend, states] : kept_states_)
+    bytes += states->slot_bytes() * static_cast<size_t>(states->n_slots()) + states->log_bytes();
   return bytes;
 }
 
 void ModelCache::copy_state(int32_t from, int32_t to) {
-  for (const auto& states : kept_states_) from < 0 ? states->clear(to) : states->copy(from, to);
+  for (const auto& [backend, states] : kept_states_)
+    from < 0 ? states->clear(to) : states->copy(from, to);
+}
+
+void ModelCache::redo_state(int32_t from, int32_t to, int64_t log_row, int64_t n) {
+  for (const auto& [backend, states] : kept_states_) backend->redo(*states, from, to, log_row, n);
 }
 
 void ModelCache::copy_page(int32_t from, int32_t to, int64_t n_positions) {

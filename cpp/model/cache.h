@@ -16,9 +16,10 @@ class ModelCache {
  public:
   // Throws OutOfMemoryError with the need, UnsupportedModelError for a type that a device cannot
   // keep.
-  // n_states: slots for states of recurrent layers, where the model has such.
+  // n_states: slots for states of recurrent layers, where the model has such.  n_log_rows: records
+  // of their redo log.
   ModelCache(const Model& model, int64_t n_pages, CacheType k_type, CacheType v_type,
-             int64_t n_states);
+             int64_t n_states, int64_t n_log_rows = 0);
 
   // The cache and the states of a layer.  A slot has no cache where the layer keeps none.
   const CacheSlot& slot(int64_t layer) const { return slots_[static_cast<size_t>(layer)]; }
@@ -34,6 +35,9 @@ class ModelCache {
   void drop_rows(int32_t page);
   // Copies the state of all recurrent layers.  from = -1 gives the state before any token.
   void copy_state(int32_t from, int32_t to);
+  // Makes the states in slot `to` those of slot `from` (-1: before any token) after the n tokens
+  // whose records begin at log_row.
+  void redo_state(int32_t from, int32_t to, int64_t log_row, int64_t n);
 
   // Calls draw(), and adds a word about the cache to the error where logits are not finite: the
   // cache may be the cause.
@@ -54,7 +58,12 @@ class ModelCache {
   std::vector<std::unique_ptr<DeviceCache>> caches_;  // one per run of layers that keep some
   std::vector<CacheSlot> slots_;
   int64_t n_states_ = 0;
-  std::vector<std::unique_ptr<DeviceStates>> kept_states_;  // one per run with recurrent layers
+  // One per run with recurrent layers.
+  struct RunStates {
+    Backend* backend;
+    std::unique_ptr<DeviceStates> states;
+  };
+  std::vector<RunStates> kept_states_;
   std::vector<StateSlot> states_;
 };
 

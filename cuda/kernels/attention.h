@@ -43,7 +43,8 @@ struct KVPages {
 // A span of the batch, for the device.
 struct SpanOnDevice {
   int32_t first_row, n_rows, first_position;
-  int32_t state;  // the slot of its recurrent state
+  int32_t state;                                 // the slot of its recurrent state
+  int32_t kept = -1, kept_at = 0, log_row = -1;  // as in RowSpan
 };
 
 // The data of a batch that the device reads, at the place where a recorded graph finds it again:

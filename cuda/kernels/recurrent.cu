@@ -19,16 +19,26 @@ struct ShortConv {
     const int64_t channel = static_cast<int64_t>(block_x()) * kThreads + thread();
     if (channel >= x.cols) return;
     const SpanOnDevice span = state.spans[block_y()];
-    float* const kept = state.past + span.state * state.slot_floats + channel;
+    const auto kept_in = [&](int32_t slot) {
+      return state.past + slot * state.slot_floats + channel;
+    };
     const int n_past = n_taps - 1;
     float tap[kMaxConvTaps], past[kMaxConvTaps];
 #pragma unroll
     for (int j = 0; j < kMaxConvTaps; ++j) {
       tap[j] = j < n_taps ? taps[j * x.cols + channel] : 0.0f;
-      past[j] = j < n_past ? kept[j * x.cols] : 0.0f;
+      past[j] = j < n_past ? kept_in(first_slot(span))[j * x.cols] : 0.0f;
     }
-    for (int64_t t = span.first_row; t < span.first_row + span.n_rows; ++t) {
+    const auto keep = [&](int32_t slot) {
+#pragma unroll
+      for (int j = 0; j < kMaxConvTaps; ++j)
+        if (j < n_past) kept_in(slot)[j * x.cols] = past[j];
+    };
+    for (int64_t i = 0; i < span.n_rows; ++i) {
+      const int64_t t = span.first_row + i;
       const float now = x.row(t)[channel];
+      if (stays_at(span, i)) keep(span.kept);
+      if (float* const record = state.log.of(span, i)) record[channel] = now;
       float y = 0;
 #pragma unroll
       for (int j = 0; j < kMaxConvTaps; ++j) {
@@ -39,9 +49,7 @@ struct ShortConv {
       for (int j = 0; j + 1 < kMaxConvTaps; ++j) past[j] = past[j + 1];
       out.row(t)[channel] = apply_silu ? silu(y) : y;
     }
-#pragma unroll
-    for (int j = 0; j < kMaxConvTaps; ++j)
-      if (j < n_past) kept[j * x.cols] = past[j];
+    keep(span.state);
   }
 };
 
@@ -66,13 +74,21 @@ struct DeltaRule {
     const bool inside = at < v_dim;
     const int64_t key = static_cast<int64_t>(heads.key_head(h)) * k_dim;
     const SpanOnDevice span = state.spans[block_z()];
-    float* const kept = state.matrix + span.state * state.slot_floats +
-                        static_cast<int64_t>(h) * k_dim * v_dim + at;
     // A thread's rows are its own, so no thread waits.
     float* const s = reinterpret_cast<float*>(shared()) + column;
+    const auto kept_in = [&](int32_t slot) {
+      return state.matrix + slot * state.slot_floats + static_cast<int64_t>(h) * k_dim * v_dim + at;
+    };
+    const auto keep = [&](int32_t slot) {
+      for (int i = chain; i < k_dim && inside; i += kChains)
+        kept_in(slot)[static_cast<int64_t>(i) * v_dim] = s[i * kStride];
+    };
     for (int i = chain; i < k_dim; i += kChains)
-      s[i * kStride] = inside ? kept[static_cast<int64_t>(i) * v_dim] : 0.0f;
-    for (int64_t t = span.first_row; t < span.first_row + span.n_rows; ++t) {
+      s[i * kStride] = inside ? kept_in(first_slot(span))[static_cast<int64_t>(i) * v_dim] : 0.0f;
+    for (int64_t row = 0; row < span.n_rows; ++row) {
+      const int64_t t = span.first_row + row;
+      if (stays_at(span, row)) keep(span.kept);
+      if (float* const record = state.log.of(span, row)) log(record, t, h, at, inside);
       const float* const k_row = k.row(t) + key;
       const float* const q_row = q.row(t) + key;
       const float e = decay.row(t)[h];
@@ -90,9 +106,22 @@ struct DeltaRule {
       const float y = joined(sum);
       if (inside && chain == 0) out.row(t)[static_cast<int64_t>(h) * v_dim + at] = y;
     }
-    if (!inside) return;
-    for (int i = chain; i < k_dim; i += kChains)
-      kept[static_cast<int64_t>(i) * v_dim] = s[i * kStride];
+    keep(span.state);
+  }
+  // Each block writes its own values, and one of them what its head has beside.
+  HRUN_HD void log(float* record, int64_t t, int h, int at, bool inside) const {
+    if (inside && thread() % kChains == 0) {
+      const int64_t value = static_cast<int64_t>(h) * v_dim + at;
+      record[state.log.values + value] = v.row(t)[value];
+    }
+    if (block_y() > 0) return;
+    if (thread() == 0) {
+      record[state.log.decays + h] = decay.row(t)[h];
+      record[state.log.steps + h] = beta.row(t)[h];
+    }
+    const int64_t key = static_cast<int64_t>(heads.key_head(h)) * k_dim;
+    for (int i = thread(); heads.leads(h) && i < k_dim; i += kThreads)
+      record[state.log.keys + key + i] = k.row(t)[key + i];
   }
 };
 

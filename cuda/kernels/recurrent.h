@@ -7,6 +7,29 @@
 
 namespace hrun::gpu {
 
+// The redo log of a layer: where a record's parts are.
+struct LogOnDevice {
+  float* records;
+  int64_t stride, n_rows;
+  int64_t keys, values, decays, steps;
+
+  // The record of row i of a span; null where it has none.
+  HRUN_HD float* of(const SpanOnDevice& span, int64_t i) const {
+    if (span.log_row < 0 || i < first_logged(span.kept >= 0, span.kept_at, span.n_rows, n_rows))
+      return nullptr;
+    return records + (span.log_row + i) % n_rows * stride;
+  }
+};
+
+// The slot where a span's state is before the pass, and whether it stays there as it is before row
+// i.
+HRUN_HD int32_t first_slot(const SpanOnDevice& span) {
+  return span.kept >= 0 ? span.kept : span.state;
+}
+HRUN_HD bool stays_at(const SpanOnDevice& span, int64_t i) {
+  return span.kept >= 0 && i > 0 && i == span.kept_at;
+}
+
 // A layer of the states: [slot][...], and the spans with their slots, in device memory, so that a
 // recorded graph serves others.
 struct StateOnDevice {
@@ -15,6 +38,7 @@ struct StateOnDevice {
   int64_t slot_floats;
   const SpanOnDevice* spans;
   int n_spans;
+  LogOnDevice log;
 };
 
 // All spans of a batch in one launch.  taps: [n_taps][channel], oldest first.

@@ -28,13 +28,22 @@ struct Scan {
     const int64_t shared_by = static_cast<int64_t>(h / heads_of_group) * state_dim,
                   own = static_cast<int64_t>(h) * width + at;
     const SpanOnDevice span = state.spans[block_z()];
-    float* const kept = state.matrix + span.state * state.slot_floats +
-                        static_cast<int64_t>(h) * state_dim * width + at;
     // A thread's rows are its own, so no thread waits.
     float* const s = reinterpret_cast<float*>(shared()) + column;
+    const auto kept_in = [&](int32_t slot) {
+      return state.matrix + slot * state.slot_floats + static_cast<int64_t>(h) * state_dim * width +
+             at;
+    };
+    const auto keep = [&](int32_t slot) {
+      for (int i = chain; i < state_dim && inside; i += kChains)
+        kept_in(slot)[static_cast<int64_t>(i) * width] = s[i * kStride];
+    };
     for (int i = chain; i < state_dim; i += kChains)
-      s[i * kStride] = inside ? kept[static_cast<int64_t>(i) * width] : 0.0f;
-    for (int64_t t = span.first_row; t < span.first_row + span.n_rows; ++t) {
+      s[i * kStride] = inside ? kept_in(first_slot(span))[static_cast<int64_t>(i) * width] : 0.0f;
+    for (int64_t row = 0; row < span.n_rows; ++row) {
+      const int64_t t = span.first_row + row;
+      if (stays_at(span, row)) keep(span.kept);
+      if (float* const record = state.log.of(span, row)) log(record, t, h, at, inside);
       const float* const b_row = b.row(t) + shared_by;
       const float* const c_row = c.row(t) + shared_by;
       const float e = decay.row(t)[h], value = inside ? x.row(t)[own] : 0.0f,
@@ -46,11 +55,25 @@ struct Scan {
         sum = fused_multiply_add(c_row[i], now, sum);
       }
       const float mixed = joined(sum);
-      if (inside && chain == 0) out.row(t)[own] = fused_multiply_add(skip[h], value, mixed);
+      if (inside && chain == 0)
+        out.row(t)[own] = fused_multiply_add(skip ? skip[h] : 0.0f, value, mixed);
     }
-    if (!inside) return;
-    for (int i = chain; i < state_dim; i += kChains)
-      kept[static_cast<int64_t>(i) * width] = s[i * kStride];
+    keep(span.state);
+  }
+  // Each block writes its own values, and one of them what its head has beside.
+  HRUN_HD void log(float* record, int64_t t, int h, int at, bool inside) const {
+    if (inside && thread() % kChains == 0) {
+      const int64_t value = static_cast<int64_t>(h) * width + at;
+      record[state.log.values + value] = x.row(t)[value];
+    }
+    if (block_y() > 0) return;
+    if (thread() == 0) {
+      record[state.log.decays + h] = decay.row(t)[h];
+      record[state.log.steps + h] = step.row(t)[h];
+    }
+    const int64_t shared_by = static_cast<int64_t>(h / heads_of_group) * state_dim;
+    for (int i = thread(); h % heads_of_group == 0 && i < state_dim; i += kThreads)
+      record[state.log.keys + shared_by + i] = b.row(t)[shared_by + i];
   }
 };
 

@@ -28,7 +28,7 @@ class Simulation {
   Simulation(const World& world)
       : world_(world),
         scheduler_(options_of(world, executor_)),
-        executor_(world.options.n_pages, world.options.n_state_slots),
+        executor_(world.options.n_pages, world.options.n_state_slots, world.options.n_log_rows),
         capacity_(std::min(world.options.n_ctx, world.options.n_pages * kPagePositions)) {
     executor_.coded = world.coded;
     for (auto& text : texts_)
@@ -411,6 +411,10 @@ int main(int argc, char** argv) {
   SchedulerOptions tight = recurrent;
   tight.n_state_slots = 4;
   tight.n_pages = 10;
+  SchedulerOptions guessing = recurrent;
+  guessing.n_log_rows = 20;
+  SchedulerOptions tight_guessing = tight;
+  tight_guessing.n_log_rows = 100;
   SchedulerOptions impatient = small;
   impatient.max_wait_us = 300'000;
   impatient.prefix_wait_us = 50'000;
@@ -424,6 +428,8 @@ int main(int argc, char** argv) {
       {"collisions", colliding, 64, true},
       {"recurrent", recurrent, 96},
       {"few slots", tight, 64, false, true},
+      {"guesses", guessing, 96, true},
+      {"few, guesses", tight_guessing, 64, true, true},
       {.name = "coded", .options = small, .n_rows = 48, .drafts = true, .coded = true},
       {.name = "coded, failing",
        .options = colliding,

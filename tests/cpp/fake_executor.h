@@ -23,9 +23,10 @@ class FakeExecutor {
   static constexpr int32_t kVocabulary = 3;
   static constexpr uint64_t kEmpty = 0x9e3779b97f4a7c15ull;
 
-  FakeExecutor(int64_t n_pages, int64_t n_slots)
+  FakeExecutor(int64_t n_pages, int64_t n_slots, int64_t n_log_rows = 0)
       : pages_(static_cast<size_t>(n_pages * hrun::kPagePositions)),
-        states_(static_cast<size_t>(n_slots)) {}
+        states_(static_cast<size_t>(n_slots)),
+        log_(static_cast<size_t>(n_log_rows)) {}
 
   static uint64_t step(uint64_t before, int32_t token) {
     uint64_t h = (before ^ static_cast<uint64_t>(token + 1)) * 0xff51afd7ed558ccdull;
@@ -50,6 +51,11 @@ class FakeExecutor {
       // Nothing may rely on the positions behind the copied ones.
       std::fill(page(copy.to) + copy.n_positions, page(copy.to) + hrun::kPagePositions, 0xdead);
       rows_.contains(copy.from) ? void(rows_.insert(copy.to)) : void(rows_.erase(copy.to));
+    }
+    for (const auto& redo : plan.state_redos) {
+      if (n_work-- == 0) return;
+      for (int64_t i = 0; i < redo.n; ++i)
+        state(redo.slot) = step(state(redo.slot), log_.at(static_cast<size_t>(redo.log_row + i)));
     }
     for (const auto& copy : plan.state_copies) {
       if (n_work-- == 0) return;
@@ -126,7 +132,12 @@ class FakeExecutor {
     }
     if (s.state_slot >= 0) {
       require(state(s.state_slot) == chain(s.tokens, span.first), "a state of another prefix");
-      state(s.state_slot) = hash;
+      state(span.state_to < 0 ? s.state_slot : span.state_to) = hash;
+      require(span.n_draft == 0 || span.state_to >= 0, "guesses that cannot be taken back");
+      for (int64_t i = span.first; i < end && span.state_to >= 0; ++i)
+        log_.at(static_cast<size_t>(span.log_row + i - span.first)) =
+            i < s.size() ? s.tokens[static_cast<size_t>(i)]
+                         : s.draft[static_cast<size_t>(i - s.size())];
     }
     Delivered& d = delivered[s.id];
     d.n_rows += span.n_rows;
@@ -142,6 +153,7 @@ class FakeExecutor {
 
   std::vector<uint64_t> pages_;
   std::vector<uint64_t> states_;
+  std::vector<int32_t> log_;
   std::set<hrun::PageId> rows_;
 };
 

@@ -52,6 +52,8 @@ struct Input {
   Values x, decay, beta;
 };
 
+constexpr int64_t kLogRows = 12;
+
 struct Model {
   hrun::Backend& backend;
   Shape shape;
@@ -65,10 +67,11 @@ struct Model {
                          reinterpret_cast<const uint8_t*>(taps.data()), "taps"});
     hrun::StatePlan plan;
     plan.n_slots = 3;
+    plan.n_log_rows = kLogRows;
     // There is a layer before it, so that offsets count.
-    plan.layers.push_back({5, 2, 1, 3, 5});
-    plan.layers.push_back(
-        {static_cast<int>(s.channels()), s.n_taps - 1, s.n_v_heads, s.k_dim, s.v_dim});
+    plan.layers.push_back({5, 2, 1, 3, 5, 1});
+    plan.layers.push_back({static_cast<int>(s.channels()), s.n_taps - 1, s.n_v_heads, s.k_dim,
+                           s.v_dim, s.n_k_heads, s.grouped, true});
     states = on.make_states(plan, "a test");
     for (int32_t slot = 0; slot < 3; ++slot) states->clear(slot);
   }
@@ -104,20 +107,71 @@ std::vector<T> rows(const std::vector<T>& all, int64_t cols, int64_t first, int6
   return {all.begin() + first * cols, all.begin() + (first + n) * cols};
 }
 
+// Rows of one sequence, which `span` says more about.
+Values run_rows(Model& m, const Input& in, int64_t first, int64_t n, const hrun::RowSpan& span) {
+  hrun::BatchRows batch;
+  batch.add_positions(n, first, {}, span.state);
+  batch.last().kept = span.kept, batch.last().kept_at = span.kept_at;
+  batch.last().log_row = span.log_row;
+  Values x = rows(in.x, m.shape.channels(), first, n),
+         decay = rows(in.decay, m.shape.n_v_heads, first, n),
+         beta = rows(in.beta, m.shape.n_v_heads, first, n);
+  return m.run(batch.batch(), x, decay, beta);
+}
+
 Values in_pieces(Model& m, const Input& in, const std::vector<int64_t>& pieces, int32_t slot,
                  int64_t first = 0) {
   Values out;
   for (const int64_t n : pieces) {
-    hrun::BatchRows batch;
-    batch.add_positions(n, first, {}, slot);
-    Values x = rows(in.x, m.shape.channels(), first, n),
-           decay = rows(in.decay, m.shape.n_v_heads, first, n),
-           beta = rows(in.beta, m.shape.n_v_heads, first, n);
-    const Values y = m.run(batch.batch(), x, decay, beta);
+    const Values y = run_rows(m, in, first, n, {.state = slot});
     out.insert(out.end(), y.begin(), y.end());
     first += n;
   }
   return out;
+}
+
+// A pass leaves the state before one of its rows behind; from there and the records any later state
+// is made again.  The log goes round.
+void test_redo(Model& m, const Input& in, const Values& whole) {
+  constexpr int64_t kFirst = 20, kMore = 4, kTokens = 41;
+  for (const int64_t kept_at : {0, 13, 19}) {
+    m.states->clear(0);
+    const auto log_row = [](int64_t position) {
+      return static_cast<int32_t>((position + 3) % kLogRows);
+    };
+    const auto want = [&](int64_t first, int64_t n) {
+      return rows(whole, m.shape.values(), first, n);
+    };
+    check(run_rows(m, in, 0, kFirst,
+                   {.state = 1, .kept = 0, .kept_at = kept_at, .log_row = log_row(0)}) ==
+              want(0, kFirst),
+          "a pass that keeps a state gives what one gives that does not");
+    run_rows(m, in, kFirst, kMore, {.state = 1, .log_row = log_row(kFirst)});
+    if (kFirst + kMore - kept_at <= kLogRows)
+      for (int64_t n = 0; n <= kFirst + kMore - kept_at; ++n) {
+        m.backend.redo(*m.states, 0, 2, log_row(kept_at), n);
+        const int64_t at = kept_at + n;
+        check(in_pieces(m, in, {kTokens - at}, 2, at) == want(at, kTokens - at),
+              "a state that was made again");
+      }
+    check(in_pieces(m, in, {kTokens - kept_at}, 0, kept_at) == want(kept_at, kTokens - kept_at),
+          "the state that was kept");
+  }
+  run_rows(m, in, 0, 2, {.state = 1, .kept = 0, .log_row = 0});
+  m.states->clear(1);
+  run_rows(m, in, 0, 2, {.state = 1, .log_row = 0});
+  m.backend.redo(*m.states, -1, 2, 0, 2);
+  check(in_pieces(m, in, {5}, 2, 2) == rows(whole, m.shape.values(), 2, 5), "from the beginning");
+  for (const hrun::RowSpan& wrong : {hrun::RowSpan{.state = 1, .kept = 1},
+                                     {.state = 1, .kept = 3},
+                                     {.state = 1, .kept = 0, .kept_at = 2},
+                                     {.state = 1, .log_row = kLogRows}}) {
+    bool refused = false;
+    try {
+      run_rows(m, in, 0, 2, wrong);
+    } catch (const hrun::ArgumentError&) { refused = true; }
+    check(refused, "a slot, a row or a record that is not there");
+  }
 }
 
 std::vector<double> reference(const Shape& s, const Values& taps, const Input& in, int64_t n) {
@@ -205,6 +259,7 @@ void test(const Shape& s, std::vector<Values>& of_tiers) {
     m.states->copy(0, 2);
     in_pieces(m, other, {5}, 0);
     check(in_pieces(m, in, {24}, 2, 17) == rows(whole, s.values(), 17, 24), "a copied state");
+    test_redo(m, in, whole);
     bool refused = false;
     try {
       in_pieces(m, in, {1}, 3);

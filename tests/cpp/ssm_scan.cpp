@@ -42,6 +42,8 @@ struct Input {
   Values all, decay, step;
 };
 
+constexpr int64_t kLogRows = 8;
+
 struct Scan {
   hrun::Backend& backend;
   Shape shape;
@@ -55,12 +57,14 @@ struct Scan {
                          reinterpret_cast<const uint8_t*>(skip.data()), "skip"});
     hrun::StatePlan plan;
     plan.n_slots = 2;
+    plan.n_log_rows = kLogRows;
     plan.layers.push_back({7, 3, 0, 0, 0});  // so that offsets count
-    plan.layers.push_back({0, 0, s.n_heads, s.state_dim, s.width});
+    plan.layers.push_back({0, 0, s.n_heads, s.state_dim, s.width, s.n_groups, true});
     states = on.make_states(plan, "a test");
   }
 
-  Values run(Input in, int64_t first, int64_t n, int32_t slot) {
+  Values run(Input in, int64_t first, int64_t n, int32_t slot, int32_t kept = -1,
+             int64_t kept_at = 0, int32_t log_row = -1) {
     const auto view = [&](Values& values, int64_t cols) {
       return hrun::FloatView{values.data() + first * cols, n, cols, cols};
     };
@@ -71,6 +75,7 @@ struct Scan {
     Values out(static_cast<size_t>(n * shape.inner()));
     hrun::BatchRows batch;
     batch.add_positions(n, first, {}, slot);
+    batch.last().kept = kept, batch.last().kept_at = kept_at, batch.last().log_row = log_row;
     backend.ssm_scan(
         {part(0, shape.inner()), part(shape.inner(), shape.shared()),
          part(shape.inner() + shape.shared(), shape.shared()), view(in.decay, shape.n_heads),
@@ -138,6 +143,17 @@ void test(const Shape& s) {
         at += n;
       }
       check(joined == whole, "any cut gives the same bits");
+    }
+    // The state before row 20 is left behind; from it and the records come those behind it.
+    for (int64_t n = 0; n <= 7; ++n) {
+      scan.states->clear(0);
+      check(
+          scan.run(in, 0, 27, 1, 0, 20, 5) == Values(whole.begin(), whole.begin() + 27 * s.inner()),
+          "a pass that keeps a state gives what one gives that does not");
+      backend->redo(*scan.states, 0, 0, (20 + 5) % kLogRows, n);
+      check(scan.run(in, 20 + n, kTokens - 20 - n, 0) ==
+                Values(whole.begin() + (20 + n) * s.inner(), whole.end()),
+            "a state that was made again");
     }
     bool refused = false;
     try {

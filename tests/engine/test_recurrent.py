@@ -95,6 +95,43 @@ def test_a_session_can_be_cut_anywhere(made: Callable[..., Path]) -> None:
         session.truncate(n)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_last_tokens_are_cut_exactly(
+    made: Callable[..., Path], name: str, device: str, emulated_cuda: None
+) -> None:
+    """To within 16 tokens of the furthest that was computed, after prompts and after single ones, again and again: nothing is
+    computed twice."""
+    model = _core.Model.load(str(made(name)), device=device)
+    n_rounds, longest = (60, 90) if device == "cpu" else (6, 12)
+    rng = random.Random(name)
+    session, ids, furthest = _core.Session(model, N_CTX, n_batch=50), [], 0
+    for _ in range(n_rounds):
+        for _ in range(rng.randrange(1, 4)):
+            n = rng.choice([1, 1, 1, 2, 5, 17, 33, longest])
+            more = ids_of(n, seed=rng.randrange(1000))
+            for piece in [[t] for t in more] if rng.random() < 0.4 else [more]:
+                session.forward(piece, "none")
+            ids += more
+            furthest = max(furthest, len(ids))
+        if len(ids) > N_CTX - 300:
+            session.truncate(0)
+            ids, furthest = [], 0
+            continue
+        n = rng.randrange(max(0, furthest - 16), len(ids) + 1)
+        assert session.truncate(n) == n
+        ids = ids[:n]
+        if rng.random() < 0.3:
+            more = ids_of(3, seed=rng.randrange(1000))
+            fresh = _core.Session(model, N_CTX)
+            fresh.forward([*ids, *more][:-1], "none")
+            want = fresh.forward(more[-1:])
+            session.forward(more[:-1], "none")
+            assert session.forward(more[-1:]).tobytes() == want.tobytes(), n
+            ids += more
+            furthest = max(furthest, len(ids))
+
+
 def test_a_cancelled_pass_leaves_the_session_where_it_was(made: Callable[..., Path]) -> None:
     model = _core.Model.load(str(made("qwen35")))
     ids = ids_of(1500)

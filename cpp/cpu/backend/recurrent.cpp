@@ -12,6 +12,16 @@ const CpuStates& on_cpu(const StateSlot& slot) {
   return static_cast<const CpuStates&>(*slot.states);
 }
 
+// Runs the rows of a span in the slots where they go on: run(slot, first, n), and between them
+// pass_on(from, to).
+template <class Run, class PassOn>
+void run_span(const RowSpan& span, const Run& run, const PassOn& pass_on) {
+  if (span.kept < 0) return run(span.state, 0, span.n_rows);
+  if (span.kept_at > 0) run(span.kept, 0, span.kept_at);
+  pass_on(span.kept, span.state);
+  run(span.state, span.kept_at, span.n_rows - span.kept_at);
+}
+
 // A batch may be empty.
 int64_t per_span(int64_t work, const Batch& batch) {
   return work / std::max<int64_t>(1, static_cast<int64_t>(batch.spans.size()));
@@ -36,6 +46,25 @@ CpuStates::CpuStates(const StatePlan& plan, std::string_view purpose) : DeviceSt
                            plan.n_slots, slot_bytes());
   // Slots are used from the first one on.
   memory_ = allocate_host(all, purpose, Pages::huge);
+  size_t log = 0;
+  for (size_t l = 0; l < plan.layers.size(); ++l) {
+    log_offsets_.push_back(log);
+    log += log_floats(l);
+  }
+  log_offsets_.push_back(log);
+  if (plan.n_log_rows > 0) log_ = allocate_host(log_bytes(), purpose, Pages::huge);
+}
+
+void CpuStates::record(size_t layer, const Batch& batch, const FloatView& x, int64_t column) const {
+  const auto stride = static_cast<size_t>(this->layer(layer).record_floats());
+  for (const RowSpan& span : batch.spans) {
+    if (span.log_row < 0) continue;
+    for (int64_t i = first_logged(span.kept >= 0, span.kept_at, span.n_rows, n_log_rows());
+         i < span.n_rows; ++i)
+      std::memcpy(log(layer) + static_cast<size_t>((span.log_row + i) % n_log_rows()) * stride +
+                      static_cast<size_t>(column),
+                  x.row(span.first_row + i), static_cast<size_t>(x.cols) * sizeof(float));
+  }
 }
 
 void CpuStates::do_clear(int32_t slot) { std::memset(at(slot), 0, slot_bytes()); }
@@ -51,25 +80,33 @@ void CpuBackend::do_short_conv(FloatView x, const DeviceTensor& taps, const Stat
                                const Batch& batch, bool silu, FloatView out) {
   const Turn turn(*this, Operation::recurrent);
   const CpuStates& states = on_cpu(state);
+  states.record(state.index, batch, x, 0);
   constexpr int64_t kChannels = 64;
   const int64_t n_parts = (x.cols + kChannels - 1) / kChannels;
   const int n_taps = state.layer().n_past + 1;
   parallel(static_cast<int64_t>(batch.spans.size()) * n_parts,
            per_span(x.rows * kChannels * n_taps, batch), [&](int64_t i, int) {
              const RowSpan& span = batch.spans[static_cast<size_t>(i / n_parts)];
-             const int64_t c = i % n_parts * kChannels;
-             kernels_.short_conv({
-                 .x = x.row(span.first_row) + c,
-                 .out = out.row(span.first_row) + c,
-                 .taps = hrun::on_cpu(taps).vector.data() + c,
-                 .state = states.past(span.state, state.index) + c,
-                 .x_stride = x.stride,
-                 .out_stride = out.stride,
-                 .tap_stride = x.cols,
-                 .n_tokens = span.n_rows,
-                 .n_channels = std::min(kChannels, x.cols - c),
-                 .n_taps = n_taps,
-                 .silu = silu,
+             const int64_t c = i % n_parts * kChannels, n = std::min(kChannels, x.cols - c);
+             const auto past = [&](int32_t slot) { return states.past(slot, state.index) + c; };
+             const auto run = [&](int32_t slot, int64_t first, int64_t n_rows) {
+               kernels_.short_conv({
+                   .x = x.row(span.first_row + first) + c,
+                   .out = out.row(span.first_row + first) + c,
+                   .taps = hrun::on_cpu(taps).vector.data() + c,
+                   .state = past(slot),
+                   .x_stride = x.stride,
+                   .out_stride = out.stride,
+                   .tap_stride = x.cols,
+                   .n_tokens = n_rows,
+                   .n_channels = n,
+                   .n_taps = n_taps,
+                   .silu = silu,
+               });
+             };
+             run_span(span, run, [&](int32_t from, int32_t to) {
+               for (int j = 0; j + 1 < n_taps; ++j)
+                 std::copy_n(past(from) + j * x.cols, n, past(to) + j * x.cols);
              });
            });
 }
@@ -79,30 +116,38 @@ void CpuBackend::do_delta_rule(const DeltaInput& in, const DeltaHeads& heads,
   const Turn turn(*this, Operation::recurrent);
   const CpuStates& states = on_cpu(state);
   const StateLayer& layer = state.layer();
+  states.record(state.index, batch, in.k, layer.keys_at());
+  states.record(state.index, batch, in.v, layer.values_at());
+  states.record(state.index, batch, in.decay, layer.decays_at());
+  states.record(state.index, batch, in.beta, layer.steps_at());
   const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = heads.n_v_heads * n_parts;
   parallel(
       static_cast<int64_t>(batch.spans.size()) * n_tasks,
       per_span(out.rows * layer.k_dim * kLanes, batch), [&](int64_t i, int) {
         const RowSpan& span = batch.spans[static_cast<size_t>(i / n_tasks)];
-        const int64_t h = i % n_tasks / n_parts, part = i % n_parts, row = span.first_row;
+        const int64_t h = i % n_tasks / n_parts, part = i % n_parts;
         const int64_t key = int64_t{heads.key_head(static_cast<int>(h))} * layer.k_dim,
                       column = h * layer.v_dim + part * kLanes;
-        kernels_.delta_rule({
-            .q = in.q.row(row) + key,
-            .k = in.k.row(row) + key,
-            .v = in.v.row(row) + column,
-            .decay = in.decay.row(row) + h,
-            .beta = in.beta.row(row) + h,
-            .out = out.row(row) + column,
-            .state = states.matrix(span.state, state.index) +
-                     static_cast<size_t>(h) * CpuStates::head_floats(layer) +
-                     static_cast<size_t>(part * layer.k_dim * kLanes),
-            .stride = in.v.stride,
-            .gate_stride = in.beta.stride,
-            .out_stride = out.stride,
-            .n_tokens = span.n_rows,
-            .k_dim = layer.k_dim,
-            .n_columns = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
+        const auto run = [&](int32_t slot, int64_t first, int64_t n_rows) {
+          const int64_t row = span.first_row + first;
+          kernels_.delta_rule({
+              .q = in.q.row(row) + key,
+              .k = in.k.row(row) + key,
+              .v = in.v.row(row) + column,
+              .decay = in.decay.row(row) + h,
+              .beta = in.beta.row(row) + h,
+              .out = out.row(row) + column,
+              .state = states.columns(slot, state.index, h, part),
+              .stride = in.v.stride,
+              .gate_stride = in.beta.stride,
+              .out_stride = out.stride,
+              .n_tokens = n_rows,
+              .k_dim = layer.k_dim,
+              .n_columns = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
+          });
+        };
+        run_span(span, run, [&](int32_t from, int32_t to) {
+          states.copy_columns(from, to, state.index, h, part);
         });
       });
 }
@@ -112,33 +157,41 @@ void CpuBackend::do_ssm_scan(const ScanInput& in, const StateSlot& state, const 
   const Turn turn(*this, Operation::recurrent);
   const CpuStates& states = on_cpu(state);
   const StateLayer& layer = state.layer();
+  states.record(state.index, batch, in.b, layer.keys_at());
+  states.record(state.index, batch, in.x, layer.values_at());
+  states.record(state.index, batch, in.decay, layer.decays_at());
+  states.record(state.index, batch, in.step, layer.steps_at());
   const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = layer.n_heads * n_parts;
   const int heads_of_group = layer.n_heads / in.n_groups;
-  const float* const skip = hrun::on_cpu(*in.skip).vector.data();
+  const float* const skip = in.skip ? hrun::on_cpu(*in.skip).vector.data() : nullptr;
   parallel(
       static_cast<int64_t>(batch.spans.size()) * n_tasks,
       per_span(out.rows * layer.k_dim * kLanes, batch), [&](int64_t i, int) {
         const RowSpan& span = batch.spans[static_cast<size_t>(i / n_tasks)];
-        const int64_t h = i % n_tasks / n_parts, part = i % n_parts, row = span.first_row;
+        const int64_t h = i % n_tasks / n_parts, part = i % n_parts;
         const int64_t shared = h / heads_of_group * layer.k_dim,
                       column = h * layer.v_dim + part * kLanes;
-        kernels_.ssm_scan({
-            .x = in.x.row(row) + column,
-            .b = in.b.row(row) + shared,
-            .c = in.c.row(row) + shared,
-            .decay = in.decay.row(row) + h,
-            .step = in.step.row(row) + h,
-            .out = out.row(row) + column,
-            .state = states.matrix(span.state, state.index) +
-                     static_cast<size_t>(h) * CpuStates::head_floats(layer) +
-                     static_cast<size_t>(part * layer.k_dim * kLanes),
-            .stride = in.x.stride,
-            .gate_stride = in.step.stride,
-            .out_stride = out.stride,
-            .n_tokens = span.n_rows,
-            .state_dim = layer.k_dim,
-            .n_columns = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
-            .skip = skip[h],
+        const auto run = [&](int32_t slot, int64_t first, int64_t n_rows) {
+          const int64_t row = span.first_row + first;
+          kernels_.ssm_scan({
+              .x = in.x.row(row) + column,
+              .b = in.b.row(row) + shared,
+              .c = in.c.row(row) + shared,
+              .decay = in.decay.row(row) + h,
+              .step = in.step.row(row) + h,
+              .out = out.row(row) + column,
+              .state = states.columns(slot, state.index, h, part),
+              .stride = in.x.stride,
+              .gate_stride = in.step.stride,
+              .out_stride = out.stride,
+              .n_tokens = n_rows,
+              .state_dim = layer.k_dim,
+              .n_columns = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
+              .skip = skip ? skip[h] : 0.0f,
+          });
+        };
+        run_span(span, run, [&](int32_t from, int32_t to) {
+          states.copy_columns(from, to, state.index, h, part);
         });
       });
 }

@@ -35,6 +35,9 @@ BlockNeeds delta_rule_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows
   needs.state.n_heads = static_cast<int>(p.n_v_heads);
   needs.state.k_dim = static_cast<int>(p.k_dim);
   needs.state.v_dim = static_cast<int>(p.v_dim);
+  needs.state.n_k_heads = static_cast<int>(p.n_k_heads);
+  needs.state.grouped = spec.description->delta_grouped;
+  needs.state.recalls = true;
   return needs;
 }
 

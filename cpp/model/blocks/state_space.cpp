@@ -71,6 +71,8 @@ BlockNeeds state_space_needs(const ModelSpec& spec, int64_t, int64_t n_rows) {
   needs.state.n_heads = static_cast<int>(p.n_heads);
   needs.state.k_dim = static_cast<int>(p.state_dim);
   needs.state.v_dim = static_cast<int>(p.head_dim);
+  needs.state.n_k_heads = static_cast<int>(p.n_groups);
+  needs.state.grouped = true;
   return needs;
 }
 
