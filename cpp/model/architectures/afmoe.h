@@ -27,13 +27,12 @@ inline constexpr std::array kAfmoeRouter = {
 };
 inline constexpr std::array kAfmoeRouting = {
     ConfigRule{"leading_dense_block_count", ConfigType::integer, "num_dense_layers", "1"},
-    ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
     ConfigRule{"expert_shared_count", ConfigType::integer, "num_shared_experts", "2"},
     ConfigRule{"expert_weights_scale", ConfigType::number, "route_scale", "1"},
     ConfigRule{"expert_weights_norm", ConfigType::boolean, "route_norm", "true"},
-    ConfigRule{"expert_gating_func", ConfigType::integer, "scoring_func"},
 };
-inline constexpr auto kAfmoeKeys = join(kExpertKeys, kAfmoeRouting, kAlternatingWindowKeys);
+inline constexpr auto kAfmoeKeys =
+    join(kExpertKeys, kExpertBlockKeys, kAfmoeRouting, kAlternatingWindowKeys);
 inline constexpr auto kAfmoeTensors = join(
     kEmbeddingAndHead, kNormBeforeAttention, kAttention, kHeadNorms, kAfmoeOwn,
     only_in(kFeedForward, Where::dense),

@@ -10,19 +10,6 @@ namespace hrun::architecture {
 
 inline constexpr std::string_view kGemma2Classes[] = {"Gemma2ForCausalLM"};
 
-inline constexpr std::array kGemmaNorms = {
-    TensorRule{Role::attn_norm, "blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight",
-               Dim::one, Dim::embd, true, Transform::plus_one},
-    TensorRule{Role::attn_post_norm, "blk.{}.post_attention_norm.weight",
-               "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true,
-               Transform::plus_one},
-    TensorRule{Role::ffn_norm, "blk.{}.ffn_norm.weight",
-               "model.layers.{}.pre_feedforward_layernorm.weight", Dim::one, Dim::embd, true,
-               Transform::plus_one},
-    TensorRule{Role::ffn_post_norm, "blk.{}.post_ffw_norm.weight",
-               "model.layers.{}.post_feedforward_layernorm.weight", Dim::one, Dim::embd, true,
-               Transform::plus_one},
-};
 inline constexpr auto kGemmaGlobals =
     with_transform(kEmbeddingAndHead, Role::output_norm, Role::output_norm, Transform::plus_one);
 

@@ -31,15 +31,13 @@ inline constexpr std::array kHyV3Experts = {
 inline constexpr std::array kHyV3Own = {
     ConfigRule{"leading_dense_block_count", ConfigType::integer,
                "first_k_dense_replace|mlp_layer_types", "1"},
-    ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
     ConfigRule{"expert_shared_count", ConfigType::integer, "num_shared_experts", "1"},
     ConfigRule{"expert_shared_feed_forward_length", ConfigType::integer, ""},
     ConfigRule{"expert_weights_scale", ConfigType::number, "router_scaling_factor", "1"},
     ConfigRule{"expert_weights_norm", ConfigType::boolean, "route_norm", "true"},
-    ConfigRule{"expert_gating_func", ConfigType::integer, "scoring_func"},
     ConfigRule{"nextn_predict_layers", ConfigType::integer, ""},
 };
-inline constexpr auto kHyV3Keys = join(kExpertKeys, kHyV3Own);
+inline constexpr auto kHyV3Keys = join(kExpertKeys, kExpertBlockKeys, kHyV3Own);
 inline constexpr auto kHyV3Tensors =
     join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, kHeadNorms, kNormBeforeFeedForward,
          only_in(kFeedForward, Where::dense),

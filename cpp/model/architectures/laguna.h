@@ -33,17 +33,16 @@ inline constexpr std::array kLagunaExperts = {
 };
 inline constexpr std::array kLagunaOwn = {
     ConfigRule{"leading_dense_block_count", ConfigType::integer, "mlp_layer_types", "1"},
-    ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
     ConfigRule{"expert_shared_feed_forward_length", ConfigType::integer,
                "shared_expert_intermediate_size"},
     ConfigRule{"expert_shared_count", ConfigType::integer, "", "1"},
     ConfigRule{"expert_weights_scale", ConfigType::number, "moe_routed_scaling_factor", "1"},
     ConfigRule{"expert_weights_norm", ConfigType::boolean, "", "true"},
-    ConfigRule{"expert_gating_func", ConfigType::integer, "scoring_func"},
     ConfigRule{"rope.freq_base_swa", ConfigType::number, ""},
     ConfigRule{"rope.dimension_count_swa", ConfigType::integer, ""},
 };
-inline constexpr auto kLagunaKeys = join(kExpertKeys, kWindowedLayerKeys, kLagunaOwn);
+inline constexpr auto kLagunaKeys =
+    join(kExpertKeys, kExpertBlockKeys, kWindowedLayerKeys, kLagunaOwn);
 inline constexpr auto kLagunaTensors =
     join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, kHeadNorms, kLagunaGate,
          kNormBeforeFeedForward, only_in(kFeedForward, Where::dense),

@@ -28,12 +28,10 @@ inline constexpr std::array kLfm2Experts = {
 inline constexpr std::array kLfm2moeKeys = {
     ConfigRule{"shortconv.l_cache", ConfigType::integer, "conv_L_cache", "3"},
     ConfigRule{"leading_dense_block_count", ConfigType::integer, "num_dense_layers", "2"},
-    ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
     ConfigRule{"expert_weights_norm", ConfigType::boolean, "norm_topk_prob", "true"},
     ConfigRule{"expert_weights_scale", ConfigType::number, "routed_scaling_factor", "1"},
-    ConfigRule{"expert_gating_func", ConfigType::integer, "scoring_func"},
 };
-inline constexpr auto kLfm2moeConfig = join(kExpertKeys, kLfm2moeKeys);
+inline constexpr auto kLfm2moeConfig = join(kExpertKeys, kExpertBlockKeys, kLfm2moeKeys);
 inline constexpr auto kLfm2moeTensors =
     join(kLfm2Globals, kLfm2Layer, kLfm2Mixers, only_in(kLfm2FeedForward, Where::dense),
          only_in(kLfm2Experts, Where::experts));

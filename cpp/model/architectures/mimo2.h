@@ -18,15 +18,14 @@ inline constexpr std::array kMimo2Sinks = {
 inline constexpr std::array kMimo2Own = {
     ConfigRule{"leading_dense_block_count", ConfigType::integer, "mlp_layer_types|moe_layer_freq",
                "1"},
-    ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
     ConfigRule{"expert_weights_scale", ConfigType::number, "routed_scaling_factor", "1"},
     ConfigRule{"expert_weights_norm", ConfigType::boolean, "norm_topk_prob", "true"},
-    ConfigRule{"expert_gating_func", ConfigType::integer, "scoring_func"},
     ConfigRule{"rope.freq_base_swa", ConfigType::number, "swa_rope_theta"},
     ConfigRule{"attention.value_scale", ConfigType::number, "attention_value_scale"},
     ConfigRule{"nextn_predict_layers", ConfigType::integer, ""},
 };
-inline constexpr auto kMimo2Keys = join(kExpertKeys, kWindowedLayerKeys, kMimo2Own);
+inline constexpr auto kMimo2Keys =
+    join(kExpertKeys, kExpertBlockKeys, kWindowedLayerKeys, kMimo2Own);
 inline constexpr auto kMimo2Tensors =
     join(kEmbeddingAndHead, kNormBeforeAttention, kAttention, kQkvBiases, kMimo2Sinks,
          kNormBeforeFeedForward, only_in(kFeedForward, Where::dense),

@@ -11,21 +11,10 @@ namespace hrun::architecture {
 inline constexpr std::string_view kMuseGlimmerClasses[] = {"MuseGlimmerForConditionalGeneration"};
 
 inline constexpr std::array kMuseGlimmerOwn = {
-    TensorRule{Role::attn_norm, "blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight",
-               Dim::one, Dim::embd, true, Transform::plus_one},
     TensorRule{Role::attn_q_norm, "blk.{}.attn_q_norm.weight", "", Dim::one, Dim::head, true},
     TensorRule{Role::attn_k_norm, "blk.{}.attn_k_norm.weight", "", Dim::one, Dim::head, true},
     TensorRule{Role::attn_gate, "blk.{}.attn_gate.weight",
                "model.layers.{}.self_attn.gate_proj.weight", Dim::q_out, Dim::embd, true},
-    TensorRule{Role::attn_post_norm, "blk.{}.post_attention_norm.weight",
-               "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true,
-               Transform::plus_one},
-    TensorRule{Role::ffn_norm, "blk.{}.ffn_norm.weight",
-               "model.layers.{}.pre_feedforward_layernorm.weight", Dim::one, Dim::embd, true,
-               Transform::plus_one},
-    TensorRule{Role::ffn_post_norm, "blk.{}.post_ffw_norm.weight",
-               "model.layers.{}.post_feedforward_layernorm.weight", Dim::one, Dim::embd, true,
-               Transform::plus_one},
 };
 inline constexpr std::array kMuseGlimmerLogits = {
     ConfigRule{"logit_scale", ConfigType::number, "output_multiplier", "0.19611613513818404"},
@@ -33,7 +22,7 @@ inline constexpr std::array kMuseGlimmerLogits = {
 };
 inline constexpr auto kMuseGlimmerKeys = join(kWindowedLayerKeys, kMuseGlimmerLogits);
 inline constexpr auto kMuseGlimmerTensors =
-    join(kEmbeddingAndHead, kLlamaAttention, kMuseGlimmerOwn, kFeedForward);
+    join(kEmbeddingAndHead, kGemmaNorms, kLlamaAttention, kMuseGlimmerOwn, kFeedForward);
 
 inline constexpr ModelDescription kMuseGlimmer = {
     .name = "muse-glimmer",

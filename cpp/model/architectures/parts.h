@@ -95,6 +95,21 @@ inline constexpr std::array kNormBeforeFeedForward = {
                "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true},
 };
 
+// Norms before and after both blocks that multiply by 1 + weight.
+inline constexpr std::array kGemmaNorms = {
+    TensorRule{Role::attn_norm, "blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight",
+               Dim::one, Dim::embd, true, Transform::plus_one},
+    TensorRule{Role::attn_post_norm, "blk.{}.post_attention_norm.weight",
+               "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true,
+               Transform::plus_one},
+    TensorRule{Role::ffn_norm, "blk.{}.ffn_norm.weight",
+               "model.layers.{}.pre_feedforward_layernorm.weight", Dim::one, Dim::embd, true,
+               Transform::plus_one},
+    TensorRule{Role::ffn_post_norm, "blk.{}.post_ffw_norm.weight",
+               "model.layers.{}.post_feedforward_layernorm.weight", Dim::one, Dim::embd, true,
+               Transform::plus_one},
+};
+
 // The same norm under the name that some of llama.cpp's files have for it.
 inline constexpr std::array kPostNormBeforeFeedForward = {
     TensorRule{Role::ffn_norm, "blk.{}.post_attention_norm.weight",
@@ -221,19 +236,24 @@ inline constexpr std::array kExpertKeys = {
     ConfigRule{"expert_used_count", ConfigType::integer, "num_experts_per_tok"},
 };
 
+// The width of an expert, and what makes weights of the router's scores.
+inline constexpr std::array kExpertBlockKeys = {
+    ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
+    ConfigRule{"expert_gating_func", ConfigType::integer, "scoring_func"},
+};
+
 // The keys that say how experts are chosen and weighted, in models whose config.json has
 // DeepSeek's.
-inline constexpr std::array kRoutingKeys = {
+inline constexpr std::array kDeepseekRouting = {
     ConfigRule{"leading_dense_block_count", ConfigType::integer,
                "first_k_dense_replace|mlp_layer_types", "0"},
-    ConfigRule{"expert_feed_forward_length", ConfigType::integer, "moe_intermediate_size"},
     ConfigRule{"expert_shared_count", ConfigType::integer, "n_shared_experts|num_shared_experts"},
     ConfigRule{"expert_weights_scale", ConfigType::number, "routed_scaling_factor", "1"},
     ConfigRule{"expert_weights_norm", ConfigType::boolean, "norm_topk_prob", "false"},
-    ConfigRule{"expert_gating_func", ConfigType::integer, "scoring_func"},
     ConfigRule{"expert_group_count", ConfigType::integer, "n_group"},
     ConfigRule{"expert_group_used_count", ConfigType::integer, "topk_group"},
 };
+inline constexpr auto kRoutingKeys = join(kExpertBlockKeys, kDeepseekRouting);
 
 inline constexpr std::array kWindowKeys = {
     ConfigRule{"attention.sliding_window", ConfigType::integer, "sliding_window"},
