@@ -133,4 +133,4 @@ def test_its_files_give_the_same_logits(name: str, tmp_path: Path) -> None:
     got = _core.Session(_core.Model.load(str(out)), 64, type_k="f32", type_v="f32").forward(
         ids, "all"
     )
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)

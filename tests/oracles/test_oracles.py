@@ -73,9 +73,9 @@ def reference(checkpoint):
     return transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
 
 
-# The second figure is what rounding keys and values to 11 bits does to logits of up to 25: transformers keeps them in
-# float32, so only the float32 cache can be held to 1e-3.
-@pytest.mark.parametrize("cache,bound", [("f32", 1e-3), ("f16", 2e-2)])
+# Logits are up to 25, and float32 keeps them to 1e-5 of that through four layers.  The second figure is what rounding keys and
+# values to 11 bits does to them: transformers keeps these in float32.
+@pytest.mark.parametrize("cache,bound", [("f32", 2.5e-4), ("f16", 2e-2)])
 def test_logits_equal_transformers(converted, reference, cache, bound):
     import torch
 
