@@ -348,6 +348,11 @@ void CudaBackend::do_nonlinearity(Nonlinearity f, FloatView x, FloatView out) {
   gpu::nonlinearity(gpu_, f, x, out);
 }
 
+void CudaBackend::do_xielu(FloatView x, const Xielu& f) {
+  const Turn turn(*this, Operation::gate);
+  gpu::xielu(gpu_, x, f);
+}
+
 void CudaBackend::do_add(FloatView x, FloatView y) {
   const Turn turn(*this, Operation::add, Keep::products);
   if (add_to_pending(x, y)) return;

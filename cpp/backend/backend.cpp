@@ -112,6 +112,8 @@ void Backend::nonlinearity(Nonlinearity f, FloatView x, FloatView out) {
   do_nonlinearity(f, x, out);
 }
 
+void Backend::xielu(FloatView x, const Xielu& f) { do_xielu(x, f); }
+
 void Backend::add(FloatView x, FloatView y) {
   checks::add(x, y);
   do_add(x, y);

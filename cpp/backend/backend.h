@@ -160,11 +160,18 @@ enum class Nonlinearity : uint8_t {
   softplus,      // ln(1 + e^x)
   linear,        // x
   clamped_silu,  // only gated: (1 + clamp(up, -7, 7)) g / (1 + e^-1.702 g), g = min(gate, 7)
+  xielu,         // only with its numbers: Xielu
   count,
 };
-inline constexpr std::string_view kNonlinearityNames[] = {
-    "silu", "sigmoid", "gelu", "gelu_erf", "relu_squared", "softplus", "linear", "clamped_silu"};
+inline constexpr std::string_view kNonlinearityNames[] = {"silu",     "sigmoid",      "gelu",
+                                                          "gelu_erf", "relu_squared", "softplus",
+                                                          "linear",   "clamped_silu", "xielu"};
 static_assert(std::size(kNonlinearityNames) == static_cast<size_t>(Nonlinearity::count));
+
+// xIELU: alpha_p x^2 + beta x for x >= 0, else alpha_n (e^min(x, eps) - 1 - x) + beta x.
+struct Xielu {
+  float alpha_p = 0, alpha_n = 0, beta = 0, eps = 0;
+};
 
 // Ways to do a matmul with a rotated format; all give the same result up to rounding.
 enum class RotatedMatmul : uint8_t {
@@ -284,6 +291,7 @@ class Backend {
   void gated(Nonlinearity f, FloatView gate, FloatView up,
              FloatView out);                                      // out = f(gate) * up
   void nonlinearity(Nonlinearity f, FloatView x, FloatView out);  // out = f(x)
+  void xielu(FloatView x, const Xielu& f);                        // x = f(x)
   void add(FloatView x, FloatView y);                             // x += y
   void add_bias(FloatView x, const DeviceTensor& bias);           // x[t] += bias
   void scale(FloatView x, float factor);                          // x *= factor
@@ -341,6 +349,7 @@ class Backend {
   virtual void do_silu_mul(FloatView gate, FloatView up, FloatView out) = 0;
   virtual void do_gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) = 0;
   virtual void do_nonlinearity(Nonlinearity f, FloatView x, FloatView out) = 0;
+  virtual void do_xielu(FloatView x, const Xielu& f) = 0;
   virtual void do_add(FloatView x, FloatView y) = 0;
   virtual void do_add_bias(FloatView x, const DeviceTensor& bias) = 0;
   virtual void do_scale(FloatView x, float factor) = 0;

@@ -262,8 +262,8 @@ inline void gated(const FloatView& gate, const FloatView& up, const FloatView& o
 }
 
 inline void nonlinearity(Nonlinearity f, const FloatView& x, const FloatView& out) {
-  require(same_shape(x, out) && f != Nonlinearity::clamped_silu, "nonlinearity",
-          "two views of one shape, and a function of one value");
+  require(same_shape(x, out) && f != Nonlinearity::clamped_silu && f != Nonlinearity::xielu,
+          "nonlinearity", "two views of one shape, and a function of one value");
 }
 
 inline void add(const FloatView& x, const FloatView& y) {

@@ -302,6 +302,14 @@ auto nonlinearity(const std::string& tier, const std::string& name, const Matrix
   return out.release();
 }
 
+auto xielu(const std::string& tier, const Matrix& x, float alpha_p, float alpha_n, float beta,
+           float eps) {
+  CpuBackend cpu(options(tier, 1));
+  Array<float> out = copy(x);
+  cpu.xielu(view(out), {alpha_p, alpha_n, beta, eps});
+  return out.release();
+}
+
 auto layer_norm(const std::string& tier, const Matrix& x, const Vector& weight, const Vector& bias,
                 float eps) {
   CpuBackend cpu(options(tier, 1));
@@ -493,6 +501,8 @@ void init_cpu(nb::module_& m) {
         nb::arg("bias"), nb::arg("eps"));
   t.def("gated", &gated, nb::arg("tier"), nb::arg("name"), nb::arg("gate"), nb::arg("up"));
   t.def("nonlinearity", &nonlinearity, nb::arg("tier"), nb::arg("name"), nb::arg("x"));
+  t.def("xielu", &xielu, nb::arg("tier"), nb::arg("x"), nb::arg("alpha_p"), nb::arg("alpha_n"),
+        nb::arg("beta"), nb::arg("eps"));
   t.def("soft_cap", &soft_cap, nb::arg("tier"), nb::arg("x"), nb::arg("cap"));
   t.def("mix_rows", &mix_rows, nb::arg("tier"), nb::arg("x"), nb::arg("rows"), nb::arg("weights"),
         nb::arg("n_tokens"));

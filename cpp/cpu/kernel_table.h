@@ -288,6 +288,7 @@ struct KernelTable {
                      float* out);
   void (*gated)(Nonlinearity f, const float* gate, const float* up, int64_t n, float* out);
   void (*nonlinearity)(Nonlinearity f, const float* x, int64_t n, float* out);
+  void (*xielu)(float* x, const Xielu& f, int64_t n);
   void (*scale)(float* x, float factor, int64_t n);
   void (*soft_cap)(float* x, float cap, int64_t n);
   void (*add_scaled)(float* x, float factor, const float* y, int64_t n);  // x = fma(factor, y, x)

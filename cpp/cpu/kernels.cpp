@@ -58,6 +58,7 @@ constexpr KernelTable kTable = {
     .layer_norm = layer_norm_kernel,
     .gated = gated_kernel,
     .nonlinearity = nonlinearity_kernel,
+    .xielu = xielu_kernel,
     .scale = scale_kernel,
     .soft_cap = soft_cap_kernel,
     .add_scaled = add_scaled_kernel,

@@ -76,6 +76,14 @@ struct Activate {
   FloatView x, out;
   HRUN_HD void operator()(int64_t r, int64_t c) const { out.row(r)[c] = activated(f, x.row(r)[c]); }
 };
+struct XieluOf {
+  FloatView x;
+  Xielu f;
+  HRUN_HD void operator()(int64_t r, int64_t c) const {
+    float& at = x.row(r)[c];
+    at = xielu(at, f.alpha_p, f.alpha_n, f.beta, f.eps);
+  }
+};
 struct CopyHeads {
   FloatView from, to;
   int64_t from_step, to_step, width;
@@ -155,6 +163,7 @@ void gated(Gpu& gpu, Nonlinearity f, FloatView gate, FloatView up, FloatView out
 void nonlinearity(Gpu& gpu, Nonlinearity f, FloatView x, FloatView out) {
   each(gpu, x.rows, x.cols, Activate{f, x, out});
 }
+void xielu(Gpu& gpu, FloatView x, const Xielu& f) { each(gpu, x.rows, x.cols, XieluOf{x, f}); }
 void add(Gpu& gpu, FloatView x, FloatView y) { each(gpu, x.rows, x.cols, Add{x, y}); }
 void add_bias(Gpu& gpu, FloatView x, const float* bias) {
   each(gpu, x.rows, x.cols, AddBias{x, bias});

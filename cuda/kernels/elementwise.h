@@ -13,6 +13,7 @@ void layer_norm(Gpu& gpu, FloatView x, const float* weight, const float* bias, f
                 FloatView out);
 void gated(Gpu& gpu, Nonlinearity f, FloatView gate, FloatView up, FloatView out);
 void nonlinearity(Gpu& gpu, Nonlinearity f, FloatView x, FloatView out);
+void xielu(Gpu& gpu, FloatView x, const Xielu& f);
 void add(Gpu& gpu, FloatView x, FloatView y);
 void add_bias(Gpu& gpu, FloatView x, const float* bias);
 void scale(Gpu& gpu, FloatView x, float factor);

@@ -435,6 +435,15 @@ def test_nonlinearities(tier: str) -> None:
         got = kernels.nonlinearity(tier, name, gate)
         assert same_bits(got, kernels.nonlinearity("scalar", name, gate))
         np.testing.assert_allclose(got, exact, rtol=1e-6, atol=3e-7)
+    numbers = (0.8, 0.7, 0.5, -1e-6)
+    got = kernels.xielu(tier, gate, *numbers)
+    assert same_bits(got, contract.xielu(gate, *numbers))
+    below = 0.7 * (np.expm1(np.minimum(g, -1e-6)) - g)
+    exact = np.where(g >= 0, 0.8 * g * g, below) + 0.5 * g
+    # A few roundings of each summand; they may cancel.
+    summands = np.where(g >= 0, 0.8 * g * g, 0.7 * (1 + np.abs(g))) + 0.5 * np.abs(g)
+    finite = np.abs(g) < 1e9
+    assert (np.abs(got - exact) <= 4 * EPS * summands)[finite].all()
     capped = kernels.soft_cap(tier, gate, 30.0)
     assert same_bits(capped, contract.soft_cap(gate, 30.0)) and np.abs(capped).max() <= 30
     np.testing.assert_allclose(capped, 30 * np.tanh(g / 30), rtol=1e-5, atol=1e-5)

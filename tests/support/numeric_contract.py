@@ -150,6 +150,18 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return x / (f32(1) + exp(cubic * f32(-1.5957691216057308)))
 
 
+def xielu(x: np.ndarray, alpha_p: float, alpha_n: float, beta: float, eps: float) -> np.ndarray:
+    """alpha_p x^2 + beta x for x >= 0, else alpha_n (e^min(x, eps) - 1 - x) + beta x."""
+    f32 = np.float32
+    positive = np.maximum(x, f32(0))
+    below = exp(np.minimum(x, f32(eps))) - f32(1) - x
+    with np.errstate(over="ignore"):
+        sides = fma(
+            f32(alpha_p), positive * positive, f32(alpha_n) * np.where(np.signbit(x), below, f32(0))
+        )
+    return fma(f32(beta), x, sides)
+
+
 def gelu_erf(x: np.ndarray) -> np.ndarray:
     """x Phi(x): max(x, 0) - |x| t e^(P(t) - z^2) / 2 with z = |x| / sqrt(2), t = 1 / (1 + z / 2)."""
     f32 = np.float32

@@ -193,6 +193,48 @@ def as_internlm2(folder: Path, n_heads: int, n_kv_heads: int) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def as_bailing(folder: Path, n_heads: int, n_kv_heads: int) -> None:
+    """A folder of GLM 4.5's under Ling 2's names, queries, keys and values in one matrix."""
+    from safetensors.numpy import load_file, save_file
+
+    names = {
+        "embed_tokens": "word_embeddings",
+        "self_attn.o_proj": "attention.dense",
+        "self_attn.q_norm": "attention.query_layernorm",
+        "self_attn.k_norm": "attention.key_layernorm",
+        "e_score_correction_bias": "expert_bias",
+    }
+    stored = load_file(folder / "model.safetensors")
+    out = {}
+    for name, values in stored.items():
+        if "k_proj" in name or "v_proj" in name:
+            continue
+        if "q_proj" in name:
+            parts = [
+                stored[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")
+            ]
+            out[name.replace("self_attn.q_proj", "attention.query_key_value")] = np.concatenate(
+                parts
+            )
+            continue
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        out[name] = values
+    save_file(out, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config.update(
+        architectures=["BailingMoeV2ForCausalLM"],
+        model_type="bailing_moe",
+        score_function="sigmoid",
+    )
+    for theirs, ours in (
+        ("n_routed_experts", "num_experts"),
+        ("n_shared_experts", "num_shared_experts"),
+    ):
+        config[ours] = config.pop(theirs)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 TINY: dict[str, Tiny] = {
     "llama": Tiny("llama", "LlamaConfig"),
     "llama 3": Tiny(
@@ -765,6 +807,13 @@ TINY: dict[str, Tiny] = {
             "attention_value_scale": 0.7,
         },
     ),
+    "ling 2": Tiny(
+        "bailingmoe2",
+        "Glm4MoeConfig",
+        {**_ROUTED, "use_qk_norm": True, "n_group": 4, "topk_group": 2},
+        remade=as_bailing,
+    ),
+    "apertus": Tiny("apertus", "ApertusConfig"),
     "glm 4, 9b": Tiny("chatglm", "GlmConfig", {"head_dim": 16}),
     "olmo": Tiny("olmo", "OlmoConfig"),
     "smolvlm": Tiny(

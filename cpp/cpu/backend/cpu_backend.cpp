@@ -172,6 +172,11 @@ void CpuBackend::do_nonlinearity(Nonlinearity f, FloatView x, FloatView out) {
            [&](int64_t t, int) { kernels_.nonlinearity(f, x.row(t), x.cols, out.row(t)); });
 }
 
+void CpuBackend::do_xielu(FloatView x, const Xielu& f) {
+  const Turn turn(*this, Operation::gate);
+  parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.xielu(x.row(t), f, x.cols); });
+}
+
 void CpuBackend::do_scale(FloatView x, float factor) {
   const Turn turn(*this, Operation::add);
   parallel(x.rows, x.cols, [&](int64_t t, int) { kernels_.scale(x.row(t), factor, x.cols); });

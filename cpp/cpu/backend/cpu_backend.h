@@ -78,6 +78,7 @@ class CpuBackend final : public Backend {
   void do_silu_mul(FloatView gate, FloatView up, FloatView out) override;
   void do_gated(Nonlinearity f, FloatView gate, FloatView up, FloatView out) override;
   void do_nonlinearity(Nonlinearity f, FloatView x, FloatView out) override;
+  void do_xielu(FloatView x, const Xielu& f) override;
   void do_add(FloatView x, FloatView y) override;
   void do_add_bias(FloatView x, const DeviceTensor& bias) override;
   void do_scale(FloatView x, float factor) override;

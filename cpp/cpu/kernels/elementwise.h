@@ -95,6 +95,7 @@ Lanes activated(Nonlinearity f, Lanes x) {
       return softplus(x);
     case Nonlinearity::linear:
     case Nonlinearity::clamped_silu:  // of two values: clamped_silu()
+    case Nonlinearity::xielu:         // has numbers of its own: xielu()
     case Nonlinearity::count:
       break;
   }
@@ -113,6 +114,12 @@ void gated_kernel(Nonlinearity f, const float* gate, const float* up, int64_t n_
 void nonlinearity_kernel(Nonlinearity f, const float* x, int64_t n_values, float* out) {
   for_lanes(n_values,
             [&](int64_t i, int n) { store_n(out + i, activated(f, load_n(x + i, n)), n); });
+}
+
+void xielu_kernel(float* x, const Xielu& f, int64_t n_values) {
+  const Lanes p = splat(f.alpha_p), m = splat(f.alpha_n), beta = splat(f.beta), eps = splat(f.eps);
+  for_lanes(n_values,
+            [&](int64_t i, int n) { store_n(x + i, xielu(load_n(x + i, n), p, m, beta, eps), n); });
 }
 
 void scale_kernel(float* x, float factor, int64_t n_values) {

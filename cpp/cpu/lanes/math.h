@@ -129,6 +129,15 @@ HRUN_HD Lanes clamped_silu(Lanes gate, Lanes up) {
   return mul(add(u, splat(1.0f)), div(g, add(splat(1.0f), exp(mul(g, splat(-1.702f))))));
 }
 
+// alpha_p x^2 + beta x for x >= 0, else alpha_n (e^min(x, eps) - 1 - x) + beta x.
+HRUN_HD Lanes xielu(Lanes x, Lanes alpha_p, Lanes alpha_n, Lanes beta, Lanes eps) {
+  const Lanes positive = max(splat(0.0f), x);
+  const Lanes below = sub(sub(exp(min(eps, x)), splat(1.0f)), x);
+  const auto is_below = shift_right<31>(as_int(x));
+  const Lanes negative = as_float(bit_and(as_int(below), is_below));
+  return fma(beta, x, fma(alpha_p, mul(positive, positive), mul(alpha_n, negative)));
+}
+
 // c tanh(x / c) = c (1 - 2 / (1 + e^(2 x / c)))
 HRUN_HD Lanes soft_cap(Lanes x, Lanes cap) {
   const Lanes e = exp(mul(splat(2.0f), div(x, cap)));

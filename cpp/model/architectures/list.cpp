@@ -3,7 +3,9 @@
 #include <string>
 
 #include "model/architectures/afmoe.h"
+#include "model/architectures/apertus.h"
 #include "model/architectures/arcee.h"
+#include "model/architectures/bailingmoe2.h"
 #include "model/architectures/bert.h"
 #include "model/architectures/bitnet.h"
 #include "model/architectures/chatglm.h"
@@ -74,29 +76,29 @@ namespace hrun {
 namespace {
 
 constexpr std::array kArchitectures = {
-    &architecture::kLlama,         &architecture::kQwen2,      &architecture::kQwen3,
-    &architecture::kQwen2moe,      &architecture::kQwen3moe,   &architecture::kGemma2,
-    &architecture::kGemma3,        &architecture::kPhi3,       &architecture::kOlmo2,
-    &architecture::kGranite,       &architecture::kStarcoder2, &architecture::kGpt2,
-    &architecture::kGptOss,        &architecture::kDeepseek2,  &architecture::kCommandR,
-    &architecture::kQwen35,        &architecture::kQwen35moe,  &architecture::kQwen3next,
-    &architecture::kQwen2vl,       &architecture::kQwen3vl,    &architecture::kQwen3vlmoe,
-    &architecture::kSeedOss,       &architecture::kGlm4,       &architecture::kGlm4moe,
-    &architecture::kMinimaxM2,     &architecture::kErnie45,    &architecture::kErnie45moe,
-    &architecture::kGemma,         &architecture::kSmollm3,    &architecture::kCohere2,
-    &architecture::kExaone4,       &architecture::kMistral3,   &architecture::kHunyuanDense,
-    &architecture::kStablelm,      &architecture::kGranitemoe, &architecture::kOlmoe,
-    &architecture::kDots1,         &architecture::kPhi2,       &architecture::kBert,
-    &architecture::kNomicBert,     &architecture::kModernBert, &architecture::kGemmaEmbedding,
-    &architecture::kLfm2,          &architecture::kLfm2moe,    &architecture::kGemma4,
-    &architecture::kMamba2,        &architecture::kNemotronH,  &architecture::kNemotronHMoe,
-    &architecture::kGranitehybrid, &architecture::kFalconH1,   &architecture::kArcee,
-    &architecture::kNemotron,      &architecture::kGptneox,    &architecture::kFalcon,
-    &architecture::kInternlm2,     &architecture::kBitnet,     &architecture::kHunyuanMoe,
-    &architecture::kHyV3,          &architecture::kAfmoe,      &architecture::kLaguna,
-    &architecture::kExaoneMoe,     &architecture::kCohere2moe, &architecture::kMuseGlimmer,
-    &architecture::kGraniteSwa,    &architecture::kMimo2,      &architecture::kChatglm,
-    &architecture::kOlmo,
+    &architecture::kLlama,         &architecture::kQwen2,       &architecture::kQwen3,
+    &architecture::kQwen2moe,      &architecture::kQwen3moe,    &architecture::kGemma2,
+    &architecture::kGemma3,        &architecture::kPhi3,        &architecture::kOlmo2,
+    &architecture::kGranite,       &architecture::kStarcoder2,  &architecture::kGpt2,
+    &architecture::kGptOss,        &architecture::kDeepseek2,   &architecture::kCommandR,
+    &architecture::kQwen35,        &architecture::kQwen35moe,   &architecture::kQwen3next,
+    &architecture::kQwen2vl,       &architecture::kQwen3vl,     &architecture::kQwen3vlmoe,
+    &architecture::kSeedOss,       &architecture::kGlm4,        &architecture::kGlm4moe,
+    &architecture::kMinimaxM2,     &architecture::kErnie45,     &architecture::kErnie45moe,
+    &architecture::kGemma,         &architecture::kSmollm3,     &architecture::kCohere2,
+    &architecture::kExaone4,       &architecture::kMistral3,    &architecture::kHunyuanDense,
+    &architecture::kStablelm,      &architecture::kGranitemoe,  &architecture::kOlmoe,
+    &architecture::kDots1,         &architecture::kPhi2,        &architecture::kBert,
+    &architecture::kNomicBert,     &architecture::kModernBert,  &architecture::kGemmaEmbedding,
+    &architecture::kLfm2,          &architecture::kLfm2moe,     &architecture::kGemma4,
+    &architecture::kMamba2,        &architecture::kNemotronH,   &architecture::kNemotronHMoe,
+    &architecture::kGranitehybrid, &architecture::kFalconH1,    &architecture::kArcee,
+    &architecture::kNemotron,      &architecture::kGptneox,     &architecture::kFalcon,
+    &architecture::kInternlm2,     &architecture::kBitnet,      &architecture::kHunyuanMoe,
+    &architecture::kHyV3,          &architecture::kAfmoe,       &architecture::kLaguna,
+    &architecture::kExaoneMoe,     &architecture::kCohere2moe,  &architecture::kMuseGlimmer,
+    &architecture::kGraniteSwa,    &architecture::kMimo2,       &architecture::kChatglm,
+    &architecture::kOlmo,          &architecture::kBailingmoe2, &architecture::kApertus,
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {

@@ -55,7 +55,10 @@ void feed_forward(const Pass& pass, int64_t l, const MatmulInput& input, FloatVi
     pass.norm(s.up, *sub_norm, nullptr, s.up);
     pass.multiply(down, s.up, out);
   } else if (!both && !gate_weight) {
-    backend.nonlinearity(f, s.up, s.up);
+    if (f == Nonlinearity::xielu)
+      backend.xielu(s.up, model.params().layer(l).xielu);
+    else
+      backend.nonlinearity(f, s.up, s.up);
     pass.multiply(down, s.up, out);
   } else if (f == Nonlinearity::silu) {
     pass.multiply(down, MatmulInput::gated(s.gate, s.up), out);

@@ -308,6 +308,36 @@ void read_nonlinearity(const Keys& keys, const ModelDescription& description, Hy
                 keys.key("hidden_activation"), printable(name));
 }
 
+// Reads the numbers of xIELU, which files have for each layer.  The alphas are stored before the
+// softplus that keeps them positive.
+void read_xielu(const gguf::File& file, HyperParams& p) {
+  if (p.nonlinearity != Nonlinearity::xielu) return;
+  const auto numbers = [&](std::string_view key) {
+    const gguf::Entry* entry = file.find(key);
+    const auto* array = entry ? std::get_if<gguf::Array>(&entry->value) : nullptr;
+    std::vector<double> values;
+    if (array)
+      array->for_each([&](const gguf::Value& value) {
+        if (const auto* number = std::get_if<double>(&value)) values.push_back(*number);
+      });
+    if (values.size() != p.layers.size())
+      file.fail("key '{}' has {} numbers, the model has {} layers", key, values.size(), p.n_layers);
+    for (const double value : values)
+      if (!(std::abs(value) <= kMaxScale))
+        file.fail("key '{}' has an entry {}, must be {} to {}", key, value, -kMaxScale, kMaxScale);
+    return values;
+  };
+  const auto softplus = [](double x) {
+    return std::max(x, 0.0) + math64::log(1 + math64::exp(-std::abs(x)));
+  };
+  const std::vector<double> alpha_p = numbers("xielu.alpha_p"), alpha_n = numbers("xielu.alpha_n"),
+                            beta = numbers("xielu.beta"), eps = numbers("xielu.eps");
+  for (size_t l = 0; l < p.layers.size(); ++l)
+    p.layers[l].xielu = {static_cast<float>(softplus(alpha_p[l])),
+                         static_cast<float>(beta[l] + softplus(alpha_n[l])),
+                         static_cast<float>(beta[l]), static_cast<float>(eps[l])};
+}
+
 // Scores are corrected where they are sigmoids.
 bool has_correction(const gguf::File& file, const ModelDescription& description,
                     int64_t first_layer) {
@@ -736,6 +766,7 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   read_gate(keys, description, p);
   read_pooling(keys, description, p);
   read_nonlinearity(keys, description, p);
+  read_xielu(file, p);
   read_shared_keys(keys, description, p);
   read_scales(keys, description, p);
   if (description.has_key("embedding_length_per_layer_input"))

@@ -68,7 +68,6 @@ constexpr OtherKind kMissing[] = {
     {"deepseek4", "compressed attention and hyper-connections"},
     {"qwen4exp", "hyper-connections and the indexer of sparse attention"},
     {"step35", "clamped gates of experts"},
-    {"apertus", "the nonlinearity xIELU"},
     {"bloom", "scores that fall with distance (ALiBi)"},
     {"mpt", "scores that fall with distance (ALiBi)"},
 };

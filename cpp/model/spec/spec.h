@@ -53,6 +53,7 @@ struct LayerParams {
   int rope = kNoRope;     // number of its rotary embedding in HyperParams::ropes
   int query_rope = kNoRope;  // of queries, where it is another one
   int64_t n_ff = 0;
+  Xielu xielu{};  // of the feed-forward block, where that is its function
 };
 
 // The gated delta rule, alike in all layers that have it.

@@ -43,6 +43,7 @@ _ACTIVATIONS = {
     "clamped_silu": ("silu", "swish"),
     "gelu": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate"),
     "gelu_erf": ("gelu",),
+    "xielu": ("xielu",),
 }
 # Features that hrun does not have, whatever the architecture: key -> the values that do not ask for
 # the feature.

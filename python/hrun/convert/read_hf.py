@@ -36,6 +36,7 @@ from .safetensors_file import SafetensorsFile, StoredTensor
 from .source import Entry, Source, SourceTensor
 from .transforms import CODED_ROWS, TRANSFORMS, Stored, Target, plain_shape, stacked
 from .weight_names import plain_names
+from .xielu import xielu_part
 
 _CONFIG_LIMIT = 64 << 20  # bytes
 _INDEX_LIMIT = 256 << 20
@@ -74,6 +75,7 @@ def read_hf(path: Path) -> Source:
     )
     notes += vocabulary.notes
     stored = reranker_part(folder, architecture, stored, vocabulary.ids, embeds, values)
+    stored, numbers = xielu_part(architecture, stored, config.n_layers, path)
     sizes = {**config.sizes(), **embeds.sizes}
     tensors = _tensors(architecture, config, stored, sizes, path, notes)
     present = {tensor.name for tensor in tensors}
@@ -86,6 +88,7 @@ def read_hf(path: Path) -> Source:
             "general.size_label", "string", size_label(sum(tensor.n_values for tensor in tensors))
         ),
         *config.metadata(architecture.name),
+        *numbers,
         *embeds.entries,
         *with_template_ends(vocabulary.entries, vocabulary.ends, embeds, architecture.causal),
     ]

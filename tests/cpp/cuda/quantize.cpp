@@ -222,6 +222,9 @@ void check_functions() {
   compare("gelu_erf", [&](size_t i) { return gpu::gelu_erf(x[i]); });
   cpu.nonlinearity(Nonlinearity::softplus, x.data(), n, out.data());
   compare("softplus", [&](size_t i) { return gpu::softplus(x[i]); });
+  std::copy(x.begin(), x.end(), out.begin());
+  cpu.xielu(out.data(), {0.8f, 0.7f, 0.5f, -1e-6f}, n);
+  compare("xielu", [&](size_t i) { return gpu::xielu(x[i], 0.8f, 0.7f, 0.5f, -1e-6f); });
   cpu.gated(Nonlinearity::clamped_silu, x.data(), y.data(), n, out.data());
   compare("clamped_silu", [&](size_t i) { return gpu::clamped_silu(x[i], y[i]); });
   out = x;
