@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 tests=$1
-export HRUN_JUDGE_MODEL=${2:-$root/models/demo.gguf}
+export HRUN_JUDGE_MODEL=$(realpath "${2:-$root/models/demo.gguf}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 venv=${3:-$work/venv}

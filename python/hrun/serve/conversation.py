@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from hrun.prompts import ChatPrompt
 from hrun.serve.answers import Answers
 from hrun.serve.choice import Choice, Parser
 from hrun.serve.drawing import asks_of, max_tokens_of, stops_of
-from hrun.serve.errors import bad
+from hrun.serve.errors import ApiError, bad
 from hrun.serve.prompt import chat_prompt, check
 from hrun.serve.schemas import ChatRequest
 from hrun.serve.service import Service, template_variables
@@ -41,11 +42,15 @@ class Conversation:
     grammar: Grammar | None = None
 
 
-async def converse(service: Service, body: ChatRequest) -> Conversation:
-    """A conversation that is to be answered.  Raises ApiError, ChatTemplateError."""
+async def converse(
+    service: Service, body: ChatRequest, wished_budget: int | None = None
+) -> Conversation:
+    """A conversation that is to be answered.  ``wished_budget``: tokens of thoughts, where that can
+    be kept.  Raises ApiError, ChatTemplateError.
+    """
     asked = await read(service, body)
     make = partial(asked.dialect.parser, service.tags, asked.tools, asked.thinking)
-    grammar = await service.in_thread(_grammar, service, body, asked)
+    grammar = await service.in_thread(_grammar, service, body, asked, wished_budget)
     return Conversation(asked.prompt, make, grammar)
 
 
@@ -92,13 +97,18 @@ async def read(service: Service, body: ChatRequest) -> Asked:
     return Asked(prompt, dialect, tools, dialect.opened_by(prompt.text))
 
 
-def _grammar(service: Service, body: ChatRequest, read: Asked) -> Grammar | None:
+def _grammar(
+    service: Service, body: ChatRequest, read: Asked, wished_budget: int | None
+) -> Grammar | None:
     """Returns the grammar that binds the answer.  Call it in a thread.  Raises ApiError."""
     asked = grammar_asked(service, body)
     dialect, tools, thinking = read.dialect, read.tools, read.thinking
     row = dialect.row or HERMES
     ends = service.runtime.tokenizer.end_ids
-    budget = _budget(service, body, read)
+    budget = _budget(service, body.thinking_token_budget, read)
+    if wished_budget is not None:
+        with contextlib.suppress(ApiError):
+            budget = _budget(service, wished_budget, read)
     writer = AnswerGrammar(row, dialect.reasoning, service.control_ids, ends, budget)
     if tools and (tools.required or tools.strict):
         if asked is not None:
@@ -116,9 +126,9 @@ def _grammar(service: Service, body: ChatRequest, read: Asked) -> Grammar | None
     return ready(service, "response_format", whole)
 
 
-def _budget(service: Service, body: ChatRequest, read: Asked) -> tuple[int, int] | None:
+def _budget(service: Service, n: int | None, read: Asked) -> tuple[int, int] | None:
     """Returns the tokens that thoughts may have, and the token that ends them.  Raises ApiError."""
-    n, tags = body.thinking_token_budget, read.dialect.reasoning
+    tags = read.dialect.reasoning
     if n is None:
         return None
     ids = service.runtime.tokenizer.encode(tags.end, parse_special=True) if tags else []

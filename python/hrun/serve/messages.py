@@ -52,7 +52,7 @@ async def messages(request: Request) -> Response:
         raise bad("max_tokens is missing", param="max_tokens")
     chat = parsed(ChatRequest, _as_chat(body))
     with service.admission.enter(1, key_of(request)) as ticket:
-        conversation = await unless_gone(request, converse(service, chat))
+        conversation = await unless_gone(request, converse(service, chat, _budget(body)))
         # These clients name the largest answer that any model gives.
         answers = answers_of(service, conversation, chat, n=1, key=key_of(request), clamp=True)
         writer = _Writer(model, answers)
@@ -107,6 +107,12 @@ def _as_chat(body: MessagesRequest) -> dict[str, Any]:
     if thinking in ("enabled", "adaptive", "disabled"):
         chat["chat_template_kwargs"] = {"enable_thinking": thinking != "disabled"}
     return chat
+
+
+def _budget(body: MessagesRequest) -> int | None:
+    """Tokens of thoughts; clients send one to every model."""
+    given = (body.thinking or {}).get("budget_tokens")
+    return given if type(given) is int and 0 <= given < 1 << 30 else None
 
 
 def _tool(i: int, tool: dict[str, Any]) -> dict[str, Any]:

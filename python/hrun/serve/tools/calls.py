@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -178,7 +179,9 @@ def _pythonic(text: str) -> list[Call] | None:
     if len(text) > _MAX_PYTHON:
         return None
     try:
-        tree = ast.parse(text, mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's own, of odd literals in a program
+            tree = ast.parse(text, mode="eval").body
     except SyntaxError:
         return None
     items = tree.elts if isinstance(tree, (ast.List, ast.Tuple)) else [tree]
