@@ -108,6 +108,10 @@ CASES: list[tuple[str, str, str, str, list[Any]]] = [
     ("kimi", '<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_calls_section_end|>Hi', "", "Hi", [NOW]),
     ("hermes", '<tool_call>{"name": "now", "arguments": {}}\n<tool_call>{"name": "get_weather", "arguments": {"city": "Paris", "n": 2}}</tool_call>', "", "", [NOW, PARIS]),
     ("hermes", '<tool_call>{bad<tool_call>{"name": "now"}</tool_call>', "", "<tool_call>{bad", [NOW]),
+    ("olmo3", "<think>t</think><function_calls>\nget_weather(city='Paris',\n  n=2)\nnow()\n</function_calls>", "t", "", [PARIS, NOW]),
+    ("olmo3", "<function_calls>\nx = 1\n</function_calls>", "", "<function_calls>\nx = 1\n</function_calls>", []),
+    ("pythonic", "[now()]\n[now()]", "", "", [NOW, NOW]),
+    ("internlm2", 'ok<|action_start|><|plugin|>\n{"name": "get_weather", "parameters": {"city": "Paris", "n": 2}}\n<|action_end|>', "", "ok", [PARIS]),
     ("nemotron", '<TOOLCALL>[{"name": "now", "arguments": {}}]</TOOLCALL>', "", "", [NOW]),
 ]  # fmt: skip
 CONTROLS = (

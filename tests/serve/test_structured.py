@@ -207,6 +207,8 @@ CALLS = {
     "deepseek-v4": '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n<｜DSML｜parameter name="n" string="false">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>',
     "functionary-v3.2": 'get_weather\n{"city": "Paris", "n": 2}',
     "minimax-m3": ']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="get_weather">]<]minimax[>[<city>Paris]<]minimax[>[</city>]<]minimax[>[<n>2]<]minimax[>[</n>]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>',
+    "olmo3": '<function_calls>\nget_weather(city="Paris", n=2)\n</function_calls>',
+    "internlm2": '<|action_start|><|plugin|>\n{"name": "get_weather", "parameters": {"city": "Paris", "n": 2}}\n<|action_end|>',
     "muse": ' to=get_weather<|message|><atem:function_calls>\n<atem:invoke name="get_weather">\n<atem:parameter name="city">Paris</atem:parameter>\n<atem:parameter name="n">2</atem:parameter>\n</atem:invoke>\n</atem:function_calls>',
     "hy3": "<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n<arg_key:opensource>city</arg_key:opensource>\n<arg_value:opensource>Paris</arg_value:opensource>\n<arg_key:opensource>n</arg_key:opensource>\n<arg_value:opensource>2</arg_value:opensource>\n</tool_call:opensource>\n</tool_calls:opensource>",
     "minicpm5": '<function name="get_weather"><param name="city">Paris</param><param name="n">2</param></function>',

@@ -57,7 +57,7 @@ def read_calls(row: ToolFormat, text: str, schemas: Mapping[str, Any]) -> list[C
             return _json_calls(row, text)
         if row.payload == "named":
             return _named(row, text)
-        return _pythonic(text) if row.payload == "pythonic" else _written(row, text, schemas)
+        return _pythonic(row, text) if row.payload == "pythonic" else _written(row, text, schemas)
     except (ValueError, RecursionError, MemoryError, OverflowError):
         return None
 
@@ -174,17 +174,24 @@ def writing_of(row: ToolFormat, tag: Callable[[str], str], schema: Any) -> Writi
     return TaggedWriting(row, tag, schema) if row.payload == "tagged" else JsonWriting()
 
 
-def _pythonic(text: str) -> list[Call] | None:
+def _pythonic(row: ToolFormat, text: str) -> list[Call] | None:
     text = text.strip()
     if len(text) > _MAX_PYTHON:
         return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own, of odd literals in a program
-            tree = ast.parse(text, mode="eval").body
+            lines = ast.parse(text).body
     except SyntaxError:
         return None
-    items = tree.elts if isinstance(tree, (ast.List, ast.Tuple)) else [tree]
+    if len(lines) != 1 and not row.lines:
+        return None
+    items: list[ast.expr] = []
+    for line in lines:
+        if not isinstance(line, ast.Expr):
+            return None
+        value = line.value
+        items += value.elts if isinstance(value, (ast.List, ast.Tuple)) else [value]
     calls = []
     for item in items:
         if not isinstance(item, ast.Call) or item.args:

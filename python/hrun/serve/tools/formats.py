@@ -99,7 +99,7 @@ class ToolFormat:
     )
     bare: bool = False
     listed: bool = False  # one tag for a list of calls
-    lines: bool = False  # the list is a line for each, without brackets
+    lines: bool = False  # calls of one tag are lines, without brackets around them
     cdata: bool = False  # a text may stand in <![CDATA[ and ]]>
     channels: Channels | None = None
     id_characters: int = 24
@@ -449,6 +449,22 @@ FORMATS: tuple[ToolFormat, ...] = (
         payload="pythonic",
         call_begin="<|tool_call_start|>",
         call_end="<|tool_call_end|>",
+    ),
+    ToolFormat(
+        "olmo3",
+        marks=(("<function_calls>",),),
+        payload="pythonic",
+        call_begin="<function_calls>",
+        lines=True,
+        call_end="</function_calls>",
+        reasoning=THINK,
+    ),
+    ToolFormat(
+        "internlm2",
+        marks=(("<|action_start|>", "<|plugin|>"),),
+        call_begin="<|action_start|><|plugin|>",
+        call_end="<|action_end|>",
+        args_keys=("parameters", "arguments"),
     ),
     ToolFormat(
         "granite",

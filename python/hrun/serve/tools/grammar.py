@@ -205,6 +205,9 @@ class AnswerGrammar:
         if row.payload == "pythonic":
             more = f'("," BLANKS? {body})*' if parallel else ""
             begin = "" if row.bare else row.call_begin
+            if row.lines:
+                more = f"(BLANKS {body})*" if parallel else ""
+                return begin, f"BLANKS? {body} {more} BLANKS? {self._tag(row.call_end)}"
             return begin, f'"[" {body} {more} "]" {self._tag(row.call_end)}'
         if row.bare:
             return "", body
