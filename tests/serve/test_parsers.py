@@ -313,3 +313,12 @@ def test_a_users_text_cannot_forge_a_token() -> None:
 def test_a_template_tells_its_format(template: str, name: str | None) -> None:
     row = format_of(template)
     assert (row.name if row else None) == name
+
+
+def test_tags_have_the_suffix_of_their_checkpoint() -> None:
+    row = format_of("{% set HYTK = ':61c7' %}'<tool_calls{}>'.format(HYTK) '<tool_sep{}>'")
+    assert row is not None and row.reasoning is not None
+    assert row.call_begin == "<tool_call:61c7>" and row.value_end == "</arg_value:61c7>"
+    assert row.reasoning.end == "</think:61c7>" and row.name == "hy3"
+    plain = format_of("{% set HYTK = '' %} <tool_calls{}> <tool_sep{}>")
+    assert plain is not None and plain.section_begin == "<tool_calls>"

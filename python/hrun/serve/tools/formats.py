@@ -6,7 +6,9 @@ A row is chosen by marks in the model's chat template.  To add a family, add a r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class ToolFormat:
     silent: tuple[str, ...] = ()
     opened: str = ""
     by_macros: bool = False  # the template puts tags together, so that none of them stands in it
+    # Each tag ends with a suffix, which differs by checkpoint: (the row's, the template's variable that has the model's).
+    suffix: tuple[str, str] | None = None
     function_end: str = ""  # closes what name_end opened, before call_end
     padded: bool = False  # values between tags stand on lines of their own
     index_after_name: bool = False  # "functions.NAME:0"
@@ -246,6 +250,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         value_end="</arg_value:opensource>",
         reasoning=Reasoning("<think:opensource>", "</think:opensource>"),
         by_macros=True,
+        suffix=(":opensource", "HYTK"),
     ),
     ToolFormat(
         "glm",
@@ -517,6 +522,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         bare=True,
     ),
 )
+_FIELDS = tuple(field.name for field in fields(ToolFormat))
 _REASONING = tuple(dict.fromkeys(row.reasoning for row in FORMATS if row.reasoning is not None))
 
 
@@ -529,8 +535,25 @@ def format_of(template: str) -> ToolFormat | None:
     """The row whose marks a chat template has."""
     for row in FORMATS:
         if any(all(mark in template for mark in group) for group in row.marks):
-            return row
+            return _suffixed(row, template)
     return None
+
+
+def _suffixed(row: ToolFormat, template: str) -> ToolFormat:
+    """The row with the suffix that the template names."""
+    if row.suffix is None:
+        return row
+    usual, variable = row.suffix
+    found = re.search(rf"\b{variable}\s*=\s*(['\"])([^'\"]*)\1", template)
+    if found is None:
+        return row
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, Reasoning):
+            return Reasoning(changed(value.begin), changed(value.end), value.spoken)
+        return value.replace(f"{usual}>", f"{found[2]}>") if isinstance(value, str) else value
+
+    return replace(row, **{name: changed(getattr(row, name)) for name in _FIELDS})
 
 
 def reasoning_of(template: str) -> Reasoning | None:
