@@ -34,10 +34,10 @@ HRUN_HD __m256i rtq_codes(const uint8_t* stream, int t) {
     const __m256i both = _mm256_inserti128_si256(
         _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))),
         _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + kUpperAt)), 1);
-    struct alignas(32) Places {
+    struct alignas(32) CodePlaces {
       uint8_t bytes[32];
       uint16_t move[16];
-      constexpr Places() : bytes(), move() {
+      constexpr CodePlaces() : bytes(), move() {
         for (int i = 0; i < 16; ++i) {
           const int first = k * (i % 8) / 8 + (i < 8 ? 0 : 2 * k - kUpperAt);
           bytes[2 * i] = static_cast<uint8_t>(first);
@@ -46,7 +46,7 @@ HRUN_HD __m256i rtq_codes(const uint8_t* stream, int t) {
         }
       }
     };
-    static constexpr Places kPlaces;
+    static constexpr CodePlaces kPlaces;
     const __m256i first_bytes = _mm256_load_si256(reinterpret_cast<const __m256i*>(kPlaces.bytes));
     const __m256i second_bytes = _mm256_add_epi8(first_bytes, _mm256_set1_epi8(k));
     // Bit k t % 8 of those bytes goes to bit 16 - k.
