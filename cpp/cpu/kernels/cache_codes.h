@@ -134,11 +134,11 @@ struct EightVectors {
 };
 
 // The level of m, u_t, u_(t-1) and u_(t-2), given the places of these in an index.
-struct Places {
+struct IndexPlaces {
   int m, u, one, two;
 };
 inline constexpr int kNowhere = 8;  // it is in u already
-template <int kBits, Places at>
+template <int kBits, IndexPlaces at>
 constexpr LevelBytes window_levels() {
   LevelBytes out{};
   for (int i = 0; i < 64; ++i) {
@@ -202,11 +202,11 @@ class FourLevels {
  private:
   static constexpr int kM = kBits - 1;  // bits of m
   static constexpr int kEntries = kWideLookup ? 64 : 2 << kBits;
-  // Places of m, u_t, u_(t-1), u_(t-2) in an index.
-  static constexpr Places kLowPlaces = kBits == 2    ? Places{5, 4, 2, 0}
-                                       : kWideLookup ? Places{0, kM, kM + 2, kM + 1}
-                                                     : Places{0, kM, kM + 1, kNowhere},
-                          kHighPlaces = {2, 1, 0, kWideLookup ? kM + 2 : kNowhere};
+  // IndexPlaces of m, u_t, u_(t-1), u_(t-2) in an index.
+  static constexpr IndexPlaces kLowPlaces = kBits == 2    ? IndexPlaces{5, 4, 2, 0}
+                                            : kWideLookup ? IndexPlaces{0, kM, kM + 2, kM + 1}
+                                                          : IndexPlaces{0, kM, kM + 1, kNowhere},
+                               kHighPlaces = {2, 1, 0, kWideLookup ? kM + 2 : kNowhere};
   static constexpr LevelBytes kLow = window_levels<kBits, kLowPlaces>(),
                               kHigh = window_levels<kBits, kHighPlaces>();
 
