@@ -13,6 +13,7 @@ from hrun.serve.tools.formats import Channels, Reasoning, ToolFormat
 from hrun.serve.tools.quoted import QUOTE
 from hrun.serve.tools.request import Tools
 from hrun.serve.tools.tags import Tags
+from hrun.serve.tools.values import kind_of
 
 _COMMON = "TEXT: /(.|\\n)*/\nBLANKS: /[ \\t\\r\\n]{1,4}/\n"
 
@@ -252,7 +253,7 @@ class AnswerGrammar:
 
     def _parameter(self, key: str, schema: Any, required: bool) -> str:
         row = self._row
-        is_text = _kind(schema) == "string"
+        is_text = kind_of(schema) == "string"
         texts = _texts_of(schema)
         name = json.dumps(key + _attributes(row, schema, is_text))
         head = f"{self._tag(row.key_begin)} {name} {self._tag(row.key_end)}"
@@ -293,7 +294,7 @@ class AnswerGrammar:
             (f"{self._quoted_key(key)} {self._quoted(value)}", must)
             for key, value, must in _parameters(schema)
         ]
-        if not members and _kind(schema) == "object" and not _parameters_known(schema):
+        if not members and kind_of(schema) == "object" and not _parameters_known(schema):
             return self._any_quoted("object")
         return f'"{{" {self._sequence(members)} "}}"'
 
@@ -304,7 +305,7 @@ class AnswerGrammar:
 
     def _quoted(self, schema: Any) -> str:
         """A value whose texts stand between marks."""
-        kind, mark = _kind(schema), self._tag(QUOTE)
+        kind, mark = kind_of(schema), self._tag(QUOTE)
         if texts := _texts_of(schema):
             return self._rule("value", " | ".join(f"{mark} {json.dumps(v)} {mark}" for v in texts))
         if kind == "string":
@@ -345,7 +346,7 @@ class AnswerGrammar:
     def _element(self, name: str, schema: Any) -> str:
         opens = self._row.namespace + "<"
         head, close = self._tag(f"{opens}{name}>"), f"{opens}/{name}>"
-        kind, end = _kind(schema), self._tag(close)
+        kind, end = kind_of(schema), self._tag(close)
         if kind == "string" and (texts := _texts_of(schema)):
             return f"{head} {self._rule('text', ' | '.join(map(json.dumps, texts)))} {end}"
         if kind == "string":
@@ -356,10 +357,6 @@ class AnswerGrammar:
             item = self._rule("item", f"{self._element('item', schema['items'])} BLANKS?")
             return f"{head} BLANKS? {item}* {end}"
         return f"{head} BLANKS? {_json(schema)} BLANKS? {end}"
-
-
-def _kind(schema: Any) -> Any:
-    return schema.get("type") if isinstance(schema, Mapping) else None
 
 
 def _texts_of(schema: Any) -> list[str]:
@@ -375,9 +372,9 @@ def _texts_of(schema: Any) -> list[str]:
 def _attributes(row: ToolFormat, schema: Any, is_text: bool) -> str:
     """Returns the text that follows a key, beginning with the quote that ends the key."""
     if row.attributes == "string":
-        return f'" string="{str(is_text or _kind(schema) == "string").lower()}"'
+        return f'" string="{str(is_text or kind_of(schema) == "string").lower()}"'
     if row.attributes == "type":
-        kind = _kind(schema)
+        kind = kind_of(schema)
         return f'" type="{"number" if kind == "integer" else kind if isinstance(kind, str) else "object"}"'
     return ""
 
@@ -386,7 +383,7 @@ def _python_value(schema: Any) -> str:
     """Returns the rule for a value in Python's notation.  Its texts, numbers and lists may also be
     those of JSON.
     """
-    kind = _kind(schema)
+    kind = kind_of(schema)
     if kind == "boolean":
         return '("True" | "False")'
     return '"None"' if kind == "null" else _json(schema)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hrun.serve.tools.formats import ToolFormat
 from hrun.serve.tools.tags import overlap, past_blanks
-from hrun.serve.tools.values import dumps, properties_of, value_of
+from hrun.serve.tools.values import dumps, kind_of, properties_of, value_of
 
 
 @dataclass
@@ -97,7 +97,7 @@ class NestedWriting:
     def _opened(self, text: str) -> str | None:
         """The state behind an element's tag: it holds a value, or other elements."""
         schema = self._schema
-        kind = _kind(schema)
+        kind = kind_of(schema)
         if not _may_be_text(schema):
             at = past_blanks(text, self._at)
             first = at + len(self._opens)
@@ -156,10 +156,6 @@ class NestedWriting:
         return "".join(frame.bracket for frame in reversed(self._frames))
 
 
-def _kind(schema: Any) -> Any:
-    return schema.get("type") if isinstance(schema, Mapping) else None
-
-
 def _may_be_text(schema: Any) -> bool:
     if not isinstance(schema, Mapping):
         return False
@@ -171,7 +167,7 @@ def _may_be_text(schema: Any) -> bool:
 
 
 def _value(text: str, schema: Any) -> Any:
-    kind = _kind(schema)
+    kind = kind_of(schema)
     if not text.strip() and kind in ("array", "object"):
         return [] if kind == "array" else {}
     return value_of(text, schema)

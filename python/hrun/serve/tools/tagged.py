@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from hrun.serve.tools.formats import ToolFormat
 from hrun.serve.tools.tags import overlap, past_blanks
-from hrun.serve.tools.values import dumps, properties_of, value_of
+from hrun.serve.tools.values import dumps, kind_of, properties_of, value_of
 
 _CDATA = "<![CDATA["
 _KIND = re.compile(r'\b(?:string|type)="([^"]*)"')
@@ -110,8 +110,7 @@ class TaggedWriting:
                 self._is_text, self._close = True, "]]>"
         if not self._in_text and self._key not in self._keys:
             said = self._is_text
-            is_text = isinstance(schema, Mapping) and schema.get("type") == "string"
-            is_text = is_text if said is None else said
+            is_text = kind_of(schema) == "string" if said is None else said
             if is_text and not rest:
                 return ""
             # One that begins with a line's end may lose it, if it ends with one as well.

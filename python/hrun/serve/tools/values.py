@@ -28,6 +28,11 @@ def dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
+def kind_of(schema: Any) -> Any:
+    """Returns a schema's type, None where it has none."""
+    return schema.get("type") if isinstance(schema, Mapping) else None
+
+
 def properties_of(schema: Any) -> Mapping[str, Any]:
     """Returns the properties of an object's schema, empty where it has none."""
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
@@ -43,8 +48,7 @@ def value_of(text: str, schema: Any, is_text: bool | None = None) -> Any:
         return text
     if text.startswith("\n") and text.endswith("\n"):
         text = text[1:-1]
-    kind = schema.get("type") if isinstance(schema, Mapping) else None
-    if kind == "string" and is_text is None:
+    if kind_of(schema) == "string" and is_text is None:
         return text
     try:
         return loads(text.strip())
