@@ -197,11 +197,11 @@ HRUN_HD void scores_of_levels(const CodedAttentionTask& coded, const CodedQuery*
 // The same of a whole block from its codes, whose levels are stored nowhere.
 template <int kBits, int kQueries>
 [[gnu::noinline]] void scores_of_codes(const CodedAttentionTask& coded, const CodedQuery* queries,
-                                       const float* centre, const uint8_t* codes, ptrdiff_t next,
+                                       const float* centre, const uint8_t* codes, CodesAhead ahead,
                                        float (&scores)[kTileQueries][kAttentionBlock]) {
   const auto steps = static_cast<size_t>(coded.k_coded / 4);
   const uint8_t* const scales = codes + codes_bytes(coded.k_type, coded.k_coded);
-  const FourLevels<kBits, true> four(codes, coded.k_coded, kKeyBias, next);
+  const FourLevels<kBits, true> four(codes, coded.k_coded, kKeyBias, ahead);
   for (int c = 0; c < kBlockVectors; c += 2) {
     IntLanes sums[kQueries][2];
     begin_sums(queries, sums);
@@ -218,7 +218,7 @@ template <int kBits, int kQueries>
           add_key_products(sums[h][1], other[j], queries[h].codes[i + j]);
         }
     }
-    __builtin_prefetch(scales + next + c * kLanes * 2, 0, 3);
+    ahead.fetch(scales + c * kLanes * 2);
     scores_of_sums<kQueries, 2, false>(coded.task, queries, centre, sums, scales, c, scores);
   }
 }
@@ -226,7 +226,7 @@ template <int kBits, int kQueries>
 // q: of the tile, where keys have values that are no codes.
 template <int kQueries, bool kPlain>
 [[gnu::noinline]] void coded_scores(const CodedScratch& scratch, const float* const* q, int query,
-                                    int64_t block, const uint8_t* codes, ptrdiff_t next,
+                                    int64_t block, const uint8_t* codes, CodesAhead ahead,
                                     Visible seen, float (&scores)[kTileQueries][kAttentionBlock]) {
   const CodedAttentionTask& task = scratch.coded;
   if constexpr (kPlain) {
@@ -246,7 +246,7 @@ template <int kQueries, bool kPlain>
   const uint8_t* const scales = codes + codes_bytes(task.k_type, task.k_coded);
   if (!kPlain && scratch.k_few) {
     call_with_four_levels(task.k_type, [&]<int kBits>() {
-      scores_of_codes<kBits, kQueries>(task, queries, centre, codes, next, scores);
+      scores_of_codes<kBits, kQueries>(task, queries, centre, codes, ahead, scores);
     });
   } else if (kSixteenSums && seen.first_vector() == 0 && seen.end_vector() == kBlockVectors) {
     scores_of_levels<kQueries, kBlockVectors, kPlain>(task, queries, centre, scratch.k_levels,
@@ -350,9 +350,10 @@ template <int kQueries>
 // The same from codes, whose levels are stored nowhere.
 template <int kBits, int kQueries>
 [[gnu::noinline]] void add_values_of_codes(int v_dim, const ByteWeights& weights,
-                                           const uint8_t* codes, ptrdiff_t next, ValueTarget& to) {
+                                           const uint8_t* codes, CodesAhead ahead,
+                                           ValueTarget& to) {
   const auto steps = static_cast<size_t>(v_dim / kLanes);
-  const FourLevels<kBits, false> four(codes, v_dim, 0, next);
+  const FourLevels<kBits, false> four(codes, v_dim, 0, ahead);
   for (size_t i = 0; i < steps; i += 4) {
     IntLanes sums[kQueries][4] = {};
     for (int group = 0; group < kAttentionBlock / 4; ++group) {
@@ -385,7 +386,7 @@ HRUN_HD void prefetch_codes(const uint8_t* block, CacheType type, int dim, int n
 
 // A tile over a block whose keys, values or both are codes.
 template <int kQueries>
-HRUN_HD void coded_tile(const CodedScratch& scratch, const BlockOfCache& block, ptrdiff_t next,
+HRUN_HD void coded_tile(const CodedScratch& scratch, const BlockOfCache& block, CodesAhead ahead,
                         int query, Visible seen, const Queries& all) {
   const CodedAttentionTask& coded = scratch.coded;
   const AttentionTask& task = coded.task;
@@ -396,7 +397,7 @@ HRUN_HD void coded_tile(const CodedScratch& scratch, const BlockOfCache& block, 
                                 : coded_scores<kQueries, false>)(scratch, all.places.q + query,
                                                                  query,
                                                                  block.first / kAttentionBlock,
-                                                                 block.k, next, seen, scores);
+                                                                 block.k, ahead, seen, scores);
   else if (coded.k_type == CacheType::f16)
     scores_of_block<F16, kQueries>(task, all.places.q + query, block.k, seen, none, scores);
   else
@@ -414,7 +415,7 @@ HRUN_HD void coded_tile(const CodedScratch& scratch, const BlockOfCache& block, 
                                weights);
     if (scratch.v_few)
       call_with_four_levels(coded.v_type, [&]<int kBits>() {
-        add_values_of_codes<kBits, kQueries>(task.v_dim, weights, block.v, next, to);
+        add_values_of_codes<kBits, kQueries>(task.v_dim, weights, block.v, ahead, to);
       });
     else
       add_values_of_levels<kQueries>(task.v_dim, weights, scratch.v_levels, to);
@@ -505,10 +506,12 @@ CodedBlocks attention_coded_kernel(const CodedAttentionTask& coded, float* float
       const ptrdiff_t offset = task.page_offset(b);
       BlockOfCache block{task.k + offset, task.v + offset, b * kAttentionBlock, {}, {}};
       if (b == 0) block.begin = kExactPositions;
-      // The next block is in another page, where the processor's own prefetching does not look.
-      const ptrdiff_t next = b + 1 < end_coded ? task.page_offset(b + 1) - offset : 0;
+      const auto bytes_to = [&](int64_t other) {
+        return task.page_offset(other < end_coded ? other : end_coded - 1) - offset;
+      };
+      const CodesAhead ahead{bytes_to(b + 1), bytes_to(b + 2)};
       if (k_coded && !scratch.k_few) {
-        prefetch_codes(block.k + next, coded.k_type, coded.k_coded, k_plain);
+        prefetch_codes(block.k + ahead.next, coded.k_type, coded.k_coded, k_plain);
         k_levels(block.k, coded.k_coded, kKeyBias, scratch.k_levels);
         if (k_plain > 0)
           rows_as_floats<F16>(block.k + codes_bytes(coded.k_type, coded.k_coded) +
@@ -516,12 +519,12 @@ CodedBlocks attention_coded_kernel(const CodedAttentionTask& coded, float* float
                               kAttentionBlock * k_plain, scratch.plain);
       }
       if (v_coded && !scratch.v_few) {
-        prefetch_codes(block.v + next, coded.v_type, task.v_dim);
+        prefetch_codes(block.v + ahead.next, coded.v_type, task.v_dim);
         v_levels(block.v, task.v_dim, 0, scratch.v_levels);
       }
       read.keys += k_coded, read.values += v_coded;
       for_tiles(task, block, [&]<int kQueries>(int query, Visible seen) {
-        coded_tile<kQueries>(scratch, block, next, query, seen, all);
+        coded_tile<kQueries>(scratch, block, ahead, query, seen, all);
       });
     }
     if (!task.partial)

@@ -149,6 +149,18 @@ constexpr LevelBytes window_levels() {
   return out;
 }
 
+// Bytes from a block to those whose codes are fetched while it is read: that of the next to the
+// first-level cache, that after it to the second, which has more lines under way.  They are in
+// other pages, where the processor's own prefetching does not look.
+struct CodesAhead {
+  ptrdiff_t next = 0, later = 0;
+
+  HRUN_HD void fetch(const uint8_t* p) const {
+    __builtin_prefetch(p + next, 0, 3);
+    __builtin_prefetch(p + later, 0, 2);
+  }
+};
+
 // Makes the levels of four vectors at a time.  Stretches must be multiples of four vectors.
 //
 // A table is read by the bits as they lie in the bytes: m, u_t, u_(t-1), u_(t-2).  For the most
@@ -158,11 +170,10 @@ constexpr LevelBytes window_levels() {
 template <int kBits, bool kKeys>
 class FourLevels {
  public:
-  // next: bytes to the block whose codes are fetched into the first-level cache on the way.
-  HRUN_HD FourLevels(const uint8_t* codes, int dim, int bias, ptrdiff_t next = 0)
+  HRUN_HD FourLevels(const uint8_t* codes, int dim, int bias, CodesAhead ahead = {})
       : codes_(codes),
         steps_(static_cast<size_t>(stretch_steps<kKeys>(dim))),
-        next_(next),
+        ahead_(ahead),
         low_(kLow.v, bias),
         high_(kHigh.v, bias) {}
 
@@ -182,7 +193,7 @@ class FourLevels {
       if (v % 8 == 0) {
         const ByteLanes x = fetch(at);
         pair(x, p, to), pair(y, x, to + 2);
-        __builtin_prefetch(at + kLaneBytes + next_, 0, 3);
+        ahead_.fetch(at + kLaneBytes);
       } else {
         const ByteLanes x = load_byte_lanes(at), z = fetch(at + 2 * kLaneBytes);
         pair(z, p, to);
@@ -211,7 +222,7 @@ class FourLevels {
                               kHigh = window_levels<kBits, kHighPlaces>();
 
   HRUN_HD ByteLanes fetch(const uint8_t* p) const {
-    __builtin_prefetch(p + next_, 0, 3);
+    ahead_.fetch(p);
     return load_byte_lanes(p);
   }
   // The codes before the first of a stretch are at the end of another.
@@ -239,26 +250,26 @@ class FourLevels {
 
   const uint8_t* codes_;
   size_t steps_;
-  ptrdiff_t next_;
+  CodesAhead ahead_;
   ByteLookup<kEntries> low_, high_;  // of the first and the second of a pair
 };
 template <bool kKeys>
 class FourLevels<8, kKeys> {
  public:
-  HRUN_HD FourLevels(const uint8_t* codes, int /*dim*/, int bias, ptrdiff_t next = 0)
-      : codes_(codes), next_(next), more_(splat_byte(bias)) {}
+  HRUN_HD FourLevels(const uint8_t* codes, int /*dim*/, int bias, CodesAhead ahead = {})
+      : codes_(codes), ahead_(ahead), more_(splat_byte(bias)) {}
   HRUN_HD void operator()(size_t first, size_t i, ByteLanes (&to)[4]) const {
 #pragma GCC unroll 4
     for (size_t j = 0; j < 4; ++j) {
       const uint8_t* const at = codes_ + (first + i + j) * kLaneBytes;
-      __builtin_prefetch(at + next_, 0, 3);
+      ahead_.fetch(at);
       to[j] = add(load_byte_lanes(at), more_);
     }
   }
 
  private:
   const uint8_t* codes_;
-  ptrdiff_t next_;
+  CodesAhead ahead_;
   ByteLanes more_;
 };
 template <bool kKeys>
