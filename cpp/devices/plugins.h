@@ -8,12 +8,14 @@
 
 namespace hrun {
 
-// A library beside the one that this code is in, or the file that an environment variable names.
+// A library: the file that an environment variable names, else the one beside the library that this
+// code is in, else the one of a Python package that is installed beside hrun.
 struct PluginFile {
   const char* kind;         // its devices are this name and a number: CUDA0, CUDA1, ...
   const char* file;         // "libhrun_cuda.so"
   const char* environment;  // "HRUN_CUDA_LIBRARY"
-  const char* compiler;     // what an install needs to have it: "nvcc"
+  std::span<const char* const> packages;  // "hrun_cuda13", ...: the best first
+  const char* compiler;                   // what an install needs to have it: "nvcc"
 };
 
 std::span<const PluginFile> plugin_files();

@@ -347,6 +347,37 @@ def test_without_the_library(tiny_model, tmp_path: Path) -> None:
     assert broken.returncode != 0 and "cannot be opened" in broken.stderr
 
 
+def site_without_cuda(folder: Path) -> Path:
+    """Makes a folder of packages with this hrun, less its own CUDA backend."""
+    package = Path(_core.__file__).parent
+    (folder / "hrun").mkdir(parents=True)
+    for entry in package.iterdir():
+        if entry.name != "libhrun_cuda.so":
+            (folder / "hrun" / entry.name).symlink_to(entry)
+    return folder
+
+
+def test_the_backend_is_found_in_a_package_of_its_own(tmp_path: Path) -> None:
+    site = site_without_cuda(tmp_path / "site")
+    environment = {"PYTHONPATH": str(site), "HRUN_CUDA_LIBRARY": ""}
+    without = run_hrun("--list-devices", **environment)
+    assert without.returncode == 0 and "the package hrun-cuda13 or hrun-cuda12" in without.stderr
+    assert str(site / "hrun" / "libhrun_cuda.so") in without.stderr
+
+    older, newer = site / "hrun_cuda12", site / "hrun_cuda13"
+    newer.mkdir()
+    (newer / "libhrun_cuda.so").write_text("no library")
+    broken = run_hrun("--list-devices", **environment)
+    assert broken.returncode == 0 and "cannot be opened" in broken.stderr
+    assert str(newer) in broken.stderr
+
+    older.mkdir()  # one of the two suffices
+    (older / "libhrun_cuda.so").symlink_to(os.environ["HRUN_CUDA_LIBRARY"])
+    found = run_hrun("--list-devices", **environment)
+    assert found.returncode == 0 and "CUDA0: emulated" in found.stdout
+    assert "cannot be opened" not in found.stderr
+
+
 def test_the_devices_are_listed() -> None:
     listed = run_hrun("--list-devices")
     assert (
