@@ -1,4 +1,4 @@
-# The CPU tiers, worst first.  kernels.cpp is compiled once for each; adding a tier is one line here.
+# The CPU tiers, worst first.  The sources in kernels/ are compiled once for each; adding a tier is one line here.
 #   hrun_cpu_tier(NAME PROCESSORS LANES PANELS DECODERS FLAGS FEATURES)
 # PROCESSORS: regular expression for CMAKE_SYSTEM_PROCESSOR.  LANES, PANELS, DECODERS: the headers
 # lanes/LANES.h, panels/PANELS.h and panels/decoders_DECODERS.h; PANELS is empty where the tier
@@ -7,6 +7,7 @@
 # in cpp/base/cpu_features.cpp.
 set(HRUN_X86 "x86_64|AMD64|amd64")
 set(HRUN_ARM "aarch64|arm64")
+set(HRUN_KERNEL_PARTS matrices attention vectors)  # the files in kernels/, and the members of TierEntry
 set(hrun_tier_declarations "")
 set(hrun_tier_entries "")
 set(hrun_tier_features "")
@@ -30,7 +31,10 @@ function(hrun_cpu_tier name processors lanes panels decoders flags features)
     return()
   endif()
   separate_arguments(flags)
-  add_library(hrun_kernels_${name} OBJECT ${CMAKE_SOURCE_DIR}/cpp/cpu/kernels.cpp)
+  add_library(hrun_kernels_${name} OBJECT)
+  foreach(part IN LISTS HRUN_KERNEL_PARTS)
+    target_sources(hrun_kernels_${name} PRIVATE ${CMAKE_SOURCE_DIR}/cpp/cpu/kernels/${part}.cpp)
+  endforeach()
   target_include_directories(hrun_kernels_${name} PRIVATE ${CMAKE_SOURCE_DIR}/cpp)
   hrun_tier_headers(definitions "${lanes}" "${panels}" "${decoders}")
   target_compile_definitions(hrun_kernels_${name} PRIVATE HRUN_TIER=kernels_${name} ${definitions})
@@ -43,8 +47,12 @@ function(hrun_cpu_tier name processors lanes panels decoders flags features)
   # entries are written and read, once everything is inlined into one function, and about GCC's own AVX-512 header.
   target_compile_options(hrun_kernels_${name} PRIVATE ${HRUN_WARNINGS} -Wno-uninitialized -Wno-maybe-uninitialized
                          -fno-exceptions ${flags} ${vectorise})
-  set(hrun_tier_declarations "${hrun_tier_declarations}const KernelTable& kernels_${name}();\n" PARENT_SCOPE)
-  set(hrun_tier_entries "${hrun_tier_entries}    {\"${name}\", \"${features}\", kernels_${name}},\n" PARENT_SCOPE)
+  string(JOIN "\n" declarations "const MatrixKernels& kernels_${name}_matrices();" "const AttentionKernels& kernels_${name}_attention();"
+         "const VectorKernels& kernels_${name}_vectors();\n")
+  list(TRANSFORM HRUN_KERNEL_PARTS PREPEND kernels_${name}_ OUTPUT_VARIABLE functions)
+  string(JOIN ", " functions ${functions})
+  set(hrun_tier_declarations "${hrun_tier_declarations}${declarations}" PARENT_SCOPE)
+  set(hrun_tier_entries "${hrun_tier_entries}    {\"${name}\", \"${features}\", ${functions}},\n" PARENT_SCOPE)
   set(hrun_tier_features "${hrun_tier_features}    {\"${name}\", \"${features}\"},\n" PARENT_SCOPE)
   set(hrun_tier_objects ${hrun_tier_objects} $<TARGET_OBJECTS:hrun_kernels_${name}> PARENT_SCOPE)
 endfunction()

@@ -35,7 +35,9 @@ std::span<const CpuTier> cpu_tiers() {
     auto* const made = new std::vector<CpuTier>;
     std::vector<CpuTier>& all = *made;
     for (const TierEntry& entry : kTierList) {
-      CpuTier tier{entry.name, &entry.kernels(), missing_features(entry.features)};
+      const auto* const kernels =
+          new KernelTable{entry.matrices(), entry.attention(), entry.vectors()};
+      CpuTier tier{entry.name, kernels, missing_features(entry.features)};
       if (tier.available() && tier.kernels->self_check && !tier.kernels->self_check())
         tier.missing = "a matrix unit that computes right";
       all.push_back(std::move(tier));

@@ -13,7 +13,9 @@ namespace hrun {
 struct TierEntry {
   std::string_view name;
   std::string_view features;  // separated by spaces
-  const KernelTable& (*kernels)();
+  const MatrixKernels& (*matrices)();
+  const AttentionKernels& (*attention)();
+  const VectorKernels& (*vectors)();
 };
 
 struct CpuTier {

@@ -22,20 +22,21 @@ def tier_objects() -> list[Path]:
         text = cache.read_text()
         if "HRUN_SANITIZE:STRING=\n" in text and "CMAKE_BUILD_TYPE:STRING=Release\n" in text:
             found += sorted(
-                cache.parent.glob("CMakeFiles/hrun_kernels_*.dir/cpp/cpu/kernels.cpp.o")
+                cache.parent.glob("CMakeFiles/hrun_kernels_*.dir/cpp/cpu/kernels/*.cpp.o")
             )
     return found
 
 
-def test_each_tier_exports_one_function_and_nothing_weak() -> None:
+def test_each_source_of_a_tier_exports_one_function_and_nothing_weak() -> None:
     objects = tier_objects()
     if not objects or not shutil.which("nm"):
         pytest.skip("needs nm and the objects of a build in build/")
     for path in objects:
-        tier = path.parents[2].name.removeprefix("hrun_kernels_").removesuffix(".dir")
+        tier = path.parents[3].name.removeprefix("hrun_").removesuffix(".dir")
+        exported = f"hrun::{tier}_{path.name.removesuffix('.cpp.o')}()"
         lines = subprocess.run(
             ["nm", "-C", path], check=True, capture_output=True, text=True
         ).stdout.splitlines()
         symbols = [(line[17], line[19:]) for line in lines]
         assert [name for kind, name in symbols if kind in "WwVv"] == [], path
-        assert [name for kind, name in symbols if kind == "T"] == [f"hrun::kernels_{tier}()"], path
+        assert [name for kind, name in symbols if kind == "T"] == [exported], path

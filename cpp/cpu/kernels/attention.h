@@ -21,6 +21,7 @@
 // where there are more than four, a block is converted to fp32 once for all.
 #pragma once
 
+#include "cpu/attention_kernels.h"
 #include "cpu/kernels/attention_softmax.h"
 
 namespace hrun {
@@ -412,8 +413,8 @@ void join_attention_kernel(const float* partial, int64_t n_blocks, int64_t strid
   query.end();
 }
 
-KernelTable::Attention find_attention(FormatId k_format, FormatId v_format) {
-  const auto pair = [&]<class K, class V>() -> KernelTable::Attention {
+AttentionKernels::Attention find_attention(FormatId k_format, FormatId v_format) {
+  const auto pair = [&]<class K, class V>() -> AttentionKernels::Attention {
     return k_format == K::kId && v_format == V::kId ? attention_kernel<K, V> : nullptr;
   };
   if (const auto found = pair.template operator()<F16, F16>()) return found;

@@ -13,6 +13,7 @@
 // and their products with the levels are exact again.
 #pragma once
 
+#include "cpu/attention_kernels.h"
 #include "cpu/kernels/attention.h"
 #include "cpu/kernels/cache_codes.h"
 #include "cpu/kernels/cache_rotation.h"

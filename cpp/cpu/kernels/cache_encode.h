@@ -7,6 +7,7 @@
 // least squares, and are coded once more with the first one.
 #pragma once
 
+#include "cpu/attention_kernels.h"
 #include "cpu/kernels/cache_codes.h"
 #include "cpu/kernels/cache_rotation.h"
 

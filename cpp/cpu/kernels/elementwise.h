@@ -1,6 +1,7 @@
 // Norm, rotary embedding, activation function, sums: one token at a time.
 #pragma once
 
+#include "cpu/vector_kernels.h"
 #include "cpu/lanes/math.h"
 
 namespace hrun {

@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cpu/matrix_kernels.h"
 #include "cpu/panels/group_sums.h"
 
 namespace hrun {

@@ -5,6 +5,7 @@
 // loads.
 #pragma once
 
+#include "cpu/matrix_kernels.h"
 #include "cpu/lanes/lanes.h"
 
 namespace hrun {

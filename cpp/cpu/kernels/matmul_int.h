@@ -9,6 +9,7 @@
 // To make a format faster in a tier, specialise Unpack (kernels/unpack.h) for it.
 #pragma once
 
+#include "cpu/matrix_kernels.h"
 #include "cpu/kernels/unpack.h"
 
 namespace hrun {

@@ -8,6 +8,7 @@
 // their end is add_block_sum.
 #pragma once
 
+#include "cpu/matrix_kernels.h"
 #include "cpu/panels/read.h"
 #include "cpu/lanes/matrix_unit.h"
 

@@ -7,6 +7,7 @@
 // in order, a token and panel at a time, with the total in a register.
 #pragma once
 
+#include "cpu/matrix_kernels.h"
 #include "cpu/kernels/matmul_matrix.h"
 
 namespace hrun {

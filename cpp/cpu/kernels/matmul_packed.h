@@ -6,6 +6,7 @@
 // a panel's 16 rows.
 #pragma once
 
+#include "cpu/matrix_kernels.h"
 #include "cpu/kernels/matmul_few.h"
 #include "cpu/kernels/matmul_matrix_short.h"
 #include "cpu/kernels/matmul_stream.h"

@@ -1,6 +1,7 @@
 // The packed kernels of this tier, where it has them.
 #pragma once
 
+#include "cpu/matrix_kernels.h"
 #include "cpu/lanes/lanes.h"
 #include "cpu/panels/layout.h"
 

@@ -2,6 +2,7 @@
 // the dot products, so each weight is read once, at memory speed.
 #pragma once
 
+#include "cpu/matrix_kernels.h"
 #include "cpu/panels/read.h"
 
 namespace hrun {

@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "cpu/matrix_kernels.h"
 #include "cpu/panels/group_sums.h"
 #include "cpu/kernels/matmul_matrix.h"
 

@@ -2,6 +2,7 @@
 // that follows it.
 #pragma once
 
+#include "cpu/matrix_kernels.h"
 #include "cpu/lanes/math.h"
 #include "formats/rotation.h"
 

@@ -3,6 +3,7 @@
 // Lanes are channels, or columns of a state, which know nothing of each other.
 #pragma once
 
+#include "cpu/vector_kernels.h"
 #include "cpu/lanes/math.h"
 
 namespace hrun {

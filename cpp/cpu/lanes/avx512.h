@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "cpu/kernel_table.h"
+#include "cpu/kernel_constants.h"
 #include "formats/list.h"
 
 namespace hrun {

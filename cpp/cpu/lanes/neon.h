@@ -3,7 +3,7 @@
 
 #include <arm_neon.h>
 
-#include "cpu/kernel_table.h"
+#include "cpu/kernel_constants.h"
 #include "formats/list.h"
 
 namespace hrun {

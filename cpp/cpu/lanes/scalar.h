@@ -4,7 +4,7 @@
 // A fused multiply-add is a call of the C library, which is exact with and without hardware for it.
 #pragma once
 
-#include "cpu/kernel_table.h"
+#include "cpu/kernel_constants.h"
 #include "formats/list.h"
 
 namespace hrun {

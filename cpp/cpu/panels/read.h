@@ -2,6 +2,7 @@
 // end of a block's sum.
 #pragma once
 
+#include "cpu/matrix_kernels.h"
 #include "cpu/panels/layout.h"
 #include "cpu/panels/tier.h"
 #include HRUN_DECODERS  // the tier's, named in tiers.cmake
