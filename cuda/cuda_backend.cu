@@ -17,7 +17,6 @@ namespace {
 constexpr size_t kSlots = 16;             // passes that may be under way before one is waited for
 constexpr int64_t kLeastPositions = 256;  // that a graph is made for
 constexpr size_t kMostGraphs = 256;
-constexpr int64_t kMostRecordedTokens = 8;
 
 }  // namespace
 
@@ -28,7 +27,9 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options)
       decoded_(gpu_, "the decoded rows of a matmul", moves_),
       attention_(gpu_, "the attention of a long context", moves_),
       product_(gpu_, "the partial sums of a matmul", moves_),
+      experts_(gpu_, "the choice of experts", moves_),
       staging_(gpu_, "the upload of weights", other_moves_),
+      table_rows_(gpu_, "rows of a table", other_moves_),
       indices_(gpu_, "row numbers", other_moves_),
       draw_(gpu_, "the draw of a token", other_moves_),
       draw_scratch_(gpu_, "the draw of a token", other_moves_) {
@@ -36,6 +37,8 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options)
   graphs_ = !(graphs && std::string_view(graphs) == "0");
   const char* const fusion = std::getenv("HRUN_CUDA_FUSION");
   fuses_ = !(fusion && std::string_view(fusion) == "0");
+  const char* const experts = std::getenv("HRUN_CUDA_EXPERTS");
+  chooses_experts_ = !(experts && std::string_view(experts) == "host");
   quantized_.reserve(2 * kActivations);
   for (int k = 0; k < 2 * kActivations; ++k) quantized_.emplace_back(gpu_, moves_);
 }
@@ -133,6 +136,8 @@ bool CudaBackend::begin_pass(const PassInfo& pass) {
     in_pass_ = true;
     quantized_turn_ = 0;
     open_caches_.clear();
+    lookups_.clear();
+    staging_.drop();  // weights are loaded
     pass_ = pass;
     put_step(pass.batch);
     if (!recordable(pass)) return false;
@@ -152,6 +157,9 @@ bool CudaBackend::begin_pass(const PassInfo& pass) {
       cache->open_pages(pass.batch);
       open_caches_.push_back(cache);
     }
+    for (const Lookup& lookup : seen->lookups)
+      bring_rows(*lookup.table, lookup.by_position ? pass.batch.positions : pass.batch.tokens,
+                 static_cast<uint8_t*>(lookup.table->rows_of_pass->data));
     if (seen->graph) {
       gpu_.run(*seen->graph);
       return true;
@@ -199,7 +207,7 @@ bool CudaBackend::end_pass(bool complete) {
   if (!recordings_.empty() && recordings_.front().key == key_ &&
       recordings_.front().moves == moves_)
     return true;
-  recordings_.push_front({key_, moves_, open_caches_, nullptr});
+  recordings_.push_front({key_, moves_, open_caches_, lookups_, nullptr});
   if (recordings_.size() > kMostGraphs) {
     gpu_.wait();  // it may be running
     recordings_.pop_back();
@@ -318,7 +326,6 @@ CudaBackend::CodedWork CudaBackend::coded_work(const Batch& batch) {
 void CudaBackend::do_attention(FloatView q, const CacheSlot& cache, const Batch& batch,
                                const AttentionShape& shape, FloatView out) {
   const Turn turn(*this, Operation::attention);
-  if (!shape.causal) throw DeviceError("attention that is not causal has no kernel on CUDA");
   require_step(batch);
   const KVPages pages = pages_of(cache);
   const bool replayable = in_pass_ && recordable(pass_);

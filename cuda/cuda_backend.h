@@ -33,18 +33,18 @@ class CudaTensor final : public DeviceTensor {
  public:
   const FormatInfo* info = nullptr;
   size_t row_bytes = 0;
-  std::unique_ptr<Memory> plain;          // rows as in the file
-  std::unique_ptr<Memory> packed;         // for the integer kernels (matmul.h)
-  std::unique_ptr<Memory> weight_domain;  // for the weight-domain kernel (matmul_weight.h)
-  std::unique_ptr<Memory> vector;         // fp32, where there is one row: a norm or a bias
+  Piece plain;          // rows as in the file
+  Piece packed;         // for the integer kernels (matmul.h)
+  Piece weight_domain;  // for the weight-domain kernel (matmul_weight.h)
+  Piece vector;         // fp32, where there is one row: a norm or a bias
+  // A large table that is only looked up stays in the file.  The rows of a small pass are brought
+  // to a place of their own, where a graph finds them.
+  const uint8_t* on_host = nullptr;
+  std::unique_ptr<Memory> rows_of_pass;
 
-  PlainMatrix plain_matrix() const {
-    return {format, rows, cols, row_bytes, static_cast<const uint8_t*>(plain->data)};
-  }
-  PackedMatrix packed_matrix() const {
-    return {format, rows, cols, static_cast<const uint8_t*>(packed->data)};
-  }
-  const float* floats() const { return static_cast<const float*>(vector->data); }
+  PlainMatrix plain_matrix() const { return {format, rows, cols, row_bytes, plain.data}; }
+  PackedMatrix packed_matrix() const { return {format, rows, cols, packed.data}; }
+  const float* floats() const { return reinterpret_cast<const float*>(vector.data); }
 };
 
 class CudaCache;
@@ -64,6 +64,8 @@ class CudaBackend final : public Backend {
   bool begin_pass(const PassInfo& pass) override;
   bool end_pass(bool complete) override;
 
+  bool chooses_experts(const ExpertBlock& block) const override;
+
   bool samples() const override { return true; }
   SampleResult sample(const float* logits, int64_t n_vocab, const SampleSettings& settings,
                       std::span<const SampleEdit> edits, uint64_t& generator) override;
@@ -77,7 +79,11 @@ class CudaBackend final : public Backend {
   void do_layer_norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias, float eps,
                      FloatView out) override;
   void do_matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) override;
-  void do_matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x) override;
+  void do_matmul_heads(Slices weights, FloatView x, int64_t x_step, FloatView y,
+                       int64_t y_step) override;
+  void do_experts(const ExpertBlock& block, FloatView logits, FloatView x,
+                  const ExpertScratch& scratch, FloatView out) override;
+  void do_weigh_rows(FloatView logits, FloatView x, FloatView out) override;
   void do_rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) override;
   std::unique_ptr<DeviceCache> do_make_cache(const CachePlan& plan,
                                              std::string_view purpose) override;
@@ -110,17 +116,28 @@ class CudaBackend final : public Backend {
                    FloatView out) override;
   std::unique_ptr<DeviceTensor> do_upload(const TensorView& view, const FormatInfo& info,
                                           TensorUse use) override;
+  std::vector<std::unique_ptr<DeviceTensor>> do_upload_slices(std::span<const TensorView> slices,
+                                                              const FormatInfo& info,
+                                                              TensorUse use) override;
 
   class Turn;
   // Operations of a pass that wait for the next one, because one launch can do both
   // (cuda_pending.cu).  A product waits for the sum that it is added to and for the norm of that.
   // Two products wait for the gate of one by the other.  Norms and turns of heads wait for the
-  // write into the cache.  Attention's parts wait for the product that reads them joined.
+  // write into the cache.  Attention's parts wait for the product that reads them joined.  A mix of
+  // experts waits for the sum that it is added to.
+  struct Mix {
+    FloatView x, out;
+    const int32_t* rows;
+    const float* weights;
+    int64_t per_token;
+  };
   struct Pending {
     std::vector<PackedProduct> products;  // one or two
     QuantizedRows input;
     std::vector<HeadsTask> heads;
     std::optional<AttentionTask> join;
+    std::optional<Mix> mix;
   };
   enum class Keep : uint8_t { nothing, products, heads };
   struct QuantizedScratch {
@@ -132,6 +149,7 @@ class CudaBackend final : public Backend {
           sums(gpu, "the quantized input of a matmul", moves) {}
   };
   struct PreparedInput;
+  static constexpr int64_t kMostRecordedTokens = 8;
   friend class CudaCache;
   friend class CudaStates;
   // The work of a batch on the pages of a coded cache.  Its kernels are launched only where they
@@ -140,12 +158,18 @@ class CudaBackend final : public Backend {
     bool begins = false, completes = false;  // a page that begins a sequence; some page
     auto operator<=>(const CodedWork&) const = default;
   };
+  // A look-up in a table on the host: by the tokens of the pass, or by their positions.
+  struct Lookup {
+    const CudaTensor* table;
+    bool by_position;
+  };
   // Owner, rows of each span, logits, positions to a power of two.
   using GraphKey = std::tuple<uint64_t, std::vector<int64_t>, int64_t, int64_t, CodedWork>;
   struct Recording {
     GraphKey key;
     int64_t moves;
     std::vector<CudaCache*> coded_caches;  // that it writes to
+    std::vector<Lookup> lookups;           // whose rows it finds on the device
     std::unique_ptr<Graph> graph;          // null: seen, not recorded yet
   };
 
@@ -167,9 +191,17 @@ class CudaBackend final : public Backend {
   int64_t positions_bound(int64_t end) const;
   const int32_t* upload_indices(std::span<const int32_t> indices);
 
+  void bring_rows(const CudaTensor& table, std::span<const int32_t> rows, uint8_t* to);
+  void embed_from_host(const CudaTensor& table, std::span<const int32_t> rows, FloatView out);
   void upload_plain(CudaTensor& tensor, const TensorView& view);
+  template <class Pack>
+  void upload_in_parts(const TensorView& view, const Pack& pack);
   void upload_packed(CudaTensor& tensor, const TensorView& view);
   void upload_weight_domain(CudaTensor& tensor, const TensorView& view);
+  bool multiplies_at_once(Slices slices) const;
+  struct SlicedTarget;
+  void multiply_slices(std::span<const SlicedTarget> targets, PreparedInput& input, int64_t slice_x,
+                       const SliceTask& task);
   QuantizeSource source(const MatmulInput& input) const;
   QuantizedRows memory_for(const FloatView& x, InputForm kind);
   const QuantizedRows& quantized(PreparedInput& input, InputForm kind);
@@ -179,7 +211,7 @@ class CudaBackend final : public Backend {
 
   Gpu gpu_;
   RotatedMatmul rotated_matmul_;
-  bool graphs_, fuses_;
+  bool graphs_, fuses_, chooses_experts_;
   std::recursive_mutex mutex_;
   OperationTimes times_;
 
@@ -190,7 +222,8 @@ class CudaBackend final : public Backend {
   std::vector<QuantizedScratch> quantized_;
   size_t quantized_turn_ = 0;
   std::unique_ptr<Memory> end_counters_;
-  Scratch floats_, decoded_, attention_, product_, staging_, indices_, draw_, draw_scratch_;
+  Scratch floats_, decoded_, attention_, product_, experts_, staging_, table_rows_, indices_, draw_,
+      draw_scratch_;
 
   // The data of a pass that the device reads: of the rows, their positions, tokens and spans; of
   // the spans, their SpanOnDevice and a page table.  It is written from pinned slots in turn.
@@ -214,6 +247,7 @@ class CudaBackend final : public Backend {
   std::list<Recording> recordings_;      // latest first
   int64_t n_coded_caches_ = 0;           // that there are
   std::vector<CudaCache*> open_caches_;  // of this pass: their pages are open
+  std::vector<Lookup> lookups_;          // of this pass
 };
 
 }  // namespace hrun::gpu

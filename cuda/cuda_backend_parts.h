@@ -15,7 +15,7 @@ inline const CudaTensor& on_device(const DeviceTensor& t) {
 
 inline const float* vector_of(const DeviceTensor& t) {
   const CudaTensor& own = on_device(t);
-  require(own.vector != nullptr, "CUDA", "a tensor of one row");
+  require(static_cast<bool>(own.vector), "CUDA", "a tensor of one row");
   return own.floats();
 }
 
@@ -49,6 +49,7 @@ class CudaBackend::Turn {
 // The input of one matmul() in the forms that its targets want, each made once.
 struct CudaBackend::PreparedInput {
   const MatmulInput& from;
+  RowMap rows{};  // of `from`; its x.rows then counts those of the result
   std::array<QuantizedRows, kActivations> quantized{};
   std::array<FloatView, kActivations> floats{};
 };

@@ -13,6 +13,10 @@ void CudaBackend::flush(Keep keep) {
     gpu::matmul(gpu_, std::exchange(pending_.products, {}), pending_.input);
   if (pending_.join && keep != Keep::products)
     join_parts(gpu_, *std::exchange(pending_.join, std::nullopt));
+  if (pending_.mix && keep != Keep::products) {
+    const Mix mix = *std::exchange(pending_.mix, std::nullopt);
+    gpu::mix_rows(gpu_, mix.x, mix.rows, mix.weights, mix.per_token, mix.out);
+  }
   if (pending_.heads.empty() || keep == Keep::heads) return;
   for (const HeadsTask& task : std::exchange(pending_.heads, {})) {
     const FloatView rows{task.x.data, task.x.rows * task.n_heads, task.dim, task.dim};
@@ -30,6 +34,11 @@ bool CudaBackend::wait_for_end(std::span<const PackedProduct> parts, const Quant
 }
 
 bool CudaBackend::add_to_pending(FloatView x, FloatView y) {
+  if (pending_.mix && pending_.mix->out.data == y.data && same_shape(pending_.mix->out, y)) {
+    const Mix mix = *std::exchange(pending_.mix, std::nullopt);
+    gpu::mix_rows(gpu_, mix.x, mix.rows, mix.weights, mix.per_token, mix.out, x);
+    return true;
+  }
   if (pending_.products.size() != 1) return false;
   PackedProduct& product = pending_.products[0];
   if (product.add.data || product.y.data != y.data || !same_shape(product.y, y)) return false;

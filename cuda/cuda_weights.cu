@@ -1,7 +1,9 @@
 // Weights of the CUDA backend: the layout that each use needs, and the kernel that reads it.
 #include <algorithm>
 #include <array>
+#include <cstring>
 
+#include "backend/plugin.h"
 #include "cuda/cuda_backend.h"
 #include "cuda/cuda_backend_parts.h"
 #include "cuda/kernels/matmul_weight.h"
@@ -21,74 +23,131 @@ std::string name_of(const TensorView& view) { return message("tensor '{}'", prin
 
 std::unique_ptr<DeviceTensor> CudaBackend::do_upload(const TensorView& view, const FormatInfo& info,
                                                      TensorUse use) {
+  return std::move(do_upload_slices({&view, 1}, info, use).front());
+}
+
+std::vector<std::unique_ptr<DeviceTensor>> CudaBackend::do_upload_slices(
+    std::span<const TensorView> slices, const FormatInfo& info, TensorUse use) {
   const Turn turn(*this);
-  auto tensor = std::make_unique<CudaTensor>();
-  tensor->format = view.format;
-  tensor->rows = view.rows;
-  tensor->cols = view.cols;
-  tensor->row_bytes = view.row_bytes;
-  tensor->info = &info;
-  tensor->bytes = tensor->row_bytes * static_cast<size_t>(view.rows);
-  tensor->holds_copy = true;
-  if (view.rows == 1) {
-    std::vector<float> values(static_cast<size_t>(view.cols));
-    info.decode_row(view.data, view.cols, values.data());
-    tensor->vector = std::make_unique<Memory>(gpu_, values.size() * sizeof(float), name_of(view));
-    gpu_.write(tensor->vector->data, values.data(), values.size() * sizeof(float));
-  }
   const bool by_weight = is_rotated(info.input_form) && rotated_matmul_ == RotatedMatmul::weight;
   const bool by_integers =
       !is_rotated(info.input_form) || rotated_matmul_ == RotatedMatmul::activation;
-  if (use != TensorUse::lookup && by_weight &&
-      weight_domain_bytes(view.format, view.rows, view.cols) > 0)
-    upload_weight_domain(*tensor, view);
-  else if (use != TensorUse::lookup && by_integers &&
-           packed_bytes(view.format, view.rows, view.cols) > 0)
-    upload_packed(*tensor, view);
-  if (use != TensorUse::product || (!tensor->packed && !tensor->weight_domain))
-    upload_plain(*tensor, view);
-  return tensor;
+  const auto memory = [&] { return SliceMemory(gpu_, slices.size()); };
+  SliceMemory plain = memory(), packed = memory(), weight_domain = memory(), vector = memory();
+  std::vector<std::unique_ptr<DeviceTensor>> out;
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const TensorView& view = slices[i];
+    auto tensor = std::make_unique<CudaTensor>();
+    const std::string name = name_of(view);
+    tensor->format = view.format;
+    tensor->rows = view.rows;
+    tensor->cols = view.cols;
+    tensor->row_bytes = view.row_bytes;
+    tensor->info = &info;
+    tensor->bytes = tensor->row_bytes * static_cast<size_t>(view.rows);
+    tensor->holds_copy = true;
+    if (view.rows == 1) {
+      std::vector<float> values(static_cast<size_t>(view.cols));
+      info.decode_row(view.data, view.cols, values.data());
+      tensor->vector = vector.take(i, values.size() * sizeof(float), name);
+      gpu_.write(tensor->vector.data, values.data(), values.size() * sizeof(float));
+    }
+    if (use != TensorUse::lookup) {
+      if (const size_t bytes =
+              by_weight ? weight_domain_bytes(view.format, view.rows, view.cols) : 0) {
+        tensor->weight_domain = weight_domain.take(i, bytes, name);
+        upload_weight_domain(*tensor, view);
+      } else if (const size_t packed_size =
+                     by_integers ? packed_bytes(view.format, view.rows, view.cols) : 0) {
+        tensor->packed = packed.take(i, packed_size, name);
+        upload_packed(*tensor, view);
+      }
+    }
+    if (use == TensorUse::lookup && view.rows > 1 && tensor->bytes > kLargestTable) {
+      tensor->on_host = view.data;
+      tensor->holds_copy = false;
+      tensor->rows_of_pass =
+          std::make_unique<Memory>(gpu_, kMostRecordedTokens * tensor->row_bytes, name);
+    } else if (use != TensorUse::product || (!tensor->packed && !tensor->weight_domain)) {
+      tensor->plain = plain.take(i, tensor->row_bytes * static_cast<size_t>(view.rows), name);
+      upload_plain(*tensor, view);
+    }
+    out.push_back(std::move(tensor));
+  }
+  gpu_.wait();  // products read weights before they wait for other kernels, such as those that pack
+  return out;
 }
 
 void CudaBackend::upload_plain(CudaTensor& tensor, const TensorView& view) {
-  tensor.plain = std::make_unique<Memory>(gpu_, tensor.row_bytes * static_cast<size_t>(view.rows),
-                                          name_of(view));
-  gpu_.write(tensor.plain->data, view.data, tensor.plain->bytes);
+  gpu_.write(tensor.plain.data, view.data, tensor.plain.bytes);
 }
 
-void CudaBackend::upload_packed(CudaTensor& tensor, const TensorView& view) {
-  tensor.packed = std::make_unique<Memory>(gpu_, packed_bytes(view.format, view.rows, view.cols),
-                                           name_of(view));
-  tensor.bytes = tensor.packed->bytes;
-  const auto fitting =
-      static_cast<int64_t>(kStagingBytes / tensor.row_bytes) / kPackRows * kPackRows;
+// Brings the rows of a file to the device a part at a time, and calls pack(rows, first, how many).
+template <class Pack>
+void CudaBackend::upload_in_parts(const TensorView& view, const Pack& pack) {
+  const auto fitting = static_cast<int64_t>(kStagingBytes / view.row_bytes) / kPackRows * kPackRows;
   const int64_t step = std::min(std::max(fitting, kPackRows), view.rows);
-  auto* const staging = staging_.get<uint8_t>(static_cast<size_t>(step) * tensor.row_bytes);
+  auto* const staging = staging_.get<uint8_t>(static_cast<size_t>(step) * view.row_bytes);
   for (int64_t first = 0; first < view.rows; first += step) {
     const int64_t n = std::min(step, view.rows - first);
     gpu_.write(staging, view.data + static_cast<size_t>(first) * view.row_bytes,
                static_cast<size_t>(n) * view.row_bytes);
-    pack(gpu_, staging, first, n, tensor.packed_matrix());
+    pack(staging, first, n);
   }
 }
 
+void CudaBackend::upload_packed(CudaTensor& tensor, const TensorView& view) {
+  tensor.bytes = tensor.packed.bytes;
+  upload_in_parts(view, [&](const uint8_t* rows, int64_t first, int64_t n) {
+    pack(gpu_, rows, first, n, tensor.packed_matrix());
+  });
+}
+
 void CudaBackend::upload_weight_domain(CudaTensor& tensor, const TensorView& view) {
-  upload_plain(tensor, view);
-  tensor.weight_domain = std::make_unique<Memory>(
-      gpu_, weight_domain_bytes(view.format, view.rows, view.cols), name_of(view));
-  tensor.bytes = tensor.weight_domain->bytes;
-  pack_weight_domain(gpu_, view.format, static_cast<const uint8_t*>(tensor.plain->data),
-                     tensor.row_bytes, view.rows, view.cols,
-                     static_cast<uint8_t*>(tensor.weight_domain->data));
-  tensor.plain.reset();  // waits for the kernel
+  tensor.bytes = tensor.weight_domain.bytes;
+  upload_in_parts(view, [&](const uint8_t* rows, int64_t first, int64_t n) {
+    pack_weight_domain(gpu_, view.format, rows, view.row_bytes, first, n, view.rows, view.cols,
+                       tensor.weight_domain.data);
+  });
 }
 
 void CudaBackend::do_embed(const DeviceTensor& table, std::span<const int32_t> tokens,
                            FloatView out) {
   const Turn turn(*this, Operation::embed);
   const CudaTensor& t = on_device(table);
-  require(t.plain != nullptr, "embed", "a table uploaded for look-ups");
+  if (t.on_host) return embed_from_host(t, tokens, out);
+  require(static_cast<bool>(t.plain), "embed", "a table uploaded for look-ups");
   decode_rows(gpu_, t.plain_matrix(), 0, upload_indices(tokens), false, out);
+}
+
+// Copies rows of a table on the host, as they are, to the device.
+void CudaBackend::bring_rows(const CudaTensor& table, std::span<const int32_t> rows, uint8_t* to) {
+  std::vector<uint8_t> bytes(rows.size() * table.row_bytes);
+  for (size_t i = 0; i < rows.size(); ++i)
+    std::memcpy(bytes.data() + i * table.row_bytes,
+                table.on_host + static_cast<size_t>(rows[i]) * table.row_bytes, table.row_bytes);
+  gpu_.write(to, bytes.data(), bytes.size());
+}
+
+void CudaBackend::embed_from_host(const CudaTensor& table, std::span<const int32_t> rows,
+                                  FloatView out) {
+  const bool by_token = rows.data() == pass_.batch.tokens.data(),
+             by_position = rows.data() == pass_.batch.positions.data();
+  if (in_pass_ && recordable(pass_) && !by_token && !by_position)
+    pass_.repeatable = false;  // nobody could say which rows a later pass needs
+  const auto most = static_cast<size_t>(std::max<int64_t>(
+      kMostRecordedTokens, static_cast<int64_t>(kStagingBytes / table.row_bytes)));
+  for (size_t first = 0; first < rows.size(); first += most) {
+    const std::span<const int32_t> some = rows.subspan(first, std::min(most, rows.size() - first));
+    const auto n = static_cast<int64_t>(some.size());
+    const bool few = n <= kMostRecordedTokens;
+    auto* const to = few ? static_cast<uint8_t*>(table.rows_of_pass->data)
+                         : table_rows_.get<uint8_t>(some.size() * table.row_bytes);
+    if (!recording_) bring_rows(table, some, to);  // else begin_pass() did
+    decode_rows(gpu_, {table.format, n, table.cols, table.row_bytes, to}, 0, nullptr, false,
+                {out.row(static_cast<int64_t>(first)), n, out.cols, out.stride});
+  }
+  if (in_pass_ && recordable(pass_)) lookups_.push_back({&table, by_position});
 }
 
 QuantizeSource CudaBackend::source(const MatmulInput& input) const {
@@ -118,7 +177,9 @@ const QuantizedRows& CudaBackend::quantized(PreparedInput& input, InputForm kind
   QuantizedRows& rows = input.quantized[static_cast<size_t>(kind)];
   if (rows.codes) return rows;
   rows = memory_for(input.from.x, kind);
-  quantize(gpu_, source(input.from), kind, rows);
+  QuantizeSource from = source(input.from);
+  from.rows = input.rows;
+  quantize(gpu_, from, kind, rows);
   return rows;
 }
 
@@ -128,10 +189,13 @@ FloatView CudaBackend::floats(PreparedInput& input, InputForm kind) {
   FloatView& view = input.floats[static_cast<size_t>(kind)];
   if (view.data) return view;
   const FloatView& x = input.from.x;
-  if (!input.from.norm && !input.from.gate.data && !is_rotated(kind)) return view = x;
+  if (!input.from.norm && !input.from.gate.data && !is_rotated(kind) && !input.rows.list)
+    return view = x;
   input.floats.fill({});
   view = {floats_.get<float>(static_cast<size_t>(x.rows * x.cols)), x.rows, x.cols, x.cols};
-  prepare_floats(gpu_, source(input.from), kind, view);
+  QuantizeSource from = source(input.from);
+  from.rows = input.rows;
+  prepare_floats(gpu_, from, kind, view);
   return view;
 }
 
@@ -155,8 +219,8 @@ void CudaBackend::multiply(const CudaTensor& w, PreparedInput& input, FloatView 
     const FloatView x = floats(input, InputForm::kFloat);
     void* const scratch =
         product_.get<uint8_t>(weight_domain_scratch_bytes(w.format, w.rows, w.cols, x.rows));
-    return matmul_weight_domain(gpu_, w.format, static_cast<const uint8_t*>(w.weight_domain->data),
-                                w.rows, w.cols, x, y, scratch);
+    return matmul_weight_domain(gpu_, w.format, w.weight_domain.data, w.rows, w.cols, x, y,
+                                scratch);
   }
   if (w.info->is_float)
     return matmul_floats(gpu_, w.plain_matrix(), floats(input, InputForm::kFloat), y);
@@ -189,31 +253,6 @@ void CudaBackend::do_matmul(std::span<const MatmulTarget> targets, const MatmulI
       multiply(w, input, target.y);
   }
   multiply_parts();
-}
-
-// Multiplies experts' matrices of one format, with the input quantized once.  Experts of a few rows
-// each are launched together.
-void CudaBackend::do_matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& from) {
-  const Turn turn(*this, Operation::matmul);
-  const bool alike =
-      !parts.empty() && std::all_of(parts.begin(), parts.end(), [&](const MatmulPart& part) {
-        const CudaTensor& w = on_device(*part.weights);
-        return w.packed && w.format == parts[0].weights->format;
-      });
-  if (!alike) return Backend::do_matmul_parts(parts, from);
-  PreparedInput input{from};
-  quantized_turn_ = 1 - quantized_turn_;
-  const QuantizedRows& rows = quantized(input, on_device(*parts[0].weights).info->input_form);
-  std::vector<PackedProduct> few;
-  for (const MatmulPart& part : parts) {
-    const CudaTensor& w = on_device(*part.weights);
-    const PackedProduct product{w.packed_matrix(), part.y, {}, part.first};
-    if (part.y.rows > kMostAddedTokens)
-      gpu::matmul(gpu_, {&product, 1}, rows_of(rows, part.first, part.y.rows));
-    else if (part.y.rows > 0)
-      few.push_back(product);
-  }
-  if (!few.empty()) matmul_apart(gpu_, few, rows);
 }
 
 }  // namespace hrun::gpu

@@ -74,7 +74,8 @@ class Gpu {
 
   // Runs kernel() in every thread of `grid` blocks of kernel.kThreads threads, with `shared_bytes`
   // of shared memory.  Kernel: a trivially copyable struct with kThreads, kBlocks (resident per
-  // multiprocessor, at least) and HRUN_HD operator()() const.
+  // multiprocessor, at least) and HRUN_HD operator()() const.  Where the device can, its blocks
+  // start while the kernel before ends, and wait for it; a kernel with kWaits does that itself.
   template <class Kernel>
   void launch(const Kernel& kernel, Grid grid, size_t shared_bytes = 0);
 
@@ -89,6 +90,7 @@ class Gpu {
 #if defined(__CUDACC__)
   void prepare(const void* function, size_t shared_bytes);
   void* stream() const;
+  bool overlaps() const;
   void check_launch(const char* what);
 #else
   void launch(void (*entry)(const void*), const char* name, const void* kernel, size_t bytes,
@@ -98,20 +100,36 @@ class Gpu {
   std::unique_ptr<State> state_;
 };
 
+template <class Kernel>
+HRUN_HD void run_after_others(const Kernel& kernel) {
+  let_next_begin();
+  if constexpr (!requires { Kernel::kWaits; }) wait_for_kernels();
+  kernel();
+}
+
 #if defined(__CUDACC__)
 
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
     run_kernel(const __grid_constant__ Kernel kernel) {
-  kernel();
+  run_after_others(kernel);
 }
 
 template <class Kernel>
 void Gpu::launch(const Kernel& kernel, Grid grid, size_t shared_bytes) {
   if (shared_bytes > (48u << 10))
     prepare(reinterpret_cast<const void*>(&run_kernel<Kernel>), shared_bytes);
-  run_kernel<Kernel><<<dim3(grid.x, grid.y, grid.z), Kernel::kThreads, shared_bytes,
-                       static_cast<cudaStream_t>(stream())>>>(kernel);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(grid.x, grid.y, grid.z);
+  config.blockDim = dim3(Kernel::kThreads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream());
+  config.attrs = &early;
+  config.numAttrs = overlaps() ? 1 : 0;
+  cudaLaunchKernelEx(&config, run_kernel<Kernel>, kernel);
   check_launch(Kernel::kName);
 }
 
@@ -120,8 +138,8 @@ void Gpu::launch(const Kernel& kernel, Grid grid, size_t shared_bytes) {
 template <class Kernel>
 void Gpu::launch(const Kernel& kernel, Grid grid, size_t shared_bytes) {
   static_assert(std::is_trivially_copyable_v<Kernel>);
-  launch([](const void* k) { (*static_cast<const Kernel*>(k))(); }, Kernel::kName, &kernel,
-         sizeof kernel, grid, Kernel::kThreads, shared_bytes);
+  launch([](const void* k) { run_after_others(*static_cast<const Kernel*>(k)); }, Kernel::kName,
+         &kernel, sizeof kernel, grid, Kernel::kThreads, shared_bytes);
 }
 
 #endif

@@ -4,11 +4,14 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
+#include "cuda/kernels/code_version.h"
 
 namespace hrun::gpu {
 namespace {
@@ -75,7 +78,8 @@ struct Gpu::State {
   uint8_t* staging = nullptr;
   cudaEvent_t travelled[2] = {};
   int half = 0;
-  std::mutex mutex;  // of these two: any thread may release
+  bool overlaps = false;  // a kernel may start while the one before ends
+  std::mutex mutex;       // of these two: any thread may release
   bool capturing = false;
   std::vector<void*> unreleased;
 
@@ -148,6 +152,11 @@ Gpu::Gpu(int index) : state_(new State) {
   s.staging = static_cast<uint8_t*>(staging);
   for (cudaEvent_t& event : s.travelled)
     check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
+  // Code made for older devices does not wait, whatever device it runs on.
+  int version = 0;
+  check(static_cast<cudaError_t>(code_version(version)), "the question for the code of kernels");
+  const char* const overlap = std::getenv("HRUN_CUDA_OVERLAP");
+  s.overlaps = version >= 90 && !(overlap && std::string_view(overlap) == "0");
 }
 
 Gpu::~Gpu() = default;
@@ -263,6 +272,7 @@ void* Gpu::stream() const {
   state_->select();
   return state_->stream;
 }
+bool Gpu::overlaps() const { return state_->overlaps; }
 void Gpu::check_launch(const char* what) { check(cudaGetLastError(), what); }
 
 void Gpu::begin_capture() {

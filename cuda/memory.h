@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <string_view>
 #include <utility>
 
@@ -33,6 +34,33 @@ class Memory : public DeviceBuffer {
   Gpu& gpu_;
 };
 
+// A part of an allocation that lives as long as some part of it does.
+struct Piece {
+  std::shared_ptr<Memory> memory;
+  uint8_t* data = nullptr;
+  size_t bytes = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+// The memory of the slices of a tensor: one allocation with pieces of one size.
+class SliceMemory {
+ public:
+  SliceMemory(Gpu& gpu, size_t n_slices) : gpu_(gpu), n_slices_(n_slices) {}
+
+  // Slice i of the allocation, which is made with the first call.
+  Piece take(size_t i, size_t bytes, std::string_view purpose) {
+    const size_t step = (bytes + 255) / 256 * 256;
+    if (!memory_) memory_ = std::make_shared<Memory>(gpu_, (n_slices_ - 1) * step + bytes, purpose);
+    return {memory_, static_cast<uint8_t*>(memory_->data) + i * step, bytes};
+  }
+
+ private:
+  Gpu& gpu_;
+  size_t n_slices_;
+  std::shared_ptr<Memory> memory_;
+};
+
 // One buffer for one purpose.  It grows to the largest size requested so far.  Growing forgets the
 // contents and moves it: `moves` counts that, since a recorded graph may hold the old address.
 class Scratch {
@@ -53,6 +81,12 @@ class Scratch {
           std::make_unique<Memory>(gpu_, std::max(bytes, std::min(doubled, kDoubled)), purpose_);
     }
     return static_cast<T*>(memory_->data);
+  }
+  // Gives the memory back.
+  void drop() {
+    if (!memory_) return;
+    ++moves_;
+    memory_.reset();
   }
 
  private:

@@ -1,11 +1,29 @@
 #include "backend/backend.h"
 
+#include <numeric>
+
 #include "backend/checks.h"
+#include "base/math64.h"
 
 namespace hrun {
 
 std::unique_ptr<DeviceTensor> Backend::upload(const TensorView& view, TensorUse use) {
   return do_upload(view, checks::upload(view), use);
+}
+
+std::vector<std::unique_ptr<DeviceTensor>> Backend::upload_slices(
+    std::span<const TensorView> slices, TensorUse use) {
+  if (slices.empty()) return {};
+  const FormatInfo& info = checks::upload(slices.front());
+  for (const TensorView& slice : slices) checks::slice(slice, slices.front());
+  return do_upload_slices(slices, info, use);
+}
+
+std::vector<std::unique_ptr<DeviceTensor>> Backend::do_upload_slices(
+    std::span<const TensorView> slices, const FormatInfo& info, TensorUse use) {
+  std::vector<std::unique_ptr<DeviceTensor>> out;
+  for (const TensorView& slice : slices) out.push_back(do_upload(slice, info, use));
+  return out;
 }
 
 void Backend::embed(const DeviceTensor& table, std::span<const int32_t> tokens, FloatView out) {
@@ -39,6 +57,57 @@ void Backend::do_matmul_parts(std::span<const MatmulPart> parts, const MatmulInp
     const MatmulTarget target{part.weights, part.y};
     do_matmul({&target, 1}, rows_of(x, part.first, part.y.rows));
   }
+}
+
+void Backend::matmul_heads(Slices weights, FloatView x, int64_t x_step, FloatView y,
+                           int64_t y_step) {
+  checks::matmul_heads(weights, x, x_step, y, y_step);
+  do_matmul_heads(weights, x, x_step, y, y_step);
+}
+
+// The heads of one token are rows, which a backend multiplies at once.
+void Backend::do_matmul_heads(Slices weights, FloatView x, int64_t x_step, FloatView y,
+                              int64_t y_step) {
+  const auto n_heads = static_cast<int64_t>(weights.size());
+  const int64_t cols = weights.front()->cols, rows = weights.front()->rows;
+  if (x.rows == 1) {
+    std::vector<MatmulPart> parts;
+    for (int64_t h = 0; h < n_heads; ++h)
+      parts.push_back({weights[static_cast<size_t>(h)].get(), h,
+                       FloatView{y.data + h * y_step, 1, rows, y_step}});
+    return do_matmul_parts(parts, FloatView{x.data, n_heads, cols, x_step});
+  }
+  for (int64_t h = 0; h < n_heads; ++h) {
+    const MatmulTarget target{weights[static_cast<size_t>(h)].get(),
+                              {y.data + h * y_step, y.rows, rows, y.stride}};
+    do_matmul({&target, 1}, FloatView{x.data + h * x_step, x.rows, cols, x.stride});
+  }
+}
+
+void Backend::experts(const ExpertBlock& block, FloatView logits, FloatView x,
+                      const ExpertScratch& scratch, FloatView out) {
+  checks::experts(block, logits, x, scratch, out);
+  do_experts(block, logits, x, scratch, out);
+}
+
+void Backend::do_experts(const ExpertBlock&, FloatView, FloatView, const ExpertScratch&,
+                         FloatView) {
+  throw ArgumentError("experts: expected a backend that chooses them");
+}
+
+void Backend::weigh_rows(FloatView logits, FloatView x, FloatView out) {
+  checks::weigh_rows(logits, x, out);
+  do_weigh_rows(logits, x, out);
+}
+
+void Backend::do_weigh_rows(FloatView logits, FloatView x, FloatView out) {
+  std::vector<float> weights(static_cast<size_t>(logits.rows));
+  read(logits.data, {reinterpret_cast<uint8_t*>(weights.data()), weights.size() * sizeof(float)});
+  for (float& weight : weights)
+    weight = static_cast<float>(1 / (1 + math64::exp(-static_cast<double>(weight))));
+  std::vector<int32_t> rows(weights.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  do_mix_rows(x, rows, weights, out);
 }
 
 void Backend::rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) {

@@ -12,9 +12,11 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "backend/batch.h"
 #include "backend/cache.h"
+#include "backend/experts.h"
 #include "backend/operation_times.h"
 #include "backend/sampling.h"
 #include "backend/state.h"
@@ -145,9 +147,8 @@ struct AttentionShape {
   const DeviceTensor* sinks =
       nullptr;  // per head: the score of a position without value, part of every softmax
   const Rope* rope = nullptr;  // as KeyContext had it
-  bool causal =
-      true;  // false: a query sees its whole sequence, which the batch holds from position
-             // 0 on, or window / 2 positions to either side; the CPU alone has it
+  bool causal = true;          // false: a query sees its whole sequence, which the batch holds from
+                               // position 0 on, or window / 2 positions to either side
 };
 
 // The function between the matrices of a feed-forward block.
@@ -220,6 +221,10 @@ class Backend {
   std::unique_ptr<DeviceTensor> upload(const TensorView& view) {
     return upload(view, TensorUse::any);
   }
+  // Does the same with slices of one shape and format, which may share memory: it is free when the
+  // last of them goes.
+  std::vector<std::unique_ptr<DeviceTensor>> upload_slices(std::span<const TensorView> slices,
+                                                           TensorUse use);
 
   // The operations of a pass come between these two calls.  A backend that recorded a repeatable
   // pass runs it from its record, and begin_pass() returns true: the operations need not be called
@@ -246,6 +251,15 @@ class Backend {
   // others.  The bits are those of one matmul() after the other, which is what happens here; a
   // backend that can do them at once saves the overhead of many small ones.
   void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x);
+  // Applies a matrix to each head: y[t, h] = W_h x[t, h], heads of x and y so many values apart.
+  void matmul_heads(Slices weights, FloatView x, int64_t x_step, FloatView y, int64_t y_step);
+  // Can it choose the experts of such a layer itself, so that a pass with experts() is repeatable?
+  virtual bool chooses_experts(const ExpertBlock&) const { return false; }
+  // out[t] = sum over the experts that the router's logits [n_tokens, n_experts] choose for row t.
+  // The bits are those of matmul_parts() and mix_rows() with the host's choice.  Only if
+  // chooses_experts().
+  void experts(const ExpertBlock& block, FloatView logits, FloatView x,
+               const ExpertScratch& scratch, FloatView out);
   // x[t, head] is turned by the position of row t.
   void rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch);
 
@@ -305,6 +319,8 @@ class Backend {
   // out[t] = sum over k of weights[t * n + k] * x[rows[t * n + k]], n per token, in this order.
   void mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights,
                 FloatView out);
+  // out[t] = weight x[t], where the weight is 1 / (1 + e^-logits[t]) in double precision, rounded.
+  void weigh_rows(FloatView logits, FloatView x, FloatView out);
 
   // Can it draw tokens?
   virtual bool samples() const { return false; }
@@ -320,8 +336,8 @@ class Backend {
   virtual OperationTimes operation_times() = 0;
 
  protected:
-  // Each does what the operation above does, with arguments that were checked.  do_matmul_parts
-  // does one matmul after the other unless a backend has something better.
+  // Each does what the operation above does, with arguments that were checked.  Those that are not
+  // pure do it by others unless a backend has something better.
   virtual void do_embed(const DeviceTensor& table, std::span<const int32_t> tokens,
                         FloatView out) = 0;
   virtual void do_rms_norm(FloatView x, const DeviceTensor& weight, float eps, FloatView out) = 0;
@@ -329,6 +345,10 @@ class Backend {
                              float eps, FloatView out) = 0;
   virtual void do_matmul(std::span<const MatmulTarget> targets, const MatmulInput& x) = 0;
   virtual void do_matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& x);
+  virtual void do_matmul_heads(Slices weights, FloatView x, int64_t x_step, FloatView y,
+                               int64_t y_step);
+  virtual void do_experts(const ExpertBlock& block, FloatView logits, FloatView x,
+                          const ExpertScratch& scratch, FloatView out);
   virtual void do_rope(FloatView x, int n_heads, const Rope& rope, const Batch& batch) = 0;
   virtual std::unique_ptr<DeviceCache> do_make_cache(const CachePlan& plan,
                                                      std::string_view purpose) = 0;
@@ -359,6 +379,9 @@ class Backend {
   virtual void do_gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) = 0;
   virtual void do_mix_rows(FloatView x, std::span<const int32_t> rows,
                            std::span<const float> weights, FloatView out) = 0;
+  virtual void do_weigh_rows(FloatView logits, FloatView x, FloatView out);
+  virtual std::vector<std::unique_ptr<DeviceTensor>> do_upload_slices(
+      std::span<const TensorView> slices, const FormatInfo& info, TensorUse use);
   virtual std::unique_ptr<DeviceTensor> do_upload(const TensorView& view, const FormatInfo& info,
                                                   TensorUse use) = 0;
 };

@@ -46,6 +46,12 @@ inline const FormatInfo& upload(const TensorView& view) {
   return *info;
 }
 
+inline void slice(const TensorView& view, const TensorView& first) {
+  require(view.format == first.format && view.rows == first.rows && view.cols == first.cols &&
+              view.row_bytes == first.row_bytes,
+          "upload_slices", "slices of one shape and format");
+}
+
 inline void embed(const DeviceTensor& table, std::span<const int32_t> tokens,
                   const FloatView& out) {
   require(out.cols == table.cols && out.rows == static_cast<int64_t>(tokens.size()), "embed",
@@ -87,6 +93,37 @@ inline void matmul_parts(std::span<const MatmulPart> parts, const MatmulInput& f
                 part.first + part.y.rows <= from.x.rows && part.y.cols == part.weights->rows,
             "matmul_parts",
             "rows of x of the columns of the weights, and y of [n_tokens, rows of the weights]");
+}
+
+inline void matmul_heads(Slices weights, const FloatView& x, int64_t x_step, const FloatView& y,
+                         int64_t y_step) {
+  require(!weights.empty() && x.rows == y.rows, "matmul_heads",
+          "heads, and as many rows of y as of x");
+  const auto last = static_cast<int64_t>(weights.size()) - 1;
+  require(last * x_step + weights.front()->cols <= x.cols &&
+              last * y_step + weights.front()->rows <= y.cols,
+          "matmul_heads", "heads inside x and y");
+}
+
+inline void experts(const ExpertBlock& block, const FloatView& logits, const FloatView& x,
+                    const ExpertScratch& scratch, const FloatView& out) {
+  const ExpertRule& rule = block.rule;
+  const auto n = static_cast<size_t>(rule.n_experts);
+  require(block.up.size() == n && block.down.size() == n &&
+              (block.gate.empty() || block.gate.size() == n),
+          "experts", "matrices of every expert");
+  require(rule.n_used > 0 && rule.n_used <= rule.n_experts, "experts",
+          "fewer experts per token than there are");
+  require(logits.rows == x.rows && logits.cols == rule.n_experts && same_shape(x, out) &&
+              block.up.front()->cols == x.cols && block.down.front()->rows == x.cols,
+          "experts", "a logit per row and expert, and rows of the columns of the matrices");
+  const int64_t slots = x.rows * rule.n_used;
+  const auto fits = [&](const FloatView& view, Slices w) {
+    return w.empty() || (view.rows >= slots && view.cols == w.front()->rows);
+  };
+  require(fits(scratch.gate, block.gate) && fits(scratch.up, block.up) &&
+              fits(scratch.mixed, block.down),
+          "experts", "scratch of a row per token and expert");
 }
 
 inline void rows(const Batch& batch, int64_t n, std::string_view operation) {
@@ -297,6 +334,11 @@ inline void mix_rows(const FloatView& x, std::span<const int32_t> rows,
               static_cast<int64_t>(rows.size()) % out.rows == 0 && out.cols == x.cols,
           "mix_rows", "as many weights as rows, equally many per token");
   for (const int32_t row : rows) require(row >= 0 && row < x.rows, "mix_rows", "rows of x");
+}
+
+inline void weigh_rows(const FloatView& logits, const FloatView& x, const FloatView& out) {
+  require(logits.cols == 1 && logits.stride == 1 && logits.rows == x.rows && same_shape(x, out),
+          "weigh_rows", "x and out of one shape, and a logit per row");
 }
 
 }  // namespace hrun::checks

@@ -27,6 +27,10 @@ struct DevicePeaks {
   double fp16 = 0;
 };
 
+// Tables with more bytes stay on the host where they are only looked up: a device gets the rows of
+// a pass.
+inline constexpr size_t kLargestTable = size_t{1} << 20;
+
 // The bytes that a matrix takes on a device.
 using WeightBytes = size_t (*)(FormatId format, int64_t rows, int64_t cols);
 
@@ -34,7 +38,7 @@ using WeightBytes = size_t (*)(FormatId format, int64_t rows, int64_t cols);
 // kInterface changes with Backend, so that a library left over from another version is refused
 // instead of called.
 struct BackendPlugin {
-  static constexpr uint32_t kInterface = 8;
+  static constexpr uint32_t kInterface = 9;
   static constexpr const char* kEntry = "hrun_backend_plugin";
   uint32_t interface;
   // The usable devices, without their free memory: asking for that may start a device, which takes

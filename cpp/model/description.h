@@ -287,12 +287,6 @@ constexpr bool has_experts(Feed feed) {
   return feed == Feed::experts || feed == Feed::dense_and_experts;
 }
 
-enum class Gating : uint8_t {
-  softmax = 1,
-  sigmoid = 2,
-  softmax_of_selected = 3
-};  // GGUF's numbers
-
 struct ModelDescription {
   std::string_view name;                         // general.architecture
   std::span<const std::string_view> hf_classes;  // "LlamaForCausalLM", ...

@@ -242,8 +242,7 @@ void forward(const Model& model, std::span<Workspace> workspaces, const ModelCac
   check_part(model, n_logits > 0, states);
   // A record cannot repeat work in which the host takes part (blocks of some kinds, rows to look
   // up).
-  const bool repeatable = !observer && !states.in && !states.out &&
-                          workspaces.front().repeatable() && outputs.hidden_rows.empty() &&
+  const bool repeatable = !observer && !states.in && !states.out && outputs.hidden_rows.empty() &&
                           !Decoder::brings_together(outputs.logit_rows) &&
                           n_logits <= workspaces.back().max_logit_rows();
   const Workspace* before = nullptr;
@@ -267,7 +266,8 @@ void forward(const Model& model, std::span<Workspace> workspaces, const ModelCac
       write_states(work, n, model.state_width(), states.in);
     }
     for (bool done = false; !done;) {
-      Recorded recorded(work.backend(), {work.id(), batch, n_logits, repeatable});
+      Recorded recorded(work.backend(),
+                        {work.id(), batch, n_logits, repeatable && work.repeatable()});
       if (!recorded.ran) {
         if (embeds) decoder.embed(batch.tokens);
         for (int64_t l = run.first_layer; l < run.end_layer; ++l) {

@@ -80,10 +80,14 @@ struct Pass {
         observer->slice_input(backend(), *part.weights, rows_of(x, part.first, part.y.rows));
     backend().matmul_parts(parts, x);
   }
-  void multiply_slice(const DeviceTensor& weights, FloatView x, FloatView y) const {
-    if (observer) observer->slice_input(backend(), weights, x);
-    const MatmulTarget target{&weights, y};
-    backend().matmul({&target, 1}, x);
+  // Applies a slice to each head, as Backend::matmul_heads().
+  void multiply_heads(const Weight& slices, FloatView x, int64_t x_step, FloatView y,
+                      int64_t y_step) const {
+    if (observer)
+      for (size_t h = 0; h < slices.size(); ++h)
+        observer->slice_input(backend(), *slices[h],
+                              columns(x, static_cast<int64_t>(h) * x_step, slices[h]->cols));
+    backend().matmul_heads(slices, x, x_step, y, y_step);
   }
   void add_bias(int64_t layer, Role role, FloatView y) const {
     if (const DeviceTensor* bias = model.weight(layer, role)) backend().add_bias(y, *bias);

@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
@@ -18,23 +19,9 @@ const TensorRule& rule_of(const ModelDescription& description, Role role) {
   throw ArgumentError("architecture '{}' has no role {}", description.name, role_name(role));
 }
 
-bool is_lookup(Role role) {
-  return role == Role::token_embd || role == Role::position_embd || role == Role::token_types ||
-         role == Role::per_layer_embd;
-}
 bool is_embedding_norm(Role role) {
   return role == Role::embd_norm || role == Role::embd_norm_bias ||
          role == Role::per_layer_model_proj || role == Role::per_layer_norm;
-}
-
-// Encoders run on the CPU: attention that is not causal has no other kernel.
-BackendOptions options_for(const ModelSpec& spec, BackendOptions options) {
-  if (!spec.is_encoder()) return options;
-  if (options.device != "auto" && options.device != "cpu" && options.device != "none")
-    throw DeviceError("device '{}': '{}' is an encoder, which runs on the CPU alone",
-                      printable(options.device), spec.description->name);
-  options.device = "cpu";
-  return options;
 }
 
 LayerPart checked_part(const gguf::File& file, const ModelSpec& spec, LayerPart part) {
@@ -95,10 +82,9 @@ std::vector<LayerPart> smallest_parts(const ModelSpec& spec) {
   return parts;
 }
 
-Model::Model(gguf::File file, ModelSpec spec, const BackendOptions& wished, LayerPart part)
+Model::Model(gguf::File file, ModelSpec spec, const BackendOptions& options, LayerPart part)
     : file_(std::move(file)), spec_(std::move(spec)), part_(checked_part(file_, spec_, part)) {
   const int64_t n_layers = spec_.params.n_layers;
-  const BackendOptions options = options_for(spec_, wished);
   Backends made = make_backends(options, n_layers, [&](WeightBytes weight_bytes) {
     return layer_sizes(file_, spec_, weight_bytes);
   });
@@ -241,12 +227,11 @@ Weight Model::upload(const gguf::TensorInfo* info, Role role, size_t device, Ten
   const TensorView whole = file_.view(*info);
   if (is_columns(role)) return upload_columns(whole, device);
   const int64_t rows = whole.rows / n_slices;
-  Weight weight;
-  bool copied = true;
-  for (int64_t i = 0; i < n_slices; ++i) {
-    weight.push_back(backend(device).upload(rows_of(whole, i * rows, rows), use));
-    copied = copied && weight.back()->holds_copy;
-  }
+  std::vector<TensorView> slices;
+  for (int64_t i = 0; i < n_slices; ++i) slices.push_back(rows_of(whole, i * rows, rows));
+  Weight weight = backend(device).upload_slices(slices, use);
+  const bool copied = std::all_of(weight.begin(), weight.end(),
+                                  [](const auto& slice) { return slice->holds_copy; });
   file_.check_readable();
   if (copied) file_.release_pages(*info);
   return weight;
@@ -294,14 +279,14 @@ void Model::split_experts(int64_t layer) {
   const TensorView whole = file_.view(*spec_.layer(layer, Role::experts_gate_up));
   const int64_t rows = params().n_ff_expert;
   std::vector<Weight>& weights = layers_[static_cast<size_t>(layer)];
-  Weight& gates = weights[static_cast<size_t>(Role::experts_gate)];
-  Weight& ups = weights[static_cast<size_t>(Role::experts_up)];
-  gates.clear(), ups.clear();
   Backend& on = backend(device_of(layer));
+  std::vector<TensorView> gates, ups;
   for (int64_t e = 0; e < params().n_experts; ++e) {
-    gates.push_back(on.upload(rows_of(whole, 2 * e * rows, rows), TensorUse::product));
-    ups.push_back(on.upload(rows_of(whole, (2 * e + 1) * rows, rows), TensorUse::product));
+    gates.push_back(rows_of(whole, 2 * e * rows, rows));
+    ups.push_back(rows_of(whole, (2 * e + 1) * rows, rows));
   }
+  weights[static_cast<size_t>(Role::experts_gate)] = on.upload_slices(gates, TensorUse::product);
+  weights[static_cast<size_t>(Role::experts_up)] = on.upload_slices(ups, TensorUse::product);
   file_.check_readable();
 }
 
@@ -315,9 +300,7 @@ void Model::split_latent(int64_t layer) {
   const FormatInfo& format = *find_format(whole.format);
   const int64_t nope = p.nope(), cols = whole.cols;
   std::vector<Weight>& weights = layers_[static_cast<size_t>(layer)];
-  Weight& keys = weights[static_cast<size_t>(Role::attn_k_b)];
-  Weight& values = weights[static_cast<size_t>(Role::attn_v_b)];
-  keys.clear(), values.clear();
+  std::vector<TensorView> keys, values;
   Backend& on = backend(device_of(layer));
   const FormatInfo& made = *find_format(format.is_float ? F32::kId : F16::kId);
   std::vector<float> row(static_cast<size_t>(cols)), transposed(static_cast<size_t>(nope * cols));
@@ -334,10 +317,11 @@ void Model::split_latent(int64_t layer) {
     for (int64_t c = 0; c < cols; ++c)
       find_encoder(made.id)->encode_row(&transposed[static_cast<size_t>(c * nope)], nullptr, nope,
                                         &bytes[static_cast<size_t>(c) * row_bytes]);
-    const TensorView view{made.id, cols, nope, row_bytes, bytes.data(), whole.name};
-    keys.push_back(on.upload(view, TensorUse::product));
-    values.push_back(on.upload(rows_of(whole, first + nope, p.latent_v_dim), TensorUse::product));
+    keys.push_back({made.id, cols, nope, row_bytes, bytes.data(), whole.name});
+    values.push_back(rows_of(whole, first + nope, p.latent_v_dim));
   }
+  weights[static_cast<size_t>(Role::attn_k_b)] = on.upload_slices(keys, TensorUse::product);
+  weights[static_cast<size_t>(Role::attn_v_b)] = on.upload_slices(values, TensorUse::product);
 }
 
 namespace {

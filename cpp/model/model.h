@@ -91,7 +91,7 @@ class Model {
   int64_t weights_multiplied(int64_t n_tokens) const;
 
  private:
-  Model(gguf::File file, ModelSpec spec, const BackendOptions& wished, LayerPart part);
+  Model(gguf::File file, ModelSpec spec, const BackendOptions& options, LayerPart part);
   Weight upload(const gguf::TensorInfo* info, Role role, size_t device, TensorUse use);
   Weight upload_columns(const TensorView& matrix, size_t device);
   Weight upload_ones(int64_t n, size_t device);

@@ -50,7 +50,13 @@ LayerSizes layer_sizes(const gguf::File& file, const ModelSpec& spec, WeightByte
     sizes.layers.push_back(layer);
   }
   // The head, the embedding beside it, and the norms.
-  for (const gguf::TensorInfo* info : spec.globals) sizes.head += bytes(info);
+  for (size_t r = 0; r < spec.globals.size(); ++r) {
+    const auto role = static_cast<Role>(r);
+    const size_t own = bytes(spec.globals[r]);
+    const bool on_host =
+        is_lookup(role) && !(spec.tied_head && role == Role::token_embd) && own > kLargestTable;
+    if (!on_host) sizes.head += own;
+  }
   if (spec.tied_head) sizes.head += bytes(spec.global(Role::token_embd));
   return sizes;
 }

@@ -57,7 +57,7 @@ Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int6
     : backend_(&model.backend(device)),
       id_(next_id()),
       max_tokens_(max_tokens),
-      repeatable_(is_repeatable(model.spec())) {
+      repeatable_(is_repeatable(model, device)) {
   const HyperParams& p = model.params();
   const ModelDescription& d = model.description();
   if (d.has_role(Role::position_embd) && n_ctx > p.n_ctx_train)

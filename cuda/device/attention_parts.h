@@ -64,6 +64,7 @@ struct AttentionTask {
   BatchOnDevice batch;
   float scale, soft_cap;
   int64_t window;
+  bool causal;
   const float* sinks;
   int split;        // its length
   int least, most;  // rows of the spans that this launch is for
@@ -75,8 +76,9 @@ struct AttentionTask {
     return span.n_rows >= least && span.n_rows <= most;
   }
   HRUN_HD Splits splits_of(const SpanOnDevice& span) const {
-    const int first = static_cast<int>(first_visible(span.first_position)) / split;
-    return {first, (span.first_position + span.n_rows - 1) / split + 1 - first};
+    const int first = static_cast<int>(first_visible(span.first_position)) / split,
+              last = span.first_position + span.n_rows - 1;
+    return {first, (end_visible(last, last + 1) - 1) / split + 1 - first};
   }
   // The keys, or values, of a head from a position on, up to the end of its page.
   HRUN_HD const uint8_t* at(const void* base, const int32_t* pages, bool half, int dim, int kv_head,
@@ -87,8 +89,16 @@ struct AttentionTask {
     return static_cast<const uint8_t*>(base) + static_cast<uint64_t>(page) * page_bytes +
            row * static_cast<uint32_t>(dim) * (half ? 2u : 4u);
   }
+  // The positions that a query sees: of a window, or of half of it to either side where attention
+  // is not causal.
   HRUN_HD int64_t first_visible(int64_t position) const {
-    return window > 0 && position + 1 > window ? position + 1 - window : 0;
+    const int64_t before = causal ? window - 1 : window / 2;
+    return window > 0 && position > before ? position - before : 0;
+  }
+  HRUN_HD int end_visible(int position, int end_of_span) const {
+    if (causal) return position + 1;
+    const int64_t end = position + window / 2 + 1;
+    return window > 0 && end < end_of_span ? static_cast<int>(end) : end_of_span;
   }
   // c tanh(s / c) = c (1 - 2 / (1 + e^(2 s / c)))
   HRUN_HD float capped(float score) const {

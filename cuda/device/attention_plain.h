@@ -20,6 +20,10 @@ struct PlainAttention {
                 : static_cast<const float*>(base)[i];
   }
 
+  struct Seen {  // positions of a query
+    int begin, end;
+  };
+
   // Grid: x over queries; y over splits where they are apart.
   HRUN_HD void operator()() const {
     const auto row = static_cast<int>(block_x() / task.n_heads), head = block_x() % task.n_heads;
@@ -29,13 +33,15 @@ struct PlainAttention {
     const int32_t* const pages = task.batch.pages(span_number);
     const Splits splits = task.splits_of(span);
     const int position = task.batch.positions[row];
+    const Seen seen{static_cast<int>(task.first_visible(position)),
+                    task.end_visible(position, span.first_position + span.n_rows)};
     float* const out = task.out.row(row) + static_cast<int64_t>(head) * task.v_dim;
     Joined all;
     if (!task.apart || splits.n == 1) {
       if (block_y() > 0) return;
       for (int s = 0; s < splits.n; ++s) {
         Joined part;
-        attend(row, head, position, splits.first + s, pages, part, [&](int i, float value) {
+        attend(row, head, seen, splits.first + s, pages, part, [&](int i, float value) {
           float before, here;
           Joined joined = all;
           joined.add(part.m, part.l, before, here);
@@ -50,7 +56,7 @@ struct PlainAttention {
     if (block_y() >= splits.n) return;
     const int64_t part = task.first_part(span_number) +
                          static_cast<int64_t>(block_y()) * span.n_rows + row - span.first_row;
-    attend(row, head, position, splits.first + block_y(), pages, all,
+    attend(row, head, seen, splits.first + block_y(), pages, all,
            [&](int i, float value) { task.values_at(part, head)[i] = value; });
     if (thread() == 0) {
       task.sums_at(part, head)[0] = all.m;
@@ -60,12 +66,11 @@ struct PlainAttention {
 
   // One split: its m and l, and then put(i, value).
   template <class Put>
-  HRUN_HD void attend(int row, int head, int position, int split, const int32_t* pages,
+  HRUN_HD void attend(int row, int head, const Seen& seen, int split, const int32_t* pages,
                       Joined& joined, const Put& put) const {
-    const int64_t begin = task.first_visible(position),
-                  first = static_cast<int64_t>(split) * task.split,
-                  from = first > begin ? first : begin,
-                  to = first + task.split < position + 1 ? first + task.split : position + 1;
+    const int64_t first = static_cast<int64_t>(split) * task.split,
+                  from = first > seen.begin ? first : seen.begin,
+                  to = first + task.split < seen.end ? first + task.split : seen.end;
     const int kv_head = head / task.group;
     float q[kPerLane], o[kPerLane];
     const float* const q_row = task.q.row(row) + static_cast<int64_t>(head) * task.k_dim;

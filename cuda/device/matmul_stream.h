@@ -11,6 +11,8 @@
 // idle anyway.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/device/activations.h"
 #include "cuda/device/decoder.h"
 #include "cuda/device/prepare.h"
@@ -18,12 +20,14 @@
 
 namespace hrun::gpu {
 
-template <class F, int kTokens>
+template <class F, int kTokens, bool kSliced = false>
 struct MatmulStream {
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarp,
                        kBlocks = kTokens > 8 || Packed<F>::kLoads > 4 ? 1 : 2;
-  static constexpr const char* kName = "matmul_stream";
+  static constexpr const char* kName = kSliced ? "matmul_stream, slices" : "matmul_stream";
+  static constexpr bool kIsSliced = kSliced;
+  static constexpr bool kWaits = true;  // for the kernels before: weights are loaded earlier
   static constexpr int kColumnTiles = kTokens / 8;  // of C fragments
 
   using Decoder = DecoderOf<F, (kColumnTiles > 1)>;
@@ -34,7 +38,7 @@ struct MatmulStream {
   static constexpr int kReadyAt = kSumsAt + 2 * kWarps * kSums * static_cast<int>(sizeof(float));
   static constexpr int kMostGroups = 16;  // of a block of threads
   static constexpr size_t kSharedBytes =
-      kReadyAt + (kTokens > 8 ? 0 : (1 + kMostGroups) * sizeof(int));
+      kReadyAt + (kTokens > 8 || kSliced ? 0 : (1 + kMostGroups) * sizeof(int));
 
   struct Part {
     const uint8_t* weights;
@@ -44,12 +48,12 @@ struct MatmulStream {
     float* add;  // or null
     int64_t add_stride;
     int first_group;
-    int n_tokens;  // where parts are apart, and the row of x that is their first
-    int64_t first;
+    size_t slice_bytes;  // see PackedProduct
+    int64_t slice_y;
   };
-  Part parts[kApartProducts];
+  Part parts[kPackedProducts];
   int n_parts;
-  bool apart;            // each part has rows of x of its own, and a z of the grid
+  SlicePieces pieces;    // where sliced: a z of the grid is a piece of a part
   int chunks;            // per row tile
   int tiles_per_group;   // 1, 2, 4 or 8: row tiles that a block of threads works on at a time, its
                          // warps shared out among them
@@ -60,7 +64,7 @@ struct MatmulStream {
   int* counters;
 
   HRUN_HD void operator()() const {
-    if constexpr (kTokens > 8) {
+    if constexpr (kTokens > 8 || kSliced) {
       multiply();
     } else {
       if (thread() == 0) *ready() = 0;
@@ -70,16 +74,26 @@ struct MatmulStream {
     }
   }
 
+  // The part and the piece of this block, where sliced.
+  HRUN_HD SlicePiece piece() const { return pieces.at(block_z() / n_parts, kTokens); }
+
   HRUN_HD void multiply() const {
     const int slot = warp() / tiles_per_group, slots = kWarps / tiles_per_group;
     const int64_t first_token = static_cast<int64_t>(block_y()) * kTokens;
     const int rest =
         static_cast<int>(x.n_tokens - first_token < kTokens ? x.n_tokens - first_token : kTokens);
-    const int n_tokens = apart ? parts[block_z()].n_tokens : rest;
+    SlicePiece own{};
+    if constexpr (kSliced) {
+      wait_for_kernels();  // one of them made the runs
+      own = piece();
+      if (own.n == 0) return;
+    }
+    const int n_tokens = kSliced ? own.n : rest;
     int group = block_x() * groups_per_block;
     const int end = group + groups_per_block < n_groups ? group + groups_per_block : n_groups;
     float sums[1][kColumnTiles][4] = {};
     if (slot >= chunks) {
+      if constexpr (!kSliced) wait_for_kernels();
       for (; group < end; ++group) finish(group, first_token, n_tokens, sums);
       return;
     }
@@ -98,7 +112,7 @@ struct MatmulStream {
       next_chunk = slot;
       if (++next_group < end) next = first_chunk(next_group, slot);
     };
-    Tile activations(x, apart ? parts[block_z()].first : first_token, n_tokens);
+    Tile activations(x, kSliced ? own.input_row : first_token, n_tokens);
     int c = slot;
     const auto work = [&](Chunk(&chunk)[1], uint8_t* x_tile) {
       activations.store(x_tile);
@@ -114,6 +128,7 @@ struct MatmulStream {
     uint8_t* const memory = shared() + warp() * 2 * Tile::kBytes;
     load(w[0]);
     load(w[1]);
+    if constexpr (!kSliced) wait_for_kernels();
     activations.load(slot);
     while (group < end) {
       work(w[0], memory);
@@ -122,7 +137,13 @@ struct MatmulStream {
   }
 
   HRUN_HD Part part_of(int group) const {
-    if (apart) return parts[block_z()];
+    if constexpr (kSliced) {
+      Part part = parts[block_z() % n_parts];
+      const SlicePiece own = piece();
+      part.weights += static_cast<size_t>(own.slice) * part.slice_bytes;
+      part.y += own.slice * part.slice_y + own.row * part.y_stride;
+      return part;
+    }
     Part part = parts[0];
 #pragma unroll
     for (int i = 1; i < static_cast<int>(kPackedProducts); ++i)
@@ -171,7 +192,7 @@ struct MatmulStream {
         to = to + sum;
       }
     }
-    if constexpr (kTokens <= 8)
+    if constexpr (kTokens <= 8 && !kSliced)
       if (prepared.gate && warp() == 0) count_columns(group, part);
   }
 
@@ -229,16 +250,13 @@ inline int groups_per_block(int64_t n_groups, int multiprocessors, int most) {
   return static_cast<int>(best);
 }
 
-template <class F, int kTokens>
-void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
-                   const MatmulEnd* end, bool apart = false) {
-  using Kernel = MatmulStream<F, kTokens>;
+// Fills in all but x and the pieces.
+template <class Kernel, class F>
+Kernel stream_kernel(Gpu& gpu, std::span<const PackedProduct> parts, int64_t cols) {
   Kernel k{};
   k.n_parts = static_cast<int>(parts.size());
-  k.chunks = static_cast<int>(n_chunks<F>(x.cols));
-  k.x = x;
+  k.chunks = static_cast<int>(n_chunks<F>(cols));
   k.tiles_per_group = Kernel::kWarps / sum_slots(k.chunks);
-  k.apart = apart;
   for (size_t i = 0; i < parts.size(); ++i) {
     const PackedProduct& part = parts[i];
     k.parts[i] = {part.w.data,
@@ -247,22 +265,43 @@ void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const Quantiz
                   part.y.stride,
                   part.add.data,
                   part.add.stride,
-                  apart ? 0 : k.n_groups,
-                  static_cast<int>(part.y.rows),
-                  part.first};
+                  Kernel::kIsSliced ? 0 : k.n_groups,
+                  part.slice_bytes,
+                  part.slice_y};
     const int64_t rows_per_group = kTileRows * k.tiles_per_group;
     const auto groups = static_cast<int>((part.w.rows + rows_per_group - 1) / rows_per_group);
-    k.n_groups = !apart ? k.n_groups + groups : groups > k.n_groups ? groups : k.n_groups;
+    k.n_groups = !Kernel::kIsSliced ? k.n_groups + groups : std::max(groups, k.n_groups);
   }
+  k.groups_per_block =
+      groups_per_block(k.n_groups, gpu.info().multiprocessors, Kernel::kMostGroups);
+  return k;
+}
+
+template <class F, int kTokens>
+void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+                   const MatmulEnd* end) {
+  using Kernel = MatmulStream<F, kTokens>;
+  auto k = stream_kernel<Kernel, F>(gpu, parts, x.cols);
+  k.x = x;
   if (end) {
     k.prepared = prepare_task(end->from, end->kind, end->to, {});
     k.counters = end->counters;
   }
-  k.groups_per_block =
-      groups_per_block(k.n_groups, gpu.info().multiprocessors, Kernel::kMostGroups);
   const int blocks = (k.n_groups + k.groups_per_block - 1) / k.groups_per_block;
-  const int64_t tiles = apart ? 1 : (x.n_tokens + kTokens - 1) / kTokens;
-  gpu.launch(k, Grid{blocks, static_cast<int>(tiles), apart ? k.n_parts : 1}, Kernel::kSharedBytes);
+  gpu.launch(k, Grid{blocks, static_cast<int>((x.n_tokens + kTokens - 1) / kTokens)},
+             Kernel::kSharedBytes);
+}
+
+template <class F, int kTokens>
+void launch_stream_slices(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+                          const SliceTask& task) {
+  using Kernel = MatmulStream<F, kTokens, true>;
+  auto k = stream_kernel<Kernel, F>(gpu, parts, x.cols);
+  k.x = x;
+  k.pieces = few_pieces(task);
+  const int blocks = (k.n_groups + k.groups_per_block - 1) / k.groups_per_block,
+            z = n_pieces(k.pieces, task.n_few_runs, kTokens) * k.n_parts;
+  gpu.launch(k, Grid{blocks, 1, z}, Kernel::kSharedBytes);
 }
 
 }  // namespace hrun::gpu

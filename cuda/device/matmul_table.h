@@ -69,14 +69,23 @@ void matmul_format(Gpu& gpu, std::span<const PackedProduct> parts, const Quantiz
 }
 
 template <class F>
-void matmul_apart_format(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
-  launch_stream<F, 8>(gpu, parts, x, nullptr, true);
+void matmul_slices_format(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+                          const SliceTask& task) {
+  const bool heads = task.few_runs == nullptr;
+  if (task.few <= 8) return launch_stream_slices<F, 8>(gpu, parts, x, task);
+  if (heads && tiles_are_faster<F>(gpu, parts[0].w.rows * task.n_slices, task.n_rows)) {
+    for (const PackedProduct& part : parts) launch_tile<F, true>(gpu, part, x, task);
+    return;
+  }
+  launch_stream_slices<F, 16>(gpu, parts, x, task);
+  if (task.n_many_runs > 0)
+    for (const PackedProduct& part : parts) launch_tile<F, true>(gpu, part, x, task);
 }
 
 template <class... F>
 const FastMatmul* find_in(FormatList<F...>, FormatId format) {
   static const FastMatmul table[] = {
-      {F::kId, kChunkBytes<F>, pack_format<F>, matmul_format<F>, matmul_apart_format<F>}...};
+      {F::kId, kChunkBytes<F>, pack_format<F>, matmul_format<F>, matmul_slices_format<F>}...};
   for (const FastMatmul& m : table)
     if (m.format == format) return &m;
   return nullptr;

@@ -15,7 +15,7 @@
 
 namespace hrun::gpu {
 
-template <class F>
+template <class F, bool kSliced = false>
 struct MatmulTile {
   // Warps: kRowWarps x kTokenWarps, each with kRowTiles row tiles and kColumnTiles times eight
   // tokens.  Formats whose scales need sums of their own, or whose chunks are large, have smaller
@@ -30,7 +30,7 @@ struct MatmulTile {
   static constexpr int kTiles = kRowWarps * kRowTiles, kRows = kTiles * kTileRows,
                        kTokens = kTokenWarps * kColumnTiles * 8;
   static constexpr int kThreads = kRowWarps * kTokenWarps * kWarp, kBlocks = 1;
-  static constexpr const char* kName = "matmul_tile";
+  static constexpr const char* kName = kSliced ? "matmul_tile, slices" : "matmul_tile";
 
   using Decoder = DecoderOf<F, true>;
   using Chunk = typename Decoder::Chunk;
@@ -43,7 +43,8 @@ struct MatmulTile {
   static constexpr int kCorrectionsAt = kScalesAt + kTokens * kScales * 4;
   static constexpr int kStageBytes =
       (kCorrectionsAt + (kHasBias ? kTokens * 4 : 0) + 127) / 128 * 128;
-  static constexpr size_t kSharedBytes = 2 * kStageBytes;
+  static constexpr int kOwnAt = 2 * kStageBytes;
+  static constexpr size_t kSharedBytes = kOwnAt + (kSliced ? 32 : 0);
   static_assert(kSharedBytes <= 99 * 1024, "what a block of threads may have on every device");
 
   static constexpr int kScaleLoads = (kTokens * kScales + kThreads - 1) / kThreads;
@@ -77,6 +78,37 @@ struct MatmulTile {
   QuantizedRows x;
   float* y;
   int64_t y_stride;
+  // Where sliced: a z of the grid is a piece of at most kManyRows rows, a y of it kTokens of them.
+  SlicePieces pieces;
+  size_t slice_bytes;
+  int64_t slice_y;
+
+  // The matrix of this block, the rows of its input and the place of its results.  They lie in
+  // shared memory where sliced: registers are needed for sums.
+  struct Own {
+    const uint8_t* weights;
+    float* y;
+    int64_t input_row;
+    int64_t n_tokens;
+  };
+  static_assert(sizeof(Own) == 32);
+  HRUN_HD Own own() const {
+    if constexpr (kSliced)
+      return *reinterpret_cast<const Own*>(shared() + kOwnAt);
+    else
+      return {weights, y, 0, x.n_tokens};
+  }
+  // Returns false where the block has nothing to do.
+  HRUN_HD bool find_own() const {
+    const SlicePiece piece = pieces.at(block_z(), kManyRows);
+    if (piece.n <= block_y() * kTokens) return false;
+    if (thread() == 0)
+      *reinterpret_cast<Own*>(shared() + kOwnAt) = {
+          weights + static_cast<size_t>(piece.slice) * slice_bytes,
+          y + piece.slice * slice_y + piece.row * y_stride, piece.input_row, piece.n};
+    sync_block();
+    return true;
+  }
 
   // A thread's scales of the next chunk.
   struct Scales {
@@ -87,6 +119,7 @@ struct MatmulTile {
   HRUN_HD void copy(uint8_t* stage, int64_t first_tile, int64_t first_token, int c) const {
     constexpr int kChunkPieces = kChunkBytes<F> / 16;
     const int64_t n_tiles = (rows + kTileRows - 1) / kTileRows;
+    const Own mine = own();
     // Addresses are computed anew for each chunk: if they were held across the loop, they would
     // push sums out of their registers.
     const int me = opaque(thread());
@@ -95,16 +128,16 @@ struct MatmulTile {
       const bool inside = first_tile + t < n_tiles;
       copy_async(
           stage + 16 * i,
-          weights + ((inside ? first_tile + t : 0) * chunks + c) * kChunkBytes<F> + 16 * piece,
+          mine.weights + ((inside ? first_tile + t : 0) * chunks + c) * kChunkBytes<F> + 16 * piece,
           inside);
     }
 #pragma unroll
     for (int i = 0; i < kTokens * 16 / kThreads; ++i) {
       const int token = kThreads / 16 * i + me / 16, piece = me % 16;
-      const bool inside = first_token + token < x.n_tokens;
+      const bool inside = first_token + token < mine.n_tokens;
       copy_async(stage + kTokensAt + piece_at(token, piece),
                  ordered_codes<Packed<F>::kTransposed>(x) +
-                     (inside ? first_token + token : 0) * x.stride +
+                     (mine.input_row + (inside ? first_token + token : 0)) * x.stride +
                      static_cast<int64_t>(c) * kChunkColumns + 16 * piece,
                  inside);
     }
@@ -112,20 +145,22 @@ struct MatmulTile {
 
   HRUN_HD Scales load_scales(int64_t first_token, int c) const {
     Scales s{};
+    const Own mine = own();
 #pragma unroll
     for (int i = 0; i < kScaleLoads; ++i) {
       const int at = kThreads * i + thread(), token = at / kScales;
       const int64_t group = static_cast<int64_t>(c) * kScales + at % kScales;
-      const bool inside = token < kTokens && first_token + token < x.n_tokens && group < x.n_blocks;
-      s.scale[i] = inside ? x.scales[(first_token + token) * x.n_blocks + group] : 0.0f;
+      const bool inside =
+          token < kTokens && first_token + token < mine.n_tokens && group < x.n_blocks;
+      s.scale[i] =
+          inside ? x.scales[(mine.input_row + first_token + token) * x.n_blocks + group] : 0.0f;
     }
     if constexpr (kHasBias) {
       s.correction = 0;
-      if (thread() < kTokens && first_token + thread() < x.n_tokens) {  // 16 sums of 16
-        const auto* const words =
-            reinterpret_cast<const Words4*>(x.sums + ((first_token + thread()) * x.stride +
-                                                      static_cast<int64_t>(c) * kChunkColumns) /
-                                                         kGroup);
+      if (thread() < kTokens && first_token + thread() < mine.n_tokens) {  // 16 sums of 16
+        const int64_t row = mine.input_row + first_token + thread();
+        const auto* const words = reinterpret_cast<const Words4*>(
+            x.sums + (row * x.stride + static_cast<int64_t>(c) * kChunkColumns) / kGroup);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           const uint32_t two = words[i / 4].v[i % 4];
@@ -148,6 +183,8 @@ struct MatmulTile {
   }
 
   HRUN_HD void operator()() const {
+    if constexpr (kSliced)
+      if (!find_own()) return;
     const int64_t first_tile = static_cast<int64_t>(block_x()) * kTiles,
                   first_token = static_cast<int64_t>(block_y()) * kTokens;
     const int row_warp = warp() % kRowWarps, token_warp = warp() / kRowWarps;
@@ -195,9 +232,10 @@ struct MatmulTile {
                   tokens_before = first_token + first;
     const int64_t row = rows_before + me / 4, token = tokens_before + 2 * (me % 4);
     const bool whole = rows_before + kRowTiles * kTileRows <= rows &&
-                       tokens_before + 8 * kColumnTiles <= x.n_tokens;
+                       tokens_before + 8 * kColumnTiles <= own().n_tokens;
     const auto all = [](int, int) { return true; };
-    const auto inside = [&](int r, int t) { return row + r < rows && token + t < x.n_tokens; };
+    const int64_t end = own().n_tokens;
+    const auto inside = [&](int r, int t) { return row + r < rows && token + t < end; };
     // A condition for each element would cost more than the element.
     if (!whole)
       add_sums(row, token, inside, [&](float at) { return first_slot ? 0.0f : at; }, sums);
@@ -211,7 +249,7 @@ struct MatmulTile {
   template <class Inside, class Before>
   HRUN_HD void add_sums(int64_t row, int64_t token, const Inside& inside, const Before& before,
                         float (&sums)[kRowTiles][kColumnTiles][4]) const {
-    float* const place = y + token * y_stride + row;
+    float* const place = own().y + token * y_stride + row;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
@@ -228,9 +266,10 @@ struct MatmulTile {
   }
 };
 
-template <class F>
-void launch_tile(Gpu& gpu, const PackedProduct& part, const QuantizedRows& x) {
-  using Kernel = MatmulTile<F>;
+template <class F, bool kSliced = false>
+void launch_tile(Gpu& gpu, const PackedProduct& part, const QuantizedRows& x,
+                 const SliceTask& task = {}) {
+  using Kernel = MatmulTile<F, kSliced>;
   Kernel k{};
   k.weights = part.w.data;
   k.rows = part.w.rows;
@@ -238,10 +277,16 @@ void launch_tile(Gpu& gpu, const PackedProduct& part, const QuantizedRows& x) {
   k.x = x;
   k.y = part.y.data;
   k.y_stride = part.y.stride;
-  const int64_t row_blocks = (k.rows + Kernel::kRows - 1) / Kernel::kRows,
-                token_blocks = (x.n_tokens + Kernel::kTokens - 1) / Kernel::kTokens;
-  gpu.launch(k, Grid{static_cast<int>(row_blocks), static_cast<int>(token_blocks)},
-             Kernel::kSharedBytes);
+  const auto row_blocks = static_cast<int>((k.rows + Kernel::kRows - 1) / Kernel::kRows);
+  Grid grid{row_blocks, static_cast<int>((x.n_tokens + Kernel::kTokens - 1) / Kernel::kTokens)};
+  if constexpr (kSliced) {
+    k.pieces = many_pieces(task);
+    k.slice_bytes = part.slice_bytes;
+    k.slice_y = part.slice_y;
+    grid = {row_blocks, (kManyRows + Kernel::kTokens - 1) / Kernel::kTokens,
+            n_pieces(k.pieces, task.n_many_runs, kManyRows)};
+  }
+  gpu.launch(k, grid, Kernel::kSharedBytes);
 }
 
 }  // namespace hrun::gpu

@@ -15,6 +15,7 @@ struct PrepareTask {
   float eps;
   const float* gate;  // or null
   int64_t gate_stride;
+  RowMap rows;
   int64_t cols;
   bool rotated, with_signs;
   bool wide;  // rows begin at multiples of 16 bytes
@@ -42,11 +43,12 @@ struct PrepareRow : PrepareTask {
   };
 
   HRUN_HD void load(int64_t token, int64_t c, Columns& columns) const {
-    load_eight(x + token * x_stride, c, cols, wide, columns.x);
+    const int64_t row = kNorm ? token : rows.at(token);
+    load_eight(x + row * x_stride, c, cols, wide, columns.x);
     if constexpr (kNorm)
       load_eight(norm, c, cols, wide, columns.factor);
     else if (gate)
-      load_eight(gate + token * gate_stride, c, cols, wide, columns.factor);
+      load_eight(gate + row * gate_stride, c, cols, wide, columns.factor);
     columns.negative = 0;
     if (with_signs) {
 #pragma unroll

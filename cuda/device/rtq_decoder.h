@@ -17,8 +17,8 @@
 // each, its table of 4 is one.
 //
 // Operations of the integer ALU per weight, counted in the SASS of the main loop of
-// matmul_stream.h, sm_90a, up to 8 tokens: RTQ3 1.7, RTQ4 1.9, RTQ2 2.05, of which 0.75, 1 and 1
-// are the look-ups.  Shifts by 16 are multiplications (Constants).
+// matmul_stream.h, sm_90a, up to 8 tokens: RTQ3 1.5, RTQ4 1.9, RTQ2 2.05, of which 0.75, 1 and 1
+// are the look-ups.  Shifts to the right are multiplications (RtqShifts).
 #pragma once
 
 #include "cuda/device/packed.h"
@@ -98,12 +98,21 @@ struct RtqChunk {
   }
 };
 
+// Factors of multiply_high() that shift to the right, in a pipe that has nothing else to do.
+struct RtqShifts {
+  uint32_t mask;      // 0x77777777, which as a constant would be applied to each half of a word
+  uint32_t right[3];  // by 1, 2 and 3 bits
+  uint32_t carry;     // by 12 bits to the right, or 0 in a lane without a run before
+  HRUN_HD RtqShifts()
+      : mask(opaque(0x77777777u)),
+        right{opaque(0x80000000u), opaque(0x40000000u), opaque(0x20000000u)},
+        carry(lane() % 4 != 0 ? 0x00100000u : 0u) {}
+};
 // The word sixteen steps before `w`.  The last codes of each run become those before the next run;
 // before the first there are zeros.
-HRUN_HD uint32_t run_before(uint32_t w) {
+HRUN_HD uint32_t run_before(uint32_t w, uint32_t carry) {
   const uint32_t left = shuffle_bits(w, (lane() + kWarp - 1) % kWarp);
-  const uint32_t carried = lane() % 4 != 0 ? left : 0;
-  return ((w << 4) & 0xfff0fff0u) | ((carried >> 12) & 0x000f000fu);
+  return ((w << 4) & 0xfff0fff0u) | (multiply_high(left, carry) & 0x000f000fu);
 }
 
 // The selectors of step i for each term, in the order of ByteTables.
@@ -112,20 +121,22 @@ struct RtqSelectors;
 
 template <>
 struct RtqSelectors<RTQ3> {
-  uint32_t mask;          // 0x77777777, which as a constant would be applied to each half of a word
+  const RtqShifts& shifts;
   uint32_t code[3 + 16];  // of step i at i + 3
   HRUN_HD static uint32_t word(const RtqChunk<RTQ3>& c, int i) { return c.codes[i / 4].v[i % 4]; }
   HRUN_HD uint32_t step(const RtqChunk<RTQ3>& c, int i) const {
+    const uint32_t mask = shifts.mask;
     const int first = i / 4 * 3;
     if (i % 4 < 3) return word(c, first + i % 4) & mask;
-    const uint32_t w0 = word(c, first) >> 3, w1 = word(c, first + 1) >> 2,
-                   w2 = word(c, first + 2) >> 1;
+    const uint32_t w0 = multiply_high(word(c, first), shifts.right[2]),
+                   w1 = multiply_high(word(c, first + 1), shifts.right[1]),
+                   w2 = multiply_high(word(c, first + 2), shifts.right[0]);
     const uint32_t two = (w0 & 0x11111111u) | (w1 & ~0x11111111u);
     return ((two & 0x33333333u) | (w2 & ~0x33333333u)) & mask;
   }
-  HRUN_HD RtqSelectors(const RtqChunk<RTQ3>& c, uint32_t m) : mask(m) {
+  HRUN_HD RtqSelectors(const RtqChunk<RTQ3>& c, const RtqShifts& s) : shifts(s) {
 #pragma unroll
-    for (int i = 0; i < 3; ++i) code[i] = run_before(step(c, 13 + i));
+    for (int i = 0; i < 3; ++i) code[i] = run_before(step(c, 13 + i), s.carry);
   }
   HRUN_HD void next(const RtqChunk<RTQ3>& c, int i, uint32_t (&selector)[3]) {
     code[i + 3] = step(c, i);
@@ -138,9 +149,9 @@ struct RtqSelectors<RTQ3> {
 template <>
 struct RtqSelectors<RTQ4> {
   uint32_t code[2 + 16];
-  HRUN_HD RtqSelectors(const RtqChunk<RTQ4>& c, uint32_t) {
+  HRUN_HD RtqSelectors(const RtqChunk<RTQ4>& c, const RtqShifts& s) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) code[i] = run_before(c.codes[3].v[2 + i]);
+    for (int i = 0; i < 2; ++i) code[i] = run_before(c.codes[3].v[2 + i], s.carry);
   }
   HRUN_HD void next(const RtqChunk<RTQ4>& c, int i, uint32_t (&selector)[4]) {
     code[i + 2] = c.codes[i / 4].v[i % 4];
@@ -158,9 +169,9 @@ struct RtqSelectors<RTQ2> {
   HRUN_HD static uint32_t mix(uint32_t older, uint32_t newer) {
     return ((older >> 2) & 0x33333333u) | ((newer << 2) & 0xccccccccu);
   }
-  HRUN_HD RtqSelectors(const RtqChunk<RTQ2>& c, uint32_t) {
+  HRUN_HD RtqSelectors(const RtqChunk<RTQ2>& c, const RtqShifts& s) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) pair[i] = run_before(c.codes[1].v[2 + i]);
+    for (int i = 0; i < 2; ++i) pair[i] = run_before(c.codes[1].v[2 + i], s.carry);
     mixed[0] = mix(pair[0], pair[1]);
   }
   HRUN_HD void next(const RtqChunk<RTQ2>& c, int step, uint32_t (&selector)[4]) {
@@ -188,11 +199,11 @@ struct RtqSelectors<RTQ5> {
   HRUN_HD static uint32_t fifth_bits(const RtqChunk<RTQ5>& c, int i) {
     return (c.codes[4].v[i / 4] << (3 - i % 4)) & 0x88888888u;
   }
-  HRUN_HD RtqSelectors(const RtqChunk<RTQ5>& c, uint32_t) {
+  HRUN_HD RtqSelectors(const RtqChunk<RTQ5>& c, const RtqShifts& s) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      low[i] = run_before(c.codes[3].v[2 + i]);
-      fifth[i] = run_before(fifth_bits(c, 14 + i));
+      low[i] = run_before(c.codes[3].v[2 + i], s.carry);
+      fifth[i] = run_before(fifth_bits(c, 14 + i), s.carry);
     }
   }
   // Makes the selectors of the four parts of a table.  The nibbles have bit 3 where the entry is in
@@ -215,9 +226,9 @@ struct RtqSelectors<RTQ5> {
 template <>
 struct RtqSelectors<RTQ6> {
   uint32_t low[2 + 16];
-  HRUN_HD RtqSelectors(const RtqChunk<RTQ6>& c, uint32_t) {
+  HRUN_HD RtqSelectors(const RtqChunk<RTQ6>& c, const RtqShifts& s) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) low[i] = run_before(c.codes[3].v[2 + i]);
+    for (int i = 0; i < 2; ++i) low[i] = run_before(c.codes[3].v[2 + i], s.carry);
   }
   HRUN_HD void next(const RtqChunk<RTQ6>& c, int i, uint32_t (&selector)[5]) {
     low[i + 2] = c.codes[i / 4].v[i % 4];
@@ -243,8 +254,9 @@ struct RtqDecoder {
   // leaves the ALU pipe, which is the bottleneck, to the look-ups.
   struct Constants {
     uint32_t low[kTerms], high[kTerms];
-    uint32_t mask, upper;
-    HRUN_HD Constants() : mask(opaque(0x77777777u)), upper(opaque(0x10000u)) {
+    RtqShifts shifts;
+    uint32_t upper;
+    HRUN_HD Constants() : upper(opaque(0x10000u)) {
       constexpr ByteTables<kTerms> kTables = rtq_tables<F, joined>();
 #pragma unroll
       for (int t = 0; t < kTerms; ++t)
@@ -257,7 +269,7 @@ struct RtqDecoder {
   RtqSelectors<F> selectors;
 
   HRUN_HD RtqDecoder(const Constants& t, const Chunk& c)
-      : tables(t), chunk(c), selectors(c, t.mask) {}
+      : tables(t), chunk(c), selectors(c, t.shifts) {}
   HRUN_HD float scale(int half) const { return half_to_float(chunk.scales >> (16 * half)); }
 
   HRUN_HD void next(int s, uint32_t (&a)[kParts][4]) {

@@ -58,6 +58,20 @@ extern __shared__ __align__(128) uint8_t hrun_shared[];
 #endif
 HRUN_HD uint8_t* shared() { return HRUN_CUDA(hrun_shared, nullptr); }
 
+// Waits until the kernels before this one in the stream are done and what they wrote is there.
+// Until then a kernel may read what no kernel writes, such as weights, and write nothing.
+HRUN_HD void wait_for_kernels() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Lets the next kernel begin, once all blocks of this one have come here.
+HRUN_HD void let_next_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 HRUN_HD void sync_block() { HRUN_CUDA(__syncthreads(), (void)0); }
 HRUN_HD void sync_warp() { HRUN_CUDA(__syncwarp(), (void)0); }
 
@@ -68,6 +82,7 @@ HRUN_HD uint32_t shuffle_xor_bits(uint32_t v, int mask) {
   return HRUN_CUDA(__shfl_xor_sync(0xffffffffu, v, mask), v);
 }
 HRUN_HD uint32_t ballot(bool vote) { return HRUN_CUDA(__ballot_sync(0xffffffffu, vote), vote); }
+HRUN_HD int count_ones(uint32_t v) { return HRUN_CUDA(__popc(v), static_cast<int>(v)); }
 
 // The same number, which the compiler cannot see through: a value computed from it is computed
 // where it stands, and holds no register across a loop.
@@ -312,6 +327,9 @@ HRUN_HD int grid_x() { return emulation::block().grid.x; }
 HRUN_HD int grid_y() { return emulation::block().grid.y; }
 HRUN_HD uint8_t* shared() { return emulation::block().shared; }
 
+HRUN_HD void wait_for_kernels() { emulation::wait_for_kernels(); }
+HRUN_HD void let_next_begin() {}
+
 HRUN_HD void sync_block() { emulation::wait_for_block(); }
 HRUN_HD void sync_warp() { emulation::exchange(emulation::Meeting::sync, nullptr, 0); }
 
@@ -337,6 +355,8 @@ HRUN_HD uint32_t ballot(bool vote) {
   for (int l = 0; l < kWarp; ++l) all |= from_lane<uint32_t>(slots, l) << l;
   return all;
 }
+
+HRUN_HD int count_ones(uint32_t v) { return __builtin_popcount(v); }
 
 HRUN_HD uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   const uint64_t both = static_cast<uint64_t>(high) << 32 | low;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -101,8 +102,9 @@ struct Thread : Fiber {
   void* sanitizer_stack = nullptr;
   Meeting waiting = Meeting::none;
   bool done = false;
-  int meetings = 0;  // of the warp, so far: parity chooses the slots
-  int groups = 0;    // of asynchronous copies, committed so far
+  bool waited = false;  // for the kernels before
+  int meetings = 0;     // of the warp, so far: parity chooses the slots
+  int groups = 0;       // of asynchronous copies, committed so far
   std::vector<Copy> copies;
   std::vector<Byte> unseen;  // that it wrote to shared memory, in weak order
 };
@@ -126,7 +128,7 @@ class Random {
 class Machine : public Block {
  public:
   Machine(void (*kernel)(const void*), const void* argument, Grid the_grid, int threads,
-          size_t shared_bytes, uint64_t seed, bool weak)
+          size_t shared_bytes, uint64_t seed, bool weak, const std::vector<Written>& hidden)
       : kernel_(kernel),
         argument_(argument),
         random_(seed),
@@ -135,7 +137,8 @@ class Machine : public Block {
         stacks_(new uint8_t[kStackBytes * static_cast<size_t>(threads)]),
         memory_(shared_bytes + 2 * kGuard + 128),
         shared_bytes_(shared_bytes),
-        weak_(weak && shared_bytes > 0) {
+        weak_(weak && shared_bytes > 0),
+        hidden_(hidden) {
     n_threads = threads;
     grid = the_grid;
     auto* base = memory_.data() + kGuard;
@@ -168,6 +171,12 @@ class Machine : public Block {
     me.waiting = kind;
     leave(me, false);
   }
+  void wait_for_kernels() {
+    self().waited = true;
+    if (hidden_.empty()) return;
+    wait(Meeting::kernels);
+    reveal();
+  }
   Thread& self() { return *static_cast<Thread*>(current_fiber); }
   Warp& warp_of(const Thread& t) { return warps_[static_cast<size_t>(t.thread / kLanes)]; }
   bool lands_at_once() { return random_.below(2) != 0; }
@@ -184,6 +193,25 @@ class Machine : public Block {
   }
   static constexpr size_t kGuard = 256;
   static constexpr uint8_t kPoison = 0xfe, kGuardByte = 0xa5;
+
+  void hide() {
+    saved_.clear();
+    for (const Written& w : hidden_) {
+      saved_.insert(saved_.end(), w.at, w.at + w.bytes);
+      memset(w.at, kPoison, w.bytes);
+    }
+    hides_ = !hidden_.empty();
+  }
+  void reveal() {
+    if (!std::exchange(hides_, false)) return;
+    const uint8_t* from = saved_.data();
+    for (const Written& w : hidden_) {
+      if (!std::all_of(w.at, w.at + w.bytes, [](uint8_t b) { return b == kPoison; }))
+        failure_ = "a write before the wait for the kernels before";
+      memcpy(w.at, from, w.bytes);
+      from += w.bytes;
+    }
+  }
 
   static void entry() {
     auto& machine = *static_cast<Machine*>(current_block);
@@ -227,11 +255,12 @@ class Machine : public Block {
     for (Thread& t : threads_) {
       t.unseen.clear();
       t.waiting = Meeting::none;
-      t.done = false;
+      t.done = t.waited = false;
       t.meetings = t.groups = 0;
       t.copies.clear();
       start_context(t.context, t.stack, kStackBytes, entry);
     }
+    hide();
     current_block = this;
     std::vector<size_t> ready(warps_.size());
     while (true) {
@@ -243,8 +272,17 @@ class Machine : public Block {
       if (threads_.front().done) break;
       for (const Thread& t : threads_)
         if (t.done) fail("thread {} has left while others wait at a block barrier", t.thread);
+      for (const Thread& t : threads_)
+        if (t.waiting != threads_.front().waiting)
+          fail(
+              "thread {} waits for other kernels while others wait at a block barrier, or the "
+              "reverse",
+              t.thread);
       ready.resize(warps_.size());
     }
+    reveal();
+    for (const Thread& t : threads_)
+      if (!t.waited) fail("thread {} has left without a wait for the kernels before", t.thread);
     for (const Thread& t : threads_)
       if (!t.done) fail("thread {} waits at a block barrier that others passed by", t.thread);
     const auto intact = [](uint8_t b) { return b == kGuardByte; };
@@ -261,7 +299,8 @@ class Machine : public Block {
     const auto wrote = [](const Thread& t) { return !t.unseen.empty(); };
     const bool fresh = std::none_of(lanes, lanes + kLanes, wrote);
     const auto at_barrier = [](const Thread& t) {
-      return t.done || t.waiting == Meeting::sync || t.waiting == Meeting::block;
+      return t.done || t.waiting == Meeting::sync || t.waiting == Meeting::block ||
+             t.waiting == Meeting::kernels;
     };
     step(lane(0));
     const bool barrier = at_barrier(lane(0));
@@ -310,7 +349,9 @@ class Machine : public Block {
       for (int i = 1; i < kLanes; ++i)
         if (lanes[i].waiting != lanes[0].waiting || lanes[i].done != lanes[0].done)
           fail("the lanes of warp {} have parted: lane {} is elsewhere than lane 0", w, i);
-      if (lanes[0].done || lanes[0].waiting == Meeting::block) return false;
+      if (lanes[0].done || lanes[0].waiting == Meeting::block ||
+          lanes[0].waiting == Meeting::kernels)
+        return false;
     } while (random_.below(8) != 0);
     return true;
   }
@@ -318,9 +359,11 @@ class Machine : public Block {
   // Returns to the caller of run(), out of the main context; the fibers are abandoned.
   template <class... Args>
   [[noreturn]] void fail(std::string_view pattern, const Args&... args) {
+    const std::string why = "emulated device: " + hrun::message(pattern, args...);
+    reveal();
     current_block = nullptr;
     current_fiber = nullptr;
-    throw std::logic_error("emulated device: " + hrun::message(pattern, args...));
+    throw std::logic_error(why);
   }
 
   void (*kernel_)(const void*);
@@ -333,6 +376,9 @@ class Machine : public Block {
   size_t shared_bytes_;
   std::string failure_;
   bool weak_;
+  const std::vector<Written>& hidden_;
+  std::vector<uint8_t> saved_;  // what is hidden
+  bool hides_ = false;
   std::vector<uint8_t> seen_;  // shared memory as all see it, in weak order
   Context main_;
   const void* main_stack_ = nullptr;
@@ -355,6 +401,7 @@ const Slot* exchange(Meeting kind, const void* mine, size_t bytes) {
 }
 
 void wait_for_block() { machine().wait(Meeting::block); }
+void wait_for_kernels() { machine().wait_for_kernels(); }
 
 void land(const Copy& copy) {
   if (copy.from)
@@ -400,7 +447,7 @@ void require_alignment(const void* p, const char* what) {
 }
 
 void run(void (*kernel)(const void*), const void* argument, Grid grid, int threads,
-         size_t shared_bytes, uint64_t seed, bool weak) {
+         size_t shared_bytes, uint64_t seed, bool weak, const std::vector<Written>& hidden) {
   if (threads < kLanes || threads > 1024 || threads % kLanes != 0)
     throw DeviceError("a block of {} threads: whole warps, at most 1024", threads);
   if (shared_bytes > kSharedLimit)
@@ -408,7 +455,7 @@ void run(void (*kernel)(const void*), const void* argument, Grid grid, int threa
                       kSharedLimit);
   if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535)
     throw DeviceError("a grid of {} x {} x {} blocks", grid.x, grid.y, grid.z);
-  Machine(kernel, argument, grid, threads, shared_bytes, seed, weak).run_all();
+  Machine(kernel, argument, grid, threads, shared_bytes, seed, weak, hidden).run_all();
 }
 
 }  // namespace hrun::gpu::emulation

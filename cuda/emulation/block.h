@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace hrun::gpu {
 
@@ -20,7 +21,7 @@ struct Grid {
 
 namespace emulation {
 
-enum class Meeting : uint8_t { none, sync, shuffle, ballot, mma, load_matrices, block };
+enum class Meeting : uint8_t { none, sync, shuffle, ballot, mma, load_matrices, block, kernels };
 
 struct Slot {
   alignas(16) uint8_t bytes[32];
@@ -44,6 +45,7 @@ inline const Block& block() { return *current_block; }
 // after the next.
 const Slot* exchange(Meeting kind, const void* mine, size_t bytes);
 void wait_for_block();
+void wait_for_kernels();
 // The copy lands at once or at its wait, as is drawn.  from == null: zeros.
 void copy_async(void* to, const void* from);
 void commit_copies();
@@ -52,11 +54,19 @@ int add_shared(int* counter, int n);  // returns the old value
 // Requires that an instruction may read 16 bytes at p at once.
 void require_alignment(const void* p, const char* what);
 
+// Memory that kernels before have written.
+struct Written {
+  uint8_t* at;
+  size_t bytes;
+};
+
 // Runs kernel(argument) in every thread of every block.  `seed` draws the order; threads: a
 // multiple of 32, at most 1024.  `weak`: what a lane writes to shared memory is seen by others only
 // after the next barrier of the warp or the block, as shuffles and products order no memory.
+// `hidden` is spoilt until all threads of a block wait for the kernels before, which every thread
+// must do.
 void run(void (*kernel)(const void*), const void* argument, Grid grid, int threads,
-         size_t shared_bytes, uint64_t seed, bool weak);
+         size_t shared_bytes, uint64_t seed, bool weak, const std::vector<Written>& hidden);
 
 }  // namespace emulation
 }  // namespace hrun::gpu

@@ -2,10 +2,12 @@
 // graph.
 #include "cuda/gpu.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <unordered_map>
 
@@ -26,6 +28,7 @@ class Recording : public Graph {
 //   HRUN_EMULATED_INDEX   the number of the first device, as if those before were too old
 //   HRUN_EMULATED_SEED    the order in which threads run
 //   HRUN_EMULATED_WEAK    1: a lane sees what others wrote to shared memory after a barrier only
+//   HRUN_EMULATED_EARLY   1: a kernel sees what those before it wrote after its wait only
 //   HRUN_EMULATED_FAIL    what fails from now on: allocation, end_capture, run, launch
 //   HRUN_EMULATED_LOG     a file that gets a line for each launch: the device, and the kernel;
 //                         and "context" where a device is started to be asked for its memory
@@ -61,6 +64,7 @@ struct Gpu::State {
     used -= sizes[memory];
     memset(memory, 0xfd, sizes[memory]);  // code that still reads it shall notice
     sizes.erase(memory);
+    written.clear();
     std::free(memory);
   }
   std::unique_ptr<Recording> take_recording() {
@@ -69,6 +73,40 @@ struct Gpu::State {
     return std::move(recording);
   }
 
+  // Where kernels wrote since the device was last waited for, or did something else: the next one
+  // may start before they are done.
+  std::map<uint8_t*, size_t> written;
+
+  // Runs a kernel, given what it must not see before its wait, and adds what it wrote.
+  template <class Run>
+  void run_early(const Run& run) {
+    std::vector<emulation::Written> hidden;
+    for (const auto& [at, bytes] : written) hidden.push_back({at, bytes});
+    std::vector<std::vector<uint8_t>> before;
+    for (const auto& [memory, bytes] : sizes) {
+      const auto* const from = static_cast<const uint8_t*>(memory);
+      before.emplace_back(from, from + bytes);
+    }
+    run(hidden);
+    size_t i = 0;
+    for (const auto& [memory, bytes] : sizes) {
+      const std::vector<uint8_t>& old = before[i++];
+      constexpr size_t kPiece = 64;
+      for (size_t first = 0; first < bytes; first += kPiece) {
+        const size_t n = std::min(kPiece, bytes - first);
+        uint8_t* const at = static_cast<uint8_t*>(memory) + first;
+        if (memcmp(at, &old[first], n) != 0) written[at] = n;
+      }
+    }
+  }
+
+  // Something that begins when all kernels are done, and that kernels wait for.
+  void do_alone(std::function<void()> step) {
+    do_or_record([this, step = std::move(step)] {
+      written.clear();
+      step();
+    });
+  }
   void do_or_record(std::function<void()> step) {
     if (recording)
       recording->steps.push_back(std::move(step));
@@ -134,22 +172,27 @@ void Gpu::release_host(void* memory) { std::free(memory); }
 
 void Gpu::write(void* to, const void* from, size_t bytes) {
   state_->forbid_while_recording("a write from ordinary memory");
+  state_->written.clear();
   memcpy(to, from, bytes);
 }
 void Gpu::write_pinned(void* to, const void* from, size_t bytes) {
-  state_->do_or_record([=] { memcpy(to, from, bytes); });
+  state_->do_alone([=] { memcpy(to, from, bytes); });
 }
 void Gpu::read(void* to, const void* from, size_t bytes) {
   state_->forbid_while_recording("a read");
+  state_->written.clear();
   memcpy(to, from, bytes);
 }
 void Gpu::copy(void* to, const void* from, size_t bytes) {
-  state_->do_or_record([=] { memmove(to, from, bytes); });
+  state_->do_alone([=] { memmove(to, from, bytes); });
 }
 void Gpu::clear(void* at, size_t bytes) {
-  state_->do_or_record([=] { memset(at, 0, bytes); });
+  state_->do_alone([=] { memset(at, 0, bytes); });
 }
-void Gpu::wait() { state_->forbid_while_recording("a wait"); }
+void Gpu::wait() {
+  state_->forbid_while_recording("a wait");
+  state_->written.clear();
+}
 
 void Gpu::launch(void (*entry)(const void*), const char* name, const void* kernel, size_t bytes,
                  Grid grid, int threads, size_t shared_bytes) {
@@ -160,10 +203,18 @@ void Gpu::launch(void (*entry)(const void*), const char* name, const void* kerne
   log_line(state_->info.index, name);
   std::vector<uint64_t> arguments((bytes + 7) / 8);  // as a graph keeps them
   memcpy(arguments.data(), kernel, bytes);
-  const bool weak = from_environment("HRUN_EMULATED_WEAK", 0) != 0;
+  const bool weak = from_environment("HRUN_EMULATED_WEAK", 0) != 0,
+             early = from_environment("HRUN_EMULATED_EARLY", 0) != 0;
   state_->do_or_record(
-      [this, entry, arguments = std::move(arguments), grid, threads, shared_bytes, weak] {
-        emulation::run(entry, arguments.data(), grid, threads, shared_bytes, state_->seed++, weak);
+      [this, entry, arguments = std::move(arguments), grid, threads, shared_bytes, weak, early] {
+        const auto run = [&](const std::vector<emulation::Written>& hidden) {
+          emulation::run(entry, arguments.data(), grid, threads, shared_bytes, state_->seed++, weak,
+                         hidden);
+        };
+        if (early)
+          state_->run_early(run);
+        else
+          run({});
       });
 }
 

@@ -207,6 +207,7 @@ bool attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice&
       .scale = shape.scale,
       .soft_cap = shape.soft_cap,
       .window = shape.window,
+      .causal = shape.causal,
       .sinks = sinks,
       .split = plan.split,
       .least = 0,

@@ -1,5 +1,6 @@
 #include "cuda/kernels/elementwise.h"
 
+#include "base/math64.h"
 #include "cuda/device/math.h"
 
 namespace hrun::gpu {
@@ -41,6 +42,15 @@ struct AddBias {
   FloatView x;
   const float* bias;
   HRUN_HD void operator()(int64_t r, int64_t c) const { x.row(r)[c] = x.row(r)[c] + bias[c]; }
+};
+struct AddExpertBias {
+  FloatView x;
+  const float* biases;
+  int64_t step;
+  const int32_t* experts;
+  HRUN_HD void operator()(int64_t r, int64_t c) const {
+    x.row(r)[c] = x.row(r)[c] + biases[experts[r] * step + c];
+  }
 };
 struct Scale {
   FloatView x;
@@ -98,7 +108,7 @@ struct GatherRows {
   HRUN_HD void operator()(int64_t r, int64_t c) const { out.row(r)[c] = x.row(rows[r])[c]; }
 };
 struct MixRows {
-  FloatView x, out;
+  FloatView x, out, add;
   const int32_t* rows;
   const float* weights;
   int64_t per_token;
@@ -107,6 +117,16 @@ struct MixRows {
     for (int64_t k = r * per_token; k < (r + 1) * per_token; ++k)
       sum = fused_multiply_add(weights[k], x.row(rows[k])[c], sum);
     out.row(r)[c] = sum;
+    if (add.data) add.row(r)[c] = add.row(r)[c] + sum;
+  }
+};
+
+struct WeighRows {
+  const float* logits;
+  FloatView x, out;
+  HRUN_HD void operator()(int64_t r, int64_t c) const {
+    const auto weight = static_cast<float>(1 / (1 + math64::exp(-static_cast<double>(logits[r]))));
+    out.row(r)[c] = fused_multiply_add(weight, x.row(r)[c], 0.0f);
   }
 };
 
@@ -177,9 +197,16 @@ void copy_heads(Gpu& gpu, FloatView from, int64_t from_step, FloatView to, int64
 void gather_rows(Gpu& gpu, FloatView x, const int32_t* rows, FloatView out) {
   each(gpu, out.rows, out.cols, GatherRows{x, out, rows});
 }
+void add_expert_bias(Gpu& gpu, FloatView x, const float* biases, int64_t step,
+                     const int32_t* experts) {
+  each(gpu, x.rows, x.cols, AddExpertBias{x, biases, step, experts});
+}
+void weigh_rows(Gpu& gpu, const float* logits, FloatView x, FloatView out) {
+  each(gpu, out.rows, out.cols, WeighRows{logits, x, out});
+}
 void mix_rows(Gpu& gpu, FloatView x, const int32_t* rows, const float* weights, int64_t per_token,
-              FloatView out) {
-  each(gpu, out.rows, out.cols, MixRows{x, out, rows, weights, per_token});
+              FloatView out, FloatView add) {
+  each(gpu, out.rows, out.cols, MixRows{x, out, add, rows, weights, per_token});
 }
 
 }  // namespace hrun::gpu

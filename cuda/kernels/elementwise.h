@@ -21,7 +21,13 @@ void soft_cap(Gpu& gpu, FloatView x, float cap);
 void copy_heads(Gpu& gpu, FloatView from, int64_t from_step, FloatView to, int64_t to_step,
                 int n_heads, int64_t width);
 void gather_rows(Gpu& gpu, FloatView x, const int32_t* rows, FloatView out);
+// x[r] += the bias of expert experts[r]; the biases are so many values apart.
+void add_expert_bias(Gpu& gpu, FloatView x, const float* biases, int64_t step,
+                     const int32_t* experts);
+// out[t] = x[t] / (1 + e^-logits[t]), the weight in double precision
+void weigh_rows(Gpu& gpu, const float* logits, FloatView x, FloatView out);
+// `add`, if it has data: out is added to it.
 void mix_rows(Gpu& gpu, FloatView x, const int32_t* rows, const float* weights, int64_t per_token,
-              FloatView out);
+              FloatView out, FloatView add = {});
 
 }  // namespace hrun::gpu

@@ -8,6 +8,7 @@
 #include "formats/format.h"
 #include "cuda/gpu.h"
 #include "cuda/kernels/quantize.h"
+#include "cuda/kernels/slices.h"
 
 namespace hrun::gpu {
 
@@ -29,7 +30,7 @@ size_t packed_bytes(FormatId format, int64_t rows, int64_t cols);
 
 // Packs rows as the file has them, on the device, into the packed layout.  `first` ... first +
 // n_rows: the part of the matrix whose rows are in `from` (multiples of kPackRows but for the last
-// part).
+// part).  The device must be waited for before a product reads them: products load weights early.
 inline constexpr int64_t kPackRows = 64;
 void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const PackedMatrix& to);
 
@@ -38,8 +39,10 @@ void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const Pa
 struct PackedProduct {
   PackedMatrix w;
   FloatView y;
-  FloatView add{};    // if it has data: y is added to it in the end; up to kMostAddedTokens of x
-  int64_t first = 0;  // row of x that belongs to y's first: matmul_apart()
+  FloatView add{};  // if it has data: y is added to it in the end; up to kMostAddedTokens of x
+  // Where w is the first of several slices: bytes from one to the next, and values of y.
+  size_t slice_bytes = 0;
+  int64_t slice_y = 0;
 };
 inline constexpr size_t kPackedProducts = 4;
 inline constexpr int64_t kMostAddedTokens = 8;
@@ -60,10 +63,10 @@ bool can_end(const QuantizedRows& x, int64_t rows, bool gated);
 void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
             const MatmulEnd* end = nullptr);
 
-// Multiplies matrices that each have rows of x of their own, at most kMostAddedTokens: up to
-// kApartProducts at a time are one launch.  The bits are those of matmul().
-inline constexpr size_t kApartProducts = 16;
-void matmul_apart(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x);
+// Multiplies slices, at most kPackedProducts tensors of one format in a launch.  The bits are those
+// of matmul().
+void matmul_slices(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+                   const SliceTask& task);
 
 // Does the same without a packed layout, for every integer format: rows as the file has them.
 struct PlainMatrix {
@@ -74,8 +77,14 @@ struct PlainMatrix {
   const uint8_t* data;
 };
 void matmul_plain(Gpu& gpu, const PlainMatrix& w, const QuantizedRows& x, FloatView y);
+void matmul_plain_slices(Gpu& gpu, const PlainMatrix& first, size_t slice_bytes,
+                         const QuantizedRows& x, FloatView y, int64_t slice_y,
+                         const SliceTask& task);
 
 // Does the same for float formats, in fp32.
 void matmul_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y);
+// slice_x: values from the input of one head to the next.
+void matmul_floats_slices(Gpu& gpu, const PlainMatrix& first, size_t slice_bytes, FloatView x,
+                          int64_t slice_x, FloatView y, int64_t slice_y, const SliceTask& task);
 
 }  // namespace hrun::gpu

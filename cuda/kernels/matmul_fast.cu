@@ -41,10 +41,12 @@ void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows&
         ->matmul(gpu, parts.subspan(done, std::min(kPackedProducts, parts.size() - done)), x, end);
 }
 
-void matmul_apart(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x) {
-  for (size_t done = 0; done < parts.size(); done += kApartProducts)
+void matmul_slices(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+                   const SliceTask& task) {
+  for (size_t done = 0; done < parts.size(); done += kPackedProducts)
     find(parts[0].w.format)
-        ->matmul_apart(gpu, parts.subspan(done, std::min(kApartProducts, parts.size() - done)), x);
+        ->matmul_slices(gpu, parts.subspan(done, std::min(kPackedProducts, parts.size() - done)), x,
+                        task);
 }
 
 }  // namespace hrun::gpu

@@ -12,8 +12,8 @@ struct FastMatmul {
                const PackedMatrix& to);
   void (*matmul)(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
                  const MatmulEnd* end);  // at most kPackedProducts
-  void (*matmul_apart)(Gpu& gpu, std::span<const PackedProduct> parts,
-                       const QuantizedRows& x);  // at most kApartProducts
+  void (*matmul_slices)(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+                        const SliceTask& task);  // at most kPackedProducts
 };
 
 const FastMatmul* find_rtq_matmul(FormatId format);

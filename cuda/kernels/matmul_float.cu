@@ -70,19 +70,34 @@ struct MatmulFloats {
   bool wide_rows, wide_tokens;  // rows begin at multiples of 16 bytes
   int tiles_per_block;
   int sum_slots;  // slot s has every sum_slots-th step; their sums are added in order
+  // Where sliced: a z of the grid is a piece.
+  bool sliced;
+  SlicePieces pieces;
+  size_t slice_bytes;
+  int64_t slice_x, slice_y;
 
   struct Step {
     Eight<F> rows[kWindows][2];
   };
 
   HRUN_HD void operator()() const {
+    if (!sliced) return multiply(w.data, x, y);
+    const SlicePiece piece = pieces.at(block_z(), kTokens);
+    if (piece.n <= block_y() * kTokens) return;
+    const int64_t input_row = pieces.one_row ? 0 : piece.row;
+    multiply(w.data + static_cast<size_t>(piece.slice) * slice_bytes,
+             {x.data + piece.slice * slice_x + input_row * x.stride, piece.n, x.cols, x.stride},
+             {y.data + piece.slice * slice_y + piece.row * y.stride, piece.n, y.cols, y.stride});
+  }
+
+  HRUN_HD void multiply(const uint8_t* weights, const FloatView& from, const FloatView& to) const {
     const int64_t tile =
         static_cast<int64_t>(block_x()) * tiles_per_block + warp() % tiles_per_block;
     const int slot = warp() / tiles_per_block, slots = kWarps / tiles_per_block;
     const int64_t first_token = static_cast<int64_t>(block_y()) * kTokens;
     for (int s = slot; s < sum_slots; s += slots) {
       float sums[kColumnTiles][4] = {};
-      if (tile * kTileRows < w.rows) add_steps(tile, s, first_token, sums);
+      if (tile * kTileRows < w.rows) add_steps(weights, from, tile, s, first_token, sums);
       auto* const place = reinterpret_cast<float*>(shared()) +
                           (s * tiles_per_block + warp() % tiles_per_block) * kTokens * kTileRows;
 #pragma unroll
@@ -97,16 +112,16 @@ struct MatmulFloats {
       const int t = at / kTileRows % tiles_per_block, token = at / kTileRows / tiles_per_block;
       const int64_t row =
           (static_cast<int64_t>(block_x()) * tiles_per_block + t) * kTileRows + at % kTileRows;
-      if (row >= w.rows || first_token + token >= x.rows) continue;
+      if (row >= w.rows || first_token + token >= to.rows) continue;
       float sum = 0;
       for (int s = 0; s < sum_slots; ++s)
         sum += reinterpret_cast<const float*>(
             shared())[((s * tiles_per_block + t) * kTokens + token) * kTileRows + at % kTileRows];
-      y.data[(first_token + token) * y.stride + row] = sum;
+      to.data[(first_token + token) * to.stride + row] = sum;
     }
   }
 
-  HRUN_HD void load(Step& step, int64_t tile, int64_t c) const {
+  HRUN_HD void load(Step& step, const uint8_t* weights, int64_t tile, int64_t c) const {
     if (c >= w.cols) return;
 #pragma unroll
     for (int i = 0; i < kWindows; ++i)
@@ -114,28 +129,28 @@ struct MatmulFloats {
       for (int h = 0; h < 2; ++h) {
         int64_t row = tile * kTileRows + lane() / 4 + 8 * h;
         if (row >= w.rows) row = w.rows - 1;  // the result is not stored
-        step.rows[i][h].load(w.data + static_cast<size_t>(row) * w.row_bytes,
+        step.rows[i][h].load(weights + static_cast<size_t>(row) * w.row_bytes,
                              c + 32 * i + 8 * (lane() % 4), w.cols, wide_rows);
       }
   }
 
-  HRUN_HD void add_steps(int64_t tile, int slot, int64_t first_token,
-                         float (&sums)[kColumnTiles][4]) const {
+  HRUN_HD void add_steps(const uint8_t* weights, const FloatView& from, int64_t tile, int slot,
+                         int64_t first_token, float (&sums)[kColumnTiles][4]) const {
     const int64_t distance = static_cast<int64_t>(sum_slots) * kStepColumns;
     int64_t c = static_cast<int64_t>(slot) * kStepColumns;
     Step steps[2];
-    load(steps[0], tile, c);
-    load(steps[1], tile, c + distance);
+    load(steps[0], weights, tile, c);
+    load(steps[1], weights, tile, c + distance);
     for (; c < w.cols; c += 2 * distance) {
-      add(steps[0], c, first_token, sums);
-      load(steps[0], tile, c + 2 * distance);
+      add(steps[0], from, c, first_token, sums);
+      load(steps[0], weights, tile, c + 2 * distance);
       if (c + distance >= w.cols) break;
-      add(steps[1], c + distance, first_token, sums);
-      load(steps[1], tile, c + 3 * distance);
+      add(steps[1], from, c + distance, first_token, sums);
+      load(steps[1], weights, tile, c + 3 * distance);
     }
   }
 
-  HRUN_HD void add(const Step& step, int64_t first, int64_t first_token,
+  HRUN_HD void add(const Step& step, const FloatView& from, int64_t first, int64_t first_token,
                    float (&sums)[kColumnTiles][4]) const {
     float c[kColumnTiles][4] =
         {};  // tensor cores do not round to nearest: their sums are kept short
@@ -145,8 +160,8 @@ struct MatmulFloats {
       for (int n = 0; n < kColumnTiles; ++n) {
         float v[8] = {};
         const int64_t token = first_token + 8 * n + lane() / 4;
-        if (token < x.rows)
-          load_eight(x.data + token * x.stride, first + 32 * i + 8 * (lane() % 4), w.cols,
+        if (token < from.rows)
+          load_eight(from.data + token * from.stride, first + 32 * i + 8 * (lane() % 4), w.cols,
                      wide_tokens, v);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -176,36 +191,77 @@ struct MatmulFloats {
   }
 };
 
+struct FloatSlices {
+  size_t slice_bytes;
+  int64_t slice_x, slice_y;
+  const SliceTask& task;
+};
+
 template <FloatFormat F, int kColumnTiles>
-void launch_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y) {
+void launch_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y, bool many,
+                   const FloatSlices* slices) {
   using Kernel = MatmulFloats<F, kColumnTiles>;
   const int64_t tiles = (w.rows + kTileRows - 1) / kTileRows,
                 steps = (w.cols + kStepColumns - 1) / kStepColumns;
   const int slots = sum_slots(steps);
-  int tiles_per_block = x.rows > 8 ? 4 : 1;  // which share activations in L1
+  int tiles_per_block = kColumnTiles > 1 ? 4 : 1;  // which share activations in L1
   while (kWarps / tiles_per_block > slots) tiles_per_block *= 2;
-  const bool wide_rows = w.row_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
-  const bool wide_tokens = x.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
-  gpu.launch(Kernel{w, x, y, wide_rows, wide_tokens, tiles_per_block, slots},
-             Grid{static_cast<int>((tiles + tiles_per_block - 1) / tiles_per_block),
-                  static_cast<int>((x.rows + Kernel::kTokens - 1) / Kernel::kTokens)},
+  const auto wide = [](const void* data, size_t step) {
+    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && step % 16 == 0;
+  };
+  Kernel k{};
+  k.w = w, k.x = x, k.y = y;
+  k.wide_rows = wide(w.data, w.row_bytes);
+  k.wide_tokens = wide(x.data, static_cast<size_t>(x.stride) * sizeof(float));
+  k.tiles_per_block = tiles_per_block, k.sum_slots = slots;
+  Grid grid{static_cast<int>((tiles + tiles_per_block - 1) / tiles_per_block),
+            static_cast<int>((x.rows + Kernel::kTokens - 1) / Kernel::kTokens)};
+  if (slices) {
+    k.sliced = true;
+    k.pieces = many ? many_pieces(slices->task) : few_pieces(slices->task);
+    k.slice_bytes = slices->slice_bytes;
+    k.slice_x = slices->slice_x, k.slice_y = slices->slice_y;
+    k.wide_rows = k.wide_rows && wide(nullptr, k.slice_bytes);
+    k.wide_tokens = k.wide_tokens && wide(nullptr, static_cast<size_t>(k.slice_x) * sizeof(float));
+    const int n_runs = many ? slices->task.n_many_runs : slices->task.n_few_runs,
+              most = k.pieces.runs && many ? kManyRows : Kernel::kTokens;
+    grid.y = (most + Kernel::kTokens - 1) / Kernel::kTokens;
+    grid.z = n_pieces(k.pieces, n_runs, Kernel::kTokens);
+  }
+  gpu.launch(k, grid,
              sizeof(float) * kTileRows * Kernel::kTokens *
                  static_cast<size_t>(std::max(tiles_per_block * slots, kWarps)));
+}
+
+template <class Function>
+void with_float_format(FormatId format, Function&& f) {
+  Formats::visit(format, [&]<class F>() {
+    if constexpr (FloatFormat<F>)
+      f.template operator()<F>();
+    else
+      throw ArgumentError("matmul_floats with the format {}", F::kName);
+  });
 }
 
 }  // namespace
 
 void matmul_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y) {
   if (x.rows == 0) return;
-  Formats::visit(w.format, [&]<class F>() {
-    if constexpr (FloatFormat<F>) {
-      if (x.rows <= 8)
-        launch_floats<F, 1>(gpu, w, x, y);
-      else
-        launch_floats<F, 4>(gpu, w, x, y);
-    } else {
-      throw ArgumentError("matmul_floats with the format {}", F::kName);
-    }
+  with_float_format(w.format, [&]<class F>() {
+    if (x.rows <= 8)
+      launch_floats<F, 1>(gpu, w, x, y, false, nullptr);
+    else
+      launch_floats<F, 4>(gpu, w, x, y, false, nullptr);
+  });
+}
+
+void matmul_floats_slices(Gpu& gpu, const PlainMatrix& first, size_t slice_bytes, FloatView x,
+                          int64_t slice_x, FloatView y, int64_t slice_y, const SliceTask& task) {
+  const FloatSlices slices{slice_bytes, slice_x, slice_y, task};
+  with_float_format(first.format, [&]<class F>() {
+    if (task.few <= 8) return launch_floats<F, 1>(gpu, first, x, y, false, &slices);
+    launch_floats<F, 4>(gpu, first, x, y, false, &slices);
+    if (task.n_many_runs > 0) launch_floats<F, 4>(gpu, first, x, y, true, &slices);
   });
 }
 

@@ -15,14 +15,15 @@ struct Pack {
   static constexpr const char* kName = "pack_weight_domain";
   using Codes = TileCodes<F>;
 
-  const uint8_t* from;
+  const uint8_t* from;  // of the rows first ... rows - 1
   size_t row_bytes;
-  int64_t rows, cols;
+  int64_t first, rows, cols;
   uint8_t* to;
   TileLayout layout;
 
   HRUN_HD const uint8_t* block_of(int64_t row, int64_t b) const {
-    return from + static_cast<size_t>(row) * row_bytes + static_cast<size_t>(b) * F::kBlockBytes;
+    return from + static_cast<size_t>(row - first) * row_bytes +
+           static_cast<size_t>(b) * F::kBlockBytes;
   }
 
   // The exponent e of a row: the largest finite scale is in [2^(e-1), 2^e).
@@ -40,10 +41,11 @@ struct Pack {
   }
 
   HRUN_HD void operator()() const {
-    const int64_t tile = static_cast<int64_t>(block_x()) * (kThreads / kWarp) + warp();
-    if (tile >= layout.n_tiles) return;
+    const int64_t tile =
+        first / kTileRows + static_cast<int64_t>(block_x()) * (kThreads / kWarp) + warp();
     const int group = lane() / 4, quad = lane() % 4;
     const int64_t tile_row = tile * kTileRows;
+    if (tile_row >= rows) return;
     const int exponents[2] = {row_exponent(tile_row + group), row_exponent(tile_row + group + 8)};
     auto* const row_scale = reinterpret_cast<float*>(to) + tile_row;
     uint8_t* const out = to + layout.first_tile + tile * layout.tile_bytes;
@@ -113,11 +115,11 @@ size_t weight_domain_bytes(FormatId format, int64_t rows, int64_t cols) {
 }
 
 void pack_weight_domain(Gpu& gpu, FormatId format, const uint8_t* from, size_t row_bytes,
-                        int64_t rows, int64_t cols, uint8_t* to) {
+                        int64_t first, int64_t n_rows, int64_t rows, int64_t cols, uint8_t* to) {
   const bool known = TileFormats::visit(format, [&]<class F>() {
-    const TileLayout layout = TileLayout::of<F>(rows, cols);
-    gpu.launch(Pack<F>{from, row_bytes, rows, cols, to, layout},
-               Grid{static_cast<int>((layout.n_tiles + 1) / 2)});
+    gpu.launch(
+        Pack<F>{from, row_bytes, first, first + n_rows, cols, to, TileLayout::of<F>(rows, cols)},
+        Grid{static_cast<int>((n_rows + 2 * kTileRows - 1) / (2 * kTileRows))});
   });
   if (!known) throw ArgumentError("format id {} has no kernel in the weight domain", format);
 }

@@ -82,6 +82,7 @@ PrepareTask prepare_task(const QuantizeSource& from, InputForm kind, const Quant
   k.eps = from.eps;
   k.gate = from.gate;
   k.gate_stride = from.gate_stride;
+  k.rows = from.rows;
   k.cols = x.cols;
   k.rotated = is_rotated(kind);
   k.with_signs = kind == InputForm::kRotatedSigned;

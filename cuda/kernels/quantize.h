@@ -39,6 +39,17 @@ constexpr bool wants_transposed(InputForm kind) { return kind == InputForm::kRot
 // Sizes for QuantizedRows of this shape; no memory yet.
 QuantizedRows quantized_shape(InputForm kind, int64_t n_tokens, int64_t cols);
 
+// The row of the source that becomes row r: of a list on the device, or of heads that lie side by
+// side in rows, which become rows head by head.
+struct RowMap {
+  const int32_t* list = nullptr;
+  int64_t n_rows = 0, n_heads = 0;
+
+  HRUN_HD int64_t at(int64_t r) const {
+    return list ? list[r] : n_heads > 0 ? r % n_rows * n_heads + r / n_rows : r;
+  }
+};
+
 // The values that are quantized: x, or x / sqrt(mean(x^2) + eps) * norm, or gate * sigmoid(gate) *
 // x.
 struct QuantizeSource {
@@ -47,6 +58,7 @@ struct QuantizeSource {
   float eps = 0;
   const float* gate = nullptr;  // rows with x's stride `gate_stride`
   int64_t gate_stride = 0;
+  RowMap rows{};  // without a norm: x.rows counts what is made
 };
 
 // kind: any but InputForm::kFloat.  The codes and scales are what the CPU computes from the same

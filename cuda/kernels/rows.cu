@@ -95,18 +95,32 @@ struct MatmulPlain {
   PlainMatrix w;
   QuantizedRows x;
   FloatView y;
+  // Where sliced: a z of the grid is a piece.
+  bool sliced = false;
+  SlicePieces pieces{};
+  size_t slice_bytes = 0;
+  int64_t slice_y = 0;
 
   HRUN_HD void operator()() const {
+    const int64_t first = static_cast<int64_t>(block_y()) * kTokens;
+    if (!sliced) return multiply(w.data, first, x.n_tokens - first, y.data + first * y.stride);
+    const SlicePiece piece = pieces.at(block_z(), kManyRows);
+    if (piece.n > first)
+      multiply(w.data + static_cast<size_t>(piece.slice) * slice_bytes, piece.input_row + first,
+               piece.n - first, y.data + piece.slice * slice_y + (piece.row + first) * y.stride);
+  }
+
+  // At most kTokens rows of x from t0 on.
+  HRUN_HD void multiply(const uint8_t* weights, int64_t t0, int64_t rows, float* to) const {
     const int64_t r = static_cast<int64_t>(block_x()) * kWarps + warp();
-    const int64_t t0 = static_cast<int64_t>(block_y()) * kTokens;
     if (r >= w.rows) return;
-    const int n_tokens = static_cast<int>(x.n_tokens - t0 < kTokens ? x.n_tokens - t0 : kTokens);
+    const int n_tokens = static_cast<int>(rows < kTokens ? rows : kTokens);
     float acc[kTokens] = {};
     for (int64_t b = lane(); b < n_blocks<F>(w.cols); b += kWarp) {
       IntBlock ints;
       const int n = block_length<F>(w.cols, b);
       F::unpack(
-          w.data + static_cast<size_t>(r) * w.row_bytes + static_cast<size_t>(b) * F::kBlockBytes,
+          weights + static_cast<size_t>(r) * w.row_bytes + static_cast<size_t>(b) * F::kBlockBytes,
           n, ints);
       const int64_t col = b * F::kBlockValues;
       for (int t = 0; t < n_tokens; ++t) {
@@ -127,7 +141,7 @@ struct MatmulPlain {
     }
     for (int t = 0; t < n_tokens; ++t) {
       const float sum = warp_sum(acc[t]);
-      if (lane() == 0) y.row(t0 + t)[r] = sum;
+      if (lane() == 0) to[t * y.stride + r] = sum;
     }
   }
 };
@@ -138,6 +152,16 @@ Grid warp_per_row(int64_t rows, int64_t n_tokens) {
 }
 
 constexpr int64_t kMaxGrid = 65535;
+
+template <class Function>
+void with_quantized_format(FormatId format, Function&& f) {
+  Formats::visit(format, [&]<class F>() {
+    if constexpr (QuantizedFormat<F>)
+      f.template operator()<F>();
+    else
+      throw ArgumentError("matmul_plain with the float format {}", F::kName);
+  });
+}
 
 }  // namespace
 
@@ -157,11 +181,26 @@ void decode_rows(Gpu& gpu, const PlainMatrix& w, int64_t first, const int32_t* r
 }
 
 void matmul_plain(Gpu& gpu, const PlainMatrix& w, const QuantizedRows& x, FloatView y) {
-  Formats::visit(w.format, [&]<class F>() {
-    if constexpr (QuantizedFormat<F>)
-      gpu.launch(MatmulPlain<F>{w, x, y}, warp_per_row(w.rows, x.n_tokens));
-    else
-      throw ArgumentError("matmul_plain with the float format {}", F::kName);
+  with_quantized_format(w.format, [&]<class F>() {
+    gpu.launch(MatmulPlain<F>{w, x, y}, warp_per_row(w.rows, x.n_tokens));
+  });
+}
+
+void matmul_plain_slices(Gpu& gpu, const PlainMatrix& first, size_t slice_bytes,
+                         const QuantizedRows& x, FloatView y, int64_t slice_y,
+                         const SliceTask& task) {
+  with_quantized_format(first.format, [&]<class F>() {
+    const auto launch = [&](const SlicePieces& pieces, int n_runs, int most) {
+      Grid grid = warp_per_row(first.rows, most);
+      grid.z = n_pieces(pieces, n_runs, kManyRows);
+      gpu.launch(MatmulPlain<F>{first, x, y, true, pieces, slice_bytes, slice_y}, grid);
+    };
+    const bool heads = task.few_runs == nullptr;
+    launch(few_pieces(task), task.n_few_runs,
+           !heads                    ? task.few
+           : task.n_rows < kManyRows ? task.n_rows
+                                     : kManyRows);
+    if (task.n_many_runs > 0) launch(many_pieces(task), task.n_many_runs, kManyRows);
   });
 }
 

@@ -13,7 +13,8 @@ import sys
 from steps import ROOT, Step, main
 
 ORDER = (
-    "primitives", "rope_kv", "quantize", "matmul_float", "matmul", "sample", "attention", "matmul_weight", "seven_defects",
+    "primitives", "rope_kv", "quantize", "matmul_float", "matmul", "sample", "attention", "matmul_weight", "experts",
+    "upload", "seven_defects",
 )  # fmt: skip
 
 

@@ -64,9 +64,16 @@ void run_feed(const Pass& pass, int64_t layer, const MatmulInput& input, FloatVi
   feed_of(pass.model.spec(), layer).run(pass, layer, input, out);
 }
 
-bool is_repeatable(const ModelSpec& spec) {
-  for (int64_t l = 0; l < spec.params.n_layers; ++l)
-    if (!mixer_needs(spec, l, 1).repeatable || !feed_needs(spec, l, 1).repeatable) return false;
+bool is_repeatable(const Model& model, size_t device) {
+  const ModelSpec& spec = model.spec();
+  for (int64_t l = 0; l < spec.params.n_layers; ++l) {
+    const bool is_held = l >= model.part().first && (model.part().end < 0 || l < model.part().end);
+    if (!is_held || model.device_of(l) != device) continue;
+    const BlockNeeds feed = feed_needs(spec, l, 1);
+    if (!mixer_needs(spec, l, 1).repeatable || !feed.repeatable ||
+        (feed.chooses_experts && !backend_chooses_experts(model, l)))
+      return false;
+  }
   return true;
 }
 

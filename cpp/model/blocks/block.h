@@ -11,9 +11,10 @@ namespace hrun {
 // The needs of one layer, for passes of at most n_rows rows.
 struct BlockNeeds {
   size_t scratch_floats = 0;
-  CacheLayer cache{};      // of the keys and values, types left open; without heads: none
-  StateLayer state{};      // of a recurrent layer
-  bool repeatable = true;  // the host takes no part in it, so a pass can be recorded
+  CacheLayer cache{};            // of the keys and values, types left open; without heads: none
+  StateLayer state{};            // of a recurrent layer
+  bool repeatable = true;        // the host takes no part in it, so a pass can be recorded
+  bool chooses_experts = false;  // then it takes part where the backend does not choose them
 
   bool has_cache() const { return cache.n_kv_heads > 0; }
   bool has_state() const { return state.floats() > 0; }
@@ -36,8 +37,8 @@ inline CacheLayer cache_of(const LayerParams& layer) {
 void run_mixer(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 void run_feed(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 
-// Does the record that a backend made of a pass stay true?
-bool is_repeatable(const ModelSpec& spec);
+// Does the record stay true that a device made of a pass through its layers?
+bool is_repeatable(const Model& model, size_t device);
 // Scratch that suffices for every block of every layer, which run one after the other.
 size_t scratch_floats(const ModelSpec& spec, int64_t n_rows);
 // About the bytes that the state of a sequence takes.

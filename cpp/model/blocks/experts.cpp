@@ -100,11 +100,7 @@ void run_shared(const Pass& pass, int64_t l, Arena arena, FloatView x, FloatView
   }
   if (const DeviceTensor* router = model.weight(l, Role::shared_router)) {
     pass.multiply(*router, x, s.logit);
-    std::vector<float> weights = read_back(backend, s.logit);
-    for (float& weight : weights) weight = static_cast<float>(sigmoid(static_cast<double>(weight)));
-    std::vector<int32_t> rows(weights.size());
-    std::iota(rows.begin(), rows.end(), 0);
-    backend.mix_rows(shared, rows, weights, s.weighted);
+    backend.weigh_rows(s.logit, shared, s.weighted);
     return backend.add(out, s.weighted);
   }
   backend.add(out, shared);
@@ -145,6 +141,31 @@ void choose_experts(const HyperParams& p, const float* logits, const float* corr
   }
 }
 
+ExpertBlock expert_block(const Model& model, int64_t l) {
+  const HyperParams& p = model.params();
+  ExpertBlock block{};
+  block.rule = {p.gating,
+                static_cast<int>(p.n_experts),
+                static_cast<int>(p.n_experts_used),
+                static_cast<int>(p.n_expert_groups),
+                static_cast<int>(p.n_expert_groups_used),
+                p.experts_normed,
+                p.experts_scale,
+                model.weight(l, Role::router_correction),
+                model.weight(l, Role::experts_down_scale)};
+  block.gate = model.slices(l, Role::experts_gate), block.up = model.slices(l, Role::experts_up);
+  block.down = model.slices(l, Role::experts_down);
+  block.gate_bias = model.slices(l, Role::experts_gate_bias);
+  block.up_bias = model.slices(l, Role::experts_up_bias);
+  block.down_bias = model.slices(l, Role::experts_down_bias);
+  block.f = model.description().nonlinearity;
+  return block;
+}
+
+bool backend_chooses_experts(const Model& model, int64_t l) {
+  return model.backend(model.device_of(l)).chooses_experts(expert_block(model, l));
+}
+
 BlockNeeds experts_needs(const ModelSpec& spec, int64_t, int64_t n_rows) {
   Arena count;
   count.take(n_rows, spec.params.n_embd);
@@ -153,7 +174,7 @@ BlockNeeds experts_needs(const ModelSpec& spec, int64_t, int64_t n_rows) {
   SharedScratch(shared, spec.params, n_rows);
   BlockNeeds needs;
   needs.scratch_floats = std::max(count.used_floats(), shared.used_floats());
-  needs.repeatable = false;  // the host chooses the experts
+  needs.chooses_experts = true;
   return needs;
 }
 
@@ -191,6 +212,9 @@ void routed_experts(const Pass& pass, int64_t l, Arena arena, FloatView routed_b
   }
   backend.matmul(all.first(1), routed_by);
   pass.add_bias(l, Role::router_bias, routed);
+  if (const ExpertBlock block = expert_block(model, l);
+      !pass.observer && backend.chooses_experts(block))
+    return backend.experts(block, routed, x, {scratch.gate, scratch.up, scratch.mixed}, out);
   const std::vector<float> logits = read_back(backend, routed);
   const std::vector<float>&correction = model.host_vectors(l).router_correction,
         &scale = model.host_vectors(l).down_scale;

@@ -6,6 +6,10 @@
 namespace hrun {
 
 BlockNeeds experts_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows);
+// The experts of a layer as a backend sees them.
+ExpertBlock expert_block(const Model& model, int64_t layer);
+// Does the backend of a layer choose its experts, so that the host takes no part?
+bool backend_chooses_experts(const Model& model, int64_t layer);
 // Mixes the experts of a layer that each token chooses, by their weights, and the shared ones.
 void mix_experts(const Pass& pass, int64_t layer, const MatmulInput& input, FloatView out);
 

@@ -23,23 +23,6 @@ struct Scratch {
   }
 };
 
-// Applies a matrix to each head: y[t, h] = W_h x[t, h], heads of x_cols and y_cols values so many
-// apart.  The heads of one token are rows, which a backend multiplies at once.
-void multiply_heads(const Pass& pass, const Weight& weights, FloatView x, int64_t x_step,
-                    int64_t x_cols, FloatView y, int64_t y_step, int64_t y_cols) {
-  const auto n_heads = static_cast<int64_t>(weights.size());
-  if (x.rows == 1) {
-    std::vector<MatmulPart> parts;
-    for (int64_t h = 0; h < n_heads; ++h)
-      parts.push_back({weights[static_cast<size_t>(h)].get(), h,
-                       FloatView{y.data + h * y_step, 1, y_cols, y_step}});
-    return pass.multiply_parts(parts, FloatView{x.data, n_heads, x_cols, x_step});
-  }
-  for (int64_t h = 0; h < n_heads; ++h)
-    pass.multiply_slice(*weights[static_cast<size_t>(h)], columns(x, h * x_step, x_cols),
-                        columns(y, h * y_step, y_cols));
-}
-
 }  // namespace
 
 BlockNeeds latent_attention_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows) {
@@ -89,15 +72,13 @@ void latent_attention(const Pass& pass, int64_t l, const MatmulInput& input, Flo
   rope.first = static_cast<int>(p.latent_kv);
   backend.kv_append(cache, kv, c, pass.batch, {&rope, {}, 0});
 
-  multiply_heads(pass, model.slices(l, Role::attn_k_b), heads, p.latent_k_dim, p.nope(), q,
-                 at.k_dim, p.latent_kv);
+  pass.multiply_heads(model.slices(l, Role::attn_k_b), heads, p.latent_k_dim, q, at.k_dim);
   backend.copy_heads(columns(heads, p.nope(), heads.cols - p.nope()), p.latent_k_dim,
                      columns(q, p.latent_kv, q.cols - p.latent_kv), at.k_dim, n_heads, p.n_rot());
   AttentionShape shape{n_heads, static_cast<float>(p.attn_scale)};
   shape.rope = &rope;
   backend.attention(q, cache, pass.batch, shape, mixed);
-  multiply_heads(pass, model.slices(l, Role::attn_v_b), mixed, p.latent_kv, p.latent_kv, values,
-                 p.latent_v_dim, p.latent_v_dim);
+  pass.multiply_heads(model.slices(l, Role::attn_v_b), mixed, p.latent_kv, values, p.latent_v_dim);
   pass.multiply(*model.weight(l, Role::attn_output), values, out);
 }
 

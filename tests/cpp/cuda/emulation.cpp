@@ -130,6 +130,57 @@ struct Outside : Kernel {
   HRUN_HD void operator()() const { shared()[512] = 1; }
 };
 
+struct Write : Kernel {
+  int* to;
+  HRUN_HD void operator()() const { to[thread()] = 7; }
+};
+// Reads, or writes, what the kernel before wrote: before its own wait or after it, or without one.
+enum class Wait { after, before, never };
+struct Early : Kernel {
+  static constexpr bool kWaits = true;
+  int* of_others;
+  int* out;
+  Wait wait;
+  bool writes;
+  HRUN_HD void operator()() const {
+    if (wait == Wait::before) wait_for_kernels();
+    const int seen = of_others[thread()];
+    if (writes) of_others[thread()] = 8;
+    if (wait == Wait::after) wait_for_kernels();
+    out[thread()] = seen;
+  }
+};
+
+// A kernel that starts while the one before is under way.
+void check_early(Gpu& gpu) {
+  const OnDevice<int> of_others(gpu, std::vector<int>(96)), out(gpu, 96);
+  const std::vector<int> zeros(96);
+  const auto seven = [&](Wait wait) {
+    gpu.write(of_others.get(), zeros.data(), 96 * sizeof(int));
+    gpu.launch(Write{{}, of_others.get()}, Grid{1}, 0);
+    gpu.launch(Early{{}, of_others.get(), out.get(), wait, false}, Grid{1}, 0);
+    return out.read() == std::vector<int>(96, 7);
+  };
+  const auto error = [&](Wait wait, bool writes) {
+    gpu.write(of_others.get(), zeros.data(), 96 * sizeof(int));
+    gpu.launch(Write{{}, of_others.get()}, Grid{1}, 0);
+    return error_of(gpu, Early{{}, of_others.get(), out.get(), wait, writes}, 0);
+  };
+  expect(error(Wait::never, false).find("without a wait") != std::string::npos,
+         "a kernel that never waits is noticed");
+  setenv("HRUN_EMULATED_EARLY", "1", 1);
+  expect(seven(Wait::before), "a read after the wait for the kernels before");
+  expect(!seven(Wait::after), "a read before the wait is noticed");
+  gpu.launch(Write{{}, of_others.get()}, Grid{1}, 0);
+  gpu.wait();
+  gpu.launch(Early{{}, of_others.get(), out.get(), Wait::after, false}, Grid{1}, 0);
+  expect(out.read() == std::vector<int>(96, 7), "a read of what was there long before");
+  expect(error(Wait::before, true).empty(), "a write after the wait");
+  expect(error(Wait::after, true).find("a write before") != std::string::npos,
+         "a write before the wait is noticed");
+  unsetenv("HRUN_EMULATED_EARLY");
+}
+
 // Memory while a graph is recorded, and failures on demand.
 void check_memory(Gpu& gpu) {
   const size_t before = gpu.free_bytes();
@@ -207,6 +258,7 @@ int main() {
   expect(error_of(gpu, Odd{}, 512).find("odd address") != std::string::npos,
          "a row that is not aligned is noticed");
   check_memory(gpu);
+  check_early(gpu);
 
   expect(error_of(gpu, Parted{}).find("parted") != std::string::npos,
          "lanes that part are noticed");

@@ -159,6 +159,7 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, Hostile hostile, uint32
   for (int64_t r = 0; r < rows; r += kPackRows)
     pack(gpu, file.data() + static_cast<size_t>(r) * F::row_bytes(cols), r,
          rows - r < kPackRows ? rows - r : kPackRows, w);
+  gpu.wait();
 
   const Input in = make_input(F::kInputForm, n_tokens, cols, hostile, random);
   const int64_t y_stride = rows + 5;

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/backend/cpu_backend.h"
@@ -64,8 +65,14 @@ Product multiply(gpu::Gpu& device, const FormatInfo& f, const std::vector<uint8_
   gpu::Memory from(device, w.size(), "a test"),
       packed(device, gpu::weight_domain_bytes(f.id, rows, cols), "a test");
   std::memcpy(from.data, w.data(), w.size());
-  gpu::pack_weight_domain(device, f.id, static_cast<const uint8_t*>(from.data), f.row_bytes(cols),
-                          rows, cols, static_cast<uint8_t*>(packed.data));
+  // In two parts, where there are two tiles.
+  const int64_t some = rows / 2 / 16 * 16;
+  for (const auto& [first, n] : {std::pair{int64_t{0}, some}, std::pair{some, rows - some}})
+    if (n > 0)
+      gpu::pack_weight_domain(
+          device, f.id,
+          static_cast<const uint8_t*>(from.data) + static_cast<size_t>(first) * f.row_bytes(cols),
+          f.row_bytes(cols), first, n, rows, cols, static_cast<uint8_t*>(packed.data));
   const auto floats = [&](int64_t n) { return static_cast<size_t>(n) * sizeof(float); };
   gpu::Memory input(device, floats(n_tokens * (cols + gap)), "a test"),
       output(device, floats(n_tokens * (rows + gap)), "a test");

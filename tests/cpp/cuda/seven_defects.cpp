@@ -90,7 +90,8 @@ std::vector<float> multiply(Gpu& gpu, const FormatInfo& f, const std::vector<uin
   const Guarded packed(gpu, weight_domain_bytes(f.id, rows, cols)),
       y(gpu, static_cast<size_t>(rows * n_tokens) * sizeof(float)),
       scratch(gpu, weight_domain_scratch_bytes(f.id, rows, cols, n_tokens));
-  pack_weight_domain(gpu, f.id, from.get(), f.row_bytes(cols), rows, cols, packed.as<uint8_t>());
+  pack_weight_domain(gpu, f.id, from.get(), f.row_bytes(cols), 0, rows, rows, cols,
+                     packed.as<uint8_t>());
   matmul_weight_domain(gpu, f.id, packed.as<uint8_t>(), rows, cols,
                        {input.get(), n_tokens, cols, cols}, {y.as<float>(), n_tokens, rows, rows},
                        scratch.as<uint8_t>());
