@@ -121,8 +121,10 @@ struct FewQueries : FlashAttention<kDim, 16, 64, kDim <= 128 ? 3 : 2,
     this->begin_slots(kItems, ask);
     this->put_queries(w);
     sync_block();
+    // Where units are long the loop over keys needs the registers.
+    constexpr bool kStartBefore = kDim > 128;
     Rows rows;
-    this->start(w, 0, rows);
+    if constexpr (kStartBefore) this->start(w, 0, rows);
     Weights weights;
     {
       float u[kUnit / 8][4] = {};
@@ -131,6 +133,7 @@ struct FewQueries : FlashAttention<kDim, 16, 64, kDim <= 128 ? 3 : 2,
         this->next_slot(kItems, i, i % kSlots, ask);
         Flash::template multiply_keys<1>(Flash::queries(), rows_of_warp(i), &u[2 * i]);
       }
+      if constexpr (!kStartBefore) this->start(w, 0, rows);
       this->weigh(w, rows, first + warp() * kUnit, u, weights);
     }
     float o[kDim / 8][4];

@@ -38,7 +38,6 @@ struct AttentionTiles {
     int n_rows;          // queries of the kv head in the span
     int first_row;       // of the span in the batch
     int first_position;  // of the span
-    int end_of_span;
     const int32_t* pages;
     int begin, end;            // positions that some query of the block sees
     int seen_begin, seen_end;  // positions that all of them see
@@ -69,7 +68,6 @@ struct AttentionTiles {
     w.n_rows = span.n_rows * task.group;
     w.first_row = span.first_row;
     w.first_position = span.first_position;
-    w.end_of_span = span.first_position + span.n_rows;
     w.pages = task.batch.pages(place.span);
     w.whole = !task.apart || splits.n == 1;
     const int n_blocks = (w.n_rows + kRows - 1) / kRows,
@@ -79,8 +77,9 @@ struct AttentionTiles {
     const int first_token = w.row / task.group, last_token = last / task.group;
     w.begin = static_cast<int>(task.first_visible(w.first_position + first_token));
     w.seen_begin = static_cast<int>(task.first_visible(w.first_position + last_token));
-    w.end = task.end_visible(w.first_position + last_token, w.end_of_span);
-    w.seen_end = task.end_visible(w.first_position + first_token, w.end_of_span);
+    const int end_of_span = span.first_position + span.n_rows;
+    w.end = task.end_visible(w.first_position + last_token, end_of_span);
+    w.seen_end = task.end_visible(w.first_position + first_token, end_of_span);
     w.part = 0;
     if (w.whole) {
       w.first = w.begin / task.split;
@@ -190,7 +189,8 @@ struct AttentionTiles {
       const int row = w.row + at < w.n_rows ? w.row + at : w.n_rows - 1;
       const int64_t position = w.first_position + row / task.group;
       rows.begin[r] = static_cast<int>(task.first_visible(position));
-      rows.end[r] = task.end_visible(static_cast<int>(position), w.end_of_span);
+      rows.end[r] =
+          task.end_visible(static_cast<int>(position), w.first_position + w.n_rows / task.group);
       float down;
       memcpy(&down, queries() + at * kStride + kDim, sizeof down);
       const float scale = task.scale < 0 ? -task.scale : task.scale;
