@@ -810,7 +810,8 @@ TINY: dict[str, Tiny] = {
     "ling 2": Tiny(
         "bailingmoe2",
         "Glm4MoeConfig",
-        {**_ROUTED, "use_qk_norm": True, "n_group": 4, "topk_group": 2},
+        # One shared expert, as in all that are published: llama.cpp multiplies their width twice.
+        {**_ROUTED, "use_qk_norm": True, "n_group": 4, "topk_group": 2, "n_shared_experts": 1},
         remade=as_bailing,
     ),
     "apertus": Tiny("apertus", "ApertusConfig"),
