@@ -173,7 +173,7 @@ void Gpu::release_host(void* memory) { std::free(memory); }
 void Gpu::write(void* to, const void* from, size_t bytes) {
   state_->forbid_while_recording("a write from ordinary memory");
   state_->written.clear();
-  memcpy(to, from, bytes);
+  if (bytes > 0) memcpy(to, from, bytes);
 }
 void Gpu::write_pinned(void* to, const void* from, size_t bytes) {
   state_->do_alone([=] { memcpy(to, from, bytes); });
@@ -181,7 +181,7 @@ void Gpu::write_pinned(void* to, const void* from, size_t bytes) {
 void Gpu::read(void* to, const void* from, size_t bytes) {
   state_->forbid_while_recording("a read");
   state_->written.clear();
-  memcpy(to, from, bytes);
+  if (bytes > 0) memcpy(to, from, bytes);
 }
 void Gpu::copy(void* to, const void* from, size_t bytes) {
   state_->do_alone([=] { memmove(to, from, bytes); });
