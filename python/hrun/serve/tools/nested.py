@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hrun.serve.tools.formats import ToolFormat
-from hrun.serve.tools.tags import overlap, past_blanks
+from hrun.serve.tools.states import StateWriting
+from hrun.serve.tools.tags import past_blanks
 from hrun.serve.tools.values import dumps, kind_of, properties_of, value_of
 
 
@@ -25,28 +26,16 @@ class _Frame:
         return "]" if self.is_list else "}"
 
 
-class NestedWriting:
-    """Becomes JSON, a text while it is written.  See :class:`hrun.serve.tools.writing.Writing`.
-
-    An element whose first element is an item is a list, unless its schema says otherwise.
-    """
+class NestedWriting(StateWriting):
+    """An element whose first element is an item is a list, unless its schema says otherwise."""
 
     in_string = False  # the namespace before each tag stands in no text
 
     def __init__(self, row: ToolFormat, tag: Callable[[str], str], schema: Any) -> None:
+        super().__init__(self._begins)
         self._opens = tag(row.namespace) + "<"
-        self._at = 0  # the end of the text that is done with
         self._frames = [_Frame("", schema, False)]
         self._name, self._schema = "", schema  # of the element that was opened last
-        self._state = self._begins
-        self._ended = False
-
-    def step(self, text: str) -> tuple[str, int | None]:
-        """The elements that are complete, and what is certain of a text."""
-        out = ""
-        while not self._ended and (new := self._state(text)) is not None:
-            out += new
-        return out, self._at if self._ended else None
 
     def end(self, text: str, tagged: bool) -> tuple[str, bool]:
         """Returns the rest.  All is closed where a tag ends the call, complete or not."""
@@ -61,7 +50,7 @@ class NestedWriting:
         complete = tagged and self._state == self._between and len(self._frames) == 1
         return (out + self._give_up(len(text)) if tagged else out), complete
 
-    # ---- states: each returns what it adds to the JSON, None while the text does not say
+    # ---- states
 
     def _begins(self, text: str) -> str | None:
         self._state = self._between
@@ -120,14 +109,7 @@ class NestedWriting:
         return ""
 
     def _in_text(self, text: str) -> str | None:
-        close, rest = self._closing(self._name), text[self._at :]
-        end = rest.find(close)
-        if end >= 0:
-            self._at, self._state = self._at + end + len(close), self._between
-            return dumps(rest[:end])[1:-1] + '"'
-        ready = rest[: len(rest) - overlap(rest, (close,))]
-        self._at += len(ready)
-        return dumps(ready)[1:-1] if ready else None
+        return self._text_until(self._closing(self._name), text, self._between)
 
     def _leaf(self, text: str) -> str | None:
         close = self._closing(self._name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from hrun.serve.tools.tags import overlap, past_blanks
+from hrun.serve.tools.states import StateWriting
+from hrun.serve.tools.tags import past_blanks
 from hrun.serve.tools.values import dumps, value_of
 
 QUOTE = '<|"|>'
@@ -13,28 +14,19 @@ _SCALAR_END = re.compile(r"[,\[\]{}]")
 _KEY_END = re.compile(r"[:,\[\]{}]")
 
 
-class QuotedWriting:
-    """Becomes JSON, a text while it is written.  See :class:`hrun.serve.tools.writing.Writing`."""
+class QuotedWriting(StateWriting):
+    """Values whose texts stand between marks; a list's or an object's brackets are JSON's."""
 
     def __init__(self, tag: Callable[[str], str]) -> None:
+        super().__init__(self._value)
         self._mark = tag(QUOTE)
-        self._at = 0  # the end of the text that is done with
         self._open: list[str] = []  # closing brackets of what is open
         self._n = [0]  # members of what is open, and of the whole
-        self._state = self._value
-        self._ended = False
 
     @property
     def in_string(self) -> bool:
         """Does the text end inside a text of the arguments?"""
         return self._state == self._in_text
-
-    def step(self, text: str) -> tuple[str, int | None]:
-        """The values that are complete, and what is certain of a text."""
-        out = ""
-        while not self._ended and (new := self._state(text)) is not None:
-            out += new
-        return out, self._at if self._ended else None
 
     def end(self, text: str, tagged: bool) -> tuple[str, bool]:
         """Returns the rest.  The brackets are closed where a tag says that nothing is missing."""
@@ -50,7 +42,7 @@ class QuotedWriting:
             out += self._lead() + dumps(value_of(rest.strip(), None))
         return out + self._give_up(len(text)), True
 
-    # ---- states: each returns what it adds to the JSON, None while the text does not say
+    # ---- states
 
     def _value(self, text: str) -> str | None:
         at = past_blanks(text, self._at)
@@ -99,14 +91,7 @@ class QuotedWriting:
         return f"{comma}{dumps(key)}: "
 
     def _in_text(self, text: str) -> str | None:
-        rest = text[self._at :]
-        end = rest.find(self._mark)
-        if end >= 0:
-            self._at, self._state = self._at + end + len(self._mark), self._next
-            return dumps(rest[:end])[1:-1] + '"'
-        ready = rest[: len(rest) - overlap(rest, (self._mark,))]
-        self._at += len(ready)
-        return dumps(ready)[1:-1] if ready else None
+        return self._text_until(self._mark, text, self._next)
 
     def _next(self, text: str) -> str | None:
         """The state behind a value."""
