@@ -557,6 +557,15 @@ HRUN_HD int warp() { return thread() / kWarp; }
 HRUN_HD float shuffle(float v, int from) {
   return bits_to_float(shuffle_bits(float_to_bits(v), from));
 }
+HRUN_HD double shuffle(double v, int from) {
+  uint64_t bits;
+  memcpy(&bits, &v, sizeof bits);
+  const uint64_t low = shuffle_bits(static_cast<uint32_t>(bits), from),
+                 high = shuffle_bits(static_cast<uint32_t>(bits >> 32), from);
+  bits = high << 32 | low;
+  memcpy(&v, &bits, sizeof bits);
+  return v;
+}
 HRUN_HD float shuffle_xor(float v, int mask) {
   return bits_to_float(shuffle_xor_bits(float_to_bits(v), mask));
 }

@@ -114,16 +114,7 @@ struct ChooseExperts {
 
   HRUN_HD double sum_in_order(double w) const {
     double sum = 0;
-    for (int k = 0; k < n_used; ++k) {
-      uint64_t bits;
-      memcpy(&bits, &w, sizeof bits);
-      const uint64_t low = shuffle_bits(static_cast<uint32_t>(bits), k),
-                     high = shuffle_bits(static_cast<uint32_t>(bits >> 32), k);
-      bits = high << 32 | low;
-      double v;
-      memcpy(&v, &bits, sizeof v);
-      sum += v;
-    }
+    for (int k = 0; k < n_used; ++k) sum += shuffle(w, k);
     return sum;
   }
 
@@ -141,13 +132,7 @@ struct ChooseExperts {
     const double score = gating == Gating::sigmoid && size > 1 ? first + second : first;
     int before = 0;  // groups that are better
     for (int g = 0; g < n_groups; ++g) {
-      uint64_t bits;
-      memcpy(&bits, &score, sizeof bits);
-      const uint64_t low = shuffle_bits(static_cast<uint32_t>(bits), g),
-                     high = shuffle_bits(static_cast<uint32_t>(bits >> 32), g);
-      bits = high << 32 | low;
-      double other;
-      memcpy(&other, &bits, sizeof other);
+      const double other = shuffle(score, g);
       before += other > score || (other == score && g < lane());
     }
     if (lane() < n_groups && before >= n_groups_used)
