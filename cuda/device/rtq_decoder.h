@@ -146,19 +146,28 @@ struct RtqSelectors<RTQ3> {
   }
 };
 
-template <>
-struct RtqSelectors<RTQ4> {
-  uint32_t code[2 + 16];
-  HRUN_HD RtqSelectors(const RtqChunk<RTQ4>& c, const RtqShifts& s) {
+// Of a code's lower four bits: the selectors of the first table, of two parts, and of the second.
+template <class F>
+struct RtqLowSelectors {
+  uint32_t low[2 + 16];  // of step i at i + 2
+  HRUN_HD RtqLowSelectors(const RtqChunk<F>& c, const RtqShifts& s) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) code[i] = run_before(c.codes[3].v[2 + i], s.carry);
+    for (int i = 0; i < 2; ++i) low[i] = run_before(c.codes[3].v[2 + i], s.carry);
   }
+  HRUN_HD void put(const RtqChunk<F>& c, int i, uint32_t* selector) {
+    low[i + 2] = c.codes[i / 4].v[i % 4];
+    selector[0] = low[i + 2] ^ low[i];
+    selector[1] = low[i + 2] ^ low[i] ^ 0x88888888u;
+    selector[2] = low[i + 1];
+    selector[3] = low[i + 1] ^ 0x88888888u;
+  }
+};
+
+template <>
+struct RtqSelectors<RTQ4> : RtqLowSelectors<RTQ4> {
+  using RtqLowSelectors::RtqLowSelectors;
   HRUN_HD void next(const RtqChunk<RTQ4>& c, int i, uint32_t (&selector)[4]) {
-    code[i + 2] = c.codes[i / 4].v[i % 4];
-    selector[0] = code[i + 2] ^ code[i];
-    selector[1] = code[i + 2] ^ code[i] ^ 0x88888888u;
-    selector[2] = code[i + 1];
-    selector[3] = code[i + 1] ^ 0x88888888u;
+    put(c, i, selector);
   }
 };
 
@@ -224,18 +233,10 @@ struct RtqSelectors<RTQ5> {
 };
 
 template <>
-struct RtqSelectors<RTQ6> {
-  uint32_t low[2 + 16];
-  HRUN_HD RtqSelectors(const RtqChunk<RTQ6>& c, const RtqShifts& s) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) low[i] = run_before(c.codes[3].v[2 + i], s.carry);
-  }
+struct RtqSelectors<RTQ6> : RtqLowSelectors<RTQ6> {
+  using RtqLowSelectors::RtqLowSelectors;
   HRUN_HD void next(const RtqChunk<RTQ6>& c, int i, uint32_t (&selector)[5]) {
-    low[i + 2] = c.codes[i / 4].v[i % 4];
-    selector[0] = low[i + 2] ^ low[i];
-    selector[1] = low[i + 2] ^ low[i] ^ 0x88888888u;
-    selector[2] = low[i + 1];
-    selector[3] = low[i + 1] ^ 0x88888888u;
+    put(c, i, selector);
     selector[4] = (c.codes[4 + i / 8].v[i / 2 % 4] >> (2 * (i % 2))) & 0x33333333u;
   }
 };
