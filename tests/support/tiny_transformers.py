@@ -156,9 +156,38 @@ class Tiny:
     remade: Callable[[Path, int, int], None] | None = None
 
 
+def rewrite_checkpoint(
+    folder: Path,
+    names: Mapping[str, str],
+    together: str,
+    join: Callable[[list[np.ndarray]], np.ndarray],
+) -> None:
+    """Gives parts of the tensors' names other names, and each layer's queries, keys and values the one name ``together``."""
+    from safetensors.numpy import load_file, save_file
+
+    stored = load_file(folder / "model.safetensors")
+    out = {}
+    for name, values in stored.items():
+        if "k_proj" in name or "v_proj" in name:
+            continue
+        if "q_proj" in name:
+            parts = ("q_proj", "k_proj", "v_proj")
+            joined = join([stored[name.replace("q_proj", part)] for part in parts])
+            out[name.replace("self_attn.q_proj", together)] = joined
+            continue
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        out[name] = values
+    save_file(out, folder / "model.safetensors")
+
+
 def as_internlm2(folder: Path, n_heads: int, n_kv_heads: int) -> None:
     """A Llama folder under InternLM 2's names, with the queries that read a head of keys before it and its values."""
-    from safetensors.numpy import load_file, save_file
+
+    def by_head(parts: list[np.ndarray]) -> np.ndarray:
+        width = parts[0].shape[1]
+        groups = [part.reshape(n_kv_heads, -1, width) for part in parts]
+        return np.concatenate(groups, axis=1).reshape(-1, width)
 
     names = {
         "model.embed_tokens": "model.tok_embeddings",
@@ -170,24 +199,7 @@ def as_internlm2(folder: Path, n_heads: int, n_kv_heads: int) -> None:
         "mlp.up_proj": "feed_forward.w3",
         "mlp.down_proj": "feed_forward.w2",
     }
-    stored = load_file(folder / "model.safetensors")
-    out = {}
-    for name, values in stored.items():
-        if "k_proj" in name or "v_proj" in name:
-            continue
-        if "q_proj" in name:
-            width = values.shape[1]
-            groups = [
-                stored[name.replace("q_proj", part)].reshape(n_kv_heads, -1, width)
-                for part in ("q_proj", "k_proj", "v_proj")
-            ]
-            together = np.concatenate(groups, axis=1).reshape(-1, width)
-            out[name.replace("self_attn.q_proj", "attention.wqkv")] = together
-            continue
-        for theirs, ours in names.items():
-            name = name.replace(theirs, ours)
-        out[name] = values
-    save_file(out, folder / "model.safetensors")
+    rewrite_checkpoint(folder, names, "attention.wqkv", by_head)
     config = json.loads((folder / "config.json").read_text())
     config["architectures"] = ["InternLM2ForCausalLM"]
     (folder / "config.json").write_text(json.dumps(config))
@@ -195,8 +207,6 @@ def as_internlm2(folder: Path, n_heads: int, n_kv_heads: int) -> None:
 
 def as_bailing(folder: Path, n_heads: int, n_kv_heads: int) -> None:
     """A folder of GLM 4.5's under Ling 2's names, queries, keys and values in one matrix."""
-    from safetensors.numpy import load_file, save_file
-
     names = {
         "embed_tokens": "word_embeddings",
         "self_attn.o_proj": "attention.dense",
@@ -204,23 +214,7 @@ def as_bailing(folder: Path, n_heads: int, n_kv_heads: int) -> None:
         "self_attn.k_norm": "attention.key_layernorm",
         "e_score_correction_bias": "expert_bias",
     }
-    stored = load_file(folder / "model.safetensors")
-    out = {}
-    for name, values in stored.items():
-        if "k_proj" in name or "v_proj" in name:
-            continue
-        if "q_proj" in name:
-            parts = [
-                stored[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")
-            ]
-            out[name.replace("self_attn.q_proj", "attention.query_key_value")] = np.concatenate(
-                parts
-            )
-            continue
-        for theirs, ours in names.items():
-            name = name.replace(theirs, ours)
-        out[name] = values
-    save_file(out, folder / "model.safetensors")
+    rewrite_checkpoint(folder, names, "attention.query_key_value", np.concatenate)
     config = json.loads((folder / "config.json").read_text())
     config.update(
         architectures=["BailingMoeV2ForCausalLM"],
