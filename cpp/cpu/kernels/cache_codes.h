@@ -21,6 +21,7 @@
 // 64 fp16 scales follow.
 #pragma once
 
+#include "backend/cache.h"
 #include "cpu/lanes/math.h"
 #include "formats/cache_codes.h"
 #include HRUN_BYTES  // the tier's, named in tiers.cmake
