@@ -107,27 +107,23 @@ def sections(elf: bytes) -> dict[str, bytes]:
     }
 
 
-def device_code(data: bytes) -> list[dict[str, frozenset[int]]]:
-    """The device images in an object file, in their order: mangled kernel name -> opcodes."""
+def device_code(data: bytes) -> list[dict[str, bytes]]:
+    """The device images in an object file, in their order: mangled kernel name -> instructions of 16 bytes."""
     images = []
     at = data.find(b"\x7fELF")
     while at >= 0:
         if struct.unpack_from("<H", data, at + 18)[0] == EM_CUDA:
-            text = {
-                n[len(".text.") :]: c
-                for n, c in sections(data[at:]).items()
-                if n.startswith(".text.")
-            }
-            images.append(
-                {
-                    n: frozenset(
-                        struct.unpack_from("<H", c, i)[0] & 0xFFF for i in range(0, len(c) - 15, 16)
-                    )
-                    for n, c in text.items()
-                }
-            )
+            found = sections(data[at:]).items()
+            images.append({n[len(".text.") :]: c for n, c in found if n.startswith(".text.")})
         at = data.find(b"\x7fELF", at + 4)
     return images
+
+
+def opcodes_of(code: bytes) -> frozenset[int]:
+    """The lowest twelve bits of every instruction."""
+    return frozenset(
+        struct.unpack_from("<H", code, i)[0] & 0xFFF for i in range(0, len(code) - 15, 16)
+    )
 
 
 def demangle(names: list[str]) -> dict[str, str]:
@@ -144,10 +140,10 @@ def demangle(names: list[str]) -> dict[str, str]:
     return {n: s[:-1] if s.endswith(">") else s for n, s in zip(names, short, strict=False)}
 
 
-def compile_file(
+def compile_object(
     nvcc: str, source: Path, architectures: tuple[str, ...], folder: Path
-) -> list[Kernel]:
-    """All kernels of one file; raises RuntimeError with the compiler's words."""
+) -> tuple[bytes, str]:
+    """An object file and what ptxas said; raises RuntimeError with the compiler's words."""
     out = folder / (source.stem + ".o")
     command = [nvcc, *FLAGS, "--no-compress", "-I", str(ROOT), "-I", str(ROOT / "cpp")]
     for arch in architectures:
@@ -158,16 +154,24 @@ def compile_file(
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         raise RuntimeError(f"{source.name} does not compile:\n{done.stdout}{done.stderr}")
+    return out.read_bytes(), done.stdout + done.stderr
+
+
+def compile_file(
+    nvcc: str, source: Path, architectures: tuple[str, ...], folder: Path
+) -> list[Kernel]:
+    """All kernels of one file; raises RuntimeError with the compiler's words."""
+    data, said = compile_object(nvcc, source, architectures, folder)
     opcodes: dict[str, list[frozenset[int]]] = {}
-    for image in device_code(out.read_bytes()):
-        for mangled, codes in image.items():
-            opcodes.setdefault(mangled, []).append(codes)
+    for image in device_code(data):
+        for mangled, code in image.items():
+            opcodes.setdefault(mangled, []).append(opcodes_of(code))
     pattern = re.compile(
         r"Compiling entry function '(\S+)' for '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
         r".*?Used (\d+) registers",
         re.S,
     )
-    found = pattern.findall(done.stdout + done.stderr)
+    found = pattern.findall(said)
     readable = demangle([m[0] for m in found])
     kernels = []
     for mangled, arch, stack, stores, loads, registers in found:

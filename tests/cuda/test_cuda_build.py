@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
+import struct
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+import check_cuda_resources as tool
+import count_cuda_instructions as counter
 
 pytestmark = pytest.mark.slow
 
@@ -31,21 +32,6 @@ template <class Kernel>
 __global__ void run_kernel(const Kernel kernel) { kernel(); }
 void launch(Walk walk) { run_kernel<Walk><<<1, 32>>>(walk); }
 """
-
-
-def load_tool() -> ModuleType:
-    """tools/check_cuda_resources.py as a module."""
-    spec = importlib.util.spec_from_file_location(
-        "check_cuda_resources", ROOT / "tools" / "check_cuda_resources.py"
-    )
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +71,70 @@ def test_local_memory_and_missing_tensor_cores_are_found(
             "STL instructions",
             "no tensor-core instructions",
         ]
+
+
+def test_instructions_per_weight_have_not_risen(nvcc: str) -> None:
+    """Integer instructions bind RTQ3 where memory is fast."""
+    rows = {
+        (r.format, r.tokens, r.arch): r.counts for r in counter.count_all(nvcc, ("matmul_rtq.cu",))
+    }
+    assert {code for counts in rows.values() for code in counts.unknown} == set()
+    for name, most in (("rtq3", 1.5), ("rtq4", 1.95), ("rtq2", 2.1)):
+        for arch in counter.ARCHITECTURES:
+            assert 1 < rows[name, 8, arch].per_weight("integer") < most, (name, arch)
+    sums = rows["rtq3", 8, "90a"]
+    assert sums.per_chunk["tensor"] == 24  # three tables, eight products
+    assert sums.chunks == 2
+
+
+# A loop of 9.0: the shortest way skips the loads, and one has a barrier.
+MOV, LDG, IMMA, BAR, BRA, EXIT = 0x802, 0x981, 0x237, 0xB1D, 0x947, 0x94D
+LOOP = [
+    ("start", MOV, None),
+    ("head", BRA, "work"),  # if nothing is left to load
+    ("", LDG, None),
+    ("", LDG, None),
+    ("work", IMMA, None),
+    ("", IMMA, None),
+    ("", BRA, "next"),  # if no row ends
+    ("", MOV, None),
+    ("", MOV, None),
+    ("", BAR, None),
+    ("next", MOV, None),
+    ("", BRA, "head"),
+    ("", EXIT, None),
+]
+
+
+def encoded(program: list[tuple[str, int, str | None]]) -> bytes:
+    """Machine code of 9.0; every branch has a predicate."""
+    at = {name: 16 * i for i, (name, _, _) in enumerate(program) if name}
+    code = b""
+    for i, (_, opcode, target) in enumerate(program):
+        low, high = opcode | 7 << 12, 7 << 23 if opcode == BRA else 0
+        if opcode == LDG:  # sixteen bytes, past the first cache
+            high = 5 << 20 | 6 << 9
+        if target:
+            words = (at[target] - 16 * i - 16) // 4
+            both = (words & 255) << 16 | (words >> 8 & (1 << 48) - 1) << 34
+            low = low & ~(15 << 12) | both & (1 << 64) - 1
+            high |= both >> 64
+        code += struct.pack("<QQ", low, high)
+    return code
+
+
+def test_the_way_through_a_loop_loads_all_weights() -> None:
+    counts = counter.count_loop(encoded(LOOP), "90a", loads_per_chunk=2)
+    assert counts.chunks == 1
+    assert counts.once_round == {"memory": 2, "tensor": 2, "integer": 1, "other": 3}
+    assert counts.end == 3
+    assert counts.unknown == set()
+    without = [i for i in LOOP if i[1] != LDG]
+    with pytest.raises(ValueError, match="no loop loads weights"):
+        counter.count_loop(encoded(without), "90a", loads_per_chunk=2)
+    always = [i for i in LOOP if i[2] != "next"]
+    with pytest.raises(ValueError, match="has a barrier"):
+        counter.count_loop(encoded(always), "90a", loads_per_chunk=2)
 
 
 def test_what_is_cold_exists() -> None:
