@@ -241,6 +241,8 @@ class Scheduler::Planner {
   }
 
   void plan_prompts() {
+    n_rows_before_prompts_ = plan_.n_rows;
+    seconds_ = seconds_with_prompts();
     const int64_t n_total = rows_for_prompts(0, rows_left_);
     const int64_t rows_at_end = plan_.n_rows + n_total;
     // In the first round no prompt takes more than half while another can go on.
@@ -271,20 +273,27 @@ class Scheduler::Planner {
       if (plan_.n_rows < rows_at_end && e->span != 0) add_chunk(*e, rows_at_end - plan_.n_rows);
   }
 
+  // How long a step with prompts may take.  Where several prompts wait it is longer.  Where the
+  // rows that are planned already take long, a step may take twice that: a stream's gap at most
+  // doubles, and a prompt does not wait for ever on a machine that reads its weights slowly.
+  double seconds_with_prompts() const {
+    if (!budget_.cost) return 0;
+    const double longer = 1 + kLongerPerPrompt * static_cast<double>(n_prompts_ - 1);
+    return std::max(budget_.seconds * std::min(longer, kLongest),
+                    2 * budget_.cost->seconds(plan_.n_rows, plan_.attended));
+  }
+
   // The number of rows that prompts may still take: as many as the time allows, and not fewer than
-  // min_chunk.  Where several prompts wait the time is longer.  Where the rows that are planned
-  // already take long, a step may take twice that: a stream's gap at most doubles, and a prompt
-  // does not wait for ever on a machine that reads its weights slowly.
+  // are missing to min_chunk.
   int64_t rows_for_prompts(int64_t first, int64_t at_most) const {
     if (!budget_.cost || budget_.seconds <= 0) return at_most;
     const StepCost& cost = *budget_.cost;
-    const double longer = 1 + kLongerPerPrompt * static_cast<double>(n_prompts_ - 1);
-    const double limit = std::max(budget_.seconds * std::min(longer, kLongest),
-                                  2 * cost.seconds(plan_.n_rows, plan_.attended));
     int64_t n =
-        cost.known() ? cost.rows_within(limit, plan_.n_rows, plan_.attended, first, at_most) : 0;
+        cost.known() ? cost.rows_within(seconds_, plan_.n_rows, plan_.attended, first, at_most) : 0;
     n = std::min(n, cost.rows_believed() - plan_.n_rows);
-    return std::clamp(n, std::min(s_.options_.min_chunk, at_most), at_most);
+    const int64_t n_planned = plan_.n_rows - n_rows_before_prompts_;
+    const int64_t least = std::max<int64_t>(s_.options_.min_chunk - n_planned, 0);
+    return std::clamp(n, std::min(least, at_most), at_most);
   }
 
   Entry* next_prompt(const std::vector<const Entry*>& tried) const {
@@ -442,7 +451,9 @@ class Scheduler::Planner {
   int64_t now_us_;
   StepPlan plan_;
   int64_t rows_left_ = 0;
-  int64_t n_prompts_ = 0;    // that wait for rows
+  int64_t n_prompts_ = 0;  // that wait for rows
+  int64_t n_rows_before_prompts_ = 0;
+  double seconds_ = 0;       // of a step with prompts
   double least_served_ = 0;  // of the clients that are present
   int64_t n_logged_ = 0;     // records of the redo log that the step writes
   bool admit_ = true;

@@ -594,6 +594,31 @@ void cancelled_ones_are_freed() {
   check(bench.rows(again) < 300 - 64, "and cached");
 }
 
+// Behind many positions a row costs more, and in the end the least chunk more than a step may.
+void deep_chunks_get_smaller() {
+  StepCost cost;
+  const auto seconds = [](int64_t n, double attended) {
+    return 0.008 + 0.0015 * static_cast<double>(n) + 5e-7 * attended;
+  };
+  Bench bench(kRoomy);
+  bench.budget.cost = &cost;
+  bench.budget.seconds = 0.050;
+  bench.submit(text(8, 1), 1000);
+  bench.step();
+  const SequenceId id = bench.submit(text(4096, 2), 1);
+  int64_t n = 0, last = 0;
+  for (int i = 0; n < 4096; ++i) {
+    const StepPlan plan = bench.step();
+    const double took = seconds(plan.n_rows, plan.attended);
+    cost.observe(plan.n_rows, plan.attended, took);
+    last = rows_of(plan, id);
+    const double least = seconds(17, StepCost::attended_by(n, 16) + 1000);
+    check(took < std::max(0.055, least), "a deep chunk is not longer than the least or the limit");
+    n += last;
+  }
+  check(last <= 16, "the last chunks are the least ones");
+}
+
 // A running stream's first steps with another's prompt, whatever was seen before them.
 void first_chunks_are_measured() {
   for (const int n_decoded : {0, 1, 40}) {
@@ -621,6 +646,7 @@ void first_chunks_are_measured() {
     }
     check(most >= 24, "and the prompt gets what fits");
   }
+  deep_chunks_get_smaller();
   StepCost cost;
   for (int i = 0; i < 20; ++i) cost.observe(1, 100, 0.010);
   check(cost.seconds(5, 500) > 0.049, "steps of one row: what they cost is the row's");
