@@ -388,6 +388,27 @@ void CudaBackend::do_copy_heads(FloatView from, int64_t from_step, FloatView to,
   gpu::copy_heads(gpu_, from, from_step, to, to_step, n_heads, width);
 }
 
+void CudaBackend::do_scale_columns(FloatView x, const DeviceTensor& weight, FloatView out) {
+  const Turn turn(*this, Operation::gate);
+  gpu::scale_columns(gpu_, x, vector_of(weight), out);
+}
+
+void CudaBackend::do_mix_heads(FloatView factors, float shift, FloatView x, int n, FloatView base,
+                               FloatView out) {
+  const Turn turn(*this, Operation::add);
+  gpu::mix_heads(gpu_, factors, shift, x, n, base, out);
+}
+
+void CudaBackend::do_match_rms(FloatView x, FloatView y, float least) {
+  const Turn turn(*this, Operation::norm);
+  gpu::match_rms(gpu_, x, y, least);
+}
+
+void CudaBackend::do_keep_above(FloatView x, float deviations) {
+  const Turn turn(*this, Operation::gate);
+  gpu::keep_above(gpu_, x, deviations);
+}
+
 void CudaBackend::do_gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) {
   const Turn turn(*this, Operation::add);
   gpu::gather_rows(gpu_, x, upload_indices(rows), out);

@@ -111,6 +111,11 @@ class CudaBackend final : public Backend {
   void do_soft_cap(FloatView x, float cap) override;
   void do_copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads,
                      int64_t width) override;
+  void do_scale_columns(FloatView x, const DeviceTensor& weight, FloatView out) override;
+  void do_mix_heads(FloatView factors, float shift, FloatView x, int n, FloatView base,
+                    FloatView out) override;
+  void do_match_rms(FloatView x, FloatView y, float least) override;
+  void do_keep_above(FloatView x, float deviations) override;
   void do_gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) override;
   void do_mix_rows(FloatView x, std::span<const int32_t> rows, std::span<const float> weights,
                    FloatView out) override;

@@ -206,6 +206,24 @@ void Backend::copy_heads(FloatView from, int64_t from_step, FloatView to, int64_
   do_copy_heads(from, from_step, to, to_step, n_heads, width);
 }
 
+void Backend::scale_columns(FloatView x, const DeviceTensor& weight, FloatView out) {
+  checks::scale_columns(x, weight, out);
+  do_scale_columns(x, weight, out);
+}
+
+void Backend::mix_heads(FloatView factors, float shift, FloatView x, int n, FloatView base,
+                        FloatView out) {
+  checks::mix_heads(factors, x, n, base, out);
+  do_mix_heads(factors, shift, x, n, base, out);
+}
+
+void Backend::match_rms(FloatView x, FloatView y, float least) {
+  checks::match_rms(x, y, least);
+  do_match_rms(x, y, least);
+}
+
+void Backend::keep_above(FloatView x, float deviations) { do_keep_above(x, deviations); }
+
 void Backend::gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) {
   checks::gather_rows(x, rows, out);
   do_gather_rows(x, rows, out);

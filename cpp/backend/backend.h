@@ -314,6 +314,16 @@ class Backend {
   // 0 repeats one head.
   void copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step, int n_heads,
                   int64_t width);
+  // out[t] = weight * x[t], column by column
+  void scale_columns(FloatView x, const DeviceTensor& weight, FloatView out);
+  // Heads of every row, of which each x has n: out[t, h] = base[t, h] + sum over i of
+  // (factors[t, h * n + i] + shift) * x[t, i], in this order.  out may be base, and not x.
+  void mix_heads(FloatView factors, float shift, FloatView x, int n, FloatView base, FloatView out);
+  // x[t] *= rms(y[t]) / rms(x[t]), with at least `least` for the mean of x[t]'s squares
+  void match_rms(FloatView x, FloatView y, float least);
+  // x[t] = max(x[t] - c, 0) for c = mean(x[t]) + deviations * sqrt(variance(x[t])): about as large
+  // a part of values stays as a normal distribution has above so many standard deviations.
+  void keep_above(FloatView x, float deviations);
   // out[i] = x[rows[i]]
   void gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out);
   // out[t] = sum over k of weights[t * n + k] * x[rows[t * n + k]], n per token, in this order.
@@ -376,6 +386,11 @@ class Backend {
   virtual void do_soft_cap(FloatView x, float cap) = 0;
   virtual void do_copy_heads(FloatView from, int64_t from_step, FloatView to, int64_t to_step,
                              int n_heads, int64_t width) = 0;
+  virtual void do_scale_columns(FloatView x, const DeviceTensor& weight, FloatView out) = 0;
+  virtual void do_mix_heads(FloatView factors, float shift, FloatView x, int n, FloatView base,
+                            FloatView out) = 0;
+  virtual void do_match_rms(FloatView x, FloatView y, float least) = 0;
+  virtual void do_keep_above(FloatView x, float deviations) = 0;
   virtual void do_gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) = 0;
   virtual void do_mix_rows(FloatView x, std::span<const int32_t> rows,
                            std::span<const float> weights, FloatView out) = 0;

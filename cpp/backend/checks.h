@@ -322,6 +322,25 @@ inline void copy_heads(const FloatView& from, int64_t from_step, const FloatView
           "copy_heads", "heads inside both views");
 }
 
+inline void scale_columns(const FloatView& x, const DeviceTensor& weight, const FloatView& out) {
+  require(same_shape(x, out) && is_vector(weight, x.cols), "scale_columns",
+          "x and out of one shape and a weight per column");
+}
+
+inline void mix_heads(const FloatView& factors, const FloatView& x, int n, const FloatView& base,
+                      const FloatView& out) {
+  require(n > 0 && x.cols > 0 && x.cols % n == 0 && out.cols % (x.cols / n) == 0, "mix_heads",
+          "whole heads");
+  require(same_shape(base, out) && x.rows == out.rows && factors.rows == out.rows &&
+              factors.cols == out.cols / (x.cols / n) * n && x.data != out.data,
+          "mix_heads", "base and out of one shape, and a factor for each two heads");
+}
+
+inline void match_rms(const FloatView& x, const FloatView& y, float least) {
+  require(x.rows == y.rows && x.cols > 0 && y.cols > 0 && least > 0, "match_rms",
+          "as many rows of y as of x, and a positive mean of squares");
+}
+
 inline void gather_rows(const FloatView& x, std::span<const int32_t> rows, const FloatView& out) {
   require(out.rows == static_cast<int64_t>(rows.size()) && out.cols == x.cols, "gather_rows",
           "a row of out per index");

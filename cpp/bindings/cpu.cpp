@@ -319,6 +319,36 @@ auto layer_norm(const std::string& tier, const Matrix& x, const Vector& weight, 
   return out.release();
 }
 
+auto scale_columns(const std::string& tier, const Matrix& x, const Vector& weight) {
+  CpuBackend cpu(options(tier, 1));
+  Array<float> out = copy(x);
+  const auto w = cpu.upload(vector_tensor(weight));
+  cpu.scale_columns(view(out), *w, view(out));
+  return out.release();
+}
+
+auto mix_heads(const std::string& tier, const Matrix& factors, float shift, const Matrix& x, int n,
+               const Matrix& base) {
+  CpuBackend cpu(options(tier, 2));
+  Array<float> f = copy(factors), values = copy(x), out = copy(base);
+  cpu.mix_heads(view(f), shift, view(values), n, view(out), view(out));
+  return out.release();
+}
+
+auto match_rms(const std::string& tier, const Matrix& x, const Matrix& y, float least) {
+  CpuBackend cpu(options(tier, 1));
+  Array<float> out = copy(x), like = copy(y);
+  cpu.match_rms(view(out), view(like), least);
+  return out.release();
+}
+
+auto keep_above(const std::string& tier, const Matrix& x, float deviations) {
+  CpuBackend cpu(options(tier, 1));
+  Array<float> out = copy(x);
+  cpu.keep_above(view(out), deviations);
+  return out.release();
+}
+
 auto soft_cap(const std::string& tier, const Matrix& x, float cap) {
   CpuBackend cpu(options(tier, 1));
   Array<float> out = copy(x);
@@ -503,6 +533,11 @@ void init_cpu(nb::module_& m) {
   t.def("nonlinearity", &nonlinearity, nb::arg("tier"), nb::arg("name"), nb::arg("x"));
   t.def("xielu", &xielu, nb::arg("tier"), nb::arg("x"), nb::arg("alpha_p"), nb::arg("alpha_n"),
         nb::arg("beta"), nb::arg("eps"));
+  t.def("scale_columns", &scale_columns, nb::arg("tier"), nb::arg("x"), nb::arg("weight"));
+  t.def("mix_heads", &mix_heads, nb::arg("tier"), nb::arg("factors"), nb::arg("shift"),
+        nb::arg("x"), nb::arg("n"), nb::arg("base"));
+  t.def("match_rms", &match_rms, nb::arg("tier"), nb::arg("x"), nb::arg("y"), nb::arg("least"));
+  t.def("keep_above", &keep_above, nb::arg("tier"), nb::arg("x"), nb::arg("deviations"));
   t.def("soft_cap", &soft_cap, nb::arg("tier"), nb::arg("x"), nb::arg("cap"));
   t.def("mix_rows", &mix_rows, nb::arg("tier"), nb::arg("x"), nb::arg("rows"), nb::arg("weights"),
         nb::arg("n_tokens"));

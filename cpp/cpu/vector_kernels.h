@@ -59,6 +59,7 @@ struct VectorKernels {
   void (*to_fp16)(const float* x, int64_t n, uint16_t* out);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t n,
                      float* out);
+  void (*keep_above)(float* x, float deviations, int64_t n);
   void (*gated)(Nonlinearity f, const float* gate, const float* up, int64_t n, float* out);
   void (*nonlinearity)(Nonlinearity f, const float* x, int64_t n, float* out);
   void (*xielu)(float* x, const Xielu& f, int64_t n);

@@ -23,6 +23,8 @@ enum class Role : uint8_t {
   per_layer_embd,
   per_layer_model_proj,
   per_layer_norm,  // vectors of every layer for every token
+  altup_proj,
+  altup_unembd,  // of the hidden states beside the first, where a token has several
   output_norm,
   output_norm_bias,
   output,
@@ -121,6 +123,14 @@ enum class Role : uint8_t {
   per_layer_proj,
   per_layer_post_norm,
   layer_scale,  // of a layer's output: one number
+  altup_router,
+  altup_router_norm,
+  altup_predict,
+  altup_correct,
+  altup_correct_scale,  // of a token's hidden states (AltUp)
+  laurel_left,
+  laurel_right,
+  laurel_post_norm,  // a learned residual (LAuReL)
   count,
 };
 inline constexpr Role kFirstLayerRole = Role::attn_norm;
@@ -182,6 +192,10 @@ enum class Dim : uint8_t {
   per_layer,
   per_layer_all /* of all layers */,
   gate /* of the mixed values: of each, or one for a head */,
+  states /* hidden states of a token */,
+  states_squared,
+  states_beside /* the first */,
+  laurel /* rank of the learned residual */,
   count,
 };
 
@@ -219,7 +233,8 @@ enum class Transform : uint8_t {
                // value
   key_groups_q,
   key_groups_k,
-  key_groups_v,  // parts of that, queries and keys interleaved
+  key_groups_v,      // parts of that, queries and keys interleaved
+  first_row_beyond,  // rows of tokens; those that it lacks at the end are its first
   count,
 };
 

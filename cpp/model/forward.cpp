@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "model/blocks/altup.h"
 #include "model/blocks/block.h"
+#include "model/blocks/laurel.h"
 #include "model/blocks/per_layer.h"
 
 namespace hrun {
@@ -59,12 +61,15 @@ class Decoder {
     if (const DeviceTensor* weight = model_.weight(Role::embd_norm))
       pass_.norm(x_, *weight, model_.weight(Role::embd_norm_bias), x_);
     embed_per_layer(pass_, tokens, x_);
+    begin_states(pass_, x_);
   }
 
   void layer(int64_t l) {
     const FloatView projected = pass_.rows(w_.projected), fed = pass_.rows(w_.fed);
     const LayerParams& p = params_.layer(l);
     const bool mixes = p.mixer != Mixer::none, feeds = p.feed != Feed::none;
+    predict_states(pass_, l, x_);
+    const bool learned = learned_residual(pass_, l, x_, fed, projected);
     if (mixes) run_mixer(pass_, l, input_of(l, Role::attn_norm), projected);
     if (model_.description().norm_after_add) {
       add_and_norm(l, projected, Role::attn_post_norm, Role::attn_post_norm_bias);
@@ -78,16 +83,21 @@ class Decoder {
       backend_.add(x_, projected);
     } else {
       if (mixes) backend_.add(x_, projected);
+      if (learned) add_learned_residual(pass_, fed, x_);
       if (feeds) run_feed(pass_, l, input_of(l, Role::ffn_norm), fed);
     }
     if (feeds) {
       finish(l, Role::ffn_post_norm, fed);
       backend_.add(x_, fed);
     }
+    correct_states(pass_, l, x_);
     add_per_layer(pass_, l, x_);
     if (const std::vector<float>& scale = model_.host_vectors(l).layer_scale; !scale.empty())
       backend_.scale(x_, scale.front());
   }
+
+  // Makes one hidden state of what leaves the last layer.
+  void end() { end_states(pass_, x_); }
 
   // Makes the logits of as many rows at a time as the workspace holds.
   void all_logits(const PassOutputs& outputs) {
@@ -196,28 +206,28 @@ class Decoder {
 void read_states(const Workspace& work, int64_t n, int64_t width, float* out) {
   int64_t at = 0;
   std::vector<float> values;
-  for (const FloatView* view : {&work.x, &work.per_layer}) {
-    if (view->cols == 0 || n == 0) continue;
-    values.resize(static_cast<size_t>(n * view->cols));
-    work.backend().read(view->data,
+  for (const FloatView& view : work.between_layers()) {
+    if (view.cols == 0 || n == 0) continue;
+    values.resize(static_cast<size_t>(n * view.cols));
+    work.backend().read(view.data,
                         {reinterpret_cast<uint8_t*>(values.data()), values.size() * sizeof(float)});
     for (int64_t r = 0; r < n; ++r)
-      std::copy_n(values.data() + r * view->cols, view->cols, out + r * width + at);
-    at += view->cols;
+      std::copy_n(values.data() + r * view.cols, view.cols, out + r * width + at);
+    at += view.cols;
   }
 }
 
 void write_states(const Workspace& work, int64_t n, int64_t width, const float* in) {
   int64_t at = 0;
   std::vector<float> values;
-  for (const FloatView* view : {&work.x, &work.per_layer}) {
-    if (view->cols == 0 || n == 0) continue;
-    values.resize(static_cast<size_t>(n * view->cols));
+  for (const FloatView& view : work.between_layers()) {
+    if (view.cols == 0 || n == 0) continue;
+    values.resize(static_cast<size_t>(n * view.cols));
     for (int64_t r = 0; r < n; ++r)
-      std::copy_n(in + r * width + at, view->cols, values.data() + r * view->cols);
-    work.backend().write(view->data, {reinterpret_cast<const uint8_t*>(values.data()),
-                                      values.size() * sizeof(float)});
-    at += view->cols;
+      std::copy_n(in + r * width + at, view.cols, values.data() + r * view.cols);
+    work.backend().write(view.data, {reinterpret_cast<const uint8_t*>(values.data()),
+                                     values.size() * sizeof(float)});
+    at += view.cols;
   }
 }
 
@@ -260,8 +270,8 @@ void forward(const Model& model, std::span<Workspace> workspaces, const ModelCac
         before->backend().read(from.data, values);
         work.backend().write(to.data, values);
       };
-      pass_on(before->x, work.x);
-      pass_on(before->per_layer, work.per_layer);
+      const auto from = before->between_layers(), to = work.between_layers();
+      for (size_t i = 0; i < from.size(); ++i) pass_on(from[i], to[i]);
     } else if (states.in) {
       write_states(work, n, model.state_width(), states.in);
     }
@@ -274,6 +284,9 @@ void forward(const Model& model, std::span<Workspace> workspaces, const ModelCac
           if (poll) poll();
           decoder.layer(l);
         }
+        if (is_last && model.part().end > model.params().n_layers &&
+            (n_logits > 0 || !outputs.hidden_rows.empty()))
+          decoder.end();
         if (has_head && logits_fit) decoder.head(outputs.logit_rows);
       }
       done = recorded.finish();

@@ -19,9 +19,11 @@ const TensorRule& rule_of(const ModelDescription& description, Role role) {
   throw ArgumentError("architecture '{}' has no role {}", description.name, role_name(role));
 }
 
-bool is_embedding_norm(Role role) {
+// Does a tensor that is no table take part in what comes before the first layer?
+bool is_before_layers(Role role) {
   return role == Role::embd_norm || role == Role::embd_norm_bias ||
-         role == Role::per_layer_model_proj || role == Role::per_layer_norm;
+         role == Role::per_layer_model_proj || role == Role::per_layer_norm ||
+         role == Role::altup_proj;
 }
 
 LayerPart checked_part(const gguf::File& file, const ModelSpec& spec, LayerPart part) {
@@ -146,7 +148,7 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
   // Is a tensor outside the layers held?
   const auto is_used = [&](size_t role) {
     const bool is_input =
-        is_lookup(static_cast<Role>(role)) || is_embedding_norm(static_cast<Role>(role));
+        is_lookup(static_cast<Role>(role)) || is_before_layers(static_cast<Role>(role));
     const bool is_head = !is_input || (p.tied_head && static_cast<Role>(role) == Role::token_embd);
     return (is_input && embeds) || (is_head && has_head);
   };
@@ -168,7 +170,7 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
   constexpr auto kEmbedding = static_cast<size_t>(Role::token_embd);
   for (size_t r = 0; r < kRoles; ++r) {
     const bool is_table = is_lookup(static_cast<Role>(r));
-    const bool is_input = is_table || is_embedding_norm(static_cast<Role>(r));
+    const bool is_input = is_table || is_before_layers(static_cast<Role>(r));
     const bool tied = r == kEmbedding && p.tied_head && has_head && !second_embedding;
     const TensorUse use = tied       ? embeds ? TensorUse::any : TensorUse::product
                           : is_table ? TensorUse::lookup

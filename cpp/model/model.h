@@ -56,8 +56,10 @@ class Model {
   const LayerPart& part() const { return part_; }
   bool embeds() const { return part_.first == 0; }
   bool is_whole() const { return embeds() && part_.end > params().n_layers; }
-  // Values of a token between layers: its hidden state, and what all layers have for it alone.
-  int64_t state_width() const { return params().n_embd + params().n_per_layer * params().n_layers; }
+  // Values of a token between layers: its hidden states, and what all layers have for it alone.
+  int64_t state_width() const {
+    return params().n_states * params().n_embd + params().n_per_layer * params().n_layers;
+  }
   size_t device_of(int64_t layer) const;
   std::string device_description() const;
   const std::string& warning() const {
@@ -67,6 +69,7 @@ class Model {
   const DeviceTensor* weight(Role role) const { return first(globals_[static_cast<size_t>(role)]); }
   const DeviceTensor* weight(int64_t layer, Role role) const { return first(slices(layer, role)); }
   // The slices of a tensor; empty where the model has none.
+  const Weight& slices(Role role) const { return globals_[static_cast<size_t>(role)]; }
   const Weight& slices(int64_t layer, Role role) const {
     return layers_[static_cast<size_t>(layer)][static_cast<size_t>(role)];
   }

@@ -14,8 +14,9 @@ constexpr int64_t kPositions = 16384, kBatch = 512;
 size_t working_bytes(const ModelSpec& spec, int64_t positions) {
   const HyperParams& p = spec.params;
   const int64_t batch = std::min(kBatch, positions);
-  const int64_t activations = batch * (4 * p.n_embd + p.n_per_layer * p.n_layers) +
-                              static_cast<int64_t>(scratch_floats(spec, batch));
+  const int64_t activations =
+      batch * ((p.n_states > 1 ? 4 + 2 * p.n_states : 4) * p.n_embd + p.n_per_layer * p.n_layers) +
+      static_cast<int64_t>(scratch_floats(spec, batch));
   const int64_t logits = std::clamp<int64_t>((16 << 20) / p.n_vocab, 1, batch) * p.n_vocab;
   int64_t rotary = 0;
   for (const RopeParams& rope : p.ropes) rotary += positions * rope.n_rot;

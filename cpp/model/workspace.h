@@ -2,6 +2,7 @@
 // `n_ctx` positions.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -24,10 +25,15 @@ class Workspace {
   const Rope& rope(int number) const { return ropes_[static_cast<size_t>(number)]; }
   bool repeatable() const { return repeatable_; }  // see BlockNeeds
   float* scratch() const { return scratch_.data; }
+  // The values that go from layer to layer.
+  std::array<FloatView, 2> between_layers() const { return {states.data ? states : x, per_layer}; }
 
   FloatView x, normed;       // the hidden states, and a layer's input where a layer norm makes it
   FloatView projected, fed;  // what a mixer gives, and a feed-forward block
   FloatView per_layer;  // what layers have for each token, [n_per_layer * n_layers], or nothing
+  // Where a token has several hidden states, [n_states * n_embd] each: the states between layers,
+  // and those that a layer predicts; x is then the one that the layer computes.
+  FloatView states, predicted;
   FloatView logits;
 
  private:

@@ -85,7 +85,7 @@ HRUN_HD float gelu_erf(float x) {
   return larger(0.0f, y) - size * tail;
 }
 
-// (1 + clamp(up, -7, 7)) g / (1 + e^-1.702 g), g = min(gate, 7)
+// alpha_p x^2 + beta x for x >= 0, else alpha_n (e^min(x, eps) - 1 - x) + beta x
 HRUN_HD float xielu(float x, float alpha_p, float alpha_n, float beta, float eps) {
   const float positive = larger(0.0f, x);
   const float below = exponential(smaller(eps, x)) - 1.0f - x;
@@ -94,6 +94,7 @@ HRUN_HD float xielu(float x, float alpha_p, float alpha_n, float beta, float eps
                             fused_multiply_add(alpha_p, positive * positive, alpha_n * negative));
 }
 
+// (1 + clamp(up, -7, 7)) g / (1 + e^-1.702 g), g = min(gate, 7)
 HRUN_HD float clamped_silu(float gate, float up) {
   const float g = smaller(7.0f, gate), u = larger(-7.0f, smaller(7.0f, up));
   return (u + 1.0f) * (g / (1.0f + exponential(g * -1.702f)));

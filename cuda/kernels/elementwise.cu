@@ -1,5 +1,7 @@
 #include "cuda/kernels/elementwise.h"
 
+#include <cmath>
+
 #include "base/math64.h"
 #include "cuda/device/math.h"
 
@@ -102,6 +104,24 @@ struct CopyHeads {
     to.row(r)[head * to_step + i] = from.row(r)[head * from_step + i];
   }
 };
+struct ScaleColumns {
+  FloatView x, out;
+  const float* weight;
+  HRUN_HD void operator()(int64_t r, int64_t c) const { out.row(r)[c] = weight[c] * x.row(r)[c]; }
+};
+struct MixHeads {
+  FloatView factors, x, base, out;
+  float shift;
+  int n;
+  int64_t width;
+  HRUN_HD void operator()(int64_t r, int64_t c) const {
+    const float* const factor = factors.row(r) + c / width * n;
+    float sum = base.row(r)[c];
+    for (int i = 0; i < n; ++i)
+      sum = fused_multiply_add(factor[i] + shift, x.row(r)[i * width + c % width], sum);
+    out.row(r)[c] = sum;
+  }
+};
 struct GatherRows {
   FloatView x, out;
   const int32_t* rows;
@@ -130,9 +150,20 @@ struct WeighRows {
   }
 };
 
+constexpr int kRowThreads = 256;
+constexpr size_t kRowShared = kRowThreads / kWarp * sizeof(float);
+
+// The sum of f(c) over the columns of a row that a block has.
+template <class Function>
+HRUN_HD float row_sum(int64_t cols, const Function& f) {
+  float sum = 0;
+  for (int64_t c = thread(); c < cols; c += kRowThreads) sum = f(c, sum);
+  return block_sum<kRowThreads>(sum, reinterpret_cast<float*>(shared()));
+}
+
 // A block per row.
 struct Norm {
-  static constexpr int kThreads = 256, kBlocks = 1;
+  static constexpr int kThreads = kRowThreads, kBlocks = 1;
   static constexpr const char* kName = "norm";
   FloatView x, out;
   const float* weight;
@@ -144,17 +175,13 @@ struct Norm {
     const float* const from = x.row(block_x());
     float* const to = out.row(block_x());
     const auto count = static_cast<float>(x.cols);
-    auto* const partial = reinterpret_cast<float*>(shared());
     float mean = 0;
-    if (centred) {
-      float sum = 0;
-      for (int64_t c = thread(); c < x.cols; c += kThreads) sum += from[c];
-      mean = block_sum<kThreads>(sum, partial) / count;
-    }
-    float squares = 0;
-    for (int64_t c = thread(); c < x.cols; c += kThreads)
-      squares = fused_multiply_add(from[c] - mean, from[c] - mean, squares);
-    const float inverse = 1.0f / square_root(block_sum<kThreads>(squares, partial) / count + eps);
+    if (centred)
+      mean = row_sum(x.cols, [&](int64_t c, float sum) { return sum + from[c]; }) / count;
+    const float squares = row_sum(x.cols, [&](int64_t c, float sum) {
+      return fused_multiply_add(from[c] - mean, from[c] - mean, sum);
+    });
+    const float inverse = 1.0f / square_root(squares / count + eps);
     for (int64_t c = thread(); c < x.cols; c += kThreads) {
       const float normed = ((from[c] - mean) * inverse) * weight[c];
       to[c] = bias ? normed + bias[c] : normed;
@@ -162,20 +189,57 @@ struct Norm {
   }
 };
 
-void norm(Gpu& gpu, const Norm& kernel) {
-  if (kernel.x.rows > 0)
-    gpu.launch(kernel, Grid{static_cast<int>(kernel.x.rows)},
-               Norm::kThreads / kWarp * sizeof(float));
+struct MatchRms {
+  static constexpr int kThreads = kRowThreads, kBlocks = 1;
+  static constexpr const char* kName = "match_rms";
+  FloatView x, y;
+  float most;  // of 1 / rms(x)
+
+  HRUN_HD void operator()() const {
+    float* const to = x.row(block_x());
+    const float* const from = y.row(block_x());
+    const auto inverse = [](const float* row, int64_t cols) {
+      const float squares = row_sum(
+          cols, [&](int64_t c, float sum) { return fused_multiply_add(row[c], row[c], sum); });
+      return 1.0f / square_root(squares / static_cast<float>(cols));
+    };
+    const float own = inverse(to, x.cols),
+                factor = (own < most ? own : most) / inverse(from, y.cols);
+    for (int64_t c = thread(); c < x.cols; c += kThreads) to[c] = to[c] * factor;
+  }
+};
+
+struct KeepAbove {
+  static constexpr int kThreads = kRowThreads, kBlocks = 1;
+  static constexpr const char* kName = "keep_above";
+  FloatView x;
+  float deviations;
+
+  HRUN_HD void operator()() const {
+    float* const row = x.row(block_x());
+    const auto count = static_cast<float>(x.cols);
+    const float mean = row_sum(x.cols, [&](int64_t c, float sum) { return sum + row[c]; }) / count;
+    const float squares = row_sum(x.cols, [&](int64_t c, float sum) {
+      return fused_multiply_add(row[c] - mean, row[c] - mean, sum);
+    });
+    const float cutoff = fused_multiply_add(deviations, square_root(squares / count), mean);
+    for (int64_t c = thread(); c < x.cols; c += kThreads) row[c] = larger(0.0f, row[c] - cutoff);
+  }
+};
+
+template <class Kernel>
+void each_row(Gpu& gpu, const Kernel& kernel) {
+  if (kernel.x.rows > 0) gpu.launch(kernel, Grid{static_cast<int>(kernel.x.rows)}, kRowShared);
 }
 
 }  // namespace
 
 void rms_norm(Gpu& gpu, FloatView x, const float* weight, float eps, FloatView out) {
-  norm(gpu, {x, out, weight, nullptr, eps, false});
+  each_row(gpu, Norm{x, out, weight, nullptr, eps, false});
 }
 void layer_norm(Gpu& gpu, FloatView x, const float* weight, const float* bias, float eps,
                 FloatView out) {
-  norm(gpu, {x, out, weight, bias, eps, true});
+  each_row(gpu, Norm{x, out, weight, bias, eps, true});
 }
 void gated(Gpu& gpu, Nonlinearity f, FloatView gate, FloatView up, FloatView out) {
   each(gpu, gate.rows, gate.cols, Gated{f, gate, up, out});
@@ -193,6 +257,19 @@ void soft_cap(Gpu& gpu, FloatView x, float cap) { each(gpu, x.rows, x.cols, Soft
 void copy_heads(Gpu& gpu, FloatView from, int64_t from_step, FloatView to, int64_t to_step,
                 int n_heads, int64_t width) {
   each(gpu, from.rows, n_heads * width, CopyHeads{from, to, from_step, to_step, width});
+}
+void scale_columns(Gpu& gpu, FloatView x, const float* weight, FloatView out) {
+  each(gpu, x.rows, x.cols, ScaleColumns{x, out, weight});
+}
+void mix_heads(Gpu& gpu, FloatView factors, float shift, FloatView x, int n, FloatView base,
+               FloatView out) {
+  each(gpu, out.rows, out.cols, MixHeads{factors, x, base, out, shift, n, x.cols / n});
+}
+void match_rms(Gpu& gpu, FloatView x, FloatView y, float least) {
+  each_row(gpu, MatchRms{x, y, 1.0f / std::sqrt(least)});
+}
+void keep_above(Gpu& gpu, FloatView x, float deviations) {
+  each_row(gpu, KeepAbove{x, deviations});
 }
 void gather_rows(Gpu& gpu, FloatView x, const int32_t* rows, FloatView out) {
   each(gpu, out.rows, out.cols, GatherRows{x, out, rows});

@@ -20,6 +20,11 @@ void scale(Gpu& gpu, FloatView x, float factor);
 void soft_cap(Gpu& gpu, FloatView x, float cap);
 void copy_heads(Gpu& gpu, FloatView from, int64_t from_step, FloatView to, int64_t to_step,
                 int n_heads, int64_t width);
+void scale_columns(Gpu& gpu, FloatView x, const float* weight, FloatView out);
+void mix_heads(Gpu& gpu, FloatView factors, float shift, FloatView x, int n, FloatView base,
+               FloatView out);
+void match_rms(Gpu& gpu, FloatView x, FloatView y, float least);
+void keep_above(Gpu& gpu, FloatView x, float deviations);
 void gather_rows(Gpu& gpu, FloatView x, const int32_t* rows, FloatView out);
 // x[r] += the bias of expert experts[r]; the biases are so many values apart.
 void add_expert_bias(Gpu& gpu, FloatView x, const float* biases, int64_t step,

@@ -521,3 +521,53 @@ def test_the_environment_forces_a_tier(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HRUN_CPU_TIER", t)
         with pytest.raises(core.DeviceError, match="lacks"):
             core.cpu_tiers()
+
+
+@by_tier
+def test_operations_of_several_hidden_states(tier: str) -> None:
+    """Each gives the bits of the contract, which fit the definition in float64."""
+    rng = np.random.default_rng(31)
+    for n, cols in ((1, 1), (3, 7), (2, 64), (5, 100)):
+        x = (rng.standard_normal((n, cols)) * 10.0 ** rng.integers(-3, 4, (n, 1))).astype(
+            np.float32
+        )
+        y = rng.standard_normal((n, cols + 3), dtype=np.float32)
+        weight = rng.standard_normal(cols, dtype=np.float32)
+        assert same_bits(kernels.scale_columns(tier, x, weight), x * weight)
+        wide = x.astype(np.float64)
+        for least in (1e-5, 1e4):
+            got = kernels.match_rms(tier, x, y, least)
+            assert same_bits(got, contract.match_rms(x, y, least))
+            own = np.sqrt(np.maximum((wide**2).mean(axis=1, keepdims=True), least))
+            other = np.sqrt((y.astype(np.float64) ** 2).mean(axis=1, keepdims=True))
+            # Two means of squares, two roots, and five operations more.
+            assert (np.abs(got - wide * other / own) <= (cols / 8 + 20) * EPS * np.abs(got)).all()
+        for deviations in (1.6448536, 0.0, -0.5):
+            got = kernels.keep_above(tier, x, deviations)
+            assert same_bits(got, contract.keep_above(x, deviations))
+            mean, std = wide.mean(axis=1, keepdims=True), wide.std(axis=1, keepdims=True)
+            exact = np.maximum(wide - (mean + np.float64(np.float32(deviations)) * std), 0)
+            bound = (cols / 16 + 12) * EPS * (np.abs(wide) + np.abs(mean) + 2 * std)
+            bound += (cols / 16 + 6) * EPS * np.abs(wide).mean(axis=1, keepdims=True)
+            assert (np.abs(got - exact) <= bound).all()
+    for n, width, n_in, n_out in ((1, 1, 1, 1), (3, 7, 2, 2), (4, 64, 4, 4), (5, 100, 1, 3)):
+        factors, x, base = (
+            rng.standard_normal((n, c), dtype=np.float32)
+            for c in (n_in * n_out, n_in * width, n_out * width)
+        )
+        for shift in (0.0, 1.0):
+            got = kernels.mix_heads(tier, factors, shift, x, n_in, base)
+            assert same_bits(got, contract.mix_heads(factors, shift, x, n_in, base))
+    nothing = np.zeros((2, 20), np.float32)
+    assert (kernels.match_rms(tier, nothing, nothing, 1e-5) == 0).all()
+    assert (kernels.match_rms(tier, nothing + 1, nothing, 1e-5) == 0).all()
+    assert (kernels.keep_above(tier, nothing + 3, 0.0) == 0).all()
+    for wrong in (
+        lambda: kernels.scale_columns(tier, nothing, np.zeros(19, np.float32)),
+        lambda: kernels.match_rms(tier, nothing, nothing[:1], 1e-5),
+        lambda: kernels.match_rms(tier, nothing, nothing, 0.0),
+        lambda: kernels.mix_heads(tier, nothing, 0.0, nothing, 3, nothing),
+        lambda: kernels.mix_heads(tier, nothing[:, :3], 0.0, nothing, 2, nothing),
+    ):
+        with pytest.raises(core.ArgumentError):
+            wrong()

@@ -36,6 +36,7 @@ DIFFERENT = {
     "arcee with biases": "llama.cpp knows no biases in the feed-forward block",
     "youtu": "llama.cpp wants a width of experts where there are none",
     "gemma4, small": "llama.cpp knows the shared layers of the published models alone",
+    "gemma3n": "llama.cpp knows the sizes of the published models alone",
     "bitnet": "llama.cpp has SiLU in place of the squared positive part",
     "deepseek2": "llama.cpp ranks groups of experts by their two best",
 }

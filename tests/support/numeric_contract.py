@@ -197,19 +197,57 @@ def soft_cap(x: np.ndarray, cap: float) -> np.ndarray:
     return f32(cap) * (f32(1) - f32(2) / (f32(1) + e))
 
 
+def mean_of_squares(x: np.ndarray) -> np.ndarray:
+    """float32 [n] of x [n, cols]: 16 lanes of fma and the tree."""
+    n, cols = x.shape
+    lanes = np.zeros((n, LANES), np.float32)
+    for part in np.pad(x, ((0, 0), (0, -cols % LANES))).reshape(n, -1, LANES).swapaxes(0, 1):
+        lanes = fma(part, part, lanes)
+    return tree_sum(lanes) / np.float32(cols)
+
+
+def spread(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the variance of each row of x [n, cols], float32 [n]."""
+    n, cols = x.shape
+    lanes = np.zeros((n, LANES), np.float32)
+    for part in np.pad(x, ((0, 0), (0, -cols % LANES))).reshape(n, -1, LANES).swapaxes(0, 1):
+        lanes = lanes + part
+    mean = tree_sum(lanes) / np.float32(cols)
+    return mean, mean_of_squares(x - mean[:, None])
+
+
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
     f32 = np.float32
-    n, cols = x.shape
-    padding = ((0, 0), (0, -cols % LANES))
-    lanes = np.zeros((n, LANES), f32)
-    for part in np.pad(x, padding).reshape(n, -1, LANES).swapaxes(0, 1):
-        lanes = lanes + part
-    centred = x - (tree_sum(lanes) / f32(cols))[:, None]
-    lanes = np.zeros((n, LANES), f32)
-    for part in np.pad(centred, padding).reshape(n, -1, LANES).swapaxes(0, 1):
-        lanes = fma(part, part, lanes)
-    inverse = f32(1) / np.sqrt(tree_sum(lanes) / f32(cols) + f32(eps))
-    return (centred * inverse[:, None]) * weight + bias
+    mean, variance = spread(x)
+    inverse = f32(1) / np.sqrt(variance + f32(eps))
+    return ((x - mean[:, None]) * inverse[:, None]) * weight + bias
+
+
+def keep_above(x: np.ndarray, deviations: float) -> np.ndarray:
+    """max(x - c, 0) with c = deviations * sqrt(variance) + mean of the row."""
+    mean, variance = spread(x)
+    cutoff = fma(np.float32(deviations), np.sqrt(variance), mean)
+    return np.maximum(x - cutoff[:, None], np.float32(0))
+
+
+def match_rms(x: np.ndarray, y: np.ndarray, least: float) -> np.ndarray:
+    """x times min(1 / rms(x), 1 / sqrt(least)) / (1 / rms(y)), row by row."""
+    f32 = np.float32
+    with np.errstate(divide="ignore"):
+        own, other = (f32(1) / np.sqrt(mean_of_squares(v)) for v in (x, y))
+    return x * (np.minimum(own, f32(1) / np.sqrt(f32(least))) / other)[:, None]
+
+
+def mix_heads(
+    factors: np.ndarray, shift: float, x: np.ndarray, n: int, base: np.ndarray
+) -> np.ndarray:
+    """base[t, h] + the sum over i of (factors[t, h * n + i] + shift) x[t, i], a chain of fma."""
+    rows, width = len(x), x.shape[1] // n
+    heads, out = x.reshape(rows, n, width), base.reshape(rows, -1, width)
+    for i in range(n):
+        factor = (factors.reshape(rows, -1, n)[:, :, i] + np.float32(shift))[:, :, None]
+        out = fma(factor, heads[:, None, i], out)
+    return out.reshape(base.shape)
 
 
 def attention(

@@ -117,6 +117,11 @@ _GRANITE_H_DENSE = {
 }
 # Heads of one size in layers with a window, of another in the others.
 _GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 16}
+_GEMMA3N = {
+    "head_dim": 32,
+    "sliding_window": 16,
+    "initializer_range": 0.1,
+}
 _FALCON = {
     "ffn_hidden_size": 256,
     "intermediate_size": 256,
@@ -227,6 +232,18 @@ def as_bailing(folder: Path, n_heads: int, n_kv_heads: int) -> None:
     ):
         config[ours] = config.pop(theirs)
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def as_gemma3n_is_published(folder: Path, n_heads: int, n_kv_heads: int) -> None:
+    """Gives the last two layers, which read the keys and values of others, matrices of their own that nobody reads."""
+    from safetensors.numpy import load_file, save_file
+
+    stored = load_file(folder / "model.safetensors")
+    for layer in (20, 21):
+        for part in ("k_proj.weight", "v_proj.weight", "k_norm.weight"):
+            name = f"model.layers.{layer}.self_attn.{part}"
+            stored[name] = stored[name.replace(f".{layer}.", ".0.")] + np.float32(1)
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
 
 
 TINY: dict[str, Tiny] = {
@@ -702,6 +719,38 @@ TINY: dict[str, Tiny] = {
             "moe_intermediate_size": 32,
             "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
         },
+    ),
+    # Tokens beyond the table of vectors, another active state, and blocks of several widths.
+    "gemma3n": Tiny(
+        "gemma3n",
+        "Gemma3nTextConfig",
+        {
+            **_GEMMA3N,
+            "num_hidden_layers": 6,
+            "intermediate_size": [96, 96, 80, 96, 96, 64],
+            "hidden_size_per_layer_input": 16,
+            "vocab_size_per_layer_input": N_VOCAB - 20,
+            "altup_num_inputs": 3,
+            "altup_active_idx": 1,
+            "laurel_rank": 12,
+            "num_kv_shared_layers": 3,
+            "activation_sparsity_pattern": [0.9, 0.95, 0.5, 0.0, 0.0, 0.0],
+            "final_logit_softcapping": 3.0,
+            "layer_types": ["sliding_attention", "full_attention"] * 3,
+        },
+    ),
+    # The numbers that llama.cpp has for published models, whatever the file says.
+    "gemma3n, as published": Tiny(
+        "gemma3n",
+        "Gemma3nTextConfig",
+        {
+            **_GEMMA3N,
+            "num_hidden_layers": 22,
+            "intermediate_size": 1024,
+            "vocab_size_per_layer_input": N_VOCAB,
+            "num_kv_shared_layers": 2,
+        },
+        remade=as_gemma3n_is_published,
     ),
     "arcee": Tiny("arcee", "ArceeConfig"),
     "arcee with biases": Tiny("arcee", "ArceeConfig", {"attention_bias": True, "mlp_bias": True}),

@@ -1,6 +1,7 @@
 #include "cpu/backend/cpu_backend.h"
 
 #include <atomic>
+#include <cmath>
 #include <cstring>
 
 #include "base/cpu_features.h"
@@ -196,6 +197,43 @@ void CpuBackend::do_copy_heads(FloatView from, int64_t from_step, FloatView to, 
       std::copy(head, head + width, to.row(t) + h * to_step);
     }
   });
+}
+
+void CpuBackend::do_scale_columns(FloatView x, const DeviceTensor& weight, FloatView out) {
+  const Turn turn(*this, Operation::gate);
+  const CpuTensor& w = on_cpu(weight);
+  parallel(x.rows, x.cols, [&](int64_t t, int) {
+    kernels_.gated(Nonlinearity::linear, w.vector.data(), x.row(t), x.cols, out.row(t));
+  });
+}
+
+void CpuBackend::do_mix_heads(FloatView factors, float shift, FloatView x, int n, FloatView base,
+                              FloatView out) {
+  const Turn turn(*this, Operation::add);
+  const int64_t width = x.cols / n, n_heads = out.cols / width;
+  parallel(out.rows * n_heads, width * (n + 1), [&](int64_t task, int) {
+    const int64_t t = task / n_heads, h = task % n_heads;
+    float* const to = out.row(t) + h * width;
+    const float* const from = base.row(t) + h * width;
+    if (from != to) std::copy(from, from + width, to);
+    for (int i = 0; i < n; ++i)
+      kernels_.add_scaled(to, factors.row(t)[h * n + i] + shift, x.row(t) + i * width, width);
+  });
+}
+
+void CpuBackend::do_match_rms(FloatView x, FloatView y, float least) {
+  const Turn turn(*this, Operation::norm);
+  const float most = 1.0f / std::sqrt(least);
+  parallel(x.rows, x.cols + y.cols, [&](int64_t t, int) {
+    const float inverse = std::min(kernels_.norm_inverse(x.row(t), 0, x.cols), most);
+    kernels_.scale(x.row(t), inverse / kernels_.norm_inverse(y.row(t), 0, y.cols), x.cols);
+  });
+}
+
+void CpuBackend::do_keep_above(FloatView x, float deviations) {
+  const Turn turn(*this, Operation::gate);
+  parallel(x.rows, x.cols,
+           [&](int64_t t, int) { kernels_.keep_above(x.row(t), deviations, x.cols); });
 }
 
 void CpuBackend::do_gather_rows(FloatView x, std::span<const int32_t> rows, FloatView out) {

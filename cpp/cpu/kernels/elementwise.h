@@ -58,22 +58,41 @@ void silu_mul_kernel(const float* gate, const float* up, int64_t n_values, float
   });
 }
 
-void layer_norm_kernel(const float* x, const float* weight, const float* bias, float eps,
-                       int64_t n_values, float* out) {
+struct Spread {
+  float mean, variance;
+};
+
+Spread spread_of(const float* x, int64_t n_values) {
   Lanes sum = splat(0.0f);
   for_lanes(n_values, [&](int64_t i, int n) { sum = add(sum, load_n(x + i, n)); });
   const auto count = static_cast<float>(n_values);
-  const Lanes mean = splat(reduce_add(sum) / count);
+  const float mean = reduce_add(sum) / count;
   Lanes squares = splat(0.0f);
   for_lanes(n_values, [&](int64_t i, int n) {
     float centred[kLanes] = {};
-    store_n(centred, sub(load_n(x + i, n), mean), n);
+    store_n(centred, sub(load_n(x + i, n), splat(mean)), n);
     squares = fma(load(centred), load(centred), squares);
   });
-  const Lanes inverse = splat(1.0f / __builtin_sqrtf(reduce_add(squares) / count + eps));
+  return {mean, reduce_add(squares) / count};
+}
+
+void layer_norm_kernel(const float* x, const float* weight, const float* bias, float eps,
+                       int64_t n_values, float* out) {
+  const Spread spread = spread_of(x, n_values);
+  const Lanes mean = splat(spread.mean);
+  const Lanes inverse = splat(1.0f / __builtin_sqrtf(spread.variance + eps));
   for_lanes(n_values, [&](int64_t i, int n) {
     const Lanes y = mul(mul(sub(load_n(x + i, n), mean), inverse), load_n(weight + i, n));
     store_n(out + i, bias ? add(y, load_n(bias + i, n)) : y, n);
+  });
+}
+
+void keep_above_kernel(float* x, float deviations, int64_t n_values) {
+  const Spread spread = spread_of(x, n_values);
+  const Lanes cutoff =
+      fma(splat(deviations), splat(__builtin_sqrtf(spread.variance)), splat(spread.mean));
+  for_lanes(n_values, [&](int64_t i, int n) {
+    store_n(x + i, max(splat(0.0f), sub(load_n(x + i, n), cutoff)), n);
   });
 }
 

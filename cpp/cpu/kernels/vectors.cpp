@@ -13,6 +13,7 @@ constexpr VectorKernels kTable = {
     .rope = rope_kernel,
     .to_fp16 = to_fp16_kernel,
     .layer_norm = layer_norm_kernel,
+    .keep_above = keep_above_kernel,
     .gated = gated_kernel,
     .nonlinearity = nonlinearity_kernel,
     .xielu = xielu_kernel,

@@ -33,13 +33,19 @@ inline constexpr std::array kGemma4Attention = {
     TensorRule{Role::attn_post_norm, "blk.{}.post_attention_norm.weight",
                "model.layers.{}.post_attention_layernorm.weight", Dim::one, Dim::embd, true},
 };
-inline constexpr std::array kGemma4FeedForward = {
+// The norms around the feed-forward block.
+inline constexpr std::array kGemma4FeedForwardNorms = {
     TensorRule{Role::ffn_norm, "blk.{}.ffn_norm.weight",
                "model.layers.{}.pre_feedforward_layernorm.weight", Dim::one, Dim::embd, true},
     TensorRule{Role::ffn_post_norm, "blk.{}.post_ffw_norm.weight",
                "model.layers.{}.post_feedforward_layernorm.weight", Dim::one, Dim::embd, true},
+};
+inline constexpr std::array kGemma4LayerScale = {
     TensorRule{Role::layer_scale, "blk.{}.layer_output_scale.weight",
                "model.layers.{}.layer_scalar", Dim::one, Dim::one, false},
+};
+// The vectors of a layer for every token.
+inline constexpr std::array kPerLayerVectors = {
     TensorRule{Role::per_layer_gate, "blk.{}.inp_gate.weight",
                "model.layers.{}.per_layer_input_gate.weight", Dim::per_layer, Dim::embd, false},
     TensorRule{Role::per_layer_proj, "blk.{}.proj.weight",
@@ -90,8 +96,8 @@ inline constexpr std::array kGemma4Keys = {
 };
 inline constexpr auto kGemma4Tensors =
     join(kEmbeddingAndHead, kRopeFactors, kGemma4Globals, kNormBeforeAttention, kGemma4Attention,
-         kAttentionOutput, kFeedForward, kGemma4FeedForward,
-         only_in(join(kGemma4Experts, kExpertsTogether), Where::experts));
+         kAttentionOutput, kFeedForward, kGemma4FeedForwardNorms, kGemma4LayerScale,
+         kPerLayerVectors, only_in(join(kGemma4Experts, kExpertsTogether), Where::experts));
 
 inline constexpr ModelDescription kGemma4 = {
     .name = "gemma4",

@@ -23,6 +23,7 @@
 #include "model/architectures/gemma.h"
 #include "model/architectures/gemma2.h"
 #include "model/architectures/gemma3.h"
+#include "model/architectures/gemma3n.h"
 #include "model/architectures/gemma_embedding.h"
 #include "model/architectures/gemma4.h"
 #include "model/architectures/glm4.h"
@@ -99,6 +100,7 @@ constexpr std::array kArchitectures = {
     &architecture::kExaoneMoe,     &architecture::kCohere2moe,  &architecture::kMuseGlimmer,
     &architecture::kGraniteSwa,    &architecture::kMimo2,       &architecture::kChatglm,
     &architecture::kOlmo,          &architecture::kBailingmoe2, &architecture::kApertus,
+    &architecture::kGemma3n,
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {
@@ -110,6 +112,8 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "per_layer_embd",
     "per_layer_model_proj",
     "per_layer_norm",
+    "altup_proj",
+    "altup_unembd",
     "output_norm",
     "output_norm_bias",
     "output",
@@ -208,6 +212,14 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "per_layer_proj",
     "per_layer_post_norm",
     "layer_scale",
+    "altup_router",
+    "altup_router_norm",
+    "altup_predict",
+    "altup_correct",
+    "altup_correct_scale",
+    "laurel_left",
+    "laurel_right",
+    "laurel_post_norm",
 };
 static_assert(!kRoleNames.back().empty(), "a role without a name");
 
@@ -259,6 +271,10 @@ constexpr std::array<std::string_view, static_cast<size_t>(Dim::count)> kDimName
     "per_layer",
     "per_layer_all",
     "gate",
+    "states",
+    "states_squared",
+    "states_beside",
+    "laurel",
 };
 static_assert(!kDimNames.back().empty(), "a dim without a name");
 
@@ -294,6 +310,7 @@ constexpr std::array<std::string_view, static_cast<size_t>(Transform::count)> kT
     "key_groups_q",
     "key_groups_k",
     "key_groups_v",
+    "first_row_beyond",
 };
 static_assert(!kTransformNames.back().empty(), "a transform without a name");
 

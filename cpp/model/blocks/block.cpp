@@ -2,12 +2,14 @@
 
 #include <algorithm>
 
+#include "model/blocks/altup.h"
 #include "model/blocks/attention.h"
 #include "model/blocks/delta_rule.h"
 #include "model/blocks/dense_and_experts.h"
 #include "model/blocks/experts.h"
 #include "model/blocks/feed_forward.h"
 #include "model/blocks/latent_attention.h"
+#include "model/blocks/laurel.h"
 #include "model/blocks/per_layer.h"
 #include "model/blocks/short_conv.h"
 #include "model/blocks/state_space.h"
@@ -78,7 +80,8 @@ bool is_repeatable(const Model& model, size_t device) {
 }
 
 size_t scratch_floats(const ModelSpec& spec, int64_t n_rows) {
-  size_t most = per_layer_scratch_floats(spec, n_rows);
+  size_t most = std::max({per_layer_scratch_floats(spec, n_rows),
+                          altup_scratch_floats(spec, n_rows), laurel_scratch_floats(spec, n_rows)});
   for (int64_t l = 0; l < spec.params.n_layers; ++l)
     most = std::max({most, mixer_needs(spec, l, n_rows).scratch_floats,
                      feed_needs(spec, l, n_rows).scratch_floats});

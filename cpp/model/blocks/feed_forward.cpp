@@ -1,5 +1,7 @@
 #include "model/blocks/feed_forward.h"
 
+#include <cmath>
+
 namespace hrun {
 namespace {
 
@@ -48,6 +50,8 @@ void feed_forward(const Pass& pass, int64_t l, const MatmulInput& input, FloatVi
     pass.multiply(*up_weight, input, s.up);
     pass.add_bias(l, Role::ffn_up_bias, s.up);
   }
+  if (const double cutoff = model.params().layer(l).gate_cutoff; std::isfinite(cutoff))
+    backend.keep_above(s.gate, static_cast<float>(cutoff));
   const DeviceTensor& down = *model.weight(l, Role::ffn_down);
   const DeviceTensor* const sub_norm = model.weight(l, Role::ffn_sub_norm);
   if (sub_norm) {

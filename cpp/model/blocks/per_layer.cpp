@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/blocks/altup.h"
+
 namespace hrun {
 namespace {
 
@@ -54,12 +56,21 @@ void add_per_layer(const Pass& pass, int64_t l, FloatView x) {
   Backend& backend = pass.backend();
   Arena arena = pass.arena();
   const Scratch s(arena, p, pass.n);
-  pass.multiply(*model.weight(l, Role::per_layer_gate), x, s.gate);
+  // Where a token has several hidden states, the active one, scaled, opens the gates, and all but
+  // the first are added to.
+  const FloatView states = pass.rows(pass.work.states);
+  FloatView from = x;
+  if (const DeviceTensor* scale = model.weight(l, Role::altup_correct_scale)) {
+    backend.scale_columns(state_of(states, p.active_state, p.n_embd), *scale, s.added);
+    from = s.added;
+  }
+  pass.multiply(*model.weight(l, Role::per_layer_gate), from, s.gate);
   const FloatView own = columns(pass.rows(pass.work.per_layer), l * p.n_per_layer, p.n_per_layer);
   backend.gated(model.description().nonlinearity, s.gate, own, s.gate);
   pass.multiply(*model.weight(l, Role::per_layer_proj), s.gate, s.added);
   backend.rms_norm(s.added, *model.weight(l, Role::per_layer_post_norm), p.norm_eps, s.added);
-  backend.add(x, s.added);
+  if (p.n_states == 1) return backend.add(x, s.added);
+  for (int64_t i = 1; i < p.n_states; ++i) backend.add(state_of(states, i, p.n_embd), s.added);
 }
 
 }  // namespace hrun

@@ -308,20 +308,27 @@ void read_nonlinearity(const Keys& keys, const ModelDescription& description, Hy
                 keys.key("hidden_activation"), printable(name));
 }
 
+// Reads an array that has a number for each layer.
+std::vector<double> numbers_by_layer(const gguf::File& file, std::string_view key,
+                                     const HyperParams& p) {
+  const gguf::Entry* entry = file.find(key);
+  const auto* array = entry ? std::get_if<gguf::Array>(&entry->value) : nullptr;
+  std::vector<double> values;
+  if (array)
+    array->for_each([&](const gguf::Value& value) {
+      if (const auto* number = std::get_if<double>(&value)) values.push_back(*number);
+    });
+  if (values.size() != p.layers.size())
+    file.fail("key '{}' has {} numbers, the model has {} layers", key, values.size(), p.n_layers);
+  return values;
+}
+
 // Reads the numbers of xIELU, which files have for each layer.  The alphas are stored before the
 // softplus that keeps them positive.
 void read_xielu(const gguf::File& file, HyperParams& p) {
   if (p.nonlinearity != Nonlinearity::xielu) return;
   const auto numbers = [&](std::string_view key) {
-    const gguf::Entry* entry = file.find(key);
-    const auto* array = entry ? std::get_if<gguf::Array>(&entry->value) : nullptr;
-    std::vector<double> values;
-    if (array)
-      array->for_each([&](const gguf::Value& value) {
-        if (const auto* number = std::get_if<double>(&value)) values.push_back(*number);
-      });
-    if (values.size() != p.layers.size())
-      file.fail("key '{}' has {} numbers, the model has {} layers", key, values.size(), p.n_layers);
+    const std::vector<double> values = numbers_by_layer(file, key, p);
     for (const double value : values)
       if (!(std::abs(value) <= kMaxScale))
         file.fail("key '{}' has an entry {}, must be {} to {}", key, value, -kMaxScale, kMaxScale);
@@ -336,6 +343,39 @@ void read_xielu(const gguf::File& file, HyperParams& p) {
     p.layers[l].xielu = {static_cast<float>(softplus(alpha_p[l])),
                          static_cast<float>(beta[l] + softplus(alpha_n[l])),
                          static_cast<float>(beta[l]), static_cast<float>(eps[l])};
+}
+
+// Reads how many hidden states a token has, and how wide learned residuals are.
+void read_states(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  constexpr uint64_t kMaxStates = 64;
+  if (description.has_role(Role::altup_proj)) {
+    p.n_states = keys.count("altup.num_inputs", 2, kMaxStates);
+    p.active_state = keys.count_or("altup.active_idx", 0, 0, static_cast<uint64_t>(p.n_states - 1));
+  }
+  const TensorRule* rule = description.find_rule(Role::laurel_left);
+  if (!rule) return;
+  // The shapes are checked with those of all tensors.
+  const gguf::TensorInfo* tensor = keys.file().find_tensor(layer_name(rule->gguf_name, 0));
+  const uint64_t rank = tensor ? tensor->dims[1] : 1;
+  if (rank < 1 || rank > kMaxWidth)
+    keys.file().fail("tensor '{}' has {} rows, must have 1 to {}", printable(tensor->name), rank,
+                     kMaxWidth);
+  p.laurel_rank = static_cast<int64_t>(rank);
+}
+
+// Reads how many gates of each layer count.  -infinity: all.
+void read_gate_cutoffs(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  constexpr std::string_view kKey = "activation_sparsity_scale";
+  if (!description.has_key(kKey) || !keys.has(kKey)) return;
+  const std::string key = keys.key(kKey);
+  const std::vector<double> cutoffs = numbers_by_layer(keys.file(), key, p);
+  for (size_t l = 0; l < cutoffs.size(); ++l) {
+    const double cutoff = cutoffs[l];
+    if (!(std::abs(cutoff) <= kMaxScale || (std::isinf(cutoff) && cutoff < 0)))
+      keys.file().fail("key '{}' has an entry {}, must be {} to {} or -infinity", key, cutoff,
+                       -kMaxScale, kMaxScale);
+    p.layers[l].gate_cutoff = cutoff;
+  }
 }
 
 // Scores are corrected where they are sigmoids.
@@ -767,10 +807,16 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   read_pooling(keys, description, p);
   read_nonlinearity(keys, description, p);
   read_xielu(file, p);
+  read_states(keys, description, p);
+  read_gate_cutoffs(keys, description, p);
   read_shared_keys(keys, description, p);
   read_scales(keys, description, p);
-  if (description.has_key("embedding_length_per_layer_input"))
-    p.n_per_layer = keys.count_or("embedding_length_per_layer_input", 0, 0, kMaxWidth);
+  if (constexpr std::string_view kKey = "embedding_length_per_layer_input";
+      description.has_key(kKey)) {
+    const TensorRule* table = description.find_rule(Role::per_layer_embd);
+    p.n_per_layer =
+        table->required ? keys.count(kKey, 1, kMaxWidth) : keys.count_or(kKey, 0, 0, kMaxWidth);
+  }
   read_experts(keys, description, p);
   read_ropes(keys, description, p);
   return p;

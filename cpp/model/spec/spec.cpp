@@ -53,7 +53,6 @@ constexpr OtherKind kOtherKinds[] = {
 
 // Architectures of language models that hrun cannot run yet, and what it would need.
 constexpr OtherKind kMissing[] = {
-    {"gemma3n", "predictions that layers correct (AltUp), and learned residuals (Laurel)"},
     {"llama4", "attention in chunks of positions"},
     {"mamba", "the state space model of Mamba 1, in which each channel decays by itself"},
     {"jamba", "the state space model of Mamba 1, in which each channel decays by itself"},

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -54,6 +55,9 @@ struct LayerParams {
   int query_rope = kNoRope;  // of queries, where it is another one
   int64_t n_ff = 0;
   Xielu xielu{};  // of the feed-forward block, where that is its function
+  // Of the gates of a dense block those count that lie so many standard deviations above their
+  // mean, less what they would have there; -infinity: all.
+  double gate_cutoff = -std::numeric_limits<double>::infinity();
 };
 
 // The gated delta rule, alike in all layers that have it.
@@ -113,8 +117,11 @@ struct HyperParams {
 
   DeltaParams delta;
   StateSpaceParams ssm;
-  int64_t n_taps = 0;       // of the convolutions of recurrent layers
-  int64_t n_per_layer = 0;  // values that a layer has for every token; 0: none
+  int64_t n_taps = 0;        // of the convolutions of recurrent layers
+  int64_t n_per_layer = 0;   // values that a layer has for every token; 0: none
+  int64_t n_states = 1;      // hidden states of a token
+  int64_t active_state = 0;  // the one that layers compute, where there are several
+  int64_t laurel_rank = 0;   // of the learned residuals
 
   std::vector<LayerParams> layers;  // n_layers
   std::vector<RopeParams> ropes;

@@ -130,6 +130,14 @@ int64_t size_of(Dim dim, const HyperParams& p, int64_t layer) {
       return p.gate_per_head ? at.n_heads : at.n_heads * at.v_dim;
     case Dim::per_layer_all:
       return p.n_per_layer * p.n_layers;
+    case Dim::states:
+      return p.n_states;
+    case Dim::states_squared:
+      return p.n_states * p.n_states;
+    case Dim::states_beside:
+      return p.n_states - 1;
+    case Dim::laurel:
+      return p.laurel_rank;
     case Dim::count:
       break;
   }
@@ -224,7 +232,7 @@ bool changes_the_result(std::string_view name, int64_t n_layers) {
   const std::string_view rest = name.substr(dot + 1);
   for (const std::string_view part :
        {".bias", "_norm", "_exps", "_shexp", "sinks", "ssm_", "_gate_inp", "attn_qkv", "scale",
-        "_kv_b", "attn_gate", "shortconv", "_sub_norm", "per_layer", "inp_gate"})
+        "_kv_b", "attn_gate", "shortconv", "_sub_norm", "per_layer", "inp_gate", "altup", "laurel"})
     if (rest.find(part) != std::string_view::npos) return true;
   return false;
 }

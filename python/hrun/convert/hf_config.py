@@ -13,12 +13,14 @@ from .folder import shown
 from .hf_layers import (
     expert_step,
     full_layers,
+    gate_cutoffs,
     heads_by_layer,
     layer_kinds,
     leading_dense,
     put_mixers,
     turned_in_windows,
     turned_layers,
+    widths_by_layer,
     window_period,
     windows,
 )
@@ -84,6 +86,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "parallel_attn": (True,),
     "use_cla": (False,),
     "score_func": ("sigmoid",),
+    "altup_correct_scale": (True,),
 }
 
 
@@ -262,6 +265,13 @@ class HFConfig:
             "gate": heads if self.gate_per_head else heads * v,
             "per_layer": self["embedding_length_per_layer_input"],
             "per_layer_all": self["embedding_length_per_layer_input"] * self.n_layers,
+            "per_layer_vocab": self.object.integer(
+                "vocab_size_per_layer_input", default=self.n_vocab
+            ),
+            "states": (states := self["altup.num_inputs"]),
+            "states_squared": states**2,
+            "states_beside": max(states - 1, 0),
+            "laurel": self.object.integer("laurel_rank", default=64),
         }
 
 
@@ -288,8 +298,11 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
     put("context_length", "u32", n_ctx)
     put("embedding_length", "u32", n_embd)
     put("block_count", "u32", n_layers)
-    n_ff = _width(config, architecture, n_embd)
-    if architecture.one_block:
+    of_layers = widths_by_layer(config, config.first_of(_FF), n_layers)
+    n_ff = max(of_layers) if of_layers else _width(config, architecture, n_embd)
+    if of_layers and min(of_layers) < n_ff:
+        put("feed_forward_length", "array<u32>", of_layers)
+    elif architecture.one_block:
         widths = [n_ff if kind == "feed" else 0 for kind in kinds]
         put("feed_forward_length", "array<u32>", widths)
     else:
@@ -538,6 +551,8 @@ def _put_listed(
             continue
         elif rule.key == "ssm.inner_size":
             value = _inner_size(config, int(keys["ssm.time_step_rank"].value))  # type: ignore[arg-type]
+        elif rule.key == "activation_sparsity_scale":
+            value = gate_cutoffs(config, name, n_layers)
         elif rule.key == "rope.scaling.finetuned":
             value = config.text(name, "none") == "rope"
         elif rule.key == "rope.dimension_sections":

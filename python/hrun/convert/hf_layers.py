@@ -4,6 +4,8 @@ layers, their windows, their experts.
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import Any
 
 from hrun.errors import UnsupportedModelError
@@ -100,6 +102,34 @@ def heads_by_layer(config: ConfigObject, n_layers: int) -> list[Scalar]:
     ):
         raise config.error(name, f"{n_layers} numbers of heads")
     return list(heads)
+
+
+def widths_by_layer(config: ConfigObject, name: str, n_layers: int) -> list[int]:
+    """The widths of feed-forward blocks where config.json lists them layer by layer; else nothing."""
+    widths = config.values.get(name)
+    if not isinstance(widths, list):
+        return []
+    if len(widths) != n_layers or not all(type(n) is int and 0 < n < 2**24 for n in widths):
+        raise config.error(name, f"a width, or {n_layers} of them")
+    return list(widths)
+
+
+def gate_cutoffs(config: ConfigObject, name: str, n_layers: int) -> list[Scalar] | None:
+    """Gemma 3n: the part of each layer's gates that are not kept, as standard deviations above the mean of a normal
+    distribution; -infinity where all are kept.  None: config.json does not say.
+    """
+    parts = config.values.get(name)
+    if parts is None:
+        return None
+    if isinstance(parts, (int, float)):
+        parts = [parts] * n_layers
+    if (
+        not isinstance(parts, list)
+        or len(parts) != n_layers
+        or not all(type(p) in (int, float) and 0 <= p < 1 for p in parts)
+    ):
+        raise config.error(name, f"{n_layers} numbers from 0 to below 1")
+    return [NormalDist().inv_cdf(p) if p > 0 else -math.inf for p in parts]
 
 
 def turned_in_windows(config: ConfigObject) -> None:

@@ -1,7 +1,8 @@
 """Decides which format each tensor gets.
 
 The rules, first match wins:
-  1. one-dimensional tensors (norms, biases, tables), biases of experts, routers and learned positions are F32;
+  1. one-dimensional tensors (norms, biases, tables), biases of experts, routers and learned positions are F32; larger tensors of
+     the kind keep the 16 bits that they have;
   2. `tensor_types`: the first pattern that is found in the tensor's name;
   3. `embedding_format`, `head_format`;
   4. `allocation`: formats chosen tensor by tensor for a target size;
@@ -165,7 +166,8 @@ def make_plan(source: Source, options: PlanOptions) -> ConversionPlan:
         chosen, reason = wanted, ""
         if len(tensor.shape) == 1 or tensor.kept:
             why = "one-dimensional" if len(tensor.shape) == 1 else "small and sensitive"
-            planned.append(_fitted(tensor, find_format("f32"), "" if wanted.name == "f32" else why))
+            kept_as = find_format("f32" if wanted.name == "f32" else tensor.kept_as)
+            planned.append(_fitted(tensor, kept_as, "" if wanted.name == "f32" else why))
             continue
         index = next(
             (i for i, (pattern, _) in enumerate(patterns) if pattern.search(tensor.name)), None

@@ -106,9 +106,10 @@ def _roles(architecture: Any) -> tuple[str, str]:
 
 # The small tensors that read_hf.py keeps as floats, by their names here.
 _KEPT = re.compile(
-    r"\.bias$|_norm\.|ffn_gate_inp|position_embd|token_types|^cls\.|per_layer_model_proj"
+    r"\.bias$|_norm\.|ffn_gate_inp|position_embd|token_types|^cls\.|altup_(?:router|predict|correct)"
     r"|shortconv\.conv\.|\.ssm_(?:alpha|beta|ba|conv1d)\.|\.ssm_[ad]$"
 )
+_KEPT_AS_STORED = re.compile(r"per_layer_model_proj|^altup_(?:unembd_)?proj|laurel_[lr]\.")
 
 
 def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTensor:
@@ -120,7 +121,8 @@ def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTe
         out: npt.NDArray[np.float32] = _core.decode(format_name, blocks, last - first, cols)
         return out
 
-    kept = format_info.is_float and _KEPT.search(str(info.name)) is not None
+    as_stored = _KEPT_AS_STORED.search(str(info.name)) is not None
+    kept = format_info.is_float and (as_stored or _KEPT.search(str(info.name)) is not None)
     return SourceTensor(
         info.name,
         tuple(info.shape),
@@ -128,6 +130,7 @@ def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTe
         read_rows,
         origin=f"{path}: {shown(info.name)}",
         kept=kept,
+        kept_as=format_name if as_stored and format_name in ("f16", "bf16") else "f32",
         read_bytes=lambda: data.read(offset, (n_bytes,), np.uint8),
         native=format_name in NATIVE_FORMATS,
     )

@@ -238,13 +238,14 @@ def _tensors(
             return
         choices = [
             (
-                [n.replace("{}", str(expert)) for expert in range(sizes[rule.slices])]
+                [n.replace("{}", str(part)) for part in range(sizes[rule.slices])]
                 if "{}" in n
                 else [n],
                 transform or rule.transform,
             )
             for n, _, transform in (
-                name.replace("{}", str(layer), 1).partition("@") for name in rule.hf_name.split("|")
+                (name if layer is None else name.replace("{}", str(layer), 1)).partition("@")
+                for name in rule.hf_name.split("|")
             )
         ]
         there = [c for c in choices if c[0][0] in stored]
@@ -352,7 +353,17 @@ _KEPT = (
     "ssm_conv",
     "ssm_rate",
     "ssm_skip",
+    "altup_router",
+    "altup_predict",
+    "altup_correct",
+)
+# Larger ones of that kind: they stay as they are stored, in 16 bits where they have so many.
+_KEPT_AS_STORED = (
     "per_layer_model_proj",
+    "altup_proj",
+    "altup_unembd",
+    "laurel_left",
+    "laurel_right",
 )
 
 
@@ -402,7 +413,10 @@ def _tensor(
         row_step=step,
         read_bytes=read_blocks,
         origin=f"{parts[0].shown_path}: {shown(parts[0].name)}",
-        kept=vector or rule.role in _KEPT,
+        kept=vector or rule.role in _KEPT or rule.role in _KEPT_AS_STORED,
+        kept_as=parts[0].format
+        if rule.role in _KEPT_AS_STORED and parts[0].format in ("f16", "bf16")
+        else "f32",
         native=read_blocks is not None,
     )
 

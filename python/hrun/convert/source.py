@@ -39,8 +39,8 @@ class SourceTensor:
 
     shape: GGUF order, shape[0] is the row length.  format: the name of its format in the source.  read_rows: see RowReader;
     slices must start and end at multiples of `row_step`.  read_bytes: the tensor's own blocks, where the source has blocks.
-    origin: file and name in the source, for messages.  kept: not to be coded in few bits, whatever the file's format.
-    native: its format is the one that the model was trained in, so that these blocks are the original.
+    origin: file and name in the source, for messages.  kept: not to be coded in few bits, whatever the file's format, but as
+    `kept_as`.  native: its format is the one that the model was trained in, so that these blocks are the original.
     """
 
     name: str
@@ -51,6 +51,7 @@ class SourceTensor:
     row_step: int = 1
     read_bytes: Callable[[], npt.NDArray[np.uint8]] | None = None
     kept: bool = False
+    kept_as: str = "f32"
     native: bool = False
 
     @property

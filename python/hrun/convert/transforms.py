@@ -94,6 +94,23 @@ def _after_padding(stored: Stored, t: Target) -> Made:
     return (lambda first, last: stored.rows(first + offset, last + offset, t.cols)), 1
 
 
+def _first_row_beyond_shape(t: Target) -> Shape:
+    return (min(t.rows, t.sizes["per_layer_vocab"]), t.cols)
+
+
+def _first_row_beyond(stored: Stored, t: Target) -> Made:
+    n = stored.shape[0]
+
+    def read(first: int, last: int) -> Floats:
+        there = stored.rows(min(first, n - 1), max(min(last, n), min(first, n - 1) + 1), t.cols)
+        if last <= n:
+            return there
+        beyond = np.repeat(stored.rows(0, 1, t.cols), last - max(first, n), axis=0)
+        return beyond if first >= n else np.concatenate([there, beyond])
+
+    return read, 1
+
+
 def _plus_one(stored: Stored, t: Target) -> Made:
     return (lambda first, last: stored.rows(first, last, t.cols) + np.float32(1)), 1
 
@@ -297,6 +314,7 @@ TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target]
     "latent_keys": (_latent_shape, _latent_keys),
     "latent_values": (_latent_shape, _latent_values),
     "taps": (_taps_shape, _as_is),
+    "first_row_beyond": (_first_row_beyond_shape, _first_row_beyond),
     "after_padding": (_after_padding_shape, _after_padding),
     "tile_heads": (plain_shape, _same_shape_gathered(_tile_heads)),
     "tile_last_heads": (_taps_shape, _same_shape_gathered(_tile_last_heads)),
