@@ -77,14 +77,17 @@ MomentCollector::MomentCollector(std::shared_ptr<const Model> model, int64_t blo
   const auto add_name = [&](const DeviceTensor* weights, const gguf::TensorInfo* info) {
     if (weights && info) names_.emplace(weights, std::string(info->name));
   };
+  const auto add_tensor = [&](const Weight& slices, const gguf::TensorInfo* info) {
+    if (slices.empty()) return;
+    add_name(slices.front().get(), info);
+    if (slices.size() > 1 && info)
+      for (const auto& slice : slices) slices_.emplace(slice.get(), &slices);
+  };
   for (size_t r = 0; r < static_cast<size_t>(Role::count); ++r) {
-    add_name(model_->weight(static_cast<Role>(r)), spec.globals[r]);
-    for (int64_t l = 0; l < model_->params().n_layers; ++l) {
-      const Weight& slices = model_->slices(l, static_cast<Role>(r));
-      add_name(model_->weight(l, static_cast<Role>(r)), spec.layers[static_cast<size_t>(l)][r]);
-      if (slices.size() > 1 && names_.contains(slices.front().get()))
-        for (const auto& slice : slices) slices_.emplace(slice.get(), &slices);
-    }
+    const auto role = static_cast<Role>(r);
+    add_tensor(model_->slices(role), spec.globals[r]);
+    for (int64_t l = 0; l < model_->params().n_layers; ++l)
+      add_tensor(model_->slices(l, role), spec.layers[static_cast<size_t>(l)][r]);
   }
   // Tensors that are taken apart when they are loaded are known by the slice that is observed.
   for (int64_t l = 0; l < model_->params().n_layers; ++l)
