@@ -86,7 +86,9 @@ void CudaBackend::do_ssm_scan(const ScanInput& in, const StateSlot& state, const
                               FloatView out) {
   const Turn turn(*this, Operation::recurrent);
   require_step(batch);
-  gpu::ssm_scan(gpu_, in, in.skip ? vector_of(*in.skip) : nullptr, state.layer(),
+  const StateLayer& layer = state.layer();
+  gpu::ssm_scan(gpu_, in, in.skip ? vector_of(*in.skip) : nullptr,
+                layer.rates ? vector_of(*layer.rates) : nullptr, layer,
                 on_device(state).state(state.index, batch_on_device(batch)), out);
 }
 

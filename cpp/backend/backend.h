@@ -129,13 +129,15 @@ struct DeltaInput {
   FloatView decay, beta;
 };
 
-// The inputs of a step of a state space model (Mamba 2), in rows of one stride: heads of values x,
-// and b and c, which a group of heads shares.  Each head also has three numbers: `decay` multiplies
+// The inputs of a step of a state space model: heads of values x, and, in rows of one stride, b and
+// c, which a group of heads shares.  Each head also has three numbers (Mamba 2): `decay` multiplies
 // the state, `step` is the length of the step, and `skip` says how much of x goes past the state.
+// Where the layer of the state has rates (Mamba 1), each value has a step and a skip, and there are
+// no decays.
 struct ScanInput {
   FloatView x, b, c;
   FloatView decay, step;
-  const DeviceTensor* skip;  // per head; null: nothing goes past the state
+  const DeviceTensor* skip;  // null: nothing goes past the state
   int n_groups;
 };
 
@@ -290,7 +292,7 @@ class Backend {
   void delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
                   const Batch& batch, FloatView out);
   // Per head and row, with the head's matrix S [state, values]: S <- decay S + b (step x)^T, and
-  // out = S^T c + skip x.
+  // out = S^T c + skip x.  Where the layer has rates, decays are of each number of S.
   void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch, FloatView out);
   // Makes the state in slot `to` that of slot `from` (-1: before any token) after the n tokens
   // whose records in the redo log begin at log_row.

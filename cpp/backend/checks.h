@@ -266,15 +266,17 @@ inline void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& b
   require(in.n_groups > 0 && layer.n_heads > 0 && layer.n_heads % in.n_groups == 0, "ssm_scan",
           "the heads of the state, in equal groups");
   const int64_t shared = static_cast<int64_t>(in.n_groups) * layer.k_dim;
+  const int64_t values = static_cast<int64_t>(layer.n_heads) * layer.v_dim;
   require(in.b.cols == shared && same_shape(in.b, in.c) && same_shape(in.x, out) &&
-              out.cols == static_cast<int64_t>(layer.n_heads) * layer.v_dim &&
-              in.decay.cols == layer.n_heads && same_shape(in.decay, in.step) &&
-              in.b.rows == out.rows && in.step.rows == out.rows &&
-              (!in.skip || is_vector(*in.skip, layer.n_heads)),
+              out.cols == values && in.decay.cols == layer.n_decays() &&
+              in.step.cols == layer.n_steps() && in.b.rows == out.rows &&
+              in.step.rows == out.rows && (layer.rates || in.decay.rows == out.rows) &&
+              (!in.skip || is_vector(*in.skip, layer.n_steps())),
           "ssm_scan", "whole heads, and a decay, a step and a skip for each");
-  require(
-      in.b.stride == in.x.stride && in.c.stride == in.x.stride && in.decay.stride == in.step.stride,
-      "ssm_scan", "rows of one stride");
+  require(!layer.rates || is_vector(*layer.rates, values * layer.k_dim), "ssm_scan",
+          "a rate for each number of the state");
+  require(in.b.stride == in.c.stride && (layer.rates || in.decay.stride == in.step.stride),
+          "ssm_scan", "rows of one stride");
   states(state, batch, out.rows, "ssm_scan");
 }
 

@@ -41,8 +41,8 @@ void redo_matrices(Backend& backend, DeviceStates& states, size_t l, int32_t slo
   const int64_t values = int64_t{layer.n_heads} * layer.v_dim;
   const FloatView k = records.part(l, layer.keys_at(), int64_t{layer.n_k_heads} * layer.k_dim),
                   v = records.part(l, layer.values_at(), values),
-                  decay = records.part(l, layer.decays_at(), layer.n_heads),
-                  step = records.part(l, layer.steps_at(), layer.n_heads),
+                  decay = records.part(l, layer.decays_at(), layer.n_decays()),
+                  step = records.part(l, layer.steps_at(), layer.n_steps()),
                   out{states.redo_out(), records.n, values, values};
   BatchRows rows;
   rows.add_positions(records.n, 0, {}, slot);

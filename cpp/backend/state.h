@@ -16,6 +16,8 @@
 
 namespace hrun {
 
+class DeviceTensor;
+
 // Limits of the kernels.
 inline constexpr int kMaxConvTaps = 8;
 inline constexpr int kMaxStateRows = 256;
@@ -32,18 +34,23 @@ struct StateLayer {
   int n_k_heads = 0;
   bool grouped = false;
   bool recalls = false;  // the delta rule; otherwise the scan of state space models
+  // Of a scan whose steps are of each value, [k_dim * n_heads * v_dim] in one row: the decay of
+  // each number of the state is e^(rate step).  Null: a head has a step and a decay.
+  const DeviceTensor* rates = nullptr;
 
   size_t floats() const {
     return static_cast<size_t>(n_channels) * static_cast<size_t>(n_past) +
            static_cast<size_t>(n_heads) * static_cast<size_t>(k_dim) * static_cast<size_t>(v_dim);
   }
   // A record of the redo log: the inputs of the convolution, heads of keys and of values, and two
-  // numbers per head (decays, and betas or steps).
+  // numbers per head (decays, and betas or steps), or a step for each value.
   int64_t keys_at() const { return n_channels; }
   int64_t values_at() const { return keys_at() + int64_t{n_k_heads} * k_dim; }
   int64_t decays_at() const { return values_at() + int64_t{n_heads} * v_dim; }
-  int64_t steps_at() const { return decays_at() + n_heads; }
-  int64_t record_floats() const { return steps_at() + n_heads; }
+  int64_t n_decays() const { return rates ? 0 : n_heads; }
+  int64_t n_steps() const { return rates ? int64_t{n_heads} * v_dim : n_heads; }
+  int64_t steps_at() const { return decays_at() + n_decays(); }
+  int64_t record_floats() const { return steps_at() + n_steps(); }
 };
 
 struct StatePlan {

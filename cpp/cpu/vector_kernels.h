@@ -37,17 +37,20 @@ struct DeltaTask {
 
 // Up to kLanes values of a head, and rows of one sequence.
 struct ScanTask {
-  const float* x;  // [n_tokens, n_columns], `stride` apart, as b and c
-  const float* b;  // [n_tokens, state_dim]
+  const float* x;  // [n_tokens, n_columns], `x_stride` apart
+  const float* b;  // [n_tokens, state_dim], `shared_stride` apart, as c
   const float* c;
-  const float* decay;  // one per token, `gate_stride` apart, as step
-  const float* step;
+  const float*
+      decay;          // one per token, `gate_stride` apart, as step; not read where there are rates
+  const float* step;  // where there are rates: [n_tokens, n_columns]
+  const float*
+      rates;          // [state_dim, n_columns], `rate_stride` apart: decay = e^(rate step); or null
+  const float* skip;  // one, or where there are rates one per column; null: 0
   float* out;
   float* state;  // [state_dim][kLanes]
-  int64_t stride, gate_stride, out_stride;
+  int64_t x_stride, shared_stride, gate_stride, rate_stride, out_stride;
   int64_t n_tokens;
   int state_dim, n_columns;
-  float skip;
 };
 
 struct VectorKernels {

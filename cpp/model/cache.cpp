@@ -27,6 +27,7 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
       const BlockNeeds needs = mixer_needs(model.spec(), l, 1);
       if (needs.has_state()) {
         state_plan.layers.push_back(needs.state);
+        if (needs.rates) state_plan.layers.back().rates = model.weight(l, *needs.rates);
         recurrent.push_back(l);
       }
       if (!needs.has_cache()) continue;

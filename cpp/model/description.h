@@ -79,6 +79,11 @@ enum class Role : uint8_t {
   ssm_in,
   ssm_conv,
   ssm_conv_bias,
+  ssm_mix,  // gives steps, b and c of each value (Mamba 1)
+  ssm_step,
+  ssm_step_norm,
+  ssm_b_norm,
+  ssm_c_norm,  // of ones: no file has them
   ssm_step_bias,
   ssm_rate,
   ssm_skip,
@@ -188,6 +193,10 @@ enum class Dim : uint8_t {
   ssm_heads,
   ssm_groups,
   ssm_group /* values of one */,
+  ssm_state /* rows of a head's state */,
+  ssm_inner_twice,
+  ssm_rank /* from which the steps of values are made */,
+  ssm_mix /* that, b and c */,
   ff_expert_twice,
   per_layer,
   per_layer_all /* of all layers */,
@@ -284,6 +293,7 @@ enum class Mixer : uint8_t {
   delta_rule,
   short_conv,
   state_space,
+  channel_state_space,        // each channel decays by itself
   attention_and_state_space,  // side by side
   none,
   count

@@ -207,6 +207,11 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
     if (p.description->normed_values && has_attention(layer.mixer) && layer.keys_of < 0)
       model->layers_[l][static_cast<size_t>(Role::attn_v_norm)] =
           model->upload_ones(layer.v_dim, device);
+    if (p.params.ssm.normed && layer.mixer == Mixer::channel_state_space)
+      for (const auto& [role, n] : {std::pair(Role::ssm_step_norm, p.params.ssm.step_rank),
+                                    std::pair(Role::ssm_b_norm, p.params.ssm.shared()),
+                                    std::pair(Role::ssm_c_norm, p.params.ssm.shared())})
+        model->layers_[l][static_cast<size_t>(role)] = model->upload_ones(n, device);
     if (p.description->plain_norms)
       for (const Role role : {Role::attn_norm, Role::ffn_norm})
         model->layers_[l][static_cast<size_t>(role)] = model->upload_ones(p.params.n_embd, device);

@@ -7,13 +7,15 @@ namespace {
 
 // Works like DeltaRule in recurrent.cu: 32 values of a head's matrix are in shared memory, and a
 // value has four threads.  Each of them has every fourth row of the state, so that the sums are the
-// CPU's.
+// CPU's.  By column: each number of the state has a decay, each value a step and a skip.
+template <bool kByColumn>
 struct Scan {
   static constexpr int kColumns = 32, kChains = 4, kStride = kColumns + 8;
   static constexpr int kThreads = kColumns * kChains, kBlocks = 1;
-  static constexpr const char* kName = "ssm_scan";
+  static constexpr const char* kName = kByColumn ? "ssm_scan, by column" : "ssm_scan";
   FloatView x, b, c, decay, step, out;
   const float* skip;
+  const float* rates;
   StateOnDevice state;
   int heads_of_group, state_dim, width;
 
@@ -26,7 +28,7 @@ struct Scan {
     const int h = block_x(), at = block_y() * kColumns + column;
     const bool inside = at < width;
     const int64_t shared_by = static_cast<int64_t>(h / heads_of_group) * state_dim,
-                  own = static_cast<int64_t>(h) * width + at;
+                  own = static_cast<int64_t>(h) * width + at, gate = kByColumn ? own : h;
     const SpanOnDevice span = state.spans[block_z()];
     // A thread's rows are its own, so no thread waits.
     float* const s = reinterpret_cast<float*>(shared()) + column;
@@ -46,17 +48,18 @@ struct Scan {
       if (float* const record = state.log.of(span, row)) log(record, t, h, at, inside);
       const float* const b_row = b.row(t) + shared_by;
       const float* const c_row = c.row(t) + shared_by;
-      const float e = decay.row(t)[h], value = inside ? x.row(t)[own] : 0.0f,
-                  d = step.row(t)[h] * value;
-      float sum = 0;
+      const float length = kByColumn && !inside ? 0.0f : step.row(t)[gate];
+      const float value = inside ? x.row(t)[own] : 0.0f, d = length * value;
+      float e = kByColumn ? 0.0f : decay.row(t)[h], sum = 0;
       for (int i = chain; i < state_dim; i += kChains) {
+        if (kByColumn && inside) e = exponential(rates[i * out.cols + own] * length);
         const float now = fused_multiply_add(b_row[i], d, e * s[i * kStride]);
         s[i * kStride] = now;
         sum = fused_multiply_add(c_row[i], now, sum);
       }
       const float mixed = joined(sum);
       if (inside && chain == 0)
-        out.row(t)[own] = fused_multiply_add(skip ? skip[h] : 0.0f, value, mixed);
+        out.row(t)[own] = fused_multiply_add(skip ? skip[gate] : 0.0f, value, mixed);
     }
     keep(span.state);
   }
@@ -65,9 +68,10 @@ struct Scan {
     if (inside && thread() % kChains == 0) {
       const int64_t value = static_cast<int64_t>(h) * width + at;
       record[state.log.values + value] = x.row(t)[value];
+      if (kByColumn) record[state.log.steps + value] = step.row(t)[value];
     }
     if (block_y() > 0) return;
-    if (thread() == 0) {
+    if (!kByColumn && thread() == 0) {
       record[state.log.decays + h] = decay.row(t)[h];
       record[state.log.steps + h] = step.row(t)[h];
     }
@@ -79,17 +83,20 @@ struct Scan {
 
 }  // namespace
 
-void ssm_scan(Gpu& gpu, const ScanInput& in, const float* skip, const StateLayer& layer,
-              StateOnDevice state, FloatView out) {
+void ssm_scan(Gpu& gpu, const ScanInput& in, const float* skip, const float* rates,
+              const StateLayer& layer, StateOnDevice state, FloatView out) {
   if (out.rows == 0) return;
-  const Scan kernel{in.x,        in.b,       in.c,
-                    in.decay,    in.step,    out,
-                    skip,        state,      layer.n_heads / in.n_groups,
-                    layer.k_dim, layer.v_dim};
-  gpu.launch(
-      kernel,
-      Grid{layer.n_heads, (layer.v_dim + Scan::kColumns - 1) / Scan::kColumns, state.n_spans},
-      static_cast<size_t>(layer.k_dim) * Scan::kStride * sizeof(float));
+  const auto launch = [&]<bool kByColumn>() {
+    using Kernel = Scan<kByColumn>;
+    const Kernel kernel{in.x,        in.b,       in.c,  in.decay, in.step,
+                        out,         skip,       rates, state,    layer.n_heads / in.n_groups,
+                        layer.k_dim, layer.v_dim};
+    gpu.launch(
+        kernel,
+        Grid{layer.n_heads, (layer.v_dim + Kernel::kColumns - 1) / Kernel::kColumns, state.n_spans},
+        static_cast<size_t>(layer.k_dim) * Kernel::kStride * sizeof(float));
+  };
+  rates ? launch.template operator()<true>() : launch.template operator()<false>();
 }
 
 }  // namespace hrun::gpu

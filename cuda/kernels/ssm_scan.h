@@ -5,8 +5,8 @@
 
 namespace hrun::gpu {
 
-// skip: fp32 per head, on the device; the rest as in ScanInput.
-void ssm_scan(Gpu& gpu, const ScanInput& in, const float* skip, const StateLayer& layer,
-              StateOnDevice state, FloatView out);
+// skip, rates: fp32, on the device; the rest as in ScanInput.
+void ssm_scan(Gpu& gpu, const ScanInput& in, const float* skip, const float* rates,
+              const StateLayer& layer, StateOnDevice state, FloatView out);
 
 }  // namespace hrun::gpu

@@ -32,6 +32,10 @@ Values random_values(int64_t n, unsigned seed, float scale, float middle = 0) {
 
 struct Shape {
   int n_heads, n_groups, state_dim, width;
+  bool has_rates = false;
+  // Steps and skips, of heads or of values; decays of heads, or none.
+  int64_t n_steps() const { return has_rates ? inner() : n_heads; }
+  int64_t n_decays() const { return has_rates ? 0 : n_heads; }
   int64_t inner() const { return int64_t{n_heads} * width; }
   int64_t shared() const { return int64_t{n_groups} * state_dim; }
   int64_t columns() const { return inner() + 2 * shared(); }
@@ -47,19 +51,25 @@ constexpr int64_t kLogRows = 8;
 struct Scan {
   hrun::Backend& backend;
   Shape shape;
-  Values skip;
-  std::unique_ptr<hrun::DeviceTensor> skip_on;
+  Values skip, rates;  // rates: [state_dim][values]
+  std::unique_ptr<hrun::DeviceTensor> skip_on, rates_on;
   std::unique_ptr<hrun::DeviceStates> states;
 
   Scan(hrun::Backend& on, const Shape& s) : backend(on), shape(s) {
-    skip = random_values(s.n_heads, 5, 1);
-    skip_on = on.upload({hrun::F32::kId, 1, s.n_heads, skip.size() * 4,
-                         reinterpret_cast<const uint8_t*>(skip.data()), "skip"});
+    const auto uploaded = [&](const Values& values) {
+      return on.upload({hrun::F32::kId, 1, static_cast<int64_t>(values.size()), values.size() * 4,
+                        reinterpret_cast<const uint8_t*>(values.data()), "values"});
+    };
+    skip = random_values(s.n_steps(), 5, 1);
+    skip_on = uploaded(skip);
+    rates = random_values(s.state_dim * s.inner(), 6, 1, -1);
+    if (s.has_rates) rates_on = uploaded(rates);
     hrun::StatePlan plan;
     plan.n_slots = 2;
     plan.n_log_rows = kLogRows;
     plan.layers.push_back({7, 3, 0, 0, 0});  // so that offsets count
     plan.layers.push_back({0, 0, s.n_heads, s.state_dim, s.width, s.n_groups, true});
+    plan.layers.back().rates = rates_on.get();
     states = on.make_states(plan, "a test");
   }
 
@@ -76,16 +86,18 @@ struct Scan {
     hrun::BatchRows batch;
     batch.add_positions(n, first, {}, slot);
     batch.last().kept = kept, batch.last().kept_at = kept_at, batch.last().log_row = log_row;
-    backend.ssm_scan(
-        {part(0, shape.inner()), part(shape.inner(), shape.shared()),
-         part(shape.inner() + shape.shared(), shape.shared()), view(in.decay, shape.n_heads),
-         view(in.step, shape.n_heads), skip_on.get(), shape.n_groups},
-        {states.get(), 1}, batch.batch(), {out.data(), n, shape.inner(), shape.inner()});
+    backend.ssm_scan({part(0, shape.inner()), part(shape.inner(), shape.shared()),
+                      part(shape.inner() + shape.shared(), shape.shared()),
+                      shape.has_rates ? hrun::FloatView{} : view(in.decay, shape.n_heads),
+                      view(in.step, shape.n_steps()), skip_on.get(), shape.n_groups},
+                     {states.get(), 1}, batch.batch(),
+                     {out.data(), n, shape.inner(), shape.inner()});
     return out;
   }
 };
 
-std::vector<double> reference(const Shape& s, const Values& skip, const Input& in, int64_t n) {
+std::vector<double> reference(const Scan& scan, const Input& in, int64_t n) {
+  const Shape& s = scan.shape;
   std::vector<double> out, state(static_cast<size_t>(s.inner() * s.state_dim));
   const auto at = [](const Values& values, int64_t i) {
     return static_cast<double>(values[static_cast<size_t>(i)]);
@@ -96,11 +108,14 @@ std::vector<double> reference(const Shape& s, const Values& skip, const Input& i
         const int64_t row = t * s.columns();
         const int64_t group = h / (s.n_heads / s.n_groups) * s.state_dim;
         const double x = at(in.all, row + h * s.width + p);
-        double y = at(skip, h) * x;
+        const int64_t value = h * s.width + p, gate = s.has_rates ? value : h;
+        const double step = at(in.step, t * s.n_steps() + gate);
+        double y = at(scan.skip, gate) * x;
         for (int i = 0; i < s.state_dim; ++i) {
-          double& kept = state[static_cast<size_t>((h * s.width + p) * s.state_dim + i)];
-          kept = at(in.decay, t * s.n_heads + h) * kept +
-                 at(in.step, t * s.n_heads + h) * x * at(in.all, row + s.inner() + group + i);
+          double& kept = state[static_cast<size_t>(value * s.state_dim + i)];
+          const double decay = s.has_rates ? std::exp(at(scan.rates, i * s.inner() + value) * step)
+                                           : at(in.decay, t * s.n_heads + h);
+          kept = decay * kept + step * x * at(in.all, row + s.inner() + group + i);
           y += kept * at(in.all, row + s.inner() + s.shared() + group + i);
         }
         out.push_back(y);
@@ -112,7 +127,7 @@ void test(const Shape& s) {
   constexpr int64_t kTokens = 37;
   const Input in{random_values(kTokens * s.columns(), 11, 1),
                  random_values(kTokens * s.n_heads, 12, 0.5f, 0.5f),
-                 random_values(kTokens * s.n_heads, 13, 0.5f, 0.5f)};
+                 random_values(kTokens * s.n_steps(), 13, 0.5f, 0.5f)};
   Values first;
   for (const hrun::CpuTier& tier : hrun::cpu_tiers()) {
     if (!tier.available()) continue;
@@ -121,7 +136,7 @@ void test(const Shape& s) {
     Scan scan(*backend, s);
     scan.states->clear(0), scan.states->clear(1);
     const Values whole = scan.run(in, 0, kTokens, 0);
-    const std::vector<double> exact = reference(s, scan.skip, in, kTokens);
+    const std::vector<double> exact = reference(scan, in, kTokens);
     // Each value of the state and of the sum rounds a few times per token and row.
     double worst = 0, largest = 0;
     for (size_t i = 0; i < whole.size(); ++i) {
@@ -172,13 +187,15 @@ void test(const Shape& s) {
 }  // namespace
 
 int main() {
-  for (const Shape& s : {Shape{
-                             4,
-                             2,
-                             16,
-                             32,
-                         },
-                         Shape{6, 1, 128, 64}, Shape{3, 3, 7, 19}, Shape{2, 1, 1, 1}})
+  for (const Shape& s :
+       {Shape{
+            4,
+            2,
+            16,
+            32,
+        },
+        Shape{6, 1, 128, 64}, Shape{3, 3, 7, 19}, Shape{2, 1, 1, 1}, Shape{1, 1, 16, 64, true},
+        Shape{1, 1, 7, 19, true}, Shape{4, 2, 5, 33, true}, Shape{1, 1, 1, 1, true}})
     test(s);
   return failures;
 }

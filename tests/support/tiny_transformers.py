@@ -621,6 +621,18 @@ TINY: dict[str, Tiny] = {
             "layer_types": ["conv", "full_attention", "conv", "conv"],
         },
     ),
+    "mamba": Tiny("mamba", "MambaConfig", {"state_size": 16, "time_step_rank": 12}),
+    "falcon mamba": Tiny(
+        "mamba",
+        "FalconMambaConfig",
+        {
+            "hidden_size": 72,
+            "state_size": 6,
+            "time_step_rank": 8,
+            "conv_kernel": 3,
+            "tie_word_embeddings": False,
+        },
+    ),
     "mamba2": Tiny(
         "mamba2",
         "Mamba2Config",

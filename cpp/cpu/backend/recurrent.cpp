@@ -159,35 +159,39 @@ void CpuBackend::do_ssm_scan(const ScanInput& in, const StateSlot& state, const 
   const StateLayer& layer = state.layer();
   states.record(state.index, batch, in.b, layer.keys_at());
   states.record(state.index, batch, in.x, layer.values_at());
-  states.record(state.index, batch, in.decay, layer.decays_at());
+  if (!layer.rates) states.record(state.index, batch, in.decay, layer.decays_at());
   states.record(state.index, batch, in.step, layer.steps_at());
   const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = layer.n_heads * n_parts;
   const int heads_of_group = layer.n_heads / in.n_groups;
   const float* const skip = in.skip ? hrun::on_cpu(*in.skip).vector.data() : nullptr;
+  const float* const rates = layer.rates ? hrun::on_cpu(*layer.rates).vector.data() : nullptr;
   parallel(
       static_cast<int64_t>(batch.spans.size()) * n_tasks,
       per_span(out.rows * layer.k_dim * kLanes, batch), [&](int64_t i, int) {
         const RowSpan& span = batch.spans[static_cast<size_t>(i / n_tasks)];
         const int64_t h = i % n_tasks / n_parts, part = i % n_parts;
         const int64_t shared = h / heads_of_group * layer.k_dim,
-                      column = h * layer.v_dim + part * kLanes;
+                      column = h * layer.v_dim + part * kLanes, gate = rates ? column : h;
         const auto run = [&](int32_t slot, int64_t first, int64_t n_rows) {
           const int64_t row = span.first_row + first;
           kernels_.ssm_scan({
               .x = in.x.row(row) + column,
               .b = in.b.row(row) + shared,
               .c = in.c.row(row) + shared,
-              .decay = in.decay.row(row) + h,
-              .step = in.step.row(row) + h,
+              .decay = rates ? nullptr : in.decay.row(row) + h,
+              .step = in.step.row(row) + gate,
+              .rates = rates ? rates + column : nullptr,
+              .skip = skip ? skip + gate : nullptr,
               .out = out.row(row) + column,
               .state = states.columns(slot, state.index, h, part),
-              .stride = in.x.stride,
+              .x_stride = in.x.stride,
+              .shared_stride = in.b.stride,
               .gate_stride = in.step.stride,
+              .rate_stride = out.cols,
               .out_stride = out.stride,
               .n_tokens = n_rows,
               .state_dim = layer.k_dim,
               .n_columns = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
-              .skip = skip ? skip[h] : 0.0f,
           });
         };
         run_span(span, run, [&](int32_t from, int32_t to) {

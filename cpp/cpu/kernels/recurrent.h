@@ -59,18 +59,27 @@ void delta_rule_kernel(const DeltaTask& task) {
   }
 }
 
-// S <- e S + b (step x)^T;  out = S^T c + skip x.  The sum over the rows of S as above.
-void ssm_scan_kernel(const ScanTask& task) {
+// S <- e S + b (step x)^T;  out = S^T c + skip x.  The sum over the rows of S as above.  By column:
+// e is of each number of S, step and skip of each column.
+template <bool kByColumn>
+void scan(const ScanTask& task) {
   const int rows = task.state_dim, whole = rows / 4 * 4, n = task.n_columns;
+  const Lanes skip = !task.skip  ? splat(0.0f)
+                     : kByColumn ? load_n(task.skip, n)
+                                 : splat(*task.skip);
   for (int64_t t = 0; t < task.n_tokens; ++t) {
-    const float* const b = task.b + t * task.stride;
-    const float* const c = task.c + t * task.stride;
-    const Lanes decay = splat(task.decay[t * task.gate_stride]);
-    const Lanes x = load_n(task.x + t * task.stride, n);
-    const Lanes d = mul(splat(task.step[t * task.gate_stride]), x);
+    const float* const b = task.b + t * task.shared_stride;
+    const float* const c = task.c + t * task.shared_stride;
+    const float* const gate = task.step + t * task.gate_stride;
+    const Lanes step = kByColumn ? load_n(gate, n) : splat(*gate);
+    const Lanes x = load_n(task.x + t * task.x_stride, n);
+    const Lanes d = mul(step, x);
+    const Lanes of_head = kByColumn ? step : splat(task.decay[t * task.gate_stride]);
     Lanes sums[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
     const auto write = [&](int i, Lanes& sum) {
       float* const at = task.state + i * kLanes;
+      Lanes decay = of_head;
+      if constexpr (kByColumn) decay = exp(mul(load_n(task.rates + i * task.rate_stride, n), step));
       const Lanes s = fma(splat(b[i]), d, mul(decay, load(at)));
       store(at, s);
       sum = fma(splat(c[i]), s, sum);
@@ -79,9 +88,11 @@ void ssm_scan_kernel(const ScanTask& task) {
       write(i, sums[0]), write(i + 1, sums[1]), write(i + 2, sums[2]), write(i + 3, sums[3]);
     for (int i = whole; i < rows; ++i) write(i, sums[i - whole]);
     const Lanes mixed = add(add(sums[0], sums[1]), add(sums[2], sums[3]));
-    store_n(task.out + t * task.out_stride, fma(splat(task.skip), x, mixed), n);
+    store_n(task.out + t * task.out_stride, fma(skip, x, mixed), n);
   }
 }
+
+void ssm_scan_kernel(const ScanTask& task) { task.rates ? scan<true>(task) : scan<false>(task); }
 
 // x / sqrt(sum(x^2) + eps) * scale
 void l2_norm_kernel(float* x, float eps, float scale, int64_t n_values) {

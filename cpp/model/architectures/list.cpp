@@ -43,6 +43,7 @@
 #include "model/architectures/lfm2.h"
 #include "model/architectures/lfm2moe.h"
 #include "model/architectures/llama.h"
+#include "model/architectures/mamba.h"
 #include "model/architectures/mamba2.h"
 #include "model/architectures/mimo2.h"
 #include "model/architectures/minimax_m2.h"
@@ -100,7 +101,7 @@ constexpr std::array kArchitectures = {
     &architecture::kExaoneMoe,     &architecture::kCohere2moe,  &architecture::kMuseGlimmer,
     &architecture::kGraniteSwa,    &architecture::kMimo2,       &architecture::kChatglm,
     &architecture::kOlmo,          &architecture::kBailingmoe2, &architecture::kApertus,
-    &architecture::kGemma3n,
+    &architecture::kGemma3n,       &architecture::kMamba,
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {
@@ -168,6 +169,11 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "ssm_in",
     "ssm_conv",
     "ssm_conv_bias",
+    "ssm_mix",
+    "ssm_step",
+    "ssm_step_norm",
+    "ssm_b_norm",
+    "ssm_c_norm",
     "ssm_step_bias",
     "ssm_rate",
     "ssm_skip",
@@ -267,6 +273,10 @@ constexpr std::array<std::string_view, static_cast<size_t>(Dim::count)> kDimName
     "ssm_heads",
     "ssm_groups",
     "ssm_group",
+    "ssm_state",
+    "ssm_inner_twice",
+    "ssm_rank",
+    "ssm_mix",
     "ff_expert_twice",
     "per_layer",
     "per_layer_all",
@@ -320,8 +330,8 @@ constexpr std::array<std::string_view, static_cast<size_t>(Where::count)> kWhere
 static_assert(!kWhereNames.back().empty(), "layers without a name");
 
 constexpr std::array<std::string_view, static_cast<size_t>(Mixer::count)> kMixerNames = {
-    "attention",   "latent_attention",          "delta_rule", "short_conv",
-    "state_space", "attention_and_state_space", "none"};
+    "attention",           "latent_attention",          "delta_rule", "short_conv", "state_space",
+    "channel_state_space", "attention_and_state_space", "none"};
 static_assert(!kMixerNames.back().empty(), "a mixer without a name");
 
 }  // namespace

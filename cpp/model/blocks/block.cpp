@@ -4,6 +4,7 @@
 
 #include "model/blocks/altup.h"
 #include "model/blocks/attention.h"
+#include "model/blocks/channel_state_space.h"
 #include "model/blocks/delta_rule.h"
 #include "model/blocks/dense_and_experts.h"
 #include "model/blocks/experts.h"
@@ -32,6 +33,7 @@ constexpr Block kMixers[] = {{attention_needs, attention},
                              {delta_rule_needs, delta_rule},
                              {short_conv_needs, short_conv},
                              {state_space_needs, state_space},
+                             {channel_state_space_needs, channel_state_space},
                              {attention_and_state_space_needs, attention_and_state_space},
                              {no_needs, do_nothing}};
 constexpr Block kFeeds[] = {{feed_forward_needs, feed_forward},

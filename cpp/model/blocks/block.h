@@ -4,6 +4,8 @@
 // blocks; block.cpp knows which functions those are.
 #pragma once
 
+#include <optional>
+
 #include "model/forward.h"
 
 namespace hrun {
@@ -12,7 +14,8 @@ namespace hrun {
 struct BlockNeeds {
   size_t scratch_floats = 0;
   CacheLayer cache{};            // of the keys and values, types left open; without heads: none
-  StateLayer state{};            // of a recurrent layer
+  StateLayer state{};            // of a recurrent layer, the rates left open
+  std::optional<Role> rates;     // the tensor that has them
   bool repeatable = true;        // the host takes no part in it, so a pass can be recorded
   bool chooses_experts = false;  // then it takes part where the backend does not choose them
 

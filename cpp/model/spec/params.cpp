@@ -564,6 +564,20 @@ void read_state_space(const Keys& keys, const ModelDescription& description, Hyp
   s.head_dim = recurrent_head_dim(keys, s.n_heads, s.n_groups);
 }
 
+// Mamba 1: all channels are one head.
+void read_channel_state_space(const Keys& keys, const ModelDescription& description,
+                              HyperParams& p) {
+  if (description.recurrent != Mixer::channel_state_space) return;
+  StateSpaceParams& s = p.ssm;
+  p.n_taps = keys.count("ssm.conv_kernel", 1, kMaxConvTaps);
+  s.state_dim = keys.count("ssm.state_size", 1, kMaxStateRows);
+  s.n_heads = s.n_groups = 1;
+  s.head_dim = keys.count("ssm.inner_size", 1, kMaxWidth);
+  s.step_rank = keys.count("ssm.time_step_rank", 1, kMaxWidth);
+  s.normed = keys.file().get_bool_or(keys.key("ssm.dt_b_c_rms"), false);
+  s.norm_eps = keys.number_or("ssm.dt_b_c_rms_epsilon", static_cast<double>(p.norm_eps), 0, 1);
+}
+
 void read_short_conv(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   if (description.recurrent == Mixer::short_conv)
     p.n_taps = keys.count("shortconv.l_cache", 2, kMaxConvTaps);
@@ -800,6 +814,7 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   if (description.either_norm && keys.number_or(kRmsEps, 0, 0, 1) > 0) p.norm = Norm::rms;
   const bool rms = p.norm == Norm::rms && (keys.has(kRmsEps) || !description.has_key(kLayerEps));
   p.norm_eps = static_cast<float>(keys.number(rms ? kRmsEps : kLayerEps, 1e-30, 1));
+  read_channel_state_space(keys, description, p);
   refuse_unknown_maths(keys, description, p.n_ctx_train);
   read_latent_attention(keys, description, p);
   read_window(keys, description, p);

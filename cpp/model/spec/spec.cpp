@@ -54,8 +54,7 @@ constexpr OtherKind kOtherKinds[] = {
 // Architectures of language models that hrun cannot run yet, and what it would need.
 constexpr OtherKind kMissing[] = {
     {"llama4", "attention in chunks of positions"},
-    {"mamba", "the state space model of Mamba 1, in which each channel decays by itself"},
-    {"jamba", "the state space model of Mamba 1, in which each channel decays by itself"},
+    {"jamba", "experts in every other layer"},
     {"rwkv", "RWKV's recurrence"},
     {"arwkv", "RWKV's recurrence"},
     {"kimi-linear", "a delta rule whose channels decay by themselves"},

@@ -68,12 +68,15 @@ struct DeltaParams {
   int64_t v_dim = 0;
 };
 
-// A state space model (Mamba 2), alike in all layers that have it.
+// A state space model, alike in all layers that have it.  Mamba 1's channels are one head.
 struct StateSpaceParams {
   int64_t n_heads = 0;
   int64_t n_groups = 0;  // of heads, which share b and c
   int64_t head_dim = 0;
   int64_t state_dim = 0;
+  int64_t step_rank = 0;  // Mamba 1: of what the steps of channels are made of
+  bool normed = false;    // that, b and c, without weights
+  double norm_eps = 0;
 
   int64_t inner() const { return n_heads * head_dim; }
   int64_t shared() const { return n_groups * state_dim; }  // values of b, and of c

@@ -122,6 +122,14 @@ int64_t size_of(Dim dim, const HyperParams& p, int64_t layer) {
       return p.ssm.n_groups;
     case Dim::ssm_group:
       return p.ssm.n_groups > 0 ? p.ssm.inner() / p.ssm.n_groups : 0;
+    case Dim::ssm_state:
+      return p.ssm.state_dim;
+    case Dim::ssm_inner_twice:
+      return 2 * p.ssm.inner();
+    case Dim::ssm_rank:
+      return p.ssm.step_rank;
+    case Dim::ssm_mix:
+      return p.ssm.step_rank + 2 * p.ssm.shared();
     case Dim::ff_expert_twice:
       return 2 * p.n_ff_expert;
     case Dim::per_layer:

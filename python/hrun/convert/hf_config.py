@@ -261,6 +261,10 @@ class HFConfig:
             "ssm_heads": delta_heads,
             "ssm_groups": delta_keys,
             "ssm_group": delta_v // max(delta_keys, 1),
+            "ssm_state": delta_k,
+            "ssm_inner_twice": 2 * delta_v,
+            "ssm_rank": delta_heads,
+            "ssm_mix": delta_heads + 2 * delta_k,
             "ff_expert_twice": 2 * ff_expert,
             "gate": heads if self.gate_per_head else heads * v,
             "per_layer": self["embedding_length_per_layer_input"],
@@ -549,7 +553,11 @@ def _put_listed(
         elif rule.key in ("full_attention_interval", "attention.recurrent_layers"):
             put_mixers(config, keys)
             continue
-        elif rule.key == "ssm.inner_size":
+        elif rule.key == "ssm.time_step_rank" and config.values.get(name) == "auto":
+            value = -(-int(keys["embedding_length"].value) // 16)  # type: ignore[arg-type]
+        elif rule.key == "ssm.dt_b_c_rms":
+            value = config.values.get("model_type") == "falcon_mamba"
+        elif rule.key == "ssm.inner_size" and not rule.hf_key:
             value = _inner_size(config, int(keys["ssm.time_step_rank"].value))  # type: ignore[arg-type]
         elif rule.key == "activation_sparsity_scale":
             value = gate_cutoffs(config, name, n_layers)
