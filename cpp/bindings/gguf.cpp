@@ -507,6 +507,8 @@ void init_spec(nb::module_& m) {
       .def_prop_ro("recurrent_without_keys",
                    [](const ModelDescription& d) { return d.recurrent_without_keys; })
       .def_prop_ro("one_block", [](const ModelDescription& d) { return d.one_block; })
+      .def_prop_ro("experts_by_router",
+                   [](const ModelDescription& d) { return d.experts_by_router; })
       .def_prop_ro("experts_beside_dense",
                    [](const ModelDescription& d) { return d.experts_beside_dense; })
       .def_prop_ro("no_rope_period", [](const ModelDescription& d) { return d.no_rope_period; })

@@ -83,7 +83,7 @@ enum class Role : uint8_t {
   ssm_step,
   ssm_step_norm,
   ssm_b_norm,
-  ssm_c_norm,  // of ones: no file has them
+  ssm_c_norm,  // of ones where no file has them
   ssm_step_bias,
   ssm_rate,
   ssm_skip,
@@ -346,6 +346,7 @@ struct ModelDescription {
                                       // sqrt(n_embd / n_heads) where the key is absent
   Gating gating = Gating::softmax;
   bool experts_normed = true;      // the weights of the selected experts sum to 1
+  bool experts_by_router = false;  // the layers that have a router have experts
   bool yarn_truncates = true;      // the ends of yarn's ramp are whole pairs
   Mixer recurrent = Mixer::count;  // of the layers without attention, if there are such
   int64_t attention_period =

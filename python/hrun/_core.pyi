@@ -301,6 +301,9 @@ class Architecture:
     def one_block(self) -> bool: ...
 
     @property
+    def experts_by_router(self) -> bool: ...
+
+    @property
     def experts_beside_dense(self) -> bool: ...
 
     @property

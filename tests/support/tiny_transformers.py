@@ -633,6 +633,32 @@ TINY: dict[str, Tiny] = {
             "tie_word_embeddings": False,
         },
     ),
+    "jamba": Tiny(
+        "jamba",
+        "JambaConfig",
+        {
+            "num_hidden_layers": 5,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "attn_layer_period": 3,
+            "attn_layer_offset": 1,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 12,
+        },
+    ),
+    "jamba, dense": Tiny(
+        "jamba",
+        "JambaConfig",
+        {
+            "num_hidden_layers": 3,
+            "num_experts": 1,
+            "num_experts_per_tok": 1,
+            "attn_layer_period": 3,
+            "attn_layer_offset": 2,
+        },
+    ),
     "mamba2": Tiny(
         "mamba2",
         "Mamba2Config",

@@ -39,6 +39,7 @@
 #include "model/architectures/hunyuan_moe.h"
 #include "model/architectures/hy_v3.h"
 #include "model/architectures/internlm2.h"
+#include "model/architectures/jamba.h"
 #include "model/architectures/laguna.h"
 #include "model/architectures/lfm2.h"
 #include "model/architectures/lfm2moe.h"
@@ -101,7 +102,7 @@ constexpr std::array kArchitectures = {
     &architecture::kExaoneMoe,     &architecture::kCohere2moe,  &architecture::kMuseGlimmer,
     &architecture::kGraniteSwa,    &architecture::kMimo2,       &architecture::kChatglm,
     &architecture::kOlmo,          &architecture::kBailingmoe2, &architecture::kApertus,
-    &architecture::kGemma3n,       &architecture::kMamba,
+    &architecture::kGemma3n,       &architecture::kMamba,       &architecture::kJamba,
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {

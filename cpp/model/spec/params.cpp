@@ -418,9 +418,14 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
     n_dense =
         keys.count_or("leading_dense_block_count", std::min(description.leading_dense, p.n_layers),
                       0, static_cast<uint64_t>(p.n_layers));
-  for (int64_t l = n_dense; l < p.n_layers; ++l)
-    if (Feed& feed = p.layers[static_cast<size_t>(l)].feed; feed != Feed::none)
-      feed = description.experts_beside_dense ? Feed::dense_and_experts : Feed::experts;
+  const auto has_router = [&](int64_t l) {
+    return file.find_tensor(layer_name(description.find_rule(Role::router)->gguf_name, l));
+  };
+  for (int64_t l = n_dense; l < p.n_layers; ++l) {
+    Feed& feed = p.layers[static_cast<size_t>(l)].feed;
+    if (feed == Feed::none || (description.experts_by_router && !has_router(l))) continue;
+    feed = description.experts_beside_dense ? Feed::dense_and_experts : Feed::experts;
+  }
   // Where both keys are there, the width is that of all shared experts together.
   constexpr std::string_view kSharedWidth = "expert_shared_feed_forward_length",
                              kShared = "expert_shared_count";

@@ -54,7 +54,6 @@ constexpr OtherKind kOtherKinds[] = {
 // Architectures of language models that hrun cannot run yet, and what it would need.
 constexpr OtherKind kMissing[] = {
     {"llama4", "attention in chunks of positions"},
-    {"jamba", "experts in every other layer"},
     {"rwkv", "RWKV's recurrence"},
     {"arwkv", "RWKV's recurrence"},
     {"kimi-linear", "a delta rule whose channels decay by themselves"},

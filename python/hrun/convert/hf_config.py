@@ -143,9 +143,14 @@ class HFConfig:
     def has_experts(self, layer: int) -> bool:
         return (
             self.has_feed(layer)
-            and self["expert_count"] > 0
+            and self["expert_count"] > (1 if self.architecture.experts_by_router else 0)
             and layer >= self["leading_dense_block_count"]
+            and (layer - self._of_experts("offset", 0)) % self._of_experts("period", 1) == 0
         )
+
+    def _of_experts(self, what: str, default: int) -> int:
+        """Jamba: every so many layers, from one on, have experts."""
+        return self.object.integer(f"expert_layer_{what}", default=default, low=default)
 
     def is_windowed(self, layer: int | None) -> bool:
         pattern = self.keys.get("attention.sliding_window_pattern")
@@ -555,6 +560,8 @@ def _put_listed(
             continue
         elif rule.key == "ssm.time_step_rank" and config.values.get(name) == "auto":
             value = -(-int(keys["embedding_length"].value) // 16)  # type: ignore[arg-type]
+        elif rule.key == "ssm.inner_size" and name == "mamba_expand":
+            value = config.integer(name) * int(keys["embedding_length"].value)  # type: ignore[arg-type]
         elif rule.key == "ssm.dt_b_c_rms":
             value = config.values.get("model_type") == "falcon_mamba"
         elif rule.key == "ssm.inner_size" and not rule.hf_key:

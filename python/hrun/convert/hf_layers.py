@@ -41,6 +41,14 @@ def layer_kinds(config: ConfigObject, architecture: Any, n_layers: int) -> list[
         if not isinstance(with_attention, list):
             raise config.error("full_attn_idxs", "an array of layers")
         kinds = ["attention" if layer in with_attention else "conv" for layer in range(n_layers)]
+    if kinds is None and config.has("attn_layer_period"):  # Jamba
+        period = config.integer("attn_layer_period")
+        offset = config.integer("attn_layer_offset", default=0, low=0)
+        kinds = ["attention" if layer % period == offset else "mamba" for layer in range(n_layers)]
+    if kinds is None and (with_attention := config.values.get("attn_layer_indices")) is not None:
+        if not isinstance(with_attention, list):  # Bamba
+            raise config.error("attn_layer_indices", "an array of layers")
+        kinds = ["attention" if layer in with_attention else "mamba" for layer in range(n_layers)]
     if kinds is None and architecture.one_block:
         kinds = ["mamba"] * n_layers
     allowed = (
