@@ -30,9 +30,12 @@ def logits(model: _core.Model) -> np.ndarray:
     return _core.Session(model, 64, type_k="f32", type_v="f32").forward(IDS, "all")
 
 
-def test_layers_go_where_the_keys_that_they_read_are(tmp_path: Path, emulated_cuda: None) -> None:
+@pytest.mark.parametrize("name", ["gemma4, small", "gemma3n"])
+def test_layers_go_where_the_keys_that_they_read_are(
+    name: str, tmp_path: Path, emulated_cuda: None
+) -> None:
     """Layers 3 to 5 read the keys of 1 and 2: a cut below 1 or none at all is possible, one between is refused."""
-    path = str(converted("gemma4, small", tmp_path))
+    path = str(converted(name, tmp_path))
     want = logits(_core.Model.load(path, device="cpu"))
     for n in (0, 5, 6, 7):
         got = logits(_core.Model.load(path, device="cuda", n_gpu_layers=n))
