@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
-from tiny_transformers import N_VOCAB, write_checkpoint
+from tiny_transformers import N_VOCAB, with_unread_keys, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +89,10 @@ def test_tokens_beyond_the_table_of_vectors_have_the_first_ones(path: Path) -> N
     [
         ({"altup.num_inputs": 1}, r"altup\.num_inputs' is 1, must be 2 to 64"),
         ({"altup.num_inputs": None}, r"altup\.num_inputs"),
-        ({"altup.num_inputs": 4}, r"altup_proj\.weight' has shape \[64, 64, 2\], the metadata says"),
+        (
+            {"altup.num_inputs": 4},
+            r"altup_proj\.weight' has shape \[64, 64, 2\], the metadata says",
+        ),
         ({"altup.active_idx": 3}, r"altup\.active_idx' is 3, must be 0 to 2"),
         ({"activation_sparsity_scale": [0.5] * 5}, "has 5 numbers, the model has 6 layers"),
         ({"activation_sparsity_scale": [math.nan] * 6}, "must be .* or -infinity"),
@@ -130,8 +134,21 @@ def test_each_part_counts(path: Path, tmp_path: Path) -> None:
         ]
     ):
         out = tmp_path / f"{number}.gguf"
-        changed = rewritten(path, out, metadata, lambda n, v, name=name: v * 0.7 if n == name else v)
+        changed = rewritten(
+            path, out, metadata, lambda n, v, name=name: v * 0.7 if n == name else v
+        )
         assert np.abs(logits(changed) - want).max() > 1e-3, (metadata, name)
+
+
+def test_keys_that_nobody_reads_change_nothing(folder: Path, path: Path, tmp_path: Path) -> None:
+    """The published files have them in the layers that share others'."""
+    shutil.copytree(folder, tmp_path / "hf")
+    with_unread_keys(tmp_path / "hf", (3, 4, 5))
+    out = tmp_path / "out.gguf"
+    write_plan(make_plan(open_source(tmp_path / "hf"), PlanOptions("f32")), out)
+    names = {str(t.name) for t in _core.GGUFFile(str(out)).tensors}
+    assert {"blk.5.attn_k.weight", "blk.5.attn_v.weight", "blk.5.attn_k_norm.weight"} <= names
+    assert np.array_equal(logits(str(out)), logits(str(path)))
 
 
 def test_sensitive_matrices_stay_as_they_are_stored(folder: Path, tmp_path: Path) -> None:

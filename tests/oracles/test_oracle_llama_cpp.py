@@ -13,7 +13,7 @@ import pytest
 from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from llama_cpp_build import compiled, logits
-from tiny_transformers import N_VOCAB, TINY, write_checkpoint
+from tiny_transformers import N_VOCAB, TINY, with_unread_keys, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +55,21 @@ def test_llama_cpp_reads_it_alike(name: str, tmp_path: Path, program: Path) -> N
     pytest.importorskip("torch", reason="torch is not installed")
     pytest.importorskip("transformers", reason="transformers is not installed")
     write_checkpoint(name, tmp_path / "hf")
+    same_logits(name, tmp_path, program)
+
+
+def test_it_shares_the_keys_of_gemma_3n_alike(tmp_path: Path, program: Path) -> None:
+    """llama.cpp takes the layers from 20 on for those that share, and wants keys and values that nobody reads in these too."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    name = "gemma3n, as published"
+    sizes = {"num_hidden_layers": 22, "num_kv_shared_layers": 2, "initializer_range": 0.06}
+    write_checkpoint(name, tmp_path / "hf", **sizes)
+    with_unread_keys(tmp_path / "hf", (20, 21))
+    same_logits(name, tmp_path, program)
+
+
+def same_logits(name: str, tmp_path: Path, program: Path) -> None:
     path = tmp_path / "out.gguf"
     write_plan(make_plan(open_source(tmp_path / "hf"), PlanOptions("f32")), path)
     ids = np.random.default_rng(5).integers(0, N_VOCAB, 64).tolist()

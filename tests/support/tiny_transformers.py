@@ -234,12 +234,12 @@ def as_bailing(folder: Path, n_heads: int, n_kv_heads: int) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def as_gemma3n_is_published(folder: Path, n_heads: int, n_kv_heads: int) -> None:
-    """Gives the last two layers, which read the keys and values of others, matrices of their own that nobody reads."""
+def with_unread_keys(folder: Path, layers: tuple[int, ...]) -> None:
+    """Gives layers that read the keys and values of others matrices of their own that nobody reads, as Gemma 3n's have."""
     from safetensors.numpy import load_file, save_file
 
     stored = load_file(folder / "model.safetensors")
-    for layer in (20, 21):
+    for layer in layers:
         for part in ("k_proj.weight", "v_proj.weight", "k_norm.weight"):
             name = f"model.layers.{layer}.self_attn.{part}"
             stored[name] = stored[name.replace(f".{layer}.", ".0.")] + np.float32(1)
@@ -783,12 +783,11 @@ TINY: dict[str, Tiny] = {
         "Gemma3nTextConfig",
         {
             **_GEMMA3N,
-            "num_hidden_layers": 22,
+            "num_hidden_layers": 11,
             "intermediate_size": 1024,
             "vocab_size_per_layer_input": N_VOCAB,
-            "num_kv_shared_layers": 2,
+            "num_kv_shared_layers": 0,
         },
-        remade=as_gemma3n_is_published,
     ),
     "arcee": Tiny("arcee", "ArceeConfig"),
     "arcee with biases": Tiny("arcee", "ArceeConfig", {"attention_bias": True, "mlp_bias": True}),
