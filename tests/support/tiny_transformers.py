@@ -784,6 +784,7 @@ TINY: dict[str, Tiny] = {
         {
             **_GEMMA3N,
             "num_hidden_layers": 11,
+            "initializer_range": 0.06,
             "intermediate_size": 1024,
             "vocab_size_per_layer_input": N_VOCAB,
             "num_kv_shared_layers": 0,
