@@ -13,7 +13,8 @@ import pytest
 
 from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
-from tiny_transformers import N_VOCAB, with_unread_keys, write_checkpoint
+from rewritten_checkpoints import with_unread_keys
+from tiny_transformers import N_VOCAB, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
