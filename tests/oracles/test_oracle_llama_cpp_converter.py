@@ -67,6 +67,7 @@ DIFFERENT = {
     "gemma3": "its files do not mention the scale of queries",
     "gemma3, multimodal": "its files do not mention the scale of queries",
     "qwen3 vl, experts": "its converter reads the published layout of experts alone",
+    "falcon mamba": "its files do not mention the epsilon of the norms of steps",
     "gemma3n": "its converter takes the published sizes alone",
     "hunyuan": "its converter takes the published sizes alone",
     "hunyuan, experts": "its converter takes the published sizes alone",
