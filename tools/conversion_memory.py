@@ -1,9 +1,11 @@
 """The memory and the time of a calibrated conversion of a random model of a given shape, in a process of its own.
 
     python tools/conversion_memory.py --shape 1b --tokens 8192 --target-bpw 3.5
+    python tools/conversion_memory.py --shape 1b --tokens 8192 --auto --plain ffn_gate ffn_up
     python tools/conversion_memory.py --embd 512 --ff 1536 --layers 8 --heads 8 --kv-heads 2 --vocab 4096
 
-Prints the highest resident memory beside the bound of docs/guide/convert.md: twice the largest layer, or the head, in F32,
+With --auto the model writes a part of its text itself, and the file is checked at the end.  --plain: matrices that are coded in Q8_0, without
+calibration, to save time.  Prints the highest resident memory beside the bound of docs/guide/convert.md: twice the largest layer, or the head, in F32,
 the moments of a layer and 1 GiB.  The model is BF16 and takes 2 bytes per weight in the folder.
 """
 
@@ -42,6 +44,8 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, help="in place of the shape's")
     parser.add_argument("--tokens", type=int, default=65536, help="of calibration text")
     parser.add_argument("--target-bpw", help="allocate bits too")
+    parser.add_argument("--auto", action="store_true", help="no text is given; check the file")
+    parser.add_argument("--plain", nargs="+", default=[], help="matrices that are coded in Q8_0")
     parser.add_argument("--folder", type=Path, help="where the model and the output go")
     return parser.parse_args()
 
@@ -71,8 +75,15 @@ def main() -> int:
         model = write_tiny_model(folder / "model.gguf", config)
         text = folder / "text.txt"
         text.write_text(" ".join(WORDS[i * i % 17 % len(WORDS)] for i in range(2 * given.tokens)))
-        command = [model, "-o", folder / "out.gguf", "--type", "rtq3", "--calibrate", text]
-        command += ["--calibrate-tokens", given.tokens, "--no-check"]
+        command = [model, "-o", folder / "out.gguf", "--type", "rtq3"]
+        command += ["--calibrate-tokens", given.tokens]
+        command += (
+            ["--calibrate", "auto", "--check"]
+            if given.auto
+            else ["--calibrate", text, "--no-check"]
+        )
+        for name in given.plain:
+            command += ["--tensor-type", f"{name}=q8_0"]
         if given.target_bpw:
             command += ["--target-bpw", given.target_bpw]
         start = time.monotonic()

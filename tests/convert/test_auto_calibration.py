@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,18 @@ import pytest
 
 from hrun._core import GGUFFile
 from hrun.cli.convert import main
-from hrun.convert.auto_text import KINDS, AutoText, passages, prompts
-from hrun.convert.self_check import alike, check
+from hrun.convert import PlanOptions, make_plan, open_source, write_plan
+from hrun.convert.auto_text import (
+    KINDS,
+    AutoText,
+    bundled_text,
+    open_runtime,
+    passages,
+    prompts,
+)
+from hrun.convert.compare import compare_models
+from hrun.convert.self_check import alike, check, greedy_answers
+from hrun.convert.text import chunks_of
 
 pytestmark = pytest.mark.slow
 
@@ -44,11 +55,33 @@ def test_greedy_answers_are_compared_to_the_first_difference() -> None:
     assert alike([1, 2], [1, 2, 3]) == 2 and alike([], [1]) == 0
 
 
-def test_a_model_is_like_itself(tiny_model: Callable[..., Path]) -> None:
+def test_a_model_is_like_itself(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     path = tiny_model(tied=False, chat_template=CHATML)
-    found = check(path, path)
+    found = check(open_source(path), path, tmp_path, 1 << 30)
     assert found.mean_divergence == 0 and found.same_top == found.greedy_alike == 1
-    assert found.n_tokens > 1000
+    assert found.n_tokens > 1000 and not list(tmp_path.iterdir())
+
+
+def test_the_check_gives_what_both_models_give_whole(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The source does not answer itself, and yet the answers are compared as if it had."""
+    path = tiny_model(tied=False, chat_template=CHATML, n_embd=256, n_heads=4)
+    coded = tmp_path / "coded.gguf"
+    write_plan(make_plan(open_source(path), PlanOptions("q4_0")), coded)
+    found = check(open_source(path), coded, tmp_path, 1 << 30)
+    with open_runtime(path, 2, 4) as source, open_runtime(coded, 2, 4) as file:
+        wanted, answers = greedy_answers(source), greedy_answers(file)
+        tokens = array("i", bundled_text(file.tokenizer, held_out=True))
+        for question, answer in answers:
+            tokens.extend([*question, *(token for token in answer if token >= 0)])
+        first = file.tokenizer.bos_id if file.tokenizer.adds_bos else None
+        whole = compare_models(source.model, file.model, chunks_of(tokens, first))
+    assert found.n_tokens == whole.n_tokens
+    assert found.mean_divergence == whole.divergence.mean() > 0
+    assert found.same_top == whole.same_top
+    same = sum(alike(a, b) for (_, a), (_, b) in zip(wanted, answers))
+    assert found.greedy_alike == same / sum(len(answer) for _, answer in answers) < 1
 
 
 def convert(source: Path, out: Path, *arguments: str) -> int:

@@ -17,9 +17,10 @@ import hrun
 from hrun import _core
 from hrun.cli.convert import main
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
-from hrun.convert.calibrate import part_file
+from hrun.convert.calibrate import float_bytes, part_file
 from hrun.convert.loss_meter import LossMeter
 from hrun.convert.parts import PartFile
+from hrun.convert.quick_copy import ITSELF, memory_bound, writer_type
 from hrun.convert.text_moments import TextMoments
 from tiny_hf import TinyLlama
 from whole_model import (
@@ -323,17 +324,45 @@ def test_a_killed_conversion_goes_on(tiny_model: Callable[..., Path], tmp_path: 
     assert out.read_bytes() == plain.read_bytes() and os.listdir(out.parent) == ["out.gguf"]
 
 
-def test_a_model_larger_than_memory_is_not_run_whole(
+@pytest.mark.parametrize("writer", ["RTQ4", "RTQ2", None])
+def test_a_model_that_takes_more_than_its_conversion_is_not_run_whole(
+    writer: str | None,
     tiny_model: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("hrun.convert.calibrate.machine_memory", lambda: 1000)
-    monkeypatch.setattr("hrun.convert.auto_text.own_text", None)
-    monkeypatch.setattr("hrun.convert.self_check.check", None)
+    """A copy writes the text, in the widest type that there is room for; without room nothing does."""
+    model = tiny_model()
+    room = 0
+    if writer is not None:
+        plan = make_plan(open_source(model), PlanOptions(writer.lower(), pure=True))
+        room = plan.data_bytes
+    monkeypatch.setattr("hrun.convert.quick_copy.room_for_model", lambda source, memory: room)
+    if writer is None:
+        monkeypatch.setattr("hrun.convert.auto_text.own_text", None)
+    else:
+        monkeypatch.setattr("hrun.convert.calibrate.float_model", None)
     out = tmp_path / "out.gguf"
-    arguments = [str(tiny_model()), "-o", str(out), "--type", "rtq3", "--calibrate-tokens", "2048"]
-    assert main(arguments) == 0 and out.exists()
+    arguments = [str(model), "-o", str(out), "--type", "rtq3", "--calibrate-tokens", "2048"]
+    assert main(arguments) == 0
     err = capsys.readouterr().err
-    assert "the model does not write text for it" in err and "not checked against its source" in err
+    assert ("does not write text for it" in err) == (writer is None)
+    assert (f"the model's own answers, drawn from it in {writer}" in err) == (writer is not None)
+    assert "mean KL divergence from the source" in err and "greedy answers" not in err
+    stored = _core.GGUFFile(str(out)).metadata
+    assert stored["hrun.check.mean_kld"] > 0 and np.isnan(stored["hrun.check.greedy_alike"])
+    assert os.listdir(tmp_path) == ["out.gguf"]
+
+
+def test_the_bound_is_two_layers_as_floats_their_moments_and_a_gibibyte(
+    tiny_model: Callable[..., Path],
+) -> None:
+    source = open_source(tiny_model(n_layers=3, n_embd=256, n_heads=4, n_kv_heads=1, n_ff=768))
+    layer = 4 * (2 * 256 * 256 + 2 * 256 * 64 + 3 * 256 * 768 + 2 * 256)
+    moments = 4 * (256**2 + 768**2)
+    assert memory_bound(source, 4 << 30) == 2 * layer + moments + (1 << 30)
+    floats = float_bytes(source)
+    assert writer_type(source, floats, floats) == ITSELF
+    assert writer_type(source, floats, floats - 1) == "rtq4"
+    assert writer_type(source, floats, 1000) is None

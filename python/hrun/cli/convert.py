@@ -25,7 +25,7 @@ from hrun.errors import ArgumentError, Error
 if TYPE_CHECKING:
     from hrun.convert import Calibration, ConversionPlan, Preset, Source
     from hrun.convert.auto_text import AutoText
-    from hrun.convert.self_check import Check
+    from hrun.convert.check_result import Check
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -125,8 +125,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--memory",
         metavar="SIZE",
         type=file_size,
-        default=4 << 30,
-        help="memory for the moments of a layer and their factors, as 800M or 4G (default 4G); less means that the text passes through a layer more often, or block-diagonal moments",
+        help="memory for the moments of a layer and their factors, as 800M or 4G (default 4G); less means that the text passes through a "
+        "layer more often, or block-diagonal moments. A model that fits may also be run whole, to write calibration text and to answer in the check",
     )
     add = parser.add_argument_group(
         "check", "The finished file beside its source, on text that no calibration saw."
@@ -318,7 +318,8 @@ def _note(text: str) -> None:
 
 
 _AUTO, _NONE = Path("auto"), Path("none")  # of --calibrate
-_UNASKED_CHECK = 4 << 30  # bytes of a float copy that is written for a check nobody asked for
+_UNASKED_CHECK = 4 << 30  # bytes of a source, as floats, that is read for a check nobody asked for
+_MEMORY = 4 << 30  # for moments
 
 
 def _calibrates_itself(arguments: argparse.Namespace, has_trellis: bool) -> bool:
@@ -342,7 +343,7 @@ def _calibration(
         arguments.imatrix,
         arguments.moments,
         arguments.calibrate_tokens,
-        arguments.memory,
+        arguments.memory or _MEMORY,
         arguments.save_moments,
         auto,
     )
@@ -364,30 +365,43 @@ def _makes_text(
     model: Callable[[], Path],
     source: Source,
     work: Path,
+    room: int,
     progress: Callable[[int, int, str], None] | None,
 ) -> bool:
-    """Makes the calibration text.
+    """Makes the calibration text; ``room``: bytes of a model that may be run whole for it.
 
     Returns False, after a warning, where the model cannot be run and nobody asked for calibration.
     Raises hrun.Error.
     """
-    from hrun.convert.calibrate import fits_memory, part_file
+    from hrun.convert.calibrate import float_bytes, part_file
+    from hrun.convert.quick_copy import ITSELF, write_copy, writer_type
 
-    fits = fits_memory(source)
+    writer = writer_type(source, float_bytes(source), room)
+
+    def path() -> Path:
+        if writer is None:
+            return part_file(source, work).path
+        if writer == ITSELF:
+            return model()
+        return write_copy(source, writer, work, arguments.threads, progress)
+
     try:
-        path = model if fits else lambda: part_file(source, work).path
-        tokens = auto.tokens(path, progress, work / "tokens", bundled_only=not fits)
+        tokens = auto.tokens(path, progress, work / "tokens", bundled_only=writer is None)
     except Error as error:
         if arguments.calibrate is not None or arguments.preset is not None:
             raise
         _note(f"warning: hrun cannot run this model, so it is coded without calibration: {error}")
         return False
+    finally:
+        (work / "writer.gguf").unlink(missing_ok=True)
     _note(
         f"calibrating on {len(tokens)} tokens of text of many kinds, {auto.n_own} of them the model's own answers"
+        + (f", drawn from it in {writer.upper()}" if writer not in (ITSELF, None) else "")
     )
-    if not fits:
+    if writer is None:
         _note(
-            "note: the model does not write text for it, as it is larger than this machine's memory"
+            "note: the model does not write text for it, as running it would take more memory than "
+            "converting it does (--memory allows more)"
         )
     return True
 
@@ -422,7 +436,7 @@ def _checks(arguments: argparse.Namespace, plan: ConversionPlan, has_model: bool
 
 def _verdict(arguments: argparse.Namespace, found: Check | None) -> int:
     """The exit code, after what there is to say."""
-    from hrun.convert.self_check import VISIBLE
+    from hrun.convert.check_result import VISIBLE
 
     if found is not None:
         _note(found.line())
@@ -466,7 +480,6 @@ def run(arguments: argparse.Namespace) -> int:
     from hrun.convert.auto_text import AutoText
     from hrun.convert.calibrate import (
         calibration_tokens,
-        fits_memory,
         loss_meter,
         moment_source,
         shared_float_model,
@@ -475,6 +488,7 @@ def run(arguments: argparse.Namespace) -> int:
     from hrun.convert.folder import shown
     from hrun.convert.key_tables import TOKENS, with_key_tables
     from hrun.convert.moments import DEFAULT_TOKENS
+    from hrun.convert.quick_copy import room_for_model
     from hrun.convert.table import size_text
     from hrun.convert.text_moments import TextMoments
     from hrun.outputs import work_folder
@@ -531,6 +545,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             return dry_run()
     allocation = None
+    room = max(room_for_model(source, arguments.memory or _MEMORY), arguments.memory or 0)
     found: Check | None = None
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(quiet=not sys.stderr.isatty()))
@@ -538,7 +553,9 @@ def run(arguments: argparse.Namespace) -> int:
         work = None
         if calibration.has_text:
             work = stack.enter_context(work_folder(output, _job(arguments, source, wanted)))
-            if auto is not None and not _makes_text(arguments, auto, model, source, work, progress):
+            if auto is not None and not _makes_text(
+                arguments, auto, model, source, work, room, progress
+            ):
                 calibration, preset = _calibration(arguments, None)
         if arguments.kv_stats:
             if not calibration.has_text:
@@ -598,19 +615,12 @@ def run(arguments: argparse.Namespace) -> int:
             from hrun.convert.self_check import check
 
             try:
-                found = check(model(), path, arguments.threads, progress)
+                found = check(source, path, folder, room, arguments.threads, progress)
             except Error as error:
                 _note(f"note: not checked against its source: {error}")
             return found
 
         checks = _checks(arguments, plan, calibration.has_text)
-        if checks and arguments.check is None and arguments.strict is None:
-            checks = fits_memory(source)
-            if not checks:
-                _note(
-                    "note: not checked against its source, which is larger than this machine's memory "
-                    "(--check does it anyway)"
-                )
         size = write_plan(
             plan,
             output,

@@ -15,6 +15,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hrun._core import read_spec
+from hrun.cache_memory import bytes_per_token
 from hrun.errors import ChatTemplateError
 from hrun.runtime import Runtime
 from hrun.tokenizer import Tokenizer
@@ -29,6 +31,7 @@ _HELD_OUT = 8  # one passage or prompt of so many
 _BEGINNING = 24  # tokens of a passage that a model without a template continues
 _BATCH = 24  # answers at a time
 _CONTEXT = 1024
+_CACHE_BYTES = 256 << 20
 _SEED = 1
 
 
@@ -66,12 +69,14 @@ def questions(runtime: Runtime, held_out: bool) -> list[list[int]]:
 
 
 def open_runtime(model: Path, n_threads: int, n_parallel: int) -> Runtime:
-    """Opens a runtime with room for ``n_parallel`` answers at once."""
+    """Opens a runtime with room for ``n_parallel`` answers at once, or as many as 256 MiB hold."""
+    per_token = bytes_per_token(read_spec(str(model)).params, "f16", "f16")
+    held = _CACHE_BYTES // max(1, per_token)
     return Runtime(
         model,
         n_ctx=_CONTEXT,
         n_threads=n_threads or None,
-        kv_tokens=n_parallel * _CONTEXT,
+        kv_tokens=max(_CONTEXT, min(n_parallel * _CONTEXT, held)),
         device="cpu",
     )
 

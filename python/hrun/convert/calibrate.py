@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,18 +87,11 @@ def _as_floats(source: Source) -> PlanOptions:
     return PlanOptions(name, pure=True)
 
 
-def fits_memory(source: Source) -> bool:
-    """Does the machine's memory hold the whole source, as hrun runs it, and some more?"""
+def float_bytes(source: Source) -> int:
+    """Returns the bytes of the source as hrun runs it."""
     if source.kind == "GGUF file" and not source.basis:
-        n_bytes = sum(path.stat().st_size for path in source.files)
-    else:
-        n_bytes = make_plan(source, _as_floats(source)).data_bytes
-    return n_bytes <= machine_memory() * 3 // 4
-
-
-def machine_memory() -> int:
-    """Returns the machine's memory in bytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return sum(path.stat().st_size for path in source.files)
+    return make_plan(source, _as_floats(source)).data_bytes
 
 
 def part_file(source: Source, folder: Path, n_threads: int = 0) -> PartFile:

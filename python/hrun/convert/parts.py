@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,12 @@ from .write import encode_tensor, encoding_pool, file_metadata
 Floats = npt.NDArray[np.float32]
 
 _LAYER = re.compile(r"blk\.(\d{1,9})\.")
+
+
+def layer_of(tensor: str) -> int | None:
+    """Returns the number of the layer that a tensor belongs to; None for those outside the layers."""
+    match = _LAYER.match(tensor)
+    return int(match[1]) if match else None
 
 
 class PartFile:
@@ -70,8 +76,7 @@ class PartFile:
 
     def part_of(self, tensor: str) -> int:
         """The part that multiplies with the tensor: an embedding that is the head belongs to the head."""
-        if match := _LAYER.match(tensor):
-            layer = int(match[1])
+        if (layer := layer_of(tensor)) is not None:
             return next((i for i, (_, end) in enumerate(self.parts) if layer < end), self.head_part)
         return self.head_part if tensor == self._head else 0
 
@@ -103,7 +108,7 @@ class PartFile:
                 file.write(data.data)
 
     def _needs(self, name: str, n_dims: int, part: int | None) -> bool:
-        if _LAYER.match(name):
+        if layer_of(name) is not None:
             return part is not None and self.part_of(name) == part
         if n_dims == 1 or (name == self._head and part == self.head_part):
             return True
@@ -213,3 +218,35 @@ class StateReader:
 
     def rows(self, first: int, n: int) -> Floats:
         return self._file.read(4 * first * self._width, (n, self._width), np.float32)
+
+
+def run_to_head(
+    file: PartFile,
+    texts: Sequence[Sequence[int]],
+    folder: Path,
+    report: Callable[[int, int, str], None] | None = None,
+    what: str = "",
+) -> StateReader:
+    """Runs the texts through all parts but the head; the states that enter it are in the order of the texts.
+
+    ``folder``: for the states, which stay there; nothing else may be in it.  Raises hrun.Error, OSError.
+    """
+    states: StateReader | None = None
+    for part in range(file.head_part):
+        loaded, at = file.load(part), 0
+        with StateWriter(folder / f"states-{part + 1}") as out:
+            for number, text in enumerate(texts):
+                if report is not None:
+                    report(part * len(texts) + number, file.head_part * len(texts), what)
+                came = states.rows(at, len(text)) if states is not None else None
+                left = loaded.run(text, came)
+                assert left is not None
+                out.add(left)
+                at += len(text)
+            out.finish()
+        width = loaded.width
+        del loaded  # before the next one is made
+        states = StateReader(folder / f"states-{part + 1}", width)
+        (folder / f"states-{part}").unlink(missing_ok=True)
+    assert states is not None  # a model has layers
+    return states

@@ -1,50 +1,35 @@
 """A finished file beside its source, on text that no calibration saw.
 
-The text is the held-out share of ``texts/`` and the source's greedy answers to the held-out
-prompts.  The result is stored in the file: ``hrun.check.*``.
+The text is the held-out share of ``texts/`` and the file's own greedy answers to the held-out
+prompts.  Both models read it a part at a time, so memory holds a layer, or the two heads.  The
+source need not answer itself: up to the first token that it would not have chosen, its answer is the
+file's.  The result is stored in the file: ``hrun.check.*``.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hrun.outputs import scratch_folder
+from hrun.predictions import logit_rows
 from hrun.runtime import Runtime
+from hrun.tokenizer import Tokenizer
 
 from .auto_text import bundled_text, open_runtime, questions
-from .compare import compare_models
+from .calibrate import part_file
+from .check_result import Check
+from .compare import Comparison
 from .moments import Report
+from .parts import Floats, LoadedPart, PartFile, StateReader, run_to_head
+from .read_gguf import read_gguf
+from .source import Source
 from .text import chunks_of
 
-# Mean KL divergence, in nats, above which a person sees the difference in answers.  SmolLM2-135M:
-# 0.03 and 0.06 answer like the source, 0.2 makes more mistakes, 0.6 repeats itself.
-VISIBLE = 0.15
 _ANSWER_TOKENS = 48
 _ROOM = 4  # contexts: all questions and answers fit, as they are short
-
-
-@dataclass(frozen=True)
-class Check:
-    """mean_divergence: KL divergence in nats.  same_top: share of positions with the same likeliest
-    token.  greedy_alike: share of the source's greedy answers up to the first other token."""
-
-    n_tokens: int
-    mean_divergence: float
-    same_top: float
-    greedy_alike: float
-
-    def line(self) -> str:
-        return (
-            f"on {self.n_tokens} tokens of unseen text: mean KL divergence from the source "
-            f"{self.mean_divergence:.4f}, same first choice {100 * self.same_top:.1f} %, "
-            f"{100 * self.greedy_alike:.0f} % of greedy answers alike"
-        )
-
-    def exceeds(self, bound: float) -> bool:
-        """Does a value exceed the bound?  NaN exceeds every bound."""
-        return not self.mean_divergence <= bound
 
 
 def greedy_answers(runtime: Runtime) -> list[tuple[list[int], list[int]]]:
@@ -57,32 +42,99 @@ def greedy_answers(runtime: Runtime) -> list[tuple[list[int], list[int]]]:
     ]
 
 
-def alike(wanted: list[int], found: list[int]) -> int:
+def alike(wanted: Sequence[int], found: Sequence[int]) -> int:
     """Counts the tokens that are the same before the first one that differs."""
     pairs = enumerate(zip(wanted, found))
     return next((i for i, (a, b) in pairs if a != b), min(len(wanted), len(found)))
 
 
-def check(reference: Path, coded: Path, n_threads: int = 0, report: Report | None = None) -> Check:
-    """Raises hrun.Error where one of the models cannot be run."""
-    if report is not None:
-        report(0, 1, "check: answers")
-    with (
-        open_runtime(reference, n_threads, _ROOM) as source,
-        open_runtime(coded, n_threads, _ROOM) as file,
-    ):
-        wanted, found = greedy_answers(source), greedy_answers(file)
-        tokenizer = source.tokenizer
-        tokens = array("i", bundled_text(tokenizer, held_out=True))
-        for question, answer in wanted:
-            tokens.extend([*question, *(token for token in answer if token >= 0)])
-        chunks = chunks_of(tokens, tokenizer.bos_id if tokenizer.adds_bos else None)
-        differences = compare_models(source.model, file.model, chunks, report, "check")
+def check(
+    source: Source,
+    coded: Path,
+    folder: Path,
+    room: int,
+    n_threads: int = 0,
+    report: Report | None = None,
+) -> Check:
+    """Compares the file with its source.
+
+    folder: where scratch lies.  room: the file answers if it has at most so many bytes, as it is
+    run whole for that.  Raises hrun.Error where one of the models cannot be run, OSError.
+    """
+    tokenizer = Tokenizer.from_gguf(str(coded))
+    asked: list[tuple[list[int], list[int]]] = []
+    if coded.stat().st_size <= room:
+        if report is not None:
+            report(0, 1, "check: answers")
+        with open_runtime(coded, n_threads, _ROOM) as file:
+            asked = greedy_answers(file)
+    tokens = array("i", bundled_text(tokenizer, held_out=True))
+    texts: list[list[int]] = []
+    for question, answer in asked:
+        texts.append([*question, *(token for token in answer if token >= 0)])
+        tokens.extend(texts[-1])
+    chunks = chunks_of(tokens, tokenizer.bos_id if tokenizer.adds_bos else None)
+    with scratch_folder(folder) as scratch:
+        reference, own = (
+            _Reader(file, [*chunks, *more], scratch / name, report, f"check: {name}")
+            for file, more, name in (
+                (part_file(source, scratch, n_threads), texts, "source"),
+                (PartFile(read_gguf(coded), n_threads=n_threads), [], "file"),
+            )
+        )
+        found = Comparison()
+        for number, chunk in enumerate(chunks):
+            for at, base in reference.logits(number, len(chunk) // 2, len(chunk) - 1):
+                mine = own.some_logits(number, at, at + len(base))
+                found.add(base, mine, chunk[at + 1 : at + 1 + len(base)])
+        del own
+        n_same = 0
+        for number, (question, answer) in enumerate(asked, len(chunks)):
+            chosen: list[int] = []
+            for _, base in reference.logits(
+                number, len(question) - 1, len(question) - 1 + len(answer)
+            ):
+                chosen += base.argmax(axis=1).tolist()
+            n_same += alike(
+                answer, [-1 if token in tokenizer.end_ids else token for token in chosen]
+            )
+    differences = found.result()
     mean = float(differences.divergence.mean())
+    n_answered = sum(len(answer) for _, answer in asked)
     return Check(
         differences.n_tokens,
         mean if math.isfinite(mean) else math.inf,
         differences.same_top,
-        sum(alike(want, got) for (_, want), (_, got) in zip(wanted, found))
-        / max(1, sum(len(want) for _, want in wanted)),
+        n_same / n_answered if n_answered else math.nan,
     )
+
+
+class _Reader:
+    """The head of a model that has read some texts: logits at any of their positions."""
+
+    def __init__(
+        self,
+        file: PartFile,
+        texts: Sequence[Sequence[int]],
+        folder: Path,
+        report: Report | None,
+        what: str,
+    ) -> None:
+        folder.mkdir()
+        self._texts = texts
+        self._firsts = [0]
+        for text in texts:
+            self._firsts.append(self._firsts[-1] + len(text))
+        self._states: StateReader = run_to_head(file, texts, folder, report, what)
+        self._head: LoadedPart = file.load(file.head_part)
+
+    def logits(self, text: int, first: int, last: int) -> Iterator[tuple[int, Floats]]:
+        """Yields positions, and the logits from there on, up to the position ``last`` of a text."""
+        step = max(1, logit_rows(self._head.model.n_vocab) // 2)  # of two models
+        for at in range(first, last, step):
+            yield at, self.some_logits(text, at, min(at + step, last))
+
+    def some_logits(self, text: int, first: int, last: int) -> Floats:
+        """float32 [last - first, vocabulary]"""
+        states = self._states.rows(self._firsts[text] + first, last - first)
+        return self._head.logits(self._texts[text][first:last], states)

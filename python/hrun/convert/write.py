@@ -31,7 +31,7 @@ from .source import Entry, Source
 from .table import size_text
 
 if TYPE_CHECKING:
-    from .self_check import Check
+    from .check_result import Check
 
 _SLICE_VALUES = (
     1 << 18
