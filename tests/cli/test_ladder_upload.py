@@ -14,6 +14,8 @@ import pytest
 
 from run_hrun import environment, run_command
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "hf_right"
 WORDS = "It was the best of times, it was the worst of times, and the sea rose. "
 

@@ -75,6 +75,7 @@ def test_a_model_by_its_file(model: Path, run: Hrun) -> None:
         assert run(*words).stdout == want, words
 
 
+@pytest.mark.slow
 def test_a_model_by_its_name(run: Hrun) -> None:
     want = run("someone/Tiny-GGUF:q8_0", "Hi", *QUICK)
     assert want.returncode == 0 and want.stdout

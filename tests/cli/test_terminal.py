@@ -14,6 +14,8 @@ import pytest
 from hrun.cli.reader import complete, history_path, unquoted
 from run_hrun import TerminalSession
 
+pytestmark = pytest.mark.slow
+
 ENDED = r"t/s \| \w+ \| seed \d+\]"
 
 

@@ -19,6 +19,8 @@ from hrun import ArgumentError
 from hrun.outputs import PartialFile, scratch_folder, work_folder, write_text
 from tiny_hf import TinyLlama
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(sys.modules["hrun"].__file__).resolve().parents[1]
 
 HOLDER = """

@@ -443,6 +443,7 @@ def test_plan_of_a_tiny_model(tiny_model: Callable[..., Path]) -> None:
     assert plan.params["rms_eps"] == np.float32(1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("info", [f for f in _core.formats() if f.encodable], ids=lambda f: f.name)
 def test_every_writable_format_makes_a_sound_model(
     tiny_model: Callable[..., Path], info: _core.FormatInfo

@@ -50,6 +50,7 @@ def test_tour_command(command):
     run(["bash", "-euo", "pipefail", "-c", command])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SHELL if name in BLOCKS])
 def test_shell_example(name, tmp_path):
     run(["bash", "-euo", "pipefail", "-c", BLOCKS[name]], OUT=str(tmp_path))
@@ -71,6 +72,7 @@ def test_python_example():
     assert "4096)" in run([sys.executable, "-c", BLOCKS["python"]])
 
 
+@pytest.mark.slow
 def test_server(tmp_path):
     """The two commands, and OpenAI's client where it is installed; on a free port."""
     pytest.importorskip("starlette", reason="needs the extra hrun[serve]")

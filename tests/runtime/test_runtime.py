@@ -530,6 +530,7 @@ def test_an_abandoned_stream_does_not_block_others(fresh: Runtime) -> None:
     assert next(stream).token is not None
 
 
+@pytest.mark.slow
 def test_closed_and_dropped_streams(fresh: Runtime) -> None:
     want = fresh.generate(PROMPT, max_tokens=5, seed=1).tokens
     for i in range(20):

@@ -189,6 +189,7 @@ def cut(parts: list[tuple[bool, str]], data: st.DataObject) -> list[tuple[bool, 
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("controls", [(), CONTROLS], ids=["text", "tokens"])
 @pytest.mark.parametrize("case", CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
 @settings(max_examples=12, deadline=None)
@@ -208,6 +209,7 @@ ALPHABET = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [row.name for row in FORMATS])
 @settings(max_examples=40, deadline=None)
 @given(words=st.lists(st.sampled_from(ALPHABET), max_size=14), data=st.data())

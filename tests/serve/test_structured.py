@@ -282,6 +282,7 @@ def test_every_family_has_an_example() -> None:
     assert {row.name for row in FORMATS} == set(CALLS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("controls", [(), CONTROLS], ids=["text", "tokens"])
 @pytest.mark.parametrize("row", FORMATS, ids=lambda row: row.name)
 def test_the_grammar_of_a_family_takes_what_it_writes(row: ToolFormat, controls) -> None:

@@ -108,6 +108,7 @@ CASCADES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASCADES)
 def test_a_mebibyte_that_cascades(name: str) -> None:
     lengths, slope = CASCADES[name]

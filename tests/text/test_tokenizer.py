@@ -89,6 +89,7 @@ def test_a_line_may_be_encoded_alone(tiny_model: Callable[..., Path], pre: str) 
     assert same == tokenizer._rules._ends_lines == (pre != "superbpe")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["deepseek-coder", "deepseek-llm", "gpt-2", "llama-bpe", "qwen2"])
 def test_a_line_of_a_real_vocabulary_may_be_encoded_alone(
     name: str, vocabulary: Callable[[str], Path]
@@ -188,6 +189,7 @@ def test_equals_llama_cpp_on_random_text(name: str, vocabulary: Callable[[str], 
     assert not different, different[:5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VOCABULARIES)
 def test_a_mebibyte_of_one_letter(name: str, vocabulary: Callable[[str], Path]) -> None:
     tokenizer = Tokenizer.from_gguf(vocabulary(name))
