@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -99,14 +100,20 @@ struct ThreadPool::State {
   static constexpr uint64_t kOpen = 1u << 16;
   static constexpr uint64_t kActive = kOpen - 1;
 
+  static constexpr int kMostRanges = 8;
+  struct alignas(64) TaskRange {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
   std::atomic<uint64_t> phase{0};
-  std::atomic<int64_t> next{0};
+  std::array<TaskRange, kMostRanges> ranges;
   std::atomic<bool> failed{false};
   std::atomic<bool> stop{false};
   std::atomic<int> sleepers{0};
   std::atomic<bool> caller_sleeps{false};
 
-  int64_t n_tasks = 0;
+  int n_ranges = 1;
   int64_t chunk = 1;
   Range range = nullptr;
   void* fn = nullptr;
@@ -123,16 +130,29 @@ struct ThreadPool::State {
 
   static uint32_t number(uint64_t phase_word) { return static_cast<uint32_t>(phase_word >> 32); }
 
+  void share_out(int64_t n_tasks, int n_threads) {
+    n_ranges = static_cast<int>(std::min<int64_t>(n_tasks, std::min(n_threads, kMostRanges)));
+    for (int i = 0; i < n_ranges; ++i) {
+      TaskRange& own = ranges[static_cast<size_t>(i)];
+      own.next.store(n_tasks * i / n_ranges, std::memory_order_relaxed);
+      own.end = n_tasks * (i + 1) / n_ranges;
+    }
+  }
+
   void take_chunks(int worker) noexcept {
-    while (!failed.load(std::memory_order_relaxed)) {
-      const int64_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
-      if (begin >= n_tasks) return;
-      try {
-        range(fn, begin, std::min(begin + chunk, n_tasks), worker);
-      } catch (...) {
-        std::lock_guard lock(sleep_mutex);
-        if (!error) error = std::current_exception();
-        failed = true;
+    for (int i = 0; i < n_ranges; ++i) {
+      TaskRange& own = ranges[static_cast<size_t>((worker + i) % n_ranges)];
+      while (!failed.load(std::memory_order_relaxed)) {
+        if (own.next.load(std::memory_order_relaxed) >= own.end) break;
+        const int64_t begin = own.next.fetch_add(chunk, std::memory_order_relaxed);
+        if (begin >= own.end) break;
+        try {
+          range(fn, begin, std::min(begin + chunk, own.end), worker);
+        } catch (...) {
+          std::lock_guard lock(sleep_mutex);
+          if (!error) error = std::current_exception();
+          failed = true;
+        }
       }
     }
   }
@@ -248,11 +268,10 @@ void ThreadPool::run(int64_t n_tasks, int64_t chunk, Range range, void* fn) {
     range(fn, 0, n_tasks, 0);
     return;
   }
-  s.n_tasks = n_tasks;
+  s.share_out(n_tasks, n_threads());
   s.chunk = chunk;
   s.range = range;
   s.fn = fn;
-  s.next = 0;
   s.failed = false;
   s.phase = (static_cast<uint64_t>(State::number(s.phase) + 1) << 32) | State::kOpen;
   s.wake();

@@ -4,6 +4,10 @@
 // worker that the system did not schedule in time is not waited for: it simply finds no chunk left.
 // Pools of one process share the cores: a worker leaves a loop to its caller while as many threads
 // as there are cores are inside loops, of whichever pool.
+//
+// A loop's tasks are shared out in ranges that lie side by side, one for each of the first eight
+// threads.  A thread goes through its own range from the beginning, then takes what is left of the
+// others'.  So each reads memory in one stream.
 #pragma once
 
 #include <cstdint>
@@ -31,10 +35,11 @@ class ThreadPool {
   int n_threads() const;
 
   // Calls fn(begin, end, worker) on ranges that cover [0, n_tasks) once; worker is in [0,
-  // n_threads).  Ranges are handed out on demand, `chunk` tasks each (0: one equal share per
-  // thread).  Returns when all are done; the first exception of fn is rethrown here and cancels the
-  // ranges not yet begun.  Calls from several threads take turns; fn must not call parallel() of
-  // the same pool.  Throws DeviceError in a forked child, where the workers do not exist.
+  // n_threads).  Parts of a thread's range are handed out on demand, `chunk` tasks each (0: one
+  // equal share per thread).  Returns when all are done; the first exception of fn is rethrown here
+  // and cancels the ranges not yet begun.  Calls from several threads take turns; fn must not call
+  // parallel() of the same pool.  Throws DeviceError in a forked child, where the workers do not
+  // exist.
   template <class Function>
   void parallel(int64_t n_tasks, int64_t chunk, Function&& fn) {
     using Plain = std::remove_reference_t<Function>;
