@@ -70,7 +70,7 @@ bool CudaBackend::quantize_with_pending(const CudaTensor& weights, PreparedInput
                       products[0].add.data && is(products[0].add, from.x);
   const bool gated = !from.norm && from.gate.data && products.size() == 2 &&
                      is(products[0].y, from.gate) && is(products[1].y, from.x);
-  if (!(normed || gated) || !can_end(pending_.input, products[0].w.rows, gated)) return false;
+  if (!(normed || gated) || !can_end(pending_.input, products[0].w.rows)) return false;
   if (!end_counters_) {
     if (recording_) return false;
     end_counters_ = std::make_unique<Memory>(gpu_, kEndCounters * sizeof(int), "counters");

@@ -4,8 +4,9 @@
 // A warp takes every kth chunk of a row tile (k: sum_slots()), loads one while it works on the one
 // before, and keeps fp32 sums; the warps of a row tile are in one block of threads and add their
 // sums in order. Where there are many row tiles a block goes on to the next, whose first chunks are
-// under way when it comes there.  Activations come through tiles of shared memory of the warp's
-// own, so that there is one barrier of the block per row tile.
+// under way when it comes there.  Where there are few, each has a block of its own, so that more
+// multiprocessors work.  Activations come through tiles of shared memory of the warp's own, so that
+// there is one barrier of the block per row tile.
 //
 // Up to 8 tokens each look-up table is a product of its own (rtq_decoder.h): the tensor cores are
 // idle anyway.
@@ -56,7 +57,7 @@ struct MatmulStream {
   SlicePieces pieces;    // where sliced: a z of the grid is a piece of a part
   int chunks;            // per row tile
   int tiles_per_group;   // 1, 2, 4 or 8: row tiles that a block of threads works on at a time, its
-                         // warps shared out among them
+                         // warps shared out among them; a warp may have no chunk
   int n_groups;          // of all parts
   int groups_per_block;  // of threads, one after the other
   QuantizedRows x;
@@ -250,30 +251,54 @@ inline int groups_per_block(int64_t n_groups, int multiprocessors, int most) {
   return static_cast<int>(best);
 }
 
-// Fills in all but x and the pieces.
+// The way row tiles are shared out among blocks of threads.  It changes no bit.
+struct StreamPlan {
+  int tiles_per_group, n_groups, groups_per_block;
+  int first_group[kPackedProducts];
+  int blocks() const { return (n_groups + groups_per_block - 1) / groups_per_block; }
+};
+
+// rows: of each matrix.  pieces: where they are sliced, how many there are; else 0, and the
+// matrices follow one another.  most_tiles: of a group.
+inline StreamPlan plan_stream(std::span<const int64_t> rows, int64_t chunks, int64_t pieces,
+                              int most_tiles, int multiprocessors, int most_groups) {
+  StreamPlan plan{};
+  const auto share_out = [&](int tiles) {
+    plan.tiles_per_group = tiles, plan.n_groups = 0;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const int64_t rows_per_group = int64_t{kTileRows} * tiles;
+      const auto groups = static_cast<int>((rows[i] + rows_per_group - 1) / rows_per_group);
+      plan.first_group[i] = pieces > 0 ? 0 : plan.n_groups;
+      plan.n_groups = pieces > 0 ? std::max(groups, plan.n_groups) : plan.n_groups + groups;
+    }
+    return plan.n_groups * (pieces > 0 ? pieces * static_cast<int64_t>(rows.size()) : 1);
+  };
+  int tiles = std::min(most_row_tiles(chunks), most_tiles);
+  while (share_out(tiles) < multiprocessors && tiles > 1) tiles /= 2;
+  plan.groups_per_block = groups_per_block(plan.n_groups, multiprocessors, most_groups);
+  return plan;
+}
+
+// Fills in all but x and the pieces, of which there are so many (0: it is not sliced).
 template <class Kernel, class F>
-Kernel stream_kernel(Gpu& gpu, std::span<const PackedProduct> parts, int64_t cols) {
+Kernel stream_kernel(Gpu& gpu, std::span<const PackedProduct> parts, int64_t cols, int64_t pieces,
+                     int most_tiles) {
   Kernel k{};
   k.n_parts = static_cast<int>(parts.size());
   k.chunks = static_cast<int>(n_chunks<F>(cols));
-  k.tiles_per_group = Kernel::kWarps / sum_slots(k.chunks);
+  int64_t rows[kPackedProducts];
+  for (size_t i = 0; i < parts.size(); ++i) rows[i] = parts[i].w.rows;
+  const StreamPlan plan = plan_stream({rows, parts.size()}, k.chunks, pieces, most_tiles,
+                                      gpu.info().multiprocessors, Kernel::kMostGroups);
+  k.tiles_per_group = plan.tiles_per_group;
+  k.n_groups = plan.n_groups;
+  k.groups_per_block = plan.groups_per_block;
   for (size_t i = 0; i < parts.size(); ++i) {
     const PackedProduct& part = parts[i];
-    k.parts[i] = {part.w.data,
-                  part.w.rows,
-                  part.y.data,
-                  part.y.stride,
-                  part.add.data,
-                  part.add.stride,
-                  Kernel::kIsSliced ? 0 : k.n_groups,
-                  part.slice_bytes,
-                  part.slice_y};
-    const int64_t rows_per_group = kTileRows * k.tiles_per_group;
-    const auto groups = static_cast<int>((part.w.rows + rows_per_group - 1) / rows_per_group);
-    k.n_groups = !Kernel::kIsSliced ? k.n_groups + groups : std::max(groups, k.n_groups);
+    k.parts[i] = {part.w.data,         part.w.rows,      part.y.data,
+                  part.y.stride,       part.add.data,    part.add.stride,
+                  plan.first_group[i], part.slice_bytes, part.slice_y};
   }
-  k.groups_per_block =
-      groups_per_block(k.n_groups, gpu.info().multiprocessors, Kernel::kMostGroups);
   return k;
 }
 
@@ -281,7 +306,8 @@ template <class F, int kTokens>
 void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
                    const MatmulEnd* end) {
   using Kernel = MatmulStream<F, kTokens>;
-  auto k = stream_kernel<Kernel, F>(gpu, parts, x.cols);
+  const int most_tiles = end && end->from.gate ? most_gated_tiles(x.n_tokens) : Kernel::kWarps;
+  auto k = stream_kernel<Kernel, F>(gpu, parts, x.cols, 0, most_tiles);
   k.x = x;
   if (end) {
     k.prepared = prepare_task(end->from, end->kind, end->to, {});
@@ -296,12 +322,13 @@ template <class F, int kTokens>
 void launch_stream_slices(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
                           const SliceTask& task) {
   using Kernel = MatmulStream<F, kTokens, true>;
-  auto k = stream_kernel<Kernel, F>(gpu, parts, x.cols);
+  const SlicePieces pieces = few_pieces(task);
+  const int n = n_pieces(pieces, task.n_few_runs, kTokens);
+  auto k = stream_kernel<Kernel, F>(gpu, parts, x.cols, n, Kernel::kWarps);
   k.x = x;
-  k.pieces = few_pieces(task);
-  const int blocks = (k.n_groups + k.groups_per_block - 1) / k.groups_per_block,
-            z = n_pieces(k.pieces, task.n_few_runs, kTokens) * k.n_parts;
-  gpu.launch(k, Grid{blocks, 1, z}, Kernel::kSharedBytes);
+  k.pieces = pieces;
+  const int blocks = (k.n_groups + k.groups_per_block - 1) / k.groups_per_block;
+  gpu.launch(k, Grid{blocks, 1, n * k.n_parts}, Kernel::kSharedBytes);
 }
 
 }  // namespace hrun::gpu

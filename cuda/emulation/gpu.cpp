@@ -25,6 +25,7 @@ class Recording : public Graph {
 //   HRUN_EMULATED_BYTES   the memory of a device
 //   HRUN_EMULATED_SHARED  the shared memory that a block of threads may have
 //   HRUN_EMULATED_DEVICES how many devices there are
+//   HRUN_EMULATED_MULTIPROCESSORS  of a device
 //   HRUN_EMULATED_INDEX   the number of the first device, as if those before were too old
 //   HRUN_EMULATED_SEED    the order in which threads run
 //   HRUN_EMULATED_WEAK    1: a lane sees what others wrote to shared memory after a barrier only
@@ -123,7 +124,7 @@ std::vector<GpuInfo> Gpu::list(std::string&) {
   info.name = "emulated on the CPU, for tests";
   info.total_bytes = info.free_bytes = from_environment("HRUN_EMULATED_BYTES", size_t{4} << 30);
   info.capability = 90;
-  info.multiprocessors = 4;
+  info.multiprocessors = static_cast<int>(from_environment("HRUN_EMULATED_MULTIPROCESSORS", 4));
   info.block_shared_bytes = from_environment("HRUN_EMULATED_SHARED", 227 << 10);
   const auto first = static_cast<int>(from_environment("HRUN_EMULATED_INDEX", 0)),
              n = static_cast<int>(from_environment("HRUN_EMULATED_DEVICES", 1));

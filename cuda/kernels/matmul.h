@@ -15,7 +15,16 @@ namespace hrun::gpu {
 // Slot s of sum_slots(n) has every so many of n steps along the columns, from step s on.  All
 // kernels sum a slot from zero and add the slots in order.  So a token's bits depend on the number
 // of columns alone, not on the kernel, the other tokens, the other matrices or the device.
-HRUN_HD int sum_slots(int64_t n) { return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1; }
+inline constexpr int kMostSlots = 8;
+HRUN_HD int sum_slots(int64_t n) {
+  return n < kMostSlots ? static_cast<int>(n > 1 ? n : 1) : kMostSlots;
+}
+// The most row tiles that kMostSlots warps share without a warp of two slots: a power of two.
+HRUN_HD int most_row_tiles(int64_t n_steps) {
+  int tiles = kMostSlots;
+  while (tiles * sum_slots(n_steps) > kMostSlots) tiles /= 2;
+  return tiles;
+}
 
 // A matrix in the layout that the fast kernels read, on the device.
 struct PackedMatrix {
@@ -57,8 +66,11 @@ struct MatmulEnd {
   int* counters = nullptr;  // kEndCounters zeros, which are zeros again afterwards
 };
 inline constexpr size_t kEndCounters = 4096;
-// Says whether MatmulEnd works for products of these rows and columns.
-bool can_end(const QuantizedRows& x, int64_t rows, bool gated);
+// Says whether MatmulEnd works for products of so many rows.
+bool can_end(const QuantizedRows& x, int64_t rows);
+// The most row tiles of a block of threads at a time where one product is the gate of the other:
+// the warp that says that they are there stores all of them.
+inline int most_gated_tiles(int64_t n_tokens) { return n_tokens > 1 ? 1 : 2; }
 
 void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
             const MatmulEnd* end = nullptr);

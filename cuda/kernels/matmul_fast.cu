@@ -27,11 +27,9 @@ void pack(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows, const Pa
   find(to.format)->pack(gpu, from, first, n_rows, to);
 }
 
-bool can_end(const QuantizedRows& x, int64_t rows, bool gated) {
-  // The warp that stores a row tile must know all of it; a counter for every 256 rows.
-  const int64_t row_tiles = 8 / sum_slots(x.stride / kChunkColumns);
-  return x.n_tokens <= 2 && rows <= static_cast<int64_t>(kEndCounters) * kChunkColumns &&
-         (!gated || x.n_tokens * row_tiles * kTileRows <= kWarp);
+bool can_end(const QuantizedRows& x, int64_t rows) {
+  // most_gated_tiles(); a counter for every 256 rows.
+  return x.n_tokens <= 2 && rows <= static_cast<int64_t>(kEndCounters) * kChunkColumns;
 }
 
 void matmul(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,

@@ -18,7 +18,7 @@
 namespace hrun::gpu {
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kWarps = kMostSlots;
 constexpr int kStepColumns = 64;
 constexpr uint32_t kUpperBits = 0xffffe000u;
 
@@ -204,8 +204,8 @@ void launch_floats(Gpu& gpu, const PlainMatrix& w, FloatView x, FloatView y, boo
   const int64_t tiles = (w.rows + kTileRows - 1) / kTileRows,
                 steps = (w.cols + kStepColumns - 1) / kStepColumns;
   const int slots = sum_slots(steps);
-  int tiles_per_block = kColumnTiles > 1 ? 4 : 1;  // which share activations in L1
-  while (kWarps / tiles_per_block > slots) tiles_per_block *= 2;
+  // Four share activations in L1.
+  const int tiles_per_block = std::max(kColumnTiles > 1 ? 4 : 1, most_row_tiles(steps));
   const auto wide = [](const void* data, size_t step) {
     return reinterpret_cast<uintptr_t>(data) % 16 == 0 && step % 16 == 0;
   };

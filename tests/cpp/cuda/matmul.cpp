@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cases.h"
+#include "cuda/device/matmul_stream.h"
 #include "cuda/kernels/matmul.h"
 #include "encode/encoders.h"
 #include "formats/list.h"
@@ -174,8 +175,12 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, Hostile hostile, uint32
   matmul(gpu, parts, in.rows);
 
   double worst = 0;
-  // A token has the same bits alone, among a few and among many.
-  const auto tokens = [&](int64_t at, int64_t n) {
+  // A token has the same bits alone, among a few and among many, and on a card with more
+  // multiprocessors, where row tiles are shared out in another way.
+  setenv("HRUN_EMULATED_MULTIPROCESSORS", "132", 1);
+  Gpu large(0);
+  unsetenv("HRUN_EMULATED_MULTIPROCESSORS");
+  const auto tokens = [&](Gpu& device, int64_t at, int64_t n) {
     QuantizedRows some = in.rows;
     some.codes += at * some.stride;
     some.scales += at * some.n_blocks;
@@ -184,15 +189,17 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, Hostile hostile, uint32
     some.n_tokens = n;
     std::vector<float> own(static_cast<size_t>(n * rows));
     const PackedProduct part{w, {own.data(), n, rows, rows}};
-    matmul(gpu, {&part, 1}, some);
+    matmul(device, {&part, 1}, some);
+    device.wait();
     for (int64_t t = 0; t < n; ++t)
       if (!std::equal(own.begin() + t * rows, own.begin() + (t + 1) * rows,
                       y.begin() + (at + t) * y_stride))
         worst = INFINITY;
   };
+  tokens(large, n_tokens - 1, 1);
   if (n_tokens > 1) {
-    tokens(n_tokens - 1, 1);
-    tokens(1, std::min<int64_t>(n_tokens - 1, 11));
+    tokens(gpu, n_tokens - 1, 1);
+    tokens(n_tokens % 2 == 0 ? gpu : large, 1, std::min<int64_t>(n_tokens - 1, 11));
   }
   for (int64_t r = 0; r < rows; ++r) {
     const std::vector<IntBlock> row =
@@ -240,6 +247,9 @@ void check_format() {
   check<F>(130, 768, 65, Hostile::largest, seed++);
   check<F>(130, 256 * 9, 33, Hostile::none, seed++);
   check<F>(70, 256 * 19, 1, Hostile::none, seed++);
+  // The slots are fewer than eight, and no power of two.
+  check<F>(40, 256 * 5, 17, Hostile::none, seed++);
+  check<F>(130, 256 * 3, 66, Hostile::none, seed++);
   check<F>(16 * 11 + 3, 512, 6, Hostile::none, seed++);
   // There are so many row tiles that a block of threads works on several, with chunks for all
   // warps, for some, and unequally many.
@@ -255,10 +265,42 @@ void check_format() {
     }
 }
 
+// The blocks of threads of products that are one launch, for a card with 132 multiprocessors: as
+// many as there are row tiles, where there are few.
+void check_plans() {
+  struct Case {
+    const char* name;
+    std::vector<int64_t> rows;
+    int64_t cols;
+    int blocks, tiles_per_group;
+  };
+  const Case cases[] = {
+      {"135M: q, k, v", {576, 192, 192}, 576, 60, 1},
+      {"135M: o", {576}, 576, 36, 1},
+      {"135M: gate, up", {1536, 1536}, 576, 192, 1},
+      {"135M: down", {576}, 1536, 36, 1},
+      {"135M: head", {49152}, 576, 384, 2},
+      {"1B: o", {2048}, 2048, 128, 1},
+      {"8B: o", {4096}, 4096, 256, 1},
+      {"one chunk", {8192}, 256, 256, 2},
+  };
+  for (const Case& c : cases) {
+    const int64_t chunks = (c.cols + kChunkColumns - 1) / kChunkColumns;
+    const StreamPlan plan = plan_stream(c.rows, chunks, 0, 8, 132, 16);
+    expect(plan.blocks() == c.blocks && plan.tiles_per_group == c.tiles_per_group,
+           "{}: {} blocks of {} row tiles, expected {} of {}", c.name, plan.blocks(),
+           plan.tiles_per_group, c.blocks, c.tiles_per_group);
+    expect(chunks > 8 || plan.tiles_per_group * chunks <= 8, "{}: a warp has two chunks", c.name);
+    // Where the blocks are fewer than the multiprocessors, nothing more can be shared out.
+    expect(plan.n_groups >= 132 || plan.tiles_per_group == 1, "{}: idle multiprocessors", c.name);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
+  check_plans();
   Formats::for_each([&]<class F>() {
     if constexpr (QuantizedFormat<F>)
       if (find_encoder(F::kId) && packed_bytes(F::kId, 16, 256) != 0 &&
