@@ -29,6 +29,7 @@ struct GpuInfo {
   int capability = 0;  // 90 for 9.0
   int multiprocessors = 0;
   size_t block_shared_bytes = 0;  // that a block of threads may have
+  bool bulk_copies = false;       // has its code copy_bulk()? (of a Gpu, not of a list)
 };
 
 // A recorded sequence of launches and copies.

@@ -155,8 +155,12 @@ Gpu::Gpu(int index) : state_(new State) {
   // Code made for older devices does not wait, whatever device it runs on.
   int version = 0;
   check(static_cast<cudaError_t>(code_version(version)), "the question for the code of kernels");
-  const char* const overlap = std::getenv("HRUN_CUDA_OVERLAP");
-  s.overlaps = version >= 90 && !(overlap && std::string_view(overlap) == "0");
+  const auto is_off = [](const char* name) {
+    const char* const value = std::getenv(name);
+    return value && std::string_view(value) == "0";
+  };
+  s.overlaps = version >= 90 && !is_off("HRUN_CUDA_OVERLAP");
+  s.info.bulk_copies = version >= 90 && !is_off("HRUN_CUDA_BULK");
 }
 
 Gpu::~Gpu() = default;

@@ -335,6 +335,7 @@ class Row:
     format: str
     tokens: int  # that it has room for
     arch: str
+    in_bulk: bool
     chunk_bytes: float
     counts: Counts
 
@@ -353,7 +354,7 @@ def count_all(nvcc: str, sources: tuple[str, ...] = SOURCES) -> list[Row]:
                 for mangled, code in image.items():
                     row = count_kernel(names[mangled], arch, code, packed)
                     rows += [row] if row else []
-    return sorted(rows, key=lambda r: (r.arch, r.tokens, r.format))
+    return sorted(rows, key=lambda r: (r.arch, r.tokens, r.format, r.in_bulk))
 
 
 def count_kernel(
@@ -375,7 +376,7 @@ def count_kernel(
         counts = count_loop(code, arch, loads)
     except ValueError as error:
         raise ValueError(f"{name} for {arch}: {error}") from None
-    return Row(format_name + (", bulk" if in_bulk else ""), tokens, arch, chunk_bytes, counts)
+    return Row(format_name, tokens, arch, in_bulk, chunk_bytes, counts)
 
 
 def table(rows: list[Row], end_columns: int) -> str:
@@ -390,7 +391,7 @@ def table(rows: list[Row], end_columns: int) -> str:
         everything = sum(r.counts.per_weight(u) for u in UNITS)
         end = r.counts.end * WARP / CHUNK / chunks_of_warp
         lines.append(
-            f"| {r.format} | {r.tokens} | {r.arch} | {r.chunk_bytes / CHUNK:.3f} | {units} | {everything:.2f} | {end:.2f} |"
+            f"| {r.format}{', bulk' if r.in_bulk else ''} | {r.tokens} | {r.arch} | {r.chunk_bytes / CHUNK:.3f} | {units} | {everything:.2f} | {end:.2f} |"
         )
     return "\n".join(lines)
 
@@ -404,9 +405,9 @@ def predictions(rows: list[Row]) -> str:
     for format_name, tokens in dict.fromkeys((r.format, r.tokens) for r in rows):
         cells = []
         for card in CARDS:
-            (row,) = (
-                r for r in rows if (r.format, r.tokens, r.arch) == (format_name, tokens, card.arch)
-            )
+            key = (format_name, tokens, card.arch)
+            of_card = [r for r in rows if (r.format, r.tokens, r.arch) == key]
+            row = max(of_card, key=lambda r: r.in_bulk)  # which is what the card runs
             cycles = card.cycles(row.counts, row.chunk_bytes)
             bound = max(cycles, key=lambda k: cycles[k])
             weights = CHUNK / cycles[bound] * card.gigahertz * card.multiprocessors

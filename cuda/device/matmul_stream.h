@@ -8,6 +8,9 @@
 // multiprocessors work.  Activations come through tiles of shared memory of the warp's own, so that
 // there is one barrier of the block per row tile.
 //
+// Where the device has bulk copies (kBulk), chunks come through a ring of shared memory of the
+// warp's own: more bytes are under way, and no register waits for them.
+//
 // Up to 8 tokens each look-up table is a product of its own (rtq_decoder.h): the tensor cores are
 // idle anyway.
 #pragma once
@@ -21,7 +24,7 @@
 
 namespace hrun::gpu {
 
-template <class F, int kTokens, bool kSliced = false>
+template <class F, int kTokens, bool kSliced = false, bool kBulk = false>
 struct MatmulStream {
   static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarp,
@@ -38,8 +41,15 @@ struct MatmulStream {
   static constexpr int kSumsAt = kWarps * 2 * Tile::kBytes;
   static constexpr int kReadyAt = kSumsAt + 2 * kWarps * kSums * static_cast<int>(sizeof(float));
   static constexpr int kMostGroups = 16;  // of a block of threads
+  static constexpr int kSmallBytes =
+      kReadyAt + (kTokens > 8 || kSliced ? 0 : (1 + kMostGroups) * static_cast<int>(sizeof(int)));
+  // The chunks of a warp that are under way while it works on another: 48 KiB of a multiprocessor.
+  static constexpr int kRing = Packed<F>::kLoads < 3 ? 4 : 2;
+  static constexpr int kRingAt = (kSmallBytes + 127) / 128 * 128,
+                       kRingBytes = kRing * kChunkBytes<F>,  // of a warp
+      kBarriersAt = kRingAt + kWarps * kRingBytes;
   static constexpr size_t kSharedBytes =
-      kReadyAt + (kTokens > 8 || kSliced ? 0 : (1 + kMostGroups) * sizeof(int));
+      kBulk ? kBarriersAt + kWarps * kRing * static_cast<int>(sizeof(uint64_t)) : kSmallBytes;
 
   struct Part {
     const uint8_t* weights;
@@ -100,13 +110,9 @@ struct MatmulStream {
     }
 
     const typename Decoder::Constants constants;
-    Chunk w[2][1];
     const uint8_t* next = first_chunk(group, slot);  // of weights to load
     int next_group = group, next_chunk = slot;
-    const auto load = [&](Chunk(&chunk)[1]) {
-      if (next_group >= end) return;
-      chunk[0].load(next,
-                    [](const uint8_t* p) { return load_once(reinterpret_cast<const Words4*>(p)); });
+    const auto step = [&] {
       next += slots * kChunkBytes<F>;
       next_chunk += slots;
       if (next_chunk < chunks) return;
@@ -115,25 +121,74 @@ struct MatmulStream {
     };
     Tile activations(x, kSliced ? own.input_row : first_token, n_tokens);
     int c = slot;
-    const auto work = [&](Chunk(&chunk)[1], uint8_t* x_tile) {
+    const auto take_activations = [&](uint8_t* x_tile) {
       activations.store(x_tile);
       sync_warp();
       c = c + slots < chunks ? c + slots : slot;
       activations.load(c);
+    };
+    const auto multiply_one = [&](const Chunk(&chunk)[1], const uint8_t* x_tile) {
       multiply_chunks<F, Decoder>(constants, chunk, typename Tile::View{x_tile}, sums);
-      load(chunk);
+    };
+    const auto end_of_chunk = [&] {
       if (c != slot) return;
       finish(group, first_token, n_tokens, sums);
       ++group;
     };
     uint8_t* const memory = shared() + warp() * 2 * Tile::kBytes;
-    load(w[0]);
-    load(w[1]);
-    if constexpr (!kSliced) wait_for_kernels();
-    activations.load(slot);
-    while (group < end) {
-      work(w[0], memory);
-      if (group < end) work(w[1], memory + Tile::kBytes);
+    if constexpr (kBulk) {
+      uint8_t* const ring = shared() + kRingAt + warp() * kRingBytes;
+      auto* const barriers = reinterpret_cast<uint64_t*>(shared() + kBarriersAt) + warp() * kRing;
+      const auto begin = [&](int place) {
+        if (next_group >= end) return;
+        if (is_elected())
+          copy_bulk(ring + place * kChunkBytes<F>, next, kChunkBytes<F>, barriers + place);
+        step();
+      };
+      if (lane() == 0)
+        for (int i = 0; i < kRing; ++i) make_bulk_barrier(barriers + i);
+      sync_warp();
+      for (int i = 0; i < kRing; ++i) begin(i);
+      wait_for_kernels();
+      activations.load(slot);
+      for (int phase = 0; group < end; phase ^= 1) {
+#pragma unroll
+        for (int place = 0; place < kRing; ++place) {
+          if (place > 0 && group >= end) break;
+          uint8_t* const x_tile = memory + place % 2 * Tile::kBytes;
+          take_activations(x_tile);
+          wait_bulk(barriers + place, phase);
+          Chunk chunk[1];
+          chunk[0].load(ring + place * kChunkBytes<F>,
+                        [](const uint8_t* p) { return *reinterpret_cast<const Words4*>(p); });
+          sync_warp();
+          begin(place);
+          multiply_one(chunk, x_tile);
+          end_of_chunk();
+        }
+      }
+    } else {
+      Chunk w[2][1];
+      const auto load = [&](Chunk(&chunk)[1]) {
+        if (next_group >= end) return;
+        chunk[0].load(
+            next, [](const uint8_t* p) { return load_once(reinterpret_cast<const Words4*>(p)); });
+        step();
+      };
+      const auto work = [&](Chunk(&chunk)[1], uint8_t* x_tile) {
+        take_activations(x_tile);
+        multiply_one(chunk, x_tile);
+        load(chunk);
+        end_of_chunk();
+      };
+      load(w[0]);
+      load(w[1]);
+      if constexpr (!kSliced) wait_for_kernels();
+      activations.load(slot);
+      while (group < end) {
+        work(w[0], memory);
+        if (group < end) work(w[1], memory + Tile::kBytes);
+      }
     }
   }
 
@@ -302,10 +357,10 @@ Kernel stream_kernel(Gpu& gpu, std::span<const PackedProduct> parts, int64_t col
   return k;
 }
 
-template <class F, int kTokens>
+template <class F, int kTokens, bool kBulk = false>
 void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
                    const MatmulEnd* end) {
-  using Kernel = MatmulStream<F, kTokens>;
+  using Kernel = MatmulStream<F, kTokens, false, kBulk>;
   const int most_tiles = end && end->from.gate ? most_gated_tiles(x.n_tokens) : Kernel::kWarps;
   auto k = stream_kernel<Kernel, F>(gpu, parts, x.cols, 0, most_tiles);
   k.x = x;
@@ -316,6 +371,14 @@ void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const Quantiz
   const int blocks = (k.n_groups + k.groups_per_block - 1) / k.groups_per_block;
   gpu.launch(k, Grid{blocks, static_cast<int>((x.n_tokens + kTokens - 1) / kTokens)},
              Kernel::kSharedBytes);
+}
+
+// Says whether the device has bulk copies, and room for their rings.
+template <class F>
+bool can_copy_in_bulk(const Gpu& gpu) {
+  using Kernel = MatmulStream<F, 8, false, true>;
+  return gpu.info().bulk_copies &&
+         gpu.info().block_shared_bytes >= Kernel::kBlocks * Kernel::kSharedBytes;
 }
 
 template <class F, int kTokens>

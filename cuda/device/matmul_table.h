@@ -60,6 +60,8 @@ bool tiles_are_faster(const Gpu& gpu, int64_t rows, int64_t n_tokens) {
 template <class F>
 void matmul_format(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
                    const MatmulEnd* end) {
+  if (x.n_tokens <= 8 && can_copy_in_bulk<F>(gpu))
+    return launch_stream<F, 8, true>(gpu, parts, x, end);
   if (x.n_tokens <= 8) return launch_stream<F, 8>(gpu, parts, x, end);
   for (const PackedProduct& part : parts)
     if (tiles_are_faster<F>(gpu, part.w.rows, x.n_tokens))

@@ -210,6 +210,55 @@ HRUN_HD void wait_copies() {  // until at most the n newest groups of this threa
 #endif
 }
 
+// Is this the lane that does what one lane of the warp shall do?
+HRUN_HD bool is_elected() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  uint32_t elected;
+  asm volatile(
+      "{ .reg .pred p;\n"
+      "elect.sync _|p, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, p; }"
+      : "=r"(elected));
+  return elected != 0;
+#else
+  return HRUN_CUDA(threadIdx.x % 32 == 0, false);
+#endif
+}
+// A bulk copy goes past the threads: one lane begins it, and lanes that need the bytes wait for its
+// barrier, 8 bytes of shared memory that has a phase for every copy.  From 9.0 on.
+HRUN_HD void make_bulk_barrier(uint64_t* barrier) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+// Both addresses and the number of bytes are multiples of sixteen.
+HRUN_HD void copy_bulk(void* to_shared, const void* from, int bytes, uint64_t* barrier) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(to_shared)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+#endif
+}
+// Waits for the copy of a phase: 0 for the first of a barrier, 1 for the second, 0 for the third.
+HRUN_HD void wait_bulk(uint64_t* barrier, int phase) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{ .reg .pred done;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again; }" ::"r"(shared_address(barrier)),
+      "r"(phase)
+      : "memory");
+#endif
+}
+
 // Loads weights, which are read once per pass: it leaves the caches to data that is read again.
 HRUN_HD Words4 load_once(const Words4* p) {
   Words4 r{};
@@ -494,6 +543,16 @@ template <int n>
 HRUN_HD void wait_copies() {
   emulation::wait_copies(n);
 }
+
+HRUN_HD bool is_elected() {
+  emulation::exchange(emulation::Meeting::elect, nullptr, 0);
+  return thread() % kWarp == 0;
+}
+HRUN_HD void make_bulk_barrier(uint64_t* barrier) { emulation::make_bulk_barrier(barrier); }
+HRUN_HD void copy_bulk(void* to_shared, const void* from, int bytes, uint64_t* barrier) {
+  emulation::copy_bulk(to_shared, from, static_cast<size_t>(bytes), barrier);
+}
+HRUN_HD void wait_bulk(uint64_t* barrier, int phase) { emulation::wait_bulk(barrier, phase); }
 
 HRUN_HD Words4 load_once(const Words4* p) {
   emulation::require_alignment(p, "a load");

@@ -91,6 +91,16 @@ struct Copy {
   int group;
 };
 
+// Of bulk copies, each a phase.
+struct BulkBarrier {
+  const void* at;
+  int phases;  // that are over
+  bool under_way, waited_for;
+  uint8_t* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Byte {
   uint32_t at;
   uint8_t value;
@@ -185,6 +195,20 @@ class Machine : public Block {
   void seen_by_all(const void* place, size_t bytes) {
     if (weak_) memcpy(&seen_[offset_of(place)], place, bytes);
   }
+  BulkBarrier* bulk_barrier(const void* place) {
+    for (BulkBarrier& b : bulk_barriers_)
+      if (b.at == place) return &b;
+    return nullptr;
+  }
+  void add_bulk_barrier(const void* place) {
+    bulk_barriers_.push_back({place, 0, false, true, {}, {}, 0});
+  }
+  void land(BulkBarrier& barrier) {
+    memcpy(barrier.to, barrier.from, barrier.bytes);
+    seen_by_all(barrier.to, barrier.bytes);
+    barrier.under_way = false;
+    ++barrier.phases;
+  }
   const void* seen(const void* place) const { return weak_ ? &seen_[offset_of(place)] : place; }
 
  private:
@@ -258,6 +282,7 @@ class Machine : public Block {
       t.done = t.waited = false;
       t.meetings = t.groups = 0;
       t.copies.clear();
+      bulk_barriers_.clear();
       start_context(t.context, t.stack, kStackBytes, entry);
     }
     hide();
@@ -285,6 +310,8 @@ class Machine : public Block {
       if (!t.waited) fail("thread {} has left without a wait for the kernels before", t.thread);
     for (const Thread& t : threads_)
       if (!t.done) fail("thread {} waits at a block barrier that others passed by", t.thread);
+    for (const BulkBarrier& b : bulk_barriers_)
+      if (!b.waited_for) fail("a block has left before a bulk copy that nobody waited for");
     const auto intact = [](uint8_t b) { return b == kGuardByte; };
     if (!std::all_of(memory_.data(), static_cast<uint8_t*>(shared), intact) ||
         !std::all_of(shared + shared_bytes_, memory_.data() + memory_.size(), intact))
@@ -380,6 +407,7 @@ class Machine : public Block {
   std::vector<uint8_t> saved_;  // what is hidden
   bool hides_ = false;
   std::vector<uint8_t> seen_;  // shared memory as all see it, in weak order
+  std::vector<BulkBarrier> bulk_barriers_;
   Context main_;
   const void* main_stack_ = nullptr;
   size_t main_stack_bytes_ = 0;
@@ -430,6 +458,35 @@ void wait_copies(int newest) {
   for (const Copy& c : me.copies)
     if (due(c)) land(c);
   std::erase_if(me.copies, due);
+}
+
+void make_bulk_barrier(const void* barrier) {
+  Machine& m = machine();
+  if (reinterpret_cast<uintptr_t>(barrier) % 8 != 0 || m.bulk_barrier(barrier))
+    m.give_up("a barrier of bulk copies at an odd address, or made twice");
+  m.add_bulk_barrier(barrier);
+}
+
+void copy_bulk(void* to, const void* from, size_t bytes, const void* barrier) {
+  Machine& m = machine();
+  require_alignment(to, "a bulk copy");
+  require_alignment(from, "a bulk copy");
+  BulkBarrier* const b = m.bulk_barrier(barrier);
+  if (!b || !b->waited_for || bytes % 16 != 0)
+    return m.give_up(
+        "a bulk copy without a barrier of its own, or of bytes that are no multiple of 16");
+  b->to = static_cast<uint8_t*>(to), b->from = from, b->bytes = bytes;
+  b->under_way = true, b->waited_for = false;
+  if (m.lands_at_once()) m.land(*b);
+}
+
+void wait_bulk(const void* barrier, int phase) {
+  Machine& m = machine();
+  BulkBarrier* const b = m.bulk_barrier(barrier);
+  if (!b) return m.give_up("a wait for a barrier of bulk copies that was not made");
+  if (b->under_way) m.land(*b);
+  if (b->phases % 2 == phase) m.give_up("a wait for a bulk copy that nobody began");
+  b->waited_for = true;
 }
 
 int add_shared(int* counter, int n) {

@@ -21,7 +21,17 @@ struct Grid {
 
 namespace emulation {
 
-enum class Meeting : uint8_t { none, sync, shuffle, ballot, mma, load_matrices, block, kernels };
+enum class Meeting : uint8_t {
+  none,
+  sync,
+  shuffle,
+  ballot,
+  elect,
+  mma,
+  load_matrices,
+  block,
+  kernels
+};
 
 struct Slot {
   alignas(16) uint8_t bytes[32];
@@ -50,6 +60,11 @@ void wait_for_kernels();
 void copy_async(void* to, const void* from);
 void commit_copies();
 void wait_copies(int newest);
+// A bulk copy lands at once or at the first wait for it, as is drawn.  A wait for a copy that
+// nobody began would be for ever, and is reported.
+void make_bulk_barrier(const void* barrier);
+void copy_bulk(void* to, const void* from, size_t bytes, const void* barrier);
+void wait_bulk(const void* barrier, int phase);
 int add_shared(int* counter, int n);  // returns the old value
 // Requires that an instruction may read 16 bytes at p at once.
 void require_alignment(const void* p, const char* what);

@@ -76,15 +76,17 @@ def test_local_memory_and_missing_tensor_cores_are_found(
 def test_instructions_per_weight_have_not_risen(nvcc: str) -> None:
     """Integer instructions bind RTQ3 where memory is fast."""
     rows = {
-        (r.format, r.tokens, r.arch): r.counts for r in counter.count_all(nvcc, ("matmul_rtq.cu",))
+        (r.format, r.tokens, r.arch, r.in_bulk): r.counts
+        for r in counter.count_all(nvcc, ("matmul_rtq.cu",))
     }
     assert {code for counts in rows.values() for code in counts.unknown} == set()
     for name, most in (("rtq3", 1.5), ("rtq4", 1.95), ("rtq2", 2.1)):
-        for arch in counter.ARCHITECTURES:
-            assert 1 < rows[name, 8, arch].per_weight("integer") < most, (name, arch)
-    sums = rows["rtq3", 8, "90a"]
-    assert sums.per_chunk["tensor"] == 24  # three tables, eight products
-    assert sums.chunks == 2
+        for arch, in_bulk in (("80", False), ("90a", False), ("90a", True)):
+            assert 1 < rows[name, 8, arch, in_bulk].per_weight("integer") < most, (name, arch)
+    for in_bulk in (False, True):
+        sums = rows["rtq3", 8, "90a", in_bulk]
+        assert sums.per_chunk["tensor"] == 24  # three tables, eight products
+        assert sums.chunks == 2
 
 
 # A loop of 9.0: the shortest way skips the loads, and one has a barrier.

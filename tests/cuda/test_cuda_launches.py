@@ -29,11 +29,14 @@ def token_launches(path: Path, log: Path, monkeypatch: pytest.MonkeyPatch, befor
     return Counter(line.split(" ", 1)[1] for line in log.read_text().splitlines())
 
 
-@pytest.mark.parametrize("name", ["rtq3", "q4_k", "q8_0"])
+@pytest.mark.parametrize(
+    ("name", "n_embd"), [("rtq3", 1024), ("q4_k", 1024), ("q8_0", 1024), ("rtq3", 256)]
+)
 def test_a_layer_of_llamas_shape_takes_seven(
-    name: str, tiny_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, n_embd: int, tiny_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = {"n_embd": 1024, "n_ff": 512, "n_heads": 16, "n_kv_heads": 4, "format": name}
+    sizes = {"n_embd": n_embd, "n_ff": 512, "n_heads": n_embd // 64, "n_kv_heads": 4}
+    sizes["format"] = name
     one, two = (
         token_launches(tiny_model(n_layers=n, **sizes), tmp_path / "log", monkeypatch)
         for n in (1, 2)
@@ -67,6 +70,24 @@ def test_what_waits_for_the_next_operation_changes_no_bit(
         return np.concatenate([*rows, session.forward(IDS[:2], "all"), session.forward(IDS, "all")])
 
     assert logits("1").tobytes() == logits("0").tobytes()
+
+
+@pytest.mark.parametrize("name", ["rtq3", "q4_k"])
+def test_a_larger_card_and_bulk_copies_change_no_bit(
+    name: str, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_model(format=name, n_embd=768, n_ff=256, n_heads=12, n_ctx=128, n_layers=1)
+
+    def logits(multiprocessors: str, bulk: str) -> np.ndarray:
+        monkeypatch.setenv("HRUN_EMULATED_MULTIPROCESSORS", multiprocessors)
+        monkeypatch.setenv("HRUN_CUDA_BULK", bulk)
+        session = _core.Session(_core.Model.load(str(path), device="cuda"), 64)
+        rows = [session.forward(list(range(17)), "all"), session.forward(IDS[:5], "all")]
+        return np.concatenate(rows + [session.forward([i], "last") for i in IDS])
+
+    first = logits("4", "1").tobytes()
+    assert first == logits("132", "1").tobytes()
+    assert first == logits("4", "0").tobytes()
 
 
 @pytest.mark.parametrize("name", ["rtq3", "q8_0"])

@@ -29,8 +29,10 @@ def steps(step: Step) -> None:
         "--shapes",
         *shapes,
     ]
-    products += ["--tokens", *tokens] + (["--megabytes", "0"] if few else [])
-    step.run("products", products, 180)
+    rest = ["--megabytes", "0"] if few else []
+    step.run("products", [*products, "--tokens", *tokens, *rest], 180)
+    # To be held against the first lines: weights by loads of each lane.
+    step.run("no bulk copies", [*products, "--tokens", "1", *rest], 60, HRUN_CUDA_BULK="0")
     model = step.logs / "shape-8b.gguf"
     shape = {"embd": 4096, "ff": 14336, "layers": 32, "heads": 32, "kv-heads": 8, "vocab": 128256}
     if few:

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cases.h"
@@ -81,6 +82,31 @@ struct Overwritten : Kernel {
     if (!barrier) out[thread()] = slot->v[0];
     sync_block();
     if (thread() == 0) wait_copies<0>();
+  }
+};
+
+// A place is filled twice by bulk copies, with a mistake or without.
+enum class Bulk { right, no_wait, too_early, no_barrier, not_begun, left };
+struct BulkCopies : Kernel {
+  const Words4* from;
+  uint32_t* out;
+  Bulk mistake;
+  HRUN_HD void operator()() const {
+    auto* const to = reinterpret_cast<Words4*>(shared()) + 2 * warp();
+    auto* const barrier = reinterpret_cast<uint64_t*>(shared() + 256) + warp();
+    if (lane() == 0 && mistake != Bulk::no_barrier) make_bulk_barrier(barrier);
+    sync_warp();
+    if (lane() == 0) copy_bulk(to, from, 32, barrier);
+    sync_warp();
+    if (mistake != Bulk::no_wait) wait_bulk(barrier, 0);
+    const uint32_t first = to[1].v[0];
+    if (mistake != Bulk::too_early) sync_warp();
+    if (lane() == 0 && mistake != Bulk::not_begun) copy_bulk(to, from + 2, 32, barrier);
+    if (mistake == Bulk::left) return;
+    const uint32_t early = mistake == Bulk::too_early ? to[1].v[0] : first;
+    sync_warp();
+    wait_bulk(barrier, 1);
+    out[thread()] = early + to[1].v[0];
   }
 };
 
@@ -230,6 +256,29 @@ int main() {
   };
   expect(!overwritten(true), "a slot that is asked for behind a barrier");
   expect(overwritten(false), "a slot that is asked for too early is noticed");
+
+  Words4 pieces[4] = {{{1, 2, 3, 4}}, {{5, 6, 7, 8}}, {{10, 0, 0, 0}}, {{20, 0, 0, 0}}};
+  const auto bulk = [&](Bulk mistake) {
+    std::string said;
+    for (int i = 0; i < 20 && said.empty(); ++i) {
+      said = error_of(gpu, BulkCopies{{}, pieces, seen, mistake});
+      for (const uint32_t v : seen)
+        if (said.empty() && v != 25) said = "wrong";
+    }
+    return said;
+  };
+  for (const char* weak : {"0", "1"}) {
+    setenv("HRUN_EMULATED_WEAK", weak, 1);
+    expect(bulk(Bulk::right).empty(), "bulk copies: {}", bulk(Bulk::right));
+  }
+  unsetenv("HRUN_EMULATED_WEAK");
+  expect(!bulk(Bulk::too_early).empty(), "a place that is filled too early is noticed");
+  for (const auto& [mistake, words] : {std::pair{Bulk::no_wait, "a barrier of its own"},
+                                       {Bulk::no_barrier, "a barrier of its own"},
+                                       {Bulk::not_begun, "nobody began"},
+                                       {Bulk::left, "nobody waited for"}})
+    expect(bulk(mistake).find(words) != std::string::npos, "a bulk copy: {}, and not: {}", words,
+           bulk(mistake));
 
   int out[96];
   const auto right = [&] {

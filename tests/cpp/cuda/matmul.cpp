@@ -176,10 +176,12 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, Hostile hostile, uint32
 
   double worst = 0;
   // A token has the same bits alone, among a few and among many, and on a card with more
-  // multiprocessors, where row tiles are shared out in another way.
+  // multiprocessors, where row tiles are shared out in another way, or without bulk copies.
   setenv("HRUN_EMULATED_MULTIPROCESSORS", "132", 1);
+  setenv("HRUN_CUDA_BULK", "0", 1);
   Gpu large(0);
   unsetenv("HRUN_EMULATED_MULTIPROCESSORS");
+  unsetenv("HRUN_CUDA_BULK");
   const auto tokens = [&](Gpu& device, int64_t at, int64_t n) {
     QuantizedRows some = in.rows;
     some.codes += at * some.stride;

@@ -159,6 +159,26 @@ struct Copies : Kernel {
   }
 };
 
+// So are bulk copies after the wait for their phase; each warp has a barrier and a place.
+struct BulkCopies : Kernel {
+  const Words4* from;
+  bool* ok;
+  HRUN_HD void operator()() const {
+    auto* const to = reinterpret_cast<Words4*>(shared()) + 2 * warp();
+    auto* const barrier = reinterpret_cast<uint64_t*>(shared() + 256) + warp();
+    if (lane() == 0) make_bulk_barrier(barrier);
+    sync_warp();
+    for (int i = 0; i < 3; ++i) {
+      if (lane() == 0) copy_bulk(to, from + i, 32, barrier);
+      sync_warp();
+      wait_bulk(barrier, i % 2);
+      for (int word = 0; word < 8; ++word)
+        if (to[word / 4].v[word % 4] != from[i + word / 4].v[word % 4]) *ok = false;
+      sync_warp();
+    }
+  }
+};
+
 // Behind a barrier each thread reads what its neighbour wrote.
 struct Neighbours : Kernel {
   bool* ok;
@@ -238,6 +258,7 @@ int main() {
   const OnDevice<Words4> values(
       gpu, std::vector<Words4>{{{1, 2, 3, 4}}, {{5, 6, 7, 8}}, {{9, 9, 9, 9}}, {{9, 9, 9, 9}}});
   check(gpu, "asynchronous copies", Copies{{}, values.get(), nullptr}, 64);
+  if (gpu.info().bulk_copies) check(gpu, "bulk copies", BulkCopies{{}, values.get(), nullptr}, 512);
   check(gpu, "barriers", Neighbours{}, 512);
   check(gpu, "a counter in shared memory", Counted{}, 64);
   check_graphs(gpu);
