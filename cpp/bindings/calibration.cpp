@@ -32,7 +32,8 @@ nb::ndarray<nb::numpy, T> owned(std::unique_ptr<T[]> data, std::initializer_list
   return nb::ndarray<nb::numpy, T>(raw, shape, owner);
 }
 
-std::unique_ptr<InputFactor> make_factor(Moments moments, int64_t cols, double damping) {
+std::unique_ptr<InputFactor> make_factor(Moments moments, int64_t cols, double damping,
+                                         int n_threads) {
   const auto groups = static_cast<int64_t>(moments.shape(0)),
              width = static_cast<int64_t>(moments.shape(1));
   if (width < 1 || moments.shape(1) != moments.shape(2) || cols < 1 ||
@@ -42,7 +43,7 @@ std::unique_ptr<InputFactor> make_factor(Moments moments, int64_t cols, double d
         "{}]",
         cols, moments.shape(0), moments.shape(1), moments.shape(2));
   const WithoutGil release;
-  return std::make_unique<InputFactor>(moments.data(), cols, width, damping);
+  return std::make_unique<InputFactor>(moments.data(), cols, width, damping, n_threads);
 }
 
 const Encoder& require_trellis(const std::string& name) {
@@ -54,8 +55,7 @@ const Encoder& require_trellis(const std::string& name) {
 }
 
 nb::tuple encode(const std::string& name, Floats weights, const InputFactor& factor, int survivors,
-                 const std::vector<float>& scales, int passes, const std::string& tensor,
-                 int vector_bits) {
+                 float scale, int passes, const std::string& tensor, int vector_bits) {
   const Encoder& encoder = require_trellis(name);
   const FormatInfo& f = *find_format(encoder.format);
   const auto rows = static_cast<int64_t>(weights.shape(0)),
@@ -67,9 +67,7 @@ nb::tuple encode(const std::string& name, Floats weights, const InputFactor& fac
   if (survivors < 1 || survivors > 4096)
     throw ArgumentError("survivors is {}, must be 1 to 4096", survivors);
   if (passes < 1) throw ArgumentError("passes is {}, must be at least 1", passes);
-  if (scales.empty()) throw ArgumentError("no scales to try");
-  for (const float s : scales)
-    if (!(s > 0) || !std::isfinite(s)) throw ArgumentError("scale {} is not positive", s);
+  if (!(scale > 0) || !std::isfinite(scale)) throw ArgumentError("scale {} is not positive", scale);
   const size_t row_bytes = f.row_bytes(cols);
   auto out = std::make_unique<uint8_t[]>(row_bytes * static_cast<size_t>(rows));
   auto costs = std::make_unique<double[]>(static_cast<size_t>(rows)),
@@ -78,26 +76,30 @@ nb::tuple encode(const std::string& name, Floats weights, const InputFactor& fac
     const WithoutGil release;
     LdlqOptions options;
     options.survivors = survivors;
-    options.scales = scales;
+    options.scale = scale;
     options.passes = passes;
     options.vector_bits = vector_bits;
-    std::vector<float> x(static_cast<size_t>(cols));
+    std::vector<float> x(static_cast<size_t>(rows * cols));
     for (int64_t r = 0; r < rows; ++r) {
       const float* w = weights.data() + r * cols;
+      float* const row = x.data() + r * cols;
       for (int64_t i = 0; i < cols; ++i)
         if (!(std::fabs(w[i]) <= encoder.max_weight))
           throw ConversionError(
               "tensor '{}': value {} of row {} is {}; {} holds finite weights of magnitude up to "
               "{}",
               printable(tensor), i, r, w[i], f.name, encoder.max_weight);
-      std::copy_n(w, cols, x.begin());
+      std::copy_n(w, cols, row);
       for (int64_t first = 0; first < cols; first += kRotationBlock)
-        rotate_block(x.data() + first, first,
+        rotate_block(row + first, first,
                      static_cast<int>(std::min<int64_t>(kRotationBlock, cols - first)), true);
-      const RowCost cost = encode_trellis_row_ldlq(encoder.trellis(), x.data(), factor, options,
-                                                   out.get() + static_cast<size_t>(r) * row_bytes);
-      costs[static_cast<size_t>(r)] = cost.error;
-      energies[static_cast<size_t>(r)] = cost.energy;
+    }
+    std::vector<RowCost> found(static_cast<size_t>(rows));
+    encode_trellis_rows_ldlq(encoder.trellis(), x.data(), rows, factor, options, out.get(),
+                             found.data());
+    for (size_t r = 0; r < found.size(); ++r) {
+      costs[r] = found[r].error;
+      energies[r] = found[r].energy;
     }
   }
   const auto n = static_cast<size_t>(rows);
@@ -173,12 +175,13 @@ void init_calibration(nb::module_& m) {
                           "Factored second moments of a matmul's input, in the rotated basis.")
       .def_static(
           "make",
-          [](Moments moments, int64_t cols, double damping) {
-            return make_factor(moments, cols, damping).release();
+          [](Moments moments, int64_t cols, double damping, int n_threads) {
+            return make_factor(moments, cols, damping, n_threads).release();
           },
           nb::rv_policy::take_ownership, "moments"_a, "cols"_a, "damping"_a = 0.01,
+          "n_threads"_a = 0,
           "moments: float32 [groups, width, width], the diagonal blocks of E[x x^T]; damping: "
-          "multiple of the mean diagonal. "
+          "multiple of the mean diagonal; n_threads: 0 for all, the result is the same. "
           "Raises ConversionError where they are not positive definite.")
       .def_prop_ro("cols", &InputFactor::cols)
       .def_prop_ro("width", &InputFactor::width)
@@ -256,8 +259,8 @@ void init_calibration(nb::module_& m) {
           },
           "indices"_a, "widths"_a,
           "Sum these inputs from zero, as blocks of the given widths (0: all columns).");
-  m.def("encode_calibrated", &encode, "format"_a, "weights"_a, "factor"_a, "survivors"_a,
-        "scales"_a, "passes"_a = 1, "tensor"_a = "", "vector_bits"_a = 512,
+  m.def("encode_calibrated", &encode, "format"_a, "weights"_a, "factor"_a, "survivors"_a, "scale"_a,
+        "passes"_a = 1, "tensor"_a = "", "vector_bits"_a = 512,
         "float32 [rows, cols] to blocks, uint8 [rows * row_bytes], and each row's e H e^T and w H "
         "w^T, float64 [rows]. Raises "
         "ArgumentError, ConversionError.");

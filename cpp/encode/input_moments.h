@@ -17,15 +17,16 @@
 namespace hrun {
 
 // Block diagonal in groups of `width` columns (the last may be shorter); width = cols for the whole
-// matrix.
+// matrix.  Both are multiples of kWidthStep.
 class InputFactor {
  public:
   // `moments`: one matrix of width x width per group, row-major; the last group uses the leading
   // part of its own. `damping`: multiple of the group's mean diagonal that is added to its
-  // diagonal, > 0.  Throws ConversionError if the matrix is not finite or not positive definite
-  // then.
-  InputFactor(const float* moments, int64_t cols, int64_t width, double damping);
+  // diagonal, > 0.  n_threads: as of a ThreadPool; the result is the same.  Throws ConversionError
+  // if the matrix is not finite or not positive definite then.
+  InputFactor(const float* moments, int64_t cols, int64_t width, double damping, int n_threads = 1);
 
+  static constexpr int kWidthStep = 32;
   static constexpr int kPadding = 96;  // readable zeros after the last column of a group
 
   int64_t cols() const { return cols_; }

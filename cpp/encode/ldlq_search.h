@@ -5,7 +5,10 @@
 // is kept at every step (`near`); what they add to the kReach columns after it is added per
 // survivor at the chunk's end (`far`); what they add beyond is added once per row, when the chunk
 // is *released*: kReach columns later its codes on the best path become final and paths that
-// disagree are dropped.
+// disagree are dropped.  Whoever drives the search adds it, for some rows at a time.
+//
+// Survivors share most of their past.  What is added along paths at a chunk's end is computed once
+// for every node of the tree that its paths form, from the oldest column on.
 //
 // All arithmetic is elementwise on floats in a fixed order, without fused operations: every
 // instruction set finds the same path.
@@ -15,10 +18,11 @@
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a call
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
+#include <utility>
 #include <vector>
 
 #include "formats/format.h"
@@ -27,12 +31,13 @@
 
 namespace hrun::ldlq {
 
-constexpr int kLane = 16;   // floats per vector
-constexpr int kChunk = 16;  // columns
-constexpr int kReach = 48;  // columns after a chunk that a survivor's own errors reach
+constexpr int kLane = 16;               // floats per vector
+constexpr int kChunk = 16;              // columns
+constexpr int kReach = 48;              // columns after a chunk that a survivor's own errors reach
+constexpr int kKept = kReach + kChunk;  // columns whose steps are kept: codes that are not final
 constexpr float kInfinite = std::numeric_limits<float>::infinity();
-static_assert(kChunk + kReach <= InputFactor::kPadding && kReach == 3 * kLane && kChunk == kLane &&
-              kMaxBlock % kChunk == 0);
+static_assert((kKept & (kKept - 1)) == 0 && kChunk + kReach <= InputFactor::kPadding &&
+              kReach == 3 * kLane && kChunk == kLane && kMaxBlock % kChunk == 0);
 
 typedef float Floats __attribute__((vector_size(4 * kLane)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLane)));
@@ -43,28 +48,30 @@ typedef int32_t Ints __attribute__((vector_size(4 * kLane)));
   return v;
 }
 [[gnu::always_inline]] inline void store(float* p, Floats v) { __builtin_memcpy(p, &v, sizeof v); }
+[[gnu::always_inline]] inline Ints load_ints(const int32_t* p) {
+  Ints v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class T>
+[[gnu::always_inline]] inline void store_as(T* p, Ints v) {
+  typedef T Narrow __attribute__((vector_size(kLane * sizeof(T))));
+  const Narrow narrow = __builtin_convertvector(v, Narrow);
+  __builtin_memcpy(p, &narrow, sizeof narrow);
+}
 
 // The survivors between two columns.
 struct Front {
   int n = 0;
-  double total = 0;             // cost of the best survivor; `cost` is above it
-  std::vector<float> cost;      // [S]
+  std::vector<float> cost;      // [S]: above that of the best survivor
   std::vector<uint32_t> state;  // [S]
   std::vector<float> near;      // [S][kChunk]: feedback on the columns of this chunk
   std::vector<float> far;       // [S][kReach]: on those from this chunk on, as it began
   explicit Front(int n_slots)
       : cost(static_cast<size_t>(n_slots) + kLane),
-        state(static_cast<size_t>(n_slots)),
+        state(static_cast<size_t>(n_slots) + kLane),
         near(static_cast<size_t>(n_slots) * kChunk),
         far(static_cast<size_t>(n_slots) * kReach) {}
-  // Copies the survivors between two chunks.
-  void copy_from(const Front& other) {
-    n = other.n;
-    total = other.total;
-    std::copy_n(other.cost.begin(), n, cost.begin());
-    std::copy_n(other.state.begin(), n, state.begin());
-    std::copy_n(other.far.begin(), static_cast<size_t>(n) * kReach, far.begin());
-  }
 };
 
 // The step by which each survivor of a column came about, [survivor].
@@ -74,70 +81,100 @@ struct Step {
   float* error;
 };
 
-// Chooses the candidates that survive.  Their numbers go to `kept` in ascending order, the cost of
-// the cheapest goes to `least`, and the result is how many there are.  Of the n in `cost`, at most
-// `slots` survive, and nearly as many; `cost` has infinite costs up to a multiple of kLane.
-// spread: the spread of the costs that survive, remembered from call to call.
-using Select = int(const float* cost, int n, int slots, float& spread, float& least, int32_t* kept);
+// A candidate is the bits of its cost, a float that is not negative: its order is that of integers.
+constexpr int32_t kNone = std::numeric_limits<int32_t>::max();  // no candidate
+constexpr int32_t kDearest = 0x7F7FFFFF;                        // the largest finite cost
 
-// Finds a limit for the costs that survive.  A tier's Costs has least(), and within(limit), the
-// number of costs that do not exceed a limit.
+// Candidates, and the survivors they come from.
+struct Candidates {
+  const int32_t* cost;
+  const int32_t* origin;
+  int n;  // places, a multiple of kLane; some may be free
+};
+
+// Those that survive: their places in ascending order, their costs and origins.
+struct Kept {
+  int32_t* place;
+  int32_t* cost;
+  int32_t* origin;
+};
+
+// Chooses the candidates that survive and returns how many: at most `slots`, and nearly as many.
+// The cost of the cheapest goes to `least`.  spread: that of the costs that survive, remembered
+// from call to call.
+using Select = int(const Candidates& from, int slots, float& spread, float& least,
+                   const Kept& kept);
+
+// Finds the dearest cost that may survive.  A tier's Costs has least(), and within(limit), the
+// number of candidates that do not exceed a limit.
 template <class Costs>
-[[gnu::always_inline]] inline float find_limit(const Costs& costs, int n, int slots, float least,
-                                               float& spread) {
-  if (n <= slots) return std::numeric_limits<float>::max();
-  float inside = least, outside = kInfinite, probe = least + spread;
-  for (int round = 0; round < 16; ++round) {
-    const int count = costs.within(probe);
+[[gnu::always_inline]] inline int32_t find_limit(const Costs& costs, int slots, float least,
+                                                 float& spread) {
+  if (costs.within(kDearest) <= slots) return kDearest;
+  const auto limit = [&](float above) { return std::bit_cast<int32_t>(least + above); };
+  const auto wanted = static_cast<float>(slots - slots / 32);
+  float inside = 0, outside = kInfinite, probe = spread;
+  int n_inside = 0, n_outside = 0;
+  for (int round = 0; round < 24; ++round) {
+    const int count = costs.within(limit(probe));
     if (count <= slots) {
-      inside = probe;
+      inside = probe, n_inside = count;
       if (count >= slots - slots / 16) break;
     } else {
-      outside = probe;
+      outside = probe, n_outside = count;
     }
-    probe = outside == kInfinite ? least + 2 * (probe - least) : 0.5f * (inside + outside);
-    if (probe <= inside) break;
+    if (outside == kInfinite) {
+      probe *= 2;
+    } else if (inside == 0 && n_outside > 2 * slots) {  // the weights of columns differ by orders
+      probe *= 0.125f;
+    } else {
+      const float share =
+          (wanted - static_cast<float>(n_inside)) / static_cast<float>(n_outside - n_inside);
+      probe = inside + (outside - inside) * std::clamp(share, 0.125f, 0.875f);
+    }
+    if (!(probe > inside)) break;
   }
-  if (inside > least) spread = inside - least;
-  return inside;
+  if (inside > 0) spread = inside;
+  return std::min(limit(inside), kDearest);
 }
 
 // Costs in plain vectors.
 struct PlainCosts {
-  const float* cost;
-  int n;
-  [[gnu::always_inline]] float least() const {
-    Floats low = load(cost);
-    for (int i = kLane; i < n; i += kLane) {
-      const Floats v = load(cost + i);
+  const Candidates& from;
+  [[gnu::always_inline]] int32_t least() const {
+    Ints low = load_ints(from.cost);
+    for (int i = kLane; i < from.n; i += kLane) {
+      const Ints v = load_ints(from.cost + i);
       low = v < low ? v : low;
     }
-    float found = low[0];
+    int32_t found = low[0];
     for (int l = 1; l < kLane; ++l) found = std::min(found, low[l]);
     return found;
   }
-  [[gnu::always_inline]] int within(float limit) const {
+  [[gnu::always_inline]] int within(int32_t limit) const {
     Ints count = {};
-    for (int i = 0; i < n; i += kLane) count -= load(cost + i) <= limit;
+    for (int i = 0; i < from.n; i += kLane) count -= load_ints(from.cost + i) <= limit;
     int sum = 0;
     for (int l = 0; l < kLane; ++l) sum += count[l];
     return sum;
   }
-  [[gnu::always_inline]] int keep(float limit, int slots, int32_t* kept) const {
+  [[gnu::always_inline]] int keep(int32_t limit, int slots, const Kept& kept) const {
     int out = 0;
-    for (int i = 0; i < n; ++i) {  // without a branch
-      kept[out] = i;
-      out += cost[i] <= limit;
+    for (int i = 0; i < from.n; ++i) {  // without a branch
+      kept.place[out] = i;
+      kept.cost[out] = from.cost[i];
+      kept.origin[out] = from.origin[i];
+      out += from.cost[i] <= limit;
     }
     return std::min(out, slots);
   }
 };
 
 template <class Costs>
-[[gnu::always_inline]] inline int select_body(const Costs& costs, int n, int slots, float& spread,
-                                              float& least, int32_t* kept) {
-  least = costs.least();
-  return costs.keep(find_limit(costs, n, slots, least, spread), slots, kept);
+[[gnu::always_inline]] inline int select_body(const Costs& costs, int slots, float& spread,
+                                              float& least, const Kept& kept) {
+  least = std::bit_cast<float>(costs.least());
+  return costs.keep(find_limit(costs, slots, least, spread), slots, kept);
 }
 
 // k: bits of a code that states are made of; kFreeBits: those above them (trellis.h).
@@ -155,24 +192,32 @@ class RowSearch {
         factor_(factor),
         cols_(factor.cols()),
         slots_(std::clamp(survivors, 1, 4096)),
+        stride_((static_cast<size_t>(slots_) + kLane - 1) / kLane * kLane),
         front_(slots_),
         next_(slots_),
-        start_(slots_),
-        far_(front_.far) {
+        far_(front_.far),
+        tree_far_(front_.far) {
     middle_mask_ = (1u << (k * (code.memory - 1))) - 1;
     windows_ = code.windows();
     const size_t n_groups = size_t{middle_mask_} + 1;
+    has_all_groups_ = static_cast<size_t>(slots_) >= n_groups;
     stamp_.assign(n_groups, -1);
     slot_.resize(n_groups);
-    const size_t n_places = std::min<size_t>(n_groups, static_cast<size_t>(slots_)) + 1;
-    candidate_.resize(n_places * kCodes + kLane);
-    from_.resize(n_places * kCodes + kLane);
+    const size_t n_places = std::min(n_groups, static_cast<size_t>(slots_)) + 1;
+    candidates_.resize(n_places * kCodes + kLane);
     kept_.resize(n_places * kCodes + kLane);
+    for (auto* some : {&origins_of_candidates_, &kept_costs_, &kept_origins_})
+      some->resize(kept_.size());
     touched_.resize(n_places);
-    const size_t n_steps = static_cast<size_t>(cols_) * static_cast<size_t>(slots_);
-    parents_ = std::make_unique_for_overwrite<uint16_t[]>(n_steps);
-    step_codes_ = std::make_unique_for_overwrite<uint8_t[]>(n_steps);
-    step_errors_ = std::make_unique_for_overwrite<float[]>(n_steps);
+    const size_t n_steps = size_t{kKept} * stride_;
+    parents_.resize(n_steps);
+    step_codes_.resize(n_steps);
+    step_errors_.resize(n_steps);
+    const auto n_slots = static_cast<size_t>(slots_) + 1;
+    for (auto& some : nodes_) some.resize(n_slots);
+    for (auto& some : above_) some.resize(n_slots);
+    for (auto& some : origins_) some.resize(n_slots);
+    place_.resize(n_slots);
     common_.resize(static_cast<size_t>(cols_ + InputFactor::kPadding));
     codes_.resize(static_cast<size_t>(cols_));
     errors_.resize(static_cast<size_t>(cols_));
@@ -180,107 +225,138 @@ class RowSearch {
 
   const uint8_t* codes() const { return codes_.data(); }
 
-  // Searches the whole row.  scales[block][candidate]; the one taken goes to chosen[block]. Returns
-  // the cost.
-  [[gnu::always_inline]] inline double run(const float* x,
-                                           const std::vector<std::vector<float>>& scales,
-                                           float* chosen) {
+  // Begins with a row x, which stays in place.
+  [[gnu::always_inline]] inline void begin(const float* x) {
     x_ = x;
     std::copy_n(x, cols_, common_.begin());
+    std::fill(common_.begin() + cols_, common_.end(), 0.0f);
     std::fill(stamp_.begin(), stamp_.end(), -1);
     stamp_count_ = 0;
+    spread_ = 1;
     front_.n = 1;
-    front_.total = 0;
     front_.cost[0] = 0;
     std::fill_n(front_.far.begin(), kReach, 0.0f);
-    for (int64_t first = 0; first < cols_; first += kMaxBlock) {
-      const int64_t last = std::min(first + kMaxBlock, cols_);
-      const auto& options = scales[static_cast<size_t>(first / kMaxBlock)];
-      if (options.size() == 1) {
-        block(first, last, options[0]);
-        chosen[first / kMaxBlock] = options[0];
-        continue;
-      }
-      start_.copy_from(front_);
-      start_common_ = common_;
-      size_t best = 0;
-      double best_cost = std::numeric_limits<double>::infinity();
-      for (size_t i = 0; i < options.size(); ++i) {
-        block(first, last, options[i]);
-        if (front_.total < best_cost) {
-          best_cost = front_.total;
-          best = i;
-        }
-        front_.copy_from(start_);
-        common_ = start_common_;
-      }
-      block(first, last, options[best]);
-      chosen[first / kMaxBlock] = options[best];
-    }
-    finish();
-    return front_.total;
+  }
+
+  // Searches a chunk, after those before it.  What released() says is to be added to common()
+  // before the next one.
+  [[gnu::always_inline]] inline void chunk(int64_t begin, float scale) {
+    if (begin % kMaxBlock == 0) std::fill_n(front_.state.begin(), front_.n, 0u);
+    for (int i = 0; i < front_.n; ++i)
+      store(front_.near.data() + size_t{kChunk} * static_cast<size_t>(i),
+            load(front_.far.data() + size_t{kReach} * static_cast<size_t>(i)));
+    std::swap(front_.far, far_);
+    for (int64_t t = begin; t < begin + kChunk; ++t) step(t, begin, scale);
+    trace(begin);
+    release(begin);
+    reach(begin);
+  }
+
+  // The errors of the kChunk columns whose codes became final with the chunk from `begin` on, which
+  // are those from begin - kReach on; null if there are none yet.
+  const float* released(int64_t begin) const {
+    return begin < kReach ? nullptr : errors_.data() + (begin - kReach);
+  }
+  float* common() { return common_.data(); }
+
+  // Takes the codes that are not final from the best path.
+  [[gnu::always_inline]] inline void finish() {
+    const int64_t final = std::max<int64_t>(0, cols_ - kReach);
+    take(final, cols_ - 1, static_cast<uint16_t>(best_survivor()));
   }
 
  private:
-  [[gnu::always_inline]] inline void block(int64_t first, int64_t last, float scale) {
-    std::fill_n(front_.state.begin(), front_.n, 0u);
-    for (int64_t begin = first; begin < last; begin += kChunk) {
-      for (int i = 0; i < front_.n; ++i)
-        store(front_.near.data() + size_t{kChunk} * static_cast<size_t>(i),
-              load(front_.far.data() + size_t{kReach} * static_cast<size_t>(i)));
-      std::swap(front_.far, far_);
-      for (int64_t t = begin; t < begin + kChunk; ++t) step(t, begin, scale);
-      release(begin);
-      reach(begin);
+  // Finds the tree of the survivors' paths through the chunk from `begin` on.
+  [[gnu::always_inline]] inline void trace(int64_t begin) {
+    int n = n_nodes_[kChunk - 1] = front_.n;
+    for (int i = 0; i < n; ++i)
+      nodes_[kChunk - 1][static_cast<size_t>(i)] = static_cast<uint16_t>(i);
+    for (int j = kChunk - 1; j > 0; --j) {
+      const uint16_t* const parent = step_at(begin + j).parent;
+      const uint16_t* const node = nodes_[j].data();
+      uint16_t *const older = nodes_[j - 1].data(), *const above = above_[j].data(),
+                      *const place = place_.data();
+      std::fill(place_.begin(), place_.end(), kNowhere);
+      uint16_t n_older = 0;
+      for (int i = 0; i < n; ++i) {  // without a branch
+        const uint16_t p = parent[node[i]], known = place[p];
+        const bool is_new = known == kNowhere;
+        const uint16_t here = is_new ? n_older : known;
+        older[n_older] = p;
+        place[p] = here;
+        above[i] = here;
+        n_older = static_cast<uint16_t>(n_older + is_new);
+      }
+      n = n_nodes_[j - 1] = n_older;
     }
+    const uint16_t* const parent = step_at(begin).parent;
+    for (int i = 0; i < n; ++i)
+      above_[0][static_cast<size_t>(i)] = parent[nodes_[0][static_cast<size_t>(i)]];
+    // Where the paths come from, column by column.
+    std::copy_n(above_[0].begin(), n, place_.begin());
+    std::vector<uint16_t>& origins = origins_of(begin);
+    for (int j = 1; j < kChunk; ++j) {
+      const uint16_t *const above = above_[j].data(), *const before = place_.data();
+      uint16_t* const here = origins.data();
+      for (int i = 0; i < n_nodes_[j]; ++i) here[i] = before[above[i]];
+      std::swap(origins, place_);
+    }
+    std::swap(origins, place_);
   }
 
   // Adds the survivors' errors in the chunk from `begin` on to the columns after the chunk.
   [[gnu::always_inline]] inline void reach(int64_t begin) {
     const int64_t next = begin + kChunk;
-    for (int i = 0; i < front_.n; ++i) {
-      float error[kChunk];
-      auto ancestor = static_cast<size_t>(i);
-      for (int j = kChunk - 1; j >= 0; --j) {
-        const Step made = step_at(begin + j);
-        error[j] = made.error[ancestor];
-        ancestor = made.parent[ancestor];
+    for (int j = 0; j < kChunk; ++j) {
+      const float* const feedback = factor_.row(begin + j) + next;
+      const Floats f0 = load(feedback), f1 = load(feedback + kLane),
+                   f2 = load(feedback + 2 * kLane);
+      const float *const error = step_at(begin + j).error, *const before = far_.data();
+      const uint16_t *const node = nodes_[j].data(), *const above = above_[j].data();
+      float* const after = j + 1 < kChunk ? tree_far_.data() : front_.far.data();
+      for (int i = 0; i < n_nodes_[j]; ++i) {
+        const float* const from = before + size_t{kReach} * above[i];
+        float* const to = after + size_t{kReach} * static_cast<size_t>(i);
+        const float e = error[node[i]];
+        // The columns of this chunk, which `from` begins with at first, are no longer wanted.
+        const Floats a = j == 0 ? load(from + kLane) : load(from);
+        const Floats b = j == 0 ? load(from + 2 * kLane) : load(from + kLane);
+        const Floats c = j == 0 ? Floats{} : load(from + 2 * kLane);
+        store(to, a + f0 * e);
+        store(to + kLane, b + f1 * e);
+        store(to + 2 * kLane, c + f2 * e);
       }
-      const float* before = far_.data() + size_t{kReach} * ancestor;
-      Floats a = load(before + kLane), b = load(before + 2 * kLane), c = {};
-      for (int j = 0; j < kChunk; ++j) {
-        const float* feedback = factor_.row(begin + j) + next;
-        a += load(feedback) * error[j];
-        b += load(feedback + kLane) * error[j];
-        c += load(feedback + 2 * kLane) * error[j];
-      }
-      float* far = front_.far.data() + size_t{kReach} * static_cast<size_t>(i);
-      store(far, a);
-      store(far + kLane, b);
-      store(far + 2 * kLane, c);
+      if (j + 1 < kChunk) std::swap(far_, tree_far_);
     }
   }
 
-  [[gnu::always_inline]] inline void step(int64_t t, int64_t begin, float scale) {
-    const Floats feedback = load(factor_.row(t) + begin);  // zeros up to t
-    const size_t place_of_t = static_cast<size_t>(t - begin);
-    const float weight = factor_.weight(t), common = common_[static_cast<size_t>(t)], x = x_[t];
-    const int32_t now = stamp_count_++;
+  // Finds the cheapest way into each state that the survivors lead to: all states have their places
+  // among the candidates, or, where survivors are few, the states that are met.  Returns the number
+  // of places, a multiple of kLane.
+  template <bool kAllGroups>
+  [[gnu::always_inline]] inline int merge(size_t place_of_t, int32_t now, float common,
+                                          float weight, float scale) {
     // Everything is reached through pointers of its own: the compiler cannot know that stores do
     // not move them.
     const float* const values = code_.values.data();
     const size_t n_windows = windows_;
     const uint32_t* const states = front_.state.data();
     const float* const costs = front_.cost.data();
-    const float* const near = front_.near.data();
-    float* const candidates = candidate_.data();
-    int32_t *const from = from_.data(), *const stamp = stamp_.data(), *const slot = slot_.data();
+    const float* const near = front_.near.data() + place_of_t;
+    int32_t* const candidates = candidates_.data();
+    int32_t *const stamp = stamp_.data(), *const slot = slot_.data();
     uint32_t* const touched = touched_.data();
+    const uint32_t middle_mask = middle_mask_;
     const auto n_before = static_cast<size_t>(front_.n);
+    int32_t* const origins = origins_of_candidates_.data();
     size_t n_groups = 0;
+    if constexpr (kAllGroups) {
+      n_groups = size_t{middle_mask} + 1;
+      std::fill_n(candidates, n_groups * kCodes, kNone);
+    }
     for (size_t i = 0; i < n_before; ++i) {
-      const uint32_t state = states[i], group = state & middle_mask_;
-      const float target = common + near[i * kChunk + place_of_t];
+      const uint32_t state = states[i], group = state & middle_mask;
+      const float target = common + near[i * kChunk];
       CodeFloats square = {};
 #pragma GCC unroll 4
       for (size_t variant = 0; variant < kVariants; ++variant) {
@@ -294,70 +370,98 @@ class RowSearch {
           square = other < square ? other : square;
       }
       const CodeFloats cost = costs[i] + square * weight;
-      const CodeInts self = CodeInts{} + static_cast<int32_t>(i);
-      // The place after the last is always free: written to before it is known whether it will be
-      // taken, so that nothing depends on a branch that cannot be predicted.
-      const CodeFloats free_costs = CodeFloats{} + kInfinite;
-      __builtin_memcpy(candidates + n_groups * kCodes, &free_costs, sizeof free_costs);
-      const bool is_new = stamp[group] != now;
-      const auto known = static_cast<uint32_t>(slot[group]);
-      const uint32_t place =
-          known ^ ((known ^ static_cast<uint32_t>(n_groups)) & -uint32_t{is_new});
-      stamp[group] = now;
-      slot[group] = static_cast<int32_t>(place);
-      touched[place] = group;
-      n_groups += is_new;
-      CodeFloats old;
-      CodeInts old_from;
-      __builtin_memcpy(&old, candidates + size_t{place} * kCodes, sizeof old);
-      __builtin_memcpy(&old_from, from + size_t{place} * kCodes, sizeof old_from);
-      const CodeInts better = cost < old;
-      const CodeFloats kept = better ? cost : old;
-      const CodeInts kept_from = better ? self : old_from;
-      __builtin_memcpy(candidates + size_t{place} * kCodes, &kept, sizeof kept);
-      __builtin_memcpy(from + size_t{place} * kCodes, &kept_from, sizeof kept_from);
+      CodeInts candidate;
+      __builtin_memcpy(&candidate, &cost, sizeof candidate);
+      const CodeInts origin = CodeInts{} + static_cast<int32_t>(i);
+      size_t place = group;
+      if constexpr (!kAllGroups) {
+        // The place after the last is always free: written to before it is known whether it will be
+        // taken, so that nothing depends on a branch that cannot be predicted.
+        std::fill_n(candidates + n_groups * kCodes, kCodes, kNone);
+        const bool is_new = stamp[group] != now;
+        const auto known = static_cast<uint32_t>(slot[group]);
+        place = known ^ ((known ^ static_cast<uint32_t>(n_groups)) & -uint32_t{is_new});
+        stamp[group] = now;
+        slot[group] = static_cast<int32_t>(place);
+        touched[place] = group;
+        n_groups += is_new;
+      }
+      CodeInts old, old_origin;
+      __builtin_memcpy(&old, candidates + place * kCodes, sizeof old);
+      __builtin_memcpy(&old_origin, origins + place * kCodes, sizeof old_origin);
+      const CodeInts better = candidate < old;
+      old = better ? candidate : old;
+      old_origin = better ? origin : old_origin;
+      __builtin_memcpy(candidates + place * kCodes, &old, sizeof old);
+      __builtin_memcpy(origins + place * kCodes, &old_origin, sizeof old_origin);
     }
-    const int n = static_cast<int>(n_groups) * kCodes;
-    for (int i = n; i % kLane != 0; ++i) candidates[i] = kInfinite;
+    int n = static_cast<int>(n_groups) * kCodes;
+    for (; n % kLane != 0; ++n) candidates[n] = kNone;
+    return n;
+  }
+
+  [[gnu::always_inline]] inline void step(int64_t t, int64_t begin, float scale) {
+    const size_t place_of_t = static_cast<size_t>(t - begin);
+    const float weight = factor_.weight(t), common = common_[static_cast<size_t>(t)], x = x_[t];
+    const int32_t now = stamp_count_++;
+    const int n = has_all_groups_ ? merge<true>(place_of_t, now, common, weight, scale)
+                                  : merge<false>(place_of_t, now, common, weight, scale);
     float least;
-    const int out = select_(candidates, n, slots_, spread_, least, kept_.data());
+    const Candidates candidates{candidates_.data(), origins_of_candidates_.data(), n};
+    const Kept kept{kept_.data(), kept_costs_.data(), kept_origins_.data()};
+    const int out = select_(candidates, slots_, spread_, least, kept);
 
     const Step made = step_at(t);
-    const int32_t* const chosen = kept_.data();
-    float *const next_cost = next_.cost.data(), *const next_near = next_.near.data(),
-                 *const errors = made.error;
+    float* const next_cost = next_.cost.data();
     uint32_t* const next_state = next_.state.data();
-    uint16_t* const parents = made.parent;
+    const Ints code_bits = Ints{} + (kCodes - 1);
+    for (int j = 0; j < out; j += kLane) {
+      const Ints place = load_ints(kept.place + j);
+      store(next_cost + j, load(reinterpret_cast<const float*>(kept.cost + j)) - least);
+      store_as(made.parent + j, load_ints(kept.origin + j));
+      store_as(made.code + j, place & code_bits);
+      store_as(next_state + j, place);
+    }
+    if (!has_all_groups_)
+      for (int j = 0; j < out; ++j)
+        next_state[j] = touched_[next_state[j] / kCodes] << k | next_state[j] % kCodes;
+
+    const Floats feedback = load(factor_.row(t) + begin);  // zeros up to t
+    const float *const values = code_.values.data(), *const near = front_.near.data();
+    const size_t n_windows = windows_;
+    const uint32_t* const states = front_.state.data();
+    float *const next_near = next_.near.data(), *const errors = made.error;
+    const uint16_t* const parents = made.parent;
     uint8_t* const codes = made.code;
     for (size_t j = 0; j < static_cast<size_t>(out); ++j) {
-      const auto candidate = static_cast<size_t>(chosen[j]), c = candidate % kCodes;
-      const auto p = static_cast<size_t>(from[candidate]);
-      const float target = common + near[p * kChunk + place_of_t];
-      size_t variant = 0;
-      float value = values[size_t{states[p]} * kCodes + c] * scale;
+      const size_t p = parents[j], window = size_t{states[p]} * kCodes + codes[j];
+      float value = values[window] * scale;
+      if constexpr (kVariants > 1) {
+        const float target = common + near[p * kChunk + place_of_t];
+        size_t variant = 0;
 #pragma GCC unroll 4
-      for (size_t v = 1; v < kVariants; ++v) {
-        const float other = values[v * n_windows + size_t{states[p]} * kCodes + c] * scale;
-        const float a = target - other, b = target - value;
-        if (a * a < b * b) value = other, variant = v;
+        for (size_t v = 1; v < kVariants; ++v) {
+          const float other = values[v * n_windows + window] * scale;
+          const float a = target - other, b = target - value;
+          if (a * a < b * b) value = other, variant = v;
+        }
+        codes[j] = static_cast<uint8_t>(codes[j] | variant << k);
       }
       const float error = x - value;
-      next_cost[j] = candidates[candidate] - least;
-      next_state[j] = touched[candidate / kCodes] << k | static_cast<uint32_t>(c);
-      parents[j] = static_cast<uint16_t>(p);
-      codes[j] = static_cast<uint8_t>(c | variant << k);
       errors[j] = error;
       store(next_near + j * kChunk, load(near + p * kChunk) + feedback * error);
     }
     next_.n = out;
-    next_.total = front_.total + static_cast<double>(least);
     std::swap(front_, next_);
   }
 
-  [[gnu::always_inline]] inline Step step_at(int64_t t) const {
-    const size_t at = static_cast<size_t>(t) * static_cast<size_t>(slots_);
-    return {parents_.get() + at, step_codes_.get() + at, step_errors_.get() + at};
+  [[gnu::always_inline]] inline Step step_at(int64_t t) {
+    const size_t at = static_cast<size_t>(t % kKept) * stride_;
+    return {parents_.data() + at, step_codes_.data() + at, step_errors_.data() + at};
   }
+
+  // For each survivor of a chunk, the survivor of the chunk before that its path comes from.
+  std::vector<uint16_t>& origins_of(int64_t begin) { return origins_[begin / kChunk % 4]; }
 
   [[gnu::always_inline]] inline int best_survivor() const {
     return static_cast<int>(std::min_element(front_.cost.begin(), front_.cost.begin() + front_.n) -
@@ -367,33 +471,20 @@ class RowSearch {
   // Runs after the chunk from `begin` on: the codes of the chunk that is kReach before it become
   // those of the best path.
   [[gnu::always_inline]] inline void release(int64_t begin) {
-    const int64_t first = begin - kReach, last = first + kChunk - 1, next = begin + kChunk;
+    const int64_t first = begin - kReach, last = first + kChunk - 1;
     if (first < 0) return;
-    const int best = best_survivor();
-    ancestor_.resize(static_cast<size_t>(front_.n));
-    for (int i = 0; i < front_.n; ++i) ancestor_[static_cast<size_t>(i)] = static_cast<uint16_t>(i);
-    for (int64_t s = next - 1; s > last; --s) {
-      const uint16_t* parent = step_at(s).parent;
-      for (uint16_t& a : ancestor_) a = parent[a];
-    }
-    const uint16_t common_ancestor = ancestor_[static_cast<size_t>(best)];
-    drop_others(common_ancestor, next - 1);
-    take(first, last, common_ancestor);
-    for (int64_t s = first; s <= last; ++s) {
-      const int64_t end = factor_.group_end(s);
-      const float* feedback = factor_.row(s);
-      const float error = errors_[static_cast<size_t>(s)];
-      for (int64_t c = next; c < end; c += kLane)
-        store(common_.data() + c, load(common_.data() + c) + load(feedback + c) * error);
-    }
-  }
-
-  // Keeps the survivors that descend from `ancestor`; step t is renumbered with them.
-  [[gnu::always_inline]] inline void drop_others(uint16_t ancestor, int64_t t) {
-    const Step made = step_at(t);
+    const auto ancestor = [&](int survivor) {
+      uint16_t at = static_cast<uint16_t>(survivor);
+      for (int64_t from = begin; from > last; from -= kChunk) at = origins_of(from)[at];
+      return at;
+    };
+    const uint16_t chosen = ancestor(best_survivor());
+    // Keeps the survivors that descend from it; the last step is renumbered with them.
+    const Step made = step_at(begin + kChunk - 1);
+    std::vector<uint16_t>&origins = origins_of(begin), &above = above_[kChunk - 1];
     int kept = 0;
     for (int i = 0; i < front_.n; ++i) {
-      if (ancestor_[static_cast<size_t>(i)] != ancestor) continue;
+      if (ancestor(i) != chosen) continue;
       if (i != kept) {
         const auto from = static_cast<size_t>(i), to = static_cast<size_t>(kept);
         front_.cost[to] = front_.cost[from];
@@ -401,10 +492,13 @@ class RowSearch {
         made.parent[to] = made.parent[from];
         made.code[to] = made.code[from];
         made.error[to] = made.error[from];
+        origins[to] = origins[from];
+        above[to] = above[from];
       }
       ++kept;
     }
-    front_.n = kept;
+    front_.n = n_nodes_[kChunk - 1] = kept;
+    take(first, last, chosen);
   }
 
   // Takes the codes of columns first .. last on the path that is at `survivor` after `last`.
@@ -417,34 +511,36 @@ class RowSearch {
     }
   }
 
-  [[gnu::always_inline]] inline void finish() {
-    const int64_t released = std::max<int64_t>(0, cols_ - kReach);
-    take(released, cols_ - 1, static_cast<uint16_t>(best_survivor()));
-  }
+  static constexpr uint16_t kNowhere = 0xFFFF;
 
   const TrellisCode& code_;
   Select* const select_;
   const InputFactor& factor_;
   const int64_t cols_;
   const int slots_;
+  const size_t stride_;  // slots, a multiple of kLane
+  bool has_all_groups_ = false;
   uint32_t middle_mask_;
   size_t windows_;  // values of a variant
   const float* x_ = nullptr;
-  std::vector<float> common_, start_common_;  // [cols + padding]: targets but for survivors' own
-  Front front_, next_, start_;
-  std::vector<float> far_;  // of the front as this chunk began
+  std::vector<float> common_;  // [cols + padding]: targets but for survivors' own
+  Front front_, next_;
+  std::vector<float> far_, tree_far_;  // of the front as this chunk began, of the nodes of a column
   float spread_ = 1;
   int32_t stamp_count_ = 0;
   std::vector<int32_t> stamp_,
       slot_;  // [group of states]: step that last touched it, and its place among the candidates
   std::vector<uint32_t> touched_;
-  std::vector<float> candidate_;  // [place][code]: least cost of a path to that state
-  std::vector<int32_t> from_;
-  std::vector<int32_t> kept_;            // candidates that survive
-  std::unique_ptr<uint16_t[]> parents_;  // [column][survivor], as the next two: see step_at()
-  std::unique_ptr<uint8_t[]> step_codes_;
-  std::unique_ptr<float[]> step_errors_;
-  std::vector<uint16_t> ancestor_;
+  std::vector<int32_t> candidates_;  // [place][code]: the cheapest path to that state
+  std::vector<int32_t> origins_of_candidates_, kept_, kept_costs_, kept_origins_;
+  std::vector<uint16_t> parents_;  // [column % kKept][survivor], as the next two: see step_at()
+  std::vector<uint8_t> step_codes_;
+  std::vector<float> step_errors_;
+  // The tree of a chunk, by columns: nodes are survivors, and each is below one of the column
+  // before.
+  std::vector<uint16_t> nodes_[kChunk], above_[kChunk];
+  int n_nodes_[kChunk] = {};
+  std::vector<uint16_t> origins_[4], place_;
   std::vector<uint8_t> codes_;
   std::vector<float> errors_;
 };

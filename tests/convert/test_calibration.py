@@ -69,7 +69,7 @@ def test_the_reported_cost_is_that_of_the_decoded_row(name: str, cols: int, widt
     damping = 0.02
     factor = core.InputFactor.make(blocks, cols, damping)
     w = np.random.default_rng(1).standard_normal((3, cols)).astype(np.float32)
-    data, cost, energy = core.encode_calibrated(name, w, factor, 16, [1.0, 1.15], 2)
+    data, cost, energy = core.encode_calibrated(name, w, factor, 16, 1.1, 2)
     error = w @ r.T - core.decode(name, data, 3, cols, own_basis=True)
     damped = full_matrix(blocks, cols)
     for g in range(0, cols, width):
@@ -84,7 +84,7 @@ def test_the_reported_cost_is_that_of_the_decoded_row(name: str, cols: int, widt
     assert expected.sum() < gain * np.einsum("ri,ij,rj->r", plain, damped, plain).sum()
 
 
-def test_more_survivors_and_scales_are_better() -> None:
+def test_more_survivors_are_better() -> None:
     cols = 512
     x, r = correlated_inputs(cols), rotation(cols)
     factor = core.InputFactor.make(
@@ -92,10 +92,25 @@ def test_more_survivors_and_scales_are_better() -> None:
     )
     w = np.random.default_rng(1).standard_normal((8, cols)).astype(np.float32)
     costs = [
-        core.encode_calibrated("rtq3", w, factor, survivors, scales)[1].sum()
-        for survivors, scales in ((2, [1.1]), (16, [1.1]), (128, [1.1]), (128, [1.0, 1.1, 1.2]))
+        core.encode_calibrated("rtq3", w, factor, survivors, 1.05)[1].sum()
+        for survivors in (2, 16, 128)
     ]
     assert costs == sorted(costs, reverse=True) and costs[-1] < 0.7 * costs[0], costs
+
+
+def test_a_row_has_the_same_bytes_whatever_is_beside_it() -> None:
+    cols = 320
+    x, r = correlated_inputs(cols), rotation(cols)
+    factor = core.InputFactor.make(
+        (r @ (x.T @ x / len(x)) @ r.T).astype(np.float32)[None], cols, 0.01
+    )
+    w = np.random.default_rng(2).standard_normal((7, cols)).astype(np.float32)
+    data, cost, energy = core.encode_calibrated("rtq3", w, factor, 24, 1.1, 2)
+    for i, row in enumerate(w):
+        alone = core.encode_calibrated("rtq3", row[None], factor, 24, 1.1, 2)
+        size = len(data) // len(w)
+        assert np.array_equal(alone[0], data[i * size : (i + 1) * size])
+        assert (alone[1][0], alone[2][0]) == (cost[i], energy[i])
 
 
 @pytest.mark.parametrize("name", TRELLIS)
@@ -106,8 +121,15 @@ def test_every_instruction_set_writes_the_same_bytes(name: str) -> None:
         (r @ (x.T @ x / len(x)) @ r.T).astype(np.float32)[None], cols, 0.01
     )
     w = np.random.default_rng(5).standard_normal((4, cols)).astype(np.float32)
+    alone = core.InputFactor.make(
+        (r @ (x.T @ x / len(x)) @ r.T).astype(np.float32)[None], cols, 0.01, n_threads=1
+    )
+    assert np.array_equal(
+        core.encode_calibrated(name, w, factor, 8, 1.1)[0],
+        core.encode_calibrated(name, w, alone, 8, 1.1)[0],
+    )
     results = [
-        core.encode_calibrated(name, w, factor, 24, [1.0, 1.1], 2, vector_bits=bits)
+        core.encode_calibrated(name, w, factor, 24, 1.1, 2, vector_bits=bits)
         for bits in (128, 256, 512)
     ]
     for data, cost, energy in results[1:]:
@@ -129,14 +151,14 @@ def test_hostile_moments_and_arguments() -> None:
     dead = core.InputFactor.make(
         np.zeros((1, 64, 64), np.float32), 64
     )  # an input that is always zero
-    data, cost, _ = core.encode_calibrated("rtq3", w, dead, 16, [1.1])
+    data, cost, _ = core.encode_calibrated("rtq3", w, dead, 16, 1.1)
     assert np.isfinite(core.decode("rtq3", data, 2, 64)).all() and np.isfinite(cost).all()
-    data, cost, _ = core.encode_calibrated("rtq3", 0 * w, dead, 16, [1.1])
+    data, cost, _ = core.encode_calibrated("rtq3", 0 * w, dead, 16, 1.1)
     assert not core.decode("rtq3", data, 2, 64).any() and not cost.any()
     for bad in (
         {"survivors": 0},
-        {"scales": []},
-        {"scales": [-1.0]},
+        {"scale": 0.0},
+        {"scale": -1.0},
         {"passes": 0},
         {"format": "q8_0"},
     ):
@@ -145,7 +167,7 @@ def test_hostile_moments_and_arguments() -> None:
             "weights": w,
             "factor": dead,
             "survivors": 4,
-            "scales": [1.0],
+            "scale": 1.0,
         } | bad
         with pytest.raises(core.ArgumentError):
             core.encode_calibrated(**arguments)
@@ -155,7 +177,7 @@ def test_hostile_moments_and_arguments() -> None:
             np.where(np.arange(128).reshape(2, 64) == 67, np.nan, w).astype(np.float32),
             dead,
             4,
-            [1.0],
+            1.0,
             tensor="t",
         )
 

@@ -608,7 +608,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
             if arguments.dry_run:
                 return dry_run()
-        encoder = Encoder(moments, preset, keeps_errors=arguments.report is not None)
+        encoder = Encoder(moments, preset, arguments.report is not None, arguments.threads)
 
         def inspect(path: Path) -> Check | None:
             nonlocal found

@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float32]
 _SAMPLE_ROWS = 48
 _LIMIT = 64 << 20  # bytes of a plan file
 # The search that measures: cheap, and its errors are nearly those of the better ones times a common factor.
-_MEASURING = Preset("measuring", 8, (1.12,), 1, 0.01)
+_MEASURING = Preset("measuring", 8, 1.12, 1, 0.01)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def measure(
     from concurrent.futures import ThreadPoolExecutor
 
     by_name = {t.name: t for t in tensors if candidates(t, outside(t.name))}
-    encoder = Encoder(moments, _MEASURING)
+    encoder = Encoder(moments, _MEASURING, n_threads=n_threads)
 
     with ThreadPoolExecutor(max(1, n_threads)) as pool:
 

@@ -21,12 +21,12 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Preset:
-    """survivors: paths of the search.  scales: block scales tried, in units of the one for a Gaussian block.  passes: searches
+    """survivors: paths of the search, at most.  scale: of the blocks, in units of the one for a Gaussian block.  passes: searches
     of each row.  damping: multiple of the mean diagonal added to the moments."""
 
     name: str
     survivors: int
-    scales: tuple[float, ...]
+    scale: float
     passes: int
     damping: float
 
@@ -35,8 +35,8 @@ class Preset:
 # correlated inputs, output error relative to the input's power and weights per second and thread: 16 survivors, two scales
 # 0.00263 / 0.77 M; 24, one 0.00258 / 1.6 M; 64, three 0.00214 / 0.21 M; 144, one 0.00212 / 0.43 M.
 PRESETS = {
-    "normal": Preset("normal", 24, (1.1,), 1, 0.01),
-    "best": Preset("best", 144, (1.02,), 1, 0.005),
+    "normal": Preset("normal", 24, 1.1, 1, 0.01),
+    "best": Preset("best", 144, 1.02, 1, 0.005),
 }
 
 # Is searched exactly by `best` alone: the exact search of RTQ5 has 1024 states of 32 predecessors, where the others have at most
@@ -52,8 +52,10 @@ class Encoder:
         moments: MomentSource | None = None,
         preset: Preset | None = None,
         keeps_errors: bool = False,
+        n_threads: int = 0,
     ) -> None:
-        self._moments, self._preset = moments, preset
+        """``n_threads``: for factoring moments, 0: all."""
+        self._moments, self._preset, self._n_threads = moments, preset, n_threads
         self._input: InputMoments | None = None
         self._factor: Any = None
         self._whole: tuple[str, InputMoments | None] = (
@@ -112,7 +114,9 @@ class Encoder:
         self._input = found
         self._factor = None
         if found is not None and info.trellis and self._preset is not None:
-            self._factor = _core.InputFactor.make(found.values, found.cols, damping)
+            self._factor = _core.InputFactor.make(
+                found.values, found.cols, damping, self._n_threads
+            )
 
     def finish_tensor(self) -> None:
         if self._tensor is not None and self._energy > 0:
@@ -133,7 +137,7 @@ class Encoder:
                 weights,
                 self._factor,
                 preset.survivors,
-                preset.scales,
+                preset.scale,
                 preset.passes,
                 tensor=tensor,
             )

@@ -37,6 +37,8 @@ _SLICE_VALUES = (
     1 << 18
 )  # weights per encoding task: large against the call's cost, small against a tensor
 
+_ROWS_TOGETHER = 4  # that the calibrated search codes side by side (ldlq.cpp)
+
 Bytes = npt.NDArray[np.uint8]
 Progress = Callable[[int, int, str], None]
 
@@ -190,10 +192,10 @@ def encode_tensor(
         return (last - first) * tensor.cols
 
     def run(begin: int, end: int) -> None:
-        slice_values = _SLICE_VALUES // 8 if as_is is None and encoder.is_slow else _SLICE_VALUES
-        step = max(
-            tensor.row_step, slice_values // tensor.cols // tensor.row_step * tensor.row_step
-        )
+        is_slow = as_is is None and encoder.is_slow
+        slice_values = _SLICE_VALUES // 8 if is_slow else _SLICE_VALUES
+        rows = max(_ROWS_TOGETHER if is_slow else 1, slice_values // tensor.cols)
+        step = max(tensor.row_step, rows // tensor.row_step * tensor.row_step)
         running: deque[Future[int]] = deque()
         try:
             for first in range(begin, end, step):
