@@ -6,7 +6,8 @@
 Converts SOURCE with `--calibrate auto`, with PROSE and with nothing but the model's own answers to the prompts of
 `--calibrate auto`, and compares the three files with SOURCE on JUDGE, prose that no calibration saw, and on what SOURCE answers, at
 temperature 1, to tools/questions.txt, which are none of those prompts.  The last column is the larger of both divergences of a row, each
-divided by that of the file that was calibrated on this domain alone.  Prints Markdown.
+divided by that of the file that was calibrated on this domain alone.  With --writer the text is written by a copy in few bits, as where
+the model takes more memory than its conversion.  Prints Markdown.
 """
 
 from __future__ import annotations
@@ -83,13 +84,20 @@ def main() -> None:
     parser.add_argument("--type", default="rtq3")
     parser.add_argument("--preset", default="normal")
     parser.add_argument("--calibrate-tokens", default="65536")
+    parser.add_argument(
+        "--writer", help="type of a copy of SOURCE that writes the model's own text"
+    )
     parser.add_argument("--files", type=Path, nargs=3, help="calibrated on both, prose, chat")
     parser.add_argument("--tokens", type=int, default=96, help="of an answer, at most")
     parser.add_argument("--chunks", type=int, default=24, help="of 512 tokens of prose")
     args = parser.parse_args()
 
+    from hrun.convert import quick_copy
     from hrun.convert.text import CHUNK_TOKENS
     from hrun.tokenizer import Tokenizer
+
+    if args.writer:
+        quick_copy.writer_type = lambda source, float_bytes, room: args.writer
 
     with tempfile.TemporaryDirectory() as folder:
         files = args.files

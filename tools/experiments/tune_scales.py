@@ -61,17 +61,23 @@ class Net:
             return w * factor
         return w * factor.repeat_interleave(BLOCK, dim=1)[:, : w.shape[1]]
 
+    def linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.linear(x, self.weight(name))
+
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
-        n, length = tokens.shape
         x = self.weight("token_embd.weight")[tokens]
+        for i in range(self.layers):
+            x = self.layer(x, i)
+        return self.head(x)
+
+    def layer(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        """float32 [texts, positions, width] through a layer."""
+        n, length = x.shape[:2]
         dim = self.weights["blk.0.attn_q.weight"].shape[0] // self.heads
         angles = torch.outer(
             torch.arange(length), self.base ** (-torch.arange(0, dim, 2).float() / dim)
         )
         cos, sin = angles.cos(), angles.sin()
-
-        def norm(x: torch.Tensor, name: str) -> torch.Tensor:
-            return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight(name)
 
         def turned(x: torch.Tensor) -> torch.Tensor:  # neighbours are a pair, as in GGUF files
             even, odd = x[..., 0::2], x[..., 1::2]
@@ -80,21 +86,25 @@ class Net:
         def heads(x: torch.Tensor, count: int) -> torch.Tensor:
             return x.view(n, length, count, dim).transpose(1, 2)
 
-        for i in range(self.layers):
-            at = f"blk.{i}."
-            h = norm(x, at + "attn_norm.weight")
-            q = turned(heads(F.linear(h, self.weight(at + "attn_q.weight")), self.heads))
-            k = turned(heads(F.linear(h, self.weight(at + "attn_k.weight")), self.kv_heads))
-            v = heads(F.linear(h, self.weight(at + "attn_v.weight")), self.kv_heads)
-            a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-            a = a.transpose(1, 2).reshape(n, length, -1)
-            x = x + F.linear(a, self.weight(at + "attn_output.weight"))
-            h = norm(x, at + "ffn_norm.weight")
-            gate = F.silu(F.linear(h, self.weight(at + "ffn_gate.weight")))
-            up = F.linear(h, self.weight(at + "ffn_up.weight"))
-            x = x + F.linear(gate * up, self.weight(at + "ffn_down.weight"))
+        at = f"blk.{i}."
+        h = self.norm(x, at + "attn_norm.weight")
+        q = turned(heads(self.linear(h, at + "attn_q.weight"), self.heads))
+        k = turned(heads(self.linear(h, at + "attn_k.weight"), self.kv_heads))
+        v = heads(self.linear(h, at + "attn_v.weight"), self.kv_heads)
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        a = a.transpose(1, 2).reshape(n, length, -1)
+        x = x + self.linear(a, at + "attn_output.weight")
+        h = self.norm(x, at + "ffn_norm.weight")
+        gate = F.silu(self.linear(h, at + "ffn_gate.weight"))
+        up = self.linear(h, at + "ffn_up.weight")
+        return x + self.linear(gate * up, at + "ffn_down.weight")
+
+    def head(self, x: torch.Tensor) -> torch.Tensor:
         head = "output.weight" if "output.weight" in self.weights else "token_embd.weight"
-        return F.linear(norm(x, "output_norm.weight"), self.weight(head))
+        return self.linear(self.norm(x, "output_norm.weight"), head)
+
+    def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight(name)
 
     def save(self, path: Path) -> None:
         """The file with the factors in its scales and norms."""
