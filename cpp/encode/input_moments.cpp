@@ -74,16 +74,21 @@ constexpr int64_t kLane = 8;
       for (int64_t r = 0; r < kRows; ++r) rows[r] = h + (i + std::min(r, n - 1)) * stride;
       for (int64_t c = tile; c < reach; c += kStep) {
         Doubles low[kRows], high[kRows];
-        for (int64_t r = 0; r < kRows; ++r) low[r] = load(rows[r] + c);
-        for (int64_t r = 0; r < kRows; ++r) high[r] = load(rows[r] + c + kLane);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) low[r] = load(rows[r] + c);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) high[r] = load(rows[r] + c + kLane);
         for (int64_t j = end - 1; j >= begin; --j) {
           const Doubles a = load(h + j * stride + c), b = load(h + j * stride + c + kLane);
-          for (int64_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+          for (int r = 0; r < kRows; ++r) {
             low[r] -= a * scaled[j - begin][r];
             high[r] -= b * scaled[j - begin][r];
           }
         }
-        for (int64_t r = 0; r < n; ++r) {
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          if (r >= n) continue;
           __builtin_memcpy(rows[r] + c, &low[r], sizeof low[r]);
           __builtin_memcpy(rows[r] + c + kLane, &high[r], sizeof high[r]);
         }

@@ -32,8 +32,8 @@ class Preset:
 
 
 # One scale with more survivors is as good as several scales with fewer, and faster: at 3 bits on rows of 576 columns against
-# correlated inputs, output error relative to the input's power and weights per second and thread: 16 survivors, two scales
-# 0.00263 / 0.77 M; 24, one 0.00258 / 1.6 M; 64, three 0.00214 / 0.21 M; 144, one 0.00212 / 0.43 M.
+# correlated inputs, output error relative to the input's power and weights per second and thread, when there was a choice: 16
+# survivors, two scales 0.00263 / 0.77 M; 24, one 0.00258 / 1.6 M; 64, three 0.00214 / 0.21 M; 144, one 0.00212 / 0.43 M.
 PRESETS = {
     "normal": Preset("normal", 24, 1.1, 1, 0.01),
     "best": Preset("best", 144, 1.02, 1, 0.005),
