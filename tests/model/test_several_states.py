@@ -141,6 +141,16 @@ def test_each_part_counts(path: Path, tmp_path: Path) -> None:
         assert np.abs(logits(changed) - want).max() > 1e-3, (metadata, name)
 
 
+def test_steps_on_cuda_are_one_pass(path: Path, emulated_cuda: None) -> None:
+    """The last steps come from a recorded graph."""
+    model = _core.Model.load(str(path), device="cuda")
+    ids = np.random.default_rng(3).integers(0, N_VOCAB, 14).tolist()
+    whole = _core.Session(model, 64).forward(ids, "all")
+    session = _core.Session(model, 64)
+    for i, token in enumerate(ids):
+        assert session.forward([token], "last").tobytes() == whole[i].tobytes(), i
+
+
 def test_keys_that_nobody_reads_change_nothing(folder: Path, path: Path, tmp_path: Path) -> None:
     """The published files have them in the layers that share others'."""
     shutil.copytree(folder, tmp_path / "hf")
