@@ -15,10 +15,12 @@ inline constexpr std::array kFalconH1Globals = {
                Dim::embd, true},
     TensorRule{Role::output, "output.weight", "lm_head.weight", Dim::vocab, Dim::embd, false},
 };
-inline constexpr std::array kFalconH1FeedForward = {
+inline constexpr std::array kFalconH1FeedForwardNorm = {
     // Falcon H1's files leave out the end of the name.
     TensorRule{Role::ffn_norm, "blk.{}.ffn_norm", "model.layers.{}.pre_ff_layernorm.weight",
                Dim::one, Dim::embd, true},
+};
+inline constexpr std::array kFalconH1FeedForward = {
     TensorRule{Role::ffn_gate, "blk.{}.ffn_gate.weight",
                "model.layers.{}.feed_forward.gate_proj.weight", Dim::ff, Dim::embd, true},
     TensorRule{Role::ffn_up, "blk.{}.ffn_up.weight", "model.layers.{}.feed_forward.up_proj.weight",
@@ -28,7 +30,8 @@ inline constexpr std::array kFalconH1FeedForward = {
 };
 inline constexpr auto kFalconH1Tensors =
     join(kFalconH1Globals, kNormBeforeAttention, kAttention,
-         without_required(kStateSpaceBesideNorm, Role::ssm_norm), kFalconH1FeedForward);
+         without_required(kStateSpaceBesideNorm, Role::ssm_norm), kFalconH1FeedForwardNorm,
+         kFalconH1FeedForward);
 
 inline constexpr ModelDescription kFalconH1 = {
     .name = "falcon-h1",

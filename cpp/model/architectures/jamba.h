@@ -39,14 +39,6 @@ inline constexpr std::array kJambaFeedForwardNorm = {
     TensorRule{Role::ffn_norm, "blk.{}.ffn_norm.weight", "model.layers.{}.pre_ff_layernorm.weight",
                Dim::one, Dim::embd, true},
 };
-inline constexpr std::array kJambaDense = {
-    TensorRule{Role::ffn_gate, "blk.{}.ffn_gate.weight",
-               "model.layers.{}.feed_forward.gate_proj.weight", Dim::ff, Dim::embd, true},
-    TensorRule{Role::ffn_up, "blk.{}.ffn_up.weight", "model.layers.{}.feed_forward.up_proj.weight",
-               Dim::ff, Dim::embd, true},
-    TensorRule{Role::ffn_down, "blk.{}.ffn_down.weight",
-               "model.layers.{}.feed_forward.down_proj.weight", Dim::embd, Dim::ff, true},
-};
 inline constexpr std::array kJambaExperts = {
     TensorRule{Role::router, "blk.{}.ffn_gate_inp.weight",
                "model.layers.{}.feed_forward.router.weight", Dim::experts, Dim::embd, true},
@@ -74,7 +66,7 @@ inline constexpr auto kJambaKeys = join(kJambaStateSpaceKeys, kExpertKeys);
 inline constexpr auto kJambaTensors =
     join(kFalconH1Globals, kNormBeforeAttention, only_in(kAttention, Where::attention),
          only_in(kJambaStateSpace, Where::recurrent), kJambaFeedForwardNorm,
-         only_in(kJambaDense, Where::dense), only_in(kJambaExperts, Where::experts));
+         only_in(kFalconH1FeedForward, Where::dense), only_in(kJambaExperts, Where::experts));
 
 inline constexpr ModelDescription kJamba = {
     .name = "jamba",

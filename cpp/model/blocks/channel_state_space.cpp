@@ -1,5 +1,7 @@
 #include "model/blocks/channel_state_space.h"
 
+#include "model/blocks/state_space.h"
+
 namespace hrun {
 namespace {
 
@@ -26,15 +28,7 @@ BlockNeeds channel_state_space_needs(const ModelSpec& spec, int64_t, int64_t n_r
   const StateSpaceParams& p = spec.params.ssm;
   Arena count;
   Scratch(count, p, n_rows);
-  BlockNeeds needs;
-  needs.scratch_floats = count.used_floats();
-  needs.state.n_channels = static_cast<int>(p.inner());
-  needs.state.n_past = static_cast<int>(spec.params.n_taps - 1);
-  needs.state.n_heads = static_cast<int>(p.n_heads);
-  needs.state.k_dim = static_cast<int>(p.state_dim);
-  needs.state.v_dim = static_cast<int>(p.head_dim);
-  needs.state.n_k_heads = static_cast<int>(p.n_groups);
-  needs.state.grouped = true;
+  BlockNeeds needs = scan_needs(spec.params, p.inner(), count.used_floats());
   needs.rates = Role::ssm_rate;
   return needs;
 }
@@ -47,12 +41,7 @@ void channel_state_space(const Pass& pass, int64_t l, const MatmulInput& input, 
   const Scratch s(arena, p, pass.n);
   pass.multiply(*model.weight(l, Role::ssm_in), input, s.all);
   const StateSlot& state = pass.state(l);
-  const DeviceTensor* const conv_bias = model.weight(l, Role::ssm_conv_bias);
-  backend.short_conv(s.x, *model.weight(l, Role::ssm_conv), state, pass.batch, !conv_bias, s.x);
-  if (conv_bias) {
-    backend.add_bias(s.x, *conv_bias);
-    backend.nonlinearity(Nonlinearity::silu, s.x, s.x);
-  }
+  convolve(pass, l, s.x);
   pass.multiply(*model.weight(l, Role::ssm_mix), s.x, s.of_x);
   for (const auto& [role, part] :
        {std::pair(Role::ssm_step_norm, s.narrow), std::pair(Role::ssm_b_norm, s.b),

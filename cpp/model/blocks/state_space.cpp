@@ -32,12 +32,7 @@ void run(const Pass& pass, int64_t l, const MatmulInput& input, const Scratch& s
   Backend& backend = pass.backend();
   pass.multiply(*model.weight(l, Role::ssm_in), input, s.all);
   const StateSlot& state = pass.state(l);
-  const DeviceTensor* const conv_bias = model.weight(l, Role::ssm_conv_bias);
-  backend.short_conv(s.xbc, *model.weight(l, Role::ssm_conv), state, pass.batch, !conv_bias, s.xbc);
-  if (conv_bias) {
-    backend.add_bias(s.xbc, *conv_bias);
-    backend.nonlinearity(Nonlinearity::silu, s.xbc, s.xbc);
-  }
+  convolve(pass, l, s.xbc);
   const DeviceTensor& bias = *model.weight(l, Role::ssm_step_bias);
   backend.copy_heads(s.step, p.n_heads, s.decay, p.n_heads, 1, p.n_heads);
   backend.decay(s.decay, bias, *model.weight(l, Role::ssm_rate));
@@ -60,20 +55,34 @@ void run(const Pass& pass, int64_t l, const MatmulInput& input, const Scratch& s
 
 }  // namespace
 
-BlockNeeds state_space_needs(const ModelSpec& spec, int64_t, int64_t n_rows) {
-  const StateSpaceParams& p = spec.params.ssm;
-  Arena count;
-  const Scratch scratch(count, spec, n_rows);
+BlockNeeds scan_needs(const HyperParams& params, int64_t n_channels, size_t scratch_floats) {
+  const StateSpaceParams& p = params.ssm;
   BlockNeeds needs;
-  needs.scratch_floats = count.used_floats();
-  needs.state.n_channels = static_cast<int>(scratch.xbc.cols);
-  needs.state.n_past = static_cast<int>(spec.params.n_taps - 1);
+  needs.scratch_floats = scratch_floats;
+  needs.state.n_channels = static_cast<int>(n_channels);
+  needs.state.n_past = static_cast<int>(params.n_taps - 1);
   needs.state.n_heads = static_cast<int>(p.n_heads);
   needs.state.k_dim = static_cast<int>(p.state_dim);
   needs.state.v_dim = static_cast<int>(p.head_dim);
   needs.state.n_k_heads = static_cast<int>(p.n_groups);
   needs.state.grouped = true;
   return needs;
+}
+
+void convolve(const Pass& pass, int64_t l, FloatView x) {
+  Backend& backend = pass.backend();
+  const DeviceTensor* const bias = pass.model.weight(l, Role::ssm_conv_bias);
+  backend.short_conv(x, *pass.model.weight(l, Role::ssm_conv), pass.state(l), pass.batch, !bias, x);
+  if (bias) {
+    backend.add_bias(x, *bias);
+    backend.nonlinearity(Nonlinearity::silu, x, x);
+  }
+}
+
+BlockNeeds state_space_needs(const ModelSpec& spec, int64_t, int64_t n_rows) {
+  Arena count;
+  const Scratch scratch(count, spec, n_rows);
+  return scan_needs(spec.params, scratch.xbc.cols, count.used_floats());
 }
 
 void state_space(const Pass& pass, int64_t l, const MatmulInput& input, FloatView out) {

@@ -17,4 +17,9 @@ BlockNeeds attention_and_state_space_needs(const ModelSpec& spec, int64_t layer,
 void attention_and_state_space(const Pass& pass, int64_t layer, const MatmulInput& input,
                                FloatView out);
 
+// The needs of a state space model, of Mamba 1 too, with so many channels in its convolution.
+BlockNeeds scan_needs(const HyperParams& params, int64_t n_channels, size_t scratch_floats);
+// x = silu(the layer's short convolution of x, with its bias where it has one).
+void convolve(const Pass& pass, int64_t l, FloatView x);
+
 }  // namespace hrun
