@@ -30,6 +30,7 @@ struct GpuInfo {
   int multiprocessors = 0;
   size_t block_shared_bytes = 0;  // that a block of threads may have
   bool bulk_copies = false;       // has its code copy_bulk()? (of a Gpu, not of a list)
+  bool warpgroups = false;        // and multiply_s8(), of warpgroup.h?
 };
 
 // A recorded sequence of launches and copies.

@@ -153,14 +153,15 @@ Gpu::Gpu(int index) : state_(new State) {
   for (cudaEvent_t& event : s.travelled)
     check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
   // Code made for older devices does not wait, whatever device it runs on.
-  int version = 0;
-  check(static_cast<cudaError_t>(code_version(version)), "the question for the code of kernels");
+  CodeVersion code;
+  check(static_cast<cudaError_t>(code_version(code)), "the question for the code of kernels");
   const auto is_off = [](const char* name) {
     const char* const value = std::getenv(name);
     return value && std::string_view(value) == "0";
   };
-  s.overlaps = version >= 90 && !is_off("HRUN_CUDA_OVERLAP");
-  s.info.bulk_copies = version >= 90 && !is_off("HRUN_CUDA_BULK");
+  s.overlaps = code.architecture >= 90 && !is_off("HRUN_CUDA_OVERLAP");
+  s.info.bulk_copies = code.architecture >= 90 && !is_off("HRUN_CUDA_BULK");
+  s.info.warpgroups = code.warpgroups && !is_off("HRUN_CUDA_WARPGROUPS");
 }
 
 Gpu::~Gpu() = default;

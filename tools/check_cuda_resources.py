@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compile the CUDA kernels and fail where a hot one spills registers, uses local memory or does without tensor cores.
+"""Compile the CUDA kernels and fail where a hot one spills registers, uses local memory, waits for products of warpgroups
+where it did not ask to, or does without tensor cores.
 
     python tools/check_cuda_resources.py [--arch 80 --arch 90a] [--table]
 
@@ -45,10 +46,11 @@ COLD_FILES = {
 }  # nothing else in them multiplies matrices; compiling them takes longest
 
 # Kernels that are nothing without tensor cores: opcode (the lowest 12 bits of an instruction, sm_80 to sm_120).
-HMMA, IMMA = 0x23C, 0x237
+HMMA, IMMA, IGMMA = 0x23C, 0x237, 0xDF1
 TENSOR = {
     "MatmulStream": IMMA,
     "MatmulTile": IMMA,
+    "MatmulWarpgroups": IGMMA,
     "MatmulFloats": HMMA,
     "Multiply": HMMA,
     "FewQueries": HMMA,
@@ -56,8 +58,15 @@ TENSOR = {
     "WideAttention": HMMA,
     "CodedAttention": IMMA,
 }
+# Kernels that are empty for other architectures.
+ONLY_FOR = {"MatmulWarpgroups": "sm_90a"}
 LOCAL = {0x983: "LDL", 0x387: "STL"}
 EM_CUDA = 190
+
+
+def kind_of(name: str) -> str:
+    """The name of a kernel's struct: MatmulStream for hrun::gpu::MatmulStream<hrun::RTQ3, 8>."""
+    return re.sub(r"<.*", "", name).split("::")[-1]
 
 
 @dataclass(frozen=True)
@@ -71,11 +80,14 @@ class Kernel:
     stack: int
     spills: int
     opcodes: frozenset[int]
+    injected: frozenset[str] = (
+        frozenset()
+    )  # what ptxas says of products of warpgroups: C7510 and its like
 
     @property
     def kind(self) -> str:
         """The name of its struct."""
-        return re.sub(r"<.*", "", self.name).split("::")[-1]
+        return kind_of(self.name)
 
     def problems(self) -> list[str]:
         """Returns the faults that a hot kernel must not have."""
@@ -88,7 +100,9 @@ class Kernel:
             found += [
                 f"{name} instructions" for code, name in LOCAL.items() if code in self.opcodes
             ]
-        if self.kind in TENSOR and TENSOR[self.kind] not in self.opcodes:
+        found += [f"ptxas has put in waits ({code})" for code in sorted(self.injected)]
+        is_empty = self.kind in ONLY_FOR and self.arch != ONLY_FOR[self.kind]
+        if self.kind in TENSOR and not is_empty and TENSOR[self.kind] not in self.opcodes:
             found.append("no tensor-core instructions")
         return found
 
@@ -172,6 +186,9 @@ def compile_file(
         re.S,
     )
     found = pattern.findall(said)
+    injected: dict[str, set[str]] = {}
+    for code, mangled in re.findall(r"\((C75\d\d)\).* in (?:the )?function '(\S+)'", said):
+        injected.setdefault(mangled, set()).add(code)
     readable = demangle([m[0] for m in found])
     kernels = []
     for mangled, arch, stack, stores, loads, registers in found:
@@ -181,8 +198,11 @@ def compile_file(
             raise RuntimeError(
                 f"{source.name}: {len(images)} compiled images of {readable[mangled]}, expected {len(architectures)}"
             )
+        kind = kind_of(readable[mangled])
         common, all_of_them = frozenset.intersection(*images), frozenset.union(*images)
         codes = common | (all_of_them & frozenset(LOCAL))
+        if kind in ONLY_FOR:
+            codes = all_of_them
         kernels.append(
             Kernel(
                 readable[mangled],
@@ -192,6 +212,7 @@ def compile_file(
                 int(stack),
                 int(stores) + int(loads),
                 codes,
+                frozenset(injected.get(mangled, ())),
             )
         )
     return kernels

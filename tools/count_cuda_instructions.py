@@ -11,6 +11,9 @@ The speed that is predicted takes the longest of five times per multiprocessor a
 the card's bandwidth, integer operations at 64 lanes per cycle, multiplications of integers likewise, all instructions at four per cycle, and
 products of the tensor cores.  Nothing is said of latencies: it is a bound, and "of bandwidth" is its share of those nine tenths.
 Where instructions bind, the prediction is for long rows.  The RTX 4090 runs the code for 8.0.
+
+Of the kernels for many tokens the loop over 256 columns is counted, where no slot of sums ends.  Their speed is the same bound without
+memory: cycles of a multiprocessor for 128 rows and 128 tokens, of which warps that wait for each other reach perhaps two thirds.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +45,7 @@ UNITS = {
         0x012: "LOP3", 0x013: "IABS", 0x016: "PRMT", 0x017: "IMNMX", 0x019: "SHF", 0x01C: "PLOP3",
         0x036: "VIADD", 0x03E: "F2FP", 0x045: "I2FP", 0x046: "VIADDMNMX", 0x048: "VIMNMX",
     },
-    "multiply": {0x024: "IMAD", 0x025: "IMAD.WIDE", 0x027: "IMAD.HI"},
+    "multiply": {0x024: "IMAD", 0x026: "IDP", 0x025: "IMAD.WIDE", 0x027: "IMAD.HI"},
     "float": {
         0x020: "FMUL", 0x021: "FADD", 0x023: "FFMA", 0x030: "HADD2", 0x031: "HFMA2",
         0x032: "HMUL2", 0x035: "HFMA2.MMA", 0x102: "FCHK", 0x104: "F2F", 0x105: "F2I",
@@ -53,18 +56,20 @@ UNITS = {
         0x186: "STG", 0x188: "STS", 0x189: "SHFL", 0x192: "MEMBAR", 0x1A7: "SYNCS", 0x1A8: "ATOMG",
         0x1AE: "LDGSTS", 0x1BA: "UBLKCP", 0x1C6: "FENCE",
     },
-    "tensor": {0x037: "IMMA", 0x03C: "HMMA"},
+    "tensor": {0x037: "IMMA", 0x03C: "HMMA", 0x1F1: "IGMMA"},
     "other": {
         0x005: "CS2R", 0x02F: "ELECT", 0x082: "UMOV", 0x083: "UP2UR", 0x086: "VOTEU",
         0x087: "USEL", 0x08C: "UISETP", 0x090: "UIADD3", 0x091: "ULEA", 0x092: "ULOP3",
         0x099: "USHF", 0x0A4: "UIMAD", 0x0A5: "UIMAD.WIDE", 0x0B9: "ULDC", 0x0CA: "R2UR",
         0x118: "NOP", 0x119: "S2R", 0x11A: "DEPBAR", 0x11D: "BAR", 0x141: "BSYNC", 0x142: "BREAK",
         0x144: "CALL", 0x145: "BSSY", 0x146: "YIELD", 0x147: "BRA", 0x148: "WARPSYNC",
-        0x14D: "EXIT", 0x1C2: "R2UR", 0x1C3: "S2UR",
+        0x14D: "EXIT", 0x1AF: "LDGDEPBAR", 0x1C2: "R2UR", 0x1C3: "S2UR",
+        0x1C5: "WARPGROUP",
     },
 }  # fmt: skip
 UNIT = {code: unit for unit, codes in UNITS.items() for code in codes}
 BRA, BRX, EXIT, BAR, LDG, UBLKCP = 0x147, 0x149, 0x14D, 0x11D, 0x181, 0x1BA
+LDGSTS, IGMMA = 0x1AE, 0x1F1
 TENSOR = frozenset(UNITS["tensor"])
 
 
@@ -78,6 +83,7 @@ class Card:
     gigahertz: float
     gigabytes: float  # per second, by the data sheet
     int8_products: float  # of mma.sync, per cycle
+    warpgroup_products: float = 0  # of wgmma
 
     def cycles(self, count: Counts, chunk_bytes: float) -> dict[str, float]:
         """Cycles per chunk of each thing that may bind, for one multiprocessor of many."""
@@ -90,10 +96,23 @@ class Card:
             "tensor": count.per_chunk["tensor"] * 16 * 8 * 32 / self.int8_products,
         }
 
+    def cycles_of_tile(self, tile: Tile) -> dict[str, float]:
+        """Cycles of a multiprocessor for 256 columns of 128 rows and 128 tokens."""
+        blocks = 128 * 128 / (tile.rows * tile.tokens)
+        warps = blocks * tile.warps
+        products = 128 * 128 * 256 * tile.products
+        rate = self.warpgroup_products if tile.warpgroups else self.int8_products
+        return {
+            "integer": tile.units["integer"] * warps * WARP / 64,
+            "multiply": tile.units["multiply"] * warps * WARP / 64,
+            "issue": sum(tile.units.values()) * warps / 4,
+            "tensor": products / rate,
+        }
+
 
 # mma.sync reaches some 62 % of what wgmma does on Hopper.
 CARDS = (
-    Card("H200", "90a", 132, 1.83, 4800, 2540),
+    Card("H200", "90a", 132, 1.83, 4800, 2540, 4096),
     Card("RTX 4090", "80", 128, 2.52, 1008, 1024),
 )
 
@@ -203,14 +222,30 @@ def loops_of(blocks: dict[int, Block]) -> Iterator[tuple[int, set[int]]]:
         yield head, body
 
 
+Worth = Callable[[Block], int]
+
+
+def weights_in(block: Block) -> int:
+    """The loads of weights in it."""
+    return block.weight_loads
+
+
+def products_in(block: Block) -> int:
+    """The products of tensor cores in it, and the copies to shared memory."""
+    return sum(i.code in TENSOR or i.code == LDGSTS for i in block.instructions)
+
+
 # How good a way through a loop is, less is better: weights that are not loaded, then instructions.
 Cost = tuple[int, int]
 
 
 def best_way(
-    blocks: dict[int, Block], head: int, body: set[int], barriers: int
+    blocks: dict[int, Block], head: int, body: set[int], barriers: int, worth: Worth = weights_in
 ) -> list[int] | None:
-    """The blocks of the best way once round, with so many barriers; None where there is none."""
+    """The blocks of the best way once round, with so many barriers; None where there is none.
+
+    worth: what of a block must not be left out.
+    """
     order: list[int] = []  # of the blocks, each before those that lead to it
     seen: set[int] = set()
     stack = [(head, iter(blocks[head].next))]
@@ -229,7 +264,7 @@ def best_way(
     ways: dict[tuple[int, int], tuple[Cost, int]] = {}
     for at in order:
         block = blocks[at]
-        own = (-block.weight_loads, len(block.instructions))
+        own = (-worth(block), len(block.instructions))
         for n in range(barriers + 1):
             choices = [((0, 0), head)] if head in block.next and n == block.barriers else []
             for to in block.next:
@@ -300,29 +335,87 @@ def count_loop(code: bytes, arch: str, loads_per_chunk: int) -> Counts:
     return Counts(chunks, counts, end, unknown)
 
 
+@dataclass(frozen=True)
+class Tile:
+    """The kernel for many tokens: what a warp does for 256 columns, and the shape of a block of threads."""
+
+    rows: int
+    tokens: int
+    warps: int
+    warpgroups: bool
+    units: Counter[str]
+    products: float  # of tensor cores, for each that is needed
+    unknown: frozenset[int]
+
+
+def count_tile(code: bytes, arch: str, rows: int, tokens: int) -> Tile:
+    """Counts the loop of a kernel for many tokens; raises ValueError where there is none."""
+    blocks = blocks_of(code, arch)
+    loops = []
+    for head, body in loops_of(blocks):
+        codes = [i.code for at in body for i in blocks[at].instructions]
+        if BAR in codes and any(c in TENSOR for c in codes):
+            loops.append((len(codes), head, body))
+    if not loops:
+        raise ValueError("no loop multiplies behind a barrier")
+    _, head, body = min(loops, key=lambda c: c[:2])
+    ways = (best_way(blocks, head, body, barriers, products_in) for barriers in (1, 2))
+    way = next((w for w in ways if w), None)
+    if way is None:
+        raise ValueError("no way round the loop has one or two barriers")
+    on_it = [i for at in way for i in blocks[at].instructions]
+    warps, wide = 8, any(i.code == IGMMA for i in on_it)
+    # 64 x tokens x 32 of a warpgroup, or 16 x 8 x 32 of a warp; some take half of the columns.
+    each = tokens * 16 * 32 if wide else 16 * 8 * 32
+    done = warps * each * sum(i.code in TENSOR for i in on_it)
+    return Tile(
+        rows, tokens, warps, wide, Counter(UNIT.get(i.code, "other") for i in on_it),
+        done / (rows * tokens * 256), frozenset(i.low & 0xFFF for i in on_it if i.code not in UNIT),
+    )  # fmt: skip
+
+
 PROBE = """
 #include <cstdio>
-#include "cuda/device/decoder.h"
+#include "cuda/device/tile_of_products.h"
 using namespace hrun;
 int main() {
   Formats::for_each([]<class F>() {
-    if constexpr (requires { gpu::Packed<F>::kLoads; })
-      std::printf("%.*s %d %d\\n", static_cast<int>(F::kName.size()), F::kName.data(),
-                  gpu::Packed<F>::kLoads, gpu::kChunkBytes<F>);
+    if constexpr (requires { gpu::Packed<F>::kLoads; }) {
+      using Tile = gpu::TileOfProducts<F, false, false>;
+      using Wide = gpu::TileOfProducts<F, false, true>;
+      std::printf("%.*s %d %d %d %d %d %d\\n", static_cast<int>(F::kName.size()), F::kName.data(),
+                  gpu::Packed<F>::kLoads, gpu::kChunkBytes<F>, Tile::kRows, Tile::kTokens,
+                  Wide::kRows, Wide::kTokens);
+    }
   });
 }
 """
 
 
-def packed_formats(folder: Path) -> dict[str, tuple[int, int]]:
-    """Format -> loads of sixteen bytes by a lane and bytes, of a chunk, as the headers have them."""
+@dataclass(frozen=True)
+class PackedFormat:
+    """As the headers have it."""
+
+    loads: int  # of sixteen bytes by a lane, of a chunk
+    chunk_bytes: int
+    tile: tuple[int, int]  # rows and tokens of a block of threads, by mma.sync
+    wide_tile: tuple[int, int]  # by products of warpgroups
+
+
+def packed_formats(folder: Path) -> dict[str, PackedFormat]:
+    """By the formats' names."""
     source, program = folder / "probe.cpp", folder / "probe"
     source.write_text(PROBE)
     root = resources.ROOT
     command = ["c++", "-std=c++20", "-I", root, "-I", root / "cpp", source, "-o", program]
     subprocess.run(list(map(str, command)), check=True)
     said = subprocess.run([program], capture_output=True, text=True, check=True).stdout
-    return {n: (int(a), int(b)) for n, a, b in (line.split() for line in said.splitlines())}
+    found = {}
+    for line in said.splitlines():
+        name, *numbers = line.split()
+        loads, size, *shapes = map(int, numbers)
+        found[name] = PackedFormat(loads, size, (shapes[0], shapes[1]), (shapes[2], shapes[3]))
+    return found
 
 
 FLOAT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
@@ -340,9 +433,18 @@ class Row:
     counts: Counts
 
 
-def count_all(nvcc: str, sources: tuple[str, ...] = SOURCES) -> list[Row]:
-    """The kernels for few tokens of these files, for ``ARCHITECTURES``."""
-    rows = []
+@dataclass(frozen=True)
+class TileRow:
+    """One kernel for many tokens on one architecture."""
+
+    format: str
+    arch: str
+    tile: Tile
+
+
+def count_all(nvcc: str, sources: tuple[str, ...] = SOURCES) -> tuple[list[Row], list[TileRow]]:
+    """The kernels for few tokens of these files, and those for many, for ``ARCHITECTURES``."""
+    rows, tiles = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         packed = packed_formats(folder)
@@ -354,12 +456,29 @@ def count_all(nvcc: str, sources: tuple[str, ...] = SOURCES) -> list[Row]:
                 for mangled, code in image.items():
                     row = count_kernel(names[mangled], arch, code, packed)
                     rows += [row] if row else []
-    return sorted(rows, key=lambda r: (r.arch, r.tokens, r.format, r.in_bulk))
+                    of_many = count_tile_kernel(names[mangled], arch, code, packed)
+                    tiles += [of_many] if of_many else []
+    rows.sort(key=lambda r: (r.arch, r.tokens, r.format, r.in_bulk))
+    tiles.sort(key=lambda t: (t.format, t.arch, t.tile.warpgroups))
+    return rows, tiles
 
 
-def count_kernel(
-    name: str, arch: str, code: bytes, packed: dict[str, tuple[int, int]]
-) -> Row | None:
+def count_tile_kernel(
+    name: str, arch: str, code: bytes, packed: dict[str, PackedFormat]
+) -> TileRow | None:
+    """None for kernels that are not those of many tokens, are of slices, or are empty here."""
+    match = re.search(r"Matmul(Tile|Warpgroups)<(?:hrun::)?(\w+), false>", name)
+    if match is None or (match[1] == "Warpgroups" and arch != "90a"):
+        return None
+    found = packed[match[2].lower()]
+    rows, tokens = found.wide_tile if match[1] == "Warpgroups" else found.tile
+    try:
+        return TileRow(match[2].lower(), arch, count_tile(code, arch, rows, tokens))
+    except ValueError as error:
+        raise ValueError(f"{name} for {arch}: {error}") from None
+
+
+def count_kernel(name: str, arch: str, code: bytes, packed: dict[str, PackedFormat]) -> Row | None:
     """None for kernels that are not those of few tokens, or are of slices."""
     match = re.search(r"(MatmulStream|MatmulFloats)<(?:hrun::)?(\w+), (\d+)([\w, ]*)>", name)
     if match is None or match[4].startswith(", true"):
@@ -371,7 +490,8 @@ def count_kernel(
         size = FLOAT_BYTES[format_name]
         loads, chunk_bytes, tokens = CHUNK * size // (16 * WARP), CHUNK * size, 8 * int(match[3])
     else:
-        (loads, chunk_bytes), tokens = packed[format_name], int(match[3])
+        found, tokens = packed[format_name], int(match[3])
+        loads, chunk_bytes = found.loads, found.chunk_bytes
     try:
         counts = count_loop(code, arch, loads)
     except ValueError as error:
@@ -418,8 +538,34 @@ def predictions(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def tile_table(tiles: list[TileRow]) -> str:
+    """The kernels for many tokens, as Markdown."""
+    lines = [
+        "| format | products | tile | a warp | integer | tensor |"
+        + "".join(f" {c.name} | bound by |" for c in CARDS)
+    ]
+    lines.append("|---|---|--:|--:|--:|--:|" + "--:|---|" * len(CARDS))
+    for row in tiles:
+        tile = row.tile
+        cells = []
+        for card in CARDS:
+            if card.arch != row.arch:
+                cells.append(" | |")
+                continue
+            cycles = card.cycles_of_tile(tile)
+            bound = max(cycles, key=lambda k: cycles[k])
+            tops = 2 * 128 * 128 * 256 / cycles[bound] * card.gigahertz * card.multiprocessors
+            cells.append(f" {tops / 1000:.0f} | {bound} |")
+        kind = "wgmma" if tile.warpgroups else "mma.sync"
+        lines.append(
+            f"| {row.format} | {kind}, {row.arch} | {tile.rows} x {tile.tokens} | {sum(tile.units.values())} | {tile.units['integer']} | {tile.units['tensor']} |"
+            + "".join(cells)
+        )
+    return "\n".join(lines)
+
+
 def main() -> int:
-    """Prints two tables; 1 where an instruction is not known, 2 without nvcc."""
+    """Prints three tables; 1 where an instruction is not known, 2 without nvcc."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--end-columns", type=int, default=4096, help="of a row; default: 4096")
     parser.add_argument("--formats", nargs="+", help="default: all that have a kernel of their own")
@@ -428,10 +574,15 @@ def main() -> int:
     if nvcc is None:
         print("nvcc was not found", file=sys.stderr)
         return 2
-    rows = [r for r in count_all(nvcc) if not args.formats or r.format in args.formats]
+    rows, tiles = count_all(nvcc)
+    if args.formats:
+        rows = [r for r in rows if r.format in args.formats]
+        tiles = [t for t in tiles if t.format in args.formats]
     print(f"Instructions per weight\n\n{table(rows, args.end_columns)}\n")
-    print(f"Predicted, thousand million weights per second\n\n{predictions(rows)}")
+    print(f"Predicted, thousand million weights per second\n\n{predictions(rows)}\n")
+    print(f"Many tokens: instructions per warp and 256 columns, TOPS\n\n{tile_table(tiles)}")
     unknown = {code for r in rows for code in r.counts.unknown}
+    unknown |= {code for t in tiles for code in t.tile.unknown}
     if unknown:
         print(f"counted as other: opcodes {', '.join(map(hex, sorted(unknown)))}", file=sys.stderr)
     return 1 if unknown else 0

@@ -81,8 +81,9 @@ struct ActivationTile {
   struct View {
     static constexpr bool kHasCorrection = false;
     const uint8_t* tile;
-    HRUN_HD float scale(int token, int group) const {
-      return reinterpret_cast<const float*>(tile + kScalesAt)[token * kScales + group];
+    HRUN_HD void scales(float (&two)[2], int token, int group) const {
+      const auto* const from = reinterpret_cast<const float*>(tile + kScalesAt);
+      two[0] = from[token * kScales + group], two[1] = from[(token + 1) * kScales + group];
     }
     // B fragments of products s and s + 1 with the tokens from 8 n on: b[0], b[1] and b[2], b[3].
     HRUN_HD void fragments_of_products(uint32_t (&b)[4], int n, int s) const {

@@ -31,6 +31,49 @@ HRUN_HD uint32_t four_of(int code) { return static_cast<uint32_t>(code & 255) * 
 inline constexpr int kIntegerMagicBits = 0x4b400000;
 inline constexpr float kIntegerMagic = 12582912.0f;
 
+// The first of the two tokens of a lane in the C fragment of eight tokens from 8 n on.
+HRUN_HD int token_of(int n) { return 8 * n + 2 * (lane() % 4); }
+
+// Where the dots of chunks begin.
+template <class F>
+inline constexpr int kStartOfChunk = Packed<F>::kGroup == kChunkColumns ? kIntegerMagicBits : 0;
+// The dots of a chunk with these eight tokens when they begin: corrections have the start in them.
+template <class F, class Tile>
+HRUN_HD void start_chunk(const Tile& tile, int n, int (&dot)[4]) {
+  int two[2] = {kStartOfChunk<F>, kStartOfChunk<F>};
+  if constexpr (Tile::kHasCorrection) tile.corrections(two, token_of(n));
+#pragma unroll
+  for (int k = 0; k < 4; ++k) dot[k] = two[k % 2];
+}
+
+// Adds the products c of a group of columns with the eight tokens from 8 n on: to the chunk's dot
+// or to the sums, by the scale of product s, or of its half e.
+template <class F, class Decoder, class Tile>
+HRUN_HD void add_group(const Decoder& decoder, const Tile& tile, int s, int e, int n,
+                       const int (&c)[4], int (&dot)[4], float (&sums)[4]) {
+  if constexpr (kScalesPerChunk<F> > 1) {
+    float dx[2];
+    tile.scales(dx, token_of(n), s);
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      sums[k] = fused_multiply_add(decoder.float_scale(s, k / 2) * dx[k % 2],
+                                   static_cast<float>(c[k]), sums[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) dot[k] += decoder.group_scale(s, e, k / 2) * c[k];
+  }
+}
+// Adds a whole chunk's dot and offset of row g + 8 h to a sum, where scales are those of chunks.
+template <class F, class Decoder>
+HRUN_HD void add_chunk(const Decoder& decoder, int h, float dx, int dot, int offset, float& sum) {
+  const float value = Packed<F>::kGroup == kChunkColumns
+                          ? bits_to_float(static_cast<uint32_t>(dot)) - kIntegerMagic
+                          : static_cast<float>(dot);
+  sum = fused_multiply_add(decoder.scale(h) * dx, value, sum);
+  if constexpr (F::kHasOffset)
+    sum = fused_multiply_add(-(decoder.offset(h) * dx), static_cast<float>(offset), sum);
+}
+
 template <class Decoder, int n>
 struct Decoders;
 template <class Decoder>
@@ -51,10 +94,10 @@ struct Decoders<Decoder, 2> {
 // sums[t][n] += the products of chunk t with the eight tokens from 8 n on, in the layout of C
 // fragments.
 //
-// Tile is a view of the activations: fragments_of_...(b, n, s), scale(token, group) and, if it has
-// the correction of biased codes at hand, correction(token).  Otherwise the correction is a product
-// of its own with fragments of one constant.  So are the sums of activations that offsets need:
-// with few tokens the tensor cores have time.
+// Tile is a view of the activations: fragments_of_...(b, n, s), scales(two, token, group) of a
+// token and the next and, if it has the correction of biased codes at hand, corrections(two,
+// token). Otherwise the correction is a product of its own with fragments of one constant.  So are
+// the sums of activations that offsets need: with few tokens the tensor cores have time.
 template <class F, class Decoder, int kRowTiles, int kColumnTiles, class Tile>
 HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants,
                              const typename Decoder::Chunk (&chunk)[kRowTiles], const Tile& tile,
@@ -64,20 +107,18 @@ HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants,
   constexpr bool kBiasProduct = Decoder::kBias != 0 && !Tile::kHasCorrection;
   Decoders<Decoder, kRowTiles> decoders(constants, chunk);
   const uint32_t ones = four_of(1), bias = four_of(-Decoder::kBias);
-  const auto token_of = [](int n, int k) { return 8 * n + 2 * (lane() % 4) + k % 2; };
 
   int dot[kParts][kRowTiles][kColumnTiles][4];  // of the block
   int offsets[kRowTiles][kColumnTiles][4] = {};
 #pragma unroll
   for (int n = 0; n < kColumnTiles; ++n)
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      int start = kWhole ? kIntegerMagicBits : 0;
-      if constexpr (Tile::kHasCorrection) start += tile.correction(token_of(n, k));
+    for (int t = 0; t < kRowTiles; ++t) {
+      start_chunk<F>(tile, n, dot[0][t][n]);
 #pragma unroll
-      for (int p = 0; p < kParts; ++p)
+      for (int p = 1; p < kParts; ++p)
 #pragma unroll
-        for (int t = 0; t < kRowTiles; ++t) dot[p][t][n][k] = p == 0 ? start : 0;
+        for (int k = 0; k < 4; ++k) dot[p][t][n][k] = 0;
     }
 
   // One load gives the B fragments of two products with a column tile, or those of one product with
@@ -112,22 +153,15 @@ HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants,
           for (int e = 0; e < 2; ++e) {
             int c[4] = {};
             mma_s8(c, {a[t][0][2 * e], a[t][0][2 * e + 1]}, half[e]);
-#pragma unroll
-            for (int k = 0; k < 4; ++k) dot[0][t][n][k] += decoder.group_scale(s, e, k / 2) * c[k];
+            add_group<F>(decoder, tile, s, e, n, c, dot[0][t][n], sums[t][n]);
           }
         } else {
           int c[4] = {};
           mma_s8(c, a[t][0], half);
+          add_group<F>(decoder, tile, s, 0, n, c, dot[0][t][n], sums[t][n]);
+          if constexpr (F::kHasOffset) {
 #pragma unroll
-          for (int k = 0; k < 4; ++k) {
-            if constexpr (kFloatGroups)
-              sums[t][n][k] =
-                  fused_multiply_add(decoder.float_scale(s, k / 2) * tile.scale(token_of(n, k), s),
-                                     static_cast<float>(c[k]), sums[t][n][k]);
-            else
-              dot[0][t][n][k] += decoder.group_scale(s, 0, k / 2) * c[k];
-            if constexpr (F::kHasOffset)
-              offsets[t][n][k] += decoder.group_offset(s, k / 2) * sum[k];
+            for (int k = 0; k < 4; ++k) offsets[t][n][k] += decoder.group_offset(s, k / 2) * sum[k];
           }
         }
       }
@@ -135,25 +169,19 @@ HRUN_HD void multiply_chunks(const typename Decoder::Constants& constants,
   }
   if constexpr (!kFloatGroups) {
 #pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n)
+    for (int n = 0; n < kColumnTiles; ++n) {
+      float dx[2];
+      tile.scales(dx, token_of(n), 0);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const float dx = tile.scale(token_of(n, k), 0);
+      for (int k = 0; k < 4; ++k)
 #pragma unroll
         for (int t = 0; t < kRowTiles; ++t) {
-          const Decoder& decoder = decoders.at[t];
           int all = dot[0][t][n][k];
 #pragma unroll
           for (int p = 1; p < kParts; ++p) all += dot[p][t][n][k];
-          const float value = kWhole ? bits_to_float(static_cast<uint32_t>(all)) - kIntegerMagic
-                                     : static_cast<float>(all);
-          float& to = sums[t][n][k];
-          to = fused_multiply_add(decoder.scale(k / 2) * dx, value, to);
-          if constexpr (F::kHasOffset)
-            to = fused_multiply_add(-(decoder.offset(k / 2) * dx),
-                                    static_cast<float>(offsets[t][n][k]), to);
+          add_chunk<F>(decoders.at[t], k / 2, dx[k % 2], all, offsets[t][n][k], sums[t][n][k]);
         }
-      }
+    }
   }
 }
 

@@ -126,6 +126,15 @@ struct GroupDecoder {
   HRUN_HD int group_offset(int s, int h) const {
     return static_cast<int>(chunk.scales[4 + 2 * h + s / 4] >> (8 * (s % 4)) & 255);
   }
+  // The offsets of a row times eight sums of groups, two in a word.
+  HRUN_HD int dot_of_offsets(const Words4& sums, int h) const {
+    int dot = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      dot = i % 2 == 0 ? dot2<false>(sums.v[i], chunk.scales[4 + 2 * h + i / 2], dot)
+                       : dot2<true>(sums.v[i], chunk.scales[4 + 2 * h + i / 2], dot);
+    return dot;
+  }
 };
 
 }  // namespace hrun::gpu

@@ -3,6 +3,7 @@
 
 #include "cuda/device/matmul_stream.h"
 #include "cuda/device/matmul_tile.h"
+#include "cuda/device/matmul_warpgroups.h"
 #include "cuda/kernels/matmul_fast.h"
 
 namespace hrun::gpu {
@@ -41,20 +42,39 @@ void pack_format(Gpu& gpu, const uint8_t* from, int64_t first, int64_t n_rows,
              Grid{static_cast<int>((padded * n_chunks<F>(to.cols) + k.kThreads - 1) / k.kThreads)});
 }
 
-// Says which of the two kernels is faster, from the cycles that each takes where its tiles do not
-// fill the device.  A tile of 128 x 128 of the one takes about 2200 per chunk, and twice that where
-// groups have scales.  The other does 20 weights and up to 16 tokens per cycle and multiprocessor.
-template <class F>
-bool tiles_are_faster(const Gpu& gpu, int64_t rows, int64_t n_tokens) {
-  if (n_tokens <= 16) return false;
-  using Kernel = MatmulTile<F>;
+// The kernels for many tokens.
+template <class F, bool kSliced = false>
+bool has_warpgroups(const Gpu& gpu) {
+  return gpu.info().warpgroups &&
+         gpu.info().block_shared_bytes >= MatmulWarpgroups<F, kSliced>::kSharedBytes;
+}
+template <class F, bool kSliced = false>
+void launch_many(Gpu& gpu, const PackedProduct& part, const QuantizedRows& x,
+                 const SliceTask& task = {}) {
+  if (has_warpgroups<F, kSliced>(gpu))
+    launch_tile<F, MatmulWarpgroups<F, kSliced>, kSliced>(gpu, part, x, task);
+  else
+    launch_tile<F, MatmulTile<F, kSliced>, kSliced>(gpu, part, x, task);
+}
+
+// Says which of two kernels is faster, from the cycles that each takes where its tiles do not fill
+// the device.  The one for few tokens does 20 weights and up to 16 tokens per cycle and
+// multiprocessor.
+template <class Kernel>
+bool tiles_are_faster_of(const Gpu& gpu, int64_t rows, int64_t n_tokens) {
   const int64_t n = gpu.info().multiprocessors > 0 ? gpu.info().multiprocessors : 1;
   const int64_t tiles = (rows + Kernel::kRows - 1) / Kernel::kRows *
                         ((n_tokens + Kernel::kTokens - 1) / Kernel::kTokens);
-  const int64_t tile_cycles = (tiles + n - 1) / n * Kernel::kRows * Kernel::kTokens *
-                              (Kernel::kWhole ? 2200 : 4400) / (128 * 128);
+  const int64_t tile_cycles =
+      (tiles + n - 1) / n * Kernel::kRows * Kernel::kTokens * Kernel::kCycles / (128 * 128);
   const int64_t stream_cycles = (n_tokens + 15) / 16 * rows * kChunkColumns / (20 * n);
   return tile_cycles < stream_cycles;
+}
+template <class F>
+bool tiles_are_faster(const Gpu& gpu, int64_t rows, int64_t n_tokens) {
+  if (n_tokens <= 16) return false;
+  return has_warpgroups<F>(gpu) ? tiles_are_faster_of<MatmulWarpgroups<F>>(gpu, rows, n_tokens)
+                                : tiles_are_faster_of<MatmulTile<F>>(gpu, rows, n_tokens);
 }
 
 template <class F>
@@ -65,7 +85,7 @@ void matmul_format(Gpu& gpu, std::span<const PackedProduct> parts, const Quantiz
   if (x.n_tokens <= 8) return launch_stream<F, 8>(gpu, parts, x, end);
   for (const PackedProduct& part : parts)
     if (tiles_are_faster<F>(gpu, part.w.rows, x.n_tokens))
-      launch_tile<F>(gpu, part, x);
+      launch_many<F>(gpu, part, x);
     else
       launch_stream<F, 16>(gpu, {&part, 1}, x, nullptr);
 }
@@ -76,12 +96,12 @@ void matmul_slices_format(Gpu& gpu, std::span<const PackedProduct> parts, const 
   const bool heads = task.few_runs == nullptr;
   if (task.few <= 8) return launch_stream_slices<F, 8>(gpu, parts, x, task);
   if (heads && tiles_are_faster<F>(gpu, parts[0].w.rows * task.n_slices, task.n_rows)) {
-    for (const PackedProduct& part : parts) launch_tile<F, true>(gpu, part, x, task);
+    for (const PackedProduct& part : parts) launch_many<F, true>(gpu, part, x, task);
     return;
   }
   launch_stream_slices<F, 16>(gpu, parts, x, task);
   if (task.n_many_runs > 0)
-    for (const PackedProduct& part : parts) launch_tile<F, true>(gpu, part, x, task);
+    for (const PackedProduct& part : parts) launch_many<F, true>(gpu, part, x, task);
 }
 
 template <class... F>

@@ -54,7 +54,7 @@ HRUN_HD int grid_x() { return HRUN_CUDA(static_cast<int>(gridDim.x), 0); }
 HRUN_HD int grid_y() { return HRUN_CUDA(static_cast<int>(gridDim.y), 0); }
 
 #if defined(__CUDA_ARCH__)
-extern __shared__ __align__(128) uint8_t hrun_shared[];
+extern __shared__ __align__(1024) uint8_t hrun_shared[];
 #endif
 HRUN_HD uint8_t* shared() { return HRUN_CUDA(hrun_shared, nullptr); }
 
@@ -103,6 +103,18 @@ HRUN_HD uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
 }
 // The upper 32 of 64 bits.
 HRUN_HD uint32_t multiply_high(uint32_t a, uint32_t b) { return HRUN_CUDA(__umulhi(a, b), a + b); }
+
+// c + two int16 times two uint8, which are the lower or the upper ones of a word.
+template <bool kUpper>
+HRUN_HD int dot2(uint32_t two, uint32_t bytes, int c) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (kUpper)
+    asm("dp2a.hi.s32.u32 %0, %1, %2, %0;" : "+r"(c) : "r"(two), "r"(bytes));
+  else
+    asm("dp2a.lo.s32.u32 %0, %1, %2, %0;" : "+r"(c) : "r"(two), "r"(bytes));
+#endif
+  return c;
+}
 
 // c[16 x 8] += a[16 x 32] b[32 x 8], int8, rows of a and columns of b packed four to a word.
 HRUN_HD void mma_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -422,6 +434,14 @@ HRUN_HD uint32_t multiply_high(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
 }
 
+template <bool kUpper>
+HRUN_HD int dot2(uint32_t two, uint32_t bytes, int c) {
+  for (int i = 0; i < 2; ++i)
+    c += static_cast<int16_t>(two >> (16 * i)) *
+         static_cast<int>(bytes >> (8 * i + (kUpper ? 16 : 0)) & 255);
+  return c;
+}
+
 struct Fragments {
   uint32_t a[4], b[2];
 };
@@ -513,6 +533,9 @@ HRUN_HD void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)
   }
 }
 
+HRUN_HD uint32_t shared_address(const void* p) {  // the lower half
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p));
+}
 HRUN_HD void load_matrices(uint32_t (&r)[4], const void* row) {
   emulation::require_alignment(row, "a row of a matrix");
   const emulation::Slot* slots =

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cuda/emulation/products.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -27,6 +28,8 @@ namespace {
 
 constexpr int kLanes = 32;
 constexpr size_t kStackBytes = 128 << 10;
+constexpr int kWarpgroup = 128;
+constexpr size_t kSharedAlignment = 1024;
 constexpr size_t kSharedLimit = 227 << 10;  // of a block on the largest device
 
 // A place to run.  While it does not run, its registers are on its own stack.
@@ -89,6 +92,7 @@ struct Copy {
   void* to;
   const void* from;
   int group;
+  bool landed;
 };
 
 // Of bulk copies, each a phase.
@@ -116,6 +120,9 @@ struct Thread : Fiber {
   int meetings = 0;     // of the warp, so far: parity chooses the slots
   int groups = 0;       // of asynchronous copies, committed so far
   std::vector<Copy> copies;
+  std::vector<size_t> unshown;  // sixteens of shared memory that its copies wrote, see readers_
+  Products products;
+  size_t n_products = 0;
   std::vector<Byte> unseen;  // that it wrote to shared memory, in weak order
 };
 
@@ -135,7 +142,7 @@ class Random {
   uint64_t state_;
 };
 
-class Machine : public Block {
+class Machine final : public Block, public Products::Memory {
  public:
   Machine(void (*kernel)(const void*), const void* argument, Grid the_grid, int threads,
           size_t shared_bytes, uint64_t seed, bool weak, const std::vector<Written>& hidden)
@@ -145,14 +152,17 @@ class Machine : public Block {
         threads_(static_cast<size_t>(threads)),
         warps_(static_cast<size_t>(threads / kLanes)),
         stacks_(new uint8_t[kStackBytes * static_cast<size_t>(threads)]),
-        memory_(shared_bytes + 2 * kGuard + 128),
+        memory_(shared_bytes + 2 * kGuard + kSharedAlignment),
         shared_bytes_(shared_bytes),
         weak_(weak && shared_bytes > 0),
         hidden_(hidden) {
     n_threads = threads;
     grid = the_grid;
     auto* base = memory_.data() + kGuard;
-    shared = base + (128 - reinterpret_cast<uintptr_t>(base) % 128) % 128;
+    shared = base + (kSharedAlignment - reinterpret_cast<uintptr_t>(base) % kSharedAlignment) %
+                        kSharedAlignment;
+    copied_.resize(shared_bytes / 16 + 1);
+    asked_.resize(warps_.size() * kLanes / kWarpgroup + 1);
     for (size_t i = 0; i < threads_.size(); ++i) {
       threads_[i].thread = static_cast<int>(i);
       threads_[i].stack = stacks_.get() + i * kStackBytes;
@@ -208,6 +218,36 @@ class Machine : public Block {
     seen_by_all(barrier.to, barrier.bytes);
     barrier.under_way = false;
     ++barrier.phases;
+  }
+  // A copy by this thread into shared memory is no data for products until it is shown.
+  void hide_from_products(const Copy& copy) {
+    if (offset_of(copy.to) >= shared_bytes_)
+      return give_up("an asynchronous copy to outside of shared memory");
+    copied_[offset_of(copy.to) / 16] = static_cast<uint16_t>(self().thread + 1);
+  }
+  void copy_is_over(const Copy& copy) { self().unshown.push_back(offset_of(copy.to) / 16); }
+  void show_to_products() {
+    for (const size_t i : std::exchange(self().unshown, {}))
+      if (copied_[i] == self().thread + 1) copied_[i] = 0;
+  }
+  const int8_t* sixteen(uint64_t descriptor, int n, int k, const char*& wrong) override {
+    const Place place = place_of(descriptor, n, k);
+    // A descriptor has the lowest 18 bits of an address.
+    const size_t base = reinterpret_cast<uintptr_t>(shared) & 0x3ffff,
+                 offset = (place.at - base) & 0x3ffff;
+    wrong = place.wrong                   ? place.wrong
+            : offset + 16 > shared_bytes_ ? "a product that reads outside shared memory"
+            : copied_[offset / 16] != 0
+                ? "a product that reads a copy which was not waited for and shown"
+                : nullptr;
+    return wrong ? nullptr : reinterpret_cast<const int8_t*>(shared + offset);
+  }
+  // Says whether this product is that of the other warps of the warpgroup.
+  bool is_theirs(uint64_t b) {
+    std::vector<uint64_t>& asked = asked_[static_cast<size_t>(self().thread / kWarpgroup)];
+    const size_t i = self().n_products++;
+    if (i == asked.size()) asked.push_back(b);
+    return asked[i] == b && n_threads % kWarpgroup == 0;
   }
   const void* seen(const void* place) const { return weak_ ? &seen_[offset_of(place)] : place; }
 
@@ -282,9 +322,14 @@ class Machine : public Block {
       t.done = t.waited = false;
       t.meetings = t.groups = 0;
       t.copies.clear();
+      t.unshown.clear();
+      t.products.clear();
+      t.n_products = 0;
       bulk_barriers_.clear();
       start_context(t.context, t.stack, kStackBytes, entry);
     }
+    std::fill(copied_.begin(), copied_.end(), uint16_t{0});
+    for (auto& asked : asked_) asked.clear();
     hide();
     current_block = this;
     std::vector<size_t> ready(warps_.size());
@@ -310,6 +355,11 @@ class Machine : public Block {
       if (!t.waited) fail("thread {} has left without a wait for the kernels before", t.thread);
     for (const Thread& t : threads_)
       if (!t.done) fail("thread {} waits at a block barrier that others passed by", t.thread);
+    for (const Thread& t : threads_)
+      if (t.products.under_way())
+        fail("thread {} has left before a product that it did not wait for", t.thread);
+      else if (t.n_products != asked_[static_cast<size_t>(t.thread / kWarpgroup)].size())
+        fail("warp {} did not take part in a product of its warpgroup", t.thread / kLanes);
     for (const BulkBarrier& b : bulk_barriers_)
       if (!b.waited_for) fail("a block has left before a bulk copy that nobody waited for");
     const auto intact = [](uint8_t b) { return b == kGuardByte; };
@@ -408,6 +458,10 @@ class Machine : public Block {
   bool hides_ = false;
   std::vector<uint8_t> seen_;  // shared memory as all see it, in weak order
   std::vector<BulkBarrier> bulk_barriers_;
+  // For each sixteen bytes of shared memory, the thread (from 1 on) whose copy to it products must
+  // not read yet.
+  std::vector<uint16_t> copied_;
+  std::vector<std::vector<uint64_t>> asked_;  // the products of each warpgroup
   Context main_;
   const void* main_stack_ = nullptr;
   size_t main_stack_bytes_ = 0;
@@ -443,20 +497,23 @@ void copy_async(void* to, const void* from) {
   Thread& me = m.self();
   require_alignment(to, "an asynchronous copy");
   require_alignment(from, "an asynchronous copy");
-  const Copy copy{to, from, me.groups};
-  if (m.lands_at_once())
-    land(copy);
-  else
-    me.copies.push_back(copy);
+  const Copy copy{to, from, me.groups, m.lands_at_once()};
+  m.hide_from_products(copy);
+  if (copy.landed) land(copy);
+  me.copies.push_back(copy);
 }
 
 void commit_copies() { ++machine().self().groups; }
 
 void wait_copies(int newest) {
-  Thread& me = machine().self();
+  Machine& m = machine();
+  Thread& me = m.self();
   const auto due = [&](const Copy& c) { return c.group < me.groups - newest; };
-  for (const Copy& c : me.copies)
-    if (due(c)) land(c);
+  for (const Copy& c : me.copies) {
+    if (!due(c)) continue;
+    if (!c.landed) land(c);
+    m.copy_is_over(c);
+  }
   std::erase_if(me.copies, due);
 }
 
@@ -487,6 +544,33 @@ void wait_bulk(const void* barrier, int phase) {
   if (b->under_way) m.land(*b);
   if (b->phases % 2 == phase) m.give_up("a wait for a bulk copy that nobody began");
   b->waited_for = true;
+}
+
+void show_to_products() { machine().show_to_products(); }
+void begin_products(int* c, int n, const uint32_t (&a)[4]) {
+  machine().self().products.begin(c, n, a);
+}
+void multiply(int* c, int n, const uint32_t (&a)[4], uint64_t b, bool adds) {
+  Machine& m = machine();
+  const Slot* const slots = exchange(Meeting::product, a, sizeof a);
+  Thread& me = m.self();
+  const int lane = me.thread % kLanes;
+  // Register 2 half + h of lane 4 g + q has columns 16 half + 4 q ... of row g + 8 h.
+  Products::Rows rows;
+  for (int h = 0; h < 2; ++h)
+    for (int q = 0; q < 4; ++q)
+      for (int half = 0; half < 2; ++half)
+        memcpy(&rows[h][16 * half + 4 * q], slots[lane / 4 * 4 + q].bytes + 4 * (2 * half + h), 4);
+  if (!m.is_theirs(b)) m.give_up("the warps of a warpgroup ask for different products");
+  if (const char* const wrong =
+          me.products.multiply(m, lane, c, n, a, rows, b, adds, m.lands_at_once()))
+    m.give_up(wrong);
+}
+void commit_products() { machine().self().products.commit(); }
+void wait_products(int newest) {
+  Machine& m = machine();
+  Thread& me = m.self();
+  if (const char* const wrong = me.products.wait(m, me.thread % kLanes, newest)) m.give_up(wrong);
 }
 
 int add_shared(int* counter, int n) {

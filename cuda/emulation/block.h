@@ -28,6 +28,7 @@ enum class Meeting : uint8_t {
   ballot,
   elect,
   mma,
+  product,
   load_matrices,
   block,
   kernels
@@ -66,6 +67,14 @@ void make_bulk_barrier(const void* barrier);
 void copy_bulk(void* to, const void* from, size_t bytes, const void* barrier);
 void wait_bulk(const void* barrier, int phase);
 int add_shared(int* counter, int n);  // returns the old value
+// Products of a warpgroup (warpgroup.h, products.h).  Their order is checked, that the four warps
+// ask for the same ones, and that each copy_async() they read was waited for and then shown by the
+// thread that asked for it; plain stores are not followed.
+void show_to_products();
+void begin_products(int* c, int n, const uint32_t (&a)[4]);
+void multiply(int* c, int n, const uint32_t (&a)[4], uint64_t b, bool adds);
+void commit_products();
+void wait_products(int newest);
 // Requires that an instruction may read 16 bytes at p at once.
 void require_alignment(const void* p, const char* what);
 

@@ -139,6 +139,7 @@ Gpu::Gpu(int index) : state_(new State) {
     if (info.index == index) state_->info = info;
   if (state_->info.name.empty()) throw DeviceError("there is no CUDA device {}", index);
   state_->info.bulk_copies = from_environment("HRUN_CUDA_BULK", 1) != 0;
+  state_->info.warpgroups = from_environment("HRUN_CUDA_WARPGROUPS", 1) != 0;
 }
 Gpu::~Gpu() = default;
 

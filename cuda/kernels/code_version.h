@@ -3,7 +3,11 @@
 
 namespace hrun::gpu {
 
-// version: 90 for 9.0.  Returns the runtime's error code: there is none for the device, say.
-int code_version(int& version);
+struct CodeVersion {
+  int architecture = 0;     // 90 for 9.0
+  bool warpgroups = false;  // is it 9.0a, whose code has products of warpgroups?
+};
+// Returns the runtime's error code: there is no code for the device, say.
+int code_version(CodeVersion& version);
 
 }  // namespace hrun::gpu

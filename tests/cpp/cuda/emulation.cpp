@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "cases.h"
+#include "cuda/device/warpgroup.h"
+#include "cuda/emulation/products.h"
 
 using namespace hrun;
 using namespace hrun::gpu;
@@ -110,6 +112,62 @@ struct BulkCopies : Kernel {
   }
 };
 
+// Products of a warpgroup with columns that asynchronous copies brought, with a mistake or without.
+enum class Products {
+  right,
+  copies_not_waited_for,
+  not_shown,
+  shown_early,
+  no_barrier,
+  not_begun,
+  begun_early,
+  fragment_changed,
+  sums_read,
+  sums_changed,
+  not_committed,
+  not_waited_for,
+  columns_overwritten,
+  warps_differ,
+  warp_missing
+};
+struct WarpgroupProducts : Kernel {
+  static constexpr int kThreads = kWarpgroup;
+  const Words4* from;  // 64 columns of 128 bytes, all equal
+  int* out;
+  Products mistake;
+  HRUN_HD void operator()() const {
+    for (int i = thread(); i < 512; i += kThreads) copy_async(shared() + 16 * i, from + i);
+    commit_copies();
+    if (mistake == Products::shown_early) show_to_products();
+    if (mistake != Products::copies_not_waited_for) wait_copies<0>();
+    if (mistake != Products::not_shown && mistake != Products::shown_early) show_to_products();
+    if (mistake != Products::no_barrier) sync_block();
+    int c[8][4];
+    uint32_t a[2][4];
+    for (int i = 0; i < 32; ++i) c[i / 4][i % 4] = 5;
+    for (int i = 0; i < 8; ++i) a[i / 4][i % 4] = i < 4 ? 0x01010101 : 0x02020202;
+    ProductColumns b = product_columns(shared());
+    if (mistake == Products::warps_differ && warp() == 2) b = b.at(32);
+    if (mistake == Products::warp_missing && warp() == 3) return;
+    if (mistake == Products::begun_early) a[0][0] = 0;
+    if (mistake != Products::not_begun) begin_products(c, a[0]);
+    if (mistake == Products::begun_early) a[0][0] = 0x01010101;
+    multiply_s8<true>(c, a[0], b);
+    commit_products();
+    begin_products(c, a[1]);
+    multiply_s8<true>(c, a[1], b);
+    if (mistake == Products::fragment_changed) a[1][2] = 7;
+    if (mistake == Products::sums_changed) c[3][1] = 0;
+    if (mistake == Products::columns_overwritten)
+      for (int i = thread(); i < 512; i += kThreads) shared()[16 * i] = 0;
+    const int early = c[7][3];
+    if (mistake != Products::not_committed) commit_products();
+    if (mistake == Products::not_waited_for) return;
+    wait_products<0>(c);
+    out[thread()] = mistake == Products::sums_read ? early : c[7][3];
+  }
+};
+
 // A lane reads what its neighbour wrote, behind a shuffle or behind a barrier.
 struct Unordered : Kernel {
   int* out;
@@ -207,6 +265,70 @@ void check_early(Gpu& gpu) {
   unsetenv("HRUN_EMULATED_EARLY");
 }
 
+void check_products(Gpu& gpu) {
+  std::vector<Words4> columns(512, Words4{{0x01010101, 0x01010101, 0x01010101, 0x01010101}});
+  const auto multiply = [&](Products mistake) {
+    std::string said;
+    for (int i = 0; i < 20 && said.empty(); ++i) {
+      int out[kWarpgroup] = {};
+      said = error_of(gpu, WarpgroupProducts{{}, columns.data(), out, mistake}, 8192);
+      for (const int v : out)
+        if (said.empty() && v != 5 + 3 * 32) said = "wrong";
+      if (mistake == Products::right && i == 2) break;
+    }
+    return said;
+  };
+  const std::string copied = "was not waited for and shown";
+  const std::pair<Products, std::string> mistakes[] = {
+      {Products::copies_not_waited_for, copied},
+      {Products::not_shown, copied},
+      {Products::shown_early, copied},
+      {Products::no_barrier, ""},  // or wrong
+      {Products::not_begun, "begin_products"},
+      {Products::begun_early, "begin_products"},
+      {Products::fragment_changed, "a fragment that was changed"},
+      {Products::sums_read, "wrong"},
+      {Products::sums_changed, "sums that were changed"},
+      {Products::not_committed, "did not wait for"},
+      {Products::not_waited_for, "did not wait for"},
+      {Products::columns_overwritten, "wrong"},
+      {Products::warps_differ, "different products"},
+      {Products::warp_missing, "did not take part"}};
+  expect(multiply(Products::right).empty(), "products: {}", multiply(Products::right));
+  for (const auto& [mistake, words] : mistakes) {
+    const std::string said = multiply(mistake);
+    expect(!said.empty() && said.find(words) != std::string::npos, "a product: {}, and not: {}",
+           words, said);
+  }
+}
+
+// The places of bytes by every swizzle, from the tables of the PTX manual.
+void check_places() {
+  const auto described = [](uint64_t mode, uint64_t leading, uint64_t stride) {
+    return uint64_t{4096 >> 4} | leading >> 4 << 16 | stride >> 4 << 32 | mode << 62;
+  };
+  struct Case {
+    uint64_t descriptor;
+    int column, byte;
+    size_t at;
+  };
+  const Case cases[] = {{described(0, 256, 128), 3, 5, 4096 + 48 + 5},
+                        {described(0, 256, 128), 10, 20, 4096 + 128 + 32 + 256 + 4},
+                        {described(1, 16, 1024), 3, 5, 4096 + 3 * 128 + 3 * 16 + 5},
+                        {described(1, 16, 1024) + 2, 9, 17, 4096 + 1024 + 128 + (3 ^ 1) * 16 + 1},
+                        {described(2, 16, 512), 3, 5, 4096 + 3 * 64 + 1 * 16 + 5},
+                        {described(2, 16, 512), 14, 16, 4096 + 512 + 6 * 64 + (1 ^ 3) * 16},
+                        {described(3, 16, 256), 3, 5, 4096 + 3 * 32 + 5},
+                        {described(3, 16, 256), 5, 17, 4096 + 5 * 32 + 1}};
+  for (const Case& c : cases) {
+    const emulation::Place place = emulation::place_of(c.descriptor, c.column, c.byte);
+    expect(!place.wrong && place.at == c.at, "column {}, byte {}: at {}, expected {}", c.column,
+           c.byte, place.at, c.at);
+  }
+  expect(emulation::place_of(described(1, 16, 1024) + 8, 0, 0).wrong != nullptr,
+         "a swizzled matrix from the midst of a pattern is noticed");
+}
+
 // Memory while a graph is recorded, and failures on demand.
 void check_memory(Gpu& gpu) {
   const size_t before = gpu.free_bytes();
@@ -280,6 +402,7 @@ int main() {
     expect(bulk(mistake).find(words) != std::string::npos, "a bulk copy: {}, and not: {}", words,
            bulk(mistake));
 
+  check_products(gpu);
   int out[96];
   const auto right = [&] {
     for (int i = 0; i < 96; ++i)
@@ -306,6 +429,7 @@ int main() {
   unsetenv("HRUN_EMULATED_WEAK");
   expect(error_of(gpu, Odd{}, 512).find("odd address") != std::string::npos,
          "a row that is not aligned is noticed");
+  check_places();
   check_memory(gpu);
   check_early(gpu);
 

@@ -291,5 +291,10 @@ int main() {
   for (const std::string_view format : {"q8_0", "f16", "q4_1"})
     for (const int64_t n : {1, 5, 9, 40, 140})
       for (const bool apart : {false, true}) check_heads(backend, format, n, apart, random);
+  setenv("HRUN_CUDA_WARPGROUPS", "0", 1);
+  CudaBackend without_warpgroups(0, {});
+  unsetenv("HRUN_CUDA_WARPGROUPS");
+  check_experts(without_warpgroups, "rtq3", "q8_0", 150, silu, true, false, random);
+  check_heads(without_warpgroups, "q8_0", 140, true, random);
   return failures != 0;
 }

@@ -176,12 +176,16 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, Hostile hostile, uint32
 
   double worst = 0;
   // A token has the same bits alone, among a few and among many, and on a card with more
-  // multiprocessors, where row tiles are shared out in another way, or without bulk copies.
+  // multiprocessors, where row tiles are shared out in another way, or without bulk copies and
+  // products of warpgroups.
+  setenv("HRUN_CUDA_WARPGROUPS", "0", 1);
+  Gpu without_warpgroups(0);
   setenv("HRUN_EMULATED_MULTIPROCESSORS", "132", 1);
   setenv("HRUN_CUDA_BULK", "0", 1);
   Gpu large(0);
   unsetenv("HRUN_EMULATED_MULTIPROCESSORS");
   unsetenv("HRUN_CUDA_BULK");
+  unsetenv("HRUN_CUDA_WARPGROUPS");
   const auto tokens = [&](Gpu& device, int64_t at, int64_t n) {
     QuantizedRows some = in.rows;
     some.codes += at * some.stride;
@@ -203,6 +207,7 @@ void check(int64_t rows, int64_t cols, int64_t n_tokens, Hostile hostile, uint32
     tokens(gpu, n_tokens - 1, 1);
     tokens(n_tokens % 2 == 0 ? gpu : large, 1, std::min<int64_t>(n_tokens - 1, 11));
   }
+  if (n_tokens > 16) tokens(without_warpgroups, 0, n_tokens);
   for (int64_t r = 0; r < rows; ++r) {
     const std::vector<IntBlock> row =
         unpack_row<F>(file.data() + static_cast<size_t>(r) * F::row_bytes(cols), cols);

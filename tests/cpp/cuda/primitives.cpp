@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cases.h"
+#include "cuda/device/warpgroup.h"
 
 using namespace hrun;
 using namespace hrun::gpu;
@@ -48,6 +49,56 @@ struct Product8 : Kernel {
       int sum = i + 1;
       for (int k = 0; k < 32; ++k) sum += ((3 * row - k) & 255) * (k + 5 * col);
       if (unsigned_rows[i] != sum) *ok = false;
+    }
+  }
+};
+
+// Two warpgroups multiply 64 rows each with 8 n columns, from two places of these on.
+template <int n>
+struct WarpgroupProduct : Kernel {
+  static constexpr int kThreads = 2 * kWarpgroup;
+  bool* ok;
+  HRUN_HD static int row_value(int row, int k) { return (row * 37 + k * 11) % 256 - 128; }
+  HRUN_HD static int col_value(int k, int col) { return (k * 29 + col * 53) % 256 - 128; }
+  HRUN_HD void operator()() const {
+    for (int i = thread(); i < 8 * n * 128; i += kThreads)
+      shared()[swizzled_piece(i / 128, i % 128 / 16) + i % 16] =
+          static_cast<uint8_t>(col_value(i % 128, i / 128));
+    show_to_products();
+    sync_block();
+    const int row = 16 * warp() + lane() / 4, quad = lane() % 4;
+    const ProductColumns b = product_columns(shared());
+    int c[n][4], again[n][4];
+    for (int i = 0; i < 4 * n; ++i) c[i / 4][i % 4] = i, again[i / 4][i % 4] = -1;
+    uint32_t a[2][4];
+    for (int i = 0; i < 8; ++i) {
+      a[i / 4][i % 4] = 0;
+      for (int j = 0; j < 4; ++j) {
+        const int k = i / 4 * 64 + i % 4 / 2 * 16 + 4 * quad + j;  // from 32 on
+        a[i / 4][i % 4] |= (static_cast<uint32_t>(row_value(row + 8 * (i % 2), k)) & 255)
+                           << (8 * j);
+      }
+    }
+    begin_products(c, a[0]);
+    multiply_s8<true>(c, a[0], b.at(32));
+    commit_products();
+    begin_products(c, a[1]);
+    multiply_s8<true>(c, a[1], b.at(96));
+    begin_products(again, a[1]);
+    multiply_s8<false>(again, a[1], b.at(0));
+    commit_products();
+    wait_products<1>(c);
+    wait_products<0>(c);
+    wait_products<0>(again);
+    for (int i = 0; i < 4 * n; ++i) {
+      const int r = row + i % 4 / 2 * 8, col = i / 4 * 8 + 2 * quad + i % 2;
+      int sum = i, last = 0;
+      for (int k = 0; k < 32; ++k) {
+        sum += row_value(r, k) * col_value(32 + k, col);
+        sum += row_value(r, 64 + k) * col_value(96 + k, col);
+        last += row_value(r, 64 + k) * col_value(k, col);
+      }
+      if (c[i / 4][i % 4] != sum || again[i / 4][i % 4] != last) *ok = false;
     }
   }
 };
@@ -125,6 +176,9 @@ struct Bytes : Kernel {
     if (permute_bytes(0x33221100, 0x77665544, 0x7036) != 0x77003366) *ok = false;
     if (permute_bytes(0x00008000, 0, 0x9999) != 0xffffffff)
       *ok = false;  // bit 3 of a selector: the sign
+    if (dot2<false>(0x8000fffe, 0x04030201, 9) != 9 - 2 * 1 - 32768 * 2 ||
+        dot2<true>(0x7ffffff0, 0xff030201, -1) != -1 - 16 * 3 + 32767 * 255)
+      *ok = false;
     if (half_to_float(0x7fffc100) != -2.5f || half_to_float(0x0001) != 0x1p-24f) *ok = false;
     if (gpu::ballot(lane() % 3 == 0) != 0x49249249) *ok = false;
     if (warp_sum(lane()) != 496) *ok = false;
@@ -251,6 +305,10 @@ void check_graphs(Gpu& gpu) {
 int main() {
   Gpu gpu(0);
   check(gpu, "mma_s8", Product8{});
+  if (gpu.info().warpgroups) {
+    check(gpu, "multiply_s8 of 64 columns", WarpgroupProduct<8>{}, 64 * 128);
+    check(gpu, "multiply_s8 of 128 columns", WarpgroupProduct<16>{}, 128 * 128);
+  }
   check(gpu, "mma_f16", Product16{});
   check(gpu, "mma_tf32", Product32{});
   check(gpu, "load_matrices", Matrices{}, 512);
