@@ -58,8 +58,6 @@ TENSOR = {
     "WideAttention": HMMA,
     "CodedAttention": IMMA,
 }
-# Kernels that are empty for other architectures.
-ONLY_FOR = {"MatmulWarpgroups": "sm_90a"}
 LOCAL = {0x983: "LDL", 0x387: "STL"}
 EM_CUDA = 190
 
@@ -89,6 +87,13 @@ class Kernel:
         """The name of its struct."""
         return kind_of(self.name)
 
+    def has_code(self) -> bool:
+        """Is it more than an empty shell for its architecture?"""
+        if self.kind == "MatmulWarpgroups":
+            return self.arch == "sm_90a"
+        copies_in_bulk = self.kind == "MatmulStream" and self.name.endswith(", true>")
+        return not copies_in_bulk or int(re.sub(r"\D", "", self.arch)) >= 90
+
     def problems(self) -> list[str]:
         """Returns the faults that a hot kernel must not have."""
         found = []
@@ -101,8 +106,7 @@ class Kernel:
                 f"{name} instructions" for code, name in LOCAL.items() if code in self.opcodes
             ]
         found += [f"ptxas has put in waits ({code})" for code in sorted(self.injected)]
-        is_empty = self.kind in ONLY_FOR and self.arch != ONLY_FOR[self.kind]
-        if self.kind in TENSOR and not is_empty and TENSOR[self.kind] not in self.opcodes:
+        if self.kind in TENSOR and self.has_code() and TENSOR[self.kind] not in self.opcodes:
             found.append("no tensor-core instructions")
         return found
 
@@ -192,17 +196,11 @@ def compile_file(
     readable = demangle([m[0] for m in found])
     kernels = []
     for mangled, arch, stack, stores, loads, registers in found:
-        # The same kernel of both architectures: an instruction that either lacks is lacking, one that either has is there.
         images = opcodes.get(mangled, [])
         if len(images) != len(architectures):
             raise RuntimeError(
                 f"{source.name}: {len(images)} compiled images of {readable[mangled]}, expected {len(architectures)}"
             )
-        kind = kind_of(readable[mangled])
-        common, all_of_them = frozenset.intersection(*images), frozenset.union(*images)
-        codes = common | (all_of_them & frozenset(LOCAL))
-        if kind in ONLY_FOR:
-            codes = all_of_them
         kernels.append(
             Kernel(
                 readable[mangled],
@@ -211,7 +209,7 @@ def compile_file(
                 int(registers),
                 int(stack),
                 int(stores) + int(loads),
-                codes,
+                images[architectures.index(arch.removeprefix("sm_"))],
                 frozenset(injected.get(mangled, ())),
             )
         )

@@ -33,6 +33,31 @@ __global__ void run_kernel(const Kernel kernel) { kernel(); }
 void launch(Walk walk) { run_kernel<Walk><<<1, 32>>>(walk); }
 """
 
+# And this: sums that are touched before their product is waited for.
+EARLY_KERNEL = """
+struct Early {
+  int* to;
+  __device__ void operator()() const {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    int c[4] = {};
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    for (int i = 0; i < 2; ++i) {
+      asm volatile("{ .reg .pred p; setp.ne.b32 p, 1, 0;"
+                   "wgmma.mma_async.sync.aligned.m64n8k32.s32.s8.s8 {%0,%1,%2,%3}, {%4,%4,%4,%4}, %5, p; }"
+                   : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(7), "l"(64ull) : "memory");
+      c[1] += threadIdx.x;
+    }
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    to[threadIdx.x] = c[1];
+#endif
+  }
+};
+template <class Kernel>
+__global__ void run_kernel(const Kernel kernel) { kernel(); }
+void launch(Early early) { run_kernel<Early><<<1, 128>>>(early); }
+"""
+
 
 @pytest.fixture(scope="module")
 def nvcc() -> str:
@@ -73,12 +98,20 @@ def test_local_memory_and_missing_tensor_cores_are_found(
         ]
 
 
+def test_waits_that_the_compiler_puts_in_are_found(nvcc: str, tmp_path: Path) -> None:
+    source = tmp_path / "early.cu"
+    source.write_text(EARLY_KERNEL)
+    old, new = tool.compile_file(nvcc, source, ("80", "90a"), tmp_path)
+    assert old.arch == "sm_80"
+    assert tool.IGMMA in new.opcodes
+    assert tool.IGMMA not in old.opcodes
+    assert any("C7511" in p for p in new.problems()), new.problems()
+
+
 def test_instructions_per_weight_have_not_risen(nvcc: str) -> None:
     """Integer instructions bind RTQ3 where memory is fast."""
-    rows = {
-        (r.format, r.tokens, r.arch, r.in_bulk): r.counts
-        for r in counter.count_all(nvcc, ("matmul_rtq.cu",))
-    }
+    few, many = counter.count_all(nvcc, ("matmul_rtq.cu",))
+    rows = {(r.format, r.tokens, r.arch, r.in_bulk): r.counts for r in few}
     assert {code for counts in rows.values() for code in counts.unknown} == set()
     for name, most in (("rtq3", 1.5), ("rtq4", 1.95), ("rtq2", 2.1)):
         for arch, in_bulk in (("80", False), ("90a", False), ("90a", True)):
@@ -87,6 +120,12 @@ def test_instructions_per_weight_have_not_risen(nvcc: str) -> None:
         sums = rows["rtq3", 8, "90a", in_bulk]
         assert sums.per_chunk["tensor"] == 24  # three tables, eight products
         assert sums.chunks == 2
+    tiles = {(t.format, t.arch, t.tile.warpgroups): t.tile for t in many}
+    assert {code for tile in tiles.values() for code in tile.unknown} == set()
+    wide, narrow = tiles["rtq3", "90a", True], tiles["rtq3", "90a", False]
+    assert wide.units["tensor"] == 8
+    assert wide.products == narrow.products == 1
+    assert 2 * sum(wide.units.values()) < sum(narrow.units.values())  # of as many sums
 
 
 # A loop of 9.0: the shortest way skips the loads, and one has a barrier.

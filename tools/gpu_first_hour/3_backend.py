@@ -80,6 +80,7 @@ def steps(step: Step) -> None:
     if not emulated:
         tests = [*pytest, "-m", "gpu", "-k", "not sanitizer"]
         plain = {"HRUN_CUDA_GRAPHS": "0", "HRUN_CUDA_OVERLAP": "0", "HRUN_CUDA_BULK": "0"}
+        plain["HRUN_CUDA_WARPGROUPS"] = "0"
         step.run("tests, no graphs", [*tests, "-x"], 200, **plain)
         step.run("tests, graphs", tests, 200)
     few = emulated  # a token takes a second there

@@ -33,6 +33,9 @@ def steps(step: Step) -> None:
     step.run("products", [*products, "--tokens", *tokens, *rest], 180)
     # To be held against the first lines: weights by loads of each lane.
     step.run("no bulk copies", [*products, "--tokens", "1", *rest], 60, HRUN_CUDA_BULK="0")
+    if not few:  # and many tokens by mma.sync
+        many = [*products, "--tokens", "512"]
+        step.run("no products of warpgroups", many, 60, HRUN_CUDA_WARPGROUPS="0")
     model = step.logs / "shape-8b.gguf"
     shape = {"embd": 4096, "ff": 14336, "layers": 32, "heads": 32, "kv-heads": 8, "vocab": 128256}
     if few:

@@ -31,7 +31,7 @@ def steps(step: Step) -> None:
         ("stream", "MatmulStream", ["--set", "full"], "token"),
         (
             "tile",
-            "MatmulTile|FewQueries|ManyQueries",
+            "MatmulTile|MatmulWarpgroups|FewQueries|ManyQueries",
             ["--section", "SpeedOfLight", "--section", "WarpStateStats"],
             "prompt",
         ),
