@@ -12,6 +12,7 @@ toolkit.  A kernel is hot unless ``COLD`` names it.  With ccache on the PATH a s
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import shutil
@@ -158,28 +159,27 @@ def demangle(names: list[str]) -> dict[str, str]:
     return {n: s[:-1] if s.endswith(">") else s for n, s in zip(names, short, strict=False)}
 
 
-def compile_object(
-    nvcc: str, source: Path, architectures: tuple[str, ...], folder: Path
-) -> tuple[bytes, str]:
+@functools.cache
+def compile_object(nvcc: str, source: Path, architectures: tuple[str, ...]) -> tuple[bytes, str]:
     """An object file and what ptxas said; raises RuntimeError with the compiler's words."""
-    out = folder / (source.stem + ".o")
+    folder = tempfile.TemporaryDirectory()
+    out = Path(folder.name) / (source.stem + ".o")
     command = [nvcc, *FLAGS, "--no-compress", "-I", str(ROOT), "-I", str(ROOT / "cpp")]
     for arch in architectures:
         command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
     command += ["-c", str(source), "-o", str(out)]
     if shutil.which("ccache"):
         command.insert(0, "ccache")
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{source.name} does not compile:\n{done.stdout}{done.stderr}")
-    return out.read_bytes(), done.stdout + done.stderr
+    with folder:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{source.name} does not compile:\n{done.stdout}{done.stderr}")
+        return out.read_bytes(), done.stdout + done.stderr
 
 
-def compile_file(
-    nvcc: str, source: Path, architectures: tuple[str, ...], folder: Path
-) -> list[Kernel]:
+def compile_file(nvcc: str, source: Path, architectures: tuple[str, ...]) -> list[Kernel]:
     """All kernels of one file; raises RuntimeError with the compiler's words."""
-    data, said = compile_object(nvcc, source, architectures, folder)
+    data, said = compile_object(nvcc, source, architectures)
     opcodes: dict[str, list[frozenset[int]]] = {}
     for image in device_code(data):
         for mangled, code in image.items():
@@ -227,8 +227,8 @@ def compile_all(nvcc: str, architectures: tuple[str, ...] = ARCHITECTURES) -> li
         (p for p in (ROOT / "cuda" / "kernels").glob("*.cu") if p.name not in COLD_FILES),
         key=lambda p: -p.stat().st_size,
     )
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        parts = pool.map(lambda p: compile_file(nvcc, p, architectures, Path(folder)), sources)
+    with ThreadPoolExecutor(2) as pool:
+        parts = pool.map(lambda p: compile_file(nvcc, p, architectures), sources)
         return [kernel for part in parts for kernel in part]
 
 

@@ -88,7 +88,7 @@ def test_local_memory_and_missing_tensor_cores_are_found(
     source = tmp_path / "walk.cu"
     source.write_text(BAD_KERNEL)
     monkeypatch.setitem(tool.TENSOR, "Walk", tool.HMMA)
-    for kernel in tool.compile_file(nvcc, source, ("80", "90a"), tmp_path):
+    for kernel in tool.compile_file(nvcc, source, ("80", "90a")):
         assert kernel.kind == "Walk"
         assert sorted(kernel.problems()) == [
             "256 bytes of local memory",
@@ -101,7 +101,7 @@ def test_local_memory_and_missing_tensor_cores_are_found(
 def test_waits_that_the_compiler_puts_in_are_found(nvcc: str, tmp_path: Path) -> None:
     source = tmp_path / "early.cu"
     source.write_text(EARLY_KERNEL)
-    old, new = tool.compile_file(nvcc, source, ("80", "90a"), tmp_path)
+    old, new = tool.compile_file(nvcc, source, ("80", "90a"))
     assert old.arch == "sm_80"
     assert tool.IGMMA in new.opcodes
     assert tool.IGMMA not in old.opcodes
