@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -55,6 +56,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.dist = "loadgroup"
     if config.getoption("--build-emulated") and not worker:
         load_build_tool().build(EMULATED)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The quick lane does not even read files that are slow as a whole: they are half of the code."""
+    if config.getoption("-m") != "not slow" or collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    return True if re.search(r"^pytestmark = .*pytest\.mark\.slow", text, re.MULTILINE) else None
 
 
 def load_build_tool() -> Any:

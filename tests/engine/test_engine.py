@@ -16,8 +16,6 @@ import hrun
 from engine_plans import ask_in_any_order, prompts_of
 from hrun import ArgumentError, ContextOverflowError, Runtime, _core
 
-pytestmark = pytest.mark.slow
-
 TIERS = [t.name for t in _core.cpu_tiers() if t.available]
 N_CTX = 1024
 
@@ -33,6 +31,7 @@ def rt(path: Path) -> Iterator[Runtime]:
         yield runtime
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", TIERS)
 def test_logits_of_any_plan_equal_those_alone(path: Path, tier: str) -> None:
     rng = random.Random(tier)
@@ -45,7 +44,9 @@ def test_logits_of_any_plan_equal_those_alone(path: Path, tier: str) -> None:
         engine.close()
 
 
-@pytest.mark.parametrize("n", [1, 2, 8, 33, 64])
+@pytest.mark.parametrize(
+    "n", [1, 2, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (33, 64))]
+)
 def test_texts_of_a_list_are_those_of_each_alone(rt: Runtime, n: int) -> None:
     prompts = prompts_of(random.Random(n), n, rt.n_vocab)
     options = {"max_tokens": 24, "seed": n, "repeat_penalty": 1.2, "ignore_eos": True}
@@ -181,6 +182,7 @@ def test_a_sequence_rests_until_it_is_read(rt: Runtime) -> None:
     assert sum(1 for p in stream if p.token is not None) == 499
 
 
+@pytest.mark.slow
 def test_random_requests_and_cancellations_from_many_threads(path: Path) -> None:
     """All pages are free at the end, and every finished text is the one that it has alone."""
     with Runtime(path, n_ctx=256, kv_tokens=1024, n_batch=32) as runtime:

@@ -80,6 +80,7 @@ def test_the_options_are_those_of_the_registry() -> None:
     assert found == names
 
 
+@pytest.mark.slow
 def test_a_type_checker_finds_what_is_wrong(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="mypy is not installed")
     (tmp_path / "right.py").write_text(RIGHT)

@@ -52,7 +52,12 @@ def fields_of(kind: Any) -> list[str]:
     return [*kind.model_fields, "stray"]
 
 
-@pytest.mark.parametrize("path", ENDPOINTS)
+QUICK = ("/v1/completions", "/tokenize")  # all requests take one way
+
+
+@pytest.mark.parametrize(
+    "path", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in ENDPOINTS]
+)
 def test_no_field_is_the_servers_fault(live: Live, path: str) -> None:
     kind, base = ENDPOINTS[path]
     draw = random.Random(path)

@@ -14,6 +14,8 @@ import llama_cpp_build
 from hrun import Runtime
 from live import Live
 
+pytestmark = pytest.mark.slow
+
 JUDGES = Path(__file__).resolve().parents[1] / "judges"
 
 
