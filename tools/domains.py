@@ -45,16 +45,23 @@ def chat_tokens(source: Path, n_tokens: int) -> array[int]:
 
 
 def divergences(source: Path, model: Path, texts: Sequence[Sequence[int]]) -> list[float]:
-    from hrun.convert.auto_text import open_runtime
-    from hrun.convert.compare import compare_models
+    from hrun.convert.compare import TextReader, read_and_compare
+    from hrun.convert.parts import PartFile
+    from hrun.convert.read_gguf import read_gguf
     from hrun.convert.text import chunks_of
+    from hrun.tokenizer import Tokenizer
 
-    with open_runtime(source, 0, 1) as a, open_runtime(model, 0, 1) as b:
-        first = a.tokenizer.bos_id if a.tokenizer.adds_bos else None
-        return [
-            float(compare_models(a.model, b.model, chunks_of(text, first)).divergence.mean())
-            for text in texts
-        ]
+    tokenizer = Tokenizer.from_gguf(str(source))
+    first = tokenizer.bos_id if tokenizer.adds_bos else None
+    out = []
+    for text in texts:
+        chunks = chunks_of(text, first)
+        with tempfile.TemporaryDirectory() as name:
+            reference = TextReader(PartFile(read_gguf(source)), chunks, Path(name))
+            file = PartFile(read_gguf(model))
+            found = read_and_compare(reference, file, chunks, Path(name))
+        out.append(float(found.divergence.mean()))
+    return out
 
 
 def convert(source: Path, output: Path, calibration: str, prose: Path, flags: list[str]) -> None:

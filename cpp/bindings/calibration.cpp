@@ -224,8 +224,10 @@ void init_calibration(nb::module_& m) {
            "selected.");
   nb::class_<PyObserver>(m, "Observer", "What Session.forward(observer=) takes.");
   nb::class_<PyKeyCollector, PyObserver>(
-      m, "KeyCollector", "Collects the mean of keys and their balance against the queries.")
-      .def(nb::init<std::shared_ptr<Model>>(), "model"_a)
+      m, "KeyCollector",
+      "Collects the mean of keys and their balance against the queries, of all layers or of some "
+      "after others.")
+      .def(nb::init<int64_t>(), "n_layers"_a)
       .def(
           "tables",
           [](PyKeyCollector& self, int64_t layer) {

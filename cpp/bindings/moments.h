@@ -26,7 +26,7 @@ struct PyMomentCollector : PyObserver {
 };
 
 struct PyKeyCollector : PyObserver {
-  explicit PyKeyCollector(std::shared_ptr<Model> model) : collector(std::move(model)) {}
+  explicit PyKeyCollector(int64_t n_layers) : collector(n_layers) {}
   MatmulObserver& observer() override { return collector; }
 
   KeyCollector collector;

@@ -17,10 +17,14 @@ std::vector<float> read_floats(Backend& backend, const float* from, int64_t n) {
 
 }  // namespace
 
-KeyCollector::KeyCollector(std::shared_ptr<const Model> model)
-    : model_(std::move(model)), layers_(static_cast<size_t>(model_->params().n_layers)) {}
+KeyCollector::KeyCollector(int64_t n_layers) {
+  if (n_layers < 1) throw ArgumentError("{} layers: a model has at least one", n_layers);
+  layers_.resize(static_cast<size_t>(n_layers));
+}
 
 void KeyCollector::keys(Backend& backend, int64_t layer, const KeysOfPass& seen) {
+  if (layer >= static_cast<int64_t>(layers_.size()))
+    throw ArgumentError("layer {}: the keys of {} are collected", layer, layers_.size());
   Sums& sums = layers_[static_cast<size_t>(layer)];
   const int dim = static_cast<int>(seen.k.cols) / seen.n_kv_heads,
             group = seen.n_heads / seen.n_kv_heads;
@@ -31,6 +35,7 @@ void KeyCollector::keys(Backend& backend, int64_t layer, const KeysOfPass& seen)
     sums.k_dim = dim;
     if (seen.rope) {
       sums.rope = *seen.rope;
+      sums.rope.cos = sums.rope.sin = sums.rope.block_cos = sums.rope.block_sin = nullptr;
       sums.turned = true;
       const std::vector<float> cos = read_floats(backend, seen.rope->cos, half);
       for (int j = 0; j < half; ++j) sums.stretch.push_back(stretch_of(cos.data(), j));

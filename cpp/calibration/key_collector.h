@@ -3,17 +3,18 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <span>
 #include <vector>
 
 #include "model/forward.h"
-#include "model/model.h"
 
 namespace hrun {
 
 class KeyCollector : public MatmulObserver {
  public:
-  explicit KeyCollector(std::shared_ptr<const Model> model);
+  // The layers may run one after the other, each in a model of its own that is gone when the next
+  // one runs.
+  explicit KeyCollector(int64_t n_layers);
 
   void matmul_input(Backend&, std::span<const MatmulTarget>, const MatmulInput&) override {}
   void slice_input(Backend&, const DeviceTensor&, const MatmulInput&) override {}
@@ -31,12 +32,11 @@ class KeyCollector : public MatmulObserver {
   struct Sums {
     std::vector<double> keys, k2, q2;
     std::vector<float> stretch;  // of each pair
-    Rope rope{};
+    Rope rope{};                 // without its tables, which are the model's
     bool turned = false;
     int k_dim = 0;
     int64_t n = 0;
   };
-  std::shared_ptr<const Model> model_;
   std::vector<Sums> layers_;
 };
 

@@ -20,9 +20,9 @@ from hrun.convert.auto_text import (
     passages,
     prompts,
 )
-from hrun.convert.compare import compare_models
 from hrun.convert.self_check import alike, check, greedy_answers
 from hrun.convert.text import chunks_of
+from whole_model import whole_differences
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_the_check_gives_what_both_models_give_whole(
         for question, answer in answers:
             tokens.extend([*question, *(token for token in answer if token >= 0)])
         first = file.tokenizer.bos_id if file.tokenizer.adds_bos else None
-        whole = compare_models(source.model, file.model, chunks_of(tokens, first))
+    whole = whole_differences(path, coded, chunks_of(tokens, first), 64)
     assert found.n_tokens == whole.n_tokens
     assert found.mean_divergence == whole.divergence.mean() > 0
     assert found.same_top == whole.same_top

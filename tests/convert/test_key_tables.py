@@ -12,6 +12,7 @@ import pytest
 from hrun import _core
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.convert.key_tables import BALANCE, MEAN, with_key_tables
+from hrun.convert.parts import PartFile
 from hrun.convert.source import Source
 from hrun.convert.text import CHUNK_TOKENS
 from hrun.errors import Error
@@ -29,6 +30,11 @@ def written(source: Source, to: Path) -> str:
     return str(to)
 
 
+def with_tables(path: Path, ids: list[int], folder: Path) -> Source:
+    source = open_source(path)
+    return with_key_tables(source, PartFile(source), ids, None, folder)
+
+
 def logits(path: str, ids: list[int], device: str = "cpu") -> np.ndarray:
     session = _core.Session(_core.Model.load(path, device=device), 256, type_k="rtq4", type_v="f16")
     return session.forward(ids, "all")
@@ -39,11 +45,11 @@ def test_tables_of_a_sequence_are_what_its_cache_finds(path: Path, tmp_path: Pat
     once for 64 positions."""
     model = _core.Model.load(str(path))
     ids = np.random.default_rng(3).integers(0, model.n_vocab, 200).tolist()
-    collector = _core.KeyCollector(model)
+    collector = _core.KeyCollector(model.n_layers)
     _core.Session(model, 64).forward(ids[:64], "none", observer=collector)
     mean, balance = collector.tables(0)
     assert mean.shape == balance.shape and (balance > 0).all()
-    source = with_key_tables(open_source(path), path, ids[:64] * (CHUNK_TOKENS // 64), None)
+    source = with_tables(path, ids[:64] * (CHUNK_TOKENS // 64), tmp_path)
     plain = logits(str(path), ids)
     other = logits(written(source, tmp_path / "tables.gguf"), ids)
     assert other[:64].tobytes() == plain[:64].tobytes()  # nothing is coded yet
@@ -57,7 +63,7 @@ def test_a_mean_that_is_wrong_is_read(path: Path, tmp_path: Path) -> None:
     """A far mean that is taken from keys and given back to scores costs precision, and no more."""
     model = _core.Model.load(str(path))
     ids = np.random.default_rng(4).integers(0, model.n_vocab, 200).tolist()
-    source = with_key_tables(open_source(path), path, ids * 3, None)
+    source = with_tables(path, ids * 3, tmp_path)
     exact = _core.Session(model, 256).forward(ids, "all")
 
     def error(factor: float) -> float:
@@ -73,7 +79,7 @@ def test_a_mean_that_is_wrong_is_read(path: Path, tmp_path: Path) -> None:
 
 
 def test_tables_that_do_not_fit_are_named(path: Path, tmp_path: Path) -> None:
-    source = with_key_tables(open_source(path), path, list(range(64)) * 8, None)
+    source = with_tables(path, list(range(64)) * 8, tmp_path)
 
     def changed(key: str, change: Callable[[list[float]], list[float]]) -> Source:
         entries = [
@@ -97,7 +103,7 @@ def test_tables_that_do_not_fit_are_named(path: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("emulated_cuda")
 def test_cuda_reads_them_too(path: Path, tmp_path: Path) -> None:
     ids = np.random.default_rng(5).integers(0, 90, 130).tolist()
-    source = with_key_tables(open_source(path), path, ids * 4, None)
+    source = with_tables(path, ids * 4, tmp_path)
     file = written(source, tmp_path / "tables.gguf")
     cpu, cuda = logits(file, ids), logits(file, ids, "cuda")
     assert np.median(np.abs(cpu - cuda)) < 2e-3 * cpu.std()

@@ -18,15 +18,20 @@ from hrun import _core
 from hrun.cli.convert import main
 from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.convert.calibrate import float_bytes, part_file
+from hrun.convert.compare import TextReader, read_and_compare
+from hrun.convert.key_tables import BALANCE, MEAN, with_key_tables
 from hrun.convert.loss_meter import LossMeter
 from hrun.convert.parts import PartFile
 from hrun.convert.quick_copy import ITSELF, memory_bound, writer_type
+from hrun.convert.text import CHUNK_TOKENS
 from hrun.convert.text_moments import TextMoments
 from tiny_hf import TinyLlama
 from whole_model import (
     matrices,
     same_moments,
     text_moments,
+    whole_differences,
+    whole_key_tables,
     whole_log_probabilities,
     whole_moments,
 )
@@ -95,6 +100,49 @@ def test_a_scratch_file_with_a_part_at_a_time_gives_the_same(kind: str, tmp_path
     found = {m.tensors: m for m in moments.every()}
     assert found and found.keys() <= whole.keys()
     assert all(same_moments(m, whole[key]) for key, m in found.items())
+
+
+@pytest.mark.parametrize(
+    "kind", ["llama 3", "gpt2", "gemma3n", "gemma4, small", "qwen35", "falcon h1"]
+)
+def test_tables_of_keys_are_those_of_the_whole_model(kind: str, tmp_path: Path) -> None:
+    """By way of a scratch file too; chunks are cut where the model has fewer positions."""
+    path = converted(kind, tmp_path)
+    (tmp_path / "work").mkdir()
+    tokens = np.random.default_rng(4).integers(3, 90, 2 * CHUNK_TOKENS).tolist()
+    n = min(CHUNK_TOKENS, _core.read_spec(str(path)).params["n_ctx_train"])
+    texts = [tokens[:n], tokens[CHUNK_TOKENS : CHUNK_TOKENS + n]]
+    whole = whole_key_tables(path, texts)
+    hf = open_source(tmp_path / "hf")
+    for source, file in (
+        (open_source(path), PartFile(open_source(path))),
+        (hf, part_file(hf, tmp_path / "work")),
+    ):
+        found = with_key_tables(source, file, tokens, None, tmp_path / "work")
+        entries = {entry.key: entry.value for entry in found.metadata}
+        for i, key in enumerate((MEAN, BALANCE)):
+            want = np.concatenate([tables[i] for tables in whole])
+            assert want.size and np.array_equal(np.float32(entries[key]), want)
+        assert set(os.listdir(tmp_path / "work")) <= {"parts.gguf"}
+
+
+@pytest.mark.parametrize("kind", ["llama 3", "gemma4, small", "deepseek3", "lfm2"])
+def test_models_are_compared_as_the_whole_ones_would_be(kind: str, tmp_path: Path) -> None:
+    path, coded = converted(kind, tmp_path), tmp_path / "coded.gguf"
+    write_plan(make_plan(open_source(path), PlanOptions("q4_0")), coded)
+    texts = [TOKENS[:31], TOKENS[40:80]]
+    want = whole_differences(path, coded, texts)
+    for name in ("states", "scratch"):
+        (tmp_path / name).mkdir()
+    file = part_file(open_source(tmp_path / "hf"), tmp_path / "scratch")
+    reference = TextReader(file, texts, tmp_path / "states")
+    for _ in range(2):  # the reference has read for any number of files
+        own = PartFile(open_source(coded))
+        found = read_and_compare(reference, own, texts, tmp_path / "scratch")
+        assert np.array_equal(found.divergence, want.divergence) and want.divergence.min() > 0
+        assert (found.n_tokens, found.same_top) == (want.n_tokens, want.same_top)
+        assert found.perplexity == pytest.approx(want.perplexity, rel=1e-12)  # sums of other steps
+        reference.release()
 
 
 def test_parts_cover_the_model_and_keep_shared_keys_together(tiny: Path, tmp_path: Path) -> None:
@@ -230,22 +278,23 @@ def test_losses_are_those_of_the_whole_model(tied: bool, tmp_path: Path) -> None
 
 MEASURED = """
 import sys
+from importlib import import_module
 from pathlib import Path
-from hrun.cli.convert import main
+main = import_module(sys.argv[1]).main
 import hrun.convert.read_gguf, hrun.convert.read_hf, hrun.convert.allocate, hrun.tokenizer, concurrent.futures
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 before = peak()
-assert main(sys.argv[1:]) == 0
+assert main(sys.argv[2:]) == 0
 print(peak() - before)
 """
 
 
-def peak_of(*arguments: object) -> int:
-    """Bytes of memory that a conversion in a process of its own takes beyond what it starts with."""
+def peak_of(command: str, *arguments: object) -> int:
+    """Bytes of memory that a command in a process of its own takes beyond what it starts with."""
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *map(str, arguments)],
+        [sys.executable, "-c", MEASURED, f"hrun.cli.{command}", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(PACKAGE), "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
@@ -269,7 +318,7 @@ def test_memory_is_that_of_a_layer(
             n_layers=n_layers, n_embd=embd, n_heads=4, n_kv_heads=1, n_ff=ff, n_ctx=512, format="bf16"
         )  # fmt: skip
         peaks[n_layers] = peak_of(
-            model, "-o", tmp_path / "out.gguf", "--target-bpw", 3, "--calibrate", text,
+            "convert", model, "-o", tmp_path / "out.gguf", "--target-bpw", 3, "--calibrate", text,
             "--calibrate-tokens", 512, "--fold", fold, "--no-check", "-t", 2,
         )  # fmt: skip
         assert sorted(os.listdir(tmp_path)) == ["out.gguf", "text.txt"]
@@ -279,6 +328,35 @@ def test_memory_is_that_of_a_layer(
     # for each tensor.
     assert peaks[6] - peaks[2] < 2 * layer, peaks
     assert peaks[6] < 2 * layer + moments + (64 << 20), peaks
+
+
+@pytest.mark.parametrize("what", ["report", "ladder"])
+def test_what_compares_a_model_with_its_source_takes_the_memory_of_a_layer(
+    tiny_model: Callable[..., Path], tmp_path: Path, what: str
+) -> None:
+    """The report runs source and file, and so does each rung of a ladder; tables of keys run the source."""
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 30)
+    embd, ff, kv = 256, 768, 64
+    common = ("--calibrate", text, "-t", 2)
+    peaks = {}
+    for n_layers in (2, 10):
+        model = tiny_model(
+            n_layers=n_layers, n_embd=embd, n_heads=4, n_kv_heads=1, n_ff=ff, n_ctx=512, format="bf16"
+        )  # fmt: skip
+        if what == "report":
+            peaks[n_layers] = peak_of(
+                "convert", model, "-o", tmp_path / "out.gguf", "--type", "q8_0", *common,
+                "--kv-stats", "--report", tmp_path / "page.html", "--no-check",
+            )  # fmt: skip
+        else:
+            peaks[n_layers] = peak_of(
+                "ladder", model, "-o", tmp_path / str(n_layers), "--types", "q8_0", *common,
+                "--text", text, "--chunks", 1,
+            )  # fmt: skip
+    layer = 4 * (2 * embd * embd + 2 * embd * kv + 3 * embd * ff)  # 3.0 MB; 8 of them in BF16: 12.1
+    assert peaks[10] - peaks[2] < 2 * layer, peaks
+    assert peaks[10] < 2 * layer + (64 << 20), peaks
 
 
 def test_a_killed_conversion_goes_on(tiny_model: Callable[..., Path], tmp_path: Path) -> None:

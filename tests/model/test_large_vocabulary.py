@@ -146,14 +146,15 @@ print(before, peak())
     assert after - before < 300 << 20, (before, after)
 
 
-def test_memory_of_a_reports_comparison(model: Path, text: Path) -> None:
+def test_memory_of_a_reports_comparison(model: Path, text: Path, tmp_path: Path) -> None:
     script = """
+from hrun.convert import open_source
 from hrun.convert.report import compare
-path = Path(sys.argv[1])
-found = compare(path, path, Path(sys.argv[2]), max_chunks=1)
+path, text, folder = map(Path, sys.argv[1:])
+found = compare(open_source(path), path, text, folder, max_chunks=1)
 print(found.n_tokens, round(1e9 * found.divergence.max()), round(found.same_top), peak())
 """
-    n_tokens, largest, same_top, peak = run_script(script, model, text)
+    n_tokens, largest, same_top, peak = run_script(script, model, text, tmp_path)
     assert n_tokens == 255 and abs(largest) < 1000 and same_top == 1
     assert peak < 1 << 30, peak
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from hrun import _core
 from hrun.convert import open_source
+from hrun.convert.compare import Comparison, Differences
 from hrun.convert.moments import InputMoments
 from hrun.convert.parts import PartFile
 from hrun.convert.text_moments import TextMoments
@@ -67,6 +68,38 @@ def whole_log_probabilities(path: Path, chunks: Sequence[Sequence[int]]) -> np.n
         rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
         out.append(rows)
     return np.concatenate(out)
+
+
+def whole_key_tables(
+    path: Path, texts: Sequence[Sequence[int]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the mean of keys and their balance, layer by layer."""
+    model = _core.Model.load(str(path), device="cpu")
+    collector = _core.KeyCollector(model.n_layers)
+    for text in texts:
+        session = _core.Session(model, len(text), n_batch=len(text))
+        session.forward(list(text), "none", collector)
+    return [collector.tables(layer) for layer in range(model.n_layers)]
+
+
+def whole_differences(
+    reference: Path, own: Path, texts: Sequence[Sequence[int]], step: int = 7
+) -> Differences:
+    """Compares two models on the second halves of texts, `step` positions at a time."""
+    sessions = [
+        _core.Session(_core.Model.load(str(path), device="cpu"), max(map(len, texts)))
+        for path in (reference, own)
+    ]
+    found = Comparison()
+    for text in texts:
+        for session in sessions:
+            session.truncate(0)
+            session.forward(list(text[: len(text) // 2]), "none")
+        for at in range(len(text) // 2, len(text) - 1, step):
+            end = min(at + step, len(text) - 1)
+            logits = [session.forward(list(text[at:end]), "all") for session in sessions]
+            found.add(*logits, list(text[at + 1 : end + 1]))
+    return found.result()
 
 
 def same_moments(a: InputMoments, b: InputMoments) -> bool:

@@ -482,6 +482,7 @@ def run(arguments: argparse.Namespace) -> int:
         calibration_tokens,
         loss_meter,
         moment_source,
+        part_file,
         shared_float_model,
     )
     from hrun.convert.fold import UNEVEN, fold_channels
@@ -560,8 +561,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.kv_stats:
             if not calibration.has_text:
                 raise ArgumentError("--kv-stats needs a text: give --calibrate TEXT, or auto")
-            tokens, first = calibration_tokens(calibration, model(), TOKENS, model)
-            source = with_key_tables(source, model(), tokens, first, arguments.threads, progress)
+            assert work is not None  # as there is a text
+            file = part_file(source, work, arguments.threads)
+            tokens, first = calibration_tokens(calibration, file.path, TOKENS, model)
+            source = with_key_tables(source, file, tokens, first, work, progress)
             plan = make_plan(source, options)
         moments = stack.enter_context(
             moment_source(
@@ -640,7 +643,7 @@ def run(arguments: argparse.Namespace) -> int:
                 encoder,
                 moments,
                 allocation,
-                model(),
+                work or folder,
                 arguments.report_text or calibration.text,
                 arguments.threads,
                 progress,

@@ -79,9 +79,11 @@ def _main(options: argparse.Namespace) -> int:
     from hrun.cli.convert import default_output
     from hrun.cli.convert import main as convert
     from hrun.convert import open_source
-    from hrun.convert.calibrate import shared_float_model
+    from hrun.convert.calibrate import part_file
+    from hrun.convert.compare import TextReader
     from hrun.convert.ladder import CARD_FILES, command_line, measure, text_chunks, write_card
     from hrun.convert.plan import find_type
+    from hrun.outputs import scratch_folder
 
     kinds = [find_type(word.strip()) for word in options.types.split(",")]
     if len(set(kinds)) < len(kinds):
@@ -104,10 +106,12 @@ def _main(options: argparse.Namespace) -> int:
     coded = {info.name for info in formats() if info.trellis}
     commands, rungs = [], []
     with ExitStack() as stack:
-        model = stack.enter_context(shared_float_model(source, options.output, options.threads))
-        chunks = text_chunks(model(), options.text, options.chunks)
+        scratch = stack.enter_context(scratch_folder(options.output))
+        file = part_file(source, scratch, options.threads)
+        chunks = text_chunks(file.path, options.text, options.chunks)
         if not chunks:
             raise ArgumentError(f"{options.text}: too short to measure on")
+        reference = None
         moments = options.output / "moments.hrun"
         for kind, path in paths.items():
             words: list[object] = [options.source, "-o", path, "--type", kind, "--no-check"]
@@ -125,7 +129,9 @@ def _main(options: argparse.Namespace) -> int:
                 print(f"hrun-ladder: {path} is there", file=sys.stderr)
             elif convert([str(word) for word in words]):
                 return EXIT_ERROR
-            rung = measure(model(), kind, path, chunks, options.threads)
+            reference = reference or TextReader(file, chunks, scratch)
+            rung = measure(reference, kind, path, chunks, scratch, options.threads)
+            reference.release()  # the next conversion needs the memory
             rungs.append(rung)
             print(
                 f"{kind}: {rung.bytes / 1e6:.1f} MB, KL divergence {rung.divergence:.4f}",

@@ -1,17 +1,19 @@
-"""Two models beside each other on the same tokens."""
+"""Two models beside each other on the same tokens, a part of each in memory at a time, and in the end both heads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hrun import _core
-from hrun.predictions import all_logits, blocks, divergence, log_softmax, logit_rows
+from hrun.outputs import scratch_folder
+from hrun.predictions import blocks, divergence, log_softmax, logit_rows
 
 from .moments import Report
+from .parts import LoadedPart, PartFile, StateReader, run_to_head
 
 Logits = npt.NDArray[np.float32]
 
@@ -54,28 +56,71 @@ class Comparison:
         )
 
 
-def compare_models(
-    reference: _core.Model,
-    model: _core.Model,
-    chunks: Sequence[Sequence[int]],
+class TextReader:
+    """A model that has read some texts: logits at any of their positions.
+
+    The states that enter the head lie in ``folder``, in which no others may be.  The head is loaded
+    when the first logits are asked for.  Raises hrun.Error, OSError.
+    """
+
+    def __init__(
+        self,
+        file: PartFile,
+        texts: Sequence[Sequence[int]],
+        folder: Path,
+        report: Report | None = None,
+        what: str = "",
+    ) -> None:
+        self._file, self._texts = file, texts
+        self._firsts = [0]
+        for text in texts:
+            self._firsts.append(self._firsts[-1] + len(text))
+        self._states: StateReader = run_to_head(file, texts, folder, report, what)
+        self._loaded: LoadedPart | None = None
+
+    @property
+    def _head(self) -> LoadedPart:
+        if self._loaded is None:
+            self._loaded = self._file.load(self._file.head_part)
+        return self._loaded
+
+    def release(self) -> None:
+        """Lets the head go until logits are asked for again."""
+        self._loaded = None
+
+    def logits(self, text: int, first: int, last: int) -> Iterator[tuple[int, Logits]]:
+        """Yields positions, and the logits from there on, up to the position ``last`` of a text."""
+        step = max(1, logit_rows(self._head.model.n_vocab) // 2)  # of two models
+        for at in range(first, last, step):
+            yield at, self.some_logits(text, at, min(at + step, last))
+
+    def some_logits(self, text: int, first: int, last: int) -> Logits:
+        """float32 [last - first, vocabulary]"""
+        states = self._states.rows(self._firsts[text] + first, last - first)
+        return self._head.logits(self._texts[text][first:last], states)
+
+
+def read_and_compare(
+    reference: TextReader,
+    file: PartFile,
+    texts: Sequence[Sequence[int]],
+    folder: Path,
     report: Report | None = None,
     what: str = "compare",
 ) -> Differences:
-    """The second half of each chunk counts, as in hrun-perplexity.  Raises hrun.Error."""
-    size = len(chunks[0])
-    sessions = [_core.Session(one, size, n_batch=size) for one in (reference, model)]
-    half = size // 2
-    step = max(1, logit_rows(reference.n_vocab) // 2)  # of two models
+    """Has a file read the texts that the reference has read first, and compares the two.
+
+    The second half of each text counts, as in hrun-perplexity.  ``folder``: for scratch.  The head
+    of the reference is left in memory.  Raises hrun.Error, OSError.
+    """
     found = Comparison()
-    for number, chunk in enumerate(chunks):
-        if report is not None:
-            report(number, len(chunks), what)
-        for session in sessions:
-            session.truncate(0)
-            session.forward(list(chunk[:half]), "none")
-        for at in range(half, size - 1, step):
-            end = min(at + step, size - 1)
-            logits = [all_logits(session, chunk[at:end]) for session in sessions]
-            found.add(logits[0], logits[1], chunk[at + 1 : end + 1])
-            del logits  # before the next ones are made
+    with scratch_folder(folder) as scratch:
+        own = TextReader(file, texts, scratch, report, what)
+        for number, text in enumerate(texts):
+            if report is not None:
+                report(number, len(texts), what)
+            for at, base in reference.logits(number, len(text) // 2, len(text) - 1):
+                mine = own.some_logits(number, at, at + len(base))
+                found.add(base, mine, text[at + 1 : at + 1 + len(base)])
+                del base, mine  # before the next ones are made
     return found.result()

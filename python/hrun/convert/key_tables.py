@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from hrun import _core
+from hrun.outputs import scratch_folder
 
 from .moments import Report
+from .parts import PartFile, run_to_head
 from .source import Entry, Source
-from .text import CHUNK_TOKENS, chunks_of, spread_chunks
+from .text import chunks_of, spread_chunks
 
 MEAN, BALANCE = "hrun.attention.key_mean", "hrun.attention.key_balance"
 TOKENS = 16384  # of the text: the tables are means over all positions
@@ -23,23 +25,23 @@ TOKENS = 16384  # of the text: the tables are means over all positions
 
 def with_key_tables(
     source: Source,
-    model: Path,
+    file: PartFile,
     tokens: Sequence[int],
     first_token: int | None,
-    n_threads: int = 0,
+    folder: Path,
     report: Report | None = None,
 ) -> Source:
-    """The source with the two tables as keys, found by running ``model`` over some of the tokens.  Raises hrun.Error."""
-    loaded = _core.Model.load(str(model), device="cpu", n_threads=n_threads)
-    collector = _core.KeyCollector(loaded)
-    n_ctx = min(CHUNK_TOKENS, loaded.n_ctx_train)
-    texts = chunks_of(spread_chunks(tokens, TOKENS), first_token)
-    for number, text in enumerate(texts):
-        if report is not None:
-            report(number * CHUNK_TOKENS, len(texts) * CHUNK_TOKENS, "calibrate: keys of the cache")
-        session = _core.Session(loaded, n_ctx, n_batch=n_ctx)
-        session.forward(text[:n_ctx], logits="none", observer=collector)
-    tables = [collector.tables(layer) for layer in range(loaded.n_layers)]
+    """The source with the two tables as keys, found by running ``file`` over some of the tokens, a part at a time.
+
+    ``folder``: for scratch.  Raises hrun.Error, OSError.
+    """
+    shape = _core.read_spec(str(file.path)).params
+    chunks = chunks_of(spread_chunks(tokens, TOKENS), first_token)
+    texts = [chunk[: shape["n_ctx_train"]] for chunk in chunks]
+    collector = _core.KeyCollector(shape["n_layers"])
+    with scratch_folder(folder) as scratch:
+        run_to_head(file, texts, scratch, report, "calibrate: keys of the cache", collector)
+    tables = [collector.tables(layer) for layer in range(shape["n_layers"])]
     entries = [
         Entry(key, "array<f32>", np.concatenate([pair[i] for pair in tables]).tolist())
         for i, key in enumerate((MEAN, BALANCE))

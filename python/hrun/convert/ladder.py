@@ -18,8 +18,10 @@ from hrun.outputs import write_text
 from hrun.tokenizer import Tokenizer
 
 from .auto_text import bundled_text
-from .compare import compare_models
+from .compare import TextReader, read_and_compare
 from .folder import shown
+from .parts import PartFile
+from .read_gguf import read_gguf
 from .source import Source
 from .text import chunks_of, read_text
 
@@ -56,17 +58,20 @@ def text_chunks(model: Path, text: Path | None, limit: int) -> list[list[int]]:
 
 
 def measure(
-    reference: Path,
+    reference: TextReader,
     kind: str,
     path: Path,
     chunks: Sequence[Sequence[int]],
+    folder: Path,
     n_threads: int = 0,
     report: Callable[[int, int, str], None] | None = None,
 ) -> Rung:
-    """Raises hrun.Error."""
-    source = _core.Model.load(str(reference), n_threads=n_threads)
-    model = _core.Model.load(str(path), n_threads=n_threads)
-    found = compare_models(source, model, chunks, report, f"measure {kind}")
+    """Measures a file against the source, ``reference``, which has read the chunks.
+
+    ``folder``: for scratch.  Raises hrun.Error, OSError.
+    """
+    own = PartFile(read_gguf(path), n_threads=n_threads)
+    found = read_and_compare(reference, own, chunks, folder, report, f"measure {kind}")
     values = found.divergence
     error = float(values.std() / math.sqrt(max(1, len(values) - 1)))
     size = path.stat().st_size

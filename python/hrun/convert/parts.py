@@ -167,7 +167,7 @@ class LoadedPart:
         self,
         tokens: Sequence[int],
         states: Floats | None,
-        observer: _core.MomentCollector | None = None,
+        observer: _core.Observer | None = None,
         keeps: bool = True,
     ) -> Floats | None:
         """Runs a text of its own through the part and returns the states that leave it; None where
@@ -226,10 +226,11 @@ def run_to_head(
     folder: Path,
     report: Callable[[int, int, str], None] | None = None,
     what: str = "",
+    observer: _core.Observer | None = None,
 ) -> StateReader:
     """Runs the texts through all parts but the head; the states that enter it are in the order of the texts.
 
-    ``folder``: for the states, which stay there; nothing else may be in it.  Raises hrun.Error, OSError.
+    ``folder``: for the states, which stay there; no others may be in it.  Raises hrun.Error, OSError.
     """
     states: StateReader | None = None
     for part in range(file.head_part):
@@ -239,7 +240,7 @@ def run_to_head(
                 if report is not None:
                     report(part * len(texts) + number, file.head_part * len(texts), what)
                 came = states.rows(at, len(text)) if states is not None else None
-                left = loaded.run(text, came)
+                left = loaded.run(text, came, observer)
                 assert left is not None
                 out.add(left)
                 at += len(text)

@@ -8,16 +8,19 @@ import numpy as np
 
 from hrun import _core
 from hrun.errors import ArgumentError
-from hrun.outputs import write_text
+from hrun.outputs import scratch_folder, write_text
 
 from .allocate import Allocation
-from .compare import compare_models
+from .calibrate import part_file
+from .compare import TextReader, read_and_compare
 from .encoding import Encoder
 from .moments import MomentSource, Report
+from .parts import PartFile
 from .plan import ConversionPlan
+from .read_gguf import read_gguf
 from .report_data import Comparison, Floats, ReportData, Spread, TensorFigures
 from .report_page import page
-from .source import SourceTensor
+from .source import Source, SourceTensor
 from .text import CHUNK_TOKENS, chunks_of, first_tokens, read_text
 
 _SAMPLE_ROWS = 64
@@ -104,31 +107,34 @@ def collect(
 
 
 def compare(
-    reference: Path,
+    source: Source,
     model: Path,
     text: Path,
+    folder: Path,
     n_threads: int = 0,
     max_chunks: int = 16,
     report: Report | None = None,
 ) -> Comparison:
-    """Both models on the first chunks of the text; the second half of each chunk counts, as in hrun-perplexity."""
+    """The source and its file on the first chunks of the text; the second half of each chunk counts, as in hrun-perplexity.
+
+    ``folder``: for scratch.  Raises hrun.Error, OSError.
+    """
     from hrun.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.from_gguf(str(reference))
-    tokens = first_tokens(tokenizer, read_text(text), max_chunks * CHUNK_TOKENS)
-    first = tokenizer.bos_id if tokenizer.adds_bos else None
-    chunks = chunks_of(tokens[: max_chunks * CHUNK_TOKENS], first)
-    if not chunks:
-        raise ArgumentError(
-            f"{text} has {len(tokens)} tokens; the report compares models on chunks of {CHUNK_TOKENS}"
-        )
-    found = compare_models(
-        _core.Model.load(str(reference), n_threads=n_threads),
-        _core.Model.load(str(model), n_threads=n_threads),
-        chunks,
-        report,
-        f"report {text.name}",
-    )
+    with scratch_folder(folder) as scratch:
+        file = part_file(source, scratch, n_threads)
+        tokenizer = Tokenizer.from_gguf(str(file.path))
+        tokens = first_tokens(tokenizer, read_text(text), max_chunks * CHUNK_TOKENS)
+        first = tokenizer.bos_id if tokenizer.adds_bos else None
+        chunks = chunks_of(tokens[: max_chunks * CHUNK_TOKENS], first)
+        if not chunks:
+            raise ArgumentError(
+                f"{text} has {len(tokens)} tokens; the report compares models on chunks of {CHUNK_TOKENS}"
+            )
+        what = f"report {text.name}"
+        reference = TextReader(file, chunks, scratch, report, what)
+        own = PartFile(read_gguf(model), n_threads=n_threads)
+        found = read_and_compare(reference, own, chunks, scratch, report, what)
     return Comparison(text.name, found.n_tokens, found.perplexity, found.divergence, found.same_top)
 
 
@@ -139,13 +145,13 @@ def write_report(
     encoder: Encoder,
     moments: MomentSource | None,
     allocation: Allocation | None,
-    reference: Path,
+    folder: Path,
     text: Path | None,
     n_threads: int = 0,
     report: Report | None = None,
 ) -> None:
-    """One self-contained HTML page.  Raises hrun.Error, OSError."""
+    """One self-contained HTML page.  ``folder``: for scratch.  Raises hrun.Error, OSError."""
     data = collect(plan, output, encoder, moments, allocation, report)
     if text is not None:
-        data.comparison = compare(reference, output, text, n_threads, report=report)
+        data.comparison = compare(plan.source, output, text, folder, n_threads, report=report)
     write_text(path, page(data))

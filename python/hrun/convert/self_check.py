@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hrun.outputs import scratch_folder
-from hrun.predictions import logit_rows
 from hrun.runtime import Runtime
 from hrun.tokenizer import Tokenizer
 
 from .auto_text import bundled_text, open_runtime, questions
 from .calibrate import part_file
 from .check_result import Check
-from .compare import Comparison
+from .compare import TextReader, read_and_compare
 from .moments import Report
-from .parts import Floats, LoadedPart, PartFile, StateReader, run_to_head
+from .parts import PartFile
 from .read_gguf import read_gguf
 from .source import Source
 from .text import chunks_of
@@ -66,8 +65,8 @@ def check(
     if coded.stat().st_size <= room:
         if report is not None:
             report(0, 1, "check: answers")
-        with open_runtime(coded, n_threads, _ROOM) as file:
-            asked = greedy_answers(file)
+        with open_runtime(coded, n_threads, _ROOM) as runtime:
+            asked = greedy_answers(runtime)
     tokens = array("i", bundled_text(tokenizer, held_out=True))
     texts: list[list[int]] = []
     for question, answer in asked:
@@ -75,19 +74,10 @@ def check(
         tokens.extend(texts[-1])
     chunks = chunks_of(tokens, tokenizer.bos_id if tokenizer.adds_bos else None)
     with scratch_folder(folder) as scratch:
-        reference, own = (
-            _Reader(file, [*chunks, *more], scratch / name, report, f"check: {name}")
-            for file, more, name in (
-                (part_file(source, scratch, n_threads), texts, "source"),
-                (PartFile(read_gguf(coded), n_threads=n_threads), [], "file"),
-            )
-        )
-        found = Comparison()
-        for number, chunk in enumerate(chunks):
-            for at, base in reference.logits(number, len(chunk) // 2, len(chunk) - 1):
-                mine = own.some_logits(number, at, at + len(base))
-                found.add(base, mine, chunk[at + 1 : at + 1 + len(base)])
-        del own
+        whole = part_file(source, scratch, n_threads)
+        reference = TextReader(whole, [*chunks, *texts], scratch, report, "check: source")
+        file = PartFile(read_gguf(coded), n_threads=n_threads)
+        differences = read_and_compare(reference, file, chunks, scratch, report, "check: file")
         n_same = 0
         for number, (question, answer) in enumerate(asked, len(chunks)):
             chosen: list[int] = []
@@ -98,7 +88,6 @@ def check(
             n_same += alike(
                 answer, [-1 if token in tokenizer.end_ids else token for token in chosen]
             )
-    differences = found.result()
     mean = float(differences.divergence.mean())
     n_answered = sum(len(answer) for _, answer in asked)
     return Check(
@@ -107,34 +96,3 @@ def check(
         differences.same_top,
         n_same / n_answered if n_answered else math.nan,
     )
-
-
-class _Reader:
-    """The head of a model that has read some texts: logits at any of their positions."""
-
-    def __init__(
-        self,
-        file: PartFile,
-        texts: Sequence[Sequence[int]],
-        folder: Path,
-        report: Report | None,
-        what: str,
-    ) -> None:
-        folder.mkdir()
-        self._texts = texts
-        self._firsts = [0]
-        for text in texts:
-            self._firsts.append(self._firsts[-1] + len(text))
-        self._states: StateReader = run_to_head(file, texts, folder, report, what)
-        self._head: LoadedPart = file.load(file.head_part)
-
-    def logits(self, text: int, first: int, last: int) -> Iterator[tuple[int, Floats]]:
-        """Yields positions, and the logits from there on, up to the position ``last`` of a text."""
-        step = max(1, logit_rows(self._head.model.n_vocab) // 2)  # of two models
-        for at in range(first, last, step):
-            yield at, self.some_logits(text, at, min(at + step, last))
-
-    def some_logits(self, text: int, first: int, last: int) -> Floats:
-        """float32 [last - first, vocabulary]"""
-        states = self._states.rows(self._firsts[text] + first, last - first)
-        return self._head.logits(self._texts[text][first:last], states)
