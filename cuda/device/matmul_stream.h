@@ -44,7 +44,7 @@ struct MatmulStream {
   static constexpr int kSmallBytes =
       kReadyAt + (kTokens > 8 || kSliced ? 0 : (1 + kMostGroups) * static_cast<int>(sizeof(int)));
   // The chunks of a warp that are under way while it works on another: 48 KiB of a multiprocessor.
-  static constexpr int kRing = Packed<F>::kLoads < 3 ? 4 : 2;
+  static constexpr int kRing = Packed<F>::kLoads < (kBlocks == 1 ? 5 : 3) ? 4 : 2;
   static constexpr int kRingAt = (kSmallBytes + 127) / 128 * 128,
                        kRingBytes = kRing * kChunkBytes<F>,  // of a warp
       kBarriersAt = kRingAt + kWarps * kRingBytes;
@@ -75,7 +75,9 @@ struct MatmulStream {
   int* counters;
 
   HRUN_HD void operator()() const {
-    if constexpr (kTokens > 8 || kSliced) {
+    if constexpr (kBulk && !kHasBulkCopies) {
+      return;
+    } else if constexpr (kTokens > 8 || kSliced) {
       multiply();
     } else {
       if (thread() == 0) *ready() = 0;
@@ -149,7 +151,7 @@ struct MatmulStream {
         for (int i = 0; i < kRing; ++i) make_bulk_barrier(barriers + i);
       sync_warp();
       for (int i = 0; i < kRing; ++i) begin(i);
-      wait_for_kernels();
+      if constexpr (!kSliced) wait_for_kernels();
       activations.load(slot);
       for (int phase = 0; group < end; phase ^= 1) {
 #pragma unroll
@@ -357,7 +359,7 @@ Kernel stream_kernel(Gpu& gpu, std::span<const PackedProduct> parts, int64_t col
   return k;
 }
 
-template <class F, int kTokens, bool kBulk = false>
+template <class F, int kTokens, bool kBulk>
 void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
                    const MatmulEnd* end) {
   using Kernel = MatmulStream<F, kTokens, false, kBulk>;
@@ -373,18 +375,10 @@ void launch_stream(Gpu& gpu, std::span<const PackedProduct> parts, const Quantiz
              Kernel::kSharedBytes);
 }
 
-// Says whether the device has bulk copies, and room for their rings.
-template <class F>
-bool can_copy_in_bulk(const Gpu& gpu) {
-  using Kernel = MatmulStream<F, 8, false, true>;
-  return gpu.info().bulk_copies &&
-         gpu.info().block_shared_bytes >= Kernel::kBlocks * Kernel::kSharedBytes;
-}
-
-template <class F, int kTokens>
+template <class F, int kTokens, bool kBulk>
 void launch_stream_slices(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
                           const SliceTask& task) {
-  using Kernel = MatmulStream<F, kTokens, true>;
+  using Kernel = MatmulStream<F, kTokens, true, kBulk>;
   const SlicePieces pieces = few_pieces(task);
   const int n = n_pieces(pieces, task.n_few_runs, kTokens);
   auto k = stream_kernel<Kernel, F>(gpu, parts, x.cols, n, Kernel::kWarps);
@@ -392,6 +386,27 @@ void launch_stream_slices(Gpu& gpu, std::span<const PackedProduct> parts, const 
   k.pieces = pieces;
   const int blocks = (k.n_groups + k.groups_per_block - 1) / k.groups_per_block;
   gpu.launch(k, Grid{blocks, 1, n * k.n_parts}, Kernel::kSharedBytes);
+}
+
+// Says whether the device has bulk copies, and room for their rings.
+template <class F, int kTokens, bool kSliced>
+bool can_copy_in_bulk(const Gpu& gpu) {
+  using Kernel = MatmulStream<F, kTokens, kSliced, true>;
+  return gpu.info().bulk_copies &&
+         gpu.info().block_shared_bytes >= Kernel::kBlocks * Kernel::kSharedBytes;
+}
+template <class F, int kTokens>
+void launch_few(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+                const MatmulEnd* end) {
+  can_copy_in_bulk<F, kTokens, false>(gpu) ? launch_stream<F, kTokens, true>(gpu, parts, x, end)
+                                           : launch_stream<F, kTokens, false>(gpu, parts, x, end);
+}
+template <class F, int kTokens>
+void launch_few_slices(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
+                       const SliceTask& task) {
+  can_copy_in_bulk<F, kTokens, true>(gpu)
+      ? launch_stream_slices<F, kTokens, true>(gpu, parts, x, task)
+      : launch_stream_slices<F, kTokens, false>(gpu, parts, x, task);
 }
 
 }  // namespace hrun::gpu

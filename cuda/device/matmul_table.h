@@ -80,26 +80,24 @@ bool tiles_are_faster(const Gpu& gpu, int64_t rows, int64_t n_tokens) {
 template <class F>
 void matmul_format(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
                    const MatmulEnd* end) {
-  if (x.n_tokens <= 8 && can_copy_in_bulk<F>(gpu))
-    return launch_stream<F, 8, true>(gpu, parts, x, end);
-  if (x.n_tokens <= 8) return launch_stream<F, 8>(gpu, parts, x, end);
+  if (x.n_tokens <= 8) return launch_few<F, 8>(gpu, parts, x, end);
   for (const PackedProduct& part : parts)
     if (tiles_are_faster<F>(gpu, part.w.rows, x.n_tokens))
       launch_many<F>(gpu, part, x);
     else
-      launch_stream<F, 16>(gpu, {&part, 1}, x, nullptr);
+      launch_few<F, 16>(gpu, {&part, 1}, x, nullptr);
 }
 
 template <class F>
 void matmul_slices_format(Gpu& gpu, std::span<const PackedProduct> parts, const QuantizedRows& x,
                           const SliceTask& task) {
   const bool heads = task.few_runs == nullptr;
-  if (task.few <= 8) return launch_stream_slices<F, 8>(gpu, parts, x, task);
+  if (task.few <= 8) return launch_few_slices<F, 8>(gpu, parts, x, task);
   if (heads && tiles_are_faster<F>(gpu, parts[0].w.rows * task.n_slices, task.n_rows)) {
     for (const PackedProduct& part : parts) launch_many<F, true>(gpu, part, x, task);
     return;
   }
-  launch_stream_slices<F, 16>(gpu, parts, x, task);
+  launch_few_slices<F, 16>(gpu, parts, x, task);
   if (task.n_many_runs > 0)
     for (const PackedProduct& part : parts) launch_many<F, true>(gpu, part, x, task);
 }

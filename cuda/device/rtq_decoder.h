@@ -39,7 +39,7 @@ inline constexpr int kRtqTerms =
 template <class F, bool joined>
 inline constexpr int kRtqParts = joined              ? 1
                                  : kRtqTerms<F> == 5 ? 3
-                                 : kRtqTerms<F> < 4  ? kRtqTerms<F>
+                                 : kRtqTerms<F> < 9  ? kRtqTerms<F>
                                                      : 4;
 
 template <class F, bool joined>

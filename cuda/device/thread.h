@@ -236,6 +236,12 @@ HRUN_HD bool is_elected() {
   return HRUN_CUDA(threadIdx.x % 32 == 0, false);
 #endif
 }
+// Has the code that is being compiled bulk copies?  Kernels that need them are empty elsewhere.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+inline constexpr bool kHasBulkCopies = true;
+#else
+inline constexpr bool kHasBulkCopies = false;
+#endif
 // A bulk copy goes past the threads: one lane begins it, and lanes that need the bytes wait for its
 // barrier, 8 bytes of shared memory that has a phase for every copy.  From 9.0 on.
 HRUN_HD void make_bulk_barrier(uint64_t* barrier) {
@@ -571,6 +577,7 @@ HRUN_HD bool is_elected() {
   emulation::exchange(emulation::Meeting::elect, nullptr, 0);
   return thread() % kWarp == 0;
 }
+inline constexpr bool kHasBulkCopies = true;
 HRUN_HD void make_bulk_barrier(uint64_t* barrier) { emulation::make_bulk_barrier(barrier); }
 HRUN_HD void copy_bulk(void* to_shared, const void* from, int bytes, uint64_t* barrier) {
   emulation::copy_bulk(to_shared, from, static_cast<size_t>(bytes), barrier);

@@ -120,6 +120,7 @@ def test_instructions_per_weight_have_not_risen(nvcc: str) -> None:
         sums = rows["rtq3", 8, "90a", in_bulk]
         assert sums.per_chunk["tensor"] == 24  # three tables, eight products
         assert sums.chunks == 2
+    assert 1 < rows["rtq3", 16, "90a", True].per_weight("integer") < 1.6
     tiles = {(t.format, t.arch, t.tile.warpgroups): t.tile for t in many}
     assert {code for tile in tiles.values() for code in tile.unknown} == set()
     wide, narrow = tiles["rtq3", "90a", True], tiles["rtq3", "90a", False]
