@@ -61,8 +61,12 @@ ERROR_FIGURES = {
 }
 
 
-def by_name(formats: list[core.FormatInfo]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("f", formats, ids=[f.name for f in formats])
+def by_name(formats: list[core.FormatInfo], slow: str = "") -> pytest.MarkDecorator:
+    """``slow``: a format whose exact search takes long."""
+    marks = {slow: [pytest.mark.slow]}
+    return pytest.mark.parametrize(
+        "f", [pytest.param(f, id=f.name, marks=marks.get(f.name, [])) for f in formats]
+    )
 
 
 def decode(
@@ -245,7 +249,7 @@ def test_any_bytes_decode_to_numbers_unless_the_scale_is_none(f: core.FormatInfo
 # ---- encoding
 
 
-@by_name(ENCODABLE)
+@by_name(ENCODABLE, slow="rtq5")
 def test_error_on_gaussian_weights_is_below_the_stated_figure(f: core.FormatInfo) -> None:
     w = np.random.default_rng(5).standard_normal((128, 1024), dtype=np.float32)
     assert relative_error(w, round_trip(f, w)) <= ERROR_FIGURES[f.name]
@@ -324,7 +328,7 @@ def test_rows_encode_independently_and_the_same_every_time(f: core.FormatInfo) -
     assert np.array_equal(together[2], core.encode(f.name, w[2:3]))
 
 
-@by_name(ENCODABLE)
+@by_name(ENCODABLE, slow="rtq5")
 def test_importance_is_heeded_or_at_least_harmless(f: core.FormatInfo) -> None:
     rng = np.random.default_rng(9)
     w = rng.standard_normal((32, 1024), dtype=np.float32)
@@ -437,7 +441,7 @@ def test_encoding_rotates_by_the_same_matrix(f: core.FormatInfo) -> None:
         assert relative_error(rotate(w, f.signed_rotation), z) <= 1.25 * ERROR_FIGURES[f.name]
 
 
-@by_name(ROTATED)
+@by_name(ROTATED, slow="rtq5")
 def test_heavy_tails_cost_rotated_formats_little(f: core.FormatInfo) -> None:
     """The weights follow Student's t with 3 degrees of freedom: rotation makes the blocks nearly
     Gaussian.

@@ -16,7 +16,7 @@ TRELLIS = [info.name for info in _core.formats() if info.trellis]
 
 @pytest.mark.parametrize(
     ("embd", "ff", "heads", "kv_heads"),
-    [(896, 4864, 14, 2), (576, 1536, 9, 3)],
+    [pytest.param(896, 4864, 14, 2, marks=pytest.mark.slow), (576, 1536, 9, 3)],
     ids=["qwen2-0.5b", "smollm-135m"],
 )
 def test_no_tensor_falls_back(

@@ -362,6 +362,7 @@ def check_vocabulary(tokenizer: Tokenizer) -> None:
             assert not words[0, i // 32] >> (i % 32) & 1, tokenizer.tokens[i]
 
 
+@pytest.mark.slow
 def test_the_trie_of_a_vocabulary(rt: Runtime, vocabulary: Callable[[str], Path]) -> None:
     check_vocabulary(rt.tokenizer)
     for name in ("llama-spm", "gpt-2", "qwen2"):

@@ -228,7 +228,16 @@ REFUSED: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("name", [*HOSTILE, *REFUSED])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            pytest.param(n, marks=[] if n.startswith("T1 ") else [pytest.mark.slow])
+            for n in HOSTILE
+        ),
+        *REFUSED,
+    ],
+)
 def test_hostile_templates(
     name: str, worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +391,7 @@ def test_cost_of_a_plain_template_is_bounded() -> None:
     assert chat._worker is None
 
 
+@pytest.mark.slow
 def test_every_filter_and_test_of_jinja_works_in_the_child(worker: Worker) -> None:
     """No filter or test loads a module later, when files cannot be opened any more."""
     import jinja2

@@ -38,9 +38,13 @@ VOCABULARIES = [
     "qwen2",
     "starcoder",
 ]
+LARGE = ("deepseek-llm", "llama-bpe", "qwen2")
 
 
-@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in VOCABULARIES],
+)
 def test_reference_cases(name: str, vocabulary: Callable[[str], Path]) -> None:
     texts = (DATA / f"{name}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
     wanted = (DATA / f"{name}.out").read_text().split("\n")
