@@ -151,6 +151,9 @@ struct AttentionShape {
   const Rope* rope = nullptr;  // as KeyContext had it
   bool causal = true;          // false: a query sees its whole sequence, which the batch holds from
                                // position 0 on, or window / 2 positions to either side
+  // Where it is not 0, a score shrinks by the distance to the position times the head's
+  // alibi_slope() (backend/alibi.h).
+  float max_alibi_bias = 0;
 };
 
 // The function between the matrices of a feed-forward block.

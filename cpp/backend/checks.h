@@ -172,6 +172,8 @@ inline void attention(const FloatView& q, const CacheSlot& cache, const Batch& b
               out.cols == static_cast<int64_t>(shape.n_heads) * layer.v_dim && q.rows == out.rows,
           "attention", "q of [n_rows, n_heads * k_dim] and out of [n_rows, n_heads * v_dim]");
   require(!shape.sinks || is_vector(*shape.sinks, shape.n_heads), "attention", "one sink per head");
+  require(shape.max_alibi_bias >= 0 && (shape.max_alibi_bias == 0 || !layer.is_coded()),
+          "attention", "a cache that is not coded, where scores shrink with distance");
   pages(*cache.cache, batch, q.rows, "attention");
   if (shape.causal) return;
   require(!layer.is_coded(), "attention", "a cache that is not coded, where it is not causal");

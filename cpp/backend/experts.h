@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 
+#include "base/math64.h"
 #include "base/tensor.h"
 
 namespace hrun {
@@ -19,8 +20,25 @@ using Slices = std::span<const std::unique_ptr<DeviceTensor>>;
 enum class Gating : uint8_t {
   softmax = 1,
   sigmoid = 2,
-  softmax_of_selected = 3
-};  // GGUF's numbers
+  softmax_of_selected = 3,  // GGUF's numbers to here
+  sparse_mixer = 255        // two experts, each weighted among those that come near it
+};
+
+// SparseMixer (Liu, Gao, Chen 2023) without its noise: the weight of the expert whose score is
+// `best` is its softmax among the experts that are left and near.  An expert is near if its score
+// is below the best by at most `margin` of the larger of its own magnitude and the best.
+// before: the expert that was chosen first; -1: none was.
+HRUN_HD double sparse_mixer_weight(const double* scores, int n, double best, int before,
+                                   double margin) {
+  double sum = 0;
+  for (int e = 0; e < n; ++e) {
+    if (e == before) continue;
+    const double s = scores[e], magnitude = s < 0 ? -s : s;
+    const bool far = (best - s) / (magnitude < best ? best : magnitude) > margin;
+    if (!far) sum += math64::exp(s - best);
+  }
+  return 1 / sum;
+}
 
 // The rule by which a token chooses its experts and weighs what they give.
 struct ExpertRule {
@@ -29,6 +47,7 @@ struct ExpertRule {
   int n_groups, n_groups_used;               // only experts of the best groups are chosen
   bool normed;                               // the weights sum to 1
   double scale;                              // of the weights
+  double mixer_margin;                       // of a sparse mixer
   const DeviceTensor* correction = nullptr;  // of the scores, for the choice alone: per expert
   const DeviceTensor* factor = nullptr;      // of the weights: per expert
 };

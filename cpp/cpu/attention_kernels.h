@@ -27,6 +27,7 @@ struct AttentionTask {
   int64_t window = 0;  // and not more than so many (of all: half as many to either side); 0: all
   float soft_cap = 0;  // 0: none
   const float* sinks = nullptr;   // [n_heads]
+  const float* slopes = nullptr;  // [n_heads]: scores shrink by so much for each position between
   int64_t first_block, n_blocks;  // of kAttentionBlock positions: all, or with `partial` some
   ptrdiff_t to_next =
       0;  // bytes from these blocks to those that the thread will read after them; 0: not known

@@ -244,6 +244,8 @@ enum class Transform : uint8_t {
   key_groups_k,
   key_groups_v,      // parts of that, queries and keys interleaved
   first_row_beyond,  // rows of tokens; those that it lacks at the end are its first
+  joined,            // slices as the rows of one matrix
+  joined_transpose,  // the same, each stored [cols, rows]
   count,
 };
 
@@ -328,6 +330,7 @@ struct ModelDescription {
                           // both read what it gives
   bool norm_after_add = false;  // the norms after a block are of the sum with its input
   bool rotary = true;
+  double max_alibi_bias = 0;     // scores shrink with distance (AttentionShape); 0: they do not
   double rotary_part = 1;        // of each head that is turned, where config.json does not say
   bool embd_times_root = false;  // embeddings times sqrt(n_embd)
   bool normed_embd = false;      // each embedding, without weights

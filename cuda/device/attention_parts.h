@@ -66,11 +66,12 @@ struct AttentionTask {
   int64_t window;
   bool causal;
   const float* sinks;
-  int split;        // its length
-  int least, most;  // rows of the spans that this launch is for
-  bool apart;       // splits are blocks of their own
-  float* values;    // of splits that are apart: [part][head][v_dim]
-  float* sums;      // [part][head][2]: m and l; with m = -infinity the values do not count
+  float max_alibi_bias;  // in plain attention alone
+  int split;             // its length
+  int least, most;       // rows of the spans that this launch is for
+  bool apart;            // splits are blocks of their own
+  float* values;         // of splits that are apart: [part][head][v_dim]
+  float* sums;           // [part][head][2]: m and l; with m = -infinity the values do not count
 
   HRUN_HD bool is_for(const SpanOnDevice& span) const {
     return span.n_rows >= least && span.n_rows <= most;

@@ -1,9 +1,11 @@
 // Attention for every head size and cache format, in fp32: a block per query and split, a warp per
 // position.
 //
-// It is the reference, and it runs where the cache is fp32 or a head has an odd size.
+// It is the reference, and it runs where the cache is fp32, a head has an odd size, or scores
+// shrink with distance.
 #pragma once
 
+#include "backend/alibi.h"
 #include "cuda/device/attention_parts.h"
 
 namespace hrun::gpu {
@@ -71,7 +73,11 @@ struct PlainAttention {
     const int64_t first = static_cast<int64_t>(split) * task.split,
                   from = first > seen.begin ? first : seen.begin,
                   to = first + task.split < seen.end ? first + task.split : seen.end;
-    const int kv_head = head / task.group;
+    const int kv_head = head / task.group, position = task.batch.positions[row];
+    const float slope =
+        task.max_alibi_bias > 0
+            ? alibi_slope(head, task.n_heads, static_cast<double>(task.max_alibi_bias))
+            : 0.0f;
     float q[kPerLane], o[kPerLane];
     const float* const q_row = task.q.row(row) + static_cast<int64_t>(head) * task.k_dim;
 #pragma unroll
@@ -94,6 +100,8 @@ struct PlainAttention {
       }
       float score = warp_sum(dot) * task.scale;
       if (task.soft_cap != 0) score = task.capped(score);
+      const auto behind = static_cast<float>(position - p);
+      score = fused_multiply_add(-slope, behind < 0 ? -behind : behind, score);
       const float u = score * kLog2E, top = largest_of(m, u), before = join_factor(m, top);
       const float e =
           top == minus_infinity() ? 0.0f : exp2_fast(fused_multiply_add(score, kLog2E, -top));

@@ -190,7 +190,7 @@ bool attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice&
         "attention on the GPU: heads of {} and {} values, at most {} are possible", cache.k_dim,
         cache.v_dim, PlainAttention::kMaxDim);
   if (q.rows == 0) return false;
-  const Plan plan = plan_for(gpu, cache);
+  const Plan plan = shape.max_alibi_bias > 0 ? Plan{} : plan_for(gpu, cache);
   AttentionTask task{
       .q = q,
       .out = out,
@@ -209,6 +209,7 @@ bool attention(Gpu& gpu, FloatView q, const KVPages& cache, const BatchOnDevice&
       .window = shape.window,
       .causal = shape.causal,
       .sinks = sinks,
+      .max_alibi_bias = shape.max_alibi_bias,
       .split = plan.split,
       .least = 0,
       .most = 0,

@@ -30,7 +30,7 @@ struct ChooseExperts {
   Gating gating;
   int n_experts, n_used, n_groups, n_groups_used;
   bool normed;
-  double scale;
+  double scale, mixer_margin;
   const float* correction;
   const float* factor;
   FloatView logits;
@@ -103,6 +103,11 @@ struct ChooseExperts {
       const double best = warp_top(mine ? w : lowest());
       w = mine ? math64::exp(w - best) : 0;
       w /= sum_in_order(w);
+    }
+    if (gating == Gating::sparse_mixer) {
+      const int first = shuffle(expert, 0);
+      if (mine)
+        w = sparse_mixer_weight(scores, n_experts, w, lane() > 0 ? first : -1, mixer_margin);
     }
     const double sum = sum_in_order(w);
     if (!mine) return;
@@ -265,6 +270,7 @@ void choose_experts(Gpu& gpu, const ExpertRule& rule, const float* correction, c
                   .n_groups_used = rule.n_groups_used,
                   .normed = rule.normed,
                   .scale = rule.scale,
+                  .mixer_margin = rule.mixer_margin,
                   .correction = correction,
                   .factor = factor,
                   .logits = logits,

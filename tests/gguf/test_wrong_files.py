@@ -179,7 +179,7 @@ def test_folders_and_missing_files(tmp_path: Path) -> None:
     [
         ("Qwen4ForCausalLM", "Qwen3ForCausalLM"),
         ("LlamaForSequenceClassification", "LlamaForCausalLM"),
-        ("BambaForCausalLM", "supported are"),
+        ("RecurrentGemmaForCausalLM", "supported are"),
     ],
 )
 def test_unsupported_classes_name_the_nearest(name: str, near: str, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ pytestmark = pytest.mark.slow
 DIFFERENT = {
     "mistral": "llama.cpp knows no window for this architecture",
     "phi3": "llama.cpp leaves out the window",
+    "phimoe": "llama.cpp has RMS norms, and a softmax in place of the sparse mixer",
+    "phimoe, short": "llama.cpp has RMS norms, and a softmax in place of the sparse mixer",
+    "phimoe, long": "llama.cpp has RMS norms, and a softmax in place of the sparse mixer",
     "starcoder2": "llama.cpp leaves out the window",
     "gemma2": "llama.cpp takes the scale of queries from the sizes",
     "gemma3": "llama.cpp takes the scale of queries from the sizes",

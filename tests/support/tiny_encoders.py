@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from encoder_references import Reference, write_jina, write_nomic_moe
 from tiny_hf import tokenizer_json
 
 N_VOCAB = 320
@@ -47,7 +48,8 @@ TEXT = [
 class TinyEncoder:
     """architecture: its name in hrun.  config: the class of transformers' configuration, and changes to the sizes above.
 
-    model: transformers' class.  tokenizer: "words" (WordPiece), "pieces" (Unigram) or "bytes".
+    model: transformers' class.  tokenizer: "words" (WordPiece), "pieces" (Unigram) or "bytes".  reference: writes the
+    checkpoint of a model that transformers lacks.
     """
 
     architecture: str
@@ -55,6 +57,7 @@ class TinyEncoder:
     config: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: str = "words"
+    reference: Callable[[Path, int], Reference] | None = None
 
 
 ENCODERS: dict[str, TinyEncoder] = {
@@ -93,6 +96,10 @@ ENCODERS: dict[str, TinyEncoder] = {
         "bert", "DistilBertForMaskedLM", "DistilBertConfig", _DISTILBERT
     ),
     "nomic": TinyEncoder("nomic-bert", "NomicBertModel", "NomicBertConfig"),
+    "nomic, experts": TinyEncoder(
+        "nomic-bert-moe", "", "", tokenizer="pieces", reference=write_nomic_moe
+    ),
+    "jina 2": TinyEncoder("jina-bert-v2", "", "", reference=write_jina),
     "modern": TinyEncoder("modern-bert", "ModernBertModel", "ModernBertConfig", _MODERN, "bytes"),
     "modern, silu": TinyEncoder(
         "modern-bert",
@@ -191,6 +198,10 @@ def write_encoder(
     import transformers
 
     tiny = ENCODERS[name]
+    if tiny.reference is not None:
+        made = tiny.reference(folder, N_VOCAB)
+        (folder / "tokenizer.json").write_text(tokenizer_of(tiny.tokenizer), encoding="utf-8")
+        return made
     torch.manual_seed(0)
     config = getattr(transformers, tiny.config)(**{**_SIZES, **tiny.changes, **changes})
     model = getattr(transformers, tiny.model)(config).float().eval()

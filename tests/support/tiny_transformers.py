@@ -236,6 +236,52 @@ TINY: dict[str, Tiny] = {
             "rope_parameters": _LONGROPE,
         },
     ),
+    "bamba": Tiny(
+        "granitehybrid",
+        "BambaConfig",
+        {**_MAMBA, "num_hidden_layers": 4, "attn_layer_indices": [1, 2]},
+    ),
+    "phimoe": Tiny(
+        "phimoe",
+        "PhimoeConfig",
+        {
+            "num_local_experts": 6,
+            "attention_bias": True,
+            "lm_head_bias": True,
+            # So large a margin that several experts are near the best.
+            "router_jitter_noise": 0.3,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    ),
+    "phimoe, short": Tiny(
+        "phimoe",
+        "PhimoeConfig",
+        {
+            "num_local_experts": 6,
+            "max_position_embeddings": 512,
+            "rope_parameters": {
+                **_LONGROPE,
+                "original_max_position_embeddings": 256,
+                "short_mscale": 1.24,
+                "long_mscale": 1.24,
+            },
+        },
+    ),
+    # transformers takes the short factors at any length, which its authors did not mean.
+    "phimoe, long": Tiny(
+        "phimoe",
+        "PhimoeConfig",
+        {
+            "num_local_experts": 6,
+            "rope_parameters": {
+                **_LONGROPE,
+                "short_factor": _LONGROPE["long_factor"],
+                "original_max_position_embeddings": 32,
+                "short_mscale": 1.24,
+                "long_mscale": 1.24,
+            },
+        },
+    ),
     "phi4-mini": Tiny(
         "phi3",
         "Phi3Config",

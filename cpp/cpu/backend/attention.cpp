@@ -1,6 +1,7 @@
 // Keys and values on the CPU, and attention over them: how the work is shared out.
 #include <algorithm>
 
+#include "backend/alibi.h"
 #include "cpu/backend/parallel.h"
 #include "cpu/backend/cpu_cache.h"
 #include "formats/cache_codes.h"
@@ -82,6 +83,9 @@ void CpuBackend::do_attention(FloatView q, const CacheSlot& cache, const Batch& 
   const size_t page_bytes = cache.cache->page_bytes();
   const int n_kv_heads = layer.n_kv_heads, group = shape.n_heads / n_kv_heads;
   const float* const sinks = shape.sinks ? on_cpu(*shape.sinks).vector.data() : nullptr;
+  alibi_slopes_.clear();
+  for (int head = 0; shape.max_alibi_bias > 0 && head < shape.n_heads; ++head)
+    alibi_slopes_.push_back(alibi_slope(head, shape.n_heads, shape.max_alibi_bias));
   // The block in which the window of the token at this position begins.
   const auto first_block_of = [&](int64_t position) {
     const int64_t before = shape.causal ? shape.window - 1 : shape.window / 2;
@@ -112,6 +116,7 @@ void CpuBackend::do_attention(FloatView q, const CacheSlot& cache, const Batch& 
         .window = shape.window,
         .soft_cap = shape.soft_cap,
         .sinks = sinks ? sinks + head : nullptr,
+        .slopes = shape.max_alibi_bias > 0 ? alibi_slopes_.data() + head : nullptr,
         .first_block = piece.first_block,
         .n_blocks = piece.n_blocks,
     };

@@ -182,6 +182,7 @@ class CpuBackend final : public Backend {
   std::vector<MatmulPart> parts_;
   std::vector<AppendPart> append_parts_;
   std::vector<AttentionPiece> attention_pieces_;
+  std::vector<float> alibi_slopes_;  // by head
   std::vector<SplitSpan> attention_splits_;
   std::atomic<int64_t> coded_keys_read_ = 0, coded_values_read_ = 0;
   std::vector<int64_t> first_tasks_;  // of each part of a matmul, and their number

@@ -124,6 +124,26 @@ template <FloatFormat F, int kQueries>
   hide_unseen<kQueries>(seen, scores);
 }
 
+// Takes each head's slope times the distance to the query's position off the scores, with one fused
+// multiply-add each.
+template <int kQueries>
+HRUN_HD void shrink_by_distance(const AttentionTask& task, int query, int64_t first_of_block,
+                                Visible seen, float (&scores)[kTileQueries][kAttentionBlock]) {
+  alignas(64) static constexpr float kNumbers[kLanes] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                         8, 9, 10, 11, 12, 13, 14, 15};
+  for (int h = 0; h < kQueries; ++h) {
+    const int64_t position = task.first_position + (query + h) / task.n_heads;
+    const Lanes slope = splat(-task.slopes[(query + h) % task.n_heads]);
+    for (int c = seen.first_vector(); c < seen.end_vector(); ++c) {
+      const auto behind = static_cast<float>(first_of_block + c * kLanes - position);
+      const Lanes from = add(load(kNumbers), splat(behind)),
+                  distance = max(from, sub(splat(0.0f), from));
+      float* const at = &scores[h][c * kLanes];
+      store(at, fma(slope, distance, load(at)));
+    }
+  }
+}
+
 // The place for the values of a tile's queries: they are stored, or, with a state, joined with the
 // values that are there.
 struct ValueTarget {
@@ -251,6 +271,7 @@ HRUN_HD void attend_tile(const AttentionTask& task, const BlockOfCache& block, i
                          Visible seen, const QueryPlaces& queries, const RunningStates& states) {
   alignas(64) float scores[kTileQueries][kAttentionBlock];
   scores_of_block<K, kQueries>(task, queries.q + query, block.k, seen, block.k_ahead, scores);
+  if (task.slopes) shrink_by_distance<kQueries>(task, query, block.first, seen, scores);
   ValueTarget to{};
   SoftmaxState state{};
   softmax_of_block<kQueries>(scores, seen, to.block);

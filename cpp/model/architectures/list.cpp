@@ -40,6 +40,7 @@
 #include "model/architectures/hy_v3.h"
 #include "model/architectures/internlm2.h"
 #include "model/architectures/jamba.h"
+#include "model/architectures/jina_bert_v2.h"
 #include "model/architectures/laguna.h"
 #include "model/architectures/lfm2.h"
 #include "model/architectures/lfm2moe.h"
@@ -52,6 +53,7 @@
 #include "model/architectures/modern_bert.h"
 #include "model/architectures/muse_glimmer.h"
 #include "model/architectures/nomic_bert.h"
+#include "model/architectures/nomic_bert_moe.h"
 #include "model/architectures/nemotron.h"
 #include "model/architectures/nemotron_h.h"
 #include "model/architectures/nemotron_h_moe.h"
@@ -60,6 +62,7 @@
 #include "model/architectures/olmoe.h"
 #include "model/architectures/phi2.h"
 #include "model/architectures/phi3.h"
+#include "model/architectures/phimoe.h"
 #include "model/architectures/qwen2.h"
 #include "model/architectures/qwen2moe.h"
 #include "model/architectures/qwen2vl.h"
@@ -79,30 +82,31 @@ namespace hrun {
 namespace {
 
 constexpr std::array kArchitectures = {
-    &architecture::kLlama,         &architecture::kQwen2,       &architecture::kQwen3,
-    &architecture::kQwen2moe,      &architecture::kQwen3moe,    &architecture::kGemma2,
-    &architecture::kGemma3,        &architecture::kPhi3,        &architecture::kOlmo2,
-    &architecture::kGranite,       &architecture::kStarcoder2,  &architecture::kGpt2,
-    &architecture::kGptOss,        &architecture::kDeepseek2,   &architecture::kCommandR,
-    &architecture::kQwen35,        &architecture::kQwen35moe,   &architecture::kQwen3next,
-    &architecture::kQwen2vl,       &architecture::kQwen3vl,     &architecture::kQwen3vlmoe,
-    &architecture::kSeedOss,       &architecture::kGlm4,        &architecture::kGlm4moe,
-    &architecture::kMinimaxM2,     &architecture::kErnie45,     &architecture::kErnie45moe,
-    &architecture::kGemma,         &architecture::kSmollm3,     &architecture::kCohere2,
-    &architecture::kExaone4,       &architecture::kMistral3,    &architecture::kHunyuanDense,
-    &architecture::kStablelm,      &architecture::kGranitemoe,  &architecture::kOlmoe,
-    &architecture::kDots1,         &architecture::kPhi2,        &architecture::kBert,
-    &architecture::kNomicBert,     &architecture::kModernBert,  &architecture::kGemmaEmbedding,
-    &architecture::kLfm2,          &architecture::kLfm2moe,     &architecture::kGemma4,
-    &architecture::kMamba2,        &architecture::kNemotronH,   &architecture::kNemotronHMoe,
-    &architecture::kGranitehybrid, &architecture::kFalconH1,    &architecture::kArcee,
-    &architecture::kNemotron,      &architecture::kGptneox,     &architecture::kFalcon,
-    &architecture::kInternlm2,     &architecture::kBitnet,      &architecture::kHunyuanMoe,
-    &architecture::kHyV3,          &architecture::kAfmoe,       &architecture::kLaguna,
-    &architecture::kExaoneMoe,     &architecture::kCohere2moe,  &architecture::kMuseGlimmer,
-    &architecture::kGraniteSwa,    &architecture::kMimo2,       &architecture::kChatglm,
-    &architecture::kOlmo,          &architecture::kBailingmoe2, &architecture::kApertus,
-    &architecture::kGemma3n,       &architecture::kMamba,       &architecture::kJamba,
+    &architecture::kLlama,         &architecture::kQwen2,        &architecture::kQwen3,
+    &architecture::kQwen2moe,      &architecture::kQwen3moe,     &architecture::kGemma2,
+    &architecture::kGemma3,        &architecture::kPhi3,         &architecture::kOlmo2,
+    &architecture::kGranite,       &architecture::kStarcoder2,   &architecture::kGpt2,
+    &architecture::kGptOss,        &architecture::kDeepseek2,    &architecture::kCommandR,
+    &architecture::kQwen35,        &architecture::kQwen35moe,    &architecture::kQwen3next,
+    &architecture::kQwen2vl,       &architecture::kQwen3vl,      &architecture::kQwen3vlmoe,
+    &architecture::kSeedOss,       &architecture::kGlm4,         &architecture::kGlm4moe,
+    &architecture::kMinimaxM2,     &architecture::kErnie45,      &architecture::kErnie45moe,
+    &architecture::kGemma,         &architecture::kSmollm3,      &architecture::kCohere2,
+    &architecture::kExaone4,       &architecture::kMistral3,     &architecture::kHunyuanDense,
+    &architecture::kStablelm,      &architecture::kGranitemoe,   &architecture::kOlmoe,
+    &architecture::kDots1,         &architecture::kPhi2,         &architecture::kBert,
+    &architecture::kNomicBert,     &architecture::kModernBert,   &architecture::kGemmaEmbedding,
+    &architecture::kLfm2,          &architecture::kLfm2moe,      &architecture::kGemma4,
+    &architecture::kMamba2,        &architecture::kNemotronH,    &architecture::kNemotronHMoe,
+    &architecture::kGranitehybrid, &architecture::kFalconH1,     &architecture::kArcee,
+    &architecture::kNemotron,      &architecture::kGptneox,      &architecture::kFalcon,
+    &architecture::kInternlm2,     &architecture::kBitnet,       &architecture::kHunyuanMoe,
+    &architecture::kHyV3,          &architecture::kAfmoe,        &architecture::kLaguna,
+    &architecture::kExaoneMoe,     &architecture::kCohere2moe,   &architecture::kMuseGlimmer,
+    &architecture::kGraniteSwa,    &architecture::kMimo2,        &architecture::kChatglm,
+    &architecture::kOlmo,          &architecture::kBailingmoe2,  &architecture::kApertus,
+    &architecture::kGemma3n,       &architecture::kMamba,        &architecture::kJamba,
+    &architecture::kPhimoe,        &architecture::kNomicBertMoe, &architecture::kJinaBertV2,
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {
@@ -322,6 +326,8 @@ constexpr std::array<std::string_view, static_cast<size_t>(Transform::count)> kT
     "key_groups_k",
     "key_groups_v",
     "first_row_beyond",
+    "joined",
+    "joined_transpose",
 };
 static_assert(!kTransformNames.back().empty(), "a transform without a name");
 

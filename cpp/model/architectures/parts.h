@@ -69,13 +69,18 @@ constexpr auto only_in(std::array<TensorRule, n> rules, Where where) {
   return rules;
 }
 
-inline constexpr std::array kEmbeddingAndHead = {
+inline constexpr std::array kEmbedding = {
     TensorRule{Role::token_embd, "token_embd.weight", "model.embed_tokens.weight", Dim::vocab,
                Dim::embd, true},
+};
+inline constexpr std::array kOutputNorm = {
     TensorRule{Role::output_norm, "output_norm.weight", "model.norm.weight", Dim::one, Dim::embd,
                true},
+};
+inline constexpr std::array kHead = {
     TensorRule{Role::output, "output.weight", "lm_head.weight", Dim::vocab, Dim::embd, false},
 };
+inline constexpr auto kEmbeddingAndHead = join(kEmbedding, kOutputNorm, kHead);
 
 // The llama3 scaling of the rotary frequencies.
 inline constexpr std::array kRopeFactors = {

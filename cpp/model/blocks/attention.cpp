@@ -127,7 +127,8 @@ void attention(const Pass& pass, int64_t l, const MatmulInput& input, FloatView 
                              static_cast<float>(params.attn_soft_cap),
                              model.weight(l, Role::attn_sinks),
                              rope,
-                             params.causal};
+                             params.causal,
+                             static_cast<float>(model.description().max_alibi_bias)};
   backend.attention(s.q, cache, pass.batch, shape, s.mixed);
   if (params.value_scale != 1) backend.scale(s.mixed, static_cast<float>(params.value_scale));
   if (s.one_gate.data) {  // to all values of its head

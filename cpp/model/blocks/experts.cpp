@@ -131,6 +131,10 @@ void choose_experts(const HyperParams& p, const float* logits, const float* corr
                     });
   std::vector<double> w(used);
   for (size_t k = 0; k < used; ++k) w[k] = scores[static_cast<size_t>(order[k])];
+  if (p.gating == Gating::sparse_mixer)
+    for (size_t k = 0; k < used; ++k)
+      w[k] = sparse_mixer_weight(scores.data(), static_cast<int>(n), w[k], k > 0 ? order[0] : -1,
+                                 p.mixer_margin);
   if (p.gating == Gating::softmax_of_selected) softmax(w);
   double sum = 0;
   for (const double v : w) sum += v;
@@ -151,6 +155,7 @@ ExpertBlock expert_block(const Model& model, int64_t l) {
                 static_cast<int>(p.n_expert_groups_used),
                 p.experts_normed,
                 p.experts_scale,
+                p.mixer_margin,
                 model.weight(l, Role::router_correction),
                 model.weight(l, Role::experts_down_scale)};
   block.gate = model.slices(l, Role::experts_gate), block.up = model.slices(l, Role::experts_up);
@@ -185,6 +190,7 @@ void mix_experts(const Pass& pass, int64_t l, const MatmulInput& from, FloatView
   run_shared(pass, l, arena, x, out);
   if (pass.model.description().shared_averaged && pass.model.weight(l, Role::shared_up))
     pass.backend().scale(out, 0.5f);
+  pass.add_bias(l, Role::ffn_down_bias, out);
 }
 
 void routed_experts(const Pass& pass, int64_t l, Arena arena, FloatView routed_by, FloatView x,

@@ -444,6 +444,12 @@ void read_experts(const Keys& keys, const ModelDescription& description, HyperPa
     if (p.experts_scale == 0) p.experts_scale = 1;
   }
   p.gating = description.gating;
+  if (p.gating == Gating::sparse_mixer) {
+    p.mixer_margin = 2 * keys.number_or("router_jitter_noise", 0.01, 0, 1);
+    if (p.n_experts_used != 2)
+      unsupported(file, "key '{}' is {}, a sparse mixer chooses 2 experts",
+                  keys.key("expert_used_count"), p.n_experts_used);
+  }
   if (description.has_key("expert_gating_func")) {
     const int64_t gating =
         keys.count_or("expert_gating_func", static_cast<int64_t>(description.gating), 0, 255);
@@ -624,7 +630,7 @@ void read_rope(const Keys& keys, const ModelDescription& description, int64_t k_
     unsupported(file,
                 "key '{}' is '{}', which is not supported (supported: none, linear, yarn; llama3 "
                 "as rope_freqs.weight; "
-                "longrope for phi3)",
+                "longrope for phi3 and phimoe)",
                 type_key, printable(type));
   if (!keys.has(factor_key))
     file.fail("key '{}' is missing, rope scaling '{}' needs it", keys.key("rope.scaling.factor"),
@@ -817,7 +823,9 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
                              kLayerEps = "attention.layer_norm_epsilon";
   p.norm = description.norm;
   if (description.either_norm && keys.number_or(kRmsEps, 0, 0, 1) > 0) p.norm = Norm::rms;
-  const bool rms = p.norm == Norm::rms && (keys.has(kRmsEps) || !description.has_key(kLayerEps));
+  // Some models have the other norm's key.
+  const bool rms = p.norm == Norm::rms ? keys.has(kRmsEps) || !description.has_key(kLayerEps)
+                                       : description.has_key(kRmsEps);
   p.norm_eps = static_cast<float>(keys.number(rms ? kRmsEps : kLayerEps, 1e-30, 1));
   read_channel_state_space(keys, description, p);
   refuse_unknown_maths(keys, description, p.n_ctx_train);

@@ -112,6 +112,7 @@ struct HyperParams {
   Gating gating = Gating::softmax;
   bool experts_normed = true;
   double experts_scale = 1;
+  double mixer_margin = 0;  // of a sparse mixer
 
   int64_t latent_q = 0;      // 0: queries are not compressed
   int64_t latent_kv = 0;     // 0: no latent attention

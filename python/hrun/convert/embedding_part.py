@@ -94,12 +94,16 @@ def encoder_config(values: dict[str, Any], architecture: Any, path: str) -> dict
             "full_attention": {"rope_type": "default", "rope_theta": values["global_rope_theta"]},
             "sliding_attention": {"rope_type": "default", "rope_theta": local},
         }
-    if architecture.name == "nomic-bert":
+    if architecture.name.startswith("nomic-bert"):
         trained = values.get("max_trained_positions", 2048 if "n_positions" in values else None)
         if isinstance(trained, int) and isinstance(values.get("n_positions"), int):
             out["n_positions"] = min(trained, values["n_positions"])
         if values.get("activation_function") == "swiglu":
             out["activation_function"] = "silu"
+    if architecture.name == "nomic-bert-moe":
+        _nomic_experts(out, path)
+    if architecture.name == "jina-bert-v2":
+        _jina(out, path)
     if architecture.name == "modern-bert":
         out["sliding_window_pattern"] = _full_layer_period(values, path)
         out.pop("layer_types", None)
@@ -110,6 +114,27 @@ def encoder_config(values: dict[str, Any], architecture: Any, path: str) -> dict
             )
         del out["use_bidirectional_attention"]
     return out
+
+
+def _nomic_experts(values: dict[str, Any], path: str) -> None:
+    """Says which layers have experts as Jamba's configuration does, and refuses what nobody publishes."""
+    for key in ("num_shared_experts", "expert_choice_router"):
+        if values.get(key):
+            raise UnsupportedModelError(
+                f"{path}: '{key}' is {shown(repr(values[key]))}, which hrun does not support"
+            )
+    values["expert_layer_period"] = values["moe_every_n_layers"]
+    values["expert_layer_offset"] = 1
+    if values.get("n_positions") == values.get("max_trained_positions") == 2048:
+        values["n_positions"] = 512  # what nomic-embed-text-v2-moe was trained for
+
+
+def _jina(values: dict[str, Any], path: str) -> None:
+    for key, supported in (("position_embedding_type", "alibi"), ("feed_forward_type", "geglu")):
+        if values.pop(key, None) != supported:
+            raise UnsupportedModelError(
+                f"{path}: '{key}' is not '{supported}', the only one that hrun supports for Jina's BERT"
+            )
 
 
 def position_offset(values: dict[str, Any]) -> int:

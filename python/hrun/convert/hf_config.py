@@ -39,6 +39,7 @@ _EPS = {
     "rms": "rms_norm_eps|norm_eps|layer_norm_epsilon|layernorm_epsilon",
     "layer": "layer_norm_eps|layer_norm_epsilon|norm_epsilon|norm_eps",
 }
+_RMS_KEY = "attention.layer_norm_rms_epsilon"
 _ACTIVATIONS = {
     "relu_squared": ("relu2",),
     "silu": ("silu", "swish"),
@@ -349,7 +350,7 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
             v_dim = config.integer("v_head_dim", default=head_dim, high=65536)
             put("attention.value_length", "u32", v_dim)
     norm = architecture.norm
-    if architecture.either_norm and config.has("rms_norm_eps"):
+    if (architecture.either_norm and config.has("rms_norm_eps")) or _lists(architecture, _RMS_KEY):
         norm = "rms"
     eps = config.number(
         config.first_of(_EPS[norm]),
@@ -358,11 +359,7 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
         exclusive=False,
         high=1.0,
     )
-    put(
-        "attention.layer_norm_rms_epsilon" if norm == "rms" else "attention.layer_norm_epsilon",
-        "f32",
-        eps,
-    )
+    put(_RMS_KEY if norm == "rms" else "attention.layer_norm_epsilon", "f32", eps)
     rope = None
     if architecture.rotary:
         if head_dim % 2 != 0:
@@ -374,7 +371,8 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
             if _lists(architecture, "rope.dimension_count_swa")
             else 0
         )
-        rope = read_rope(config, head_dim, n_ctx, latent, architecture.rotary_part, of_window)
+        part = 0.5 if _is_bamba(config) else architecture.rotary_part
+        rope = read_rope(config, head_dim, n_ctx, latent, part, of_window)
         put("rope.dimension_count", "u32", rope.n_rot)
         put("rope.freq_base", "f32", rope.base)
         for entry in rope.scaling.entries:
@@ -569,7 +567,7 @@ def _put_listed(
         elif rule.key == "activation_sparsity_scale":
             value = gate_cutoffs(config, name, n_layers)
         elif rule.key == "rope.scaling.finetuned":
-            value = config.text(name, "none") == "rope"
+            value = config.text(name, "rope" if _is_bamba(config) else "none") == "rope"
         elif rule.key == "rope.dimension_sections":
             value = _rope_sections(config, rule.fallback)
         elif rule.key == "expert_gating_func":
@@ -659,6 +657,11 @@ def _alike(config: ConfigObject, name: str) -> int:
     return ConfigObject(config.path, {name: listed[0]}).integer(name, low=0)
 
 
+def _is_bamba(config: ConfigObject) -> bool:
+    """Bamba always turns half of each head, which few of its configurations say."""
+    return config.values.get("model_type") == "bamba"
+
+
 def _is_zero(entry: Entry | None) -> bool:
     return entry is not None and entry.value == 0
 
@@ -667,6 +670,8 @@ def _inner_size(config: ConfigObject, n_heads: int) -> int:
     """Values of all heads of a recurrent layer."""
     if config.has("mamba_d_ssm"):
         return config.integer("mamba_d_ssm")
+    if config.values.get("mamba_d_head") == "auto":
+        return config.integer("mamba_expand", default=2) * config.integer("hidden_size")
     name = config.first_of("linear_value_head_dim|mamba_d_head|mamba_head_dim|head_dim")
     return n_heads * config.integer(name, default=64)
 

@@ -232,9 +232,13 @@ def _longrope(
         factors[role] = np.array(values, np.float32)
     factor = scaling.number("factor", default=n_ctx / original)
     wanted = scaling.number(
-        "attention_factor",
+        scaling.first_of("short_mscale|attention_factor"),
         default=math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0,
     )
+    if (long := scaling.number("long_mscale", default=wanted)) != wanted:
+        raise UnsupportedModelError(
+            f"{config.path}: 'long_mscale' is {long:g}, 'short_mscale' {wanted:g}: a GGUF file has one number for both"
+        )
     return RopeScaling(
         "longrope",
         (

@@ -142,11 +142,15 @@ def _architecture(values: dict[str, Any], path: str) -> Any:
     if not fitting and (name := text_class(values)):
         fitting = [a for a in _core.architectures() if name in a.hf_classes]
     if fitting:
-        # Nemotron H has one class, but one architecture with experts and one without.
+        # Nemotron H and Nomic's BERT have one class, but one architecture with experts and one
+        # without.
         kinds = values.get("hybrid_override_pattern") or values.get("layers_block_type") or []
         has_experts = isinstance(kinds, (str, list)) and any(kind in kinds for kind in ("E", "moe"))
+        has_experts = has_experts or bool(values.get("moe_every_n_layers"))
         with_experts = [a for a in fitting if any(rule.role == "router" for rule in a.tensors)]
-        return with_experts[0] if has_experts and with_experts else fitting[0]
+        if has_experts and with_experts:
+            return with_experts[0]
+        return next((a for a in fitting if a not in with_experts), fitting[0])
     known = [name for architecture in _core.architectures() for name in architecture.hf_classes]
     near = difflib.get_close_matches(classes[0], known, 1, 0.75)
     raise UnsupportedModelError(

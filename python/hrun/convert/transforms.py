@@ -64,6 +64,14 @@ def _transposed_shape(t: Target) -> Shape:
     return (t.slices, t.cols, t.rows) if t.sliced else (t.cols, t.rows)
 
 
+def _joined_shape(t: Target) -> Shape:
+    return (t.slices * t.rows, t.cols)
+
+
+def _joined_transpose_shape(t: Target) -> Shape:
+    return (t.slices * t.cols, t.rows)
+
+
 def _paired_transposed_shape(t: Target) -> Shape:
     return (t.slices, t.cols, 2 * t.rows)
 
@@ -116,19 +124,26 @@ def _plus_one(stored: Stored, t: Target) -> Made:
 
 
 def _interleave_heads(stored: Stored, t: Target) -> Made:
-    """Rows of a head from pairs (i, i + d/2), as Hugging Face rotates them, to (2i, 2i + 1), as GGUF's llama does."""
-    head_dim, cols = t.sizes["head"], t.cols
-    half = head_dim // 2
+    """Rows of a head from pairs (i, i + n/2) of the n that are turned, as Hugging Face has them, to (2i, 2i + 1), as
+    GGUF's llama has them.
+    """
+    head_dim, half, cols = t.sizes["head"], t.sizes["half_rot"], t.cols
+    order = np.arange(head_dim)
+    order[: 2 * half] = order[: 2 * half].reshape(2, half).T.reshape(-1)
     if t.rows == 1:  # a bias: one row of heads * head_dim values
         return (
-            lambda first, last: np.ascontiguousarray(
-                stored.rows(first, last, cols).reshape(-1, 2, half).swapaxes(1, 2)
-            ).reshape(last - first, cols)
+            lambda first, last: (
+                stored.rows(first, last, cols)
+                .reshape(-1, head_dim)[:, order]
+                .reshape(last - first, cols)
+            )
         ), 1
     return (
-        lambda first, last: np.ascontiguousarray(
-            stored.rows(first, last, cols).reshape(-1, 2, half, cols).swapaxes(1, 2)
-        ).reshape(last - first, cols)
+        lambda first, last: (
+            stored.rows(first, last, cols)
+            .reshape(-1, head_dim, cols)[:, order]
+            .reshape(last - first, cols)
+        )
     ), head_dim
 
 
@@ -303,6 +318,8 @@ TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target]
     "interleave_k_heads": (plain_shape, _interleave_heads),
     "plus_one": (plain_shape, _plus_one),
     "transpose": (_transposed_shape, _transpose),
+    "joined": (_joined_shape, _as_is),
+    "joined_transpose": (_joined_transpose_shape, _transpose),
     "even_rows_transposed": (_paired_transposed_shape, _paired_rows_transposed(0)),
     "odd_rows_transposed": (_paired_transposed_shape, _paired_rows_transposed(1)),
     "first_half": (_twice_the_rows_shape, _half_rows(0)),

@@ -31,7 +31,8 @@ ExpertRule rule_of(const HyperParams& p) {
           static_cast<int>(p.n_expert_groups),
           static_cast<int>(p.n_expert_groups_used),
           p.experts_normed,
-          p.experts_scale};
+          p.experts_scale,
+          p.mixer_margin};
 }
 
 struct Choice {
@@ -136,6 +137,13 @@ void check_choices(Gpu& gpu) {
         p.n_expert_groups = 8, p.n_expert_groups_used = 3;
         check_choice(gpu, p, n, true, false, random, strange);
       }
+  HyperParams mixer = params(Gating::sparse_mixer, 16, 2);
+  mixer.experts_normed = false;
+  for (const double margin : {0.02, 0.8})
+    for (const bool strange : {false, true}) {
+      mixer.mixer_margin = margin;
+      check_choice(gpu, mixer, 70, false, false, random, strange);
+    }
   check_choice(gpu, params(Gating::softmax, 2, 1), 3, false, false, random);
   check_choice(gpu, params(Gating::softmax, 2, 2), 70, false, false, random);
   check_choice(gpu, params(Gating::sigmoid, 512, 32), 9, true, true, random);
