@@ -97,6 +97,8 @@ class CudaBackend final : public Backend {
                      const Batch& batch, bool silu, FloatView out) override;
   void do_delta_rule(const DeltaInput& in, const DeltaHeads& heads, const StateSlot& state,
                      const Batch& batch, FloatView out) override;
+  void do_wkv(const WkvInput& in, const StateSlot& state, const Batch& batch,
+              FloatView out) override;
   void do_ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
                    FloatView out) override;
   void do_l2_norm(FloatView x, int n_heads, float eps, float scale) override;

@@ -2,6 +2,7 @@
 
 #include "cuda/cuda_backend_parts.h"
 #include "cuda/kernels/ssm_scan.h"
+#include "cuda/kernels/wkv.h"
 
 namespace hrun::gpu {
 
@@ -90,6 +91,14 @@ void CudaBackend::do_ssm_scan(const ScanInput& in, const StateSlot& state, const
   gpu::ssm_scan(gpu_, in, in.skip ? vector_of(*in.skip) : nullptr,
                 layer.rates ? vector_of(*layer.rates) : nullptr, layer,
                 on_device(state).state(state.index, batch_on_device(batch)), out);
+}
+
+void CudaBackend::do_wkv(const WkvInput& in, const StateSlot& state, const Batch& batch,
+                         FloatView out) {
+  const Turn turn(*this, Operation::recurrent);
+  require_step(batch);
+  gpu::wkv(gpu_, in, state.layer(), on_device(state).state(state.index, batch_on_device(batch)),
+           out);
 }
 
 void CudaBackend::do_l2_norm(FloatView x, int n_heads, float eps, float scale) {

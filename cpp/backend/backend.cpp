@@ -150,6 +150,11 @@ void Backend::delta_rule(const DeltaInput& in, const DeltaHeads& heads, const St
   do_delta_rule(in, heads, state, batch, out);
 }
 
+void Backend::wkv(const WkvInput& in, const StateSlot& state, const Batch& batch, FloatView out) {
+  checks::wkv(in, state, batch, out);
+  do_wkv(in, state, batch, out);
+}
+
 void Backend::ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
                        FloatView out) {
   checks::ssm_scan(in, state, batch, out);

@@ -141,6 +141,13 @@ struct ScanInput {
   int n_groups;
 };
 
+// The inputs of a step of RWKV 7, of each head a row: queries, decays, keys and values, and the key
+// that is removed and the one that takes its place.
+struct WkvInput {
+  FloatView q, decay, k, v;
+  FloatView removed, replaced;
+};
+
 struct AttentionShape {
   int n_heads;
   float scale;         // of q . k
@@ -164,14 +171,15 @@ enum class Nonlinearity : uint8_t {
   gelu_erf,      // x (1 + erf(x / sqrt(2))) / 2
   relu_squared,  // max(x, 0)^2
   softplus,      // ln(1 + e^x)
+  slow_decay,    // e^(-e^(-1/2) / (1 + e^-x))
   linear,        // x
   clamped_silu,  // only gated: (1 + clamp(up, -7, 7)) g / (1 + e^-1.702 g), g = min(gate, 7)
   xielu,         // only with its numbers: Xielu
   count,
 };
-inline constexpr std::string_view kNonlinearityNames[] = {"silu",     "sigmoid",      "gelu",
-                                                          "gelu_erf", "relu_squared", "softplus",
-                                                          "linear",   "clamped_silu", "xielu"};
+inline constexpr std::string_view kNonlinearityNames[] = {
+    "silu",     "sigmoid",    "gelu",   "gelu_erf",     "relu_squared",
+    "softplus", "slow_decay", "linear", "clamped_silu", "xielu"};
 static_assert(std::size(kNonlinearityNames) == static_cast<size_t>(Nonlinearity::count));
 
 // xIELU: alpha_p x^2 + beta x for x >= 0, else alpha_n (e^min(x, eps) - 1 - x) + beta x.
@@ -297,6 +305,9 @@ class Backend {
   // Per head and row, with the head's matrix S [state, values]: S <- decay S + b (step x)^T, and
   // out = S^T c + skip x.  Where the layer has rates, decays are of each number of S.
   void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch, FloatView out);
+  // Per head and row, with the head's matrix S [keys, values]:
+  // S <- decay S - replaced (S^T removed)^T + k v^T, where decay multiplies rows, and out = S^T q.
+  void wkv(const WkvInput& in, const StateSlot& state, const Batch& batch, FloatView out);
   // Makes the state in slot `to` that of slot `from` (-1: before any token) after the n tokens
   // whose records in the redo log begin at log_row.
   void redo(DeviceStates& states, int32_t from, int32_t to, int64_t log_row, int64_t n);
@@ -379,6 +390,8 @@ class Backend {
                              const Batch& batch, FloatView out) = 0;
   virtual void do_ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
                            FloatView out) = 0;
+  virtual void do_wkv(const WkvInput& in, const StateSlot& state, const Batch& batch,
+                      FloatView out) = 0;
   virtual void do_l2_norm(FloatView x, int n_heads, float eps, float scale) = 0;
   virtual void do_decay(FloatView x, const DeviceTensor& bias, const DeviceTensor& rate) = 0;
   virtual void do_silu_mul(FloatView gate, FloatView up, FloatView out) = 0;

@@ -282,6 +282,20 @@ inline void ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& b
   states(state, batch, out.rows, "ssm_scan");
 }
 
+inline void wkv(const WkvInput& in, const StateSlot& state, const Batch& batch,
+                const FloatView& out) {
+  const StateLayer& layer = state.layer();
+  require(layer.rule == Recurrence::wkv && layer.n_k_heads == layer.n_heads, "wkv",
+          "a state of this rule, with a head of keys for each head");
+  const int64_t keys = int64_t{layer.n_heads} * layer.k_dim;
+  require(same_shape(in.v, out) && out.cols == int64_t{layer.n_heads} * layer.v_dim &&
+              in.q.rows == out.rows && in.q.cols == keys,
+          "wkv", "whole heads");
+  for (const FloatView& other : {in.decay, in.k, in.removed, in.replaced})
+    require(same_shape(in.q, other), "wkv", "decays, keys and what is replaced as the queries");
+  states(state, batch, out.rows, "wkv");
+}
+
 inline void heads(const FloatView& x, int n_heads, std::string_view operation) {
   require(n_heads > 0 && x.cols % n_heads == 0, operation, "whole heads");
 }

@@ -46,12 +46,21 @@ void redo_matrices(Backend& backend, DeviceStates& states, size_t l, int32_t slo
                   out{states.redo_out(), records.n, values, values};
   BatchRows rows;
   rows.add_positions(records.n, 0, {}, slot);
-  if (layer.recalls)
-    backend.delta_rule({k, k, v, decay, step}, {layer.n_k_heads, layer.n_heads, layer.grouped},
-                       {&states, l}, rows.batch(), out);
-  else
-    backend.ssm_scan({v, k, k, decay, step, nullptr, layer.n_k_heads}, {&states, l}, rows.batch(),
-                     out);
+  const StateSlot slot_of_layer{&states, l};
+  switch (layer.rule) {
+    case Recurrence::ssm_scan:
+      return backend.ssm_scan({v, k, k, decay, step, nullptr, layer.n_k_heads}, slot_of_layer,
+                              rows.batch(), out);
+    case Recurrence::delta_rule:
+      return backend.delta_rule({k, k, v, decay, step},
+                                {layer.n_k_heads, layer.n_heads, layer.grouped}, slot_of_layer,
+                                rows.batch(), out);
+    case Recurrence::wkv:
+      const auto half = [&](int64_t first) {
+        return FloatView{step.data + first, step.rows, k.cols, step.stride};
+      };
+      return backend.wkv({k, decay, k, v, half(0), half(k.cols)}, slot_of_layer, rows.batch(), out);
+  }
 }
 
 }  // namespace

@@ -22,6 +22,9 @@ class DeviceTensor;
 inline constexpr int kMaxConvTaps = 8;
 inline constexpr int kMaxStateRows = 256;
 
+// The rules by which a token changes a head's matrix (Backend).
+enum class Recurrence : uint8_t { ssm_scan, delta_rule, wkv };
+
 struct StateLayer {
   // A short convolution keeps its last inputs.
   int n_channels = 0;
@@ -33,7 +36,7 @@ struct StateLayer {
   // What the redo log must know beside: the heads that share keys (DeltaHeads), and the rule.
   int n_k_heads = 0;
   bool grouped = false;
-  bool recalls = false;  // the delta rule; otherwise the scan of state space models
+  Recurrence rule = Recurrence::ssm_scan;
   // Of a scan whose steps are of each value, [k_dim * n_heads * v_dim] in one row: the decay of
   // each number of the state is e^(rate step).  Null: a head has a step and a decay.
   const DeviceTensor* rates = nullptr;
@@ -43,12 +46,19 @@ struct StateLayer {
            static_cast<size_t>(n_heads) * static_cast<size_t>(k_dim) * static_cast<size_t>(v_dim);
   }
   // A record of the redo log: the inputs of the convolution, heads of keys and of values, and two
-  // numbers per head (decays, and betas or steps), or a step for each value.
+  // numbers per head (decays, and betas or steps), or a step for each value.  Of wkv: decays of
+  // each value of a key, and in place of steps what is removed and what replaces it.
   int64_t keys_at() const { return n_channels; }
   int64_t values_at() const { return keys_at() + int64_t{n_k_heads} * k_dim; }
   int64_t decays_at() const { return values_at() + int64_t{n_heads} * v_dim; }
-  int64_t n_decays() const { return rates ? 0 : n_heads; }
-  int64_t n_steps() const { return rates ? int64_t{n_heads} * v_dim : n_heads; }
+  int64_t n_decays() const {
+    if (rule == Recurrence::wkv) return int64_t{n_heads} * k_dim;
+    return rates ? 0 : n_heads;
+  }
+  int64_t n_steps() const {
+    if (rule == Recurrence::wkv) return 2 * int64_t{n_heads} * k_dim;
+    return rates ? int64_t{n_heads} * v_dim : n_heads;
+  }
   int64_t steps_at() const { return decays_at() + n_decays(); }
   int64_t record_floats() const { return steps_at() + n_steps(); }
 };

@@ -53,6 +53,19 @@ struct ScanTask {
   int state_dim, n_columns;
 };
 
+// Up to kLanes columns of a head's matrix, and rows of one sequence.  Each input is [n_tokens,
+// k_dim] with a stride of its own.
+struct WkvTask {
+  const float *q, *decay, *k, *removed, *replaced;
+  int64_t q_stride, decay_stride, k_stride, removed_stride, replaced_stride;
+  const float* v;  // [n_tokens, n_columns]
+  float* out;
+  float* state;  // [k_dim][kLanes]
+  int64_t v_stride, out_stride;
+  int64_t n_tokens;
+  int k_dim, n_columns;
+};
+
 struct VectorKernels {
   float (*norm_inverse)(const float* x, float eps, int64_t n);  // 1 / sqrt(mean(x^2) + eps)
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
@@ -75,6 +88,7 @@ struct VectorKernels {
   void (*short_conv)(const ConvTask& task);
   void (*delta_rule)(const DeltaTask& task);
   void (*ssm_scan)(const ScanTask& task);
+  void (*wkv)(const WkvTask& task);
   void (*l2_norm)(float* x, float eps, float scale, int64_t n);  // of one head
   void (*decay)(float* x, const float* bias, const float* rate, int64_t n);
   // For measurements: reads n bytes (a multiple of 256) as fast as it can; the result only keeps

@@ -15,20 +15,26 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
                                       n_pages * kPagePositions);
   slots_.resize(model.params().layers.size());
   states_.resize(slots_.size());
+  feed_states_.resize(slots_.size());
   for (const LayerRun& run : model.runs()) {
     CachePlan plan;
     plan.n_pages = n_pages;
     StatePlan state_plan;
     state_plan.n_slots = n_states;
     state_plan.n_log_rows = n_log_rows;
-    std::vector<int64_t> layers, recurrent;
+    std::vector<int64_t> layers;
+    std::vector<StateSlot*> recurrent;
     std::vector<size_t> places;  // of the layers' rows in the cache
     for (int64_t l = run.first_layer; l < run.end_layer; ++l) {
       const BlockNeeds needs = mixer_needs(model.spec(), l, 1);
       if (needs.has_state()) {
         state_plan.layers.push_back(needs.state);
         if (needs.rates) state_plan.layers.back().rates = model.weight(l, *needs.rates);
-        recurrent.push_back(l);
+        recurrent.push_back(&states_[static_cast<size_t>(l)]);
+      }
+      if (const BlockNeeds feed = feed_needs(model.spec(), l, 1); feed.has_state()) {
+        state_plan.layers.push_back(feed.state);
+        recurrent.push_back(&feed_states_[static_cast<size_t>(l)]);
       }
       if (!needs.has_cache()) continue;
       CacheLayer layer = needs.cache;
@@ -52,7 +58,7 @@ ModelCache::ModelCache(const Model& model, int64_t n_pages, CacheType k_type, Ca
           {&backend,
            backend.make_states(state_plan, message("{} states of recurrent layers", n_states))});
       for (size_t i = 0; i < recurrent.size(); ++i)
-        states_[static_cast<size_t>(recurrent[i])] = {kept_states_.back().states.get(), i};
+        *recurrent[i] = {kept_states_.back().states.get(), i};
     }
     if (layers.empty()) continue;
     caches_.push_back(model.backend(run.device).make_cache(plan, purpose));

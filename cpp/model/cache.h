@@ -24,6 +24,10 @@ class ModelCache {
   // The cache and the states of a layer.  A slot has no cache where the layer keeps none.
   const CacheSlot& slot(int64_t layer) const { return slots_[static_cast<size_t>(layer)]; }
   const StateSlot& state(int64_t layer) const { return states_[static_cast<size_t>(layer)]; }
+  // The state of its feed-forward block, where that has one.
+  const StateSlot& feed_state(int64_t layer) const {
+    return feed_states_[static_cast<size_t>(layer)];
+  }
   int64_t n_pages() const { return n_pages_; }
   int64_t n_states() const { return n_states_; }  // 0 where no layer is recurrent
   size_t bytes() const;
@@ -64,7 +68,7 @@ class ModelCache {
     std::unique_ptr<DeviceStates> states;
   };
   std::vector<RunStates> kept_states_;
-  std::vector<StateSlot> states_;
+  std::vector<StateSlot> states_, feed_states_;
 };
 
 // The number of slots for the states of up to n_running sequences and for checkpoints beside them,

@@ -88,13 +88,37 @@ enum class Role : uint8_t {
   ssm_rate,
   ssm_skip,
   ssm_norm,
-  ssm_out,  // a state space model
+  ssm_out,     // a state space model
+  shift_taps,  // of each channel's step back to the token before: no file has it
+  wkv_shift,   // parts of that step which the inputs of r, w, k, v, a and g have
+  wkv_queries,
+  wkv_keys,
+  wkv_values,
+  wkv_decay_in,
+  wkv_decay_out,
+  wkv_decay_bias,
+  wkv_rate_in,
+  wkv_rate_out,
+  wkv_rate_bias,  // how much of what is removed is replaced
+  wkv_first_in,
+  wkv_first_out,
+  wkv_first_bias,  // the part of the first layer's values
+  wkv_gate_in,
+  wkv_gate_out,
+  wkv_removed,
+  wkv_replaced,
+  wkv_bonus,
+  wkv_head_norm,  // of ones: no file has it
+  wkv_norm,
+  wkv_norm_bias,
+  wkv_out,  // RWKV 7
   attn_output,
   attn_output_bias,
   attn_post_norm,
   attn_post_norm_bias,
   ffn_norm,
   ffn_norm_bias,
+  ffn_shift,  // the part of the step back to the token before which its input has
   ffn_gate_up,
   ffn_gate,
   ffn_up,
@@ -205,6 +229,11 @@ enum class Dim : uint8_t {
   states_squared,
   states_beside /* the first */,
   laurel /* rank of the learned residual */,
+  wkv_shifts,
+  wkv_decay_rank,
+  wkv_rate_rank,
+  wkv_first_rank /* in the first layer, where nobody reads it, the rank before */,
+  wkv_gate_rank,
   count,
 };
 
@@ -246,6 +275,7 @@ enum class Transform : uint8_t {
   first_row_beyond,  // rows of tokens; those that it lacks at the end are its first
   joined,            // slices as the rows of one matrix
   joined_transpose,  // the same, each stored [cols, rows]
+  fourth,            // slices in the fourth dimension
   count,
 };
 
@@ -296,6 +326,7 @@ enum class Mixer : uint8_t {
   short_conv,
   state_space,
   channel_state_space,        // each channel decays by itself
+  wkv,                        // RWKV 7
   attention_and_state_space,  // side by side
   none,
   count

@@ -49,6 +49,7 @@ struct Pass {
   Arena arena() const { return Arena(work.scratch()); }
   const CacheSlot& cache(int64_t layer) const { return kept.slot(layer); }
   const StateSlot& state(int64_t layer) const { return kept.state(layer); }
+  const StateSlot& feed_state(int64_t layer) const { return kept.feed_state(layer); }
   void norm(FloatView x, const DeviceTensor& weight, const DeviceTensor* bias,
             FloatView out) const {
     if (params().norm == Norm::rms)

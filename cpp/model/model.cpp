@@ -212,6 +212,14 @@ std::shared_ptr<const Model> Model::load(const std::string& path, const BackendO
                                     std::pair(Role::ssm_b_norm, p.params.ssm.shared()),
                                     std::pair(Role::ssm_c_norm, p.params.ssm.shared())})
         model->layers_[l][static_cast<size_t>(role)] = model->upload_ones(n, device);
+    if (layer.mixer == Mixer::wkv) {
+      const auto width = static_cast<size_t>(p.params.n_embd);
+      std::vector<float> taps(2 * width, 1.0f);
+      std::fill(taps.begin() + static_cast<ptrdiff_t>(width), taps.end(), -1.0f);
+      model->layers_[l][static_cast<size_t>(Role::shift_taps)] = model->upload_vector(taps, device);
+      model->layers_[l][static_cast<size_t>(Role::wkv_head_norm)] =
+          model->upload_ones(p.params.wkv.head_dim, device);
+    }
     if (p.description->plain_norms)
       for (const Role role : {Role::attn_norm, Role::ffn_norm})
         model->layers_[l][static_cast<size_t>(role)] = model->upload_ones(p.params.n_embd, device);

@@ -58,7 +58,8 @@ class Model {
   bool is_whole() const { return embeds() && part_.end > params().n_layers; }
   // Values of a token between layers: its hidden states, and what all layers have for it alone.
   int64_t state_width() const {
-    return params().n_states * params().n_embd + params().n_per_layer * params().n_layers;
+    return (params().n_states + (params().wkv.head_dim > 0)) * params().n_embd +
+           params().n_per_layer * params().n_layers;
   }
   size_t device_of(int64_t layer) const;
   std::string device_description() const;

@@ -26,11 +26,11 @@ size_t working_bytes(const ModelSpec& spec, int64_t positions) {
 // Keys and values of a layer, as F16, or the states of a few sequences.
 size_t cache_bytes(const ModelSpec& spec, int64_t layer, int64_t positions) {
   constexpr size_t kStates = 4;
-  const BlockNeeds needs = mixer_needs(spec, layer, 1);
+  const BlockNeeds needs = mixer_needs(spec, layer, 1), feed = feed_needs(spec, layer, 1);
   const CacheLayer& cache = needs.cache;
   return static_cast<size_t>(positions) *
              static_cast<size_t>(cache.n_kv_heads * (cache.k_dim + cache.v_dim)) * 2 +
-         kStates * needs.state.floats() * sizeof(float);
+         kStates * (needs.state.floats() + feed.state.floats()) * sizeof(float);
 }
 
 }  // namespace

@@ -74,6 +74,7 @@ Workspace::Workspace(const Model& model, size_t device, int64_t max_tokens, int6
     states = rows(p.n_states * p.n_embd);
     predicted = rows(p.n_states * p.n_embd);
   }
+  if (p.wkv.head_dim > 0) first_values = rows(p.n_embd);
   if (p.n_per_layer > 0) per_layer = rows(p.n_per_layer * p.n_layers);
   scratch_ = floats(1, static_cast<int64_t>(scratch_floats(model.spec(), max_tokens)), what);
   // At most 64 MiB of logits at a time.

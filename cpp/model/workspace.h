@@ -26,10 +26,13 @@ class Workspace {
   bool repeatable() const { return repeatable_; }  // see BlockNeeds
   float* scratch() const { return scratch_.data; }
   // The values that go from layer to layer.
-  std::array<FloatView, 2> between_layers() const { return {states.data ? states : x, per_layer}; }
+  std::array<FloatView, 3> between_layers() const {
+    return {states.data ? states : x, per_layer, first_values};
+  }
 
   FloatView x, normed;       // the hidden states, and a layer's input where a layer norm makes it
   FloatView projected, fed;  // what a mixer gives, and a feed-forward block
+  FloatView first_values;    // those of the first layer, where others read them, or nothing
   FloatView per_layer;  // what layers have for each token, [n_per_layer * n_layers], or nothing
   // Where a token has several hidden states, [n_states * n_embd] each: the states between layers,
   // and those that a layer predicts; x is then the one that the layer computes.

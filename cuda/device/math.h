@@ -43,6 +43,9 @@ HRUN_HD float exponential(float x) {
 // 1 / (1 + e^-x)
 HRUN_HD float sigmoid(float x) { return 1.0f / (1.0f + exponential(0.0f - x)); }
 
+// e^(-e^(-1/2) / (1 + e^-x))
+HRUN_HD float slow_decay(float x) { return exponential(-0.60653066f * sigmoid(x)); }
+
 // ln(1 + e^x)
 HRUN_HD float softplus(float x) {
   const float u = exponential(0.0f - larger(0.0f - x, x));

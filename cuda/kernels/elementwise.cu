@@ -73,6 +73,7 @@ HRUN_HD float activated(Nonlinearity f, float x) {
          : f == Nonlinearity::gelu_erf     ? gelu_erf(x)
          : f == Nonlinearity::relu_squared ? positive * positive
          : f == Nonlinearity::softplus     ? softplus(x)
+         : f == Nonlinearity::slow_decay   ? slow_decay(x)
                                            : x;
 }
 struct Gated {

@@ -105,7 +105,7 @@ struct ChooseExperts {
       w /= sum_in_order(w);
     }
     if (gating == Gating::sparse_mixer) {
-      const int first = shuffle(expert, 0);
+      const auto first = static_cast<int>(shuffle_bits(static_cast<uint32_t>(expert), 0));
       if (mine)
         w = sparse_mixer_weight(scores, n_experts, w, lane() > 0 ? first : -1, mixer_margin);
     }

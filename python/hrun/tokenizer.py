@@ -2,7 +2,7 @@
 
 The rules come from ``tokenizer.huggingface.json`` where the file has it, else from the ``tokenizer.ggml.*`` keys:
 byte-level BPE ("gpt2") by its named pre-tokenizer, BPE of SentencePiece's pieces ("gemma4"), SentencePiece BPE ("llama") or
-Unigram ("t5"), WordPiece ("bert").  The bytes of each token always come from ``tokenizer.ggml.tokens``, so a stream of tokens
+Unigram ("t5"), WordPiece ("bert"), the longest tokens ("rwkv").  The bytes of each token always come from ``tokenizer.ggml.tokens``, so a stream of tokens
 is a stream of bytes whatever the rules.
 """
 
@@ -18,6 +18,7 @@ from hrun.end_tokens import END_LIST, END_NAMES, END_OF_TURN, END_ROLES, end_ids
 from hrun.errors import ArgumentError, ModelFileError, UnsupportedModelError, printable
 from hrun.pre_tokenizers import PRE_TOKENIZERS
 from hrun.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, byte_alphabet
+from hrun.world_tokens import WorldRules, plain_bytes
 
 if TYPE_CHECKING:
     from hrun._core import GGUFFile
@@ -62,7 +63,14 @@ class Tokenizer:
             pre = "gemma4" if gemma4 else reader.string("tokenizer.ggml.pre", "default")
         known = PRE_TOKENIZERS.get(pre)
         byte_level = self.model == "gpt2" and (known is None or known.byte_level)
-        self._bytes = _token_bytes(self.tokens, self.types, byte_level)
+        self._bytes = (
+            [
+                token.encode() if kind in (CONTROL, UNKNOWN) else plain_bytes(token)
+                for token, kind in zip(self.tokens, self.types)
+            ]
+            if self.model == "rwkv"
+            else _token_bytes(self.tokens, self.types, byte_level)
+        )
 
         def special(name: str) -> int | None:
             return reader.token_id(f"tokenizer.ggml.{name}_token_id", self.n_vocab)
@@ -185,10 +193,12 @@ class Tokenizer:
                 reader.boolean("tokenizer.ggml.normalizer.strip_accents", lowercase),
                 self.path,
             )
+        if self.model == "rwkv":
+            return WorldRules(self._bytes, self.types, self._control, self.unknown_id, self.path)
         found = f"'{printable(self.model)}'" if self.model else "missing"
         raise UnsupportedModelError(
-            f"{self.path}: tokenizer.ggml.model is {found}; known are 'gpt2', 'gemma4', 'llama', 't5' and 'bert', and any file "
-            "with tokenizer.huggingface.json"
+            f"{self.path}: tokenizer.ggml.model is {found}; known are 'gpt2', 'gemma4', 'llama', 't5', 'bert' and 'rwkv', and any "
+            "file with tokenizer.huggingface.json"
         )
 
     # ---- text to ids

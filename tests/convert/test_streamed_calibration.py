@@ -45,6 +45,7 @@ PACKAGE = Path(hrun.__file__).resolve().parents[1]
 KINDS = [
     "llama", "llama 3", "gpt2", "qwen3moe", "gpt-oss", "gemma3", "gemma3n", "gemma4, small", "gemma4, experts",
     "deepseek3", "deepseek2, lite", "qwen35", "qwen3next", "nemotron h", "granite 4 h", "lfm2", "falcon h1", "mamba",
+    "rwkv 7",
 ]  # fmt: skip
 
 

@@ -71,7 +71,7 @@ struct Model {
     // There is a layer before it, so that offsets count.
     plan.layers.push_back({5, 2, 1, 3, 5, 1});
     plan.layers.push_back({static_cast<int>(s.channels()), s.n_taps - 1, s.n_v_heads, s.k_dim,
-                           s.v_dim, s.n_k_heads, s.grouped, true});
+                           s.v_dim, s.n_k_heads, s.grouped, hrun::Recurrence::delta_rule});
     states = on.make_states(plan, "a test");
     for (int32_t slot = 0; slot < 3; ++slot) states->clear(slot);
   }

@@ -431,7 +431,12 @@ def test_nonlinearities(tier: str) -> None:
     positive = np.maximum(gate, np.float32(0))
     with np.errstate(over="ignore"):
         assert same_bits(kernels.nonlinearity(tier, "relu_squared", gate), positive * positive)
-    for name, exact in (("gelu_erf", _gelu_erf(g)), ("softplus", np.logaddexp(0, g))):
+    slow_decay = np.exp(-np.exp(-0.5) * np.exp(-np.logaddexp(0, -g)))
+    for name, exact in (
+        ("gelu_erf", _gelu_erf(g)),
+        ("softplus", np.logaddexp(0, g)),
+        ("slow_decay", slow_decay),
+    ):
         got = kernels.nonlinearity(tier, name, gate)
         assert same_bits(got, kernels.nonlinearity("scalar", name, gate))
         np.testing.assert_allclose(got, exact, rtol=1e-6, atol=3e-7)

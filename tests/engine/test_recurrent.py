@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 TIERS = [t.name for t in _core.cpu_tiers() if t.available]
 N_CTX = 1600
-NAMES = ("qwen35", "qwen3next", "lfm2", "nemotron h", "falcon h1", "mamba")
+NAMES = ("qwen35", "qwen3next", "lfm2", "nemotron h", "falcon h1", "mamba", "rwkv 7")
 
 
 @pytest.fixture(scope="module")

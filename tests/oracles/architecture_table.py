@@ -15,7 +15,8 @@ from tiny_transformers import TINY
 
 def table() -> str:
     lines = [
-        "| architecture | Hugging Face classes | same logits as transformers | its GGUF in llama.cpp |",
+        "| architecture | Hugging Face classes | same logits as transformers or, where it has no class (*), as its equations | "
+        "its GGUF in llama.cpp |",
         "|---|---|---|---|",
     ]
     for architecture in _core.architectures():
@@ -33,13 +34,15 @@ def table() -> str:
             )
         )
         classes = ", ".join(architecture.hf_classes)
+        names = [f"{name}*" if TINY[name].reference else name for name in names]
         lines.append(f"| `{architecture.name}` | {classes} | {', '.join(names)} | {shared} |")
     return "\n".join(lines)
 
 
 def encoder_table() -> str:
     lines = [
-        "| encoder | Hugging Face classes | same vectors as transformers | files of llama.cpp's converter |",
+        "| encoder | Hugging Face classes | same vectors as transformers or, where it has no class (*), as its equations | "
+        "files of llama.cpp's converter |",
         "|---|---|---|---|",
     ]
     for architecture in _core.architectures():
@@ -47,10 +50,10 @@ def encoder_table() -> str:
             continue
         names = [n for n, tiny in ENCODERS.items() if tiny.architecture == architecture.name]
         theirs = ", ".join(name for name in names if name in THEIRS)
+        shared = f"same vectors: {theirs}" if theirs else "not compared"
+        names = [f"{name}*" if ENCODERS[name].reference else name for name in names]
         classes = ", ".join(architecture.hf_classes)
-        lines.append(
-            f"| `{architecture.name}` | {classes} | {', '.join(names)} | same vectors: {theirs} |"
-        )
+        lines.append(f"| `{architecture.name}` | {classes} | {', '.join(names)} | {shared} |")
     return "\n".join(lines)
 
 

@@ -83,6 +83,10 @@ DIFFERENT = {
     "llava, qwen2": "its converter takes every Llava for a Llama",
     "nemotron h": "its converter reads defaults of transformers' configuration as experts",
     "granite 4 h, turned": "its files say that nothing is turned",
+    **dict.fromkeys(
+        ("phimoe", "phimoe, short", "phimoe, long"),
+        "its converter knows the model under the published class alone",
+    ),
     "gpt-oss, whole ramp": "its files do not say how the ends of yarn's ramp are rounded",
 }
 

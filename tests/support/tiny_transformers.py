@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rewritten_checkpoints import as_bailing, as_internlm2
+from rwkv_reference import write_rwkv7
 from tiny_hf import tokenizer_json
 
 N_VOCAB = 320
@@ -142,13 +143,20 @@ _LONGROPE = {
     "long_factor": [1.5 + 0.7 * i for i in range(8)],
 }
 
+_MSCALES = {"short_mscale": 1.24, "long_mscale": 1.24, "original_max_position_embeddings": 256}
+_PHIMOE = {
+    "num_local_experts": 6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+
 
 @dataclass(frozen=True)
 class Tiny:
     """architecture: its name in hrun.  config: the class of transformers' configuration, and changes to the sizes above.
 
     vision: of a multimodal model, the sizes of its other part.  beside: of what is between.  remade: what makes the checkpoint of an architecture that
-    transformers lacks of the folder of one that computes the same, given the heads of queries and of keys.
+    transformers lacks of the folder of one that computes the same, given the heads of queries and of keys.  reference: writes
+    the checkpoint of one that transformers lacks and returns what stands in its model's place.
     """
 
     architecture: str
@@ -157,6 +165,7 @@ class Tiny:
     vision: Mapping[str, Any] | None = None
     beside: Mapping[str, Any] = field(default_factory=dict)
     remade: Callable[[Path, int, int], None] | None = None
+    reference: Callable[[Path, int, int], Any] | None = None
 
 
 TINY: dict[str, Tiny] = {
@@ -236,49 +245,32 @@ TINY: dict[str, Tiny] = {
             "rope_parameters": _LONGROPE,
         },
     ),
+    "rwkv 7": Tiny("rwkv7", "", reference=write_rwkv7),
     "bamba": Tiny(
         "granitehybrid",
         "BambaConfig",
         {**_MAMBA, "num_hidden_layers": 4, "attn_layer_indices": [1, 2]},
     ),
+    # So large a margin that several experts are near the best.
     "phimoe": Tiny(
         "phimoe",
         "PhimoeConfig",
-        {
-            "num_local_experts": 6,
-            "attention_bias": True,
-            "lm_head_bias": True,
-            # So large a margin that several experts are near the best.
-            "router_jitter_noise": 0.3,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-        },
+        {**_PHIMOE, "attention_bias": True, "lm_head_bias": True, "router_jitter_noise": 0.3},
     ),
     "phimoe, short": Tiny(
-        "phimoe",
-        "PhimoeConfig",
-        {
-            "num_local_experts": 6,
-            "max_position_embeddings": 512,
-            "rope_parameters": {
-                **_LONGROPE,
-                "original_max_position_embeddings": 256,
-                "short_mscale": 1.24,
-                "long_mscale": 1.24,
-            },
-        },
+        "phimoe", "PhimoeConfig", {**_PHIMOE, "rope_parameters": {**_MSCALES, **_LONGROPE}}
     ),
     # transformers takes the short factors at any length, which its authors did not mean.
     "phimoe, long": Tiny(
         "phimoe",
         "PhimoeConfig",
         {
-            "num_local_experts": 6,
+            **_PHIMOE,
             "rope_parameters": {
                 **_LONGROPE,
+                **_MSCALES,
                 "short_factor": _LONGROPE["long_factor"],
                 "original_max_position_embeddings": 32,
-                "short_mscale": 1.24,
-                "long_mscale": 1.24,
             },
         },
     ),
@@ -973,6 +965,8 @@ def write_checkpoint(name: str, folder: Path, seed: int = 0, **changes: Any) -> 
     import transformers
 
     tiny = TINY[name]
+    if tiny.reference is not None:
+        return tiny.reference(folder, N_VOCAB, seed)
     torch.manual_seed(seed)
     sizes = {**sizes_of(name), **changes}
     make, auto = getattr(transformers, tiny.config), transformers.AutoModelForCausalLM

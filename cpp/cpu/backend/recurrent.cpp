@@ -200,6 +200,52 @@ void CpuBackend::do_ssm_scan(const ScanInput& in, const StateSlot& state, const 
       });
 }
 
+void CpuBackend::do_wkv(const WkvInput& in, const StateSlot& state, const Batch& batch,
+                        FloatView out) {
+  const Turn turn(*this, Operation::recurrent);
+  const CpuStates& states = on_cpu(state);
+  const StateLayer& layer = state.layer();
+  states.record(state.index, batch, in.k, layer.keys_at());
+  states.record(state.index, batch, in.v, layer.values_at());
+  states.record(state.index, batch, in.decay, layer.decays_at());
+  states.record(state.index, batch, in.removed, layer.steps_at());
+  states.record(state.index, batch, in.replaced, layer.steps_at() + in.removed.cols);
+  const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = layer.n_heads * n_parts;
+  parallel(
+      static_cast<int64_t>(batch.spans.size()) * n_tasks,
+      per_span(out.rows * layer.k_dim * kLanes, batch), [&](int64_t i, int) {
+        const RowSpan& span = batch.spans[static_cast<size_t>(i / n_tasks)];
+        const int64_t h = i % n_tasks / n_parts, part = i % n_parts;
+        const int64_t key = h * layer.k_dim, column = h * layer.v_dim + part * kLanes;
+        const auto run = [&](int32_t slot, int64_t first, int64_t n_rows) {
+          const int64_t row = span.first_row + first;
+          kernels_.wkv({
+              .q = in.q.row(row) + key,
+              .decay = in.decay.row(row) + key,
+              .k = in.k.row(row) + key,
+              .removed = in.removed.row(row) + key,
+              .replaced = in.replaced.row(row) + key,
+              .q_stride = in.q.stride,
+              .decay_stride = in.decay.stride,
+              .k_stride = in.k.stride,
+              .removed_stride = in.removed.stride,
+              .replaced_stride = in.replaced.stride,
+              .v = in.v.row(row) + column,
+              .out = out.row(row) + column,
+              .state = states.columns(slot, state.index, h, part),
+              .v_stride = in.v.stride,
+              .out_stride = out.stride,
+              .n_tokens = n_rows,
+              .k_dim = layer.k_dim,
+              .n_columns = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
+          });
+        };
+        run_span(span, run, [&](int32_t from, int32_t to) {
+          states.copy_columns(from, to, state.index, h, part);
+        });
+      });
+}
+
 void CpuBackend::do_l2_norm(FloatView x, int n_heads, float eps, float scale) {
   const Turn turn(*this, Operation::norm);
   const int64_t width = x.cols / n_heads;

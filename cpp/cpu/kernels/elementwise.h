@@ -113,6 +113,8 @@ Lanes activated(Nonlinearity f, Lanes x) {
     }
     case Nonlinearity::softplus:
       return softplus(x);
+    case Nonlinearity::slow_decay:
+      return slow_decay(x);
     case Nonlinearity::linear:
     case Nonlinearity::clamped_silu:  // of two values: clamped_silu()
     case Nonlinearity::xielu:         // has numbers of its own: xielu()

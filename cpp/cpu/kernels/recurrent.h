@@ -1,4 +1,5 @@
-// Layers that go from token to token: short convolution, gated delta rule, and what surrounds them.
+// Layers that go from token to token: short convolution, gated delta rule, state space models,
+// RWKV's recurrence, and what surrounds them.
 //
 // Lanes are channels, or columns of a state, which know nothing of each other.
 #pragma once
@@ -93,6 +94,41 @@ void scan(const ScanTask& task) {
 }
 
 void ssm_scan_kernel(const ScanTask& task) { task.rates ? scan<true>(task) : scan<false>(task); }
+
+// S <- decay S - replaced (S^T removed)^T + k v^T;  out = S^T q.  The sums over the rows of S as
+// above.
+void wkv_kernel(const WkvTask& task) {
+  const int rows = task.k_dim, whole = rows / 4 * 4, n = task.n_columns;
+  const auto joined = [](const Lanes(&c)[4]) { return add(add(c[0], c[1]), add(c[2], c[3])); };
+  for (int64_t t = 0; t < task.n_tokens; ++t) {
+    const float* const q = task.q + t * task.q_stride;
+    const float* const decay = task.decay + t * task.decay_stride;
+    const float* const k = task.k + t * task.k_stride;
+    const float* const removed = task.removed + t * task.removed_stride;
+    const float* const replaced = task.replaced + t * task.replaced_stride;
+    Lanes c[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+    const auto recall = [&](int i, Lanes& sum) {
+      sum = fma(splat(removed[i]), load(task.state + i * kLanes), sum);
+    };
+    for (int i = 0; i < whole; i += 4)
+      recall(i, c[0]), recall(i + 1, c[1]), recall(i + 2, c[2]), recall(i + 3, c[3]);
+    for (int i = whole; i < rows; ++i) recall(i, c[i - whole]);
+    const Lanes v = load_n(task.v + t * task.v_stride, n);
+    const Lanes recalled = sub(splat(0.0f), joined(c));
+    for (Lanes& sum : c) sum = splat(0.0f);
+    const auto write = [&](int i, Lanes& sum) {
+      float* const at = task.state + i * kLanes;
+      const Lanes kept = fma(splat(replaced[i]), recalled, mul(splat(decay[i]), load(at)));
+      const Lanes s = fma(splat(k[i]), v, kept);
+      store(at, s);
+      sum = fma(splat(q[i]), s, sum);
+    };
+    for (int i = 0; i < whole; i += 4)
+      write(i, c[0]), write(i + 1, c[1]), write(i + 2, c[2]), write(i + 3, c[3]);
+    for (int i = whole; i < rows; ++i) write(i, c[i - whole]);
+    store_n(task.out + t * task.out_stride, joined(c), n);
+  }
+}
 
 // x / sqrt(sum(x^2) + eps) * scale
 void l2_norm_kernel(float* x, float eps, float scale, int64_t n_values) {

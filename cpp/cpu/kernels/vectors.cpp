@@ -26,6 +26,7 @@ constexpr VectorKernels kTable = {
     .short_conv = short_conv_kernel,
     .delta_rule = delta_rule_kernel,
     .ssm_scan = ssm_scan_kernel,
+    .wkv = wkv_kernel,
     .l2_norm = l2_norm_kernel,
     .decay = decay_kernel,
     .read_memory = read_memory_kernel,

@@ -74,6 +74,9 @@ HRUN_HD Lanes sigmoid(Lanes x) {
   return div(splat(1.0f), add(splat(1.0f), exp(sub(splat(0.0f), x))));
 }
 
+// e^(-e^(-1/2) / (1 + e^-x))
+HRUN_HD Lanes slow_decay(Lanes x) { return exp(mul(splat(-0.60653066f), sigmoid(x))); }
+
 // ln(1 + e^x) = max(x, 0) + ln(1 + u), u = e^-|x|;  ln(1 + u) = 2 atanh(u / (2 + u)) as a series
 // whose remainder is below 1e-8.
 HRUN_HD Lanes softplus(Lanes x) {

@@ -73,6 +73,7 @@
 #include "model/architectures/qwen35moe.h"
 #include "model/architectures/qwen3vl.h"
 #include "model/architectures/qwen3vlmoe.h"
+#include "model/architectures/rwkv7.h"
 #include "model/architectures/seed_oss.h"
 #include "model/architectures/smollm3.h"
 #include "model/architectures/stablelm.h"
@@ -107,6 +108,7 @@ constexpr std::array kArchitectures = {
     &architecture::kOlmo,          &architecture::kBailingmoe2,  &architecture::kApertus,
     &architecture::kGemma3n,       &architecture::kMamba,        &architecture::kJamba,
     &architecture::kPhimoe,        &architecture::kNomicBertMoe, &architecture::kJinaBertV2,
+    &architecture::kRwkv7,
 };
 
 constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNames = {
@@ -184,12 +186,36 @@ constexpr std::array<std::string_view, static_cast<size_t>(Role::count)> kRoleNa
     "ssm_skip",
     "ssm_norm",
     "ssm_out",
+    "shift_taps",
+    "wkv_shift",
+    "wkv_queries",
+    "wkv_keys",
+    "wkv_values",
+    "wkv_decay_in",
+    "wkv_decay_out",
+    "wkv_decay_bias",
+    "wkv_rate_in",
+    "wkv_rate_out",
+    "wkv_rate_bias",
+    "wkv_first_in",
+    "wkv_first_out",
+    "wkv_first_bias",
+    "wkv_gate_in",
+    "wkv_gate_out",
+    "wkv_removed",
+    "wkv_replaced",
+    "wkv_bonus",
+    "wkv_head_norm",
+    "wkv_norm",
+    "wkv_norm_bias",
+    "wkv_out",
     "attn_output",
     "attn_output_bias",
     "attn_post_norm",
     "attn_post_norm_bias",
     "ffn_norm",
     "ffn_norm_bias",
+    "ffn_shift",
     "ffn_gate_up",
     "ffn_gate",
     "ffn_up",
@@ -290,6 +316,11 @@ constexpr std::array<std::string_view, static_cast<size_t>(Dim::count)> kDimName
     "states_squared",
     "states_beside",
     "laurel",
+    "wkv_shifts",
+    "wkv_decay_rank",
+    "wkv_rate_rank",
+    "wkv_first_rank",
+    "wkv_gate_rank",
 };
 static_assert(!kDimNames.back().empty(), "a dim without a name");
 
@@ -328,6 +359,7 @@ constexpr std::array<std::string_view, static_cast<size_t>(Transform::count)> kT
     "first_row_beyond",
     "joined",
     "joined_transpose",
+    "fourth",
 };
 static_assert(!kTransformNames.back().empty(), "a transform without a name");
 
@@ -337,8 +369,9 @@ constexpr std::array<std::string_view, static_cast<size_t>(Where::count)> kWhere
 static_assert(!kWhereNames.back().empty(), "layers without a name");
 
 constexpr std::array<std::string_view, static_cast<size_t>(Mixer::count)> kMixerNames = {
-    "attention",           "latent_attention",          "delta_rule", "short_conv", "state_space",
-    "channel_state_space", "attention_and_state_space", "none"};
+    "attention",   "latent_attention",    "delta_rule", "short_conv",
+    "state_space", "channel_state_space", "wkv",        "attention_and_state_space",
+    "none"};
 static_assert(!kMixerNames.back().empty(), "a mixer without a name");
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "model/blocks/per_layer.h"
 #include "model/blocks/short_conv.h"
 #include "model/blocks/state_space.h"
+#include "model/blocks/wkv.h"
 
 namespace hrun {
 namespace {
@@ -34,6 +35,7 @@ constexpr Block kMixers[] = {{attention_needs, attention},
                              {short_conv_needs, short_conv},
                              {state_space_needs, state_space},
                              {channel_state_space_needs, channel_state_space},
+                             {wkv_needs, wkv},
                              {attention_and_state_space_needs, attention_and_state_space},
                              {no_needs, do_nothing}};
 constexpr Block kFeeds[] = {{feed_forward_needs, feed_forward},
@@ -93,7 +95,7 @@ size_t scratch_floats(const ModelSpec& spec, int64_t n_rows) {
 size_t state_bytes(const ModelSpec& spec) {
   size_t floats = 0;
   for (int64_t l = 0; l < spec.params.n_layers; ++l)
-    floats += mixer_needs(spec, l, 1).state.floats();
+    floats += mixer_needs(spec, l, 1).state.floats() + feed_needs(spec, l, 1).state.floats();
   return floats * sizeof(float);
 }
 

@@ -37,7 +37,7 @@ BlockNeeds delta_rule_needs(const ModelSpec& spec, int64_t layer, int64_t n_rows
   needs.state.v_dim = static_cast<int>(p.v_dim);
   needs.state.n_k_heads = static_cast<int>(p.n_k_heads);
   needs.state.grouped = spec.description->delta_grouped;
-  needs.state.recalls = true;
+  needs.state.rule = Recurrence::delta_rule;
   return needs;
 }
 

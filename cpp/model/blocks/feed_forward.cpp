@@ -2,14 +2,19 @@
 
 #include <cmath>
 
+#include "model/blocks/token_shift.h"
+
 namespace hrun {
 namespace {
 
 struct Scratch {
   FloatView gate_up, gate, up;  // gate and up are halves of gate_up where one matrix gives them
+  FloatView x, mixed;           // the input, and its mixture with that of the token before
 
   Scratch(Arena& arena, const ModelSpec& spec, int64_t l, int64_t n) {
     const int64_t n_ff = spec.params.layer(l).n_ff;
+    if (spec.layer(l, Role::ffn_shift))
+      x = arena.take(n, spec.params.n_embd), mixed = arena.take(n, spec.params.n_embd);
     if (spec.layer(l, Role::ffn_gate_up)) {
       gate_up = arena.take(n, 2 * n_ff);
       gate = columns(gate_up, 0, n_ff), up = columns(gate_up, n_ff, n_ff);
@@ -27,15 +32,23 @@ BlockNeeds feed_forward_needs(const ModelSpec& spec, int64_t layer, int64_t n_ro
   Scratch(count, spec, layer, n_rows);
   BlockNeeds needs;
   needs.scratch_floats = count.used_floats();
+  if (spec.layer(layer, Role::ffn_shift)) needs.state = shift_state(spec.params);
   return needs;
 }
 
-void feed_forward(const Pass& pass, int64_t l, const MatmulInput& input, FloatView out) {
+void feed_forward(const Pass& pass, int64_t l, const MatmulInput& normed, FloatView out) {
   const Model& model = pass.model;
   Backend& backend = pass.backend();
   Arena arena = pass.arena();
   const Scratch s(arena, model.spec(), l, pass.n);
   const Nonlinearity f = model.params().nonlinearity;
+  MatmulInput input = normed;
+  if (const DeviceTensor* part = model.weight(l, Role::ffn_shift)) {
+    const FloatView x = pass.stored(normed, s.x);
+    step_back(pass, l, x, pass.feed_state(l), s.mixed);
+    shifted(pass, x, s.mixed, *part, s.mixed);
+    input = s.mixed;
+  }
   const DeviceTensor* const up_weight = model.weight(l, Role::ffn_up);
   const DeviceTensor* const gate_weight = model.weight(l, Role::ffn_gate);
   const DeviceTensor* const both = model.weight(l, Role::ffn_gate_up);

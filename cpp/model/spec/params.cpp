@@ -589,6 +589,20 @@ void read_channel_state_space(const Keys& keys, const ModelDescription& descript
   s.norm_eps = keys.number_or("ssm.dt_b_c_rms_epsilon", static_cast<double>(p.norm_eps), 0, 1);
 }
 
+void read_wkv(const Keys& keys, const ModelDescription& description, HyperParams& p) {
+  if (description.recurrent != Mixer::wkv) return;
+  WkvParams& w = p.wkv;
+  w.head_dim = keys.count("wkv.head_size", 1, kMaxStateRows);
+  if (p.n_embd % w.head_dim != 0)
+    keys.file().fail("key '{}' is {}, which does not divide embedding_length {}",
+                     keys.key("wkv.head_size"), w.head_dim, p.n_embd);
+  w.decay_rank = keys.count("attention.decay_lora_rank", 1, kMaxWidth);
+  w.rate_rank = keys.count("attention.iclr_lora_rank", 1, kMaxWidth);
+  w.first_rank = keys.count("attention.value_residual_mix_lora_rank", 1, kMaxWidth);
+  w.gate_rank = keys.count("attention.gate_lora_rank", 1, kMaxWidth);
+  p.n_taps = 2;
+}
+
 void read_short_conv(const Keys& keys, const ModelDescription& description, HyperParams& p) {
   if (description.recurrent == Mixer::short_conv)
     p.n_taps = keys.count("shortconv.l_cache", 2, kMaxConvTaps);
@@ -819,6 +833,7 @@ HyperParams read_params(const gguf::File& file, const ModelDescription& descript
   read_delta_rule(keys, description, p);
   read_short_conv(keys, description, p);
   read_state_space(keys, description, p);
+  read_wkv(keys, description, p);
   constexpr std::string_view kRmsEps = "attention.layer_norm_rms_epsilon",
                              kLayerEps = "attention.layer_norm_epsilon";
   p.norm = description.norm;

@@ -82,6 +82,12 @@ struct StateSpaceParams {
   int64_t shared() const { return n_groups * state_dim; }  // values of b, and of c
 };
 
+// RWKV 7's layers: the values of a head, and the ranks of the matrices in two steps.
+struct WkvParams {
+  int64_t head_dim = 0;  // 0: there are none
+  int64_t decay_rank = 0, rate_rank = 0, first_rank = 0, gate_rank = 0;
+};
+
 struct HyperParams {
   int64_t n_layers = 0;
   int64_t n_embd = 0;
@@ -121,6 +127,7 @@ struct HyperParams {
 
   DeltaParams delta;
   StateSpaceParams ssm;
+  WkvParams wkv;
   int64_t n_taps = 0;        // of the convolutions of recurrent layers
   int64_t n_per_layer = 0;   // values that a layer has for every token; 0: none
   int64_t n_states = 1;      // hidden states of a token

@@ -146,6 +146,16 @@ int64_t size_of(Dim dim, const HyperParams& p, int64_t layer) {
       return p.n_states - 1;
     case Dim::laurel:
       return p.laurel_rank;
+    case Dim::wkv_shifts:
+      return 6;
+    case Dim::wkv_decay_rank:
+      return p.wkv.decay_rank;
+    case Dim::wkv_rate_rank:
+      return p.wkv.rate_rank;
+    case Dim::wkv_first_rank:
+      return layer == 0 ? p.wkv.rate_rank : p.wkv.first_rank;
+    case Dim::wkv_gate_rank:
+      return p.wkv.gate_rank;
     case Dim::count:
       break;
   }
@@ -170,6 +180,8 @@ void check_shape(const gguf::File& file, const gguf::TensorInfo& t, const Tensor
   if (t.dims[0] == cols && t.dims[1] == (vector ? slices : rows) &&
       t.dims[2] == (vector ? 1 : slices) && t.dims[3] == 1)
     return;
+  if (vector && t.dims[0] == cols && t.dims[1] == 1 && t.dims[2] == 1 && t.dims[3] == slices)
+    return;
   std::string expected = vector ? message("[{}", cols) : message("[{}, {}", cols, rows);
   expected += rule.slices == Dim::one ? "]" : message(", {}]", slices);
   const std::string name = printable(t.name);
@@ -191,7 +203,7 @@ void check_vector(const gguf::File& file, const gguf::TensorInfo& t, Role role) 
     file.fail("tensor '{}' has format {}, must be f32, f16 or bf16", printable(t.name),
               info ? info->name : "?");
   const std::span<const uint8_t> bytes = file.data(t);
-  for (uint64_t i = 0; i < t.dims[0] * t.dims[1]; ++i) {
+  for (uint64_t i = 0; i < t.dims[0] * t.dims[1] * t.dims[3]; ++i) {
     float value;
     info->decode_row(bytes.data() + i * info->block_bytes, 1, &value);
     if (!std::isfinite(value))
@@ -240,7 +252,8 @@ bool changes_the_result(std::string_view name, int64_t n_layers) {
   const std::string_view rest = name.substr(dot + 1);
   for (const std::string_view part :
        {".bias", "_norm", "_exps", "_shexp", "sinks", "ssm_", "_gate_inp", "attn_qkv", "scale",
-        "_kv_b", "attn_gate", "shortconv", "_sub_norm", "per_layer", "inp_gate", "altup", "laurel"})
+        "_kv_b", "attn_gate", "shortconv", "_sub_norm", "per_layer", "inp_gate", "altup", "laurel",
+        "time_mix", "channel_mix"})
     if (rest.find(part) != std::string_view::npos) return true;
   return false;
 }

@@ -17,16 +17,15 @@ constexpr std::string_view kTokens = "tokenizer.ggml.tokens", kTypes = "tokenize
 
 // gpt2: byte-level pairs with a list of merges.  llama: SentencePiece pairs ranked by score, with
 // byte tokens.  gemma4: SentencePiece's pieces and byte tokens, with a list of merges.  t5:
-// SentencePiece's pieces whose scores add up best.  bert: the longest pieces of words.
+// SentencePiece's pieces whose scores add up best.  bert: the longest pieces of words.  rwkv: the
+// longest tokens, written with the escapes of bytes.
 struct TokenizerModel {
   std::string_view name;
   bool has_merges, has_bytes, has_scores;
 };
-constexpr TokenizerModel kModels[] = {{"gpt2", true, false, false},
-                                      {"llama", false, true, true},
-                                      {"gemma4", true, true, false},
-                                      {"t5", false, false, true},
-                                      {"bert", false, false, false}};
+constexpr TokenizerModel kModels[] = {{"gpt2", true, false, false},  {"llama", false, true, true},
+                                      {"gemma4", true, true, false}, {"t5", false, false, true},
+                                      {"bert", false, false, false}, {"rwkv", false, false, false}};
 
 enum TokenType : int64_t { kUndefined = 0, kByte = 6 };
 

@@ -25,6 +25,7 @@ from .hf_layers import (
     windows,
 )
 from .hf_rope import Rope, read_rope
+from .rwkv import context_length
 from .source import Entry, Scalar, Value
 
 # Names that config.json has had for the same thing; the first that is there counts.
@@ -41,7 +42,7 @@ _EPS = {
 }
 _RMS_KEY = "attention.layer_norm_rms_epsilon"
 _ACTIVATIONS = {
-    "relu_squared": ("relu2",),
+    "relu_squared": ("relu2", "sqrelu"),
     "silu": ("silu", "swish"),
     "clamped_silu": ("silu", "swish"),
     "gelu": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate"),
@@ -282,6 +283,13 @@ class HFConfig:
             "states_squared": states**2,
             "states_beside": max(states - 1, 0),
             "laurel": self.object.integer("laurel_rank", default=64),
+            "wkv_shifts": 6,
+            "wkv_decay_rank": self["attention.decay_lora_rank"],
+            "wkv_rate_rank": (rate := self["attention.iclr_lora_rank"]),
+            "wkv_first_rank": rate
+            if layer == 0
+            else self["attention.value_residual_mix_lora_rank"],
+            "wkv_gate_rank": self["attention.gate_lora_rank"],
         }
 
 
@@ -303,7 +311,7 @@ def read_config(path: str, values: dict[str, Any], architecture: Any) -> HFConfi
         layer_kinds(config, architecture, n_layers) if architecture.recurrent_without_keys else []
     )
     n_heads, n_kv_heads = _heads(config, architecture, not kinds or "attention" in kinds)
-    n_ctx = config.integer(config.first_of(_CONTEXT), default=2048)
+    n_ctx = context_length(config, config.integer(config.first_of(_CONTEXT), default=2048))
     put("vocab_size", "u32", config.integer("vocab_size"))
     put("context_length", "u32", n_ctx)
     put("embedding_length", "u32", n_embd)
@@ -430,7 +438,9 @@ def _put_windowed(
 def _width(config: ConfigObject, architecture: Any, n_embd: int) -> int:
     """Returns the width of the dense feed-forward blocks."""
     key = config.first_of(_FF)
-    four_times = key == "n_inner" or config.has("n_embd") or architecture.name == "falcon"
+    four_times = (
+        key == "n_inner" or config.has("n_embd") or architecture.name in ("falcon", "rwkv7")
+    )
     n_ff = config.integer(key, default=4 * n_embd if four_times else None)
     if config.has("shared_intermediate_size") and not config.values.get("num_local_experts"):
         return config.integer("shared_intermediate_size")  # Granite 4 without experts

@@ -49,7 +49,7 @@ def layer_kinds(config: ConfigObject, architecture: Any, n_layers: int) -> list[
         if not isinstance(with_attention, list):  # Bamba
             raise config.error("attn_layer_indices", "an array of layers")
         kinds = ["attention" if layer in with_attention else "mamba" for layer in range(n_layers)]
-    if kinds is None and architecture.one_block:
+    if kinds is None and (architecture.one_block or architecture.recurrent == "wkv"):
         kinds = ["mamba"] * n_layers
     allowed = (
         {"attention", "recurrent", "feed"} if architecture.one_block else {"attention", "recurrent"}

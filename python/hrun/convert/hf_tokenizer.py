@@ -17,6 +17,7 @@ from hrun.pre_tokenizers import PRE_TOKENIZERS
 from .config_object import ConfigObject
 from .folder import ModelFolder, json_type, parse_json_object, shown
 from .hf_word_tokenizers import plain_model, word_entries
+from .rwkv import VOCABULARY, world_entries
 from .source import Entry, Scalar
 
 _TOKENIZER_LIMIT = 512 << 20  # bytes
@@ -56,6 +57,8 @@ def read_tokenizer(
     keeps_merges: SentencePiece's pieces are joined by a list of merges for other readers too, not by scores (Gemma 4).
     """
     if not folder.has("tokenizer.json"):
+        if folder.has(VOCABULARY):
+            return _world_vocabulary(folder, n_vocab)
         if folder.has("tokenizer.model"):
             raise UnsupportedModelError(
                 f"{folder.path}: has tokenizer.model (SentencePiece) but no tokenizer.json; make one with "
@@ -96,6 +99,15 @@ def read_tokenizer(
     entries += _sampling(generation)
     ids = {**reader.vocab, **{token: number for number, token, _ in reader.added}}
     return Vocabulary(entries, notes, ids, reader.template_ids())
+
+
+def _world_vocabulary(folder: ModelFolder, n_vocab: int) -> Vocabulary:
+    settings = ConfigObject(
+        str(folder.path / "tokenizer_config.json"),
+        folder.read_json_if_present("tokenizer_config.json", _CONFIG_LIMIT),
+    )
+    entries, ids = world_entries(folder, n_vocab)
+    return Vocabulary([*entries, *_chat_templates(folder, settings)], [], ids, (None, None))
 
 
 def _check_with_library(text: str, path: str, n_vocab: int) -> None:

@@ -108,8 +108,11 @@ def _roles(architecture: Any) -> tuple[str, str]:
 _KEPT = re.compile(
     r"\.bias$|_norm\.|ffn_gate_inp|position_embd|token_types|^cls\.|altup_(?:router|predict|correct)"
     r"|shortconv\.conv\.|\.ssm_(?:alpha|beta|ba|conv1d)\.|\.ssm_[ad]$"
+    r"|time_mix_(?:[wav]0|k_[ka]|r_k|ln|lerp_fused)\.|channel_mix_lerp_k\."
 )
-_KEPT_AS_STORED = re.compile(r"per_layer_model_proj|^altup_(?:unembd_)?proj|laurel_[lr]\.")
+_KEPT_AS_STORED = re.compile(
+    r"per_layer_model_proj|^altup_(?:unembd_)?proj|laurel_[lr]\.|time_mix_[wavg][12]\."
+)
 
 
 def _tensor(path: Path, data: DataFile, info: Any, format_info: Any) -> SourceTensor:

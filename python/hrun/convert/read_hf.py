@@ -32,6 +32,7 @@ from .hf_multipliers import constants, row_factors
 from .hf_tokenizer import read_tokenizer
 from .language_part import is_multimodal, language_config, language_tensors, text_class
 from .quantized_checkpoint import Decoded, plain_weights
+from .rwkv import rwkv_part
 from .safetensors_file import SafetensorsFile, StoredTensor
 from .source import Entry, Source, SourceTensor
 from .transforms import CODED_ROWS, TRANSFORMS, Stored, Target, plain_shape, stacked
@@ -76,6 +77,7 @@ def read_hf(path: Path) -> Source:
     notes += vocabulary.notes
     stored = reranker_part(folder, architecture, stored, vocabulary.ids, embeds, values)
     stored, numbers = xielu_part(architecture, stored, config.n_layers, path)
+    stored = rwkv_part(architecture, stored, config.keys, config.n_layers, path)
     sizes = {**config.sizes(), **embeds.sizes}
     tensors = _tensors(architecture, config, stored, sizes, path, notes)
     present = {tensor.name for tensor in tensors}
@@ -368,6 +370,14 @@ _KEPT_AS_STORED = (
     "altup_unembd",
     "laurel_left",
     "laurel_right",
+    "wkv_decay_in",
+    "wkv_decay_out",
+    "wkv_rate_in",
+    "wkv_rate_out",
+    "wkv_first_in",
+    "wkv_first_out",
+    "wkv_gate_in",
+    "wkv_gate_out",
 )
 
 
@@ -408,6 +418,8 @@ def _tensor(
     read = made[0][0] if len(made) == 1 else stacked([reader for reader, _ in made], rows)
     step = made[0][1]
     shape_written = tuple(reversed(plain_shape(whole)))
+    if transform == "fourth":
+        shape_written = (whole.cols, 1, 1, slices)
     read_blocks = _blocks(parts[0], transform, slices) if len(parts) == 1 else None
     return SourceTensor(
         gguf_name,

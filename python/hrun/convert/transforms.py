@@ -318,6 +318,7 @@ TRANSFORMS: dict[str, tuple[Callable[[Target], Shape], Callable[[Stored, Target]
     "interleave_k_heads": (plain_shape, _interleave_heads),
     "plus_one": (plain_shape, _plus_one),
     "transpose": (_transposed_shape, _transpose),
+    "fourth": (plain_shape, _as_is),
     "joined": (_joined_shape, _as_is),
     "joined_transpose": (_joined_transpose_shape, _transpose),
     "even_rows_transposed": (_paired_transposed_shape, _paired_rows_transposed(0)),
