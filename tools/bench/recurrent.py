@@ -1,6 +1,7 @@
 """Hold a Qwen 3.5 with random weights (width 2048, 24 layers, three of four recurrent) to the bars of recurrent layers.
 
     python tools/bench/recurrent.py FOLDER [--llama-bench PATH] [--ours rtq3 rtq4] [--theirs q3_k q4_0 q4_k iq4_nl] [-t 2] [-r 5]
+                                     [--cache rtq4/rtq3]
 
 Models are made in FOLDER where they are not there yet (0.6 to 0.9 GB each).  Bars: recurrent layers' operations and
 convolutions take at most 12 % of decoding and 20 % of a prompt; a token behind 16384 positions takes at most 1.25 of one at the
@@ -58,11 +59,13 @@ def verdict(value: float, bar: float, at_most: bool) -> str:
     return "kept" if (value <= bar if at_most else value >= bar) else "MISSED"
 
 
-def own_bars(path: Path, threads: int, rounds: int) -> None:
+def own_bars(path: Path, threads: int, rounds: int, cache: str) -> None:
     model = _core.Model.load(str(path), n_threads=threads)
-    deep = _core.Session(model, DEPTH + rounds * TOKENS + 1)
+    type_k, _, type_v = cache.partition("/")
+    types = {"type_k": type_k, "type_v": type_v or type_k}
+    deep = _core.Session(model, DEPTH + rounds * TOKENS + 1, **types)
     deep.forward(tokens_of(model, DEPTH), logits="none")
-    shallow = _core.Session(model, rounds * TOKENS + 1)
+    shallow = _core.Session(model, rounds * TOKENS + 1, **types)
     decode: list[tuple[float, float]] = []
     shares: list[dict[str, float]] = []
     prompts: list[dict[str, float]] = []
@@ -82,7 +85,7 @@ def own_bars(path: Path, threads: int, rounds: int) -> None:
             f"{verdict(share, bar, True)} | {rest} |"
         )
     print(
-        f"| {path.stem} | a token at {DEPTH} against one at 0 | {at_depth / at_start:.2f}x | at most 1.25x | "
+        f"| {path.stem} | a token at {DEPTH} against one at 0, {cache} | {at_depth / at_start:.2f}x | at most 1.25x | "
         f"{verdict(at_depth / at_start, 1.25, True)} | {1e3 * at_start:.1f} and {1e3 * at_depth:.1f} ms |",
         flush=True,
     )
@@ -128,6 +131,7 @@ def main() -> None:
     parser.add_argument("--theirs", nargs="+", default=["q3_k", "q4_0", "q4_k", "iq4_nl"])
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("-r", "--rounds", type=int, default=5)
+    parser.add_argument("--cache", default="f16/f16", help="types of keys and values")
     parser.add_argument("--only-make", action="store_true", help="make the models and stop")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +142,7 @@ def main() -> None:
     print("| model | what | measured | bar | | share of each operation in %, or the figures |")
     print("|---|---|--:|--:|---|---|")
     for form in args.ours:
-        own_bars(model_of(args.folder, form), args.threads, args.rounds)
+        own_bars(model_of(args.folder, form), args.threads, args.rounds, args.cache)
     if args.llama_bench:
         against(args.folder, args)
 
