@@ -13,12 +13,16 @@
 
 namespace hrun::gpu {
 
-// Does shared memory have a weak order (HRUN_EMULATED_WEAK)?  That is slow: a few cases for each
-// kernel suffice.
-inline bool weak_order() {
-  const char* const text = std::getenv("HRUN_EMULATED_WEAK");
+inline bool is_set(const char* name) {
+  const char* const text = std::getenv(name);
   return text && *text == '1';
 }
+// Has shared memory a weak order, or does a kernel start before those that it follows are done?
+// Both are slow, and find a missing barrier or wait, which does not depend on values: a few cases
+// of each kernel suffice.
+inline bool weak_order() { return is_set("HRUN_EMULATED_WEAK"); }
+inline bool starts_early() { return is_set("HRUN_EMULATED_EARLY"); }
+inline bool few_cases() { return weak_order() || starts_early(); }
 
 inline int failures = 0;
 template <class... Args>
