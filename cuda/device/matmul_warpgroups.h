@@ -126,7 +126,6 @@ struct MatmulWarpgroups : TileOfProducts<F, kSliced, true> {
       Chunk chunk;
       chunk.load(chunk_in(stage),
                  [](const uint8_t* p) { return *reinterpret_cast<const Words4*>(p); });
-      sync_warp();  // products want the lanes together
       multiply_by_warpgroup<F, Decoder>(constants, chunk, View{{stage, 0}}, sums[0]);
       if (now.slot_ends()) this->add_slot(now.slot == 0, first_tile, first_token, 0, warp(), sums);
       now = next;
