@@ -83,6 +83,7 @@ DIFFERENT = {
     "llava, qwen2": "its converter takes every Llava for a Llama",
     "nemotron h": "its converter reads defaults of transformers' configuration as experts",
     "granite 4 h, turned": "its files say that nothing is turned",
+    "bamba": "its converter takes heads for turned as a whole",
     **dict.fromkeys(
         ("phimoe", "phimoe, short", "phimoe, long"),
         "its converter knows the model under the published class alone",
