@@ -35,6 +35,7 @@ def session(path: Path, pair: tuple[str, str], n_batch: int = 256) -> _core.Sess
     return _core.Session(model, N_CTX, type_k=pair[0], type_v=pair[1], n_batch=n_batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS)
 def test_logits_do_not_depend_on_the_passes(
     path: Path, ids: list[int], pair: tuple[str, str]
@@ -55,6 +56,7 @@ def test_token_by_token_from_graphs_or_without(
         assert session(path, pair, 1).forward(ids, "all").tobytes() == want.tobytes(), graphs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS[:2])
 def test_what_is_cut_is_computed_again(path: Path, ids: list[int], pair: tuple[str, str]) -> None:
     want = session(path, pair).forward(ids, "all")

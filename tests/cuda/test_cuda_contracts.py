@@ -65,6 +65,7 @@ def test_a_cached_prefix_is_counted_and_changes_nothing(rt: Runtime) -> None:
     assert (first.tokens, first.logprobs) == (again.tokens, again.logprobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [0, 47])
 def test_a_prompt_can_be_cut_anywhere(path: Path, before: int) -> None:
     """The cuts are around the rows where a kernel for few takes over from one for many: 8 and 16 of

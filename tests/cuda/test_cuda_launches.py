@@ -54,6 +54,7 @@ def test_attention_in_parts_takes_no_launch_more(
     assert "the join of attention's parts, quantized" in counts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rtq3", "q8_0", "f16"])
 def test_what_waits_for_the_next_operation_changes_no_bit(
     name: str, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
@@ -72,6 +73,7 @@ def test_what_waits_for_the_next_operation_changes_no_bit(
     assert logits("1").tobytes() == logits("0").tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rtq3", "q4_k"])
 def test_a_larger_card_and_bulk_copies_change_no_bit(
     name: str, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
