@@ -14,46 +14,54 @@ namespace {
 
 constexpr int kLane = 16;
 typedef float Floats __attribute__((vector_size(4 * kLane)));
-constexpr int kTileRows = 4, kTileVectors = 2, kTileCols = kTileVectors * kLane;
+constexpr int kTileRows = 4, kPanelCols = 2 * kLane;
 
-// sums[i][j] += sum_t x[t][i] x[t][j] for i in [i0, i0 + kTileRows), j in [j0, j0 + kTileCols)
-[[gnu::always_inline]] inline void tile_body(const float* x, int64_t n_tokens, int64_t stride,
-                                             int64_t i0, int64_t j0, float* sums, int64_t width) {
-  Floats acc[kTileRows][kTileVectors] = {};
-  for (int64_t t = 0; t < n_tokens; ++t) {
-    const float* row = x + t * stride;
-    Floats right[kTileVectors];
-    for (int v = 0; v < kTileVectors; ++v)
-      __builtin_memcpy(&right[v], row + j0 + v * kLane, sizeof right[v]);
+// Columns of all tokens lie side by side in panels, [tokens][kPanelCols], so that tokens are not a
+// power of two apart, where their lines would share a few places of the caches.
+//
+// sums[i * width + j] += sum_t left[t][i] right[t][j] for kTileRows columns i of one panel and all
+// columns j of another.  kVectors of them at a time, as many sums as there are registers for.
+template <int kVectors>
+[[gnu::always_inline]] inline void tile_body(const float* left, const float* right,
+                                             int64_t n_tokens, float* sums, int64_t width) {
+  for (int first = 0; first < kPanelCols; first += kVectors * kLane) {
+    Floats acc[kTileRows][kVectors] = {};
+    for (int64_t t = 0; t < n_tokens; ++t) {
+      const float* const rows = left + t * kPanelCols;
+      Floats cols[kVectors];
+      for (int v = 0; v < kVectors; ++v)
+        __builtin_memcpy(&cols[v], right + t * kPanelCols + first + v * kLane, sizeof cols[v]);
 #pragma GCC unroll 4
-    for (int i = 0; i < kTileRows; ++i)
+      for (int i = 0; i < kTileRows; ++i)
 #pragma GCC unroll 2
-      for (int v = 0; v < kTileVectors; ++v) acc[i][v] += right[v] * row[i0 + i];
-  }
-  for (int i = 0; i < kTileRows; ++i)
-    for (int v = 0; v < kTileVectors; ++v) {
-      float* at = sums + (i0 + i) * width + j0 + v * kLane;
-      Floats old;
-      __builtin_memcpy(&old, at, sizeof old);
-      old += acc[i][v];
-      __builtin_memcpy(at, &old, sizeof old);
+        for (int v = 0; v < kVectors; ++v) acc[i][v] += cols[v] * rows[i];
     }
+    for (int i = 0; i < kTileRows; ++i)
+      for (int v = 0; v < kVectors; ++v) {
+        float* at = sums + i * width + first + v * kLane;
+        Floats old;
+        __builtin_memcpy(&old, at, sizeof old);
+        old += acc[i][v];
+        __builtin_memcpy(at, &old, sizeof old);
+      }
+  }
 }
 
-using Tile = void (*)(const float*, int64_t, int64_t, int64_t, int64_t, float*, int64_t);
+using Tile = void (*)(const float*, const float*, int64_t, float*, int64_t);
 
-void tile_baseline(const float* x, int64_t n, int64_t stride, int64_t i0, int64_t j0, float* sums,
-                   int64_t width) {
-  tile_body(x, n, stride, i0, j0, sums, width);
+void tile_baseline(const float* left, const float* right, int64_t n, float* sums, int64_t width) {
+  tile_body<1>(left, right, n, sums, width);
 }
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) void tile_avx2(const float* x, int64_t n, int64_t stride,
-                                               int64_t i0, int64_t j0, float* sums, int64_t width) {
-  tile_body(x, n, stride, i0, j0, sums, width);
+__attribute__((target("avx2"))) void tile_avx2(const float* left, const float* right, int64_t n,
+                                               float* sums, int64_t width) {
+  tile_body<1>(left, right, n, sums, width);
 }
-__attribute__((target("avx512f,prefer-vector-width=512"))) void tile_avx512(
-    const float* x, int64_t n, int64_t stride, int64_t i0, int64_t j0, float* sums, int64_t width) {
-  tile_body(x, n, stride, i0, j0, sums, width);
+__attribute__((target("avx512f,prefer-vector-width=512"))) void tile_avx512(const float* left,
+                                                                            const float* right,
+                                                                            int64_t n, float* sums,
+                                                                            int64_t width) {
+  tile_body<2>(left, right, n, sums, width);
 }
 #endif
 
@@ -70,9 +78,9 @@ Tile pick_tile() {
 MomentCollector::MomentCollector(std::shared_ptr<const Model> model, int64_t block_width,
                                  int n_threads)
     : model_(std::move(model)), block_width_(block_width), pool_(n_threads) {
-  if (block_width < 0 || block_width % kTileCols != 0)
+  if (block_width < 0 || block_width % kPanelCols != 0)
     throw ArgumentError("blocks of {} columns: must be a multiple of {}, or 0 for the whole width",
-                        block_width, kTileCols);
+                        block_width, kPanelCols);
   const ModelSpec& spec = model_->spec();
   const auto add_name = [&](const DeviceTensor* weights, const gguf::TensorInfo* info) {
     if (weights && info) names_.emplace(weights, std::string(info->name));
@@ -175,22 +183,26 @@ void MomentCollector::add(MomentInput& input, int64_t n_tokens) {
             std::max(input.peak[static_cast<size_t>(c)], std::fabs(v));
       }
   });
+  panels_.resize(x_.size());
   pool_.parallel(n_tokens, 0, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t)
+    for (int64_t t = begin; t < end; ++t) {
+      float* const row = x_.data() + t * cols;
       for (int64_t c = 0; c < cols; c += kRotationBlock)
-        rotate_block(x_.data() + t * cols + c, c,
-                     static_cast<int>(std::min<int64_t>(kRotationBlock, cols - c)), true);
+        rotate_block(row + c, c, static_cast<int>(std::min<int64_t>(kRotationBlock, cols - c)),
+                     true);
+      for (int64_t c = 0; c < cols; c += kPanelCols)
+        std::copy_n(row + c, kPanelCols, panels_.data() + c * n_tokens + t * kPanelCols);
+    }
   });
-  // Strips of the lower triangle of each group, up to the tile that holds the diagonal.
-  const int64_t strips = (cols + kTileCols - 1) / kTileCols;
-  pool_.parallel(strips, 1, [&](int64_t begin, int64_t end, int) {
+  // Strips of the lower triangle of each group, up to the tiles that hold the diagonal.
+  pool_.parallel(cols / kPanelCols, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t strip = begin; strip < end; ++strip) {
-      const int64_t first = strip * kTileCols, group = first / width, start = group * width;
-      const int64_t rows_end = std::min({first + kTileCols, cols, start + width}) - start;
-      float* sums = input.sums.data() + group * width * width;
-      for (int64_t i = first - start; i < rows_end; i += kTileRows)
-        for (int64_t j = 0; j <= first - start; j += kTileCols)
-          kTile(x_.data() + start, n_tokens, cols, i, j, sums, width);
+      const int64_t first = strip * kPanelCols, group = first / width, start = group * width;
+      float* const sums = input.sums.data() + group * width * width + (first - start) * width;
+      for (int64_t j = 0; j <= first - start; j += kPanelCols)
+        for (int64_t i = 0; i < kPanelCols; i += kTileRows)
+          kTile(panels_.data() + first * n_tokens + i, panels_.data() + (start + j) * n_tokens,
+                n_tokens, sums + i * width + j, width);
     }
   });
   input.n_tokens += n_tokens;
@@ -206,10 +218,10 @@ void MomentCollector::select(std::span<const int64_t> indices, std::span<const i
       throw ArgumentError("there is no input {}; {} are known", indices[i], inputs_.size());
     MomentInput& input = inputs_[static_cast<size_t>(indices[i])];
     const int64_t width = widths[i] == 0 ? input.cols : std::min(widths[i], input.cols);
-    if (width < 0 || width % kTileCols != 0)
+    if (width < 0 || width % kPanelCols != 0)
       throw ArgumentError(
           "blocks of {} columns: must be a multiple of {}, or 0 for the whole width", widths[i],
-          kTileCols);
+          kPanelCols);
     input.width = width;
     input.sums.assign(input.bytes() / sizeof(float), 0.0f);
     input.sample.clear();

@@ -62,7 +62,8 @@ class MomentCollector : public MatmulObserver {
   std::vector<MomentInput> inputs_;
   std::unique_ptr<DeviceBuffer> made_;
   const Backend* made_on_ = nullptr;
-  std::vector<float> x_;  // [tokens][cols]
+  std::vector<float> x_;       // [tokens][cols]
+  std::vector<float> panels_;  // the same, by columns: [cols / some][tokens][some]
 };
 
 }  // namespace hrun
