@@ -156,6 +156,8 @@ class CpuBackend final : public Backend {
   int64_t tasks_together(int64_t n_tasks, int64_t values_per_task) const;
   template <class Function>
   void parallel(int64_t n_tasks, int64_t values_per_task, Function&& fn);
+  template <class Function>
+  void for_columns(const StateSlot& state, const Batch& batch, int64_t n_rows, Function&& run);
   const float* signs(int64_t cols);
   void quantize(const ActivationSource& from, InputForm kind, QuantizedRows& out);
   void quantize_packed(const ActivationSource& from, InputForm kind, PackedActivations& out);

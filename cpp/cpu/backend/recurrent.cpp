@@ -22,6 +22,14 @@ void run_span(const RowSpan& span, const Run& run, const PassOn& pass_on) {
   run(span.state, span.kept_at, span.n_rows - span.kept_at);
 }
 
+// Columns of the matrix of a head: the first of them among the values of all heads, and their
+// state.
+struct MatrixColumns {
+  int64_t head, column;
+  int n;
+  float* state;
+};
+
 // A batch may be empty.
 int64_t per_span(int64_t work, const Batch& batch) {
   return work / std::max<int64_t>(1, static_cast<int64_t>(batch.spans.size()));
@@ -111,6 +119,33 @@ void CpuBackend::do_short_conv(FloatView x, const DeviceTensor& taps, const Stat
            });
 }
 
+// Calls run(columns, row, n_rows) for some columns at a time of each head's matrix, with their
+// state before these rows.
+template <class Function>
+void CpuBackend::for_columns(const StateSlot& state, const Batch& batch, int64_t n_rows,
+                             Function&& run) {
+  const CpuStates& states = on_cpu(state);
+  const StateLayer& layer = state.layer();
+  const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = layer.n_heads * n_parts;
+  parallel(static_cast<int64_t>(batch.spans.size()) * n_tasks,
+           per_span(n_rows * layer.k_dim * kLanes, batch), [&](int64_t i, int) {
+             const RowSpan& span = batch.spans[static_cast<size_t>(i / n_tasks)];
+             const int64_t head = i % n_tasks / n_parts, part = i % n_parts;
+             MatrixColumns at{
+                 .head = head,
+                 .column = head * layer.v_dim + part * kLanes,
+                 .n = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
+                 .state = nullptr};
+             const auto run_rows = [&](int32_t slot, int64_t first, int64_t n) {
+               at.state = states.columns(slot, state.index, head, part);
+               run(at, span.first_row + first, n);
+             };
+             run_span(span, run_rows, [&](int32_t from, int32_t to) {
+               states.copy_columns(from, to, state.index, head, part);
+             });
+           });
+}
+
 void CpuBackend::do_delta_rule(const DeltaInput& in, const DeltaHeads& heads,
                                const StateSlot& state, const Batch& batch, FloatView out) {
   const Turn turn(*this, Operation::recurrent);
@@ -120,36 +155,24 @@ void CpuBackend::do_delta_rule(const DeltaInput& in, const DeltaHeads& heads,
   states.record(state.index, batch, in.v, layer.values_at());
   states.record(state.index, batch, in.decay, layer.decays_at());
   states.record(state.index, batch, in.beta, layer.steps_at());
-  const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = heads.n_v_heads * n_parts;
-  parallel(
-      static_cast<int64_t>(batch.spans.size()) * n_tasks,
-      per_span(out.rows * layer.k_dim * kLanes, batch), [&](int64_t i, int) {
-        const RowSpan& span = batch.spans[static_cast<size_t>(i / n_tasks)];
-        const int64_t h = i % n_tasks / n_parts, part = i % n_parts;
-        const int64_t key = int64_t{heads.key_head(static_cast<int>(h))} * layer.k_dim,
-                      column = h * layer.v_dim + part * kLanes;
-        const auto run = [&](int32_t slot, int64_t first, int64_t n_rows) {
-          const int64_t row = span.first_row + first;
-          kernels_.delta_rule({
-              .q = in.q.row(row) + key,
-              .k = in.k.row(row) + key,
-              .v = in.v.row(row) + column,
-              .decay = in.decay.row(row) + h,
-              .beta = in.beta.row(row) + h,
-              .out = out.row(row) + column,
-              .state = states.columns(slot, state.index, h, part),
-              .stride = in.v.stride,
-              .gate_stride = in.beta.stride,
-              .out_stride = out.stride,
-              .n_tokens = n_rows,
-              .k_dim = layer.k_dim,
-              .n_columns = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
-          });
-        };
-        run_span(span, run, [&](int32_t from, int32_t to) {
-          states.copy_columns(from, to, state.index, h, part);
-        });
-      });
+  for_columns(state, batch, out.rows, [&](const MatrixColumns& at, int64_t row, int64_t n_rows) {
+    const int64_t key = int64_t{heads.key_head(static_cast<int>(at.head))} * layer.k_dim;
+    kernels_.delta_rule({
+        .q = in.q.row(row) + key,
+        .k = in.k.row(row) + key,
+        .v = in.v.row(row) + at.column,
+        .decay = in.decay.row(row) + at.head,
+        .beta = in.beta.row(row) + at.head,
+        .out = out.row(row) + at.column,
+        .state = at.state,
+        .stride = in.v.stride,
+        .gate_stride = in.beta.stride,
+        .out_stride = out.stride,
+        .n_tokens = n_rows,
+        .k_dim = layer.k_dim,
+        .n_columns = at.n,
+    });
+  });
 }
 
 void CpuBackend::do_ssm_scan(const ScanInput& in, const StateSlot& state, const Batch& batch,
@@ -161,43 +184,32 @@ void CpuBackend::do_ssm_scan(const ScanInput& in, const StateSlot& state, const 
   states.record(state.index, batch, in.x, layer.values_at());
   if (!layer.rates) states.record(state.index, batch, in.decay, layer.decays_at());
   states.record(state.index, batch, in.step, layer.steps_at());
-  const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = layer.n_heads * n_parts;
   const int heads_of_group = layer.n_heads / in.n_groups;
   const float* const skip = in.skip ? hrun::on_cpu(*in.skip).vector.data() : nullptr;
   const float* const rates = layer.rates ? hrun::on_cpu(*layer.rates).vector.data() : nullptr;
-  parallel(
-      static_cast<int64_t>(batch.spans.size()) * n_tasks,
-      per_span(out.rows * layer.k_dim * kLanes, batch), [&](int64_t i, int) {
-        const RowSpan& span = batch.spans[static_cast<size_t>(i / n_tasks)];
-        const int64_t h = i % n_tasks / n_parts, part = i % n_parts;
-        const int64_t shared = h / heads_of_group * layer.k_dim,
-                      column = h * layer.v_dim + part * kLanes, gate = rates ? column : h;
-        const auto run = [&](int32_t slot, int64_t first, int64_t n_rows) {
-          const int64_t row = span.first_row + first;
-          kernels_.ssm_scan({
-              .x = in.x.row(row) + column,
-              .b = in.b.row(row) + shared,
-              .c = in.c.row(row) + shared,
-              .decay = rates ? nullptr : in.decay.row(row) + h,
-              .step = in.step.row(row) + gate,
-              .rates = rates ? rates + column : nullptr,
-              .skip = skip ? skip + gate : nullptr,
-              .out = out.row(row) + column,
-              .state = states.columns(slot, state.index, h, part),
-              .x_stride = in.x.stride,
-              .shared_stride = in.b.stride,
-              .gate_stride = in.step.stride,
-              .rate_stride = out.cols,
-              .out_stride = out.stride,
-              .n_tokens = n_rows,
-              .state_dim = layer.k_dim,
-              .n_columns = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
-          });
-        };
-        run_span(span, run, [&](int32_t from, int32_t to) {
-          states.copy_columns(from, to, state.index, h, part);
-        });
-      });
+  for_columns(state, batch, out.rows, [&](const MatrixColumns& at, int64_t row, int64_t n_rows) {
+    const int64_t shared = at.head / heads_of_group * layer.k_dim,
+                  gate = rates ? at.column : at.head;
+    kernels_.ssm_scan({
+        .x = in.x.row(row) + at.column,
+        .b = in.b.row(row) + shared,
+        .c = in.c.row(row) + shared,
+        .decay = rates ? nullptr : in.decay.row(row) + at.head,
+        .step = in.step.row(row) + gate,
+        .rates = rates ? rates + at.column : nullptr,
+        .skip = skip ? skip + gate : nullptr,
+        .out = out.row(row) + at.column,
+        .state = at.state,
+        .x_stride = in.x.stride,
+        .shared_stride = in.b.stride,
+        .gate_stride = in.step.stride,
+        .rate_stride = out.cols,
+        .out_stride = out.stride,
+        .n_tokens = n_rows,
+        .state_dim = layer.k_dim,
+        .n_columns = at.n,
+    });
+  });
 }
 
 void CpuBackend::do_wkv(const WkvInput& in, const StateSlot& state, const Batch& batch,
@@ -210,40 +222,29 @@ void CpuBackend::do_wkv(const WkvInput& in, const StateSlot& state, const Batch&
   states.record(state.index, batch, in.decay, layer.decays_at());
   states.record(state.index, batch, in.removed, layer.steps_at());
   states.record(state.index, batch, in.replaced, layer.steps_at() + in.removed.cols);
-  const int64_t n_parts = (layer.v_dim + kLanes - 1) / kLanes, n_tasks = layer.n_heads * n_parts;
-  parallel(
-      static_cast<int64_t>(batch.spans.size()) * n_tasks,
-      per_span(out.rows * layer.k_dim * kLanes, batch), [&](int64_t i, int) {
-        const RowSpan& span = batch.spans[static_cast<size_t>(i / n_tasks)];
-        const int64_t h = i % n_tasks / n_parts, part = i % n_parts;
-        const int64_t key = h * layer.k_dim, column = h * layer.v_dim + part * kLanes;
-        const auto run = [&](int32_t slot, int64_t first, int64_t n_rows) {
-          const int64_t row = span.first_row + first;
-          kernels_.wkv({
-              .q = in.q.row(row) + key,
-              .decay = in.decay.row(row) + key,
-              .k = in.k.row(row) + key,
-              .removed = in.removed.row(row) + key,
-              .replaced = in.replaced.row(row) + key,
-              .q_stride = in.q.stride,
-              .decay_stride = in.decay.stride,
-              .k_stride = in.k.stride,
-              .removed_stride = in.removed.stride,
-              .replaced_stride = in.replaced.stride,
-              .v = in.v.row(row) + column,
-              .out = out.row(row) + column,
-              .state = states.columns(slot, state.index, h, part),
-              .v_stride = in.v.stride,
-              .out_stride = out.stride,
-              .n_tokens = n_rows,
-              .k_dim = layer.k_dim,
-              .n_columns = static_cast<int>(std::min<int64_t>(kLanes, layer.v_dim - part * kLanes)),
-          });
-        };
-        run_span(span, run, [&](int32_t from, int32_t to) {
-          states.copy_columns(from, to, state.index, h, part);
-        });
-      });
+  for_columns(state, batch, out.rows, [&](const MatrixColumns& at, int64_t row, int64_t n_rows) {
+    const int64_t key = at.head * layer.k_dim;
+    kernels_.wkv({
+        .q = in.q.row(row) + key,
+        .decay = in.decay.row(row) + key,
+        .k = in.k.row(row) + key,
+        .removed = in.removed.row(row) + key,
+        .replaced = in.replaced.row(row) + key,
+        .q_stride = in.q.stride,
+        .decay_stride = in.decay.stride,
+        .k_stride = in.k.stride,
+        .removed_stride = in.removed.stride,
+        .replaced_stride = in.replaced.stride,
+        .v = in.v.row(row) + at.column,
+        .out = out.row(row) + at.column,
+        .state = at.state,
+        .v_stride = in.v.stride,
+        .out_stride = out.stride,
+        .n_tokens = n_rows,
+        .k_dim = layer.k_dim,
+        .n_columns = at.n,
+    });
+  });
 }
 
 void CpuBackend::do_l2_norm(FloatView x, int n_heads, float eps, float scale) {
