@@ -554,7 +554,7 @@ def test_descriptions_of_architectures_are_consistent() -> None:
             for name in filter(None, rule.hf_name.split("|")):
                 stacked = name.count("{}") > rule.per_layer
                 assert name.count("{}") == rule.per_layer + stacked and (
-                    rule.slices in ("experts", "states_beside") or not stacked
+                    rule.slices in ("experts", "states_beside", "wkv_shifts") or not stacked
                 )
         keys = [rule.key for rule in architecture.config]
         assert len(set(keys)) == len(keys)

@@ -57,8 +57,8 @@ def test_reference_cases(name: str, vocabulary: Callable[[str], Path]) -> None:
 
 
 def test_unknown_kinds_are_named(tiny_model: Callable[..., Path]) -> None:
-    with pytest.raises(UnsupportedModelError, match="'rwkv'; known are 'gpt2'"):
-        Tokenizer(metadata(tiny_model, model="rwkv"), "x.gguf")
+    with pytest.raises(UnsupportedModelError, match="'plamo2'; known are 'gpt2'"):
+        Tokenizer(metadata(tiny_model, model="plamo2"), "x.gguf")
     with pytest.raises(
         UnsupportedModelError, match="'new-model'; known are .*llama-bpe.*--pre-tokenizer"
     ):
