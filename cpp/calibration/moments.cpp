@@ -12,23 +12,30 @@
 namespace hrun {
 namespace {
 
-constexpr int kLane = 16;
-typedef float Floats __attribute__((vector_size(4 * kLane)));
-constexpr int kTileRows = 4, kPanelCols = 2 * kLane;
+constexpr int kTileRows = 4, kPanelCols = 32;
+
+// The compiler keeps a vector in registers only where one instruction takes it whole, so each tier
+// has its own.
+typedef float Floats4 __attribute__((vector_size(16)));
+typedef float Floats8 __attribute__((vector_size(32)));
+typedef float Floats16 __attribute__((vector_size(64)));
 
 // Columns of all tokens lie side by side in panels, [tokens][kPanelCols], so that tokens are not a
 // power of two apart, where their lines would share a few places of the caches.
 //
 // sums[i * width + j] += sum_t left[t][i] right[t][j] for kTileRows columns i of one panel and all
-// columns j of another.  kVectors of them at a time, as many sums as there are registers for.
-template <int kVectors>
+// columns j of another, two vectors of them at a time.
+template <class Floats>
 [[gnu::always_inline]] inline void tile_body(const float* left, const float* right,
                                              int64_t n_tokens, float* sums, int64_t width) {
+  constexpr int kLane = sizeof(Floats) / sizeof(float), kVectors = 2;
+  static_assert(kPanelCols % (kVectors * kLane) == 0);
   for (int first = 0; first < kPanelCols; first += kVectors * kLane) {
     Floats acc[kTileRows][kVectors] = {};
     for (int64_t t = 0; t < n_tokens; ++t) {
       const float* const rows = left + t * kPanelCols;
       Floats cols[kVectors];
+#pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v)
         __builtin_memcpy(&cols[v], right + t * kPanelCols + first + v * kLane, sizeof cols[v]);
 #pragma GCC unroll 4
@@ -50,18 +57,18 @@ template <int kVectors>
 using Tile = void (*)(const float*, const float*, int64_t, float*, int64_t);
 
 void tile_baseline(const float* left, const float* right, int64_t n, float* sums, int64_t width) {
-  tile_body<1>(left, right, n, sums, width);
+  tile_body<Floats4>(left, right, n, sums, width);
 }
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) void tile_avx2(const float* left, const float* right, int64_t n,
                                                float* sums, int64_t width) {
-  tile_body<1>(left, right, n, sums, width);
+  tile_body<Floats8>(left, right, n, sums, width);
 }
 __attribute__((target("avx512f,prefer-vector-width=512"))) void tile_avx512(const float* left,
                                                                             const float* right,
                                                                             int64_t n, float* sums,
                                                                             int64_t width) {
-  tile_body<2>(left, right, n, sums, width);
+  tile_body<Floats16>(left, right, n, sums, width);
 }
 #endif
 

@@ -15,13 +15,21 @@ namespace {
 
 constexpr int64_t kPanel = 32;
 
-typedef double Doubles __attribute__((vector_size(64)));
-constexpr int64_t kLane = 8;
+// The compiler keeps a vector in registers only where one instruction takes it whole, so each tier
+// has its own.
+typedef double Doubles2 __attribute__((vector_size(16)));
+typedef double Doubles4 __attribute__((vector_size(32)));
+typedef double Doubles8 __attribute__((vector_size(64)));
+constexpr int64_t kSpare = 16;  // places after a row that are read and written
 
-// y[0..n) -= c * x[0..n), a whole number of vectors: reads and writes up to 7 places more.
+template <class Doubles>
+constexpr int64_t kLane = sizeof(Doubles) / sizeof(double);
+
+// y[0..n) -= c * x[0..n), a whole number of vectors.
+template <class Doubles>
 [[gnu::always_inline]] inline void subtract_scaled(double* y, const double* x, double c,
                                                    int64_t n) {
-  for (int64_t i = 0; i < n; i += kLane) {
+  for (int64_t i = 0; i < n; i += kLane<Doubles>) {
     Doubles a, b;
     __builtin_memcpy(&a, y + i, sizeof a);
     __builtin_memcpy(&b, x + i, sizeof b);
@@ -37,6 +45,7 @@ constexpr int64_t kLane = 8;
 
 // A panel's own part.  Row j of the lower triangle is column j of the upper one.  False if a pivot
 // is not positive.
+template <class Doubles>
 [[gnu::always_inline]] inline bool panel_body(double* h, int64_t begin, int64_t end, int64_t stride,
                                               double* d) {
   for (int64_t j = end - 1; j >= begin; --j) {
@@ -45,13 +54,14 @@ constexpr int64_t kLane = 8;
     if (!(d[j] > 0) || !std::isfinite(d[j])) return false;
     const double inverse = 1.0 / d[j];
     for (int64_t i = begin; i < j; ++i)
-      subtract_scaled(h + i * stride, row, row[i] * inverse, i + 1);
+      subtract_scaled<Doubles>(h + i * stride, row, row[i] * inverse, i + 1);
     for (int64_t i = 0; i < j; ++i) row[i] *= inverse;
     row[j] = 1;
   }
   return true;
 }
 
+template <class Doubles>
 [[gnu::always_inline]] inline Doubles load(const double* p) {
   Doubles v;
   __builtin_memcpy(&v, p, sizeof v);
@@ -60,10 +70,11 @@ constexpr int64_t kLane = 8;
 
 // What the panel takes off rows first .. last, which are all before it: four rows by two vectors of
 // columns in registers, and a tile of the panel's columns in the first-level cache.
+template <class Doubles>
 [[gnu::always_inline]] inline void rest_body(double* h, int64_t first, int64_t last, int64_t begin,
                                              int64_t end, int64_t stride, const double* d) {
-  constexpr int64_t kTile = 64, kRows = 4, kStep = 2 * kLane;
-  static_assert(kTile % kStep == 0);
+  constexpr int64_t kTile = 64, kRows = 4, kVectors = 2, kStep = kVectors * kLane<Doubles>;
+  static_assert(kTile % kStep == 0 && kStep <= kSpare);
   for (int64_t tile = 0; tile < last; tile += kTile)
     for (int64_t i = std::max(first, tile / kRows * kRows); i < last; i += kRows) {
       const int64_t n = std::min(kRows, last - i), reach = std::min(tile + kTile, i + n);
@@ -73,54 +84,58 @@ constexpr int64_t kLane = 8;
       double* rows[kRows];
       for (int64_t r = 0; r < kRows; ++r) rows[r] = h + (i + std::min(r, n - 1)) * stride;
       for (int64_t c = tile; c < reach; c += kStep) {
-        Doubles low[kRows], high[kRows];
+        Doubles left[kRows][kVectors];
 #pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) low[r] = load(rows[r] + c);
-#pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) high[r] = load(rows[r] + c + kLane);
+        for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+          for (int v = 0; v < kVectors; ++v)
+            left[r][v] = load<Doubles>(rows[r] + c + v * kLane<Doubles>);
         for (int64_t j = end - 1; j >= begin; --j) {
-          const Doubles a = load(h + j * stride + c), b = load(h + j * stride + c + kLane);
+          Doubles taken[kVectors];
+#pragma GCC unroll 2
+          for (int v = 0; v < kVectors; ++v)
+            taken[v] = load<Doubles>(h + j * stride + c + v * kLane<Doubles>);
 #pragma GCC unroll 4
-          for (int r = 0; r < kRows; ++r) {
-            low[r] -= a * scaled[j - begin][r];
-            high[r] -= b * scaled[j - begin][r];
-          }
+          for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < kVectors; ++v) left[r][v] -= taken[v] * scaled[j - begin][r];
         }
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
           if (r >= n) continue;
-          __builtin_memcpy(rows[r] + c, &low[r], sizeof low[r]);
-          __builtin_memcpy(rows[r] + c + kLane, &high[r], sizeof high[r]);
+#pragma GCC unroll 2
+          for (int v = 0; v < kVectors; ++v)
+            __builtin_memcpy(rows[r] + c + v * kLane<Doubles>, &left[r][v], sizeof left[r][v]);
         }
       }
     }
 }
 
 bool panel_baseline(double* h, int64_t begin, int64_t end, int64_t stride, double* d) {
-  return panel_body(h, begin, end, stride, d);
+  return panel_body<Doubles2>(h, begin, end, stride, d);
 }
 void rest_baseline(double* h, int64_t first, int64_t last, int64_t begin, int64_t end,
                    int64_t stride, const double* d) {
-  rest_body(h, first, last, begin, end, stride, d);
+  rest_body<Doubles2>(h, first, last, begin, end, stride, d);
 }
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) bool panel_avx2(double* h, int64_t begin, int64_t end,
                                                 int64_t stride, double* d) {
-  return panel_body(h, begin, end, stride, d);
+  return panel_body<Doubles4>(h, begin, end, stride, d);
 }
 __attribute__((target("avx2"))) void rest_avx2(double* h, int64_t first, int64_t last,
                                                int64_t begin, int64_t end, int64_t stride,
                                                const double* d) {
-  rest_body(h, first, last, begin, end, stride, d);
+  rest_body<Doubles4>(h, first, last, begin, end, stride, d);
 }
 __attribute__((target("avx512f,prefer-vector-width=512"))) bool panel_avx512(
     double* h, int64_t begin, int64_t end, int64_t stride, double* d) {
-  return panel_body(h, begin, end, stride, d);
+  return panel_body<Doubles8>(h, begin, end, stride, d);
 }
 __attribute__((target("avx512f,prefer-vector-width=512"))) void rest_avx512(
     double* h, int64_t first, int64_t last, int64_t begin, int64_t end, int64_t stride,
     const double* d) {
-  rest_body(h, first, last, begin, end, stride, d);
+  rest_body<Doubles8>(h, first, last, begin, end, stride, d);
 }
 #endif
 
@@ -193,7 +208,7 @@ InputFactor::InputFactor(const float* moments, int64_t cols, int64_t width, doub
       throw ConversionError("the second moments of an input are not finite");
     // If an input is always zero, any error is free, and any positive weight will do.
     const double ridge = diagonal > 0 ? damping * diagonal / static_cast<double>(n) : 1.0;
-    const int64_t stride = n + 2 * kLane;
+    const int64_t stride = n + kSpare;
     h.assign(static_cast<size_t>(n * stride), 0.0);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j <= i; ++j)

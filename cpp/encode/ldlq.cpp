@@ -21,7 +21,6 @@
 namespace hrun {
 namespace {
 
-using ldlq::Floats;
 using ldlq::kLane;
 using ldlq::load;
 using ldlq::RowSearch;
@@ -49,22 +48,24 @@ static_assert(kTile % kLane == 0 && kMaxBlock % kTile == 0 &&
 
 // sums[c] += A[s, c] values[0] + A[s + 1, c] values[1] + ... for c in [first, last), kTerms of
 // them, in that order.  A is the factor's feedback; s and first are multiples of kTerms and kLane.
+template <int kWide>
 [[gnu::always_inline]] inline void add_feedback(const InputFactor& factor, int64_t s,
                                                 const float* values, int64_t first, int64_t last,
                                                 float* sums) {
   const float *const a = factor.row(s), *const b = factor.row(s + 1), *const c = factor.row(s + 2),
                      *const d = factor.row(s + 3);
-  for (int64_t i = first; i < last; i += kLane) {
-    Floats sum = load(sums + i);
-    sum += load(a + i) * values[0];
-    sum += load(b + i) * values[1];
-    sum += load(c + i) * values[2];
-    sum += load(d + i) * values[3];
+  for (int64_t i = first; i < last; i += kWide) {
+    typename ldlq::Vectors<kWide>::Floats sum = load<kWide>(sums + i);
+    sum += load<kWide>(a + i) * values[0];
+    sum += load<kWide>(b + i) * values[1];
+    sum += load<kWide>(c + i) * values[2];
+    sum += load<kWide>(d + i) * values[3];
     store(sums + i, sum);
   }
 }
 
 // Rows coded once: their levels in place of their codes, to fit scales to them.
+template <int kWide>
 class ScaleFit {
  public:
   ScaleFit(const TrellisCode& code, const InputFactor& factor)
@@ -124,8 +125,8 @@ class ScaleFit {
         Row& row = rows_[r];
         const float *const values = x[r] + s, *const levels = row.levels.data() + s;
         float *const aim = row.aim.data(), *const of_levels = row.image.data() + image;
-        add_feedback(factor_, s, values, first, last, aim);  // zeros up to s
-        add_feedback(factor_, s, levels, first, last, of_levels);
+        add_feedback<kWide>(factor_, s, values, first, last, aim);  // zeros up to s
+        add_feedback<kWide>(factor_, s, levels, first, last, of_levels);
         if (s < begin) continue;
         for (int64_t i = 0; i < kTerms; ++i) {  // nothing else is added to these columns later
           aim[s + i] += values[i];
@@ -177,14 +178,14 @@ class ScaleFit {
 
 int select_baseline(const ldlq::Candidates& from, int slots, float& spread, float& least,
                     const ldlq::Kept& kept) {
-  return ldlq::select_body(ldlq::PlainCosts{from}, slots, spread, least, kept);
+  return ldlq::select_body(ldlq::PlainCosts<4>{from}, slots, spread, least, kept);
 }
 
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) int select_avx2(const ldlq::Candidates& from, int slots,
                                                 float& spread, float& least,
                                                 const ldlq::Kept& kept) {
-  return ldlq::select_body(ldlq::PlainCosts{from}, slots, spread, least, kept);
+  return ldlq::select_body(ldlq::PlainCosts<8>{from}, slots, spread, least, kept);
 }
 
 #pragma GCC diagnostic push
@@ -249,7 +250,7 @@ int select_avx512(const ldlq::Candidates& from, int slots, float& spread, float&
 }
 
 // Searches all rows, a chunk of each after the other.
-template <class Search>
+template <int kWide, class Search>
 [[gnu::always_inline]] inline void search_rows(std::vector<Search>& searches,
                                                const InputFactor& factor, const float* const* x,
                                                int n_rows, float* const* scales) {
@@ -265,25 +266,26 @@ template <class Search>
         const int64_t end = std::min({(tile / kTile + 1) * kTile, cols, factor.group_end(s)});
         for (int r = 0; r < n_rows; ++r) {
           Search& search = searches[static_cast<size_t>(r)];
-          add_feedback(factor, s, search.released(begin) + (s - first), tile, end, search.common());
+          add_feedback<kWide>(factor, s, search.released(begin) + (s - first), tile, end,
+                              search.common());
         }
       }
   }
   for (int r = 0; r < n_rows; ++r) searches[static_cast<size_t>(r)].finish();
 }
 
-template <int k, int kFreeBits>
+template <int k, int kFreeBits, int kWide>
 [[gnu::always_inline]] inline void encode_body(const TrellisCode& code, const float* rows,
                                                int64_t n_rows, const InputFactor& factor,
                                                const LdlqOptions& options, ldlq::Select* select,
                                                uint8_t* out, RowCost* costs) {
   const int64_t cols = factor.cols();
   const auto n_blocks = static_cast<size_t>((cols + kMaxBlock - 1) / kMaxBlock);
-  std::vector<RowSearch<k, kFreeBits>> searches;
+  std::vector<RowSearch<k, kFreeBits, kWide>> searches;
   searches.reserve(kRows);
   for (int64_t r = 0; r < std::min<int64_t>(kRows, n_rows); ++r)
     searches.emplace_back(code, factor, options.survivors, select);
-  ScaleFit fit(code, factor);
+  ScaleFit<kWide> fit(code, factor);
   std::vector<float> scales[kRows], best_scales[kRows];
   std::vector<uint8_t> best_codes[kRows];
   for (int64_t done = 0; done < n_rows; done += kRows) {
@@ -303,7 +305,7 @@ template <int k, int kFreeBits>
       costs[done + r] = {std::numeric_limits<double>::infinity(), 0};
     }
     for (int pass = 0; pass < options.passes; ++pass) {
-      search_rows(searches, factor, x, n, chosen);
+      search_rows<kWide>(searches, factor, x, n, chosen);
       fit.run(x, codes, n, chosen, found);
       for (int r = 0; r < n; ++r) {
         if (!(found[r].error < costs[done + r].error)) continue;
@@ -330,7 +332,7 @@ template <int k, int kFreeBits>
 void encode_baseline(const TrellisCode& code, const float* rows, int64_t n_rows,
                      const InputFactor& factor, const LdlqOptions& options, uint8_t* out,
                      RowCost* costs) {
-  encode_body<k, kFreeBits>(code, rows, n_rows, factor, options, select_baseline, out, costs);
+  encode_body<k, kFreeBits, 4>(code, rows, n_rows, factor, options, select_baseline, out, costs);
 }
 
 #if defined(__x86_64__)
@@ -339,13 +341,13 @@ __attribute__((target("avx2"))) void encode_avx2(const TrellisCode& code, const 
                                                  int64_t n_rows, const InputFactor& factor,
                                                  const LdlqOptions& options, uint8_t* out,
                                                  RowCost* costs) {
-  encode_body<k, kFreeBits>(code, rows, n_rows, factor, options, select_avx2, out, costs);
+  encode_body<k, kFreeBits, 8>(code, rows, n_rows, factor, options, select_avx2, out, costs);
 }
 template <int k, int kFreeBits>
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,popcnt,prefer-vector-width=512"))) void
 encode_avx512(const TrellisCode& code, const float* rows, int64_t n_rows, const InputFactor& factor,
               const LdlqOptions& options, uint8_t* out, RowCost* costs) {
-  encode_body<k, kFreeBits>(code, rows, n_rows, factor, options, select_avx512, out, costs);
+  encode_body<k, kFreeBits, 16>(code, rows, n_rows, factor, options, select_avx512, out, costs);
 }
 #endif
 

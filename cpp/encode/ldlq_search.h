@@ -31,7 +31,7 @@
 
 namespace hrun::ldlq {
 
-constexpr int kLane = 16;               // floats per vector
+constexpr int kLane = 16;               // floats of the widest vector: buffers hold multiples of it
 constexpr int kChunk = 16;              // columns
 constexpr int kReach = 48;              // columns after a chunk that a survivor's own errors reach
 constexpr int kKept = kReach + kChunk;  // columns whose steps are kept: codes that are not final
@@ -39,23 +39,33 @@ constexpr float kInfinite = std::numeric_limits<float>::infinity();
 static_assert((kKept & (kKept - 1)) == 0 && kChunk + kReach <= InputFactor::kPadding &&
               kReach == 3 * kLane && kChunk == kLane && kMaxBlock % kChunk == 0);
 
-typedef float Floats __attribute__((vector_size(4 * kLane)));
-typedef int32_t Ints __attribute__((vector_size(4 * kLane)));
+// Vectors of kWide values.  The compiler keeps a vector in registers only where one instruction
+// takes it whole, so each instruction set has its own.
+template <int kWide>
+struct Vectors {
+  typedef float Floats __attribute__((vector_size(4 * kWide)));
+  typedef int32_t Ints __attribute__((vector_size(4 * kWide)));
+};
 
-[[gnu::always_inline]] inline Floats load(const float* p) {
-  Floats v;
+template <int kWide>
+[[gnu::always_inline]] inline typename Vectors<kWide>::Floats load(const float* p) {
+  typename Vectors<kWide>::Floats v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
-[[gnu::always_inline]] inline void store(float* p, Floats v) { __builtin_memcpy(p, &v, sizeof v); }
-[[gnu::always_inline]] inline Ints load_ints(const int32_t* p) {
-  Ints v;
+template <int kWide>
+[[gnu::always_inline]] inline typename Vectors<kWide>::Ints load_ints(const int32_t* p) {
+  typename Vectors<kWide>::Ints v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
-template <class T>
-[[gnu::always_inline]] inline void store_as(T* p, Ints v) {
-  typedef T Narrow __attribute__((vector_size(kLane * sizeof(T))));
+template <class Floats>
+[[gnu::always_inline]] inline void store(float* p, const Floats& v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+template <int kWide, class T, class Ints>
+[[gnu::always_inline]] inline void store_as(T* p, const Ints& v) {
+  typedef T Narrow __attribute__((vector_size(kWide * sizeof(T))));
   const Narrow narrow = __builtin_convertvector(v, Narrow);
   __builtin_memcpy(p, &narrow, sizeof narrow);
 }
@@ -139,23 +149,25 @@ template <class Costs>
 }
 
 // Costs in plain vectors.
+template <int kWide>
 struct PlainCosts {
+  typedef typename Vectors<kWide>::Ints Ints;
   const Candidates& from;
   [[gnu::always_inline]] int32_t least() const {
-    Ints low = load_ints(from.cost);
-    for (int i = kLane; i < from.n; i += kLane) {
-      const Ints v = load_ints(from.cost + i);
+    Ints low = load_ints<kWide>(from.cost);
+    for (int i = kWide; i < from.n; i += kWide) {
+      const Ints v = load_ints<kWide>(from.cost + i);
       low = v < low ? v : low;
     }
     int32_t found = low[0];
-    for (int l = 1; l < kLane; ++l) found = std::min(found, low[l]);
+    for (int l = 1; l < kWide; ++l) found = std::min(found, low[l]);
     return found;
   }
   [[gnu::always_inline]] int within(int32_t limit) const {
     Ints count = {};
-    for (int i = 0; i < from.n; i += kLane) count -= load_ints(from.cost + i) <= limit;
+    for (int i = 0; i < from.n; i += kWide) count -= load_ints<kWide>(from.cost + i) <= limit;
     int sum = 0;
-    for (int l = 0; l < kLane; ++l) sum += count[l];
+    for (int l = 0; l < kWide; ++l) sum += count[l];
     return sum;
   }
   [[gnu::always_inline]] int keep(int32_t limit, int slots, const Kept& kept) const {
@@ -177,14 +189,18 @@ template <class Costs>
   return costs.keep(find_limit(costs, slots, least, spread), slots, kept);
 }
 
-// k: bits of a code that states are made of; kFreeBits: those above them (trellis.h).
-template <int k, int kFreeBits>
+// k: bits of a code that states are made of; kFreeBits: those above them (trellis.h).  kWide:
+// values of a vector.
+template <int k, int kFreeBits, int kWide>
 class RowSearch {
  public:
   static constexpr int kCodes = 1 << k;
+  static constexpr int kPart = std::min(kCodes, kWide);  // codes of a state that go together
   static constexpr size_t kVariants = size_t{1} << kFreeBits;
-  typedef float CodeFloats __attribute__((vector_size(4 * kCodes)));
-  typedef int32_t CodeInts __attribute__((vector_size(4 * kCodes)));
+  typedef typename Vectors<kWide>::Floats Floats;
+  typedef typename Vectors<kWide>::Ints Ints;
+  typedef typename Vectors<kPart>::Floats CodeFloats;
+  typedef typename Vectors<kPart>::Ints CodeInts;
 
   RowSearch(const TrellisCode& code, const InputFactor& factor, int survivors, Select* select)
       : code_(code),
@@ -243,8 +259,8 @@ class RowSearch {
   [[gnu::always_inline]] inline void chunk(int64_t begin, float scale) {
     if (begin % kMaxBlock == 0) std::fill_n(front_.state.begin(), front_.n, 0u);
     for (int i = 0; i < front_.n; ++i)
-      store(front_.near.data() + size_t{kChunk} * static_cast<size_t>(i),
-            load(front_.far.data() + size_t{kReach} * static_cast<size_t>(i)));
+      std::copy_n(front_.far.data() + size_t{kReach} * static_cast<size_t>(i), kChunk,
+                  front_.near.data() + size_t{kChunk} * static_cast<size_t>(i));
     std::swap(front_.far, far_);
     for (int64_t t = begin; t < begin + kChunk; ++t) step(t, begin, scale);
     trace(begin);
@@ -309,8 +325,9 @@ class RowSearch {
     const int64_t next = begin + kChunk;
     for (int j = 0; j < kChunk; ++j) {
       const float* const feedback = factor_.row(begin + j) + next;
-      const Floats f0 = load(feedback), f1 = load(feedback + kLane),
-                   f2 = load(feedback + 2 * kLane);
+      Floats f[kReach / kWide];
+#pragma GCC unroll 12
+      for (int v = 0; v < kReach / kWide; ++v) f[v] = load<kWide>(feedback + v * kWide);
       const float *const error = step_at(begin + j).error, *const before = far_.data();
       const uint16_t *const node = nodes_[j].data(), *const above = above_[j].data();
       float* const after = j + 1 < kChunk ? tree_far_.data() : front_.far.data();
@@ -319,12 +336,18 @@ class RowSearch {
         float* const to = after + size_t{kReach} * static_cast<size_t>(i);
         const float e = error[node[i]];
         // The columns of this chunk, which `from` begins with at first, are no longer wanted.
-        const Floats a = j == 0 ? load(from + kLane) : load(from);
-        const Floats b = j == 0 ? load(from + 2 * kLane) : load(from + kLane);
-        const Floats c = j == 0 ? Floats{} : load(from + 2 * kLane);
-        store(to, a + f0 * e);
-        store(to + kLane, b + f1 * e);
-        store(to + 2 * kLane, c + f2 * e);
+        if (j == 0) {
+#pragma GCC unroll 12
+          for (int v = 0; v < kReach / kWide; ++v) {
+            const int c = v * kWide;
+            store(to + c,
+                  (c + kChunk < kReach ? load<kWide>(from + kChunk + c) : Floats{}) + f[v] * e);
+          }
+        } else {
+#pragma GCC unroll 12
+          for (int v = 0; v < kReach / kWide; ++v)
+            store(to + v * kWide, load<kWide>(from + v * kWide) + f[v] * e);
+        }
       }
       if (j + 1 < kChunk) std::swap(far_, tree_far_);
     }
@@ -357,22 +380,6 @@ class RowSearch {
     for (size_t i = 0; i < n_before; ++i) {
       const uint32_t state = states[i], group = state & middle_mask;
       const float target = common + near[i * kChunk];
-      CodeFloats square = {};
-#pragma GCC unroll 4
-      for (size_t variant = 0; variant < kVariants; ++variant) {
-        CodeFloats level;
-        __builtin_memcpy(&level, values + variant * n_windows + size_t{state} * kCodes,
-                         sizeof level);
-        const CodeFloats residual = target - level * scale, other = residual * residual;
-        if (variant == 0)
-          square = other;
-        else
-          square = other < square ? other : square;
-      }
-      const CodeFloats cost = costs[i] + square * weight;
-      CodeInts candidate;
-      __builtin_memcpy(&candidate, &cost, sizeof candidate);
-      const CodeInts origin = CodeInts{} + static_cast<int32_t>(i);
       size_t place = group;
       if constexpr (!kAllGroups) {
         // The place after the last is always free: written to before it is known whether it will be
@@ -386,14 +393,33 @@ class RowSearch {
         touched[place] = group;
         n_groups += is_new;
       }
-      CodeInts old, old_origin;
-      __builtin_memcpy(&old, candidates + place * kCodes, sizeof old);
-      __builtin_memcpy(&old_origin, origins + place * kCodes, sizeof old_origin);
-      const CodeInts better = candidate < old;
-      old = better ? candidate : old;
-      old_origin = better ? origin : old_origin;
-      __builtin_memcpy(candidates + place * kCodes, &old, sizeof old);
-      __builtin_memcpy(origins + place * kCodes, &old_origin, sizeof old_origin);
+#pragma GCC unroll 8
+      for (size_t part = 0; part < kCodes; part += kPart) {
+        CodeFloats square = {};
+#pragma GCC unroll 4
+        for (size_t variant = 0; variant < kVariants; ++variant) {
+          const CodeFloats level =
+              load<kPart>(values + variant * n_windows + size_t{state} * kCodes + part);
+          const CodeFloats residual = target - level * scale, other = residual * residual;
+          if (variant == 0)
+            square = other;
+          else
+            square = other < square ? other : square;
+        }
+        const CodeFloats cost = costs[i] + square * weight;
+        CodeInts candidate;
+        __builtin_memcpy(&candidate, &cost, sizeof candidate);
+        const CodeInts origin = CodeInts{} + static_cast<int32_t>(i);
+        int32_t *const known_cost = candidates + place * kCodes + part, *const known_origin =
+                                                                            origins +
+                                                                            place * kCodes + part;
+        CodeInts old = load_ints<kPart>(known_cost), old_origin = load_ints<kPart>(known_origin);
+        const CodeInts better = candidate < old;
+        old = better ? candidate : old;
+        old_origin = better ? origin : old_origin;
+        __builtin_memcpy(known_cost, &old, sizeof old);
+        __builtin_memcpy(known_origin, &old_origin, sizeof old_origin);
+      }
     }
     int n = static_cast<int>(n_groups) * kCodes;
     for (; n % kLane != 0; ++n) candidates[n] = kNone;
@@ -415,18 +441,21 @@ class RowSearch {
     float* const next_cost = next_.cost.data();
     uint32_t* const next_state = next_.state.data();
     const Ints code_bits = Ints{} + (kCodes - 1);
-    for (int j = 0; j < out; j += kLane) {
-      const Ints place = load_ints(kept.place + j);
-      store(next_cost + j, load(reinterpret_cast<const float*>(kept.cost + j)) - least);
-      store_as(made.parent + j, load_ints(kept.origin + j));
-      store_as(made.code + j, place & code_bits);
-      store_as(next_state + j, place);
+    for (int j = 0; j < out; j += kWide) {
+      const Ints place = load_ints<kWide>(kept.place + j);
+      store(next_cost + j, load<kWide>(reinterpret_cast<const float*>(kept.cost + j)) - least);
+      store_as<kWide>(made.parent + j, load_ints<kWide>(kept.origin + j));
+      store_as<kWide>(made.code + j, place & code_bits);
+      store_as<kWide>(next_state + j, place);
     }
     if (!has_all_groups_)
       for (int j = 0; j < out; ++j)
         next_state[j] = touched_[next_state[j] / kCodes] << k | next_state[j] % kCodes;
 
-    const Floats feedback = load(factor_.row(t) + begin);  // zeros up to t
+    Floats feedback[kChunk / kWide];  // zeros up to t
+#pragma GCC unroll 4
+    for (int v = 0; v < kChunk / kWide; ++v)
+      feedback[v] = load<kWide>(factor_.row(t) + begin + v * kWide);
     const float *const values = code_.values.data(), *const near = front_.near.data();
     const size_t n_windows = windows_;
     const uint32_t* const states = front_.state.data();
@@ -449,7 +478,10 @@ class RowSearch {
       }
       const float error = x - value;
       errors[j] = error;
-      store(next_near + j * kChunk, load(near + p * kChunk) + feedback * error);
+#pragma GCC unroll 4
+      for (int v = 0; v < kChunk / kWide; ++v)
+        store(next_near + j * kChunk + v * kWide,
+              load<kWide>(near + p * kChunk + v * kWide) + feedback[v] * error);
     }
     next_.n = out;
     std::swap(front_, next_);
