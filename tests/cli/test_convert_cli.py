@@ -13,6 +13,7 @@ import pytest
 
 from hrun import _core
 from hrun.cli.convert import main
+from hrun.convert.moments import MomentFile
 from tiny_hf import TinyLlama
 
 pytestmark = pytest.mark.slow
@@ -329,6 +330,7 @@ TRIALS = """
 import os, random, resource, signal, sys, time, json
 from hrun import _core
 from hrun.cli.convert import main
+from hrun.convert.moments import MomentFile
 import hrun.convert, hrun.convert.read_hf, hrun.convert.write, tokenizers, gguf
 
 folder, output, mode, trials = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
@@ -433,6 +435,7 @@ def hook(event, args):
             events.append([event, text[:300]])
 sys.addaudithook(hook)
 from hrun.cli.convert import main
+from hrun.convert.moments import MomentFile
 code = main([folder, "-o", output, "--type", "q8_0"])
 watching = False
 print(json.dumps({"code": code, "events": events, "torch": "torch" in sys.modules, "transformers": "transformers" in sys.modules,
@@ -478,6 +481,7 @@ def test_nothing_in_the_folder_is_executed(tmp_path: Path) -> None:
 MEMORY = """
 import resource, sys
 from hrun.cli.convert import main
+from hrun.convert.moments import MomentFile
 import hrun.convert.read_hf, hrun.convert.read_gguf, tokenizers, gguf
 source, output, kind = sys.argv[1:4]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -584,3 +588,18 @@ def test_a_target_is_met_reported_and_its_plan_reused(
         "report.html",
         "text.txt",
     ]
+
+
+def test_a_target_collects_moments_of_what_it_chooses_alone(folder: Path, tmp_path: Path) -> None:
+    """Neither of matrices whose plain format is given, nor of the head, which no target of bits per weight chooses."""
+    text, saved = tmp_path / "text.txt", tmp_path / "m.npz"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 100)
+    command = [
+        str(folder), "-o", str(tmp_path / "a.gguf"), "--calibrate", str(text), "--calibrate-tokens", "1024",
+        "--target-bpw", "5", "--no-check", "--save-moments", str(saved),
+        "--tensor-type", "ffn_down=q8_0", "--tensor-type", "ffn_gate=rtq3",
+    ]  # fmt: skip
+    assert main(command) == 0
+    known = {name for found in MomentFile(saved).every() for name in found.tensors}
+    roles = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up")
+    assert known == {f"blk.{i}.{role}.weight" for i in (0, 1) for role in roles}

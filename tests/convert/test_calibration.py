@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hrun.convert import PlanOptions, make_plan, open_source, write_plan
 from hrun.convert.encoding import PRESETS, Encoder
 from hrun.convert.imatrix import dyadic_moments, read_imatrix
 from hrun.convert.moments import InputMoments, MomentFile, MomentWriter
+from hrun.convert.source import SourceTensor
 from tiny_hf import TinyLlama
 from whole_model import text_moments, whole_moments
 
@@ -305,3 +307,48 @@ def test_which_search_codes_what_has_no_moments(name: str, preset: str | None) -
     got = Encoder(None, PRESETS[preset] if preset else None).encode(info, w, "t")
     is_fast = preset is None or (name == "rtq5" and preset == "normal")
     assert np.array_equal(got, fast if is_fast else exact)
+
+
+class Lender:
+    """A MomentSource that gives moments to one asker at a time: those of before must be gone."""
+
+    def __init__(self, inputs: list[tuple[str, ...]], cols: int) -> None:
+        self._inputs, self._cols = inputs, cols
+        self._lent: weakref.ref[InputMoments] | None = None
+        self.asked: list[str] = []
+
+    def of(self, tensor: str) -> InputMoments | None:
+        assert self._lent is None or self._lent() is None, tensor
+        names = next((names for names in self._inputs if tensor in names), None)
+        if names is None:
+            return None
+        self.asked.append(tensor)
+        n = self._cols
+        found = InputMoments(
+            names, n, np.eye(n, dtype=np.float32)[None], np.ones(n), None, 1000, None
+        )
+        self._lent = weakref.ref(found)
+        return found
+
+
+def test_moments_are_let_go_before_the_next_are_made() -> None:
+    """Also where the allocation asks about formats without moments in between; tensors that share an input ask once."""
+    cols = 64
+    inputs = [("q", "k"), ("down",), ("experts[0]",), ("experts[1]",), ("experts",)]
+    lender = Lender(inputs, cols)
+    encoder = Encoder(lender, PRESETS["normal"])
+    by_name = {info.name: info for info in core.formats()}
+
+    def tensor(name: str, *shape: int) -> SourceTensor:
+        return SourceTensor(name, (cols, *shape), "f32", lambda first, last: None, name)  # type: ignore[arg-type, return-value]
+
+    for name in ("q", "k", "down", "unknown", "q"):
+        for form in ("f16", "q8_0", "rtq2", "f16", "rtq3", "q8_0"):
+            encoder.prepare(tensor(name, 8), by_name[form])
+            assert encoder.is_slow == (form.startswith("rtq") and name != "unknown")
+    for part in (0, 1, 2):
+        encoder.prepare(tensor("experts", 8, 3), by_name["rtq3"], part)
+        assert encoder.is_slow
+    encoder.finish()
+    assert lender.of("q") is not None
+    assert lender.asked == ["q", "down", "q", "experts[0]", "experts[1]", "experts", "q"]

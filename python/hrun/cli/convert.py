@@ -475,6 +475,7 @@ def run(arguments: argparse.Namespace) -> int:
         find_allocation,
         find_budget,
         load_allocation,
+        open_tensors,
         sizes_and_losses,
     )
     from hrun.convert.auto_text import AutoText
@@ -528,10 +529,15 @@ def run(arguments: argparse.Namespace) -> int:
             plan = make_plan(source, options)
     for note in source.notes:
         _note(f"note: {note}")
+    chosen = set[str]()
+    if has_target:
+        unallocated = make_plan(source, replace(options, allocation={}))
+        with_outside = arguments.target_size is not None
+        chosen = {t.name for t in open_tensors(unallocated, options, with_outside)}
     wanted = [
         p.tensor.name
         for p in plan.tensors
-        if len(p.tensor.shape) > 1 and (has_target or p.format.name in trellis)
+        if len(p.tensor.shape) > 1 and (p.tensor.name in chosen or p.format.name in trellis)
     ]
 
     def dry_run() -> int:

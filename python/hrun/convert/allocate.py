@@ -297,6 +297,33 @@ class Budget:
     fixed_bytes: int
 
 
+def open_tensors(
+    plan: ConversionPlan, options: PlanOptions, with_outside: bool
+) -> list[SourceTensor]:
+    """Returns the tensors whose format a target chooses; embedding and head are among them ``with_outside``.
+
+    Tensors whose format the user named keep it.
+    """
+    outside = {name for name in (plan.source.embedding, plan.source.head) if name is not None}
+    named = {
+        name
+        for name, given in (
+            (plan.source.embedding, options.embedding_format),
+            (plan.source.head, options.head_format),
+        )
+        if given is not None and name is not None
+    }
+    return [
+        p.tensor
+        for p in plan.tensors
+        if len(p.tensor.shape) > 1
+        and p.tensor.name not in named
+        and not p.reason.startswith("--tensor-type")
+        and (with_outside or p.tensor.name not in outside)
+        and bool(candidates(p.tensor, p.tensor.name in outside))
+    ]
+
+
 def find_budget(
     plan: ConversionPlan,
     options: PlanOptions,
@@ -305,46 +332,31 @@ def find_budget(
 ) -> Budget:
     """Returns the choices that a target leaves open.
 
-    target_bpw: mean bits per weight of the matrices outside embedding and head.  target_size: bytes of the whole file.  Tensors
-    whose format the user named keep it.
+    target_bpw: mean bits per weight of the matrices outside embedding and head.  target_size: bytes of the whole file.
     """
     outside = {name for name in (plan.source.embedding, plan.source.head) if name is not None}
-    fixed_roles = {
-        name
-        for name, given in (
-            (plan.source.embedding, options.embedding_format),
-            (plan.source.head, options.head_format),
-        )
-        if given is not None and name is not None
-    }
-    open_tensors, fixed_bytes, others = [], 0, 0
+    chosen = open_tensors(plan, options, target_size is not None)
+    names = {tensor.name for tensor in chosen}
+    fixed_bytes, others = 0, 0
     for planned in plan.tensors:
         name = planned.tensor.name
-        is_open = (
-            len(planned.tensor.shape) > 1
-            and name not in fixed_roles
-            and not planned.reason.startswith("--tensor-type")
-            and (target_size is not None or name not in outside)
-            and bool(candidates(planned.tensor, name in outside))
-        )
-        if is_open:
-            open_tensors.append(planned.tensor)
+        if name in names:
             continue
         others += planned.n_bytes + 32
         if len(planned.tensor.shape) > 1 and name not in outside:
             fixed_bytes += planned.n_bytes
     from .write import file_metadata, header_bytes
 
-    others += header_bytes(file_metadata(plan), len(plan.tensors)) + 32 * len(open_tensors)
+    others += header_bytes(file_metadata(plan), len(plan.tensors)) + 32 * len(chosen)
     if target_bpw is not None:
         in_layers = sum(
             p.tensor.n_values
             for p in plan.tensors
             if len(p.tensor.shape) > 1 and p.tensor.name not in outside
         )
-        return Budget(open_tensors, int(target_bpw * in_layers / 8) - fixed_bytes, others)
+        return Budget(chosen, int(target_bpw * in_layers / 8) - fixed_bytes, others)
     assert target_size is not None
-    return Budget(open_tensors, target_size - others, others)
+    return Budget(chosen, target_size - others, others)
 
 
 def find_allocation(

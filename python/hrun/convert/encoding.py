@@ -58,6 +58,7 @@ class Encoder:
         self._moments, self._preset, self._n_threads = moments, preset, n_threads
         self._input: InputMoments | None = None
         self._factor: Any = None
+        self._searches = False  # is the prepared tensor coded by the calibrated search?
         self._whole: tuple[str, InputMoments | None] = (
             "",
             None,
@@ -79,58 +80,65 @@ class Encoder:
         """Makes ready what all rows of a tensor share, or of one of its slices, and closes the account of the tensor before."""
         if self._tensor != tensor.name:
             self.finish_tensor()
-        self._tensor = tensor.name
-        if self._moments is None or info.is_float:
-            self._input = self._factor = None
-            return
+        self._tensor, self._searches = tensor.name, False
         wanted = tensor.name if part is None else slice_name(tensor.name, part)
+        # What others asked for goes before the next moments are made.
         if self._input is not None and not {wanted, tensor.name} & set(self._input.tensors):
-            self._input = self._factor = None  # before the next ones are made
-            if self._whole[0] != tensor.name:
-                self._whole = ("", None)
-        found = self._moments.of(slice_name(tensor.name, part)) if part is not None else None
-        damping = self._preset.damping if self._preset is not None else 0.0
-        if (
-            found is not None
-        ):  # an expert sees a part of the text: as much damping as its moments are unsure
-            damping += min(1.0, found.cols / found.n_tokens) if found.n_tokens else 0.0
-        elif self._whole[0] == tensor.name:
-            found = self._whole[1]
-        else:
-            found = self._moments.of(tensor.name)
-            self._whole = (tensor.name, found)
+            self._input = self._factor = None
+        if self._whole[0] != tensor.name:
+            self._whole = ("", None)
+        if self._moments is None or info.is_float:
+            return
+        found, damping = self._known(tensor, part)
         if found is not None and found.cols != tensor.cols:
             raise ConversionError(
                 f"tensor '{tensor.name}' has rows of {tensor.cols} values, the calibration has {found.cols}"
             )
         if found is None and tensor.name not in self.uncalibrated:
             self.uncalibrated.append(tensor.name)
-        if (
-            found is self._input
-            and found is not None
-            and (self._factor is not None or not info.trellis)
-        ):
-            return
-        self._input = found
-        self._factor = None
-        if found is not None and info.trellis and self._preset is not None:
+        if found is not self._input:
+            self._input, self._factor = found, None
+        self._searches = found is not None and info.trellis and self._preset is not None
+        if found is not None and self._searches and self._factor is None:
             self._factor = _core.InputFactor.make(
                 found.values, found.cols, damping, self._n_threads
             )
+
+    def _known(self, tensor: SourceTensor, part: int | None) -> tuple[InputMoments | None, float]:
+        """Returns the moments of the tensor's input, or its slice's, and their damping."""
+        assert self._moments is not None
+        damping = self._preset.damping if self._preset is not None else 0.0
+        found = self._moments.of(slice_name(tensor.name, part)) if part is not None else None
+        if found is not None:
+            # An expert sees a part of the text: as much damping as its moments are unsure.
+            return found, damping + (
+                min(1.0, found.cols / found.n_tokens) if found.n_tokens else 0.0
+            )
+        if self._input is not None and tensor.name in self._input.tensors:
+            return self._input, damping
+        if self._whole[0] != tensor.name:
+            self._whole = (tensor.name, self._moments.of(tensor.name))
+        return self._whole[1], damping
 
     def finish_tensor(self) -> None:
         if self._tensor is not None and self._energy > 0:
             self.errors[self._tensor] = self._error / self._energy
         self._tensor, self._error, self._energy = None, 0.0, 0.0
 
+    def finish(self) -> None:
+        """Closes the account of the last tensor and lets go of its input's moments."""
+        self.finish_tensor()
+        self._input = self._factor = None
+        self._whole, self._searches = ("", None), False
+
     @property
     def is_slow(self) -> bool:
         """Is the prepared tensor coded by the calibrated search?"""
-        return self._factor is not None
+        return self._searches
 
     def encode(self, info: Any, weights: Floats, tensor: str) -> Bytes:
         """float32 [rows, cols] to blocks, uint8."""
-        if self._factor is not None and info.trellis and self._preset is not None:
+        if self._searches and self._preset is not None:
             preset = self._preset
             blocks, errors, energies = _core.encode_calibrated(
                 info.name,

@@ -7,7 +7,8 @@ on with a folder that a killed process left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class TextMoments:
         self._last_of = {part: name for name, part in self._part_of.items()}
         self._last_part = max(self._part_of.values(), default=-1)
         self._files: dict[int, MomentFile] = {}
-        self._last: InputMoments | None = None
+        # Who asked for it holds it, so that it is gone where they need its memory.
+        self._last: Callable[[], InputMoments | None] = _nothing
         self._done = self._found()
 
     @property
@@ -93,9 +95,10 @@ class TextMoments:
         return self._done, self._last_part + 1
 
     def of(self, tensor: str) -> InputMoments | None:
-        if self._last is not None and tensor in self._last.tensors:
-            return self._last
-        self._last = None  # its memory is needed
+        last = self._last()
+        if last is not None and tensor in last.tensors:
+            return last
+        del last
         part = self._part_of.get(whole_name(tensor))
         if part is None:
             return None
@@ -106,8 +109,9 @@ class TextMoments:
         self._run_to(part)
         if part not in self._files:
             self._files[part] = MomentFile(self._moments(part))
-        self._last = self._files[part].of(tensor)
-        return self._last
+        found = self._files[part].of(tensor)
+        self._last = weakref.ref(found) if found is not None else _nothing
+        return found
 
     def _is_over(self, part: int, tensor: str) -> bool:
         order = self._tensors
@@ -207,6 +211,10 @@ class TextMoments:
             passes[-1].append((number, width))
             left -= need
         return passes
+
+
+def _nothing() -> None:
+    return None
 
 
 def _found_moments(collector: Any, chosen: list[tuple[int, int]]) -> Iterator[InputMoments]:

@@ -155,7 +155,7 @@ def _write_tensors(
                     os.replace(new, place)
             writer.write_tensor(planned.tensor.name, data)
             del data  # before the next one is made
-        encoder.finish_tensor()
+        encoder.finish()
 
 
 @contextlib.contextmanager
