@@ -35,29 +35,34 @@ struct MatmulWarpgroups : TileOfProducts<F, kSliced, true> {
     }
   };
 
-  // A thread's share of the activations: sixteen columns of every sixteenth token.  In place of a
-  // token that does not exist another is taken, for columns of products that are never read.
+  // A thread's share of the activations: two pieces of sixteen columns, 128 columns apart, of every
+  // 32nd token.  In place of a token that does not exist another is taken, for columns of products
+  // that are never read.
   struct Copies {
-    static constexpr int kPieces = kTokens * 16 / kThreads;
+    static constexpr int kStep = kThreads / 8;  // tokens
+    static constexpr int kOfThread = kTokens / kStep;
     const int8_t* from;
-    int row[kPieces];  // bytes from there on
+    int row[kOfThread];  // bytes from there on
     int to;
 
     HRUN_HD Copies(const QuantizedRows& x, int64_t first_row, int64_t n_tokens) {
-      const int token = thread() / 16, piece = thread() % 16;
+      const int token = thread() / 8, piece = thread() % 8;
       from = ordered_codes<Packed<F>::kTransposed>(x) + first_row * x.stride + 16 * piece;
-      to = piece / 8 * View::kPanelBytes + swizzled_piece(token, piece % 8);
+      to = swizzled_piece(token, piece);
 #pragma unroll
-      for (int i = 0; i < kPieces; ++i) {
-        const int64_t t = token + kThreads / 16 * i;
+      for (int i = 0; i < kOfThread; ++i) {
+        const int64_t t = token + kStep * i;
         row[i] = static_cast<int>((t < n_tokens ? t : n_tokens - 1) * x.stride);
       }
     }
     HRUN_HD void begin(uint8_t* stage, int c) const {
       const int8_t* const chunk = from + static_cast<int64_t>(c) * kChunkColumns;
 #pragma unroll
-      for (int i = 0; i < kPieces; ++i)
-        copy_async(stage + to + kThreads / 16 * i * 128, chunk + row[i]);
+      for (int i = 0; i < kOfThread; ++i)
+#pragma unroll
+        for (int panel = 0; panel < 2; ++panel)
+          copy_async(stage + to + kStep * i * 128 + panel * View::kPanelBytes,
+                     chunk + row[i] + panel * 128);
     }
   };
 
@@ -98,7 +103,7 @@ struct MatmulWarpgroups : TileOfProducts<F, kSliced, true> {
       return stage + Base::kChunksAt + warp() * kChunkBytes<F>;
     };
     const Copies copies(x, mine.input_row + first_token, mine.n_tokens - first_token);
-    Walk now{sum_slots(chunks), chunks, 0, 0}, next = now, to_copy = now;
+    Walk now{sum_slots(chunks), chunks, 0, 0}, to_copy = now;
     const auto begin = [&](int place) {
       if (!to_copy.is_over()) {
         uint8_t* const stage = shared() + place * kStageBytes;
@@ -120,15 +125,15 @@ struct MatmulWarpgroups : TileOfProducts<F, kSliced, true> {
       show_to_products();
       sync_block();
       begin(place == 0 ? kStages - 1 : place - 1);
-      next.step();
-      if (!next.is_over()) scales = this->load_scales(first_token, next.c);
+      const bool slot_ends = now.slot_ends(), first_slot = now.slot == 0;
+      now.step();
+      if (!now.is_over()) scales = this->load_scales(first_token, now.c);
       wait_bulk(barriers + place, phase);
       Chunk chunk;
       chunk.load(chunk_in(stage),
                  [](const uint8_t* p) { return *reinterpret_cast<const Words4*>(p); });
       multiply_by_warpgroup<F, Decoder>(constants, chunk, View{{stage, 0}}, sums[0]);
-      if (now.slot_ends()) this->add_slot(now.slot == 0, first_tile, first_token, 0, warp(), sums);
-      now = next;
+      if (slot_ends) this->add_slot(first_slot, first_tile, first_token, 0, warp(), sums);
       if (++place == kStages) place = 0, phase ^= 1;
     }
   }
