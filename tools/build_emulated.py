@@ -30,7 +30,9 @@ def build(library: Path, jobs: int = 2) -> None:
         "-DHRUN_PYTHON=OFF",
         "-DHRUN_CUDA=OFF",
         "-DHRUN_EMULATED=ON",
+        # The kernels compile twice as fast as with -O3.
         "-DCMAKE_BUILD_TYPE=Release",
+        "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG",
     ]
     for step in (
         ["-S", str(ROOT), "-B", str(folder), *options],

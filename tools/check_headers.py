@@ -7,6 +7,9 @@ each with the command of a source of its own room, taken from ``compile_commands
 headers take the command of the tier that they are for.  Headers that begin with the same include
 find it precompiled, which changes nothing: each would read that file first.  Prints what fails and
 ends with 1.
+
+The kernels for a CPU tier that some of the builds have and the last one has not are read by the
+compiler as well, so that an error in them is found where nobody compiles them to code.
 """
 
 from __future__ import annotations
@@ -33,11 +36,14 @@ KERNEL_ROOMS = ("cpp/cpu/lanes", "cpp/cpu/kernels", "cpp/cpu/panels")
 
 
 class Command(NamedTuple):
-    """The compiler's command for a source, without input and output; ``output`` names the target."""
+    """The compiler's command for a source, without input and output; ``output`` names the target.
+    Where something is precompiled (HRUN_PCH), no header is proven by coming first in the source.
+    """
 
     source: Path
     words: list[str]
     output: str
+    precompiled: bool
 
 
 def include_folders(words: list[str]) -> list[Path]:
@@ -63,11 +69,21 @@ def commands(builds: list[Path]) -> list[Command]:
         at = words.index("-o")
         output = words[at + 1]
         del words[at : at + 2]
-        words = [w for w in words if w not in ("-c", entry["file"])]
+        words = [w for w in words if w not in ("-c", entry["file"], "-Winvalid-pch")]
+        precompiled = "-include" in words
+        while "-include" in words:
+            at = words.index("-include")
+            del words[at : at + 2]
         # What pip needed to build an extension is gone.
         if all(folder.is_dir() for folder in include_folders(words)):
-            found.append(Command(Path(entry["file"]), words, output))
+            found.append(Command(Path(entry["file"]), words, output, precompiled))
     return found
+
+
+def tier_of(command: Command) -> str | None:
+    """Returns the CPU tier for which a source is compiled; None where it is for no certain one."""
+    found = re.search(r"hrun_kernels_(\w+)\.dir", command.output)
+    return found[1] if found else None
 
 
 def command_for(header: Path, known: list[Command]) -> list[str] | None:
@@ -76,11 +92,7 @@ def command_for(header: Path, known: list[Command]) -> list[str] | None:
     """
     name = header.relative_to(ROOT).as_posix()
     if name.startswith(KERNEL_ROOMS):
-        tiers = {
-            found[1]: command.words
-            for command in known
-            if (found := re.search(r"hrun_kernels_(\w+)\.dir", command.output))
-        }
+        tiers = {tier: c.words for c in known if (tier := tier_of(c)) is not None}
         wanted = next((t for word, t in TIERS.items() if word in header.stem), None)
         if wanted is None:
             wanted = next(t for t in ("avx512", "neon", "scalar") if t in tiers)
@@ -111,7 +123,8 @@ def first_include(file: Path, headers: set[Path]) -> tuple[str, Path | None]:
 def to_compile(headers: list[Path], known: list[Command]) -> list[Path]:
     """Returns the headers that no file begins with."""
     every = set(headers)
-    files = [*(c.source for c in known if c.source.exists()), *headers]
+    sources = (c.source for c in known if not c.precompiled and c.source.exists())
+    files = [*sources, *headers]
     proven = {first_include(file, every)[1] for file in files}
     return [h for h in headers if h not in proven]
 
@@ -121,6 +134,8 @@ def main() -> int:
     known = commands(builds)
     headers = sorted(p for top in ("cpp", "cuda") for p in (ROOT / top).rglob("*.h"))
     wanted = {h: command_for(h, known) for h in to_compile(headers, known)}
+    built = {tier_of(c) for c in commands(builds[-1:])}
+    kernels = {(tier, c.source): c for c in known if (tier := tier_of(c)) not in built}
     # What a header begins with, and the command.
     beginnings = {
         h: (first_include(h, set(headers))[0], tuple(words)) for h, words in wanted.items() if words
@@ -155,16 +170,25 @@ def main() -> int:
             includes += ["-include", str(header)]
             return compiler(words, "-fsyntax-only", "-x", "c++", *includes, os.devnull)
 
+        def check_kernel(command: Command) -> str:
+            return compiler(command.words, "-fsyntax-only", str(command.source))
+
+        kernel_results = list(zip(kernels, pool.map(check_kernel, kernels.values())))
         results = list(zip(wanted, pool.map(check, wanted)))
     failed = [(h, text) for h, text in results if text]
     for header, text in failed:
         print(f"{header.relative_to(ROOT)} does not compile alone:\n{text[:2000]}")
+    for (tier, source), text in kernel_results:
+        if text:
+            print(f"{source.relative_to(ROOT)} does not compile for {tier}:\n{text[:2000]}")
     skipped = [h.relative_to(ROOT).as_posix() for h, text in results if text is None]
     compiled = len(results) - len(failed) - len(skipped)
     print(f"{compiled} headers compile alone, {len(headers) - len(results)} come first in a file")
     if skipped:
         print(f"not in this build: {', '.join(skipped)}")
-    return bool(failed)
+    if kernels:
+        print(f"read for tiers that are not built: {len(kernels)} sources")
+    return bool(failed or any(text for _, text in kernel_results))
 
 
 if __name__ == "__main__":
