@@ -6,7 +6,8 @@ where it did not ask to, or does without tensor cores.
 
 Two sources: what ptxas says of each kernel (registers, spills, stack), and the instructions in the compiled code (opcodes of
 local loads and stores and of the matrix units), read from the ELF sections of the objects, since cuobjdump is not part of every
-toolkit.  A kernel is hot unless ``COLD`` names it.  With ccache on the PATH a second run takes a second.
+toolkit.  A kernel is hot unless ``COLD`` names it.  A file is compiled for one architecture at a time, and not at all where a
+current build with -DHRUN_CUDA_WORDS=ON has done so.  With ccache on the PATH a second run takes a second.
 """
 
 from __future__ import annotations
@@ -160,60 +161,73 @@ def demangle(names: list[str]) -> dict[str, str]:
 
 
 @functools.cache
-def compile_object(nvcc: str, source: Path, architectures: tuple[str, ...]) -> tuple[bytes, str]:
-    """An object file and what ptxas said; raises RuntimeError with the compiler's words."""
-    folder = tempfile.TemporaryDirectory()
-    out = Path(folder.name) / (source.stem + ".o")
-    command = [nvcc, *FLAGS, "--no-compress", "-I", str(ROOT), "-I", str(ROOT / "cpp")]
-    for arch in architectures:
-        command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
-    command += ["-c", str(source), "-o", str(out)]
-    if shutil.which("ccache"):
-        command.insert(0, "ccache")
-    with folder:
+def newest_source() -> float:
+    """When a file of which kernels are made was last changed."""
+    files = [p for name in ("cuda", "cpp") for p in (ROOT / name).rglob("*") if p.is_file()]
+    return max(p.stat().st_mtime for p in files)
+
+
+def built_object(source: Path, arch: str) -> tuple[bytes, str] | None:
+    """What a build with HRUN_CUDA_WORDS has made of a kernel file for this architecture alone, and what ptxas said."""
+    pattern = f"build/*/cuda/CMakeFiles/hrun_cuda.dir/kernels/{source.name}.o"
+    for path in ROOT.glob(pattern) if source.parent == ROOT / "cuda" / "kernels" else ():
+        words = path.with_name(path.name + ".words")
+        if not words.exists() or path.stat().st_mtime < newest_source():
+            continue
+        data, said = path.read_bytes(), words.read_text()
+        if len(device_code(data)) == 1 and f"for 'sm_{arch}'" in said:
+            return data, said
+    return None
+
+
+@functools.cache
+def compile_object(nvcc: str, source: Path, arch: str) -> tuple[bytes, str]:
+    """The device code of a file and what ptxas said; raises RuntimeError with the compiler's words."""
+    built = built_object(source, arch)
+    if built is not None:
+        return built
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / (source.stem + ".cubin")
+        command = [nvcc, *FLAGS, "--cubin", "-I", str(ROOT), "-I", str(ROOT / "cpp")]
+        command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}", str(source), "-o", str(out)]
+        if shutil.which("ccache"):
+            command.insert(0, "ccache")
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
         if done.returncode:
             raise RuntimeError(f"{source.name} does not compile:\n{done.stdout}{done.stderr}")
         return out.read_bytes(), done.stdout + done.stderr
 
 
-def compile_file(nvcc: str, source: Path, architectures: tuple[str, ...]) -> list[Kernel]:
+def compile_file(nvcc: str, source: Path, arch: str) -> list[Kernel]:
     """All kernels of one file; raises RuntimeError with the compiler's words."""
-    data, said = compile_object(nvcc, source, architectures)
-    opcodes: dict[str, list[frozenset[int]]] = {}
-    for image in device_code(data):
-        for mangled, code in image.items():
-            opcodes.setdefault(mangled, []).append(opcodes_of(code))
+    data, said = compile_object(nvcc, source, arch)
+    (image,) = device_code(data)
     pattern = re.compile(
         r"Compiling entry function '(\S+)' for '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
         r".*?Used (\d+) registers",
         re.S,
     )
     found = pattern.findall(said)
+    unknown = {m[0] for m in found} - image.keys()
+    if unknown or (image and not found):
+        raise RuntimeError(f"{source.name}: of {len(found)} kernels there is no code for {unknown}")
     injected: dict[str, set[str]] = {}
     for code, mangled in re.findall(r"\((C75\d\d)\).* in (?:the )?function '(\S+)'", said):
         injected.setdefault(mangled, set()).add(code)
     readable = demangle([m[0] for m in found])
-    kernels = []
-    for mangled, arch, stack, stores, loads, registers in found:
-        images = opcodes.get(mangled, [])
-        if len(images) != len(architectures):
-            raise RuntimeError(
-                f"{source.name}: {len(images)} compiled images of {readable[mangled]}, expected {len(architectures)}"
-            )
-        kernels.append(
-            Kernel(
-                readable[mangled],
-                source.name,
-                arch,
-                int(registers),
-                int(stack),
-                int(stores) + int(loads),
-                images[architectures.index(arch.removeprefix("sm_"))],
-                frozenset(injected.get(mangled, ())),
-            )
+    return [
+        Kernel(
+            readable[mangled],
+            source.name,
+            compiled_for,
+            int(registers),
+            int(stack),
+            int(stores) + int(loads),
+            opcodes_of(image[mangled]),
+            frozenset(injected.get(mangled, ())),
         )
-    return kernels
+        for mangled, compiled_for, stack, stores, loads, registers in found
+    ]
 
 
 def find_nvcc() -> str | None:
@@ -223,12 +237,13 @@ def find_nvcc() -> str | None:
 
 def compile_all(nvcc: str, architectures: tuple[str, ...] = ARCHITECTURES) -> list[Kernel]:
     """All kernels but those of ``COLD_FILES``."""
-    sources = sorted(
-        (p for p in (ROOT / "cuda" / "kernels").glob("*.cu") if p.name not in COLD_FILES),
-        key=lambda p: -p.stat().st_size,
-    )
+    sources = [p for p in (ROOT / "cuda" / "kernels").glob("*.cu") if p.name not in COLD_FILES]
+    # Matmuls take longest, though most of their text is in headers.
+    sources.sort(key=lambda p: (not p.name.startswith("matmul_"), -p.stat().st_size))
     with ThreadPoolExecutor(2) as pool:
-        parts = pool.map(lambda p: compile_file(nvcc, p, architectures), sources)
+        parts = pool.map(
+            lambda task: compile_file(nvcc, *task), [(p, a) for p in sources for a in architectures]
+        )
         return [kernel for part in parts for kernel in part]
 
 

@@ -450,8 +450,8 @@ def count_all(nvcc: str, sources: tuple[str, ...] = SOURCES) -> tuple[list[Row],
         packed = packed_formats(folder)
         for source in sources:
             path = resources.ROOT / "cuda" / "kernels" / source
-            data, _ = resources.compile_object(nvcc, path, ARCHITECTURES)
-            for arch, image in zip(ARCHITECTURES, resources.device_code(data), strict=True):
+            for arch in ARCHITECTURES:
+                (image,) = resources.device_code(resources.compile_object(nvcc, path, arch)[0])
                 names = resources.demangle(list(image))
                 for mangled, code in image.items():
                     row = count_kernel(names[mangled], arch, code, packed)

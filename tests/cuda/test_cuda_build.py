@@ -88,8 +88,9 @@ def test_local_memory_and_missing_tensor_cores_are_found(
     source = tmp_path / "walk.cu"
     source.write_text(BAD_KERNEL)
     monkeypatch.setitem(tool.TENSOR, "Walk", tool.HMMA)
-    for kernel in tool.compile_file(nvcc, source, ("80", "90a")):
-        assert kernel.kind == "Walk"
+    for arch in tool.ARCHITECTURES:
+        (kernel,) = tool.compile_file(nvcc, source, arch)
+        assert (kernel.kind, kernel.arch) == ("Walk", f"sm_{arch}")
         assert sorted(kernel.problems()) == [
             "256 bytes of local memory",
             "LDL instructions",
@@ -101,11 +102,46 @@ def test_local_memory_and_missing_tensor_cores_are_found(
 def test_waits_that_the_compiler_puts_in_are_found(nvcc: str, tmp_path: Path) -> None:
     source = tmp_path / "early.cu"
     source.write_text(EARLY_KERNEL)
-    old, new = tool.compile_file(nvcc, source, ("80", "90a"))
-    assert old.arch == "sm_80"
+    (old,), (new,) = (tool.compile_file(nvcc, source, arch) for arch in ("80", "90a"))
     assert tool.IGMMA in new.opcodes
     assert tool.IGMMA not in old.opcodes
     assert any("C7511" in p for p in new.problems()), new.problems()
+
+
+# 12.0 has bulk copies, as 9.0a, and no products of warpgroups, as 8.0.
+NEWEST = """
+#include "cuda/device/matmul_table.h"
+namespace hrun::gpu {
+const FastMatmul* example(FormatId format) { return find_in(FormatList<RTQ3>{}, format); }
+}
+"""
+
+
+def test_the_newest_card_has_both_kinds_of_code(nvcc: str, tmp_path: Path) -> None:
+    said = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True)
+    if "sm_120" not in said.stdout.split():
+        pytest.skip("nvcc does not know 12.0")
+    source = tmp_path / "newest.cu"
+    source.write_text(NEWEST)
+    kernels = tool.compile_file(nvcc, source, "120")
+    bare = [k.name for k in kernels if "no tensor-core instructions" in k.problems()]
+    assert bare == []
+    assert {"MatmulStream", "MatmulTile", "MatmulWarpgroups"} <= {k.kind for k in kernels}
+    assert any(k.kind == "MatmulStream" and k.name.endswith(", true>") for k in kernels)
+
+
+def test_a_build_that_keeps_words_is_read(nvcc: str, tmp_path: Path) -> None:
+    """The compiler's launcher, as the build calls it, and code within an object."""
+    source, out = tmp_path / "walk.cu", tmp_path / "walk.cu.o"
+    source.write_text(BAD_KERNEL)
+    command = [ROOT / "cuda/keep_words.sh", nvcc, "-Xptxas=-v", "--no-compress", "-arch=sm_90a"]
+    subprocess.run([*command, "-c", source, "-o", out], check=True, capture_output=True)
+    (image,) = tool.device_code(out.read_bytes())
+    (name,) = image
+    assert f"'{name}' for 'sm_90a'" in (tmp_path / "walk.cu.o.words").read_text()
+    source.write_text("int broken(")
+    assert subprocess.run([*command, "-c", source, "-o", out], capture_output=True).returncode != 0
+    assert "error" in (tmp_path / "walk.cu.o.words").read_text()
 
 
 def test_instructions_per_weight_have_not_risen(nvcc: str) -> None:
