@@ -1,35 +1,10 @@
 // RWKV 7's recurrence: the CPU against double precision, any cut of a sequence and states made
 // again to the same bits in every tier, bad arguments refused.
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <vector>
-
-#include "base/error.h"
-#include "cpu/tiers.h"
-#include "devices/registry.h"
+#include "recurrence_cases.h"
 
 namespace {
 
-int failures = 0;
-void check(bool ok, const char* what) {
-  if (ok) return;
-  ++failures;
-  std::printf("failed: %s\n", what);
-}
-
-using Values = std::vector<float>;
-
-Values random_values(int64_t n, unsigned seed, float scale, float middle = 0) {
-  Values out(static_cast<size_t>(n));
-  for (float& v : out) {
-    seed = seed * 1664525u + 1013904223u;
-    v = middle + static_cast<float>(static_cast<int>(seed >> 8) - (1 << 23)) * 0x1p-23f * scale;
-  }
-  return out;
-}
-
-constexpr int64_t kTokens = 37, kLogRows = 8;
+using namespace recurrences;
 
 struct Shape {
   int n_heads, k_dim, v_dim;
@@ -54,9 +29,10 @@ struct Input {
 struct Recurrence {
   hrun::Backend& backend;
   Shape shape;
+  Input in;
   std::unique_ptr<hrun::DeviceStates> states;
 
-  Recurrence(hrun::Backend& on, const Shape& s) : backend(on), shape(s) {
+  Recurrence(hrun::Backend& on, const Shape& s) : backend(on), shape(s), in(s) {
     hrun::StatePlan plan;
     plan.n_slots = 2;
     plan.n_log_rows = kLogRows;
@@ -66,19 +42,17 @@ struct Recurrence {
     states = on.make_states(plan, "a test");
   }
 
-  Values run(Input& in, int64_t first, int64_t n, int32_t slot, int32_t kept = -1,
-             int64_t kept_at = 0, int32_t log_row = -1) {
-    const auto view = [&](Values& values, int64_t cols) {
-      return hrun::FloatView{values.data() + first * cols, n, cols, cols};
+  Values run(const Pass& pass) {
+    const auto of_keys = [&](Values& values) {
+      return rows_of(values, pass.first, pass.n, shape.keys());
     };
-    const auto of_keys = [&](Values& values) { return view(values, shape.keys()); };
-    Values out(static_cast<size_t>(n * shape.values()));
-    hrun::BatchRows batch;
-    batch.add_positions(n, first, {}, slot);
-    batch.last().kept = kept, batch.last().kept_at = kept_at, batch.last().log_row = log_row;
-    backend.wkv({of_keys(in.q), of_keys(in.decay), of_keys(in.k), view(in.v, shape.values()),
-                 of_keys(in.removed), of_keys(in.replaced)},
-                {states.get(), 1}, batch.batch(), {out.data(), n, shape.values(), shape.values()});
+    const int64_t n_values = shape.values();
+    Values out(static_cast<size_t>(pass.n * n_values));
+    const hrun::BatchRows rows = pass.batch();
+    backend.wkv(
+        {of_keys(in.q), of_keys(in.decay), of_keys(in.k),
+         rows_of(in.v, pass.first, pass.n, n_values), of_keys(in.removed), of_keys(in.replaced)},
+        {states.get(), 1}, rows.batch(), rows_of(out, 0, pass.n, n_values));
     return out;
   }
 };
@@ -109,61 +83,13 @@ std::vector<double> reference(const Shape& s, const Input& in) {
 }
 
 void test(const Shape& s) {
-  Input in(s);
-  const std::vector<double> exact = reference(s, in);
-  Values first;
-  for (const hrun::CpuTier& tier : hrun::cpu_tiers()) {
-    if (!tier.available()) continue;
-    const auto backend =
-        hrun::make_backend({.device = "cpu", .n_threads = 2, .cpu_tier = std::string(tier.name)});
-    Recurrence wkv(*backend, s);
-    wkv.states->clear(0), wkv.states->clear(1);
-    const Values whole = wkv.run(in, 0, kTokens, 0);
-    // Each value of the state and of the sums rounds a few times per token and row.
-    double worst = 0, largest = 0;
-    for (size_t i = 0; i < whole.size(); ++i) {
-      worst = std::max(worst, std::abs(static_cast<double>(whole[i]) - exact[i]));
-      largest = std::max(largest, std::abs(exact[i]));
-    }
-    check(whole.size() == exact.size() && largest > 0.1 && worst < 3e-6 * largest,
-          "close to double precision");
-    if (first.empty()) first = whole;
-    check(whole == first, "tiers agree");
-    for (const std::vector<int64_t>& pieces :
-         {std::vector<int64_t>(37, 1), {1, 36}, {5, 1, 1, 30}}) {
-      wkv.states->clear(1);
-      Values joined;
-      int64_t at = 0;
-      for (const int64_t n : pieces) {
-        const Values part = wkv.run(in, at, n, 1);
-        joined.insert(joined.end(), part.begin(), part.end());
-        at += n;
-      }
-      check(joined == whole, "any cut gives the same bits");
-    }
-    // The state before row 20 is left behind; from it and the records come those behind it.
-    for (int64_t n = 0; n <= 7; ++n) {
-      wkv.states->clear(0);
-      check(
-          wkv.run(in, 0, 27, 1, 0, 20, 5) == Values(whole.begin(), whole.begin() + 27 * s.values()),
-          "a pass that keeps a state gives what one gives that does not");
-      backend->redo(*wkv.states, 0, 0, (20 + 5) % kLogRows, n);
-      check(wkv.run(in, 20 + n, kTokens - 20 - n, 0) ==
-                Values(whole.begin() + (20 + n) * s.values(), whole.end()),
-            "a state that was made again");
-    }
-    bool refused = false;
-    try {
-      wkv.run(in, 0, 1, 2);
-    } catch (const hrun::ArgumentError&) { refused = true; }
-    check(refused, "a slot that is not there");
-    refused = false;
-    wkv.shape.k_dim = 2 * s.k_dim;
-    try {
-      wkv.run(in, 0, 1, 0);
-    } catch (const hrun::ArgumentError&) { refused = true; }
-    check(refused, "keys of another width");
-  }
+  // Each value of the state and of the sums rounds a few times per token and row.
+  test_tiers([&](hrun::Backend& on) { return Recurrence(on, s); },
+             [&](const Recurrence& wkv) { return reference(s, wkv.in); }, 3e-6,
+             [&](Recurrence& wkv) {
+               wkv.shape.k_dim = 2 * s.k_dim;
+               check(is_refused([&] { wkv.run({0, 1, 0}); }), "keys of another width");
+             });
 }
 
 }  // namespace
