@@ -46,14 +46,20 @@ def test_logits_do_not_depend_on_the_passes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(
+    ("pair", "graphs"), [(PAIRS[0], "0"), (PAIRS[1], "0"), *((pair, "1") for pair in PAIRS)]
+)
 def test_token_by_token_from_graphs_or_without(
-    path: Path, ids: list[int], pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    ids: list[int],
+    pair: tuple[str, str],
+    graphs: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A graph replays the launches that are made without one, so two pairs without one will do."""
     want = session(path, pair).forward(ids, "all")
-    for graphs in ("1", "0"):
-        monkeypatch.setenv("HRUN_CUDA_GRAPHS", graphs)
-        assert session(path, pair, 1).forward(ids, "all").tobytes() == want.tobytes(), graphs
+    monkeypatch.setenv("HRUN_CUDA_GRAPHS", graphs)
+    assert session(path, pair, 1).forward(ids, "all").tobytes() == want.tobytes()
 
 
 @pytest.mark.slow
