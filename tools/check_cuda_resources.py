@@ -25,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from build_emulated import is_current
+
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = [
     "-std=c++20",
@@ -160,19 +162,12 @@ def demangle(names: list[str]) -> dict[str, str]:
     return {n: s[:-1] if s.endswith(">") else s for n, s in zip(names, short, strict=False)}
 
 
-@functools.cache
-def newest_source() -> float:
-    """When a file of which kernels are made was last changed."""
-    files = [p for name in ("cuda", "cpp") for p in (ROOT / name).rglob("*") if p.is_file()]
-    return max(p.stat().st_mtime for p in files)
-
-
 def built_object(source: Path, arch: str) -> tuple[bytes, str] | None:
     """What a build with HRUN_CUDA_WORDS has made of a kernel file for this architecture alone, and what ptxas said."""
     pattern = f"build/*/cuda/CMakeFiles/hrun_cuda.dir/kernels/{source.name}.o"
     for path in ROOT.glob(pattern) if source.parent == ROOT / "cuda" / "kernels" else ():
         words = path.with_name(path.name + ".words")
-        if not words.exists() or path.stat().st_mtime < newest_source():
+        if not words.exists() or not is_current(path):
             continue
         data, said = path.read_bytes(), words.read_text()
         if len(device_code(data)) == 1 and f"for 'sm_{arch}'" in said:
