@@ -304,7 +304,7 @@ def open_tensors(
 
     Tensors whose format the user named keep it.
     """
-    outside = {name for name in (plan.source.embedding, plan.source.head) if name is not None}
+    outside = plan.outside_layers
     named = {
         name
         for name, given in (
@@ -334,7 +334,7 @@ def find_budget(
 
     target_bpw: mean bits per weight of the matrices outside embedding and head.  target_size: bytes of the whole file.
     """
-    outside = {name for name in (plan.source.embedding, plan.source.head) if name is not None}
+    outside = plan.outside_layers
     chosen = open_tensors(plan, options, target_size is not None)
     names = {tensor.name for tensor in chosen}
     fixed_bytes, others = 0, 0
@@ -367,7 +367,7 @@ def find_allocation(
     n_threads: int = 0,
 ) -> Allocation:
     """The allocation for a budget, measured.  Raises ArgumentError where it is too small."""
-    outside = (plan.source.embedding, plan.source.head)
+    outside = plan.outside_layers
     found = measure(
         budget.open_tensors,
         outside.__contains__,

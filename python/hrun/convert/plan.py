@@ -91,9 +91,15 @@ class ConversionPlan:
         return 8.0 * self.data_bytes / max(1, self.n_values)
 
     @property
+    def outside_layers(self) -> frozenset[str]:
+        """The names of the embedding and the head, where the source has them."""
+        both = (self.source.embedding, self.source.head)
+        return frozenset(name for name in both if name is not None)
+
+    @property
     def layer_bits_per_weight(self) -> float:
         """The bits per weight of all tensors but the embedding and the head."""
-        outside = (self.source.embedding, self.source.head)
+        outside = self.outside_layers
         layers = [p for p in self.tensors if p.tensor.name not in outside]
         return 8.0 * sum(p.n_bytes for p in layers) / max(1, sum(p.tensor.n_values for p in layers))
 
